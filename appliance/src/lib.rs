@@ -1,0 +1,1 @@
+//! Kernel, initramfs and tool root, made from Debian packages without root.

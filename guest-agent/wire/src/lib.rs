@@ -1,0 +1,1 @@
+//! The protocol between vbuild and its guest agent.

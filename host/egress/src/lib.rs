@@ -1,0 +1,1 @@
+//! The host end of the guest's network: policy, resolver, connector, log.

@@ -1,0 +1,1 @@
+//! Runs a plan in a session and tells what happens as events.

@@ -1,0 +1,1 @@
+//! Which accelerator to use, and why: the probe of `/dev/kvm`.

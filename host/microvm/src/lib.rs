@@ -1,0 +1,1 @@
+//! vbuild's own VMM on KVM, from rust-vmm crates.

@@ -1,0 +1,1 @@
+//! The build as data: stages, steps, disk layout, outputs.

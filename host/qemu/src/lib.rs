@@ -1,0 +1,1 @@
+//! QEMU's microvm machine as a backend, driven over QMP.

@@ -1,0 +1,1 @@
+//! diskimage-builder elements, lowered to a plan.

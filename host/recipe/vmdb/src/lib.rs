@@ -1,0 +1,1 @@
+//! vmdb2 specs, lowered to a plan.

@@ -1,0 +1,1 @@
+//! The thin library behind the vbuild binary.

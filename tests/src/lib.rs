@@ -1,0 +1,1 @@
+//! The harness, and the repository's tests of itself.
