@@ -1,0 +1,287 @@
+//! Frames over `Read` and `Write`, and with the feature `tokio` over async streams.
+
+use std::io::{self, Read, Write};
+
+use crate::{Channel, DATA_MAX_BYTES, HEADER_MAX_BYTES};
+
+/// Size of what stands before each payload.
+pub const PREFIX_BYTES: usize = 12;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// Opens a stream; JSON.
+    Request = 1,
+    /// Answers on a stream; JSON.
+    Reply = 2,
+    /// Raw bytes on a channel.
+    Data = 3,
+    /// No more data on a channel.
+    End = 4,
+    /// More bytes are allowed on a channel.
+    Credit = 5,
+}
+
+impl FrameKind {
+    fn from_number(number: u8) -> Option<Self> {
+        [Self::Request, Self::Reply, Self::Data, Self::End, Self::Credit]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
+    }
+
+    /// The largest payload of a frame of this kind, in bytes.
+    #[must_use]
+    pub fn max_bytes(self) -> usize {
+        match self {
+            Self::Request | Self::Reply => HEADER_MAX_BYTES,
+            Self::Data => DATA_MAX_BYTES,
+            Self::End => 0,
+            Self::Credit => 4,
+        }
+    }
+}
+
+/// One frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The stream that it belongs to; never 0.
+    pub stream: u32,
+    /// What it is.
+    pub kind: FrameKind,
+    /// The channel, [`Channel::Main`] where it has no meaning.
+    pub channel: Channel,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+/// Why bytes are not a frame.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The stream ended or failed.
+    #[error("the connection to the guest agent failed")]
+    Io(#[from] io::Error),
+    /// The other end breaks the protocol.
+    #[error("the guest agent's protocol was broken: {0}")]
+    Protocol(String),
+}
+
+/// The parsed prefix of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix {
+    /// Bytes of payload that follow.
+    pub length: usize,
+    /// What the frame is.
+    pub kind: FrameKind,
+    /// The channel.
+    pub channel: Channel,
+    /// The stream.
+    pub stream: u32,
+}
+
+impl Prefix {
+    /// Reads a prefix from its bytes and checks every limit.
+    ///
+    /// # Errors
+    /// [`FrameError::Protocol`] for anything that is not within the protocol.
+    pub fn parse(bytes: &[u8; PREFIX_BYTES]) -> Result<Self, FrameError> {
+        let [l0, l1, l2, l3, kind, channel, z0, z1, s0, s1, s2, s3] = *bytes;
+        let broken = |what: &str| FrameError::Protocol(format!("{what} in prefix {bytes:02x?}"));
+        let kind = FrameKind::from_number(kind).ok_or_else(|| broken("unknown frame kind"))?;
+        let channel = Channel::from_number(channel).ok_or_else(|| broken("unknown channel"))?;
+        let stream = u32::from_le_bytes([s0, s1, s2, s3]);
+        let length = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3]))
+            .map_err(|_| broken("length out of range"))?;
+        if (z0, z1) != (0, 0) || stream == 0 {
+            return Err(broken("bad reserved field or stream"));
+        }
+        let exact = matches!(kind, FrameKind::Credit) && length != 4;
+        if length > kind.max_bytes() || exact {
+            return Err(broken("payload length outside its limit"));
+        }
+        Ok(Self { length, kind, channel, stream })
+    }
+}
+
+impl Frame {
+    /// A data frame. The caller splits at [`DATA_MAX_BYTES`].
+    #[must_use]
+    pub fn data(stream: u32, channel: Channel, payload: Vec<u8>) -> Self {
+        Self { stream, kind: FrameKind::Data, channel, payload }
+    }
+
+    /// An end frame.
+    #[must_use]
+    pub fn end(stream: u32, channel: Channel) -> Self {
+        Self { stream, kind: FrameKind::End, channel, payload: Vec::new() }
+    }
+
+    /// A credit frame.
+    #[must_use]
+    pub fn credit(stream: u32, channel: Channel, bytes: u32) -> Self {
+        Self { stream, kind: FrameKind::Credit, channel, payload: bytes.to_le_bytes().to_vec() }
+    }
+
+    /// A request frame.
+    ///
+    /// # Errors
+    /// When the request is larger than [`HEADER_MAX_BYTES`] as JSON.
+    pub fn request(stream: u32, request: &crate::Request) -> Result<Self, FrameError> {
+        Self::json(stream, FrameKind::Request, request)
+    }
+
+    /// A reply frame.
+    ///
+    /// # Errors
+    /// When the reply is larger than [`HEADER_MAX_BYTES`] as JSON.
+    pub fn reply(stream: u32, reply: &crate::Reply) -> Result<Self, FrameError> {
+        Self::json(stream, FrameKind::Reply, reply)
+    }
+
+    fn json<T: serde::Serialize>(
+        stream: u32,
+        kind: FrameKind,
+        value: &T,
+    ) -> Result<Self, FrameError> {
+        let payload = serde_json::to_vec(value)
+            .map_err(|e| FrameError::Protocol(format!("cannot encode a header: {e}")))?;
+        if payload.len() > HEADER_MAX_BYTES {
+            return Err(FrameError::Protocol(format!(
+                "a header of {} bytes is over the limit of {HEADER_MAX_BYTES}",
+                payload.len()
+            )));
+        }
+        Ok(Self { stream, kind, channel: Channel::Main, payload })
+    }
+
+    /// The payload as a request.
+    ///
+    /// # Errors
+    /// When it is not one.
+    pub fn as_request(&self) -> Result<crate::Request, FrameError> {
+        self.parse_json(FrameKind::Request)
+    }
+
+    /// The payload as a reply.
+    ///
+    /// # Errors
+    /// When it is not one.
+    pub fn as_reply(&self) -> Result<crate::Reply, FrameError> {
+        self.parse_json(FrameKind::Reply)
+    }
+
+    fn parse_json<T: serde::de::DeserializeOwned>(&self, kind: FrameKind) -> Result<T, FrameError> {
+        if self.kind != kind {
+            return Err(FrameError::Protocol(format!("{:?} where {kind:?} belongs", self.kind)));
+        }
+        serde_json::from_slice(&self.payload)
+            .map_err(|e| FrameError::Protocol(format!("{kind:?} is not understood: {e}")))
+    }
+
+    /// The payload as a number of bytes of credit.
+    ///
+    /// # Errors
+    /// When this is no credit frame.
+    pub fn as_credit(&self) -> Result<u32, FrameError> {
+        match (self.kind, self.payload.as_slice()) {
+            (FrameKind::Credit, &[a, b, c, d]) => Ok(u32::from_le_bytes([a, b, c, d])),
+            _ => Err(FrameError::Protocol("not a credit frame".into())),
+        }
+    }
+
+    fn prefix(&self) -> Result<[u8; PREFIX_BYTES], FrameError> {
+        let length = u32::try_from(self.payload.len())
+            .ok()
+            .filter(|_| self.payload.len() <= self.kind.max_bytes())
+            .ok_or_else(|| FrameError::Protocol("frame too large".into()))?;
+        let mut prefix = [0; PREFIX_BYTES];
+        prefix[..4].copy_from_slice(&length.to_le_bytes());
+        prefix[4] = self.kind as u8;
+        prefix[5] = self.channel as u8;
+        prefix[8..].copy_from_slice(&self.stream.to_le_bytes());
+        Ok(prefix)
+    }
+
+    /// The frame as bytes, in one buffer, so that it is one write.
+    ///
+    /// # Errors
+    /// When the payload is over its limit.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, FrameError> {
+        let mut bytes = Vec::with_capacity(PREFIX_BYTES + self.payload.len());
+        bytes.extend_from_slice(&self.prefix()?);
+        bytes.extend_from_slice(&self.payload);
+        Ok(bytes)
+    }
+
+    /// Writes the frame.
+    ///
+    /// # Errors
+    /// When the stream fails or the payload is over its limit.
+    pub fn write_to(&self, writer: &mut impl Write) -> Result<(), FrameError> {
+        Ok(writer.write_all(&self.to_bytes()?)?)
+    }
+
+    /// Reads a frame; `None` at a clean end of the stream.
+    ///
+    /// # Errors
+    /// When the stream ends within a frame, fails, or breaks the protocol.
+    pub fn read_from(reader: &mut impl Read) -> Result<Option<Self>, FrameError> {
+        let mut prefix = [0; PREFIX_BYTES];
+        let mut filled = 0;
+        while filled < PREFIX_BYTES {
+            match reader.read(&mut prefix[filled..]) {
+                Ok(0) if filled == 0 => return Ok(None),
+                Ok(0) => return Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into())),
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let prefix = Prefix::parse(&prefix)?;
+        let mut payload = vec![0; prefix.length];
+        reader.read_exact(&mut payload)?;
+        Ok(Some(Self::from_parts(prefix, payload)))
+    }
+
+    fn from_parts(prefix: Prefix, payload: Vec<u8>) -> Self {
+        Self { stream: prefix.stream, kind: prefix.kind, channel: prefix.channel, payload }
+    }
+
+    /// Reads a frame from an async stream; `None` at a clean end.
+    ///
+    /// # Errors
+    /// As [`Frame::read_from`].
+    #[cfg(feature = "tokio")]
+    pub async fn read_async<R>(reader: &mut R) -> Result<Option<Self>, FrameError>
+    where
+        R: tokio::io::AsyncRead + Unpin,
+    {
+        use tokio::io::AsyncReadExt;
+        let mut prefix = [0; PREFIX_BYTES];
+        let mut filled = 0;
+        while filled < PREFIX_BYTES {
+            match reader.read(&mut prefix[filled..]).await? {
+                0 if filled == 0 => return Ok(None),
+                0 => return Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into())),
+                n => filled += n,
+            }
+        }
+        let prefix = Prefix::parse(&prefix)?;
+        let mut payload = vec![0; prefix.length];
+        reader.read_exact(&mut payload).await?;
+        Ok(Some(Self::from_parts(prefix, payload)))
+    }
+
+    /// Writes the frame to an async stream, without flushing it.
+    ///
+    /// # Errors
+    /// As [`Frame::write_to`].
+    #[cfg(feature = "tokio")]
+    pub async fn write_async<W>(&self, writer: &mut W) -> Result<(), FrameError>
+    where
+        W: tokio::io::AsyncWrite + Unpin,
+    {
+        use tokio::io::AsyncWriteExt;
+        Ok(writer.write_all(&self.to_bytes()?).await?)
+    }
+}
