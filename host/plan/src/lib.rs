@@ -1,1 +1,39 @@
-//! The build as data: stages, steps, disk layout, outputs.
+//! The build as data: the narrow waist between what people write and what is
+//! carried out.
+//!
+//! A front end lowers its recipe to a [`Plan`]; the engine runs the plan in a
+//! microVM. Nothing here touches files, clocks or the environment, so a plan can
+//! be printed, compared with a golden file, hashed and checked before any
+//! machine boots.
+//!
+//! Paths of the guest ([`GuestPath`]) are seen from the *tools root*: the
+//! appliance's userland with a writable layer that lives on the scratch disk.
+//! A step with [`Place::Image`] runs chrooted below [`Context::image_root`].
+//!
+//! Architecture invariant: this crate imports no other crate of the workspace.
+
+mod check;
+mod key;
+mod layout;
+mod output;
+mod path;
+mod stage;
+mod step;
+
+pub use check::{Complaint, check};
+pub use key::StageKey;
+pub use layout::{
+    Filesystem, FstabEntry, Layout, LayoutError, LogicalVolume, LvSize, Luks, MdArray, Mount, Node,
+    NodeKind, Partition, PartitionTable, Size, TableLabel,
+};
+pub use output::{Checksum, ImageOutput, Outputs, TreeOutput};
+pub use path::{GuestPath, InvalidPath};
+pub use stage::{Bind, Context, Disk, DiskRole, DiskSize, Plan, Stage};
+pub use step::{
+    Digest, Env, FactName, FileSource, FileStep, ImageSize, Place, ResolvConf, Run, RunParts,
+    Step, Upload, UploadEntry, UploadKind, Value,
+};
+
+/// The version of the plan as data. It is part of every stage key: raise it
+/// whenever the same data would be carried out differently.
+pub const FORMAT_VERSION: u32 = 1;

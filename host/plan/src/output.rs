@@ -1,0 +1,58 @@
+//! What a build leaves on the host.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that is written when the stages are done.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outputs {
+    /// Images of target disks.
+    pub images: Vec<ImageOutput>,
+    /// Checksums written beside each output.
+    pub checksums: Vec<Checksum>,
+    /// Whether an existing output is replaced. Otherwise it is renamed with its
+    /// time of change, as diskimage-builder does.
+    pub overwrite: bool,
+}
+
+/// One image file of a target disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageOutput {
+    /// The disk, as named in [`crate::Plan::disks`].
+    pub disk: String,
+    /// The format's name in the `output` crate: `qcow2`, `raw`, …
+    pub format: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Whether the format compresses, where it can.
+    pub compress: bool,
+    /// Options for the format, `k=v,k=v` as `qemu-img -o` takes them.
+    pub options: Option<String>,
+}
+
+/// One archive of a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeOutput {
+    /// The format's name in the `output` crate: `tar`, `tgz`, `squashfs`, …
+    pub format: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Repository and tag for the container formats.
+    pub target: Option<String>,
+}
+
+/// A checksum file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Checksum {
+    /// `FILE.md5`.
+    Md5,
+    /// `FILE.sha256`.
+    Sha256,
+    /// `FILE.sha512`.
+    Sha512,
+}

@@ -1,0 +1,404 @@
+//! The closed list of what a build can do. A new step is a new variant here,
+//! and the compiler then names every place that must know it.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{GuestPath, Layout, TreeOutput};
+
+/// The name of a value that a step finds out while the build runs, such as
+/// `image-size-kib` or `device.root`.
+pub type FactName = String;
+
+/// An environment, in order; later entries win.
+pub type Env = Vec<(String, Value)>;
+
+/// Text that is known now or found out by an earlier step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Value {
+    /// The text itself.
+    Text(String),
+    /// The value of a fact. Using one that no step has set is an error.
+    Fact(FactName),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// Where a command runs or a path is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// The appliance's userland with the build's own writable layer. What other
+    /// builders call "the host" or "outside".
+    Tools,
+    /// The image, chrooted into.
+    Image,
+}
+
+/// A SHA-256 digest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(&text, &mut bytes).map_err(|e| format!("digest `{text}`: {e}"))?;
+        Ok(Self(bytes))
+    }
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// Puts files of the host, or bytes of the plan, into the guest.
+    Upload(Upload),
+    /// Runs one command.
+    Run(Run),
+    /// Runs the scripts of a directory in diskimage-builder's way.
+    RunParts(RunParts),
+    /// A small change to the file tree.
+    File(FileStep),
+    /// Gives the image a working resolver, or puts its own back.
+    ResolvConf(ResolvConf),
+    /// Fails unless a directory holds something.
+    RequireContent {
+        /// The directory.
+        path: GuestPath,
+        /// Names at its top that do not count.
+        ignore: Vec<String>,
+        /// The message of the failure.
+        message: String,
+    },
+    /// Sets a fact to a text.
+    SetFact {
+        /// The fact.
+        fact: FactName,
+        /// Its value.
+        value: Value,
+    },
+    /// Computes the size of the image in KiB from a tree and sets a fact.
+    ImageSize(ImageSize),
+    /// Makes partition tables, volumes, filesystems: everything but mounting,
+    /// which is the business of [`crate::Context::layout_at`]. Sets the facts
+    /// `device.NAME`, `uuid.NAME` and `label.NAME` for each node.
+    CreateLayout(Layout),
+    /// Writes fstab (and crypttab) lines for the layout's mounts.
+    WriteFstab {
+        /// The fstab file.
+        path: GuestPath,
+    },
+    /// Copies what is in a directory, everything kept (owners, modes, times,
+    /// links, sparse files, xattrs, devices), dot files included.
+    CopyTree {
+        /// From.
+        from: GuestPath,
+        /// To; must exist.
+        to: GuestPath,
+    },
+    /// Ends processes that still have their root below a directory, as daemons
+    /// started by package scripts do.
+    KillProcesses {
+        /// The directory.
+        root: GuestPath,
+    },
+    /// Sends a directory of the guest to the host, if anything is in it.
+    Fetch {
+        /// The directory in the guest.
+        from: GuestPath,
+        /// The directory on the host; made when needed, merged into.
+        to: PathBuf,
+    },
+    /// Writes an output from a tree while it is mounted.
+    ExportTree {
+        /// The root of the tree.
+        root: GuestPath,
+        /// What is left out; see `wire::Request::GetTar`.
+        exclude: Vec<String>,
+        /// The output.
+        output: TreeOutput,
+    },
+    /// Discards the free blocks of every filesystem of the layout.
+    Trim,
+    /// Tells the user something.
+    Say {
+        /// The text.
+        text: String,
+    },
+}
+
+/// Files to put into the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upload {
+    /// What it is, for messages: `hooks of install.d`.
+    pub what: String,
+    /// The directory that paths are relative to; made when missing, merged into.
+    pub to: GuestPath,
+    /// The files, sorted by path, parents before children.
+    pub entries: Vec<UploadEntry>,
+}
+
+/// One file of an upload. All are owned by root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UploadEntry {
+    /// Path relative to [`Upload::to`].
+    pub path: String,
+    /// What it is.
+    pub kind: UploadKind,
+}
+
+/// Kinds of uploaded files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UploadKind {
+    /// A directory with its permission bits.
+    Directory(u32),
+    /// A symbolic link and what it says.
+    Symlink(String),
+    /// A regular file.
+    File {
+        /// Permission bits.
+        mode: u32,
+        /// Its bytes.
+        source: FileSource,
+    },
+}
+
+/// Where the bytes of an uploaded file come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileSource {
+    /// A file of the host. Its digest was taken when the recipe was read; the
+    /// engine refuses the file when it has changed since.
+    Host {
+        /// The path.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: u64,
+        /// Its digest.
+        sha256: Digest,
+    },
+    /// Text of the plan itself.
+    Text(String),
+}
+
+/// A command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// What it is, for messages: `extra packages`, `vmdb step 3 (shell)`.
+    pub what: String,
+    /// Where it runs.
+    pub place: Place,
+    /// Program and arguments.
+    pub argv: Vec<Value>,
+    /// The whole environment.
+    pub env: Env,
+    /// Directory in whose `environment.d` way files are sourced by bash before
+    /// the command, seen from `place`; see [`RunParts::environment`].
+    pub environment: Option<GuestPath>,
+    /// The working directory, seen from `place`.
+    pub cwd: GuestPath,
+    /// Standard input.
+    pub stdin: Option<String>,
+    /// Sets this fact to the standard output without trailing newlines.
+    pub capture: Option<FactName>,
+}
+
+/// A directory of scripts, run by the rules of dib-run-parts of
+/// diskimage-builder 3.43: executable files named `[0-9A-Za-z_-]+`, sorted by
+/// leading number and then by bytes; the first failure ends the phase. The
+/// directory is read when the step runs, because earlier scripts may add to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunParts {
+    /// The name of the phase, such as `install.d`.
+    pub phase: String,
+    /// Where the scripts run.
+    pub place: Place,
+    /// The directory, seen from `place`. When missing, the phase is skipped.
+    pub directory: GuestPath,
+    /// A directory of files (`[0-9A-Za-z_.-]+`, byte order of the path) that
+    /// bash sources under `set -ue -o pipefail` before the scripts, once per
+    /// phase; what they export is the environment of the scripts.
+    pub environment: Option<GuestPath>,
+    /// The environment before that.
+    pub env: Env,
+    /// The working directory, seen from `place`.
+    pub cwd: GuestPath,
+    /// Which element each script came from, for messages.
+    pub origins: BTreeMap<String, String>,
+    /// Reads `IMAGE_BLOCK_DEVICE=` lines from standard output into the fact
+    /// `image-block-device`, as block-device.d does.
+    pub block_device_output: bool,
+}
+
+/// A small change to the file tree of the tools root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum FileStep {
+    /// Makes a directory with its parents.
+    MakeDirectory {
+        /// The directory.
+        path: GuestPath,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Writes a file, replacing it.
+    Write {
+        /// The file.
+        path: GuestPath,
+        /// Its content.
+        content: String,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Makes a symbolic link, replacing a file or link.
+    Symlink {
+        /// The link.
+        path: GuestPath,
+        /// What it says.
+        target: String,
+    },
+    /// Removes a file or tree; a missing one is fine. Never crosses into
+    /// another filesystem.
+    Remove {
+        /// What.
+        path: GuestPath,
+        /// Keep the directory itself.
+        content_only: bool,
+    },
+    /// Renames.
+    Rename {
+        /// From.
+        from: GuestPath,
+        /// To.
+        to: GuestPath,
+    },
+    /// Truncates every regular file below a directory.
+    TruncateAll {
+        /// The directory.
+        path: GuestPath,
+    },
+    /// Removes regular files directly in a directory whose names end so.
+    RemoveBySuffix {
+        /// The directory.
+        path: GuestPath,
+        /// The end of the names.
+        suffix: String,
+    },
+}
+
+/// The resolver of the image during the build, by diskimage-builder's rules
+/// (`resolv.conf.ORIG`, an exported convention of elements).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResolvConf {
+    /// Renames the image's /etc/resolv.conf to .ORIG and writes a working one.
+    Prepare,
+    /// Puts .ORIG back; removes the working one when there was none; leaves a
+    /// symbolic link or an immutable file alone.
+    Restore,
+}
+
+/// The size formula of diskimage-builder 3.43: the tree's KiB, plus `extra_kib`
+/// or else divided by 0.6, plus the journal, plus `fixed_kib`, rounded up to
+/// 64 KiB. With `explicit_kib` only `fixed_kib` is added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSize {
+    /// The tree that is measured.
+    pub tree: GuestPath,
+    /// The size that the user asked for.
+    pub explicit_kib: Option<u64>,
+    /// Room beside the tree that the user asked for.
+    pub extra_kib: Option<u64>,
+    /// Size of the journal, added when there is no explicit size.
+    pub journal_kib: u64,
+    /// Always added: 525 MiB with an ESP.
+    pub fixed_kib: u64,
+    /// The fact that is set.
+    pub fact: FactName,
+}
+
+impl Step {
+    /// A short description for live views and messages.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match self {
+            Self::Upload(upload) => format!("upload {}", upload.what),
+            Self::Run(run) => run.what.clone(),
+            Self::RunParts(parts) => parts.phase.clone(),
+            Self::File(_) => "change files".into(),
+            Self::ResolvConf(ResolvConf::Prepare) => "prepare resolv.conf".into(),
+            Self::ResolvConf(ResolvConf::Restore) => "restore resolv.conf".into(),
+            Self::RequireContent { path, .. } => format!("look into {path}"),
+            Self::SetFact { fact, .. } => format!("set {fact}"),
+            Self::ImageSize(_) => "compute the image's size".into(),
+            Self::CreateLayout(_) => "create the disk layout".into(),
+            Self::WriteFstab { .. } => "write fstab".into(),
+            Self::CopyTree { to, .. } => format!("copy the tree to {to}"),
+            Self::KillProcesses { .. } => "end left-over processes".into(),
+            Self::Fetch { to, .. } => format!("fetch {}", to.display()),
+            Self::ExportTree { output, .. } => format!("write {}", output.path.display()),
+            Self::Trim => "discard free blocks".into(),
+            Self::Say { text } => text.clone(),
+        }
+    }
+
+    /// Files of the host that the step reads.
+    pub fn host_files(&self) -> impl Iterator<Item = &PathBuf> {
+        let entries = match self {
+            Self::Upload(upload) => upload.entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().filter_map(|entry| match &entry.kind {
+            UploadKind::File { source: FileSource::Host { path, .. }, .. } => Some(path),
+            _ => None,
+        })
+    }
+}
