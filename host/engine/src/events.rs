@@ -1,0 +1,169 @@
+//! What happens during a build, as data. Libraries emit these; the terminal,
+//! the JSON stream and the log are renderers of them and live in the binary.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use plan::Place;
+use wire::ExitStatus;
+
+/// Which output of a command a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Something that happened. Times are taken by whoever renders an event; all
+/// durations here are measured by the engine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The build begins.
+    BuildStarted {
+        /// The build's name.
+        name: String,
+        /// How many stages the plan has.
+        stages: usize,
+    },
+    /// A machine is started; comes again when a stage needs a fresh one.
+    MachineStarting {
+        /// `kvm` or `tcg` and who runs it, for people.
+        accel: String,
+        /// Virtual processors.
+        vcpus: u8,
+        /// Memory in MiB.
+        memory_mib: u32,
+    },
+    /// The agent has answered.
+    MachineReady {
+        /// From the start of the machine to the hello.
+        boot: Duration,
+        /// The guest kernel's release.
+        kernel: String,
+    },
+    /// A stage begins.
+    StageStarted {
+        /// Position from 0.
+        index: usize,
+        /// Its name.
+        name: String,
+    },
+    /// A stage was found in the cache and is not run.
+    StageCached {
+        /// Position from 0.
+        index: usize,
+        /// Its name.
+        name: String,
+    },
+    /// A stage has ended well.
+    StageFinished {
+        /// Position from 0.
+        index: usize,
+        /// Its name.
+        name: String,
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// A step within a stage begins (uploads, layout, copies, …).
+    StepStarted {
+        /// What it does, for people.
+        title: String,
+    },
+    /// A step has ended well.
+    StepFinished {
+        /// As in [`Event::StepStarted`].
+        title: String,
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// A script or command begins.
+    ScriptStarted {
+        /// The phase or stage.
+        phase: String,
+        /// Its name.
+        script: String,
+        /// The element or other source that it came from, where known.
+        origin: Option<String>,
+        /// Where it runs.
+        place: Place,
+    },
+    /// A line of output of the running script, lossily decoded and bounded in
+    /// length; control characters are the renderer's business.
+    OutputLine {
+        /// The stream.
+        stream: OutputStream,
+        /// Without the newline.
+        line: String,
+    },
+    /// A script or command has ended, well or not.
+    ScriptFinished {
+        /// The phase or stage.
+        phase: String,
+        /// Its name.
+        script: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// Wall-clock time.
+        elapsed: Duration,
+        /// Processor time of it and its children in the guest.
+        cpu: Duration,
+    },
+    /// The network was used: one connection that the guest opened has ended.
+    Connection {
+        /// Name or address that was asked for.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Bytes to the server.
+        sent: u64,
+        /// Bytes from the server.
+        received: u64,
+        /// Why it was refused, if it was.
+        refused: Option<String>,
+    },
+    /// An output is being written.
+    OutputProgress {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of the source done.
+        done: u64,
+        /// Bytes of the source in all; 0 when unknown.
+        total: u64,
+    },
+    /// An output is finished.
+    OutputWritten {
+        /// The file.
+        path: PathBuf,
+        /// Its size on disk in bytes.
+        bytes: u64,
+        /// For disk images, the virtual size.
+        virtual_bytes: Option<u64>,
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// A remark for the user.
+    Message {
+        /// The text, one line.
+        text: String,
+    },
+    /// A warning for the user.
+    Warning {
+        /// The text, one line.
+        text: String,
+    },
+    /// The build has ended well.
+    BuildFinished {
+        /// How long it took.
+        elapsed: Duration,
+    },
+}
+
+/// Takes events, from any thread, without blocking for long.
+pub trait Observer: Send + Sync {
+    /// Takes one event.
+    fn event(&self, event: &Event);
+}
+
+/// A shared observer.
+pub type SharedObserver = Arc<dyn Observer>;
