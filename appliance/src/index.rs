@@ -1,0 +1,322 @@
+//! The package indices of the suites, and the relations between packages.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead},
+};
+
+use crate::{deb822, version, version::Relation};
+
+/// The fields that are kept of an index entry; the rest, more than two thirds
+/// of the text, is never stored.
+const FIELDS: &[&str] = &[
+    "Package",
+    "Version",
+    "Architecture",
+    "Essential",
+    "Priority",
+    "Depends",
+    "Pre-Depends",
+    "Provides",
+    "Conflicts",
+    "Breaks",
+    "Filename",
+    "Size",
+    "SHA256",
+];
+
+/// One alternative of a dependency: a name, perhaps with a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alternative {
+    /// The package's or virtual package's name.
+    pub name: String,
+    /// The version it must stand in relation to.
+    pub version: Option<(Relation, String)>,
+}
+
+impl std::fmt::Display for Alternative {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)?;
+        let Some((relation, bound)) = &self.version else { return Ok(()) };
+        let operator = match relation {
+            Relation::Earlier => "<<",
+            Relation::EarlierOrEqual => "<=",
+            Relation::Equal => "=",
+            Relation::LaterOrEqual => ">=",
+            Relation::Later => ">>",
+        };
+        write!(f, " ({operator} {bound})")
+    }
+}
+
+/// Parses a relation field into clauses of alternatives: `a, b | c (>= 1)`.
+/// Architecture and build-profile qualifiers do not occur in binary indices
+/// except `:any`, which means nothing where there is one architecture.
+#[must_use]
+pub fn parse_relations(field: &str) -> Vec<Vec<Alternative>> {
+    field
+        .split(',')
+        .map(|clause| clause.split('|').filter_map(parse_alternative).collect::<Vec<_>>())
+        .filter(|clause| !clause.is_empty())
+        .collect()
+}
+
+fn parse_alternative(text: &str) -> Option<Alternative> {
+    let text = text.trim();
+    let (name, rest) = match text.split_once('(') {
+        Some((name, rest)) => (name.trim(), Some(rest)),
+        None => (text, None),
+    };
+    let name = name.split([':', ' ', '[']).next().unwrap_or_default();
+    if name.is_empty() {
+        return None;
+    }
+    let version = rest.and_then(|rest| {
+        let inner = rest.split(')').next()?.trim();
+        let end = inner.find(|c: char| !matches!(c, '<' | '>' | '='))?;
+        Some((Relation::parse(&inner[..end])?, inner[end..].trim().to_owned()))
+    });
+    Some(Alternative { name: name.to_owned(), version })
+}
+
+/// A package as its index describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its architecture, or `all`.
+    pub architecture: String,
+    /// Whether the base system cannot be without it.
+    pub essential: bool,
+    /// Its priority, which decides between providers of a virtual package.
+    pub priority: String,
+    /// `Depends` and `Pre-Depends`, unparsed: most packages are never asked.
+    pub depends: String,
+    /// `Provides`, unparsed.
+    pub provides: String,
+    /// `Conflicts` and `Breaks`, unparsed.
+    pub conflicts: String,
+    /// Where the file is, below the mirror's root of the archive.
+    pub filename: String,
+    /// The file's size in bytes.
+    pub size: u64,
+    /// The file's digest, 64 hexadecimal digits.
+    pub sha256: String,
+    /// Which archive holds it; an index into the caller's list of archives.
+    pub archive: usize,
+}
+
+impl Package {
+    fn from_paragraph(paragraph: &deb822::Paragraph, archive: usize) -> Option<Self> {
+        let text = |name: &str| paragraph.get(name).unwrap_or_default().to_owned();
+        let joined = |first: &str, second: &str| match (paragraph.get(first), paragraph.get(second))
+        {
+            (Some(a), Some(b)) => format!("{a}, {b}"),
+            (Some(one), None) | (None, Some(one)) => one.to_owned(),
+            (None, None) => String::new(),
+        };
+        let sha256 = text("SHA256").to_ascii_lowercase();
+        let filename = text("Filename");
+        let safe_path = !filename.starts_with('/')
+            && filename.split('/').all(|part| !part.is_empty() && part != ".." && part != ".");
+        let hex = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !safe_path || !hex {
+            return None;
+        }
+        Some(Self {
+            name: paragraph.get("Package")?.to_owned(),
+            version: paragraph.get("Version")?.to_owned(),
+            architecture: text("Architecture"),
+            essential: paragraph.get("Essential") == Some("yes"),
+            priority: text("Priority"),
+            depends: joined("Pre-Depends", "Depends"),
+            provides: text("Provides"),
+            conflicts: joined("Conflicts", "Breaks"),
+            filename,
+            size: paragraph.get("Size")?.parse().ok()?,
+            sha256,
+            archive,
+        })
+    }
+
+    /// Whether the package itself is what a dependency asks for.
+    #[must_use]
+    pub fn satisfies(&self, wanted: &Alternative) -> bool {
+        self.name == wanted.name
+            && wanted
+                .version
+                .as_ref()
+                .is_none_or(|(relation, bound)| relation.holds(&self.version, bound))
+    }
+
+    /// Whether the package provides what a dependency asks for. A dependency
+    /// with a version is met only by a provision with a version.
+    #[must_use]
+    pub fn provides(&self, wanted: &Alternative) -> bool {
+        if !self.provides.contains(&wanted.name) {
+            return false;
+        }
+        parse_relations(&self.provides).into_iter().flatten().any(|provided| {
+            provided.name == wanted.name
+                && match (&wanted.version, &provided.version) {
+                    (None, _) => true,
+                    (Some((relation, bound)), Some((Relation::Equal, version))) => {
+                        relation.holds(version, bound)
+                    }
+                    (Some(_), _) => false,
+                }
+        })
+    }
+}
+
+/// All packages of all suites, the newest version of each.
+#[derive(Debug, Default)]
+pub struct Index {
+    packages: BTreeMap<String, Package>,
+    providers: BTreeMap<String, Vec<String>>,
+}
+
+impl Index {
+    /// Adds the packages of an uncompressed `Packages` file. Of two versions of
+    /// one package the later is kept, of equal ones the first.
+    ///
+    /// # Errors
+    /// When the text cannot be read or is no index. Entries without the needed
+    /// fields are left out: such a package can only be missed by name.
+    pub fn add(&mut self, input: impl BufRead, archive: usize) -> io::Result<()> {
+        let mut reader = deb822::Reader::keeping(input, FIELDS);
+        while let Some(paragraph) = reader.next_paragraph()? {
+            let Some(package) = Package::from_paragraph(&paragraph, archive) else { continue };
+            self.insert(package);
+        }
+        Ok(())
+    }
+
+    /// Adds one package.
+    pub fn insert(&mut self, package: Package) {
+        let newer = self
+            .packages
+            .get(&package.name)
+            .is_none_or(|old| version::compare(&package.version, &old.version).is_gt());
+        if newer {
+            self.packages.insert(package.name.clone(), package);
+        }
+    }
+
+    /// Builds the table of providers. Call it once, after the last suite.
+    pub fn finish(&mut self) {
+        self.providers.clear();
+        for package in self.packages.values() {
+            for provided in parse_relations(&package.provides).into_iter().flatten() {
+                let names = self.providers.entry(provided.name).or_default();
+                if names.last() != Some(&package.name) {
+                    names.push(package.name.clone());
+                }
+            }
+        }
+    }
+
+    /// The package of a name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Package> {
+        self.packages.get(name)
+    }
+
+    /// How many packages there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.packages.len()
+    }
+
+    /// Whether there is no package at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.packages.is_empty()
+    }
+
+    /// All packages in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Package> {
+        self.packages.values()
+    }
+
+    /// The packages that provide what is asked for, best first: by priority,
+    /// then by name, so that the choice is the same on every machine.
+    #[must_use]
+    pub fn providers(&self, wanted: &Alternative) -> Vec<&Package> {
+        let mut found: Vec<&Package> = self
+            .providers
+            .get(&wanted.name)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.packages.get(name))
+            .filter(|package| package.provides(wanted))
+            .collect();
+        found.sort_by_key(|package| (priority_rank(&package.priority), &package.name));
+        found
+    }
+}
+
+/// Smaller is more important.
+fn priority_rank(priority: &str) -> u8 {
+    match priority {
+        "required" => 0,
+        "important" => 1,
+        "standard" => 2,
+        "optional" => 3,
+        _ => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, version: &str, extra: &str) -> String {
+        format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: amd64\nFilename: pool/{name}.deb\nSize: 10\nSHA256: {}\n{extra}\n",
+            "ab".repeat(32)
+        )
+    }
+
+    #[test]
+    fn relations_are_parsed() {
+        let clauses = parse_relations("libc6 (>= 2.36), awk:any | mawk , perl (<<5), ");
+        assert_eq!(clauses.len(), 3);
+        assert_eq!(clauses[1][0].name, "awk");
+        assert_eq!(clauses[0][0].version, Some((Relation::LaterOrEqual, "2.36".to_owned())));
+        assert_eq!(clauses[2][0].to_string(), "perl (<< 5)");
+    }
+
+    #[test]
+    fn the_newest_version_wins_and_the_first_archive_of_equals() {
+        let mut index = Index::default();
+        index.add(entry("a", "1.9", "").as_bytes(), 0).unwrap();
+        index.add(entry("a", "1.10", "").as_bytes(), 1).unwrap();
+        index.add(entry("a", "1.10", "").as_bytes(), 2).unwrap();
+        index.finish();
+        assert_eq!(index.get("a").unwrap().archive, 1);
+    }
+
+    #[test]
+    fn an_entry_that_points_outside_is_left_out() {
+        let mut index = Index::default();
+        let text = entry("a", "1", "").replace("pool/a.deb", "pool/../../x");
+        index.add(text.as_bytes(), 0).unwrap();
+        assert!(index.is_empty());
+    }
+
+    #[test]
+    fn provisions_with_versions() {
+        let mut index = Index::default();
+        index.add(entry("p", "1", "Provides: v (= 3), w\n").as_bytes(), 0).unwrap();
+        index.finish();
+        let asked = |text: &str| index.providers(&parse_relations(text)[0][0]).len();
+        assert_eq!(asked("v"), 1);
+        assert_eq!(asked("v (>= 2)"), 1);
+        assert_eq!(asked("v (>= 4)"), 0);
+        assert_eq!(asked("w"), 1);
+        assert_eq!(asked("w (>= 1)"), 0);
+    }
+}

@@ -1,0 +1,353 @@
+//! The archive signing keys that are trusted, and the check of a signature
+//! against them. rPGP does the mathematics; what it leaves to its caller is
+//! here: which fingerprints count, expiry, revocation, hash algorithms, and
+//! that a subkey belongs to its key and may sign.
+
+use pgp::{
+    composed::{CleartextSignedMessage, Deserializable, SignedPublicKey},
+    crypto::hash::HashAlgorithm,
+    packet::{Signature, SignatureType},
+    types::{KeyDetails, VerifyingKey},
+};
+
+/// What a key may sign. The split keeps a key of one archive from vouching for
+/// the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The main archive: a release and its updates.
+    Archive,
+    /// The security archive.
+    Security,
+}
+
+/// A trusted key: role, fingerprint of its primary key, armoured text.
+type Entry = (Role, &'static str, &'static str);
+
+/// Debian's keys for the releases that can be built. A release is signed by
+/// the keys of its own and of the next one.
+const TRUSTED: &[Entry] = &[
+    (
+        Role::Archive,
+        "b8b80b5b623eab6ad8775c45b7c5d7d6350947f8",
+        include_str!("../keys/debian-archive-bookworm-automatic.asc"),
+    ),
+    (
+        Role::Archive,
+        "4d64fec119c2029067d6e791f8d2585b8783d481",
+        include_str!("../keys/debian-archive-bookworm-stable.asc"),
+    ),
+    (
+        Role::Security,
+        "05ab90340c0c5e797f44a8c8254cf3b5aec0a8f0",
+        include_str!("../keys/debian-archive-bookworm-security-automatic.asc"),
+    ),
+    (
+        Role::Archive,
+        "04b54c3cdca79751b16bc6b5225629df75b188bd",
+        include_str!("../keys/debian-archive-trixie-automatic.asc"),
+    ),
+    (
+        Role::Archive,
+        "41587f7db8c774bccf131416762f67a0b2c39de4",
+        include_str!("../keys/debian-archive-trixie-stable.asc"),
+    ),
+    (
+        Role::Security,
+        "5e04a1e3223a19a20706e20f9904613d4cce68c6",
+        include_str!("../keys/debian-archive-trixie-security-automatic.asc"),
+    ),
+];
+
+/// Why a signed text is not trusted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// The text is not in the cleartext signature format.
+    #[error("it is not a signed text ({why})")]
+    Malformed {
+        /// What the parser said.
+        why: String,
+    },
+    /// No signature was made by a trusted key over exactly this text.
+    #[error("none of its {signatures} signatures is a valid one of a trusted key{refused}")]
+    Untrusted {
+        /// How many signatures the text carries.
+        signatures: usize,
+        /// Reasons against signatures that a trusted key did make.
+        refused: String,
+    },
+    /// A key that was shipped cannot be used.
+    #[error("the trusted key `{fingerprint}` is damaged ({why})")]
+    Key {
+        /// The key.
+        fingerprint: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// A set of trusted keys.
+#[derive(Debug, Clone)]
+pub struct Keyring {
+    keys: Vec<SignedPublicKey>,
+}
+
+impl Keyring {
+    /// The shipped keys of one role.
+    ///
+    /// # Errors
+    /// When a shipped file does not hold the key of its fingerprint.
+    pub fn debian(role: Role) -> Result<Self, SignatureError> {
+        let mut keys = Vec::new();
+        for (_, fingerprint, text) in TRUSTED.iter().filter(|(for_role, ..)| *for_role == role) {
+            keys.push(load(text, fingerprint)?);
+        }
+        Ok(Self { keys })
+    }
+
+    /// Checks a cleartext-signed message and returns the text that was signed,
+    /// which is the only part of the input to be believed.
+    ///
+    /// # Errors
+    /// When no trusted key signed it in a way that counts at `now` (seconds
+    /// since the epoch).
+    pub fn verify(&self, message: &str, now: u64) -> Result<String, SignatureError> {
+        let (message, _) = CleartextSignedMessage::from_string(message)
+            .map_err(|error| SignatureError::Malformed { why: error.to_string() })?;
+        let text = message.signed_text();
+        let mut refused = String::new();
+        for signature in message.signatures() {
+            for key in &self.keys {
+                match check(signature, key, &text, now) {
+                    Verdict::Good => return Ok(text.replace("\r\n", "\n")),
+                    Verdict::NotByThisKey => {}
+                    Verdict::Refused(why) => {
+                        refused.push_str("; ");
+                        refused.push_str(why);
+                    }
+                }
+            }
+        }
+        Err(SignatureError::Untrusted { signatures: message.signatures().len(), refused })
+    }
+}
+
+fn load(text: &str, fingerprint: &str) -> Result<SignedPublicKey, SignatureError> {
+    let damaged = |why: String| SignatureError::Key { fingerprint: fingerprint.to_owned(), why };
+    let (key, _) =
+        SignedPublicKey::from_string(text).map_err(|error| damaged(error.to_string()))?;
+    let found = hex::encode(key.fingerprint().as_bytes());
+    if found != fingerprint {
+        return Err(damaged(format!("its fingerprint is `{found}`")));
+    }
+    Ok(key)
+}
+
+/// What one key says about one signature.
+enum Verdict {
+    Good,
+    NotByThisKey,
+    Refused(&'static str),
+}
+
+/// SHA-1 and MD5 can be forged; nothing Debian signs uses them.
+fn strong(hash: Option<HashAlgorithm>) -> bool {
+    matches!(
+        hash,
+        Some(
+            HashAlgorithm::Sha256
+                | HashAlgorithm::Sha384
+                | HashAlgorithm::Sha512
+                | HashAlgorithm::Sha3_256
+                | HashAlgorithm::Sha3_512
+        )
+    )
+}
+
+/// When a key may be used: from its making to its expiry, if it has one.
+struct Life {
+    from: u64,
+    until: Option<u64>,
+}
+
+impl Life {
+    fn of(created: u64, binding: &Signature) -> Self {
+        let until = binding
+            .key_expiration_time()
+            .map(|duration| u64::from(duration.as_secs()))
+            .filter(|seconds| *seconds > 0)
+            .map(|seconds| created + seconds);
+        Self { from: created, until }
+    }
+
+    fn covers(&self, time: u64) -> bool {
+        time >= self.from && self.until.is_none_or(|until| time < until)
+    }
+}
+
+fn made_at(signature: &Signature) -> u64 {
+    signature.created().map_or(0, |time| u64::from(time.as_secs()))
+}
+
+/// The newest signature that passes `valid`: the one that states a key's
+/// current expiry.
+fn newest<'a>(
+    signatures: impl Iterator<Item = &'a Signature>,
+    valid: impl Fn(&Signature) -> bool,
+) -> Option<&'a Signature> {
+    signatures.filter(|signature| valid(signature)).max_by_key(|signature| made_at(signature))
+}
+
+/// The life of the primary key by its newest self-signature. Self-signatures
+/// of old keys may be SHA-1; they are part of what the fingerprint table pins,
+/// so they are believed.
+fn primary_life(key: &SignedPublicKey) -> Option<Life> {
+    let primary = &key.primary_key;
+    let by_user = key.details.users.iter().filter_map(|user| {
+        newest(user.signatures.iter(), |signature| {
+            signature.verify_certification(primary, pgp::types::Tag::UserId, &user.id).is_ok()
+        })
+    });
+    let direct = newest(key.details.direct_signatures.iter(), |signature| {
+        signature.verify_key(primary).is_ok()
+    });
+    let newest = by_user.chain(direct).max_by_key(|signature| made_at(signature))?;
+    Some(Life::of(u64::from(primary.created_at().as_secs()), newest))
+}
+
+fn check(signature: &Signature, key: &SignedPublicKey, text: &str, now: u64) -> Verdict {
+    let signed_by = |candidate: &dyn Fn() -> bool| candidate();
+    let by_primary = signed_by(&|| verifies(signature, &key.primary_key, text));
+    let subkey = key.public_subkeys.iter().find(|subkey| verifies(signature, &subkey.key, text));
+    if !by_primary && subkey.is_none() {
+        return Verdict::NotByThisKey;
+    }
+    if !matches!(signature.typ(), Some(SignatureType::Binary | SignatureType::Text)) {
+        return Verdict::Refused("a signature is not one over a document");
+    }
+    if !strong(signature.hash_alg()) {
+        return Verdict::Refused("a signature uses a hash algorithm that can be forged");
+    }
+    if key.details.revocation_signatures.iter().any(|r| r.verify_key(&key.primary_key).is_ok()) {
+        return Verdict::Refused("a key that signed it is revoked");
+    }
+    let made = made_at(signature);
+    // A day of leeway for hosts whose clock is behind.
+    if made > now + 86_400 {
+        return Verdict::Refused("a signature was made in the future (is the clock right?)");
+    }
+    if let Some(validity) = signature.signature_expiration_time()
+        && validity.as_secs() > 0
+        && made + u64::from(validity.as_secs()) < now
+    {
+        return Verdict::Refused("a signature is expired");
+    }
+    let Some(primary) = primary_life(key) else {
+        return Verdict::Refused("a key that signed it has no valid self-signature");
+    };
+    let mut lives = vec![primary];
+    if let Some(subkey) = subkey {
+        match subkey_life(key, subkey) {
+            Ok(life) => lives.push(life),
+            Err(why) => return Verdict::Refused(why),
+        }
+    }
+    if !lives.iter().all(|life| life.covers(made) && life.covers(now)) {
+        return Verdict::Refused("a key that signed it is expired");
+    }
+    Verdict::Good
+}
+
+fn verifies(signature: &Signature, key: &impl VerifyingKey, text: &str) -> bool {
+    signature.verify(key, text.as_bytes()).is_ok()
+}
+
+/// The life of a signing subkey: bound to its primary key, allowed to sign,
+/// confirming the bond itself, not revoked.
+fn subkey_life(
+    key: &SignedPublicKey,
+    subkey: &pgp::composed::SignedPublicSubKey,
+) -> Result<Life, &'static str> {
+    let primary = &key.primary_key;
+    let bound = |kind: SignatureType, signature: &Signature| {
+        signature.typ() == Some(kind)
+            && signature.verify_subkey_binding(primary, &subkey.key).is_ok()
+    };
+    if subkey.signatures.iter().any(|s| bound(SignatureType::SubkeyRevocation, s)) {
+        return Err("a subkey that signed it is revoked");
+    }
+    let binding = newest(subkey.signatures.iter(), |s| bound(SignatureType::SubkeyBinding, s))
+        .ok_or("a subkey that signed it is not bound to its key")?;
+    if !binding.key_flags().sign() {
+        return Err("a subkey that signed it is not for signing");
+    }
+    let confirmed = binding
+        .embedded_signature()
+        .is_some_and(|back| back.verify_primary_key_binding(&subkey.key, primary).is_ok());
+    if !confirmed {
+        return Err("a subkey that signed it does not confirm its key");
+    }
+    Ok(Life::of(u64::from(subkey.key.created_at().as_secs()), binding))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An InRelease of bookworm-updates, as the mirror served it.
+    pub(crate) const SIGNED: &str = include_str!("../testdata/bookworm-updates.InRelease");
+    /// Shortly after it was signed.
+    pub(crate) const THEN: u64 = 1_795_054_400;
+
+    #[test]
+    fn shipped_keys_have_their_fingerprints() {
+        assert_eq!(Keyring::debian(Role::Archive).unwrap().keys.len(), 4);
+        assert_eq!(Keyring::debian(Role::Security).unwrap().keys.len(), 2);
+    }
+
+    #[test]
+    fn a_real_release_is_verified() {
+        let text = Keyring::debian(Role::Archive).unwrap().verify(SIGNED, THEN).unwrap();
+        assert!(text.contains("\nCodename: bookworm-updates\n"), "{text}");
+        assert!(!text.contains("PGP"), "only what was signed is returned");
+    }
+
+    #[test]
+    fn one_changed_letter_is_noticed() {
+        let keyring = Keyring::debian(Role::Archive).unwrap();
+        let forged = SIGNED.replacen("Origin: Debian", "Origin: Debiam", 1);
+        assert_ne!(forged, SIGNED);
+        let error = keyring.verify(&forged, THEN).unwrap_err();
+        assert!(matches!(error, SignatureError::Untrusted { .. }), "{error}");
+    }
+
+    #[test]
+    fn text_outside_the_signature_is_not_believed() {
+        let keyring = Keyring::debian(Role::Archive).unwrap();
+        let padded = format!("{SIGNED}\nCodename: evil\n");
+        if let Ok(text) = keyring.verify(&padded, THEN) {
+            assert!(!text.contains("evil"));
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let error = Keyring::debian(Role::Security).unwrap().verify(SIGNED, THEN).unwrap_err();
+        assert!(matches!(error, SignatureError::Untrusted { signatures, .. } if signatures > 0));
+    }
+
+    #[test]
+    fn an_expired_key_and_a_future_signature_are_refused() {
+        let keyring = Keyring::debian(Role::Archive).unwrap();
+        let in_2040 = 2_208_988_800;
+        let error = keyring.verify(SIGNED, in_2040).unwrap_err().to_string();
+        assert!(error.contains("expired"), "{error}");
+        let error = keyring.verify(SIGNED, THEN - 10 * 86_400).unwrap_err().to_string();
+        assert!(error.contains("future"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_signed_is_refused() {
+        let error = Keyring::debian(Role::Archive).unwrap().verify("Origin: Debian\n", THEN);
+        assert!(matches!(error, Err(SignatureError::Malformed { .. })), "{error:?}");
+    }
+}

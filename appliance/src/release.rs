@@ -1,0 +1,219 @@
+//! A suite's signed Release file: where trust in everything below begins.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    date, deb822,
+    keys::{Keyring, Role, SignatureError},
+};
+
+/// How long after `Valid-Until` a Release file is still taken, with a warning.
+/// Mirrors lag by hours, rarely by days; a replayed file of last month must not
+/// pass for today's.
+const EXPIRY_GRACE_SECONDS: u64 = 3 * 86_400;
+
+/// How far in the future a Release file may be dated: hosts have wrong clocks.
+const CLOCK_LEEWAY_SECONDS: u64 = 86_400;
+
+/// Why a Release file is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseError {
+    /// The signature does not hold.
+    #[error("the signature of `{suite}` is not valid")]
+    Signature {
+        /// The suite.
+        suite: String,
+        /// Why.
+        #[source]
+        source: SignatureError,
+    },
+    /// The signed text is not what was asked for, or lacks what is needed.
+    #[error("the release file of `{suite}` {problem}")]
+    Content {
+        /// The suite.
+        suite: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The mirror serves an old state.
+    #[error("the release file of `{suite}` was valid until `{until}` only")]
+    Expired {
+        /// The suite.
+        suite: String,
+        /// The date it states.
+        until: String,
+    },
+}
+
+/// What to do with a Release file that is past its date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Expiry {
+    /// Refuse it after a grace of three days.
+    #[default]
+    Refuse,
+    /// Take it with a warning: for mirrors that are snapshots, where the host's
+    /// apt is told so too (`Acquire::Check-Valid-Until "false"`).
+    Warn,
+}
+
+/// A file that a Release vouches for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its digest in hexadecimal digits.
+    pub sha256: String,
+}
+
+/// A Release file that was verified.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// The suite by its code name.
+    pub codename: String,
+    /// Its date, as it states it.
+    pub date: String,
+    /// Whether index files can be fetched by their digest, which is safe
+    /// against a mirror that changes between two requests.
+    pub by_hash: bool,
+    /// Something odd that does not forbid its use.
+    pub warning: Option<String>,
+    files: BTreeMap<String, Listed>,
+}
+
+impl Release {
+    /// Verifies an InRelease file and reads it.
+    ///
+    /// # Errors
+    /// When it is not signed by a key of the role, is of another suite, or
+    /// expired.
+    pub fn verify(
+        message: &str,
+        suite: &str,
+        role: Role,
+        expiry: Expiry,
+        now: u64,
+    ) -> Result<Self, ReleaseError> {
+        let keyring = Keyring::debian(role);
+        let text = keyring
+            .and_then(|keyring| keyring.verify(message, now))
+            .map_err(|source| ReleaseError::Signature { suite: suite.to_owned(), source })?;
+        Self::read(&text, suite, expiry, now)
+    }
+
+    fn read(text: &str, suite: &str, expiry: Expiry, now: u64) -> Result<Self, ReleaseError> {
+        let wrong = |problem: String| ReleaseError::Content { suite: suite.to_owned(), problem };
+        let fields = deb822::Reader::new(text.as_bytes())
+            .next_paragraph()
+            .ok()
+            .flatten()
+            .ok_or_else(|| wrong("is not a control file".to_owned()))?;
+        let codename = fields.get("Codename").unwrap_or_default();
+        // A signed file of another suite is genuine and yet the wrong one.
+        if codename != suite {
+            return Err(wrong(format!("is that of `{codename}`")));
+        }
+        let date_text = fields.get("Date").unwrap_or_default();
+        let date = date::parse(date_text)
+            .ok_or_else(|| wrong(format!("has no readable date (`{date_text}`)")))?;
+        if date > now + CLOCK_LEEWAY_SECONDS {
+            return Err(wrong(format!(
+                "is dated `{date_text}`, in the future (is the clock right?)"
+            )));
+        }
+        let until = fields.get("Valid-Until").map(|text| (text, date::parse(text)));
+        let warning = match until {
+            Some((text, Some(until))) if until < now => {
+                if expiry == Expiry::Refuse && until + EXPIRY_GRACE_SECONDS < now {
+                    return Err(ReleaseError::Expired {
+                        suite: suite.to_owned(),
+                        until: text.to_owned(),
+                    });
+                }
+                Some(format!("the release file of `{suite}` was valid until `{text}` only"))
+            }
+            Some((text, None)) => {
+                return Err(wrong(format!("has an unreadable `Valid-Until` (`{text}`)")));
+            }
+            _ => None,
+        };
+        let files = listed(fields.get("SHA256").unwrap_or_default());
+        if files.is_empty() {
+            return Err(wrong("lists no SHA256 digests".to_owned()));
+        }
+        Ok(Self {
+            codename: codename.to_owned(),
+            date: date_text.to_owned(),
+            by_hash: fields.get("Acquire-By-Hash") == Some("yes"),
+            warning,
+            files,
+        })
+    }
+
+    /// Size and digest of a file of the suite, by its path below the suite.
+    #[must_use]
+    pub fn file(&self, path: &str) -> Option<&Listed> {
+        self.files.get(path)
+    }
+}
+
+/// The lines `digest size path` of a digest field.
+fn listed(field: &str) -> BTreeMap<String, Listed> {
+    field
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let (sha256, size, path) = (words.next()?, words.next()?, words.next()?);
+            if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return None;
+            }
+            let sha256 = sha256.to_ascii_lowercase();
+            Some((path.to_owned(), Listed { size: size.parse().ok()?, sha256 }))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::tests::{SIGNED, THEN};
+
+    const PACKAGES: &str = "main/binary-amd64/Packages.xz";
+
+    #[test]
+    fn a_real_release_is_read() {
+        let release =
+            Release::verify(SIGNED, "bookworm-updates", Role::Archive, Expiry::Refuse, THEN)
+                .unwrap();
+        assert!(release.by_hash);
+        assert_eq!(release.warning, None);
+        assert_eq!(release.file(PACKAGES).unwrap().sha256.len(), 64);
+    }
+
+    #[test]
+    fn another_suite_is_refused() {
+        let error = Release::verify(SIGNED, "bookworm", Role::Archive, Expiry::Refuse, THEN);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "the release file of `bookworm` is that of `bookworm-updates`"
+        );
+    }
+
+    #[test]
+    fn dates_are_checked() {
+        let digest = "ab".repeat(32);
+        let text = format!(
+            "Codename: x\nDate: Thu, 01 Jan 1970 00:00:00 UTC\nValid-Until: Fri, 02 Jan 1970 00:00:00 UTC\nSHA256:\n {digest} 5 f\n"
+        );
+        let day = 86_400;
+        assert_eq!(Release::read(&text, "x", Expiry::Refuse, day / 2).unwrap().warning, None);
+        assert!(Release::read(&text, "x", Expiry::Refuse, 3 * day).unwrap().warning.is_some());
+        let late = 9 * day;
+        assert!(matches!(
+            Release::read(&text, "x", Expiry::Refuse, late),
+            Err(ReleaseError::Expired { .. })
+        ));
+        assert!(Release::read(&text, "x", Expiry::Warn, late).unwrap().warning.is_some());
+        let future = text.replace("Thu, 01 Jan 1970", "Thu, 01 Jan 1971");
+        assert!(Release::read(&future, "x", Expiry::Warn, day).is_err());
+    }
+}
