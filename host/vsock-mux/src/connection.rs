@@ -1,0 +1,545 @@
+//! One connection: the two directions between a guest socket and the local
+//! stream that stands for it.
+//!
+//! ```text
+//!                 host connects                       guest connects
+//!                      │ send REQUEST                      │ REQUEST arrives, the policy
+//!                      ▼                                   │ accepts: send RESPONSE
+//!               ┌────────────┐  RESPONSE arrives     ┌─────▼──────┐
+//!               │ Connecting ├──────────────────────►│    Open    │
+//!               └─────┬──────┘                       └─┬───┬────┬─┘
+//!       RST arrives   │                                │   │    │
+//!   (stream dropped)  │   both directions ended by the │   │    │ SHUTDOWN(both) arrives, or RST
+//!                     │   host: SHUTDOWN(both) sent    │   │    │ after SHUTDOWN(send)
+//!                     │                    ┌───────────▼┐  │  ┌─▼─────────┐
+//!                     │                    │  Farewell  │  │  │ Lingering │ tuple free again,
+//!                     │                    └──────┬─────┘  │  └─────┬─────┘ backlog still goes out
+//!                     ▼               RST arrives ▼        ▼ RST    ▼ backlog written
+//!                   ( gone )◄─────────────────────┴────────┴────────┘
+//! ```
+//!
+//! While it is *Open*, each direction ends on its own:
+//!
+//! ```text
+//!  guest ──► host   guest: SHUTDOWN(send)  → write the backlog, then shut the stream's write side
+//!                   host closes its end    → a write fails: SHUTDOWN(receive), the rest is discarded
+//!  host ──► guest   host: end of file read → SHUTDOWN(send)
+//!                   guest: SHUTDOWN(receive) → shut the stream's read side
+//! ```
+//!
+//! Credit (virtio 1.2, section 5.10.6.3) bounds both directions. Towards the
+//! host we promise [`CONNECTION_BUFFER_BYTES`]; what the local stream does not
+//! take at once waits in `backlog`, and only what it took counts as forwarded.
+//! A guest that sends beyond the promise is reset. Towards the guest we read
+//! from the local stream no more than the guest has room for, straight into its
+//! memory, so nothing is ever buffered in that direction.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::Shutdown,
+    os::{fd::AsRawFd, unix::net::UnixStream},
+};
+
+use nix::sys::socket::{MsgFlags, send};
+use vm_memory::bitmap::BitmapSlice;
+use vmm_sys_util::epoll::EventSet;
+
+use crate::{
+    CONNECTION_BUFFER_BYTES, PACKET_MAX_BYTES,
+    chain::ChainMemory,
+    packet::{HEADER_BYTES, Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND},
+};
+
+/// The credit left in the guest's eyes below which it gets an update: late
+/// enough not to answer every packet, early enough that it never waits.
+const CREDIT_LOW_BYTES: u32 = CONNECTION_BUFFER_BYTES / 2;
+
+/// What names a connection in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// The port on our side.
+    pub(crate) host_port: u32,
+    /// The port in the guest.
+    pub(crate) guest_port: u32,
+}
+
+/// Where a connection stands; see the drawing above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The guest has not answered our REQUEST.
+    Connecting,
+    /// Bytes flow in the directions that have not ended.
+    Open,
+    /// We said SHUTDOWN(both) and wait for the guest's RST.
+    Farewell,
+    /// The guest is gone; only the backlog still goes to the local stream.
+    Lingering,
+}
+
+/// What is to become of a connection after an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It stays.
+    Keep,
+    /// It is over; the guest knows.
+    Drop,
+    /// It is over; the guest is to be told by RST.
+    Reset,
+    /// The guest has left: give the tuple free, tell it by RST if `reset`, and
+    /// keep the connection only for its backlog.
+    Linger {
+        /// Whether RST is to be sent.
+        reset: bool,
+    },
+}
+
+/// What a connection had to say when it was offered a buffer of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Emitted {
+    /// A packet; ports and cids are still to be filled in.
+    Packet(Header),
+    /// Nothing.
+    Nothing,
+    /// Nothing, and the connection is over without the guest ever knowing of it.
+    Gone,
+}
+
+/// Control packets that wait for a buffer of the guest.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of four independent packets")]
+struct Waiting {
+    request: bool,
+    response: bool,
+    credit_update: bool,
+    credit_request: bool,
+}
+
+/// One connection.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each direction ends on its own, on both sides")]
+pub(crate) struct Connection {
+    pub(crate) key: Key,
+    /// Whether the mux has it in its round of senders.
+    pub(crate) in_round: bool,
+    phase: Phase,
+    /// `None` once both directions are over.
+    stream: Option<UnixStream>,
+    waiting: Waiting,
+
+    /// The local stream has bytes or an end of file, as far as we know.
+    readable: bool,
+    /// The local stream takes bytes, as far as we know.
+    writable: bool,
+    /// The other half of the local stream is closed for both directions.
+    hung_up: bool,
+
+    /// No more bytes go to the guest.
+    host_done_sending: bool,
+    /// The host takes no more bytes.
+    host_done_receiving: bool,
+    /// The guest announced that it sends no more.
+    guest_done_sending: bool,
+    /// The guest announced that it receives no more.
+    guest_done_receiving: bool,
+    /// The SHUTDOWN flags that the guest was told.
+    told: u32,
+
+    /// Bytes from the guest that the local stream has not taken.
+    backlog: VecDeque<u8>,
+    /// Bytes received from the guest, modulo 2^32.
+    received: u32,
+    /// Bytes given to the local stream, modulo 2^32.
+    forwarded: u32,
+    /// The `forwarded` that the guest was told last.
+    forwarded_told: u32,
+    /// Bytes sent to the guest, modulo 2^32.
+    sent: u32,
+    /// The guest's buffer size and its counter of bytes taken.
+    peer_buf_alloc: u32,
+    peer_fwd_cnt: u32,
+    /// CREDIT_REQUEST was sent since the credit last changed.
+    credit_asked: bool,
+}
+
+impl Connection {
+    /// A connection that the host asked for.
+    pub(crate) fn from_host(key: Key, stream: UnixStream) -> Self {
+        let mut new = Self::new(key, stream, Phase::Connecting);
+        new.waiting.request = true;
+        new
+    }
+
+    /// A connection that the guest asked for by this REQUEST and the host
+    /// accepted.
+    pub(crate) fn from_guest(key: Key, stream: UnixStream, request: &Header) -> Self {
+        let mut new = Self::new(key, stream, Phase::Open);
+        new.waiting.response = true;
+        new.learn_credit(request);
+        new
+    }
+
+    fn new(key: Key, stream: UnixStream, phase: Phase) -> Self {
+        Self {
+            key,
+            in_round: false,
+            phase,
+            stream: Some(stream),
+            waiting: Waiting::default(),
+            readable: false,
+            writable: true,
+            hung_up: false,
+            host_done_sending: false,
+            host_done_receiving: false,
+            guest_done_sending: false,
+            guest_done_receiving: false,
+            told: 0,
+            backlog: VecDeque::new(),
+            received: 0,
+            forwarded: 0,
+            forwarded_told: 0,
+            sent: 0,
+            peer_buf_alloc: 0,
+            peer_fwd_cnt: 0,
+            credit_asked: false,
+        }
+    }
+
+    /// Whether the guest has never heard of this connection.
+    pub(crate) fn unannounced(&self) -> bool {
+        self.waiting.request
+    }
+
+    /// Whether there is something to put into a buffer of the guest.
+    pub(crate) fn wants_to_send(&self) -> bool {
+        let waiting = self.waiting;
+        match self.phase {
+            Phase::Connecting => waiting.request,
+            Phase::Open => {
+                waiting.response
+                    || waiting.credit_update
+                    || waiting.credit_request
+                    || self.shutdown_to_tell() != self.told
+                    || self.can_send_data()
+                    || self.must_ask_for_credit()
+            }
+            Phase::Farewell | Phase::Lingering => false,
+        }
+    }
+
+    /// Takes a packet that the guest sent for this connection.
+    pub(crate) fn on_packet<B: BitmapSlice>(
+        &mut self,
+        op: Op,
+        header: &Header,
+        memory: &ChainMemory<'_, B>,
+    ) -> Verdict {
+        match (self.phase, op) {
+            (_, Op::Reset) if self.guest_done_sending => Verdict::Linger { reset: false },
+            (_, Op::Reset) => Verdict::Drop,
+            (Phase::Connecting, Op::Response) => {
+                self.phase = Phase::Open;
+                self.learn_credit(header);
+                if self.hung_up {
+                    self.stop_receiving();
+                }
+                Verdict::Keep
+            }
+            (Phase::Open, Op::ReadWrite) => {
+                self.learn_credit(header);
+                self.receive(header.len, memory)
+            }
+            (Phase::Open, Op::CreditUpdate) => {
+                self.learn_credit(header);
+                Verdict::Keep
+            }
+            (Phase::Open, Op::CreditRequest) => {
+                self.learn_credit(header);
+                self.waiting.credit_update = true;
+                Verdict::Keep
+            }
+            (Phase::Open, Op::Shutdown) => {
+                self.learn_credit(header);
+                self.guest_shuts(header.flags)
+            }
+            // The stream is closed already: what still comes is discarded until
+            // the guest has read our SHUTDOWN.
+            (Phase::Farewell, Op::ReadWrite | Op::CreditUpdate | Op::CreditRequest) => {
+                Verdict::Keep
+            }
+            (Phase::Farewell, Op::Shutdown) if header.flags & SHUTDOWN_BOTH != SHUTDOWN_BOTH => {
+                Verdict::Keep
+            }
+            _ => Verdict::Reset,
+        }
+    }
+
+    /// Takes a readiness event of the local stream.
+    pub(crate) fn on_stream(&mut self, events: EventSet) -> Verdict {
+        let ended = EventSet::HANG_UP | EventSet::ERROR;
+        if events.intersects(EventSet::IN | EventSet::READ_HANG_UP | ended) {
+            self.readable = true;
+        }
+        if events.intersects(EventSet::HANG_UP) {
+            self.hung_up = true;
+            if self.phase == Phase::Open {
+                self.stop_receiving();
+            }
+        }
+        if events.intersects(EventSet::OUT | ended) {
+            self.writable = true;
+            self.flush();
+        }
+        if self.phase == Phase::Lingering && self.backlog.is_empty() {
+            return Verdict::Drop;
+        }
+        Verdict::Keep
+    }
+
+    /// Starts lingering. `false` when there is nothing to linger for.
+    pub(crate) fn linger(&mut self) -> bool {
+        self.phase = Phase::Lingering;
+        self.waiting = Waiting::default();
+        !self.backlog.is_empty()
+    }
+
+    /// Puts the next packet into `memory`, which has room for a header and at
+    /// least one byte.
+    pub(crate) fn emit<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>) -> Emitted {
+        if self.phase == Phase::Connecting && self.waiting.request {
+            if self.hung_up {
+                return Emitted::Gone;
+            }
+            self.waiting.request = false;
+            return self.packet(Op::Request, 0, 0);
+        }
+        if self.phase != Phase::Open {
+            return Emitted::Nothing;
+        }
+        if std::mem::take(&mut self.waiting.response) {
+            return self.packet(Op::Response, 0, 0);
+        }
+        if self.can_send_data()
+            && let Some(len) = self.read_into(memory)
+        {
+            self.sent = self.sent.wrapping_add(len);
+            return self.packet(Op::ReadWrite, len, 0);
+        }
+        let flags = self.shutdown_to_tell();
+        if flags != self.told {
+            self.told = flags;
+            let packet = self.packet(Op::Shutdown, 0, flags);
+            if flags == SHUTDOWN_BOTH {
+                self.phase = Phase::Farewell;
+                self.stream = None;
+                self.backlog = VecDeque::new();
+            }
+            return packet;
+        }
+        if self.must_ask_for_credit() {
+            self.credit_asked = true;
+            self.waiting.credit_request = false;
+            return self.packet(Op::CreditRequest, 0, 0);
+        }
+        if self.waiting.credit_update {
+            return self.packet(Op::CreditUpdate, 0, 0);
+        }
+        Emitted::Nothing
+    }
+
+    /// A header of this connection. Every one carries our credit.
+    fn packet(&mut self, op: Op, len: u32, flags: u32) -> Emitted {
+        self.waiting.credit_update = false;
+        self.forwarded_told = self.forwarded;
+        Emitted::Packet(Header {
+            len,
+            op: op.to_wire(),
+            flags,
+            buf_alloc: CONNECTION_BUFFER_BYTES,
+            fwd_cnt: self.forwarded,
+            ..Header::default()
+        })
+    }
+
+    /// Reads from the local stream into the payload; notes its end.
+    fn read_into<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>) -> Option<u32> {
+        let stream = self.stream.as_ref()?;
+        let room = memory.bytes().saturating_sub(HEADER_BYTES).min(PACKET_MAX_BYTES);
+        let credit = usize::try_from(self.credit()).unwrap_or(usize::MAX);
+        let wanted = room.min(credit);
+        match memory.fill_from(stream, wanted) {
+            Ok(0) => {
+                self.host_done_sending = true;
+                None
+            }
+            Ok(count) => {
+                // A short read means that the stream is empty, and the next byte
+                // or end of file is a new event; not so if the end came already.
+                if count < wanted && !self.hung_up {
+                    self.readable = false;
+                }
+                u32::try_from(count).ok()
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                None
+            }
+            // ECONNRESET: the other half was closed with bytes of the guest
+            // unread. Nothing can follow in either direction.
+            Err(_) => {
+                self.host_done_sending = true;
+                self.stop_receiving();
+                None
+            }
+        }
+    }
+
+    /// Takes `len` bytes that the guest sent.
+    fn receive<B: BitmapSlice>(&mut self, len: u32, memory: &ChainMemory<'_, B>) -> Verdict {
+        let outstanding = self.received.wrapping_sub(self.forwarded);
+        let fits = outstanding.checked_add(len).is_some_and(|sum| sum <= CONNECTION_BUFFER_BYTES);
+        if self.guest_done_sending || !fits {
+            tracing::debug!(key = ?self.key, len, outstanding, "the guest broke the credit rules");
+            return Verdict::Reset;
+        }
+        self.received = self.received.wrapping_add(len);
+        let Ok(len) = usize::try_from(len) else { return Verdict::Reset };
+        let mut taken = 0;
+        if self.host_done_receiving {
+            taken = len;
+            self.count_forwarded(len);
+        } else if self.backlog.is_empty() && self.writable {
+            taken = self.write_through(memory, len);
+        }
+        if taken < len && !self.host_done_receiving {
+            memory.append_to(taken, len - taken, &mut self.backlog);
+        }
+        self.update_credit();
+        Verdict::Keep
+    }
+
+    /// Writes a payload to the local stream without a copy. Returns what it took.
+    fn write_through<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>, len: usize) -> usize {
+        let Some(stream) = self.stream.as_ref() else { return len };
+        match memory.drain_to(stream, len) {
+            Ok(count) => {
+                self.writable = count == len;
+                self.count_forwarded(count);
+                count
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                0
+            }
+            Err(_) => {
+                self.stop_receiving();
+                self.count_forwarded(len);
+                len
+            }
+        }
+    }
+
+    /// Writes as much of the backlog as the local stream takes.
+    fn flush(&mut self) {
+        while let (false, true, Some(stream)) =
+            (self.backlog.is_empty(), self.writable, self.stream.as_ref())
+        {
+            let (front, _) = self.backlog.as_slices();
+            match send(stream.as_raw_fd(), front, MsgFlags::MSG_NOSIGNAL) {
+                Ok(count) => {
+                    self.backlog.drain(..count);
+                    self.count_forwarded(count);
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => self.writable = false,
+                Err(_) => self.stop_receiving(),
+            }
+        }
+        if self.backlog.is_empty() {
+            // A connection that was slow once must not keep its buffer.
+            self.backlog = VecDeque::new();
+            if self.guest_done_sending {
+                self.shut_stream(Shutdown::Write);
+            }
+        }
+        self.update_credit();
+    }
+
+    /// The guest announces the end of one or both of its directions.
+    fn guest_shuts(&mut self, flags: u32) -> Verdict {
+        if flags & SHUTDOWN_SEND != 0 {
+            self.guest_done_sending = true;
+            if self.backlog.is_empty() {
+                self.shut_stream(Shutdown::Write);
+            }
+        }
+        if flags & SHUTDOWN_RECEIVE != 0 {
+            self.guest_done_receiving = true;
+            self.host_done_sending = true;
+            self.shut_stream(Shutdown::Read);
+        }
+        // The two may have come one after the other.
+        if self.guest_done_sending && self.guest_done_receiving {
+            return Verdict::Linger { reset: true };
+        }
+        Verdict::Keep
+    }
+
+    /// The host takes no more: what waits is thrown away and counted, so that
+    /// the guest's sender never blocks on it.
+    fn stop_receiving(&mut self) {
+        self.host_done_receiving = true;
+        self.count_forwarded(self.backlog.len());
+        self.backlog = VecDeque::new();
+    }
+
+    fn shut_stream(&self, how: Shutdown) {
+        if let Some(stream) = &self.stream {
+            // ENOTCONN only says that the other half is gone already.
+            let _ = stream.shutdown(how);
+        }
+    }
+
+    /// The SHUTDOWN flags that the guest has to know.
+    fn shutdown_to_tell(&self) -> u32 {
+        let send = if self.host_done_sending { SHUTDOWN_SEND } else { 0 };
+        let receive = if self.host_done_receiving { SHUTDOWN_RECEIVE } else { 0 };
+        send | receive
+    }
+
+    fn can_send_data(&self) -> bool {
+        self.readable && !self.host_done_sending && self.credit() > 0
+    }
+
+    fn must_ask_for_credit(&self) -> bool {
+        self.readable && !self.host_done_sending && self.credit() == 0 && !self.credit_asked
+    }
+
+    /// Bytes that the guest has room for. A guest that claims to have taken
+    /// more than it got has none.
+    fn credit(&self) -> u32 {
+        self.peer_buf_alloc.saturating_sub(self.sent.wrapping_sub(self.peer_fwd_cnt))
+    }
+
+    fn learn_credit(&mut self, header: &Header) {
+        if (self.peer_buf_alloc, self.peer_fwd_cnt) != (header.buf_alloc, header.fwd_cnt) {
+            self.peer_buf_alloc = header.buf_alloc;
+            self.peer_fwd_cnt = header.fwd_cnt;
+            self.credit_asked = false;
+        }
+    }
+
+    fn count_forwarded(&mut self, bytes: usize) {
+        // At most CONNECTION_BUFFER_BYTES are outstanding, so this always fits.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.forwarded = self.forwarded.wrapping_add(bytes);
+    }
+
+    fn update_credit(&mut self) {
+        let used = self.received.wrapping_sub(self.forwarded_told);
+        let left = CONNECTION_BUFFER_BYTES.saturating_sub(used);
+        if self.forwarded != self.forwarded_told && left < CREDIT_LOW_BYTES {
+            self.waiting.credit_update = true;
+        }
+    }
+}

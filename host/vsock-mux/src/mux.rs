@@ -1,0 +1,558 @@
+//! The device: both queues, all connections, one file descriptor to poll.
+//!
+//! ```text
+//!  guest TX queue ──► drain_tx ──► Connection::on_packet ──► local stream
+//!                        │ unknown tuple, refusal
+//!                        ▼
+//!                     replies ──┐
+//!  guest RX queue ◄── fill_rx ◄─┴─ round of connections that want to send ◄── local stream
+//! ```
+//!
+//! Streams are watched edge-triggered by an epoll instance of our own, whose
+//! descriptor the backend polls: no system call is spent on changing interest,
+//! and a backend has one descriptor to care for however many connections exist.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    fmt, io,
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::net::UnixStream,
+    },
+    sync::{Arc, atomic::Ordering},
+};
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{GuestMemory, bitmap::BitmapSlice};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use crate::{
+    CONNECTIONS_MAX, HOST_CID, OnGuestConnect, PACKET_MAX_BYTES,
+    chain::ChainMemory,
+    connection::{Connection, Emitted, Key, Verdict},
+    connector::{Connector, Shared},
+    packet::{HEADER_BYTES, Header, Op, TYPE_STREAM},
+};
+
+/// Chains handled per queue and call of [`Mux::process`], so that neither
+/// direction waits behind the other; the queues of Linux guests hold 128.
+const CHAINS_PER_CALL: usize = 128;
+/// RST and the like for tuples without a connection that wait for buffers of the
+/// guest. When they are all taken, the TX queue is left alone until the guest
+/// has given buffers, as virtio 1.2 section 5.10.6.1 allows.
+const REPLIES_MAX: usize = 256;
+/// Readiness events taken from the kernel at once.
+const EVENTS_PER_WAIT: usize = 64;
+/// Ports of the host's side of connections that the host opens count up from
+/// here; below are the ports that guests connect to.
+const FIRST_EPHEMERAL_PORT: u32 = 1 << 30;
+/// The token of the connectors' eventfd; streams have generation and slot.
+const WAKE_TOKEN: u64 = u64::MAX;
+
+/// Errors of creating a [`Mux`].
+#[derive(Debug, thiserror::Error)]
+#[error("cannot create the {what} of the vsock device")]
+pub struct MuxError {
+    what: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+/// What a call of [`Mux::process`] asks of the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Interrupt the guest for the RX queue.
+    pub signal_rx: bool,
+    /// Interrupt the guest for the TX queue.
+    pub signal_tx: bool,
+    /// There is more to do than one call does: signal first, then call again.
+    pub again: bool,
+}
+
+/// A place for a connection. The generation tells a late readiness event of a
+/// former tenant from one of the present.
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    connection: Option<Connection>,
+}
+
+/// The device side of one guest's virtio-vsock device.
+pub struct Mux {
+    guest_cid: u64,
+    on_guest_connect: OnGuestConnect,
+    shared: Arc<Shared>,
+    epoll: Epoll,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_key: HashMap<Key, u32>,
+    /// Slots that may have something to send, each once.
+    round: VecDeque<u32>,
+    replies: VecDeque<Header>,
+    next_port: u32,
+}
+
+impl fmt::Debug for Mux {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mux")
+            .field("guest_cid", &self.guest_cid)
+            .field("connections", &self.by_key.len())
+            .field("replies", &self.replies.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsRawFd for Mux {
+    /// Readable (poll it level-triggered) when [`Mux::process`] has something to
+    /// do for the host's side. It lives as long as the mux.
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+}
+
+impl Drop for Mux {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl Mux {
+    /// Creates the device of the guest with this context id. Connections that
+    /// the guest opens are put to `on_guest_connect`, which runs on the thread
+    /// that calls [`Mux::process`] and must not block.
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd or epoll instance.
+    pub fn new(
+        guest_cid: u64,
+        on_guest_connect: OnGuestConnect,
+    ) -> Result<(Self, Connector), MuxError> {
+        let epoll = Epoll::new().map_err(|source| MuxError { what: "epoll instance", source })?;
+        let shared = Shared::new().map_err(|source| MuxError { what: "eventfd", source })?;
+        epoll
+            .ctl(
+                ControlOperation::Add,
+                shared.wake.as_raw_fd(),
+                EpollEvent::new(EventSet::IN, WAKE_TOKEN),
+            )
+            .map_err(|source| MuxError { what: "epoll entry", source })?;
+        let shared = Arc::new(shared);
+        let connector = Connector { shared: Arc::clone(&shared) };
+        let mux = Self {
+            guest_cid,
+            on_guest_connect,
+            shared,
+            epoll,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::new(),
+            round: VecDeque::new(),
+            replies: VecDeque::new(),
+            next_port: FIRST_EPHEMERAL_PORT,
+        };
+        Ok((mux, connector))
+    }
+
+    /// The device's configuration space: the guest's context id.
+    #[must_use]
+    pub fn config_space(&self) -> [u8; 8] {
+        self.guest_cid.to_le_bytes()
+    }
+
+    /// Does all there is to do: takes readiness of local streams and requests
+    /// of connectors, takes packets from `tx`, puts packets into `rx`. To be
+    /// called on a kick of either queue and whenever the descriptor of
+    /// [`Mux::as_raw_fd`] is readable. Queues that are not ready are left alone.
+    pub fn process<M: GuestMemory>(&mut self, mem: &M, rx: &mut Queue, tx: &mut Queue) -> Progress {
+        self.poll_host();
+        let (tx_used, tx_again) = self.drain_tx(mem, tx);
+        let (rx_used, rx_again) = self.fill_rx(mem, rx);
+        // A reply that found room may be what the TX queue waited for.
+        let unblocked = rx_used && tx_again == Again::WhenRepliesDrain;
+        Progress {
+            signal_rx: rx_used && rx.needs_notification(mem).unwrap_or(true),
+            signal_tx: tx_used && tx.needs_notification(mem).unwrap_or(true),
+            again: tx_again == Again::Now || rx_again || unblocked,
+        }
+    }
+
+    /// The guest has reset the device: ends every connection it knows of. What
+    /// the host asked for and the guest has not been told stays.
+    pub fn reset(&mut self) {
+        self.replies.clear();
+        for index in self.occupied() {
+            let slot = self.slot_mut(index);
+            if !slot.is_some_and(|connection| connection.unannounced()) {
+                self.remove(index);
+            }
+        }
+    }
+
+    fn occupied(&self) -> Vec<u32> {
+        (0_u32..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.connection.is_some())
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    // ---- the host's side ---------------------------------------------------
+
+    fn poll_host(&mut self) {
+        let mut events = [EpollEvent::default(); EVENTS_PER_WAIT];
+        loop {
+            let count = match self.epoll.wait(0, &mut events) {
+                Ok(count) => count,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+                Err(cause) => {
+                    tracing::error!(%cause, "cannot poll the local streams of the vsock device");
+                    return;
+                }
+            };
+            for event in &events[..count] {
+                self.on_host_event(event.data(), event.event_set());
+            }
+            if count < EVENTS_PER_WAIT {
+                return;
+            }
+        }
+    }
+
+    fn on_host_event(&mut self, token: u64, events: EventSet) {
+        if token == WAKE_TOKEN {
+            // Reading resets the counter; only EAGAIN can come back.
+            let _ = self.shared.wake.read();
+            for asked in self.shared.take_asked() {
+                self.open_from_host(asked.guest_port, asked.stream);
+            }
+            return;
+        }
+        let [index, generation] = split_token(token);
+        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let Some(connection) = slot.connection.as_mut() else { return };
+        if slot.generation != generation {
+            return;
+        }
+        let verdict = connection.on_stream(events);
+        self.settle(index, verdict);
+    }
+
+    fn open_from_host(&mut self, guest_port: u32, stream: UnixStream) {
+        let Some(host_port) = self.free_port(guest_port) else { return };
+        let key = Key { host_port, guest_port };
+        if let Err(cause) = self.insert(key, |stream| Connection::from_host(key, stream), stream) {
+            tracing::warn!(%cause, guest_port, "cannot open a connection to the guest");
+        }
+    }
+
+    /// A local port that makes a new tuple with `guest_port`.
+    fn free_port(&mut self, guest_port: u32) -> Option<u32> {
+        // One more attempt than there can be tuples in the way.
+        for _ in 0..=CONNECTIONS_MAX {
+            let host_port = self.next_port;
+            // u32::MAX is VMADDR_PORT_ANY.
+            self.next_port =
+                if host_port >= u32::MAX - 1 { FIRST_EPHEMERAL_PORT } else { host_port + 1 };
+            if !self.by_key.contains_key(&Key { host_port, guest_port }) {
+                return Some(host_port);
+            }
+        }
+        None
+    }
+
+    // ---- connections -------------------------------------------------------
+
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Connection> {
+        self.slots.get_mut(index as usize)?.connection.as_mut()
+    }
+
+    /// Makes a connection of a stream: watched, named, in the round.
+    fn insert(
+        &mut self,
+        key: Key,
+        make: impl FnOnce(UnixStream) -> Connection,
+        stream: UnixStream,
+    ) -> io::Result<()> {
+        let in_use = self.slots.len() - self.free.len();
+        if in_use >= CONNECTIONS_MAX {
+            return Err(io::Error::other("too many connections"));
+        }
+        stream.set_nonblocking(true)?;
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.slots.push(Slot::default());
+                u32::try_from(self.slots.len() - 1).map_err(io::Error::other)?
+            }
+        };
+        let slot = &mut self.slots[index as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        let watched = self.epoll.ctl(
+            ControlOperation::Add,
+            stream.as_raw_fd(),
+            EpollEvent::new(
+                EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED,
+                join_token(index, slot.generation),
+            ),
+        );
+        if let Err(cause) = watched {
+            self.free.push(index);
+            return Err(cause);
+        }
+        slot.connection = Some(make(stream));
+        self.by_key.insert(key, index);
+        self.count_open();
+        self.enlist(index);
+        Ok(())
+    }
+
+    fn remove(&mut self, index: u32) {
+        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let Some(connection) = slot.connection.take() else { return };
+        self.forget_key(connection.key, index);
+        self.free.push(index);
+        self.count_open();
+        // Closing the stream also removes it from the epoll instance: nothing
+        // else holds this half.
+        drop(connection);
+    }
+
+    /// Gives a tuple free, unless another connection has it by now.
+    fn forget_key(&mut self, key: Key, index: u32) {
+        if let Entry::Occupied(entry) = self.by_key.entry(key)
+            && *entry.get() == index
+        {
+            entry.remove();
+        }
+    }
+
+    fn count_open(&self) {
+        self.shared.open.store(self.slots.len() - self.free.len(), Ordering::Relaxed);
+    }
+
+    /// Puts a connection into the round if it has something to send.
+    fn enlist(&mut self, index: u32) {
+        if let Some(connection) = self.slot_mut(index)
+            && !connection.in_round
+            && connection.wants_to_send()
+        {
+            connection.in_round = true;
+            self.round.push_back(index);
+        }
+    }
+
+    /// Carries out what a connection's handler decided.
+    fn settle(&mut self, index: u32, verdict: Verdict) {
+        let Some(connection) = self.slot_mut(index) else { return };
+        let key = connection.key;
+        match verdict {
+            Verdict::Keep => self.enlist(index),
+            Verdict::Drop => self.remove(index),
+            Verdict::Reset => {
+                self.remove(index);
+                self.reply_reset(key, TYPE_STREAM);
+            }
+            Verdict::Linger { reset } => {
+                let lingers = connection.linger();
+                self.forget_key(key, index);
+                if !lingers {
+                    self.remove(index);
+                }
+                if reset {
+                    self.reply_reset(key, TYPE_STREAM);
+                }
+            }
+        }
+    }
+
+    // ---- guest to host -----------------------------------------------------
+
+    fn drain_tx<M: GuestMemory>(&mut self, mem: &M, tx: &mut Queue) -> (bool, Again) {
+        if !tx.ready() {
+            return (false, Again::No);
+        }
+        // Failures of these two only mean needless or missing suppression; a
+        // guest with such rings harms itself alone.
+        let _ = tx.disable_notification(mem);
+        let mut used = 0;
+        while used < CHAINS_PER_CALL {
+            if self.replies.len() >= REPLIES_MAX {
+                return (used > 0, Again::WhenRepliesDrain);
+            }
+            let Some(chain) = tx.pop_descriptor_chain(mem) else {
+                let more = tx.enable_notification(mem).unwrap_or(false);
+                // A ring whose index is nonsense claims to have more for ever:
+                // believe it only when it gave something.
+                return (used > 0, if more && used > 0 { Again::Now } else { Again::No });
+            };
+            let head = chain.head_index();
+            match ChainMemory::readable(mem, chain) {
+                Some(memory) => self.on_guest_packet(&memory),
+                None => tracing::debug!("a vsock packet of the guest lies outside its memory"),
+            }
+            if tx.add_used(mem, head, 0).is_err() {
+                tracing::debug!(head, "the guest's vsock TX ring is broken");
+            }
+            used += 1;
+        }
+        (true, Again::Now)
+    }
+
+    fn on_guest_packet<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>) {
+        let Some(header) = memory.read_header() else { return };
+        self.shared.packets_from_guest.fetch_add(1, Ordering::Relaxed);
+        // An answer to a forged address would go to nobody.
+        if header.src_cid != self.guest_cid || header.dst_cid != HOST_CID {
+            return;
+        }
+        let key = Key { host_port: header.dst_port, guest_port: header.src_port };
+        let payload = memory.bytes().saturating_sub(HEADER_BYTES);
+        let op = Op::from_wire(header.op);
+        let well_formed = header.kind == TYPE_STREAM
+            && (op != Some(Op::ReadWrite)
+                || usize::try_from(header.len)
+                    .is_ok_and(|len| len <= payload && len <= PACKET_MAX_BYTES));
+        let known = self.by_key.get(&key).copied();
+        match (op, known) {
+            (Some(op), Some(index)) if well_formed => {
+                if op == Op::ReadWrite {
+                    let bytes = u64::from(header.len);
+                    self.shared.bytes_from_guest.fetch_add(bytes, Ordering::Relaxed);
+                }
+                let Some(connection) = self.slot_mut(index) else { return };
+                let verdict = connection.on_packet(op, &header, memory);
+                self.settle(index, verdict);
+            }
+            (Some(Op::Request), None) if well_formed => self.open_from_guest(key, &header),
+            (Some(Op::Reset), None) => {}
+            // A packet of another type says nothing about the stream of the
+            // same tuple.
+            (_, Some(index)) if header.kind == TYPE_STREAM => self.settle(index, Verdict::Reset),
+            _ => self.reply_reset(key, header.kind),
+        }
+    }
+
+    fn open_from_guest(&mut self, key: Key, request: &Header) {
+        let Some(stream) = (self.on_guest_connect)(key.host_port) else {
+            self.reply_reset(key, TYPE_STREAM);
+            return;
+        };
+        let make = |stream| Connection::from_guest(key, stream, request);
+        if let Err(cause) = self.insert(key, make, stream) {
+            tracing::warn!(%cause, port = key.host_port, "a connection of the guest is refused");
+            self.reply_reset(key, TYPE_STREAM);
+        }
+    }
+
+    fn reply_reset(&mut self, key: Key, kind: u16) {
+        self.replies.push_back(Header {
+            kind,
+            op: Op::Reset.to_wire(),
+            ..self.addressed(key, Header::default())
+        });
+    }
+
+    fn addressed(&self, key: Key, header: Header) -> Header {
+        Header {
+            src_cid: HOST_CID,
+            dst_cid: self.guest_cid,
+            src_port: key.host_port,
+            dst_port: key.guest_port,
+            kind: TYPE_STREAM,
+            ..header
+        }
+    }
+
+    // ---- host to guest -----------------------------------------------------
+
+    fn fill_rx<M: GuestMemory>(&mut self, mem: &M, rx: &mut Queue) -> (bool, bool) {
+        if !rx.ready() {
+            return (false, false);
+        }
+        let _ = rx.disable_notification(mem);
+        let mut used = 0;
+        while !(self.replies.is_empty() && self.round.is_empty()) {
+            if used >= CHAINS_PER_CALL {
+                return (true, true);
+            }
+            let Some(chain) = rx.pop_descriptor_chain(mem) else {
+                // Starved: now, and only now, the guest has to kick.
+                let more = rx.enable_notification(mem).unwrap_or(false);
+                return (used > 0, more && used > 0);
+            };
+            let head = chain.head_index();
+            let written = match ChainMemory::writable(mem, chain) {
+                Some(memory) if memory.bytes() > HEADER_BYTES => {
+                    let Some(written) = self.next_packet(&memory) else {
+                        rx.go_to_previous_position();
+                        break;
+                    };
+                    written
+                }
+                _ => {
+                    tracing::debug!("a vsock buffer of the guest is too small or no memory");
+                    0
+                }
+            };
+            if rx.add_used(mem, head, written).is_err() {
+                tracing::debug!(head, "the guest's vsock RX ring is broken");
+            }
+            used += 1;
+        }
+        (used > 0, false)
+    }
+
+    /// Writes the next packet of whoever's turn it is. Returns its bytes, or
+    /// `None` when nobody has anything to say.
+    fn next_packet<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>) -> Option<u32> {
+        let header = self.next_header(memory)?;
+        memory.write_header(header)?;
+        self.shared.packets_to_guest.fetch_add(1, Ordering::Relaxed);
+        self.shared.bytes_to_guest.fetch_add(u64::from(header.len), Ordering::Relaxed);
+        // The payload is at most PACKET_MAX_BYTES, so the sum fits.
+        u32::try_from(HEADER_BYTES).ok()?.checked_add(header.len)
+    }
+
+    fn next_header<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>) -> Option<Header> {
+        if let Some(reply) = self.replies.pop_front() {
+            return Some(reply);
+        }
+        while let Some(index) = self.round.pop_front() {
+            let Some(connection) = self.slot_mut(index) else { continue };
+            connection.in_round = false;
+            let key = connection.key;
+            match connection.emit(memory) {
+                Emitted::Packet(header) => {
+                    self.enlist(index);
+                    return Some(self.addressed(key, header));
+                }
+                Emitted::Nothing => {}
+                Emitted::Gone => self.remove(index),
+            }
+        }
+        None
+    }
+}
+
+/// Whether the TX queue is to be looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// A kick will come.
+    No,
+    /// There is more.
+    Now,
+    /// There is more, but replies are in the way.
+    WhenRepliesDrain,
+}
+
+fn join_token(index: u32, generation: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(index)
+}
+
+fn split_token(token: u64) -> [u32; 2] {
+    let bytes = token.to_le_bytes();
+    [
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+    ]
+}
