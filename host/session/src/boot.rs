@@ -1,0 +1,116 @@
+//! From a specification to an agent that answers, under a deadline.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use machine::{Backend, Machine, MachineSpec};
+use tokio::net::UnixStream;
+use wire::{AGENT_PORT, PROTOCOL_VERSION, Reply, Request};
+
+use crate::{Hello, Incoming, Session, SessionError, connection::Connection};
+
+/// How long a guest may take to unmount and power off.
+pub(crate) const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(120);
+/// Pause between two attempts to reach an agent that does not listen yet. Small
+/// beside the boot (100 ms at best), large beside the cost of an attempt.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+/// An attempt that the guest's driver swallowed while it came up is given up
+/// after this long.
+const ATTEMPT_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// How to wait for the agent.
+#[derive(Debug, Clone)]
+pub struct BootOptions {
+    /// How long the guest has until its hello.
+    pub deadline: Duration,
+    /// The guest's host name.
+    pub hostname: String,
+}
+
+impl Default for BootOptions {
+    fn default() -> Self {
+        // TCG on a loaded machine was seen to take 8 s; ten times that is an
+        // error and not a slow machine.
+        Self { deadline: Duration::from_secs(90), hostname: "vbuild".into() }
+    }
+}
+
+/// Starts a machine and waits for its agent.
+///
+/// # Errors
+/// What the backend says, a guest that ends or stays silent (with the end of
+/// its console), or an agent of another version.
+pub async fn boot(
+    backend: &dyn Backend,
+    spec: MachineSpec,
+    options: &BootOptions,
+) -> Result<Session, SessionError> {
+    let started = Instant::now();
+    let machine: Arc<dyn Machine> = Arc::from(backend.start(spec).await?);
+    let outcome = tokio::select! {
+        session = reach_agent(&machine, started, options) => session,
+        reason = machine.wait() => Err(SessionError::Lost {
+            reason,
+            console_tail: machine.console_tail(),
+        }),
+        () = tokio::time::sleep(options.deadline) => Err(SessionError::BootTimeout {
+            seconds: options.deadline.as_secs(),
+            console_tail: machine.console_tail(),
+        }),
+    };
+    if outcome.is_err() {
+        machine.kill().await;
+    }
+    outcome
+}
+
+async fn reach_agent(
+    machine: &Arc<dyn Machine>,
+    started: Instant,
+    options: &BootOptions,
+) -> Result<Session, SessionError> {
+    loop {
+        match tokio::time::timeout(ATTEMPT_DEADLINE, attempt(machine, started, options)).await {
+            Ok(Ok(Some(session))) => return Ok(session),
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(None)) | Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+        }
+    }
+}
+
+/// One attempt; `None` when nobody listens yet.
+async fn attempt(
+    machine: &Arc<dyn Machine>,
+    started: Instant,
+    options: &BootOptions,
+) -> Result<Option<Session>, SessionError> {
+    let socket = machine.connect(AGENT_PORT).await?;
+    let io = |source| SessionError::Io { action: "connect to the guest agent".into(), source };
+    socket.set_nonblocking(true).map_err(io)?;
+    let socket = UnixStream::from_std(socket).map_err(io)?;
+    let connection = Arc::new(Connection::new(socket, Arc::clone(machine)));
+    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let hello = Request::Hello {
+        version: PROTOCOL_VERSION,
+        clock_unix_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
+        hostname: options.hostname.clone(),
+    };
+    let Some(mut stream) = connection.try_open(&hello).await? else { return Ok(None) };
+    match stream.try_next().await {
+        None => Ok(None),
+        Some(Incoming::Reply(Reply::Hello { version, kernel, uptime_us, .. })) => {
+            if version != PROTOCOL_VERSION {
+                return Err(SessionError::Version { agent: version, host: PROTOCOL_VERSION });
+            }
+            let hello = Arc::new(Hello { kernel, uptime_us, boot: started.elapsed() });
+            drop(stream);
+            Ok(Some(Session { connection, machine: Arc::clone(machine), hello }))
+        }
+        Some(Incoming::Reply(Reply::Failed(failure))) => Err(SessionError::Guest(failure)),
+        Some(other) => Err(SessionError::Frame(wire::FrameError::Protocol(format!(
+            "{other:?} in answer to the hello"
+        )))),
+    }
+}

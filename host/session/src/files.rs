@@ -1,0 +1,243 @@
+//! Files and trees, in and out of the guest.
+
+use std::io::{Read, Write};
+
+use tokio::{io::AsyncReadExt, sync::mpsc};
+use wire::{Channel, DATA_MAX_BYTES, Reply, Request};
+
+use crate::{
+    Incoming, Session, SessionError,
+    connection::{DataSender, Stream},
+};
+
+/// Chunks that wait between an async side and a blocking one.
+const PIPE_CHUNKS: usize = 16;
+
+impl Session {
+    /// Writes one file of the guest; see [`Request::PutFile`].
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when the guest cannot write it.
+    pub async fn put_file(
+        &self,
+        root: &str,
+        path: &str,
+        mode: u32,
+        content: &[u8],
+    ) -> Result<(), SessionError> {
+        let request =
+            Request::PutFile { root: root.to_owned(), path: path.to_owned(), mode, uid: 0, gid: 0 };
+        let stream = self.connection.open(&request).await?;
+        let sender = stream.sender();
+        if sender.send(content).await {
+            sender.end().await;
+        }
+        finish(stream).await
+    }
+
+    /// Reads one file of the guest, at most `max_bytes` of it.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when it is missing or larger.
+    pub async fn get_file(
+        &self,
+        root: &str,
+        path: &str,
+        max_bytes: u64,
+    ) -> Result<Vec<u8>, SessionError> {
+        let request = Request::GetFile { root: root.to_owned(), path: path.to_owned(), max_bytes };
+        let mut stream = self.connection.open(&request).await?;
+        let mut content = Vec::new();
+        loop {
+            match stream.next().await? {
+                Incoming::Data(_, bytes) => {
+                    content.extend_from_slice(&bytes);
+                    if content.len() as u64 > max_bytes {
+                        return Err(SessionError::Frame(wire::FrameError::Protocol(format!(
+                            "`{path}` grew over {max_bytes} bytes"
+                        ))));
+                    }
+                }
+                Incoming::Reply(Reply::Done {}) => return Ok(content),
+                Incoming::Reply(Reply::Failed(failure)) => {
+                    return Err(SessionError::Guest(failure));
+                }
+                Incoming::Reply(other) => return Err(SessionError::unexpected(&other)),
+                Incoming::End(_) => {}
+            }
+        }
+    }
+
+    /// Unpacks a tar stream in the guest; see [`Request::PutTar`]. `archive`
+    /// writes the stream on a blocking thread; what it returns is passed on.
+    ///
+    /// # Errors
+    /// The error of `archive`, or of the guest when it cannot unpack.
+    pub async fn put_tar<F>(&self, root: &str, path: &str, archive: F) -> Result<(), SessionError>
+    where
+        F: FnOnce(&mut dyn Write) -> std::io::Result<()> + Send + 'static,
+    {
+        let request = Request::PutTar { root: root.to_owned(), path: path.to_owned() };
+        let stream = self.connection.open(&request).await?;
+        let sender = stream.sender();
+        let written = feed(sender, archive).await;
+        match written {
+            Ok(()) => finish(stream).await,
+            // The guest's own word is the better error when it gave up first.
+            Err(source) if source.kind() == std::io::ErrorKind::BrokenPipe => finish(stream).await,
+            Err(source) => Err(SessionError::Io { action: format!("upload to `{path}`"), source }),
+        }
+    }
+
+    /// Writes bytes to a disk of the guest.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when the guest cannot write.
+    pub async fn write_block(
+        &self,
+        device: &str,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), SessionError> {
+        let request = Request::BlockWrite { device: device.to_owned(), offset };
+        let stream = self.connection.open(&request).await?;
+        let sender = stream.sender();
+        if sender.send(bytes).await {
+            sender.end().await;
+        }
+        finish(stream).await
+    }
+
+    /// Packs a tree of the guest as a tar stream; see [`Request::GetTar`].
+    ///
+    /// # Errors
+    /// When the guest is gone; errors of packing come out of the reader.
+    pub async fn get_tar(
+        &self,
+        root: &str,
+        path: &str,
+        exclude: Vec<String>,
+        one_file_system: bool,
+    ) -> Result<TarDownload, SessionError> {
+        let request = Request::GetTar {
+            root: root.to_owned(),
+            path: path.to_owned(),
+            exclude,
+            one_file_system,
+        };
+        let mut stream = self.connection.open(&request).await?;
+        let (sender, chunks) = mpsc::channel(PIPE_CHUNKS);
+        tokio::spawn(async move {
+            loop {
+                let item = match stream.next().await {
+                    Ok(Incoming::Data(Channel::Main, bytes)) => Ok(bytes),
+                    Ok(Incoming::Data(..) | Incoming::End(_)) => continue,
+                    Ok(Incoming::Reply(Reply::Done {})) => return,
+                    Ok(Incoming::Reply(Reply::Failed(failure))) => {
+                        Err(SessionError::Guest(failure))
+                    }
+                    Ok(Incoming::Reply(other)) => Err(SessionError::unexpected(&other)),
+                    Err(error) => Err(error),
+                };
+                let over = item.is_err();
+                if sender.send(item).await.is_err() || over {
+                    return;
+                }
+            }
+        });
+        Ok(TarDownload { chunks, current: Vec::new(), position: 0 })
+    }
+}
+
+/// Waits for the final reply of a stream whose data is sent.
+async fn finish(mut stream: Stream) -> Result<(), SessionError> {
+    loop {
+        match stream.next().await? {
+            Incoming::Reply(Reply::Done {}) => return Ok(()),
+            Incoming::Reply(Reply::Failed(failure)) => return Err(SessionError::Guest(failure)),
+            Incoming::Reply(other) => return Err(SessionError::unexpected(&other)),
+            Incoming::Data(..) | Incoming::End(_) => {}
+        }
+    }
+}
+
+/// Runs a blocking writer and sends what it writes.
+async fn feed<F>(sender: DataSender, archive: F) -> std::io::Result<()>
+where
+    F: FnOnce(&mut dyn Write) -> std::io::Result<()> + Send + 'static,
+{
+    let (mut near, far) = tokio::io::duplex(4 * DATA_MAX_BYTES);
+    let handle = tokio::runtime::Handle::current();
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut pipe = tokio_bridge::SyncWriter { inner: far, handle };
+        archive(&mut pipe)
+    });
+    let mut buffer = vec![0; DATA_MAX_BYTES];
+    loop {
+        let count = near.read(&mut buffer).await?;
+        if count == 0 {
+            break;
+        }
+        if !sender.send(&buffer[..count]).await {
+            drop(near);
+            let _ = writer.await;
+            return Err(std::io::ErrorKind::BrokenPipe.into());
+        }
+    }
+    let written = writer.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+    // Only a complete archive is ended; a broken one leaves the guest waiting
+    // for the rest until the stream is dropped with the session.
+    if written.is_ok() {
+        sender.end().await;
+    }
+    written
+}
+
+/// The smallest bridge from a blocking writer to an async pipe.
+mod tokio_bridge {
+    use std::io::{self, Write};
+
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+
+    pub(super) struct SyncWriter {
+        pub(super) inner: DuplexStream,
+        pub(super) handle: tokio::runtime::Handle,
+    }
+
+    impl Write for SyncWriter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.handle.block_on(self.inner.write(bytes))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}
+
+/// A tar stream from the guest. `Read` blocks: use it on a blocking thread.
+#[derive(Debug)]
+pub struct TarDownload {
+    chunks: mpsc::Receiver<Result<Vec<u8>, SessionError>>,
+    current: Vec<u8>,
+    position: usize,
+}
+
+impl Read for TarDownload {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.position == self.current.len() {
+            match self.chunks.blocking_recv() {
+                None => return Ok(0),
+                Some(Ok(chunk)) => {
+                    self.current = chunk;
+                    self.position = 0;
+                }
+                Some(Err(error)) => return Err(std::io::Error::other(error)),
+            }
+        }
+        let count = buffer.len().min(self.current.len() - self.position);
+        buffer[..count].copy_from_slice(&self.current[self.position..self.position + count]);
+        self.position += count;
+        Ok(count)
+    }
+}
