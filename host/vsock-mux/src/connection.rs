@@ -131,6 +131,8 @@ pub(crate) struct Connection {
     readable: bool,
     /// The local stream takes bytes, as far as we know.
     writable: bool,
+    /// The other half of the local stream sends no more; bytes may be left.
+    at_end: bool,
     /// The other half of the local stream is closed for both directions.
     hung_up: bool,
 
@@ -188,6 +190,7 @@ impl Connection {
             waiting: Waiting::default(),
             readable: false,
             writable: true,
+            at_end: false,
             hung_up: false,
             host_done_sending: false,
             host_done_receiving: false,
@@ -279,6 +282,9 @@ impl Connection {
         let ended = EventSet::HANG_UP | EventSet::ERROR;
         if events.intersects(EventSet::IN | EventSet::READ_HANG_UP | ended) {
             self.readable = true;
+        }
+        if events.intersects(EventSet::READ_HANG_UP | ended) {
+            self.at_end = true;
         }
         if events.intersects(EventSet::HANG_UP) {
             self.hung_up = true;
@@ -375,7 +381,7 @@ impl Connection {
             Ok(count) => {
                 // A short read means that the stream is empty, and the next byte
                 // or end of file is a new event; not so if the end came already.
-                if count < wanted && !self.hung_up {
+                if count < wanted && !self.at_end {
                     self.readable = false;
                 }
                 u32::try_from(count).ok()

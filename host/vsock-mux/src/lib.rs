@@ -36,6 +36,8 @@ mod connection;
 mod connector;
 mod mux;
 mod packet;
+#[cfg(test)]
+mod tests;
 
 pub use connector::{ConnectError, Connector, Stats};
 pub use mux::{Mux, MuxError, Progress};
