@@ -75,10 +75,7 @@ impl Ring {
         &self,
         mem: &GuestMemoryMmap,
         index: u16,
-        address: u64,
-        len: u32,
-        flags: u16,
-        next: u16,
+        (address, len, flags, next): (u64, u32, u16, u16),
     ) {
         let raw = RawDescriptor::from(Descriptor::new(address, len, flags, next));
         mem.write_obj(raw, GuestAddress(self.base + 16 * u64::from(index))).unwrap();
@@ -170,7 +167,7 @@ impl Guest {
     /// Offers one receive buffer of a page, header and payload in one.
     pub(super) fn give_buffer(&mut self, index: u16) {
         let address = RX_BUFFERS + RX_STRIDE * u64::from(index);
-        self.rx.describe(&self.mem, index, address, 4096, WRITE, 0);
+        self.rx.describe(&self.mem, index, (address, 4096, WRITE, 0));
         self.rx.offer(&self.mem, index);
     }
 
@@ -197,13 +194,13 @@ impl Guest {
         self.mem.write_slice(&header.to_bytes(), GuestAddress(at)).unwrap();
         let header_len = u32::try_from(HEADER_BYTES).unwrap();
         if payload.is_empty() {
-            self.tx.describe(&self.mem, head, at, header_len, 0, 0);
+            self.tx.describe(&self.mem, head, (at, header_len, 0, 0));
         } else {
             let data = at + 0x1000;
             self.mem.write_slice(payload, GuestAddress(data)).unwrap();
-            self.tx.describe(&self.mem, head, at, header_len, NEXT, head + 1);
+            self.tx.describe(&self.mem, head, (at, header_len, NEXT, head + 1));
             let len = u32::try_from(payload.len()).unwrap();
-            self.tx.describe(&self.mem, head + 1, data, len, 0, 0);
+            self.tx.describe(&self.mem, head + 1, (data, len, 0, 0));
         }
         self.tx.offer(&self.mem, head);
     }

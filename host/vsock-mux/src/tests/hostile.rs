@@ -10,15 +10,15 @@ use crate::packet::{Header, Op};
 #[test]
 fn chains_that_loop_or_leave_memory_are_given_back() {
     let mut guest = Guest::new();
-    guest.tx.describe(&guest.mem, 0, 0x20_0000, 44, NEXT, 1);
-    guest.tx.describe(&guest.mem, 1, 0x20_0000, 44, NEXT, 0);
+    guest.tx.describe(&guest.mem, 0, (0x20_0000, 44, NEXT, 1));
+    guest.tx.describe(&guest.mem, 1, (0x20_0000, 44, NEXT, 0));
     guest.tx.offer(&guest.mem, 0);
-    guest.tx.describe(&guest.mem, 2, u64::MAX - 8, 44, 0, 0);
+    guest.tx.describe(&guest.mem, 2, (u64::MAX - 8, 44, 0, 0));
     guest.tx.offer(&guest.mem, 2);
-    guest.tx.describe(&guest.mem, 3, 0xff_fff0, 44, 0, 0);
+    guest.tx.describe(&guest.mem, 3, (0xff_fff0, 44, 0, 0));
     guest.tx.offer(&guest.mem, 3);
     guest.tx.offer(&guest.mem, 60_000);
-    guest.tx.describe(&guest.mem, 4, 0x20_0000, 10, 0, 0);
+    guest.tx.describe(&guest.mem, 4, (0x20_0000, 10, 0, 0));
     guest.tx.offer(&guest.mem, 4);
     let progress = guest.run();
     assert!(progress.signal_tx);
@@ -37,7 +37,7 @@ fn an_indirect_table_of_thousands_is_refused() {
         guest.mem.write_obj(raw, GuestAddress(table + 16 * u64::from(index))).unwrap();
     }
     // VRING_DESC_F_INDIRECT
-    guest.tx.describe(&guest.mem, 0, table, 4000 * 16, 4, 0);
+    guest.tx.describe(&guest.mem, 0, (table, 4000 * 16, 4, 0));
     guest.tx.offer(&guest.mem, 0);
     guest.run();
     assert_eq!(guest.receive_ops(), []);
@@ -55,9 +55,9 @@ fn a_ring_index_out_of_range_does_not_spin() {
 #[test]
 fn receive_buffers_too_small_for_a_byte_are_given_back() {
     let mut guest = Guest::without_buffers();
-    guest.rx.describe(&guest.mem, 0, 0x10_0000, 44, WRITE, 0);
+    guest.rx.describe(&guest.mem, 0, (0x10_0000, 44, WRITE, 0));
     guest.rx.offer(&guest.mem, 0);
-    guest.rx.describe(&guest.mem, 1, 0x10_0000, 4096, 0, 0);
+    guest.rx.describe(&guest.mem, 1, (0x10_0000, 4096, 0, 0));
     guest.rx.offer(&guest.mem, 1);
     guest.say(Op::ReadWrite, 0);
     guest.give_buffer(2);
@@ -158,10 +158,10 @@ proptest! {
             guest.mem.write_slice(&header.to_bytes(), at).unwrap();
         }
         for (index, d) in (0_u16..).zip(&rx) {
-            guest.rx.describe(&guest.mem, index, d.address, d.len, d.flags, d.next);
+            guest.rx.describe(&guest.mem, index, (d.address, d.len, d.flags, d.next));
         }
         for (index, d) in (0_u16..).zip(&tx) {
-            guest.tx.describe(&guest.mem, index, d.address, d.len, d.flags, d.next);
+            guest.tx.describe(&guest.mem, index, (d.address, d.len, d.flags, d.next));
         }
         for (to_rx, head) in offers {
             let ring = if to_rx { &mut guest.rx } else { &mut guest.tx };
