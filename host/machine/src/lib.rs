@@ -115,8 +115,7 @@ pub trait Machine: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// When the drive is unknown or the layer cannot be created.
-    async fn push_layer(&self, drive: &DriveSerial, new_layer: &Path)
-    -> Result<(), MachineError>;
+    async fn push_layer(&self, drive: &DriveSerial, new_layer: &Path) -> Result<(), MachineError>;
 
     /// Numbers for benchmarks and `--debug`: name and value, such as
     /// `("exits_mmio", 1234)` or `("rss_kib", 70000)`.

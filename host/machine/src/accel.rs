@@ -1,1 +1,0 @@
-//! Which accelerator to use, and why: the probe of `/dev/kvm`.

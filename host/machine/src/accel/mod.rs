@@ -1,0 +1,316 @@
+//! Which accelerator to use, and why.
+//!
+//! The probe itself runs guest code and so lives with the own VMM; here are its
+//! report as data, the decision as a pure function of it, and the cache of the
+//! report. `vbuild doctor` prints the report, a build prints the decision's one
+//! line.
+
+mod cache;
+
+pub use cache::{CacheKey, ProbeCache};
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// What the user asked for with `--accel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Accel {
+    /// KVM where it works, TCG elsewhere.
+    #[default]
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// QEMU's emulation, even where KVM works.
+    Tcg,
+}
+
+impl Accel {
+    /// All of them, in the order of the manual.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Kvm, Self::Tcg];
+
+    /// The word on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+impl fmt::Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that is no accelerator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no accelerator: use `auto`, `kvm` or `tcg`")]
+pub struct UnknownAccel(pub String);
+
+impl FromStr for Accel {
+    type Err = UnknownAccel;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|accel| accel.as_str() == word)
+            .ok_or_else(|| UnknownAccel(word.to_owned()))
+    }
+}
+
+/// How one check of the probe went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It passed.
+    Passed,
+    /// It failed; KVM cannot be used.
+    Failed,
+    /// It was not tried because an earlier one failed.
+    Skipped,
+}
+
+/// One check of the probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// What was checked, such as `capabilities`.
+    pub name: String,
+    /// How it went.
+    pub outcome: Outcome,
+    /// What was measured, or why it failed: a fragment without a full stop.
+    pub detail: Option<String>,
+    /// What the user can do about a failure.
+    pub hint: Option<String>,
+}
+
+/// What the probe of `/dev/kvm` found, in the order in which it looked.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeReport {
+    /// The checks.
+    pub checks: Vec<Check>,
+}
+
+impl ProbeReport {
+    /// Whether guests run on this KVM.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if let Some(check) = self.checks.iter().find(|check| check.outcome == Outcome::Failed) {
+            return Verdict::Unusable {
+                check: check.name.clone(),
+                reason: check.detail.clone().unwrap_or_else(|| "failed".to_owned()),
+                hint: check.hint.clone(),
+            };
+        }
+        if self.checks.iter().any(|check| check.outcome == Outcome::Passed) {
+            return Verdict::Usable;
+        }
+        Verdict::Unusable {
+            check: "probe".to_owned(),
+            reason: "nothing was checked".to_owned(),
+            hint: None,
+        }
+    }
+}
+
+/// The sum of a [`ProbeReport`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every check passed.
+    Usable,
+    /// This check was the first to fail.
+    Unusable {
+        /// Its name.
+        check: String,
+        /// Its detail.
+        reason: String,
+        /// Its hint.
+        hint: Option<String>,
+    },
+}
+
+/// Whether QEMU is there for emulation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Emulator {
+    /// It is; the version as QEMU prints it, such as `10.0.2`.
+    Present {
+        /// Its version.
+        version: String,
+    },
+    /// It is missing or unusable, and why.
+    Absent {
+        /// Why: a fragment without a full stop.
+        reason: String,
+    },
+}
+
+/// What runs the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Chosen {
+    /// The own VMM on KVM.
+    Microvm,
+    /// QEMU, emulating.
+    QemuTcg,
+}
+
+/// A choice and the one line that explains it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// What runs the machine.
+    pub chosen: Chosen,
+    /// Why, as a fragment to follow `accelerator: `.
+    pub reason: String,
+    /// What the user can do to get something faster.
+    pub hint: Option<String>,
+}
+
+/// Nothing can run a machine as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct NoAccelerator {
+    /// What is missing and why.
+    pub message: String,
+    /// What the user can do about it.
+    pub hint: Option<String>,
+}
+
+/// Where QEMU comes from, for hints.
+const INSTALL_QEMU: &str = "install QEMU (the package `qemu-system-x86`)";
+
+/// Chooses what runs the machine. `report` may be a stand-in where the answer
+/// cannot depend on it: with [`Accel::Tcg`] it is not looked at.
+///
+/// # Errors
+/// When what was asked for, or anything at all, cannot run here.
+pub fn decide(
+    asked: Accel,
+    report: &ProbeReport,
+    emulator: &Emulator,
+) -> Result<Choice, NoAccelerator> {
+    match asked {
+        Accel::Tcg => emulate(emulator, "`--accel tcg` was given".to_owned(), None),
+        Accel::Kvm | Accel::Auto => match report.verdict() {
+            Verdict::Usable => Ok(Choice {
+                chosen: Chosen::Microvm,
+                reason: "KVM, which passed every check".to_owned(),
+                hint: None,
+            }),
+            Verdict::Unusable { check, reason, hint } if asked == Accel::Kvm => {
+                Err(NoAccelerator {
+                    message: format!("KVM cannot be used: {check}: {reason}"),
+                    hint: hint.or_else(|| {
+                        Some("use `--accel tcg`; `vbuild doctor` shows every check".to_owned())
+                    }),
+                })
+            }
+            Verdict::Unusable { check, reason, hint } => {
+                emulate(emulator, format!("KVM cannot be used: {check}: {reason}"), hint)
+            }
+        },
+    }
+}
+
+/// Chooses emulation, if QEMU is there for it.
+fn emulate(
+    emulator: &Emulator,
+    because: String,
+    hint: Option<String>,
+) -> Result<Choice, NoAccelerator> {
+    match emulator {
+        Emulator::Present { version } => Ok(Choice {
+            chosen: Chosen::QemuTcg,
+            reason: format!("TCG of QEMU {version}, as {because}"),
+            hint,
+        }),
+        Emulator::Absent { reason } => Err(NoAccelerator {
+            message: format!("nothing can run a virtual machine: {because}; QEMU: {reason}"),
+            hint: Some(match hint {
+                Some(hint) => format!("{hint}; or {INSTALL_QEMU}"),
+                None => INSTALL_QEMU.to_owned(),
+            }),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, outcome: Outcome, detail: Option<&str>, hint: Option<&str>) -> Check {
+        Check {
+            name: name.to_owned(),
+            outcome,
+            detail: detail.map(str::to_owned),
+            hint: hint.map(str::to_owned),
+        }
+    }
+
+    fn good() -> ProbeReport {
+        ProbeReport { checks: vec![check("open", Outcome::Passed, None, None)] }
+    }
+
+    fn bad() -> ProbeReport {
+        ProbeReport {
+            checks: vec![
+                check("open", Outcome::Failed, Some("permission denied"), Some("join `kvm`")),
+                check("speed", Outcome::Skipped, None, None),
+            ],
+        }
+    }
+
+    fn qemu() -> Emulator {
+        Emulator::Present { version: "10.0.2".to_owned() }
+    }
+
+    fn no_qemu() -> Emulator {
+        Emulator::Absent { reason: "`qemu-system-x86_64` is not in the path".to_owned() }
+    }
+
+    #[test]
+    fn words() {
+        for accel in Accel::ALL {
+            assert_eq!(accel.as_str().parse(), Ok(accel));
+        }
+        assert_eq!("KVM".parse::<Accel>(), Err(UnknownAccel("KVM".to_owned())));
+    }
+
+    #[test]
+    fn auto_takes_kvm_and_falls_back_with_the_reason() {
+        assert_eq!(decide(Accel::Auto, &good(), &no_qemu()).unwrap().chosen, Chosen::Microvm);
+        let choice = decide(Accel::Auto, &bad(), &qemu()).unwrap();
+        assert_eq!(choice.chosen, Chosen::QemuTcg);
+        assert_eq!(
+            choice.reason,
+            "TCG of QEMU 10.0.2, as KVM cannot be used: open: permission denied"
+        );
+        assert_eq!(choice.hint.as_deref(), Some("join `kvm`"));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_not_replaced() {
+        let refused = decide(Accel::Kvm, &bad(), &qemu()).unwrap_err();
+        assert_eq!(refused.to_string(), "KVM cannot be used: open: permission denied");
+        assert_eq!(decide(Accel::Tcg, &good(), &qemu()).unwrap().chosen, Chosen::QemuTcg);
+        assert!(decide(Accel::Tcg, &good(), &no_qemu()).is_err());
+    }
+
+    #[test]
+    fn neither_names_both_reasons() {
+        let nothing = decide(Accel::Auto, &bad(), &no_qemu()).unwrap_err();
+        assert!(nothing.message.contains("permission denied"), "{nothing}");
+        assert!(nothing.message.contains("not in the path"), "{nothing}");
+        let hint = nothing.hint.unwrap();
+        assert!(hint.contains("join `kvm`") && hint.contains("qemu-system-x86"), "{hint}");
+    }
+
+    #[test]
+    fn an_empty_report_is_no_pass() {
+        assert!(matches!(ProbeReport::default().verdict(), Verdict::Unusable { .. }));
+        assert!(matches!(bad().verdict(), Verdict::Unusable { check, .. } if check == "open"));
+    }
+}
