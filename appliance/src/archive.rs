@@ -1,0 +1,138 @@
+//! The state of a release on its mirror: verified Release files and the package
+//! index they vouch for.
+
+use std::{
+    fs::File,
+    io::{self, BufReader},
+    path::Path,
+};
+
+use liblzma::read::XzDecoder;
+
+use crate::{
+    fetch::{self, FetchError, Item, Progress},
+    http::Client,
+    index::{Index, Package},
+    mirror::{Mirror, Suite},
+    release::{Expiry, Release, ReleaseError},
+};
+
+/// The only architecture there is a machine for.
+pub const ARCHITECTURE: &str = "amd64";
+/// What Debian itself ships is enough; firmware and non-free tools are of no
+/// use in a virtual machine.
+const COMPONENT: &str = "main";
+
+/// Why the state of the archive is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// Something could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A Release file is not to be believed.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// A suite has no index for the architecture.
+    #[error("the release file of `{suite}` lists no `{path}`")]
+    NoIndex {
+        /// The suite.
+        suite: String,
+        /// The missing file.
+        path: String,
+    },
+    /// An index that has the right digest cannot be read.
+    #[error("cannot read the package index of `{suite}`")]
+    BadIndex {
+        /// The suite.
+        suite: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A release as its mirror has it now.
+#[derive(Debug)]
+pub struct Archive {
+    /// The suites, in the order in which packages refer to them.
+    pub suites: Vec<Suite>,
+    /// All packages.
+    pub index: Index,
+    /// The `Date` of each suite's Release file.
+    pub dates: Vec<String>,
+    /// Oddities that do not forbid a build.
+    pub warnings: Vec<String>,
+}
+
+/// What the loading of an archive needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// The mirror.
+    pub mirror: &'a Mirror,
+    /// The release's code name.
+    pub release: &'a str,
+    /// Whether Release files may be past their date.
+    pub expiry: Expiry,
+    /// Seconds since the epoch.
+    pub now: u64,
+}
+
+impl Archive {
+    /// Fetches and verifies what describes the release.
+    ///
+    /// # Errors
+    /// When the mirror cannot be reached, serves what Debian did not sign, or
+    /// an index cannot be read.
+    pub fn load(
+        client: &Client,
+        source: Source<'_>,
+        dir: &Path,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<Self, ArchiveError> {
+        let suites = source.mirror.suites(source.release);
+        let path = format!("{COMPONENT}/binary-{ARCHITECTURE}/Packages.xz");
+        let (mut items, mut dates, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        for suite in &suites {
+            let base = format!("{}/dists/{}", suite.archive, suite.name);
+            let message = client.text(&format!("{base}/InRelease"))?;
+            let release =
+                Release::verify(&message, &suite.name, suite.role, source.expiry, source.now)?;
+            let listed = release.file(&path).ok_or_else(|| ArchiveError::NoIndex {
+                suite: suite.name.clone(),
+                path: path.clone(),
+            })?;
+            let mut urls = vec![format!("{base}/{path}")];
+            if release.by_hash {
+                let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                urls.insert(0, format!("{base}/{folder}/by-hash/SHA256/{}", listed.sha256));
+            }
+            items.push(Item { urls, sha256: listed.sha256.clone(), size: listed.size });
+            dates.push(release.date);
+            warnings.extend(release.warning);
+        }
+        fetch::fetch_all(client, dir, &items, tell)?;
+        let mut index = Index::default();
+        for (number, (suite, item)) in suites.iter().zip(&items).enumerate() {
+            read_index(&mut index, &fetch::path_of(dir, &item.sha256), number)
+                .map_err(|source| ArchiveError::BadIndex { suite: suite.name.clone(), source })?;
+        }
+        index.finish();
+        Ok(Self { suites, index, dates, warnings })
+    }
+
+    /// Where a package is to be fetched from.
+    #[must_use]
+    pub fn item(&self, package: &Package) -> Item {
+        let archive = self.suites.get(package.archive).map_or("", |suite| suite.archive.as_str());
+        Item {
+            urls: vec![format!("{archive}/{}", package.filename)],
+            sha256: package.sha256.clone(),
+            size: package.size,
+        }
+    }
+}
+
+fn read_index(index: &mut Index, path: &Path, archive: usize) -> io::Result<()> {
+    let file = BufReader::new(File::open(path)?);
+    index.add(BufReader::with_capacity(256 << 10, XzDecoder::new_multi_decoder(file)), archive)
+}
