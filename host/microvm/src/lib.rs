@@ -15,6 +15,10 @@
 
 pub mod probe;
 
+mod acpi;
+mod boot;
+mod counters;
+mod devices;
 mod kick;
 mod layout;
 mod long_mode;

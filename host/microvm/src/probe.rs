@@ -10,7 +10,7 @@
 mod guest;
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     os::fd::{FromRawFd, IntoRawFd},
     os::unix::fs::MetadataExt,
     path::Path,
@@ -25,6 +25,7 @@ use std::{
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
+use machine::accel::{Check, Outcome, ProbeReport};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::{
@@ -66,68 +67,6 @@ const CAPABILITIES: [(&str, Cap); 7] = [
     ("KVM_CAP_TSC_DEADLINE_TIMER", Cap::TscDeadlineTimer),
 ];
 
-/// How one check went.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It passed; a measured value where there is one.
-    Passed(Option<String>),
-    /// It failed: what happened, and what the user can do about it.
-    Failed {
-        /// What happened.
-        reason: String,
-        /// What the user can do about it.
-        hint: Option<String>,
-    },
-    /// It was not tried because an earlier one failed.
-    Skipped,
-}
-
-/// One line of the report.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// What was checked.
-    pub name: String,
-    /// How it went.
-    pub outcome: Outcome,
-}
-
-/// Everything the probe found, in the order in which it looked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    /// The checks; nothing after a failed one was run.
-    pub checks: Vec<Check>,
-    /// How long the whole probe took.
-    pub duration: Duration,
-}
-
-impl Report {
-    /// Whether a guest can be run here.
-    #[must_use]
-    pub fn usable(&self) -> bool {
-        self.failure().is_none()
-    }
-
-    /// The check that failed, with its reason and hint.
-    #[must_use]
-    pub fn failure(&self) -> Option<(&str, &str, Option<&str>)> {
-        self.checks.iter().find_map(|check| match &check.outcome {
-            Outcome::Failed { reason, hint } => {
-                Some((check.name.as_str(), reason.as_str(), hint.as_deref()))
-            }
-            Outcome::Passed(_) | Outcome::Skipped => None,
-        })
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.failure() {
-            None => write!(f, "KVM works ({:.1} ms)", self.duration.as_secs_f64() * 1e3),
-            Some((name, reason, _)) => write!(f, "{name}: {reason}"),
-        }
-    }
-}
-
 struct Failure {
     reason: String,
     hint: Option<String>,
@@ -152,16 +91,21 @@ impl Checks {
         name: &str,
         check: impl FnOnce() -> Result<(T, Option<String>), Failure>,
     ) -> Option<T> {
-        let (value, outcome) = match check() {
-            Ok((value, detail)) => (Some(value), Outcome::Passed(detail)),
-            Err(Failure { reason, hint }) => (None, Outcome::Failed { reason, hint }),
+        let (value, outcome, detail, hint) = match check() {
+            Ok((value, detail)) => (Some(value), Outcome::Passed, detail, None),
+            Err(Failure { reason, hint }) => (None, Outcome::Failed, Some(reason), hint),
         };
-        self.0.push(Check { name: name.to_owned(), outcome });
+        self.0.push(Check { name: name.to_owned(), outcome, detail, hint });
         value
     }
 
     fn skip(&mut self, names: &[&str]) {
-        let skipped = |name: &&str| Check { name: (*name).to_owned(), outcome: Outcome::Skipped };
+        let skipped = |name: &&str| Check {
+            name: (*name).to_owned(),
+            outcome: Outcome::Skipped,
+            detail: None,
+            hint: None,
+        };
         self.0.extend(names.iter().map(skipped));
     }
 }
@@ -174,11 +118,10 @@ const SPEED: &str = "speed";
 
 /// Probes the KVM device at this path, `/dev/kvm` in earnest.
 #[must_use]
-pub fn probe(device: &Path) -> Report {
-    let started = Instant::now();
+pub fn probe(device: &Path) -> ProbeReport {
     let mut checks = Checks(Vec::new());
     probe_in_order(device, &mut checks);
-    Report { checks: checks.0, duration: started.elapsed() }
+    ProbeReport { checks: checks.0 }
 }
 
 fn probe_in_order(device: &Path, checks: &mut Checks) {
@@ -442,11 +385,15 @@ fn run_speed(kvm: &Kvm, stop: &Stop) -> RunResult {
 
 #[cfg(test)]
 mod tests {
+    use machine::accel::Verdict;
+
     use super::*;
 
-    fn failure_of(report: &Report) -> (String, String, Option<String>) {
-        let (name, reason, hint) = report.failure().expect("fails");
-        (name.to_owned(), reason.to_owned(), hint.map(str::to_owned))
+    fn failure_of(report: &ProbeReport) -> (String, String, Option<String>) {
+        match report.verdict() {
+            Verdict::Usable => panic!("usable: {report:?}"),
+            Verdict::Unusable { check, reason, hint } => (check, reason, hint),
+        }
     }
 
     #[test]
@@ -491,8 +438,10 @@ mod tests {
             return;
         }
         let report = probe(device);
-        println!("{report}\n{report:#?}");
-        if let Some((RUN, reason, _)) = report.failure() {
+        println!("{report:#?}");
+        if let Verdict::Unusable { check, reason, .. } = report.verdict()
+            && check == RUN
+        {
             assert!(reason.contains("rip") || reason.contains("did not finish"), "{reason}");
         }
     }

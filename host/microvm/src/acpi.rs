@@ -1,0 +1,277 @@
+//! The ACPI tables through which a stock Debian kernel finds processors and
+//! devices.
+//!
+//! Debian's kernels have neither `virtio_mmio.device=` nor a device tree, so a
+//! virtio-mmio device exists for them only as an `LNRO0005` device in the DSDT.
+//! The FADT describes a hardware-reduced machine: power-off and reset are single
+//! port writes. Its "no CMOS RTC" bit spares 40,000 exits, with which the kernel
+//! would otherwise wait for a clock that is not there.
+//!
+//! ```text
+//! RSDP ─► XSDT ─┬─► FADT ─► DSDT   devices, \_S5
+//!               └─► MADT           processors, IOAPIC
+//! ```
+
+use acpi_tables::{
+    Aml,
+    aml::{self, Path},
+    fadt::{FADTBuilder, Flags},
+    gas::{AccessSize, AddressSpace, GAS},
+    madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic},
+    rsdp::Rsdp,
+    sdt::Sdt,
+    xsdt::XSDT,
+};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+
+use crate::layout::{
+    ACPI_START, COM1, COM1_GSI, COM1_PORTS, IOAPIC, LAPIC, MMIO_SLOT_BYTES, RESET_PORT,
+    RESET_VALUE, S5_TYPE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, Slot,
+};
+
+const OEM_ID: [u8; 6] = *b"VBUILD";
+const OEM_TABLE_ID: [u8; 8] = *b"MICROVM ";
+const OEM_REVISION: u32 = 1;
+/// Tables start at multiples of this; the specification asks for 16 for the
+/// RSDP only, but it makes dumps readable.
+const TABLE_ALIGN: u64 = 16;
+/// DSDT revision 2 is what gives AML 64-bit integers.
+const DSDT_REVISION: u8 = 2;
+/// `IAPC_BOOT_ARCH`: VGA not present (bit 2), CMOS RTC not present (bit 5).
+const NO_VGA_NO_RTC: u16 = 1 << 2 | 1 << 5;
+
+/// The tables, each with the address it must be written to. The RSDP is first.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    parts: Vec<(&'static str, u64, Vec<u8>)>,
+}
+
+/// An AML sink that is a vector; the table types append byte by byte.
+struct Bytewise(Vec<u8>);
+
+impl acpi_tables::AmlSink for Bytewise {
+    fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+}
+
+fn bytes_of(table: &dyn Aml) -> Vec<u8> {
+    let mut sink = Bytewise(Vec::new());
+    table.to_aml_bytes(&mut sink);
+    sink.0
+}
+
+impl Tables {
+    /// Builds the tables for this many processors and these slots, in order.
+    pub(crate) fn new(vcpus: u8, slots: &[Slot]) -> Self {
+        let mut parts = Vec::new();
+        let mut next = ACPI_START + (Rsdp::len() as u64).next_multiple_of(TABLE_ALIGN);
+        let mut put = |name, bytes: Vec<u8>| {
+            let address = next;
+            next += (bytes.len() as u64).next_multiple_of(TABLE_ALIGN);
+            parts.push((name, address, bytes));
+            address
+        };
+        let dsdt = put("DSDT", dsdt(slots));
+        let fadt = put("FACP", fadt(dsdt));
+        let madt = put("APIC", madt(vcpus));
+        let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        xsdt.add_entry(fadt);
+        xsdt.add_entry(madt);
+        let xsdt = put("XSDT", bytes_of(&xsdt));
+        parts.insert(0, ("RSDP", ACPI_START, bytes_of(&Rsdp::new(OEM_ID, xsdt))));
+        Self { parts }
+    }
+
+    /// Writes them into guest memory and returns the address of the RSDP.
+    pub(crate) fn write(&self, memory: &GuestMemoryMmap) -> Result<GuestAddress, GuestMemoryError> {
+        for (_, address, bytes) in &self.parts {
+            memory.write_slice(bytes, GuestAddress(*address))?;
+        }
+        Ok(GuestAddress(ACPI_START))
+    }
+}
+
+fn register(port: u16) -> GAS {
+    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(port))
+}
+
+fn fadt(dsdt: u64) -> Vec<u8> {
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton);
+    fadt.iapc_boot_arch = NO_VGA_NO_RTC.into();
+    fadt.reset_reg = register(RESET_PORT);
+    fadt.reset_value = RESET_VALUE;
+    fadt.sleep_control_reg = register(SLEEP_CONTROL_PORT);
+    fadt.sleep_status_reg = register(SLEEP_STATUS_PORT);
+    bytes_of(&fadt.finalize())
+}
+
+fn madt(vcpus: u8) -> Vec<u8> {
+    let mut madt =
+        MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, LocalInterruptController::Address(LAPIC));
+    for id in 0..vcpus {
+        madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(0, IOAPIC, 0));
+    bytes_of(&madt)
+}
+
+/// One virtio-mmio device; the kernel's driver matches `LNRO0005`.
+fn slot_device(slot: Slot) -> Vec<u8> {
+    let registers = aml::Memory32Fixed::new(true, slot.base(), MMIO_SLOT_BYTES);
+    let interrupt = aml::Interrupt::new(true, true, false, false, slot.gsi());
+    bytes_of(&aml::Device::new(
+        Path::new(&format!("V{:03}", slot.index)),
+        vec![
+            &aml::Name::new("_HID".into(), &"LNRO0005"),
+            &aml::Name::new("_UID".into(), &slot.index),
+            &aml::Name::new("_CCA".into(), &aml::ONE),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(vec![&registers, &interrupt]),
+            ),
+        ],
+    ))
+}
+
+fn com1_device() -> Vec<u8> {
+    let length = u8::try_from(COM1_PORTS).unwrap_or(u8::MAX);
+    let ports = aml::IO::new(COM1, COM1, 1, length);
+    let interrupt = aml::Interrupt::new(true, true, false, false, COM1_GSI);
+    bytes_of(&aml::Device::new(
+        "COM1".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0501")),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&ports, &interrupt])),
+        ],
+    ))
+}
+
+fn dsdt(slots: &[Slot]) -> Vec<u8> {
+    /// Devices named without a scope would land in the root; Linux enumerates
+    /// what is under the system bus.
+    const SYSTEM_BUS: &str = "_SB_";
+    let mut body = slots.iter().flat_map(|slot| slot_device(*slot)).collect::<Vec<u8>>();
+    body.extend(com1_device());
+    let body = Raw(body);
+    let scope = bytes_of(&aml::Scope::new(SYSTEM_BUS.into(), vec![&body]));
+    let s5 = bytes_of(&aml::Name::new("_S5_".into(), &aml::Package::new(vec![&S5_TYPE])));
+    let header = u32::try_from(ACPI_HEADER_BYTES).unwrap_or(u32::MAX);
+    let mut sdt = Sdt::new(*b"DSDT", header, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    sdt.append_slice(&[scope, s5].concat());
+    sdt.as_slice().to_vec()
+}
+
+/// The header that every system description table starts with.
+const ACPI_HEADER_BYTES: usize = 36;
+
+/// AML that is already encoded.
+struct Raw(Vec<u8>);
+
+impl Aml for Raw {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        for byte in &self.0 {
+            sink.byte(*byte);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path as FilePath, process::Command};
+
+    use super::*;
+    use crate::layout::{ACPI_END, MMIO_SLOTS_MAX};
+
+    fn full() -> Tables {
+        let slots: Vec<Slot> = (0..MMIO_SLOTS_MAX).map(|index| Slot { index }).collect();
+        Tables::new(16, &slots)
+    }
+
+    #[test]
+    fn checksums_lengths_and_places_hold_for_the_fullest_machine() {
+        let tables = full();
+        let mut end = ACPI_START;
+        for (name, address, bytes) in &tables.parts {
+            assert!(*address >= end, "{name} overlaps its predecessor");
+            end = address + bytes.len() as u64;
+            let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+            assert_eq!(sum, 0, "{name}");
+            if *name != "RSDP" {
+                let length = u32::from_le_bytes(bytes[4..8].try_into().unwrap());
+                assert_eq!(length as usize, bytes.len(), "{name}");
+                assert_eq!(&bytes[..4], name.as_bytes());
+            }
+        }
+        assert!(end <= ACPI_END, "tables end at {end:#x}");
+    }
+
+    #[test]
+    fn the_fadt_is_revision_6_and_hardware_reduced() {
+        let tables = full();
+        let fadt = &tables.parts.iter().find(|(name, ..)| *name == "FACP").unwrap().2;
+        assert_eq!((fadt.len(), fadt[8]), (276, 6));
+        let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
+        assert_eq!(flags, 1 << 20 | 1 << 10 | 1 << 5 | 1 << 4);
+        assert_eq!(u16::from_le_bytes(fadt[109..111].try_into().unwrap()), 0x24);
+        assert_eq!(fadt[128], RESET_VALUE);
+        assert_eq!(fadt[116], 1, "the reset register is a port");
+        assert_eq!(u64::from_le_bytes(fadt[120..128].try_into().unwrap()), u64::from(RESET_PORT));
+        let port = u64::from_le_bytes(fadt[248..256].try_into().unwrap());
+        assert_eq!(port, u64::from(SLEEP_CONTROL_PORT));
+        let port = u64::from_le_bytes(fadt[260..268].try_into().unwrap());
+        assert_eq!(port, u64::from(SLEEP_STATUS_PORT));
+    }
+
+    fn disassemble(dir: &FilePath, name: &str, bytes: &[u8]) -> Option<String> {
+        let table = dir.join(format!("{name}.dat"));
+        fs::write(&table, bytes).unwrap();
+        let output = match Command::new("iasl").arg("-d").arg(&table).output() {
+            Ok(output) => output,
+            Err(e) => {
+                println!("skipped: `iasl` of acpica-tools cannot be run: {e}");
+                return None;
+            }
+        };
+        let complaints = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{complaints}");
+        assert!(!complaints.contains("Incorrect checksum"), "{complaints}");
+        Some(fs::read_to_string(dir.join(format!("{name}.dsl"))).unwrap())
+    }
+
+    #[test]
+    fn iasl_reads_back_what_was_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let slots = [Slot { index: 0 }, Slot { index: 1 }];
+        let tables = Tables::new(2, &slots);
+        let mut texts = std::collections::BTreeMap::new();
+        for (name, _, bytes) in tables.parts.iter().filter(|(name, ..)| *name != "RSDP") {
+            let Some(text) = disassemble(dir.path(), name, bytes) else { return };
+            texts.insert(*name, text);
+        }
+        let dsdt = &texts["DSDT"];
+        assert_eq!(dsdt.matches("\"LNRO0005\"").count(), 2, "{dsdt}");
+        for expected in ["0xD0001000", "0x00000006", "EisaId (\"PNP0501\")", "Name (_S5"] {
+            assert!(dsdt.contains(expected), "{expected} is missing in {dsdt}");
+        }
+        let fadt = &texts["FACP"];
+        for expected in [
+            "CMOS RTC Not Present (V5) : 1",
+            "VGA Not Present (V4) : 1",
+            "Hardware Reduced (V5) : 1",
+            "Reset Register Supported (V2) : 1",
+        ] {
+            assert!(fadt.contains(expected), "{expected} is missing in {fadt}");
+        }
+        let madt = &texts["APIC"];
+        assert_eq!(madt.matches("[Processor Local APIC]").count(), 2, "{madt}");
+        assert_eq!(madt.matches("[I/O APIC]").count(), 1, "{madt}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The guest's devices. Each virtio device is a [`virtio::Device`]: data that
+//! the register file shows, and a worker thread that owns the queues while the
+//! driver runs.
+
+pub(crate) mod block;
+pub(crate) mod chain;
+pub(crate) mod mmio;
+pub(crate) mod rng;
+pub(crate) mod serial;
+pub(crate) mod virtio;
+pub(crate) mod worker;

@@ -1,0 +1,292 @@
+//! virtio-blk: one disk, one queue, one thread.
+//!
+//! ```text
+//! guest ring ─► Buffers (checked slices) ─► Request ─► dyn Image ─► file
+//!      used ring ◄── status byte ◄── result ◄──────────┘
+//! ```
+//!
+//! Data moves between guest memory and the file without a copy in between.
+//! Discards and zero writes become holes, so that images stay sparse. An image
+//! can be replaced between two requests: that is how a stage boundary gets its
+//! new layer while the guest runs.
+
+pub(crate) mod image;
+pub(crate) mod raw;
+mod request;
+
+use std::{
+    io,
+    sync::{Arc, mpsc::SyncSender},
+};
+
+use machine::{BlockSize, DriveSerial};
+use virtio_queue::QueueT;
+
+use self::{image::Image, request::Request};
+use super::{
+    chain::Buffers,
+    virtio::{Activation, Device},
+    worker::{Handler, Requests, Worker},
+};
+use crate::counters::{Counter, Counters};
+
+/// The device type.
+const TYPE_BLOCK: u32 = 2;
+/// Requests in flight; with indirect descriptors each may have many segments.
+const QUEUE_SIZE: u16 = 256;
+/// Segments of one request besides header and status. The Linux driver
+/// allocates descriptors for this many per request.
+const SEG_MAX: u32 = 126;
+/// The most bytes one chain may carry: far above what SEG_MAX and the kernel's
+/// request limit of a few MiB make, far below what would stall the thread.
+const CHAIN_MAX_BYTES: usize = 64 << 20;
+/// Requests after which the thread looks for commands of the host.
+const BATCH: usize = 64;
+/// The unit of the protocol's sector numbers, whatever the block size.
+const SECTOR_BYTES: u64 = 512;
+/// The most sectors of one discard or zero segment: 1 GiB.
+const DISCARD_MAX_SECTORS: u32 = 1 << 21;
+/// Segments of one discard request; the driver collects as many.
+const DISCARD_MAX_SEGMENTS: u32 = 64;
+
+const F_SEG_MAX: u64 = 1 << 2;
+const F_READ_ONLY: u64 = 1 << 5;
+const F_BLOCK_SIZE: u64 = 1 << 6;
+const F_FLUSH: u64 = 1 << 9;
+const F_DISCARD: u64 = 1 << 13;
+const F_WRITE_ZEROES: u64 = 1 << 14;
+
+/// Tells the host about the first failure of a disk, in words.
+pub(crate) type Report = Arc<dyn Fn(String) + Send + Sync>;
+
+/// What a disk is, apart from its image.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    /// The name the guest sees.
+    pub(crate) serial: DriveSerial,
+    /// Whether writes are refused.
+    pub(crate) read_only: bool,
+    /// Whether flushes reach stable storage.
+    pub(crate) durable: bool,
+    /// The logical block size.
+    pub(crate) block_size: BlockSize,
+}
+
+/// A request of the host: replace the image. The old one is flushed first.
+pub(crate) struct Swap {
+    /// Makes the new image from the old one.
+    pub(crate) layer: image::NewLayer,
+    /// Gets the result.
+    pub(crate) done: SyncSender<io::Result<()>>,
+}
+
+/// The device.
+#[derive(Debug)]
+pub(crate) struct Block {
+    config: Vec<u8>,
+    features: u64,
+    worker: Worker<Swap>,
+}
+
+impl Block {
+    /// Starts the disk's thread.
+    pub(crate) fn start(
+        setup: Setup,
+        image: Box<dyn Image>,
+        counters: Arc<Counters>,
+        report: Report,
+        confine: Box<dyn FnOnce() + Send>,
+    ) -> io::Result<Self> {
+        let config = config_space(&setup, image.as_ref());
+        let features = features(&setup);
+        let name = format!("disk-{}", setup.serial);
+        let disk = Disk { setup, image, counters, report: Some(report), confine: Some(confine) };
+        let worker = Worker::start(&name, disk)?;
+        Ok(Self { config, features, worker })
+    }
+
+    /// Where layer swaps are to be sent.
+    pub(crate) fn requests(&self) -> Requests<Swap> {
+        self.worker.requests()
+    }
+}
+
+fn features(setup: &Setup) -> u64 {
+    let mut features = F_SEG_MAX | F_BLOCK_SIZE;
+    if setup.read_only {
+        features |= F_READ_ONLY;
+    } else {
+        features |= F_DISCARD | F_WRITE_ZEROES;
+        if setup.durable {
+            // Without it the guest sends no flushes, which a build that is
+            // thrown away on a crash does not need.
+            features |= F_FLUSH;
+        }
+    }
+    features
+}
+
+/// `struct virtio_blk_config` up to and including the zero-write limits.
+fn config_space(setup: &Setup, image: &dyn Image) -> Vec<u8> {
+    /// Fields that describe geometry and topology, which are not offered.
+    const GEOMETRY: [u8; 4] = [0; 4];
+    const TOPOLOGY_AND_WRITEBACK: [u8; 12] = [0; 12];
+    let alignment = u32::try_from(image.granularity() / SECTOR_BYTES).unwrap_or(1);
+    let mut config = Vec::new();
+    config.extend_from_slice(&(image.len() / SECTOR_BYTES).to_le_bytes());
+    config.extend_from_slice(&0u32.to_le_bytes()); // size_max: not offered
+    config.extend_from_slice(&SEG_MAX.to_le_bytes());
+    config.extend_from_slice(&GEOMETRY);
+    config.extend_from_slice(&setup.block_size.bytes().to_le_bytes());
+    config.extend_from_slice(&TOPOLOGY_AND_WRITEBACK);
+    for value in [
+        DISCARD_MAX_SECTORS,
+        DISCARD_MAX_SEGMENTS,
+        alignment,
+        DISCARD_MAX_SECTORS,
+        DISCARD_MAX_SEGMENTS,
+        1, // zero writes may unmap; one byte and padding
+    ] {
+        config.extend_from_slice(&value.to_le_bytes());
+    }
+    config
+}
+
+impl Device for Block {
+    fn device_type(&self) -> u32 {
+        TYPE_BLOCK
+    }
+    fn features(&self) -> u64 {
+        self.features
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+    fn activate(&mut self, activation: Activation) {
+        self.worker.activate(activation);
+    }
+    fn reset(&mut self) {
+        self.worker.reset();
+    }
+}
+
+/// The disk on its thread.
+struct Disk {
+    setup: Setup,
+    image: Box<dyn Image>,
+    counters: Arc<Counters>,
+    /// Taken by the first failure.
+    report: Option<Report>,
+    confine: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Disk {
+    fn failed(&mut self, action: &str, error: &io::Error) {
+        self.counters.add(Counter::BlockErrors, 1);
+        if let Some(report) = self.report.take() {
+            report(format!("drive `{}` failed to {action}: {error}", self.setup.serial));
+        }
+    }
+
+    /// Carries out one chain and returns the bytes written into it, or nothing
+    /// when the chain cannot even take a status.
+    fn serve(&mut self, buffers: &Buffers<'_>) -> Option<u32> {
+        let request = Request::parse(buffers, self.image.len(), &self.setup)?;
+        let written = request.carry_out(self);
+        self.counters.add(Counter::BlockRequests, 1);
+        Some(written)
+    }
+}
+
+impl Handler for Disk {
+    type Request = Swap;
+
+    fn confine(&mut self) {
+        if let Some(confine) = self.confine.take() {
+            confine();
+        }
+    }
+
+    fn process(&mut self, active: &mut Activation) -> bool {
+        let Activation { memory, queues, interrupt, .. } = active;
+        let memory = &*memory;
+        let Some(active) = queues.first_mut() else { return false };
+        let queue = &mut active.queue;
+        if interrupt.is_broken() {
+            return false;
+        }
+        for _ in 0..BATCH {
+            let Some(chain) = queue.pop_descriptor_chain(memory) else {
+                // Asks for a notification, and looks once more if something
+                // came in between; an error means that the ring is rubbish.
+                match queue.enable_notification(memory) {
+                    Ok(false) => return false,
+                    Ok(true) => {
+                        if !has_work(queue, memory) {
+                            interrupt.break_device();
+                            return false;
+                        }
+                        continue;
+                    }
+                    Err(_) => {
+                        interrupt.break_device();
+                        return false;
+                    }
+                }
+            };
+            let head = chain.head_index();
+            let written = Buffers::collect(memory, chain, CHAIN_MAX_BYTES)
+                .ok()
+                .and_then(|buffers| self.serve(&buffers));
+            // A chain without room for a status is returned empty.
+            if queue.add_used(memory, head, written.unwrap_or(0)).is_err() {
+                interrupt.break_device();
+                return false;
+            }
+            interrupt.used(queue, memory);
+        }
+        true
+    }
+
+    fn request(&mut self, swap: Swap, _: Option<&mut Activation>) {
+        let result = self.image.flush(self.setup.durable).and_then(|()| {
+            let old = std::mem::replace(&mut self.image, Box::new(image::Absent));
+            match (swap.layer)(old) {
+                Ok(new) => {
+                    self.image = new;
+                    Ok(())
+                }
+                Err((old, error)) => {
+                    self.image = old;
+                    Err(error)
+                }
+            }
+        });
+        // The asker may have given up; the swap stands.
+        let _ = swap.done.send(result);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Err(error) = self.image.flush(self.setup.durable) {
+            self.failed("flush at the end", &error);
+        }
+    }
+}
+
+/// Whether the ring really holds what its index promises: an index that runs
+/// further ahead than the ring is long gives nothing to pop, for ever.
+fn has_work(queue: &virtio_queue::Queue, memory: &vm_memory::GuestMemoryMmap) -> bool {
+    let Ok(index) = queue.avail_idx(memory, std::sync::atomic::Ordering::Acquire) else {
+        return false;
+    };
+    let ahead = index.0.wrapping_sub(queue.next_avail());
+    ahead != 0 && ahead <= queue.size()
+}
+
+#[cfg(test)]
+mod tests;

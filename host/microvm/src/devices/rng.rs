@@ -1,0 +1,159 @@
+//! virtio-rng: random numbers from the host's kernel.
+//!
+//! A guest without it takes its first random numbers from the processor, which
+//! is slow under emulation and absent in places.
+
+use std::{io, sync::Arc};
+
+use virtio_queue::QueueT;
+
+use super::{
+    chain::{Buffers, copy_in, part},
+    virtio::{Activation, Device},
+    worker::{Handler, Worker},
+};
+use crate::counters::{Counter, Counters};
+
+/// The device type.
+const TYPE_RNG: u32 = 4;
+/// The driver has one request in flight.
+const QUEUE_SIZE: u16 = 8;
+/// Bytes given for one request, whatever its size: what the kernel asks for.
+const GIVE_MAX_BYTES: usize = 256;
+/// The longest chain looked at.
+const CHAIN_MAX_BYTES: usize = 1 << 20;
+/// Requests after which the thread looks for commands again.
+const BATCH: usize = 16;
+
+/// The device.
+#[derive(Debug)]
+pub(crate) struct Rng {
+    worker: Worker<()>,
+}
+
+impl Rng {
+    /// Starts the device's thread.
+    pub(crate) fn start(
+        counters: Arc<Counters>,
+        confine: Box<dyn FnOnce() + Send>,
+    ) -> io::Result<Self> {
+        Ok(Self { worker: Worker::start("rng", Source { counters, confine: Some(confine) })? })
+    }
+}
+
+impl Device for Rng {
+    fn device_type(&self) -> u32 {
+        TYPE_RNG
+    }
+    fn features(&self) -> u64 {
+        0
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+    fn activate(&mut self, activation: Activation) {
+        self.worker.activate(activation);
+    }
+    fn reset(&mut self) {
+        self.worker.reset();
+    }
+}
+
+struct Source {
+    counters: Arc<Counters>,
+    confine: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// Random bytes; fewer than asked for when the kernel is interrupted.
+fn random(into: &mut [u8]) -> usize {
+    // SAFETY: the pointer and length describe a live, writable slice.
+    let got = unsafe { libc::getrandom(into.as_mut_ptr().cast(), into.len(), 0) };
+    usize::try_from(got).unwrap_or(0)
+}
+
+impl Handler for Source {
+    type Request = ();
+
+    fn confine(&mut self) {
+        if let Some(confine) = self.confine.take() {
+            confine();
+        }
+    }
+
+    fn process(&mut self, active: &mut Activation) -> bool {
+        let Activation { memory, queues, interrupt, .. } = active;
+        let memory = &*memory;
+        let Some(active) = queues.first_mut() else { return false };
+        let queue = &mut active.queue;
+        if interrupt.is_broken() {
+            return false;
+        }
+        for _ in 0..BATCH {
+            let Some(chain) = queue.pop_descriptor_chain(memory) else {
+                if queue.enable_notification(memory).is_err() {
+                    interrupt.break_device();
+                }
+                return false;
+            };
+            let head = chain.head_index();
+            let mut given = 0;
+            if let Ok(buffers) = Buffers::collect(memory, chain, CHAIN_MAX_BYTES) {
+                let mut bytes = [0; GIVE_MAX_BYTES];
+                let got = random(&mut bytes);
+                given = copy_in(&part(&buffers.writable, 0, got), &bytes[..got]);
+            }
+            self.counters.add(Counter::RngBytes, given as u64);
+            let given = u32::try_from(given).unwrap_or(0);
+            if queue.add_used(memory, head, given).is_err() {
+                interrupt.break_device();
+                return false;
+            }
+            interrupt.used(queue, memory);
+        }
+        true
+    }
+
+    fn request(&mut self, (): (), _: Option<&mut Activation>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_queue::{
+        desc::{RawDescriptor, split::Descriptor},
+        mock::MockSplitQueue,
+    };
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+    use super::*;
+    use crate::devices::virtio::{ActiveQueue, Interrupt, event};
+
+    #[test]
+    fn a_request_is_filled_and_bounded() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let counters = Arc::new(Counters::new().unwrap());
+        let ring = MockSplitQueue::new(&memory, 8);
+        let writable = |addr, len| RawDescriptor::from(Descriptor::new(addr, len, 2, 0));
+        ring.build_desc_chain(&[writable(0x4000, 64)]).unwrap();
+        let mut active = Activation {
+            queues: vec![ActiveQueue {
+                queue: ring.create_queue().unwrap(),
+                notify: event().unwrap(),
+            }],
+            memory: memory.clone(),
+            interrupt: Interrupt::new(Arc::clone(&counters)).unwrap(),
+            features: 0,
+        };
+        let mut source = Source { counters: Arc::clone(&counters), confine: None };
+        assert!(!source.process(&mut active));
+        assert_eq!(ring.used().idx().load(), 1);
+        assert_eq!(ring.used().ring().ref_at(0).unwrap().load().len(), 64);
+        let mut bytes = [0u8; 64];
+        memory.read_slice(&mut bytes, GuestAddress(0x4000)).unwrap();
+        assert_ne!(bytes, [0; 64]);
+        assert_eq!(counters.get(Counter::RngBytes), 64);
+        assert!(active.interrupt.line().read().is_ok());
+    }
+}

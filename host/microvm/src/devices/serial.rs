@@ -1,0 +1,150 @@
+//! The serial console: an 8250 whose output goes to the parent process.
+//!
+//! Each character costs an exit, so the guest is told to use it for panics and
+//! the agent's own complaints only. What the parent does not take at once is
+//! dropped and counted: a guest that floods its console slows itself, never
+//! the host.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use vm_superio::{Serial, Trigger, serial::NoEvents};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::counters::{Counter, Counters};
+
+/// What the kernel prints when it gives up; the only text looked for, so that
+/// a panic can be told from a reboot.
+const PANIC: &[u8] = b"Kernel panic - not syncing";
+
+/// Raises the port's interrupt.
+#[derive(Debug)]
+pub(crate) struct Line(EventFd);
+
+impl Trigger for Line {
+    type E = io::Error;
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Where the characters go.
+#[derive(Debug)]
+pub(crate) struct Output {
+    sink: Option<File>,
+    /// Characters of [`PANIC`] seen so far.
+    matched: usize,
+    panicked: Arc<AtomicBool>,
+    counters: Arc<Counters>,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.counters.add(Counter::ConsoleBytes, bytes.len() as u64);
+        for byte in bytes {
+            self.matched = match PANIC.get(self.matched) {
+                Some(expected) if expected == byte => self.matched + 1,
+                _ => usize::from(*byte == PANIC[0]),
+            };
+            if self.matched == PANIC.len() {
+                self.panicked.store(true, Ordering::Relaxed);
+                self.matched = 0;
+            }
+        }
+        if let Some(sink) = &mut self.sink
+            && let Err(error) = sink.write_all(bytes)
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            self.sink = None; // the parent is gone or going
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The port.
+#[derive(Debug)]
+pub(crate) struct Console {
+    port: Serial<Line, NoEvents, Output>,
+}
+
+impl Console {
+    /// A console that writes to `sink`, a non-blocking pipe, and reports a
+    /// panic in `panicked`.
+    pub(crate) fn new(
+        line: EventFd,
+        sink: Option<File>,
+        panicked: Arc<AtomicBool>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let output = Output { sink, matched: 0, panicked, counters };
+        Self { port: Serial::new(Line(line), output) }
+    }
+
+    /// A write to one of the eight ports.
+    pub(crate) fn write(&mut self, register: u8, data: &[u8]) {
+        for byte in data {
+            // The output never fails; a failed interrupt is pending anyway.
+            let _ = self.port.write(register, *byte);
+        }
+    }
+
+    /// A read of one of the eight ports.
+    pub(crate) fn read(&mut self, register: u8, data: &mut [u8]) {
+        for byte in data {
+            *byte = self.port.read(register);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::devices::virtio::event;
+
+    fn console() -> (Console, File, Arc<AtomicBool>) {
+        let (reader, writer) = io::pipe().unwrap();
+        let panicked = Arc::new(AtomicBool::new(false));
+        let console = Console::new(
+            event().unwrap(),
+            Some(File::from(std::os::fd::OwnedFd::from(writer))),
+            Arc::clone(&panicked),
+            Arc::new(Counters::new().unwrap()),
+        );
+        (console, File::from(std::os::fd::OwnedFd::from(reader)), panicked)
+    }
+
+    #[test]
+    fn characters_arrive_and_a_panic_is_noticed() {
+        let (mut console, mut reader, panicked) = console();
+        console.write(0, b"KKernel panic - not");
+        assert!(!panicked.load(Ordering::Relaxed));
+        console.write(0, b" syncing: x");
+        assert!(panicked.load(Ordering::Relaxed));
+        drop(console);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "KKernel panic - not syncing: x");
+    }
+
+    #[test]
+    fn the_transmitter_is_always_ready_and_a_gone_reader_is_no_error() {
+        let (mut console, reader, _) = console();
+        drop(reader);
+        console.write(0, b"into the void");
+        let mut status = [0];
+        console.read(5, &mut status);
+        assert_eq!(status[0] & 0x60, 0x60);
+    }
+}

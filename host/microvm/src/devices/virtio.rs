@@ -1,0 +1,149 @@
+//! What the register file and the devices agree on.
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::counters::{Counter, Counters};
+
+/// `VIRTIO_F_VERSION_1`: the modern interface, the only one offered.
+pub(crate) const F_VERSION_1: u64 = 1 << 32;
+/// `VIRTIO_RING_F_INDIRECT_DESC`.
+pub(crate) const F_INDIRECT_DESC: u64 = 1 << 28;
+/// `VIRTIO_RING_F_EVENT_IDX`: spares most notifications in both directions.
+pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
+
+/// A virtio device as the register file sees it.
+pub(crate) trait Device: Send + fmt::Debug {
+    /// The device type, such as 2 for block.
+    fn device_type(&self) -> u32;
+    /// The features of this type; the ring features are added by the transport.
+    fn features(&self) -> u64;
+    /// The largest size of each queue.
+    fn queue_sizes(&self) -> &[u16];
+    /// The configuration space. Reads beyond its end give zeros.
+    fn config(&self) -> &[u8];
+    /// Gives the queues to the device's worker.
+    fn activate(&mut self, activation: Activation);
+    /// Takes the worker off the queues; when this returns, it no longer touches
+    /// guest memory.
+    fn reset(&mut self);
+}
+
+/// A queue with the event that tells of new requests.
+#[derive(Debug)]
+pub(crate) struct ActiveQueue {
+    /// The ring.
+    pub(crate) queue: Queue,
+    /// Written by KVM when the guest notifies.
+    pub(crate) notify: EventFd,
+}
+
+/// Everything a worker needs while the driver runs.
+#[derive(Debug)]
+pub(crate) struct Activation {
+    /// Guest RAM.
+    pub(crate) memory: GuestMemoryMmap,
+    /// The queues in order.
+    pub(crate) queues: Vec<ActiveQueue>,
+    /// The device's interrupt.
+    pub(crate) interrupt: Interrupt,
+    /// What the driver accepted.
+    pub(crate) features: u64,
+}
+
+/// Interrupt status bit: buffers were used.
+const STATUS_USED: u32 = 1;
+/// Interrupt status bit: the configuration, or the device status, changed.
+const STATUS_CONFIG: u32 = 2;
+
+#[derive(Debug)]
+struct InterruptState {
+    status: AtomicU32,
+    broken: AtomicBool,
+    line: EventFd,
+    counters: Arc<Counters>,
+}
+
+/// A device's interrupt line with its status register.
+#[derive(Debug, Clone)]
+pub(crate) struct Interrupt(Arc<InterruptState>);
+
+impl Interrupt {
+    /// Creates the event that is to be registered with KVM as irqfd.
+    pub(crate) fn new(counters: Arc<Counters>) -> io::Result<Self> {
+        Ok(Self(Arc::new(InterruptState {
+            status: AtomicU32::new(0),
+            broken: AtomicBool::new(false),
+            line: event()?,
+            counters,
+        })))
+    }
+
+    /// The event for `KVM_IRQFD`.
+    pub(crate) fn line(&self) -> &EventFd {
+        &self.0.line
+    }
+
+    fn raise(&self, bits: u32) {
+        self.0.status.fetch_or(bits, Ordering::SeqCst);
+        self.0.counters.add(Counter::Interrupts, 1);
+        // An eventfd write fails only when its count overflows; then the
+        // interrupt is pending anyway.
+        let _ = self.0.line.write(1);
+    }
+
+    /// Tells the driver that buffers were used, if it wants to know.
+    pub(crate) fn used(&self, queue: &mut Queue, memory: &GuestMemoryMmap) {
+        match queue.needs_notification(memory) {
+            Ok(false) => {}
+            Ok(true) | Err(_) => self.raise(STATUS_USED),
+        }
+    }
+
+    /// Tells the driver regardless of what it asked for.
+    pub(crate) fn used_always(&self) {
+        self.raise(STATUS_USED);
+    }
+
+    /// Declares the device broken: the driver did something that cannot be
+    /// continued from, and must reset it.
+    pub(crate) fn break_device(&self) {
+        self.0.broken.store(true, Ordering::SeqCst);
+        self.raise(STATUS_CONFIG);
+    }
+
+    /// Whether [`Self::break_device`] was called since the last reset.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.broken.load(Ordering::SeqCst)
+    }
+
+    /// The status register.
+    pub(crate) fn status(&self) -> u32 {
+        self.0.status.load(Ordering::SeqCst)
+    }
+
+    /// The driver's acknowledgement.
+    pub(crate) fn acknowledge(&self, bits: u32) {
+        self.0.status.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// The state after a reset of the device.
+    pub(crate) fn clear(&self) {
+        self.0.status.store(0, Ordering::SeqCst);
+        self.0.broken.store(false, Ordering::SeqCst);
+    }
+}
+
+/// A non-blocking event.
+pub(crate) fn event() -> io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+}
