@@ -1,0 +1,154 @@
+//! What the engine is given beside the plan.
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use machine::{Backend, DriveFormat, OnGuestConnect};
+use plan::{Digest, TreeOutput};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::events::SharedObserver;
+
+/// The appliance that the build runs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApplianceFiles {
+    /// A bzImage.
+    pub kernel: PathBuf,
+    /// An initramfs with the agent.
+    pub initrd: PathBuf,
+    /// The tool root: ext4, raw, never written.
+    pub root: PathBuf,
+    /// The digest of all of it.
+    pub digest: Digest,
+}
+
+/// The user's helper drive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HelperDrive {
+    /// The file.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: DriveFormat,
+}
+
+/// Takes trees that leave the guest while it runs. Implemented where the output
+/// formats are known; the engine only knows streams.
+pub trait TreeSink: Send + Sync {
+    /// Writes an output from a tar stream.
+    ///
+    /// # Errors
+    /// Anything; the output must then not exist, or be what it was before.
+    fn export(
+        &self,
+        output: &TreeOutput,
+        archive: Box<dyn Read + Send>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Unpacks a tar stream into a directory of the host, made when missing.
+    ///
+    /// # Errors
+    /// Anything, in particular entries that would leave the directory.
+    fn unpack(
+        &self,
+        directory: &Path,
+        archive: Box<dyn Read + Send>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// How a plan is run.
+#[derive(Clone)]
+pub struct Config {
+    /// Runs the machines.
+    pub backend: Arc<dyn Backend>,
+    /// How the backend is described to people: `TCG (QEMU 10.0)`.
+    pub accel: String,
+    /// The appliance.
+    pub appliance: ApplianceFiles,
+    /// Virtual processors.
+    pub vcpus: u8,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// The user's helper drive.
+    pub helper: Option<HelperDrive>,
+    /// A directory of this build alone, for disks and sockets.
+    pub build_dir: PathBuf,
+    /// The door to the network; `None` when there is none.
+    pub network: Option<OnGuestConnect>,
+    /// Certificates (PEM) that scripts trust while they run.
+    pub ca_bundle: Option<Vec<u8>>,
+    /// The longest that one script may run.
+    pub script_timeout: Option<Duration>,
+    /// Whether every stage gets a fresh machine; for tests and debugging.
+    pub fresh_machine_per_stage: bool,
+    /// Seed of identifiers (UUIDs, disk signatures); random ones without.
+    pub seed: Option<String>,
+    /// Whether the guest's kernel logs to the console from the start.
+    pub verbose_console: bool,
+    /// Takes events.
+    pub observer: SharedObserver,
+    /// Takes trees.
+    pub trees: Arc<dyn TreeSink>,
+    /// Becomes true when the build shall stop.
+    pub cancel: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("backend", &self.backend)
+            .field("appliance", &self.appliance)
+            .field("vcpus", &self.vcpus)
+            .field("memory_mib", &self.memory_mib)
+            .field("helper", &self.helper)
+            .field("build_dir", &self.build_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known between stages beside the disks. It goes with them wherever a
+/// stage's result is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Values found out so far.
+    pub facts: BTreeMap<String, String>,
+    /// The nodes of the layout made so far, in order.
+    pub nodes: Vec<MadeNode>,
+    /// Mounts that scripts made and left, such as a package cache bound into
+    /// the image.
+    pub carried: Vec<CarriedMount>,
+    /// Whether the scratch disk has its filesystem.
+    pub scratch_formatted: bool,
+}
+
+/// A layout node that exists on a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MadeNode {
+    /// The node as the plan has it.
+    pub node: plan::Node,
+    /// For partitions of a table: name and number.
+    pub partitions: Vec<(String, u32)>,
+    /// UUID of a filesystem or container.
+    pub uuid: Option<String>,
+}
+
+/// A mount that a script made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CarriedMount {
+    /// Mount point, seen from the agent.
+    pub target: String,
+    /// What is mounted: a path seen from the agent for a bind, else the source.
+    pub source: String,
+    /// Filesystem type; empty for a bind.
+    pub fstype: String,
+    /// Options.
+    pub options: Vec<String>,
+}

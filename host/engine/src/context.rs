@@ -1,0 +1,266 @@
+//! Contexts: from what is mounted to what a stage declares, with the least that
+//! must change; and the mounts that scripts leave behind.
+
+use plan::{Context, GuestPath, NodeKind};
+use wire::{FileOperation, MountEntry, MountSpec, Reply, Request};
+
+use crate::{
+    CarriedMount, EngineError, State,
+    guest::{Guest, HELPER, Mounted, SCRATCH, TOOLS},
+    layout,
+};
+
+/// The mounts that a context means, in order.
+fn wanted(context: &Context, guest: &Guest, state: &State) -> Result<Vec<MountSpec>, EngineError> {
+    let mut mounts = Vec::new();
+    if let Some(at) = &context.layout_at {
+        mounts.extend(layout_mounts(at, guest, state)?);
+    }
+    if let Some(root) = context.image_root.as_ref().filter(|_| context.image_system_mounts) {
+        let root = Guest::tools_path(root);
+        let plain = |source: &str, place: &str, fstype: &str, options: &[&str]| MountSpec {
+            source: source.into(),
+            target: format!("{root}{place}"),
+            fstype: fstype.into(),
+            options: options.iter().map(ToString::to_string).collect(),
+        };
+        mounts.push(plain("proc", "/proc", "proc", &[]));
+        mounts.push(plain("/dev", "/dev", "", &["bind"]));
+        mounts.push(plain("/dev/pts", "/dev/pts", "", &["bind"]));
+        mounts.push(plain("sysfs", "/sys", "sysfs", &["ro"]));
+    }
+    for bind in &context.binds {
+        let mut options = vec!["bind".to_owned()];
+        if bind.read_only {
+            options.push("ro".into());
+        }
+        mounts.push(MountSpec {
+            source: Guest::tools_path(&bind.from),
+            target: Guest::tools_path(&bind.to),
+            fstype: String::new(),
+            options,
+        });
+    }
+    Ok(mounts)
+}
+
+/// The layout's filesystems below a directory. Plain string order puts parents
+/// first, as diskimage-builder does.
+fn layout_mounts(
+    at: &GuestPath,
+    guest: &Guest,
+    state: &State,
+) -> Result<Vec<MountSpec>, EngineError> {
+    let mut places = Vec::new();
+    for made in &state.nodes {
+        let NodeKind::Mount(mount) = &made.node.kind else { continue };
+        let Some(filesystem) = layout::filesystem(state, &mount.base) else { continue };
+        if filesystem.fstype == "swap" {
+            continue;
+        }
+        let device = layout::device(&mount.base, guest, state)?;
+        places.push((mount.mount_point.clone(), device, filesystem.fstype.clone()));
+    }
+    places.sort();
+    let base = Guest::tools_path(at);
+    Ok(places
+        .into_iter()
+        .map(|(place, device, fstype)| MountSpec {
+            source: device,
+            target: format!("{base}{}", place.trim_end_matches('/')),
+            fstype,
+            options: vec!["noatime".into()],
+        })
+        .collect())
+}
+
+/// Makes the guest's mounts what a context says.
+pub(crate) async fn enter(
+    guest: &mut Guest,
+    context: &Context,
+    previous: Option<&Context>,
+    state: &mut State,
+) -> Result<(), EngineError> {
+    let prepare = |action: String| move |source| EngineError::Prepare { action, source };
+    let wanted = wanted(context, guest, state)?;
+    let same = wanted.iter().zip(&guest.mounted).take_while(|(a, b)| **a == b.spec).count();
+    // What scripts mounted below an image root goes with that root.
+    if let Some(root) = previous.and_then(|previous| previous.image_root.as_ref())
+        && context.image_root.as_ref() != Some(root)
+    {
+        let below = format!("{}/", Guest::tools_path(root));
+        unmount_carried(guest, state, |target| target.starts_with(&below)).await?;
+    }
+    for mounted in guest.mounted.drain(same..).rev().collect::<Vec<_>>() {
+        let target = &mounted.spec.target;
+        let below = format!("{target}/");
+        unmount_carried(guest, state, |target| target.starts_with(&below)).await?;
+        guest.session.unmount(target, false).await.map_err(prepare(format!("unmount {target}")))?;
+        if mounted.made_target {
+            let remove = FileOperation::Remove {
+                root: "/".into(),
+                path: target.clone(),
+                content_only: false,
+                one_file_system: true,
+            };
+            guest.session.file(remove).await.map_err(prepare(format!("remove {target}")))?;
+        }
+    }
+    for mount in &wanted[same..] {
+        let look = FileOperation::Stat { root: "/".into(), path: mount.target.clone() };
+        let made_target = matches!(
+            guest.session.request(&Request::File(look)).await,
+            Ok(Reply::Stat { stat: None })
+        );
+        guest
+            .session
+            .mount(mount.clone())
+            .await
+            .map_err(prepare(format!("mount {} on {}", mount.source, mount.target)))?;
+        guest.mounted.push(Mounted { spec: mount.clone(), made_target });
+    }
+    Ok(())
+}
+
+async fn unmount_carried(
+    guest: &Guest,
+    state: &mut State,
+    gone: impl Fn(&str) -> bool,
+) -> Result<(), EngineError> {
+    let (drop, keep): (Vec<_>, Vec<_>) =
+        state.carried.drain(..).partition(|mount| gone(&mount.target));
+    state.carried = keep;
+    for mount in drop.into_iter().rev() {
+        guest.session.unmount(&mount.target, true).await.map_err(|source| {
+            EngineError::Prepare { action: format!("unmount {}", mount.target), source }
+        })?;
+    }
+    Ok(())
+}
+
+/// Mounts again, in a fresh guest, what scripts had left mounted.
+pub(crate) async fn restore_carried(guest: &Guest, state: &State) -> Result<(), EngineError> {
+    for carried in &state.carried {
+        let mount = MountSpec {
+            source: carried.source.clone(),
+            target: carried.target.clone(),
+            fstype: carried.fstype.clone(),
+            options: carried.options.clone(),
+        };
+        guest.session.mount(mount).await.map_err(|source| EngineError::Prepare {
+            action: format!("mount {} again", carried.target),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Finds the mounts that scripts have left below the tools root.
+pub(crate) async fn note_carried(guest: &Guest, state: &mut State) -> Result<(), EngineError> {
+    let mounts = guest
+        .session
+        .mounts()
+        .await
+        .map_err(|source| EngineError::Prepare { action: "list mounts".into(), source })?;
+    let declared: Vec<&str> =
+        guest.mounted.iter().map(|mounted| mounted.spec.target.as_str()).collect();
+    state.carried = carried(&mounts, &declared, TOOLS);
+    Ok(())
+}
+
+/// Of a mount table, what neither the base nor the context explains.
+fn carried(mounts: &[MountEntry], declared: &[&str], tools: &str) -> Vec<CarriedMount> {
+    let base: Vec<String> = ["", "/dev", "/proc", "/sys", "/run", "/build"]
+        .iter()
+        .map(|place| format!("{tools}{place}"))
+        .collect();
+    let system: Vec<String> =
+        ["/dev", "/proc", "/sys", "/run"].iter().map(|place| format!("{tools}{place}/")).collect();
+    let prefix = format!("{tools}/");
+    mounts
+        .iter()
+        .filter(|entry| entry.target.starts_with(&prefix))
+        .filter(|entry| !base.contains(&entry.target))
+        .filter(|entry| !system.iter().any(|place| entry.target.starts_with(place.as_str())))
+        .filter(|entry| !declared.contains(&entry.target.as_str()))
+        .filter_map(|entry| describe(entry, mounts))
+        .collect()
+}
+
+/// How to make a mount again: a bind when its filesystem is one of the disks'.
+fn describe(entry: &MountEntry, mounts: &[MountEntry]) -> Option<CarriedMount> {
+    let options = |entry: &MountEntry| {
+        entry.options.split(',').filter(|word| *word == "ro").map(ToOwned::to_owned).collect()
+    };
+    let home = mounts.iter().find(|other| {
+        other.device == entry.device
+            && other.root == "/"
+            && (other.target == SCRATCH || other.target == HELPER || other.target == TOOLS)
+    });
+    if let Some(home) = home {
+        // The helper directory's own bind is part of the base.
+        if entry.root == "/helper" && home.target == SCRATCH
+            || entry.root == "/" && home.target == HELPER
+        {
+            return None;
+        }
+        let mut words: Vec<String> = options(entry);
+        words.insert(0, "bind".into());
+        return Some(CarriedMount {
+            target: entry.target.clone(),
+            source: format!("{}{}", home.target, entry.root.trim_end_matches('/')),
+            fstype: String::new(),
+            options: words,
+        });
+    }
+    // Virtual filesystems can be made anew; anything else (a loop mount of a
+    // file, say) cannot be explained and is not carried.
+    matches!(entry.fstype.as_str(), "tmpfs" | "proc" | "sysfs" | "devtmpfs" | "devpts").then(|| {
+        CarriedMount {
+            target: entry.target.clone(),
+            source: entry.source.clone(),
+            fstype: entry.fstype.clone(),
+            options: options(entry),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(device: &str, root: &str, target: &str, fstype: &str) -> MountEntry {
+        MountEntry {
+            source: "x".into(),
+            root: root.into(),
+            target: target.into(),
+            fstype: fstype.into(),
+            options: "rw,noatime".into(),
+            device: device.into(),
+        }
+    }
+
+    #[test]
+    fn a_bound_package_cache_is_carried_as_a_bind_of_its_disk() {
+        let archives = "/vbuild/tools/build/mnt/var/cache/apt/archives";
+        let mounts = [
+            entry("254:1", "/", SCRATCH, "ext4"),
+            entry("254:3", "/", HELPER, "ext4"),
+            entry("0:9", "/", TOOLS, "overlay"),
+            entry("254:1", "/build", "/vbuild/tools/build", "ext4"),
+            entry("254:3", "/", "/vbuild/tools/helper", "ext4"),
+            entry("254:3", "/home/.cache/image-create/apt", archives, "ext4"),
+            entry("0:5", "/", "/vbuild/tools/build/mnt/dev", "devtmpfs"),
+        ];
+        let declared = ["/vbuild/tools/build/mnt/dev"];
+        assert_eq!(
+            carried(&mounts, &declared, TOOLS),
+            [CarriedMount {
+                target: archives.into(),
+                source: "/vbuild/helper/home/.cache/image-create/apt".into(),
+                fstype: String::new(),
+                options: vec!["bind".into()],
+            }]
+        );
+    }
+}

@@ -1,0 +1,299 @@
+//! A guest that is ready for steps: where things are in it, and how the base
+//! below every stage's context is set up.
+//!
+//! ```text
+//! /vbuild/lower      the appliance's root, ext4, read-only
+//! /vbuild/scratch    the scratch disk: tools/{upper,work}  build/  helper/
+//! /vbuild/helper     the user's helper drive, when there is one
+//! /vbuild/tools      overlay of lower and scratch/tools: Place::Tools
+//!     /build         = scratch/build
+//!     <helper_at>    = the helper drive, or scratch/helper
+//!     /dev /proc /sys /run
+//! ```
+
+use plan::{Disk, DiskRole, GuestPath, Plan};
+use session::{Session, SessionError};
+use wire::{FileOperation, MountSpec, Request, Spawn};
+
+use crate::{Config, EngineError, State};
+
+/// The tools root, seen from the agent.
+pub(crate) const TOOLS: &str = "/vbuild/tools";
+/// The scratch disk, seen from the agent.
+pub(crate) const SCRATCH: &str = "/vbuild/scratch";
+/// The helper drive, seen from the agent.
+pub(crate) const HELPER: &str = "/vbuild/helper";
+const LOWER: &str = "/vbuild/lower";
+/// Serial of the appliance's root.
+pub const ROOT_SERIAL: &str = "vbuild-root";
+/// Serial of the helper drive.
+pub(crate) const HELPER_SERIAL: &str = "vbuild-helper";
+/// Certificates for scripts. /dev is the one filesystem that the tools root
+/// and every image share and that is never part of an image.
+pub(crate) const CA_FILE: &str = "/dev/vbuild-ca/ca-certificates.crt";
+/// Makes apt trust [`CA_FILE`].
+pub(crate) const CA_APT_CONF: &str = "/dev/vbuild-ca/apt.conf";
+
+/// The virtio serial of the plan's disk number `index`.
+pub(crate) fn disk_serial(index: usize) -> String {
+    format!("vbuild-disk{index}")
+}
+
+/// A running guest, its base established.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) session: Session,
+    /// Device nodes of the plan's disks, by name; only those attached.
+    pub(crate) disks: Vec<(String, String, u64)>,
+    /// Mounts of the current context, in order.
+    pub(crate) mounted: Vec<Mounted>,
+}
+
+/// A mount of the context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    pub(crate) spec: MountSpec,
+    /// Whether the mount point was made for it, and must go with it.
+    pub(crate) made_target: bool,
+}
+
+impl Guest {
+    /// The device of a disk of the plan.
+    pub(crate) fn device(&self, disk: &str) -> Option<(&str, u64)> {
+        self.disks
+            .iter()
+            .find(|(name, ..)| name == disk)
+            .map(|(_, device, bytes)| (device.as_str(), *bytes))
+    }
+
+    /// A path of the tools root, seen from the agent.
+    pub(crate) fn tools_path(path: &GuestPath) -> String {
+        format!("{TOOLS}{}", path.as_str().trim_end_matches('/'))
+    }
+}
+
+/// Sets up the base in a guest that has just said hello.
+pub(crate) async fn establish(
+    session: Session,
+    plan: &Plan,
+    config: &Config,
+    state: &mut State,
+) -> Result<Guest, EngineError> {
+    let prepare =
+        |action: &'static str| move |source| EngineError::Prepare { action: action.into(), source };
+    let devices = session.block_devices().await.map_err(prepare("list drives"))?;
+    let find = |serial: &str| {
+        devices.iter().find(|device| device.serial == serial && device.partition.is_none())
+    };
+    let root = find(ROOT_SERIAL)
+        .ok_or_else(|| EngineError::Recipe("the guest does not see the appliance's root".into()))?;
+    mount(&session, &root.path, LOWER, "ext4", &["ro", "noatime"])
+        .await
+        .map_err(prepare("mount the appliance"))?;
+    let mut disks = Vec::new();
+    for (index, disk) in plan.disks.iter().enumerate() {
+        if let Some(device) = find(&disk_serial(index)) {
+            disks.push((disk.name.clone(), device.path.clone(), device.bytes));
+        }
+    }
+    let guest = Guest { session, disks, mounted: Vec::new() };
+    mount_scratch(&guest, plan, state).await?;
+    mount_tools(&guest).await.map_err(prepare("set up the tools root"))?;
+    mount_helper(&guest, plan, config).await?;
+    if config.network.is_some() {
+        guest
+            .session
+            .perform(&Request::NetworkUp {})
+            .await
+            .map_err(prepare("open the network door"))?;
+    }
+    let resolver = if config.network.is_some() { "nameserver 127.0.0.1\n" } else { "" };
+    guest
+        .session
+        .put_file(TOOLS, "/etc/resolv.conf", 0o644, resolver.as_bytes())
+        .await
+        .map_err(prepare("write resolv.conf"))?;
+    if let Some(bundle) = &config.ca_bundle {
+        put_ca_bundle(&guest.session, bundle).await.map_err(prepare("install certificates"))?;
+    }
+    Ok(guest)
+}
+
+pub(crate) async fn mount(
+    session: &Session,
+    source: &str,
+    target: &str,
+    fstype: &str,
+    options: &[&str],
+) -> Result<(), SessionError> {
+    session
+        .mount(MountSpec {
+            source: source.to_owned(),
+            target: target.to_owned(),
+            fstype: fstype.to_owned(),
+            options: options.iter().map(ToString::to_string).collect(),
+        })
+        .await
+}
+
+/// Formats the scratch disk when it is fresh, and mounts it. Without journal
+/// and with lazy tables: after a crash it is thrown away, never repaired.
+async fn mount_scratch(guest: &Guest, plan: &Plan, state: &mut State) -> Result<(), EngineError> {
+    let name = plan
+        .disks
+        .iter()
+        .find(|disk: &&Disk| disk.role == DiskRole::Scratch)
+        .map_or("", |disk| disk.name.as_str());
+    let (device, _) = guest
+        .device(name)
+        .ok_or_else(|| EngineError::Recipe("the guest does not see the scratch disk".into()))?;
+    if !state.scratch_formatted {
+        let argv = [
+            "mke2fs",
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-O",
+            "^has_journal,^resize_inode",
+            "-m",
+            "0",
+            "-E",
+            "lazy_itable_init=1,nodiscard,root_owner=0:0",
+            device,
+        ];
+        run_tool(&guest.session, &argv).await?;
+        state.scratch_formatted = true;
+    }
+    let options = ["noatime", "nodiratime", "nobarrier"];
+    mount(&guest.session, device, SCRATCH, "ext4", &options)
+        .await
+        .map_err(|source| EngineError::Prepare { action: "mount the scratch disk".into(), source })
+}
+
+async fn mount_tools(guest: &Guest) -> Result<(), SessionError> {
+    let session = &guest.session;
+    for directory in ["tools/upper", "tools/work", "build", "helper"] {
+        session
+            .file(FileOperation::MakeDirectory {
+                root: SCRATCH.into(),
+                path: format!("/{directory}"),
+                mode: 0o755,
+                parents: true,
+            })
+            .await?;
+    }
+    session
+        .mount(MountSpec {
+            source: "vbuild-tools".into(),
+            target: TOOLS.into(),
+            fstype: "overlay".into(),
+            options: vec![
+                format!("lowerdir={LOWER}"),
+                format!("upperdir={SCRATCH}/tools/upper"),
+                format!("workdir={SCRATCH}/tools/work"),
+            ],
+        })
+        .await?;
+    for directory in ["/dev", "/proc", "/sys", "/run"] {
+        mount(session, directory, &format!("{TOOLS}{directory}"), "", &["rbind"]).await?;
+    }
+    mount(session, &format!("{SCRATCH}/build"), &format!("{TOOLS}/build"), "", &["bind"]).await
+}
+
+/// Mounts the user's drive by virt-dib's rule: its first partition, or the whole
+/// drive when it has none.
+async fn mount_helper(guest: &Guest, plan: &Plan, config: &Config) -> Result<(), EngineError> {
+    let session = &guest.session;
+    let target = Guest::tools_path(&plan.helper_at);
+    let bind = |source| EngineError::Prepare { action: "mount the helper drive".into(), source };
+    let Some(helper) = &config.helper else {
+        let from = format!("{SCRATCH}/helper");
+        return mount(session, &from, &target, "", &["bind"]).await.map_err(bind);
+    };
+    let device = helper_device(session).await.map_err(bind)?;
+    let trouble = |reason: String| EngineError::HelperDrive { path: helper.path.clone(), reason };
+    let Some(device) = device else {
+        return Err(trouble("the guest does not see it".into()));
+    };
+    let make = FileOperation::MakeDirectory {
+        root: "/".into(),
+        path: HELPER.into(),
+        mode: 0o755,
+        parents: true,
+    };
+    session.file(make).await.map_err(bind)?;
+    let spawn = tool(&["mount", "-o", "noatime", &device, HELPER]);
+    let output = session.output(spawn, b"").await.map_err(bind)?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(trouble(format!(
+            "no filesystem that can be mounted was found on it ({stderr}); `vbuild cache create` makes a drive that has one"
+        )));
+    }
+    mount(session, HELPER, &target, "", &["bind"]).await.map_err(bind)
+}
+
+/// The device of the helper drive that holds its filesystem.
+pub(crate) async fn helper_device(session: &Session) -> Result<Option<String>, SessionError> {
+    let devices = session.block_devices().await?;
+    let mut found: Vec<_> =
+        devices.iter().filter(|device| device.serial == HELPER_SERIAL).collect();
+    // Partitions sort before the whole disk, the first one first.
+    found.sort_by_key(|device| device.partition.unwrap_or(u32::MAX));
+    Ok(found.first().map(|device| device.path.clone()))
+}
+
+async fn put_ca_bundle(session: &Session, bundle: &[u8]) -> Result<(), SessionError> {
+    let directory = FileOperation::MakeDirectory {
+        root: "/".into(),
+        path: "/dev/vbuild-ca".into(),
+        mode: 0o755,
+        parents: true,
+    };
+    session.file(directory).await?;
+    session.put_file("/", CA_FILE, 0o644, bundle).await?;
+    let apt = format!("Acquire::https::CAInfo \"{CA_FILE}\";\n");
+    session.put_file("/", CA_APT_CONF, 0o644, apt.as_bytes()).await
+}
+
+/// A command of the appliance itself, outside every context.
+pub(crate) fn tool(argv: &[&str]) -> Spawn {
+    Spawn {
+        argv: argv.iter().map(ToString::to_string).collect(),
+        env: vec![
+            ("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()),
+            ("LC_ALL".into(), "C".into()),
+            ("HOME".into(), "/root".into()),
+        ],
+        cwd: "/".into(),
+        ..Spawn::default()
+    }
+}
+
+/// Runs a tool of the appliance and fails when it does; gives its output.
+pub(crate) async fn run_tool(session: &Session, argv: &[&str]) -> Result<Vec<u8>, EngineError> {
+    run_tool_with(session, argv, b"").await
+}
+
+/// As [`run_tool`], with standard input.
+pub(crate) async fn run_tool_with(
+    session: &Session,
+    argv: &[&str],
+    input: &[u8],
+) -> Result<Vec<u8>, EngineError> {
+    let command = argv.join(" ");
+    let output = session
+        .output(tool(argv), input)
+        .await
+        .map_err(|source| EngineError::Prepare { action: format!("run `{command}`"), source })?;
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(EngineError::Tool {
+            argv: command,
+            status: output.status,
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
+    }
+}

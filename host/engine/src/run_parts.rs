@@ -1,0 +1,313 @@
+//! Phases: directories of scripts by the rules of dib-run-parts of
+//! diskimage-builder 3.43.
+//!
+//! dib-run-parts sources the environment files in one shell and runs every
+//! script as its child. Here the files are sourced once per phase too, what they
+//! export is read back, and each script is started with it directly: so a script
+//! has its own output, time and exit status, and can be a boundary.
+
+use plan::{Run, RunParts, Stage};
+use wire::{FileKind, FileOperation, FileStat, Reply, Request};
+
+use crate::{
+    Config, EngineError, State,
+    command::{self, Command},
+    guest::Guest,
+};
+
+/// Sources its arguments and prints the environment, NUL separated. What the
+/// files print goes to standard error.
+const CAPTURE_ENVIRONMENT: &str = r#"set -ue -o pipefail
+exec 3>&1 1>&2
+for _vbuild_file in "$@"; do
+    # shellcheck disable=SC1090
+    source "$_vbuild_file"
+done
+unset _vbuild_file
+exec env -0 >&3
+"#;
+/// How many symbolic links are followed to a script.
+const LINKS_MAX: usize = 8;
+
+/// Runs a phase.
+pub(crate) async fn run(
+    parts: &RunParts,
+    guest: &Guest,
+    stage: &Stage,
+    config: &Config,
+    state: &mut State,
+) -> Result<(), EngineError> {
+    let root = command::root_of(parts.place, stage)?;
+    let scripts = scripts(guest, stage, &root, parts.directory.as_str()).await?;
+    if scripts.is_empty() {
+        return Ok(());
+    }
+    let env = command::resolve_env(&parts.env, stage, config, state)?;
+    let context = Sourcing { guest, stage, config, phase: &parts.phase, place: parts.place };
+    let env = context.source(parts.environment.as_ref().map(plan::GuestPath::as_str), env).await?;
+    for script in scripts {
+        let command = Command {
+            phase: &parts.phase,
+            script: &script,
+            origin: parts.origins.get(&script),
+            place: parts.place,
+            argv: vec![format!("{}/{script}", parts.directory)],
+            env: env.clone(),
+            cwd: parts.cwd.as_str(),
+            stdin: None,
+            capture: parts.block_device_output,
+            quiet: false,
+        };
+        let output = command::run(guest, stage, config, command).await?;
+        if parts.block_device_output {
+            note_block_device(&output, state)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs one command of the recipe.
+pub(crate) async fn run_one(
+    run: &Run,
+    guest: &Guest,
+    stage: &Stage,
+    config: &Config,
+    state: &mut State,
+) -> Result<(), EngineError> {
+    let env = command::resolve_env(&run.env, stage, config, state)?;
+    let context = Sourcing { guest, stage, config, phase: &stage.name, place: run.place };
+    let env = context.source(run.environment.as_ref().map(plan::GuestPath::as_str), env).await?;
+    let argv =
+        run.argv.iter().map(|word| command::resolve(word, state)).collect::<Result<_, _>>()?;
+    let command = Command {
+        phase: &stage.name,
+        script: &run.what,
+        origin: None,
+        place: run.place,
+        argv,
+        env,
+        cwd: run.cwd.as_str(),
+        stdin: run.stdin.as_deref(),
+        capture: run.capture.is_some(),
+        quiet: false,
+    };
+    let output = command::run(guest, stage, config, command).await?;
+    if let Some(fact) = &run.capture {
+        let text = String::from_utf8_lossy(&output).trim_end_matches('\n').to_owned();
+        state.facts.insert(fact.clone(), text);
+    }
+    Ok(())
+}
+
+struct Sourcing<'a> {
+    guest: &'a Guest,
+    stage: &'a Stage,
+    config: &'a Config,
+    phase: &'a str,
+    place: plan::Place,
+}
+
+impl Sourcing<'_> {
+    /// The environment after sourcing the files of a directory.
+    async fn source(
+        &self,
+        directory: Option<&str>,
+        env: Vec<(String, String)>,
+    ) -> Result<Vec<(String, String)>, EngineError> {
+        let Some(directory) = directory else { return Ok(env) };
+        let root = command::root_of(self.place, self.stage)?;
+        let mut files: Vec<String> = list(self.guest, self.stage, &root, directory)
+            .await?
+            .into_iter()
+            .filter(|(name, stat)| is_environment_name(name) && stat.kind != FileKind::Directory)
+            .map(|(name, _)| format!("{directory}/{name}"))
+            .collect();
+        if files.is_empty() {
+            return Ok(env);
+        }
+        files.sort();
+        let mut argv: Vec<String> =
+            ["/bin/bash", "-c", CAPTURE_ENVIRONMENT, "environment.d"].map(String::from).to_vec();
+        argv.append(&mut files);
+        let command = Command {
+            phase: self.phase,
+            script: "environment.d",
+            origin: None,
+            place: self.place,
+            argv,
+            env,
+            cwd: "/",
+            stdin: None,
+            capture: true,
+            quiet: true,
+        };
+        let output = command::run(self.guest, self.stage, self.config, command).await?;
+        Ok(parse_environment(&output))
+    }
+}
+
+fn parse_environment(bytes: &[u8]) -> Vec<(String, String)> {
+    bytes
+        .split(|byte| *byte == 0)
+        .filter_map(|entry| {
+            let entry = String::from_utf8_lossy(entry);
+            let (name, value) = entry.split_once('=')?;
+            // bash adds these for itself; a script's own shell sets its own.
+            let own = matches!(name, "_" | "SHLVL" | "PWD" | "OLDPWD");
+            (!own).then(|| (name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+fn is_environment_name(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+fn is_script_name(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+/// `LANG=C sort -n`: by leading number (none counts as 0), then by bytes.
+fn sort_scripts(names: &mut [String]) {
+    let number = |name: &str| {
+        let digits = name.bytes().take_while(u8::is_ascii_digit).count();
+        name[..digits].parse::<u128>().unwrap_or(0)
+    };
+    names.sort_by(|a, b| number(a).cmp(&number(b)).then_with(|| a.cmp(b)));
+}
+
+/// The scripts of a directory in the order in which they run.
+async fn scripts(
+    guest: &Guest,
+    stage: &Stage,
+    root: &str,
+    directory: &str,
+) -> Result<Vec<String>, EngineError> {
+    let mut names = Vec::new();
+    for (name, stat) in list(guest, stage, root, directory).await? {
+        if !is_script_name(&name) {
+            continue;
+        }
+        let path = format!("{directory}/{name}");
+        let stat = follow(guest, stage, root, path, stat).await?;
+        if stat.is_some_and(|stat| stat.kind == FileKind::File && stat.mode & 0o111 != 0) {
+            names.push(name);
+        }
+    }
+    sort_scripts(&mut names);
+    Ok(names)
+}
+
+async fn ask(guest: &Guest, stage: &Stage, operation: FileOperation) -> Result<Reply, EngineError> {
+    guest.session.request(&Request::File(operation)).await.map_err(|source| EngineError::Session {
+        stage: stage.name.clone(),
+        step: "look for scripts".into(),
+        source,
+    })
+}
+
+/// Names and status of a directory's entries; none when it is missing.
+async fn list(
+    guest: &Guest,
+    stage: &Stage,
+    root: &str,
+    directory: &str,
+) -> Result<Vec<(String, FileStat)>, EngineError> {
+    let stat = FileOperation::Stat { root: root.into(), path: directory.into() };
+    if matches!(ask(guest, stage, stat).await?, Reply::Stat { stat: None }) {
+        return Ok(Vec::new());
+    }
+    let listing = FileOperation::List { root: root.into(), path: directory.into() };
+    match ask(guest, stage, listing).await? {
+        Reply::Entries { entries } => Ok(entries),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Follows symbolic links to what they lead to.
+async fn follow(
+    guest: &Guest,
+    stage: &Stage,
+    root: &str,
+    mut path: String,
+    mut stat: FileStat,
+) -> Result<Option<FileStat>, EngineError> {
+    for _ in 0..LINKS_MAX {
+        let Some(link) = stat.link.take() else { return Ok(Some(stat)) };
+        path = join(&path, &link);
+        let operation = FileOperation::Stat { root: root.into(), path: path.clone() };
+        match ask(guest, stage, operation).await? {
+            Reply::Stat { stat: Some(next) } => stat = next,
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// Where a link leads, without leaving the root.
+fn join(path: &str, link: &str) -> String {
+    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let whole = if link.starts_with('/') { link.to_owned() } else { format!("{parent}/{link}") };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in whole.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// Takes `IMAGE_BLOCK_DEVICE=` from the output of block-device.d.
+fn note_block_device(output: &[u8], state: &mut State) -> Result<(), EngineError> {
+    let text = String::from_utf8_lossy(output);
+    let mut values = text.lines().filter_map(|line| line.strip_prefix("IMAGE_BLOCK_DEVICE="));
+    let Some(value) = values.next() else { return Ok(()) };
+    if values.next().is_some() {
+        return Err(EngineError::Recipe(
+            "variable ‘IMAGE_BLOCK_DEVICE’ has more than one occurrence in the output of block-device.d".into(),
+        ));
+    }
+    state.facts.insert("image-block-device".into(), value.trim_matches('"').to_owned());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_sort_by_number_then_bytes() {
+        let mut names: Vec<String> =
+            ["100-z", "50-b", "5-x", "50-a", "zz", "01-a", "1-b", "001-z", "99-x"]
+                .map(String::from)
+                .to_vec();
+        sort_scripts(&mut names);
+        assert_eq!(names, ["zz", "001-z", "01-a", "1-b", "5-x", "50-a", "50-b", "99-x", "100-z"]);
+    }
+
+    #[test]
+    fn names_are_dib_run_parts_names() {
+        assert!(is_script_name("10-a_B"));
+        assert!(!is_script_name("10-a.sh") && !is_script_name("10-a~"));
+        assert!(is_environment_name("10-a.bash"));
+    }
+
+    #[test]
+    fn links_stay_inside() {
+        assert_eq!(join("/in/install.d/10-x", "../x-install/10-x"), "/in/x-install/10-x");
+        assert_eq!(join("/a/b", "/c/./d"), "/c/d");
+        assert_eq!(join("/a", "../../../e"), "/e");
+    }
+
+    #[test]
+    fn environment_is_read_back() {
+        let env = parse_environment(b"A=1\0B=x=y\nz\0_=/usr/bin/env\0BASH_FUNC_f%%=() { :; }\0");
+        let names: Vec<&str> = env.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["A", "B", "BASH_FUNC_f%%"]);
+        assert_eq!(env[1].1, "x=y\nz");
+    }
+}

@@ -1,0 +1,426 @@
+//! One function per kind of step that is not a command.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    sync::{Arc, Mutex},
+};
+
+use plan::{
+    Digest, FileSource, FileStep, GuestPath, ImageSize, ResolvConf, Stage, Upload, UploadEntry,
+    UploadKind,
+};
+use session::SessionError;
+use sha2::{Digest as _, Sha256};
+use wire::{FileKind, FileOperation, FileStat, Reply, Request};
+
+use crate::{
+    Config, EngineError, State,
+    guest::{Guest, TOOLS, run_tool, tool},
+};
+
+/// Uploaded files carry one fixed time (2020-01-01), so that the same inputs
+/// give the same bytes wherever scripts copy them with their times.
+const UPLOAD_MTIME_S: u64 = 1_577_836_800;
+/// The image's size is a multiple of this, as diskimage-builder rounds it.
+const SIZE_UNIT_KIB: u64 = 64;
+
+/// A path of the tools root as root directory and path below it: inside the
+/// image its own root, so that absolute links of the image stay in the image.
+fn split(path: &GuestPath, stage: &Stage) -> (String, String) {
+    match &stage.context.image_root {
+        Some(root) if root.contains(path) => {
+            let below = &path.as_str()[root.as_str().trim_end_matches('/').len()..];
+            (Guest::tools_path(root), if below.is_empty() { "/".into() } else { below.into() })
+        }
+        _ => (TOOLS.into(), path.to_string()),
+    }
+}
+
+fn failed(stage: &Stage, step: impl Into<String>) -> impl FnOnce(SessionError) -> EngineError {
+    let (stage, step) = (stage.name.clone(), step.into());
+    move |source| EngineError::Session { stage, step, source }
+}
+
+/// Puts files into the guest as one tar stream.
+pub(crate) async fn upload(
+    upload: &Upload,
+    guest: &Guest,
+    stage: &Stage,
+) -> Result<(), EngineError> {
+    let (root, path) = split(&upload.to, stage);
+    let entries = upload.entries.clone();
+    let changed = Arc::new(Mutex::new(None));
+    let noticed = Arc::clone(&changed);
+    let sent = guest
+        .session
+        .put_tar(&root, &path, move |writer| {
+            let mut archive = tar::Builder::new(writer);
+            for entry in &entries {
+                append(&mut archive, entry, &noticed)?;
+            }
+            archive.finish()
+        })
+        .await;
+    if let Some(path) = changed.lock().ok().and_then(|mut slot| slot.take()) {
+        return Err(EngineError::InputChanged(path));
+    }
+    sent.map_err(failed(stage, format!("upload {}", upload.what)))
+}
+
+fn append(
+    archive: &mut tar::Builder<&mut dyn Write>,
+    entry: &UploadEntry,
+    changed: &Mutex<Option<std::path::PathBuf>>,
+) -> std::io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(UPLOAD_MTIME_S);
+    header.set_size(0);
+    match &entry.kind {
+        UploadKind::Directory(mode) => {
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(*mode);
+            archive.append_data(&mut header, &entry.path, std::io::empty())
+        }
+        UploadKind::Symlink(target) => {
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_mode(0o777);
+            archive.append_link(&mut header, &entry.path, target)
+        }
+        UploadKind::File { mode, source: FileSource::Text(text) } => {
+            header.set_mode(*mode);
+            header.set_size(text.len() as u64);
+            archive.append_data(&mut header, &entry.path, text.as_bytes())
+        }
+        UploadKind::File { mode, source: FileSource::Host { path, bytes, sha256 } } => {
+            header.set_mode(*mode);
+            header.set_size(*bytes);
+            let mut reader = Hashing { inner: File::open(path)?, hash: Sha256::new() };
+            // A file that grew is cut and one that shrank fails here; either
+            // way the digest tells.
+            let sent = archive.append_data(&mut header, &entry.path, (&mut reader).take(*bytes));
+            if sent.is_err() || Digest(reader.hash.finalize().into()) != *sha256 {
+                *changed.lock().map_err(|_| std::io::Error::other("poisoned"))? =
+                    Some(path.clone());
+                return Err(std::io::Error::other("an input has changed"));
+            }
+            Ok(())
+        }
+    }
+}
+
+struct Hashing<R> {
+    inner: R,
+    hash: Sha256,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// A small change to the file tree.
+pub(crate) async fn file(step: &FileStep, guest: &Guest, stage: &Stage) -> Result<(), EngineError> {
+    let operation = match step {
+        FileStep::MakeDirectory { path, mode } => {
+            let (root, path) = split(path, stage);
+            FileOperation::MakeDirectory { root, path, mode: *mode, parents: true }
+        }
+        FileStep::Write { path, content, mode } => {
+            let (root, path) = split(path, stage);
+            let written = guest.session.put_file(&root, &path, *mode, content.as_bytes()).await;
+            return written.map_err(failed(stage, format!("write {path}")));
+        }
+        FileStep::Symlink { path, target } => {
+            let (root, path) = split(path, stage);
+            FileOperation::Symlink { root, path, target: target.clone() }
+        }
+        FileStep::Remove { path, content_only } => {
+            let (root, path) = split(path, stage);
+            let content_only = *content_only;
+            FileOperation::Remove { root, path, content_only, one_file_system: true }
+        }
+        FileStep::Rename { from, to } => {
+            let ((root, from), (_, to)) = (split(from, stage), split(to, stage));
+            FileOperation::Rename { root, from, to }
+        }
+        FileStep::TruncateAll { path } => {
+            let (root, path) = split(path, stage);
+            FileOperation::TruncateAll { root, path }
+        }
+        FileStep::RemoveBySuffix { path, suffix } => {
+            return remove_by_suffix(guest, stage, path, suffix).await;
+        }
+    };
+    guest.session.file(operation).await.map_err(failed(stage, "change files"))
+}
+
+async fn remove_by_suffix(
+    guest: &Guest,
+    stage: &Stage,
+    directory: &GuestPath,
+    suffix: &str,
+) -> Result<(), EngineError> {
+    let (root, path) = split(directory, stage);
+    for (name, stat) in entries(guest, stage, &root, &path).await? {
+        if name.ends_with(suffix) && stat.kind == FileKind::File {
+            let remove = FileOperation::Remove {
+                root: root.clone(),
+                path: format!("{path}/{name}"),
+                content_only: false,
+                one_file_system: true,
+            };
+            guest.session.file(remove).await.map_err(failed(stage, format!("remove {name}")))?;
+        }
+    }
+    Ok(())
+}
+
+async fn stat(
+    guest: &Guest,
+    stage: &Stage,
+    root: &str,
+    path: &str,
+) -> Result<Option<FileStat>, EngineError> {
+    let operation = FileOperation::Stat { root: root.to_owned(), path: path.to_owned() };
+    let reply = guest.session.request(&Request::File(operation)).await;
+    match reply.map_err(failed(stage, format!("look at {path}")))? {
+        Reply::Stat { stat } => Ok(stat),
+        _ => Ok(None),
+    }
+}
+
+/// What is in a directory; nothing when it is missing.
+async fn entries(
+    guest: &Guest,
+    stage: &Stage,
+    root: &str,
+    path: &str,
+) -> Result<Vec<(String, FileStat)>, EngineError> {
+    if stat(guest, stage, root, path).await?.is_none() {
+        return Ok(Vec::new());
+    }
+    let operation = FileOperation::List { root: root.to_owned(), path: path.to_owned() };
+    let reply = guest.session.request(&Request::File(operation)).await;
+    match reply.map_err(failed(stage, format!("list {path}")))? {
+        Reply::Entries { entries } => Ok(entries),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Fails unless a directory holds something that counts.
+pub(crate) async fn require_content(
+    guest: &Guest,
+    stage: &Stage,
+    path: &GuestPath,
+    ignore: &[String],
+    message: &str,
+) -> Result<(), EngineError> {
+    let (root, path) = split(path, stage);
+    let found = entries(guest, stage, &root, &path).await?;
+    if found.iter().any(|(name, _)| !ignore.contains(name)) {
+        Ok(())
+    } else {
+        Err(EngineError::Recipe(message.to_owned()))
+    }
+}
+
+/// The resolver of the image; see [`ResolvConf`].
+pub(crate) async fn resolv_conf(
+    action: ResolvConf,
+    guest: &Guest,
+    stage: &Stage,
+    config: &Config,
+) -> Result<(), EngineError> {
+    const FILE: &str = "/etc/resolv.conf";
+    const ORIGINAL: &str = "/etc/resolv.conf.ORIG";
+    let Some(root) = &stage.context.image_root else {
+        return Err(EngineError::Recipe(format!("stage {} has no image root", stage.name)));
+    };
+    let root = Guest::tools_path(root);
+    let rename = |from: &str, to: &str| FileOperation::Rename {
+        root: root.clone(),
+        from: from.into(),
+        to: to.into(),
+    };
+    let remove = |path: &str| FileOperation::Remove {
+        root: root.clone(),
+        path: path.into(),
+        content_only: false,
+        one_file_system: true,
+    };
+    let perform = async |operation| {
+        guest.session.file(operation).await.map_err(failed(stage, "change resolv.conf"))
+    };
+    let current = stat(guest, stage, &root, FILE).await?;
+    match action {
+        ResolvConf::Prepare => {
+            if current.is_some() {
+                perform(rename(FILE, ORIGINAL)).await?;
+            }
+            let etc = FileOperation::MakeDirectory {
+                root: root.clone(),
+                path: "/etc".into(),
+                mode: 0o755,
+                parents: true,
+            };
+            perform(etc).await?;
+            let content =
+                if config.network.is_some() { "nameserver 127.0.0.1\n" } else { "# no network\n" };
+            let written = guest.session.put_file(&root, FILE, 0o777, content.as_bytes()).await;
+            written.map_err(failed(stage, "write resolv.conf"))
+        }
+        ResolvConf::Restore => {
+            let original = stat(guest, stage, &root, ORIGINAL).await?.is_some();
+            // A link was made by a package or an element on purpose; so was a
+            // file that cannot be removed (chattr +i).
+            let link = current.as_ref().is_some_and(|stat| stat.kind == FileKind::Symlink);
+            let kept = link || (current.is_some() && perform(remove(FILE)).await.is_err());
+            match (kept, original) {
+                (false, true) => perform(rename(ORIGINAL, FILE)).await,
+                (true, true) => perform(remove(ORIGINAL)).await,
+                (_, false) => Ok(()),
+            }
+        }
+    }
+}
+
+/// Computes the size of the image; see [`ImageSize`].
+pub(crate) async fn image_size(
+    size: &ImageSize,
+    guest: &Guest,
+    stage: &Stage,
+    state: &mut State,
+) -> Result<(), EngineError> {
+    let tree_kib = if size.explicit_kib.is_some() {
+        0
+    } else {
+        let operation = FileOperation::Usage { root: TOOLS.into(), path: size.tree.to_string() };
+        let reply = guest.session.request(&Request::File(operation)).await;
+        match reply.map_err(failed(stage, "measure the tree"))? {
+            Reply::Usage { kib, .. } => kib,
+            _ => 0,
+        }
+    };
+    let kib = size_kib(size, tree_kib);
+    state.facts.insert(size.fact.clone(), kib.to_string());
+    Ok(())
+}
+
+fn size_kib(size: &ImageSize, tree_kib: u64) -> u64 {
+    let base = match (size.explicit_kib, size.extra_kib) {
+        (Some(explicit), _) => explicit,
+        (None, Some(extra)) => tree_kib + extra + size.journal_kib,
+        // Divided by 0.6, in whole numbers.
+        (None, None) => tree_kib * 10 / 6 + size.journal_kib,
+    };
+    (base + size.fixed_kib).div_ceil(SIZE_UNIT_KIB) * SIZE_UNIT_KIB
+}
+
+/// Copies what is in a directory, with everything that cp can keep.
+pub(crate) async fn copy_tree(
+    guest: &Guest,
+    from: &GuestPath,
+    to: &GuestPath,
+) -> Result<(), EngineError> {
+    let (from, to) = (format!("{}/.", Guest::tools_path(from)), Guest::tools_path(to));
+    let argv = ["cp", "--archive", "--sparse=auto", "--no-target-directory", &from, &to];
+    run_tool(&guest.session, &argv).await.map(drop)
+}
+
+/// Ends processes whose root is below a directory.
+pub(crate) async fn kill_processes(
+    guest: &Guest,
+    stage: &Stage,
+    root: &GuestPath,
+) -> Result<(), EngineError> {
+    let pattern = format!("{}*", Guest::tools_path(root));
+    let script = r#"find /proc -maxdepth 2 -name root -lname "$1" 2>/dev/null |
+        while IFS=/ read -r _ _ pid _; do kill -KILL "$pid"; done; true"#;
+    guest
+        .session
+        .output(tool(&["sh", "-c", script, "sh", &pattern]), b"")
+        .await
+        .map(drop)
+        .map_err(failed(stage, "end left-over processes"))
+}
+
+/// Sends a directory to the host, if anything is in it.
+pub(crate) async fn fetch(
+    guest: &Guest,
+    stage: &Stage,
+    config: &Config,
+    from: &GuestPath,
+    to: &std::path::Path,
+) -> Result<(), EngineError> {
+    let path = from.to_string();
+    if entries(guest, stage, TOOLS, &path).await?.is_empty() {
+        return Ok(());
+    }
+    let archive = guest.session.get_tar(TOOLS, &path, Vec::new(), false).await;
+    let archive = archive.map_err(failed(stage, format!("fetch {path}")))?;
+    let (trees, directory) = (Arc::clone(&config.trees), to.to_owned());
+    let unpacked =
+        tokio::task::spawn_blocking(move || trees.unpack(&directory, Box::new(archive))).await;
+    flatten(unpacked, to)
+}
+
+/// Writes an output from a mounted tree.
+pub(crate) async fn export(
+    guest: &Guest,
+    stage: &Stage,
+    config: &Config,
+    root: &GuestPath,
+    exclude: &[String],
+    output: &plan::TreeOutput,
+) -> Result<(), EngineError> {
+    let tree = Guest::tools_path(root);
+    let archive = guest.session.get_tar(&tree, "/", exclude.to_vec(), false).await;
+    let archive = archive.map_err(failed(stage, "read the image's tree"))?;
+    let (trees, what) = (Arc::clone(&config.trees), output.clone());
+    let written = tokio::task::spawn_blocking(move || trees.export(&what, Box::new(archive))).await;
+    flatten(written, &output.path)
+}
+
+type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+fn flatten(
+    outcome: Result<Outcome, tokio::task::JoinError>,
+    path: &std::path::Path,
+) -> Result<(), EngineError> {
+    let error = match outcome {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error,
+        Err(panic) => panic.into(),
+    };
+    Err(EngineError::Output { path: path.to_owned(), source: error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(explicit_kib: Option<u64>, extra_kib: Option<u64>, fixed_kib: u64) -> ImageSize {
+        ImageSize {
+            tree: GuestPath::new("/t").unwrap(),
+            explicit_kib,
+            extra_kib,
+            journal_kib: 65536,
+            fixed_kib,
+            fact: "f".into(),
+        }
+    }
+
+    #[test]
+    fn sizes_follow_the_formula() {
+        assert_eq!(size_kib(&size(None, None, 0), 600_000), 1_065_536);
+        assert_eq!(size_kib(&size(None, Some(204_800), 0), 600_000), 870_336);
+        assert_eq!(size_kib(&size(Some(1_000_000), None, 537_600), 9), 1_537_600);
+        assert_eq!(size_kib(&size(Some(65), None, 0), 9), 128);
+    }
+}
