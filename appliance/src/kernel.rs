@@ -1,0 +1,248 @@
+//! The kernel: which package has it, and what is taken out of it.
+
+use std::{collections::BTreeSet, fs::File};
+
+use crate::{
+    deb::{Content, Deb, Kind},
+    index::{Index, Package, parse_relations},
+    modules::{ModuleError, Modules, read_content},
+};
+
+/// Modules that the agent needs before it can mount the tool root: the bus,
+/// disks, its door to the host, randomness for the first processes, and the
+/// file systems of the tool root and of the layer above it.
+const EARLY: &[&str] =
+    &["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "virtio_rng", "ext4", "overlay"];
+
+/// Modules that are of no use in a machine whose only devices are virtio ones:
+/// real hardware, and file systems and protocols of networks that it does not
+/// have. Leaving them out halves the time of `depmod` in the first boot.
+const USELESS: &[&str] = &[
+    "drivers/accessibility/",
+    "drivers/acpi/",
+    "drivers/ata/",
+    "drivers/bluetooth/",
+    "drivers/comedi/",
+    "drivers/counter/",
+    "drivers/cpufreq/",
+    "drivers/dax/",
+    "drivers/dca/",
+    "drivers/dma/",
+    "drivers/edac/",
+    "drivers/extcon/",
+    "drivers/firmware/",
+    "drivers/gpio/",
+    "drivers/gpu/",
+    "drivers/greybus/",
+    "drivers/hid/",
+    "drivers/hv/",
+    "drivers/hwmon/",
+    "drivers/i2c/",
+    "drivers/idle/",
+    "drivers/infiniband/",
+    "drivers/input/",
+    "drivers/iommu/",
+    "drivers/isdn/",
+    "drivers/mailbox/",
+    "drivers/media/",
+    "drivers/message/",
+    "drivers/mfd/",
+    "drivers/misc/",
+    "drivers/mmc/",
+    "drivers/net/ethernet/",
+    "drivers/net/hyperv/",
+    "drivers/net/phy/",
+    "drivers/net/wireless/",
+    "drivers/net/wwan/",
+    "drivers/ntb/",
+    "drivers/nvdimm/",
+    "drivers/nvme/",
+    "drivers/parport/",
+    "drivers/pci/",
+    "drivers/pcmcia/",
+    "drivers/pinctrl/",
+    "drivers/platform/",
+    "drivers/power/",
+    "drivers/powercap/",
+    "drivers/pps/",
+    "drivers/ptp/",
+    "drivers/rpmsg/",
+    "drivers/rtc/",
+    "drivers/scsi/",
+    "drivers/soundwire/",
+    "drivers/spi/",
+    "drivers/staging/",
+    "drivers/target/",
+    "drivers/thermal/",
+    "drivers/thunderbolt/",
+    "drivers/tty/",
+    "drivers/uio/",
+    "drivers/usb/",
+    "drivers/vfio/",
+    "drivers/video/",
+    "drivers/watchdog/",
+    "drivers/xen/",
+    "arch/x86/events/",
+    "fs/afs/",
+    "fs/ceph/",
+    "fs/dlm/",
+    "fs/gfs2/",
+    "fs/lockd/",
+    "fs/nfs",
+    "fs/ocfs2/",
+    "fs/orangefs/",
+    "fs/smb/",
+    "net/6lowpan/",
+    "net/9p/",
+    "net/batman-adv/",
+    "net/ceph/",
+    "net/dccp/",
+    "net/ieee802154/",
+    "net/l2tp/",
+    "net/mpls/",
+    "net/mptcp/",
+    "net/netfilter/ipvs/",
+    "net/openvswitch/",
+    "net/rds/",
+    "net/rxrpc/",
+    "net/sctp/",
+    "net/smc/",
+    "net/sunrpc/",
+    "net/tipc/",
+    "net/wireless/",
+    "net/x25/",
+    "sound/",
+];
+
+/// Why there is no kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The release has no such kernel.
+    #[error("the release has no kernel package `{name}`")]
+    NoPackage {
+        /// The package that was looked for.
+        name: String,
+    },
+    /// The package does not hold what a kernel package holds.
+    #[error("the kernel package `{package}` has no {what}")]
+    Incomplete {
+        /// The package.
+        package: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// The kernel image cannot be read from the spool.
+    #[error("cannot read the kernel image")]
+    Read(#[source] std::io::Error),
+    /// The modules cannot be used.
+    #[error(transparent)]
+    Modules(#[from] ModuleError),
+}
+
+/// What is taken out of a kernel package.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Its release, as `uname -r` says it.
+    pub version: String,
+    /// The bzImage.
+    pub image: Vec<u8>,
+    /// The archive of the modules that the agent loads.
+    pub modules_archive: Vec<u8>,
+    /// The paths of the package that belong into the tool root.
+    pub tool_root_paths: BTreeSet<String>,
+}
+
+/// The package that a kernel metapackage stands for.
+///
+/// # Errors
+/// When the release does not have one.
+pub fn find<'a>(index: &'a Index, metapackage: &str) -> Result<&'a Package, KernelError> {
+    let missing = || KernelError::NoPackage { name: metapackage.to_owned() };
+    let meta = index.get(metapackage).ok_or_else(missing)?;
+    parse_relations(&meta.depends)
+        .into_iter()
+        .flatten()
+        .find(|wanted| wanted.name.starts_with("linux-image-"))
+        .and_then(|wanted| index.get(&wanted.name).filter(|package| package.satisfies(&wanted)))
+        .ok_or_else(missing)
+}
+
+/// Which files of a kernel package are worth unpacking.
+#[must_use]
+pub fn wanted(path: &str) -> bool {
+    path.starts_with("boot/vmlinuz-") || in_modules(path).is_some()
+}
+
+/// The kernel release and the rest of a path below `lib/modules`. Since trixie
+/// it is below `usr/lib/modules`.
+fn in_modules(path: &str) -> Option<(&str, &str)> {
+    let path = path.strip_prefix("usr/").unwrap_or(path);
+    path.strip_prefix("lib/modules/")?.split_once('/')
+}
+
+/// Takes the kernel out of its unpacked package.
+///
+/// # Errors
+/// When something is missing in it.
+pub fn take(package: &str, deb: &Deb, spools: &[File]) -> Result<Kernel, KernelError> {
+    let incomplete = |what| KernelError::Incomplete { package: package.to_owned(), what };
+    let file = |prefix: &str| -> Option<(&str, &Content)> {
+        deb.entries.iter().find_map(|entry| match &entry.kind {
+            Kind::File(content) => Some((entry.path.strip_prefix(prefix)?, content)),
+            _ => None,
+        })
+    };
+    let (version, image) = file("boot/vmlinuz-").ok_or_else(|| incomplete("kernel image"))?;
+    let image = read_content(image, spools).map_err(KernelError::Read)?;
+    let modules = Modules::of(deb, spools)?;
+    let early = modules.closure(EARLY)?;
+    let modules_archive = crate::initramfs::modules_archive(&early).map_err(KernelError::Read)?;
+    let useful = |path: &str| {
+        let inside = in_modules(path).and_then(|(_, rest)| rest.strip_prefix("kernel/"));
+        inside.is_some_and(|rest| !USELESS.iter().any(|prefix| rest.starts_with(prefix)))
+    };
+    let mut tool_root_paths = modules.paths(&useful)?;
+    if tool_root_paths.is_empty() {
+        return Err(incomplete("modules"));
+    }
+    for entry in &deb.entries {
+        let index = in_modules(&entry.path).is_some_and(|(_, rest)| rest.starts_with("modules."));
+        if index && matches!(entry.kind, Kind::File(_)) {
+            tool_root_paths.insert(entry.path.clone());
+        }
+    }
+    Ok(Kernel { version: version.to_owned(), image, modules_archive, tool_root_paths })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metapackage_leads_to_the_kernel() {
+        let mut index = Index::default();
+        let package = |name: &str, depends: &str| Package {
+            name: name.to_owned(),
+            version: "6.1.9-1".to_owned(),
+            depends: depends.to_owned(),
+            ..Package::default()
+        };
+        index.insert(package(
+            "linux-image-cloud-amd64",
+            "linux-image-6.1.0-9-cloud-amd64 (= 6.1.9-1)",
+        ));
+        index.insert(package("linux-image-6.1.0-9-cloud-amd64", ""));
+        let found = find(&index, "linux-image-cloud-amd64").unwrap();
+        assert_eq!(found.name, "linux-image-6.1.0-9-cloud-amd64");
+        assert!(find(&index, "linux-image-none").is_err());
+    }
+
+    #[test]
+    fn files_worth_unpacking() {
+        assert!(wanted("boot/vmlinuz-6.1"));
+        assert!(wanted("lib/modules/6.1/kernel/fs/x.ko"));
+        assert!(wanted("usr/lib/modules/6.12/modules.builtin"));
+        assert!(!wanted("boot/System.map-6.1"));
+        assert!(!wanted("usr/share/bug/x"));
+    }
+}
