@@ -264,9 +264,9 @@ impl NodeKind {
             Self::Table(table) => vec![&table.disk],
             Self::PhysicalVolume { base, .. } => vec![base],
             Self::VolumeGroup { bases, .. } => bases.iter().map(String::as_str).collect(),
-            Self::LogicalVolume(volume) => std::iter::once(volume.group.as_str())
-                .chain(volume.thin_pool.as_deref())
-                .collect(),
+            Self::LogicalVolume(volume) => {
+                std::iter::once(volume.group.as_str()).chain(volume.thin_pool.as_deref()).collect()
+            }
             Self::Luks(luks) => vec![&luks.base],
             Self::Md(md) => md.bases.iter().map(String::as_str).collect(),
             Self::Filesystem(filesystem) => vec![&filesystem.base],

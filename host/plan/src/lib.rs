@@ -23,15 +23,15 @@ mod step;
 pub use check::{Complaint, check};
 pub use key::StageKey;
 pub use layout::{
-    Filesystem, FstabEntry, Layout, LayoutError, LogicalVolume, LvSize, Luks, MdArray, Mount, Node,
+    Filesystem, FstabEntry, Layout, LayoutError, LogicalVolume, Luks, LvSize, MdArray, Mount, Node,
     NodeKind, Partition, PartitionTable, Size, TableLabel,
 };
 pub use output::{Checksum, ImageOutput, Outputs, TreeOutput};
 pub use path::{GuestPath, InvalidPath};
 pub use stage::{Bind, Context, Disk, DiskRole, DiskSize, Plan, Stage};
 pub use step::{
-    Digest, Env, FactName, FileSource, FileStep, ImageSize, Place, ResolvConf, Run, RunParts,
-    Step, Upload, UploadEntry, UploadKind, Value,
+    Digest, Env, FactName, FileSource, FileStep, ImageSize, Place, ResolvConf, Run, RunParts, Step,
+    Upload, UploadEntry, UploadKind, Value,
 };
 
 /// The version of the plan as data. It is part of every stage key: raise it
