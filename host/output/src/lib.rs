@@ -1,1 +1,38 @@
 //! Image formats, one file each, written atomically on the host.
+//!
+//! ```text
+//!   write_disks(source, targets) ─┐
+//!                                 ├─► Vec<Pending> ──► commit ──► names
+//!   write_trees(tar, targets) ────┘   complete, flushed, nameless
+//! ```
+//!
+//! A disk format sees the disk once, as strides with data in them; a tree
+//! format sees the tar stream of the mounted tree. Several outputs share one
+//! reading of their source, compress on all cores, and appear together under
+//! their names only when [`commit`] is called: whatever fails before, however
+//! the process dies, files from earlier builds are whole and nothing is left.
+//!
+//! Calls block and use threads; asynchronous callers put them on one.
+
+mod atomic;
+mod checksum;
+mod commit;
+mod error;
+mod format;
+mod formats;
+mod pool;
+mod progress;
+mod run;
+mod source;
+mod tools;
+
+pub use checksum::Checksum;
+pub use commit::{Existing, Pending, Written, commit};
+pub use error::{OutputError, Result};
+pub use format::{
+    FORMATS, Format, Identity, Need, Origin, Target, check, container_architecture, format,
+    parse_formats,
+};
+pub use progress::{Event, Progress, Silent};
+pub use run::{write_disks, write_trees};
+pub use source::{BlockSource, RawFile};

@@ -1,0 +1,242 @@
+//! Finished outputs and the moment they take their names.
+//!
+//! Outputs wait complete and flushed until the whole build has succeeded; then
+//! all of them are renamed. Checksum files of a replaced image go before it, so
+//! that at no moment an image stands beside the checksum of another.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Checksum, OutputError, Result,
+    atomic::{OutFile, directory_of, sync_directory},
+    checksum,
+};
+
+/// What happens to a file that already has an output's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It is replaced.
+    Replace,
+    /// It keeps existing as `NAME-YYYY.MM.DD-HH.MM.SS.ext`, by the time of its
+    /// last change in UTC, with its checksum files, as diskimage-builder does.
+    KeepDated,
+}
+
+/// An output that is complete but not yet under its name. Dropping it leaves
+/// no trace.
+#[derive(Debug)]
+pub struct Pending {
+    pub(crate) file: OutFile,
+    pub(crate) format: &'static str,
+    pub(crate) digests: Vec<(Checksum, String)>,
+}
+
+impl Pending {
+    /// Where it will be.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.file.destination()
+    }
+}
+
+/// An output under its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The format's name.
+    pub format: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// Its size in bytes, holes included.
+    pub bytes: u64,
+    /// Its digests in hexadecimal; each is also in the file beside it.
+    pub digests: Vec<(Checksum, String)>,
+    /// Where an older file of the same name went.
+    pub kept: Option<PathBuf>,
+}
+
+/// Gives all outputs their names, in order. When one fails, those before it
+/// stay and those behind it vanish, which an error of a rename alone (the
+/// bytes are all on disk) makes unlikely.
+///
+/// # Errors
+/// When a rename, or writing a checksum file, fails.
+pub fn commit(pending: Vec<Pending>, existing: Existing) -> Result<Vec<Written>> {
+    // Checksum files first get their content, for that is what can fail.
+    let mut ready = Vec::new();
+    for output in pending {
+        let mut files = Vec::new();
+        for (kind, hex) in &output.digests {
+            let mut file = OutFile::create(&kind.file_for(output.path()), false)?;
+            file.append(&checksum::line(hex, output.path()))?;
+            file.seal()?;
+            files.push(file);
+        }
+        ready.push((output, files));
+    }
+    let mut written = Vec::new();
+    for (mut output, checksums) in ready {
+        let path = output.path().to_owned();
+        let kept = match existing {
+            Existing::KeepDated => keep_dated(&path)?,
+            Existing::Replace => {
+                remove_checksums(&path)?;
+                None
+            }
+        };
+        output.file.rename_into_place()?;
+        for mut file in checksums {
+            file.rename_into_place()?;
+        }
+        sync_directory(directory_of(&path))?;
+        let (format, digests) = (output.format, output.digests);
+        written.push(Written { format, path, bytes: output.file.position(), digests, kept });
+    }
+    Ok(written)
+}
+
+fn remove_checksums(path: &Path) -> Result<()> {
+    for kind in Checksum::ALL {
+        let file = kind.file_for(path);
+        match fs::remove_file(&file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(OutputError::io("remove the outdated", &file, e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Names tried when the dated one is taken: more than a few files changed in
+/// the same second mean that something else is wrong.
+const DATED_ATTEMPTS: u32 = 100;
+
+/// Moves an existing output and its checksum files out of the way.
+fn keep_dated(path: &Path) -> Result<Option<PathBuf>> {
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(OutputError::io("examine", path, e)),
+    };
+    let modified = meta.modified().map_err(|e| OutputError::io("examine", path, e))?;
+    let seconds = modified.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let kept = (0..DATED_ATTEMPTS).map(|n| dated_name(path, seconds, n)).find(|n| !n.exists());
+    let Some(kept) = kept else {
+        let e = io::Error::from(io::ErrorKind::AlreadyExists);
+        return Err(OutputError::io("find a dated name for", path, e));
+    };
+    for kind in Checksum::ALL {
+        let from = kind.file_for(path);
+        if from.exists() {
+            let to = kind.file_for(&kept);
+            fs::rename(&from, &to).map_err(|e| OutputError::io("keep", &from, e))?;
+        }
+    }
+    // A second name first, so that the file never is without one; where hard
+    // links do not exist, a rename has to do.
+    if fs::hard_link(path, &kept).is_err() {
+        fs::rename(path, &kept).map_err(|e| OutputError::io("keep", path, e))?;
+    }
+    Ok(Some(kept))
+}
+
+/// `NAME-YYYY.MM.DD-HH.MM.SS.ext`, from the second attempt on with a counter.
+fn dated_name(path: &Path, seconds: u64, attempt: u32) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-{}", stamp(seconds)));
+    if attempt > 0 {
+        name.push(format!("-{attempt}"));
+    }
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+/// `YYYY.MM.DD-HH.MM.SS` of a time in UTC.
+fn stamp(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}.{month:02}.{day:02}-{hour:02}.{minute:02}.{second:02}")
+}
+
+/// The Gregorian date of a count of days since 1970, by counting in eras of 400
+/// years that begin on the first of March, so that leap days come last.
+pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
+    const DAYS_FROM_0000_03_01: u64 = 719_468;
+    const DAYS_PER_ERA: u64 = 146_097;
+    let shifted = days + DAYS_FROM_0000_03_01;
+    let (era, day_of_era) = (shifted / DAYS_PER_ERA, shifted % DAYS_PER_ERA);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        assert_eq!(stamp(0), "1970.01.01-00.00.00");
+        assert_eq!(stamp(951_782_399), "2000.02.28-23.59.59");
+        assert_eq!(stamp(951_782_400), "2000.02.29-00.00.00");
+        assert_eq!(stamp(1_795_222_861), "2026.11.21-01.01.01");
+        assert_eq!(stamp(4_107_542_400), "2100.03.01-00.00.00");
+    }
+
+    #[test]
+    fn dated_names() {
+        let name = |path: &str, n| dated_name(Path::new(path), 0, n);
+        assert_eq!(name("d/a.b.qcow2", 0), Path::new("d/a.b-1970.01.01-00.00.00.qcow2"));
+        assert_eq!(name("image", 0), Path::new("image-1970.01.01-00.00.00"));
+        assert_eq!(name("a.raw", 2), Path::new("a-1970.01.01-00.00.00-2.raw"));
+    }
+
+    fn pending(path: &Path, content: &[u8], digests: &[(Checksum, &str)]) -> Pending {
+        let mut file = OutFile::create(path, false).unwrap();
+        file.append(content).unwrap();
+        file.seal().unwrap();
+        let digests = digests.iter().map(|(k, h)| (*k, (*h).to_owned())).collect();
+        Pending { file, format: "raw", digests }
+    }
+
+    #[test]
+    fn older_outputs_are_kept_with_their_checksums() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("i.raw");
+        let first = pending(&path, b"one", &[(Checksum::Md5, "11"), (Checksum::Sha256, "22")]);
+        assert_eq!(commit(vec![first], Existing::KeepDated).unwrap()[0].kept, None);
+        let second = pending(&path, b"two", &[(Checksum::Md5, "33")]);
+        let written = commit(vec![second], Existing::KeepDated).unwrap();
+        let kept = written[0].kept.clone().unwrap();
+        assert_eq!(
+            (fs::read(&path).unwrap(), fs::read(&kept).unwrap()),
+            (b"two".into(), b"one".into())
+        );
+        assert!(fs::read_to_string(Checksum::Md5.file_for(&kept)).unwrap().starts_with("11  "));
+        assert!(Checksum::Sha256.file_for(&kept).exists());
+        assert!(!Checksum::Sha256.file_for(&path).exists(), "it was of the older image");
+        assert!(fs::read_to_string(Checksum::Md5.file_for(&path)).unwrap().starts_with("33  "));
+    }
+
+    #[test]
+    fn replacing_removes_outdated_checksums() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("i.raw");
+        commit(vec![pending(&path, b"one", &[(Checksum::Sha512, "11")])], Existing::Replace)
+            .unwrap();
+        let written = commit(vec![pending(&path, b"2", &[])], Existing::Replace).unwrap();
+        assert_eq!((written[0].bytes, &written[0].kept), (1, &None));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
