@@ -34,6 +34,11 @@ pub(crate) const CA_FILE: &str = "/dev/vbuild-ca/ca-certificates.crt";
 /// Makes apt trust [`CA_FILE`].
 pub(crate) const CA_APT_CONF: &str = "/dev/vbuild-ca/apt.conf";
 
+/// Debian's trust store, made by ca-certificates.
+const CA_STORE: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Debian's store is 220 kB; ten times that is no trust store.
+const CA_STORE_MAX_BYTES: u64 = 4 << 20;
+
 /// The virtio serial of the plan's disk number `index`.
 pub(crate) fn disk_serial(index: usize) -> String {
     format!("vbuild-disk{index}")
@@ -252,7 +257,11 @@ async fn put_ca_bundle(session: &Session, bundle: &[u8]) -> Result<(), SessionEr
         parents: true,
     };
     session.file(directory).await?;
-    session.put_file("/", CA_FILE, 0o644, bundle).await?;
+    // A trust store that replaces the default one must hold the public
+    // authorities too.
+    let own = session.get_file(TOOLS, CA_STORE, CA_STORE_MAX_BYTES).await.unwrap_or_default();
+    let whole = [own.as_slice(), b"\n", bundle].concat();
+    session.put_file("/", CA_FILE, 0o644, &whole).await?;
     let apt = format!("Acquire::https::CAInfo \"{CA_FILE}\";\n");
     session.put_file("/", CA_APT_CONF, 0o644, apt.as_bytes()).await
 }

@@ -1,0 +1,109 @@
+//! How vbuild runs things, beside what it builds: resolved from the command
+//! line once, used by every verb that starts a machine.
+
+use std::{path::PathBuf, time::Duration};
+
+use machine::{DriveFormat, accel::Accel};
+
+/// Memory of the guest when nothing is said, in MiB. debootstrap and dpkg need
+/// 700; mkfs of large disks and initramfs generation more.
+pub const MEMORY_DEFAULT_MIB: u32 = 2048;
+/// The most processors that are used when nothing is said: package scripts are
+/// serial, and a second one serves compression and the agent.
+pub const VCPUS_DEFAULT_MAX: u8 = 4;
+/// The smallest scratch disk that is worth having; it is sparse.
+pub const SCRATCH_BYTES: u64 = 64 << 30;
+
+/// Where trusted certificates come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaSource {
+    /// A PEM file.
+    File(PathBuf),
+    /// The host's own trust store.
+    Host,
+}
+
+/// The settings of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// What shall run the machine.
+    pub accel: Accel,
+    /// Virtual processors.
+    pub vcpus: u8,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// The user's cache directory of vbuild.
+    pub cache_dir: PathBuf,
+    /// Root of the Debian mirror for the appliance; the host's apt sources
+    /// otherwise.
+    pub mirror: Option<String>,
+    /// Certificates that guests trust beside their own.
+    pub ca_bundle: Option<CaSource>,
+    /// Packages that the appliance holds beside the usual ones.
+    pub appliance_packages: Vec<String>,
+    /// Whether the guest gets a way out.
+    pub network: bool,
+    /// The only hosts that the guest may reach; all public ones when empty.
+    pub allow_hosts: Vec<String>,
+    /// Whether private addresses may be reached too.
+    pub allow_private: bool,
+    /// The user's helper drive.
+    pub drive: Option<PathBuf>,
+    /// Its format; found out otherwise.
+    pub drive_format: Option<DriveFormat>,
+    /// The longest that one script may run.
+    pub script_timeout: Option<Duration>,
+    /// Whether the guest's kernel logs to the console from the start.
+    pub verbose_console: bool,
+    /// A fresh machine for every stage.
+    pub fresh_machine_per_stage: bool,
+    /// Keep the build directory after a failure.
+    pub keep_build_dir: bool,
+    /// Identifiers are derived from it instead of being random.
+    pub seed: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            accel: Accel::Auto,
+            vcpus: default_vcpus(),
+            memory_mib: MEMORY_DEFAULT_MIB,
+            cache_dir: default_cache_dir(),
+            mirror: None,
+            ca_bundle: None,
+            appliance_packages: Vec::new(),
+            network: true,
+            allow_hosts: Vec::new(),
+            allow_private: false,
+            drive: None,
+            drive_format: None,
+            script_timeout: None,
+            verbose_console: false,
+            fresh_machine_per_stage: false,
+            keep_build_dir: false,
+            seed: std::env::var("SOURCE_DATE_EPOCH").ok().filter(|epoch| !epoch.is_empty()),
+        }
+    }
+}
+
+/// As many processors as the host has, up to [`VCPUS_DEFAULT_MAX`].
+#[must_use]
+pub fn default_vcpus() -> u8 {
+    let host = std::thread::available_parallelism().map_or(1, usize::from);
+    u8::try_from(host).unwrap_or(VCPUS_DEFAULT_MAX).min(VCPUS_DEFAULT_MAX)
+}
+
+/// `$XDG_CACHE_HOME/vbuild`, else `~/.cache/vbuild`, else a directory of the
+/// user below the temporary directory, for users without a home.
+#[must_use]
+pub fn default_cache_dir() -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(base) = variable("XDG_CACHE_HOME") {
+        return PathBuf::from(base).join("vbuild");
+    }
+    if let Some(home) = variable("HOME") {
+        return PathBuf::from(home).join(".cache/vbuild");
+    }
+    std::env::temp_dir().join(format!("vbuild-{}", nix::unistd::getuid()))
+}
