@@ -8,4 +8,5 @@ pub(crate) mod mmio;
 pub(crate) mod rng;
 pub(crate) mod serial;
 pub(crate) mod virtio;
+pub(crate) mod vsock;
 pub(crate) mod worker;

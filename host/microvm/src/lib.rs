@@ -17,9 +17,14 @@ pub mod probe;
 
 mod acpi;
 mod boot;
+mod control;
 mod counters;
+mod cpu;
 mod devices;
 mod kick;
 mod layout;
 mod long_mode;
 mod memory;
+mod sandbox;
+mod vcpu;
+mod vm;

@@ -101,6 +101,20 @@ pub(crate) fn enter(sregs: &mut kvm_sregs) {
     sregs.efer = EFER_LME_LMA;
 }
 
+/// Changes the system registers to 32-bit protected mode without paging, in
+/// which a PVH kernel is entered.
+pub(crate) fn enter_protected(sregs: &mut kvm_sregs) {
+    /// Protection and extension type, nothing else.
+    const CR0_PROTECTED: u64 = 1 | 1 << 4;
+    enter(sregs);
+    sregs.cs.l = 0;
+    sregs.cs.db = 1;
+    sregs.cr0 = CR0_PROTECTED;
+    sregs.cr3 = 0;
+    sregs.cr4 = 0;
+    sregs.efer = 0;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@
 //! new layer while the guest runs.
 
 pub(crate) mod image;
+pub(crate) mod qcow2;
 pub(crate) mod raw;
 mod request;
 

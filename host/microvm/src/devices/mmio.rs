@@ -271,6 +271,13 @@ impl Transport {
         self.running = true;
     }
 
+    /// Takes the device away for good: its thread ends, and with it its image is
+    /// brought into order. What remains is an empty slot.
+    pub(crate) fn shut_down(&mut self) {
+        self.reset();
+        self.device = Box::new(Empty);
+    }
+
     fn reset(&mut self) {
         if self.running {
             self.device.reset();
@@ -290,6 +297,27 @@ impl Transport {
         self.queue_sel = 0;
         self.running = false;
     }
+}
+
+/// A slot whose device has been taken away; no processor runs any more.
+#[derive(Debug)]
+struct Empty;
+
+impl Device for Empty {
+    fn device_type(&self) -> u32 {
+        0
+    }
+    fn features(&self) -> u64 {
+        0
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[]
+    }
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+    fn activate(&mut self, _: Activation) {}
+    fn reset(&mut self) {}
 }
 
 fn low(value: u64) -> u32 {

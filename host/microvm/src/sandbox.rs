@@ -1,0 +1,307 @@
+//! What the VMM process takes away from itself.
+//!
+//! After the first package script the guest is untrusted, so the process that
+//! emulates its devices has no paths, no network and no other process to reach:
+//! it holds the passed descriptors and may use them with the system calls that
+//! its threads need. Layers, outside in: no new privileges, death with the
+//! parent, resource limits, landlock without any exception, and a seccomp list
+//! per kind of thread.
+
+use std::{collections::BTreeMap, io, sync::Arc};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope,
+};
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    signal::{SigHandler, Signal, signal},
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+use crate::control::Sandbox;
+
+/// Descriptors: 1024 guest connections, as many halves in flight to the parent,
+/// and some hundred for layers and events.
+const DESCRIPTORS_MAX: u64 = 4096;
+
+/// Errors of confining the process.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SandboxError {
+    /// A system call failed.
+    #[error("failed to {action}")]
+    System {
+        /// What it was for.
+        action: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The parent died while this process started.
+    #[error("the parent process has ended")]
+    Orphaned,
+    /// A seccomp list could not be compiled.
+    #[error("failed to compile the system call list of {kind:?} threads: {reason}")]
+    Compile {
+        /// Of which threads.
+        kind: Kind,
+        /// Why.
+        reason: String,
+    },
+}
+
+fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> SandboxError {
+    move |e| SandboxError::System { action, source: e.into() }
+}
+
+/// Ties this process to its parent's life.
+pub(crate) fn die_with(parent: i32) -> Result<(), SandboxError> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(system("set the death signal"))?;
+    if nix::unistd::getppid().as_raw() == parent { Ok(()) } else { Err(SandboxError::Orphaned) }
+}
+
+/// Confines the whole process; before any thread is started.
+pub(crate) fn confine_process() -> Result<(), SandboxError> {
+    nix::sys::prctl::set_no_new_privs().map_err(system("give up new privileges"))?;
+    nix::sys::prctl::set_dumpable(false).map_err(system("forbid memory dumps"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(system("forbid core files"))?;
+    let (_, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the descriptor limit"))?;
+    let files = DESCRIPTORS_MAX.min(hard);
+    setrlimit(Resource::RLIMIT_NOFILE, files, files)
+        .map_err(system("limit the number of descriptors"))?;
+    // A kernel without landlock leaves one layer out; the others hold.
+    let _ = confine_paths();
+    Ok(())
+}
+
+/// Forbids every path, every TCP port, and signals to other processes.
+fn confine_paths() -> Result<(), landlock::RulesetError> {
+    const NEWEST: ABI = ABI::V6;
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?
+        .restrict_self()?;
+    Ok(())
+}
+
+/// Bounds the size of files: a disk may not grow beyond what its format needs.
+/// A write beyond it is an I/O error of that disk.
+pub(crate) fn limit_file_size(bytes: u64) -> Result<(), SandboxError> {
+    // SAFETY: ignoring a signal installs no handler code.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }
+        .map_err(system("ignore the file size signal"))?;
+    setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes).map_err(system("limit the size of files"))
+}
+
+/// Kinds of threads, each with its list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// Messages with the parent.
+    Main,
+    /// A virtual processor.
+    Vcpu,
+    /// A disk.
+    Block,
+    /// The vsock device.
+    Vsock,
+    /// The random number device.
+    Rng,
+}
+
+const KINDS: [Kind; 5] = [Kind::Main, Kind::Vcpu, Kind::Block, Kind::Vsock, Kind::Rng];
+
+/// What every thread needs: memory of the allocator, locks, waiting, signals,
+/// its end.
+const EVERY_THREAD: &[i64] = &[
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_futex,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_sched_yield,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// What a disk does with its files.
+const DISK: &[i64] = &[
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_fallocate,
+    libc::SYS_ftruncate,
+    libc::SYS_fdatasync,
+    libc::SYS_fsync,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_statx,
+];
+
+/// What carries messages and streams.
+const SOCKETS: &[i64] = &[
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
+    libc::SYS_shutdown,
+];
+
+fn calls(kind: Kind) -> Vec<i64> {
+    let own: &[&[i64]] = match kind {
+        Kind::Main => &[SOCKETS, &[libc::SYS_socketpair, libc::SYS_fstat, libc::SYS_statx]],
+        Kind::Vcpu => &[],
+        Kind::Block => &[DISK],
+        Kind::Vsock => &[
+            SOCKETS,
+            &[
+                libc::SYS_readv,
+                libc::SYS_writev,
+                libc::SYS_epoll_ctl,
+                libc::SYS_epoll_wait,
+                libc::SYS_epoll_pwait,
+                libc::SYS_getsockopt,
+                libc::SYS_setsockopt,
+            ],
+        ],
+        Kind::Rng => &[&[libc::SYS_getrandom]],
+    };
+    EVERY_THREAD.iter().chain(own.iter().copied().flatten()).copied().collect()
+}
+
+/// The ioctls of a kind of thread.
+fn ioctls(kind: Kind) -> &'static [u64] {
+    const KVM_RUN: u64 = 0xae80;
+    /// To tell where a processor failed.
+    const KVM_GET_REGS: u64 = 0x8090_ae81;
+    const KVM_TRANSLATE: u64 = 0xc018_ae85;
+    /// How the standard library makes a stream non-blocking.
+    const FIONBIO: u64 = 0x5421;
+    match kind {
+        Kind::Vcpu => &[KVM_RUN, KVM_GET_REGS, KVM_TRANSLATE],
+        Kind::Vsock => &[FIONBIO],
+        Kind::Main | Kind::Block | Kind::Rng => &[],
+    }
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn rules(kind: Kind, pid: u64) -> Result<Rules, seccompiler::Error> {
+    use SeccompCmpArgLen::{Dword, Qword};
+    let mut rules: Rules = calls(kind).into_iter().map(|call| (call, Vec::new())).collect();
+    let one = |index, len, op, value| {
+        let condition = SeccompCondition::new(index, len, op, value)?;
+        Ok::<_, seccompiler::BackendError>(SeccompRule::new(vec![condition])?)
+    };
+    let requests = ioctls(kind)
+        .iter()
+        .map(|request| one(1, Dword, SeccompCmpOp::Eq, *request))
+        .collect::<Result<Vec<_>, _>>()?;
+    if !requests.is_empty() {
+        rules.insert(libc::SYS_ioctl, requests);
+    }
+    // Memory yes, executable memory no.
+    const PROT_EXEC: u64 = 4;
+    let data_only = || one(2, Dword, SeccompCmpOp::MaskedEq(PROT_EXEC), 0);
+    rules.insert(libc::SYS_mmap, vec![data_only()?]);
+    rules.insert(libc::SYS_mprotect, vec![data_only()?]);
+    // Kicks of this process's own threads.
+    rules.insert(libc::SYS_tgkill, vec![one(0, Qword, SeccompCmpOp::Eq, pid)?]);
+    Ok(rules)
+}
+
+/// The compiled lists of all kinds of threads.
+#[derive(Debug, Clone)]
+pub(crate) struct Lists(Arc<BTreeMap<Kind, BpfProgram>>);
+
+impl Lists {
+    /// Compiles them for this process.
+    pub(crate) fn compile(mode: Sandbox) -> Result<Self, SandboxError> {
+        let pid = u64::from(std::process::id());
+        let action = match mode {
+            Sandbox::Enforce => SeccompAction::KillProcess,
+            Sandbox::Log => SeccompAction::Log,
+        };
+        let mut lists = BTreeMap::new();
+        for kind in KINDS {
+            let failed = |reason: String| SandboxError::Compile { kind, reason };
+            let rules = rules(kind, pid).map_err(|e| failed(e.to_string()))?;
+            let filter =
+                SeccompFilter::new(rules, action.clone(), SeccompAction::Allow, TargetArch::x86_64)
+                    .map_err(|e| failed(e.to_string()))?;
+            let program = BpfProgram::try_from(filter).map_err(|e| failed(e.to_string()))?;
+            lists.insert(kind, program);
+        }
+        Ok(Self(Arc::new(lists)))
+    }
+
+    /// Confines the current thread. A thread that cannot be confined must not
+    /// meet the guest, so a failure ends the process.
+    pub(crate) fn apply(&self, kind: Kind) {
+        let applied = self.0.get(&kind).map(|program| seccompiler::apply_filter(program));
+        if !matches!(applied, Some(Ok(()))) {
+            std::process::abort();
+        }
+    }
+
+    /// What a device thread is to run first.
+    pub(crate) fn confine(&self, kind: Kind) -> Box<dyn FnOnce() + Send> {
+        let lists = self.clone();
+        Box::new(move || lists.apply(kind))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_compile_for_every_kind() {
+        let lists = Lists::compile(Sandbox::Enforce).unwrap();
+        assert_eq!(lists.0.len(), KINDS.len());
+        assert!(lists.0.values().all(|program| program.len() > EVERY_THREAD.len()));
+    }
+
+    #[test]
+    fn only_processors_may_run_kvm_and_nobody_may_open_files() {
+        for kind in KINDS {
+            let rules = rules(kind, 1).unwrap();
+            for forbidden in [
+                libc::SYS_open,
+                libc::SYS_openat,
+                libc::SYS_execve,
+                libc::SYS_connect,
+                libc::SYS_socket,
+                libc::SYS_clone,
+                libc::SYS_clone3,
+                libc::SYS_ptrace,
+                libc::SYS_kill,
+                libc::SYS_process_vm_readv,
+            ] {
+                assert!(!rules.contains_key(&forbidden), "{kind:?} may call {forbidden}");
+            }
+            let kvm = ioctls(kind).iter().any(|request| request & 0xff00 == 0xae00);
+            assert_eq!(kvm, kind == Kind::Vcpu);
+        }
+    }
+}

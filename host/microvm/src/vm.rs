@@ -1,0 +1,282 @@
+//! A virtual machine, assembled: memory, devices in their slots, processors on
+//! their threads.
+
+use std::{
+    fs::File,
+    io,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool, mpsc},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use machine::HaltReason;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::{
+    acpi::Tables,
+    boot::{self, BootError, Payload},
+    counters::Counters,
+    cpu::{self, CpuError},
+    devices::{
+        mmio::{REG_QUEUE_NOTIFY, Transport},
+        serial::Console,
+        virtio::{Device, Interrupt, event},
+    },
+    kick::{self, Kickable, Kicker},
+    layout::{COM1_GSI, KVM_IDENTITY_MAP, KVM_TSS, MMIO_SLOTS_MAX, Slot},
+    memory::{self, MemoryError},
+    vcpu::{self, Bus, End},
+};
+
+/// Errors of building a machine.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VmError {
+    /// A KVM ioctl failed.
+    #[error("{action} failed")]
+    Ioctl {
+        /// Which.
+        action: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread or an event cannot be made.
+    #[error("failed to create {what}")]
+    Resource {
+        /// What.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// More devices than slots.
+    #[error("{0} devices, but there are {MMIO_SLOTS_MAX} slots")]
+    TooManyDevices(usize),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Kernel and initramfs.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A processor.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    /// Tables do not fit the memory.
+    #[error("the guest's memory does not hold its tables")]
+    Tables(#[from] vm_memory::GuestMemoryError),
+}
+
+fn ioctl(action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> VmError {
+    move |e| VmError::Ioctl { action, source: e.into() }
+}
+
+fn resource(what: &'static str) -> impl FnOnce(io::Error) -> VmError {
+    move |source| VmError::Resource { what, source }
+}
+
+/// How long a processor may take to leave KVM after a kick before it is kicked
+/// again.
+const KICK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long processors may take altogether to stop; then their threads are left
+/// to the end of the process.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a machine consists of, apart from its devices.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// The KVM device.
+    pub(crate) kvm: Kvm,
+    /// Processors.
+    pub(crate) vcpus: u8,
+    /// RAM in bytes.
+    pub(crate) memory_bytes: u64,
+    /// The kernel image.
+    pub(crate) kernel: File,
+    /// The initramfs.
+    pub(crate) initrd: File,
+    /// The whole command line.
+    pub(crate) cmdline: String,
+    /// Where console output goes.
+    pub(crate) console: Option<File>,
+    /// What is counted.
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// A machine whose processors have not started yet. The fields are in drop
+/// order: devices let go of guest memory before it is unmapped.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    bus: Arc<Bus>,
+    end: Arc<End>,
+    vcpus: Vec<kvm_ioctls::VcpuFd>,
+    _vm: VmFd,
+    _memory: GuestMemoryMmap,
+}
+
+impl Vm {
+    /// Builds the machine; the devices get slots in their order.
+    pub(crate) fn build(parts: Parts, devices: Vec<Box<dyn Device>>) -> Result<Self, VmError> {
+        let Parts { kvm, vcpus, memory_bytes, mut kernel, mut initrd, .. } = parts;
+        if devices.len() > MMIO_SLOTS_MAX as usize {
+            return Err(VmError::TooManyDevices(devices.len()));
+        }
+        let vm = kvm.create_vm().map_err(ioctl("KVM_CREATE_VM"))?;
+        vm.set_identity_map_address(KVM_IDENTITY_MAP)
+            .map_err(ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        vm.set_tss_address(KVM_TSS).map_err(ioctl("KVM_SET_TSS_ADDR"))?;
+        vm.create_irq_chip().map_err(ioctl("KVM_CREATE_IRQCHIP"))?;
+        let file = memory::create_file(memory_bytes)?;
+        let memory = memory::map(&file, memory_bytes)?;
+        memory::register(&vm, &memory).map_err(ioctl("KVM_SET_USER_MEMORY_REGION"))?;
+
+        let slots: Vec<Slot> =
+            (0..MMIO_SLOTS_MAX).take(devices.len()).map(|index| Slot { index }).collect();
+        let rsdp = Tables::new(vcpus, &slots).write(&memory)?;
+        let entry = boot::load(
+            &memory,
+            Payload { kernel: &mut kernel, initrd: &mut initrd, cmdline: &parts.cmdline, rsdp },
+        )?;
+
+        let panicked = Arc::new(AtomicBool::new(false));
+        let console =
+            console(&vm, parts.console, Arc::clone(&panicked), Arc::clone(&parts.counters))?;
+        let transports = slots
+            .into_iter()
+            .zip(devices)
+            .map(|(slot, device)| plug(&vm, slot, device, &memory, &parts.counters))
+            .collect::<Result<Vec<_>, _>>()?;
+        let bus = Arc::new(Bus {
+            memory: memory.clone(),
+            console: Mutex::new(console),
+            slots: transports,
+            panicked,
+            counters: parts.counters,
+        });
+
+        let supported = cpu::supported(&kvm)?;
+        let vcpus = (0..vcpus)
+            .map(|id| {
+                let vcpu = vm.create_vcpu(id.into()).map_err(ioctl("KVM_CREATE_VCPU"))?;
+                let cpuid = cpu::for_vcpu(&supported, id, vcpus);
+                cpu::set_up(&vcpu, &cpuid, (id == 0).then_some(entry))?;
+                Ok(vcpu)
+            })
+            .collect::<Result<Vec<_>, VmError>>()?;
+        let end = Arc::new(End::new().map_err(resource("an event"))?);
+        Ok(Self { bus, end, vcpus, _vm: vm, _memory: memory })
+    }
+
+    /// Starts the processors; each thread runs `confine` first.
+    pub(crate) fn start(
+        self,
+        confine: impl Fn() + Clone + Send + 'static,
+    ) -> Result<Running, VmError> {
+        kick::install_handler().map_err(resource("a signal handler"))?;
+        let mut threads = Vec::new();
+        // All processors wait for the last one's thread, so that an error on
+        // the way leaves none of them running.
+        let gate = Arc::new(std::sync::Barrier::new(self.vcpus.len() + 1));
+        for (index, vcpu) in (0u8..).zip(self.vcpus) {
+            let (bus, end) = (Arc::clone(&self.bus), Arc::clone(&self.end));
+            let (confine, gate) = (confine.clone(), Arc::clone(&gate));
+            let (send, kicker) = mpsc::sync_channel(1);
+            let body = move || {
+                let vcpu = Kickable::new(vcpu);
+                // The starter waits for it in the next lines.
+                let _ = send.send(Kickable::kicker());
+                confine();
+                gate.wait();
+                vcpu::run(vcpu, index, &bus, &end);
+            };
+            let thread = thread::Builder::new()
+                .name(format!("vcpu-{index}"))
+                .spawn(body)
+                .map_err(resource("a processor thread"))?;
+            let kicker = kicker.recv().map_err(|_| VmError::Resource {
+                what: "a processor thread",
+                source: io::ErrorKind::BrokenPipe.into(),
+            })?;
+            threads.push((thread, kicker));
+        }
+        gate.wait();
+        Ok(Running { threads, end: self.end, bus: self.bus, _vm: self._vm, _memory: self._memory })
+    }
+}
+
+/// Puts a device into its slot: interrupt by irqfd, notifications by ioeventfd.
+fn plug(
+    vm: &VmFd,
+    slot: Slot,
+    device: Box<dyn Device>,
+    memory: &GuestMemoryMmap,
+    counters: &Arc<Counters>,
+) -> Result<Mutex<Transport>, VmError> {
+    let interrupt = Interrupt::new(Arc::clone(counters)).map_err(resource("an event"))?;
+    vm.register_irqfd(interrupt.line(), slot.gsi()).map_err(ioctl("KVM_IRQFD"))?;
+    let transport = Transport::new(device, memory.clone(), interrupt)
+        .map_err(resource("the queues of a device"))?;
+    let notify = IoEventAddress::Mmio(u64::from(slot.base()) + REG_QUEUE_NOTIFY);
+    for (queue, event) in (0u32..).zip(transport.notify_events()) {
+        vm.register_ioevent(event, &notify, queue).map_err(ioctl("KVM_IOEVENTFD"))?;
+    }
+    Ok(Mutex::new(transport))
+}
+
+fn console(
+    vm: &VmFd,
+    sink: Option<File>,
+    panicked: Arc<AtomicBool>,
+    counters: Arc<Counters>,
+) -> Result<Console, VmError> {
+    let line = event().map_err(resource("an event"))?;
+    vm.register_irqfd(&line, COM1_GSI).map_err(ioctl("KVM_IRQFD"))?;
+    Ok(Console::new(line, sink, panicked, counters))
+}
+
+/// A machine that runs. The fields are in drop order.
+#[derive(Debug)]
+pub(crate) struct Running {
+    threads: Vec<(JoinHandle<()>, Kicker)>,
+    end: Arc<End>,
+    bus: Arc<Bus>,
+    _vm: VmFd,
+    _memory: GuestMemoryMmap,
+}
+
+impl Running {
+    /// Readable once the machine has ended.
+    pub(crate) fn ended(&self) -> &EventFd {
+        self.end.event()
+    }
+
+    /// Ends the machine from outside.
+    pub(crate) fn end(&self, reason: HaltReason) {
+        self.end.because(reason);
+    }
+
+    /// Stops the processors and then the devices, whose last act is to bring
+    /// their images into order, and says how the machine ended.
+    pub(crate) fn stop(mut self) -> HaltReason {
+        self.end.because(HaltReason::Killed);
+        let started = Instant::now();
+        while self.threads.iter().any(|(thread, _)| !thread.is_finished()) {
+            if started.elapsed() > STOP_LIMIT {
+                break;
+            }
+            for (_, kicker) in self.threads.iter().filter(|(thread, _)| !thread.is_finished()) {
+                kicker.kick();
+            }
+            thread::sleep(KICK_INTERVAL.min(started.elapsed() + Duration::from_micros(200)));
+        }
+        for (thread, _) in self.threads.drain(..).filter(|(thread, _)| thread.is_finished()) {
+            // A panicked processor thread has ended; its reason is below.
+            let _ = thread.join();
+        }
+        for slot in &self.bus.slots {
+            slot.lock().unwrap_or_else(PoisonError::into_inner).shut_down();
+        }
+        self.end.reason().unwrap_or(HaltReason::Killed)
+    }
+}
