@@ -189,7 +189,11 @@ impl Frame {
         }
     }
 
-    fn prefix(&self) -> Result<[u8; PREFIX_BYTES], FrameError> {
+    /// The prefix of the frame as bytes; the payload follows it.
+    ///
+    /// # Errors
+    /// When the payload is over its limit.
+    pub fn prefix(&self) -> Result<[u8; PREFIX_BYTES], FrameError> {
         let length = u32::try_from(self.payload.len())
             .ok()
             .filter(|_| self.payload.len() <= self.kind.max_bytes())

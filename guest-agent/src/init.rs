@@ -1,0 +1,318 @@
+//! PID 1: mounts, loads modules, enters the root, starts the agent, reaps.
+//!
+//! ```text
+//!  kernel ─► /init of the initramfs
+//!              mount /proc /sys /dev /run
+//!              load /etc/vbuild/modules
+//!              vbuild.root=SERIAL?  ─► mount the drive, overlay, move the mounts, chroot
+//!              fork ─► agent (a child): listens on vsock
+//!              reap for ever; when the agent ends: say so, power off
+//! ```
+//!
+//! PID 1 itself changes its root, and not only the agent: the kernel shares the
+//! root of PID 1 with the threads that start modprobe.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MsFlags, mount};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{ForkResult, Pid, chdir, chroot, setsid};
+use vsock::VsockListener;
+use wire::{AGENT_PORT, Failure};
+
+use crate::console::{self, say};
+use crate::failure::{Doing, failure};
+use crate::serve::Agent;
+use crate::{block, modules, shutdown, sys};
+
+/// The list of modules to load, in order, one path on each line.
+const MODULE_LIST: &str = "/etc/vbuild/modules";
+
+/// How long the root drive may take to appear. Virtio drives are there as soon
+/// as their module is; this is for one that a slow emulator is still adding.
+const ROOT_WAIT: Duration = Duration::from_secs(10);
+
+/// Between two looks for the root drive.
+const ROOT_POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How long the last flush may take: a frozen filesystem would block it for ever.
+const LAST_SYNC_WAIT: Duration = Duration::from_secs(5);
+
+/// Open files of the agent: a thousand streams with six each, and deep walks.
+const FILES_MAX: u64 = 65_536;
+
+/// Stack of a connection's thread, in bytes; it only reads frames.
+const THREAD_STACK_BYTES: usize = 256 * 1024;
+
+/// The highest descriptor of the standard streams.
+const STDERR: i32 = 2;
+
+/// No string for mount(2).
+const NONE: Option<&str> = None;
+
+/// The mount points of a fresh root: what is mounted, its type, its data.
+const MOUNTS: [(&str, &str, &str); 6] = [
+    ("/proc", "proc", ""),
+    ("/sys", "sysfs", ""),
+    ("/dev", "devtmpfs", "mode=0755"),
+    ("/dev/pts", "devpts", "gid=5,mode=620,ptmxmode=666"),
+    ("/dev/shm", "tmpfs", "mode=1777"),
+    ("/run", "tmpfs", "mode=0755"),
+];
+
+/// Links that programs expect in `/dev` and that the kernel does not make.
+const DEV_LINKS: [(&str, &str); 4] = [
+    ("/proc/self/fd", "/dev/fd"),
+    ("fd/0", "/dev/stdin"),
+    ("fd/1", "/dev/stdout"),
+    ("fd/2", "/dev/stderr"),
+];
+
+/// What the kernel's command line asks of us.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wishes {
+    root: Option<String>,
+    writable: bool,
+}
+
+impl Wishes {
+    fn parse(command_line: &str) -> Self {
+        let mut wishes = Self::default();
+        for word in command_line.split_ascii_whitespace() {
+            match word.split_once('=') {
+                Some(("vbuild.root", serial)) => wishes.root = Some(serial.to_owned()),
+                Some(("vbuild.rootmode", mode)) => wishes.writable = mode == "rw",
+                _ => {}
+            }
+        }
+        wishes
+    }
+}
+
+/// Runs as PID 1. Ends with the machine.
+pub fn run() -> ! {
+    let ended = boot();
+    if let Err(failure) = ended {
+        say(&format!("failed to {failure}"));
+    }
+    say("powering off");
+    sync_within(LAST_SYNC_WAIT);
+    shutdown::power_off();
+    // Power that cannot be turned off; the kernel would panic if PID 1 ended.
+    loop {
+        thread::park();
+    }
+}
+
+/// Does everything, and returns when the agent has ended.
+fn boot() -> Result<(), Failure> {
+    mount_all();
+    console::open();
+    fill_standard_streams();
+    load_modules();
+    let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let wishes = Wishes::parse(&command_line);
+    if let Some(serial) = &wishes.root {
+        enter_root(serial, wishes.writable)?;
+    }
+    match sys::fork().doing(|| "start the agent")? {
+        ForkResult::Parent { child } => reap(child),
+        ForkResult::Child => {
+            let code = agent().map_or_else(
+                |failure| {
+                    say(&format!("failed to {failure}"));
+                    1
+                },
+                |()| 0,
+            );
+            std::process::exit(code)
+        }
+    }
+}
+
+/// Mounts what every root needs. What is there already, or what a kernel lacks,
+/// shows itself where it is used.
+fn mount_all() {
+    for (target, fstype, data) in MOUNTS {
+        let _ = fs::create_dir(target);
+        let flags = MsFlags::MS_NOSUID;
+        let _ = mount(Some(fstype), target, Some(fstype), flags, Some(data));
+    }
+    for (target, link) in DEV_LINKS {
+        let _ = std::os::unix::fs::symlink(target, link);
+    }
+}
+
+/// An initramfs without `/dev/console` starts PID 1 with no open files; what is
+/// opened next must not become somebody's standard output.
+fn fill_standard_streams() {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
+    while let Ok(fd) = open("/dev/null", flags, Mode::empty()) {
+        if fd.as_raw_fd() > STDERR {
+            break;
+        }
+        let _ = fd.into_raw_fd();
+    }
+}
+
+fn load_modules() {
+    let list = fs::read_to_string(MODULE_LIST).unwrap_or_default();
+    let lines = list.lines().map(str::trim);
+    for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let loaded = match line.starts_with('/') {
+            true => modules::load_file(Path::new(line)),
+            false => modules::load(&[line.to_owned()]),
+        };
+        if let Err(failure) = loaded {
+            say(&format!("failed to {failure}"));
+        }
+    }
+}
+
+fn wait_for_drive(serial: &str) -> Result<String, Failure> {
+    let end = Instant::now() + ROOT_WAIT;
+    loop {
+        if let Some(device) = block::find_by_serial(serial) {
+            return Ok(device);
+        }
+        if Instant::now() >= end {
+            let action = format!("find the root drive with the serial `{serial}`");
+            return Err(failure(action, "it does not appear"));
+        }
+        thread::sleep(ROOT_POLL_INTERVAL);
+    }
+}
+
+/// Mounts the root drive and makes it the root of PID 1.
+fn enter_root(serial: &str, writable: bool) -> Result<(), Failure> {
+    let device = wait_for_drive(serial)?;
+    let new_root = "/root.new";
+    if writable {
+        mount_root(&device, new_root, MsFlags::MS_NOATIME)?;
+    } else {
+        mount_root(&device, "/root.lower", MsFlags::MS_RDONLY)?;
+        overlay(new_root)?;
+    }
+    for (from, _, _) in MOUNTS.into_iter().filter(|(path, _, _)| !path.starts_with("/dev/")) {
+        // What is mounted on `/dev/…` moves with `/dev`.
+        let to = format!("{new_root}{from}");
+        let _ = fs::create_dir(&to);
+        mount(Some(from), to.as_str(), NONE, MsFlags::MS_MOVE, NONE)
+            .doing(|| format!("move `{from}` into the root"))?;
+    }
+    chdir(new_root)
+        .and_then(|()| mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE))
+        .and_then(|()| chroot("."))
+        .and_then(|()| chdir("/"))
+        .doing(|| "enter the root")
+}
+
+fn mount_root(device: &str, target: &str, flags: MsFlags) -> Result<(), Failure> {
+    let made = fs::create_dir(target).or_else(exists_is_fine);
+    made.and_then(|()| Ok(mount(Some(device), target, Some("ext4"), flags, NONE)?))
+        .doing(|| format!("mount the root drive `{device}`"))
+}
+
+fn exists_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
+}
+
+/// Lays a tmpfs over the lower root, so that every guest starts from the same.
+fn overlay(target: &str) -> Result<(), Failure> {
+    let options = "lowerdir=/root.lower,upperdir=/root.upper/upper,workdir=/root.upper/work";
+    let make = || -> io::Result<()> {
+        for folder in ["/root.upper", target] {
+            fs::create_dir(folder).or_else(exists_is_fine)?;
+        }
+        let (tmpfs, flags) = (Some("tmpfs"), MsFlags::empty());
+        // Pages, not a share of the memory: an upper that is full must not fail
+        // before the memory is.
+        mount(tmpfs, "/root.upper", tmpfs, flags, Some("mode=0755,size=100%"))?;
+        fs::create_dir("/root.upper/upper")?;
+        fs::create_dir("/root.upper/work")?;
+        Ok(mount(Some("overlay"), target, Some("overlay"), flags, Some(options))?)
+    };
+    make().doing(|| "lay a writable layer over the root drive")
+}
+
+/// Waits for the agent to end, and for everybody whom nobody else waits for.
+fn reap(agent: Pid) -> Result<(), Failure> {
+    loop {
+        match waitpid(None, None) {
+            Ok(status) if status.pid() == Some(agent) => {
+                let how = match status {
+                    WaitStatus::Exited(_, code) => format!("it exited with {code}"),
+                    WaitStatus::Signaled(_, signal, _) => format!("killed by {signal}"),
+                    other => format!("{other:?}"),
+                };
+                return Err(failure("keep the agent running", how));
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).doing(|| "wait for the agent"),
+        }
+    }
+}
+
+fn sync_within(limit: Duration) {
+    let (done, wait) = mpsc::channel();
+    let syncing = move || {
+        nix::unistd::sync();
+        let _ = done.send(());
+    };
+    if thread::Builder::new().spawn(syncing).is_ok() {
+        let _ = wait.recv_timeout(limit);
+    }
+}
+
+/// The agent itself: returns only when it cannot listen.
+fn agent() -> Result<(), Failure> {
+    let _ = setsid();
+    // Best effort: without these, only a guest under great load is worse off.
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, FILES_MAX, FILES_MAX);
+    let _ = mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), NONE);
+    let action = || format!("listen on vsock port {AGENT_PORT}");
+    let listener =
+        VsockListener::bind_with_cid_port(vsock::VMADDR_CID_ANY, AGENT_PORT).doing(action)?;
+    let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    say(&format!("agent listening after {} ms", uptime.as_millis()));
+    let agent = Agent::of_machine();
+    loop {
+        let (stream, _) = listener.accept().doing(action)?;
+        let agent = std::sync::Arc::clone(&agent);
+        let serving = move || {
+            if let Err(error) = agent.serve(stream) {
+                say(&format!("a connection ended: {error}"));
+            }
+        };
+        thread::Builder::new()
+            .name("connection".into())
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(serving)
+            .doing(|| "start a thread for a connection")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_names_the_root() {
+        let wishes = Wishes::parse("console=ttyS0 vbuild.root=appliance quiet\n");
+        assert_eq!(wishes, Wishes { root: Some("appliance".into()), writable: false });
+        assert!(Wishes::parse("vbuild.rootmode=rw vbuild.root=x").writable);
+        assert_eq!(Wishes::parse("root=/dev/vda ro"), Wishes::default());
+    }
+}

@@ -1,0 +1,271 @@
+//! Kernel modules: by name with everything they depend on, or by path in the
+//! order of a list.
+//!
+//! The order comes from `modules.dep` where depmod has run. A kernel package as
+//! it is unpacked has no such file; then the tree is searched for the modules,
+//! and each one's own `depends=` tells what must come before it.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
+use wire::Failure;
+
+use crate::failure::{Doing, failure};
+
+/// The deepest chain of dependencies followed; real ones are below ten.
+const DEPENDENCY_DEPTH_MAX: usize = 64;
+
+/// The deepest folder below `/lib/modules/RELEASE` that is searched.
+const FOLDER_DEPTH_MAX: usize = 12;
+
+/// The largest module file read, in bytes: the largest of Debian is under 10 MiB.
+const MODULE_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The flag of finit_module(2) for a file that the kernel is to decompress;
+/// nix does not name it.
+const COMPRESSED_FILE: ModuleInitFlags = ModuleInitFlags::from_bits_retain(4);
+
+/// Loads modules with what they depend on. Built-in and loaded ones count as loaded.
+pub(crate) fn load(names: &[String]) -> Result<(), Failure> {
+    let loaded: HashSet<String> = fs::read_to_string("/proc/modules")
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.split(' ').next().map(str::to_owned))
+        .collect();
+    let wanted: Vec<String> =
+        names.iter().map(|name| canonical(name)).filter(|name| !loaded.contains(name)).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let release = nix::sys::utsname::uname().doing(|| "ask for the kernel's release")?;
+    let directory = Path::new("/lib/modules").join(release.release());
+    let mut tree = Tree::open(&directory)?;
+    tree.done = loaded;
+    wanted.iter().try_for_each(|name| tree.load(name, 0))
+}
+
+/// Loads one module file; one that is there already is fine.
+pub(crate) fn load_file(path: &Path) -> Result<(), Failure> {
+    let action = || format!("load the module `{}`", path.display());
+    let file = File::open(path).doing(action)?;
+    let flags = match path.extension().and_then(OsStr::to_str) {
+        Some("ko") => ModuleInitFlags::empty(),
+        _ => COMPRESSED_FILE,
+    };
+    match finit_module(file, c"", flags) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        // Kernels without module decompression refuse the flag.
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP) if !flags.is_empty() => {
+            let image = decompress(path)?;
+            match nix::kmod::init_module(&image, c"") {
+                Err(Errno::EEXIST) => Ok(()),
+                other => other.doing(action),
+            }
+        }
+        other => other.doing(action),
+    }
+}
+
+fn decompress(path: &Path) -> Result<Vec<u8>, Failure> {
+    let tool = match path.extension().and_then(OsStr::to_str) {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        _ => "gzip",
+    };
+    let action = || format!("decompress `{}` with `{tool}`", path.display());
+    let output = Command::new(tool).arg("-dc").arg(path).output().doing(action)?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(failure(action(), reason))
+}
+
+/// Names are the same with `-` and `_`; the kernel shows them with `_`.
+fn canonical(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// The name of the module in a file, when it is one.
+fn module_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let (stem, extension) = name.split_once(".ko")?;
+    matches!(extension, "" | ".xz" | ".zst" | ".gz").then(|| canonical(stem))
+}
+
+/// The modules of one kernel.
+struct Tree {
+    directory: PathBuf,
+    /// Path and dependencies by name, from `modules.dep`.
+    listed: Option<HashMap<String, Listed>>,
+    /// Path by name, from the folders; filled when there is no list.
+    found: HashMap<String, PathBuf>,
+    builtin: HashSet<String>,
+    done: HashSet<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Listed {
+    path: String,
+    depends: Vec<String>,
+}
+
+impl Tree {
+    fn open(directory: &Path) -> Result<Self, Failure> {
+        let builtin = fs::read_to_string(directory.join("modules.builtin")).unwrap_or_default();
+        let builtin = builtin.lines().filter_map(|line| module_name(Path::new(line))).collect();
+        let listed = fs::read_to_string(directory.join("modules.dep")).ok();
+        let listed = listed.map(|text| parse_dependencies(&text)).filter(|map| !map.is_empty());
+        let mut found = HashMap::new();
+        if listed.is_none() {
+            search(directory, 0, &mut found)
+                .doing(|| format!("search `{}` for modules", directory.display()))?;
+        }
+        Ok(Self { directory: directory.to_owned(), listed, found, builtin, done: HashSet::new() })
+    }
+
+    fn load(&mut self, name: &str, depth: usize) -> Result<(), Failure> {
+        let action = || format!("load the module `{name}`");
+        if self.builtin.contains(name) || self.done.contains(name) {
+            return Ok(());
+        }
+        if depth > DEPENDENCY_DEPTH_MAX {
+            return Err(failure(action(), "its dependencies go too deep"));
+        }
+        let (path, depends) = match &self.listed {
+            Some(listed) => match listed.get(name) {
+                Some(module) => (self.directory.join(&module.path), module.depends.clone()),
+                None => return self.load_by_alias(name),
+            },
+            None => {
+                let path = self.found.get(name).cloned().ok_or_else(|| {
+                    failure(action(), format!("not found in `{}`", self.directory.display()))
+                })?;
+                let depends = depends_of(&path).doing(|| format!("read `{}`", path.display()))?;
+                (path, depends)
+            }
+        };
+        for dependency in depends {
+            self.load(&dependency, depth + 1)?;
+        }
+        load_file(&path)?;
+        self.done.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// What is no module's name may be an alias, which modprobe knows.
+    fn load_by_alias(&self, name: &str) -> Result<(), Failure> {
+        let action = || format!("load the module `{name}`");
+        let missing = format!("not found in `{}`", self.directory.display());
+        let output = Command::new("modprobe").args(["-q", "--", name]).output();
+        match output {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(failure(action(), missing))
+            }
+            Err(error) => Err(error).doing(action),
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                Err(failure(action(), if said.is_empty() { missing } else { said }))
+            }
+        }
+    }
+}
+
+/// Parses `modules.dep`: `path: path path`, what is needed first standing last.
+fn parse_dependencies(text: &str) -> HashMap<String, Listed> {
+    text.lines()
+        .filter_map(|line| {
+            let (path, depends) = line.split_once(':')?;
+            let name = module_name(Path::new(path))?;
+            let depends = depends.split_ascii_whitespace().rev();
+            let depends = depends.filter_map(|path| module_name(Path::new(path))).collect();
+            Some((name, Listed { path: path.to_owned(), depends }))
+        })
+        .collect()
+}
+
+fn search(folder: &Path, depth: usize, found: &mut HashMap<String, PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            if depth < FOLDER_DEPTH_MAX {
+                search(&path, depth + 1, found)?;
+            }
+        } else if let Some(name) = module_name(&path) {
+            found.insert(name, path);
+        }
+    }
+    Ok(())
+}
+
+/// What a module's own information says it needs.
+fn depends_of(path: &Path) -> io::Result<Vec<String>> {
+    if path.extension().and_then(OsStr::to_str) != Some("ko") {
+        let reason = "it is compressed, and there is no modules.dep";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+    }
+    if fs::metadata(path)?.len() > MODULE_MAX_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(depends_in(&fs::read(path)?))
+}
+
+/// Finds `depends=` in `.modinfo`, which is a table of zero-terminated strings;
+/// it is the only place where the word follows a zero byte.
+fn depends_in(image: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(start) = image.windows(KEY.len()).position(|window| window == KEY) else {
+        return Vec::new();
+    };
+    let value = image[start + KEY.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
+    let names = String::from_utf8_lossy(value);
+    names.split(',').filter(|name| !name.is_empty()).map(canonical).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_paths() {
+        assert_eq!(module_name(Path::new("kernel/fs/xfs/xfs.ko")).as_deref(), Some("xfs"));
+        assert_eq!(module_name(Path::new("a/dm-mod.ko.xz")).as_deref(), Some("dm_mod"));
+        assert_eq!(module_name(Path::new("a/modules.dep")), None);
+        assert_eq!(module_name(Path::new("a/x.ko.sig")), None);
+    }
+
+    #[test]
+    fn dependencies_are_in_the_order_of_loading() {
+        let map = parse_dependencies("k/a.ko: k/b-x.ko k/c.ko\nk/c.ko:\nrubbish\n");
+        assert_eq!(map["a"].depends, ["c", "b_x"]);
+        assert_eq!(map["c"], Listed { path: "k/c.ko".into(), depends: vec![] });
+        assert_eq!(map.len(), 2);
+    }
+
+    #[test]
+    fn modinfo_is_found_between_zero_bytes() {
+        assert_eq!(depends_in(b"x\0license=GPL\0depends=a-b,c\0name=d\0"), ["a_b", "c"]);
+        assert!(depends_in(b"\0depends=\0").is_empty());
+        assert!(depends_in(b"softdepends=x\0").is_empty());
+    }
+
+    #[test]
+    fn a_tree_without_a_list_is_searched() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("kernel/drivers")).unwrap();
+        fs::write(folder.path().join("kernel/drivers/a-b.ko"), b"\0depends=\0").unwrap();
+        fs::write(folder.path().join("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").unwrap();
+        let mut tree = Tree::open(folder.path()).unwrap();
+        assert!(tree.found.contains_key("a_b"));
+        assert!(tree.load("ext4", 0).is_ok());
+        assert!(tree.load("none", 0).unwrap_err().reason.contains("not found"));
+    }
+}

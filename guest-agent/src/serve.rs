@@ -1,0 +1,412 @@
+//! A connection: the thread that reads it opens streams and hands frames to
+//! them; each request that may take time has a thread; one thread writes.
+//!
+//! ```text
+//!  host ─► reader ─┬─ request ─► thread per stream ─┬─► queue ─► writer ─► host
+//!                  ├─ data, end, credit ─► stream ──┘
+//!                  └─ ping, kill, resize: answered at once
+//! ```
+//!
+//! The reader never waits for a stream or for the writer: a slow stream only
+//! holds up itself, and a kill always gets through.
+
+use std::collections::HashMap;
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime, clock_settime};
+use vsock::VsockStream;
+use wire::{
+    CrashKind, Failure, Frame, FrameError, FrameKind, PROTOCOL_VERSION, Reply, Request, STREAMS_MAX,
+};
+
+use crate::console::say;
+use crate::failure::{Doing, failure};
+use crate::files::{self, Attributes};
+use crate::queue::Queue;
+use crate::stream::Stream;
+use crate::{block, modules, mounts, shutdown, spawn, tar};
+
+/// Stack of a thread that serves a request, in bytes. The deepest is a walk
+/// through a tree, which keeps its levels on the heap.
+const THREAD_STACK_BYTES: usize = 256 * 1024;
+
+/// What is read from the connection at once; payloads larger than that go
+/// straight to where they belong.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// How long the streams of all connections may take to end at a shutdown.
+const STREAMS_END_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the host may take to close the connection before the power goes.
+/// It does so in well under a millisecond; without it the power goes anyway.
+const HANG_UP_WAIT: Duration = Duration::from_millis(200);
+
+/// A byte stream to the host.
+pub trait Transport: Read + Write + Send + Sized + 'static {
+    /// The same stream once more, for another thread.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    fn try_clone(&self) -> io::Result<Self>;
+
+    /// Ends the stream in both directions, for all clones.
+    fn hang_up(&self);
+}
+
+impl Transport for UnixStream {
+    fn try_clone(&self) -> io::Result<Self> {
+        Self::try_clone(self)
+    }
+
+    fn hang_up(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl Transport for VsockStream {
+    fn try_clone(&self) -> io::Result<Self> {
+        Self::try_clone(self)
+    }
+
+    fn hang_up(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// The agent, shared by its connections.
+#[derive(Debug, Default)]
+pub struct Agent {
+    owns_machine: bool,
+    hung: AtomicBool,
+    connections: Mutex<Vec<Weak<Connection>>>,
+}
+
+#[derive(Debug, Default)]
+struct Connection {
+    queue: Arc<Queue>,
+    streams: Mutex<HashMap<u32, Arc<Stream>>>,
+    /// Whether the reader has ended, with its announcement.
+    ended: Mutex<bool>,
+    end: Condvar,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Agent {
+    /// The agent of a machine: it sets the clock and may turn the power off.
+    #[must_use]
+    pub fn of_machine() -> Arc<Self> {
+        Arc::new(Self { owns_machine: true, ..Self::default() })
+    }
+
+    /// An agent that is an ordinary process, for tests: it leaves alone what
+    /// belongs to the whole machine, and refuses to end or crash it.
+    #[must_use]
+    pub fn of_process() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    fn need_machine(&self, action: &str) -> Result<(), Failure> {
+        match self.owns_machine {
+            true => Ok(()),
+            false => Err(failure(action, "this agent has no machine of its own")),
+        }
+    }
+
+    /// Serves a connection until it ends.
+    ///
+    /// # Errors
+    /// When the connection fails or the host breaks the protocol.
+    pub fn serve(self: &Arc<Self>, transport: impl Transport) -> Result<(), FrameError> {
+        let connection = Arc::new(Connection::default());
+        let mut connections = lock(&self.connections);
+        connections.retain(|connection| connection.strong_count() > 0);
+        connections.push(Arc::downgrade(&connection));
+        drop(connections);
+        let mut writer = transport.try_clone()?;
+        let queue = Arc::clone(&connection.queue);
+        let writing = thread::Builder::new()
+            .name("writer".into())
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(move || queue.run(&mut writer))?;
+        let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, transport.try_clone()?);
+        let result = self.read(&connection, &mut reader);
+        for stream in lock(&connection.streams).values() {
+            stream.abort();
+        }
+        *lock(&connection.ended) = true;
+        connection.end.notify_all();
+        connection.queue.close();
+        transport.hang_up();
+        let _ = writing.join();
+        result
+    }
+
+    fn read(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        reader: &mut impl Read,
+    ) -> Result<(), FrameError> {
+        let mut greeted = false;
+        while let Some(frame) = Frame::read_from(reader)? {
+            self.hang_if_asked();
+            if frame.kind != FrameKind::Request {
+                let stream = lock(&connection.streams).get(&frame.stream).cloned();
+                // Frames for a stream that is over are dropped.
+                if let Some(stream) = stream {
+                    stream.accept(frame)?;
+                }
+                continue;
+            }
+            let id = frame.stream;
+            let request = match frame.as_request() {
+                Ok(request) => request,
+                Err(error) => {
+                    let reason = error.to_string();
+                    connection.answer(id, Err(failure("understand the request", reason)))?;
+                    continue;
+                }
+            };
+            if let Request::Hello { version, clock_unix_ns, hostname } = &request {
+                greeted = *version == PROTOCOL_VERSION;
+                let reply = self.hello(*clock_unix_ns, hostname, greeted);
+                connection.answer(id, reply)?;
+                if !greeted {
+                    connection.queue.flush();
+                    let reason =
+                        format!("the host speaks version {version}, the agent {PROTOCOL_VERSION}");
+                    return Err(FrameError::Protocol(reason));
+                }
+            } else if greeted {
+                self.request(connection, id, request)?;
+            } else {
+                let refused = failure("serve the request", "there was no hello yet");
+                connection.answer(id, Err(refused))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hang_if_asked(&self) {
+        while self.hung.load(Ordering::Relaxed) {
+            thread::park();
+        }
+    }
+
+    fn hello(&self, clock: u64, hostname: &str, same_version: bool) -> Result<Reply, Failure> {
+        if self.owns_machine && same_version {
+            let time = nix::sys::time::TimeSpec::from(Duration::from_nanos(clock));
+            clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock")?;
+            nix::unistd::sethostname(hostname).doing(|| "set the host name")?;
+        }
+        let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).doing(|| "read the clock")?;
+        let kernel = nix::sys::utsname::uname().doing(|| "ask for the kernel's release")?;
+        Ok(Reply::Hello {
+            version: PROTOCOL_VERSION,
+            kernel: kernel.release().to_string_lossy().into_owned(),
+            uptime_us: u64::try_from(Duration::from(uptime).as_micros()).unwrap_or(u64::MAX),
+            block_devices: block::list().unwrap_or_default(),
+        })
+    }
+
+    /// Answers at once what takes no time, and gives the rest a thread.
+    fn request(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        id: u32,
+        request: Request,
+    ) -> Result<(), FrameError> {
+        let find = |stream: u32| {
+            let found = lock(&connection.streams).get(&stream).cloned();
+            found.ok_or_else(|| {
+                failure(format!("find the process of stream {stream}"), "it has ended")
+            })
+        };
+        match request {
+            Request::Ping {} => connection.answer(id, Ok(Reply::Done {})),
+            Request::Kill { stream, signal, group } => {
+                let killed = find(stream).and_then(|found| {
+                    let killed = found.process.kill(signal, group);
+                    killed.doing(|| format!("send signal {signal} to stream {stream}"))
+                });
+                connection.answer(id, killed.map(|()| Reply::Done {}))
+            }
+            Request::Resize { stream, size } => {
+                let resized = find(stream).and_then(|found| {
+                    let resized = found.process.resize(size);
+                    resized.doing(|| format!("resize the terminal of stream {stream}"))
+                });
+                connection.answer(id, resized.map(|()| Reply::Done {}))
+            }
+            request => self.open_stream(connection, id, request),
+        }
+    }
+
+    fn open_stream(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        id: u32,
+        request: Request,
+    ) -> Result<(), FrameError> {
+        let mut streams = lock(&connection.streams);
+        if streams.contains_key(&id) {
+            return Err(FrameError::Protocol(format!("stream {id} is opened twice")));
+        }
+        if streams.len() >= STREAMS_MAX {
+            drop(streams);
+            let refused = failure("open a stream", format!("{STREAMS_MAX} are open"));
+            return connection.answer(id, Err(refused));
+        }
+        let stream = Arc::new(Stream::new(id, Arc::clone(&connection.queue)));
+        streams.insert(id, Arc::clone(&stream));
+        drop(streams);
+        let (agent, for_thread) = (Arc::clone(self), Arc::clone(connection));
+        let started = thread::Builder::new()
+            .name(format!("stream {id}"))
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(move || agent.run(&for_thread, &stream, request));
+        if let Err(error) = started {
+            lock(&connection.streams).remove(&id);
+            let refused = Err(error).doing(|| "start a thread for the request");
+            return connection.answer(id, refused);
+        }
+        Ok(())
+    }
+
+    /// Serves a stream from its request to its final reply.
+    fn run(&self, connection: &Connection, stream: &Stream, request: Request) {
+        let is_shutdown = matches!(request, Request::Shutdown { .. });
+        let result = catch_unwind(AssertUnwindSafe(|| self.handle(connection, stream, request)));
+        let result = result.unwrap_or_else(|_| Err(failure("serve the request", "a panic")));
+        // Out of the table first: the final reply allows the host one stream more.
+        lock(&connection.streams).remove(&stream.id());
+        let _ = stream.reply(&result.unwrap_or_else(Reply::Failed));
+        if is_shutdown && self.owns_machine {
+            connection.queue.flush();
+            let ended = lock(&connection.ended);
+            let _ = connection.end.wait_timeout_while(ended, HANG_UP_WAIT, |ended| !*ended);
+            shutdown::power_off();
+        }
+    }
+
+    fn handle(
+        &self,
+        connection: &Connection,
+        stream: &Stream,
+        request: Request,
+    ) -> Result<Reply, Failure> {
+        let done = |()| Reply::Done {};
+        match request {
+            Request::Hello { .. } | Request::Ping {} => Ok(Reply::Done {}),
+            Request::Kill { .. } | Request::Resize { .. } => Ok(Reply::Done {}),
+            Request::Spawn(request) => spawn::spawn(stream, &request),
+            Request::PutFile { root, path, mode, uid, gid } => {
+                files::put(stream, &root, &path, Attributes { mode, uid, gid }).map(done)
+            }
+            Request::GetFile { root, path, max_bytes } => {
+                files::get(stream, &root, &path, max_bytes).map(done)
+            }
+            Request::PutTar { root, path } => tar::unpack(stream, &root, &path).map(done),
+            Request::GetTar { root, path, exclude, one_file_system } => {
+                tar::pack(stream, &root, &path, &exclude, one_file_system).map(done)
+            }
+            Request::File(operation) => files::operate(&operation),
+            Request::BlockDevices {} => {
+                block::list().map(|devices| Reply::BlockDevices { devices })
+            }
+            Request::BlockWrite { device, offset } => {
+                block::write(stream, &device, offset).map(done)
+            }
+            Request::BlockRead { device, offset, length } => {
+                block::read(stream, &device, offset, length).map(done)
+            }
+            Request::BlockReread { device } => {
+                block::reread(&device).map(|devices| Reply::BlockDevices { devices })
+            }
+            Request::BlockDiscard { device } => block::discard(&device).map(done),
+            Request::Mount(spec) => mounts::mount(&spec).map(done),
+            Request::Unmount { path, recursive, lazy } => {
+                mounts::unmount(&path, recursive, lazy).map(done)
+            }
+            Request::Mounts {} => mounts::list().map(|mounts| Reply::Mounts { mounts }),
+            Request::Sync {} => {
+                nix::unistd::sync();
+                Ok(Reply::Done {})
+            }
+            Request::Freeze { paths } => mounts::freeze(&paths).map(done),
+            Request::Thaw { paths } => mounts::thaw(&paths).map(done),
+            Request::Trim { path } => mounts::trim(&path).map(|bytes| Reply::Trimmed { bytes }),
+            Request::LoadModules { names } => modules::load(&names).map(done),
+            Request::NetworkUp {} => self.network_up().map(done),
+            Request::Shutdown { clean } => self.shut_down(connection, stream, clean).map(done),
+            Request::Crash { how } => self.crash(how).map(done),
+        }
+    }
+
+    fn network_up(&self) -> Result<(), Failure> {
+        self.need_machine("set up the network")?;
+        Err(failure("set up the network", "this agent has no network yet"))
+    }
+
+    fn crash(&self, how: CrashKind) -> Result<(), Failure> {
+        self.need_machine("crash")?;
+        if how == CrashKind::Hang {
+            self.hung.store(true, Ordering::Relaxed);
+            let connections = lock(&self.connections);
+            connections.iter().filter_map(Weak::upgrade).for_each(|other| other.queue.halt());
+            drop(connections);
+            // The reply never gets out either: this thread stops, too.
+            self.hang_if_asked();
+        }
+        shutdown::crash(how)
+    }
+
+    fn shut_down(&self, connection: &Connection, own: &Stream, clean: bool) -> Result<(), Failure> {
+        self.need_machine("shut down")?;
+        say(if clean { "shutting down" } else { "powering off without unmounting" });
+        if !clean {
+            return Ok(());
+        }
+        self.end_streams(connection, own);
+        shutdown::leave_clean()
+    }
+
+    /// Ends every process and every other stream, whose open files would keep
+    /// filesystems busy.
+    fn end_streams(&self, connection: &Connection, own: &Stream) {
+        let connections: Vec<_> =
+            lock(&self.connections).iter().filter_map(Weak::upgrade).collect();
+        let is_own =
+            |other: &Connection, id: u32| std::ptr::eq(other, connection) && id == own.id();
+        for other in &connections {
+            let streams = lock(&other.streams);
+            streams.values().filter(|s| !is_own(other, s.id())).for_each(|s| s.abort());
+        }
+        shutdown::kill_all();
+        let end = Instant::now() + STREAMS_END_WAIT;
+        let open = || {
+            let count = |other: &Arc<Connection>| {
+                lock(&other.streams).keys().filter(|id| !is_own(other, **id)).count()
+            };
+            connections.iter().map(count).sum::<usize>()
+        };
+        while open() > 0 && Instant::now() < end {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Connection {
+    fn answer(&self, id: u32, result: Result<Reply, Failure>) -> Result<(), FrameError> {
+        let frame = Frame::reply(id, &result.unwrap_or_else(Reply::Failed))?;
+        Ok(self.queue.push_control(frame).map_err(io::Error::from)?)
+    }
+}

@@ -1,0 +1,551 @@
+//! Processes: one thread per spawn stream starts the process, moves its bytes
+//! and tells how it ended.
+//!
+//! ```text
+//!   mounts? ── unshare(mount namespace) of this thread, then mount
+//!   launch ─► Started ─► poll { stdout, stderr, stdin, pidfd, stream }
+//!                          │ process has ended: reap, start the grace
+//!                          ▼
+//!            output at its end, or the grace is over ─► Exited
+//! ```
+//!
+//! A daemon that a script leaves behind keeps the script's pipes open. The
+//! output of the script itself is complete once the script has ended, so after
+//! [`OUTPUT_GRACE`] what is in the pipes is sent and they are closed; a daemon
+//! that writes later gets SIGPIPE.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::stat::Mode;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use wire::{Channel, DATA_MAX_BYTES, ExitStatus, Failure, Reply, Spawn, Stdin, TerminalSize};
+
+use crate::failure::{Doing, failure};
+use crate::mounts;
+use crate::stream::{Inbound, Stream};
+use crate::sys::{self, Launch, LaunchStep};
+
+/// How long output may stay open after the process has ended. Long enough for a
+/// pipeline's last member on a slow emulated CPU, short enough that a script
+/// that starts a daemon costs a second and not the build.
+pub(crate) const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+
+/// Where programs are looked up when the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Rounds of looking for processes of a session that is to end: each round can
+/// only find what was forked during the one before.
+const SESSION_KILL_ROUNDS: u32 = 10;
+
+/// What ends a terminal's input: the default VEOF character.
+const END_OF_INPUT: u8 = 4;
+
+/// The process of a stream, for requests that name the stream.
+#[derive(Debug, Default)]
+pub(crate) struct Process(Mutex<Handles>);
+
+#[derive(Debug, Default)]
+struct Handles {
+    /// Present from the start until it is reaped, so that it is never another process.
+    pid: Option<Pid>,
+    terminal: Option<OwnedFd>,
+}
+
+impl Process {
+    fn lock(&self) -> MutexGuard<'_, Handles> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a signal to the process or to its group.
+    pub(crate) fn kill(&self, signal: i32, group: bool) -> nix::Result<()> {
+        let handles = self.lock();
+        let pid = handles.pid.ok_or(Errno::ESRCH)?;
+        let signal = Signal::try_from(signal)?;
+        if group { killpg(pid, signal) } else { kill(pid, signal) }
+    }
+
+    /// Sets the size of its terminal.
+    pub(crate) fn resize(&self, size: TerminalSize) -> nix::Result<()> {
+        let handles = self.lock();
+        let terminal = handles.terminal.as_ref().ok_or(Errno::ENOTTY)?;
+        sys::set_terminal_size(terminal, size.rows, size.columns)
+    }
+
+    fn reap(&self, pid: Pid) -> nix::Result<(i32, u64)> {
+        let mut handles = self.lock();
+        *handles = Handles::default();
+        sys::wait_with_usage(pid)
+    }
+}
+
+/// Our ends of a process's standard streams.
+#[derive(Debug)]
+struct Ends {
+    input: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: Option<OwnedFd>,
+    terminal: bool,
+}
+
+/// The ends that the process gets.
+#[derive(Debug)]
+struct Stdio {
+    input: OwnedFd,
+    stdout: OwnedFd,
+    stderr: Option<OwnedFd>,
+}
+
+/// Carries out a spawn request up to its final reply.
+pub(crate) fn spawn(stream: &Stream, request: &Spawn) -> Result<Reply, Failure> {
+    let name = request.argv.first().ok_or_else(|| failure("run a process", "argv is empty"))?;
+    if !request.mounts.is_empty() {
+        private_mounts(request)?;
+    }
+    let (ends, stdio) = open_stdio(request).doing(|| format!("open the streams of `{name}`"))?;
+    let pid = start(name, request, &stdio)?;
+    drop(stdio);
+    let started = Instant::now();
+    let action = || format!("watch `{name}`");
+    {
+        let mut handles = stream.process.lock();
+        handles.pid = Some(pid);
+        if ends.terminal {
+            handles.terminal = Some(ends.stdout.try_clone().doing(action)?);
+        }
+    }
+    let reply = Reply::Started { pid: pid.as_raw().unsigned_abs() };
+    // When the host is gone, the stream is aborted and the pump ends the process.
+    let _ = stream.reply(&reply);
+    let watched = sys::pidfd_open(pid).and_then(|pidfd| {
+        let deadline = request.timeout_ms.map(|ms| started + Duration::from_millis(ms));
+        Pump::new(stream, ends, pid, deadline).run(&pidfd)
+    });
+    if watched.is_err() {
+        kill_session(pid);
+        let _ = stream.process.reap(pid);
+    }
+    let (status, cpu_ms) = watched.doing(action)?;
+    Ok(Reply::Exited { status, cpu_ms })
+}
+
+/// Gives this thread a mount namespace of its own; its children inherit it.
+fn private_mounts(request: &Spawn) -> Result<(), Failure> {
+    unshare(CloneFlags::CLONE_NEWNS).doing(|| "make a private mount namespace")?;
+    mounts::make_private("/").doing(|| "make the mount namespace private")?;
+    request.mounts.iter().try_for_each(mounts::mount)
+}
+
+fn c_strings<'a>(
+    strings: impl Iterator<Item = &'a str>,
+    what: &str,
+) -> Result<Vec<CString>, Failure> {
+    strings
+        .map(|s| CString::new(s).map_err(|_| failure(what, "a string holds a zero byte")))
+        .collect()
+}
+
+/// The paths to try for a program, as execvp(3) would.
+fn programs(name: &str, env: &[(String, String)]) -> Vec<String> {
+    if name.contains('/') {
+        return vec![name.to_owned()];
+    }
+    let path = env.iter().rfind(|(key, _)| key == "PATH").map_or(DEFAULT_PATH, |(_, v)| v);
+    path.split(':')
+        .map(|directory| if directory.is_empty() { "." } else { directory })
+        .map(|directory| format!("{directory}/{name}"))
+        .collect()
+}
+
+fn start(name: &str, request: &Spawn, stdio: &Stdio) -> Result<Pid, Failure> {
+    let what = format!("run `{name}`");
+    let programs = programs(name, &request.env);
+    let programs = c_strings(programs.iter().map(String::as_str), &what)?;
+    let argv = c_strings(request.argv.iter().map(String::as_str), &what)?;
+    let env: Vec<_> = request.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let env = c_strings(env.iter().map(String::as_str), &what)?;
+    let places = c_strings(request.root.iter().chain([&request.cwd]).map(String::as_str), &what)?;
+    let (root, cwd) = match places.as_slice() {
+        [root, cwd] => (Some(root), cwd),
+        [cwd] => (None, cwd),
+        _ => return Err(failure(what, "no working directory")),
+    };
+    let launch = Launch {
+        programs: &programs,
+        argv: &argv,
+        env: &env,
+        root: root.map(CString::as_c_str),
+        cwd: if cwd.is_empty() { c"/" } else { cwd },
+        uid: request.uid,
+        gid: request.gid,
+        groups: &request.groups,
+        stdio: [
+            stdio.input.as_fd(),
+            stdio.stdout.as_fd(),
+            stdio.stderr.as_ref().unwrap_or(&stdio.stdout).as_fd(),
+        ],
+        terminal: request.terminal.is_some(),
+    };
+    sys::launch(&launch).map_err(|(step, errno)| {
+        let action = match step {
+            LaunchStep::Clone | LaunchStep::Exec => what,
+            LaunchStep::Streams => format!("set up the streams of `{name}`"),
+            LaunchStep::Root => {
+                format!("enter the root `{}`", request.root.as_deref().unwrap_or("/"))
+            }
+            LaunchStep::Directory => format!("enter the directory `{}`", request.cwd),
+            LaunchStep::Identity => {
+                format!("become user {} and group {}", request.uid, request.gid)
+            }
+        };
+        Failure { action, reason: errno.desc().to_owned(), errno: Some(errno as i32) }
+    })
+}
+
+fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC)
+}
+
+fn nonblocking(fd: OwnedFd) -> nix::Result<OwnedFd> {
+    fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(fd)
+}
+
+fn open_stdio(request: &Spawn) -> nix::Result<(Ends, Stdio)> {
+    if let Some(size) = request.terminal {
+        return open_terminal(size);
+    }
+    let (input_end, input) = match request.stdin {
+        Stdin::Null => {
+            (None, open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
+        }
+        Stdin::Stream => {
+            let (read, write) = pipe()?;
+            (Some(nonblocking(write)?), read)
+        }
+    };
+    let (stdout_end, stdout) = pipe()?;
+    let (stderr_end, stderr) = match request.merge_stderr {
+        true => (None, None),
+        false => pipe().map(|(read, write)| (Some(read), Some(write)))?,
+    };
+    let stderr_end = stderr_end.map(nonblocking).transpose()?;
+    let stdout_end = nonblocking(stdout_end)?;
+    let ends = Ends { input: input_end, stdout: stdout_end, stderr: stderr_end, terminal: false };
+    Ok((ends, Stdio { input, stdout, stderr }))
+}
+
+fn open_terminal(size: TerminalSize) -> nix::Result<(Ends, Stdio)> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = nix::pty::posix_openpt(flags)?;
+    nix::pty::grantpt(&master)?;
+    nix::pty::unlockpt(&master)?;
+    let slave = open(nix::pty::ptsname_r(&master)?.as_str(), flags, Mode::empty())?;
+    let master = nonblocking(OwnedFd::from(master))?;
+    sys::set_terminal_size(&master, size.rows, size.columns)?;
+    let copy = || slave.try_clone().map_err(|_| Errno::EMFILE);
+    let stdio = Stdio { stdout: copy()?, input: slave, stderr: None };
+    let input = master.try_clone().map_err(|_| Errno::EMFILE)?;
+    Ok((Ends { input: Some(input), stdout: master, stderr: None, terminal: true }, stdio))
+}
+
+/// An output of the process on its way to the host.
+#[derive(Debug)]
+struct Output {
+    fd: OwnedFd,
+    channel: Channel,
+    /// Bytes still to send once the grace is over; none while it is not.
+    last: Option<usize>,
+}
+
+/// Standard input on its way from the host.
+#[derive(Debug)]
+struct Input {
+    fd: OwnedFd,
+    pending: Vec<u8>,
+    position: usize,
+    terminal: bool,
+    ending: bool,
+}
+
+struct Pump<'a> {
+    stream: &'a Stream,
+    pid: Pid,
+    outputs: Vec<Output>,
+    input: Option<Input>,
+    deadline: Option<Instant>,
+    grace_end: Option<Instant>,
+    timed_out: bool,
+    ended: Option<(i32, u64)>,
+    buffer: Vec<u8>,
+}
+
+/// What poll said, by the pump's own names.
+#[derive(Default)]
+struct Ready {
+    process: bool,
+    wake: bool,
+    input: bool,
+    outputs: [bool; 2],
+}
+
+impl<'a> Pump<'a> {
+    fn new(stream: &'a Stream, ends: Ends, pid: Pid, deadline: Option<Instant>) -> Self {
+        let output = |channel| move |fd| Output { fd, channel, last: None };
+        let stderr = ends.stderr.map(output(Channel::Stderr));
+        let input = ends.input.map(|fd| Input {
+            fd,
+            pending: Vec::new(),
+            position: 0,
+            terminal: ends.terminal,
+            ending: false,
+        });
+        Self {
+            stream,
+            pid,
+            outputs: [output(Channel::Stdout)(ends.stdout)].into_iter().chain(stderr).collect(),
+            input,
+            deadline,
+            grace_end: None,
+            timed_out: false,
+            ended: None,
+            buffer: Vec::new(),
+        }
+    }
+
+    fn run(mut self, pidfd: &OwnedFd) -> nix::Result<(ExitStatus, u64)> {
+        loop {
+            self.feed();
+            self.check_clocks();
+            if let Some((status, cpu_ms)) = self.ended
+                && self.outputs.is_empty()
+            {
+                return Ok((self.status(status)?, cpu_ms));
+            }
+            let ready = self.poll(pidfd)?;
+            if ready.wake {
+                let _ = self.stream.wake()?.read();
+            }
+            if ready.input {
+                self.write_input();
+            }
+            // In reverse, so that removing one does not move the others.
+            for index in (0..self.outputs.len()).rev() {
+                if ready.outputs[index] && !self.read_output(index) {
+                    self.outputs.remove(index);
+                }
+            }
+            if ready.process && self.ended.is_none() {
+                self.ended = Some(self.stream.process.reap(self.pid)?);
+                self.grace_end = Some(Instant::now() + OUTPUT_GRACE);
+                self.input = None;
+            }
+        }
+    }
+
+    fn status(&self, raw: i32) -> nix::Result<ExitStatus> {
+        Ok(match WaitStatus::from_raw(self.pid, raw)? {
+            _ if self.timed_out => ExitStatus::TimedOut,
+            WaitStatus::Exited(_, code) => ExitStatus::Code(code),
+            WaitStatus::Signaled(_, signal, _) => ExitStatus::Signal(signal as i32),
+            _ => ExitStatus::Code(-1),
+        })
+    }
+
+    fn check_clocks(&mut self) {
+        let now = Instant::now();
+        let late = self.deadline.is_some_and(|deadline| now >= deadline);
+        let gone = self.stream.is_aborted();
+        if self.ended.is_none() && !self.timed_out && (late || gone) {
+            self.timed_out = true;
+            kill_session(self.pid);
+        }
+        if gone {
+            self.outputs.clear();
+        }
+        if self.grace_end.is_some_and(|end| now >= end) {
+            for output in &mut self.outputs {
+                let waiting = || sys::bytes_waiting(&output.fd).unwrap_or(0);
+                output.last.get_or_insert_with(waiting);
+            }
+        }
+        self.outputs.retain(|output| output.last != Some(0));
+    }
+
+    fn poll(&self, pidfd: &OwnedFd) -> nix::Result<Ready> {
+        let mut fds = vec![PollFd::new(self.stream.wake()?.as_fd(), PollFlags::POLLIN)];
+        let process = self.ended.is_none().then(|| {
+            fds.push(PollFd::new(pidfd.as_fd(), PollFlags::POLLIN));
+            fds.len() - 1
+        });
+        let input = self.input.as_ref().filter(|input| input.wants_to_write()).map(|input| {
+            fds.push(PollFd::new(input.fd.as_fd(), PollFlags::POLLOUT));
+            fds.len() - 1
+        });
+        let mut outputs = [None; 2];
+        for (output, place) in self.outputs.iter().zip(&mut outputs) {
+            // Without credit it is left out: a hung-up pipe would wake us for ever.
+            if self.stream.credit(output.channel) > 0 {
+                fds.push(PollFd::new(output.fd.as_fd(), PollFlags::POLLIN));
+                *place = Some(fds.len() - 1);
+            }
+        }
+        match poll(&mut fds, self.timeout()) {
+            Err(Errno::EINTR) => return Ok(Ready::default()),
+            other => other?,
+        };
+        let is_ready = |index: usize| fds[index].any().unwrap_or(true);
+        Ok(Ready {
+            wake: is_ready(0),
+            process: process.is_some_and(is_ready),
+            input: input.is_some_and(is_ready),
+            outputs: outputs.map(|place| place.is_some_and(is_ready)),
+        })
+    }
+
+    /// The time to the next thing that the clock decides.
+    fn timeout(&self) -> PollTimeout {
+        let deadline = self.deadline.filter(|_| self.ended.is_none() && !self.timed_out);
+        let waiting = self.outputs.iter().any(|output| output.last.is_none());
+        let grace = self.grace_end.filter(|_| waiting);
+        let Some(next) = deadline.into_iter().chain(grace).min() else {
+            return PollTimeout::NONE;
+        };
+        // One millisecond more, as poll rounds down and would be early.
+        let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+
+    /// Takes the next bytes for standard input when the last are written. Bytes
+    /// for an input that is closed are dropped, so that the host is not held up.
+    fn feed(&mut self) {
+        while self.input.as_ref().is_none_or(|input| !input.wants_to_write()) {
+            match (self.stream.try_receive(), &mut self.input) {
+                (Inbound::Nothing, _) | (Inbound::Ended, None) => return,
+                (Inbound::Bytes(_), None) => {}
+                (Inbound::Bytes(bytes), Some(input)) => {
+                    (input.pending, input.position) = (bytes, 0)
+                }
+                (Inbound::Ended, Some(input)) if input.terminal && !input.ending => {
+                    input.ending = true;
+                    (input.pending, input.position) = (vec![END_OF_INPUT], 0);
+                }
+                (Inbound::Ended, Some(_)) => self.input = None,
+            }
+        }
+    }
+
+    fn write_input(&mut self) {
+        let Some(input) = &mut self.input else { return };
+        match nix::unistd::write(&input.fd, &input.pending[input.position..]) {
+            Ok(count) => input.position += count,
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            // The process reads no more.
+            Err(_) => self.input = None,
+        }
+    }
+
+    /// Moves what an output holds to the host; false when it is at its end.
+    fn read_output(&mut self, index: usize) -> bool {
+        let output = &mut self.outputs[index];
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; DATA_MAX_BYTES];
+        }
+        let room = self.stream.credit(output.channel).min(output.last.unwrap_or(usize::MAX));
+        let room = room.min(self.buffer.len());
+        let count = match nix::unistd::read(&output.fd, &mut self.buffer[..room]) {
+            Ok(count) => count,
+            Err(Errno::EAGAIN | Errno::EINTR) => return output.last.is_none(),
+            // A terminal says EIO when the last process has closed it.
+            Err(_) => 0,
+        };
+        if count == 0 {
+            return false;
+        }
+        output.last = output.last.map(|last| last - count);
+        let bytes = if count > DATA_MAX_BYTES / 2 {
+            let mut full = std::mem::take(&mut self.buffer);
+            full.truncate(count);
+            full
+        } else {
+            self.buffer[..count].to_vec()
+        };
+        self.stream.send(output.channel, bytes).is_ok()
+    }
+}
+
+impl Input {
+    fn wants_to_write(&self) -> bool {
+        self.position < self.pending.len()
+    }
+}
+
+/// Kills the group of a process and whatever else is in its session.
+fn kill_session(leader: Pid) {
+    let _ = killpg(leader, Signal::SIGKILL);
+    for _ in 0..SESSION_KILL_ROUNDS {
+        let members = session_members(leader);
+        if members.is_empty() {
+            return;
+        }
+        for pid in members {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// The living processes of a session.
+fn session_members(leader: Pid) -> Vec<Pid> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            is_in_session(&stat, leader.as_raw())
+        })
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// Whether a line of `/proc/PID/stat` tells of a living process of this session.
+fn is_in_session(stat: &str, leader: i32) -> bool {
+    // The name, in parentheses, may hold anything; the last parenthesis ends it.
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next().unwrap_or("X");
+    let session = fields.nth(2).and_then(|field| field.parse().ok());
+    session == Some(leader) && !matches!(state, "Z" | "X")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_looked_up_in_the_path_of_the_environment() {
+        let env = |path: &str| vec![("PATH".to_owned(), path.to_owned())];
+        assert_eq!(programs("/bin/x", &env("/a")), ["/bin/x"]);
+        assert_eq!(programs("./x", &[]), ["./x"]);
+        assert_eq!(programs("x", &env("/a::/b")), ["/a/x", "./x", "/b/x"]);
+        assert_eq!(programs("x", &[]).len(), 6);
+        let twice = [env("/a"), env("/b")].concat();
+        assert_eq!(programs("x", &twice), ["/b/x"]);
+    }
+
+    #[test]
+    fn sessions_are_read_past_hostile_names() {
+        assert!(is_in_session("7 (a) R 1 (b)) S 1 40 40 0 -1", 40));
+        assert!(!is_in_session("7 (sh) S 1 40 41 0 -1", 40));
+        assert!(!is_in_session("7 (sh) Z 1 40 40 0 -1", 40));
+        assert!(!is_in_session("", 40));
+    }
+}

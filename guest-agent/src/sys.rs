@@ -1,0 +1,376 @@
+//! The only room of the agent with `unsafe`: system calls that neither std nor
+//! nix offer in the form needed here. Each function checks its own arguments,
+//! so that callers stay safe code.
+
+#![expect(unsafe_code, reason = "system calls without a safe wrapper elsewhere")]
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+/// Stack of a child between clone and exec. It only makes system calls; 32 KiB
+/// leave room for the frames of the C library's wrappers.
+const CHILD_STACK_BYTES: usize = 32 * 1024;
+
+/// Soft limit of open files of a child: what programs expect (select(2) breaks above).
+const CHILD_FILES_SOFT: u64 = 1024;
+
+/// Hard limit of open files of a child, as systemd gives its services.
+const CHILD_FILES_HARD: u64 = 524_288;
+
+/// The step at which starting a process failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LaunchStep {
+    /// Making the process.
+    Clone,
+    /// Its session, terminal or standard streams.
+    Streams,
+    /// Changing the root directory.
+    Root,
+    /// Changing the working directory.
+    Directory,
+    /// Taking the user and groups.
+    Identity,
+    /// Running the program.
+    Exec,
+}
+
+/// A process to start; everything is prepared, so that the child allocates nothing.
+#[derive(Debug)]
+pub(crate) struct Launch<'a> {
+    /// Paths to try as the program, in order.
+    pub(crate) programs: &'a [CString],
+    /// Arguments, the name first.
+    pub(crate) argv: &'a [CString],
+    /// `NAME=value` strings.
+    pub(crate) env: &'a [CString],
+    /// New root directory.
+    pub(crate) root: Option<&'a CStr>,
+    /// Working directory inside it.
+    pub(crate) cwd: &'a CStr,
+    /// User.
+    pub(crate) uid: u32,
+    /// Group.
+    pub(crate) gid: u32,
+    /// Supplementary groups.
+    pub(crate) groups: &'a [u32],
+    /// What becomes standard input, output and error.
+    pub(crate) stdio: [BorrowedFd<'a>; 3],
+    /// Whether standard input is a terminal that is to control the session.
+    pub(crate) terminal: bool,
+}
+
+/// What the child sees; it lives in the parent's memory, which both share.
+struct ChildView {
+    programs: Vec<*const libc::c_char>,
+    argv: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    root: *const libc::c_char,
+    cwd: *const libc::c_char,
+    identity: Option<(u32, u32)>,
+    groups: *const u32,
+    groups_len: usize,
+    stdio: [i32; 3],
+    terminal: bool,
+    failed: Option<(LaunchStep, i32)>,
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// Starts a process in a session of its own, as a vfork does: the memory is
+/// shared until the program runs, so the cost does not grow with the agent.
+pub(crate) fn launch(launch: &Launch<'_>) -> Result<Pid, (LaunchStep, Errno)> {
+    let unchanged = launch.uid == nix::unistd::geteuid().as_raw()
+        && launch.gid == nix::unistd::getegid().as_raw()
+        && launch.groups.is_empty()
+        && launch.uid != 0;
+    let mut view = ChildView {
+        programs: pointers(launch.programs),
+        argv: pointers(launch.argv),
+        env: pointers(launch.env),
+        root: launch.root.map_or(ptr::null(), CStr::as_ptr),
+        cwd: launch.cwd.as_ptr(),
+        identity: (!unchanged).then_some((launch.uid, launch.gid)),
+        groups: launch.groups.as_ptr(),
+        groups_len: launch.groups.len(),
+        stdio: launch.stdio.map(|fd| fd.as_raw_fd()),
+        terminal: launch.terminal,
+        failed: None,
+    };
+    // Aligned to 16 bytes by its element type, as the ABI wants a stack.
+    let mut stack = vec![0_u128; CHILD_STACK_BYTES / size_of::<u128>()];
+    let mut all = nix::sys::signal::SigSet::all();
+    let mut before = nix::sys::signal::SigSet::empty();
+    // A signal handler must not run in the child, on the shared memory.
+    nix::sys::signal::pthread_sigmask(
+        nix::sys::signal::SigmaskHow::SIG_SETMASK,
+        Some(&all),
+        Some(&mut before),
+    )
+    .map_err(|e| (LaunchStep::Clone, e))?;
+    all.clear();
+    // SAFETY: the stack top is the end of a live, 16-byte aligned allocation;
+    // CLONE_VFORK suspends this thread until the child has called execve or
+    // _exit, so `view`, the strings it points to and the stack outlive the
+    // child's use of them, and nobody else touches them meanwhile.
+    let pid = unsafe {
+        libc::clone(
+            child_main,
+            stack.as_mut_ptr().add(stack.len()).cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            (&raw mut view).cast(),
+        )
+    };
+    let result = Errno::result(pid).map(Pid::from_raw);
+    let restored = before.thread_set_mask();
+    drop(stack);
+    let pid = result.map_err(|e| (LaunchStep::Clone, e))?;
+    // SAFETY: `view` is a live local; the read is volatile because the child,
+    // which the compiler does not know of, wrote to it.
+    match unsafe { ptr::read_volatile(&raw const view.failed) } {
+        None => restored.map(|()| pid).map_err(|e| (LaunchStep::Clone, e)),
+        Some((step, errno)) => {
+            // It has ended already; only its entry in the process table is left.
+            let _ = nix::sys::wait::waitpid(pid, None);
+            Err((step, Errno::from_raw(errno)))
+        }
+    }
+}
+
+extern "C" fn child_main(view: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `launch` passes a pointer to its `ChildView` and is suspended
+    // until this function ends the process or replaces its program.
+    let view = unsafe { &mut *view.cast::<ChildView>() };
+    let step = child_prepare(view);
+    // SAFETY: errno of this thread; reading it has no preconditions.
+    view.failed = Some((step, unsafe { *libc::__errno_location() }));
+    // SAFETY: ends only the child, without running the parent's exit handlers.
+    unsafe { libc::_exit(127) }
+}
+
+/// Runs the program; when it returns, this step has failed and errno says why.
+/// Only system calls here: no allocation, no locks, no panics. Identities are
+/// set by raw system calls, as the C library would try to tell its other threads.
+fn child_prepare(view: &ChildView) -> LaunchStep {
+    // SAFETY: every pointer was built by `launch` from live C strings and
+    // NULL-terminated vectors; descriptors are open ones of the parent.
+    unsafe {
+        libc::setsid();
+        if view.terminal && libc::ioctl(view.stdio[0], libc::TIOCSCTTY, 0) < 0 {
+            return LaunchStep::Streams;
+        }
+        for (target, source) in (0..).zip(view.stdio) {
+            if libc::dup2(source, target) < 0 {
+                return LaunchStep::Streams;
+            }
+        }
+        // Nothing of the agent leaks, whoever opened it; kernels before 5.11
+        // refuse the flag, and there every descriptor is close-on-exec anyway.
+        libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        child_limits();
+        if !view.root.is_null() && libc::chroot(view.root) < 0 {
+            return LaunchStep::Root;
+        }
+        if libc::chdir(view.cwd) < 0 {
+            return LaunchStep::Directory;
+        }
+        if let Some((uid, gid)) = view.identity
+            && (libc::syscall(libc::SYS_setgroups, view.groups_len, view.groups) < 0
+                || libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0
+                || libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0)
+        {
+            return LaunchStep::Identity;
+        }
+        libc::umask(0o022);
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        let mut denied = false;
+        for program in view.programs.iter().take_while(|p| !p.is_null()) {
+            libc::execve(*program, view.argv.as_ptr(), view.env.as_ptr());
+            // As execvp: a directory of PATH that lacks it is passed over, and
+            // "permission denied" is only said when no later one has it.
+            match *libc::__errno_location() {
+                libc::EACCES => denied = true,
+                libc::ENOENT | libc::ENOTDIR => {}
+                _ => return LaunchStep::Exec,
+            }
+        }
+        if denied {
+            *libc::__errno_location() = libc::EACCES;
+        }
+        LaunchStep::Exec
+    }
+}
+
+/// What the agent has for itself and its children must not: protection from
+/// the out-of-memory killer, and its large limit of open files.
+///
+/// # Safety
+/// Only for the child of [`launch`].
+unsafe fn child_limits() {
+    let files = libc::rlimit { rlim_cur: CHILD_FILES_SOFT, rlim_max: CHILD_FILES_HARD };
+    // SAFETY: plain system calls on constants and locals of this frame.
+    unsafe {
+        let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if fd >= 0 {
+            libc::write(fd, c"0".as_ptr().cast(), 1);
+            libc::close(fd);
+        }
+        let none: *mut libc::rlimit = ptr::null_mut();
+        libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, &raw const files, none);
+    }
+}
+
+/// Forks the calling process. Only PID 1 does that, while it has one thread.
+pub(crate) fn fork() -> nix::Result<nix::unistd::ForkResult> {
+    // SAFETY: PID 1 has a single thread at this point, so the child may go on
+    // with everything that the parent could do.
+    unsafe { nix::unistd::fork() }
+}
+
+/// A descriptor of a process, readable when it has ended.
+pub(crate) fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: no pointers; the result is checked before it is owned.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits for a child and tells its raw status and its processor time
+/// (children that it waited for included) in milliseconds.
+pub(crate) fn wait_with_usage(pid: Pid) -> nix::Result<(i32, u64)> {
+    let mut status = 0;
+    // SAFETY: an all-zero rusage is a valid value of the plain C struct.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are to live locals.
+        let waited = unsafe { libc::wait4(pid.as_raw(), &raw mut status, 0, &raw mut usage) };
+        match Errno::result(waited) {
+            Err(Errno::EINTR) => {}
+            other => break other.map(|_| ())?,
+        }
+    }
+    let milliseconds = |time: libc::timeval| {
+        u64::try_from(time.tv_sec).unwrap_or(0) * 1000
+            + u64::try_from(time.tv_usec).unwrap_or(0) / 1000
+    };
+    Ok((status, milliseconds(usage.ru_utime) + milliseconds(usage.ru_stime)))
+}
+
+/// Sets the size of a terminal.
+pub(crate) fn set_terminal_size(fd: impl AsFd, rows: u16, columns: u16) -> nix::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize through the pointer.
+    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    Errno::result(done).map(drop)
+}
+
+/// How many bytes wait in a pipe or terminal.
+pub(crate) fn bytes_waiting(fd: impl AsFd) -> nix::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int through the pointer.
+    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    Errno::result(done)?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+mod request {
+    //! Numbers of ioctls that libc does not name.
+    pub(super) const FIFREEZE: libc::c_ulong = 0xc004_5877;
+    pub(super) const FITHAW: libc::c_ulong = 0xc004_5878;
+    pub(super) const FITRIM: libc::c_ulong = 0xc018_5879;
+    pub(super) const BLKRRPART: libc::c_ulong = 0x125f;
+    pub(super) const BLKFLSBUF: libc::c_ulong = 0x1261;
+    pub(super) const BLKDISCARD: libc::c_ulong = 0x1277;
+}
+
+fn plain_ioctl(fd: BorrowedFd<'_>, request: libc::c_ulong) -> nix::Result<()> {
+    // SAFETY: the requests passed here take no argument, or ignore it.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, 0) }).map(drop)
+}
+
+/// Freezes the filesystem of an open directory.
+pub(crate) fn freeze(fd: impl AsFd) -> nix::Result<()> {
+    plain_ioctl(fd.as_fd(), request::FIFREEZE)
+}
+
+/// Thaws it.
+pub(crate) fn thaw(fd: impl AsFd) -> nix::Result<()> {
+    plain_ioctl(fd.as_fd(), request::FITHAW)
+}
+
+/// Makes the kernel read the partition table of a disk again.
+pub(crate) fn reread_partitions(fd: impl AsFd) -> nix::Result<()> {
+    plain_ioctl(fd.as_fd(), request::BLKRRPART)
+}
+
+/// Writes back and drops what the page cache holds of a disk.
+pub(crate) fn drop_block_cache(fd: impl AsFd) -> nix::Result<()> {
+    plain_ioctl(fd.as_fd(), request::BLKFLSBUF)
+}
+
+/// Discards the free blocks of a mounted filesystem; tells how many bytes.
+pub(crate) fn trim(fd: impl AsFd) -> nix::Result<u64> {
+    let mut range = [0_u64, u64::MAX, 0];
+    // SAFETY: FITRIM reads and writes a `struct fstrim_range`, three u64.
+    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request::FITRIM, range.as_mut_ptr()) };
+    Errno::result(done)?;
+    Ok(range[1])
+}
+
+/// Discards a range of a block device.
+pub(crate) fn discard(fd: impl AsFd, offset: u64, length: u64) -> nix::Result<()> {
+    let range = [offset, length];
+    // SAFETY: BLKDISCARD reads two u64.
+    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request::BLKDISCARD, range.as_ptr()) };
+    Errno::result(done).map(drop)
+}
+
+/// The largest value of an extended attribute that the kernel allows.
+const XATTR_MAX_BYTES: usize = 64 * 1024;
+
+/// Names of the extended attributes of a path; a final symlink is not followed.
+pub(crate) fn list_xattrs(path: &CStr) -> nix::Result<Vec<CString>> {
+    // SAFETY: with size 0 the kernel only tells the size.
+    let size = unsafe { libc::llistxattr(path.as_ptr(), ptr::null_mut(), 0) };
+    if Errno::result(size)? == 0 {
+        return Ok(Vec::new());
+    }
+    let mut names = vec![0_u8; XATTR_MAX_BYTES];
+    // SAFETY: the buffer is as long as said.
+    let size = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    names.truncate(usize::try_from(Errno::result(size)?).unwrap_or(0));
+    Ok(names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .filter_map(|name| CString::new(name).ok())
+        .collect())
+}
+
+/// The value of an extended attribute.
+pub(crate) fn get_xattr(path: &CStr, name: &CStr) -> nix::Result<Vec<u8>> {
+    let mut value = vec![0_u8; XATTR_MAX_BYTES];
+    // SAFETY: the buffer is as long as said.
+    let size = unsafe {
+        libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+    };
+    value.truncate(usize::try_from(Errno::result(size)?).unwrap_or(0));
+    Ok(value)
+}
+
+/// Sets an extended attribute.
+pub(crate) fn set_xattr(path: &CStr, name: &CStr, value: &[u8]) -> nix::Result<()> {
+    // SAFETY: pointers and length of live slices.
+    let done = unsafe {
+        libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    };
+    Errno::result(done).map(drop)
+}

@@ -1,0 +1,311 @@
+//! Unpacks a tree.
+//!
+//! Directories that exist are merged; a link to a directory is such a directory,
+//! as in a tree whose `/lib` is `usr/lib`. Other things are replaced. Directories
+//! get their owner, mode, attributes and time last, when their content is there.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, makedev, mkdirat,
+    mknodat, utimensat,
+};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
+use tar::EntryType;
+use wire::Failure;
+
+use super::read::{Member, Reader};
+use crate::beneath::{Place, Root, proc_path};
+use crate::failure::Doing;
+use crate::stream::{Stream, StreamReader};
+use crate::sys;
+
+/// Content is copied in pieces of this size.
+const COPY_BYTES: usize = 64 * 1024;
+
+/// A run of zeros of this size, aligned, becomes a hole: the block size of the
+/// filesystems in question.
+const HOLE_BYTES: usize = 4096;
+
+/// Unpacks what the host sends below a directory.
+pub(crate) fn unpack(stream: &Stream, root: &str, path: &str) -> Result<(), Failure> {
+    let action = || format!("unpack below `{path}`");
+    let top = Root::open(root)?.make_directories(Path::new(path)).doing(action)?;
+    let mut unpacker = Unpacker {
+        root: Root::of(top),
+        directories: Vec::new(),
+        parent: None,
+        buffer: vec![0; COPY_BYTES],
+    };
+    let mut reader = Reader::new(StreamReader::new(stream));
+    while let Some(member) = reader.next().doing(action)? {
+        unpacker.member(&member, &mut reader).doing(|| {
+            format!("unpack `{}` below `{path}`", String::from_utf8_lossy(&member.path))
+        })?;
+    }
+    unpacker.finish()
+}
+
+struct Unpacker {
+    root: Root,
+    /// Directories whose attributes are still to be set.
+    directories: Vec<(PathBuf, Member)>,
+    /// The directory of the member before, which mostly is that of the next, too.
+    parent: Option<(PathBuf, OwnedFd)>,
+    buffer: Vec<u8>,
+}
+
+fn refused(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what.into())
+}
+
+/// The path of a member below the directory; empty for the directory itself.
+fn relative(bytes: &[u8]) -> io::Result<PathBuf> {
+    let mut path = PathBuf::new();
+    for component in Path::new(OsStr::from_bytes(bytes)).components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::CurDir | Component::RootDir => {}
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(refused("the path leads out of the directory"));
+            }
+        }
+    }
+    Ok(path)
+}
+
+impl Unpacker {
+    fn member(&mut self, member: &Member, content: &mut impl Read) -> io::Result<()> {
+        let path = relative(&member.path)?;
+        if member.kind == EntryType::Directory {
+            self.directory(&path, member)?;
+            return Ok(());
+        }
+        if path.as_os_str().is_empty() {
+            return Err(refused("the member has no name"));
+        }
+        let place = self.place(&path)?;
+        let made = self.make(&place, member, content);
+        match made {
+            Err(error) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {
+                self.replace(&place)?;
+                self.make(&place, member, content)
+            }
+            other => other,
+        }
+    }
+
+    fn place(&mut self, path: &Path) -> nix::Result<Place> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let name = path.file_name().ok_or(Errno::EINVAL)?.to_owned();
+        let known = self.parent.as_ref().filter(|(known, _)| known == parent);
+        let directory = match known {
+            Some((_, directory)) => directory.try_clone().map_err(|_| Errno::EMFILE)?,
+            None => {
+                let directory = self.root.make_directories(parent)?;
+                let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
+                self.parent = Some((parent.to_owned(), copy));
+                directory
+            }
+        };
+        Ok(Place { directory, name })
+    }
+
+    /// Removes what stands in the way: anything, or an empty directory.
+    fn replace(&mut self, place: &Place) -> nix::Result<()> {
+        let name = place.name.as_os_str();
+        match unlinkat(&place.directory, name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::EISDIR) => {
+                self.parent = None;
+                unlinkat(&place.directory, name, UnlinkatFlags::RemoveDir)
+            }
+            other => other,
+        }
+    }
+
+    /// Makes a member that is no directory; content is only read once it is made.
+    fn make(&mut self, place: &Place, member: &Member, content: &mut impl Read) -> io::Result<()> {
+        let (directory, name) = (&place.directory, place.name.as_os_str());
+        match member.kind {
+            EntryType::Regular | EntryType::Continuous => {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+                let mode = Mode::from_bits_truncate(0o600);
+                let file = File::from(openat(directory, name, flags, mode)?);
+                self.copy(content, &file, member.size)?;
+                return set_file(&file, place, member);
+            }
+            EntryType::Link => {
+                let target = self.root.place(&relative(&member.link)?)?;
+                let from = target.name.as_os_str();
+                linkat(&target.directory, from, directory, name, AtFlags::empty())?;
+                return Ok(());
+            }
+            EntryType::Symlink => symlinkat(OsStr::from_bytes(&member.link), directory, name)?,
+            EntryType::Char | EntryType::Block | EntryType::Fifo => {
+                let kind = match member.kind {
+                    EntryType::Char => SFlag::S_IFCHR,
+                    EntryType::Block => SFlag::S_IFBLK,
+                    _ => SFlag::S_IFIFO,
+                };
+                let (major, minor) = member.device;
+                let device = makedev(u64::from(major), u64::from(minor));
+                mknodat(directory, name, kind, Mode::from_bits_truncate(0o600), device)?;
+            }
+            other => return Err(refused(format!("members of type {other:?} are not supported"))),
+        }
+        set_special(place, member)
+    }
+
+    fn copy(&mut self, content: &mut impl Read, file: &File, size: u64) -> io::Result<()> {
+        let mut offset = 0;
+        while offset < size {
+            let room = usize::try_from(size - offset).unwrap_or(usize::MAX).min(COPY_BYTES);
+            let piece = &mut self.buffer[..room];
+            content.read_exact(piece)?;
+            write_sparse(file, piece, offset)?;
+            offset += room as u64;
+        }
+        // A hole at the end has no byte that would give the file its size.
+        if size >= HOLE_BYTES as u64 { file.set_len(size) } else { Ok(()) }
+    }
+
+    fn directory(&mut self, path: &Path, member: &Member) -> io::Result<()> {
+        if !path.as_os_str().is_empty() {
+            let place = self.place(path)?;
+            let (directory, name) = (&place.directory, place.name.as_os_str());
+            let mode = Mode::from_bits_truncate(0o700);
+            match mkdirat(directory, name, mode) {
+                Err(Errno::EEXIST) if self.root.directory(path).is_ok() => {}
+                Err(Errno::EEXIST) => {
+                    self.replace(&place)?;
+                    mkdirat(directory, name, mode)?;
+                }
+                other => other?,
+            }
+        }
+        let member =
+            Member { path: Vec::new(), link: Vec::new(), xattrs: member.xattrs.clone(), ..*member };
+        self.directories.push((path.to_owned(), member));
+        Ok(())
+    }
+
+    /// Sets what was put off, the deepest first, as it changes nothing above.
+    fn finish(&mut self) -> Result<(), Failure> {
+        for (path, member) in self.directories.iter().rev() {
+            let set = || {
+                let directory = self.root.directory(path)?;
+                let xattrs = proc_path(&directory, OsStr::new("."))?;
+                set_attributes(&directory, &xattrs, member)
+            };
+            set().doing(|| format!("set the attributes of `{}`", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a piece, leaving out aligned blocks of zeros.
+fn write_sparse(file: &File, piece: &[u8], offset: u64) -> io::Result<()> {
+    if piece.len() < HOLE_BYTES {
+        return file.write_all_at(piece, offset);
+    }
+    // The first byte decides nearly always, so this costs little.
+    let is_hole = |block: &[u8]| block.len() == HOLE_BYTES && block.iter().all(|byte| *byte == 0);
+    let mut start = 0;
+    for (index, block) in piece.chunks(HOLE_BYTES).enumerate() {
+        if is_hole(block) {
+            let hole = index * HOLE_BYTES;
+            if start < hole {
+                file.write_all_at(&piece[start..hole], offset + start as u64)?;
+            }
+            start = hole + HOLE_BYTES;
+        }
+    }
+    match piece.get(start..) {
+        Some(rest) if !rest.is_empty() => file.write_all_at(rest, offset + start as u64),
+        _ => Ok(()),
+    }
+}
+
+fn owner(member: &Member) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))
+}
+
+fn time(member: &Member) -> TimeSpec {
+    TimeSpec::new(member.time.0, member.time.1)
+}
+
+fn set_file(file: &File, place: &Place, member: &Member) -> io::Result<()> {
+    let path = match member.xattrs.is_empty() {
+        true => CString::default(),
+        false => place.proc_path()?,
+    };
+    set_attributes(file, &path, member)
+}
+
+fn set_attributes(fd: &impl std::os::fd::AsFd, path: &CString, member: &Member) -> io::Result<()> {
+    let (uid, gid) = owner(member);
+    fchown(fd, uid, gid)?;
+    // Mode and capabilities after the owner, whose change clears them.
+    fchmod(fd, Mode::from_bits_truncate(member.mode))?;
+    set_xattrs(path, member)?;
+    Ok(futimens(fd, &time(member), &time(member))?)
+}
+
+fn set_xattrs(path: &CString, member: &Member) -> io::Result<()> {
+    for (name, value) in &member.xattrs {
+        let name = CString::new(name.clone())?;
+        sys::set_xattr(path, &name, value)?;
+    }
+    Ok(())
+}
+
+/// Sets the attributes of what cannot be opened.
+fn set_special(place: &Place, member: &Member) -> io::Result<()> {
+    let (directory, name) = (&place.directory, place.name.as_os_str());
+    let (uid, gid) = owner(member);
+    fchownat(directory, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    if member.kind != EntryType::Symlink {
+        let mode = Mode::from_bits_truncate(member.mode);
+        fchmodat(directory, name, mode, FchmodatFlags::FollowSymlink)?;
+    }
+    set_xattrs(&place.proc_path()?, member)?;
+    let flag = UtimensatFlags::NoFollowSymlink;
+    Ok(utimensat(directory, name, &time(member), &time(member), flag)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn members_cannot_lead_out() {
+        assert_eq!(relative(b"./a//b/").unwrap(), Path::new("a/b"));
+        assert_eq!(relative(b"/etc/x").unwrap(), Path::new("etc/x"));
+        assert_eq!(relative(b"./").unwrap(), Path::new(""));
+        assert!(relative(b"a/../../x").is_err());
+    }
+
+    #[test]
+    fn zeros_become_holes_and_read_the_same() {
+        let file = tempfile::tempfile().unwrap();
+        let mut bytes = vec![0; 10 * HOLE_BYTES + 17];
+        bytes[3 * HOLE_BYTES] = 1;
+        bytes[5 * HOLE_BYTES + 4095] = 2;
+        write_sparse(&file, &bytes, 0).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+        let mut read = vec![9; bytes.len()];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert!(read == bytes);
+        assert!(file.metadata().unwrap().blocks() * 512 < bytes.len() as u64);
+    }
+}
