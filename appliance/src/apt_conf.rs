@@ -9,7 +9,7 @@ use std::{
 
 /// Settings by their full lower-case name, such as `acquire::http::proxy`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AptConf {
+pub(crate) struct AptConf {
     settings: BTreeMap<String, String>,
 }
 
@@ -17,7 +17,7 @@ impl AptConf {
     /// The settings of the host. What cannot be read counts as not set: apt's
     /// configuration is a convenience here, not a requirement.
     #[must_use]
-    pub fn of_host() -> Self {
+    pub(crate) fn of_host() -> Self {
         let mut files: Vec<PathBuf> = fs::read_dir("/etc/apt/apt.conf.d")
             .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
             .unwrap_or_default();
@@ -34,7 +34,7 @@ impl AptConf {
 
     /// The proxy for a scheme, if one is configured. `DIRECT` means none.
     #[must_use]
-    pub fn proxy(&self, scheme: &str) -> Option<&str> {
+    pub(crate) fn proxy(&self, scheme: &str) -> Option<&str> {
         // apt uses the http proxy for https unless told otherwise.
         let by_scheme = self.settings.get(&format!("acquire::{scheme}::proxy"));
         let value = by_scheme.or_else(|| self.settings.get("acquire::http::proxy"))?;
@@ -44,7 +44,7 @@ impl AptConf {
 
     /// Whether apt is told to take Release files past their date.
     #[must_use]
-    pub fn takes_expired(&self) -> bool {
+    pub(crate) fn takes_expired(&self) -> bool {
         self.settings.get("acquire::check-valid-until").is_some_and(|value| is_false(value))
     }
 
@@ -55,7 +55,7 @@ impl AptConf {
         for token in tokens(text) {
             match token {
                 Token::Word(word) => words.push(word),
-                Token::Open => scopes.push(words.drain(..).collect::<Vec<_>>().join("::")),
+                Token::Open => scopes.push(std::mem::take(&mut words).join("::")),
                 Token::End => {
                     if let [name, value] = words.as_slice() {
                         let mut path: Vec<&str> = scopes.iter().map(String::as_str).collect();
@@ -76,7 +76,7 @@ impl AptConf {
 
 /// What apt takes for "no".
 #[must_use]
-pub fn is_false(value: &str) -> bool {
+pub(crate) fn is_false(value: &str) -> bool {
     ["no", "false", "without", "off", "disable", "0"]
         .iter()
         .any(|word| value.trim().eq_ignore_ascii_case(word))

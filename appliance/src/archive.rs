@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The only architecture there is a machine for.
-pub const ARCHITECTURE: &str = "amd64";
+pub(crate) const ARCHITECTURE: &str = "amd64";
 /// What Debian itself ships is enough; firmware and non-free tools are of no
 /// use in a virtual machine.
 const COMPONENT: &str = "main";
@@ -53,7 +53,7 @@ pub enum ArchiveError {
 
 /// A release as its mirror has it now.
 #[derive(Debug)]
-pub struct Archive {
+pub(crate) struct Archive {
     /// The suites, in the order in which packages refer to them.
     pub suites: Vec<Suite>,
     /// All packages.
@@ -66,7 +66,7 @@ pub struct Archive {
 
 /// What the loading of an archive needs to know.
 #[derive(Debug, Clone, Copy)]
-pub struct Source<'a> {
+pub(crate) struct Source<'a> {
     /// The mirror.
     pub mirror: &'a Mirror,
     /// The release's code name.
@@ -83,7 +83,7 @@ impl Archive {
     /// # Errors
     /// When the mirror cannot be reached, serves what Debian did not sign, or
     /// an index cannot be read.
-    pub fn load(
+    pub(crate) fn load(
         client: &Client,
         source: Source<'_>,
         dir: &Path,
@@ -122,7 +122,7 @@ impl Archive {
 
     /// Where a package is to be fetched from.
     #[must_use]
-    pub fn item(&self, package: &Package) -> Item {
+    pub(crate) fn item(&self, package: &Package) -> Item {
         let archive = self.suites.get(package.archive).map_or("", |suite| suite.archive.as_str());
         Item {
             urls: vec![format!("{archive}/{}", package.filename)],

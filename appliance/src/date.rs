@@ -4,7 +4,7 @@
 /// Debian writes UTC always (`UTC`, `GMT`, `+0000`, `Z`); other zones are
 /// refused rather than misread.
 #[must_use]
-pub fn parse(text: &str) -> Option<u64> {
+pub(crate) fn parse(text: &str) -> Option<u64> {
     let rest = text.split_once(',').map_or(text, |(_, rest)| rest);
     let mut words = rest.split_ascii_whitespace();
     let day: u64 = words.next()?.parse().ok()?;

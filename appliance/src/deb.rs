@@ -30,7 +30,7 @@ pub struct DebError {
 
 /// Where a file's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
+pub(crate) enum Content {
     /// In a spool file, by its number.
     Spool {
         /// Which spool file.
@@ -47,7 +47,7 @@ pub enum Content {
 impl Content {
     /// How many bytes there are.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         match self {
             Self::Spool { length, .. } => *length,
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -56,14 +56,14 @@ impl Content {
 
     /// Whether there are none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A directory.
     Directory,
     /// A regular file.
@@ -87,7 +87,7 @@ pub enum Kind {
 
 /// Owner, permissions, time and extended attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Meta {
+pub(crate) struct Meta {
     /// Permission bits with setuid, setgid and sticky.
     pub mode: u16,
     /// The owner. Debian's packages only use the fixed numbers of base-passwd.
@@ -103,14 +103,14 @@ pub struct Meta {
 impl Meta {
     /// Metadata of a file that this crate makes itself, owned by root.
     #[must_use]
-    pub fn root(mode: u16) -> Self {
+    pub(crate) fn root(mode: u16) -> Self {
         Self { mode, ..Self::default() }
     }
 }
 
 /// One file of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Its path without a leading slash; empty for the root.
     pub path: String,
     /// What it is.
@@ -121,7 +121,7 @@ pub struct Entry {
 
 /// A package that was read.
 #[derive(Debug, Clone, Default)]
-pub struct Deb {
+pub(crate) struct Deb {
     /// The files of the control archive: `control`, maintainer scripts and so
     /// on.
     pub control: BTreeMap<String, Vec<u8>>,
@@ -133,7 +133,7 @@ pub struct Deb {
 
 /// A growing file of contents; several packages share one.
 #[derive(Debug)]
-pub struct Spool {
+pub(crate) struct Spool {
     /// Its number, recorded in [`Content::Spool`].
     pub number: usize,
     file: io::BufWriter<File>,
@@ -143,7 +143,7 @@ pub struct Spool {
 impl Spool {
     /// Wraps an empty file.
     #[must_use]
-    pub fn new(number: usize, file: File) -> Self {
+    pub(crate) fn new(number: usize, file: File) -> Self {
         Self { number, file: io::BufWriter::with_capacity(256 << 10, file), end: 0 }
     }
 
@@ -151,7 +151,7 @@ impl Spool {
     ///
     /// # Errors
     /// When the last bytes cannot be written.
-    pub fn finish(self) -> io::Result<File> {
+    pub(crate) fn finish(self) -> io::Result<File> {
         let mut file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.seek(SeekFrom::Start(0))?;
         Ok(file)
@@ -169,7 +169,11 @@ impl Spool {
 ///
 /// # Errors
 /// When it is no Debian package or cannot be read.
-pub fn read(path: &Path, spool: &mut Spool, keep: &dyn Fn(&str) -> bool) -> Result<Deb, DebError> {
+pub(crate) fn read(
+    path: &Path,
+    spool: &mut Spool,
+    keep: &dyn Fn(&str) -> bool,
+) -> Result<Deb, DebError> {
     read_inner(path, spool, keep).map_err(|source| DebError { path: path.to_owned(), source })
 }
 

@@ -14,7 +14,7 @@ const LINE_MAX_BYTES: u64 = 4 << 20;
 /// One paragraph: fields in file order. Names are kept as written and compared
 /// without case, as the format demands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Paragraph {
+pub(crate) struct Paragraph {
     fields: Vec<(String, String)>,
 }
 
@@ -22,22 +22,17 @@ impl Paragraph {
     /// The value of a field. Continuation lines are joined by newlines, each
     /// without its leading blank.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.fields
             .iter()
             .find(|(field, _)| field.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
     }
-
-    /// The fields in file order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
 }
 
 /// Reads paragraphs one after another.
 #[derive(Debug)]
-pub struct Reader<R> {
+pub(crate) struct Reader<R> {
     input: R,
     line: String,
     keep: Option<&'static [&'static str]>,
@@ -45,13 +40,13 @@ pub struct Reader<R> {
 
 impl<R: BufRead> Reader<R> {
     /// A reader that keeps every field.
-    pub fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self { input, line: String::new(), keep: None }
     }
 
     /// A reader that keeps only the named fields, which saves most of the work
     /// on a package index.
-    pub fn keeping(input: R, fields: &'static [&'static str]) -> Self {
+    pub(crate) fn keeping(input: R, fields: &'static [&'static str]) -> Self {
         Self { input, line: String::new(), keep: Some(fields) }
     }
 
@@ -74,7 +69,7 @@ impl<R: BufRead> Reader<R> {
     ///
     /// # Errors
     /// When reading fails, or a line is neither a field nor a continuation.
-    pub fn next_paragraph(&mut self) -> io::Result<Option<Paragraph>> {
+    pub(crate) fn next_paragraph(&mut self) -> io::Result<Option<Paragraph>> {
         let mut paragraph = Paragraph::default();
         let mut seen = false;
         let mut keeping = false;
@@ -139,8 +134,9 @@ mod tests {
         let text = "Package: x\nDescription: long\n more\nVersion: 1\n";
         let mut reader = Reader::keeping(text.as_bytes(), &["Package", "Version"]);
         let paragraph = reader.next_paragraph().unwrap().unwrap();
-        let fields: Vec<_> = paragraph.iter().collect();
-        assert_eq!(fields, [("Package", "x"), ("Version", "1")]);
+        assert_eq!(paragraph.get("Package"), Some("x"));
+        assert_eq!(paragraph.get("Version"), Some("1"));
+        assert_eq!(paragraph.get("Description"), None);
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl FetchError {
 
 /// A file to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
+pub(crate) struct Item {
     /// Where it is; the second and later addresses are tried when the one
     /// before answers that it has no such file.
     pub urls: Vec<String>,
@@ -119,7 +119,7 @@ pub struct Progress {
 
 /// The name of a file in the folder.
 #[must_use]
-pub fn path_of(dir: &Path, sha256: &str) -> PathBuf {
+pub(crate) fn path_of(dir: &Path, sha256: &str) -> PathBuf {
     dir.join(sha256)
 }
 
@@ -128,7 +128,7 @@ pub fn path_of(dir: &Path, sha256: &str) -> PathBuf {
 ///
 /// # Errors
 /// The first failure; what was fetched until then stays for the next time.
-pub fn fetch_all(
+pub(crate) fn fetch_all(
     client: &Client,
     dir: &Path,
     items: &[Item],
@@ -338,7 +338,7 @@ fn is_intact(path: &Path, item: &Item) -> bool {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn digest_of(path: &Path) -> io::Result<String> {
+pub(crate) fn digest_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BUFFER_BYTES];

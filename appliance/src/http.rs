@@ -23,7 +23,7 @@ const TEXT_MAX_BYTES: u64 = 8 << 20;
 
 /// A client; clones share its connections.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub(crate) struct Client {
     plain: Agent,
     secure: Agent,
 }
@@ -34,7 +34,7 @@ impl Client {
     ///
     /// # Errors
     /// When the PEM file cannot be read or holds no certificate.
-    pub fn new(ca_file: Option<&Path>, apt: &AptConf) -> Result<Self, FetchError> {
+    pub(crate) fn new(ca_file: Option<&Path>, apt: &AptConf) -> Result<Self, FetchError> {
         let roots = match ca_file {
             None => RootCerts::PlatformVerifier,
             Some(path) => RootCerts::Specific(Arc::new(host_and(path)?)),
@@ -63,7 +63,7 @@ impl Client {
     ///
     /// # Errors
     /// When no answer comes; an answer of any status is one.
-    pub fn get(&self, url: &str, offset: u64) -> Result<Response<ureq::Body>, FetchError> {
+    pub(crate) fn get(&self, url: &str, offset: u64) -> Result<Response<ureq::Body>, FetchError> {
         let agent = if url.starts_with("https:") { &self.secure } else { &self.plain };
         let mut request = agent.get(url);
         if offset > 0 {
@@ -77,7 +77,7 @@ impl Client {
     /// # Errors
     /// When the mirror does not answer, answers with an error, or the text is
     /// absurdly long or no UTF-8.
-    pub fn text(&self, url: &str) -> Result<String, FetchError> {
+    pub(crate) fn text(&self, url: &str) -> Result<String, FetchError> {
         let mut response = self.get(url, 0)?;
         let status = response.status().as_u16();
         if status != 200 {

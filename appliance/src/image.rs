@@ -46,7 +46,7 @@ pub enum ImageError {
 
 /// How an image is to be.
 #[derive(Debug, Clone)]
-pub struct ImageOptions {
+pub(crate) struct ImageOptions {
     /// The volume label, at most 16 bytes.
     pub label: String,
     /// The UUID, which also seeds the directory hashes: the same tree with the
@@ -60,7 +60,7 @@ pub struct ImageOptions {
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImageSummary {
+pub(crate) struct ImageSummary {
     /// The size of the file system.
     pub size_bytes: u64,
     /// Bytes of files.
@@ -73,7 +73,7 @@ pub struct ImageSummary {
 ///
 /// # Errors
 /// When it does not fit, or the file cannot be written.
-pub fn write(
+pub(crate) fn write(
     tree: &Tree,
     spools: &[File],
     path: &Path,

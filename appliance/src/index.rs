@@ -27,7 +27,7 @@ const FIELDS: &[&str] = &[
 
 /// One alternative of a dependency: a name, perhaps with a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Alternative {
+pub(crate) struct Alternative {
     /// The package's or virtual package's name.
     pub name: String,
     /// The version it must stand in relation to.
@@ -53,7 +53,7 @@ impl std::fmt::Display for Alternative {
 /// Architecture and build-profile qualifiers do not occur in binary indices
 /// except `:any`, which means nothing where there is one architecture.
 #[must_use]
-pub fn parse_relations(field: &str) -> Vec<Vec<Alternative>> {
+pub(crate) fn parse_relations(field: &str) -> Vec<Vec<Alternative>> {
     field
         .split(',')
         .map(|clause| clause.split('|').filter_map(parse_alternative).collect::<Vec<_>>())
@@ -81,7 +81,7 @@ fn parse_alternative(text: &str) -> Option<Alternative> {
 
 /// A package as its index describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Package {
+pub(crate) struct Package {
     /// Its name.
     pub name: String,
     /// Its version.
@@ -143,7 +143,7 @@ impl Package {
 
     /// Whether the package itself is what a dependency asks for.
     #[must_use]
-    pub fn satisfies(&self, wanted: &Alternative) -> bool {
+    pub(crate) fn satisfies(&self, wanted: &Alternative) -> bool {
         self.name == wanted.name
             && wanted
                 .version
@@ -154,7 +154,7 @@ impl Package {
     /// Whether the package provides what a dependency asks for. A dependency
     /// with a version is met only by a provision with a version.
     #[must_use]
-    pub fn provides(&self, wanted: &Alternative) -> bool {
+    pub(crate) fn provides(&self, wanted: &Alternative) -> bool {
         if !self.provides.contains(&wanted.name) {
             return false;
         }
@@ -173,7 +173,7 @@ impl Package {
 
 /// All packages of all suites, the newest version of each.
 #[derive(Debug, Default)]
-pub struct Index {
+pub(crate) struct Index {
     packages: BTreeMap<String, Package>,
     providers: BTreeMap<String, Vec<String>>,
 }
@@ -185,7 +185,7 @@ impl Index {
     /// # Errors
     /// When the text cannot be read or is no index. Entries without the needed
     /// fields are left out: such a package can only be missed by name.
-    pub fn add(&mut self, input: impl BufRead, archive: usize) -> io::Result<()> {
+    pub(crate) fn add(&mut self, input: impl BufRead, archive: usize) -> io::Result<()> {
         let mut reader = deb822::Reader::keeping(input, FIELDS);
         while let Some(paragraph) = reader.next_paragraph()? {
             let Some(package) = Package::from_paragraph(&paragraph, archive) else { continue };
@@ -195,7 +195,7 @@ impl Index {
     }
 
     /// Adds one package.
-    pub fn insert(&mut self, package: Package) {
+    pub(crate) fn insert(&mut self, package: Package) {
         let newer = self
             .packages
             .get(&package.name)
@@ -206,7 +206,7 @@ impl Index {
     }
 
     /// Builds the table of providers. Call it once, after the last suite.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.providers.clear();
         for package in self.packages.values() {
             for provided in parse_relations(&package.provides).into_iter().flatten() {
@@ -220,31 +220,19 @@ impl Index {
 
     /// The package of a name.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Package> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Package> {
         self.packages.get(name)
     }
 
-    /// How many packages there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.packages.len()
-    }
-
-    /// Whether there is no package at all.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.packages.is_empty()
-    }
-
     /// All packages in the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = &Package> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Package> {
         self.packages.values()
     }
 
     /// The packages that provide what is asked for, best first: by priority,
     /// then by name, so that the choice is the same on every machine.
     #[must_use]
-    pub fn providers(&self, wanted: &Alternative) -> Vec<&Package> {
+    pub(crate) fn providers(&self, wanted: &Alternative) -> Vec<&Package> {
         let mut found: Vec<&Package> = self
             .providers
             .get(&wanted.name)
@@ -304,7 +292,7 @@ mod tests {
         let mut index = Index::default();
         let text = entry("a", "1", "").replace("pool/a.deb", "pool/../../x");
         index.add(text.as_bytes(), 0).unwrap();
-        assert!(index.is_empty());
+        assert_eq!(index.iter().count(), 0);
     }
 
     #[test]

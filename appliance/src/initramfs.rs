@@ -65,7 +65,7 @@ impl Archive {
 ///
 /// # Errors
 /// When a module is larger than 4 GiB.
-pub fn modules_archive(modules: &[Module]) -> io::Result<Vec<u8>> {
+pub(crate) fn modules_archive(modules: &[Module]) -> io::Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["etc", "etc/vbuild", "lib", "lib/modules"] {
         archive.directory(directory)?;
@@ -86,7 +86,7 @@ pub fn modules_archive(modules: &[Module]) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// When the agent is larger than 4 GiB.
-pub fn agent_archive(agent: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) fn agent_archive(agent: &[u8]) -> io::Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["dev", "proc", "sys", "run", "tmp"] {
         archive.directory(directory)?;

@@ -141,7 +141,7 @@ pub enum KernelError {
 
 /// What is taken out of a kernel package.
 #[derive(Debug)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// Its release, as `uname -r` says it.
     pub version: String,
     /// The bzImage.
@@ -156,7 +156,7 @@ pub struct Kernel {
 ///
 /// # Errors
 /// When the release does not have one.
-pub fn find<'a>(index: &'a Index, metapackage: &str) -> Result<&'a Package, KernelError> {
+pub(crate) fn find<'a>(index: &'a Index, metapackage: &str) -> Result<&'a Package, KernelError> {
     let missing = || KernelError::NoPackage { name: metapackage.to_owned() };
     let meta = index.get(metapackage).ok_or_else(missing)?;
     parse_relations(&meta.depends)
@@ -169,7 +169,7 @@ pub fn find<'a>(index: &'a Index, metapackage: &str) -> Result<&'a Package, Kern
 
 /// Which files of a kernel package are worth unpacking.
 #[must_use]
-pub fn wanted(path: &str) -> bool {
+pub(crate) fn wanted(path: &str) -> bool {
     path.starts_with("boot/vmlinuz-") || in_modules(path).is_some()
 }
 
@@ -184,7 +184,7 @@ fn in_modules(path: &str) -> Option<(&str, &str)> {
 ///
 /// # Errors
 /// When something is missing in it.
-pub fn take(package: &str, deb: &Deb, spools: &[File]) -> Result<Kernel, KernelError> {
+pub(crate) fn take(package: &str, deb: &Deb, spools: &[File]) -> Result<Kernel, KernelError> {
     let incomplete = |what| KernelError::Incomplete { package: package.to_owned(), what };
     let file = |prefix: &str| -> Option<(&str, &Content)> {
         deb.entries.iter().find_map(|entry| match &entry.kind {

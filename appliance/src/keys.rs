@@ -87,7 +87,7 @@ pub enum SignatureError {
 
 /// A set of trusted keys.
 #[derive(Debug, Clone)]
-pub struct Keyring {
+pub(crate) struct Keyring {
     keys: Vec<SignedPublicKey>,
 }
 
@@ -96,7 +96,7 @@ impl Keyring {
     ///
     /// # Errors
     /// When a shipped file does not hold the key of its fingerprint.
-    pub fn debian(role: Role) -> Result<Self, SignatureError> {
+    pub(crate) fn debian(role: Role) -> Result<Self, SignatureError> {
         let mut keys = Vec::new();
         for (_, fingerprint, text) in TRUSTED.iter().filter(|(for_role, ..)| *for_role == role) {
             keys.push(load(text, fingerprint)?);
@@ -110,7 +110,7 @@ impl Keyring {
     /// # Errors
     /// When no trusted key signed it in a way that counts at `now` (seconds
     /// since the epoch).
-    pub fn verify(&self, message: &str, now: u64) -> Result<String, SignatureError> {
+    pub(crate) fn verify(&self, message: &str, now: u64) -> Result<String, SignatureError> {
         let (message, _) = CleartextSignedMessage::from_string(message)
             .map_err(|error| SignatureError::Malformed { why: error.to_string() })?;
         let text = message.signed_text();

@@ -1,21 +1,70 @@
 //! Kernel, initramfs and tool root, made from Debian packages without root.
+//!
+//! The host needs no Debian tool: signatures are checked from the archive keys
+//! in `keys/` down, dependencies resolved, packages unpacked and written as an
+//! ext4 image here. What has to run inside, the packages' own scripts, runs in
+//! a first-stage microVM that the caller provides as a [`FirstStage`].
+//!
+//! ```no_run
+//! # fn machine() -> Box<dyn appliance::FirstStage> { unimplemented!() }
+//! let request = appliance::Request::new("/home/me/.cache/vbuild".into(), "agent".into());
+//! let appliance = match appliance::find(&request)? {
+//!     Some(appliance) => appliance,
+//!     None => appliance::build(&request, &*machine(), &mut appliance::Silent)?,
+//! };
+//! let initrd = appliance.initrd_for(&request.agent)?;
+//! # drop((appliance.kernel(), initrd, appliance.root_image()));
+//! # Ok::<(), appliance::Error>(())
+//! ```
+//!
+//! Architecture invariant: nothing here starts a process, and nothing is taken
+//! from the network that is not vouched for by a signature.
 
-pub mod apt_conf;
-pub mod archive;
-pub mod date;
-pub mod deb;
-pub mod deb822;
-pub mod fetch;
-pub mod http;
-pub mod image;
-pub mod index;
-pub mod initramfs;
-pub mod kernel;
-pub mod keys;
-pub mod mirror;
-pub mod modules;
-pub mod packages;
-pub mod release;
-pub mod solve;
-pub mod tree;
-pub mod version;
+mod apt_conf;
+mod archive;
+mod build;
+mod cache;
+mod configure;
+mod date;
+mod deb;
+mod deb822;
+mod dpkg_db;
+mod error;
+mod events;
+mod fetch;
+mod first_stage;
+mod http;
+mod image;
+mod index;
+mod initramfs;
+mod kernel;
+mod keys;
+mod manifest;
+mod mirror;
+mod modules;
+mod packages;
+mod release;
+mod root;
+mod solve;
+mod tree;
+mod version;
+
+pub use archive::ArchiveError;
+pub use build::{DEFAULT_RELEASE, RELEASES, Request, build, find};
+pub use cache::{Appliance, Cache, Freed};
+pub use deb::DebError;
+pub use error::{Error, ErrorKind};
+pub use events::{Event, Events, Phase, Silent};
+pub use fetch::{FetchError, Progress};
+pub use first_stage::{FirstStage, FirstStageSpec};
+pub use image::ImageError;
+pub use initramfs::MODULE_LIST;
+pub use kernel::KernelError;
+pub use keys::SignatureError;
+pub use manifest::{KernelEntry, Manifest, PackageEntry, SuiteEntry};
+pub use mirror::{Mirror, MirrorError};
+pub use modules::ModuleError;
+pub use release::ReleaseError;
+pub use root::RootError;
+pub use solve::SolveError;
+pub use tree::TreeError;

@@ -47,7 +47,7 @@ struct ModuleFile {
 
 /// The modules of a kernel package.
 #[derive(Debug)]
-pub struct Modules<'a> {
+pub(crate) struct Modules<'a> {
     files: BTreeMap<String, ModuleFile>,
     builtin: BTreeSet<String>,
     spools: &'a [File],
@@ -55,7 +55,7 @@ pub struct Modules<'a> {
 
 /// A module, ready to be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Module {
+pub(crate) struct Module {
     /// Its name as the kernel knows it, with underscores.
     pub name: String,
     /// Its path in the package.
@@ -77,7 +77,7 @@ impl<'a> Modules<'a> {
     ///
     /// # Errors
     /// When its list of built-in modules cannot be read.
-    pub fn of(deb: &Deb, spools: &'a [File]) -> Result<Self, ModuleError> {
+    pub(crate) fn of(deb: &Deb, spools: &'a [File]) -> Result<Self, ModuleError> {
         let mut modules = Self { files: BTreeMap::new(), builtin: BTreeSet::new(), spools };
         for entry in &deb.entries {
             let Kind::File(content) = &entry.kind else { continue };
@@ -98,7 +98,7 @@ impl<'a> Modules<'a> {
     ///
     /// # Errors
     /// When one is missing or cannot be read.
-    pub fn closure(&self, wanted: &[&str]) -> Result<Vec<Module>, ModuleError> {
+    pub(crate) fn closure(&self, wanted: &[&str]) -> Result<Vec<Module>, ModuleError> {
         let mut order = Vec::new();
         let mut seen = BTreeSet::new();
         for name in wanted {
@@ -134,7 +134,10 @@ impl<'a> Modules<'a> {
     ///
     /// # Errors
     /// As for [`Modules::closure`].
-    pub fn paths(&self, keep: &dyn Fn(&str) -> bool) -> Result<BTreeSet<String>, ModuleError> {
+    pub(crate) fn paths(
+        &self,
+        keep: &dyn Fn(&str) -> bool,
+    ) -> Result<BTreeSet<String>, ModuleError> {
         let mut pending: Vec<String> = self
             .files
             .iter()
@@ -166,7 +169,7 @@ impl<'a> Modules<'a> {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn content(&self, path: &str, content: &Content) -> Result<Vec<u8>, ModuleError> {
+    pub(crate) fn content(&self, path: &str, content: &Content) -> Result<Vec<u8>, ModuleError> {
         read_content(content, self.spools)
             .map_err(|source| ModuleError::Read { path: path.to_owned(), source })
     }
@@ -176,7 +179,7 @@ impl<'a> Modules<'a> {
 ///
 /// # Errors
 /// When the spool file cannot be read.
-pub fn read_content(content: &Content, spools: &[File]) -> io::Result<Vec<u8>> {
+pub(crate) fn read_content(content: &Content, spools: &[File]) -> io::Result<Vec<u8>> {
     match content {
         Content::Bytes(bytes) => Ok(bytes.clone()),
         Content::Spool { spool, offset, length } => {

@@ -4,10 +4,10 @@
 
 /// The kernel: the flavour for virtual machines, a quarter of the size of the
 /// general one, with ext4 built in.
-pub const KERNEL: &str = "linux-image-cloud-amd64";
+pub(crate) const KERNEL: &str = "linux-image-cloud-amd64";
 
 /// The tools, beyond the essential packages and their dependencies.
-pub const TOOLS: &[&str] = &[
+pub(crate) const TOOLS: &[&str] = &[
     // Bootstrapping Debian and its relatives, with the keys to do it.
     "apt",
     "debootstrap",

@@ -47,7 +47,7 @@ pub enum ReleaseError {
 
 /// What to do with a Release file that is past its date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Expiry {
+pub(crate) enum Expiry {
     /// Refuse it after a grace of three days.
     #[default]
     Refuse,
@@ -58,7 +58,7 @@ pub enum Expiry {
 
 /// A file that a Release vouches for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Its size in bytes.
     pub size: u64,
     /// Its digest in hexadecimal digits.
@@ -67,9 +67,7 @@ pub struct Listed {
 
 /// A Release file that was verified.
 #[derive(Debug, Clone)]
-pub struct Release {
-    /// The suite by its code name.
-    pub codename: String,
+pub(crate) struct Release {
     /// Its date, as it states it.
     pub date: String,
     /// Whether index files can be fetched by their digest, which is safe
@@ -86,7 +84,7 @@ impl Release {
     /// # Errors
     /// When it is not signed by a key of the role, is of another suite, or
     /// expired.
-    pub fn verify(
+    pub(crate) fn verify(
         message: &str,
         suite: &str,
         role: Role,
@@ -141,7 +139,6 @@ impl Release {
             return Err(wrong("lists no SHA256 digests".to_owned()));
         }
         Ok(Self {
-            codename: codename.to_owned(),
             date: date_text.to_owned(),
             by_hash: fields.get("Acquire-By-Hash") == Some("yes"),
             warning,
@@ -151,7 +148,7 @@ impl Release {
 
     /// Size and digest of a file of the suite, by its path below the suite.
     #[must_use]
-    pub fn file(&self, path: &str) -> Option<&Listed> {
+    pub(crate) fn file(&self, path: &str) -> Option<&Listed> {
         self.files.get(path)
     }
 }

@@ -50,7 +50,10 @@ pub enum SolveError {
 /// # Errors
 /// When a package is unknown, a dependency cannot be met, or two packages
 /// exclude each other.
-pub fn resolve<'a>(index: &'a Index, wanted: &[String]) -> Result<Vec<&'a Package>, SolveError> {
+pub(crate) fn resolve<'a>(
+    index: &'a Index,
+    wanted: &[String],
+) -> Result<Vec<&'a Package>, SolveError> {
     let mut chosen = Chosen { index, packages: BTreeMap::new(), queue: VecDeque::new() };
     let essential: Vec<&Package> = index.iter().filter(|package| package.essential).collect();
     if essential.is_empty() {

@@ -21,11 +21,11 @@ pub struct TreeError {
 
 /// The number of a node. Two names with one number are hard links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(usize);
+pub(crate) struct NodeId(usize);
 
 /// What a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Node {
+pub(crate) enum Node {
     /// A directory, its names in order.
     Directory(BTreeMap<String, NodeId>),
     /// A regular file.
@@ -47,7 +47,7 @@ pub enum Node {
 
 /// A file tree.
 #[derive(Debug, Clone)]
-pub struct Tree {
+pub(crate) struct Tree {
     nodes: Vec<(Node, Meta)>,
 }
 
@@ -59,17 +59,17 @@ impl Default for Tree {
 
 impl Tree {
     /// The root alone.
-    pub const ROOT: NodeId = NodeId(0);
+    pub(crate) const ROOT: NodeId = NodeId(0);
 
     /// A tree of an empty root directory.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { nodes: vec![(Node::Directory(BTreeMap::new()), Meta::root(0o755))] }
     }
 
     /// A node and its metadata.
     #[must_use]
-    pub fn node(&self, id: NodeId) -> (&Node, &Meta) {
+    pub(crate) fn node(&self, id: NodeId) -> (&Node, &Meta) {
         let (node, meta) = &self.nodes[id.0];
         (node, meta)
     }
@@ -77,7 +77,7 @@ impl Tree {
     /// The node at a path; links on the way are followed, one at its end only
     /// if `follow` is set.
     #[must_use]
-    pub fn lookup(&self, path: &str, follow: bool) -> Option<NodeId> {
+    pub(crate) fn lookup(&self, path: &str, follow: bool) -> Option<NodeId> {
         let parts = |path: &str| -> Vec<String> {
             let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
             parts.rev().map(str::to_owned).collect()
@@ -114,7 +114,7 @@ impl Tree {
     ///
     /// # Errors
     /// When something else than a directory is in the way.
-    pub fn directory(&mut self, path: &str) -> Result<NodeId, TreeError> {
+    pub(crate) fn directory(&mut self, path: &str) -> Result<NodeId, TreeError> {
         let mut at = Self::ROOT;
         let mut walked = String::new();
         for part in path.split('/').filter(|part| !part.is_empty()) {
@@ -146,7 +146,7 @@ impl Tree {
     ///
     /// # Errors
     /// When the parent is no directory, or a directory is in the way.
-    pub fn put(&mut self, path: &str, node: Node, meta: Meta) -> Result<NodeId, TreeError> {
+    pub(crate) fn put(&mut self, path: &str, node: Node, meta: Meta) -> Result<NodeId, TreeError> {
         let path = path.trim_matches('/');
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         if name.is_empty() {
@@ -185,7 +185,7 @@ impl Tree {
     ///
     /// # Errors
     /// As for [`Tree::put`], or when a hard link's target is missing.
-    pub fn add(&mut self, entry: &Entry) -> Result<NodeId, TreeError> {
+    pub(crate) fn add(&mut self, entry: &Entry) -> Result<NodeId, TreeError> {
         let node = match &entry.kind {
             Kind::Directory => Node::Directory(BTreeMap::new()),
             Kind::File(content) => Node::File(content.clone()),
@@ -217,7 +217,7 @@ impl Tree {
     ///
     /// # Errors
     /// As for [`Tree::put`].
-    pub fn write(
+    pub(crate) fn write(
         &mut self,
         path: &str,
         mode: u16,
@@ -230,7 +230,7 @@ impl Tree {
     ///
     /// # Errors
     /// As for [`Tree::put`].
-    pub fn symlink(&mut self, path: &str, target: &str) -> Result<(), TreeError> {
+    pub(crate) fn symlink(&mut self, path: &str, target: &str) -> Result<(), TreeError> {
         self.put(path, Node::Symlink(target.to_owned()), Meta::root(0o777)).map(drop)
     }
 
@@ -238,7 +238,7 @@ impl Tree {
     ///
     /// # Errors
     /// When there is nothing at the old path, or the new one cannot be placed.
-    pub fn rename(&mut self, from: &str, to: &str) -> Result<(), TreeError> {
+    pub(crate) fn rename(&mut self, from: &str, to: &str) -> Result<(), TreeError> {
         self.link(to, from)?;
         let (parent, name) = from.trim_matches('/').rsplit_once('/').unwrap_or(("", from));
         let parent = self.directory(parent)?;
@@ -249,7 +249,7 @@ impl Tree {
     }
 
     /// Visits every node that has a name, once per node.
-    pub fn for_each(&self, visit: &mut dyn FnMut(&Node, &Meta)) {
+    pub(crate) fn for_each(&self, visit: &mut dyn FnMut(&Node, &Meta)) {
         let mut seen = vec![false; self.nodes.len()];
         let mut stack = vec![Self::ROOT];
         while let Some(id) = stack.pop() {
@@ -265,7 +265,7 @@ impl Tree {
     }
 
     /// The names in a directory.
-    pub fn names(&self, path: &str) -> impl Iterator<Item = (&str, NodeId)> {
+    pub(crate) fn names(&self, path: &str) -> impl Iterator<Item = (&str, NodeId)> {
         let names = match self.lookup(path, true).map(|id| &self.nodes[id.0].0) {
             Some(Node::Directory(names)) => Some(names),
             _ => None,

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 /// Compares two versions `[epoch:]upstream[-revision]`.
 #[must_use]
-pub fn compare(left: &str, right: &str) -> Ordering {
+pub(crate) fn compare(left: &str, right: &str) -> Ordering {
     let (left_epoch, left_upstream, left_revision) = split(left);
     let (right_epoch, right_upstream, right_revision) = split(right);
     left_epoch
@@ -74,7 +74,7 @@ fn digits(part: &[u8]) -> (&[u8], &[u8]) {
 
 /// A relation of a dependency to a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Relation {
+pub(crate) enum Relation {
     /// `<<`
     Earlier,
     /// `<=`
@@ -91,7 +91,7 @@ impl Relation {
     /// Reads an operator. The one-character forms are the deprecated spellings
     /// of the inclusive ones.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "<<" => Self::Earlier,
             "<=" | "<" => Self::EarlierOrEqual,
@@ -104,7 +104,7 @@ impl Relation {
 
     /// Whether `version` stands in this relation to `bound`.
     #[must_use]
-    pub fn holds(self, version: &str, bound: &str) -> bool {
+    pub(crate) fn holds(self, version: &str, bound: &str) -> bool {
         let order = compare(version, bound);
         match self {
             Self::Earlier => order == Ordering::Less,

@@ -1,0 +1,427 @@
+//! The making of an appliance, from a request to a folder of the cache:
+//!
+//! ```text
+//! request ─► mirror ─► Release files ─► indices ─► packages chosen ─► digest
+//!                                                                      │ known? done
+//!        image ◄─ tree ◄─ packages unpacked ◄─ packages fetched ◄──────┘
+//!          │
+//!          └─► first stage configures it ─► published under its digest
+//! ```
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use crate::{
+    apt_conf::AptConf,
+    archive::{ARCHITECTURE, Archive, ArchiveError, Source},
+    cache::{self, Appliance, Cache},
+    configure,
+    deb::{self, Deb, DebError, Spool},
+    error::Error,
+    events::{Event, Events, Phase},
+    fetch::{self, Item},
+    first_stage::{self, FirstStage, FirstStageSpec},
+    http::Client,
+    image::{self, ImageOptions},
+    index::Package,
+    kernel,
+    manifest::{self, FORMAT, KernelEntry, Manifest, PackageEntry, SuiteEntry},
+    mirror::Mirror,
+    packages,
+    release::Expiry,
+    root::{self, Unpacked},
+    solve::{self, SolveError},
+};
+
+/// The releases for which there are keys.
+pub const RELEASES: &[&str] = &["bookworm", "trixie"];
+/// What the appliance is made of unless something else is asked for.
+pub const DEFAULT_RELEASE: &str = "bookworm";
+/// Free space of the tool root. The file is sparse; the configuration needs a
+/// few megabytes, and a hook that installs packages into its layer does not
+/// count here.
+const FREE_BYTES: u64 = 1 << 30;
+/// Threads that unpack. Each decompresses one package; more than this wait for
+/// the disk.
+const UNPACKERS_MAX: usize = 8;
+/// Memory of the first-stage machine: twice what the scripts and the page cache
+/// of what they touch were seen to use.
+const FIRST_STAGE_MIB: u32 = 1024;
+/// How long the configuration may take. It needs a minute under TCG on a desktop
+/// processor; a loaded machine of a CI farm is ten times slower.
+const FIRST_STAGE_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// What appliance is wanted, and how it may be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The release's code name, one of [`RELEASES`].
+    pub release: String,
+    /// Packages beyond the usual tools.
+    pub extra_packages: Vec<String>,
+    /// The mirror to use instead of that of the host's apt.
+    pub mirror: Option<String>,
+    /// Certificates to trust beyond the host's, as a PEM file.
+    pub ca_file: Option<PathBuf>,
+    /// vbuild's cache folder.
+    pub cache_dir: PathBuf,
+    /// The agent that runs as `/init` in the first stage.
+    pub agent: PathBuf,
+    /// Look for newer packages although an appliance is there.
+    pub refresh: bool,
+}
+
+impl Request {
+    /// A request for the default release and tools.
+    #[must_use]
+    pub fn new(cache_dir: PathBuf, agent: PathBuf) -> Self {
+        Self {
+            release: DEFAULT_RELEASE.to_owned(),
+            extra_packages: Vec::new(),
+            mirror: None,
+            ca_file: None,
+            cache_dir,
+            agent,
+            refresh: false,
+        }
+    }
+
+    /// The extra packages, each once, in the order of their names: the order in
+    /// which they were given does not make another appliance.
+    fn extras(&self) -> Vec<String> {
+        let mut extras: Vec<String> = self
+            .extra_packages
+            .iter()
+            .filter(|name| !packages::TOOLS.contains(&name.as_str()))
+            .cloned()
+            .collect();
+        extras.sort();
+        extras.dedup();
+        extras
+    }
+
+    fn key(&self) -> Result<String, Error> {
+        if !RELEASES.contains(&self.release.as_str()) {
+            return Err(Error::UnknownRelease { release: self.release.clone() });
+        }
+        Ok(manifest::request_key(&self.release, &self.extras()))
+    }
+}
+
+/// The appliance that answers a request, if it was made before. The network is
+/// not touched.
+///
+/// # Errors
+/// When the request is wrong or the cache cannot be read.
+pub fn find(request: &Request) -> Result<Option<Appliance>, Error> {
+    Cache::new(&request.cache_dir).answer(&request.key()?)
+}
+
+/// Finds or makes the appliance that answers a request.
+///
+/// Without `refresh`, one that was made before is taken as it is. With it, the
+/// mirror is asked for newer packages; if it cannot be reached, the known
+/// appliance is still taken, with a warning.
+///
+/// # Errors
+/// When it cannot be made. What was downloaded stays for the next time.
+pub fn build(
+    request: &Request,
+    first_stage: &dyn FirstStage,
+    events: &mut dyn Events,
+) -> Result<Appliance, Error> {
+    let key = request.key()?;
+    let cache = Cache::new(&request.cache_dir);
+    if !request.refresh
+        && let Some(appliance) = cache.answer(&key)?
+    {
+        return Ok(appliance);
+    }
+    cache.create()?;
+    let lock = cache.lock(&mut |lock| events.event(Event::Waiting { lock }))?;
+    cache.remove_leftovers(&lock)?;
+    // Whoever had the lock may have made just this one.
+    let known = cache.answer(&key)?;
+    match known {
+        Some(appliance) if !request.refresh => return Ok(appliance),
+        _ => {}
+    }
+    let plan = match Plan::make(request, &cache, &key, events) {
+        Ok(plan) => plan,
+        Err(Error::Archive(ArchiveError::Fetch(error))) if known.is_some() => {
+            let text = format!("{error}; the appliance that is there is used");
+            events.event(Event::Warning(&text));
+            return known.ok_or(Error::Archive(ArchiveError::Fetch(error)));
+        }
+        Err(error) => return Err(error),
+    };
+    if let Some(appliance) = cache.open(&plan.digest)? {
+        cache.record(&key, &plan.digest)?;
+        return Ok(appliance);
+    }
+    let folder = cache.new_folder(&lock)?;
+    plan.make_in(&folder, request, &cache, first_stage, events)?;
+    cache.publish(&lock, &folder, &plan.digest)?;
+    cache.record(&key, &plan.digest)?;
+    cache.open(&plan.digest)?.ok_or_else(|| {
+        Error::file("cannot find the new appliance in", &request.cache_dir)(
+            std::io::ErrorKind::NotFound.into(),
+        )
+    })
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// What is to be made, when it is not there yet.
+struct Plan {
+    digest: String,
+    client: Client,
+    items: Vec<Item>,
+    /// Name and version, the kernel's package last.
+    packages: Vec<PackageEntry>,
+    suites: Vec<SuiteEntry>,
+}
+
+impl Plan {
+    /// Asks the mirror and chooses packages.
+    fn make(
+        request: &Request,
+        cache: &Cache,
+        key: &str,
+        events: &mut dyn Events,
+    ) -> Result<Self, Error> {
+        events.event(Event::Begin(Phase::Indices));
+        let apt = AptConf::of_host();
+        let mirror = match &request.mirror {
+            Some(url) => Mirror::from_url(url)?,
+            None => Mirror::from_host()?,
+        };
+        let client = Client::new(request.ca_file.as_deref(), &apt)?;
+        let expiry = if apt.takes_expired() { Expiry::Warn } else { Expiry::Refuse };
+        let source = Source { mirror: &mirror, release: &request.release, expiry, now: now() };
+        let archive = Archive::load(&client, source, &cache.files_dir(), &mut |progress| {
+            events.event(Event::Download(Phase::Indices, progress));
+        })?;
+        for warning in &archive.warnings {
+            events.event(Event::Warning(warning));
+        }
+        let mut chosen = choose(&archive, &request.extras(), events)?;
+        chosen.push(kernel::find(&archive.index, packages::KERNEL)?);
+        let entry = |package: &&Package| PackageEntry {
+            name: package.name.clone(),
+            version: package.version.clone(),
+            sha256: package.sha256.clone(),
+        };
+        let packages: Vec<PackageEntry> = chosen.iter().map(entry).collect();
+        let suites = archive
+            .suites
+            .iter()
+            .zip(&archive.dates)
+            .map(|(suite, date)| SuiteEntry { name: suite.name.clone(), date: date.clone() })
+            .collect();
+        Ok(Self {
+            digest: manifest::appliance_digest(key, &packages),
+            items: chosen.iter().map(|package| archive.item(package)).collect(),
+            client,
+            packages,
+            suites,
+        })
+    }
+
+    /// Makes the appliance in an empty folder.
+    fn make_in(
+        &self,
+        folder: &Path,
+        request: &Request,
+        cache: &Cache,
+        first_stage: &dyn FirstStage,
+        events: &mut dyn Events,
+    ) -> Result<(), Error> {
+        events.event(Event::Begin(Phase::Packages));
+        let files = cache.files_dir();
+        fetch::fetch_all(&self.client, &files, &self.items, &mut |progress| {
+            events.event(Event::Download(Phase::Packages, progress));
+        })?;
+        events.event(Event::Begin(Phase::Unpack));
+        let paths: Vec<PathBuf> =
+            self.items.iter().map(|item| fetch::path_of(&files, &item.sha256)).collect();
+        let (mut debs, spools) = unpack(&paths, folder, events)?;
+        let kernel_deb = debs.pop().unwrap_or_default();
+        let kernel_entry = &self.packages[self.packages.len() - 1];
+        let kernel = kernel::take(&kernel_entry.name, &kernel_deb, &spools)?;
+        events.event(Event::Begin(Phase::Image));
+        let unpacked: Vec<Unpacked> = self
+            .packages
+            .iter()
+            .zip(debs)
+            .map(|(entry, deb)| Unpacked { name: entry.name.clone(), deb })
+            .collect();
+        let tree = root::assemble(&unpacked, &kernel_deb, &kernel, &spools)?;
+        let image = folder.join(cache::ROOT_FILE);
+        image::write(&tree, &spools, &image, &self.image_options())?;
+        drop((tree, unpacked, spools));
+        for (name, bytes) in
+            [(cache::KERNEL_FILE, &kernel.image), (cache::MODULES_FILE, &kernel.modules_archive)]
+        {
+            let path = folder.join(name);
+            std::fs::write(&path, bytes).map_err(Error::file("cannot write", &path))?;
+        }
+        events.event(Event::Begin(Phase::Configure));
+        let modules = folder.join(cache::MODULES_FILE);
+        let initrd = cache::initrd(&cache.initrd_dir(), &modules, &self.digest, &request.agent)?;
+        let spec = FirstStageSpec {
+            kernel: folder.join(cache::KERNEL_FILE),
+            initrd,
+            root_image: image.clone(),
+            script: configure::SCRIPT,
+            memory_mib: FIRST_STAGE_MIB,
+            timeout: FIRST_STAGE_TIMEOUT,
+        };
+        first_stage::run(first_stage, &spec, events)?;
+        self.manifest(request, &kernel.version, cache::disk_bytes(&image))
+            .write(&folder.join(cache::MANIFEST_FILE))
+    }
+
+    fn image_options(&self) -> ImageOptions {
+        let mut uuid = [0; 16];
+        // The digest is 64 hexadecimal digits; half of them make the UUID.
+        if let Ok(bytes) = hex::decode(&self.digest[..32]) {
+            uuid.copy_from_slice(&bytes);
+        }
+        let time = u32::try_from(now()).unwrap_or(u32::MAX);
+        ImageOptions { label: "vbuild-tools".to_owned(), uuid, free_bytes: FREE_BYTES, time }
+    }
+
+    fn manifest(&self, request: &Request, kernel_release: &str, root_bytes: u64) -> Manifest {
+        let kernel = &self.packages[self.packages.len() - 1];
+        Manifest {
+            format: FORMAT,
+            digest: self.digest.clone(),
+            release: request.release.clone(),
+            architecture: ARCHITECTURE.to_owned(),
+            extra_packages: request.extras(),
+            kernel: KernelEntry {
+                package: kernel.name.clone(),
+                version: kernel.version.clone(),
+                release: kernel_release.to_owned(),
+            },
+            packages: self.packages.clone(),
+            suites: self.suites.clone(),
+            configure: configure::VERSION,
+            created: now(),
+            download_bytes: self.items.iter().map(|item| item.size).sum(),
+            root_bytes,
+        }
+    }
+}
+
+/// Chooses the packages. A tool of the usual list gives way where the release
+/// does not have it, or where it does not go with a package that was asked for;
+/// both are told.
+fn choose<'a>(
+    archive: &'a Archive,
+    extras: &[String],
+    events: &mut dyn Events,
+) -> Result<Vec<&'a Package>, Error> {
+    let mut tools: Vec<String> = packages::TOOLS.iter().map(|tool| (*tool).to_owned()).collect();
+    loop {
+        let wanted: Vec<String> = extras.iter().chain(&tools).cloned().collect();
+        let error = match solve::resolve(&archive.index, &wanted) {
+            Ok(packages) => return Ok(packages),
+            Err(error) => error,
+        };
+        let in_the_way = |name: &String| tools.contains(name) && !extras.contains(name);
+        let given_up = match &error {
+            SolveError::Unknown { name } => Some(name).filter(|name| in_the_way(name)),
+            SolveError::Conflict { package, other } => {
+                [package, other].into_iter().find(|name| in_the_way(name))
+            }
+            _ => None,
+        };
+        let Some(name) = given_up.cloned() else { return Err(error.into()) };
+        events.event(Event::Warning(&format!("the appliance is made without `{name}`: {error}")));
+        tools.retain(|tool| *tool != name);
+    }
+}
+
+/// Reads all packages, some at a time; the result is in the order of the paths,
+/// with one spool file for each thread. The last path is the kernel's.
+fn unpack(
+    paths: &[PathBuf],
+    folder: &Path,
+    events: &mut dyn Events,
+) -> Result<(Vec<Deb>, Vec<File>), Error> {
+    let threads = thread::available_parallelism().map_or(2, usize::from).min(UNPACKERS_MAX);
+    let mut spools = Vec::with_capacity(threads);
+    for number in 0..threads {
+        let file = tempfile::tempfile_in(folder)
+            .map_err(Error::file("cannot make a temporary file in", folder))?;
+        spools.push(Spool::new(number, file));
+    }
+    // The largest first, so that no thread is left with one at the end.
+    let mut order: Vec<usize> = (0..paths.len()).collect();
+    let size = |path: &PathBuf| path.metadata().map_or(0, |meta| meta.len());
+    order.sort_by_key(|index| std::cmp::Reverse(size(&paths[*index])));
+    let results: Mutex<Vec<Option<Deb>>> = Mutex::new(vec![None; paths.len()]);
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = mpsc::channel::<Result<(), DebError>>();
+    let mut failure = None;
+    thread::scope(|scope| {
+        for spool in &mut spools {
+            let sender = sender.clone();
+            let (order, results, next) = (&order, &results, &next);
+            scope.spawn(move || {
+                while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let keep: &dyn Fn(&str) -> bool =
+                        if index + 1 == paths.len() { &kernel::wanted } else { &root::wanted };
+                    let told = match deb::read(&paths[index], spool, keep) {
+                        Ok(deb) => {
+                            let mut results =
+                                results.lock().unwrap_or_else(PoisonError::into_inner);
+                            results[index] = Some(deb);
+                            sender.send(Ok(()))
+                        }
+                        Err(error) => {
+                            next.store(order.len(), Ordering::Relaxed);
+                            sender.send(Err(error))
+                        }
+                    };
+                    if told.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut done = 0;
+        for told in receiver {
+            match told {
+                Ok(()) => {
+                    done += 1;
+                    events.event(Event::Unpacked { done, total: paths.len() });
+                }
+                Err(error) => failure = failure.take().or(Some(error)),
+            }
+        }
+    });
+    if let Some(error) = failure {
+        return Err(error.into());
+    }
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut files = Vec::with_capacity(threads);
+    for spool in spools {
+        files
+            .push(spool.finish().map_err(Error::file("cannot write a temporary file in", folder))?);
+    }
+    Ok((results.into_iter().flatten().collect(), files))
+}

@@ -1,0 +1,337 @@
+//! What is left to do inside the first-stage microVM, prepared here as files of
+//! the tool root: a driver script, the order of the maintainer scripts, and
+//! stand-ins that keep the scripts quick.
+//!
+//! dpkg itself is not run. Its database is written as it will be, and only the
+//! maintainer scripts that do something on a fresh installation are called:
+//! under TCG every process costs milliseconds, and most scripts only serve
+//! upgrades or running systems.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    deb::Deb,
+    deb822, dpkg_db,
+    manifest::PartsDigest,
+    tree::{Tree, TreeError},
+};
+
+/// The driver script, its path in the tool root: what the first stage executes.
+pub(crate) const SCRIPT: &str = "/var/lib/vbuild/configure";
+/// The folder of the driver and its files; the driver removes it at its end.
+const FOLDER: &str = "var/lib/vbuild";
+/// Raised when the code around the driver changes what it finds; the driver's
+/// own text and tables are part of the digest of an appliance anyway.
+pub(crate) const VERSION: u32 = 1;
+
+const DRIVER: &str = include_str!("../guest/configure.sh");
+const WARM: &str = include_str!("../guest/warm.py");
+const CONFMODULE: &str = include_str!("../guest/confmodule.sh");
+/// Where debconf's shell library is.
+const CONFMODULE_PATH: &str = "usr/share/debconf/confmodule";
+
+/// Programs that do nothing while the scripts run: they serve a running system,
+/// or make what nobody looks at in a tool root. `ldconfig` runs once at the end.
+const STUBS: &[&str] = &[
+    "deb-systemd-helper",
+    "deb-systemd-invoke",
+    "install-info",
+    "invoke-rc.d",
+    "ldconfig",
+    "mandb",
+    "py3clean",
+    "py3compile",
+    "pycompile",
+    "service",
+    "start-stop-daemon",
+    "systemctl",
+    "systemd-hwdb",
+    "systemd-tmpfiles",
+    "telinit",
+    "udevadm",
+    "update-grub",
+    "update-grub2",
+    "update-initramfs",
+    "update-rc.d",
+    "vgcfgbackup",
+];
+
+/// Groups that udev's rules name. Its own script makes them with Perl, one
+/// process each, and then compiles a database of hardware for half a minute.
+const UDEV_GROUPS: &str = "input:x:990:\nsgx:x:991:\nkvm:x:992:\nrender:x:993:\n";
+
+/// Parts that debhelper adds to scripts and that do nothing on a fresh
+/// installation without an init system. A script of nothing else is not run.
+const INERT_PARTS: &[&str] = &[
+    "dh_installdeb",
+    "dh_installinit",
+    "dh_installmenu",
+    "dh_installsystemd",
+    "dh_installsystemduser",
+    "dh_installtmpfiles",
+    "dh_python3",
+    "dh_systemd_enable",
+    "dh_systemd_start",
+    "dh_installudev",
+    "dh_installinitramfs",
+    "dh_makeshlibs",
+];
+
+/// Maintainer scripts that are not run, beyond those that are seen to be inert.
+const SKIPPED: &[(&str, &str)] = &[
+    // Only update what a former version left.
+    ("base-passwd", "postinst"),
+    ("libc6", "preinst"),
+    ("libc6", "postinst"),
+    ("libpam0g", "postinst"),
+    ("adduser", "preinst"),
+    ("bsdextrautils", "preinst"),
+    ("e2fsprogs", "preinst"),
+    ("git", "preinst"),
+    ("less", "preinst"),
+    ("libpam-modules", "preinst"),
+    ("lvm2", "preinst"),
+    ("lvm2", "postinst"),
+    ("python3", "preinst"),
+    ("sudo", "preinst"),
+    ("usrmerge", "preinst"),
+    ("debconf", "postinst"),
+    ("dpkg", "postinst"),
+    ("init-system-helpers", "postinst"),
+    // Done on the host, where it takes no time; see `root`.
+    ("ca-certificates", "postinst"),
+    ("tzdata", "postinst"),
+    ("udev", "postinst"),
+    // Byte-compile all of Python's library.
+    ("python3", "postinst"),
+    ("python3-minimal", "postinst"),
+    ("python3-distutils", "postinst"),
+    ("python3-lib2to3", "postinst"),
+];
+
+/// Whether a script is one of Python's own, whose names carry a version.
+fn is_python_core(package: &str) -> bool {
+    let rest = package.strip_prefix("lib").unwrap_or(package);
+    rest.strip_prefix("python3.").is_some_and(|rest| {
+        let version = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        matches!(version, "" | "-minimal" | "-stdlib")
+    })
+}
+
+/// Whether a maintainer script has anything to do.
+fn is_needed(package: &str, kind: &str, script: &[u8]) -> bool {
+    if SKIPPED.contains(&(package, kind)) || is_python_core(package) {
+        return false;
+    }
+    let Ok(text) = std::str::from_utf8(script) else { return true };
+    let mut inside_inert = false;
+    for line in text.lines().map(str::trim) {
+        if let Some(by) = line.strip_prefix("# Automatically added by ") {
+            let tool = by.split('/').next().unwrap_or_default();
+            inside_inert = INERT_PARTS.contains(&tool);
+        } else if line == "# End automatically added section" {
+            inside_inert = false;
+        } else if !inside_inert && !line.is_empty() && !line.starts_with('#') {
+            let idle = matches!(line, "set -e" | "set -eu" | "exit 0" | ":");
+            if !idle {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// The scripts to run: package and file name, in order.
+fn scripts<'a>(packages: &[(&'a str, &Deb)]) -> Vec<(&'a str, String)> {
+    let mut scripts = Vec::new();
+    let mut collect = |kind: &str, wanted: &dyn Fn(&str) -> bool| {
+        for (name, deb) in packages.iter().filter(|(name, _)| wanted(name)) {
+            let Some(script) = deb.control.get(kind) else { continue };
+            if is_needed(name, kind, script) {
+                scripts.push((*name, format!("{}.{kind}", dpkg_db::info_name(name, deb))));
+            }
+        }
+    };
+    // Accounts first: every other script may ask for them.
+    collect("preinst", &|name| name == "base-passwd");
+    collect("preinst", &|name| name != "base-passwd");
+    collect("postinst", &|_| true);
+    scripts
+}
+
+/// A digest of everything that decides how a tool root is configured.
+pub(crate) fn fingerprint() -> String {
+    let mut digest = PartsDigest::default();
+    digest.part(&VERSION.to_string()).part(DRIVER).part(WARM).part(CONFMODULE).part(UDEV_GROUPS);
+    for word in STUBS.iter().chain(INERT_PARTS) {
+        digest.part(word);
+    }
+    for (package, kind) in SKIPPED {
+        digest.part(package).part(kind);
+    }
+    digest.finish()
+}
+
+/// Puts the driver and what it needs into the tree. The packages stand in the
+/// order in which they are to be configured; their files are in the tree.
+///
+/// # Errors
+/// When a path is blocked.
+pub(crate) fn prepare(
+    tree: &mut Tree,
+    packages: &[(&str, &Deb)],
+    kernel_version: &str,
+) -> Result<(), TreeError> {
+    let scripts = scripts(packages);
+    let mut list = String::new();
+    for (index, (package, script)) in scripts.iter().enumerate() {
+        let line = format!("{} {} {package} {script}\n", index + 1, scripts.len());
+        list.push_str(&line);
+    }
+    tree.write(SCRIPT, 0o755, DRIVER)?;
+    tree.write(&format!("{FOLDER}/warm.py"), 0o644, WARM)?;
+    tree.write(&format!("{FOLDER}/scripts"), 0o644, list)?;
+    tree.write(&format!("{FOLDER}/kernel"), 0o644, format!("{kernel_version}\n"))?;
+    if packages.iter().any(|(name, _)| *name == "udev") {
+        tree.write(&format!("{FOLDER}/groups"), 0o644, UDEV_GROUPS)?;
+    }
+    for stub in STUBS {
+        tree.symlink(&format!("{FOLDER}/stubs/{stub}"), "/usr/bin/true")?;
+    }
+    if tree.lookup(CONFMODULE_PATH, false).is_some() {
+        tree.rename(CONFMODULE_PATH, &format!("{FOLDER}/confmodule"))?;
+        tree.write(CONFMODULE_PATH, 0o755, confmodule(packages))?;
+    }
+    Ok(())
+}
+
+/// The stand-in for debconf, with the default answer of every question.
+fn confmodule(packages: &[(&str, &Deb)]) -> String {
+    let mut answers = BTreeMap::new();
+    for (_, deb) in packages {
+        let templates = deb.control.get("templates").map(Vec::as_slice).unwrap_or_default();
+        let mut reader = deb822::Reader::new(templates);
+        while let Ok(Some(template)) = reader.next_paragraph() {
+            if let Some(name) = template.get("Template") {
+                let default = template.get("Default").unwrap_or_default().to_owned();
+                answers.insert(name.to_owned(), default);
+            }
+        }
+    }
+    let cases: Vec<String> = answers
+        .iter()
+        .filter(|(name, _)| {
+            name.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-_.+".contains(&b))
+        })
+        .map(|(name, answer)| format!("        {name}) RET={} ;;", quote(answer)))
+        .collect();
+    CONFMODULE.replace("@ANSWERS@", &cases.join("\n"))
+}
+
+/// A word for the shell, whatever it holds.
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// A line that the driver wrote for the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Line<'a> {
+    /// A step begins.
+    Step {
+        /// Its number, 0 for the closing steps.
+        number: usize,
+        /// How many there are.
+        total: usize,
+        /// The package, or what the closing step does.
+        name: &'a str,
+    },
+    /// A step failed.
+    Failed {
+        /// The package or the closing step.
+        name: &'a str,
+        /// Its exit status.
+        status: &'a str,
+    },
+    /// The tool root is complete.
+    Done,
+    /// Output of a script.
+    Output(&'a str),
+}
+
+/// Reads a line of the driver's output.
+#[must_use]
+pub(crate) fn parse_line(line: &str) -> Line<'_> {
+    let mut words = line.split(' ');
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some("vbuild-step"), Some(number), Some(total), Some(name)) => {
+            let (number, total) = (number.parse().unwrap_or(0), total.parse().unwrap_or(0));
+            Line::Step { number, total, name }
+        }
+        (Some("vbuild-failed"), Some(name), Some(status), None) => Line::Failed { name, status },
+        (Some("vbuild-done"), None, ..) => Line::Done,
+        _ => Line::Output(line),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inert_scripts_are_seen() {
+        let inert = "#!/bin/sh\nset -e\n\n# Automatically added by dh_python3\nif which py3compile; then\n\tpy3compile -p x\nfi\n# End automatically added section\nexit 0\n";
+        assert!(!is_needed("x", "postinst", inert.as_bytes()));
+        let alternatives = inert.replace("dh_python3", "dh_installalternatives/13");
+        assert!(is_needed("x", "postinst", alternatives.as_bytes()));
+        let own = format!("{inert}\nupdate-alternatives --install a b c 1\n");
+        assert!(is_needed("x", "postinst", own.as_bytes()));
+        assert!(!is_needed("python3.11-minimal", "postinst", own.as_bytes()));
+        assert!(is_needed("python3-foo", "postinst", own.as_bytes()));
+    }
+
+    #[test]
+    fn accounts_come_first() {
+        let deb = |files: &[&str]| {
+            let mut deb = Deb::default();
+            for file in files {
+                deb.control.insert((*file).to_owned(), b"#!/bin/sh\nreal work\n".to_vec());
+            }
+            deb
+        };
+        let (a, b) = (deb(&["preinst", "postinst"]), deb(&["preinst", "postinst"]));
+        let found = scripts(&[("a", &a), ("base-passwd", &b)]);
+        let names: Vec<&str> = found.iter().map(|(_, script)| script.as_str()).collect();
+        assert_eq!(names, ["base-passwd.preinst", "a.preinst", "a.postinst"]);
+    }
+
+    #[test]
+    fn answers_of_questions() {
+        let mut deb = Deb::default();
+        let templates =
+            "Template: a/b\nType: string\nDefault: it's\n\nTemplate: a/$(c)\nType: note\n";
+        deb.control.insert("templates".to_owned(), templates.as_bytes().to_vec());
+        let text = confmodule(&[("a", &deb)]);
+        assert!(text.contains(r"        a/b) RET='it'\''s' ;;"), "{text}");
+        assert!(!text.contains("$(c)"));
+    }
+
+    #[test]
+    fn lines_of_the_driver() {
+        let step = Line::Step { number: 3, total: 9, name: "sudo" };
+        assert_eq!(parse_line("vbuild-step 3 9 sudo"), step);
+        assert_eq!(parse_line("vbuild-failed sudo 2"), Line::Failed { name: "sudo", status: "2" });
+        assert_eq!(parse_line("vbuild-done"), Line::Done);
+        assert_eq!(parse_line("hello vbuild-done"), Line::Output("hello vbuild-done"));
+    }
+
+    #[test]
+    fn the_driver_is_a_shell_script() {
+        for script in [DRIVER, &confmodule(&[])] {
+            let status = std::process::Command::new("sh").args(["-n", "-c", script]).status();
+            match status {
+                Ok(status) => assert!(status.success()),
+                Err(error) => println!("skipped: sh cannot be run ({error})"),
+            }
+        }
+    }
+}

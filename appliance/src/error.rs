@@ -1,0 +1,219 @@
+//! The errors of making or finding an appliance, with what the user can do.
+
+use std::{error::Error as _, io, path::PathBuf};
+
+use crate::{
+    archive::ArchiveError, deb::DebError, fetch::FetchError, image::ImageError,
+    kernel::KernelError, mirror::MirrorError, release::ReleaseError, root::RootError,
+    solve::SolveError,
+};
+
+/// Why there is no appliance.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The release is none that has keys and suites.
+    #[error("the release `{release}` is unknown; there are `bookworm` and `trixie`")]
+    UnknownRelease {
+        /// What was asked for.
+        release: String,
+    },
+    /// No mirror is known.
+    #[error("no Debian mirror is known")]
+    Mirror(#[from] MirrorError),
+    /// The state of the release could not be had or is not to be believed.
+    #[error("cannot read the package indices of the release")]
+    Archive(#[from] ArchiveError),
+    /// The packages do not fit together.
+    #[error("cannot choose the packages of the appliance")]
+    Solve(#[from] SolveError),
+    /// A package could not be fetched.
+    #[error("cannot fetch the packages of the appliance")]
+    Fetch(#[from] FetchError),
+    /// A package could not be read.
+    #[error("cannot unpack the packages of the appliance")]
+    Deb(#[from] DebError),
+    /// The kernel could not be taken out.
+    #[error("cannot take the kernel out of its package")]
+    Kernel(#[from] KernelError),
+    /// The tool root could not be put together.
+    #[error("cannot put the tool root together")]
+    Root(#[from] RootError),
+    /// The image could not be written.
+    #[error("cannot write the tool root")]
+    Image(#[from] ImageError),
+    /// The first-stage machine did not run.
+    #[error("the machine that configures the appliance did not run")]
+    FirstStage(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A script failed in the first stage.
+    #[error("the configuration of `{package}` failed with status {status}{}", tail_text(tail))]
+    Configure {
+        /// The package or closing step.
+        package: String,
+        /// Its exit status.
+        status: String,
+        /// The last lines of output.
+        tail: Vec<String>,
+    },
+    /// The first stage ended before it was done.
+    #[error(
+        "the configuration of the appliance ended early, with status {status}{}",
+        tail_text(tail)
+    )]
+    EndedEarly {
+        /// The exit status of the driver.
+        status: i32,
+        /// The last lines of output.
+        tail: Vec<String>,
+    },
+    /// The first stage left the file system in use.
+    #[error("the machine that configures the appliance did not unmount `{}` cleanly", path.display())]
+    Unclean {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A file or folder of the cache is in the way or cannot be used.
+    #[error("{action} `{}`", path.display())]
+    File {
+        /// What was tried: `cannot …`.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A bundle of the cache has a manifest that cannot be read.
+    #[error("the appliance `{}` has a damaged manifest ({why})", path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// What went wrong in a word, for exit codes and for deciding what to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request itself is wrong: release, package name, mirror URL.
+    Request,
+    /// The mirror cannot be reached or does not have the files.
+    MirrorUnreachable,
+    /// A signature is wrong, or an old state is served.
+    SignatureWrong,
+    /// A file is not the one that was signed for.
+    HashWrong,
+    /// The disk of the host is full.
+    DiskFull,
+    /// The first stage failed.
+    FirstStage,
+    /// Anything else.
+    Other,
+}
+
+impl Error {
+    /// What went wrong in a word.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        if self.is_disk_full() {
+            return ErrorKind::DiskFull;
+        }
+        match self {
+            Self::UnknownRelease { .. } | Self::Mirror(_) | Self::Solve(_) => ErrorKind::Request,
+            Self::Archive(ArchiveError::Fetch(error)) | Self::Fetch(error) => fetch_kind(error),
+            Self::Archive(ArchiveError::Release(
+                ReleaseError::Signature { .. } | ReleaseError::Expired { .. },
+            )) => ErrorKind::SignatureWrong,
+            Self::FirstStage(_)
+            | Self::Configure { .. }
+            | Self::EndedEarly { .. }
+            | Self::Unclean { .. } => ErrorKind::FirstStage,
+            _ => ErrorKind::Other,
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        if let Self::Fetch(FetchError::CaFile { .. }) = self {
+            return Some("give a file with PEM certificates");
+        }
+        Some(match self.kind() {
+            ErrorKind::MirrorUnreachable => {
+                "check the network, `http_proxy` and `https_proxy`, or name another mirror with `--mirror URL`"
+            }
+            ErrorKind::SignatureWrong => {
+                "the mirror or something on the way to it serves what Debian did not sign, or an old state; try another mirror with `--mirror URL`"
+            }
+            ErrorKind::HashWrong => {
+                "the mirror may be in the middle of an update; try again later, or another mirror with `--mirror URL`"
+            }
+            ErrorKind::DiskFull => {
+                "make room, or put the cache elsewhere; `vbuild appliance gc` removes appliances that are not used"
+            }
+            ErrorKind::Request if matches!(self, Self::Mirror(_)) => {
+                "name a mirror with `--mirror URL`"
+            }
+            _ => return None,
+        })
+    }
+
+    fn is_disk_full(&self) -> bool {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = self.source();
+        while let Some(error) = source {
+            let full = error.downcast_ref::<io::Error>().is_some_and(|error| {
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            });
+            if full {
+                return true;
+            }
+            source = error.source();
+        }
+        false
+    }
+
+    pub(crate) fn file(
+        action: &'static str,
+        path: &std::path::Path,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { action, path, source }
+    }
+}
+
+fn fetch_kind(error: &FetchError) -> ErrorKind {
+    match error {
+        FetchError::Unreachable { .. } | FetchError::Status { .. } | FetchError::Broken { .. } => {
+            ErrorKind::MirrorUnreachable
+        }
+        FetchError::WrongDigest { .. } => ErrorKind::HashWrong,
+        FetchError::CaFile { .. } => ErrorKind::Request,
+        FetchError::File { .. } => ErrorKind::Other,
+    }
+}
+
+fn tail_text(tail: &[String]) -> String {
+    if tail.is_empty() { String::new() } else { format!("; its last words:\n{}", tail.join("\n")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_seen_through_the_chain() {
+        let source = io::Error::from(io::ErrorKind::StorageFull);
+        let error = Error::Fetch(FetchError::File { path: "x".into(), source });
+        assert_eq!(error.kind(), ErrorKind::DiskFull);
+        assert!(error.hint().unwrap().contains("make room"));
+    }
+
+    #[test]
+    fn kinds() {
+        let unreachable = FetchError::Unreachable { url: "u".to_owned(), why: "w".to_owned() };
+        let error = Error::Archive(ArchiveError::Fetch(unreachable));
+        assert_eq!(error.kind(), ErrorKind::MirrorUnreachable);
+        let error = Error::UnknownRelease { release: "x".to_owned() };
+        assert_eq!(error.kind(), ErrorKind::Request);
+    }
+}
