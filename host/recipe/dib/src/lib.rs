@@ -1,1 +1,39 @@
 //! diskimage-builder elements, lowered to a plan.
+//!
+//! Elements run unmodified; what diskimage-builder's shell around them does is
+//! typed here. [`locate`] finds diskimage-builder and the elements, [`lower`]
+//! turns options and elements into a [`plan::Plan`]. The module names in the
+//! order in which a build meets them:
+//!
+//! ```text
+//! options ─► source ─► elements ─► hooks ─┐
+//!    └─► settings ─► block_device ────────┴─► environment ─► lower (stages, outputs)
+//! ```
+//!
+//! Architecture invariant: this crate reads files of the host and, to fetch
+//! diskimage-builder, the network; it starts no process and knows no machine.
+
+mod block_device;
+mod elements;
+mod environment;
+mod error;
+mod files;
+mod guest;
+mod hooks;
+mod lower;
+mod options;
+mod phase;
+mod settings;
+mod source;
+
+pub use block_device::{BlockDeviceError, ConfigOrigin, ConfigText, Symbols};
+pub use elements::{Catalogue, Element, ElementError, requested};
+pub use error::{DibError, DibErrorKind};
+pub use files::FileError;
+pub use hooks::{DuplicateHook, HookError};
+pub use lower::{Lowered, lower};
+pub use options::{DibOptions, FormatChoice, MadeFrom, OptionError, Share, envvar, parse_size};
+pub use phase::Phase;
+pub use source::{
+    FetchFailure, Fetcher, HttpFetcher, Located, Origin, SourceError, VERSION, World, locate,
+};

@@ -1,0 +1,76 @@
+//! Which block-device configuration counts.
+
+use std::{fs, path::PathBuf};
+
+use super::BlockDeviceError;
+use crate::elements::Element;
+
+/// Where a configuration came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigOrigin {
+    /// A file that `DIB_BLOCK_DEVICE_CONFIG=file://…` names.
+    File(PathBuf),
+    /// The text of `DIB_BLOCK_DEVICE_CONFIG` itself.
+    Variable,
+    /// A file of an element.
+    Element(PathBuf),
+    /// The built-in fallback: one filesystem on the whole disk.
+    Fallback,
+}
+
+/// A configuration as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigText {
+    /// Where it came from.
+    pub origin: ConfigOrigin,
+    /// The YAML.
+    pub text: String,
+}
+
+/// One filesystem on the whole disk, without a partition table.
+const FALLBACK: &str = "\
+- local_loop:
+    name: image0
+    mkfs:
+      name: mkfs_root
+      mount:
+        mount_point: /
+        fstab:
+          options: defaults
+          fsck-passno: 1
+";
+
+/// Finds the configuration: the variable, then the first element (in the order
+/// of their names, so that two runs agree) with a file for the architecture or a
+/// default one, then the fallback.
+pub(crate) fn choose(
+    variable: Option<&str>,
+    elements: &[Element],
+    arch: &str,
+) -> Result<ConfigText, BlockDeviceError> {
+    if let Some(text) = variable.filter(|text| !text.is_empty()) {
+        return match text.strip_prefix("file://") {
+            Some(path) => read(ConfigOrigin::File(path.into()), path.into()),
+            None => Ok(ConfigText { origin: ConfigOrigin::Variable, text: text.to_owned() }),
+        };
+    }
+    // Two distributions, two names for one architecture, one file.
+    let file_arch = if matches!(arch, "ppc64el" | "ppc64le") { "ppc64el" } else { arch };
+    let names = [format!("block-device-{file_arch}.yaml"), "block-device-default.yaml".to_owned()];
+    for element in elements {
+        for name in &names {
+            let path = element.path.join(name);
+            if path.exists() {
+                return read(ConfigOrigin::Element(path.clone()), path);
+            }
+        }
+    }
+    Ok(ConfigText { origin: ConfigOrigin::Fallback, text: FALLBACK.to_owned() })
+}
+
+fn read(origin: ConfigOrigin, path: PathBuf) -> Result<ConfigText, BlockDeviceError> {
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(ConfigText { origin, text }),
+        Err(error) => Err(BlockDeviceError::Unreadable { path, reason: error.to_string() }),
+    }
+}

@@ -1,0 +1,253 @@
+//! Reading the entries of each module, except lvm: which keys it takes, which it
+//! needs, and what they mean.
+
+use plan::{Partition, Size, TableLabel};
+
+use super::{
+    BlockDeviceError,
+    expand::{Entry, lookup},
+    units,
+    value::Value,
+};
+
+/// The node of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Loop {
+    pub(crate) bytes: Option<u64>,
+    pub(crate) directory: Option<String>,
+    pub(crate) block_bytes: u32,
+}
+
+/// A partition table with its partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) name: String,
+    pub(crate) base: String,
+    pub(crate) label: TableLabel,
+    pub(crate) align: u64,
+    pub(crate) partitions: Vec<Partition>,
+}
+
+/// A filesystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mkfs {
+    pub(crate) base: String,
+    pub(crate) fstype: String,
+    pub(crate) label: String,
+    pub(crate) uuid: Option<String>,
+    pub(crate) options: Vec<String>,
+}
+
+/// A fstab entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fstab {
+    pub(crate) base: String,
+    pub(crate) options: String,
+    pub(crate) dump: u32,
+    pub(crate) pass: u32,
+}
+
+/// Default alignment of partitions: 1 MiB suits every disk of today.
+const DEFAULT_ALIGN_BYTES: u64 = 1 << 20;
+
+pub(crate) fn text(entry: &Entry, key: &str) -> Option<String> {
+    entry.get(key).filter(|value| **value != Value::Null).map(Value::text)
+}
+
+/// A list of words, or one word.
+pub(crate) fn words(
+    node: &str,
+    key: &'static str,
+    value: Option<&Value>,
+) -> Result<Vec<String>, BlockDeviceError> {
+    match value {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::List(items)) => Ok(items.iter().map(Value::text).collect()),
+        Some(Value::Map(_)) => Err(BlockDeviceError::BadValue {
+            node: node.to_owned(),
+            key,
+            found: value.map(ToString::to_string).unwrap_or_default(),
+        }),
+        Some(other) => Ok(split(&other.text())),
+    }
+}
+
+fn split(text: &str) -> Vec<String> {
+    text.split_whitespace().map(ToOwned::to_owned).collect()
+}
+
+fn base(entry: &Entry, module: &'static str) -> Result<String, BlockDeviceError> {
+    text(entry, "base").ok_or(BlockDeviceError::NeedsParameter { module, key: "base" })
+}
+
+pub(crate) fn local_loop(
+    entry: &Entry,
+    block_bytes: Option<u32>,
+) -> Result<Loop, BlockDeviceError> {
+    let bytes = text(entry, "size").map(|spec| units::absolute(&spec)).transpose()?;
+    let block_bytes = match (block_bytes, text(entry, "block_size").as_deref()) {
+        (Some(bytes), _) => bytes,
+        (None, None | Some("512")) => 512,
+        (None, Some("4096")) => 4096,
+        (None, Some(other)) => {
+            return Err(BlockDeviceError::BlockSize { disk: entry.name(), size: other.to_owned() });
+        }
+    };
+    Ok(Loop { bytes, directory: text(entry, "directory"), block_bytes })
+}
+
+pub(crate) fn partitioning(entry: &Entry) -> Result<Table, BlockDeviceError> {
+    let needs = |key| BlockDeviceError::Needs { module: "Partitioning", key };
+    let base = text(entry, "base").ok_or(needs("base"))?;
+    let list = entry.get("partitions").and_then(Value::as_list).ok_or(needs("partitions"))?;
+    let label = match text(entry, "label").ok_or(needs("label"))?.as_str() {
+        "mbr" => TableLabel::Mbr,
+        "gpt" => TableLabel::Gpt,
+        _ => return Err(BlockDeviceError::TableLabel),
+    };
+    let align = match text(entry, "align") {
+        Some(spec) => units::absolute(&spec)?,
+        None => DEFAULT_ALIGN_BYTES,
+    };
+    let partitions: Vec<Partition> =
+        list.iter().map(|item| partition(item, label)).collect::<Result<_, _>>()?;
+    let logical = partitions.iter().position(|partition| !partition.primary);
+    if label == TableLabel::Mbr
+        && logical.is_some_and(|at| partitions[at..].iter().any(|partition| partition.primary))
+    {
+        return Err(BlockDeviceError::PrimariesFirst);
+    }
+    Ok(Table { name: entry.name(), base, label, align, partitions })
+}
+
+fn partition(item: &Value, label: TableLabel) -> Result<Partition, BlockDeviceError> {
+    let keys = item.as_map().unwrap_or_default();
+    let get = |key| lookup(keys, key).filter(|value| **value != Value::Null);
+    let name = get("name").map(Value::text).unwrap_or_default();
+    let flags = words(&name, "flags", get("flags"))?;
+    if label == TableLabel::Gpt && flags.iter().any(|flag| flag == "primary") {
+        return Err(BlockDeviceError::PrimaryOnGpt);
+    }
+    if let Some(flag) = flags.iter().find(|flag| !matches!(flag.as_str(), "boot" | "primary")) {
+        return Err(BlockDeviceError::UnknownFlag(flag.clone()));
+    }
+    let size: Size = get("size")
+        .map(Value::text)
+        .ok_or_else(|| BlockDeviceError::NoSize(name.clone()))
+        .and_then(|spec| units::relative(&spec))?;
+    let type_code = type_code(&name, get("type").map(Value::text), label)?;
+    let has = |flag: &str| flags.iter().any(|found| found == flag);
+    Ok(Partition {
+        start: None,
+        size,
+        type_code,
+        // The boot flag means nothing on GPT in diskimage-builder.
+        boot: label == TableLabel::Mbr && has("boot"),
+        primary: has("primary"),
+        name,
+    })
+}
+
+/// MBR: a byte in hexadecimal, with or without `0x`; GPT: as sgdisk takes it.
+fn type_code(
+    name: &str,
+    given: Option<String>,
+    label: TableLabel,
+) -> Result<String, BlockDeviceError> {
+    match (label, given) {
+        (TableLabel::Mbr, None) => Ok("83".into()),
+        (TableLabel::Gpt, None) => Ok("8300".into()),
+        (TableLabel::Mbr, Some(code)) => {
+            let digits = code.strip_prefix("0x").unwrap_or(&code);
+            u8::from_str_radix(digits, 16).map(|byte| format!("{byte:02x}")).map_err(|_| {
+                BlockDeviceError::BadValue { node: name.to_owned(), key: "type", found: code }
+            })
+        }
+        (TableLabel::Gpt, Some(code)) => {
+            Ok(code.strip_prefix("0x").unwrap_or(&code).to_uppercase())
+        }
+    }
+}
+
+/// Longest labels in bytes, of the types that the original knows.
+fn label_max_bytes(fstype: &str) -> Option<usize> {
+    match fstype {
+        "ext2" | "ext3" | "ext4" | "swap" => Some(16),
+        "xfs" => Some(12),
+        "vfat" => Some(11),
+        _ => None,
+    }
+}
+
+pub(crate) fn mkfs(entry: &Entry, labels: &mut Vec<String>) -> Result<Mkfs, BlockDeviceError> {
+    let base = base(entry, "Mkfs")?;
+    let fstype = text(entry, "type")
+        .ok_or(BlockDeviceError::NeedsParameter { module: "Mkfs", key: "type" })?;
+    let mut label = text(entry, "label").unwrap_or_else(|| entry.name());
+    if matches!(fstype.as_str(), "vfat" | "fat") {
+        label = label.to_uppercase();
+    }
+    if labels.contains(&label) {
+        return Err(BlockDeviceError::DuplicateLabel(label));
+    }
+    labels.push(label.clone());
+    if let Some(max) = label_max_bytes(&fstype).filter(|max| label.len() > *max) {
+        return Err(BlockDeviceError::LabelTooLong { length: label.len(), label, fstype, max });
+    }
+    // mkswap gets no options of mkfs in the original.
+    let options = match entry.get("opts") {
+        Some(_) if fstype == "swap" => Vec::new(),
+        options => words(&entry.name(), "opts", options)?,
+    };
+    Ok(Mkfs { base, fstype, label, uuid: text(entry, "uuid"), options })
+}
+
+pub(crate) fn mount(entry: &Entry) -> Result<(String, String), BlockDeviceError> {
+    let base = base(entry, "MountPoint")?;
+    let place = text(entry, "mount_point")
+        .ok_or(BlockDeviceError::NeedsParameter { module: "MountPoint", key: "mount_point" })?;
+    Ok((base, place))
+}
+
+pub(crate) fn fstab(entry: &Entry) -> Result<Fstab, BlockDeviceError> {
+    let number = |key: &'static str, default: u32| match text(entry, key) {
+        None => Ok(default),
+        Some(value) => value.parse().map_err(|_| BlockDeviceError::BadValue {
+            node: entry.name(),
+            key,
+            found: value,
+        }),
+    };
+    Ok(Fstab {
+        base: base(entry, "Fstab")?,
+        options: text(entry, "options").unwrap_or_else(|| "defaults".into()),
+        dump: number("dump-freq", 0)?,
+        pass: number("fsck-passno", 2)?,
+    })
+}
+
+/// A LUKS container: `base`, `passphrase`, `options` for luksFormat.
+pub(crate) fn luks(entry: &Entry) -> Result<plan::Luks, BlockDeviceError> {
+    Ok(plan::Luks {
+        base: base(entry, "Luks")?,
+        passphrase: text(entry, "passphrase")
+            .ok_or(BlockDeviceError::NeedsParameter { module: "Luks", key: "passphrase" })?,
+        options: words(&entry.name(), "options", entry.get("options"))?,
+    })
+}
+
+/// An md array: `base` (a list), `level`, `metadata`.
+pub(crate) fn md(entry: &Entry) -> Result<plan::MdArray, BlockDeviceError> {
+    let bases = words(&entry.name(), "base", entry.get("base"))?;
+    if bases.is_empty() {
+        return Err(BlockDeviceError::NeedsParameter { module: "Md", key: "base" });
+    }
+    Ok(plan::MdArray {
+        bases,
+        level: text(entry, "level")
+            .ok_or(BlockDeviceError::NeedsParameter { module: "Md", key: "level" })?,
+        // The superblock at the end lets firmware and boot loaders read a
+        // mirror's member as if it were a plain partition.
+        metadata: text(entry, "metadata").unwrap_or_else(|| "1.0".into()),
+    })
+}

@@ -1,0 +1,211 @@
+//! From the ordered graph to the plan's disks and layout.
+
+use plan::{Filesystem, FstabEntry, Layout, Mount, Node, NodeKind, PartitionTable, TableLabel};
+
+use super::{
+    BlockDeviceError,
+    declare::{Fstab, Mkfs},
+    graph::{Graph, GraphNode, Kind},
+    lvm::Lvm,
+};
+
+/// A disk that the configuration asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DiskDeclaration {
+    /// The name of the local_loop.
+    pub(crate) name: String,
+    /// Its size; without one it is the size of the image.
+    pub(crate) bytes: Option<u64>,
+    /// 512 or 4096.
+    pub(crate) block_bytes: u32,
+    /// Where its raw file is to stay.
+    pub(crate) directory: Option<String>,
+}
+
+/// What a configuration comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BlockDevices {
+    pub(crate) disks: Vec<DiskDeclaration>,
+    pub(crate) layout: Layout,
+}
+
+/// The disk that becomes the image.
+pub(crate) const IMAGE_DISK: &str = "image0";
+
+/// Lowers a graph.
+pub(crate) fn lower(
+    graph: Graph,
+    uuid_of: &dyn Fn(&str) -> String,
+) -> Result<BlockDevices, BlockDeviceError> {
+    let order = graph.order()?;
+    let mut lowering = Lowering {
+        graph: &graph,
+        uuid_of,
+        tables_made: vec![false; graph.tables.len()],
+        nodes: Vec::new(),
+        disks: Vec::new(),
+    };
+    for at in order {
+        lowering.add(&graph.nodes[at])?;
+    }
+    if !lowering.disks.iter().any(|disk| disk.name == IMAGE_DISK) {
+        return Err(BlockDeviceError::NoImage);
+    }
+    Ok(BlockDevices { disks: lowering.disks, layout: Layout { nodes: lowering.nodes } })
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    uuid_of: &'a dyn Fn(&str) -> String,
+    tables_made: Vec<bool>,
+    nodes: Vec<Node>,
+    disks: Vec<DiskDeclaration>,
+}
+
+impl Lowering<'_> {
+    fn add(&mut self, node: &GraphNode) -> Result<(), BlockDeviceError> {
+        let name = node.name.clone();
+        match &node.kind {
+            Kind::Loop(disk) => self.disks.push(DiskDeclaration {
+                name,
+                bytes: disk.bytes,
+                block_bytes: disk.block_bytes,
+                directory: disk.directory.clone(),
+            }),
+            Kind::Partition(table) => self.add_table(*table)?,
+            Kind::Lvm(lvm) => self.add_lvm(lvm)?,
+            Kind::PhysicalVolume | Kind::VolumeGroup | Kind::LogicalVolume => {}
+            Kind::Luks(luks) => {
+                self.device(&name, &luks.base)?;
+                self.push(name, NodeKind::Luks(luks.clone()));
+            }
+            Kind::Md(array) => {
+                for base in &array.bases {
+                    self.device(&name, base)?;
+                }
+                self.push(name, NodeKind::Md(array.clone()));
+            }
+            Kind::Mkfs(mkfs) => {
+                self.device(&name, &mkfs.base)?;
+                let filesystem = self.filesystem(&name, mkfs);
+                self.push(name, NodeKind::Filesystem(filesystem));
+            }
+            Kind::Mount { base, place } => {
+                let mount = self.mount(&name, base, place)?;
+                self.push(name, NodeKind::Mount(mount));
+            }
+            // Its mount carries it.
+            Kind::Fstab(_) => {}
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, name: String, kind: NodeKind) {
+        self.nodes.push(Node { name, kind });
+    }
+
+    fn device(&self, node: &str, base: &str) -> Result<(), BlockDeviceError> {
+        match self.graph.find(base) {
+            Some(found) if found.kind.is_device() => Ok(()),
+            _ => Err(BlockDeviceError::NotADevice { node: node.to_owned(), base: base.to_owned() }),
+        }
+    }
+
+    /// A table is made with its first partition; its node needs a name that no
+    /// partition has, which the grammar does not ask for.
+    fn add_table(&mut self, index: usize) -> Result<(), BlockDeviceError> {
+        if std::mem::replace(&mut self.tables_made[index], true) {
+            return Ok(());
+        }
+        let table = &self.graph.tables[index];
+        let Some(Kind::Loop(disk)) = self.graph.find(&table.base).map(|node| &node.kind) else {
+            return Err(BlockDeviceError::TableBase {
+                table: table.name.clone(),
+                base: table.base.clone(),
+            });
+        };
+        if table.label == TableLabel::Mbr && disk.block_bytes != 512 {
+            return Err(BlockDeviceError::MbrBlocks(table.name.clone()));
+        }
+        let mut name = table.name.clone();
+        let taken = |name: &str| {
+            self.graph.find(name).is_some() || self.nodes.iter().any(|node| node.name == name)
+        };
+        while taken(&name) {
+            name.push_str("_table");
+        }
+        let kind = NodeKind::Table(PartitionTable {
+            disk: table.base.clone(),
+            label: table.label,
+            align: table.align,
+            partitions: table.partitions.clone(),
+        });
+        self.push(name, kind);
+        Ok(())
+    }
+
+    fn add_lvm(&mut self, lvm: &Lvm) -> Result<(), BlockDeviceError> {
+        for volume in &lvm.physical {
+            self.device(&volume.name, &volume.base)?;
+            let kind = NodeKind::PhysicalVolume {
+                base: volume.base.clone(),
+                options: volume.options.clone(),
+            };
+            self.push(volume.name.clone(), kind);
+        }
+        for group in &lvm.groups {
+            let kind = NodeKind::VolumeGroup {
+                bases: group.bases.clone(),
+                options: group.options.clone(),
+            };
+            self.push(group.name.clone(), kind);
+        }
+        for (name, volume) in &lvm.logical {
+            self.push(name.clone(), NodeKind::LogicalVolume(volume.clone()));
+        }
+        Ok(())
+    }
+
+    fn filesystem(&self, name: &str, mkfs: &Mkfs) -> Filesystem {
+        // FAT has a serial number of 32 bits instead of a UUID, and the original
+        // gives one to these types only. btrfs takes one too, and then two
+        // builds of one recipe agree.
+        let takes_uuid =
+            matches!(mkfs.fstype.as_str(), "ext2" | "ext3" | "ext4" | "xfs" | "swap" | "btrfs");
+        let uuid = mkfs.uuid.clone().or_else(|| takes_uuid.then(|| (self.uuid_of)(name)));
+        Filesystem {
+            base: mkfs.base.clone(),
+            fstype: mkfs.fstype.clone(),
+            label: Some(mkfs.label.clone()),
+            uuid,
+            options: mkfs.options.clone(),
+        }
+    }
+
+    fn mount(&self, name: &str, base: &str, place: &str) -> Result<Mount, BlockDeviceError> {
+        let mkfs = self.graph.mkfs(base).ok_or_else(|| BlockDeviceError::NotAFilesystem {
+            node: name.to_owned(),
+            base: base.to_owned(),
+        })?;
+        let swap = mkfs.fstype == "swap";
+        let mount_point = match place {
+            _ if swap => "none".to_owned(),
+            absolute if absolute.starts_with('/') => absolute.to_owned(),
+            relative => format!("/{relative}"),
+        };
+        let fstab = self.graph.nodes.iter().find_map(|node| match &node.kind {
+            Kind::Fstab(fstab) if fstab.base == name => Some(entry(fstab, swap)),
+            _ => None,
+        });
+        Ok(Mount { base: base.to_owned(), mount_point, fstab })
+    }
+}
+
+fn entry(fstab: &Fstab, swap: bool) -> FstabEntry {
+    FstabEntry {
+        options: if swap { "sw".to_owned() } else { fstab.options.clone() },
+        dump: if swap { 0 } else { fstab.dump },
+        pass: if swap { 0 } else { fstab.pass },
+        by_uuid: false,
+    }
+}

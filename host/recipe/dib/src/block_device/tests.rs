@@ -1,0 +1,1 @@
+//! The grammar, on the facts of the original's own tests.

@@ -1,0 +1,179 @@
+//! The rules of dependencies, on the facts of the original's own tests.
+
+use super::*;
+
+/// Elements as the original's tests make them: name, dependencies, provides.
+const TREE: &[(&str, &[&str], &[&str])] = &[
+    ("requires-foo", &["foo"], &[]),
+    ("foo", &[], &["operating-system"]),
+    ("requires-requires-foo", &["requires-foo"], &[]),
+    ("self", &["self"], &[]),
+    ("provides_virtual", &[], &["virtual"]),
+    ("also_provides_virtual", &[], &["virtual"]),
+    ("requires_virtual", &["virtual"], &["operating-system"]),
+    ("virtual", &["extra_dependency"], &[]),
+    ("extra_dependency", &[], &[]),
+    ("circular1", &["circular2"], &["operating-system"]),
+    ("circular2", &["circular1"], &[]),
+    ("provides_new_virtual", &[], &["new_virtual", "operating-system"]),
+    ("requires_new_virtual", &["new_virtual"], &[]),
+    ("override_element", &[], &[]),
+    ("wants_absent", &["absent"], &["operating-system"]),
+];
+
+struct Tree {
+    _root: tempfile::TempDir,
+    paths: Vec<PathBuf>,
+}
+
+fn element(directory: &Path, name: &str, depends: &[&str], provides: &[&str]) {
+    let home = directory.join(name);
+    fs::create_dir_all(&home).unwrap();
+    // Blanks at the end of a line do not count.
+    fs::write(home.join("element-deps"), depends.join(" \n")).unwrap();
+    fs::write(home.join("element-provides"), provides.join("\n")).unwrap();
+}
+
+fn tree() -> Tree {
+    let root = tempfile::tempdir().unwrap();
+    let first = fs::canonicalize(root.path()).unwrap().join("override");
+    let second = first.with_file_name("elements");
+    for (name, depends, provides) in TREE {
+        element(&second, name, depends, provides);
+    }
+    element(&first, "override_element", &[], &[]);
+    Tree { _root: root, paths: vec![first, second] }
+}
+
+fn expand(requested: &[&str]) -> Result<Vec<String>, String> {
+    let tree = tree();
+    let requested: Vec<String> = requested.iter().map(|name| (*name).to_owned()).collect();
+    Catalogue::load(&tree.paths)
+        .unwrap()
+        .expand(&requested)
+        .map(|elements| elements.into_iter().map(|element| element.name).collect())
+        .map_err(|error| error.to_string())
+}
+
+fn names(names: &[&str]) -> Result<Vec<String>, String> {
+    Ok(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+#[test]
+fn dependencies_are_followed() {
+    assert_eq!(expand(&["requires-foo"]), names(&["foo", "requires-foo"]));
+    assert_eq!(
+        expand(&["requires-requires-foo"]),
+        names(&["foo", "requires-foo", "requires-requires-foo"])
+    );
+    assert_eq!(expand(&["foo"]), names(&["foo"]));
+}
+
+#[test]
+fn circles_are_legal() {
+    assert_eq!(expand(&["self", "foo"]), names(&["foo", "self"]));
+    assert_eq!(expand(&["circular1"]), names(&["circular1", "circular2"]));
+}
+
+#[test]
+fn a_provided_name_is_not_an_element() {
+    assert_eq!(
+        expand(&["provides_virtual", "requires_virtual"]),
+        names(&["provides_virtual", "requires_virtual"])
+    );
+    for order in [
+        ["requires_new_virtual", "provides_new_virtual"],
+        ["provides_new_virtual", "requires_new_virtual"],
+    ] {
+        assert_eq!(expand(&order), names(&["provides_new_virtual", "requires_new_virtual"]));
+    }
+}
+
+#[test]
+fn an_unprovided_virtual_is_the_element_of_that_name() {
+    assert_eq!(
+        expand(&["requires_virtual"]),
+        names(&["extra_dependency", "requires_virtual", "virtual"])
+    );
+}
+
+#[test]
+fn messages_are_those_of_the_original() {
+    let fails = |elements: &[&str]| expand(elements).unwrap_err();
+    assert_eq!(fails(&["fake"]), "Element 'fake' not found");
+    assert_eq!(fails(&["wants_absent"]), "Element 'absent' not found");
+    assert_eq!(
+        fails(&["provides_virtual", "also_provides_virtual"]),
+        "virtual: already provided by ['provides_virtual']"
+    );
+    assert_eq!(fails(&["provides_virtual"]), "Please include an operating system element");
+    assert_eq!(
+        fails(&["circular1", "operating-system"]),
+        "The following elements are already provided by another element\n\
+         operating-system : already provided by ['circular1']"
+    );
+    assert_eq!(
+        fails(&["virtual", "provides_virtual", "foo"]),
+        "The following elements are already provided by another element\n\
+         virtual : already provided by ['provides_virtual']"
+    );
+    // Two operating systems are two providers.
+    assert_eq!(fails(&["foo", "circular1"]), "operating-system: already provided by ['foo']");
+}
+
+#[test]
+fn the_first_directory_wins() {
+    let tree = tree();
+    let catalogue = Catalogue::load(&tree.paths).unwrap();
+    let element = catalogue.get("override_element").unwrap();
+    assert_eq!(element.path, tree.paths[0].join("override_element"));
+    assert_eq!(element.search_index, 0);
+    assert_eq!(
+        catalogue.warnings,
+        [format!(
+            "Element <{}> overrides <{}>",
+            tree.paths[0].join("override_element").display(),
+            tree.paths[1].join("override_element").display()
+        )]
+    );
+}
+
+#[test]
+fn a_path_that_is_no_directory_is_an_error() {
+    let error = Catalogue::load(&["/not/a/dir".into()]).unwrap_err();
+    assert_eq!(error.to_string(), "ELEMENTS_PATH entry '/not/a/dir' is not a directory");
+}
+
+fn request(elements: &[&str], change: impl FnOnce(&mut DibOptions)) -> Vec<String> {
+    let mut options = DibOptions {
+        elements: elements.iter().map(|name| (*name).to_owned()).collect(),
+        ..DibOptions::default()
+    };
+    change(&mut options);
+    let arch = options.arch.clone().unwrap_or_else(|| "amd64".into());
+    requested(&options, &arch)
+}
+
+#[test]
+fn what_is_added_to_the_request() {
+    assert_eq!(request(&["debian", "vm"], |_| ()), ["base", "debian", "vm", "block-device-mbr"]);
+    assert_eq!(
+        request(&["debian", "vm"], |options| options.arch = Some("arm64".into())),
+        ["base", "debian", "vm", "block-device-efi"]
+    );
+    assert_eq!(
+        request(&["vm", "block-device-gpt"], |options| options.skip_base = true),
+        ["vm", "block-device-gpt"]
+    );
+    assert_eq!(
+        request(&["debian"], |options| options.ramdisk = true),
+        ["ramdisk", "base", "debian"]
+    );
+    assert_eq!(
+        request(&["debian"], |options| {
+            options.ramdisk = true;
+            options.ramdisk_element = Some("dracut-ramdisk".into());
+        }),
+        ["dracut-ramdisk", "base", "debian"]
+    );
+}

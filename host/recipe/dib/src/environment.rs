@@ -1,0 +1,265 @@
+//! The environment of every phase, as typed data: quoted by nobody.
+//!
+//! The user's variables come first and the build's own win over them, as in
+//! virt-dib. What diskimage-builder has as shell functions is exported the way
+//! bash does it, in variables named `BASH_FUNC_name%%`.
+
+use std::fmt::Write as _;
+
+use plan::{Env, Value};
+
+use crate::{
+    block_device::Symbols, elements::Element, guest, options::DibOptions, phase::Phase,
+    settings::Settings,
+};
+
+/// The fact that holds the image's size.
+pub(crate) const SIZE_FACT: &str = "image-size-kib";
+/// The facts that making the layout sets.
+const DEVICE_FACT: &str = "image-block-device";
+const DEVICES_FACT: &str = "image-block-devices";
+
+/// Where scripts outside find programs; the elements' own `bin` comes last, so
+/// that it adds programs and hides none.
+const PATH_OUTSIDE: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/build/hooks/bin";
+/// The same inside.
+const PATH_INSIDE: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/tmp/in_target.d/bin";
+
+/// Prints a message and leaves with the status of the command before.
+const DIE: &str = "() { local status=$?; set +x; echo \"$@\"; exit \"$status\"; }";
+
+/// Everything that environments are made of.
+#[derive(Debug)]
+pub(crate) struct Environment<'a> {
+    pub(crate) options: &'a DibOptions,
+    pub(crate) settings: &'a Settings,
+    pub(crate) elements: &'a [Element],
+    pub(crate) symbols: &'a Symbols,
+    /// The image's name without directories.
+    pub(crate) image_name: &'a str,
+    /// The size in KiB, when it is known now.
+    pub(crate) size_kib: Option<u64>,
+    /// UUID of the root filesystem.
+    pub(crate) root_uuid: &'a str,
+    /// How many directories of elements there are.
+    pub(crate) search_paths: usize,
+}
+
+/// A list of variables in which a later one replaces an earlier one.
+#[derive(Debug, Default)]
+struct Variables(Env);
+
+impl Variables {
+    fn set(&mut self, name: &str, value: impl Into<Value>) {
+        let value = value.into();
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((name.to_owned(), value)),
+        }
+    }
+}
+
+impl Environment<'_> {
+    /// The environment of a phase's scripts.
+    pub(crate) fn of(&self, phase: Phase) -> Env {
+        let mut env = self.common();
+        env.set("HOME", if phase.is_inside() { "/root" } else { guest::HOME });
+        env.set("PATH", if phase.is_inside() { PATH_INSIDE } else { PATH_OUTSIDE });
+        if matches!(phase, Phase::Root | Phase::Cleanup) {
+            env.set("TARGET_ROOT", guest::MNT);
+        }
+        if phase >= Phase::BlockDevice {
+            let size = self.size_kib.map_or_else(
+                || Value::Fact(SIZE_FACT.to_owned()),
+                |kib| Value::Text(kib.to_string()),
+            );
+            env.set("DIB_IMAGE_SIZE", size);
+        }
+        if phase >= Phase::PreFinalise {
+            env.set("IMAGE_BLOCK_DEVICE", Value::Fact(DEVICE_FACT.to_owned()));
+            env.set("IMAGE_BLOCK_DEVICES", Value::Fact(DEVICES_FACT.to_owned()));
+        }
+        env.0
+    }
+
+    /// The environment of helpers of this program, which run outside.
+    pub(crate) fn of_helpers() -> Env {
+        vec![("LC_ALL".into(), "C".into()), ("PATH".into(), PATH_OUTSIDE.into())]
+    }
+
+    fn common(&self) -> Variables {
+        let mut env = Variables::default();
+        for (name, value) in &self.settings.variables {
+            env.set(name, value.as_str());
+        }
+        for (name, value) in [
+            ("LC_ALL", "C"),
+            ("USER", "root"),
+            ("LOGNAME", "root"),
+            ("SHELL", "/bin/bash"),
+            // Python's sets otherwise come in another order on every run, and
+            // elements make lists of packages out of them.
+            ("PYTHONHASHSEED", "0"),
+        ] {
+            env.set(name, value);
+        }
+        self.add_places(&mut env);
+        self.add_settings(&mut env);
+        self.add_elements(&mut env);
+        env
+    }
+
+    fn add_places(&self, env: &mut Variables) {
+        for (name, value) in [
+            ("_LIB", guest::LIB),
+            ("TMP_BUILD_DIR", guest::BUILD),
+            ("TMP_IMAGE_DIR", guest::IMAGE_DIR),
+            ("TMP_HOOKS_PATH", guest::HOOKS),
+            ("TMP_MOUNT_PATH", guest::MNT),
+            ("DIB_LOCKFILES", guest::LOCKFILES),
+        ] {
+            env.set(name, value);
+        }
+        env.set("DIB_IMAGE_CACHE", self.image_cache());
+        env.set("DIB_MANIFEST_SAVE_DIR", self.save_directory());
+        env.set("DIB_BLOCK_DEVICE_PARAMS_YAML", format!("{}/params.yaml", guest::BLOCK_DEVICE));
+        let python = self.options.python.as_deref().unwrap_or("/usr/bin/python3");
+        env.set("DIB_PYTHON_EXEC", python);
+    }
+
+    /// Where elements keep downloads: on the helper drive.
+    pub(crate) fn image_cache(&self) -> String {
+        match &self.options.image_cache {
+            Some(directory) => format!("{}/{}", guest::HELPER, directory.trim_matches('/')),
+            None => guest::IMAGE_CACHE.to_owned(),
+        }
+    }
+
+    /// Where files for the host go, and where scripts outside run.
+    pub(crate) fn save_directory(&self) -> String {
+        format!("{}/{}.d", guest::OUT, self.image_name)
+    }
+
+    fn add_settings(&self, env: &mut Variables) {
+        let settings = self.settings;
+        env.set("ARCH", settings.arch.as_str());
+        env.set("FS_TYPE", settings.fs_type.as_str());
+        env.set("IMAGE_NAME", self.image_name);
+        let first = self.options.formats.first().map_or("qcow2", |format| format.name.as_str());
+        env.set("IMAGE_TYPE", first);
+        env.set("DIB_OFFLINE", if settings.offline { "1" } else { "" });
+        env.set("DIB_DEBUG_TRACE", settings.debug_trace.to_string());
+        env.set("DIB_NO_TMPFS", "1");
+        env.set("DIB_CHECKSUM", if settings.checksums.is_empty() { "0" } else { "1" });
+        env.set("DIB_ROOT_LABEL", self.symbols.root_label.as_str());
+        env.set("DIB_ROOT_FSTYPE", self.symbols.root_fstype.as_str());
+        env.set("DIB_BOOT_LABEL", self.symbols.boot_label.as_str());
+        env.set("DIB_MOUNTPOINTS", self.symbols.mount_points.join("|"));
+        env.set("DIB_IMAGE_ROOT_FS_UUID", self.root_uuid);
+        for (name, value) in [
+            ("DIB_IMAGE_SIZE", self.options.image_size_gib.as_ref()),
+            ("DIB_IMAGE_EXTRA_SIZE", self.options.image_extra_size_mib.as_ref()),
+            ("MAX_ONLINE_RESIZE", settings.max_online_resize.as_ref()),
+            ("DIB_JOURNAL_SIZE", self.options.journal_size_mib.as_ref()),
+            ("DOCKER_TARGET", self.options.docker_target.as_ref()),
+        ] {
+            if let Some(value) = value {
+                env.set(name, value.as_str());
+            }
+        }
+        if self.options.skip_base {
+            env.set("SKIP_BASE", "1");
+        }
+        env.set("DIB_ARGS", self.arguments());
+        env.set("DIB_ENV", self.declared());
+    }
+
+    fn add_elements(&self, env: &mut Variables) {
+        let names: Vec<&str> = self.elements.iter().map(|element| element.name.as_str()).collect();
+        let mut yaml = String::new();
+        let mut array = String::new();
+        for element in self.elements {
+            let path = guest_path(element);
+            // Writing to a String cannot fail.
+            let _ = writeln!(yaml, "{}: {}", scalar(&element.name), scalar(&path));
+            let _ = write!(array, "[{}]={path} ", element.name);
+        }
+        let paths: Vec<String> =
+            (0..self.search_paths).map(|n| format!("{}/{n}", guest::ELEMENTS)).collect();
+        env.set("ELEMENTS_PATH", paths.join(":"));
+        env.set("IMAGE_ELEMENT", names.join(" "));
+        env.set("IMAGE_ELEMENT_YAML", yaml);
+        env.set(
+            "BASH_FUNC_get_image_element_array%%",
+            format!("() {{ echo {}; }}", double_quoted(&array)),
+        );
+        env.set("BASH_FUNC_die%%", DIE);
+    }
+
+    /// The command line as one text that a shell reads back.
+    fn arguments(&self) -> String {
+        let words: Vec<String> =
+            self.options.command_line.iter().map(|word| quoted(word)).collect();
+        words.join(" ")
+    }
+
+    /// The user's `DIB_` variables as `declare -p` prints them.
+    fn declared(&self) -> String {
+        let lines: Vec<String> = self
+            .settings
+            .variables
+            .iter()
+            .filter(|(name, _)| name.starts_with("DIB_"))
+            .map(|(name, value)| format!("declare -x {name}={}", double_quoted(value)))
+            .collect();
+        lines.join("\n")
+    }
+}
+
+/// Where an element is in the guest.
+pub(crate) fn guest_path(element: &Element) -> String {
+    format!("{}/{}/{}", guest::ELEMENTS, element.search_index, element.name)
+}
+
+/// A YAML scalar: plain where that is safe, else in JSON's quotes.
+fn scalar(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    // A plain word of digits would be a number, and `no` a boolean.
+    let word = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+        && !matches!(
+            text.to_ascii_lowercase().as_str(),
+            "y" | "n" | "yes" | "no" | "on" | "off" | "true" | "false" | "null"
+        );
+    if word && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        serde_json::Value::String(text.to_owned()).to_string()
+    }
+}
+
+/// A word as a shell reads it, quoted only when needed.
+fn quoted(word: &str) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(safe) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// A text in bash's double quotes.
+fn double_quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        if matches!(c, '"' | '\\' | '$' | '`') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! One tree of hooks out of all elements, and when each part of it becomes
+//! visible in the guest.
+//!
+//! A file that becomes visible late can be changed without running earlier
+//! stages again, so each phase's scripts are uploaded with their phase. Three
+//! things make a file visible earlier:
+//!
+//! - the directory of every phase is there from the beginning, because scripts
+//!   may put something into it;
+//! - sub-directories of a phase (`install.d/x-source-install`) are there from
+//!   extra-data.d on, whose install-types script links their content;
+//! - when a script refers to the hooks tree (`TMP_HOOKS_PATH`, `in_target.d`) and
+//!   names another phase's directory, that directory is there from the script's
+//!   own phase on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use plan::UploadEntry;
+
+use crate::{
+    elements::Element,
+    files::{self, FileError, Found, Tree},
+    phase::Phase,
+};
+
+/// What is wrong with the hooks of the elements.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// A file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Two elements have the same hook.
+    #[error("There is a duplicated hook in your elements: {}", list(.0))]
+    Duplicate(Vec<DuplicateHook>),
+}
+
+/// A hook that two elements have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DuplicateHook {
+    /// Its path below the element.
+    pub path: String,
+    /// The elements.
+    pub elements: [String; 2],
+}
+
+fn list(duplicates: &[DuplicateHook]) -> String {
+    let lines: Vec<String> = duplicates
+        .iter()
+        .map(|hook| format!("{} in: {} {}", hook.path, hook.elements[0], hook.elements[1]))
+        .collect();
+    lines.join("\n")
+}
+
+/// When something becomes visible: before the first phase, or with a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Visible {
+    FromTheStart,
+    From(Phase),
+}
+
+/// install-types' script, as every diskimage-builder since 1.0 has it: it names
+/// install.d but looks at its sub-directories only.
+const INSTALL_TYPES: &str = "extra-data.d/99-enable-install-types";
+
+/// The trees of all elements and the merged tree of their hooks.
+#[derive(Debug, Default)]
+pub(crate) struct Hooks {
+    merged: Tree,
+    /// Which element each merged file is of.
+    owners: BTreeMap<String, String>,
+    /// Each element's own tree.
+    trees: BTreeMap<String, Tree>,
+    /// Directories that must be visible before their phase.
+    early: BTreeMap<Phase, Visible>,
+}
+
+/// Directories of an element that are for its tests.
+const TEST_DIRECTORIES: [&str; 2] = ["tests", "test-elements"];
+
+impl Hooks {
+    /// Reads and merges the elements, which must be in the order of their names.
+    pub(crate) fn merge(
+        elements: &[Element],
+        exclude_scripts: &[String],
+    ) -> Result<Self, HookError> {
+        let mut hooks = Self::default();
+        let mut duplicates = Vec::new();
+        for element in elements {
+            let skip = |path: &str, directory: bool| skipped(path, directory, exclude_scripts);
+            let tree = files::read_tree(&element.path, &skip)?;
+            hooks.merge_tree(&element.name, &tree, &mut duplicates);
+            hooks.trees.insert(element.name.clone(), tree);
+        }
+        if !duplicates.is_empty() {
+            return Err(HookError::Duplicate(duplicates));
+        }
+        hooks.find_early();
+        Ok(hooks)
+    }
+
+    /// Files directly in an element replace each other; files directly in one of
+    /// its directories must be of one element only; deeper ones replace each
+    /// other again.
+    fn merge_tree(&mut self, element: &str, tree: &Tree, duplicates: &mut Vec<DuplicateHook>) {
+        for (path, found) in tree {
+            // The original lists a hook directory without hidden files.
+            let second = path.split('/').nth(1);
+            if second.is_some_and(|name| name.starts_with('.')) {
+                continue;
+            }
+            let in_directory = path.matches('/').count() == 1;
+            if in_directory
+                && let Some(owner) = self.owners.get(path)
+                && !matches!(
+                    (&self.merged[path], found),
+                    (Found::Directory { .. }, Found::Directory { .. })
+                )
+            {
+                duplicates.push(DuplicateHook {
+                    path: path.clone(),
+                    elements: [owner.clone(), element.to_owned()],
+                });
+                continue;
+            }
+            self.merged.insert(path.clone(), found.clone());
+            self.owners.insert(path.clone(), element.to_owned());
+        }
+    }
+
+    /// Looks for scripts that use other phases' directories.
+    fn find_early(&mut self) {
+        let mut early: BTreeMap<Phase, Visible> = BTreeMap::new();
+        for (path, found) in &self.merged {
+            let Found::File { host, .. } = found else { continue };
+            if path == INSTALL_TYPES && self.owners[path] == "install-types" {
+                continue;
+            }
+            let Some(text) = script(host) else { continue };
+            let top = path.split('/').next().unwrap_or_default();
+            let since = Phase::of_directory(top).map_or(Visible::FromTheStart, Visible::From);
+            for phase in mentioned(&text) {
+                let at = early.entry(phase).or_insert(Visible::From(phase));
+                *at = since.min(*at);
+            }
+        }
+        self.early = early;
+    }
+
+    fn visible(&self, path: &str, found: &Found, tree: &Tree) -> Visible {
+        let mut parts = path.split('/');
+        let top = parts.next().unwrap_or_default();
+        let Some(phase) = Phase::of_directory(top) else { return Visible::FromTheStart };
+        let Some(second) = parts.next() else { return Visible::FromTheStart };
+        let own = Visible::From(phase);
+        let is_directory = matches!(found, Found::Directory { .. })
+            || tree
+                .get(&format!("{top}/{second}"))
+                .is_some_and(|found| matches!(found, Found::Directory { .. }));
+        let own = if is_directory { own.min(Visible::From(Phase::ExtraData)) } else { own };
+        self.early.get(&phase).map_or(own, |early| own.min(*early))
+    }
+
+    /// The part of the merged tree that becomes visible then.
+    pub(crate) fn part(&self, visible: Visible) -> Result<Vec<UploadEntry>, FileError> {
+        let files = self
+            .merged
+            .iter()
+            .filter(|(path, found)| self.visible(path, found, &self.merged) == visible);
+        files::upload_entries(files)
+    }
+
+    /// The part of an element's own tree that becomes visible then.
+    pub(crate) fn element_part(
+        &self,
+        element: &str,
+        visible: Visible,
+    ) -> Result<Vec<UploadEntry>, FileError> {
+        let Some(tree) = self.trees.get(element) else { return Ok(Vec::new()) };
+        let files = tree.iter().filter(|(path, found)| self.visible(path, found, tree) == visible);
+        files::upload_entries(files)
+    }
+
+    /// Whether any element has a directory for the phase.
+    pub(crate) fn has_phase(&self, phase: Phase) -> bool {
+        self.merged.contains_key(phase.directory())
+    }
+
+    /// Which element each script of a phase is of, for messages. Scripts of
+    /// sub-directories are counted in by their base names, as links to them may
+    /// be made later.
+    pub(crate) fn origins(&self, phase: Phase) -> BTreeMap<String, String> {
+        let prefix = format!("{}/", phase.directory());
+        let mut origins = BTreeMap::new();
+        let mut ambiguous = BTreeSet::new();
+        for (path, owner) in &self.owners {
+            let Some(rest) = path.strip_prefix(&prefix) else { continue };
+            if matches!(self.merged[path], Found::Directory { .. }) {
+                continue;
+            }
+            let name = rest.rsplit('/').next().unwrap_or(rest).to_owned();
+            if rest.contains('/') && origins.contains_key(&name) {
+                ambiguous.insert(name);
+            } else {
+                origins.insert(name, owner.clone());
+            }
+        }
+        origins.retain(|name, _| !ambiguous.contains(name));
+        origins
+    }
+}
+
+fn skipped(path: &str, directory: bool, exclude_scripts: &[String]) -> bool {
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    if parent.is_empty() {
+        // Documentation is no input of a build.
+        return (directory && TEST_DIRECTORIES.contains(&name)) || name == "README.rst";
+    }
+    !directory && exclude_scripts.iter().any(|excluded| excluded == name)
+}
+
+/// Largest file that is looked through for names of phases.
+const LARGEST_SCRIPT_BYTES: u64 = 1 << 20;
+
+fn script(host: &std::path::Path) -> Option<String> {
+    let metadata = std::fs::metadata(host).ok()?;
+    if metadata.len() > LARGEST_SCRIPT_BYTES {
+        return None;
+    }
+    std::fs::read(host).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The phases whose directories a script that uses the hooks tree names.
+fn mentioned(text: &str) -> Vec<Phase> {
+    if !text.contains("TMP_HOOKS_PATH") && !text.contains("in_target.d") {
+        return Vec::new();
+    }
+    let names = |directory: &str| {
+        text.match_indices(directory).any(|(at, _)| {
+            let before = text[..at].chars().next_back();
+            !before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        })
+    };
+    Phase::ALL.into_iter().filter(|phase| names(phase.directory())).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Merging and visibility, on elements made for the test.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use super::*;
+
+struct Elements {
+    root: tempfile::TempDir,
+}
+
+impl Elements {
+    fn new() -> Self {
+        Self { root: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self, element: &str, path: &str, text: &str) -> &Self {
+        let file = self.root.path().join(element).join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        self
+    }
+
+    fn merge(&self, exclude: &[&str]) -> Result<Hooks, HookError> {
+        let mut names: Vec<String> = fs::read_dir(self.root.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let elements: Vec<Element> =
+            names.iter().map(|name| element(self.root.path(), name)).collect();
+        let exclude: Vec<String> = exclude.iter().map(|name| (*name).to_owned()).collect();
+        Hooks::merge(&elements, &exclude)
+    }
+}
+
+fn element(root: &Path, name: &str) -> Element {
+    Element {
+        name: name.to_owned(),
+        path: root.join(name),
+        search_index: 0,
+        provides: BTreeSet::new(),
+        depends: Vec::new(),
+    }
+}
+
+fn paths(hooks: &Hooks, visible: Visible) -> Vec<String> {
+    hooks.part(visible).unwrap().into_iter().map(|entry| entry.path).collect()
+}
+
+#[test]
+fn all_directories_and_files_reach_the_hooks() {
+    let elements = Elements::new();
+    elements
+        .file("a", "static/usr/x", "")
+        .file("a", "bin/tool", "")
+        .file("a", "tests/t", "")
+        .file("a", "test-elements/t/x", "")
+        .file("a", "bin/__pycache__/x.pyc", "")
+        .file("a", "README.rst", "")
+        .file("a", "custom/.hidden", "")
+        .file("a", "pkg-map", "a")
+        .file("b", "static/usr/y", "")
+        .file("b", "pkg-map", "b");
+    let hooks = elements.merge(&[]).unwrap();
+    assert_eq!(
+        paths(&hooks, Visible::FromTheStart),
+        [
+            "bin",
+            "bin/tool",
+            "custom",
+            "pkg-map",
+            "static",
+            "static/usr",
+            "static/usr/x",
+            "static/usr/y",
+        ]
+    );
+    // The last element of two that have a file directly wins.
+    let Found::File { host, .. } = &hooks.merged["pkg-map"] else { panic!() };
+    assert_eq!(fs::read_to_string(host).unwrap(), "b");
+}
+
+#[test]
+fn a_hook_of_two_elements_is_fatal_and_names_both() {
+    let elements = Elements::new();
+    elements.file("a", "install.d/10-x", "").file("b", "install.d/10-x", "").file(
+        "c",
+        "install.d/10-x",
+        "",
+    );
+    let error = elements.merge(&[]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "There is a duplicated hook in your elements: install.d/10-x in: a b\n\
+         install.d/10-x in: a c"
+    );
+    let hooks = elements.merge(&["10-x"]).unwrap();
+    assert_eq!(paths(&hooks, Visible::From(Phase::Install)), [""; 0]);
+}
+
+#[test]
+fn excluded_scripts_are_gone_everywhere() {
+    let elements = Elements::new();
+    elements
+        .file("a", "install.d/10-x", "")
+        .file("a", "finalise.d/10-x", "")
+        .file("a", "bin/10-x", "")
+        .file("a", "10-x", "");
+    let hooks = elements.merge(&["10-x", "unknown"]).unwrap();
+    assert_eq!(hooks.merged.keys().collect::<Vec<_>>(), ["10-x", "bin", "finalise.d", "install.d"]);
+}
+
+#[test]
+fn scripts_become_visible_with_their_phase() {
+    let elements = Elements::new();
+    elements
+        .file("a", "environment.d/10-a", "")
+        .file("a", "root.d/10-a", "")
+        .file("a", "extra-data.d/10-a", "")
+        .file("a", "install.d/10-a", "")
+        .file("a", "install.d/a-source-install/20-a", "")
+        .file("a", "finalise.d/10-a", "# nothing of install.d in $TMP_HOOKS_PATH? no: finalise");
+    let hooks = elements.merge(&[]).unwrap();
+    assert_eq!(
+        paths(&hooks, Visible::FromTheStart),
+        [
+            "environment.d",
+            "environment.d/10-a",
+            "extra-data.d",
+            "finalise.d",
+            "install.d",
+            "root.d"
+        ]
+    );
+    assert_eq!(paths(&hooks, Visible::From(Phase::Root)), ["root.d/10-a"]);
+    assert_eq!(
+        paths(&hooks, Visible::From(Phase::ExtraData)),
+        ["extra-data.d/10-a", "install.d/a-source-install", "install.d/a-source-install/20-a"]
+    );
+    assert_eq!(paths(&hooks, Visible::From(Phase::Install)), ["install.d/10-a"]);
+    assert_eq!(paths(&hooks, Visible::From(Phase::Finalise)), ["finalise.d/10-a"]);
+    assert_eq!(
+        hooks.origins(Phase::Install),
+        BTreeMap::from([("10-a".to_owned(), "a".to_owned()), ("20-a".to_owned(), "a".to_owned())])
+    );
+}
+
+#[test]
+fn a_script_that_uses_another_phase_sees_it() {
+    let elements = Elements::new();
+    elements
+        .file("a", "root.d/10-a", "rm $TMP_HOOKS_PATH/post-install.d/50-b\n")
+        .file("b", "post-install.d/50-b", "")
+        .file("b", "install.d/50-b", "");
+    let hooks = elements.merge(&[]).unwrap();
+    assert_eq!(paths(&hooks, Visible::From(Phase::Root)), ["post-install.d/50-b", "root.d/10-a"]);
+    assert_eq!(paths(&hooks, Visible::From(Phase::PostInstall)), [""; 0]);
+    assert_eq!(paths(&hooks, Visible::From(Phase::Install)), ["install.d/50-b"]);
+    // The element's own tree follows the same schedule.
+    let own: Vec<String> = hooks
+        .element_part("b", Visible::From(Phase::Root))
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.path)
+        .collect();
+    assert_eq!(own, ["post-install.d/50-b"]);
+}
+
+#[test]
+fn phases_are_found_as_whole_names() {
+    assert_eq!(mentioned("ls $TMP_HOOKS_PATH/pre-install.d"), [Phase::PreInstall]);
+    assert_eq!(mentioned("ls $TMP_HOOKS_PATH/bin; # my-root.d"), []);
+    assert_eq!(mentioned("ls /etc/install.d"), []);
+    assert_eq!(mentioned("ls /tmp/in_target.d/{install.d,root.d}"), [Phase::Root, Phase::Install]);
+}

@@ -1,0 +1,80 @@
+//! From options and elements to a plan.
+
+mod outputs;
+mod resolve;
+mod stages;
+mod steps;
+
+use plan::{Disk, DiskRole, DiskSize, FORMAT_VERSION, Plan};
+
+use crate::{block_device::ConfigOrigin, error::DibError, options::DibOptions, source::Located};
+
+pub(crate) use resolve::Build;
+
+/// A plan and what is worth telling about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lowered {
+    /// The plan.
+    pub plan: Plan,
+    /// The elements as requested, with those added by default.
+    pub requested: Vec<String>,
+    /// The elements that the image consists of, in the order of names.
+    pub elements: Vec<String>,
+    /// Names of the user's variables that scripts will see.
+    pub variables: Vec<String>,
+    /// Where the block-device configuration came from.
+    pub block_device_config: ConfigOrigin,
+    /// Things that the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Size of the scratch disk. It is sparse and holds the writable layer of the
+/// tools root, the tree and its copies in layers: 64 GiB is beyond any image
+/// that people build with elements, and costs nothing.
+const SCRATCH_BYTES: u64 = 64 << 30;
+
+/// Lowers a build to a plan.
+///
+/// # Errors
+/// Everything that can be wrong with options, elements, hooks and layout, in
+/// this order.
+pub fn lower(options: &DibOptions, located: &Located) -> Result<Lowered, DibError> {
+    let build = Build::resolve(options, located)?;
+    let mut disks = vec![Disk {
+        name: "scratch".to_owned(),
+        role: DiskRole::Scratch,
+        size: DiskSize::Bytes(options.scratch_bytes.unwrap_or(SCRATCH_BYTES)),
+        block_bytes: 512,
+    }];
+    for declaration in &build.devices.disks {
+        disks.push(Disk {
+            name: declaration.name.clone(),
+            role: DiskRole::Target,
+            size: match declaration.bytes {
+                Some(bytes) => DiskSize::Bytes(bytes.next_multiple_of(512)),
+                None => build.size.disk.clone(),
+            },
+            block_bytes: declaration.block_bytes,
+        });
+    }
+    let plan = Plan {
+        format_version: FORMAT_VERSION,
+        name: build.image_name.clone(),
+        recipe: "dib".to_owned(),
+        disks,
+        stages: stages::stages(&build)?,
+        outputs: outputs::outputs(&build),
+        helper_at: steps::path(crate::guest::HELPER),
+    };
+    Ok(Lowered {
+        plan,
+        requested: build.requested.clone(),
+        elements: build.elements.iter().map(|element| element.name.clone()).collect(),
+        variables: build.settings.variables.keys().cloned().collect(),
+        block_device_config: build.config.origin.clone(),
+        warnings: build.warnings.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

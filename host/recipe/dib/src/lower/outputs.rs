@@ -1,0 +1,87 @@
+//! What is written on the host.
+
+use std::path::{Path, PathBuf};
+
+use plan::{Checksum, ImageOutput, Outputs, Step, TreeOutput};
+
+use crate::{
+    block_device::{DiskDeclaration, IMAGE_DISK},
+    guest,
+    lower::{Build, steps},
+    options::MadeFrom,
+};
+
+/// Image files of disks, and what goes for all outputs.
+pub(crate) fn outputs(build: &Build<'_>) -> Outputs {
+    let mut images = Vec::new();
+    if build.has_final_image() {
+        for format in &build.options.formats {
+            if format.made_from == MadeFrom::Disk {
+                images.push(ImageOutput {
+                    disk: IMAGE_DISK.to_owned(),
+                    format: format.name.clone(),
+                    path: output_path(build, &format.extension),
+                    compress: !build.options.uncompressed,
+                    options: build.options.qemu_img_options.clone(),
+                });
+            }
+        }
+    }
+    if !build.ramdisk {
+        images.extend(build.devices.disks.iter().filter_map(kept_disk));
+    }
+    let checksums: Vec<Checksum> =
+        if build.ramdisk { Vec::new() } else { build.settings.checksums.clone() };
+    Outputs { images, checksums, overwrite: build.settings.overwrite }
+}
+
+/// A local_loop with a directory keeps its raw file there, as in the original:
+/// this is how data disks come out of a build.
+fn kept_disk(disk: &DiskDeclaration) -> Option<ImageOutput> {
+    let directory = disk.directory.as_ref()?;
+    Some(ImageOutput {
+        disk: disk.name.clone(),
+        format: "raw".to_owned(),
+        path: Path::new(directory).join(format!("{}.raw", disk.name)),
+        compress: false,
+        options: None,
+    })
+}
+
+fn output_path(build: &Build<'_>, extension: &str) -> PathBuf {
+    build.directory.join(format!("{}.{extension}", build.image_name))
+}
+
+/// The directory for files that are no image.
+pub(crate) fn side_directory(build: &Build<'_>) -> PathBuf {
+    output_path(build, "d")
+}
+
+/// Archives of the tree.
+pub(crate) fn tree_steps(build: &Build<'_>) -> Vec<Step> {
+    if build.ramdisk {
+        return Vec::new();
+    }
+    build
+        .options
+        .formats
+        .iter()
+        .filter(|format| format.made_from == MadeFrom::Tree)
+        .map(|format| {
+            let mut exclude = vec!["proc/*".to_owned(), "sys/*".to_owned()];
+            if format.name == "squashfs" {
+                // A root filesystem that gets a devtmpfs when it boots.
+                exclude.push("dev/*".to_owned());
+            }
+            Step::ExportTree {
+                root: steps::path(guest::MNT),
+                exclude,
+                output: TreeOutput {
+                    format: format.name.clone(),
+                    path: output_path(build, &format.extension),
+                    target: build.options.docker_target.clone(),
+                },
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,289 @@
+//! Everything that is decided before a stage is written.
+
+use std::path::{Path, PathBuf};
+
+use plan::{DiskSize, GuestPath, ImageSize, NodeKind};
+use uuid::Uuid;
+
+use crate::{
+    block_device::{
+        BlockDeviceError, BlockDevices, ConfigText, Configuration, RootParameters, Symbols, choose,
+    },
+    elements::{self, Catalogue, Element},
+    environment::{Environment, SIZE_FACT},
+    error::DibError,
+    guest,
+    hooks::Hooks,
+    lower::steps,
+    options::{DibOptions, OptionError},
+    settings::{Settings, SizeChoice},
+    source::Located,
+};
+
+/// What is added for an EFI system partition, whose size no tree tells.
+const ESP_KIB: u64 = 525 * 1024;
+/// Images are rounded up to this: some versions of qemu-img compress others
+/// wrongly.
+const ROUND_KIB: u64 = 64;
+/// The name space of filesystem UUIDs that are derived from a recipe.
+const UUID_NAMESPACE: Uuid = Uuid::from_bytes(*b"vbuild-dib-uuids");
+
+/// How large the image is, in every form in which that is needed.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageBytes {
+    pub(crate) disk: DiskSize,
+    /// KiB, when known now.
+    pub(crate) kib: Option<u64>,
+    /// The step that finds out, otherwise.
+    pub(crate) step: Option<ImageSize>,
+}
+
+/// A build, decided.
+#[derive(Debug)]
+pub(crate) struct Build<'a> {
+    pub(crate) options: &'a DibOptions,
+    pub(crate) located: &'a Located,
+    pub(crate) settings: Settings,
+    pub(crate) requested: Vec<String>,
+    pub(crate) elements: Vec<Element>,
+    pub(crate) hooks: Hooks,
+    pub(crate) config: ConfigText,
+    pub(crate) root_options: String,
+    pub(crate) devices: BlockDevices,
+    pub(crate) symbols: Symbols,
+    pub(crate) root_uuid: String,
+    pub(crate) size: ImageBytes,
+    /// The name without directories and without a format's suffix.
+    pub(crate) image_name: String,
+    /// Where outputs go.
+    pub(crate) directory: PathBuf,
+    /// Whether no image is wanted, only what cleanup.d leaves.
+    pub(crate) ramdisk: bool,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl<'a> Build<'a> {
+    pub(crate) fn resolve(options: &'a DibOptions, located: &'a Located) -> Result<Self, DibError> {
+        if options.elements.is_empty() {
+            return Err(OptionError::NoElements.into());
+        }
+        let settings = Settings::resolve(options)?;
+        check_docker(options)?;
+        let (directory, image_name) = image_name(options)?;
+        let mut warnings = located.warnings.clone();
+        let requested = elements::requested(options, &settings.arch);
+        let elements = expand(options, located, &requested, &mut warnings)?;
+        let hooks = Hooks::merge(&elements, &options.exclude_scripts)?;
+        let config = choose(settings.block_device_config.as_deref(), &elements, &settings.arch)?;
+        let seed = seed(&image_name, &elements, &settings, &config.text);
+        let layout = Layout::of(&config, options, &settings, &seed)?;
+        let names = |name: &str| elements.iter().any(|element| element.name == name);
+        let has_esp = elements.iter().any(|element| element.name.contains("block-device-efi"));
+        let size = image_size(&settings, has_esp, &layout.symbols);
+        let ramdisk = options.ramdisk || names("ironic-agent");
+        let root_uuid = root_uuid(&layout.devices);
+        Ok(Self {
+            ramdisk,
+            root_uuid,
+            size,
+            symbols: layout.symbols,
+            devices: layout.devices,
+            root_options: layout.root_options,
+            options,
+            located,
+            settings,
+            requested,
+            elements,
+            hooks,
+            config,
+            image_name,
+            directory,
+            warnings,
+        })
+    }
+
+    /// The environments of this build.
+    pub(crate) fn environment(&self) -> Environment<'_> {
+        Environment {
+            options: self.options,
+            settings: &self.settings,
+            elements: &self.elements,
+            symbols: &self.symbols,
+            image_name: &self.image_name,
+            size_kib: self.size.kib,
+            root_uuid: &self.root_uuid,
+            search_paths: self.located.elements.len(),
+        }
+    }
+
+    /// The directory of the guest whose content goes to the host.
+    pub(crate) fn save_directory(&self) -> Result<GuestPath, OptionError> {
+        guest_path("--name", self.environment().save_directory())
+    }
+
+    /// Where elements keep downloads.
+    pub(crate) fn image_cache(&self) -> Result<GuestPath, OptionError> {
+        guest_path("--image-cache", self.environment().image_cache())
+    }
+
+    /// Whether disks become image files.
+    pub(crate) fn has_final_image(&self) -> bool {
+        !self.ramdisk
+            && !self.elements.iter().any(|element| element.name.contains("no-final-image"))
+    }
+}
+
+pub(crate) fn guest_path(option: &'static str, path: String) -> Result<GuestPath, OptionError> {
+    GuestPath::new(path).map_err(|source| OptionError::GuestPath { option, source })
+}
+
+fn check_docker(options: &DibOptions) -> Result<(), OptionError> {
+    let docker = options.formats.iter().any(|format| format.name == "docker");
+    if docker && options.docker_target.is_none() {
+        return Err(OptionError::NoDockerTarget);
+    }
+    Ok(())
+}
+
+/// Splits the name into directory and base name. The suffix of a single format
+/// is taken off once, so that it does not come twice.
+fn image_name(options: &DibOptions) -> Result<(PathBuf, String), OptionError> {
+    let name = if options.name.as_os_str().is_empty() {
+        Path::new("image")
+    } else {
+        options.name.as_path()
+    };
+    let invalid = || OptionError::Name(name.display().to_string());
+    let mut base = name.file_name().and_then(|base| base.to_str()).ok_or_else(invalid)?;
+    if let [format] = options.formats.as_slice() {
+        base = [&format.extension, &format.name]
+            .into_iter()
+            .find_map(|suffix| base.strip_suffix(suffix.as_str())?.strip_suffix('.'))
+            .unwrap_or(base);
+    }
+    if base.is_empty() || name.to_string_lossy().ends_with('/') {
+        return Err(invalid());
+    }
+    let directory = name.parent().map(Path::to_owned).unwrap_or_default();
+    Ok((directory, base.to_owned()))
+}
+
+fn expand(
+    options: &DibOptions,
+    located: &Located,
+    requested: &[String],
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Element>, DibError> {
+    let catalogue = Catalogue::load(&located.elements)?;
+    let mut elements = catalogue.expand(requested)?;
+    elements.retain(|element| !options.exclude_elements.contains(&element.name));
+    let used = |warning: &&String| {
+        elements.iter().any(|element| {
+            warning.starts_with(&format!("Element <{}> overrides", element.path.display()))
+        })
+    };
+    warnings.extend(catalogue.warnings.iter().filter(used).cloned());
+    Ok(elements)
+}
+
+/// What makes two builds the same, for UUIDs that do not change between them.
+fn seed(name: &str, elements: &[Element], settings: &Settings, config: &str) -> String {
+    let elements: Vec<&str> = elements.iter().map(|element| element.name.as_str()).collect();
+    format!("{name}\n{}\n{}\n{:?}\n{config}", settings.arch, elements.join(" "), settings.variables)
+}
+
+/// The disk layout with what it says about the root filesystem.
+struct Layout {
+    devices: BlockDevices,
+    symbols: Symbols,
+    root_options: String,
+}
+
+impl Layout {
+    fn of(
+        config: &ConfigText,
+        options: &DibOptions,
+        settings: &Settings,
+        seed: &str,
+    ) -> Result<Self, BlockDeviceError> {
+        let mut configuration = Configuration::parse(&config.text)?;
+        let mut root = RootParameters {
+            fstype: settings.fs_type.clone(),
+            label: settings.root_label.clone(),
+            options: String::new(),
+        };
+        // The type may come from the configuration, and the options depend on it.
+        configuration.merge_root(&root);
+        let symbols = configuration.symbols()?;
+        root.options = root_options(options, settings, &symbols.root_fstype);
+        configuration.merge_root(&root);
+        let uuid_of = |node: &str| {
+            Uuid::new_v5(&UUID_NAMESPACE, format!("{seed}\n{node}").as_bytes()).to_string()
+        };
+        let devices = configuration.lower(settings.block_bytes, &uuid_of)?;
+        Ok(Self { devices, symbols, root_options: root.options })
+    }
+}
+
+/// Words for mkfs of the root filesystem.
+fn root_options(options: &DibOptions, settings: &Settings, fstype: &str) -> String {
+    let mut words: Vec<String> = Vec::new();
+    if let Some(blocks) = &settings.max_online_resize {
+        words.push(format!("-E resize={blocks}"));
+    }
+    if fstype == "ext4" {
+        // The file system check of that release does not know the feature.
+        if settings.variables.get("DIB_RELEASE").is_some_and(|release| release == "trusty") {
+            words.push("-O ^metadata_csum".into());
+        }
+        words.push(format!("-i 4096 -J size={}", settings.journal_mib));
+    }
+    words.extend(options.mkfs_options.clone());
+    words.join(" ")
+}
+
+/// The UUID of the filesystem that is mounted on `/`, if it has one.
+fn root_uuid(devices: &BlockDevices) -> String {
+    let nodes = &devices.layout.nodes;
+    let base = nodes.iter().find_map(|node| match &node.kind {
+        NodeKind::Mount(mount) if mount.mount_point == "/" => Some(mount.base.as_str()),
+        _ => None,
+    });
+    nodes
+        .iter()
+        .find_map(|node| match &node.kind {
+            NodeKind::Filesystem(filesystem) if Some(node.name.as_str()) == base => {
+                filesystem.uuid.clone()
+            }
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+fn image_size(settings: &Settings, has_esp: bool, symbols: &Symbols) -> ImageBytes {
+    let esp_kib = if has_esp { ESP_KIB } else { 0 };
+    let known = |bytes: u64| ImageBytes {
+        disk: DiskSize::Bytes(bytes),
+        kib: Some(bytes / 1024),
+        step: None,
+    };
+    match settings.size {
+        SizeChoice::Exact(bytes) => known(bytes),
+        SizeChoice::Kib(kib) => {
+            let kib = kib.saturating_add(esp_kib).next_multiple_of(ROUND_KIB);
+            known(kib.saturating_mul(1024))
+        }
+        SizeChoice::Computed { extra_kib } => ImageBytes {
+            disk: DiskSize::FactKib(SIZE_FACT.to_owned()),
+            kib: None,
+            step: Some(ImageSize {
+                tree: steps::path(guest::BUILT),
+                explicit_kib: None,
+                extra_kib,
+                journal_kib: if symbols.root_fstype == "ext4" { settings.journal_kib() } else { 0 },
+                fixed_kib: esp_kib,
+                fact: SIZE_FACT.to_owned(),
+            }),
+        },
+    }
+}

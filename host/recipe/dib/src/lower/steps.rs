@@ -1,0 +1,82 @@
+//! Short ways to write steps.
+
+use plan::{
+    Bind, Context, FileStep, GuestPath, Place, Run, RunParts, Step, Upload, UploadEntry, Value,
+};
+
+use crate::{environment::Environment, guest, lower::Build, phase::Phase};
+
+/// A path that is written in this program.
+pub(crate) fn path(text: &str) -> GuestPath {
+    GuestPath::new(text).expect("paths of this program are absolute and normal")
+}
+
+pub(crate) fn make_directory(path: GuestPath) -> Step {
+    Step::File(FileStep::MakeDirectory { path, mode: 0o755 })
+}
+
+pub(crate) fn write(path: GuestPath, content: impl Into<String>) -> Step {
+    Step::File(FileStep::Write { path, content: content.into(), mode: 0o644 })
+}
+
+/// An upload, unless there is nothing to upload.
+pub(crate) fn upload(what: String, to: GuestPath, entries: Vec<UploadEntry>) -> Option<Step> {
+    (!entries.is_empty()).then_some(Step::Upload(Upload { what, to, entries }))
+}
+
+/// A script of this program, run outside by the plain shell.
+pub(crate) fn helper(what: &str, script: &str, arguments: Vec<Value>) -> Run {
+    let mut argv: Vec<Value> = ["sh", "-c", script, what].into_iter().map(Value::from).collect();
+    argv.extend(arguments);
+    Run {
+        what: what.to_owned(),
+        place: Place::Tools,
+        argv,
+        env: Environment::of_helpers(),
+        environment: None,
+        cwd: path("/"),
+        stdin: None,
+        capture: None,
+    }
+}
+
+/// The scripts of a phase.
+pub(crate) fn run_parts(build: &Build<'_>, phase: Phase, cwd: GuestPath) -> Step {
+    let hooks = if phase.is_inside() { guest::IN_TARGET } else { guest::HOOKS };
+    Step::RunParts(RunParts {
+        phase: phase.directory().to_owned(),
+        place: if phase.is_inside() { Place::Image } else { Place::Tools },
+        directory: path(&format!("{hooks}/{}", phase.directory())),
+        environment: Some(path(&format!("{hooks}/environment.d"))),
+        env: build.environment().of(phase),
+        cwd,
+        origins: build.hooks.origins(phase),
+        block_device_output: phase == Phase::BlockDevice,
+    })
+}
+
+/// The tree before it is in an image: a directory.
+pub(crate) fn directory_context() -> Context {
+    Context {
+        image_root: Some(path(guest::MNT)),
+        layout_at: None,
+        image_system_mounts: true,
+        binds: Vec::new(),
+        ca_bundle: false,
+    }
+}
+
+/// The tree in the mounted image.
+pub(crate) fn image_context() -> Context {
+    Context { layout_at: Some(path(guest::MNT)), ..directory_context() }
+}
+
+/// A context in which scripts run inside: they see the hooks, read-only.
+pub(crate) fn inside(context: Context) -> Context {
+    let bind = Bind {
+        from: path(guest::HOOKS),
+        to: path(&format!("{}{}", guest::MNT, guest::IN_TARGET)),
+        read_only: true,
+    };
+    Context { binds: vec![bind], ca_bundle: true, ..context }
+}

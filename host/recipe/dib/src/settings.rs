@@ -1,0 +1,236 @@
+//! Options and variables brought together: an option wins over the variable of
+//! the same meaning, and the default comes last.
+
+use std::collections::BTreeMap;
+
+use plan::Checksum;
+
+use crate::{
+    block_device::whole,
+    options::{DibOptions, OptionError},
+};
+
+/// Journal of an ext4 root filesystem in MiB. Large, because images are often
+/// grown a lot after they were made.
+const DEFAULT_JOURNAL_MIB: u64 = 64;
+const KIB_PER_MIB: u64 = 1024;
+const KIB_PER_GIB: f64 = 1_048_576.0;
+
+/// How large the image becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SizeChoice {
+    /// Exactly so many bytes.
+    Exact(u64),
+    /// So many KiB, and more for an ESP.
+    Kib(u64),
+    /// As the tree needs, with so many KiB of room or else two thirds of it.
+    Computed { extra_kib: Option<u64> },
+}
+
+/// The resolved settings.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) arch: String,
+    pub(crate) fs_type: String,
+    pub(crate) root_label: Option<String>,
+    pub(crate) size: SizeChoice,
+    pub(crate) journal_mib: u64,
+    pub(crate) max_online_resize: Option<String>,
+    pub(crate) install_type: String,
+    pub(crate) offline: bool,
+    pub(crate) debug_trace: u32,
+    pub(crate) checksums: Vec<Checksum>,
+    pub(crate) overwrite: bool,
+    pub(crate) block_bytes: Option<u32>,
+    pub(crate) block_device_config: Option<String>,
+    pub(crate) show_usage: bool,
+    pub(crate) show_usage_full: bool,
+    /// The user's variables, the last of each name.
+    pub(crate) variables: BTreeMap<String, String>,
+}
+
+impl Settings {
+    pub(crate) fn resolve(options: &DibOptions) -> Result<Self, OptionError> {
+        let mut variables: BTreeMap<String, String> = options.envvars.iter().cloned().collect();
+        // Scripts see this variable itself, so the option must reach it.
+        if let (Some(kind), Some(value)) =
+            (&options.install_type, variables.get_mut("DIB_DEFAULT_INSTALLTYPE"))
+        {
+            value.clone_from(kind);
+        }
+        let variable = |name: &str| variables.get(name).filter(|value| !value.is_empty()).cloned();
+        let flag = |name: &str| variable(name).is_some_and(|value| value != "0");
+        let debug_trace = match (options.debug_trace, variable("DIB_DEBUG_TRACE")) {
+            (0, Some(value)) => number("DIB_DEBUG_TRACE", &value)?,
+            (level, _) => level,
+        };
+        let journal = options.journal_size_mib.clone().or_else(|| variable("DIB_JOURNAL_SIZE"));
+        let checksums = match variable("DIB_CHECKSUM") {
+            Some(value) if options.checksums.is_empty() => checksums(&value),
+            _ => options.checksums.clone(),
+        };
+        Ok(Self {
+            arch: options
+                .arch
+                .clone()
+                .or_else(|| variable("ARCH"))
+                .unwrap_or_else(|| debian_arch(std::env::consts::ARCH).to_owned()),
+            fs_type: options
+                .fs_type
+                .clone()
+                .or_else(|| variable("FS_TYPE"))
+                .unwrap_or_else(|| "ext4".into()),
+            root_label: options.root_label.clone().or_else(|| variable("ROOT_LABEL")),
+            size: size(options, &variable)?,
+            journal_mib: journal
+                .map(|value| number("--mkfs-journal-size", &value))
+                .transpose()?
+                .unwrap_or(DEFAULT_JOURNAL_MIB),
+            max_online_resize: options
+                .max_online_resize
+                .clone()
+                .or_else(|| variable("MAX_ONLINE_RESIZE")),
+            install_type: options
+                .install_type
+                .clone()
+                .or_else(|| variable("DIB_DEFAULT_INSTALLTYPE"))
+                .unwrap_or_else(|| "source".into()),
+            offline: options.offline || options.no_network || flag("DIB_OFFLINE"),
+            debug_trace,
+            checksums,
+            overwrite: options.overwrite || flag("OVERWRITE_OLD_IMAGE"),
+            block_bytes: block_bytes(variable("DIB_BLOCK_SIZE"))?,
+            block_device_config: variable("DIB_BLOCK_DEVICE_CONFIG"),
+            show_usage: flag("DIB_SHOW_IMAGE_USAGE"),
+            show_usage_full: flag("DIB_SHOW_IMAGE_USAGE_FULL"),
+            variables,
+        })
+    }
+
+    /// The journal in KiB.
+    pub(crate) fn journal_kib(&self) -> u64 {
+        self.journal_mib.saturating_mul(KIB_PER_MIB)
+    }
+}
+
+fn number<T: std::str::FromStr>(option: &'static str, value: &str) -> Result<T, OptionError> {
+    value.trim().parse().map_err(|_| OptionError::Number { option, value: value.to_owned() })
+}
+
+fn size(
+    options: &DibOptions,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<SizeChoice, OptionError> {
+    let kib = |option: &'static str, value: &str, factor: f64| {
+        let count: f64 = number(option, value)?;
+        whole((count * factor).floor())
+            .ok_or_else(|| OptionError::Number { option, value: value.to_owned() })
+    };
+    if let Some(bytes) = options.size {
+        return Ok(SizeChoice::Exact(bytes));
+    }
+    let gib = options.image_size_gib.clone().or_else(|| variable("DIB_IMAGE_SIZE"));
+    if let Some(gib) = gib {
+        return Ok(SizeChoice::Kib(kib("--image-size", &gib, KIB_PER_GIB)?));
+    }
+    let extra = options.image_extra_size_mib.clone().or_else(|| variable("DIB_IMAGE_EXTRA_SIZE"));
+    let extra_kib = extra.map(|mib| kib("--image-extra-size", &mib, 1024.0)).transpose()?;
+    Ok(SizeChoice::Computed { extra_kib })
+}
+
+fn block_bytes(value: Option<String>) -> Result<Option<u32>, OptionError> {
+    match value.as_deref() {
+        None => Ok(None),
+        Some("512") => Ok(Some(512)),
+        Some("4096") => Ok(Some(4096)),
+        Some(other) => Err(OptionError::BlockSize(other.to_owned())),
+    }
+}
+
+/// `DIB_CHECKSUM`: `1` for both, or names of kinds.
+fn checksums(value: &str) -> Vec<Checksum> {
+    if value == "1" {
+        return vec![Checksum::Md5, Checksum::Sha256];
+    }
+    let kinds =
+        [("md5", Checksum::Md5), ("sha256", Checksum::Sha256), ("sha512", Checksum::Sha512)];
+    kinds.into_iter().filter(|(name, _)| value.contains(name)).map(|(_, kind)| kind).collect()
+}
+
+/// Debian's name of an architecture that Rust names.
+pub(crate) fn debian_arch(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "x86" => "i386",
+        "aarch64" => "arm64",
+        "arm" => "armhf",
+        "powerpc64" => "ppc64el",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)], change: impl FnOnce(&mut DibOptions)) -> Settings {
+        let mut options = DibOptions {
+            envvars: variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..DibOptions::default()
+        };
+        change(&mut options);
+        Settings::resolve(&options).unwrap()
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(settings(&[], |_| ()).size, SizeChoice::Computed { extra_kib: None });
+        assert_eq!(settings(&[("DIB_IMAGE_SIZE", "0.9")], |_| ()).size, SizeChoice::Kib(943_718));
+        assert_eq!(
+            settings(&[("DIB_IMAGE_EXTRA_SIZE", "200")], |_| ()).size,
+            SizeChoice::Computed { extra_kib: Some(204_800) }
+        );
+        assert_eq!(
+            settings(&[("DIB_IMAGE_SIZE", "9")], |o| o.image_size_gib = Some("2".into())).size,
+            SizeChoice::Kib(2 << 20)
+        );
+        assert_eq!(
+            settings(&[("DIB_IMAGE_SIZE", "9")], |o| o.size = Some(512)).size,
+            SizeChoice::Exact(512)
+        );
+    }
+
+    #[test]
+    fn an_option_wins_over_its_variable() {
+        let variables = [("ARCH", "arm64"), ("FS_TYPE", "xfs"), ("DIB_CHECKSUM", "sha256")];
+        let from_variables = settings(&variables, |_| ());
+        assert_eq!(from_variables.arch, "arm64");
+        assert_eq!(from_variables.fs_type, "xfs");
+        assert_eq!(from_variables.checksums, [Checksum::Sha256]);
+        let from_options = settings(&variables, |options| {
+            options.arch = Some("amd64".into());
+            options.checksums = vec![Checksum::Md5];
+        });
+        assert_eq!(from_options.arch, "amd64");
+        assert_eq!(from_options.checksums, [Checksum::Md5]);
+    }
+
+    #[test]
+    fn the_last_variable_of_a_name_wins() {
+        assert_eq!(settings(&[("X", "1"), ("X", "2")], |_| ()).variables["X"], "2");
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        let options = DibOptions { image_size_gib: Some("big".into()), ..DibOptions::default() };
+        assert_eq!(
+            Settings::resolve(&options).unwrap_err().to_string(),
+            "--image-size: `big` is not a number"
+        );
+        let options = DibOptions { image_size_gib: Some("-1".into()), ..DibOptions::default() };
+        assert!(Settings::resolve(&options).is_err());
+    }
+}

@@ -1,0 +1,239 @@
+//! Finding a diskimage-builder: the `-B` directory, an installed Python package,
+//! or the pinned release from the Python package index, kept in the cache.
+
+mod fetch;
+mod index;
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+pub use fetch::{FetchFailure, Fetcher, HttpFetcher};
+
+use crate::{error::DibErrorKind, options::DibOptions};
+
+/// The release whose behaviour this crate follows.
+pub const VERSION: &str = "3.43.0";
+
+/// What a search for diskimage-builder may look at. Nothing else of the host
+/// plays a role, so tests can make a world of their own.
+#[derive(Debug)]
+pub struct World<'a, E: Fn(&str) -> Option<String>> {
+    /// The cache directory of this program; the release is unpacked below it.
+    pub cache: &'a Path,
+    /// The environment, for `HOME`, `VIRTUAL_ENV` and pip's variables.
+    pub env: E,
+    /// The root of the host's files: `/` outside of tests.
+    pub root: &'a Path,
+}
+
+/// A diskimage-builder and the search path of elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// The Python package, `…/diskimage_builder`.
+    pub package: PathBuf,
+    /// Its `lib`, or what `-B` named: `_LIB`.
+    pub lib: PathBuf,
+    /// The search path of elements, diskimage-builder's own last.
+    pub elements: Vec<PathBuf>,
+    /// Where the package came from.
+    pub origin: Origin,
+    /// Things that the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Where a diskimage-builder came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// `-B`.
+    BasePath,
+    /// A Python package of the host.
+    Installed,
+    /// The cache, after an earlier download.
+    Cached,
+    /// The Python package index, just now.
+    Fetched,
+}
+
+/// Why there is no diskimage-builder.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// `-B` names something else.
+    #[error("the specified base path is not the diskimage-builder library")]
+    NotALibrary(PathBuf),
+    /// A directory of `ELEMENTS_PATH` is none.
+    #[error("ELEMENTS_PATH entry '{}' is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// The download failed.
+    #[error("cannot fetch diskimage-builder {VERSION}")]
+    Fetch(#[source] FetchFailure),
+    /// The index has no such file.
+    #[error("the package index page `{0}` does not list diskimage-builder {VERSION}")]
+    NotListed(String),
+    /// The file is another one than expected.
+    #[error("`{url}` has the SHA-256 digest {found} instead of {expected}")]
+    Digest {
+        /// The file.
+        url: String,
+        /// Its digest.
+        found: String,
+        /// The pinned one.
+        expected: &'static str,
+    },
+    /// The archive holds something that does not belong there.
+    #[error("the archive of diskimage-builder {VERSION} cannot be unpacked: {0}")]
+    Archive(String),
+    /// The cache cannot be written.
+    #[error("cannot write `{}`", path.display())]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl SourceError {
+    pub(crate) fn kind(&self) -> DibErrorKind {
+        match self {
+            Self::NotALibrary(_) => DibErrorKind::Usage,
+            Self::NotADirectory(_) => DibErrorKind::Recipe,
+            Self::Cache { .. } => DibErrorKind::Io,
+            _ => DibErrorKind::Fetch,
+        }
+    }
+
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotALibrary(path) => Some(format!(
+                "`-B` takes the `lib` directory of the Python package diskimage_builder; `{}` \
+                 has no file `die`",
+                path.display()
+            )),
+            Self::Fetch(_) | Self::NotListed(_) | Self::Digest { .. } => Some(
+                "set PIP_INDEX_URL to another package index, or install the Python package \
+                 diskimage-builder, or name it with `-B`"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Finds diskimage-builder and the search path of elements.
+///
+/// # Errors
+/// As [`SourceError`] says.
+pub fn locate<E: Fn(&str) -> Option<String>>(
+    options: &DibOptions,
+    world: &World<'_, E>,
+    fetcher: &dyn Fetcher,
+) -> Result<Located, SourceError> {
+    let mut warnings = Vec::new();
+    let mut elements = search_path(options, &mut warnings)?;
+    let (package, lib, origin) = match &options.base_path {
+        Some(lib) => {
+            if !lib.join("die").is_file() {
+                return Err(SourceError::NotALibrary(lib.clone()));
+            }
+            let lib = fs::canonicalize(lib)
+                .map_err(|source| SourceError::Cache { path: lib.clone(), source })?;
+            // The package around it, or any other: `-B` alone may be a copy of
+            // `lib` without the Python modules that elements import.
+            match lib.parent().filter(|parent| is_package(parent)) {
+                Some(parent) => (parent.to_owned(), lib, Origin::BasePath),
+                None => (find(world, fetcher)?.0, lib, Origin::BasePath),
+            }
+        }
+        None => {
+            let (package, origin) = find(world, fetcher)?;
+            let lib = package.join("lib");
+            (package, lib, origin)
+        }
+    };
+    elements.push(package.join("elements"));
+    Ok(Located { package, lib, elements, origin, warnings })
+}
+
+/// The user's directories. A missing one of `-p` is forgiven, as in virt-dib,
+/// one of `ELEMENTS_PATH` is not, as in diskimage-builder.
+fn search_path(
+    options: &DibOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<PathBuf>, SourceError> {
+    let mut paths = Vec::new();
+    for path in &options.element_paths {
+        if path.is_dir() {
+            paths.push(path.clone());
+        } else {
+            warnings.push(format!("-p: `{}` is not a directory", path.display()));
+        }
+    }
+    let variable = options.elements_path.as_deref().unwrap_or_default();
+    for path in variable.split(':').filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        if !path.is_dir() {
+            return Err(SourceError::NotADirectory(path));
+        }
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+fn is_package(path: &Path) -> bool {
+    path.join("lib/die").is_file()
+        && path.join("elements").is_dir()
+        && path.join("logging_config.py").is_file()
+}
+
+fn find<E: Fn(&str) -> Option<String>>(
+    world: &World<'_, E>,
+    fetcher: &dyn Fetcher,
+) -> Result<(PathBuf, Origin), SourceError> {
+    let installed = site_directories(world)
+        .into_iter()
+        .map(|directory| directory.join("diskimage_builder"))
+        .find(|package| is_package(package));
+    match installed {
+        Some(package) => Ok((package, Origin::Installed)),
+        None => fetch::cached_or_fetched(world, fetcher),
+    }
+}
+
+/// The directories in which Python packages are installed, nearest first.
+fn site_directories<E: Fn(&str) -> Option<String>>(world: &World<'_, E>) -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    let mut add = |base: PathBuf, kinds: &[&str]| {
+        for python in python_directories(&base) {
+            directories.extend(kinds.iter().map(|kind| python.join(kind)));
+        }
+    };
+    if let Some(venv) = (world.env)("VIRTUAL_ENV") {
+        add(Path::new(&venv).join("lib"), &["site-packages"]);
+    }
+    if let Some(home) = (world.env)("HOME") {
+        add(Path::new(&home).join(".local/lib"), &["site-packages"]);
+    }
+    for lib in ["usr/local/lib", "usr/lib", "usr/lib64"] {
+        add(world.root.join(lib), &["dist-packages", "site-packages"]);
+    }
+    directories
+}
+
+/// `python3*` directories, newest name first.
+fn python_directories(lib: &Path) -> Vec<PathBuf> {
+    let is_python = |path: &PathBuf| {
+        path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("python3"))
+    };
+    let mut found: Vec<PathBuf> = fs::read_dir(lib)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).filter(is_python).collect())
+        .unwrap_or_default();
+    found.sort();
+    found.reverse();
+    found
+}
+
+#[cfg(test)]
+mod tests;

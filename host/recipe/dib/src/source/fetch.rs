@@ -1,0 +1,189 @@
+//! Fetching the pinned release and keeping it in the cache.
+//!
+//! ```text
+//! CACHE/diskimage-builder/3.43.0-a0e71b53/diskimage_builder/{lib,elements,…}
+//! ```
+//!
+//! The directory is made beside its place and renamed, so it is whole or absent.
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use sha2::{Digest as _, Sha256};
+use ureq::{
+    Agent, Proxy,
+    tls::{RootCerts, TlsConfig},
+};
+
+use super::{Origin, SourceError, VERSION, World, index, is_package};
+
+/// The source archive of the release, and its digest as the index publishes it.
+const FILE_NAME: &str = "diskimage_builder-3.43.0.tar.gz";
+const SHA256: &str = "a0e71b53c62e9f91dfa29a19118b4f44f6c9ddbf490ce51700234f950d1d70df";
+/// The part of the archive that is kept.
+const ARCHIVE_PREFIX: &str = "diskimage_builder-3.43.0/diskimage_builder";
+
+/// Longest index page: that of this project is about 100 KB.
+const PAGE_MAX_BYTES: u64 = 8 << 20;
+/// Longest archive: this one has 0.6 MB.
+const ARCHIVE_MAX_BYTES: u64 = 32 << 20;
+/// Name resolution and connecting; an index that needs longer is down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Silence after which a connection counts as dead.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A download that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{url}`: {reason}")]
+pub struct FetchFailure {
+    /// The address.
+    pub url: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Gets a file from the network.
+pub trait Fetcher {
+    /// The bytes at an address, `limit` at most.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    fn get(&self, url: &str, limit: u64) -> Result<Vec<u8>, FetchFailure>;
+}
+
+/// The real network, with the host's trust store and proxies.
+#[derive(Debug)]
+pub struct HttpFetcher {
+    agent: Agent,
+}
+
+impl Default for HttpFetcher {
+    fn default() -> Self {
+        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        let config = Agent::config_builder()
+            .tls_config(tls)
+            .proxy(Proxy::try_from_env())
+            .timeout_resolve(Some(CONNECT_TIMEOUT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(STALL_TIMEOUT))
+            .timeout_per_read(Some(STALL_TIMEOUT))
+            .user_agent(concat!("vbuild/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: Agent::new_with_config(config) }
+    }
+}
+
+impl Fetcher for HttpFetcher {
+    fn get(&self, url: &str, limit: u64) -> Result<Vec<u8>, FetchFailure> {
+        let failure = |reason: String| FetchFailure { url: url.to_owned(), reason };
+        // Some indexes answer in JSON unless they are asked for HTML.
+        let request = self.agent.get(url).header("Accept", "text/html, */*;q=0.5");
+        let mut response = request.call().map_err(|error| failure(error.to_string()))?;
+        let mut bytes = Vec::new();
+        response
+            .body_mut()
+            .as_reader()
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| failure(error.to_string()))?;
+        if bytes.len() as u64 > limit {
+            return Err(failure(format!("longer than {limit} bytes")));
+        }
+        Ok(bytes)
+    }
+}
+
+/// The release from the cache, or else from the index.
+pub(super) fn cached_or_fetched<E: Fn(&str) -> Option<String>>(
+    world: &World<'_, E>,
+    fetcher: &dyn Fetcher,
+) -> Result<(PathBuf, Origin), SourceError> {
+    let parent = world.cache.join("diskimage-builder");
+    let home = parent.join(format!("{VERSION}-{}", &SHA256[..8]));
+    let package = home.join("diskimage_builder");
+    if is_package(&package) {
+        return Ok((package, Origin::Cached));
+    }
+    let archive = archive(world, fetcher)?;
+    unpack(&archive, &parent, &home)?;
+    Ok((package, Origin::Fetched))
+}
+
+fn archive<E: Fn(&str) -> Option<String>>(
+    world: &World<'_, E>,
+    fetcher: &dyn Fetcher,
+) -> Result<Vec<u8>, SourceError> {
+    let pip = index::pip_configuration(world);
+    if let Some(path) = index::local_file(&pip, FILE_NAME)
+        && let Ok(bytes) = fs::read(&path)
+    {
+        return verify(&path.display().to_string(), bytes);
+    }
+    let page_url = format!("{}/diskimage-builder/", pip.index);
+    let page = fetcher.get(&page_url, PAGE_MAX_BYTES).map_err(SourceError::Fetch)?;
+    let link = index::file_link(&page_url, &String::from_utf8_lossy(&page), FILE_NAME)
+        .ok_or(SourceError::NotListed(page_url))?;
+    verify(&link, fetcher.get(&link, ARCHIVE_MAX_BYTES).map_err(SourceError::Fetch)?)
+}
+
+fn verify(url: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {
+    let found = hex::encode(Sha256::digest(&bytes));
+    if found == SHA256 {
+        Ok(bytes)
+    } else {
+        Err(SourceError::Digest { url: url.to_owned(), found, expected: SHA256 })
+    }
+}
+
+/// Unpacks into a directory beside `home` and renames it.
+fn unpack(archive: &[u8], parent: &Path, home: &Path) -> Result<(), SourceError> {
+    let cache = |path: &Path| {
+        let path = path.to_owned();
+        move |source| SourceError::Cache { path, source }
+    };
+    fs::create_dir_all(parent).map_err(cache(parent))?;
+    let temporary =
+        tempfile::Builder::new().prefix(".unpacking-").tempdir_in(parent).map_err(cache(parent))?;
+    let package = temporary.path().join("diskimage_builder");
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(archive));
+    let broken = |error: io::Error| SourceError::Archive(error.to_string());
+    for entry in tar.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let path = entry.path().map_err(broken)?.into_owned();
+        let Ok(relative) = path.strip_prefix(ARCHIVE_PREFIX) else { continue };
+        if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(SourceError::Archive(format!("odd path `{}`", path.display())));
+        }
+        let to = package.join(relative);
+        if entry.header().entry_type().is_dir() {
+            fs::create_dir_all(&to).map_err(cache(&to))?;
+            continue;
+        }
+        if !entry.header().entry_type().is_file() {
+            return Err(SourceError::Archive(format!("odd entry `{}`", path.display())));
+        }
+        let executable = entry.header().mode().map_err(broken)? & 0o111 != 0;
+        let directory = to.parent().unwrap_or(&package);
+        fs::create_dir_all(directory).map_err(cache(directory))?;
+        let mut file = fs::File::create(&to).map_err(cache(&to))?;
+        io::copy(&mut entry, &mut file).map_err(cache(&to))?;
+        let mode = if executable { 0o755 } else { 0o644 };
+        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(cache(&to))?;
+    }
+    if !is_package(&package) {
+        return Err(SourceError::Archive("it holds no diskimage_builder".into()));
+    }
+    fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o755))
+        .map_err(cache(temporary.path()))?;
+    match fs::rename(temporary.path(), home) {
+        Ok(()) => Ok(()),
+        // Another process was faster; its result is as good.
+        Err(_) if is_package(&home.join("diskimage_builder")) => Ok(()),
+        Err(source) => Err(SourceError::Cache { path: home.to_owned(), source }),
+    }
+}
