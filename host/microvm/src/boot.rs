@@ -21,10 +21,7 @@ use linux_loader::{
         elf::PvhBootCapability,
     },
 };
-use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    VolatileMemoryError,
-};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::{
     layout::{
@@ -40,9 +37,6 @@ pub(crate) enum BootError {
     /// The kernel file is not one that can be booted.
     #[error("the kernel image cannot be booted: {0}")]
     Kernel(String),
-    /// The initramfs cannot be read.
-    #[error("failed to read the initramfs")]
-    Initrd(#[source] VolatileMemoryError),
     /// A file cannot be read.
     #[error("failed to read the {what}")]
     Read {

@@ -16,11 +16,14 @@
 pub mod probe;
 
 mod acpi;
+mod backend;
 mod boot;
+mod child;
 mod control;
 mod counters;
 mod cpu;
 mod devices;
+mod drives;
 mod kick;
 mod layout;
 mod long_mode;
@@ -28,3 +31,7 @@ mod memory;
 mod sandbox;
 mod vcpu;
 mod vm;
+
+pub use backend::Microvm;
+pub use child::vmm_child;
+pub use control::Sandbox;

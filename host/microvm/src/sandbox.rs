@@ -211,7 +211,7 @@ fn rules(kind: Kind, pid: u64) -> Result<Rules, seccompiler::Error> {
     let mut rules: Rules = calls(kind).into_iter().map(|call| (call, Vec::new())).collect();
     let one = |index, len, op, value| {
         let condition = SeccompCondition::new(index, len, op, value)?;
-        Ok::<_, seccompiler::BackendError>(SeccompRule::new(vec![condition])?)
+        SeccompRule::new(vec![condition])
     };
     let requests = ioctls(kind)
         .iter()
@@ -225,6 +225,10 @@ fn rules(kind: Kind, pid: u64) -> Result<Rules, seccompiler::Error> {
     let data_only = || one(2, Dword, SeccompCmpOp::MaskedEq(PROT_EXEC), 0);
     rules.insert(libc::SYS_mmap, vec![data_only()?]);
     rules.insert(libc::SYS_mprotect, vec![data_only()?]);
+    // A debug build of the standard library asks whether a descriptor that it
+    // closes is open.
+    const F_GETFD: u64 = 1;
+    rules.insert(libc::SYS_fcntl, vec![one(1, Dword, SeccompCmpOp::Eq, F_GETFD)?]);
     // Kicks of this process's own threads.
     rules.insert(libc::SYS_tgkill, vec![one(0, Qword, SeccompCmpOp::Eq, pid)?]);
     Ok(rules)

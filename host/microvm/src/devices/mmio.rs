@@ -266,7 +266,6 @@ impl Transport {
             memory: self.memory.clone(),
             queues,
             interrupt: self.interrupt.clone(),
-            features: self.driver_features,
         });
         self.running = true;
     }

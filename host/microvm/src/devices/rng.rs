@@ -144,7 +144,6 @@ mod tests {
             }],
             memory: memory.clone(),
             interrupt: Interrupt::new(Arc::clone(&counters)).unwrap(),
-            features: 0,
         };
         let mut source = Source { counters: Arc::clone(&counters), confine: None };
         assert!(!source.process(&mut active));

@@ -56,8 +56,6 @@ pub(crate) struct Activation {
     pub(crate) queues: Vec<ActiveQueue>,
     /// The device's interrupt.
     pub(crate) interrupt: Interrupt,
-    /// What the driver accepted.
-    pub(crate) features: u64,
 }
 
 /// Interrupt status bit: buffers were used.

@@ -261,7 +261,6 @@ mod tests {
                 notify: notify.try_clone().unwrap(),
             }],
             interrupt: Interrupt::new(Arc::new(Counters::new().unwrap())).unwrap(),
-            features: 0,
         });
         assert_eq!(log.recv().unwrap(), "activated");
         assert_eq!(log.recv().unwrap(), "process");

@@ -15,7 +15,7 @@ use crate::devices::chain::{Direction, transfer};
 /// File systems give space back in blocks of this size.
 const FILE_BLOCK_BYTES: u64 = 4096;
 /// Zeros written at once where holes are not possible.
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// A raw image.
 #[derive(Debug)]

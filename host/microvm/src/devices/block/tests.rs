@@ -85,7 +85,6 @@ impl Bench {
             }],
             memory: self.memory.clone(),
             interrupt: Interrupt::new(Arc::clone(&self.disk.counters)).unwrap(),
-            features: 0,
         }
     }
 }

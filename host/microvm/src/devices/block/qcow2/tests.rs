@@ -49,7 +49,7 @@ fn write(image: &mut dyn Image, offset: u64, bytes: &[u8]) {
 /// A raw file with a pattern, and an empty overlay on it.
 fn overlay(dir: &Path, size: u64) -> (Vec<u8>, Qcow2, std::path::PathBuf) {
     let base = dir.join("base.raw");
-    let pattern: Vec<u8> = (0..size).map(|i| (i / 512 % 251 + 1) as u8).collect();
+    let pattern: Vec<u8> = (0..size).map(|i| u8::try_from(i / 512 % 251 + 1).unwrap()).collect();
     std::fs::write(&base, &pattern).unwrap();
     let top = dir.join("top.qcow2");
     let file = File::create_new(&top).unwrap();
@@ -102,7 +102,8 @@ fn qemu_reads_what_was_written() {
 fn images_of_qemu_are_read_and_written() {
     let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("raw");
-    let mut expected: Vec<u8> = (0..2u32 << 20).map(|i| (i / 4096 % 7) as u8).collect();
+    let mut expected: Vec<u8> =
+        (0..2u32 << 20).map(|i| u8::try_from(i / 4096 % 7).unwrap()).collect();
     std::fs::write(&raw, &expected).unwrap();
     for options in ["compat=1.1", "compat=0.10", "compression_type=zstd", "cluster_size=512"] {
         let path = dir.path().join("image.qcow2");

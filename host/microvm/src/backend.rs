@@ -1,0 +1,631 @@
+//! The parent's side: starts a VMM process per machine and speaks with it.
+//!
+//! Each machine has a monitor thread, which starts the process, reads its
+//! messages and waits for its end. The thread lives as long as the process,
+//! because the death signal of Linux follows the thread that started a child,
+//! not the process.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ffi::OsString,
+    fmt,
+    fs::File,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt, process::ExitStatusExt},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use machine::{
+    Backend, ConnectDecision, DriveFormat, DriveSerial, GuestConnect, HaltReason, Machine,
+    MachineError, MachineSpec, OnGuestConnect,
+};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    control::{
+        AskConnect, Boot, BootDrive, Channel, DESCRIPTORS_MAX, Decision, Format, FromVmm, Sandbox,
+        ToVmm,
+    },
+    counters::Counters,
+    drives::{self, DriveError},
+};
+
+/// The device that is opened for the VMM process.
+const KVM_DEVICE: &str = "/dev/kvm";
+/// The word that makes vbuild's own program a VMM process.
+const VMM_VERB: &str = "__vmm";
+/// The program that is running, even if its file was replaced meanwhile.
+const SELF: &str = "/proc/self/exe";
+/// The end of the console that is kept for error messages.
+const CONSOLE_TAIL_BYTES: usize = 64 << 10;
+/// The end of the VMM's own words that is kept.
+const WORDS_TAIL_BYTES: usize = 4 << 10;
+/// How long the VMM may take to build its machine. It reads kernel and initramfs
+/// once; 30 s are for a host that is swapping.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The backend: vbuild's own VMM on KVM.
+#[derive(Debug, Clone)]
+pub struct Microvm {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    sandbox: Sandbox,
+}
+
+impl Default for Microvm {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Microvm {
+    /// VMM processes are this very program, started with the verb `__vmm`, on
+    /// which its `main` has to call [`crate::vmm_child`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_program(SELF, [VMM_VERB])
+    }
+
+    /// VMM processes are another program, which calls [`crate::vmm_child`] when
+    /// it is started with these arguments.
+    #[must_use]
+    pub fn with_program(
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Self {
+        Self {
+            program: program.into(),
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            sandbox: Sandbox::Enforce,
+        }
+    }
+
+    /// How the processes confine themselves; [`Sandbox::Log`] is for finding
+    /// what a list of system calls lacks.
+    #[must_use]
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = sandbox;
+        self
+    }
+}
+
+#[async_trait::async_trait]
+impl Backend for Microvm {
+    fn name(&self) -> &'static str {
+        "microvm"
+    }
+
+    async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError> {
+        spec.check()?;
+        let (ready, started) = oneshot::channel();
+        let this = self.clone();
+        thread::Builder::new()
+            .name("microvm-monitor".to_owned())
+            .spawn(move || monitor(&this, &spec, ready))
+            .map_err(|source| MachineError::Io {
+                action: "failed to start a thread for the virtual machine".to_owned(),
+                source,
+            })?;
+        let gone = |_| MachineError::Vmm {
+            action: "start".to_owned(),
+            reason: "its monitor thread has ended".to_owned(),
+        };
+        let shared = started.await.map_err(gone)??;
+        Ok(Box::new(Handle { shared }))
+    }
+}
+
+/// The kernel's command line: what this VMM needs, then the caller's words.
+fn cmdline(spec: &MachineSpec) -> String {
+    /// No PCI to scan, one serial port to probe, no clock to check against, and
+    /// a panic ends the machine at once.
+    const BASE: &str = "console=ttyS0 panic=-1 pci=off 8250.nr_uarts=1 tsc=reliable \
+                        no_timer_check";
+    // Emergencies only: every character costs an exit.
+    let console = if spec.verbose_console { "ignore_loglevel" } else { "quiet loglevel=1" };
+    let words = [BASE, console].into_iter().chain(spec.cmdline.iter().map(String::as_str));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// What the machine's handle and its threads share.
+struct Shared {
+    control: Channel,
+    counters: Counters,
+    pending: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    next_id: AtomicU64,
+    /// The process, until it has been waited for.
+    process: Mutex<Option<u32>>,
+    killed: std::sync::atomic::AtomicBool,
+    end: watch::Sender<Option<HaltReason>>,
+    console: Arc<Mutex<Tail>>,
+    drives: Mutex<BTreeMap<DriveSerial, Top>>,
+}
+
+/// The uppermost layer of a drive.
+#[derive(Debug, Clone)]
+struct Top {
+    path: PathBuf,
+    format: Format,
+    size: u64,
+    read_only: bool,
+}
+
+type Answer = (Option<String>, Vec<OwnedFd>);
+
+/// Nothing panics while one of the locks here is held, so a poisoned one is
+/// still sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The last bytes of a stream.
+#[derive(Debug)]
+struct Tail {
+    bytes: VecDeque<u8>,
+    max: usize,
+}
+
+impl Tail {
+    fn new(max: usize) -> Self {
+        Self { bytes: VecDeque::new(), max }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(self.max)..];
+        let over = (self.bytes.len() + bytes.len()).saturating_sub(self.max);
+        self.bytes.drain(..over);
+        self.bytes.extend(bytes);
+    }
+
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.bytes.iter().copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Reads a pipe into a tail until it is closed.
+fn follow(mut pipe: impl Read + Send + 'static, tail: Arc<Mutex<Tail>>) -> io::Result<()> {
+    let body = move || {
+        let mut buffer = [0; 4096];
+        loop {
+            match pipe.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(len) => lock(&tail).push(&buffer[..len]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    };
+    thread::Builder::new().name("microvm-output".to_owned()).spawn(body).map(drop)
+}
+
+/// Answers the VMM's questions about connections that the guest opens.
+fn decide(policy: Channel, on_guest_connect: OnGuestConnect) -> io::Result<()> {
+    let body = move || {
+        while let Ok(Some((AskConnect { port }, _))) = policy.receive() {
+            let sent = match on_guest_connect(GuestConnect { port }) {
+                ConnectDecision::Accept(stream) => {
+                    policy.send(&Decision { accept: true }, &[stream.as_fd()])
+                }
+                ConnectDecision::Refuse => policy.send(&Decision { accept: false }, &[]),
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("microvm-policy".to_owned()).spawn(body).map(drop)
+}
+
+fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> MachineError {
+    let action = action.into();
+    move |source| MachineError::Io { action, source }
+}
+
+/// Everything that is opened before the process is started.
+struct Opened {
+    files: Vec<File>,
+    drives: Vec<BootDrive>,
+    layers: Vec<File>,
+    tops: BTreeMap<DriveSerial, Top>,
+}
+
+fn open_everything(spec: &MachineSpec) -> Result<Opened, MachineError> {
+    let open = |path: &Path, what: &str| {
+        File::open(path)
+            .map_err(io_error(format!("failed to open the {what} `{}`", path.display())))
+    };
+    let kvm = File::options().read(true).write(true).open(KVM_DEVICE).map_err(|e| {
+        MachineError::Unavailable {
+            what: format!("`{KVM_DEVICE}`"),
+            reason: e.to_string(),
+            hint: Some("`vbuild doctor` says what is missing".to_owned()),
+        }
+    })?;
+    let files = vec![kvm, open(&spec.kernel, "kernel")?, open(&spec.initrd, "initramfs")?];
+    let mut opened =
+        Opened { files, drives: Vec::new(), layers: Vec::new(), tops: BTreeMap::new() };
+    for drive in &spec.drives {
+        let layers = drives::open(drive).map_err(|error| drive_error(&error))?;
+        opened.tops.insert(
+            drive.serial.clone(),
+            Top {
+                path: drive.path.clone(),
+                format: match drive.format {
+                    DriveFormat::Raw => Format::Raw,
+                    DriveFormat::Qcow2 => Format::Qcow2,
+                },
+                size: layers.size,
+                read_only: drive.read_only,
+            },
+        );
+        opened.drives.push(BootDrive {
+            serial: drive.serial.as_str().to_owned(),
+            read_only: drive.read_only,
+            durable: drive.durable,
+            block_bytes: drive.block_size.bytes(),
+            layers: layers.files.iter().map(|(_, format)| *format).collect(),
+        });
+        opened.layers.extend(layers.files.into_iter().map(|(file, _)| file));
+    }
+    let count = opened.layers.len() + crate::control::BOOT_DESCRIPTORS;
+    if count > DESCRIPTORS_MAX {
+        return Err(MachineError::Vmm {
+            action: "open the drives".to_owned(),
+            reason: format!("they have {count} files, but at most {DESCRIPTORS_MAX} can be passed"),
+        });
+    }
+    Ok(opened)
+}
+
+fn drive_error(error: &DriveError) -> MachineError {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    MachineError::Unavailable { what: error.to_string(), reason: cause, hint: None }
+}
+
+type Ready = oneshot::Sender<Result<Arc<Shared>, MachineError>>;
+
+/// The life of one machine, on its own thread.
+fn monitor(backend: &Microvm, spec: &MachineSpec, ready: Ready) {
+    match launch(backend, spec) {
+        Err(error) => {
+            // If the caller has gone, so has the machine.
+            let _ = ready.send(Err(error));
+        }
+        Ok((shared, mut child, words)) => {
+            if let Err(Ok(shared)) = ready.send(Ok(Arc::clone(&shared))) {
+                kill(&shared); // nobody will ever hold the machine
+            }
+            let told = listen(&shared);
+            let status = reap(&shared, &mut child);
+            let reason = told.unwrap_or_else(|| died(&shared, status, &lock(&words).text()));
+            lock(&shared.pending).clear();
+            shared.end.send_replace(Some(reason));
+        }
+    }
+}
+
+type Launched = (Arc<Shared>, Child, Arc<Mutex<Tail>>);
+
+fn launch(backend: &Microvm, spec: &MachineSpec) -> Result<Launched, MachineError> {
+    let opened = open_everything(spec)?;
+    let counters = Counters::new().map_err(|e| MachineError::Vmm {
+        action: "share its counters".to_owned(),
+        reason: e.to_string(),
+    })?;
+    let sockets = io_error("failed to create sockets for the virtual machine");
+    let ((ours, theirs), (policy, asking)) =
+        Channel::pair().and_then(|control| Ok((control, Channel::pair()?))).map_err(sockets)?;
+    let mut child = Command::new(&backend.program)
+        .args(&backend.arguments)
+        .arg(&spec.name)
+        .arg0("vbuild-vmm")
+        .env_clear()
+        .stdin(Stdio::from(theirs.into_fd()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(io_error(format!("failed to start `{}`", backend.program.display())))?;
+    let console = Arc::new(Mutex::new(Tail::new(CONSOLE_TAIL_BYTES)));
+    let words = Arc::new(Mutex::new(Tail::new(WORDS_TAIL_BYTES)));
+    let prepared = (|| {
+        if let Some(pipe) = child.stdout.take() {
+            follow(pipe, Arc::clone(&console))?;
+        }
+        if let Some(pipe) = child.stderr.take() {
+            follow(pipe, Arc::clone(&words))?;
+        }
+        decide(policy, Arc::clone(&spec.on_guest_connect))?;
+        send_machine(backend, spec, &ours, &opened, &counters, &asking)
+    })();
+    drop(asking);
+    let started = match prepared {
+        Ok(()) => wait_for_start(&ours),
+        Err(e) => Err(format!("it does not take the machine: {e}")),
+    };
+    if let Err(reason) = started {
+        // It has ended by itself or has nothing to lose yet.
+        let _ = child.kill();
+        let status = child.wait().ok();
+        let reason = match (reason.is_empty(), status) {
+            (true, Some(status)) => describe(status, &lock(&words).text()),
+            _ => reason,
+        };
+        return Err(MachineError::Vmm { action: "start".to_owned(), reason });
+    }
+    let shared = Arc::new(Shared {
+        control: ours,
+        counters,
+        pending: Mutex::default(),
+        next_id: AtomicU64::new(0),
+        process: Mutex::new(Some(child.id())),
+        killed: std::sync::atomic::AtomicBool::new(false),
+        end: watch::Sender::new(None),
+        console,
+        drives: Mutex::new(opened.tops),
+    });
+    Ok((shared, child, words))
+}
+
+fn send_machine(
+    backend: &Microvm,
+    spec: &MachineSpec,
+    control: &Channel,
+    opened: &Opened,
+    counters: &Counters,
+    asking: &Channel,
+) -> io::Result<()> {
+    let boot = Boot {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        parent: nix::unistd::getpid().as_raw(),
+        vcpus: spec.vcpus,
+        memory_bytes: u64::from(spec.memory_mib) << 20,
+        cmdline: cmdline(spec),
+        drives: opened.drives.clone(),
+        sandbox: backend.sandbox,
+    };
+    let own = [counters.file().as_fd(), asking.fd()];
+    let fds: Vec<BorrowedFd<'_>> = opened
+        .files
+        .iter()
+        .map(AsFd::as_fd)
+        .chain(own)
+        .chain(opened.layers.iter().map(AsFd::as_fd))
+        .collect();
+    control.send(&ToVmm::Boot(boot), &fds)
+}
+
+/// Waits for the first word of the VMM. An empty error means that it ended
+/// without one.
+fn wait_for_start(control: &Channel) -> Result<(), String> {
+    let bounded = |timeout| control.set_timeout(timeout).map_err(|e| e.to_string());
+    bounded(Some(START_TIMEOUT))?;
+    loop {
+        match control.receive::<FromVmm>() {
+            Ok(Some((FromVmm::Started, _))) => return bounded(None),
+            Ok(Some((FromVmm::Warning { text }, _))) => tracing::warn!("{text}"),
+            Ok(Some((FromVmm::Failed { reason }, _))) => return Err(reason),
+            Ok(Some((other, _))) => return Err(format!("its first word was {other:?}")),
+            Ok(None) => return Err(String::new()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(format!("it said nothing for {} s", START_TIMEOUT.as_secs()));
+            }
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+}
+
+/// Reads messages until the machine has ended; the reason if the VMM told it.
+fn listen(shared: &Shared) -> Option<HaltReason> {
+    loop {
+        match shared.control.receive::<FromVmm>() {
+            Ok(Some((FromVmm::Ended { reason }, _))) => return Some(reason.into()),
+            Ok(Some((FromVmm::Answer { id, error }, fds))) => {
+                if let Some(asker) = lock(&shared.pending).remove(&id) {
+                    // An asker that gave up does not want it any more.
+                    let _ = asker.send((error, fds));
+                }
+            }
+            Ok(Some((FromVmm::Warning { text }, _))) => tracing::warn!("{text}"),
+            Ok(Some((FromVmm::Started | FromVmm::Failed { .. }, _))) => {}
+            Ok(None) => return None,
+            Err(error) => {
+                tracing::warn!(%error, "the VMM sent a message that cannot be read");
+                kill(shared);
+                return None;
+            }
+        }
+    }
+}
+
+/// Waits for the process; afterwards nobody may signal its number any more.
+fn reap(shared: &Shared, child: &mut Child) -> Option<ExitStatus> {
+    // Waits without reaping first, so that the number stays ours while `kill`
+    // may still use it.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    while matches!(waitid(Id::Pid(pid), flags), Err(nix::errno::Errno::EINTR)) {}
+    let mut process = lock(&shared.process);
+    *process = None;
+    child.wait().ok()
+}
+
+/// Why a VMM ended that did not say so itself.
+fn died(shared: &Shared, status: Option<ExitStatus>, words: &str) -> HaltReason {
+    if shared.killed.load(Ordering::SeqCst) {
+        return HaltReason::Killed;
+    }
+    match status {
+        Some(status) => HaltReason::Lost(describe(status, words)),
+        None => HaltReason::Lost("the VMM process cannot be waited for".to_owned()),
+    }
+}
+
+fn describe(status: ExitStatus, words: &str) -> String {
+    let how = match status.signal() {
+        Some(libc::SIGSYS) => "a system call that its sandbox forbids (SIGSYS)".to_owned(),
+        Some(libc::SIGKILL) => {
+            "SIGKILL, from outside or because the host ran out of memory".to_owned()
+        }
+        Some(signal) => format!("signal {signal}"),
+        None => format!("{status}"),
+    };
+    let words = words.trim();
+    if words.is_empty() {
+        format!("the VMM process ended by {how}")
+    } else {
+        format!("the VMM process ended by {how}: {words}")
+    }
+}
+
+fn kill(shared: &Shared) {
+    shared.killed.store(true, Ordering::SeqCst);
+    if let Some(process) = *lock(&shared.process)
+        && let Ok(pid) = i32::try_from(process)
+    {
+        // Fails only for a process that has ended; it has not been waited for,
+        // so the number is still its own.
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            nix::sys::signal::Signal::SIGKILL,
+        );
+    }
+}
+
+/// A running machine.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Microvm")
+            .field("process", &*lock(&self.shared.process))
+            .field("end", &*self.shared.end.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        kill(&self.shared);
+    }
+}
+
+impl Handle {
+    fn ended(&self) -> MachineError {
+        let reason = self.shared.end.borrow().clone();
+        MachineError::Ended(reason.unwrap_or(HaltReason::Killed))
+    }
+
+    /// Sends a request and waits for its answer.
+    async fn ask(
+        &self,
+        action: &str,
+        make: impl FnOnce(u64) -> ToVmm,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Vec<OwnedFd>, MachineError> {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let (asker, answer) = oneshot::channel();
+        lock(&self.shared.pending).insert(id, asker);
+        let sent = self.shared.control.send(&make(id), fds);
+        if sent.is_err() || self.shared.end.borrow().is_some() {
+            lock(&self.shared.pending).remove(&id);
+            self.wait().await;
+            return Err(self.ended());
+        }
+        match answer.await {
+            Ok((None, fds)) => Ok(fds),
+            Ok((Some(reason), _)) => Err(MachineError::Vmm { action: action.to_owned(), reason }),
+            Err(_) => {
+                self.wait().await;
+                Err(self.ended())
+            }
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Machine for Handle {
+    async fn connect(&self, port: u32) -> Result<UnixStream, MachineError> {
+        let action = format!("connect to guest port {port}");
+        let mut fds = self.ask(&action, |id| ToVmm::Connect { id, port }, &[]).await?;
+        let stream = fds.pop().ok_or_else(|| MachineError::Vmm {
+            action,
+            reason: "no stream came with the answer".to_owned(),
+        })?;
+        Ok(UnixStream::from(stream))
+    }
+
+    async fn wait(&self) -> HaltReason {
+        let mut end = self.shared.end.subscribe();
+        match end.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or(HaltReason::Killed),
+            // The sender lives in `self.shared`, so this cannot come.
+            Err(_) => HaltReason::Lost("its monitor is gone".to_owned()),
+        }
+    }
+
+    async fn kill(&self) {
+        kill(&self.shared);
+        self.wait().await;
+    }
+
+    fn console_tail(&self) -> String {
+        lock(&self.shared.console).text()
+    }
+
+    async fn push_layer(&self, drive: &DriveSerial, new_layer: &Path) -> Result<(), MachineError> {
+        let action = format!("put a layer on drive `{drive}`");
+        let refuse =
+            |reason: &str| MachineError::Vmm { action: action.clone(), reason: reason.to_owned() };
+        let top = lock(&self.shared.drives).get(drive).cloned();
+        let top = top.ok_or_else(|| refuse("there is no such drive"))?;
+        if top.read_only {
+            return Err(refuse("the drive is read-only"));
+        }
+        let file = drives::create_layer(new_layer, top.size, &top.path, top.format)
+            .map_err(|error| drive_error(&error))?;
+        let serial = drive.as_str().to_owned();
+        self.ask(&action, |id| ToVmm::PushLayer { id, serial }, &[file.as_fd()]).await?;
+        let top = Top { path: new_layer.to_owned(), format: Format::Qcow2, ..top };
+        lock(&self.shared.drives).insert(drive.clone(), top);
+        Ok(())
+    }
+
+    fn counters(&self) -> Vec<(String, u64)> {
+        let mut counters = self.shared.counters.snapshot();
+        let process = *lock(&self.shared.process);
+        if let Some(status) =
+            process.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())
+        {
+            // Private memory is the VMM's own; shared memory is the guest's RAM.
+            for (field, name) in [
+                ("RssAnon:", "rss_anon_kib"),
+                ("RssFile:", "rss_file_kib"),
+                ("RssShmem:", "rss_guest_kib"),
+            ] {
+                let value = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix(field))
+                    .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+                counters.extend(value.map(|value| (name.to_owned(), value)));
+            }
+        }
+        counters
+    }
+}
+
+#[cfg(test)]
+mod tests;

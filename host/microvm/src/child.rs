@@ -1,0 +1,358 @@
+//! The VMM process: gets a machine over its standard input, confines itself,
+//! runs it, and answers its parent until it ends.
+//!
+//! Descriptors at the start: 0 is the control socket, 1 the pipe for the
+//! guest's console, 2 the pipe for words about an early death. Everything else
+//! arrives in the first message.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::ExitCode,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use kvm_ioctls::Kvm;
+use machine::{BlockSize, DriveSerial, HaltReason};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vsock_mux::{Connector, GUEST_CID, Mux};
+
+use crate::{
+    control::{
+        AskConnect, BOOT_DESCRIPTORS, Boot, BootDrive, Channel, Decision, Format, FromVmm, ToVmm,
+    },
+    counters::Counters,
+    devices::{
+        block::{
+            Block, Report, Setup, Swap,
+            image::{Image, NewLayer},
+            qcow2::Qcow2,
+            raw::Raw,
+        },
+        rng::Rng,
+        virtio::Device,
+        vsock::Vsock,
+        worker::Requests,
+    },
+    sandbox::{self, Kind, Lists, SandboxError},
+    vm::{Parts, Running, Vm, VmError},
+};
+
+/// How long the vsock thread waits for the parent's decision about a connection
+/// before it refuses; the parent answers at once, unless it is stopped.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a disk may take to swap its layer: one request in flight and a flush.
+const SWAP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Room in a file beyond the size of its disk: metadata of qcow2 and rounding.
+const FILE_SLACK_BYTES: u64 = 256 << 20;
+
+/// Errors before the machine runs.
+#[derive(Debug, thiserror::Error)]
+enum ChildError {
+    #[error("the first message of the parent is missing or wrong: {0}")]
+    Message(String),
+    #[error("failed to {action}")]
+    Io {
+        action: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("drive `{serial}` cannot be used: {reason}")]
+    Drive { serial: String, reason: String },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    #[error(transparent)]
+    Counters(#[from] crate::memory::MemoryError),
+    #[error(transparent)]
+    Mux(#[from] vsock_mux::MuxError),
+}
+
+fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> ChildError {
+    let action = action.into();
+    move |source| ChildError::Io { action, source }
+}
+
+/// The whole life of a VMM process: what `main` calls when it was started as
+/// one. It must be called before any thread is started and any descriptor is
+/// opened.
+#[must_use]
+pub fn vmm_child() -> ExitCode {
+    // SAFETY: descriptor 0 was given by the parent for this purpose; nothing
+    // in this process has used standard input, and nothing else will.
+    let control = Channel::from_fd(unsafe { OwnedFd::from_raw_fd(0) });
+    match build(&control) {
+        Ok(machine) => machine.serve(&control),
+        Err(error) => {
+            let reason = chain(&error);
+            // If the parent is gone there is nobody to tell.
+            let _ = control.send(&FromVmm::Failed { reason }, &[]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// What the process serves after the start.
+struct Machine {
+    running: Running,
+    connector: Connector,
+    disks: Vec<(String, Requests<Swap>)>,
+    lists: Lists,
+}
+
+fn build(control: &Channel) -> Result<Machine, ChildError> {
+    let (boot, fds) = first_message(control)?;
+    sandbox::die_with(boot.parent)?;
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or_else(|| ChildError::Message("too few files".to_owned()));
+    let (kvm, kernel, initrd, counters, policy) = (next()?, next()?, next()?, next()?, next()?);
+    let images = boot
+        .drives
+        .iter()
+        .map(|drive| {
+            let files = drive.layers.iter().map(|_| next()).collect::<Result<Vec<_>, _>>()?;
+            open_drive(drive, files)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let counters = Arc::new(Counters::open(File::from(counters))?);
+    let console = console_pipe()?;
+
+    sandbox::confine_process()?;
+    let largest = images.iter().map(|image| image.len()).max().unwrap_or(0);
+    let file_bytes = largest.max(boot.memory_bytes).saturating_add(FILE_SLACK_BYTES);
+    sandbox::limit_file_size(file_bytes.saturating_add(largest / 8))?;
+    let lists = Lists::compile(boot.sandbox)?;
+
+    let report = reporter(control)?;
+    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    let mut disks = Vec::new();
+    for (drive, image) in boot.drives.iter().zip(images) {
+        let setup = setup(drive)?;
+        let confine = lists.confine(Kind::Block);
+        let disk = Block::start(setup, image, Arc::clone(&counters), Arc::clone(&report), confine)
+            .map_err(io_error("start a disk's thread"))?;
+        disks.push((drive.serial.clone(), disk.requests()));
+        devices.push(Box::new(disk));
+    }
+    let (mux, connector) = Mux::new(GUEST_CID, ask_parent(Channel::from_fd(policy))?)?;
+    let vsock = Vsock::start(mux, Arc::clone(&counters), lists.confine(Kind::Vsock))
+        .map_err(io_error("start the vsock thread"))?;
+    devices.push(Box::new(vsock));
+    let rng = Rng::start(Arc::clone(&counters), lists.confine(Kind::Rng))
+        .map_err(io_error("start the random number thread"))?;
+    devices.push(Box::new(rng));
+
+    // SAFETY: the descriptor is the parent's open KVM device, owned by nobody
+    // else in this process; an ioctl on anything else fails.
+    let kvm = unsafe { Kvm::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(kvm)) };
+    let vm = Vm::build(
+        Parts {
+            kvm,
+            vcpus: boot.vcpus,
+            memory_bytes: boot.memory_bytes,
+            kernel: File::from(kernel),
+            initrd: File::from(initrd),
+            cmdline: boot.cmdline,
+            console: Some(console),
+            counters,
+        },
+        devices,
+    )?;
+    let vcpu_lists = lists.clone();
+    let running = vm.start(move || vcpu_lists.apply(Kind::Vcpu))?;
+    Ok(Machine { running, connector, disks, lists })
+}
+
+fn first_message(control: &Channel) -> Result<(Boot, Vec<OwnedFd>), ChildError> {
+    let received = control.receive::<ToVmm>().map_err(|e| ChildError::Message(e.to_string()))?;
+    let Some((ToVmm::Boot(boot), fds)) = received else {
+        return Err(ChildError::Message("it is not a machine".to_owned()));
+    };
+    if boot.version != env!("CARGO_PKG_VERSION") {
+        return Err(ChildError::Message(format!(
+            "it comes from version {}, this is {}; was the program replaced?",
+            boot.version,
+            env!("CARGO_PKG_VERSION")
+        )));
+    }
+    let layers: usize = boot.drives.iter().map(|drive| drive.layers.len()).sum();
+    if fds.len() != BOOT_DESCRIPTORS + layers {
+        return Err(ChildError::Message(format!("{} files came with it", fds.len())));
+    }
+    Ok((boot, fds))
+}
+
+fn setup(drive: &BootDrive) -> Result<Setup, ChildError> {
+    let failed = |reason: String| ChildError::Drive { serial: drive.serial.clone(), reason };
+    Ok(Setup {
+        serial: DriveSerial::new(drive.serial.clone()).map_err(|e| failed(e.to_string()))?,
+        read_only: drive.read_only,
+        durable: drive.durable,
+        block_size: match drive.block_bytes {
+            512 => BlockSize::B512,
+            4096 => BlockSize::B4096,
+            other => return Err(failed(format!("block size {other} is not known"))),
+        },
+    })
+}
+
+/// Opens the layers of a drive, given top first, from the bottom up.
+fn open_drive(drive: &BootDrive, files: Vec<OwnedFd>) -> Result<Box<dyn Image>, ChildError> {
+    let failed = |error: io::Error| ChildError::Drive {
+        serial: drive.serial.clone(),
+        reason: error.to_string(),
+    };
+    let mut below: Option<Box<dyn Image>> = None;
+    for (index, (file, format)) in files.into_iter().zip(&drive.layers).enumerate().rev() {
+        let file = File::from(file);
+        let read_only = drive.read_only || index > 0;
+        below = Some(match format {
+            Format::Raw => Box::new(Raw::new(file).map_err(failed)?),
+            Format::Qcow2 => {
+                Box::new(Qcow2::open(file, below, read_only).map_err(|(_, e)| failed(e))?)
+            }
+        });
+    }
+    below.ok_or_else(|| failed(io::Error::other("it has no file")))
+}
+
+/// The write end of the console pipe, made non-blocking.
+fn console_pipe() -> Result<File, ChildError> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let failed = io_error("set up the console pipe");
+    let stdout = io::stdout();
+    fcntl(&stdout, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+        .map_err(io::Error::from)
+        .and_then(|_| stdout.as_fd().try_clone_to_owned())
+        .map(File::from)
+        .map_err(failed)
+}
+
+/// Sends warnings to the parent.
+fn reporter(control: &Channel) -> Result<Report, ChildError> {
+    let control = control.try_clone().map_err(io_error("share the control socket"))?;
+    Ok(Arc::new(move |text| {
+        // A parent that is gone ends this process soon.
+        let _ = control.send(&FromVmm::Warning { text }, &[]);
+    }))
+}
+
+/// Asks the parent about each connection that the guest opens.
+fn ask_parent(policy: Channel) -> Result<vsock_mux::OnGuestConnect, ChildError> {
+    policy.set_timeout(Some(DECISION_TIMEOUT)).map_err(io_error("set up the policy socket"))?;
+    Ok(Arc::new(move |port| {
+        policy.send(&AskConnect { port }, &[]).ok()?;
+        match policy.receive::<Decision>() {
+            Ok(Some((Decision { accept: true }, mut fds))) => fds.pop().map(UnixStream::from),
+            _ => None,
+        }
+    }))
+}
+
+impl Machine {
+    fn serve(self, control: &Channel) -> ExitCode {
+        self.lists.apply(Kind::Main);
+        if control.send(&FromVmm::Started, &[]).is_err() {
+            self.running.end(HaltReason::Killed);
+        }
+        while let Ok(Turn::Message) = self.wait(control) {
+            match control.receive::<ToVmm>() {
+                Ok(Some((message, fds))) => self.carry_out(control, message, fds),
+                // The parent is gone, or talks rubbish: nothing is left to do.
+                Ok(None) | Err(_) => {
+                    self.running.end(HaltReason::Killed);
+                    break;
+                }
+            }
+        }
+        let reason = self.running.stop();
+        // If the parent is gone there is nobody to tell.
+        let _ = control.send(&FromVmm::Ended { reason: reason.into() }, &[]);
+        ExitCode::SUCCESS
+    }
+
+    fn wait(&self, control: &Channel) -> io::Result<Turn> {
+        let ended = self.running.ended().as_raw_fd();
+        // SAFETY: the event lives as long as `self.running`.
+        let ended = unsafe { std::os::fd::BorrowedFd::borrow_raw(ended) };
+        let mut fds =
+            [PollFd::new(ended, PollFlags::POLLIN), PollFd::new(control.fd(), PollFlags::POLLIN)];
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => break,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(if fds[0].any().unwrap_or(true) { Turn::Ended } else { Turn::Message })
+    }
+
+    fn carry_out(&self, control: &Channel, message: ToVmm, mut fds: Vec<OwnedFd>) {
+        match message {
+            ToVmm::Boot(_) => self.running.end(HaltReason::Lost("booted twice".to_owned())),
+            ToVmm::Connect { id, port } => match self.connector.connect(port) {
+                Ok(stream) => answer(control, id, None, Some(stream)),
+                Err(error) => answer(control, id, Some(chain(&error)), None),
+            },
+            ToVmm::PushLayer { id, serial } => {
+                let result = match fds.pop() {
+                    Some(file) => self.push_layer(&serial, File::from(file)),
+                    None => Err("no file came with the layer".to_owned()),
+                };
+                answer(control, id, result.err(), None);
+            }
+        }
+    }
+
+    fn push_layer(&self, serial: &str, file: File) -> Result<(), String> {
+        let (_, disk) = self
+            .disks
+            .iter()
+            .find(|(name, _)| name == serial)
+            .ok_or_else(|| format!("there is no drive `{serial}`"))?;
+        let layer: NewLayer = Box::new(move |below| match Qcow2::open(file, Some(below), false) {
+            Ok(image) => Ok(Box::new(image) as Box<dyn Image>),
+            Err((below, error)) => Err((
+                below.unwrap_or_else(|| Box::new(crate::devices::block::image::Absent)),
+                error,
+            )),
+        });
+        let (done, result) = mpsc::sync_channel(1);
+        if !disk.send(Swap { layer, done }) {
+            return Err("the drive's thread has ended".to_owned());
+        }
+        match result.recv_timeout(SWAP_TIMEOUT) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the drive does not answer".to_owned()),
+        }
+    }
+}
+
+enum Turn {
+    Ended,
+    Message,
+}
+
+fn answer(control: &Channel, id: u64, error: Option<String>, stream: Option<UnixStream>) {
+    let fds: Vec<_> = stream.iter().map(AsFd::as_fd).collect();
+    // If the parent is gone, the next wait notices.
+    let _ = control.send(&FromVmm::Answer { id, error }, &fds);
+}
