@@ -1,0 +1,294 @@
+//! The whole path over loopback, with explicit allowance.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use egress::{
+    Egress, Limits, Lookup, Observer, Options, Outcome, Policy, Record, Resolve, Upstream,
+    protocol::{Refusal, Reply, Request, read_reply, write_frame},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UnixStream},
+};
+
+/// Names for the tests, one of which changes its address each time.
+#[derive(Default)]
+struct Names(Mutex<u32>);
+
+impl Resolve for Names {
+    fn lookup<'a>(&'a self, name: &'a str) -> Lookup<'a> {
+        let local = |list: &[&str]| Ok(list.iter().map(|a| a.parse::<IpAddr>().unwrap()).collect());
+        let found = match name {
+            "local.example" => local(&["127.0.0.2", "127.0.0.1"]),
+            "rebinding.example" => {
+                let mut asked = self.0.lock().unwrap();
+                *asked += 1;
+                if *asked == 1 { local(&["203.0.113.1"]) } else { local(&["127.0.0.1"]) }
+            }
+            "mixed.example" => local(&["10.0.0.1", "203.0.113.1"]),
+            "broken.example" => Err(io::Error::other("Temporary failure in name resolution")),
+            _ => Ok(Vec::new()),
+        };
+        Box::pin(async { found })
+    }
+}
+
+#[derive(Default)]
+struct Log(Mutex<Vec<Record>>);
+
+impl Observer for Log {
+    fn ended(&self, record: &Record) {
+        self.0.lock().unwrap().push(record.clone());
+    }
+}
+
+struct Network {
+    egress: Arc<Egress>,
+    log: Arc<Log>,
+}
+
+fn network(allow: &[&str], limits: Limits, upstream: Option<Upstream>) -> Network {
+    let log = Arc::new(Log::default());
+    let allow = allow.iter().map(|r| r.parse().unwrap()).collect();
+    let options = Options {
+        limits,
+        upstream,
+        resolver: Arc::new(Names::default()),
+        observer: Arc::clone(&log) as Arc<dyn Observer>,
+    };
+    let egress = Arc::new(Egress::new(Policy { allow, allow_private: false }, options));
+    Network { egress, log }
+}
+
+impl Network {
+    /// A stream as the guest's agent has it.
+    fn stream(&self) -> (UnixStream, tokio::task::JoinHandle<()>) {
+        let (guest, host) = UnixStream::pair().unwrap();
+        let egress = Arc::clone(&self.egress);
+        (guest, tokio::spawn(async move { egress.serve(host).await }))
+    }
+
+    async fn ask(&self, request: Request) -> (Reply, UnixStream, tokio::task::JoinHandle<()>) {
+        let (mut guest, task) = self.stream();
+        write_frame(&mut guest, &request).await.unwrap();
+        let reply = read_reply(&mut guest).await.unwrap();
+        (reply, guest, task)
+    }
+
+    async fn refusal(&self, host: &str, port: u16) -> (Refusal, String) {
+        let request = Request::Connect { v: 1, host: host.into(), port };
+        let (reply, _, _) = self.ask(request).await;
+        assert!(!reply.ok);
+        (reply.kind.unwrap(), reply.message.unwrap())
+    }
+}
+
+fn connect(host: &str, port: u16) -> Request {
+    Request::Connect { v: 1, host: host.into(), port }
+}
+
+/// Answers each connection with what it said, reversed, after it has ended its
+/// side.
+async fn reverser() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut said = Vec::new();
+                stream.read_to_end(&mut said).await.unwrap();
+                said.reverse();
+                stream.write_all(&said).await.unwrap();
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_connection_by_name_carries_bytes_and_half_close() {
+    let server = reverser().await;
+    let network = network(&["local.example"], Limits::default(), None);
+    let (reply, mut guest, task) = network.ask(connect("Local.Example.", server.port())).await;
+    assert_eq!(reply, Reply::granted());
+    let said: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
+    let (mut from, mut to) = guest.split();
+    let send = async {
+        to.write_all(&said).await.unwrap();
+        to.shutdown().await.unwrap();
+    };
+    let mut heard = Vec::new();
+    let (_, count) = tokio::join!(send, from.read_to_end(&mut heard));
+    assert_eq!(count.unwrap(), said.len());
+    heard.reverse();
+    assert!(heard == said);
+    task.await.unwrap();
+    let log = network.log.0.lock().unwrap();
+    let record = &log[0];
+    assert_eq!((record.bytes_up, record.bytes_down), (1_200_000, 1_200_000));
+    assert_eq!((record.host.as_str(), record.port), ("Local.Example.", Some(server.port())));
+    let Outcome::Connected { address: Some(address), broken: None } = &record.outcome else {
+        panic!("{record:?}")
+    };
+    assert_eq!(*address, server);
+    let totals = network.egress.totals();
+    assert_eq!((totals.connected, totals.refused, totals.bytes_up), (1, 0, 1_200_000));
+}
+
+#[tokio::test]
+async fn what_the_policy_refuses_is_never_connected_to() {
+    let server = reverser().await;
+    let open = network(&[], Limits::default(), None);
+    for host in
+        ["127.0.0.1", "localhost-alias", "local.example", "::1", "169.254.169.254", "127.1", "0"]
+    {
+        let (kind, message) = open.refusal(host, server.port()).await;
+        let expected = if host == "localhost-alias" { Refusal::Nxdomain } else { Refusal::Policy };
+        assert_eq!(kind, expected, "{host}: {message}");
+    }
+    let narrow = network(&["local.example:1"], Limits::default(), None);
+    let (kind, message) = narrow.refusal("local.example", server.port()).await;
+    assert_eq!(kind, Refusal::Policy);
+    assert!(message.contains("is not among the hosts"), "{message}");
+    assert_eq!(narrow.egress.totals().refused, 1);
+}
+
+#[tokio::test]
+async fn a_name_that_changes_its_address_is_checked_each_time() {
+    let network = network(&[], Limits::default(), None);
+    let resolve = || Request::Resolve { v: 1, name: "rebinding.example".into() };
+    assert_eq!(network.ask(resolve()).await.0, Reply::resolved(1));
+    let (kind, message) = network.refusal("rebinding.example", 80).await;
+    assert_eq!(kind, Refusal::Policy);
+    assert!(
+        message.contains("resolves to 127.0.0.1, which is an address of the host"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn resolving_says_how_many_addresses_may_be_reached() {
+    let network = network(&[], Limits::default(), None);
+    let ask = |name: &str| network.ask(Request::Resolve { v: 1, name: name.into() });
+    assert_eq!(ask("mixed.example").await.0, Reply::resolved(1));
+    assert_eq!(ask("203.0.113.8").await.0, Reply::resolved(1));
+    assert_eq!(ask("none.example").await.0.kind, Some(Refusal::Nxdomain));
+    assert_eq!(ask("broken.example").await.0.kind, Some(Refusal::Timeout));
+    assert_eq!(ask("local.example").await.0.kind, Some(Refusal::Policy));
+    assert_eq!(ask("no name").await.0.kind, Some(Refusal::Policy));
+}
+
+#[tokio::test]
+async fn a_closed_port_is_refused_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let network = network(&["127.0.0.1"], Limits::default(), None);
+    assert_eq!(network.refusal("127.0.0.1", port).await.0, Refusal::Refused);
+}
+
+#[tokio::test]
+async fn too_many_connections_and_silent_guests_are_bounded() {
+    let server = reverser().await;
+    let limits =
+        Limits { connections: 2, request: Duration::from_millis(100), ..Limits::default() };
+    let network = network(&["local.example"], limits, None);
+    let request = || connect("local.example", server.port());
+    let (_, one, _) = network.ask(request()).await;
+    let (_, _two, _) = network.ask(request()).await;
+    let (kind, message) = network.refusal("local.example", server.port()).await;
+    assert_eq!((kind, message.as_str()), (Refusal::Policy, "more than 2 connections"));
+    drop(one);
+    // The slot comes back when the ended connection has been noticed.
+    let silent = loop {
+        let (mut guest, _) = network.stream();
+        let reply = read_reply(&mut guest).await.unwrap();
+        if reply.kind == Some(Refusal::Timeout) {
+            break reply;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(silent.message.unwrap().starts_with("no request within"));
+}
+
+#[tokio::test]
+async fn garbage_gets_a_reply_and_a_record() {
+    let network = network(&[], Limits::default(), None);
+    let (mut guest, task) = network.stream();
+    guest.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let reply = read_reply(&mut guest).await.unwrap();
+    assert_eq!(reply.kind, Some(Refusal::Policy));
+    task.await.unwrap();
+    let (guest, task) = network.stream();
+    drop(guest);
+    task.await.unwrap();
+    assert_eq!(network.log.0.lock().unwrap().len(), 2);
+}
+
+/// A proxy that knows one name and wants a password.
+async fn proxy(target: SocketAddr) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&heads);
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            log.lock().unwrap().push(head.clone());
+            if !head.starts_with("CONNECT behind.example:80 ") {
+                client.write_all(b"HTTP/1.1 403 No\r\n\r\n").await.unwrap();
+                continue;
+            }
+            let mut server = tokio::net::TcpStream::connect(target).await.unwrap();
+            client.write_all(b"HTTP/1.1 200 Yes\r\nX: y\r\n\r\n").await.unwrap();
+            tokio::io::copy_bidirectional(&mut client, &mut server).await.unwrap();
+        }
+    });
+    (port, heads)
+}
+
+#[tokio::test]
+async fn the_users_proxy_is_used_for_all_but_the_exceptions() {
+    let server = reverser().await;
+    let (port, heads) = proxy(server).await;
+    let upstream = Upstream::from_environment(|name| match name {
+        "https_proxy" => Some(format!("http://me:secret@127.0.0.1:{port}")),
+        "no_proxy" => Some("local.example".to_owned()),
+        _ => None,
+    });
+    let allow = ["behind.example", "local.example", "other.example"];
+    let network = network(&allow, Limits::default(), upstream.unwrap());
+    let (reply, mut guest, _) = network.ask(connect("behind.example", 80)).await;
+    assert_eq!(reply, Reply::granted());
+    guest.write_all(b"abc").await.unwrap();
+    guest.shutdown().await.unwrap();
+    let mut heard = String::new();
+    guest.read_to_string(&mut heard).await.unwrap();
+    assert_eq!(heard, "cba");
+    let head = heads.lock().unwrap()[0].clone();
+    assert!(head.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"), "{head}");
+
+    let (kind, message) = network.refusal("other.example", 443).await;
+    assert_eq!(
+        (kind, message.as_str()),
+        (Refusal::Refused, "the proxy answered 403 for other.example:443")
+    );
+    // Refused before the proxy is asked.
+    assert_eq!(network.refusal("third.example", 443).await.0, Refusal::Policy);
+    assert_eq!(network.refusal("127.0.0.1", 443).await.0, Refusal::Policy);
+    let (reply, _, _) = network.ask(connect("local.example", server.port())).await;
+    assert_eq!(reply, Reply::granted());
+    assert_eq!(heads.lock().unwrap().len(), 2);
+}
