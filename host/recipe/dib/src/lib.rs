@@ -23,6 +23,8 @@ mod hooks;
 mod lower;
 mod options;
 mod phase;
+#[cfg(test)]
+mod real;
 mod settings;
 mod source;
 

@@ -58,8 +58,8 @@ pub(crate) struct Configuration {
 impl Configuration {
     /// Reads and expands a configuration.
     pub(crate) fn parse(text: &str) -> Result<Self, BlockDeviceError> {
-        let value: Value = serde_saphyr::from_str(text)
-            .map_err(|error| BlockDeviceError::Yaml(error.to_string()))?;
+        let value =
+            Value::parse(text).map_err(|error| BlockDeviceError::Yaml(error.to_string()))?;
         Ok(Self { entries: expand::expand(&value)? })
     }
 

@@ -20,6 +20,13 @@ pub(crate) enum Value {
 }
 
 impl Value {
+    /// Reads YAML. `y`, `no` and the like are text: nothing in this grammar is a
+    /// truth value, but there are names and labels.
+    pub(crate) fn parse(text: &str) -> Result<Self, serde_saphyr::Error> {
+        let options = serde_saphyr::options! { strict_booleans: true };
+        serde_saphyr::from_str_with_options(text, options)
+    }
+
     /// Python's `str()` of the value.
     pub(crate) fn text(&self) -> String {
         match self {
@@ -167,8 +174,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut entries = Vec::new();
-        while let Some((key, value)) = access.next_entry::<Value, Value>()? {
-            entries.push((key.text(), value));
+        while let Some(entry) = access.next_entry::<String, Value>()? {
+            entries.push(entry);
         }
         Ok(Value::Map(entries))
     }
@@ -179,7 +186,7 @@ mod tests {
     use super::*;
 
     fn parse(yaml: &str) -> Value {
-        serde_saphyr::from_str(yaml).unwrap()
+        Value::parse(yaml).unwrap()
     }
 
     #[test]
@@ -198,7 +205,7 @@ mod tests {
 
     #[test]
     fn names_and_codes_stay_text() {
-        for word in ["none", "EF00", "40G", "100%", "root", "0x4100x"] {
+        for word in ["none", "EF00", "40G", "100%", "root", "0x4100x", "y", "no"] {
             assert_eq!(parse(word), Value::Text(word.into()));
         }
         assert_eq!(parse("'8300'"), Value::Text("8300".into()));

@@ -1,11 +1,6 @@
 //! Whole plans.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use expect_test::{Expect, expect};
 use plan::{Checksum, Stage, Step, Value};
@@ -13,7 +8,7 @@ use plan::{Checksum, Stage, Step, Value};
 use super::*;
 use crate::{
     options::{FormatChoice, MadeFrom, Share},
-    source::{HttpFetcher, Origin, World, locate},
+    source::Origin,
 };
 
 /// A diskimage-builder with three elements, made for the test.
@@ -264,25 +259,9 @@ fn a_small_build() {
     assert_eq!(lowered.elements, ["base", "extra", "os"]);
 }
 
-fn real() -> Option<(tempfile::TempDir, Located)> {
-    let root = tempfile::tempdir().unwrap();
-    let world = World {
-        cache: root.path(),
-        root: Path::new("/nowhere"),
-        env: |name: &str| name.starts_with("PIP_").then(|| std::env::var(name).ok()).flatten(),
-    };
-    match locate(&DibOptions::default(), &world, &HttpFetcher::default()) {
-        Ok(located) => Some((root, located)),
-        Err(error) => {
-            println!("skipped: {error}: {:?}", std::error::Error::source(&error));
-            None
-        }
-    }
-}
-
 #[test]
 fn debian_minimal_vm_of_the_real_release() {
-    let Some((_root, located)) = real() else { return };
+    let Some(located) = crate::real::located() else { return };
     let options = DibOptions { formats: vec![qcow2()], ..options(&["debian-minimal", "vm"]) };
     let lowered = lower(&options, &located).unwrap();
     assert_eq!(plan::check(&lowered.plan), []);

@@ -1,0 +1,41 @@
+//! For tests: the real release, fetched once for all of them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use crate::{
+    options::DibOptions,
+    source::{HttpFetcher, Located, World, locate},
+};
+
+/// The release's package and where it is, or nothing when it cannot be had; the
+/// reason is printed.
+pub(crate) fn located() -> Option<Located> {
+    static FOUND: OnceLock<Result<(tempfile::TempDir, Located), String>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let cache = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let world = World {
+            cache: cache.path(),
+            root: Path::new("/nowhere"),
+            env: |name: &str| name.starts_with("PIP_").then(|| std::env::var(name).ok()).flatten(),
+        };
+        match locate(&DibOptions::default(), &world, &HttpFetcher::default()) {
+            Ok(located) => Ok((cache, located)),
+            Err(error) => Err(format!("{error}: {:?}", std::error::Error::source(&error))),
+        }
+    });
+    match found {
+        Ok((_, located)) => Some(located.clone()),
+        Err(reason) => {
+            println!("skipped: {reason}");
+            None
+        }
+    }
+}
+
+/// The package directory of the release.
+pub(crate) fn release() -> Option<PathBuf> {
+    located().map(|located| located.package)
+}
