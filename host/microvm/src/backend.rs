@@ -21,8 +21,8 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
-    time::Duration,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use machine::{
@@ -195,7 +195,10 @@ impl Tail {
 }
 
 /// Reads a pipe into a tail until it is closed.
-fn follow(mut pipe: impl Read + Send + 'static, tail: Arc<Mutex<Tail>>) -> io::Result<()> {
+fn follow(
+    mut pipe: impl Read + Send + 'static,
+    tail: Arc<Mutex<Tail>>,
+) -> io::Result<JoinHandle<()>> {
     let body = move || {
         let mut buffer = [0; 4096];
         loop {
@@ -207,7 +210,30 @@ fn follow(mut pipe: impl Read + Send + 'static, tail: Arc<Mutex<Tail>>) -> io::R
             }
         }
     };
-    thread::Builder::new().name("microvm-output".to_owned()).spawn(body).map(drop)
+    thread::Builder::new().name("microvm-output".to_owned()).spawn(body)
+}
+
+/// What the VMM said before it died.
+#[derive(Debug, Default)]
+struct Words {
+    tail: Option<Arc<Mutex<Tail>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Words {
+    /// All of it, once the process is dead: the reader ends with the pipe. It is
+    /// given a moment only, in case something else holds the pipe open.
+    fn last(&self) -> String {
+        const MOMENT: Duration = Duration::from_millis(500);
+        const STEP: Duration = Duration::from_millis(5);
+        let started = Instant::now();
+        while self.reader.as_ref().is_some_and(|reader| !reader.is_finished())
+            && started.elapsed() < MOMENT
+        {
+            thread::sleep(STEP);
+        }
+        self.tail.as_ref().map(|tail| lock(tail).text()).unwrap_or_default()
+    }
 }
 
 /// Answers the VMM's questions about connections that the guest opens.
@@ -309,14 +335,14 @@ fn monitor(backend: &Microvm, spec: &MachineSpec, ready: Ready) {
             }
             let told = listen(&shared);
             let status = reap(&shared, &mut child);
-            let reason = told.unwrap_or_else(|| died(&shared, status, &lock(&words).text()));
+            let reason = told.unwrap_or_else(|| died(&shared, status, &words.last()));
             lock(&shared.pending).clear();
             shared.end.send_replace(Some(reason));
         }
     }
 }
 
-type Launched = (Arc<Shared>, Child, Arc<Mutex<Tail>>);
+type Launched = (Arc<Shared>, Child, Words);
 
 fn launch(backend: &Microvm, spec: &MachineSpec) -> Result<Launched, MachineError> {
     let opened = open_everything(spec)?;
@@ -338,13 +364,15 @@ fn launch(backend: &Microvm, spec: &MachineSpec) -> Result<Launched, MachineErro
         .spawn()
         .map_err(io_error(format!("failed to start `{}`", backend.program.display())))?;
     let console = Arc::new(Mutex::new(Tail::new(CONSOLE_TAIL_BYTES)));
-    let words = Arc::new(Mutex::new(Tail::new(WORDS_TAIL_BYTES)));
+    let mut words = Words::default();
     let prepared = (|| {
         if let Some(pipe) = child.stdout.take() {
             follow(pipe, Arc::clone(&console))?;
         }
         if let Some(pipe) = child.stderr.take() {
-            follow(pipe, Arc::clone(&words))?;
+            let tail = Arc::new(Mutex::new(Tail::new(WORDS_TAIL_BYTES)));
+            words.reader = Some(follow(pipe, Arc::clone(&tail))?);
+            words.tail = Some(tail);
         }
         decide(policy, Arc::clone(&spec.on_guest_connect))?;
         send_machine(backend, spec, &ours, &opened, &counters, &asking)
@@ -352,6 +380,8 @@ fn launch(backend: &Microvm, spec: &MachineSpec) -> Result<Launched, MachineErro
     drop(asking);
     let started = match prepared {
         Ok(()) => wait_for_start(&ours),
+        // It has ended before it read anything; its status says more.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(String::new()),
         Err(e) => Err(format!("it does not take the machine: {e}")),
     };
     if let Err(reason) = started {
@@ -359,7 +389,7 @@ fn launch(backend: &Microvm, spec: &MachineSpec) -> Result<Launched, MachineErro
         let _ = child.kill();
         let status = child.wait().ok();
         let reason = match (reason.is_empty(), status) {
-            (true, Some(status)) => describe(status, &lock(&words).text()),
+            (true, Some(status)) => describe(status, &words.last()),
             _ => reason,
         };
         return Err(MachineError::Vmm { action: "start".to_owned(), reason });

@@ -87,6 +87,8 @@ pub fn vmm_child() -> ExitCode {
     // SAFETY: descriptor 0 was given by the parent for this purpose; nothing
     // in this process has used standard input, and nothing else will.
     let control = Channel::from_fd(unsafe { OwnedFd::from_raw_fd(0) });
+    die_of_panics();
+    limit_arenas();
     match build(&control) {
         Ok(machine) => machine.serve(&control),
         Err(error) => {
@@ -95,6 +97,28 @@ pub fn vmm_child() -> ExitCode {
             let _ = control.send(&FromVmm::Failed { reason }, &[]);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Makes a panic on any thread the end of the process, with its message as last
+/// words: a machine must not go on without one of its parts.
+fn die_of_panics() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
+}
+
+/// Tells the allocator how many arenas to use. Left to itself it would count
+/// processors when threads first compete for memory, by reading a file, which
+/// the sandbox forbids. Few arenas also keep the process small.
+fn limit_arenas() {
+    #[cfg(target_env = "gnu")]
+    {
+        const ARENAS: libc::c_int = 2;
+        // SAFETY: mallopt takes integers and is called before any thread starts.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
     }
 }
 

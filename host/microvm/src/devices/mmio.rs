@@ -11,7 +11,7 @@
 //! allow is ignored; rings that are not valid at DRIVER_OK make the device
 //! report "needs reset", and its worker never sees them.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
@@ -71,7 +71,7 @@ pub(crate) struct Transport {
     memory: GuestMemoryMmap,
     interrupt: Interrupt,
     queues: Vec<Queue>,
-    notify: Vec<EventFd>,
+    notify: Vec<Arc<EventFd>>,
     status: u32,
     device_features_sel: u32,
     driver_features_sel: u32,
@@ -88,7 +88,7 @@ impl Transport {
         interrupt: Interrupt,
     ) -> io::Result<Self> {
         let queues = fresh_queues(device.as_ref())?;
-        let notify = queues.iter().map(|_| event()).collect::<io::Result<_>>()?;
+        let notify = queues.iter().map(|_| event().map(Arc::new)).collect::<io::Result<_>>()?;
         Ok(Self {
             device,
             memory,
@@ -105,7 +105,7 @@ impl Transport {
     }
 
     /// The notification events in queue order, for `KVM_IOEVENTFD`.
-    pub(crate) fn notify_events(&self) -> &[EventFd] {
+    pub(crate) fn notify_events(&self) -> &[Arc<EventFd>] {
         &self.notify
     }
 
@@ -252,15 +252,11 @@ impl Transport {
         let Ok(fresh) = fresh_queues(self.device.as_ref()) else {
             return self.interrupt.break_device();
         };
-        let events = self.notify.iter().map(EventFd::try_clone).collect::<io::Result<Vec<_>>>();
-        let Ok(events) = events else {
-            return self.interrupt.break_device();
-        };
         let queues = std::mem::replace(&mut self.queues, fresh);
         let queues = queues
             .into_iter()
-            .zip(events)
-            .map(|(queue, notify)| ActiveQueue { queue, notify })
+            .zip(&self.notify)
+            .map(|(queue, notify)| ActiveQueue { queue, notify: Arc::clone(notify) })
             .collect();
         self.device.activate(Activation {
             memory: self.memory.clone(),

@@ -140,7 +140,7 @@ mod tests {
         let mut active = Activation {
             queues: vec![ActiveQueue {
                 queue: ring.create_queue().unwrap(),
-                notify: event().unwrap(),
+                notify: Arc::new(event().unwrap()),
             }],
             memory: memory.clone(),
             interrupt: Interrupt::new(Arc::clone(&counters)).unwrap(),

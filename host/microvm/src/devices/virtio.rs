@@ -44,7 +44,7 @@ pub(crate) struct ActiveQueue {
     /// The ring.
     pub(crate) queue: Queue,
     /// Written by KVM when the guest notifies.
-    pub(crate) notify: EventFd,
+    pub(crate) notify: Arc<EventFd>,
 }
 
 /// Everything a worker needs while the driver runs.

@@ -253,12 +253,12 @@ mod tests {
         let requests = worker.requests();
         assert!(requests.send("early"));
         assert_eq!(log.recv().unwrap(), "idle request");
-        let notify = event().unwrap();
+        let notify = Arc::new(event().unwrap());
         worker.activate(Activation {
             memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4096)]).unwrap(),
             queues: vec![ActiveQueue {
                 queue: Queue::new(8).unwrap(),
-                notify: notify.try_clone().unwrap(),
+                notify: Arc::clone(&notify),
             }],
             interrupt: Interrupt::new(Arc::new(Counters::new().unwrap())).unwrap(),
         });

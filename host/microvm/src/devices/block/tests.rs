@@ -81,7 +81,7 @@ impl Bench {
         Activation {
             queues: vec![ActiveQueue {
                 queue: ring.create_queue().unwrap(),
-                notify: event().unwrap(),
+                notify: Arc::new(event().unwrap()),
             }],
             memory: self.memory.clone(),
             interrupt: Interrupt::new(Arc::clone(&self.disk.counters)).unwrap(),
