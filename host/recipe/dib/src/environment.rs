@@ -249,7 +249,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// A text in bash's double quotes.
-fn double_quoted(text: &str) -> String {
+pub(crate) fn double_quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         if matches!(c, '"' | '\\' | '$' | '`') {

@@ -231,6 +231,9 @@ fn script(host: &std::path::Path) -> Option<String> {
 
 /// The phases whose directories a script that uses the hooks tree names.
 fn mentioned(text: &str) -> Vec<Phase> {
+    let is_comment = |line: &&str| line.trim_start().starts_with('#');
+    let lines: Vec<&str> = text.lines().filter(|line| !is_comment(line)).collect();
+    let text = lines.join("\n");
     if !text.contains("TMP_HOOKS_PATH") && !text.contains("in_target.d") {
         return Vec::new();
     }

@@ -77,4 +77,6 @@ pub fn lower(options: &DibOptions, located: &Located) -> Result<Lowered, DibErro
 }
 
 #[cfg(test)]
+mod scripts_tests;
+#[cfg(test)]
 mod tests;

@@ -26,7 +26,7 @@ fn lower(text: &str) -> Result<BlockDevices, BlockDeviceError> {
 fn size(size: Size) -> String {
     match size {
         Size::Bytes(bytes) => format!("{bytes}B"),
-        Size::MilliPercent(thousandths) => format!("{}m%", thousandths),
+        Size::MilliPercent(thousandths) => format!("{thousandths}m%"),
         other => format!("{other:?}"),
     }
 }

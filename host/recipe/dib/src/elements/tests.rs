@@ -177,3 +177,58 @@ fn what_is_added_to_the_request() {
         ["dracut-ramdisk", "base", "debian"]
     );
 }
+
+#[test]
+fn the_real_expansion_agrees() {
+    let Some(located) = crate::real::located() else { return };
+    let catalogue = Catalogue::load(&located.elements).unwrap();
+    let mut requests: Vec<String> = Vec::new();
+    for name in catalogue.elements.keys().filter(|name| !name.starts_with("__")) {
+        requests.push(name.clone());
+        // The original refuses a name that is given twice.
+        if !matches!(name.as_str(), "base" | "debian-minimal" | "block-device-mbr") {
+            requests.push(format!("base {name} debian-minimal block-device-mbr"));
+        }
+    }
+    let oracle = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/elements_oracle.py");
+    let python = std::process::Command::new("python3")
+        .env("PYTHONHASHSEED", "0")
+        .args([oracle.as_ref(), located.package.parent().unwrap()])
+        .args(&requests)
+        .output();
+    let output = match python {
+        Ok(output) if output.status.success() => String::from_utf8(output.stdout).unwrap(),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(text.contains("ModuleNotFoundError"), "{text}");
+            println!("skipped: {}", text.lines().last().unwrap_or_default());
+            return;
+        }
+        Err(error) => {
+            println!("skipped: python3: {error}");
+            return;
+        }
+    };
+    assert_eq!(output.lines().count(), requests.len());
+    let mut agreed = 0;
+    for (request, line) in requests.iter().zip(output.lines()) {
+        let real: serde_json::Value = serde_json::from_str(line).unwrap();
+        let names: Vec<String> = request.split(' ').map(ToOwned::to_owned).collect();
+        match (catalogue.expand(&names), real.get("elements")) {
+            (Ok(ours), Some(real)) => {
+                let ours: Vec<&str> = ours.iter().map(|element| element.name.as_str()).collect();
+                assert_eq!(serde_json::Value::from(ours), *real, "{request}");
+                agreed += 1;
+            }
+            (Err(ours), None) => {
+                // Which of two faults comes first is chance in the original.
+                let real = real["error"].as_str().unwrap();
+                if real.contains("not found") || real.contains("operating system") {
+                    assert_eq!(ours.to_string(), real, "{request}");
+                }
+            }
+            (ours, _) => panic!("{request}: {ours:?} and {real}"),
+        }
+    }
+    assert!(agreed > 100, "{agreed}");
+}

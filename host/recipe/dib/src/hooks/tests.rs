@@ -172,5 +172,6 @@ fn phases_are_found_as_whole_names() {
     assert_eq!(mentioned("ls $TMP_HOOKS_PATH/pre-install.d"), [Phase::PreInstall]);
     assert_eq!(mentioned("ls $TMP_HOOKS_PATH/bin; # my-root.d"), []);
     assert_eq!(mentioned("ls /etc/install.d"), []);
+    assert_eq!(mentioned("  # called by root.d\nls $TMP_HOOKS_PATH/bin"), []);
     assert_eq!(mentioned("ls /tmp/in_target.d/{install.d,root.d}"), [Phase::Root, Phase::Install]);
 }

@@ -22,7 +22,12 @@ pub(crate) fn outputs(build: &Build<'_>) -> Outputs {
                     format: format.name.clone(),
                     path: output_path(build, &format.extension),
                     compress: !build.options.uncompressed,
-                    options: build.options.qemu_img_options.clone(),
+                    // A raw image is the disk itself, nothing converts it.
+                    options: build
+                        .options
+                        .qemu_img_options
+                        .clone()
+                        .filter(|_| format.name != "raw"),
                 });
             }
         }

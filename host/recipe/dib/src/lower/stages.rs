@@ -16,6 +16,7 @@ use plan::{
 };
 
 use crate::{
+    environment::double_quoted,
     error::DibError,
     files::{self, Found, Tree},
     guest,
@@ -257,10 +258,10 @@ fn extra_data(build: &Build<'_>) -> Result<Stage, DibError> {
     // Written now and not before: root.d does not see the variable.
     let environment = format!("{}/environment.d", guest::HOOKS);
     steps.push(make_directory(path(&environment)));
-    let kind = build.settings.install_type.replace(['\\', '"', '$', '`'], "");
+    let kind = double_quoted(&build.settings.install_type);
     steps.push(write(
         path(&format!("{environment}/11-dib-install-type.bash")),
-        format!("export DIB_DEFAULT_INSTALLTYPE=${{DIB_DEFAULT_INSTALLTYPE:-\"{kind}\"}}\n"),
+        format!("export DIB_DEFAULT_INSTALLTYPE=${{DIB_DEFAULT_INSTALLTYPE:-{kind}}}\n"),
     ));
     steps.push(run_parts(build, Phase::ExtraData, build.save_directory()?));
     steps.push(save_mounts(TREE_MOUNTS));

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
-use expect_test::{Expect, expect};
+use expect_test::expect_file;
 use plan::{Checksum, Stage, Step, Value};
 
 use super::*;
@@ -136,125 +136,11 @@ fn arguments(argv: &[Value]) -> String {
         .collect()
 }
 
-fn check(plan: &Plan, expected: &Expect) {
-    expected.assert_eq(&print(plan));
-}
-
 #[test]
 fn a_small_build() {
     let lowered =
         Small::new().lower(|options| options.extra_packages = vec!["less".into()]).unwrap();
-    check(
-        &lowered.plan,
-        &expect![[r#"
-            disk scratch Scratch Bytes(68719476736) 512
-            disk image0 Target FactKib("image-size-kib") 512
-            == prepare
-            put /usr/lib/python3/dist-packages/diskimage_builder logging_config.py
-            put /usr/lib/python3/dist-packages/diskimage_builder/lib dib-run-parts die
-            put /usr/local/bin dib-run-parts
-            put /build/hooks dib-run-parts
-            {"op":"make-directory","path":"/build/mnt","mode":493}
-            {"op":"make-directory","path":"/build/image","mode":493}
-            {"op":"make-directory","path":"/build/hooks","mode":493}
-            {"op":"make-directory","path":"/build/block-device","mode":493}
-            {"op":"make-directory","path":"/build/out/image.d","mode":493}
-            put /build/hooks cleanup.d element-deps element-provides environment.d environment.d/10-extra finalise.d install.d root.d
-            put /build/elements 0 0/base 0/base/install.d 0/extra 0/extra/environment.d 0/extra/environment.d/10-extra 0/extra/finalise.d 0/os 0/os/cleanup.d 0/os/element-deps 0/os/element-provides 0/os/root.d
-            {"op":"write","path":"/build/block-device/config.yaml","content":"- local_loop:\n    name: image0\n    mkfs:\n      name: mkfs_root\n      mount:\n        mount_point: /\n        fstab:\n          options: defaults\n          fsck-passno: 1\n","mode":420}
-            {"op":"write","path":"/build/block-device/params.yaml","content":"config: /build/block-device/config.yaml\nimage-dir: /build/image\nroot-fs-type: \"ext4\"\nroot-label: \nmount-base: /build/mnt\nbuild-dir: /build\nroot-fs-opts: \"-i 4096 -J size=64\"\n","mode":420}
-            == root.d image=/build/mnt network
-            put /build/hooks root.d/50-os
-            put /build/elements 0/os/root.d/50-os
-            {"op":"make-directory","path":"/helper/home","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/dib/lockfiles","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/image-create","mode":493}
-            parts /build/hooks/root.d in /build/out/image.d {"50-os": "os"}
-            look into /build/mnt
-            prepare resolv.conf
-            run note mounts /build/mnt
-            == extra-data.d image=/build/mnt system network
-            {"op":"make-directory","path":"/helper/home","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/dib/lockfiles","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/image-create","mode":493}
-            run restore mounts <mounts-of-root.d>
-            {"op":"make-directory","path":"/build/hooks/environment.d","mode":493}
-            {"op":"write","path":"/build/hooks/environment.d/11-dib-install-type.bash","content":"export DIB_DEFAULT_INSTALLTYPE=${DIB_DEFAULT_INSTALLTYPE:-\"source\"}\n","mode":420}
-            parts /build/hooks/extra-data.d in /build/out/image.d {}
-            run note mounts /build/mnt
-            == pre-install.d image=/build/mnt system /build/hooks->/build/mnt/tmp/in_target.d ca network
-            {"op":"make-directory","path":"/helper/home","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/dib/lockfiles","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/image-create","mode":493}
-            run restore mounts <mounts-of-extra-data.d>
-            parts /tmp/in_target.d/pre-install.d in / {}
-            == install.d image=/build/mnt system /build/hooks->/build/mnt/tmp/in_target.d ca network
-            put /build/hooks install.d/10-base
-            put /build/elements 0/base/install.d/10-base
-            {"op":"make-directory","path":"/helper/home","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/dib/lockfiles","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/image-create","mode":493}
-            run restore mounts <mounts-of-extra-data.d>
-            parts /tmp/in_target.d/install.d in / {"10-base": "base"}
-            == packages image=/build/mnt system ca network
-            {"op":"make-directory","path":"/helper/home","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/dib/lockfiles","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/image-create","mode":493}
-            run restore mounts <mounts-of-extra-data.d>
-            run extra packages install-packages less
-            == post-install.d image=/build/mnt system /build/hooks->/build/mnt/tmp/in_target.d ca network
-            {"op":"make-directory","path":"/helper/home","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/dib/lockfiles","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/image-create","mode":493}
-            run restore mounts <mounts-of-extra-data.d>
-            parts /tmp/in_target.d/post-install.d in / {}
-            parts /build/hooks/post-root.d in /build/out/image.d {}
-            == size network
-            end left-over processes
-            run unmount what scripts mounted /build/mnt
-            {"op":"remove","path":"/build/mnt/lost+found","content_only":false}
-            {"op":"rename","from":"/build/mnt","to":"/build/built"}
-            {"op":"make-directory","path":"/build/mnt","mode":493}
-            compute the image's size
-            {"op":"make-directory","path":"/helper/home","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/dib/lockfiles","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/image-create","mode":493}
-            parts /build/hooks/block-device.d in /build/out/image.d {}
-            == layout
-            create the disk layout
-            {"op":"make-directory","path":"/build/built/etc","mode":493}
-            write fstab
-            == copy layout=/build/mnt
-            copy the tree to /build/mnt
-            == finalise.d image=/build/mnt layout=/build/mnt system /build/hooks->/build/mnt/tmp/in_target.d ca network
-            put /build/hooks finalise.d/10-extra
-            put /build/elements 0/extra/finalise.d/10-extra
-            {"op":"make-directory","path":"/helper/home","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/dib/lockfiles","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/image-create","mode":493}
-            parts /build/hooks/pre-finalise.d in /build/out/image.d {}
-            parts /tmp/in_target.d/finalise.d in / {"10-extra": "extra"}
-            == cleanup.d image=/build/mnt layout=/build/mnt system network
-            put /build/hooks cleanup.d/50-os
-            put /build/elements 0/os/cleanup.d/50-os
-            {"op":"make-directory","path":"/helper/home","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/dib/lockfiles","mode":493}
-            {"op":"make-directory","path":"/helper/home/.cache/image-create","mode":493}
-            parts /build/hooks/cleanup.d in /build/out/image.d {"50-os": "os"}
-            restore resolv.conf
-            run unmount what scripts mounted /build/mnt/tmp
-            {"op":"remove","path":"/build/mnt/tmp","content_only":true}
-            {"op":"truncate-all","path":"/build/mnt/var/log"}
-            run remove logs of root /build/mnt/root
-            == export image=/build/mnt layout=/build/mnt
-            end left-over processes
-            run unmount what scripts mounted /build/mnt
-            fetch image.d
-            == seal layout=/build/mnt
-            discard free blocks
-            image image.qcow2 of image0 as qcow2
-        "#]],
-    );
+    expect_file!["../../testdata/small-plan.txt"].assert_eq(&print(&lowered.plan));
     assert_eq!(lowered.requested, ["base", "os"]);
     assert_eq!(lowered.elements, ["base", "extra", "os"]);
 }
@@ -273,4 +159,387 @@ fn debian_minimal_vm_of_the_real_release() {
     // Another run gives the same bytes.
     let again = lower(&options, &located).unwrap();
     assert_eq!(again, lowered);
+}
+
+fn image_paths(plan: &Plan) -> Vec<String> {
+    plan.outputs.images.iter().map(|image| image.path.display().to_string()).collect()
+}
+
+fn trees(plan: &Plan) -> Vec<(String, Vec<String>)> {
+    plan.stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .filter_map(|step| match step {
+            Step::ExportTree { output, exclude, .. } => {
+                Some((output.path.display().to_string(), exclude.clone()))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn fetched(plan: &Plan) -> PathBuf {
+    plan.stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .find_map(|step| match step {
+            Step::Fetch { to, .. } => Some(to.clone()),
+            _ => None,
+        })
+        .unwrap()
+}
+
+#[test]
+fn outputs_and_their_names() {
+    let small = Small::new();
+    let formats = vec![
+        qcow2(),
+        format("raw", "raw", MadeFrom::Disk),
+        format("tgz", "tgz", MadeFrom::Tree),
+        format("squashfs", "squash", MadeFrom::Tree),
+    ];
+    let plan = small
+        .lower(|options| {
+            options.formats = formats;
+            options.name = "out/my.qcow2".into();
+            options.checksums = vec![Checksum::Sha256];
+            options.uncompressed = true;
+        })
+        .unwrap()
+        .plan;
+    assert_eq!(image_paths(&plan), ["out/my.qcow2.qcow2", "out/my.qcow2.raw"]);
+    let common = vec!["proc/*".to_owned(), "sys/*".to_owned()];
+    let with_dev = [common.clone(), vec!["dev/*".to_owned()]].concat();
+    assert_eq!(
+        trees(&plan),
+        [("out/my.qcow2.tgz".to_owned(), common), ("out/my.qcow2.squash".to_owned(), with_dev)]
+    );
+    assert_eq!(fetched(&plan), PathBuf::from("out/my.qcow2.d"));
+    assert_eq!(plan.outputs.checksums, [Checksum::Sha256]);
+    assert!(plan.outputs.images.iter().all(|image| !image.compress));
+    // The suffix of a single format is not doubled.
+    for (name, path) in [
+        ("x.qcow2", "x.qcow2"),
+        ("x", "x.qcow2"),
+        ("x.qcow2.qcow2", "x.qcow2.qcow2"),
+        ("", "image.qcow2"),
+    ] {
+        let plan = small.lower(|options| options.name = name.into()).unwrap().plan;
+        assert_eq!(image_paths(&plan), [path]);
+    }
+    for name in ["a/", "/", "..", ".qcow2"] {
+        let error = small.lower(|options| options.name = name.into()).unwrap_err();
+        assert_eq!(error.to_string(), format!("--name: `{name}` does not name a file"));
+    }
+}
+
+#[test]
+fn builds_without_an_image() {
+    let small = Small::new();
+    small.file("elements/no-final-image/element-deps", "");
+    small.file("elements/ramdisk/element-deps", "");
+    small.file("elements/ironic-agent/element-deps", "");
+    let formats = || vec![qcow2(), format("tar", "tar", MadeFrom::Tree)];
+    let with = |change: fn(&mut DibOptions)| {
+        small
+            .lower(|options| {
+                options.formats = formats();
+                options.checksums = vec![Checksum::Md5];
+                change(options);
+            })
+            .unwrap()
+            .plan
+    };
+    let plan = with(|options| options.elements.push("no-final-image".into()));
+    assert!(image_paths(&plan).is_empty());
+    assert_eq!(trees(&plan).len(), 1);
+    let changes: [fn(&mut DibOptions); 2] =
+        [|options| options.ramdisk = true, |options| options.elements.push("ironic-agent".into())];
+    for change in changes {
+        let plan = with(change);
+        assert!(image_paths(&plan).is_empty() && trees(&plan).is_empty());
+        assert!(plan.outputs.checksums.is_empty());
+        assert_eq!(fetched(&plan), PathBuf::from("image.d"));
+    }
+}
+
+fn size_of(plan: &Plan) -> DiskSize {
+    plan.disks.iter().find(|disk| disk.name == "image0").unwrap().size.clone()
+}
+
+fn size_step(plan: &Plan) -> Option<plan::ImageSize> {
+    plan.stages.iter().flat_map(|stage| &stage.steps).find_map(|step| match step {
+        Step::ImageSize(size) => Some(size.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn image_sizes() {
+    let small = Small::new();
+    small.file("elements/block-device-efi-x/element-deps", "");
+    let with = |change: fn(&mut DibOptions)| small.lower(change).unwrap().plan;
+    let step = size_step(&with(|_| ())).unwrap();
+    assert_eq!((step.extra_kib, step.journal_kib, step.fixed_kib), (None, 65_536, 0));
+    let step = size_step(&with(|options| {
+        options.image_extra_size_mib = Some("200".into());
+        options.fs_type = Some("xfs".into());
+        options.elements.push("block-device-efi-x".into());
+    }))
+    .unwrap();
+    assert_eq!((step.extra_kib, step.journal_kib, step.fixed_kib), (Some(204_800), 0, 537_600));
+    let plan = with(|options| options.size = Some(5 << 30));
+    assert_eq!((size_of(&plan), size_step(&plan)), (DiskSize::Bytes(5 << 30), None));
+    // 0.9 GiB, up to 64 KiB.
+    let plan = with(|options| options.image_size_gib = Some("0.9".into()));
+    assert_eq!(size_of(&plan), DiskSize::Bytes(943_744 * 1024));
+    // An ESP comes on top even then.
+    let plan = with(|options| {
+        options.image_size_gib = Some("1".into());
+        options.elements.push("block-device-efi-x".into());
+    });
+    assert_eq!(size_of(&plan), DiskSize::Bytes((1_048_576 + 537_600) * 1024));
+}
+
+fn root_filesystem(plan: &Plan) -> plan::Filesystem {
+    plan.stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .find_map(|step| match step {
+            Step::CreateLayout(layout) => layout.nodes.iter().find_map(|node| match &node.kind {
+                plan::NodeKind::Filesystem(fs) if node.name == "mkfs_root" => Some(fs.clone()),
+                _ => None,
+            }),
+            _ => None,
+        })
+        .unwrap()
+}
+
+#[test]
+fn options_of_the_root_filesystem() {
+    let small = Small::new();
+    let with = |change: fn(&mut DibOptions)| root_filesystem(&small.lower(change).unwrap().plan);
+    let ext4 = with(|options| {
+        options.mkfs_options = Some("-O x  -q".into());
+        options.journal_size_mib = Some("32".into());
+        options.max_online_resize = Some("9".into());
+        options.envvars.push(("DIB_RELEASE".into(), "trusty".into()));
+    });
+    assert_eq!(ext4.options.join(" "), "-E resize=9 -O ^metadata_csum -i 4096 -J size=32 -O x -q");
+    let xfs = with(|options| {
+        options.fs_type = Some("xfs".into());
+        options.root_label = Some("label".into());
+    });
+    assert_eq!((xfs.options.len(), xfs.label.as_deref()), (0, Some("label")));
+    // UUIDs stay when nothing changes, and differ between images.
+    assert_eq!(with(|_| ()).uuid, with(|_| ()).uuid);
+    assert_ne!(with(|_| ()).uuid, with(|options| options.name = "other".into()).uuid);
+}
+
+#[test]
+fn the_block_device_configuration_that_counts() {
+    let small = Small::new();
+    let origin = |change: &dyn Fn(&mut DibOptions)| {
+        small.lower(|options| change(options)).unwrap().block_device_config
+    };
+    assert_eq!(origin(&|_| ()), ConfigOrigin::Fallback);
+    let text = "- local_loop: {name: image0, mkfs: {name: mkfs_root, mount: {mount_point: /}}}";
+    small.file("elements/extra/block-device-default.yaml", text);
+    let element = small.located().elements[0].join("extra");
+    assert_eq!(origin(&|_| ()), ConfigOrigin::Element(element.join("block-device-default.yaml")));
+    small.file("elements/extra/block-device-ppc64el.yaml", text);
+    assert_eq!(
+        origin(&|options| options.arch = Some("ppc64le".into())),
+        ConfigOrigin::Element(element.join("block-device-ppc64el.yaml"))
+    );
+    let variable = |value: &str| {
+        let value = value.to_owned();
+        move |options: &mut DibOptions| {
+            options.envvars.push(("DIB_BLOCK_DEVICE_CONFIG".into(), value.clone()));
+        }
+    };
+    assert_eq!(origin(&variable(text)), ConfigOrigin::Variable);
+    let file = element.join("block-device-default.yaml");
+    assert_eq!(origin(&variable(&format!("file://{}", file.display()))), ConfigOrigin::File(file));
+    let error = small.lower(variable("file:///not/there")).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read the block-device configuration"));
+}
+
+#[test]
+fn data_disks_keep_their_raw_file_where_they_say() {
+    let small = Small::new();
+    let plan = small
+        .lower(|options| {
+            let config = "
+- local_loop: {name: image0, mkfs: {name: mkfs_root, mount: {mount_point: /}}}
+- local_loop: {name: data, size: 1000B, directory: disks, mkfs: {type: ext4}}
+- local_loop: {name: scratchpad, size: 1MiB}
+";
+            options.envvars.push(("DIB_BLOCK_DEVICE_CONFIG".into(), config.into()));
+        })
+        .unwrap()
+        .plan;
+    assert_eq!(image_paths(&plan), ["image.qcow2", "disks/data.raw"]);
+    assert_eq!(plan.disks[2].size, DiskSize::Bytes(1024));
+}
+
+#[test]
+fn shares_become_uploads() {
+    let small = Small::new();
+    let host = small.root.path().join("shared");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("key"), "k").unwrap();
+    let plan = small
+        .lower(|options| {
+            options.shares = vec![
+                Share { host: host.clone(), guest: Some("/srv/s".into()) },
+                Share { host: host.join("key"), guest: None },
+            ];
+        })
+        .unwrap()
+        .plan;
+    let uploads: Vec<(String, String)> = plan.stages[0]
+        .steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Upload(upload) if upload.what.starts_with("shared") => {
+                Some((upload.to.to_string(), upload.entries[0].path.clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        uploads,
+        [
+            ("/srv/s".to_owned(), "key".to_owned()),
+            (fs::canonicalize(&host).unwrap().display().to_string(), "key".to_owned())
+        ]
+    );
+    let error = small
+        .lower(|options| {
+            options.shares = vec![Share { host, guest: Some("relative".into()) }];
+        })
+        .unwrap_err();
+    assert!(error.to_string().starts_with("--share: "), "{error}");
+}
+
+#[test]
+fn faults_have_kinds_and_hints() {
+    use crate::error::DibErrorKind;
+    let small = Small::new();
+    let fault = |change: fn(&mut DibOptions)| {
+        let error = small.lower(change).unwrap_err();
+        (error.to_string(), error.kind(), error.hint().is_some())
+    };
+    assert_eq!(
+        fault(|options| options.elements.clear()),
+        (
+            "at least one distribution root element must be specified".into(),
+            DibErrorKind::Usage,
+            false
+        )
+    );
+    assert_eq!(
+        fault(|options| options.elements.push("nope".into())),
+        ("Element 'nope' not found".into(), DibErrorKind::Recipe, true)
+    );
+    assert_eq!(
+        fault(|options| options.formats = vec![format("docker", "tar", MadeFrom::Tree)]),
+        (
+            "docker: a target was not specified, use ‘--docker-target’".into(),
+            DibErrorKind::Usage,
+            false
+        )
+    );
+}
+
+#[test]
+fn no_network_is_no_network_and_offline() {
+    let small = Small::new();
+    let plan = small.lower(|options| options.no_network = true).unwrap().plan;
+    assert!(plan.stages.iter().all(|stage| !stage.network));
+    let offline = plan.stages.iter().flat_map(|stage| &stage.steps).find_map(|step| match step {
+        Step::RunParts(parts) => {
+            parts.env.iter().find(|(name, _)| name == "DIB_OFFLINE").map(|(_, v)| v.clone())
+        }
+        _ => None,
+    });
+    assert_eq!(offline, Some(Value::Text("1".into())));
+}
+
+#[test]
+fn an_excluded_element_leaves_its_dependencies() {
+    let small = Small::new();
+    let lowered = small
+        .lower(|options| {
+            options.exclude_elements = vec!["os".into(), "unknown".into()];
+        })
+        .unwrap();
+    assert_eq!(lowered.elements, ["base", "extra"]);
+}
+
+#[test]
+fn every_block_device_element_of_the_real_release() {
+    let Some(located) = crate::real::located() else { return };
+    let expected = [
+        ("block-device-mbr", "partitioning_image0 mkfs_root mount_mkfs_root"),
+        ("block-device-gpt", "partitioning_image0 mkfs_root mount_mkfs_root"),
+        (
+            "block-device-efi",
+            "partitioning_image0 mkfs_ESP mkfs_root mount_mkfs_root mount_mkfs_ESP",
+        ),
+        (
+            "block-device-efi-4k",
+            "partitioning_image0 mkfs_ESP mkfs_root mount_mkfs_root mount_mkfs_ESP",
+        ),
+        (
+            "block-device-efi-lvm",
+            "partitioning_image0 mkfs_ESP pv vg lv_root lv_var lv_home fs_root fs_var fs_home \
+             mount_fs_root mount_mkfs_ESP mount_fs_home mount_fs_var",
+        ),
+    ];
+    for (element, nodes) in expected {
+        let options = DibOptions {
+            formats: vec![qcow2()],
+            ..options(&["debian", "vm", element, "devuser", "growroot"])
+        };
+        let lowered = lower(&options, &located).unwrap();
+        assert_eq!(plan::check(&lowered.plan), [], "{element}");
+        let layout = lowered.plan.stage("layout").unwrap();
+        let Step::CreateLayout(layout) = &layout.steps[0] else { panic!() };
+        let names: Vec<&str> = layout.nodes.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names.join(" "), nodes, "{element}");
+        let block_bytes = if element.ends_with("4k") { 4096 } else { 512 };
+        assert_eq!(lowered.plan.disks[1].block_bytes, block_bytes, "{element}");
+    }
+}
+
+#[test]
+fn the_real_clash_of_modprobe_elements_is_found() {
+    let Some(located) = crate::real::located() else { return };
+    let error = lower(&options(&["debian-minimal", "modprobe-blacklist"]), &located).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "There is a duplicated hook in your elements: install.d/80-modprobe-blacklist in: \
+         modprobe modprobe-blacklist"
+    );
+}
+
+#[test]
+fn later_phases_are_not_part_of_earlier_stages() {
+    let Some(located) = crate::real::located() else { return };
+    let lowered = lower(&options(&["debian-minimal", "vm"]), &located).unwrap();
+    for (index, stage) in lowered.plan.stages.iter().enumerate() {
+        for path in stage.steps.iter().flat_map(Step::host_files) {
+            let path = path.display().to_string();
+            let Some(phase) = crate::Phase::ALL
+                .into_iter()
+                .find(|phase| path.contains(&format!("/{}/", phase.directory())))
+            else {
+                continue;
+            };
+            let own = lowered.plan.stages.iter().position(|s| s.name == phase.directory());
+            assert_eq!(own, Some(index), "{path} is put in stage {}", stage.name);
+        }
+    }
 }
