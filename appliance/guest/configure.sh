@@ -7,7 +7,7 @@
 # failed, all is done. Everything else is output for the log.
 set -u
 here=/var/lib/vbuild
-export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true DEBIAN_HAS_FRONTEND=1
+export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
 export DPKG_ROOT= DPKG_ADMINDIR=/var/lib/dpkg DPKG_MAINTSCRIPT_ARCH=amd64
 export DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_RUNNING_VERSION=1.21
 export HOME=/root LC_ALL=C.UTF-8 PERL_BADLANG=0

@@ -95,12 +95,17 @@ const SKIPPED: &[(&str, &str)] = &[
     ("python3", "preinst"),
     ("sudo", "preinst"),
     ("usrmerge", "preinst"),
+    ("usrmerge", "postinst"),
+    ("debian-archive-keyring", "postinst"),
     ("debconf", "postinst"),
     ("dpkg", "postinst"),
     ("init-system-helpers", "postinst"),
+    // Moves a diversion of former releases; the link is in the package.
+    ("dash", "postinst"),
     // Done on the host, where it takes no time; see `root`.
     ("ca-certificates", "postinst"),
     ("tzdata", "postinst"),
+    ("libpam-runtime", "postinst"),
     ("udev", "postinst"),
     // Byte-compile all of Python's library.
     ("python3", "postinst"),

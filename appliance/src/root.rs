@@ -47,6 +47,31 @@ const LEFT_OUT: &[&str] = &[
     "usr/share/games/",
 ];
 
+/// What `pam-auth-update` makes of the only profile there is, `unix`. sudo and
+/// su read these files; root needs no password for either.
+const PAM: &[(&str, &str)] = &[
+    (
+        "common-auth",
+        "auth\t[success=1 default=ignore]\tpam_unix.so nullok\nauth\trequisite\tpam_deny.so\nauth\trequired\tpam_permit.so\n",
+    ),
+    (
+        "common-account",
+        "account\t[success=1 new_authtok_reqd=done default=ignore]\tpam_unix.so\naccount\trequisite\tpam_deny.so\naccount\trequired\tpam_permit.so\n",
+    ),
+    (
+        "common-password",
+        "password\t[success=1 default=ignore]\tpam_unix.so obscure yescrypt\npassword\trequisite\tpam_deny.so\npassword\trequired\tpam_permit.so\n",
+    ),
+    (
+        "common-session",
+        "session\t[default=1]\tpam_permit.so\nsession\trequisite\tpam_deny.so\nsession\trequired\tpam_permit.so\nsession\trequired\tpam_unix.so\n",
+    ),
+    (
+        "common-session-noninteractive",
+        "session\t[default=1]\tpam_permit.so\nsession\trequisite\tpam_deny.so\nsession\trequired\tpam_permit.so\nsession\trequired\tpam_unix.so\n",
+    ),
+];
+
 /// Why there is no tool root.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
@@ -261,6 +286,9 @@ fn write_system_files(tree: &mut Tree) -> Result<(), TreeError> {
     if tree.lookup("usr/share/zoneinfo/Etc/UTC", true).is_some() {
         tree.symlink("etc/localtime", "/usr/share/zoneinfo/Etc/UTC")?;
         tree.write("etc/timezone", 0o644, "Etc/UTC\n")?;
+    }
+    for (name, text) in PAM {
+        tree.write(&format!("etc/pam.d/{name}"), 0o644, *text)?;
     }
     tree.write("etc/hostname", 0o644, "vbuild\n")?;
     tree.write("etc/fstab", 0o644, "# The agent mounts everything.\n")?;
