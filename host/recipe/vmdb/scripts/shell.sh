@@ -1,0 +1,17 @@
+# Runs a step of the spec outside of the image, as vmdb2 does on its host. The
+# image has there the path that the spec calls it by.
+# Arguments: the step's text, then paths and devices by turns.
+set -eu
+text=$1
+shift
+while [ $# -gt 0 ]; do
+    case $1 in
+        /dev/*) ;;
+        *)
+            mkdir -p -- "$(dirname -- "$1")"
+            ln -sfn -- "$2" "$1"
+            ;;
+    esac
+    shift 2
+done
+exec sh -ec "$text"
