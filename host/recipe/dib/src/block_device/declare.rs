@@ -7,8 +7,8 @@ use super::{
     BlockDeviceError,
     expand::{Entry, lookup},
     units,
-    value::Value,
 };
+use crate::yaml::Value;
 
 /// The node of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,8 @@
 //! Children stand before their parents, as in the original; the graph brings
 //! them into an order in which they can be made.
 
-use super::{BlockDeviceError, value::Value};
+use super::BlockDeviceError;
+use crate::yaml::Value;
 
 /// The modules of the grammar. `luks` and `md` are this program's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

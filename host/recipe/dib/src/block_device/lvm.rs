@@ -8,8 +8,8 @@ use super::{
     declare::words,
     expand::{Entry, lookup},
     units,
-    value::Value,
 };
+use crate::yaml::Value;
 
 /// Logical volumes are made of whole extents of this size.
 const EXTENT_BYTES: u64 = 4 << 20;

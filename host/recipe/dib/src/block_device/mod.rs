@@ -17,7 +17,6 @@ mod layout;
 mod lvm;
 mod symbols;
 mod units;
-mod value;
 
 pub use choose::{ConfigOrigin, ConfigText};
 pub use error::BlockDeviceError;
@@ -27,8 +26,8 @@ pub(crate) use choose::choose;
 pub(crate) use layout::{BlockDevices, DiskDeclaration, IMAGE_DISK};
 pub(crate) use units::whole;
 
+use crate::yaml::Value;
 use expand::{Entry, Module, set};
-use value::Value;
 
 /// What the command line says about the root filesystem. It reaches the node
 /// named `mkfs_root` and no other.

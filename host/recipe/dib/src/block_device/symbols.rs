@@ -3,8 +3,8 @@
 use super::{
     BlockDeviceError,
     expand::{Entry, Module},
-    value::Value,
 };
+use crate::yaml::Value;
 
 /// The answers to `getval` that need nothing but the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! YAML as the block-device layer sees it: ordered, untyped, and printed in
+//! YAML as the recipes of this crate need it: ordered, untyped, and printed in
 //! messages the way Python prints it, because diskimage-builder's error texts
 //! contain such prints and people search for them.
 
