@@ -24,7 +24,7 @@ pub struct Lowered {
     pub variables: Vec<String>,
     /// Where the block-device configuration came from.
     pub block_device_config: ConfigOrigin,
-    /// Things that the user should know.
+    /// Things that the user should know, beside those of [`Located`].
     pub warnings: Vec<String>,
 }
 

@@ -70,7 +70,7 @@ impl<'a> Build<'a> {
         let settings = Settings::resolve(options)?;
         check_docker(options)?;
         let (directory, image_name) = image_name(options)?;
-        let mut warnings = located.warnings.clone();
+        let mut warnings = Vec::new();
         let requested = elements::requested(options, &settings.arch);
         let elements = expand(options, located, &requested, &mut warnings)?;
         let hooks = Hooks::merge(&elements, &options.exclude_scripts)?;
