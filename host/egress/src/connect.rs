@@ -15,7 +15,7 @@ use std::{
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
 
-use crate::{policy::Refused, protocol::Refusal};
+use crate::protocol::{Refusal, RefusalKind};
 
 /// How long an attempt has before the next one starts beside it; the value that
 /// RFC 8305 recommends.
@@ -26,7 +26,7 @@ pub(crate) async fn connect(
     addresses: &[IpAddr],
     port: u16,
     limit: Duration,
-) -> Result<TcpStream, Refused> {
+) -> Result<TcpStream, Refusal> {
     match tokio::time::timeout(limit, race(addresses, port)).await {
         Ok(Ok(stream)) => {
             // Small writes (requests, TLS records) must not wait for each other.
@@ -37,7 +37,7 @@ pub(crate) async fn connect(
         Err(_) => {
             let (count, seconds) = (addresses.len(), limit.as_secs());
             let message = format!("none of {count} addresses answered within {seconds} s");
-            Err(Refused::new(Refusal::Timeout, message))
+            Err(Refusal::new(RefusalKind::Timeout, message))
         }
     }
 }
@@ -80,13 +80,13 @@ fn in_turn(addresses: &[IpAddr]) -> Vec<IpAddr> {
     pairs.flatten().copied().collect()
 }
 
-fn refused(address: SocketAddr, error: &io::Error) -> Refused {
+fn refused(address: SocketAddr, error: &io::Error) -> Refusal {
     let kind = match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Refusal::Refused,
-        io::ErrorKind::TimedOut => Refusal::Timeout,
-        _ => Refusal::Unreachable,
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => RefusalKind::Refused,
+        io::ErrorKind::TimedOut => RefusalKind::Timeout,
+        _ => RefusalKind::Unreachable,
     };
-    Refused::new(kind, format!("{address}: {error}"))
+    Refusal::new(kind, format!("{address}: {error}"))
 }
 
 #[cfg(test)]
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
         drop(listener);
         let error = connect(&ips(&["127.0.0.3", "127.0.0.2"]), port, limit).await.unwrap_err();
-        assert_eq!(error.kind, Refusal::Refused);
+        assert_eq!(error.kind, RefusalKind::Refused);
         assert!(error.message.contains("127.0.0."), "{}", error.message);
         assert!(connect(&[], port, limit).await.is_err());
     }

@@ -28,12 +28,6 @@ impl Flow {
     }
 }
 
-/// Sees bytes that pass, in both directions.
-pub(crate) trait Tap: Send + Sync {
-    fn up(&self, bytes: &[u8]);
-    fn down(&self, bytes: &[u8]);
-}
-
 /// Copies until both directions have ended, one of them has failed, or nothing
 /// has moved for `idle`.
 pub(crate) async fn relay(
@@ -41,14 +35,11 @@ pub(crate) async fn relay(
     remote: impl AsyncRead + AsyncWrite + Unpin,
     flow: &Flow,
     idle: Duration,
-    tap: Option<&dyn Tap>,
 ) -> io::Result<()> {
     let (mut guest_in, mut guest_out) = tokio::io::split(guest);
     let (mut remote_in, mut remote_out) = tokio::io::split(remote);
-    let see_up = |bytes: &[u8]| tap.into_iter().for_each(|t| t.up(bytes));
-    let see_down = |bytes: &[u8]| tap.into_iter().for_each(|t| t.down(bytes));
-    let up = copy(&mut guest_in, &mut remote_out, &flow.up, see_up);
-    let down = copy(&mut remote_in, &mut guest_out, &flow.down, see_down);
+    let up = copy(&mut guest_in, &mut remote_out, &flow.up);
+    let down = copy(&mut remote_in, &mut guest_out, &flow.down);
     tokio::select! {
         done = async { tokio::try_join!(up, down) } => done.map(|_| ()),
         () = until_idle(flow, idle) => Err(io::Error::new(
@@ -62,7 +53,6 @@ async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     count: &AtomicU64,
-    see: impl Fn(&[u8]),
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -74,7 +64,6 @@ async fn copy(
                 done => done,
             };
         }
-        see(&buffer[..length]);
         to.write_all(&buffer[..length]).await?;
         count.fetch_add(length as u64, Ordering::Relaxed);
     }
@@ -115,7 +104,7 @@ mod tests {
             assert_eq!(answer.len(), 100_000);
         };
         let idle = Duration::from_secs(60);
-        let (done, ()) = tokio::join!(relay(near, far, &flow, idle, None), session);
+        let (done, ()) = tokio::join!(relay(near, far, &flow, idle), session);
         done.unwrap();
         assert_eq!((flow.up.into_inner(), flow.down.into_inner()), (8, 100_000));
     }
@@ -125,7 +114,7 @@ mod tests {
         let (_guest, near) = UnixStream::pair().unwrap();
         let (far, _remote) = UnixStream::pair().unwrap();
         let flow = Flow::default();
-        let error = relay(near, far, &flow, Duration::from_secs(900), None).await.unwrap_err();
+        let error = relay(near, far, &flow, Duration::from_secs(900)).await.unwrap_err();
         assert_eq!(error.to_string(), "nothing moved for 900 s");
     }
 }

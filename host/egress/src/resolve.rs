@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, net::IpAddr, pin::Pin, time::Duration};
 
-use crate::{policy::Refused, protocol::Refusal};
+use crate::protocol::{Refusal, RefusalKind};
 
 /// Addresses that are looked at for one name; a name with more of them is a
 /// load balancer's, and the rest are alike.
@@ -42,16 +42,16 @@ pub(crate) async fn resolve(
     resolver: &dyn Resolve,
     name: &str,
     limit: Duration,
-) -> Result<Vec<IpAddr>, Refused> {
-    let gone = || Refused::new(Refusal::Nxdomain, format!("{name} does not exist"));
+) -> Result<Vec<IpAddr>, Refusal> {
+    let gone = || Refusal::new(RefusalKind::Nxdomain, format!("{name} does not exist"));
     match tokio::time::timeout(limit, resolver.lookup(name)).await {
         Err(_) => {
             let message = format!("no answer for {name} within {} s", limit.as_secs());
-            Err(Refused::new(Refusal::Timeout, message))
+            Err(Refusal::new(RefusalKind::Timeout, message))
         }
         Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => Err(gone()),
         Ok(Err(e)) => {
-            Err(Refused::new(Refusal::Timeout, format!("{name} could not be resolved: {e}")))
+            Err(Refusal::new(RefusalKind::Timeout, format!("{name} could not be resolved: {e}")))
         }
         Ok(Ok(found)) => {
             let mut addresses = Vec::new();

@@ -1,8 +1,7 @@
 //! One stream of the guest: its request, the policy, the connection, the bytes.
 
 use std::{
-    io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,343 +10,317 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     sync::Semaphore,
-    time::timeout,
 };
 
 use crate::{
-    policy::Policy,
-    protocol::{self, Operation, Refusal, RefusalKind, Reply, Request, VERSION},
-    proxy::Proxy,
+    Host, InvalidHost, OnRecord, Policy, Record, Resolve, SystemResolver, Upstream, connect,
+    protocol::{self, ProtocolError, Refusal, RefusalKind, Reply, Request},
+    relay::{self, Flow},
+    resolve,
 };
 
-/// Connections at once. apt uses a handful, pip ten; a guest that opens more
-/// waits.
-const CONNECTIONS_MAX: usize = 512;
-/// How long the guest may take to say what it wants.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
-/// How long one address may take to answer.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
-/// Addresses tried of one name.
-const ADDRESSES_MAX: usize = 8;
-/// Bytes copied at once: as much as one vsock packet carries.
-const COPY_BYTES: usize = 64 * 1024;
-
-/// A connection that has ended, or was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The name or address that was asked for.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-    /// The address that was connected to; none behind a proxy.
-    pub address: Option<IpAddr>,
-    /// Bytes to the server.
-    pub sent: u64,
-    /// Bytes from the server.
-    pub received: u64,
-    /// From the request to the end.
-    pub elapsed: Duration,
-    /// Why it was refused, if it was.
-    pub refused: Option<String>,
+/// Bounds on what a guest can make the host do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Streams served at the same time; more of them wait, first come first
+    /// served. Package tools use a dozen connections; the rest is room for
+    /// builds that download in parallel.
+    pub streams: usize,
+    /// From the stream's turn to its request.
+    pub request: Duration,
+    /// For resolving one name. Resolvers themselves give up after some 10 s.
+    pub resolve: Duration,
+    /// For connecting, all addresses of a name together.
+    pub connect: Duration,
+    /// A connection on which nothing moves ends. Long, for a server may think
+    /// for minutes before the first byte of a large answer.
+    pub idle: Duration,
 }
 
-/// Takes records, from any task, without blocking.
-pub type OnRecord = Arc<dyn Fn(&Record) + Send + Sync>;
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            streams: 256,
+            request: Duration::from_secs(30),
+            resolve: Duration::from_secs(20),
+            connect: Duration::from_secs(30),
+            idle: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// What an egress service does differently from the usual.
+#[derive(Clone)]
+pub struct Options {
+    /// Bounds.
+    pub limits: Limits,
+    /// The user's proxy.
+    pub upstream: Option<Upstream>,
+    /// Names to addresses.
+    pub resolver: Arc<dyn Resolve>,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("limits", &self.limits)
+            .field("upstream", &self.upstream)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { limits: Limits::default(), upstream: None, resolver: Arc::new(SystemResolver) }
+    }
+}
+
+/// Sums over all streams so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Connections that were made.
+    pub connected: u64,
+    /// Requests that were not granted.
+    pub refused: u64,
+    /// Bytes to servers, of ended connections.
+    pub sent: u64,
+    /// Bytes from servers, of ended connections.
+    pub received: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    connected: AtomicU64,
+    refused: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
 
 /// The egress service of one run.
 pub struct Egress {
     policy: Policy,
-    proxy: Option<Proxy>,
+    options: Options,
     on_record: OnRecord,
-    connections: Semaphore,
+    slots: Semaphore,
+    counters: Counters,
 }
 
 impl std::fmt::Debug for Egress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Egress")
             .field("policy", &self.policy)
-            .field("proxy", &self.proxy)
+            .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }
 
+/// A connection that has been made.
+struct Connected {
+    stream: TcpStream,
+    address: Option<IpAddr>,
+}
+
 impl Egress {
     /// The service with a policy, and the proxy of this process's environment.
+    /// A proxy that cannot be used is reported in the log and not used.
     #[must_use]
     pub fn new(policy: Policy, on_record: OnRecord) -> Self {
-        let proxy = Proxy::from_environment(|name| std::env::var(name).ok());
-        Self::with_proxy(policy, on_record, proxy)
+        let upstream = Upstream::from_environment(|name| std::env::var(name).ok());
+        let upstream = upstream.unwrap_or_else(|error| {
+            tracing::warn!(%error, "connecting without the proxy");
+            None
+        });
+        Self::with_options(policy, on_record, Options { upstream, ..Options::default() })
     }
 
-    /// The service with a proxy, or with none.
+    /// The service with everything given.
     #[must_use]
-    pub fn with_proxy(policy: Policy, on_record: OnRecord, proxy: Option<Proxy>) -> Self {
-        Self { policy, proxy, on_record, connections: Semaphore::new(CONNECTIONS_MAX) }
+    pub fn with_options(policy: Policy, on_record: OnRecord, options: Options) -> Self {
+        let slots = Semaphore::new(options.limits.streams);
+        Self { policy, options, on_record, slots, counters: Counters::default() }
     }
 
-    /// Serves one stream of the guest to its end.
-    pub async fn serve(&self, mut guest: UnixStream) {
-        let Ok(_permit) = self.connections.acquire().await else { return };
-        let request = timeout(REQUEST_DEADLINE, protocol::read::<Request, _>(&mut guest)).await;
-        let Ok(Ok(request)) = request else {
-            tracing::debug!("a guest stream without a request");
-            return;
-        };
-        // Failures from here on are the guest's streams ending early; the
-        // record says what was transferred until then.
-        let served = match (request.v, request.op, request.host, request.port, request.name) {
-            (VERSION, Operation::Connect, Some(host), Some(port), _) => {
-                self.serve_connection(guest, &host, port).await
-            }
-            (VERSION, Operation::Resolve, _, _, Some(name)) => {
-                let reply = match self.resolve(&name).await {
-                    Ok(count) => Reply::ok(Some(count)),
-                    Err(refusal) => Reply::refused(&refusal),
-                };
-                protocol::write(&mut guest, &reply).await
-            }
-            _ => Ok(()),
-        };
-        if let Err(error) = served {
-            tracing::debug!(%error, "a guest stream ended early");
+    /// Sums over all streams so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Totals {
+            connected: get(&self.counters.connected),
+            refused: get(&self.counters.refused),
+            sent: get(&self.counters.sent),
+            received: get(&self.counters.received),
         }
     }
 
-    /// How many addresses a name has that the guest may connect to.
-    async fn resolve(&self, name: &str) -> Result<usize, Refusal> {
-        let named = self.policy.check_name(name, None)?;
-        if self.proxy.as_ref().is_some_and(|proxy| proxy.serves(name)) {
-            // Often only the proxy can resolve; the connection will tell.
-            return Ok(1);
-        }
-        self.addresses(name, 0, named).await.map(|addresses| addresses.len())
-    }
-
-    /// The allowed addresses of a name, or why there are none.
-    async fn addresses(
-        &self,
-        host: &str,
-        port: u16,
-        named: bool,
-    ) -> Result<Vec<SocketAddr>, Refusal> {
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
-            .await
-            .map_err(|e| Refusal::new(RefusalKind::Nxdomain, format!("{host}: {e}")))?
-            .take(ADDRESSES_MAX)
-            .collect();
-        let mut refusal = Refusal::new(RefusalKind::Nxdomain, format!("{host} has no address"));
-        let mut allowed = Vec::new();
-        for address in found {
-            match self.policy.check_address(address.ip(), named) {
-                Ok(()) => allowed.push(address),
-                Err(why) => refusal = why,
-            }
-        }
-        if allowed.is_empty() { Err(refusal) } else { Ok(allowed) }
-    }
-
-    async fn connect(&self, host: &str, port: u16) -> Result<(TcpStream, Option<IpAddr>), Refusal> {
-        let named = self.policy.check_name(host, Some(port))?;
-        if let Some(proxy) = self.proxy.as_ref().filter(|proxy| proxy.serves(host)) {
-            // An address given as such can be checked even here.
-            if let Ok(address) = host.parse() {
-                self.policy.check_address(address, named)?;
-            }
-            let slow = |_| Refusal::new(RefusalKind::Timeout, "the proxy does not answer");
-            return timeout(CONNECT_DEADLINE, proxy.connect(host, port))
-                .await
-                .map_err(slow)?
-                .map(|stream| (stream, None));
-        }
-        let mut refusal = Refusal::new(RefusalKind::Unreachable, "no address");
-        for address in self.addresses(host, port, named).await? {
-            match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    // Small writes of protocols must not wait for more; it is
-                    // only slower where the option is refused.
-                    let _ = stream.set_nodelay(true);
-                    return Ok((stream, Some(address.ip())));
-                }
-                Ok(Err(error)) => {
-                    let kind = match error.kind() {
-                        io::ErrorKind::ConnectionRefused => RefusalKind::Refused,
-                        _ => RefusalKind::Unreachable,
-                    };
-                    refusal = Refusal::new(kind, format!("{host}:{port} ({address}): {error}"));
-                }
-                Err(_) => {
-                    let message = format!("{host}:{port} ({address}) does not answer");
-                    refusal = Refusal::new(RefusalKind::Timeout, message);
-                }
-            }
-        }
-        Err(refusal)
-    }
-
-    async fn serve_connection(
-        &self,
-        mut guest: UnixStream,
-        host: &str,
-        port: u16,
-    ) -> io::Result<()> {
+    /// Serves one stream of the guest to its end. Nothing that the guest does
+    /// here is an error of the caller: everything goes to the guest as a reply,
+    /// and connections and refusals to the observer as records.
+    pub async fn serve(&self, mut guest: impl AsyncRead + AsyncWrite + Unpin + Send) {
+        // The semaphore is never closed.
+        let Ok(_slot) = self.slots.acquire().await else { return };
         let started = Instant::now();
+        let request = match self.read(&mut guest).await {
+            Ok(Some(request)) => request,
+            Ok(None) => return tracing::debug!("a guest stream without a request"),
+            Err(refusal) => {
+                tracing::info!(%refusal, "a guest stream without a request");
+                // A guest that has gone needs no answer; here and below.
+                let _ = protocol::write_frame(&mut guest, &Reply::refused(&refusal)).await;
+                return;
+            }
+        };
+        let (host, port) = match &request {
+            Request::Connect { host, port, .. } => (printable(host), *port),
+            Request::Resolve { name, .. } => (printable(name), 0),
+        };
         let mut record = Record {
-            host: host.chars().take(255).collect(),
+            host,
             port,
             address: None,
             sent: 0,
             received: 0,
             elapsed: Duration::ZERO,
             refused: None,
+            broken: None,
         };
-        let outcome = match self.connect(host, port).await {
-            Ok((server, address)) => {
-                record.address = address;
-                let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
-                let mut outcome = protocol::write(&mut guest, &Reply::ok(None)).await;
-                if outcome.is_ok() {
-                    outcome = copy_both(guest, server, &sent, &received).await;
+        let served = match request {
+            Request::Connect { host, port, .. } => {
+                self.serve_connection(&mut guest, &host, port, &mut record).await
+            }
+            Request::Resolve { name, .. } => match self.resolve(&name).await {
+                Ok(count) => {
+                    let _ = protocol::write_frame(&mut guest, &Reply::ok(Some(count))).await;
+                    // The connection that follows is what is worth a record.
+                    return;
                 }
-                record.sent = sent.into_inner();
-                record.received = received.into_inner();
-                outcome
-            }
-            Err(refusal) => {
-                let reply = Reply::refused(&refusal);
-                record.refused = Some(refusal.message);
-                protocol::write(&mut guest, &reply).await
-            }
+                Err(refusal) => Err(refusal),
+            },
         };
+        if let Err(refusal) = served {
+            let _ = protocol::write_frame(&mut guest, &Reply::refused(&refusal)).await;
+            // Programs ask for names that do not exist all the time.
+            if port == 0 && refusal.kind == RefusalKind::Nxdomain {
+                return;
+            }
+            record.refused = Some(refusal.message);
+        }
         record.elapsed = started.elapsed();
-        (self.on_record)(&record);
-        outcome
-    }
-}
-
-/// Copies both ways; the end of one direction is passed on and does not end the
-/// other, an error ends both.
-async fn copy_both(
-    guest: UnixStream,
-    server: TcpStream,
-    sent: &AtomicU64,
-    received: &AtomicU64,
-) -> io::Result<()> {
-    let (guest_read, guest_write) = guest.into_split();
-    let (server_read, server_write) = server.into_split();
-    let up = copy(guest_read, server_write, sent);
-    let down = copy(server_read, guest_write, received);
-    futures::future::try_join(up, down).await.map(drop)
-}
-
-async fn copy<R, W>(mut from: R, mut to: W, count: &AtomicU64) -> io::Result<()>
-where
-    R: tokio::io::AsyncRead + Unpin,
-    W: tokio::io::AsyncWrite + Unpin,
-{
-    let mut buffer = vec![0; COPY_BYTES];
-    loop {
-        let bytes = from.read(&mut buffer).await?;
-        if bytes == 0 {
-            return to.shutdown().await;
-        }
-        to.write_all(&buffer[..bytes]).await?;
-        count.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    type Records = Arc<Mutex<Vec<Record>>>;
-
-    fn egress(hosts: &[&str], private: bool) -> (Arc<Egress>, Records) {
-        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-        let records = Records::default();
-        let kept = Arc::clone(&records);
-        let on_record: OnRecord = Arc::new(move |record| kept.lock().unwrap().push(record.clone()));
-        let policy = Policy::new(&hosts, private).unwrap();
-        (Arc::new(Egress::with_proxy(policy, on_record, None)), records)
+        self.account(&record);
     }
 
-    async fn ask(egress: &Arc<Egress>, request: Request) -> (UnixStream, Reply) {
-        let (mut guest, host) = UnixStream::pair().unwrap();
-        let serving = Arc::clone(egress);
-        tokio::spawn(async move { serving.serve(host).await });
-        protocol::write(&mut guest, &request).await.unwrap();
-        let reply = protocol::read(&mut guest).await.unwrap();
-        (guest, reply)
-    }
-
-    fn connect_to(host: &str, port: u16) -> Request {
-        Request {
-            v: VERSION,
-            op: Operation::Connect,
-            host: Some(host.into()),
-            port: Some(port),
-            name: None,
+    /// Reads the request; `None` when the guest ends the stream without one.
+    async fn read(
+        &self,
+        guest: &mut (impl AsyncRead + Unpin + Send),
+    ) -> Result<Option<Request>, Refusal> {
+        let limit = self.options.limits.request;
+        match tokio::time::timeout(limit, protocol::read_request(guest)).await {
+            Ok(Ok(request)) => Ok(Some(request)),
+            Ok(Err(ProtocolError::Io(_))) => Ok(None),
+            Ok(Err(e)) => Err(Refusal::policy(e.to_string())),
+            Err(_) => {
+                let message = format!("no request within {} s", limit.as_secs());
+                Err(Refusal::new(RefusalKind::Timeout, message))
+            }
         }
     }
 
-    #[tokio::test]
-    async fn bytes_flow_and_each_direction_ends_by_itself() {
-        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = server.local_addr().unwrap().port();
-        let (egress, records) = egress(&["127.0.0.1"], false);
-        let (mut guest, reply) = ask(&egress, connect_to("127.0.0.1", port)).await;
-        assert!(reply.ok);
-        let (mut peer, _) = server.accept().await.unwrap();
-        guest.write_all(b"request").await.unwrap();
-        guest.shutdown().await.unwrap();
-        let mut seen = Vec::new();
-        peer.read_to_end(&mut seen).await.unwrap();
-        assert_eq!(seen, b"request");
-        // The guest has ended its direction; the answer still arrives.
-        peer.write_all(b"a longer answer").await.unwrap();
-        drop(peer);
-        let mut answer = Vec::new();
-        guest.read_to_end(&mut answer).await.unwrap();
-        assert_eq!(answer, b"a longer answer");
-        let records = records.lock().unwrap();
-        assert_eq!((records[0].sent, records[0].received), (7, 15));
-        assert_eq!(records[0].refused, None);
+    async fn serve_connection(
+        &self,
+        guest: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+        host: &str,
+        port: u16,
+        record: &mut Record,
+    ) -> Result<(), Refusal> {
+        let connected = self.connect(&parse(host)?, port).await?;
+        self.counters.connected.fetch_add(1, Ordering::Relaxed);
+        record.address = connected.address;
+        let flow = Flow::default();
+        let mut done = protocol::write_frame(guest, &Reply::ok(None)).await;
+        if done.is_ok() {
+            done = relay::relay(guest, connected.stream, &flow, self.options.limits.idle).await;
+        }
+        record.sent = flow.up.into_inner();
+        record.received = flow.down.into_inner();
+        record.broken = done.err().map(|e| e.to_string());
+        Ok(())
     }
 
-    #[tokio::test]
-    async fn refusals_say_why() {
-        let (open, records) = egress(&[], false);
-        let (_, reply) = ask(&open, connect_to("127.0.0.1", 22)).await;
-        assert_eq!(reply.kind, Some(RefusalKind::Policy));
-        assert!(records.lock().unwrap()[0].refused.as_ref().unwrap().contains("loopback"));
-        let (_, reply) = ask(&open, connect_to("localhost", 22)).await;
-        assert_eq!(reply.kind, Some(RefusalKind::Policy), "a name is checked by its addresses");
-        let (narrow, _) = egress(&["deb.example.org"], false);
-        let (_, reply) = ask(&narrow, connect_to("evil.example", 80)).await;
-        assert_eq!(reply.kind, Some(RefusalKind::Policy));
-        let closed = {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            listener.local_addr().unwrap().port()
-        };
-        let (private, _) = egress(&[], true);
-        let (_, reply) = ask(&private, connect_to("127.0.0.1", closed)).await;
-        assert_eq!(reply.kind, Some(RefusalKind::Refused));
-        let resolve = |name: &str| Request {
-            v: VERSION,
-            op: Operation::Resolve,
-            host: None,
-            port: None,
-            name: Some(name.into()),
-        };
-        let (_, reply) = ask(&private, resolve("localhost")).await;
-        assert!(reply.ok && reply.addrs.unwrap() > 0);
-        let (_, reply) = ask(&private, resolve("no-such-name.invalid")).await;
-        assert_eq!(reply.kind, Some(RefusalKind::Nxdomain));
+    /// How many addresses of this host may be reached.
+    async fn resolve(&self, name: &str) -> Result<u32, Refusal> {
+        let host = parse(name)?;
+        self.policy.check_host(&host, None)?;
+        if self.proxy_for(&host).is_some() {
+            // Often only the proxy can resolve; the connection will tell.
+            return Ok(1);
+        }
+        let allowed = self.addresses(&host, None).await?;
+        Ok(u32::try_from(allowed.len()).unwrap_or(u32::MAX))
     }
+
+    async fn connect(&self, host: &Host, port: u16) -> Result<Connected, Refusal> {
+        if port == 0 {
+            return Err(Refusal::policy("port 0 is none"));
+        }
+        self.policy.check_host(host, Some(port))?;
+        let limit = self.options.limits.connect;
+        if let Some(proxy) = self.proxy_for(host) {
+            let stream = proxy.connect(host, port, limit).await?;
+            return Ok(Connected { stream, address: None });
+        }
+        let addresses = self.addresses(host, Some(port)).await?;
+        let stream = connect::connect(&addresses, port, limit).await?;
+        let address = stream.peer_addr().ok().map(|a| a.ip());
+        Ok(Connected { stream, address })
+    }
+
+    fn proxy_for(&self, host: &Host) -> Option<&Upstream> {
+        self.options.upstream.as_ref().filter(|proxy| !proxy.bypasses(host))
+    }
+
+    /// The addresses of a host that the policy allows.
+    async fn addresses(&self, host: &Host, port: Option<u16>) -> Result<Vec<IpAddr>, Refusal> {
+        let found = match host {
+            Host::Address(address) => vec![*address],
+            Host::Name(name) => {
+                let resolver = self.options.resolver.as_ref();
+                resolve::resolve(resolver, name, self.options.limits.resolve).await?
+            }
+        };
+        let mut allowed = Vec::new();
+        let mut refusal = None;
+        for address in found {
+            match self.policy.check_address(host, port, address) {
+                Ok(()) => allowed.push(address),
+                Err(refused) => refusal = Some(refused),
+            }
+        }
+        match refusal {
+            Some(refused) if allowed.is_empty() => Err(refused),
+            _ => Ok(allowed),
+        }
+    }
+
+    fn account(&self, record: &Record) {
+        let counters = &self.counters;
+        counters.sent.fetch_add(record.sent, Ordering::Relaxed);
+        counters.received.fetch_add(record.received, Ordering::Relaxed);
+        if record.refused.is_some() {
+            counters.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        tracing::debug!(?record, "a guest stream has ended");
+        (self.on_record)(record);
+    }
+}
+
+fn parse(host: &str) -> Result<Host, Refusal> {
+    host.parse().map_err(|e: InvalidHost| Refusal::policy(e.to_string()))
+}
+
+/// A name from the guest as it may appear in logs.
+fn printable(name: &str) -> String {
+    name.chars().take(253).flat_map(char::escape_default).collect()
 }

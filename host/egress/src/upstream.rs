@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use crate::{
-    policy::{Host, Refused},
-    protocol::Refusal,
+    policy::Host,
+    protocol::{Refusal, RefusalKind},
 };
 
 /// Bytes of the proxy's answer before the connection: a status line and some
@@ -68,8 +68,7 @@ impl Upstream {
         };
         let names = ["https_proxy", "http_proxy", "all_proxy"];
         let Some((variable, url)) = names.into_iter().find_map(read) else { return Ok(None) };
-        let mut upstream =
-            Self::parse(&url).map_err(|reason| InvalidProxy { variable, reason })?;
+        let mut upstream = Self::parse(&url).map_err(|reason| InvalidProxy { variable, reason })?;
         let direct = read("no_proxy").map(|(_, list)| list).unwrap_or_default();
         let entries = direct.split(',').map(|e| e.trim().to_ascii_lowercase());
         upstream.direct = entries.filter(|e| !e.is_empty()).collect();
@@ -121,18 +120,18 @@ impl Upstream {
         host: &Host,
         port: u16,
         limit: Duration,
-    ) -> Result<TcpStream, Refused> {
+    ) -> Result<TcpStream, Refusal> {
         let attempt = self.tunnel(host, port);
         tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
             let message = format!("the proxy did not answer within {} s", limit.as_secs());
-            Err(Refused::new(Refusal::Timeout, message))
+            Err(Refusal::new(RefusalKind::Timeout, message))
         })
     }
 
-    async fn tunnel(&self, host: &Host, port: u16) -> Result<TcpStream, Refused> {
+    async fn tunnel(&self, host: &Host, port: u16) -> Result<TcpStream, Refusal> {
         let failed = |e: io::Error| {
             let message = format!("the proxy {}:{} failed: {e}", self.host, self.port);
-            Refused::new(Refusal::Unreachable, message)
+            Refusal::new(RefusalKind::Unreachable, message)
         };
         let mut stream =
             TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
@@ -154,12 +153,12 @@ impl Upstream {
             200..=299 => Ok(stream),
             status => {
                 let kind = match status {
-                    502 | 503 => Refusal::Unreachable,
-                    504 => Refusal::Timeout,
-                    _ => Refusal::Refused,
+                    502 | 503 => RefusalKind::Unreachable,
+                    504 => RefusalKind::Timeout,
+                    _ => RefusalKind::Refused,
                 };
                 let message = format!("the proxy answered {status} for {target}");
-                Err(Refused::new(kind, message))
+                Err(Refusal::new(kind, message))
             }
         }
     }
@@ -229,7 +228,8 @@ mod tests {
     fn the_environment_names_the_proxy() {
         assert_eq!(from(&[]), Ok(None));
         assert_eq!(from(&[("http_proxy", "")]), Ok(None));
-        let proxy = from(&[("HTTPS_PROXY", "http://u%40x:p@proxy.example:8080/")]).unwrap().unwrap();
+        let proxy =
+            from(&[("HTTPS_PROXY", "http://u%40x:p@proxy.example:8080/")]).unwrap().unwrap();
         assert_eq!((proxy.host.as_str(), proxy.port), ("proxy.example", 8080));
         assert_eq!(proxy.credentials.as_deref(), Some("u@x:p"));
         assert_eq!(format!("{proxy:?}"), "Upstream(proxy.example:8080)");
@@ -259,7 +259,9 @@ mod tests {
 
     #[test]
     fn base64_of_known_strings() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
     }
