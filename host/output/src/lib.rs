@@ -14,6 +14,7 @@
 //!
 //! Calls block and use threads; asynchronous callers put them on one.
 
+mod archive;
 mod atomic;
 mod checksum;
 mod commit;
@@ -25,6 +26,7 @@ mod progress;
 mod run;
 mod source;
 mod tools;
+mod unpack;
 
 pub use checksum::Checksum;
 pub use commit::{Existing, Pending, Written, commit};
@@ -36,3 +38,4 @@ pub use format::{
 pub use progress::{Event, Progress, Silent};
 pub use run::{write_disks, write_trees};
 pub use source::{BlockSource, RawFile};
+pub use unpack::{PendingTree, UnpackLimits, unpack_tree};

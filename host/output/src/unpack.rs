@@ -1,0 +1,396 @@
+//! `NAME.d`: what the build left for the host, unpacked from the guest's stream.
+//!
+//! The guest is not trusted. Files go to a fresh directory beside the
+//! destination, in which no symbolic link exists while anything is written;
+//! links come last, and only those that lead to a place inside. No owners, no
+//! devices, no set-id bits. On commit the directory takes its name, or its files
+//! move into the existing one.
+
+use std::{
+    collections::HashSet,
+    ffi::OsStr,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink},
+    },
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    OutputError, Progress, Result,
+    archive::{Archive, Entry, Kind},
+    atomic::{directory_of, sync_directory, temporary_name, temporary_prefix},
+};
+
+/// What a guest may leave at most.
+#[derive(Debug, Clone, Copy)]
+pub struct UnpackLimits {
+    /// Bytes of all files together.
+    pub bytes: u64,
+    /// Members of the archive.
+    pub entries: u64,
+}
+
+impl Default for UnpackLimits {
+    /// Kernels, ramdisks and manifests are far below this; a disk is not
+    /// filled by a guest gone wild.
+    fn default() -> Self {
+        Self { bytes: 16 << 30, entries: 100_000 }
+    }
+}
+
+/// An unpacked tree that is not yet at its place. Dropping it removes it.
+#[derive(Debug)]
+pub struct PendingTree {
+    staging: PathBuf,
+    destination: PathBuf,
+    entries: u64,
+    /// Keeps the next run from taking the directory for a leftover.
+    _lock: File,
+}
+
+/// Bytes copied at once.
+const COPY_BYTES: usize = 256 << 10;
+
+/// Unpacks a tar stream for the directory `destination`. `None` when there is
+/// nothing in it.
+///
+/// # Errors
+/// When the stream breaks, holds something that is refused, passes the limits,
+/// or the host's disk fails.
+pub fn unpack_tree(
+    tar: &mut dyn Read,
+    destination: &Path,
+    limits: UnpackLimits,
+    progress: &dyn Progress,
+) -> Result<Option<PendingTree>> {
+    let mut tree = PendingTree::create(destination)?;
+    let mut archive = Archive::new(tar);
+    let mut unpacker = Unpacker {
+        root: tree.staging.clone(),
+        bytes_left: limits.bytes,
+        files: HashSet::new(),
+        links: Vec::new(),
+    };
+    while let Some(entry) = archive.next_entry()? {
+        if progress.cancelled() {
+            return Err(OutputError::Cancelled);
+        }
+        if entry.path.is_empty() {
+            continue;
+        }
+        tree.entries += 1;
+        if tree.entries > limits.entries {
+            let reason = format!("more than {} members", limits.entries);
+            return Err(archive.bad(&entry.path.join(&b'/'), reason));
+        }
+        unpacker.unpack(&mut archive, entry)?;
+    }
+    unpacker.make_links()?;
+    Ok((tree.entries > 0).then_some(tree))
+}
+
+impl PendingTree {
+    fn create(destination: &Path) -> Result<Self> {
+        remove_stale(destination);
+        let staging = temporary_name(destination);
+        fs::create_dir(&staging).map_err(|e| OutputError::io("create", &staging, e))?;
+        let lock = File::open(&staging).map_err(|e| OutputError::io("open", &staging, e))?;
+        // Without locks (some network filesystems) leftovers merely stay.
+        let _ = lock.try_lock();
+        Ok(Self { staging, destination: destination.to_owned(), entries: 0, _lock: lock })
+    }
+
+    /// Where it will be.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.destination
+    }
+
+    /// Gives the tree its name, or moves its files into the directory that has
+    /// it already, where files of the same name are replaced.
+    ///
+    /// # Errors
+    /// When a rename fails, or something that is no directory is in the way.
+    pub fn commit(self) -> Result<PathBuf> {
+        let destination = self.destination.clone();
+        match fs::metadata(&destination) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs::rename(&self.staging, &destination)
+                    .map_err(|e| OutputError::io("rename the unpacked tree to", &destination, e))?;
+            }
+            Ok(meta) if meta.is_dir() => merge(&self.staging, &destination)?,
+            Ok(_) => {
+                let e = io::Error::from(io::ErrorKind::NotADirectory);
+                return Err(OutputError::io("unpack into", &destination, e));
+            }
+            Err(e) => return Err(OutputError::io("examine", &destination, e)),
+        }
+        sync_directory(directory_of(&destination))?;
+        Ok(destination)
+    }
+}
+
+impl Drop for PendingTree {
+    fn drop(&mut self) {
+        // After a commit by rename it is gone; what stays is removed by the
+        // next run for this destination.
+        let _ = fs::remove_dir_all(&self.staging);
+    }
+}
+
+fn remove_stale(destination: &Path) {
+    let prefix = temporary_prefix(destination);
+    let Ok(entries) = fs::read_dir(directory_of(destination)) else { return };
+    for entry in entries.flatten() {
+        let ours = entry.file_name().as_bytes().starts_with(prefix.as_bytes());
+        if !ours || !entry.file_type().is_ok_and(|t| t.is_dir()) {
+            continue;
+        }
+        if File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn merge(from: &Path, to: &Path) -> Result<()> {
+    let list = |e| OutputError::io("list", from, e);
+    for entry in fs::read_dir(from).map_err(list)? {
+        let entry = entry.map_err(list)?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        // Not `metadata`: a link of an earlier build must not lead this one out.
+        let existing = fs::symlink_metadata(&target);
+        let is_dir = entry.file_type().map_err(list)?.is_dir();
+        if is_dir && existing.as_ref().is_ok_and(fs::Metadata::is_dir) {
+            merge(&source, &target)?;
+        } else {
+            fs::rename(&source, &target)
+                .map_err(|e| OutputError::io("move an unpacked file to", &target, e))?;
+        }
+    }
+    sync_directory(to)
+}
+
+struct Unpacker {
+    root: PathBuf,
+    bytes_left: u64,
+    /// Regular files so far: what hard links may point at.
+    files: HashSet<PathBuf>,
+    /// Symbolic links, made when nothing more is written: path and target.
+    links: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Unpacker {
+    fn unpack(&mut self, archive: &mut Archive<&mut dyn Read>, entry: Entry) -> Result<()> {
+        let shown = entry.path.join(&b'/');
+        let path = self.place(&entry.path);
+        let make_error = |e| OutputError::io("create", &path, e);
+        if let Some(parent) = path.parent() {
+            DirBuilder::new().recursive(true).create(parent).map_err(make_error)?;
+        }
+        match entry.kind {
+            Kind::Directory => {
+                let mode = entry.mode & 0o777 | 0o700;
+                match DirBuilder::new().mode(mode).create(&path) {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+                    done => done.map_err(make_error),
+                }
+            }
+            Kind::File => {
+                self.file(archive, &entry, &path)?;
+                self.files.insert(path);
+                Ok(())
+            }
+            Kind::HardLink => {
+                let target = self.place(&entry.hard_link);
+                if !self.files.contains(&target) {
+                    return Err(archive.bad(&shown, "a hard link to no file before it"));
+                }
+                fs::hard_link(&target, &path).map_err(make_error)?;
+                self.files.insert(path);
+                Ok(())
+            }
+            Kind::Symlink => {
+                if !stays_inside(&entry) {
+                    return Err(archive.bad(&shown, "a symbolic link that leads out of the tree"));
+                }
+                self.links.push((path, entry.link));
+                Ok(())
+            }
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
+                Err(archive.bad(&shown, "a device or pipe, which has no place on the host"))
+            }
+        }
+    }
+
+    fn place(&self, components: &[Vec<u8>]) -> PathBuf {
+        let mut path = self.root.clone();
+        path.extend(components.iter().map(|c| OsStr::from_bytes(c)));
+        path
+    }
+
+    fn file(
+        &mut self,
+        archive: &mut Archive<&mut dyn Read>,
+        entry: &Entry,
+        path: &Path,
+    ) -> Result<()> {
+        let stored = archive.data_left();
+        let Some(left) = self.bytes_left.checked_sub(stored) else {
+            let reason = "the files are larger than the limit for all of them together";
+            return Err(archive.bad(&entry.path.join(&b'/'), reason));
+        };
+        self.bytes_left = left;
+        let fail = |e| OutputError::io("write", path, e);
+        // Later members of the same name replace earlier ones, as in tar.
+        let _ = fs::remove_file(path);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(entry.mode & 0o777 | 0o600)
+            .open(path)
+            .map_err(fail)?;
+        let whole = [(0, entry.size)];
+        let mut buffer = vec![0; COPY_BYTES];
+        for (offset, length) in entry.extents.as_deref().unwrap_or(&whole) {
+            let (mut at, end) = (*offset, offset + length);
+            while at < end {
+                let part = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+                let count = archive.read_data(&mut buffer[..part])?;
+                file.write_all_at(&buffer[..count], at).map_err(fail)?;
+                at += count as u64;
+            }
+        }
+        file.set_len(entry.size).map_err(fail)?;
+        file.sync_all().map_err(fail)
+    }
+
+    fn make_links(&self) -> Result<()> {
+        for (path, target) in &self.links {
+            symlink(OsStr::from_bytes(target), path)
+                .map_err(|e| OutputError::io("create", path, e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a link's target is relative and, after as many `..` as the link is
+/// deep at most, only goes down. All links being so, none leads out, through
+/// however many others it goes.
+fn stays_inside(entry: &Entry) -> bool {
+    if entry.link.first().is_none_or(|b| *b == b'/') {
+        return false;
+    }
+    let parts = entry.link.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".");
+    let mut parts = parts.peekable();
+    let mut up = 0;
+    while parts.next_if(|p| *p == b"..").is_some() {
+        up += 1;
+    }
+    up < entry.path.len() && parts.all(|p| p != b"..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Silent;
+
+    /// An archive of (path, kind, content or target).
+    fn archive(members: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, kind, content) in members {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o6755);
+            header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+            let mut data = content.as_bytes();
+            if matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link) {
+                header.as_mut_bytes()[157..157 + content.len()].copy_from_slice(data);
+                data = b"";
+            }
+            header.set_size(data.len() as u64);
+            header.set_cksum();
+            builder.append(&header, data).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn unpack(tar: &[u8], to: &Path) -> Result<Option<PathBuf>> {
+        let limits = UnpackLimits { bytes: 1000, entries: 20 };
+        unpack_tree(&mut &tar[..], to, limits, &Silent)?.map(PendingTree::commit).transpose()
+    }
+
+    use tar::EntryType::{Directory, Link, Regular, Symlink};
+
+    #[test]
+    fn files_come_out_and_merge() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("image.d");
+        let first = archive(&[
+            ("./", Directory, ""),
+            ("./manifests/a", Regular, "one"),
+            ("/vmlinuz", Regular, "kernel"),
+            ("again", Link, "vmlinuz"),
+            ("manifests/link", Symlink, "../vmlinuz"),
+        ]);
+        assert_eq!(unpack(&first, &to).unwrap(), Some(to.clone()));
+        assert_eq!(fs::read(to.join("manifests/link")).unwrap(), b"kernel");
+        assert_eq!(fs::read(to.join("again")).unwrap(), b"kernel");
+        fs::write(to.join("own"), "the user's").unwrap();
+        let second = archive(&[("manifests/a", Regular, "two"), ("manifests/b", Regular, "new")]);
+        unpack(&second, &to).unwrap();
+        assert_eq!(fs::read(to.join("manifests/a")).unwrap(), b"two");
+        assert_eq!(fs::read(to.join("manifests/b")).unwrap(), b"new");
+        assert_eq!(fs::read(to.join("vmlinuz")).unwrap(), b"kernel");
+        assert_eq!(fs::read(to.join("own")).unwrap(), b"the user's");
+        let mode = fs::metadata(to.join("vmlinuz")).unwrap();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o7000, 0);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_empty_tree_makes_no_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("image.d");
+        assert_eq!(unpack(&archive(&[("./", Directory, "")]), &to).unwrap(), None);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn ways_out_are_refused_and_leave_nothing() {
+        let big = "x".repeat(600);
+        for (members, message) in [
+            (vec![("../out", Regular, "")], "leads out"),
+            (vec![("l", Symlink, "/etc")], "leads out"),
+            (vec![("l", Symlink, "..")], "leads out"),
+            (vec![("a/l", Symlink, "../../x")], "leads out"),
+            (vec![("a/up", Symlink, ".."), ("a/l", Symlink, "up/../..")], "leads out"),
+            (vec![("h", Link, "../../etc/passwd")], "leads out"),
+            (vec![("h", Link, "nothing")], "a hard link to no file before it"),
+            (vec![("l", Symlink, "d"), ("h", Link, "l")], "a hard link to no file before it"),
+            (vec![("dev", tar::EntryType::Char, "")], "a device or pipe"),
+            (vec![("a", Regular, &big), ("b", Regular, &big)], "larger than the limit"),
+            (vec![("d", Directory, ""); 21], "more than 20 members"),
+            // A link where a directory has to be: found when the link is made.
+            (vec![("l", Symlink, "d"), ("l/x", Regular, "")], "failed to create"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let error = unpack(&archive(&members), &dir.path().join("image.d")).unwrap_err();
+            assert!(error.to_string().contains(message), "{members:?}: {error}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{members:?}");
+        }
+    }
+
+    #[test]
+    fn links_of_an_earlier_build_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (to, outside) = (dir.path().join("image.d"), dir.path().join("outside"));
+        fs::create_dir_all(&outside).unwrap();
+        fs::create_dir_all(&to).unwrap();
+        symlink(&outside, to.join("sub")).unwrap();
+        assert!(unpack(&archive(&[("sub/file", Regular, "x")]), &to).is_err());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+}
