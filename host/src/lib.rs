@@ -1,1 +1,63 @@
 //! The thin library behind the vbuild binary.
+//!
+//! ```text
+//! cli (as typed) ──► commands (resolved, one file per verb) ──► pipeline
+//!                          │                                       │ events
+//!                          └──────────► error ◄──── ui ◄───────────┘
+//! ```
+//!
+//! Architecture invariant: only this package names both backends and every
+//! front end, and only its `ui` writes to the terminal.
+
+pub mod agent;
+pub mod appliance;
+pub mod backend;
+pub mod build_dir;
+pub mod ca;
+pub mod cli;
+pub mod commands;
+pub mod drive;
+pub mod error;
+pub mod exec;
+pub mod network;
+pub mod pipeline;
+pub mod progress;
+pub mod settings;
+pub mod trees;
+pub mod ui;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use cli::Invocation;
+use commands::Context;
+
+/// Everything between the arguments and the exit status.
+#[must_use]
+pub fn run(argv: Vec<OsString>) -> ExitCode {
+    // The program is its own helper for processes that must not outlive it.
+    if argv.get(1).is_some_and(|verb| verb == qemu::CHILD_VERB) {
+        qemu::exec_child(argv.into_iter().skip(2));
+    }
+    let console = ui::Console::of_process();
+    let outcome = cli::parse(&argv).and_then(|(personality, invocation)| {
+        let context = Context::of_process(console, personality, argv);
+        match invocation {
+            Invocation::Print(text) => {
+                console.print(&text);
+                Ok(0)
+            }
+            Invocation::Capabilities(channel) => commands::capabilities::run(&console, &channel),
+            Invocation::Verb(verb) => commands::run(&context, *verb),
+            Invocation::Build(args) => commands::dib::run(&context, &args),
+        }
+    });
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            if !error.told {
+                console.print_error(&error);
+            }
+            ExitCode::from(error.exit_status())
+        }
+    }
+}

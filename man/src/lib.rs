@@ -1,1 +1,174 @@
-//! vbuild(1) and its companions, rendered from the command line's own types.
+//! vbuild(1), rendered from the command line's own types, so that an option
+//! cannot be there and not be told. What no type knows (examples, files, exit
+//! status) stands beside it in `sections/`, in roff.
+//!
+//! `man/vbuild.1` is committed; a test fails when it is not what this renders,
+//! and writes it anew with `UPDATE_MAN=1`.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+use clap::{Arg, Command};
+use clap_mangen::Man;
+use vbuild::error::{Kind, exit_status};
+
+/// The sections written by hand, in the order of the page.
+const BEHIND_VERBS: &[&str] =
+    &[include_str!("../sections/environment.roff"), include_str!("../sections/files.roff")];
+/// How an apostrophe is written, which the rendered parts rely on.
+const APOSTROPHE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
+const LAST: &[&str] = &[
+    include_str!("../sections/examples.roff"),
+    include_str!("../sections/differences.roff"),
+    include_str!("../sections/see-also.roff"),
+];
+
+/// The whole page.
+///
+/// # Errors
+/// When clap's renderer fails, which writing to memory does not.
+pub fn vbuild_1() -> Result<String> {
+    let command = vbuild::cli::command();
+    let mut page = String::from(
+        ".\\\" Rendered from the command line's types by the crate `man`; edit those, or man/sections.\n",
+    );
+    page += APOSTROPHE;
+    let man = Man::new(command.clone()).manual("vbuild manual");
+    page += &rendered(|out| man.render_title(out))?;
+    page += &rendered(|out| man.render_name_section(out))?;
+    page += include_str!("../sections/synopsis.roff");
+    page += include_str!("../sections/description.roff");
+    page += ".SH OPTIONS\n";
+    page += &options(&command)?;
+    page += ".SH VERBS\n";
+    for verb in command.get_subcommands() {
+        verb_section(&mut page, verb, "vbuild", &command)?;
+    }
+    BEHIND_VERBS.iter().for_each(|section| page += section);
+    page += &exit_statuses();
+    LAST.iter().for_each(|section| page += section);
+    Ok(page)
+}
+
+fn rendered(render: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>) -> Result<String> {
+    let mut out = Vec::new();
+    render(&mut out).context("failed to render")?;
+    let text = String::from_utf8(out).context("the rendered page is no UTF-8")?;
+    // Each part repeats the definitions that roff needs once.
+    let head = |line: &&str| !line.starts_with(".ie \\n(.g") && !line.starts_with(".el .ds Aq");
+    Ok(text.lines().filter(head).fold(String::new(), |mut text, line| {
+        text.push_str(line);
+        text.push('\n');
+        text
+    }))
+}
+
+/// The options of a command, with their groups as sub-sections.
+fn options(command: &Command) -> Result<String> {
+    let text = rendered(|out| Man::new(command.clone()).render_options_section(out))?;
+    Ok(text
+        .lines()
+        .filter(|line| *line != ".SH OPTIONS")
+        .map(|line| match line.strip_prefix(".SH ") {
+            Some(heading) => format!(".SS {}\n", capitalised(heading)),
+            None => format!("{line}\n"),
+        })
+        .collect())
+}
+
+fn capitalised(heading: &str) -> String {
+    let lower = heading.to_lowercase();
+    let at = lower.find(|c: char| c.is_alphabetic()).unwrap_or(0);
+    let mut text = lower.clone();
+    text.replace_range(at..=at, &lower[at..=at].to_uppercase());
+    text
+}
+
+/// A verb and the verbs below it. Options that the build has too are named, not
+/// told again.
+fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command) -> Result<()> {
+    let name = format!("{above} {}", verb.get_name());
+    if verb.has_subcommands() {
+        return verb
+            .get_subcommands()
+            .try_for_each(|below| verb_section(page, below, &name, build));
+    }
+    let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+    let words: String = verb
+        .get_positionals()
+        .map(|arg| {
+            let value = arg.get_value_names().and_then(|names| names.first()).map_or("", |v| v);
+            let dots =
+                if arg.get_num_args().is_some_and(|n| n.max_values() > 1) { "..." } else { "" };
+            if arg.is_required_set() {
+                format!(" {value}{dots}")
+            } else {
+                format!(" [{value}{dots}]")
+            }
+        })
+        .collect();
+    let _ = writeln!(page, ".SS \"{}\"", escaped(&format!("{name} [OPTIONS]{words}")));
+    let _ = writeln!(page, "{}.", escaped(&about));
+    if let Some(more) = verb.get_after_help() {
+        let _ = writeln!(page, "{}", escaped(&more.to_string()));
+    }
+    let shared: Vec<&Arg> =
+        verb.get_arguments().filter(|arg| !arg.is_hide_set() && shares(build, arg)).collect();
+    let own = shared
+        .iter()
+        .fold(verb.clone(), |verb, arg| verb.mut_arg(arg.get_id(), |arg| arg.hide(true)));
+    let own = own.mut_args(|arg| match arg.get_id().as_str() {
+        "help" | "version" => arg.hide(true),
+        _ => arg.help_heading(None::<&str>),
+    });
+    page.push_str(&options(&own)?);
+    if !shared.is_empty() {
+        let names: Vec<String> = shared
+            .iter()
+            .filter_map(|arg| Some(format!("\\fB\\-\\-{}\\fR", escaped(arg.get_long()?))))
+            .collect();
+        let text = match names.len() > SHARED_NAMED_MAX {
+            true => "All options of a build.".to_owned(),
+            false => format!("As for a build: {}.", names.join(", ")),
+        };
+        let _ = writeln!(page, ".PP\n{text}");
+    }
+    Ok(())
+}
+
+/// A verb that shares more options than this shares all of them.
+const SHARED_NAMED_MAX: usize = 30;
+
+fn shares(build: &Command, arg: &Arg) -> bool {
+    let common = |other: &Arg| other.get_id() == arg.get_id() && other.get_help() == arg.get_help();
+    !matches!(arg.get_id().as_str(), "help" | "version")
+        && arg.get_long().is_some()
+        && build.get_arguments().any(common)
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-").replace("\n.", "\n\\&.")
+}
+
+/// The table of exit statuses, from the one that vbuild itself uses.
+fn exit_statuses() -> String {
+    let rows = [
+        (0, "The image was built, or the verb did what it was asked."),
+        (
+            exit_status(Kind::Usage),
+            "Anything else, as virt\\-dib has it: a wrong command line, elements that do not fit \
+             together, a failed script, a missing program, a signal.",
+        ),
+        (
+            exit_status(Kind::Exec),
+            "vbuild exec: vbuild itself failed. Every other status is the command's own; 124 when \
+             its time was up, 128 and the number of the signal that ended it.",
+        ),
+    ];
+    let mut text = String::from(".SH \"EXIT STATUS\"\n");
+    for (status, meaning) in rows {
+        let _ = writeln!(text, ".TP\n\\fB{status}\\fR\n{meaning}");
+    }
+    text += "A script of extra\\-data.d that fails gives vbuild its own exit status, as it gave virt\\-dib.\n";
+    text
+}

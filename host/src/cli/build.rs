@@ -1,0 +1,430 @@
+//! The options of a build, as typed: the default verb and everything that takes
+//! the same command line. Grouped by purpose, in the order of `--help`.
+//!
+//! The doc comments are the manual: `--help` shows the first paragraph of each,
+//! vbuild(1) all of it.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum, builder::ValueParser};
+
+use super::values::{
+    ByteSize, CaBundle, EnvVar, MachineReadable, Share, ca_bundle, debug_level, gibibytes, memsize,
+    positive, smp,
+};
+
+const ELEMENTS: &str = "Elements";
+const SCRIPTS: &str = "What scripts see";
+const IMAGE: &str = "The image";
+const CACHES: &str = "Caches";
+const MACHINE: &str = "The machine";
+const NETWORK: &str = "The network";
+const OUTPUT: &str = "What vbuild tells";
+
+fn path() -> ValueParser {
+    ValueParser::path_buf()
+}
+
+/// Everything that a build can be told.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct BuildArgs {
+    /// Which elements.
+    #[command(flatten)]
+    pub elements: ElementArgs,
+    /// What their scripts see.
+    #[command(flatten)]
+    pub scripts: ScriptArgs,
+    /// What comes out.
+    #[command(flatten)]
+    pub image: ImageArgs,
+    /// What scripts keep between builds.
+    #[command(flatten)]
+    pub drive: DriveArgs,
+    /// What vbuild keeps between builds.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+    /// The machine that builds.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Where it builds.
+    #[command(flatten)]
+    pub tmpfs: TmpfsArgs,
+    /// What it may reach.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// What is shown while it runs.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Which elements are built.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = ELEMENTS)]
+pub struct ElementArgs {
+    /// Elements to build, among them one that provides an operating system
+    #[arg(value_name = "ELEMENT", help_heading = ELEMENTS)]
+    pub elements: Vec<String>,
+
+    /// Search PATH for elements; may be given several times, the first that has an element wins
+    ///
+    /// After all of these, the folders of the variable ELEMENTS_PATH are searched, and then the
+    /// elements of diskimage-builder itself.
+    #[arg(short = 'p', long = "element-path", value_name = "PATH", value_parser = path())]
+    pub element_path: Vec<PathBuf>,
+
+    /// The `lib` folder of diskimage-builder [default: the installed one, else a fetched one]
+    ///
+    /// Without this option vbuild takes the diskimage-builder that is installed; if there is
+    /// none, it fetches release 3.43.0 by a pinned hash into its cache.
+    #[arg(short = 'B', long = "base-path", value_name = "PATH", value_parser = path())]
+    pub base_path: Option<PathBuf>,
+
+    /// Leave out an element after its dependencies are known; may be given several times
+    #[arg(long, value_name = "ELEMENT")]
+    pub exclude_element: Vec<String>,
+
+    /// Leave out every script of this name, in whichever element; may be given several times
+    #[arg(long, value_name = "SCRIPT")]
+    pub exclude_script: Vec<String>,
+
+    /// Do not add the element `base`
+    #[arg(short = 'n', long)]
+    pub skip_base: bool,
+
+    /// Build a ramdisk: NAME.d with kernel and initrd, no disk image
+    #[arg(long)]
+    pub ramdisk: bool,
+
+    /// The element that makes the ramdisk [default: ramdisk]
+    #[arg(long, value_name = "ELEMENT")]
+    pub ramdisk_element: Option<String>,
+
+    /// Install these packages too; comma-separated, may be given several times
+    ///
+    /// They are installed in one go between install.d and post-install.d.
+    #[arg(long, value_name = "PACKAGE,...")]
+    pub extra_packages: Vec<String>,
+
+    /// How elements install what comes both ways: `source` or `package` [default: source]
+    #[arg(long, value_name = "TYPE")]
+    pub install_type: Option<String>,
+}
+
+/// What scripts see of the world.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = SCRIPTS)]
+pub struct ScriptArgs {
+    /// Give scripts a variable: NAME=VALUE, or NAME for its value here; may be given several times
+    ///
+    /// Nothing else of the caller's environment reaches a script. A NAME that is not set here is
+    /// skipped. When a name is given twice, the last one counts. Variables that vbuild sets itself
+    /// (ARCH, IMAGE_NAME, HOME and so on) cannot be changed this way.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub envvar: Vec<EnvVar>,
+
+    /// Let scripts read a file or folder of the host; may be given several times
+    ///
+    /// It appears read-only in the guest under GUEST, or under its own absolute path. No other
+    /// path of the host is visible to any script, extra-data.d included.
+    #[arg(long, value_name = "HOST[:GUEST]")]
+    pub share: Vec<Share>,
+
+    /// Where scripts keep downloads, a folder of the drive [default: /home/.cache/image-create]
+    ///
+    /// Scripts know it as DIB_IMAGE_CACHE. Without `--drive` it ends with the build.
+    #[arg(long, value_name = "DIR")]
+    pub image_cache: Option<String>,
+
+    /// The Python interpreter that elements are given as DIB_PYTHON_EXEC
+    ///
+    /// A name or a path in the appliance, where all elements run; the host's own interpreters
+    /// play no part.
+    #[arg(long, value_name = "PYTHON")]
+    pub python: Option<String>,
+
+    /// Fail a script that runs longer than this
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    pub timeout: Option<u32>,
+}
+
+/// What comes out of a build.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = IMAGE)]
+pub struct ImageArgs {
+    /// Name of the outputs, without suffix; may contain folders
+    #[arg(long, short_alias = 'o', value_name = "NAME", default_value = "image")]
+    pub name: String,
+
+    /// What to write: comma-separated; the last of several options counts
+    #[arg(long, short_alias = 't', value_name = "FORMAT,...", default_value = "qcow2",
+          value_parser = super::formats::parse)]
+    pub formats: super::formats::Formats,
+
+    /// Architecture of the image, in the names that elements use [default: the host's]
+    #[arg(long, short_alias = 'a', value_name = "ARCH")]
+    pub arch: Option<String>,
+
+    /// Size of the disk: a number and one of b, K, M, G [default: what the files need]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["image_size", "image_extra_size"])]
+    pub size: Option<ByteSize>,
+
+    /// Size of the disk in GiB, as disk-image-create takes it
+    #[arg(long, value_name = "GIB", value_parser = gibibytes, conflicts_with = "image_extra_size")]
+    pub image_size: Option<String>,
+
+    /// Free space to add to what the files need, in MiB
+    #[arg(long, value_name = "MIB", value_parser = positive)]
+    pub image_extra_size: Option<u32>,
+
+    /// Filesystem of the root [default: ext4]
+    #[arg(long, value_name = "TYPE")]
+    pub fs_type: Option<String>,
+
+    /// Options for the mkfs of the root, split as a shell splits words
+    #[arg(long, value_name = "OPTIONS")]
+    pub mkfs_options: Option<String>,
+
+    /// Size of the journal of an ext4 root, in MiB [default: 64]
+    #[arg(long, value_name = "MIB", value_parser = positive)]
+    pub mkfs_journal_size: Option<u32>,
+
+    /// How far the root can be grown while mounted, in blocks of the filesystem
+    #[arg(long, value_name = "BLOCKS", value_parser = positive)]
+    pub max_online_resize: Option<u32>,
+
+    /// Label of the root filesystem [default: cloudimg-rootfs; img-rootfs on xfs]
+    #[arg(long, value_name = "LABEL")]
+    pub root_label: Option<String>,
+
+    /// Do not compress qcow2
+    #[arg(short = 'u', long = "uncompressed")]
+    pub uncompressed: bool,
+
+    /// Options for the qcow2 image, as `qemu-img -o` takes them
+    #[arg(long, value_name = "OPTIONS")]
+    pub qemu_img_options: Option<String>,
+
+    /// Write checksums beside each output [default when given: md5,sha256]
+    #[arg(long, value_name = "KIND,...", require_equals = true, num_args = 0..=1,
+          value_delimiter = ',', default_missing_values = ["md5", "sha256"])]
+    pub checksum: Vec<ChecksumKind>,
+
+    /// Repository and tag of container outputs
+    #[arg(long, value_name = "REPOSITORY[:TAG]")]
+    pub docker_target: Option<String>,
+
+    /// Keep the outputs of this build when it fails
+    #[arg(long)]
+    pub no_delete_on_failure: bool,
+}
+
+/// Kinds of checksum files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ChecksumKind {
+    /// FILE.md5
+    Md5,
+    /// FILE.sha256
+    Sha256,
+    /// FILE.sha512
+    Sha512,
+}
+
+/// The drive that keeps caches and logs.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = CACHES)]
+pub struct DriveArgs {
+    /// Disk image that keeps caches and logs from build to build
+    ///
+    /// Its first partition is used, or the whole disk when it has no partitions; it must already
+    /// hold a filesystem. `vbuild cache create` makes one. It is left clean after success,
+    /// failure and kill.
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub drive: Option<PathBuf>,
+
+    /// Format of the drive [default: detected]
+    #[arg(long, value_name = "FORMAT")]
+    pub drive_format: Option<DriveFormatArg>,
+}
+
+impl DriveArgs {
+    /// No drive, for verbs that have none.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { drive: None, drive_format: None }
+    }
+}
+
+/// vbuild's own cache.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(next_help_heading = CACHES)]
+pub struct CacheDirArgs {
+    /// Folder of the host for vbuild's own cache [default: $XDG_CACHE_HOME/vbuild]
+    ///
+    /// Appliances, fetched elements and the logs of builds.
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// Formats of the helper drive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DriveFormatArg {
+    /// The file is the disk
+    Raw,
+    /// A qcow2 file
+    Qcow2,
+}
+
+/// The machine that builds.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = MACHINE)]
+pub struct MachineArgs {
+    /// What runs the guest's instructions
+    ///
+    /// `auto` tries /dev/kvm with the instructions that a kernel needs and takes it when they
+    /// work at a sensible speed; otherwise QEMU translates, which is slower but needs nothing.
+    /// `vbuild doctor` shows every check.
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub accel: AccelArg,
+
+    /// Memory of the machine in MiB [default: 2048]
+    #[arg(short = 'm', long, value_name = "MIB", value_parser = memsize)]
+    pub memsize: Option<u32>,
+
+    /// Processors of the machine [default: as many as the host has, at most 4]
+    #[arg(long, value_name = "N", value_parser = smp)]
+    pub smp: Option<u8>,
+
+    /// Add a Debian package to the appliance; may be given several times
+    #[arg(long, value_name = "PACKAGE")]
+    pub appliance_package: Vec<String>,
+}
+
+/// Accelerators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AccelArg {
+    /// The best that works
+    Auto,
+    /// Hardware virtualisation, or fail
+    Kvm,
+    /// Translation by QEMU
+    Tcg,
+}
+
+/// What the machine may reach.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = NETWORK)]
+pub struct NetworkArgs {
+    /// Give scripts a network (the default)
+    #[arg(long, overrides_with_all = ["no_network", "network"])]
+    pub network: bool,
+
+    /// Give scripts no network at all, and set DIB_OFFLINE=1
+    #[arg(long, overrides_with_all = ["no_network", "network"])]
+    pub no_network: bool,
+
+    /// Set DIB_OFFLINE=1: elements are to work from their caches; the network stays
+    #[arg(long)]
+    pub offline: bool,
+
+    /// Where the appliance's packages come from [default: the host's own apt sources]
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+
+    /// Certificates to trust beside the usual ones: a PEM file, or `host` for the host's
+    ///
+    /// For networks whose proxy inspects TLS. They are known to the appliance and, while scripts
+    /// run, in the image; they never become part of it.
+    #[arg(long, value_name = "FILE|host", value_parser = ca_bundle)]
+    pub ca_bundle: Option<CaBundle>,
+
+    /// Let scripts reach this host and no other; may be given several times
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub allow_host: Vec<String>,
+
+    /// Let scripts reach loopback, private and link-local addresses of the host's networks
+    #[arg(long)]
+    pub allow_private: bool,
+}
+
+impl NetworkArgs {
+    /// For verbs whose machine reaches nothing, but that fetch packages.
+    #[must_use]
+    pub fn for_packages(mirror: &Option<String>, ca_bundle: &Option<CaBundle>) -> Self {
+        Self {
+            network: false,
+            no_network: false,
+            offline: false,
+            mirror: mirror.clone(),
+            ca_bundle: ca_bundle.clone(),
+            allow_host: Vec::new(),
+            allow_private: false,
+        }
+    }
+}
+
+/// What is shown while a build runs.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = OUTPUT)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an independent flag of the command line"
+)]
+pub struct OutputArgs {
+    /// Show warnings and errors only
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
+
+    /// Show what scripts write, while they write it
+    #[arg(short = 'v', long)]
+    pub verbose: bool,
+
+    /// Trace scripts (`set -x`); twice traces more
+    #[arg(short = 'x', long = "trace", action = ArgAction::Count)]
+    pub trace: u8,
+
+    /// Tell what vbuild itself does: 0 nothing, 1 steps and timings, 2 everything
+    #[arg(long, value_name = "LEVEL", value_parser = debug_level, default_value = "0")]
+    pub debug: u32,
+
+    /// Use colours even when the output is no terminal
+    #[arg(long, visible_aliases = ["colors", "colour", "color"])]
+    pub colours: bool,
+
+    /// Wrap messages at 76 columns even when the output is no terminal
+    #[arg(long)]
+    pub wrap: bool,
+
+    /// Write the whole log of the build to FILE
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub logfile: Option<PathBuf>,
+
+    /// Write events as JSON lines to fd:N, file:PATH, stream:stdout or stream:stderr
+    ///
+    /// Each line has at least `message`, `timestamp` and `type`. Without elements on the command
+    /// line, lists what this vbuild can do instead, one fact per line.
+    #[arg(long, value_name = "CHANNEL", require_equals = true, num_args = 0..=1,
+          default_missing_value = "")]
+    pub machine_readable: Option<MachineReadable>,
+
+    /// List every long option
+    #[arg(long, hide = true)]
+    pub long_options: bool,
+
+    /// List every short option
+    #[arg(long, hide = true)]
+    pub short_options: bool,
+}
+
+/// Options of disk-image-create that decide how it uses tmpfs. vbuild always
+/// builds on a disk of its microVM.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = MACHINE)]
+pub struct TmpfsArgs {
+    /// Build on disk, as vbuild always does (for disk-image-create's sake)
+    #[arg(long, hide_short_help = true)]
+    pub no_tmpfs: bool,
+
+    /// Not possible: vbuild never builds in memory; says so and goes on
+    #[arg(long, value_name = "GIB", value_parser = positive, hide_short_help = true)]
+    pub min_tmpfs: Option<u32>,
+}

@@ -1,0 +1,55 @@
+//! `--formats`: the names of the outputs.
+
+use super::values::{InvalidValue, invalid};
+
+/// Every format that can be asked for, sorted, as `--machine-readable` lists
+/// them.
+#[must_use]
+pub fn format_names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = output::FORMATS.iter().map(|format| format.name).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Formats in the order of the command line, without repetitions.
+#[derive(Debug, Clone)]
+pub struct Formats(pub Vec<&'static output::Format>);
+
+impl PartialEq for Formats {
+    /// A format is its name.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iter().map(|format| format.name).eq(other.0.iter().map(|format| format.name))
+    }
+}
+
+/// Parses a comma-separated list.
+///
+/// # Errors
+/// An item that names no format; the empty item is one.
+pub(crate) fn parse(text: &str) -> Result<Formats, InvalidValue> {
+    output::parse_formats(text).map(Formats).map_err(|error| invalid(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists() {
+        let names = |list: &str| -> Vec<&str> {
+            parse(list).unwrap().0.iter().map(|format| format.name).collect()
+        };
+        assert_eq!(names("qcow2,raw,qcow2"), ["qcow2", "raw"]);
+        let text = |list: &str| parse(list).unwrap_err().to_string();
+        assert_eq!(text("bogus"), "invalid format ‘bogus’ in --formats");
+        assert_eq!(text(""), "invalid format ‘’ in --formats");
+        assert_eq!(text(","), "invalid format ‘’ in --formats");
+        assert_eq!(text("raw,"), "invalid format ‘’ in --formats");
+    }
+
+    #[test]
+    fn the_list_of_names_is_sorted() {
+        assert!(format_names().is_sorted());
+        assert!(format_names().contains(&"qcow2"));
+    }
+}

@@ -1,0 +1,418 @@
+//! The option syntax that virt-dib's users know, as a pass over argv before
+//! clap sees it.
+//!
+//! virt-dib reads its command line with `getopt_long_only`: options and elements
+//! mix freely, long options take one dash or two, any unambiguous prefix of a
+//! name will do, `-vx` is `-v -x`, and `--` ends the options. clap knows only a
+//! part of that, so this pass rewrites every option to its full `--name` or
+//! `--name=value`, and moves the elements behind a `--`:
+//!
+//! ```text
+//! -name deb debian-minimal --net vm   ->   --name=deb --network -- debian-minimal vm
+//! ```
+//!
+//! The list of options is read from the clap command itself, so there is one
+//! source of truth for names, aliases and whether a value follows.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+};
+
+use clap::{Arg, ArgAction, Command};
+
+/// Options of virt-dib 1.48. A prefix that is ambiguous only because of options
+/// that came later means what it meant for virt-dib.
+pub(super) const VIRT_DIB_OPTIONS: &[&str] = &[
+    "arch",
+    "checksum",
+    "color",
+    "colors",
+    "colour",
+    "colours",
+    "debug",
+    "docker-target",
+    "drive",
+    "drive-format",
+    "element-path",
+    "envvar",
+    "exclude-element",
+    "exclude-script",
+    "extra-packages",
+    "formats",
+    "fs-type",
+    "help",
+    "image-cache",
+    "install-type",
+    "long-options",
+    "machine-readable",
+    "memsize",
+    "mkfs-options",
+    "name",
+    "network",
+    "no-delete-on-failure",
+    "no-network",
+    "python",
+    "qemu-img-options",
+    "quiet",
+    "ramdisk",
+    "ramdisk-element",
+    "root-label",
+    "short-options",
+    "size",
+    "skip-base",
+    "smp",
+    "verbose",
+    "version",
+    "wrap",
+];
+
+/// An option that cannot be understood. The texts are those of getopt, which
+/// scripts and people know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GetoptError {
+    /// No option has this name.
+    #[error("unrecognized option '{0}'")]
+    Unrecognized(String),
+    /// No option has this letter.
+    #[error("invalid option -- '{0}'")]
+    InvalidLetter(char),
+    /// A prefix of several names.
+    #[error("option '{typed}' is ambiguous; possibilities: {}", quoted(candidates))]
+    Ambiguous {
+        /// As typed.
+        typed: String,
+        /// The names it could stand for.
+        candidates: Vec<String>,
+    },
+    /// The value is missing.
+    #[error("option '{0}' requires an argument")]
+    MissingValue(String),
+    /// A value was given to a flag.
+    #[error("option '{0}' doesn't allow an argument")]
+    UnexpectedValue(String),
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("'--{name}'")).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether an option is followed by a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Nothing,
+    /// Only in the form `--name=value`.
+    OptionalValue,
+    Value,
+}
+
+/// One option under all its names.
+#[derive(Debug, Clone)]
+struct Opt {
+    long: String,
+    aliases: Vec<String>,
+    letters: Vec<char>,
+    takes: Takes,
+}
+
+impl Opt {
+    fn of(arg: &Arg) -> Option<Self> {
+        let long = arg.get_long()?.to_owned();
+        let aliases: Vec<String> =
+            arg.get_all_aliases().unwrap_or_default().into_iter().map(str::to_owned).collect();
+        let mut letters = arg.get_all_short_aliases().unwrap_or_default();
+        letters.extend(arg.get_short());
+        let takes = match arg.get_action() {
+            ArgAction::Set | ArgAction::Append if arg.is_require_equals_set() => {
+                Takes::OptionalValue
+            }
+            ArgAction::Set | ArgAction::Append => Takes::Value,
+            _ => Takes::Nothing,
+        };
+        Some(Self { long, aliases, letters, takes })
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.long.as_str()).chain(self.aliases.iter().map(String::as_str))
+    }
+}
+
+/// The options that a command knows.
+#[derive(Debug, Clone)]
+pub struct Options(Vec<Opt>);
+
+impl Options {
+    /// Reads them from a clap command.
+    #[must_use]
+    pub fn of(command: &Command) -> Self {
+        Self(command.get_arguments().filter_map(Opt::of).collect())
+    }
+
+    /// Gives a letter to another option, taking it from the one that had it.
+    pub fn assign_letter(&mut self, letter: char, long: &str) {
+        for option in &mut self.0 {
+            option.letters.retain(|other| *other != letter);
+            if option.long == long {
+                option.letters.push(letter);
+            }
+        }
+    }
+
+    /// Every long option as it is typed, sorted, as `--long-options` lists them.
+    #[must_use]
+    pub fn long_names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.0.iter().flat_map(Opt::names).map(|name| format!("--{name}")).collect();
+        names.sort();
+        names
+    }
+
+    /// Every short option as it is typed, sorted, as `--short-options` lists them.
+    #[must_use]
+    pub fn short_names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.0.iter().flat_map(|o| &o.letters).map(|letter| format!("-{letter}")).collect();
+        names.sort();
+        names
+    }
+
+    fn by_letter(&self, letter: u8) -> Option<&Opt> {
+        self.0.iter().find(|option| option.letters.contains(&char::from(letter)))
+    }
+
+    /// The option that a name or an unambiguous prefix of one stands for.
+    fn by_name(&self, typed: &[u8]) -> Result<Option<&Opt>, Vec<String>> {
+        if let Some(option) = self.0.iter().find(|o| o.names().any(|n| n.as_bytes() == typed)) {
+            return Ok(Some(option));
+        }
+        let starts = |name: &str| !typed.is_empty() && name.as_bytes().starts_with(typed);
+        let with_prefix = |wanted: &dyn Fn(&str) -> bool| -> Vec<&Opt> {
+            self.0.iter().filter(|o| o.names().any(|n| starts(n) && wanted(n))).collect()
+        };
+        let known_of_old = with_prefix(&|name| VIRT_DIB_OPTIONS.contains(&name));
+        let all = with_prefix(&|_| true);
+        match (&known_of_old[..], &all[..]) {
+            ([one], _) | (_, [one]) => Ok(Some(one)),
+            (_, []) => Ok(None),
+            _ => Err(all
+                .iter()
+                .flat_map(|option| option.names().filter(|name| starts(name)))
+                .map(str::to_owned)
+                .collect()),
+        }
+    }
+
+    /// Rewrites arguments (without the program's name) to what clap reads.
+    ///
+    /// # Errors
+    /// An option that no command knows, or one with a missing or surplus value.
+    pub fn normalise(&self, args: &[OsString]) -> Result<Vec<OsString>, GetoptError> {
+        let mut options = Vec::new();
+        let mut words = Vec::new();
+        let mut rest = args.iter();
+        while let Some(arg) = rest.next() {
+            match arg.as_bytes() {
+                b"--" => {
+                    words.extend(rest.by_ref().cloned());
+                    break;
+                }
+                [b'-', b'-', name @ ..] => {
+                    let typed = printable(arg);
+                    let Some(()) = self.long(name, &typed, &mut rest, &mut options)? else {
+                        return Err(GetoptError::Unrecognized(before_equals(&typed)));
+                    };
+                }
+                [b'-', name @ ..] if !name.is_empty() => {
+                    self.single_dash(name, arg, &mut rest, &mut options)?;
+                }
+                _ => words.push(arg.clone()),
+            }
+        }
+        if !words.is_empty() {
+            options.push("--".into());
+            options.append(&mut words);
+        }
+        Ok(options)
+    }
+
+    /// One dash: a lone letter first, then a long name, then a group of letters.
+    fn single_dash<'a>(
+        &self,
+        name: &[u8],
+        arg: &OsStr,
+        rest: &mut impl Iterator<Item = &'a OsString>,
+        out: &mut Vec<OsString>,
+    ) -> Result<(), GetoptError> {
+        let lone_letter = name.len() == 1 && self.by_letter(name[0]).is_some();
+        if !lone_letter && self.long(name, &printable(arg), rest, out)?.is_some() {
+            return Ok(());
+        }
+        let mut letters = name;
+        while let [letter, tail @ ..] = letters {
+            let Some(option) = self.by_letter(*letter) else {
+                return Err(if out.is_empty() && letters.len() == name.len() && name.len() > 1 {
+                    GetoptError::Unrecognized(before_equals(&printable(arg)))
+                } else {
+                    GetoptError::InvalidLetter(char::from(*letter))
+                });
+            };
+            letters = tail;
+            if option.takes != Takes::Value {
+                out.push(format!("--{}", option.long).into());
+                continue;
+            }
+            let value = if tail.is_empty() {
+                let missing = || GetoptError::MissingValue(format!("-{}", char::from(*letter)));
+                rest.next().ok_or_else(missing)?.as_bytes()
+            } else {
+                tail
+            };
+            out.push(joined(&option.long, value));
+            break;
+        }
+        Ok(())
+    }
+
+    /// A long name, with or without `=value`. `None` when nothing has this name.
+    fn long<'a>(
+        &self,
+        name: &[u8],
+        typed: &str,
+        rest: &mut impl Iterator<Item = &'a OsString>,
+        out: &mut Vec<OsString>,
+    ) -> Result<Option<()>, GetoptError> {
+        let (name, value) = match name.iter().position(|byte| *byte == b'=') {
+            Some(at) => (&name[..at], Some(&name[at + 1..])),
+            None => (name, None),
+        };
+        let ambiguous =
+            |candidates| GetoptError::Ambiguous { typed: before_equals(typed), candidates };
+        let Some(option) = self.by_name(name).map_err(ambiguous)? else { return Ok(None) };
+        let full = format!("--{}", option.long);
+        out.push(match (option.takes, value) {
+            (Takes::Nothing, None) | (Takes::OptionalValue, None) => full.into(),
+            (Takes::Nothing, Some(_)) => return Err(GetoptError::UnexpectedValue(full)),
+            (_, Some(value)) => joined(&option.long, value),
+            (Takes::Value, None) => {
+                let value = rest.next().ok_or(GetoptError::MissingValue(full))?;
+                joined(&option.long, value.as_bytes())
+            }
+        });
+        Ok(Some(()))
+    }
+}
+
+fn joined(long: &str, value: &[u8]) -> OsString {
+    let mut arg = format!("--{long}=").into_bytes();
+    arg.extend_from_slice(value);
+    OsString::from_vec(arg)
+}
+
+fn printable(arg: &OsStr) -> String {
+    arg.to_string_lossy().into_owned()
+}
+
+fn before_equals(typed: &str) -> String {
+    typed.split('=').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        let command = Command::new("t").disable_help_flag(true).args([
+            Arg::new("name").long("name").short_alias('o'),
+            Arg::new("network").long("network").action(ArgAction::SetTrue),
+            Arg::new("verbose").long("verbose").short('v').action(ArgAction::SetTrue),
+            Arg::new("trace").long("trace").short('x').action(ArgAction::Count),
+            Arg::new("drive").long("drive"),
+            Arg::new("drive-format").long("drive-format"),
+            Arg::new("colours").long("colours").alias("colors").action(ArgAction::SetTrue),
+            Arg::new("image-cache").long("image-cache"),
+            Arg::new("image-size").long("image-size"),
+            Arg::new("base").long("base-path").short('B'),
+            Arg::new("mr").long("machine-readable").require_equals(true).num_args(0..=1),
+        ]);
+        Options::of(&command)
+    }
+
+    #[track_caller]
+    fn check(typed: &str, expected: &str) {
+        let args: Vec<OsString> = typed.split_whitespace().map(OsString::from).collect();
+        let answer = match options().normalise(&args) {
+            Ok(words) => words.iter().map(|w| printable(w)).collect::<Vec<_>>().join(" "),
+            Err(error) => format!("error: {error}"),
+        };
+        assert_eq!(answer, expected, "for `{typed}`");
+    }
+
+    #[test]
+    fn options_and_elements_mix() {
+        check("deb --name x vm -v", "--name=x --verbose -- deb vm");
+        check("a -- --name -v", "-- a --name -v");
+        check("- a", "-- - a");
+        check("", "");
+    }
+
+    #[test]
+    fn one_dash_and_prefixes() {
+        check("-name x", "--name=x");
+        check("-name=x", "--name=x");
+        check("--net", "--network");
+        check("-net a", "--network -- a");
+        check("--colo", "--colours");
+        check("--nam x", "--name=x");
+    }
+
+    #[test]
+    fn letters() {
+        check("-vx", "--verbose --trace");
+        check("-xx", "--trace --trace");
+        check("-B/lib", "--base-path=/lib");
+        check("-B /lib", "--base-path=/lib");
+        check("-vB /lib a", "--verbose --base-path=/lib -- a");
+        check("-o img", "--name=img");
+    }
+
+    #[test]
+    fn prefixes_of_old_options_keep_their_meaning() {
+        check("--image /c", "--image-cache=/c");
+        check("--image-s 3", "--image-size=3");
+        check(
+            "--driv x",
+            "error: option '--driv' is ambiguous; possibilities: '--drive' '--drive-format'",
+        );
+    }
+
+    #[test]
+    fn optional_values_need_an_equals_sign() {
+        check("--machine-readable a", "--machine-readable -- a");
+        check("--machine-readable=fd:3 a", "--machine-readable=fd:3 -- a");
+    }
+
+    #[test]
+    fn errors_read_as_getopt_says_them() {
+        check("--bogus", "error: unrecognized option '--bogus'");
+        check("-bogus=1", "error: unrecognized option '-bogus'");
+        check("-vz", "error: invalid option -- 'z'");
+        check("--name", "error: option '--name' requires an argument");
+        check("-B", "error: option '-B' requires an argument");
+        check("--verbose=1", "error: option '--verbose' doesn't allow an argument");
+    }
+
+    #[test]
+    fn an_empty_value_stays_a_value() {
+        let args = ["--name", ""].map(OsString::from);
+        assert_eq!(options().normalise(&args), Ok(vec!["--name=".into()]));
+    }
+
+    #[test]
+    fn letters_can_be_assigned_again() {
+        let mut options = options();
+        options.assign_letter('v', "name");
+        let args = ["-v", "x"].map(OsString::from);
+        assert_eq!(options.normalise(&args), Ok(vec!["--name=x".into()]));
+        assert_eq!(options.short_names(), ["-B", "-o", "-v", "-x"]);
+    }
+}

@@ -1,0 +1,239 @@
+//! The command line as typed: no I/O, no environment, no defaults that depend on
+//! the machine.
+//!
+//! ```text
+//! argv ──► personality (by the program's name) ──► getopt pass ──► clap ──► Invocation
+//! ```
+//!
+//! The default verb has virt-dib's whole command line. A first word that is the
+//! name of a verb is that verb; an element of such a name is written after `--`
+//! or after an option.
+
+mod build;
+mod formats;
+mod getopt;
+mod values;
+
+pub use build::{
+    AccelArg, BuildArgs, CacheDirArgs, ChecksumKind, DriveArgs, DriveFormatArg, ElementArgs,
+    ImageArgs, MachineArgs, NetworkArgs, OutputArgs, ScriptArgs, TmpfsArgs,
+};
+pub use formats::{Formats, format_names};
+pub use getopt::{GetoptError, Options};
+pub use values::{
+    ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, ca_bundle, comma_list,
+};
+
+use std::{error::Error as _, ffi::OsString, path::Path};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+
+use crate::{commands, error::CommandError};
+
+/// The command line of vbuild.
+#[derive(Debug, Clone, PartialEq, Parser)]
+#[command(
+    name = "vbuild",
+    version,
+    about = "Builds Linux disk images in a microVM, as an ordinary user",
+    override_usage = "vbuild [OPTIONS] ELEMENT...\n       vbuild VERB [OPTIONS] ...",
+    after_help = "A first word that is the name of a verb is that verb; an element of that name is written \
+                  after `--`. Options and elements may be mixed, a long option may be given with one dash \
+                  and by any unambiguous prefix. vbuild(1) tells it all.",
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    args_override_self = true
+)]
+pub struct Cli {
+    /// What to do other than building.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    /// The build.
+    #[command(flatten)]
+    pub build: BuildArgs,
+}
+
+/// Everything that vbuild does beside the default, which is to build.
+#[derive(Debug, Clone, PartialEq, Subcommand)]
+pub enum Verb {
+    /// Show what a build would do, without doing it
+    Plan(Box<commands::plan::PlanArgs>),
+    /// Run one command in a fresh appliance
+    Exec(Box<commands::exec::ExecArgs>),
+    /// Check what vbuild needs of this machine, and say what to do about it
+    Doctor(commands::doctor::DoctorArgs),
+    /// Make, show and remove appliances
+    Appliance(commands::appliance::ApplianceCommand),
+    /// Make what builds keep between them
+    Cache(commands::cache::CacheCommand),
+    /// Print the completions of a shell
+    Completions(commands::completions::CompletionsArgs),
+}
+
+/// The name under which vbuild was started decides whose command line it reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Personality {
+    /// Its own.
+    Vbuild,
+    /// virt-dib's: the same without verbs.
+    VirtDib,
+    /// disk-image-create's: no verbs, `-p` takes packages, and variables of the
+    /// environment that diskimage-builder reads are read.
+    DiskImageCreate,
+    /// ramdisk-image-create's: as above, and `--ramdisk` is given.
+    RamdiskImageCreate,
+}
+
+impl Personality {
+    /// By the last part of the program's name.
+    #[must_use]
+    pub fn of(program: &OsString) -> Self {
+        match Path::new(program).file_name().and_then(|name| name.to_str()) {
+            Some("virt-dib") => Self::VirtDib,
+            Some("disk-image-create") => Self::DiskImageCreate,
+            Some("ramdisk-image-create") => Self::RamdiskImageCreate,
+            _ => Self::Vbuild,
+        }
+    }
+
+    /// Whether the environment is input, as it is for diskimage-builder.
+    #[must_use]
+    pub fn reads_dib_environment(self) -> bool {
+        matches!(self, Self::DiskImageCreate | Self::RamdiskImageCreate)
+    }
+}
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Invocation {
+    /// A build.
+    Build(Box<BuildArgs>),
+    /// Another verb.
+    Verb(Box<Verb>),
+    /// `--machine-readable` alone: what this vbuild can do.
+    Capabilities(MachineReadable),
+    /// Help, the version or a list of options.
+    Print(String),
+}
+
+/// The clap command, complete with what clap adds itself; for the manual and
+/// the completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
+}
+
+/// Reads a command line; `argv[0]` is the program's name.
+///
+/// # Errors
+/// A usage error in the words of virt-dib where it has some.
+pub fn parse(argv: &[OsString]) -> Result<(Personality, Invocation), CommandError> {
+    let (program, args) =
+        argv.split_first().map_or((OsString::new(), argv), |(p, a)| (p.clone(), a));
+    let personality = Personality::of(&program);
+    let command = command();
+    let mut words = vec![OsString::from("vbuild")];
+    match verb_of(&command, personality, args) {
+        Some(verb) if verb.get_arguments().any(|arg| arg.get_id() == "elements") => {
+            words.push(args[0].clone());
+            words.extend(Options::of(verb).normalise(&args[1..]).map_err(getopt_error)?);
+        }
+        Some(_) => words.extend_from_slice(args),
+        None => {
+            let mut options = Options::of(&command);
+            if personality.reads_dib_environment() {
+                options.assign_letter('p', "extra-packages");
+            }
+            if personality == Personality::RamdiskImageCreate {
+                words.push("--ramdisk".into());
+            }
+            words.extend(options.normalise(args).map_err(getopt_error)?);
+        }
+    }
+    let matches = match command.clone().try_get_matches_from(&words) {
+        Ok(matches) => matches,
+        Err(error) => return clap_error(&error).map(|text| (personality, Invocation::Print(text))),
+    };
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| usage(error.to_string()))?;
+    Ok((personality, invocation(cli, &command)?))
+}
+
+fn verb_of<'a>(
+    command: &'a clap::Command,
+    personality: Personality,
+    args: &[OsString],
+) -> Option<&'a clap::Command> {
+    let first = args.first()?.to_str()?;
+    (personality == Personality::Vbuild).then(|| command.find_subcommand(first)).flatten()
+}
+
+fn invocation(cli: Cli, command: &clap::Command) -> Result<Invocation, CommandError> {
+    if let Some(verb) = cli.verb {
+        return Ok(Invocation::Verb(Box::new(verb)));
+    }
+    let build = cli.build;
+    let lines = |names: Vec<String>| Invocation::Print(names.join("\n") + "\n");
+    if build.output.long_options {
+        return Ok(lines(Options::of(command).long_names()));
+    }
+    if build.output.short_options {
+        return Ok(lines(Options::of(command).short_names()));
+    }
+    check_elements(&build).map(|capabilities| match capabilities {
+        Some(channel) => Invocation::Capabilities(channel),
+        None => Invocation::Build(Box::new(build)),
+    })
+}
+
+/// What must hold between options before anything is looked up. `Some` when no
+/// build is asked for but the list of capabilities.
+fn check_elements(build: &BuildArgs) -> Result<Option<MachineReadable>, CommandError> {
+    if build.elements.elements.is_empty() {
+        return match &build.output.machine_readable {
+            Some(channel) => Ok(Some(channel.clone())),
+            None => Err(usage("at least one distribution root element must be specified")),
+        };
+    }
+    let docker = build.image.formats.0.iter().any(|format| format.name == "docker");
+    if docker && build.image.docker_target.is_none() {
+        return Err(usage("docker: a target was not specified, use ‘--docker-target’"));
+    }
+    Ok(None)
+}
+
+fn usage(message: impl Into<String>) -> CommandError {
+    CommandError::usage(message)
+        .hint("Try ‘vbuild --help’ or consult vbuild(1) for more information.")
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
+fn getopt_error(error: GetoptError) -> CommandError {
+    usage(error.to_string())
+}
+
+/// Help and the version are no errors; everything else is put into our words.
+fn clap_error(error: &clap::Error) -> Result<String, CommandError> {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(error.render().to_string()),
+        ErrorKind::ValueValidation if error.source().is_some_and(|s| s.is::<InvalidValue>()) => {
+            Err(usage(error.source().map(ToString::to_string).unwrap_or_default()))
+        }
+        _ => {
+            let text = error.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            let mut paragraphs = text.split("\n\n");
+            let mut complaint = usage(paragraphs.next().unwrap_or_default().trim_end());
+            for tip in paragraphs.filter_map(|p| p.trim().strip_prefix("tip: ")) {
+                complaint = complaint.hint(tip.trim_end());
+            }
+            Err(complaint)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,363 @@
+//! The values that options take, parsed into types of their own.
+//!
+//! Texts that virt-dib also has are its texts, typographic quotes included:
+//! scripts match on them. Everything else follows vbuild's own style.
+
+use std::{path::PathBuf, str::FromStr};
+
+/// The largest integer that virt-dib accepted (2^30 either way); nothing here
+/// needs more.
+const INTEGER_MAX: i64 = 1 << 30;
+/// libguestfs refuses less for its appliance, and so does vbuild's.
+const MEMSIZE_MIN_MIB: i64 = 256;
+/// The number of processors that both backends are tested with.
+const SMP_MAX: i64 = 16;
+/// 2^60, beyond any file system's largest file; keeps arithmetic on sizes far
+/// from overflow.
+const SIZE_MAX_BYTES: u64 = 1 << 60;
+
+/// A value that an option cannot take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(String);
+
+pub(super) fn invalid(text: impl Into<String>) -> InvalidValue {
+    InvalidValue(text.into())
+}
+
+/// An integer in C notation: decimal, `0x10` or `010`.
+fn integer(text: &str) -> Result<i64, InvalidValue> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let (digits, radix) = match lower.strip_prefix("0x") {
+        Some(hex) => (hex, 16),
+        None if lower.len() > 1 && lower.starts_with('0') => (&lower[1..], 8),
+        None => (&lower[..], 10),
+    };
+    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
+        return Err(invalid(format!("‘{text}’ is not a numeric value.")));
+    }
+    match i64::from_str_radix(digits, radix) {
+        Ok(value) if value <= INTEGER_MAX => Ok(if negative { -value } else { value }),
+        _ => Err(invalid(format!("‘{text}’: integer out of range"))),
+    }
+}
+
+fn unsigned(
+    text: &str,
+    at_least: u32,
+    complaint: impl Fn(i64) -> String,
+) -> Result<u32, InvalidValue> {
+    let value = integer(text)?;
+    match u32::try_from(value) {
+        Ok(fine) if fine >= at_least => Ok(fine),
+        _ => Err(invalid(complaint(value))),
+    }
+}
+
+/// `--debug N`.
+///
+/// # Errors
+/// What is no number, or negative.
+pub(crate) fn debug_level(text: &str) -> Result<u32, InvalidValue> {
+    unsigned(text, 0, |_| "--debug parameter must be >= 0".into())
+}
+
+/// `--memsize MIB`.
+///
+/// # Errors
+/// What is no number, or too little for the appliance.
+pub(crate) fn memsize(text: &str) -> Result<u32, InvalidValue> {
+    unsigned(text, u32::try_from(MEMSIZE_MIN_MIB).expect("a small constant"), |_| {
+        format!("too small value for memsize (must be at least {MEMSIZE_MIN_MIB})")
+    })
+}
+
+/// `--smp N`.
+///
+/// # Errors
+/// What is no number, or not 1 to 16.
+pub(crate) fn smp(text: &str) -> Result<u8, InvalidValue> {
+    let value = integer(text)?;
+    match u8::try_from(value) {
+        Ok(fine) if fine >= 1 && value <= SMP_MAX => Ok(fine),
+        _ => Err(invalid(format!("invalid smp parameter: {value} (1 to {SMP_MAX} are possible)"))),
+    }
+}
+
+/// A whole number above zero: MiB, seconds, blocks.
+///
+/// # Errors
+/// What is no number, or below one.
+pub(crate) fn positive(text: &str) -> Result<u32, InvalidValue> {
+    unsigned(text, 1, |value| format!("`{value}` must be at least 1"))
+}
+
+/// A size in bytes, as `--size` takes it: a number, fractions allowed, and one of
+/// `b`, `K`, `M`, `G`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let unparsable = || invalid(format!("{text}: cannot parse size field"));
+        let (number, shift) = match text.char_indices().last() {
+            Some((at, 'b')) => (&text[..at], 0),
+            Some((at, 'K')) => (&text[..at], 10),
+            Some((at, 'M')) => (&text[..at], 20),
+            Some((at, 'G')) => (&text[..at], 30),
+            _ => return Err(unparsable()),
+        };
+        let bytes = scaled(number, 1 << shift).ok_or_else(unparsable)?;
+        if bytes == 0 {
+            return Err(invalid(format!("{text}: the size must not be zero")));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// `--image-size N` of disk-image-create: GiB, fractions allowed. The text is
+/// kept, because diskimage-builder's own rounding applies to it.
+///
+/// # Errors
+/// What is no number above zero.
+pub(crate) fn gibibytes(text: &str) -> Result<String, InvalidValue> {
+    match scaled(text, 1 << 30) {
+        Some(bytes) if bytes > 0 => Ok(text.to_owned()),
+        _ => Err(invalid(format!("{text}: cannot parse size field"))),
+    }
+}
+
+/// A decimal fraction times a unit, in integer arithmetic so that `0.1G` is the
+/// same number of bytes on every machine. `None` for anything malformed.
+fn scaled(number: &str, unit: u64) -> Option<u64> {
+    /// More digits than this change nothing in a number of bytes.
+    const FRACTION_DIGITS: usize = 18;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let all_digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+    if (whole.is_empty() && fraction.is_empty()) || !all_digits(whole) || !all_digits(fraction) {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let kept = &fraction[..fraction.len().min(FRACTION_DIGITS)];
+    let part = if kept.is_empty() {
+        0
+    } else {
+        let numerator = kept.parse::<u128>().ok()? * u128::from(unit);
+        u64::try_from(numerator / 10_u128.pow(u32::try_from(kept.len()).ok()?)).ok()?
+    };
+    let bytes = whole.checked_mul(unit)?.checked_add(part)?;
+    (bytes <= SIZE_MAX_BYTES).then_some(bytes)
+}
+
+/// One variable for the scripts: `NAME=VALUE`, or `NAME` to take the value that
+/// vbuild itself was started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvVar {
+    /// From vbuild's own environment; nothing when it is not set there.
+    FromHost(String),
+    /// With this value, which may be empty.
+    Set(String, String),
+}
+
+impl FromStr for EnvVar {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let name = text.split('=').next().unwrap_or_default();
+        let well_formed = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && !name.bytes().next().is_none_or(|b| b.is_ascii_digit());
+        if !well_formed {
+            return Err(invalid(format!(
+                "invalid variable name ‘{name}’ in --envvar: a name is letters, digits and `_`, and does not start with a digit"
+            )));
+        }
+        Ok(match text.split_once('=') {
+            Some((name, value)) => Self::Set(name.into(), value.into()),
+            None => Self::FromHost(text.into()),
+        })
+    }
+}
+
+/// Splits a list at its commas; empty items mean nothing.
+#[must_use]
+pub fn comma_list<'a>(values: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    let items = values.into_iter().flat_map(|value| value.split(','));
+    items.map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// Where machine-readable output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineReadable {
+    /// `--machine-readable` without a channel: standard output.
+    Plain,
+    /// `file:PATH`.
+    File(PathBuf),
+    /// `stream:stdout`.
+    Stdout,
+    /// `stream:stderr`.
+    Stderr,
+    /// `fd:N`, a descriptor that vbuild was started with.
+    Fd(i32),
+}
+
+impl FromStr for MachineReadable {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        if text.is_empty() {
+            return Ok(Self::Plain);
+        }
+        let Some((kind, target)) = text.split_once(':') else {
+            return Err(invalid(format!("invalid format string for --machine-readable: {text}")));
+        };
+        match (kind, target) {
+            ("file", path) if !path.is_empty() => Ok(Self::File(path.into())),
+            ("stream", "stdout") => Ok(Self::Stdout),
+            ("stream", "stderr") => Ok(Self::Stderr),
+            ("stream", other) => {
+                Err(invalid(format!("invalid output stream for --machine-readable: {other}")))
+            }
+            ("fd", number) => match number.parse::<i32>() {
+                Ok(fd) if fd >= 0 => Ok(Self::Fd(fd)),
+                _ => Err(invalid(format!("invalid output fd for --machine-readable: {number}"))),
+            },
+            _ => Err(invalid(format!("invalid output for --machine-readable: {text}"))),
+        }
+    }
+}
+
+/// Which certificates the guest trusts beyond its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaBundle {
+    /// Those that the host trusts.
+    Host,
+    /// Those of a PEM file.
+    File(PathBuf),
+}
+
+/// `--ca-bundle FILE|host`.
+///
+/// # Errors
+/// Never; the type is that of all parsers.
+pub fn ca_bundle(text: &str) -> Result<CaBundle, InvalidValue> {
+    Ok(if text == "host" { CaBundle::Host } else { CaBundle::File(text.into()) })
+}
+
+/// A folder or file of the host that scripts may read: `HOST[:GUEST]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// On the host.
+    pub host: PathBuf,
+    /// In the guest; the host's absolute path when not given.
+    pub guest: Option<String>,
+}
+
+impl FromStr for Share {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let (host, guest) = match text.rsplit_once(':') {
+            Some((host, guest)) => (host, Some(guest.to_owned())),
+            None => (text, None),
+        };
+        if host.is_empty() {
+            return Err(invalid(format!("`{text}` names no path of the host")));
+        }
+        if guest.as_deref().is_some_and(|path| !path.starts_with('/')) {
+            return Err(invalid(format!("the guest's path in `{text}` must be absolute")));
+        }
+        Ok(Self { host: host.into(), guest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(text: &str) -> Result<u64, String> {
+        text.parse::<ByteSize>().map(|size| size.0).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn sizes_are_those_of_virt_dib() {
+        assert_eq!(size("10b"), Ok(10));
+        assert_eq!(size("8K"), Ok(8192));
+        assert_eq!(size("512M"), Ok(512 << 20));
+        assert_eq!(size("1.5G"), Ok(3 << 29));
+        assert_eq!(size(".5G"), Ok(1 << 29));
+        assert_eq!(size("5.G"), Ok(5 << 30));
+        for bad in
+            ["10", "1T", "1k", "1.2.3G", ".G", "G", "", "-1G", "1 G", "99999999999999999999G"]
+        {
+            assert_eq!(size(bad), Err(format!("{bad}: cannot parse size field")), "for `{bad}`");
+        }
+        assert_eq!(size("0G"), Err("0G: the size must not be zero".into()));
+        assert_eq!(size("0.1G"), Ok(107_374_182));
+    }
+
+    #[test]
+    fn image_sizes_are_gibibytes() {
+        assert_eq!(gibibytes("2.5"), Ok("2.5".into()));
+        assert!(gibibytes("2G").is_err());
+        assert!(gibibytes("0").is_err());
+    }
+
+    #[test]
+    fn integers_are_c_integers() {
+        assert_eq!(integer("16"), Ok(16));
+        assert_eq!(integer("0x10"), Ok(16));
+        assert_eq!(integer("010"), Ok(8));
+        assert_eq!(integer("0"), Ok(0));
+        assert_eq!(integer("-1"), Ok(-1));
+        assert_eq!(integer("abc").unwrap_err().0, "‘abc’ is not a numeric value.");
+        assert_eq!(integer("09").unwrap_err().0, "‘09’ is not a numeric value.");
+        assert!(integer("2147483648").unwrap_err().0.contains("out of range"));
+        assert!(integer("99999999999999999999").unwrap_err().0.contains("out of range"));
+    }
+
+    #[test]
+    fn bounds_of_numbers() {
+        assert_eq!(debug_level("-1").unwrap_err().0, "--debug parameter must be >= 0");
+        assert!(memsize("255").unwrap_err().0.contains("at least 256"));
+        assert_eq!(memsize("256"), Ok(256));
+        assert!(smp("0").unwrap_err().0.starts_with("invalid smp parameter: 0"));
+        assert_eq!(smp("16"), Ok(16));
+        assert!(smp("17").is_err());
+        assert!(positive("0").is_err());
+    }
+
+    #[test]
+    fn variables() {
+        assert_eq!("A".parse(), Ok(EnvVar::FromHost("A".into())));
+        assert_eq!("A=".parse(), Ok(EnvVar::Set("A".into(), String::new())));
+        assert_eq!("A=b=c".parse(), Ok(EnvVar::Set("A".into(), "b=c".into())));
+        for bad in ["=x", "", "1A=x", "a-b", "a b=1"] {
+            assert!(bad.parse::<EnvVar>().is_err(), "for `{bad}`");
+        }
+    }
+
+    #[test]
+    fn channels() {
+        assert_eq!("file:/x:y".parse(), Ok(MachineReadable::File("/x:y".into())));
+        assert_eq!("fd:3".parse(), Ok(MachineReadable::Fd(3)));
+        let text = |value: &str| value.parse::<MachineReadable>().unwrap_err().0;
+        assert_eq!(text("foo"), "invalid format string for --machine-readable: foo");
+        assert_eq!(text("stream:x"), "invalid output stream for --machine-readable: x");
+        assert_eq!(text("fd:x"), "invalid output fd for --machine-readable: x");
+        assert_eq!(text("bogus:x"), "invalid output for --machine-readable: bogus:x");
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!("/a".parse(), Ok(Share { host: "/a".into(), guest: None }));
+        assert_eq!("a:/b".parse(), Ok(Share { host: "a".into(), guest: Some("/b".into()) }));
+        assert!("a:b".parse::<Share>().is_err());
+        assert!(":/b".parse::<Share>().is_err());
+    }
+}

@@ -1,0 +1,218 @@
+//! `vbuild appliance`: the kernel and the tools in which builds run.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use ::appliance::{Cache, Manifest};
+use clap::{Args, Subcommand};
+
+use super::{Context, Outcome, logs, machine_run, resolve};
+use crate::{
+    appliance, backend,
+    cli::{CacheDirArgs, DriveArgs, MachineArgs, NetworkArgs, OutputArgs},
+    pipeline,
+    ui::{self, Ui, Utc, bytes},
+};
+
+/// Digits of a digest that are shown.
+const DIGEST_DIGITS: usize = 12;
+
+/// `vbuild appliance`.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct ApplianceCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: ApplianceVerb,
+}
+
+/// What can be done with appliances.
+#[derive(Debug, Clone, PartialEq, Subcommand)]
+pub enum ApplianceVerb {
+    /// Make the appliance that builds would use, or bring it up to date
+    Build(Box<ApplianceBuildArgs>),
+    /// Show what an appliance is made of
+    Info(ApplianceInfoArgs),
+    /// List the appliances in the cache
+    List(ApplianceListArgs),
+    /// Remove appliances and packages that no build asks for any more
+    Gc(ApplianceGcArgs),
+}
+
+/// `vbuild appliance build`.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct ApplianceBuildArgs {
+    /// The machine, and the packages of the appliance.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Where packages come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Where it is kept.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+    /// What is shown.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Where packages come from.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct SourceArgs {
+    /// Where packages come from [default: the host's own apt sources]
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+
+    /// Certificates to trust beside the usual ones: a PEM file, or `host` for the host's
+    #[arg(long, value_name = "FILE|host", value_parser = crate::cli::ca_bundle)]
+    pub ca_bundle: Option<crate::cli::CaBundle>,
+}
+
+/// `vbuild appliance info`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ApplianceInfoArgs {
+    /// The appliance, by the first digits of its digest [default: the newest]
+    #[arg(value_name = "DIGEST")]
+    pub digest: Option<String>,
+
+    /// List its packages too
+    #[arg(long)]
+    pub packages: bool,
+
+    /// Where it is kept.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+}
+
+/// `vbuild appliance list`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ApplianceListArgs {
+    /// Where they are kept.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+}
+
+/// `vbuild appliance gc`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ApplianceGcArgs {
+    /// Remove those too that builds asked for; the next build makes its own again
+    #[arg(long)]
+    pub all: bool,
+
+    /// Where they are kept.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// A cache that cannot be read, an appliance that cannot be made.
+pub fn run(context: &Context, command: ApplianceCommand) -> Outcome {
+    match command.verb {
+        ApplianceVerb::Build(args) => build(context, &args),
+        ApplianceVerb::Info(args) => info(context, &args),
+        ApplianceVerb::List(args) => list(context, &args),
+        ApplianceVerb::Gc(args) => gc(context, &args),
+    }
+}
+
+fn build(context: &Context, args: &ApplianceBuildArgs) -> Outcome {
+    let network = NetworkArgs::for_packages(&args.source.mirror, &args.source.ca_bundle);
+    let settings =
+        resolve::machine_settings(&args.machine, &network, &DriveArgs::none(), &args.cache_dir);
+    let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
+    let ui = Arc::new(Ui::open(&ui::Settings::of(&args.output, log), &context.console)?);
+    machine_run::run(&ui, async |ctx| {
+        let (request, _) = appliance::request(&settings)?;
+        let build_dir = pipeline::make_build_dir(&settings)?;
+        let backend = backend::choose(&settings, &ctx).await?;
+        appliance::build(&request, &settings, &backend, &build_dir, &ctx).await
+    })?;
+    Ok(0)
+}
+
+fn cache(args: &CacheDirArgs) -> Cache {
+    Cache::new(&resolve::cache_dir(args))
+}
+
+fn info(context: &Context, args: &ApplianceInfoArgs) -> Outcome {
+    let all = cache(&args.cache_dir).list().map_err(appliance::appliance_error)?;
+    let wanted = args.digest.as_deref().unwrap_or_default().to_ascii_lowercase();
+    let found = all.iter().find(|one| one.digest().starts_with(&wanted));
+    let Some(found) = found else {
+        let what = match &args.digest {
+            Some(digest) => format!("no appliance has a digest that begins with `{digest}`"),
+            None => "there is no appliance yet".to_owned(),
+        };
+        return Err(crate::error::CommandError::usage(what).hint(
+            "`vbuild appliance list` shows all of them, `vbuild appliance build` makes one",
+        ));
+    };
+    context.console.print(&description(found.manifest(), args.packages));
+    Ok(0)
+}
+
+fn description(manifest: &Manifest, packages: bool) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<16} {value}");
+    };
+    row("digest", &manifest.digest);
+    row("made", &made(manifest));
+    row("release", &format!("{} ({})", manifest.release, manifest.architecture));
+    row("kernel", &format!("{} ({})", manifest.kernel.release, manifest.kernel.version));
+    row("packages", &manifest.packages.len().to_string());
+    if !manifest.extra_packages.is_empty() {
+        row("asked for", &manifest.extra_packages.join(" "));
+    }
+    row("downloaded", &bytes(manifest.download_bytes));
+    row("on disk", &bytes(manifest.root_bytes));
+    if packages {
+        for package in &manifest.packages {
+            let _ = writeln!(text, "  {} {}", package.name, package.version);
+        }
+    }
+    text
+}
+
+fn made(manifest: &Manifest) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(manifest.created);
+    Utc::from(time).to_the_minute()
+}
+
+fn list(context: &Context, args: &ApplianceListArgs) -> Outcome {
+    let all = cache(&args.cache_dir).list().map_err(appliance::appliance_error)?;
+    let mut text = String::new();
+    for one in &all {
+        let manifest = one.manifest();
+        let extra = manifest.extra_packages.join(" ");
+        let _ = writeln!(
+            text,
+            "{}  {}  {:<10} Linux {:<24} {:>10}  {extra}",
+            &manifest.digest[..DIGEST_DIGITS.min(manifest.digest.len())],
+            made(manifest),
+            manifest.release,
+            manifest.kernel.release,
+            bytes(manifest.root_bytes),
+        );
+    }
+    context.console.print(&text);
+    Ok(0)
+}
+
+fn gc(context: &Context, args: &ApplianceGcArgs) -> Outcome {
+    let console = context.console;
+    let mut waiting = |lock: &std::path::Path| {
+        console.print(&format!("another vbuild uses the cache; waiting for {}\n", lock.display()));
+    };
+    let freed =
+        cache(&args.cache_dir).gc(args.all, &mut waiting).map_err(appliance::appliance_error)?;
+    console.print(&format!(
+        "removed {} appliance{} and {} package file{}: {}\n",
+        freed.appliances,
+        ui::plural(freed.appliances),
+        freed.files,
+        ui::plural(freed.files),
+        bytes(freed.bytes)
+    ));
+    Ok(0)
+}

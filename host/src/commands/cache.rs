@@ -1,0 +1,168 @@
+//! `vbuild cache create`: a helper drive, made without any tool of the host and
+//! without a machine.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use mkext4::{FsBuilder, Options, RegionSink};
+
+use super::{Context, Outcome};
+use crate::{
+    cli::ByteSize,
+    error::{CommandError, Kind},
+    ui,
+};
+
+/// The block size of the filesystem.
+const BLOCK_BYTES: u64 = 4096;
+/// Below this the journal and the tables leave no room worth having.
+const SIZE_MIN_BYTES: u64 = 64 << 20;
+/// How people and `blkid` tell the drive from others; at most 16 bytes.
+const LABEL: &str = "vbuild-cache";
+
+/// `vbuild cache`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CacheCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: CacheVerb,
+}
+
+/// What can be done with caches.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum CacheVerb {
+    /// Make a helper drive for --drive
+    Create(CreateArgs),
+}
+
+/// `vbuild cache create`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = "The file is sparse: it takes space only as builds fill it.")]
+pub struct CreateArgs {
+    /// The file to make; it must not exist
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Size of the drive: a number and one of b, K, M, G
+    #[arg(long, value_name = "SIZE", default_value = "10G")]
+    pub size: ByteSize,
+
+    /// Its filesystem
+    #[arg(long, value_name = "TYPE", default_value = "ext4")]
+    pub fs: DriveFilesystem,
+}
+
+/// Filesystems that vbuild itself can make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DriveFilesystem {
+    /// ext4 with a journal
+    Ext4,
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// A file that exists or cannot be written, a size that makes no filesystem.
+pub fn run(context: &Context, command: CacheCommand) -> Outcome {
+    let CacheVerb::Create(args) = command.verb;
+    let DriveFilesystem::Ext4 = args.fs;
+    create(&args.file, args.size)?;
+    let size = ui::bytes(args.size.0);
+    context.console.print(&format!("made {}: ext4, {size}\n", args.file.display()));
+    Ok(0)
+}
+
+/// Makes the drive. An incomplete file does not stay.
+fn create(path: &Path, size: ByteSize) -> Result<(), CommandError> {
+    let bytes = size.0 / BLOCK_BYTES * BLOCK_BYTES;
+    if bytes < SIZE_MIN_BYTES {
+        let least = ui::bytes(SIZE_MIN_BYTES);
+        return Err(CommandError::usage(format!("a drive needs at least {least}")));
+    }
+    let failed = || format!("failed to create `{}`", path.display());
+    let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
+        let exists = error.kind() == io::ErrorKind::AlreadyExists;
+        CommandError::new(Kind::Usage, error)
+            .context(failed())
+            .maybe_hint(exists.then_some("choose another name, or remove the file first"))
+    })?;
+    write(&file, bytes).map_err(|error| {
+        let _ = std::fs::remove_file(path);
+        CommandError::new(Kind::Host, error).context(failed())
+    })
+}
+
+fn write(file: &File, bytes: u64) -> mkext4::Result<()> {
+    file.set_len(bytes)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut options = Options::new(
+        bytes,
+        *uuid::Uuid::new_v4().as_bytes(),
+        i64::try_from(now.as_secs()).unwrap_or_default(),
+    );
+    options.label = Some(LABEL.into());
+    // Only root writes to it, in the guest; a reserve would be of no use.
+    options.reserved_percent = 0;
+    let layout = FsBuilder::new(options)?.seal()?;
+    let mut sink = Sparse(file);
+    layout.writer(&mut sink)?.finish()?;
+    file.sync_all()?;
+    Ok(())
+}
+
+/// A file of the right length in which zeros are holes.
+struct Sparse<'a>(&'a File);
+
+impl RegionSink for Sparse<'_> {
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn zeros(&mut self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_drive_is_an_empty_sparse_filesystem() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache.img");
+        create(&path, ByteSize(1 << 30)).unwrap();
+        let metadata = path.metadata().unwrap();
+        assert_eq!(metadata.len(), 1 << 30);
+        assert!(metadata.blocks() * 512 < 64 << 20, "{} blocks", metadata.blocks());
+        let image = std::fs::read(&path).unwrap();
+        let fs = mkext4::reader::Fs::open(&image[..]).unwrap();
+        fs.resolve("/lost+found").unwrap();
+    }
+
+    #[test]
+    fn an_existing_file_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine");
+        std::fs::write(&path, "precious").unwrap();
+        let error = create(&path, ByteSize(1 << 30)).unwrap_err();
+        assert_eq!(error.hints.len(), 1);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn too_small_a_drive_is_refused_before_anything_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small");
+        assert!(create(&path, ByteSize(1 << 20)).is_err());
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,43 @@
+//! `vbuild --machine-readable` without elements: what this vbuild can do, one
+//! fact per line, in the form that virt-dib's list had.
+
+use super::Outcome;
+use crate::{
+    cli::{MachineReadable, format_names},
+    ui::{Console, open_channel},
+};
+
+/// Prints the list to the channel.
+///
+/// # Errors
+/// A channel that cannot be opened.
+pub fn run(console: &Console, channel: &MachineReadable) -> Outcome {
+    let list = list();
+    match channel {
+        MachineReadable::Plain | MachineReadable::Stdout => console.print(&list),
+        other => {
+            // As everywhere: a reader that has gone away is no failure.
+            let _ = open_channel(other)?.write_all(list.as_bytes());
+        }
+    }
+    Ok(0)
+}
+
+fn list() -> String {
+    let outputs = format_names().into_iter().map(|name| format!("output:{name}\n"));
+    std::iter::once("vbuild\n".to_owned()).chain(outputs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_comes_first_and_outputs_are_sorted() {
+        let list = list();
+        let lines: Vec<&str> = list.lines().collect();
+        assert_eq!(lines[0], "vbuild");
+        assert!(lines[1..].is_sorted());
+        assert!(lines.contains(&"output:qcow2"));
+    }
+}

@@ -1,0 +1,300 @@
+//! The default verb: a build with diskimage-builder's elements. Here the options
+//! as typed become the options of the recipe; [`options`] is pure.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use dib::{
+    DibError, DibErrorKind, DibOptions, FormatChoice, HttpFetcher, Lowered, MadeFrom, World,
+};
+use plan::Checksum;
+
+use super::{Context, Outcome, logs, machine_run, resolve};
+use crate::{
+    cli::{BuildArgs, ChecksumKind, EnvVar, Personality, comma_list},
+    error::{CommandError, Kind},
+    pipeline::{self, Ctx},
+    settings::Settings,
+    ui::{self, Ui},
+};
+
+/// Variables beside `DIB_*` that diskimage-builder itself reads.
+const DIB_VARIABLES: &[&str] = &["FS_TYPE", "ROOT_LABEL", "ACI_MANIFEST", "break", "break_cmd"];
+
+/// Builds.
+///
+/// # Errors
+/// Whatever the build fails with, told already once the view is open.
+pub fn run(context: &Context, args: &BuildArgs) -> Outcome {
+    let settings = resolve::build_settings(args);
+    let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
+    let ui = Arc::new(Ui::open(&ui::Settings::of(&args.output, log), &context.console)?);
+    machine_run::run(&ui, async |ctx| {
+        let lowered = lower(context, args, &settings, &ctx)?;
+        pipeline::build(&lowered.plan, &settings, &ctx).await
+    })?;
+    Ok(0)
+}
+
+/// From the options to a plan; tells which elements it is made of, as virt-dib
+/// did.
+///
+/// # Errors
+/// Options, elements or a diskimage-builder that cannot be used.
+pub fn lower(
+    context: &Context,
+    args: &BuildArgs,
+    settings: &Settings,
+    ctx: &Ctx,
+) -> Result<Lowered, CommandError> {
+    if args.tmpfs.min_tmpfs.is_some() {
+        ctx.warn("--min-tmpfs: vbuild builds on a disk of its machine, never in memory");
+    }
+    let options = options(context, args);
+    ctx.say(format!("Elements: {}", options.elements.join(" ")));
+    let world = World {
+        cache: &settings.cache_dir,
+        env: |name: &str| context.variable(name).map(str::to_owned),
+        root: Path::new("/"),
+    };
+    let located = dib::locate(&options, &world, &HttpFetcher::default())
+        .map_err(DibError::from)
+        .map_err(dib_error)?;
+    let lowered = dib::lower(&options, &located).map_err(dib_error)?;
+    ctx.say(format!("Expanded elements: {}", lowered.elements.join(" ")));
+    if !lowered.variables.is_empty() {
+        ctx.say(format!("Carried environment variables: {}", lowered.variables.join(" ")));
+    }
+    for warning in located.warnings.iter().chain(&lowered.warnings) {
+        ctx.warn(warning.clone());
+    }
+    Ok(lowered)
+}
+
+fn dib_error(error: DibError) -> CommandError {
+    let kind = match error.kind() {
+        DibErrorKind::Usage | DibErrorKind::Recipe => Kind::Usage,
+        DibErrorKind::Fetch => Kind::Build,
+        DibErrorKind::Io => Kind::Host,
+    };
+    let hint = error.hint();
+    CommandError::new(kind, error).maybe_hint(hint)
+}
+
+/// The options of the recipe.
+#[must_use]
+pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
+    let BuildArgs { elements, scripts, image, network, output, .. } = args;
+    DibOptions {
+        elements: elements.elements.clone(),
+        base_path: elements.base_path.clone(),
+        element_paths: elements.element_path.clone(),
+        elements_path: context.variable("ELEMENTS_PATH").map(str::to_owned),
+        arch: image.arch.clone(),
+        skip_base: elements.skip_base,
+        ramdisk: elements.ramdisk,
+        ramdisk_element: elements.ramdisk_element.clone(),
+        exclude_elements: elements.exclude_element.clone(),
+        exclude_scripts: elements.exclude_script.clone(),
+        extra_packages: comma_list(&elements.extra_packages),
+        envvars: envvars(context, &scripts.envvar),
+        name: PathBuf::from(&image.name),
+        formats: image.formats.0.iter().copied().map(format_choice).collect(),
+        uncompressed: image.uncompressed,
+        qemu_img_options: image.qemu_img_options.clone(),
+        docker_target: image.docker_target.clone(),
+        checksums: image.checksum.iter().copied().map(checksum).collect(),
+        overwrite: overwrites(context),
+        fs_type: image.fs_type.clone(),
+        mkfs_options: image.mkfs_options.clone(),
+        root_label: image.root_label.clone(),
+        size: image.size.map(|size| size.0),
+        image_size_gib: image.image_size.clone(),
+        image_extra_size_mib: image.image_extra_size.map(|size| size.to_string()),
+        max_online_resize: image.max_online_resize.map(|blocks| blocks.to_string()),
+        journal_size_mib: image.mkfs_journal_size.map(|size| size.to_string()),
+        install_type: elements.install_type.clone(),
+        image_cache: scripts.image_cache.clone(),
+        offline: network.offline,
+        no_network: network.no_network,
+        debug_trace: u32::from(output.trace).max(output.debug),
+        python: scripts.python.clone(),
+        command_line: context
+            .argv
+            .iter()
+            .skip(1)
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect(),
+        shares: scripts
+            .share
+            .iter()
+            .map(|share| dib::Share { host: share.host.clone(), guest: share.guest.clone() })
+            .collect(),
+        scratch_bytes: None,
+    }
+}
+
+/// virt-dib replaced an existing output; diskimage-builder renames it unless
+/// told otherwise.
+fn overwrites(context: &Context) -> bool {
+    match context.personality {
+        Personality::Vbuild | Personality::VirtDib => true,
+        Personality::DiskImageCreate | Personality::RamdiskImageCreate => {
+            context.variable("OVERWRITE_OLD_IMAGE").is_some_and(|value| !value.is_empty())
+        }
+    }
+}
+
+/// The variables for scripts: under diskimage-builder's names those of the
+/// environment that it would read, then the options.
+fn envvars(context: &Context, options: &[EnvVar]) -> Vec<(String, String)> {
+    let mut variables = Vec::new();
+    if context.personality.reads_dib_environment() {
+        let read = |name: &str| name.starts_with("DIB_") || DIB_VARIABLES.contains(&name);
+        variables.extend(context.environment.iter().filter_map(|(name, value)| {
+            let name = name.to_str().filter(|name| read(name))?;
+            Some((name.to_owned(), value.to_str()?.to_owned()))
+        }));
+    }
+    variables.extend(options.iter().filter_map(|option| match option {
+        EnvVar::Set(name, value) => Some((name.clone(), value.clone())),
+        EnvVar::FromHost(name) => Some((name.clone(), context.variable(name)?.to_owned())),
+    }));
+    variables
+}
+
+fn format_choice(format: &output::Format) -> FormatChoice {
+    FormatChoice {
+        name: format.name.to_owned(),
+        extension: format.suffix.to_owned(),
+        made_from: match format.origin {
+            output::Origin::Disk => MadeFrom::Disk,
+            output::Origin::Tree => MadeFrom::Tree,
+        },
+    }
+}
+
+fn checksum(kind: ChecksumKind) -> Checksum {
+    match kind {
+        ChecksumKind::Md5 => Checksum::Md5,
+        ChecksumKind::Sha256 => Checksum::Sha256,
+        ChecksumKind::Sha512 => Checksum::Sha512,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::{
+        cli::{self, Invocation},
+        ui::Console,
+    };
+
+    /// The recipe's options for a command line in an environment.
+    fn of(line: &str, environment: &[(&str, &str)]) -> DibOptions {
+        let argv: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let (personality, invocation) = cli::parse(&argv).unwrap();
+        let Invocation::Build(args) = invocation else { panic!("`{line}` is no build") };
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+        let console =
+            Console { stdout_is_terminal: false, stderr_is_terminal: false, colours: false };
+        let context = Context { console, personality, argv, environment: environment.collect() };
+        options(&context, &args)
+    }
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn defaults() {
+        let options = of("vbuild deb", &[]);
+        assert_eq!(options.elements, ["deb"]);
+        assert_eq!(options.name, PathBuf::from("image"));
+        assert_eq!(options.formats[0].name, "qcow2");
+        assert_eq!(options.command_line, ["deb"]);
+        assert_eq!(options.size, None);
+        assert!(options.overwrite && !options.offline);
+    }
+
+    #[test]
+    fn every_option_arrives() {
+        let line = "vbuild -B /lib -p /e --arch arm64 -n --ramdisk --ramdisk-element r \
+                    --exclude-element x --exclude-script y --extra-packages a,b --extra-packages c \
+                    --name d/n --formats raw,tar -u --qemu-img-options o=1 --docker-target t:1 \
+                    --checksum --fs-type xfs --mkfs-options=-K --root-label l --size 2G \
+                    --max-online-resize 7 --mkfs-journal-size 8 --install-type package \
+                    --image-cache /c --offline -x -x --python python3 --share /h:/g deb vm";
+        let expected = DibOptions {
+            elements: vec!["deb".into(), "vm".into()],
+            base_path: Some("/lib".into()),
+            element_paths: vec!["/e".into()],
+            elements_path: Some("/more".into()),
+            arch: Some("arm64".into()),
+            skip_base: true,
+            ramdisk: true,
+            ramdisk_element: Some("r".into()),
+            exclude_elements: vec!["x".into()],
+            exclude_scripts: vec!["y".into()],
+            extra_packages: vec!["a".into(), "b".into(), "c".into()],
+            name: "d/n".into(),
+            formats: [("raw", MadeFrom::Disk), ("tar", MadeFrom::Tree)]
+                .map(|(name, made_from)| FormatChoice {
+                    name: name.into(),
+                    extension: name.into(),
+                    made_from,
+                })
+                .to_vec(),
+            uncompressed: true,
+            qemu_img_options: Some("o=1".into()),
+            docker_target: Some("t:1".into()),
+            checksums: vec![Checksum::Md5, Checksum::Sha256],
+            overwrite: true,
+            fs_type: Some("xfs".into()),
+            mkfs_options: Some("-K".into()),
+            root_label: Some("l".into()),
+            size: Some(2 << 30),
+            max_online_resize: Some("7".into()),
+            journal_size_mib: Some("8".into()),
+            install_type: Some("package".into()),
+            image_cache: Some("/c".into()),
+            offline: true,
+            debug_trace: 2,
+            python: Some("python3".into()),
+            shares: vec![dib::Share { host: "/h".into(), guest: Some("/g".into()) }],
+            command_line: line.split_whitespace().skip(1).map(str::to_owned).collect(),
+            ..DibOptions::default()
+        };
+        assert_eq!(of(line, &[("ELEMENTS_PATH", "/more")]), expected);
+        let sizes = of("vbuild --image-size 1.5 d", &[]);
+        assert_eq!(sizes.image_size_gib.as_deref(), Some("1.5"));
+        let extra = of("vbuild --image-extra-size 100 d", &[]);
+        assert_eq!(extra.image_extra_size_mib.as_deref(), Some("100"));
+    }
+
+    #[test]
+    fn variables_come_from_options_alone() {
+        let environment = [("DIB_RELEASE", "sid"), ("A", "1")];
+        let options = of("vbuild --envvar A --envvar UNSET --envvar B= deb", &environment);
+        assert_eq!(options.envvars, [pair("A", "1"), pair("B", "")]);
+    }
+
+    #[test]
+    fn under_the_name_of_disk_image_create_the_environment_counts() {
+        let environment = [("DIB_RELEASE", "sid"), ("FS_TYPE", "xfs"), ("SECRET", "1")];
+        let options = of("disk-image-create deb", &environment);
+        assert_eq!(options.envvars, [pair("DIB_RELEASE", "sid"), pair("FS_TYPE", "xfs")]);
+        assert!(!options.overwrite);
+        assert!(of("disk-image-create deb", &[("OVERWRITE_OLD_IMAGE", "1")]).overwrite);
+    }
+
+    #[test]
+    fn no_network_is_more_than_offline() {
+        let options = of("vbuild --no-network deb", &[]);
+        assert!(options.no_network && !options.offline);
+    }
+}

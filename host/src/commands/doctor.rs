@@ -1,0 +1,271 @@
+//! `vbuild doctor`: everything that vbuild needs of this machine, checked one by
+//! one, with what to do about it.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use machine::accel::{self, Accel, Emulator, Outcome as CheckOutcome, ProbeReport};
+
+use super::{Context, Outcome, resolve};
+use crate::{
+    appliance, backend,
+    cli::{CacheDirArgs, DriveArgs, MachineArgs, NetworkArgs},
+    settings::Settings,
+    ui::bytes,
+};
+
+/// A first build needs this much in the cache: the appliance with its packages,
+/// and the disks of one small image.
+const CACHE_FREE_MIN_BYTES: u64 = 6 << 30;
+/// What vbuild and QEMU take beside the guest's memory, generously.
+const MEMORY_BESIDE_BYTES: u64 = 256 << 20;
+
+/// `vbuild doctor`.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(after_help = "The exit status is 0 when builds can run here, however fast.")]
+pub struct DoctorArgs {
+    /// The machine that would be used.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// The cache that would be used.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Good,
+    /// Worth knowing; builds run nevertheless.
+    Note,
+    Bad,
+    Skipped,
+}
+
+/// One line of the answer, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    mark: Mark,
+    text: String,
+    hint: Option<String>,
+}
+
+impl Finding {
+    fn new(mark: Mark, text: impl Into<String>) -> Self {
+        Self { mark, text: text.into(), hint: None }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Checks and tells.
+///
+/// # Errors
+/// None; what is missing is told, and decides the exit status.
+pub fn run(context: &Context, args: &DoctorArgs) -> Outcome {
+    let network = NetworkArgs::for_packages(&None, &None);
+    let settings =
+        resolve::machine_settings(&args.machine, &network, &DriveArgs::none(), &args.cache_dir);
+    let report = backend::report();
+    let emulator = qemu::emulator(None);
+    let sections = [
+        ("hardware virtualisation", kvm(&report)),
+        ("QEMU", vec![emulation(&emulator)]),
+        ("what runs the machine", vec![decision(settings.accel, &report, &emulator)]),
+        ("appliance", vec![appliance_state(&settings)]),
+        ("this host", vec![space(&settings.cache_dir), memory(settings.memory_mib)]),
+    ];
+    context.console.print(&text(&sections));
+    let fatal = sections[2..].iter().flat_map(|(_, findings)| findings);
+    Ok(u8::from(fatal.into_iter().any(|finding| finding.mark == Mark::Bad)))
+}
+
+fn text(sections: &[(&str, Vec<Finding>)]) -> String {
+    let mut text = String::new();
+    for (title, findings) in sections {
+        let _ = writeln!(text, "{title}");
+        for finding in findings {
+            let mark = match finding.mark {
+                Mark::Good => "ok",
+                Mark::Note => "note",
+                Mark::Bad => "FAIL",
+                Mark::Skipped => "-",
+            };
+            let _ = writeln!(text, "  {mark:<5} {}", finding.text);
+            if let Some(hint) = &finding.hint {
+                let _ = writeln!(text, "        {hint}");
+            }
+        }
+    }
+    text
+}
+
+fn kvm(report: &ProbeReport) -> Vec<Finding> {
+    let finding = |check: &accel::Check| {
+        let mark = match check.outcome {
+            CheckOutcome::Passed => Mark::Good,
+            CheckOutcome::Failed => Mark::Bad,
+            CheckOutcome::Skipped => Mark::Skipped,
+        };
+        let text = match &check.detail {
+            Some(detail) => format!("{}: {detail}", check.name),
+            None => check.name.clone(),
+        };
+        Finding { mark, text, hint: check.hint.clone() }
+    };
+    report.checks.iter().map(finding).collect()
+}
+
+fn emulation(emulator: &Emulator) -> Finding {
+    match emulator {
+        Emulator::Present { version } => Finding::new(Mark::Good, format!("version {version}")),
+        Emulator::Absent { reason } => Finding::new(Mark::Bad, reason.clone())
+            .hint("install QEMU (the package `qemu-system-x86`); where KVM works it is not needed"),
+    }
+}
+
+fn decision(asked: Accel, report: &ProbeReport, emulator: &Emulator) -> Finding {
+    match accel::decide(asked, report, emulator) {
+        Ok(choice) => {
+            let finding = Finding::new(Mark::Good, format!("--accel {asked}: {}", choice.reason));
+            Finding { hint: choice.hint, ..finding }
+        }
+        Err(nothing) => Finding {
+            hint: nothing.hint.clone(),
+            ..Finding::new(Mark::Bad, format!("--accel {asked}: {nothing}"))
+        },
+    }
+}
+
+fn appliance_state(settings: &Settings) -> Finding {
+    let found = appliance::request(settings)
+        .and_then(|(request, _)| ::appliance::find(&request).map_err(appliance::appliance_error));
+    match found {
+        Ok(Some(found)) => {
+            let manifest = found.manifest();
+            let text = format!(
+                "{} with Linux {}, {}",
+                manifest.release,
+                manifest.kernel.release,
+                bytes(manifest.root_bytes)
+            );
+            Finding::new(Mark::Good, text)
+        }
+        Ok(None) => Finding::new(Mark::Note, "none yet; the first build makes it")
+            .hint("`vbuild appliance build` makes it now"),
+        Err(error) => Finding {
+            hint: error.hints.first().cloned(),
+            ..Finding::new(Mark::Bad, error.to_string())
+        },
+    }
+}
+
+/// Free space where the cache is or will be.
+fn space(cache_dir: &Path) -> Finding {
+    let place = existing_ancestor(cache_dir);
+    let shown = cache_dir.display();
+    match nix::sys::statvfs::statvfs(&place) {
+        Err(error) => Finding::new(Mark::Bad, format!("the cache {shown}: {error}")),
+        Ok(stat) => {
+            let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+            let text = format!("the cache {shown}: {} free", bytes(free));
+            match free < CACHE_FREE_MIN_BYTES {
+                false => Finding::new(Mark::Good, text),
+                true => Finding::new(Mark::Note, text).hint(format!(
+                    "a first build needs about {}; --cache-dir puts the cache elsewhere",
+                    bytes(CACHE_FREE_MIN_BYTES)
+                )),
+            }
+        }
+    }
+}
+
+fn existing_ancestor(path: &Path) -> PathBuf {
+    path.ancestors()
+        .find(|ancestor| ancestor.exists())
+        .filter(|ancestor| !ancestor.as_os_str().is_empty())
+        .map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+fn memory(guest_mib: u32) -> Finding {
+    let needed = (u64::from(guest_mib) << 20) + MEMORY_BESIDE_BYTES;
+    let available =
+        std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_memory(&text));
+    match available {
+        None => Finding::new(Mark::Skipped, "memory: /proc/meminfo does not say"),
+        Some(available) => {
+            let (has, wants) = (bytes(available), bytes(needed));
+            let text = format!("memory: {has} available, a build takes up to {wants}");
+            match available < needed {
+                false => Finding::new(Mark::Good, text),
+                true => Finding::new(Mark::Note, text).hint("-m gives the machine less"),
+            }
+        }
+    }
+}
+
+/// `MemAvailable` in bytes.
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, outcome: CheckOutcome, hint: Option<&str>) -> accel::Check {
+        accel::Check {
+            name: name.into(),
+            outcome,
+            detail: Some(format!("about {name}")),
+            hint: hint.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn every_check_is_told_with_what_to_do() {
+        let report = ProbeReport {
+            checks: vec![
+                check("open", CheckOutcome::Passed, None),
+                check("speed", CheckOutcome::Failed, Some("buy a computer")),
+                check("rest", CheckOutcome::Skipped, None),
+            ],
+        };
+        let emulator = Emulator::Present { version: "10.0".into() };
+        let sections = [("kvm", kvm(&report)), ("qemu", vec![emulation(&emulator)])];
+        assert_eq!(
+            text(&sections),
+            "kvm
+  ok    open: about open
+  FAIL  speed: about speed
+        buy a computer
+  -     rest: about rest
+qemu
+  ok    version 10.0
+"
+        );
+        assert_eq!(decision(Accel::Auto, &report, &emulator).mark, Mark::Good);
+        let absent = Emulator::Absent { reason: "it is not in PATH".into() };
+        assert_eq!(decision(Accel::Auto, &report, &absent).mark, Mark::Bad);
+    }
+
+    #[test]
+    fn memory_is_read_from_the_kernels_table() {
+        let table = "MemTotal:  100 kB\nMemAvailable:   4096 kB\n";
+        assert_eq!(available_memory(table), Some(4 << 20));
+        assert_eq!(available_memory("MemTotal: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn space_is_asked_of_what_exists() {
+        assert_eq!(existing_ancestor(Path::new("/proc/no/such")), Path::new("/proc"));
+        assert_eq!(existing_ancestor(Path::new("no-such-folder/x")), Path::new("."));
+    }
+}

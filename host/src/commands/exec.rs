@@ -1,0 +1,67 @@
+//! `vbuild exec`: one command in a fresh appliance.
+
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{Context, Outcome, machine_run, resolve};
+use crate::{
+    cli::{CacheDirArgs, DriveArgs, MachineArgs, NetworkArgs},
+    error::{CommandError, Kind},
+    exec,
+    ui::{self, Ui, Verbosity},
+};
+
+/// `vbuild exec`.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(
+    after_help = "The command's output and exit status are passed through. 125 means that vbuild \
+                        itself failed, 124 that the command's time was up. The drive is on /helper."
+)]
+pub struct ExecArgs {
+    /// The drive to look into.
+    #[command(flatten)]
+    pub drive: DriveArgs,
+    /// vbuild's own cache.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// What it may reach.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+
+    /// The command and its arguments
+    #[arg(
+        value_name = "COMMAND",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub command: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When vbuild itself fails; the exit status then is 125.
+pub fn run(context: &Context, args: &ExecArgs) -> Outcome {
+    let settings =
+        resolve::machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir);
+    // Standard output belongs to the command.
+    let view = ui::Settings {
+        verbosity: Verbosity { quiet: true, output: false, debug: 0, wrap: false },
+        colours: false,
+        log: None,
+        json: None,
+    };
+    let ui = Arc::new(Ui::open(&view, &context.console).map_err(as_exec)?);
+    let command = args.command.clone();
+    machine_run::run(&ui, async |ctx| exec::exec(&settings, &command, &ctx).await).map_err(as_exec)
+}
+
+/// Whatever fails, the exit status must not look like the command's.
+fn as_exec(error: CommandError) -> CommandError {
+    CommandError { kind: Kind::Exec, ..error }
+}

@@ -1,0 +1,82 @@
+//! What every verb with a machine has around it: the runtime, the signals and
+//! the view of the user.
+
+use std::{future::Future, sync::Arc};
+
+use engine::events::SharedObserver;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    error::{CommandError, Kind},
+    pipeline::Ctx,
+    ui::Ui,
+};
+
+/// Runs asynchronous work with the user's view on it. SIGINT, SIGTERM and
+/// SIGHUP ask it to stop; the second of them does not ask.
+///
+/// # Errors
+/// What the work fails with, already told to the user.
+pub fn run<F, T>(ui: &Arc<Ui>, work: impl FnOnce(Ctx) -> F) -> Result<T, CommandError>
+where
+    F: Future<Output = Result<T, CommandError>>,
+{
+    let outcome = runtime().and_then(|runtime| {
+        runtime.block_on(async {
+            let (cancel, cancelled) = watch::channel(false);
+            let signals = tokio::spawn(stop_on_signals(cancel, Arc::clone(ui))?);
+            let observer: SharedObserver = ui.clone();
+            let outcome = work(Ctx { observer, cancel: cancelled }).await;
+            signals.abort();
+            outcome
+        })
+    });
+    match &outcome {
+        Ok(_) => ui.succeeded(),
+        Err(error) => ui.failed(error),
+    }
+    outcome.map_err(|error| CommandError { told: true, ..error })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        CommandError::new(Kind::Host, error)
+            .context("failed to start the threads that vbuild needs")
+    })
+}
+
+/// Takes over the signals at once; the future waits for them.
+fn stop_on_signals(
+    cancel: watch::Sender<bool>,
+    ui: Arc<Ui>,
+) -> Result<impl Future<Output = ()>, CommandError> {
+    let take = |kind| {
+        signal(kind).map_err(|error| {
+            CommandError::new(Kind::Host, error).context("failed to take over signals")
+        })
+    };
+    let mut interrupt = take(SignalKind::interrupt())?;
+    let mut terminate = take(SignalKind::terminate())?;
+    let mut hangup = take(SignalKind::hangup())?;
+    Ok(async move {
+        let mut name = "";
+        for repeated in [false, true] {
+            name = tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+                _ = hangup.recv() => "SIGHUP",
+            };
+            if !repeated {
+                ui.warning(format!("{name}: stopping; once more to stop at once"));
+                // Nobody listens any more when the work is already done.
+                let _ = cancel.send(true);
+            }
+        }
+        let error = CommandError::message(Kind::Interrupted, format!("stopped by {name}"));
+        ui.failed(&error);
+        crate::error::exit_now(error.kind);
+    })
+}

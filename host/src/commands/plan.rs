@@ -1,0 +1,106 @@
+//! `vbuild plan`: what a build would do, without doing it.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use clap::Args;
+use plan::{DiskRole, DiskSize, Plan, StageKey};
+use tokio::sync::watch;
+
+use super::{Context, Outcome, dib, resolve};
+use crate::{
+    appliance,
+    cli::BuildArgs,
+    error::{CommandError, Kind},
+    pipeline::{self, Ctx},
+    settings::Settings,
+    ui::{self, Ui, bytes},
+};
+
+/// Digits of a key that are shown; enough to tell those of one plan apart.
+const KEY_DIGITS: usize = 12;
+
+/// `vbuild plan`.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct PlanArgs {
+    /// The build.
+    #[command(flatten)]
+    pub build: BuildArgs,
+
+    /// Print the plan as JSON, with everything in it
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints the plan of a build. Needs no machine, and an appliance only for the
+/// keys of the stages.
+///
+/// # Errors
+/// What is wrong with the build's options, elements and outputs.
+pub fn run(context: &Context, args: &PlanArgs) -> Outcome {
+    let settings = resolve::build_settings(&args.build);
+    let mut view = ui::Settings::of(&args.build.output, args.build.output.logfile.clone());
+    // Standard output is for the plan alone.
+    view.verbosity.quiet = true;
+    let ui = Arc::new(Ui::open(&view, &context.console)?);
+    let ctx = Ctx { observer: ui, cancel: watch::channel(false).1 };
+    let plan = dib::lower(context, &args.build, &settings, &ctx)?.plan;
+    pipeline::check(&plan)?;
+    let text = if args.json {
+        serde_json::to_string_pretty(&plan)
+            .map_err(|error| CommandError::new(Kind::Build, error))?
+            + "\n"
+    } else {
+        text(&plan, &keys(&plan, &settings))
+    };
+    context.console.print(&text);
+    Ok(0)
+}
+
+/// The keys of the stages, or why there are none.
+fn keys(plan: &Plan, settings: &Settings) -> Result<Vec<StageKey>, String> {
+    let (request, agent) = appliance::request(settings).map_err(|error| error.to_string())?;
+    let found = ::appliance::find(&request).map_err(|error| error.to_string())?;
+    let found = found.ok_or("no appliance yet; `vbuild appliance build` makes it")?;
+    let files = appliance::files(&found, &request, agent).map_err(|error| error.to_string())?;
+    Ok(StageKey::of_plan(plan, &files.digest))
+}
+
+fn text(plan: &Plan, keys: &Result<Vec<StageKey>, String>) -> String {
+    let mut text = format!("{}: a plan of {}\n\ndisks\n", plan.name, plan.recipe);
+    for disk in &plan.disks {
+        let role = match disk.role {
+            DiskRole::Scratch => "scratch",
+            DiskRole::Target => "target",
+        };
+        let size = match &disk.size {
+            DiskSize::Bytes(size) => bytes(*size),
+            DiskSize::FactKib(_) => "as large as its files need".to_owned(),
+        };
+        let _ = writeln!(text, "  {:<12} {role:<8} {size}", disk.name);
+    }
+    text.push_str("\nstages\n");
+    for (index, stage) in plan.stages.iter().enumerate() {
+        let key = match keys {
+            Ok(keys) => keys[index].to_string()[..KEY_DIGITS].to_owned(),
+            Err(_) => "-".to_owned(),
+        };
+        let network = if stage.network { "" } else { "  (no network)" };
+        let _ = writeln!(text, "  {:>2} {:<24} {key}{network}", index + 1, stage.name);
+        for step in &stage.steps {
+            let _ = writeln!(text, "       {}", step.title());
+        }
+    }
+    if let Err(reason) = keys {
+        let _ = writeln!(text, "  keys are not known: {reason}");
+    }
+    text.push_str("\noutputs\n");
+    for image in &plan.outputs.images {
+        let _ = writeln!(text, "  {} ({})", image.path.display(), image.format);
+    }
+    for tree in plan.stages.iter().flat_map(|stage| &stage.steps) {
+        if let plan::Step::ExportTree { output, .. } = tree {
+            let _ = writeln!(text, "  {} ({})", output.path.display(), output.format);
+        }
+    }
+    text
+}

@@ -1,0 +1,124 @@
+//! From options as typed to the settings that every verb with a machine shares.
+//! Pure but for the defaults, which [`Settings::default`] takes from the host.
+
+use std::{path::PathBuf, time::Duration};
+
+use machine::{DriveFormat, accel::Accel};
+
+use crate::{
+    cli::{
+        AccelArg, BuildArgs, CaBundle, CacheDirArgs, DriveArgs, DriveFormatArg, MachineArgs,
+        NetworkArgs,
+    },
+    settings::{CaSource, Settings},
+};
+
+/// From this level of `--debug` on, the guest's kernel logs to the console.
+const DEBUG_CONSOLE: u32 = 2;
+
+/// The settings of a build.
+#[must_use]
+pub fn build_settings(args: &BuildArgs) -> Settings {
+    Settings {
+        script_timeout: args.scripts.timeout.map(|seconds| Duration::from_secs(seconds.into())),
+        verbose_console: args.output.debug >= DEBUG_CONSOLE,
+        keep_build_dir: args.image.no_delete_on_failure,
+        ..machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir)
+    }
+}
+
+/// The settings of any verb that starts a machine.
+#[must_use]
+pub fn machine_settings(
+    machine: &MachineArgs,
+    network: &NetworkArgs,
+    drive: &DriveArgs,
+    cache: &CacheDirArgs,
+) -> Settings {
+    let defaults = Settings::default();
+    Settings {
+        accel: match machine.accel {
+            AccelArg::Auto => Accel::Auto,
+            AccelArg::Kvm => Accel::Kvm,
+            AccelArg::Tcg => Accel::Tcg,
+        },
+        vcpus: machine.smp.unwrap_or(defaults.vcpus),
+        memory_mib: machine.memsize.unwrap_or(defaults.memory_mib),
+        appliance_packages: machine.appliance_package.clone(),
+        cache_dir: cache_dir(cache),
+        mirror: network.mirror.clone(),
+        ca_bundle: network.ca_bundle.as_ref().map(|bundle| match bundle {
+            CaBundle::Host => CaSource::Host,
+            CaBundle::File(path) => CaSource::File(path.clone()),
+        }),
+        network: !network.no_network,
+        allow_hosts: network.allow_host.clone(),
+        allow_private: network.allow_private,
+        drive: drive.drive.clone(),
+        drive_format: drive.drive_format.map(|format| match format {
+            DriveFormatArg::Raw => DriveFormat::Raw,
+            DriveFormatArg::Qcow2 => DriveFormat::Qcow2,
+        }),
+        ..defaults
+    }
+}
+
+/// vbuild's own cache directory.
+#[must_use]
+pub fn cache_dir(args: &CacheDirArgs) -> PathBuf {
+    args.cache_dir.clone().unwrap_or_else(crate::settings::default_cache_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::cli::{self, Invocation};
+
+    fn settings(line: &str) -> Settings {
+        let argv: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        match cli::parse(&argv).unwrap().1 {
+            Invocation::Build(args) => build_settings(&args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_said_means_the_defaults() {
+        assert_eq!(settings("vbuild deb"), Settings::default());
+    }
+
+    #[test]
+    fn every_option_arrives() {
+        let line = "vbuild --accel tcg --smp 3 -m 512 --appliance-package a --appliance-package b \
+                    --cache-dir /c --mirror http://m/d --ca-bundle host --no-network \
+                    --allow-host h:1 --allow-private --drive d.img --drive-format qcow2 \
+                    --timeout 9 --debug 2 --no-delete-on-failure deb";
+        let expected = Settings {
+            accel: Accel::Tcg,
+            vcpus: 3,
+            memory_mib: 512,
+            appliance_packages: vec!["a".into(), "b".into()],
+            cache_dir: "/c".into(),
+            mirror: Some("http://m/d".into()),
+            ca_bundle: Some(CaSource::Host),
+            network: false,
+            allow_hosts: vec!["h:1".into()],
+            allow_private: true,
+            drive: Some("d.img".into()),
+            drive_format: Some(DriveFormat::Qcow2),
+            script_timeout: Some(Duration::from_secs(9)),
+            verbose_console: true,
+            keep_build_dir: true,
+            ..Settings::default()
+        };
+        assert_eq!(settings(line), expected);
+    }
+
+    #[test]
+    fn the_last_word_about_the_network_counts() {
+        assert!(settings("vbuild --no-network --network deb").network);
+        assert!(!settings("vbuild --network --no-network deb").network);
+    }
+}

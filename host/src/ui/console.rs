@@ -1,0 +1,59 @@
+//! The standard streams, for verbs whose answer is text.
+
+use std::io::Write as _;
+
+use super::{
+    Complaint,
+    text::{Palette, Tone},
+};
+use crate::error::CommandError;
+
+/// What is known about the standard streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Console {
+    /// Whether standard output is a terminal.
+    pub stdout_is_terminal: bool,
+    /// Whether standard error is a terminal.
+    pub stderr_is_terminal: bool,
+    /// Whether a terminal may be coloured: unless `NO_COLOR` is set or it is
+    /// `TERM=dumb`.
+    pub colours: bool,
+}
+
+impl Console {
+    /// Looks at the streams of this process and at its environment.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let (stdout_is_terminal, stderr_is_terminal) = super::is_terminal();
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self { stdout_is_terminal, stderr_is_terminal, colours: !set("NO_COLOR") && !dumb }
+    }
+
+    /// Writes text to standard output as it is. A reader that has gone away,
+    /// such as `head`, is no failure.
+    pub fn print(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+
+    /// Writes an error to standard error.
+    pub fn print_error(&self, error: &CommandError) {
+        let complaint = Complaint {
+            chain: error.chain(),
+            failure: None,
+            hints: error.hints.clone(),
+            log: None,
+            exit_status: error.exit_status(),
+        };
+        let palette = Palette { on: self.stderr_is_terminal && self.colours };
+        let mut err = std::io::stderr().lock();
+        for (number, line) in complaint.lines().into_iter().enumerate() {
+            let line = match number {
+                0 => palette.paint(Tone::Error, &format!("vbuild: error: {line}")),
+                _ => line,
+            };
+            let _ = writeln!(err, "{line}");
+        }
+    }
+}

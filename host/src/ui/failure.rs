@@ -1,0 +1,185 @@
+//! What is told about a failed script: which, where from, how it ended, and its
+//! last lines.
+
+use std::collections::VecDeque;
+
+use engine::events::Event;
+use wire::ExitStatus;
+
+use super::text::sanitise;
+
+/// Lines of output that a failure shows; enough for a Python traceback or the
+/// end of an apt run, few enough to fit a terminal.
+const TAIL_LINES: usize = 20;
+
+/// A script that failed, or that ran when something else did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// The phase.
+    pub phase: String,
+    /// The script.
+    pub script: String,
+    /// The element that it came from.
+    pub origin: Option<String>,
+    /// Where it ran, for people.
+    pub place: &'static str,
+    /// How it ended; `None` when it was still running.
+    pub status: Option<ExitStatus>,
+    /// Its last lines of output, sanitised.
+    pub tail: Vec<String>,
+}
+
+/// Words for how a command ended.
+#[must_use]
+pub(crate) fn status_words(status: ExitStatus) -> String {
+    match status {
+        ExitStatus::Code(code) => format!("exit status {code}"),
+        ExitStatus::Signal(signal) => match nix::sys::signal::Signal::try_from(signal) {
+            Ok(name) => format!("killed by {name}"),
+            Err(_) => format!("killed by signal {signal}"),
+        },
+        ExitStatus::TimedOut => "ended by vbuild, its time was up".to_owned(),
+    }
+}
+
+impl Failure {
+    /// The block below an error's message, without its indentation.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("script:  {}/{}", self.phase, self.script)];
+        if let Some(origin) = &self.origin {
+            lines.push(format!("element: {origin}"));
+        }
+        lines.push(format!("ran in:  {}", self.place));
+        let ended = self.status.map_or_else(|| "still running".to_owned(), status_words);
+        lines.push(format!("ended:   {ended}"));
+        match self.tail.len() {
+            0 => lines.push("it wrote nothing".to_owned()),
+            _ => lines.push("its last output:".to_owned()),
+        }
+        lines.extend(self.tail.iter().map(|line| format!("  | {line}")));
+        lines
+    }
+}
+
+/// Watches events for the script that a failure will be about.
+#[derive(Debug, Default)]
+pub(crate) struct FailureWatch {
+    current: Option<Failure>,
+    tail: VecDeque<String>,
+}
+
+impl FailureWatch {
+    /// Takes one event.
+    pub(crate) fn event(&mut self, event: &Event) {
+        if self.current.as_ref().is_some_and(|script| script.status.is_some()) {
+            return;
+        }
+        match event {
+            Event::ScriptStarted { phase, script, origin, place } => {
+                self.tail.clear();
+                self.current = Some(Failure {
+                    phase: phase.clone(),
+                    script: script.clone(),
+                    origin: origin.clone(),
+                    place: match place {
+                        plan::Place::Tools => "the appliance",
+                        plan::Place::Image => "the image",
+                    },
+                    status: None,
+                    tail: Vec::new(),
+                });
+            }
+            Event::OutputLine { line, .. } => {
+                if self.tail.len() == TAIL_LINES {
+                    self.tail.pop_front();
+                }
+                self.tail.push_back(sanitise(line).into_owned());
+            }
+            Event::ScriptFinished { status, .. } if status.success() => self.current = None,
+            Event::ScriptFinished { status, .. } => {
+                if let Some(script) = &mut self.current {
+                    script.status = Some(*status);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The script that failed or is running, if there is one.
+    #[must_use]
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        let tail = self.tail.iter().cloned().collect();
+        self.current.clone().map(|script| Failure { tail, ..script })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use engine::events::OutputStream;
+
+    use super::*;
+
+    fn started() -> Event {
+        Event::ScriptStarted {
+            phase: "install.d".into(),
+            script: "10-x".into(),
+            origin: Some("a".into()),
+            place: plan::Place::Image,
+        }
+    }
+
+    fn ended(status: ExitStatus) -> Event {
+        Event::ScriptFinished {
+            phase: "install.d".into(),
+            script: "10-x".into(),
+            status,
+            elapsed: Duration::from_secs(1),
+            cpu: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_last_lines_of_the_failed_script() {
+        let mut watch = FailureWatch::default();
+        watch.event(&started());
+        for number in 0..30 {
+            let line = format!("line {number}\u{1b}[1m");
+            watch.event(&Event::OutputLine { stream: OutputStream::Stderr, line });
+        }
+        watch.event(&ended(ExitStatus::Code(3)));
+        watch.event(&started());
+        let failure = watch.failure().unwrap();
+        assert_eq!(failure.tail.len(), TAIL_LINES);
+        assert_eq!(failure.tail[0], "line 10");
+        let lines = failure.lines();
+        assert_eq!(
+            lines[..5],
+            [
+                "script:  install.d/10-x",
+                "element: a",
+                "ran in:  the image",
+                "ended:   exit status 3",
+                "its last output:"
+            ]
+        );
+        assert_eq!(lines[5], "  | line 10");
+    }
+
+    #[test]
+    fn a_script_that_ended_well_is_no_failure() {
+        let mut watch = FailureWatch::default();
+        watch.event(&started());
+        assert_eq!(watch.failure().unwrap().status, None);
+        watch.event(&ended(ExitStatus::Code(0)));
+        assert_eq!(watch.failure(), None);
+    }
+
+    #[test]
+    fn signals_have_names() {
+        assert_eq!(status_words(ExitStatus::Signal(9)), "killed by SIGKILL");
+        assert_eq!(status_words(ExitStatus::Signal(64)), "killed by signal 64");
+    }
+}

@@ -1,0 +1,145 @@
+//! JSON lines for programs: `--machine-readable=CHANNEL`.
+//!
+//! Every line has what virt-dib's had: `message`, `timestamp` and `type`, which
+//! is `message`, `info`, `warning` or `error`. Lines that virt-dib did not have
+//! are of type `progress` or `output`. A line that stands for an event of the
+//! build has its name under `event` and its facts under keys of their own.
+
+use std::io::Write;
+
+use engine::events::{Event, OutputStream};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Complaint, Render, Stamp,
+    failure::status_words,
+    words::{self, Weight},
+};
+
+/// Writes JSON lines to a stream.
+#[derive(Debug)]
+pub(crate) struct Json<W> {
+    /// The stream.
+    pub out: W,
+    /// Whether the output of scripts is written too.
+    pub output: bool,
+}
+
+impl<W: Write + Send> Json<W> {
+    fn write(&mut self, at: &Stamp, kind: &str, message: &str, facts: Value) {
+        let mut line = Map::new();
+        line.insert("message".into(), message.into());
+        line.insert("timestamp".into(), at.utc().rfc3339().into());
+        line.insert("type".into(), kind.into());
+        if let Value::Object(facts) = facts {
+            line.extend(facts.into_iter().filter(|(_, value)| !value.is_null()));
+        }
+        // A reader that has gone away is no reason to fail a build.
+        let _ = writeln!(self.out, "{}", Value::Object(line)).and_then(|()| self.out.flush());
+    }
+}
+
+impl<W: Write + Send> Render for Json<W> {
+    fn event(&mut self, at: &Stamp, event: &Event) {
+        if let Event::OutputProgress { path, done, total } = event {
+            let facts = json!({
+                "event": "output-progress", "path": path, "done": done, "total": total,
+            });
+            return self.write(at, "progress", &format!("Writing {}", path.display()), facts);
+        }
+        let Some((weight, message)) = words::line(event) else { return };
+        let kind = match weight {
+            Weight::Warning => "warning",
+            Weight::Remark => "info",
+            Weight::Progress => "message",
+            Weight::Output if !self.output => return,
+            Weight::Output => "output",
+            Weight::Trace | Weight::Detail => "progress",
+        };
+        self.write(at, kind, &message, facts(event));
+    }
+
+    fn failed(&mut self, at: &Stamp, complaint: &Complaint) {
+        let failure = complaint.failure.as_ref();
+        let facts = json!({
+            "causes": complaint.chain.get(1..).unwrap_or_default(),
+            "hints": complaint.hints,
+            "exit_status": complaint.exit_status,
+            "log": complaint.log,
+            "phase": failure.map(|f| &f.phase),
+            "script": failure.map(|f| &f.script),
+            "element": failure.and_then(|f| f.origin.as_ref()),
+            "script_status": failure.and_then(|f| f.status).map(status_words),
+            "tail": failure.map(|f| &f.tail),
+        });
+        let message = complaint.chain.first().map_or("", String::as_str);
+        self.write(at, "error", message, facts);
+    }
+}
+
+fn facts(event: &Event) -> Value {
+    match event {
+        Event::BuildStarted { name, stages } => {
+            json!({"event": "build-started", "name": name, "stages": stages})
+        }
+        Event::BuildFinished { elapsed } => {
+            json!({"event": "build-finished", "seconds": elapsed.as_secs_f64()})
+        }
+        Event::MachineStarting { accel, vcpus, memory_mib } => json!({
+            "event": "machine-starting", "accel": accel, "vcpus": vcpus, "memory_mib": memory_mib,
+        }),
+        Event::MachineReady { boot, kernel } => json!({
+            "event": "machine-ready", "seconds": boot.as_secs_f64(), "kernel": kernel,
+        }),
+        Event::StageStarted { index, name } => {
+            json!({"event": "stage-started", "index": index, "stage": name})
+        }
+        Event::StageCached { index, name } => {
+            json!({"event": "stage-cached", "index": index, "stage": name})
+        }
+        Event::StageFinished { index, name, elapsed } => json!({
+            "event": "stage-finished", "index": index, "stage": name,
+            "seconds": elapsed.as_secs_f64(),
+        }),
+        Event::StepStarted { title } => json!({"event": "step-started", "step": title}),
+        Event::StepFinished { title, elapsed } => json!({
+            "event": "step-finished", "step": title, "seconds": elapsed.as_secs_f64(),
+        }),
+        Event::ScriptStarted { .. } | Event::ScriptFinished { .. } | Event::OutputLine { .. } => {
+            script_facts(event)
+        }
+        Event::Connection { host, port, sent, received, refused } => json!({
+            "event": "connection", "host": host, "port": port, "sent": sent,
+            "received": received, "refused": refused,
+        }),
+        Event::OutputWritten { path, bytes, virtual_bytes, elapsed } => json!({
+            "event": "output-written", "path": path, "bytes": bytes,
+            "virtual_bytes": virtual_bytes, "seconds": elapsed.as_secs_f64(),
+        }),
+        Event::OutputProgress { .. } | Event::Message { .. } | Event::Warning { .. } => Value::Null,
+    }
+}
+
+fn script_facts(event: &Event) -> Value {
+    match event {
+        Event::ScriptStarted { phase, script, origin, place } => json!({
+            "event": "script-started", "phase": phase, "script": script, "element": origin,
+            "place": match place {
+                plan::Place::Tools => "appliance",
+                plan::Place::Image => "image",
+            },
+        }),
+        Event::ScriptFinished { phase, script, status, elapsed, cpu } => json!({
+            "event": "script-finished", "phase": phase, "script": script,
+            "status": status_words(*status), "ok": status.success(),
+            "seconds": elapsed.as_secs_f64(), "cpu_seconds": cpu.as_secs_f64(),
+        }),
+        Event::OutputLine { stream, .. } => json!({
+            "stream": match stream {
+                OutputStream::Stdout => "stdout",
+                OutputStream::Stderr => "stderr",
+            },
+        }),
+        _ => Value::Null,
+    }
+}

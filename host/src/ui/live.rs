@@ -1,0 +1,214 @@
+//! The live view on a terminal: what is done stays above as lines, what is being
+//! done is shown below and redrawn.
+//!
+//! ```text
+//! [  14.2] root.d: 3 scripts, 2 min 07 s
+//! ⠹ install.d (6/14)  00:02:31  ↓ 34.5 MiB
+//!   10-packages (debian-minimal)  12 s
+//!   Setting up libc6:amd64 (2.36-9) ...
+//! ```
+
+use std::time::{Duration, Instant};
+
+use engine::events::Event;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::{
+    Complaint, Render, Stamp, Verbosity, text,
+    text::{Palette, Tone},
+    words::{self, Weight},
+};
+
+/// How often the view is redrawn without news: often enough for the clock.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The view.
+#[derive(Debug)]
+pub(crate) struct Live {
+    bars: MultiProgress,
+    stage: ProgressBar,
+    script: ProgressBar,
+    last: ProgressBar,
+    verbosity: Verbosity,
+    palette: Palette,
+    stages: usize,
+    scripts: usize,
+    received: u64,
+    stage_name: String,
+    script_name: String,
+    script_since: Option<Instant>,
+}
+
+fn line_style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is a constant and tested")
+}
+
+impl Live {
+    /// Draws on standard error.
+    #[must_use]
+    pub(crate) fn new(verbosity: Verbosity, palette: Palette) -> Self {
+        Self::on(MultiProgress::new(), verbosity, palette)
+    }
+
+    fn on(bars: MultiProgress, verbosity: Verbosity, palette: Palette) -> Self {
+        let spinner = if palette.on { "{spinner:.green}" } else { "{spinner}" };
+        let faint = if palette.on { "  {wide_msg:.dim}" } else { "  {wide_msg}" };
+        let stage_template = format!("{spinner} {{prefix}}  {{elapsed_precise}}{{msg}}");
+        let bar =
+            |template: &str| bars.add(ProgressBar::new_spinner().with_style(line_style(template)));
+        let view = Self {
+            stage: bar(&stage_template),
+            script: bar("  {wide_msg}"),
+            last: bar(faint),
+            bars: bars.clone(),
+            verbosity,
+            palette,
+            stages: 0,
+            scripts: 0,
+            received: 0,
+            stage_name: String::new(),
+            script_name: String::new(),
+            script_since: None,
+        };
+        view.stage.enable_steady_tick(TICK);
+        view
+    }
+
+    #[cfg(test)]
+    pub(super) fn hidden(verbosity: Verbosity) -> Self {
+        let bars = MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden());
+        Self::on(bars, verbosity, Palette { on: false })
+    }
+
+    fn keep(&self, line: &str) {
+        // The terminal may have gone away; the build goes on.
+        let _ = self.bars.println(line);
+    }
+
+    fn show_network(&self) {
+        self.stage.set_message(match self.received {
+            0 => String::new(),
+            received => format!("  ↓ {}", text::bytes(received)),
+        });
+    }
+
+    fn show_script(&self) {
+        let since = self.script_since.map(|since| since.elapsed()).unwrap_or_default();
+        self.script.set_message(if since < Duration::from_secs(1) {
+            self.script_name.clone()
+        } else {
+            format!("{}  {}", self.script_name, text::duration(since))
+        });
+    }
+
+    fn clear_script(&mut self) {
+        self.script_since = None;
+        self.script.set_message("");
+        self.last.set_message("");
+    }
+
+    fn update(&mut self, at: &Stamp, event: &Event) {
+        match event {
+            Event::BuildStarted { stages, .. } => self.stages = *stages,
+            Event::MachineStarting { .. } => self.stage.set_prefix("starting the machine"),
+            Event::StageStarted { index, name } => {
+                self.scripts = 0;
+                self.stage_name.clone_from(name);
+                self.stage.set_prefix(format!("{name} ({}/{})", index + 1, self.stages));
+            }
+            Event::StageFinished { name, elapsed, .. } => {
+                let scripts = match self.scripts {
+                    0 => String::new(),
+                    count => format!("{count} script{}, ", text::plural(count)),
+                };
+                let line = format!(
+                    "[{:6.1}] {name}: {scripts}{}",
+                    at.elapsed.as_secs_f64(),
+                    text::duration(*elapsed)
+                );
+                self.keep(&self.palette.paint(Tone::Progress, &line));
+                self.clear_script();
+            }
+            Event::StepStarted { title } => {
+                self.script_name.clone_from(title);
+                self.script_since = Some(Instant::now());
+                self.show_script();
+            }
+            Event::ScriptStarted { phase, script, origin, .. } => {
+                self.scripts += 1;
+                let phase = if *phase == self.stage_name { "" } else { &format!("{phase}/") };
+                let origin = origin.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+                self.script_name = format!("{phase}{script}{origin}");
+                self.script_since = Some(Instant::now());
+                self.last.set_message("");
+                self.show_script();
+            }
+            Event::OutputLine { line, .. } => {
+                let line = text::sanitise(line);
+                if !line.trim().is_empty() {
+                    self.last.set_message(line.into_owned());
+                    self.show_script();
+                }
+            }
+            Event::ScriptFinished { .. } | Event::StepFinished { .. } => self.clear_script(),
+            Event::Connection { received, .. } => {
+                self.received = self.received.saturating_add(*received);
+                self.show_network();
+            }
+            Event::OutputProgress { path, done, total } => {
+                self.stage.set_prefix(format!("writing {}", path.display()));
+                let share = done.saturating_mul(100).checked_div(*total);
+                self.last.set_message(match share {
+                    Some(percent) => format!("{percent} % of {}", text::bytes(*total)),
+                    None => text::bytes(*done),
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Render for Live {
+    fn event(&mut self, at: &Stamp, event: &Event) {
+        self.update(at, event);
+        let Some((weight, line)) = words::line(event) else { return };
+        if !self.verbosity.shows(weight) {
+            return;
+        }
+        match (weight, event) {
+            (Weight::Output, _) => self.keep(&line),
+            (Weight::Remark, _) => self.keep(&self.palette.paint(Tone::Remark, &line)),
+            (Weight::Warning, _) => {
+                self.keep(&self.palette.paint(Tone::Warning, &format!("warning: {line}")));
+            }
+            // Stages are kept when they end; what they do shows below.
+            (Weight::Progress, Event::OutputWritten { .. } | Event::StageCached { .. })
+            | (Weight::Detail | Weight::Trace, _) => {
+                let line = format!("[{:6.1}] {line}", at.elapsed.as_secs_f64());
+                self.keep(&self.palette.paint(Tone::Progress, &line));
+            }
+            (Weight::Progress, _) => {}
+        }
+    }
+
+    fn closing(&mut self, _at: &Stamp, lines: &[String]) {
+        self.stage.disable_steady_tick();
+        for line in lines {
+            self.keep(line);
+        }
+        let _ = self.bars.clear();
+    }
+
+    fn failed(&mut self, _at: &Stamp, complaint: &Complaint) {
+        self.stage.disable_steady_tick();
+        for (number, line) in complaint.lines().into_iter().enumerate() {
+            if number == 0 {
+                let line = format!("vbuild: error: {line}");
+                self.keep(&self.palette.paint(Tone::Error, &line));
+            } else {
+                self.keep(&line);
+            }
+        }
+        let _ = self.bars.clear();
+    }
+}

@@ -1,0 +1,79 @@
+//! The log of a build: everything, each line with the time in UTC as
+//! diskimage-builder writes it, and the table of each phase that dib-run-parts
+//! prints.
+
+use std::{io::Write, time::Duration};
+
+use engine::events::Event;
+
+use super::{Complaint, Render, Stamp, words};
+
+/// Writes the log to a stream.
+#[derive(Debug)]
+pub(crate) struct Log<W> {
+    out: W,
+    phase: Vec<(String, Duration)>,
+}
+
+impl<W: Write + Send> Log<W> {
+    /// A log without lines.
+    pub(crate) fn new(out: W) -> Self {
+        Self { out, phase: Vec::new() }
+    }
+
+    fn line(&mut self, at: &Stamp, text: &str) {
+        // A full disk must not end a build that would otherwise succeed; the
+        // outputs will complain about it if they do not fit either.
+        let _ = writeln!(self.out, "{} | {text}", at.utc().log_stamp());
+    }
+
+    /// One table for each phase, scripts in byte order.
+    fn profile(&mut self, at: &Stamp, phase: &str) {
+        let mut scripts = std::mem::take(&mut self.phase);
+        if scripts.is_empty() {
+            return;
+        }
+        scripts.sort();
+        let dashes = "-".repeat(23);
+        self.line(at, &format!("dib-run-parts {dashes} PROFILING {dashes}"));
+        self.line(at, &format!("dib-run-parts Target: {phase}"));
+        self.line(at, &format!("dib-run-parts {:<40} {:>10}", "Script", "Seconds"));
+        for (script, elapsed) in scripts {
+            let seconds = elapsed.as_secs_f64();
+            self.line(at, &format!("dib-run-parts {script:<40} {seconds:>10.3}"));
+        }
+        self.line(at, &format!("dib-run-parts {dashes} END PROFILING {dashes}"));
+    }
+}
+
+impl<W: Write + Send> Render for Log<W> {
+    fn event(&mut self, at: &Stamp, event: &Event) {
+        if let Some((_, text)) = words::line(event) {
+            self.line(at, &text);
+        }
+        match event {
+            Event::ScriptFinished { script, elapsed, .. } => {
+                self.phase.push((script.clone(), *elapsed));
+            }
+            Event::StageFinished { name, .. } => self.profile(at, name),
+            _ => {}
+        }
+    }
+
+    fn closing(&mut self, at: &Stamp, lines: &[String]) {
+        for line in lines {
+            self.line(at, line);
+        }
+        let _ = self.out.flush();
+    }
+
+    fn failed(&mut self, at: &Stamp, complaint: &Complaint) {
+        let stage = complaint.failure.as_ref().map(|failure| failure.phase.clone());
+        self.profile(at, &stage.unwrap_or_default());
+        for (number, line) in complaint.lines().into_iter().enumerate() {
+            let prefix = if number == 0 { "error: " } else { "" };
+            self.line(at, &format!("{prefix}{line}"));
+        }
+        let _ = self.out.flush();
+    }
+}

@@ -1,0 +1,352 @@
+//! What the user sees. The build emits events; here are their renderers, and
+//! nothing else in vbuild writes to the terminal.
+//!
+//! ```text
+//! engine ──Event──► Ui ──► live view | plain lines      (one of them)
+//!                     ├──► JSON lines                   (--machine-readable)
+//!                     ├──► log                          (--logfile, the cache)
+//!                     └──► timeline, failure watch      (for the last lines)
+//! ```
+
+mod console;
+mod failure;
+mod json;
+mod live;
+mod log;
+mod plain;
+mod text;
+mod timeline;
+mod utc;
+mod words;
+
+pub use console::Console;
+pub use failure::Failure;
+pub use text::{bytes, duration, plural, sanitise};
+pub use utc::Utc;
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io::{self, IsTerminal as _, Write},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use engine::events::{Event, Observer};
+
+use crate::{
+    cli::{MachineReadable, OutputArgs},
+    error::{CommandError, Kind},
+};
+use failure::FailureWatch;
+use text::Palette;
+use timeline::Timeline;
+use words::{DEBUG_DETAIL, DEBUG_TRACE, Weight};
+
+/// When an event is rendered.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    /// Since vbuild started.
+    pub elapsed: Duration,
+    /// The clock on the wall.
+    pub wall: SystemTime,
+}
+
+impl Stamp {
+    fn utc(&self) -> Utc {
+        self.wall.into()
+    }
+}
+
+/// What is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verbosity {
+    /// Warnings and errors only.
+    pub quiet: bool,
+    /// The output of scripts, live.
+    pub output: bool,
+    /// Level of `--debug`.
+    pub debug: u32,
+    /// Whether messages are wrapped.
+    pub wrap: bool,
+}
+
+impl Verbosity {
+    fn shows(self, weight: Weight) -> bool {
+        match weight {
+            Weight::Trace => self.debug >= DEBUG_TRACE,
+            Weight::Detail => self.debug >= DEBUG_DETAIL,
+            Weight::Output => self.output,
+            Weight::Progress | Weight::Remark => !self.quiet,
+            Weight::Warning => true,
+        }
+    }
+}
+
+/// An error with everything that is known about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Complaint {
+    /// The error and its causes, outermost first.
+    pub chain: Vec<String>,
+    /// The script that failed or was running.
+    pub failure: Option<Failure>,
+    /// What the user can do.
+    pub hints: Vec<String>,
+    /// Where the whole log is.
+    pub log: Option<PathBuf>,
+    /// The exit status that vbuild ends with.
+    pub exit_status: u8,
+}
+
+impl Complaint {
+    /// As people read it: the error, then indented what is known about it.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let mut chain = self.chain.iter();
+        let mut lines: Vec<String> = chain.next().cloned().into_iter().collect();
+        lines.extend(chain.map(|cause| format!("  because: {cause}")));
+        if let Some(failure) = &self.failure {
+            lines.extend(failure.lines().into_iter().map(|line| format!("  {line}")));
+        }
+        if let Some(log) = &self.log {
+            lines.push(format!("  the whole log: {}", log.display()));
+        }
+        lines.extend(self.hints.iter().map(|hint| format!("  hint: {hint}")));
+        lines
+    }
+}
+
+/// One way of showing events.
+trait Render: Send {
+    /// An event.
+    fn event(&mut self, at: &Stamp, event: &Event);
+    /// The last lines of a build that ended well.
+    fn closing(&mut self, _at: &Stamp, _lines: &[String]) {}
+    /// The build failed.
+    fn failed(&mut self, at: &Stamp, complaint: &Complaint);
+}
+
+/// What the options say about showing, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What is shown.
+    pub verbosity: Verbosity,
+    /// Whether to colour even what is no terminal.
+    pub colours: bool,
+    /// Where the log goes: `--logfile`, else a file in the cache.
+    pub log: Option<PathBuf>,
+    /// Where JSON lines go.
+    pub json: Option<MachineReadable>,
+}
+
+impl Settings {
+    /// From the options; `default_log` is used when `--logfile` is not given.
+    #[must_use]
+    pub fn of(args: &OutputArgs, default_log: Option<PathBuf>) -> Self {
+        Self {
+            verbosity: Verbosity {
+                quiet: args.quiet,
+                output: args.verbose,
+                debug: args.debug,
+                wrap: args.wrap,
+            },
+            colours: args.colours,
+            log: args.logfile.clone().or(default_log),
+            json: args.machine_readable.clone(),
+        }
+    }
+}
+
+/// The renderers of one build, as an observer of its events.
+pub struct Ui {
+    started: Instant,
+    log: Option<PathBuf>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    renderers: Vec<Box<dyn Render>>,
+    timeline: Timeline,
+    failure: FailureWatch,
+    ended: bool,
+}
+
+impl fmt::Debug for Ui {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ui").field("log", &self.log).finish_non_exhaustive()
+    }
+}
+
+impl Ui {
+    /// Opens everything that the settings name.
+    ///
+    /// # Errors
+    /// A log or a channel that cannot be opened.
+    pub fn open(settings: &Settings, console: &Console) -> Result<Self, CommandError> {
+        let mut renderers: Vec<Box<dyn Render>> = Vec::new();
+        let stdout_is_json =
+            matches!(settings.json, Some(MachineReadable::Plain | MachineReadable::Stdout));
+        let terminal = console.stdout_is_terminal && console.stderr_is_terminal;
+        let palette =
+            |is_terminal| Palette { on: settings.colours || (is_terminal && console.colours) };
+        let mut verbosity = settings.verbosity;
+        verbosity.wrap |= console.stdout_is_terminal;
+        if terminal && !verbosity.quiet && !stdout_is_json {
+            renderers.push(Box::new(live::Live::new(verbosity, palette(true))));
+        } else {
+            // On the same stream JSON lines and other lines would be of no use
+            // to anybody.
+            verbosity.quiet |= stdout_is_json;
+            verbosity.output &= !stdout_is_json;
+            renderers.push(Box::new(plain::Plain {
+                out: io::stdout(),
+                err: io::stderr(),
+                verbosity,
+                out_palette: palette(console.stdout_is_terminal),
+                err_palette: palette(console.stderr_is_terminal),
+            }));
+        }
+        if let Some(path) = &settings.log {
+            renderers.push(Box::new(log::Log::new(create_log(path)?)));
+        }
+        if let Some(channel) = &settings.json {
+            let out = open_channel(channel)?;
+            renderers.push(Box::new(json::Json { out, output: settings.verbosity.output }));
+        }
+        Ok(Self::with(renderers, settings.log.clone()))
+    }
+
+    fn with(renderers: Vec<Box<dyn Render>>, log: Option<PathBuf>) -> Self {
+        Self {
+            started: Instant::now(),
+            log,
+            inner: Mutex::new(Inner {
+                renderers,
+                timeline: Timeline::default(),
+                failure: FailureWatch::default(),
+                ended: false,
+            }),
+        }
+    }
+
+    /// Where the log of this build is.
+    #[must_use]
+    pub fn log(&self) -> Option<&Path> {
+        self.log.as_deref()
+    }
+
+    /// A remark for the user.
+    pub fn message(&self, text: impl Into<String>) {
+        self.event(&Event::Message { text: text.into() });
+    }
+
+    /// A warning for the user.
+    pub fn warning(&self, text: impl Into<String>) {
+        self.event(&Event::Warning { text: text.into() });
+    }
+
+    /// Ends the build well: the closing timeline. Call it once, last.
+    pub fn succeeded(&self) {
+        let stamp = self.stamp();
+        let mut inner = self.lock();
+        let lines = inner.timeline.lines(stamp.elapsed);
+        inner.end(|renderer| renderer.closing(&stamp, &lines));
+    }
+
+    /// Ends the build with an error: its causes, the script that failed, hints.
+    pub fn failed(&self, error: &CommandError) {
+        let stamp = self.stamp();
+        let mut inner = self.lock();
+        // A wrong option or a missing program has nothing to do with whatever
+        // script ran last.
+        let about_script =
+            matches!(error.kind, Kind::Build | Kind::ExtraData { .. } | Kind::Interrupted);
+        let complaint = Complaint {
+            chain: error.chain(),
+            failure: inner.failure.failure().filter(|_| about_script),
+            hints: error.hints.clone(),
+            log: self.log.clone().filter(|_| about_script),
+            exit_status: error.exit_status(),
+        };
+        inner.end(|renderer| renderer.failed(&stamp, &complaint));
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp { elapsed: self.started.elapsed(), wall: SystemTime::now() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A renderer that panicked has left nothing half-done that matters.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn end(&mut self, last: impl Fn(&mut dyn Render)) {
+        if !std::mem::replace(&mut self.ended, true) {
+            for renderer in &mut self.renderers {
+                last(renderer.as_mut());
+            }
+        }
+    }
+}
+
+impl Observer for Ui {
+    fn event(&self, event: &Event) {
+        let stamp = self.stamp();
+        let mut inner = self.lock();
+        if inner.ended {
+            return;
+        }
+        inner.timeline.event(event);
+        inner.failure.event(event);
+        for renderer in &mut inner.renderers {
+            renderer.event(&stamp, event);
+        }
+    }
+}
+
+fn create_log(path: &Path) -> Result<io::BufWriter<File>, CommandError> {
+    let failed = |error: io::Error| {
+        CommandError::new(Kind::Usage, error)
+            .context(format!("failed to create the log `{}`", path.display()))
+    };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    File::create(path).map(io::BufWriter::new).map_err(failed)
+}
+
+pub(crate) fn open_channel(
+    channel: &MachineReadable,
+) -> Result<Box<dyn Write + Send>, CommandError> {
+    let append = |path: &Path| OpenOptions::new().append(true).create(true).open(path);
+    Ok(match channel {
+        MachineReadable::Plain | MachineReadable::Stdout => Box::new(io::stdout()),
+        MachineReadable::Stderr => Box::new(io::stderr()),
+        MachineReadable::File(path) => Box::new(File::create(path).map_err(|error| {
+            CommandError::new(Kind::Usage, error)
+                .context(format!("failed to create `{}`", path.display()))
+        })?),
+        // The descriptor is opened again by its name: to adopt it would need
+        // the promise that nobody else in the process uses it.
+        MachineReadable::Fd(fd) => {
+            let name = PathBuf::from(format!("/proc/self/fd/{fd}"));
+            let file = OpenOptions::new().write(true).open(&name).or_else(|_| append(&name));
+            Box::new(file.map_err(|error| {
+                CommandError::new(Kind::Usage, error)
+                    .context(format!("invalid output fd for --machine-readable: {fd}"))
+                    .hint("the descriptor must be open for writing to a file or a pipe")
+            })?)
+        }
+    })
+}
+
+/// What is known about the standard streams.
+fn is_terminal() -> (bool, bool) {
+    (io::stdout().is_terminal(), io::stderr().is_terminal())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! Where the time went: the slowest scripts of a build, for its last lines.
+
+use std::time::Duration;
+
+use engine::events::Event;
+
+use super::text;
+
+/// Rows of the closing table; the rest is in the log.
+const ROWS: usize = 8;
+/// Columns of the longest bar.
+const BAR_COLUMNS: u32 = 24;
+/// A build in which nothing took longer needs no table.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    elapsed: Duration,
+    cpu: Option<Duration>,
+}
+
+/// Collects durations.
+#[derive(Debug, Default)]
+pub(crate) struct Timeline {
+    entries: Vec<Entry>,
+    received: u64,
+    boot: Option<Duration>,
+}
+
+impl Timeline {
+    /// Takes one event.
+    pub(crate) fn event(&mut self, event: &Event) {
+        match event {
+            Event::ScriptFinished { phase, script, elapsed, cpu, .. } => self.entries.push(Entry {
+                name: format!("{phase}/{script}"),
+                elapsed: *elapsed,
+                cpu: Some(*cpu),
+            }),
+            Event::StepFinished { title, elapsed } => {
+                self.entries.push(Entry { name: title.clone(), elapsed: *elapsed, cpu: None });
+            }
+            Event::OutputWritten { path, elapsed, .. } => self.entries.push(Entry {
+                name: format!("writing {}", path.display()),
+                elapsed: *elapsed,
+                cpu: None,
+            }),
+            Event::Connection { received, .. } => {
+                self.received = self.received.saturating_add(*received);
+            }
+            Event::MachineReady { boot, .. } => {
+                self.boot = Some(self.boot.unwrap_or_default() + *boot);
+            }
+            _ => {}
+        }
+    }
+
+    /// The closing lines.
+    #[must_use]
+    pub(crate) fn lines(&self, total: Duration) -> Vec<String> {
+        let mut slowest: Vec<&Entry> =
+            self.entries.iter().filter(|entry| entry.elapsed >= WORTH_TELLING).collect();
+        slowest.sort_by_key(|entry| std::cmp::Reverse(entry.elapsed));
+        let mut lines = Vec::new();
+        if let Some(longest) = slowest.first().map(|entry| entry.elapsed) {
+            lines.push("Where the time went:".to_owned());
+            lines.extend(slowest.iter().take(ROWS).map(|entry| entry.line(longest)));
+        }
+        let boot = self.boot.map_or_else(String::new, |boot| {
+            format!(", {} of it to start the machine", text::duration(boot))
+        });
+        let network = match self.received {
+            0 => String::new(),
+            received => format!("; {} came over the network", text::bytes(received)),
+        };
+        lines.push(format!("Took {}{boot}{network}", text::duration(total)));
+        lines
+    }
+}
+
+impl Entry {
+    fn line(&self, longest: Duration) -> String {
+        let share = self.elapsed.as_secs_f64() / longest.as_secs_f64();
+        let columns = (1..=BAR_COLUMNS)
+            .take_while(|column| f64::from(*column) <= share * f64::from(BAR_COLUMNS))
+            .count();
+        let time = text::duration(self.elapsed);
+        let cpu = self
+            .cpu
+            .map_or_else(String::new, |cpu| format!(" (processor {})", text::duration(cpu)));
+        format!("  {time:>12}  {:<24}  {}{cpu}", "▇".repeat(columns.max(1)), self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slowest_first() {
+        let mut timeline = Timeline::default();
+        for (script, seconds) in [("a", 10), ("b", 40), ("c", 0)] {
+            timeline.event(&Event::ScriptFinished {
+                phase: "p".into(),
+                script: script.into(),
+                status: wire::ExitStatus::Code(0),
+                elapsed: Duration::from_secs(seconds),
+                cpu: Duration::from_secs(1),
+            });
+        }
+        let lines = timeline.lines(Duration::from_secs(60));
+        assert_eq!(lines.len(), 4);
+        assert!(lines[1].contains("p/b") && lines[2].contains("p/a"));
+        assert_eq!(lines[1].matches('▇').count(), 24);
+        assert_eq!(lines[2].matches('▇').count(), 6);
+        assert_eq!(lines[3], "Took 1 min 00 s");
+    }
+
+    #[test]
+    fn a_quick_build_has_only_the_sum() {
+        assert_eq!(Timeline::default().lines(Duration::from_millis(300)), ["Took 0.3 s"]);
+    }
+}

@@ -1,0 +1,106 @@
+//! Points in time as text, in UTC.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const SECONDS_PER_DAY: u64 = 86_400;
+
+/// A point in time, split as people read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Utc {
+    year: u64,
+    month: u64,
+    day: u64,
+    hour: u64,
+    minute: u64,
+    second: u64,
+    nanosecond: u32,
+}
+
+impl From<SystemTime> for Utc {
+    /// Times before 1970 become 1970: only a wrong clock says so.
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let (days, rest) = (since.as_secs() / SECONDS_PER_DAY, since.as_secs() % SECONDS_PER_DAY);
+        // Counts years from March, so that the leap day is the last of a year,
+        // in cycles of 400 years, which all have the same number of days.
+        let shifted = days + 719_468;
+        let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted_month = (5 * day_of_year + 2) / 153;
+        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+        Self {
+            year: era * 400 + year_of_era + u64::from(month <= 2),
+            month,
+            day: day_of_year - (153 * shifted_month + 2) / 5 + 1,
+            hour: rest / 3600,
+            minute: rest / 60 % 60,
+            second: rest % 60,
+            nanosecond: since.subsec_nanos(),
+        }
+    }
+}
+
+impl Utc {
+    /// `2026-11-20 23:17:35.597`, as diskimage-builder's logs have it.
+    #[must_use]
+    pub fn log_stamp(&self) -> String {
+        let Self { year, month, day, hour, minute, second, nanosecond } = self;
+        let millisecond = nanosecond / 1_000_000;
+        format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{millisecond:03}")
+    }
+
+    /// `2026-11-20T23:17:35.597839305+00:00`, as virt-dib's JSON has it.
+    #[must_use]
+    pub fn rfc3339(&self) -> String {
+        let Self { year, month, day, hour, minute, second, nanosecond } = self;
+        format!(
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanosecond:09}+00:00"
+        )
+    }
+
+    /// `2026-11-20 23:17`, for lists.
+    #[must_use]
+    pub fn to_the_minute(&self) -> String {
+        let Self { year, month, day, hour, minute, .. } = self;
+        format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}")
+    }
+
+    /// `20261120-231735`, for names of files.
+    #[must_use]
+    pub fn compact(&self) -> String {
+        let Self { year, month, day, hour, minute, second, .. } = self;
+        format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(seconds: u64, expected: &str) {
+        let time = UNIX_EPOCH + Duration::new(seconds, 597_839_305);
+        assert_eq!(Utc::from(time).rfc3339(), format!("{expected}.597839305+00:00"));
+    }
+
+    #[test]
+    fn known_instants() {
+        check(0, "1970-01-01T00:00:00");
+        check(951_782_400, "2000-02-29T00:00:00");
+        check(951_868_799, "2000-02-29T23:59:59");
+        check(1_709_251_199, "2024-02-29T23:59:59");
+        check(1_709_251_200, "2024-03-01T00:00:00");
+        check(4_107_542_399, "2100-02-28T23:59:59");
+        check(4_107_542_400, "2100-03-01T00:00:00");
+    }
+
+    #[test]
+    fn the_other_forms() {
+        let time = Utc::from(UNIX_EPOCH + Duration::new(1_000_000_000, 7_000_000));
+        assert_eq!(time.log_stamp(), "2001-09-09 01:46:40.007");
+        assert_eq!(time.to_the_minute(), "2001-09-09 01:46");
+        assert_eq!(time.compact(), "20010909-014640");
+    }
+}

@@ -1,0 +1,109 @@
+//! Events in words: one wording for the terminal, the plain lines and the JSON
+//! stream, and how important each is.
+
+use engine::events::Event;
+
+use super::{failure::status_words, text};
+
+/// How important a line is, which decides where it shows and in which colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Weight {
+    /// Shown from `--debug 2` on.
+    Trace,
+    /// Shown from `--debug 1` on.
+    Detail,
+    /// A line of a script's output, shown with `-v`.
+    Output,
+    /// A step of the build, hidden by `-q`.
+    Progress,
+    /// A remark, hidden by `-q`.
+    Remark,
+    /// Always shown.
+    Warning,
+}
+
+/// Below this level of `--debug` details are not shown.
+pub(crate) const DEBUG_DETAIL: u32 = 1;
+/// Below this level of `--debug` traces are not shown.
+pub(crate) const DEBUG_TRACE: u32 = 2;
+
+/// The line for an event, if it has one. What a guest wrote in it is sanitised.
+#[must_use]
+pub(crate) fn line(event: &Event) -> Option<(Weight, String)> {
+    scripts(event).or_else(|| machine(event)).or_else(|| outputs(event))
+}
+
+fn scripts(event: &Event) -> Option<(Weight, String)> {
+    Some(match event {
+        Event::BuildStarted { name, stages } => {
+            (Weight::Detail, format!("Building {name}: {stages} stage{}", text::plural(*stages)))
+        }
+        Event::StageStarted { name, .. } => (Weight::Detail, format!("Stage: {name}")),
+        Event::StageCached { name, .. } => {
+            (Weight::Progress, format!("Unchanged, taken from the cache: {name}"))
+        }
+        Event::StageFinished { name, elapsed, .. } => {
+            (Weight::Detail, format!("Stage {name} took {}", text::duration(*elapsed)))
+        }
+        Event::StepStarted { title } => (Weight::Progress, title.clone()),
+        Event::StepFinished { title, elapsed } => {
+            (Weight::Detail, format!("{title}: took {}", text::duration(*elapsed)))
+        }
+        Event::ScriptStarted { phase, script, .. } => {
+            (Weight::Progress, format!("Running: {phase}/{script}"))
+        }
+        Event::OutputLine { line, .. } => (Weight::Output, text::sanitise(line).into_owned()),
+        Event::ScriptFinished { phase, script, status, elapsed, cpu } => (
+            Weight::Detail,
+            format!(
+                "{phase}/{script}: {} after {} (processor {})",
+                status_words(*status),
+                text::duration(*elapsed),
+                text::duration(*cpu)
+            ),
+        ),
+        _ => return None,
+    })
+}
+
+fn machine(event: &Event) -> Option<(Weight, String)> {
+    Some(match event {
+        Event::MachineStarting { accel, vcpus, memory_mib } => {
+            let s = text::plural(usize::from(*vcpus));
+            let what = format!("{accel}, {vcpus} processor{s}, {memory_mib} MiB");
+            (Weight::Progress, format!("Starting the machine: {what}"))
+        }
+        Event::MachineReady { boot, kernel } => {
+            let boot = text::duration(*boot);
+            (
+                Weight::Detail,
+                format!("The machine answers after {boot}, with Linux {}", text::sanitise(kernel)),
+            )
+        }
+        Event::Connection { host, port, refused: Some(reason), .. } => {
+            let host = text::sanitise(host);
+            (Weight::Warning, format!("a connection to {host}:{port} was refused: {reason}"))
+        }
+        Event::Connection { host, port, sent, received, refused: None } => {
+            let (host, sent, received) =
+                (text::sanitise(host), text::bytes(*sent), text::bytes(*received));
+            (Weight::Trace, format!("Connection to {host}:{port}: {sent} out, {received} in"))
+        }
+        _ => return None,
+    })
+}
+
+fn outputs(event: &Event) -> Option<(Weight, String)> {
+    Some(match event {
+        Event::OutputWritten { path, bytes, virtual_bytes, elapsed } => {
+            let disk = virtual_bytes
+                .map_or_else(String::new, |size| format!(", a disk of {}", text::bytes(size)));
+            let (size, time) = (text::bytes(*bytes), text::duration(*elapsed));
+            (Weight::Progress, format!("Wrote {}: {size}{disk}, in {time}", path.display()))
+        }
+        Event::Message { text: remark } => (Weight::Remark, text::sanitise(remark).into_owned()),
+        Event::Warning { text: warning } => (Weight::Warning, text::sanitise(warning).into_owned()),
+        Event::BuildFinished { .. } => (Weight::Progress, "Done".to_owned()),
+        _ => return None,
+    })
+}
