@@ -1,0 +1,74 @@
+//! Who runs the machines of this run, and why.
+
+use std::{path::Path, sync::Arc};
+
+use machine::accel::{self, CacheKey, Chosen, Emulator, ProbeCache, ProbeReport};
+use qemu::{Qemu, QemuAccel};
+
+use crate::{
+    error::{CommandError, Kind},
+    pipeline::Ctx,
+    settings::Settings,
+};
+
+/// The KVM device.
+pub const KVM: &str = "/dev/kvm";
+
+/// A backend with words for people.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// It.
+    pub backend: Arc<dyn machine::Backend>,
+    /// What it is, and why it was chosen.
+    pub description: String,
+}
+
+/// The probe's report, from this boot's cache where there is one.
+#[must_use]
+pub fn report() -> ProbeReport {
+    let device = Path::new(KVM);
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    let probe = || microvm::probe::probe(device);
+    match CacheKey::of_this_process(env!("CARGO_PKG_VERSION"), device) {
+        Ok(key) => ProbeCache::new(runtime.as_deref().map(Path::new)).get_or_probe(&key, probe),
+        Err(_) => probe(),
+    }
+}
+
+/// Chooses the backend and says so, where it is not what one hopes for.
+///
+/// # Errors
+/// When nothing can run a machine as asked.
+pub async fn choose(settings: &Settings, ctx: &Ctx) -> Result<Backend, CommandError> {
+    let asked = settings.accel;
+    let decision = tokio::task::spawn_blocking(move || {
+        // Neither question is asked when its answer cannot matter: both cost
+        // milliseconds of every start.
+        let report =
+            if asked == accel::Accel::Tcg { ProbeReport { checks: Vec::new() } } else { report() };
+        let usable = asked != accel::Accel::Tcg
+            && matches!(report.verdict(), accel::Verdict::Usable);
+        let emulator = if usable {
+            Emulator::Absent { reason: "not looked for".into() }
+        } else {
+            qemu::emulator(None)
+        };
+        accel::decide(asked, &report, &emulator)
+    })
+    .await
+    .map_err(|panic| CommandError::new(Kind::Host, panic))?;
+    let choice = decision.map_err(|nothing| {
+        let hint = nothing.hint.clone();
+        CommandError::new(Kind::Host, nothing).maybe_hint(hint)
+    })?;
+    let machine_error = |error: machine::MachineError| CommandError::new(Kind::Host, error);
+    let backend: Arc<dyn machine::Backend> = match choice.chosen {
+        Chosen::Microvm => Arc::new(Qemu::new(None, QemuAccel::Kvm).map_err(machine_error)?),
+        Chosen::QemuTcg => Arc::new(Qemu::new(None, QemuAccel::Tcg).map_err(machine_error)?),
+    };
+    if choice.chosen == Chosen::QemuTcg && asked == accel::Accel::Auto {
+        let hint = choice.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        ctx.warn(format!("accelerator: {}{hint}", choice.reason));
+    }
+    Ok(Backend { backend, description: choice.reason })
+}

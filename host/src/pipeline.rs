@@ -1,0 +1,264 @@
+//! A build as prose: check every complaint at once → decide who runs the
+//! machine → find or make the appliance → run the plan → write the disks →
+//! give the outputs their names.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use engine::{
+    Config, EngineError, HelperDrive,
+    events::{Event, SharedObserver},
+};
+use output::{Existing, RawFile, Target, Written};
+use plan::Plan;
+use tokio::sync::watch;
+
+use crate::{
+    appliance, backend,
+    build_dir::BuildDir,
+    ca, drive,
+    error::{CommandError, Kind},
+    network::Network,
+    progress::OutputProgress,
+    settings::Settings,
+    trees::Trees,
+};
+
+/// What a run needs beside its settings.
+#[derive(Clone)]
+pub struct Ctx {
+    /// Takes events.
+    pub observer: SharedObserver,
+    /// Becomes true when everything shall stop.
+    pub cancel: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Ctx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ctx").finish_non_exhaustive()
+    }
+}
+
+impl Ctx {
+    /// Tells the user something.
+    pub fn say(&self, text: impl Into<String>) {
+        self.observer.event(&Event::Message { text: text.into() });
+    }
+
+    /// Warns the user.
+    pub fn warn(&self, text: impl Into<String>) {
+        self.observer.event(&Event::Warning { text: text.into() });
+    }
+}
+
+/// Everything wrong with a plan and its outputs, before any machine boots.
+///
+/// # Errors
+/// All complaints in one error.
+pub fn check(plan: &Plan) -> Result<Vec<Target>, CommandError> {
+    let mut complaints: Vec<String> = plan::check(plan).iter().map(ToString::to_string).collect();
+    let targets = targets(plan);
+    if let Err(errors) = output::check(&targets) {
+        complaints.extend(errors.iter().map(ToString::to_string));
+    }
+    if complaints.is_empty() {
+        return Ok(targets.into_iter().filter(|target| is_disk(target)).collect());
+    }
+    Err(CommandError::usage(complaints.join("\n")))
+}
+
+fn is_disk(target: &Target) -> bool {
+    target.format.origin == output::Origin::Disk
+}
+
+/// Disk outputs first, in the plan's order, then those of trees.
+fn targets(plan: &Plan) -> Vec<Target> {
+    let checksums = checksums(plan);
+    let disks = plan.outputs.images.iter().filter_map(|image| {
+        let format = output::format(&image.format)?;
+        Some(Target {
+            compress: image.compress,
+            options: image.options.clone(),
+            checksums: checksums.clone(),
+            ..Target::new(format, &image.path)
+        })
+    });
+    let trees = plan.stages.iter().flat_map(|stage| &stage.steps).filter_map(|step| {
+        let plan::Step::ExportTree { output: tree, .. } = step else { return None };
+        let format = output::format(&tree.format)?;
+        Some(Target { container: tree.target.clone(), ..Target::new(format, &tree.path) })
+    });
+    disks.chain(trees).collect()
+}
+
+fn checksums(plan: &Plan) -> Vec<output::Checksum> {
+    plan.outputs
+        .checksums
+        .iter()
+        .map(|checksum| match checksum {
+            plan::Checksum::Md5 => output::Checksum::Md5,
+            plan::Checksum::Sha256 => output::Checksum::Sha256,
+            plan::Checksum::Sha512 => output::Checksum::Sha512,
+        })
+        .collect()
+}
+
+/// Builds a plan; gives the outputs.
+///
+/// # Errors
+/// Whatever goes wrong. Outputs that existed before are then as they were.
+pub async fn build(
+    plan: &Plan,
+    settings: &Settings,
+    ctx: &Ctx,
+) -> Result<Vec<Written>, CommandError> {
+    check(plan)?;
+    let held = hold_drive(settings)?;
+    let ca_bundle = load_certificates(settings)?;
+    let mut build_dir = make_build_dir(settings)?;
+    let backend = backend::choose(settings, ctx).await?;
+    let appliance = appliance::find_or_build(settings, &backend, &build_dir, ctx).await?;
+    let network = Network::new(settings, ctx)?;
+    let trees = Trees::new(Arc::clone(&ctx.observer), checksums(plan));
+    let config = Config {
+        backend: Arc::clone(&backend.backend),
+        accel: backend.description.clone(),
+        appliance,
+        vcpus: settings.vcpus,
+        memory_mib: settings.memory_mib,
+        helper: held
+            .as_ref()
+            .map(|held| HelperDrive { path: held.path.clone(), format: held.format }),
+        build_dir: build_dir.path().to_owned(),
+        network: network.as_ref().map(Network::door),
+        ca_bundle,
+        script_timeout: settings.script_timeout,
+        fresh_machine_per_stage: settings.fresh_machine_per_stage,
+        seed: settings.seed.clone(),
+        verbose_console: settings.verbose_console,
+        observer: Arc::clone(&ctx.observer),
+        trees: Arc::new(trees.clone()),
+        cancel: ctx.cancel.clone(),
+    };
+    let built = match engine::run(plan, &config).await {
+        Ok(built) => built,
+        Err(error) => {
+            if settings.keep_build_dir {
+                build_dir.keep();
+                ctx.say(format!("the build directory {} is kept", build_dir.path().display()));
+            }
+            return Err(engine_error(error));
+        }
+    };
+    let mut pending = trees.take();
+    for (disk, path) in built.disks {
+        pending.extend(write_disk(plan, disk, path, ctx).await?);
+    }
+    let existing =
+        if plan.outputs.overwrite { Existing::Replace } else { Existing::KeepDated };
+    let written = output::commit(pending, existing).map_err(output_error)?;
+    for directory in trees.take_directories() {
+        let path = directory.commit().map_err(output_error)?;
+        ctx.say(format!("wrote {}", path.display()));
+    }
+    Ok(written)
+}
+
+/// Writes all outputs of one disk.
+async fn write_disk(
+    plan: &Plan,
+    disk: String,
+    path: PathBuf,
+    ctx: &Ctx,
+) -> Result<Vec<output::Pending>, CommandError> {
+    let wanted: Vec<&std::path::Path> = plan
+        .outputs
+        .images
+        .iter()
+        .filter(|image| image.disk == disk)
+        .map(|image| image.path.as_path())
+        .collect();
+    let targets: Vec<Target> = targets(plan)
+        .into_iter()
+        .filter(|target| is_disk(target) && wanted.contains(&target.path.as_path()))
+        .map(|target| Target { adopt: true, ..target })
+        .collect();
+    if targets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let progress = OutputProgress::new(Arc::clone(&ctx.observer));
+    let writing = tokio::task::spawn_blocking(move || {
+        let source = RawFile::open(&path)?;
+        output::write_disks(&source, &targets, &progress)
+    });
+    match writing.await {
+        Ok(written) => written.map_err(output_error),
+        Err(panic) => Err(CommandError::new(Kind::Build, panic)),
+    }
+}
+
+/// Takes the user's drive, if there is one.
+///
+/// # Errors
+/// When it cannot be used.
+pub fn hold_drive(settings: &Settings) -> Result<Option<drive::HeldDrive>, CommandError> {
+    let Some(path) = &settings.drive else { return Ok(None) };
+    drive::hold(path, settings.drive_format).map(Some).map_err(|error| {
+        let hint = error.hint();
+        CommandError::new(Kind::Usage, error).maybe_hint(hint)
+    })
+}
+
+/// Loads the certificates that guests shall trust.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn load_certificates(settings: &Settings) -> Result<Option<Vec<u8>>, CommandError> {
+    settings
+        .ca_bundle
+        .as_ref()
+        .map(ca::load)
+        .transpose()
+        .map_err(|error| CommandError::new(Kind::Usage, error))
+}
+
+/// Makes the directory of this run.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_build_dir(settings: &Settings) -> Result<BuildDir, CommandError> {
+    BuildDir::new(&settings.cache_dir).map_err(|error| {
+        CommandError::new(Kind::Host, error)
+            .context("cannot make a build directory")
+            .hint("set TMPDIR or --cache-dir to a directory that you can write to")
+    })
+}
+
+/// The engine's error for the command line.
+#[must_use]
+pub fn engine_error(error: EngineError) -> CommandError {
+    let tail = error.console_tail().map(str::to_owned).filter(|tail| !tail.trim().is_empty());
+    let kind = match &error {
+        EngineError::Cancelled => Kind::Interrupted,
+        EngineError::Script { phase, status: wire::ExitStatus::Code(code), .. }
+            if phase == "extra-data.d" =>
+        {
+            Kind::ExtraData { status: u8::try_from(*code).unwrap_or(1) }
+        }
+        EngineError::HelperDrive { .. } => Kind::Usage,
+        EngineError::Host { .. } => Kind::Host,
+        _ => Kind::Build,
+    };
+    let told = matches!(error, EngineError::Script { .. });
+    let mut error = CommandError::new(kind, error)
+        .maybe_hint(tail.map(|tail| format!("the end of the guest's console:\n{tail}")));
+    error.told = told && error.told;
+    error
+}
+
+fn output_error(error: output::OutputError) -> CommandError {
+    let hint = error.hint();
+    CommandError::new(Kind::Build, error).maybe_hint(hint)
+}
+
+/// How long a plain command in the guest may take to come down afterwards.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);

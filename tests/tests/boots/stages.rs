@@ -1,0 +1,104 @@
+//! A plan gives the same tree in one machine and with a fresh machine for every
+//! stage: what the engine promises about contexts.
+
+use std::{collections::BTreeMap, io::Read, path::Path};
+
+use vbuild::pipeline;
+
+use crate::{harness::ground, plans};
+
+/// What counts about an entry of an archive; times do not.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    kind: u8,
+    mode: u32,
+    owner: (u64, u64),
+    link: Option<String>,
+    device: Option<(u32, u32)>,
+    content: Vec<u8>,
+    pax: BTreeMap<String, Vec<u8>>,
+}
+
+fn tree(tar: &Path) -> BTreeMap<String, Entry> {
+    let mut archive = tar::Archive::new(std::fs::File::open(tar).unwrap());
+    let mut tree = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let pax = entry
+            .pax_extensions()
+            .unwrap()
+            .map(|extensions| {
+                extensions
+                    .map(Result::unwrap)
+                    .map(|e| (e.key().unwrap().to_owned(), e.value_bytes().to_vec()))
+                    .filter(|(key, _)| key.starts_with("SCHILY."))
+                    .collect()
+            })
+            .unwrap_or_default();
+        let header = entry.header();
+        let read = Entry {
+            kind: header.entry_type().as_byte(),
+            mode: header.mode().unwrap(),
+            owner: (header.uid().unwrap(), header.gid().unwrap()),
+            link: entry.link_name().unwrap().map(|link| link.display().to_string()),
+            device: (header.entry_type().is_character_special()).then(|| {
+                (header.device_major().unwrap().unwrap(), header.device_minor().unwrap().unwrap())
+            }),
+            content: Vec::new(),
+            pax,
+        };
+        let name = entry.path().unwrap().display().to_string();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        tree.insert(name.trim_start_matches("./").to_owned(), Entry { content, ..read });
+    }
+    tree
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_machine_and_many_give_the_same_tree() {
+    let Some(mut ground) = ground("one_machine_and_many_give_the_same_tree") else { return };
+    ground.settings.seed = Some("test".into());
+    let (one, many) = (ground.path("one.tar"), ground.path("many.tar"));
+    for (tar, fresh) in [(&one, false), (&many, true)] {
+        ground.settings.fresh_machine_per_stage = fresh;
+        let plan = plans::whole(tar, &ground.path("image.raw"));
+        if let Err(error) = pipeline::build(&plan, &ground.settings, &ground.ctx).await {
+            panic!("fresh={fresh}: {error:?}\n{}", ground.recorder.lines().join("\n"));
+        }
+    }
+    let (one, many) = (tree(&one), tree(&many));
+    let names = |tree: &BTreeMap<String, Entry>| tree.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&one), names(&many));
+    for (name, entry) in &one {
+        assert_eq!(entry, &many[name], "{name}");
+    }
+    check_tree(&one);
+}
+
+/// What the tree must hold: nothing that copying loses easily is lost.
+fn check_tree(tree: &BTreeMap<String, Entry>) {
+    let entry = |name: &str| tree.get(name).unwrap_or_else(|| panic!("{name} is missing"));
+    assert_eq!(entry("etc/environment-seen").content, b"two words\n");
+    assert_eq!(
+        String::from_utf8_lossy(&entry("etc/fstab").content),
+        "LABEL=root / ext4 defaults 0 1\nLABEL=boot /boot ext4 defaults 0 1\n"
+    );
+    assert_eq!(entry("bin/busybox").mode & 0o7777, 0o4755);
+    let (hard, one) = (entry("etc/hard"), entry("etc/one"));
+    assert!(hard.link.is_some() ^ one.link.is_some(), "etc/one and etc/hard are one file");
+    assert_eq!(one.owner, (12, 34));
+    assert_eq!(entry("etc/soft").link.as_deref(), Some("one"));
+    assert_eq!(entry("dev-node").device, Some((1, 3)));
+    assert_eq!(entry("sparse").content.len(), 16 << 20);
+    assert!(tree.contains_key(".dotfile"));
+    assert!(tree.contains_key("inside"));
+    assert_eq!(entry("boot/kernel").content, b"boot\n");
+    let xattrs: Vec<&String> = tree.values().flat_map(|entry| entry.pax.keys()).collect();
+    for wanted in ["user.test", "security.capability", "system.posix_acl_access"] {
+        assert!(xattrs.iter().any(|key| key.ends_with(wanted)), "{wanted}: {xattrs:?}");
+    }
+    // The bound cache is not in the image.
+    assert!(!tree.contains_key("var/cache/thing/two"));
+    assert!(!tree.keys().any(|name| name.starts_with("tmp/in_target.d")));
+}
