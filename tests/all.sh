@@ -1,0 +1,71 @@
+#!/bin/sh
+# The README's second command: everything that says whether vbuild works.
+#
+#   1. lints and formatting          2. tests that need no machine
+#   3. real boots of the appliance   4. a real Debian image, built as an ordinary
+#      user (uid 65534 when run as root) and booted to its login prompt
+#
+# VBUILD_TEST_DIR keeps the caches of 3 and 4 between runs.
+set -eu
+here=$(cd "$(dirname "$0")/.." && pwd)
+cd "$here"
+target=${CARGO_TARGET_DIR:-$here/target}
+
+step() { printf '\n=== %s (%s s)\n' "$1" "$(($(date +%s) - started))"; }
+started=$(date +%s)
+
+step "set-up"
+sh tests/setup.sh test
+
+step "formatting and lints"
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --locked -- -D warnings
+
+step "tests without a machine"
+cargo agent --locked
+VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent"
+export VBUILD_AGENT
+cargo test --workspace --locked
+
+step "the release build"
+sh tests/build.sh
+
+# From here on as an ordinary user: no capability, no way to get one, a home of
+# its own that holds nothing.
+work=${VBUILD_TEST_DIR:-$(mktemp -d "${TMPDIR:-/tmp}/vbuild-tests.XXXXXX")}
+mkdir -p "$work/home" "$work/bin" "$work/image"
+cp "$target/release/vbuild" "$work/bin/"
+chmod -R a+rX "$work/bin"
+chmod a+rx "$work"
+if [ "$(id -u)" -eq 0 ]; then
+    chown -R 65534 "$work/home" "$work/image"
+    user="setpriv --reuid=65534 --clear-groups --bounding-set=-all --no-new-privs"
+else
+    user="env"
+fi
+as_user() {
+    $user env -i HOME="$work/home" PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin TERM=dumb \
+        VBUILD="$work/bin/vbuild" VBUILD_ARGS="${VBUILD_ARGS:-}" "$@"
+}
+
+step "what this machine can do"
+(cd "$work/home" && as_user "$work/bin/vbuild" doctor) || true
+
+step "the appliance"
+(cd "$work/home" && as_user "$work/bin/vbuild" appliance build)
+
+step "tests that boot guests"
+VBUILD_TEST_CACHE="$work/home/.cache/vbuild" cargo test --locked --package tests --test boots -- \
+    --nocapture --test-threads=1
+
+step "a Debian image, from the README's first command"
+cp tests/first-image.sh "$work/bin/"
+(cd "$work/image" && as_user sh "$work/bin/first-image.sh")
+ls -ls "$work/image"
+! command -v qemu-img >/dev/null || qemu-img check "$work/image/debian.qcow2"
+
+step "its login prompt"
+(cd "$work/image" && as_user "$work/bin/vbuild" boot --expect "login:" --timeout 600 debian.qcow2)
+
+step "done"
+[ -n "${VBUILD_TEST_DIR:-}" ] || rm -rf "$work"
