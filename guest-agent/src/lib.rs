@@ -13,6 +13,7 @@ mod files;
 pub mod init;
 mod modules;
 mod mounts;
+mod network;
 mod queue;
 mod serve;
 mod shutdown;

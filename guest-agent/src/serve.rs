@@ -28,6 +28,7 @@ use wire::{
 use crate::console::say;
 use crate::failure::{Doing, failure};
 use crate::files::{self, Attributes};
+use crate::network::{self, Network};
 use crate::queue::Queue;
 use crate::stream::Stream;
 use crate::{block, modules, mounts, shutdown, spawn, tar};
@@ -85,6 +86,7 @@ pub struct Agent {
     owns_machine: bool,
     hung: AtomicBool,
     connections: Mutex<Vec<Weak<Connection>>>,
+    network: Mutex<Option<Network>>,
 }
 
 #[derive(Debug, Default)]
@@ -353,7 +355,11 @@ impl Agent {
 
     fn network_up(&self) -> Result<(), Failure> {
         self.need_machine("set up the network")?;
-        Err(failure("set up the network", "this agent has no network yet"))
+        let mut network = lock(&self.network);
+        if network.is_none() {
+            *network = Some(network::up()?);
+        }
+        Ok(())
     }
 
     fn crash(&self, how: CrashKind) -> Result<(), Failure> {

@@ -374,3 +374,127 @@ pub(crate) fn set_xattr(path: &CStr, name: &CStr, value: &[u8]) -> nix::Result<(
     };
     Errno::result(done).map(drop)
 }
+
+/// An instruction of a BPF program, as the kernel reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Instruction {
+    /// The operation.
+    pub(crate) code: u8,
+    /// Destination register in the low half, source register in the high one.
+    pub(crate) dst_src: u8,
+    /// Offset of a jump or of memory.
+    pub(crate) offset: i16,
+    /// The constant.
+    pub(crate) value: i32,
+}
+
+/// The two instructions that put the map into register 1; its number is filled
+/// in by [`bpf_load_socket_lookup`].
+pub(crate) const MAP_LOW: Instruction =
+    Instruction { code: 0x18, dst_src: 0x11, offset: 0, value: 0 };
+/// The second of them.
+pub(crate) const MAP_HIGH: Instruction = Instruction { code: 0, dst_src: 0, offset: 0, value: 0 };
+
+mod bpf {
+    //! Numbers of bpf(2).
+    pub(super) const MAP_CREATE: libc::c_int = 0;
+    pub(super) const MAP_UPDATE: libc::c_int = 2;
+    pub(super) const PROG_LOAD: libc::c_int = 5;
+    pub(super) const LINK_CREATE: libc::c_int = 28;
+    pub(super) const MAP_TYPE_SOCKMAP: u32 = 15;
+    pub(super) const PROG_TYPE_SK_LOOKUP: u32 = 30;
+    pub(super) const ATTACH_SK_LOOKUP: u32 = 36;
+}
+
+/// # Safety
+/// `attributes` must be the structure that the command reads, and pointers in it
+/// must be valid for what the command does with them.
+unsafe fn bpf_call<T>(command: libc::c_int, attributes: &T) -> nix::Result<i32> {
+    // SAFETY: the pointer and the size are of a live value; the caller vouches
+    // for its content.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attributes), size_of::<T>()) };
+    i32::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)
+}
+
+fn bpf_fd<T>(command: libc::c_int, attributes: &T) -> nix::Result<OwnedFd> {
+    // SAFETY: all callers are below; they pass structures of plain numbers and
+    // of pointers to slices that live until the call is over.
+    let fd = unsafe { bpf_call(command, attributes) }?;
+    // SAFETY: these commands return a new descriptor, which is ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a map for one socket.
+pub(crate) fn bpf_socket_map() -> nix::Result<OwnedFd> {
+    // Type, bytes of a key, bytes of a value, entries.
+    bpf_fd(bpf::MAP_CREATE, &[bpf::MAP_TYPE_SOCKMAP, 4, 4, 1])
+}
+
+/// Puts a socket into the map.
+pub(crate) fn bpf_put_socket(map: &OwnedFd, socket: impl AsFd) -> nix::Result<()> {
+    #[repr(C)]
+    struct Update {
+        map: u64,
+        key: *const u32,
+        value: *const i32,
+        flags: u64,
+    }
+    let (key, value) = (0_u32, socket.as_fd().as_raw_fd());
+    let map = u64::try_from(map.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+    let update = Update { map, key: &raw const key, value: &raw const value, flags: 0 };
+    // SAFETY: the fields are those of the command; key and value have the four
+    // bytes each that the map was made with.
+    unsafe { bpf_call(bpf::MAP_UPDATE, &update) }.map(drop)
+}
+
+/// Loads a program that chooses sockets, with the map filled in.
+pub(crate) fn bpf_load_socket_lookup(
+    program: &[Instruction],
+    map: &OwnedFd,
+) -> nix::Result<OwnedFd> {
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: *const Instruction,
+        license: *const libc::c_char,
+        log: [u64; 2],
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        interface: u32,
+        attach: u32,
+    }
+    let mut program = program.to_vec();
+    for instruction in &mut program {
+        if *instruction == MAP_LOW {
+            instruction.value = map.as_raw_fd();
+        }
+    }
+    let load = Load {
+        kind: bpf::PROG_TYPE_SK_LOOKUP,
+        count: u32::try_from(program.len()).map_err(|_| Errno::E2BIG)?,
+        instructions: program.as_ptr(),
+        license: c"Apache-2.0".as_ptr(),
+        log: [0; 2],
+        kernel_version: 0,
+        flags: 0,
+        name: *b"vbuild_door\0\0\0\0\0",
+        interface: 0,
+        attach: bpf::ATTACH_SK_LOOKUP,
+    };
+    bpf_fd(bpf::PROG_LOAD, &load)
+}
+
+/// Attaches such a program to a network namespace, until the result is closed.
+pub(crate) fn bpf_attach_socket_lookup(
+    program: &OwnedFd,
+    namespace: impl AsFd,
+) -> nix::Result<OwnedFd> {
+    let number = |fd: i32| u32::try_from(fd).map_err(|_| Errno::EBADF);
+    let namespace = number(namespace.as_fd().as_raw_fd())?;
+    let link = [number(program.as_raw_fd())?, namespace, bpf::ATTACH_SK_LOOKUP, 0];
+    bpf_fd(bpf::LINK_CREATE, &link)
+}

@@ -1,0 +1,128 @@
+//! The guest's network: an ordinary one to look at, with one way out, the door
+//! to the host on [`wire::EGRESS_PORT`]. There is no interface to emulate and
+//! no firewall to set up.
+//!
+//! ```text
+//!  curl ─ getaddrinfo ─► UDP 53, any address ─► resolver ─ "resolve" ─► host
+//!     ▲                                            │ 198.18.x.y stands for the name
+//!     └─────────────────── A 198.18.x.y ◄──────────┘
+//!  curl ─ connect 198.18.x.y:443 ─► every address is local (a route says so)
+//!       ─► sk_lookup program ─► our listener ─ "connect name:443" ─► host
+//! ```
+//!
+//! A route of type `local` for the whole of IPv4 makes the kernel deliver every
+//! packet to itself, and a program of type `sk_lookup` gives each new connection
+//! to the agent's listener, whose accepted sockets have the address that was
+//! meant as their own. Compared with a redirect by nftables this takes no
+//! modules, no tools and no connection tracking, which are slow under emulation.
+//!
+//! `dummy0` with a default route stands there for programs that look whether the
+//! machine has a network before they try.
+
+mod door;
+mod names;
+mod netlink;
+mod redirect;
+mod resolver;
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use wire::Failure;
+
+use crate::console::say;
+use crate::failure::Doing;
+use crate::modules;
+use names::Names;
+
+/// The guest's address and the gateway that nobody has, as users of QEMU know them.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// The bits of the address that name its network.
+const PREFIX_BITS: u8 = 24;
+
+/// The interface for those who look.
+const INTERFACE: &str = "dummy0";
+
+/// The index of `lo`: the kernel makes it first.
+const LOOPBACK_INDEX: u32 = 1;
+
+/// The port of the name service.
+const RESOLVER_PORT: u16 = 53;
+
+/// Stack of a thread of the network, in bytes.
+const THREAD_STACK_BYTES: usize = 128 * 1024;
+
+/// A network that is up. It lasts as long as this value.
+#[derive(Debug)]
+pub(crate) struct Network {
+    _redirect: OwnedFd,
+}
+
+/// Sets the network up.
+pub(crate) fn up() -> Result<Network, Failure> {
+    addresses()?;
+    let names = Arc::new(Names::default());
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, RESOLVER_PORT))
+        .doing(|| "open the resolver's port")?;
+    // Answers must come from the address that was asked.
+    setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).doing(|| "set up the resolver")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .doing(|| "open the port of the network's door")?;
+    let redirect = redirect::install(&listener)?;
+    start("resolver", {
+        let names = Arc::clone(&names);
+        move || resolver::run(&socket, &names)
+    })?;
+    start("door", move || redirect::run(&listener, &names))?;
+    name_server();
+    Ok(Network { _redirect: redirect })
+}
+
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    thread::Builder::new()
+        .name(name.into())
+        .stack_size(THREAD_STACK_BYTES)
+        .spawn(run)
+        .map(drop)
+        .doing(|| format!("start the thread `{name}`"))
+}
+
+fn addresses() -> Result<(), Failure> {
+    let mut netlink = netlink::Netlink::open().doing(|| "open the routing socket")?;
+    netlink.link_up("lo").doing(|| "set up `lo`")?;
+    let interface = match modules::load(&["dummy".to_owned()]) {
+        Ok(()) => INTERFACE,
+        Err(failure) => {
+            // Only those who look for an interface miss it.
+            say(&format!("no {INTERFACE}: failed to {failure}"));
+            "lo"
+        }
+    };
+    if interface == INTERFACE {
+        netlink.dummy(INTERFACE).doing(|| format!("set up `{INTERFACE}`"))?;
+    }
+    let index = netlink::index(interface).doing(|| format!("look at `{interface}`"))?;
+    netlink
+        .address(index, ADDRESS, PREFIX_BITS)
+        .doing(|| format!("give `{interface}` its address"))?;
+    if interface == INTERFACE {
+        // Before everything is local, as a gateway must not be.
+        netlink.default_route(index, GATEWAY).doing(|| "set the default route")?;
+    }
+    netlink.everything_local(LOOPBACK_INDEX, ADDRESS).doing(|| "route everything to the agent")
+}
+
+/// Names the resolver in the agent's root. Where that cannot be written, what
+/// stands there does as well: the resolver answers at every address.
+fn name_server() {
+    let path = "/etc/resolv.conf";
+    // It may be a link to what a resolver of the distribution would write.
+    let _ = fs::remove_file(path);
+    let _ = fs::write(path, "nameserver 127.0.0.1\n");
+}
