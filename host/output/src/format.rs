@@ -64,6 +64,8 @@ pub const FORMATS: &[&Format] = &[
     &formats::tar::FORMAT,
     &formats::tgz::FORMAT,
     &formats::tar_zst::FORMAT,
+    &formats::docker::DOCKER,
+    &formats::docker::OCI,
 ];
 
 /// One output to be written.

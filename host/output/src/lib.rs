@@ -38,4 +38,5 @@ pub use format::{
 pub use progress::{Event, Progress, Silent};
 pub use run::{write_disks, write_trees};
 pub use source::{BlockSource, RawFile};
+pub use tools::load_container;
 pub use unpack::{PendingTree, UnpackLimits, unpack_tree};

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -41,6 +41,16 @@ pub(crate) fn run(tool: &str, args: &[OsString], needed_for: &str) -> Result<()>
         status: output.status,
         stderr: String::from_utf8_lossy(tail).trim().to_owned(),
     })
+}
+
+/// Loads a container image into the engine that runs on this host, by its own
+/// command: `docker` or `podman`.
+///
+/// # Errors
+/// When the command is missing or fails.
+pub fn load_container(engine: &str, archive: &Path) -> Result<()> {
+    let args = ["load".into(), "--input".into(), archive.as_os_str().to_owned()];
+    run(engine, &args, "to load the container image into it")
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod header;
 mod pax;
 mod sparse;
+mod write;
 
 use std::io::{self, Read};
 
@@ -15,6 +16,7 @@ use crate::{OutputError, Result};
 pub(crate) use header::Kind;
 use header::{BLOCK_BYTES, Header};
 use pax::Extended;
+pub(crate) use write::file_header;
 
 /// Bytes of PAX records or of a long name that are read: the longest path of
 /// Linux and the largest set of extended attributes of one file fit well.

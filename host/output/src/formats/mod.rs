@@ -1,5 +1,7 @@
-//! One file for each format; they all have a `FORMAT` and a `write`.
+//! One file for each format; a descriptor and a function that
+//! writes.
 
+pub(crate) mod docker;
 pub(crate) mod qcow2;
 pub(crate) mod raw;
 pub(crate) mod tar;

@@ -103,3 +103,82 @@ fn broken_and_short_streams_leave_nothing_and_keep_the_old_file() {
         assert_eq!(fs::read(&target.path).unwrap(), b"old");
     }
 }
+
+/// The members of an archive by name.
+fn members(path: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(fs::File::open(path).unwrap());
+    let read = |entry: io::Result<tar::Entry<'_, fs::File>>| {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut data = Vec::new();
+        entry.read_to_end(&mut data).unwrap();
+        (name, data)
+    };
+    archive.entries().unwrap().map(read).collect()
+}
+
+fn sha256(data: &[u8]) -> String {
+    use sha2::Digest;
+    format!("sha256:{}", hex::encode(sha2::Sha256::digest(data)))
+}
+
+#[test]
+fn container_images_hold_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, tar) = archive(dir.path());
+    let mut targets = Vec::new();
+    for (name, compress) in [("docker", true), ("oci", false)] {
+        let mut target = target(name, dir.path());
+        target.container = Some("me/image:1".to_owned());
+        target.architecture = "amd64".to_owned();
+        target.identity = output::Identity::fixed(b"seed", 1_000_000_000);
+        target.compress = compress;
+        targets.push(target);
+    }
+    let pending = write_trees(&mut tar.as_slice(), &targets, &Silent).unwrap();
+    commit(pending, Existing::Replace).unwrap();
+    for target in &targets {
+        let members = members(&target.path);
+        let json =
+            |name: &str| -> serde_json::Value { serde_json::from_slice(&members[name]).unwrap() };
+        let blob = |descriptor: &serde_json::Value| -> &Vec<u8> {
+            let digest = descriptor["digest"].as_str().unwrap();
+            let data = &members[&format!("blobs/{}", digest.replace(':', "/"))];
+            assert_eq!(sha256(data), digest);
+            assert_eq!(descriptor["size"], data.len());
+            data
+        };
+        assert_eq!(json("oci-layout")["imageLayoutVersion"], "1.0.0");
+        let index = json("index.json");
+        let entry = &index["manifests"][0];
+        assert_eq!(entry["annotations"]["io.containerd.image.name"], "docker.io/me/image:1");
+        let manifest: serde_json::Value = serde_json::from_slice(blob(entry)).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(blob(&manifest["config"])).unwrap();
+        assert_eq!(config["created"], "2001-09-09T01:46:40Z");
+        assert_eq!(config["architecture"], "amd64");
+        assert_eq!(config["rootfs"]["diff_ids"][0], sha256(&tar));
+        let layer = blob(&manifest["layers"][0]);
+        if target.compress {
+            let mut plain = Vec::new();
+            flate2::read::GzDecoder::new(layer.as_slice()).read_to_end(&mut plain).unwrap();
+            assert!(plain == tar);
+            let legacy = json("manifest.json");
+            assert_eq!(legacy[0]["RepoTags"][0], "me/image:1");
+            assert!(members.contains_key(legacy[0]["Layers"][0].as_str().unwrap()));
+            assert!(members.contains_key(legacy[0]["Config"].as_str().unwrap()));
+        } else {
+            assert!(*layer == tar);
+            assert!(!members.contains_key("manifest.json"));
+        }
+    }
+}
+
+#[test]
+fn a_docker_image_needs_a_name() {
+    let complaints = output::check(&[target("docker", Path::new("x"))]).unwrap_err();
+    assert_eq!(
+        complaints[0].to_string(),
+        "docker: a target was not specified, use ‘--docker-target’"
+    );
+    assert!(output::check(&[target("oci", Path::new("x"))]).is_ok());
+}
