@@ -4,7 +4,7 @@
 //! ```text
 //! run_kernel --kernel F --initrd F [--vcpus N] [--memory MIB] [--raw SERIAL=F]…
 //!            [--qcow2 SERIAL=F]… [--read-only SERIAL=F]… [--connect PORT]…
-//!            [--push SERIAL=F] [--quiet] [--log-sandbox] [-- WORD…]
+//!            [--push SERIAL=F] [--kill-after MS] [--limit S] [--quiet] [--log-sandbox] [-- WORD…]
 //! run_kernel --probe
 //! ```
 #![expect(clippy::print_stdout, reason = "it is a program for people")]
@@ -26,7 +26,7 @@ use microvm::{Microvm, Sandbox};
 /// The guest port of the echo server that the lab's guest runs; a connection
 /// of the guest to this port of the host is echoed as well.
 const ECHO_PORT: u32 = 7;
-/// How long a guest may run.
+/// How long a guest may run unless `--limit` says otherwise.
 const RUN_LIMIT: Duration = Duration::from_secs(300);
 /// Bytes sent through an echo connection.
 const ECHO_BYTES: usize = 1 << 20;
@@ -37,6 +37,7 @@ struct Arguments {
     connect: Vec<u32>,
     push: Option<(DriveSerial, PathBuf)>,
     kill_after: Option<Duration>,
+    limit: Duration,
 }
 
 fn drive(word: &str, format: DriveFormat, read_only: bool) -> Drive {
@@ -69,6 +70,7 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Arguments {
         connect: Vec::new(),
         push: None,
         kill_after: None,
+        limit: RUN_LIMIT,
     };
     let spec = &mut all.spec;
     while let Some(word) = words.next() {
@@ -94,6 +96,7 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Arguments {
             "--kill-after" => {
                 all.kill_after = Some(Duration::from_millis(value().parse().expect("ms")));
             }
+            "--limit" => all.limit = Duration::from_secs(value().parse().expect("seconds")),
             "--quiet" => spec.verbose_console = false,
             "--log-sandbox" => all.sandbox = Sandbox::Log,
             other => panic!("unknown argument {other}"),
@@ -176,7 +179,7 @@ async fn run(all: Arguments) -> ExitCode {
         machine.kill().await;
     }
     let before = machine.counters();
-    let end = tokio::time::timeout(RUN_LIMIT, machine.wait()).await;
+    let end = tokio::time::timeout(all.limit, machine.wait()).await;
     println!("{}", machine.console_tail());
     for (name, value) in machine.counters() {
         println!("[lab] {name} {value}");

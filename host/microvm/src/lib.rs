@@ -1,8 +1,27 @@
 //! vbuild's own VMM on KVM, from rust-vmm crates.
 //!
+//! ```text
+//!  parent: Microvm (Backend), Handle (Machine)        one process per machine
+//!    monitor thread ◄── control socket, descriptors ──► main thread
+//!    console tail   ◄── pipe ◄── 8250 ◄──────────────── vCPU threads ─► registers
+//!    policy         ◄── socket ◄─────────────────────── vsock thread ◄─┐
+//!    counters       ◄── shared page                     disk threads ◄─┤ ioeventfd
+//!                                                       rng thread   ◄─┘ irqfd ─► guest
+//! ```
+//!
+//! A block travels: guest ring, ioeventfd, the disk's thread, `preadv` between
+//! file and guest memory, used ring, irqfd. A packet travels: guest ring, the
+//! vsock thread's mux, a socket pair whose other half the parent holds.
+//!
 //! Reading order: [`probe`] says whether `/dev/kvm` is worth using; `layout`,
-//! `long_mode`, `memory` hold where things lie in the guest; `kick` is how a
-//! running processor is interrupted.
+//! `memory`, `long_mode`, `boot`, `acpi`, `cpu` make a machine that a stock
+//! kernel starts on; `devices` is what it finds; `kick`, `vcpu`, `vm` run it;
+//! `sandbox`, `control`, `child` are the process it runs in; `drives`, `backend`
+//! are the parent's side.
+//!
+//! Architecture invariant: the VMM process opens no path and holds no socket
+//! but those it was given; nothing the guest writes makes a device thread panic,
+//! loop, or touch memory outside of guest RAM.
 #![expect(
     unsafe_code,
     reason = "KVM needs raw memory regions, the shared kvm_run page and signal handlers; \
