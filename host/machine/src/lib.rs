@@ -13,7 +13,7 @@ mod spec;
 
 pub use spec::{
     BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, GuestConnect, InvalidSpec,
-    MachineSpec, OnGuestConnect,
+    MachineSpec, OnGuestConnect, QUICK_BOOT_WORDS,
 };
 
 use std::{os::unix::net::UnixStream, path::Path};

@@ -198,3 +198,65 @@ impl MachineSpec {
         Ok(())
     }
 }
+
+/// Words for the kernel's command line that shorten the boot of Debian's cloud
+/// kernel whichever backend runs it: the self-tests of the crypto API take
+/// 0.4 s of a boot under TCG.
+pub const QUICK_BOOT_WORDS: [&str; 1] = ["cryptomgr.notests"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> MachineSpec {
+        MachineSpec {
+            name: "test".to_owned(),
+            vcpus: 1,
+            memory_mib: 512,
+            kernel: PathBuf::new(),
+            initrd: PathBuf::new(),
+            cmdline: Vec::new(),
+            drives: Vec::new(),
+            on_guest_connect: Arc::new(|_| ConnectDecision::Refuse),
+            verbose_console: false,
+            run_dir: PathBuf::new(),
+        }
+    }
+
+    fn drive(serial: &str) -> Drive {
+        Drive {
+            serial: DriveSerial::new(serial).unwrap(),
+            path: PathBuf::new(),
+            format: DriveFormat::Raw,
+            read_only: false,
+            durable: false,
+            block_size: BlockSize::default(),
+        }
+    }
+
+    #[test]
+    fn serials() {
+        assert_eq!(DriveSerial::new("scratch-1_a").unwrap().as_str(), "scratch-1_a");
+        for bad in ["", "a b", "a,b", "äöü", "twenty-one-characters"] {
+            assert!(DriveSerial::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits() {
+        assert_eq!(spec().check(), Ok(()));
+        let broken = [
+            MachineSpec { vcpus: 0, ..spec() },
+            MachineSpec { vcpus: VCPUS_MAX + 1, ..spec() },
+            MachineSpec { memory_mib: MEMORY_MIN_MIB - 1, ..spec() },
+            MachineSpec { drives: vec![drive("a"), drive("a")], ..spec() },
+            MachineSpec {
+                drives: (0..=DRIVES_MAX).map(|n| drive(&format!("d{n}"))).collect(),
+                ..spec()
+            },
+        ];
+        for spec in broken {
+            assert!(spec.check().is_err(), "{spec:?}");
+        }
+    }
+}

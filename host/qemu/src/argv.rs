@@ -1,0 +1,348 @@
+//! QEMU's command line as a pure function of the machine, pinned by snapshot
+//! tests. Whatever may hold a comma goes as JSON.
+
+use std::{ffi::OsString, path::Path};
+
+use machine::{Drive, DriveFormat, InvalidSpec, MachineSpec};
+use serde_json::{Value, json};
+
+/// Descriptors that the child finds open beside the standard three.
+pub(crate) const QMP_FD: i32 = 3;
+/// The descriptor of the vhost-user connection.
+pub(crate) const VHOST_FD: i32 = 4;
+
+/// A processor for Linux under TCG: everything that QEMU emulates, without what
+/// costs and brings nothing to a build. Five-level paging, SMAP, SMEP, protection
+/// keys and UMIP make page faults and system calls dearer; XSAVE saves a
+/// kilobyte of AVX state at each switch; RDRAND and RDSEED are so slow that every
+/// start of Python shows it (2.0 s against 0.2 s for ten). QEMU knows all these
+/// names since 4.2.
+const TCG_CPU: &str = "max,-la57,-smap,-smep,-pku,-umip,-xsave,-rdrand,-rdseed";
+
+/// What QEMU must not do once it runs: it needs no new processes, privileges or
+/// scheduling changes.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// How QEMU runs guest code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum QemuAccel {
+    /// Emulation, one thread per processor.
+    #[default]
+    Tcg,
+    /// KVM, for comparisons with the own VMM.
+    Kvm,
+}
+
+/// What the command line depends on beside the specification.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Host {
+    pub(crate) accel: QemuAccel,
+    /// The rate of the host's TSC, which is the guest's under TCG.
+    pub(crate) tsc_khz: Option<u32>,
+}
+
+/// QEMU's arguments, without the program.
+///
+/// # Errors
+/// For a path that is not UTF-8, as JSON cannot carry it.
+pub(crate) fn argv(spec: &MachineSpec, host: Host) -> Result<Vec<OsString>, InvalidSpec> {
+    let mut args = Args(Vec::new());
+    let memory = format!("{}M", spec.memory_mib);
+    args.word("-nodefaults");
+    args.word("-no-user-config");
+    args.word("-no-reboot");
+    args.pair("-display", "none");
+    args.pair("-name", format!("guest={}", plain(&spec.name)));
+    args.pair("-sandbox", SANDBOX);
+    args.pair(
+        "-machine",
+        "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,memory-backend=mem",
+    );
+    match host.accel {
+        QemuAccel::Tcg => {
+            args.pair("-accel", "tcg,thread=multi");
+            args.pair("-cpu", TCG_CPU);
+        }
+        QemuAccel::Kvm => {
+            args.pair("-accel", "kvm");
+            args.pair("-cpu", "host");
+        }
+    }
+    args.pair("-smp", spec.vcpus.to_string());
+    args.pair("-m", memory.clone());
+    args.pair("-object", format!("memory-backend-memfd,id=mem,size={memory},share=on"));
+    args.pair("-kernel", &spec.kernel);
+    args.pair("-initrd", &spec.initrd);
+    args.pair("-append", kernel_command_line(spec, host));
+    // Without this, virtio-mmio offers only the legacy device, which has no
+    // VIRTIO_F_VERSION_1.
+    args.pair("-global", "virtio-mmio.force-legacy=false");
+    // The pipe of the standard output is the console; the input is /dev/null.
+    args.pair("-chardev", "stdio,id=console,mux=off,signal=off");
+    args.pair("-serial", "chardev:console");
+    args.pair("-chardev", format!("socket,id=qmp,fd={QMP_FD}"));
+    args.pair("-mon", "chardev=qmp,mode=control");
+    args.pair("-chardev", format!("socket,id=vsock,fd={VHOST_FD}"));
+    args.pair("-device", "vhost-user-vsock-device,chardev=vsock");
+    // getrandom(2) never blocks, so it cannot stall the start of a guest.
+    args.pair("-object", "rng-builtin,id=rng");
+    args.pair("-device", "virtio-rng-device,rng=rng");
+    for drive in &spec.drives {
+        args.pair("-blockdev", block_node(drive)?.to_string());
+        args.pair("-device", block_device(drive).to_string());
+    }
+    Ok(args.0)
+}
+
+/// The name of the node that a drive starts with. A serial has no character
+/// that a node name may not have, and a prefix, as names must not begin with a
+/// digit.
+pub(crate) fn node_name(drive: &Drive) -> String {
+    format!("drive-{}", drive.serial)
+}
+
+/// The image of a drive, from the format down to the file.
+fn block_node(drive: &Drive) -> Result<Value, InvalidSpec> {
+    let path = utf8(&drive.path)?;
+    let cache = json!({ "direct": false, "no-flush": !drive.durable });
+    let format = match drive.format {
+        DriveFormat::Raw => "raw",
+        DriveFormat::Qcow2 => "qcow2",
+    };
+    let mut node = json!({
+        "driver": format,
+        "node-name": node_name(drive),
+        "read-only": drive.read_only,
+        "cache": cache,
+        "discard": "unmap",
+        "file": {
+            "driver": "file",
+            "filename": path,
+            "read-only": drive.read_only,
+            "cache": cache,
+            "discard": "unmap",
+        },
+    });
+    if !drive.read_only {
+        // Zeroes that the guest writes become holes.
+        node["detect-zeroes"] = json!("unmap");
+    }
+    Ok(node)
+}
+
+/// The device of a drive.
+fn block_device(drive: &Drive) -> Value {
+    let block = drive.block_size.bytes();
+    json!({
+        "driver": "virtio-blk-device",
+        "id": format!("disk-{}", drive.serial),
+        "drive": node_name(drive),
+        "serial": drive.serial.as_str(),
+        "logical_block_size": block,
+        "physical_block_size": 4096,
+        "discard": !drive.read_only,
+        "write-zeroes": !drive.read_only,
+        // A full disk of the host stops the guest, and the machine ends with
+        // that reason; the guest would only see its file system break.
+        "werror": "stop",
+        "rerror": "stop",
+    })
+}
+
+/// The kernel's command line. Words of the caller come last and so win.
+fn kernel_command_line(spec: &MachineSpec, host: Host) -> String {
+    let mut words = vec!["console=ttyS0".to_owned()];
+    // A panic reboots at once, which ends QEMU (-no-reboot). Its text is of the
+    // highest level, so `quiet` does not hide it.
+    words.push("panic=-1".to_owned());
+    if spec.verbose_console {
+        words.extend(["earlyprintk=ttyS0", "ignore_loglevel"].map(str::to_owned));
+    } else {
+        words.push("quiet".to_owned());
+    }
+    if host.accel == QemuAccel::Tcg {
+        // There is no timer to calibrate the TSC against but the PIT, and on a
+        // busy host that fails and the boot spins for ever. TCG's TSC is the
+        // host's, the same on all processors.
+        if let Some(khz) = host.tsc_khz {
+            words.push(format!("tsc_early_khz={khz}"));
+        }
+        words.extend(["tsc=reliable", "no_timer_check"].map(str::to_owned));
+    }
+    words.extend(machine::QUICK_BOOT_WORDS.iter().map(|word| (*word).to_owned()));
+    words.extend(spec.cmdline.iter().cloned());
+    words.join(" ")
+}
+
+/// A name without what QEMU's option parser takes for its own.
+fn plain(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
+        .collect()
+}
+
+/// A path as text.
+pub(crate) fn utf8(path: &Path) -> Result<&str, InvalidSpec> {
+    path.to_str().ok_or_else(|| {
+        InvalidSpec(format!("the path `{}` is not UTF-8, which QEMU needs", path.display()))
+    })
+}
+
+/// Options and their values.
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn word(&mut self, word: &str) {
+        self.0.push(word.into());
+    }
+
+    fn pair(&mut self, option: &str, value: impl Into<OsString>) {
+        self.0.push(option.into());
+        self.0.push(value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use expect_test::{Expect, expect};
+    use machine::{BlockSize, ConnectDecision, DriveSerial};
+
+    use super::*;
+
+    fn spec() -> MachineSpec {
+        MachineSpec {
+            name: "a build, of sorts".to_owned(),
+            vcpus: 2,
+            memory_mib: 1024,
+            kernel: "/k/vmlinuz".into(),
+            initrd: "/k/initrd".into(),
+            cmdline: vec!["vbuild.x=1".to_owned()],
+            drives: Vec::new(),
+            on_guest_connect: Arc::new(|_| ConnectDecision::Refuse),
+            verbose_console: false,
+            run_dir: "/run".into(),
+        }
+    }
+
+    fn drive(serial: &str, path: &str) -> Drive {
+        Drive {
+            serial: DriveSerial::new(serial).unwrap(),
+            path: path.into(),
+            format: DriveFormat::Raw,
+            read_only: false,
+            durable: false,
+            block_size: BlockSize::B512,
+        }
+    }
+
+    /// One option per line.
+    fn check(spec: &MachineSpec, host: Host, expected: &Expect) {
+        let mut text = String::new();
+        for word in argv(spec, host).unwrap() {
+            let word = word.into_string().unwrap();
+            text.push(if word.starts_with('-') { '\n' } else { ' ' });
+            text.push_str(&word);
+        }
+        expected.assert_eq(text.trim_start());
+    }
+
+    const TCG: Host = Host { accel: QemuAccel::Tcg, tsc_khz: Some(1_999_700) };
+
+    #[test]
+    fn the_smallest_machine() {
+        check(
+            &spec(),
+            TCG,
+            &expect![[r#"
+            -nodefaults
+            -no-user-config
+            -no-reboot
+            -display none
+            -name guest=a_build__of_sorts
+            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+            -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,memory-backend=mem
+            -accel tcg,thread=multi
+            -cpu max,-la57,-smap,-smep,-pku,-umip,-xsave,-rdrand,-rdseed
+            -smp 2
+            -m 1024M
+            -object memory-backend-memfd,id=mem,size=1024M,share=on
+            -kernel /k/vmlinuz
+            -initrd /k/initrd
+            -append console=ttyS0 panic=-1 quiet tsc_early_khz=1999700 tsc=reliable no_timer_check cryptomgr.notests vbuild.x=1
+            -global virtio-mmio.force-legacy=false
+            -chardev stdio,id=console,mux=off,signal=off
+            -serial chardev:console
+            -chardev socket,id=qmp,fd=3
+            -mon chardev=qmp,mode=control
+            -chardev socket,id=vsock,fd=4
+            -device vhost-user-vsock-device,chardev=vsock
+            -object rng-builtin,id=rng
+            -device virtio-rng-device,rng=rng"#]],
+        );
+    }
+
+    #[test]
+    fn drives_and_kvm() {
+        let mut spec = spec();
+        spec.verbose_console = true;
+        spec.drives = vec![
+            drive("scratch", "/tmp/a,b \"c\".raw"),
+            Drive { read_only: true, ..drive("tools", "/t.sqfs") },
+            Drive {
+                format: DriveFormat::Qcow2,
+                durable: true,
+                block_size: BlockSize::B4096,
+                ..drive("cache", "/c.qcow2")
+            },
+        ];
+        let kvm = Host { accel: QemuAccel::Kvm, tsc_khz: None };
+        check(
+            &spec,
+            kvm,
+            &expect![[r#"
+            -nodefaults
+            -no-user-config
+            -no-reboot
+            -display none
+            -name guest=a_build__of_sorts
+            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+            -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,memory-backend=mem
+            -accel kvm
+            -cpu host
+            -smp 2
+            -m 1024M
+            -object memory-backend-memfd,id=mem,size=1024M,share=on
+            -kernel /k/vmlinuz
+            -initrd /k/initrd
+            -append console=ttyS0 panic=-1 earlyprintk=ttyS0 ignore_loglevel cryptomgr.notests vbuild.x=1
+            -global virtio-mmio.force-legacy=false
+            -chardev stdio,id=console,mux=off,signal=off
+            -serial chardev:console
+            -chardev socket,id=qmp,fd=3
+            -mon chardev=qmp,mode=control
+            -chardev socket,id=vsock,fd=4
+            -device vhost-user-vsock-device,chardev=vsock
+            -object rng-builtin,id=rng
+            -device virtio-rng-device,rng=rng
+            -blockdev {"cache":{"direct":false,"no-flush":true},"detect-zeroes":"unmap","discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/tmp/a,b \"c\".raw","read-only":false},"node-name":"drive-scratch","read-only":false}
+            -device {"discard":true,"drive":"drive-scratch","driver":"virtio-blk-device","id":"disk-scratch","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"scratch","werror":"stop","write-zeroes":true}
+            -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/t.sqfs","read-only":true},"node-name":"drive-tools","read-only":true}
+            -device {"discard":false,"drive":"drive-tools","driver":"virtio-blk-device","id":"disk-tools","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"tools","werror":"stop","write-zeroes":false}
+            -blockdev {"cache":{"direct":false,"no-flush":false},"detect-zeroes":"unmap","discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"file","filename":"/c.qcow2","read-only":false},"node-name":"drive-cache","read-only":false}
+            -device {"discard":true,"drive":"drive-cache","driver":"virtio-blk-device","id":"disk-cache","logical_block_size":4096,"physical_block_size":4096,"rerror":"stop","serial":"cache","werror":"stop","write-zeroes":true}"#]],
+        );
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf8_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let mut spec = spec();
+        let mut bad = drive("x", "");
+        bad.path = std::path::PathBuf::from(OsString::from_vec(vec![b'/', 0xff]));
+        spec.drives.push(bad);
+        let refused = argv(&spec, TCG).unwrap_err();
+        assert!(refused.to_string().contains("UTF-8"), "{refused}");
+    }
+}

@@ -1,0 +1,203 @@
+//! The QEMU process: started, watched and reaped by one thread.
+//!
+//! The kernel sends the parent-death signal when the *thread* that started a
+//! process ends, so that thread has to live as long as QEMU does; a worker of an
+//! async runtime would not do. The thread reads the console meanwhile, and a
+//! second one reads what QEMU complains about.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    path::PathBuf,
+    process::{self, Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::{
+    errno::Errno,
+    sys::wait::{Id, WaitPidFlag, waitid},
+    unistd::Pid,
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    argv::{QMP_FD, VHOST_FD},
+    child::CHILD_VERB,
+    console::{Tail, follow},
+};
+
+/// How long a killed QEMU may take to give back gigabytes of memory.
+const GONE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What QEMU is to be started with.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// The program that becomes QEMU by way of [`crate::exec_child`].
+    pub(crate) helper: PathBuf,
+    /// QEMU itself.
+    pub(crate) program: PathBuf,
+    /// Its arguments.
+    pub(crate) args: Vec<OsString>,
+    /// Its end of the monitor's connection.
+    pub(crate) qmp: UnixStream,
+    /// Its end of the vhost-user connection.
+    pub(crate) vhost: UnixStream,
+}
+
+/// How QEMU ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Exit {
+    /// The status, or why it is not known.
+    pub(crate) status: Result<ExitStatus, String>,
+    /// The end of what it wrote to its standard error.
+    pub(crate) complaint: String,
+}
+
+/// A running QEMU.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    child: Arc<Watched>,
+    /// The guest's serial console.
+    pub(crate) console: Tail,
+    pid: u32,
+}
+
+impl Process {
+    /// Starts QEMU. `on_exit` is called once, on the watching thread, when the
+    /// process has been reaped and both streams have been read to their ends.
+    ///
+    /// # Errors
+    /// When no process or thread can be made.
+    pub(crate) async fn start(
+        launch: Launch,
+        on_exit: impl FnOnce(Exit) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (started, when_started) = oneshot::channel();
+        let console = Tail::new();
+        let tail = console.clone();
+        thread::Builder::new()
+            .name("qemu".to_owned())
+            .spawn(move || watch(launch, &tail, started, on_exit))?;
+        let (child, pid) = when_started.await.map_err(io::Error::other)??;
+        Ok(Self { child, console, pid })
+    }
+
+    /// Ends QEMU at once. Harmless when it has ended.
+    pub(crate) fn kill(&self) {
+        self.child.kill();
+    }
+
+    /// Waits until QEMU is reaped. Blocks; meant to follow [`Process::kill`].
+    pub(crate) fn wait_gone(&self) {
+        let guard = self.child.lock();
+        let waited = self.child.gone.wait_timeout_while(guard, GONE_LIMIT, |c| c.is_some());
+        if waited.is_ok_and(|(_, timeout)| timeout.timed_out()) {
+            tracing::warn!(pid = self.pid, "QEMU does not end although it was killed");
+        }
+    }
+
+    /// Resident memory in KiB, the guest's included; `None` once it has ended.
+    pub(crate) fn resident_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+}
+
+/// The child until it is reaped, and word of that.
+#[derive(Debug)]
+struct Watched {
+    child: Mutex<Option<Child>>,
+    gone: Condvar,
+}
+
+impl Watched {
+    fn lock(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kill(&self) {
+        if let Some(child) = self.lock().as_mut()
+            && let Err(cause) = child.kill()
+        {
+            tracing::debug!(%cause, "cannot kill QEMU");
+        }
+    }
+
+    /// Waits for the end without a lock, then reaps under it, so that `kill`
+    /// never signals a process id that has been given to somebody else.
+    fn reap(&self, pid: u32) -> io::Result<ExitStatus> {
+        let pid = i32::try_from(pid).map_err(io::Error::other)?;
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        while let Err(cause) = waitid(Id::Pid(Pid::from_raw(pid)), flags) {
+            if cause != Errno::EINTR {
+                return Err(cause.into());
+            }
+        }
+        let child = self.lock().take();
+        let status = child.ok_or_else(|| io::Error::other("reaped by somebody else"))?.wait();
+        self.gone.notify_all();
+        status
+    }
+}
+
+type Started = oneshot::Sender<io::Result<(Arc<Watched>, u32)>>;
+
+/// The life of QEMU, on its thread.
+fn watch(launch: Launch, console: &Tail, started: Started, on_exit: impl FnOnce(Exit)) {
+    let mut child = match spawn(launch) {
+        Ok(child) => child,
+        Err(cause) => {
+            let _ = started.send(Err(cause));
+            return;
+        }
+    };
+    let pid = child.id();
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
+    let child = Arc::new(Watched { child: Mutex::new(Some(child)), gone: Condvar::new() });
+    let complaint = Tail::new();
+    thread::scope(|scope| {
+        if let Some(stderr) = stderr {
+            let complaint = &complaint;
+            scope.spawn(move || follow(stderr, complaint));
+        }
+        if started.send(Ok((Arc::clone(&child), pid))).is_err() {
+            // Whoever asked has gone meanwhile.
+            child.kill();
+        }
+        if let Some(stdout) = stdout {
+            follow(stdout, console);
+        }
+    });
+    let status = child.reap(pid).map_err(|cause| cause.to_string());
+    on_exit(Exit { status, complaint: complaint.text() });
+}
+
+fn spawn(launch: Launch) -> io::Result<Child> {
+    let mut command = Command::new(&launch.helper);
+    command
+        .arg(CHILD_VERB)
+        .arg(process::id().to_string())
+        .arg(VHOST_FD.to_string())
+        .arg(&launch.program)
+        .args(&launch.args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Ctrl-C on the terminal is for vbuild, which ends QEMU in its own way.
+        .process_group(0);
+    let mapping =
+        |stream: UnixStream, child_fd| FdMapping { parent_fd: OwnedFd::from(stream), child_fd };
+    command
+        .fd_mappings(vec![mapping(launch.qmp, QMP_FD), mapping(launch.vhost, VHOST_FD)])
+        .map_err(io::Error::other)?;
+    command.spawn()
+}

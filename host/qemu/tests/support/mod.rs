@@ -1,0 +1,155 @@
+//! A machine with the test guest in it, or the reason why there is none.
+//!
+//! The kernel is Debian's cloud kernel (`VBUILD_TEST_KERNEL`), the initramfs is
+//! made by the example `pack_initrd` from the example `testguest`, linked
+//! statically, and the modules virtio_ring, virtio, virtio_mmio, virtio_blk,
+//! vsock, vmw_vsock_virtio_transport_common, vmw_vsock_virtio_transport,
+//! rng-core and virtio-rng (`VBUILD_TEST_INITRD`).
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use machine::{Backend, BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, Machine};
+use machine::{HaltReason, MachineSpec};
+use qemu::{Qemu, QemuAccel};
+use tokio::sync::mpsc;
+
+/// The ports of the test guest.
+pub(crate) const UP_PORT: u32 = 1;
+pub(crate) const ECHO_PORT: u32 = 10;
+pub(crate) const SINK_PORT: u32 = 11;
+pub(crate) const SOURCE_PORT: u32 = 12;
+pub(crate) const COMMAND_PORT: u32 = 13;
+
+/// A boot takes 3 s on an idle host; the tests share theirs.
+const UP_LIMIT: Duration = Duration::from_secs(120);
+
+/// The files that a boot needs, or `None` after saying what is missing.
+pub(crate) fn guest_files() -> Option<(PathBuf, PathBuf)> {
+    let file = |name: &str| {
+        let path = env::var_os(name).map(PathBuf::from).filter(|path| path.exists());
+        if path.is_none() {
+            println!("skipped: {name} names no file");
+        }
+        path
+    };
+    if let Err(cause) = qemu::find(None) {
+        println!("skipped: {cause}");
+        return None;
+    }
+    Some((file("VBUILD_TEST_KERNEL")?, file("VBUILD_TEST_INITRD")?))
+}
+
+/// The example that plays vbuild's binary; cargo builds it with the tests.
+pub(crate) fn helper() -> PathBuf {
+    let mut path = env::current_exe().expect("tests know their path");
+    path.pop();
+    path.pop();
+    path.join("examples/helper")
+}
+
+pub(crate) fn backend() -> Qemu {
+    Qemu::new(None, QemuAccel::Tcg).expect("checked by guest_files").with_helper(helper())
+}
+
+/// A guest that has said that it is up.
+pub(crate) struct Guest {
+    pub(crate) machine: Box<dyn Machine>,
+    /// The connection by which it said so; its end makes the guest power off.
+    pub(crate) up: UnixStream,
+    pub(crate) greeting: String,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+/// A specification without drives.
+pub(crate) fn spec(kernel: PathBuf, initrd: PathBuf, run_dir: PathBuf) -> MachineSpec {
+    MachineSpec {
+        name: "test".to_owned(),
+        vcpus: 2,
+        memory_mib: 512,
+        kernel,
+        initrd,
+        cmdline: Vec::new(),
+        drives: Vec::new(),
+        on_guest_connect: Arc::new(|_| ConnectDecision::Refuse),
+        verbose_console: env::var_os("VBUILD_TEST_VERBOSE").is_some(),
+        run_dir,
+    }
+}
+
+pub(crate) fn drive(serial: &str, path: PathBuf, format: DriveFormat) -> Drive {
+    Drive {
+        serial: DriveSerial::new(serial).expect("tests use good serials"),
+        path,
+        format,
+        read_only: false,
+        durable: false,
+        block_size: BlockSize::B512,
+    }
+}
+
+/// Boots a guest; `adjust` may add drives in its directory.
+pub(crate) async fn boot(adjust: impl FnOnce(&mut MachineSpec)) -> Option<Guest> {
+    guest_files()?;
+    boot_with(&backend(), adjust).await
+}
+
+/// Boots a guest on this backend.
+pub(crate) async fn boot_with(
+    backend: &Qemu,
+    adjust: impl FnOnce(&mut MachineSpec),
+) -> Option<Guest> {
+    let (kernel, initrd) = guest_files()?;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (send, mut arrived) = mpsc::unbounded_channel();
+    let mut spec = spec(kernel, initrd, dir.path().to_owned());
+    spec.on_guest_connect = Arc::new(move |connect| {
+        if connect.port != UP_PORT {
+            return ConnectDecision::Refuse;
+        }
+        let Ok((ours, theirs)) = UnixStream::pair() else { return ConnectDecision::Refuse };
+        let _ = send.send(ours);
+        ConnectDecision::Accept(theirs)
+    });
+    adjust(&mut spec);
+    let machine = backend.start(spec).await.expect("QEMU starts");
+    let up = tokio::select! {
+        up = arrived.recv() => up.expect("the sender lives in the machine"),
+        reason = machine.wait() => panic!("{reason:?}\n{}", machine.console_tail()),
+        () = tokio::time::sleep(UP_LIMIT) => panic!("not up\n{}", machine.console_tail()),
+    };
+    let mut greeting = String::new();
+    BufReader::new(&up).read_line(&mut greeting).expect("a greeting");
+    Some(Guest { machine, up, greeting, dir })
+}
+
+impl Guest {
+    /// Sends a command and returns the answer, empty at the end of the stream.
+    pub(crate) async fn command(&self, line: &str) -> String {
+        let mut stream = self.machine.connect(COMMAND_PORT).await.expect("connects");
+        let line = format!("{line}\n");
+        tokio::task::spawn_blocking(move || {
+            stream.write_all(line.as_bytes()).expect("writes");
+            let mut answer = String::new();
+            // A guest that powers off resets the connection.
+            let _ = BufReader::new(&stream).read_line(&mut answer);
+            answer.trim_end().to_owned()
+        })
+        .await
+        .expect("no panic")
+    }
+
+    /// Asks for the end and waits for it.
+    pub(crate) async fn end(&self, command: &str) -> HaltReason {
+        let line = format!("{command}\n");
+        let mut stream = self.machine.connect(COMMAND_PORT).await.expect("connects");
+        stream.write_all(line.as_bytes()).expect("writes");
+        tokio::time::timeout(UP_LIMIT, self.machine.wait()).await.expect("the machine ends")
+    }
+}
