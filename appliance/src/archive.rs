@@ -112,18 +112,22 @@ impl Archive {
         }
         fetch::fetch_all(client, dir, &items, tell)?;
         let mut index = Index::default();
-        for (number, (suite, item)) in suites.iter().zip(&items).enumerate() {
+        for (number, (suite, item)) in (0..).zip(suites.iter().zip(&items)) {
             read_index(&mut index, &fetch::path_of(dir, &item.sha256), number)
                 .map_err(|source| ArchiveError::BadIndex { suite: suite.name.clone(), source })?;
         }
-        index.finish();
+        let last = suites.last().map_or(String::new(), |suite| suite.name.clone());
+        index.finish().map_err(|source| ArchiveError::BadIndex { suite: last, source })?;
         Ok(Self { suites, index, dates, warnings })
     }
 
     /// Where a package is to be fetched from.
     #[must_use]
     pub(crate) fn item(&self, package: &Package) -> Item {
-        let archive = self.suites.get(package.archive).map_or("", |suite| suite.archive.as_str());
+        let archive = self
+            .suites
+            .get(usize::from(package.archive))
+            .map_or("", |suite| suite.archive.as_str());
         Item {
             urls: vec![format!("{archive}/{}", package.filename)],
             sha256: package.sha256.clone(),
@@ -132,7 +136,7 @@ impl Archive {
     }
 }
 
-fn read_index(index: &mut Index, path: &Path, archive: usize) -> io::Result<()> {
+fn read_index(index: &mut Index, path: &Path, archive: u8) -> io::Result<()> {
     let file = BufReader::new(File::open(path)?);
     index.add(BufReader::with_capacity(256 << 10, XzDecoder::new_multi_decoder(file)), archive)
 }

@@ -217,7 +217,7 @@ impl Plan {
         }
         let mut chosen = choose(&archive, &request.extras(), events)?;
         chosen.push(kernel::find(&archive.index, packages::KERNEL)?);
-        let entry = |package: &&Package| PackageEntry {
+        let entry = |package: &Package| PackageEntry {
             name: package.name.clone(),
             version: package.version.clone(),
             sha256: package.sha256.clone(),
@@ -252,9 +252,35 @@ impl Plan {
         fetch::fetch_all(&self.client, &files, &self.items, &mut |progress| {
             events.event(Event::Download(Phase::Packages, progress));
         })?;
+        let kernel_release = self.prepare(folder, &files, events)?;
+        events.event(Event::Begin(Phase::Configure));
+        let modules = folder.join(cache::MODULES_FILE);
+        let initrd = cache::initrd(&cache.initrd_dir(), &modules, &self.digest, &request.agent)?;
+        let image = folder.join(cache::ROOT_FILE);
+        let spec = FirstStageSpec {
+            kernel: folder.join(cache::KERNEL_FILE),
+            initrd,
+            root_image: image.clone(),
+            script: configure::SCRIPT,
+            memory_mib: FIRST_STAGE_MIB,
+            timeout: FIRST_STAGE_TIMEOUT,
+        };
+        first_stage::run(first_stage, &spec, events)?;
+        self.manifest(request, &kernel_release, cache::disk_bytes(&image))
+            .write(&folder.join(cache::MANIFEST_FILE))
+    }
+
+    /// Unpacks the packages and writes kernel, modules and the tool root as it
+    /// is before its configuration. Returns the kernel's release.
+    fn prepare(
+        &self,
+        folder: &Path,
+        files: &Path,
+        events: &mut dyn Events,
+    ) -> Result<String, Error> {
         events.event(Event::Begin(Phase::Unpack));
         let paths: Vec<PathBuf> =
-            self.items.iter().map(|item| fetch::path_of(&files, &item.sha256)).collect();
+            self.items.iter().map(|item| fetch::path_of(files, &item.sha256)).collect();
         let (mut debs, spools) = unpack(&paths, folder, events)?;
         let kernel_deb = debs.pop().unwrap_or_default();
         let kernel_entry = &self.packages[self.packages.len() - 1];
@@ -269,27 +295,15 @@ impl Plan {
         let tree = root::assemble(&unpacked, &kernel_deb, &kernel, &spools)?;
         let image = folder.join(cache::ROOT_FILE);
         image::write(&tree, &spools, &image, &self.image_options())?;
-        drop((tree, unpacked, spools));
-        for (name, bytes) in
-            [(cache::KERNEL_FILE, &kernel.image), (cache::MODULES_FILE, &kernel.modules_archive)]
-        {
-            let path = folder.join(name);
-            std::fs::write(&path, bytes).map_err(Error::file("cannot write", &path))?;
-        }
-        events.event(Event::Begin(Phase::Configure));
-        let modules = folder.join(cache::MODULES_FILE);
-        let initrd = cache::initrd(&cache.initrd_dir(), &modules, &self.digest, &request.agent)?;
-        let spec = FirstStageSpec {
-            kernel: folder.join(cache::KERNEL_FILE),
-            initrd,
-            root_image: image.clone(),
-            script: configure::SCRIPT,
-            memory_mib: FIRST_STAGE_MIB,
-            timeout: FIRST_STAGE_TIMEOUT,
-        };
-        first_stage::run(first_stage, &spec, events)?;
-        self.manifest(request, &kernel.version, cache::disk_bytes(&image))
-            .write(&folder.join(cache::MANIFEST_FILE))
+        let path = folder.join(cache::KERNEL_FILE);
+        let mut bzimage = kernel.image.open(&spools).map_err(Error::file("cannot read", &path))?;
+        File::create(&path)
+            .and_then(|mut file| std::io::copy(&mut bzimage, &mut file))
+            .map_err(Error::file("cannot write", &path))?;
+        let path = folder.join(cache::MODULES_FILE);
+        std::fs::write(&path, &kernel.modules_archive)
+            .map_err(Error::file("cannot write", &path))?;
+        Ok(kernel.version)
     }
 
     fn image_options(&self) -> ImageOptions {
@@ -328,11 +342,11 @@ impl Plan {
 /// Chooses the packages. A tool of the usual list gives way where the release
 /// does not have it, or where it does not go with a package that was asked for;
 /// both are told.
-fn choose<'a>(
-    archive: &'a Archive,
+fn choose(
+    archive: &Archive,
     extras: &[String],
     events: &mut dyn Events,
-) -> Result<Vec<&'a Package>, Error> {
+) -> Result<Vec<Package>, Error> {
     let mut tools: Vec<String> = packages::TOOLS.iter().map(|tool| (*tool).to_owned()).collect();
     loop {
         let wanted: Vec<String> = extras.iter().chain(&tools).cloned().collect();

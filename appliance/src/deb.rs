@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +17,10 @@ use std::{
 const CONTROL_MAX_BYTES: u64 = 32 << 20;
 /// The largest number of files in one package; a kernel has 5,000.
 const ENTRIES_MAX: usize = 500_000;
+
+/// Control files that serve package builders and `dpkg --verify` only; they are
+/// most of the bytes of all control archives.
+const CONTROL_LEFT_OUT: &[&str] = &["md5sums", "shlibs", "symbols"];
 
 /// Why a package cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +63,56 @@ impl Content {
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Reads a part of a file without moving its position.
+#[derive(Debug)]
+struct Slice<'a> {
+    file: &'a File,
+    at: u64,
+    left: u64,
+}
+
+impl Read for Slice<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.file.read_at(&mut buffer[..want], self.at)?;
+        self.at += count as u64;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+impl Content {
+    /// A reader of the bytes.
+    ///
+    /// # Errors
+    /// When their spool file is not among the given ones.
+    pub(crate) fn open<'a>(&'a self, spools: &'a [File]) -> io::Result<Box<dyn Read + 'a>> {
+        Ok(match self {
+            Self::Bytes(bytes) => Box::new(bytes.as_slice()),
+            Self::Spool { spool, offset, length } => {
+                let file = spools
+                    .get(*spool)
+                    .ok_or_else(|| io::Error::other("a spool file is missing"))?;
+                Box::new(Slice { file, at: *offset, left: *length })
+            }
+        })
+    }
+
+    /// The bytes in memory.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are fewer than there should be.
+    pub(crate) fn read(&self, spools: &[File]) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open(spools)?.read_to_end(&mut bytes)?;
+        if bytes.len() as u64 == self.len() {
+            Ok(bytes)
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
     }
 }
 
@@ -222,6 +277,9 @@ fn read_control(input: impl Read) -> io::Result<BTreeMap<String, Vec<u8>>> {
             continue;
         }
         let name = clean_path(&entry.path_bytes())?;
+        if CONTROL_LEFT_OUT.contains(&name.as_str()) {
+            continue;
+        }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes)?;
         files.insert(name, bytes);

@@ -30,6 +30,13 @@ impl Paragraph {
     }
 }
 
+impl Paragraph {
+    /// The fields in file order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
 /// Reads paragraphs one after another.
 #[derive(Debug)]
 pub(crate) struct Reader<R> {

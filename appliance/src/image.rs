@@ -6,8 +6,6 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{self, Read},
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -95,18 +93,8 @@ pub(crate) fn write(
     let sink = FileSink::create(path, size_bytes).map_err(|error| failed(error.into()))?;
     let mut writer = layout.writer(sink).map_err(failed)?;
     for (handle, content) in &plan.files {
-        match content {
-            Content::Bytes(bytes) => writer.fill(*handle, &mut bytes.as_slice()),
-            Content::Spool { spool, offset, length } => {
-                let Some(file) = spools.get(*spool) else {
-                    return Err(failed(mkext4::Error::Invalid(
-                        "a spool file is missing".to_owned(),
-                    )));
-                };
-                writer.fill(*handle, &mut Slice { file, at: *offset, left: *length })
-            }
-        }
-        .map_err(failed)?;
+        let mut reader = content.open(spools).map_err(|error| failed(error.into()))?;
+        writer.fill(*handle, &mut reader).map_err(failed)?;
     }
     let inodes = plan.declared.len() + 1;
     let summary = writer.finish().map_err(failed)?;
@@ -127,23 +115,6 @@ fn size_for(tree: &Tree, free_bytes: u64) -> u64 {
     // A 32nd for inode tables, bitmaps and extents; and room for every inode.
     let needed = (bytes + free_bytes + (bytes + free_bytes) / 32).max(inodes * BYTES_PER_INODE);
     (needed + (16 << 20)).next_multiple_of(1 << 20)
-}
-
-/// Reads a part of a file without moving its position.
-struct Slice<'a> {
-    file: &'a File,
-    at: u64,
-    left: u64,
-}
-
-impl Read for Slice<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.file.read_at(&mut buffer[..want], self.at)?;
-        self.at += count as u64;
-        self.left -= count as u64;
-        Ok(count)
-    }
 }
 
 /// What was declared, and what is to be filled in, in that order.

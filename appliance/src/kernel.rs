@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs::File};
 use crate::{
     deb::{Content, Deb, Kind},
     index::{Index, Package, parse_relations},
-    modules::{ModuleError, Modules, read_content},
+    modules::{ModuleError, Modules},
 };
 
 /// Modules that the agent needs before it can mount the tool root: the bus,
@@ -131,9 +131,9 @@ pub enum KernelError {
         /// What is missing.
         what: &'static str,
     },
-    /// The kernel image cannot be read from the spool.
-    #[error("cannot read the kernel image")]
-    Read(#[source] std::io::Error),
+    /// The archive of modules cannot be made.
+    #[error("cannot make the archive of modules")]
+    Archive(#[source] std::io::Error),
     /// The modules cannot be used.
     #[error(transparent)]
     Modules(#[from] ModuleError),
@@ -144,8 +144,8 @@ pub enum KernelError {
 pub(crate) struct Kernel {
     /// Its release, as `uname -r` says it.
     pub version: String,
-    /// The bzImage.
-    pub image: Vec<u8>,
+    /// The bzImage, still in the spool.
+    pub image: Content,
     /// The archive of the modules that the agent loads.
     pub modules_archive: Vec<u8>,
     /// The paths of the package that belong into the tool root.
@@ -156,7 +156,7 @@ pub(crate) struct Kernel {
 ///
 /// # Errors
 /// When the release does not have one.
-pub(crate) fn find<'a>(index: &'a Index, metapackage: &str) -> Result<&'a Package, KernelError> {
+pub(crate) fn find(index: &Index, metapackage: &str) -> Result<Package, KernelError> {
     let missing = || KernelError::NoPackage { name: metapackage.to_owned() };
     let meta = index.get(metapackage).ok_or_else(missing)?;
     parse_relations(&meta.depends)
@@ -193,10 +193,10 @@ pub(crate) fn take(package: &str, deb: &Deb, spools: &[File]) -> Result<Kernel, 
         })
     };
     let (version, image) = file("boot/vmlinuz-").ok_or_else(|| incomplete("kernel image"))?;
-    let image = read_content(image, spools).map_err(KernelError::Read)?;
     let modules = Modules::of(deb, spools)?;
     let early = modules.closure(EARLY)?;
-    let modules_archive = crate::initramfs::modules_archive(&early).map_err(KernelError::Read)?;
+    let modules_archive =
+        crate::initramfs::modules_archive(&early).map_err(KernelError::Archive)?;
     let useful = |path: &str| {
         let inside = in_modules(path).and_then(|(_, rest)| rest.strip_prefix("kernel/"));
         inside.is_some_and(|rest| !USELESS.iter().any(|prefix| rest.starts_with(prefix)))
@@ -211,7 +211,8 @@ pub(crate) fn take(package: &str, deb: &Deb, spools: &[File]) -> Result<Kernel, 
             tool_root_paths.insert(entry.path.clone());
         }
     }
-    Ok(Kernel { version: version.to_owned(), image, modules_archive, tool_root_paths })
+    let (version, image) = (version.to_owned(), image.clone());
+    Ok(Kernel { version, image, modules_archive, tool_root_paths })
 }
 
 #[cfg(test)]
@@ -220,18 +221,10 @@ mod tests {
 
     #[test]
     fn the_metapackage_leads_to_the_kernel() {
-        let mut index = Index::default();
-        let package = |name: &str, depends: &str| Package {
-            name: name.to_owned(),
-            version: "6.1.9-1".to_owned(),
-            depends: depends.to_owned(),
-            ..Package::default()
-        };
-        index.insert(package(
-            "linux-image-cloud-amd64",
-            "linux-image-6.1.0-9-cloud-amd64 (= 6.1.9-1)",
-        ));
-        index.insert(package("linux-image-6.1.0-9-cloud-amd64", ""));
+        let index = crate::index::tests::index_of(&[
+            ("linux-image-cloud-amd64", "Depends: linux-image-6.1.0-9-cloud-amd64 (= 1)\n"),
+            ("linux-image-6.1.0-9-cloud-amd64", ""),
+        ]);
         let found = find(&index, "linux-image-cloud-amd64").unwrap();
         assert_eq!(found.name, "linux-image-6.1.0-9-cloud-amd64");
         assert!(find(&index, "linux-image-none").is_err());

@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read},
-    os::unix::fs::FileExt,
 };
 
 use object::{Object, ObjectSection};
@@ -170,26 +169,9 @@ impl<'a> Modules<'a> {
     /// # Errors
     /// When they cannot be read.
     pub(crate) fn content(&self, path: &str, content: &Content) -> Result<Vec<u8>, ModuleError> {
-        read_content(content, self.spools)
+        content
+            .read(self.spools)
             .map_err(|source| ModuleError::Read { path: path.to_owned(), source })
-    }
-}
-
-/// Reads contents into memory.
-///
-/// # Errors
-/// When the spool file cannot be read.
-pub(crate) fn read_content(content: &Content, spools: &[File]) -> io::Result<Vec<u8>> {
-    match content {
-        Content::Bytes(bytes) => Ok(bytes.clone()),
-        Content::Spool { spool, offset, length } => {
-            let file =
-                spools.get(*spool).ok_or_else(|| io::Error::other("a spool file is missing"))?;
-            let length = usize::try_from(*length).map_err(io::Error::other)?;
-            let mut bytes = vec![0; length];
-            file.read_exact_at(&mut bytes, *offset)?;
-            Ok(bytes)
-        }
     }
 }
 

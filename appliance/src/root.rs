@@ -9,7 +9,7 @@ use crate::{
     deb822, dpkg_db,
     index::parse_relations,
     kernel::Kernel,
-    modules::{ModuleError, read_content},
+    modules::ModuleError,
     tree::{Node, NodeId, Tree, TreeError},
 };
 
@@ -220,7 +220,8 @@ fn conffile_digests(
         let Some(Node::File(content)) = tree.lookup(path, true).map(|id| tree.node(id).0) else {
             continue;
         };
-        let bytes = read_content(content, spools)
+        let bytes = content
+            .read(spools)
             .map_err(|source| ModuleError::Read { path: path.to_owned(), source })?;
         digests.push((path.to_owned(), dpkg_db::conffile_digest(&bytes)));
     }
@@ -241,7 +242,8 @@ fn write_certificates(tree: &mut Tree, spools: &[File]) -> Result<(), RootError>
             .collect();
         for (name, id) in files {
             let Node::File(content) = tree.node(id).0 else { continue };
-            let mut bytes = read_content(content, spools)
+            let mut bytes = content
+                .read(spools)
                 .map_err(|source| ModuleError::Read { path: name.clone(), source })?;
             if bytes.last() != Some(&b'\n') {
                 bytes.push(b'\n');

@@ -50,12 +50,9 @@ pub enum SolveError {
 /// # Errors
 /// When a package is unknown, a dependency cannot be met, or two packages
 /// exclude each other.
-pub(crate) fn resolve<'a>(
-    index: &'a Index,
-    wanted: &[String],
-) -> Result<Vec<&'a Package>, SolveError> {
+pub(crate) fn resolve(index: &Index, wanted: &[String]) -> Result<Vec<Package>, SolveError> {
     let mut chosen = Chosen { index, packages: BTreeMap::new(), queue: VecDeque::new() };
-    let essential: Vec<&Package> = index.iter().filter(|package| package.essential).collect();
+    let essential = index.essential();
     if essential.is_empty() {
         return Err(SolveError::NoBase);
     }
@@ -68,7 +65,7 @@ pub(crate) fn resolve<'a>(
         let virtual_name = Alternative { name: name.clone(), version: None };
         let package = index
             .get(name)
-            .or_else(|| index.providers(&virtual_name).first().copied())
+            .or_else(|| index.providers(&virtual_name).into_iter().next())
             .ok_or_else(|| SolveError::Unknown { name: name.clone() })?;
         chosen.take(package);
     }
@@ -79,37 +76,36 @@ pub(crate) fn resolve<'a>(
 
 struct Chosen<'a> {
     index: &'a Index,
-    packages: BTreeMap<&'a str, &'a Package>,
-    queue: VecDeque<&'a Package>,
+    packages: BTreeMap<String, Package>,
+    queue: VecDeque<String>,
 }
 
 impl<'a> Chosen<'a> {
-    fn take(&mut self, package: &'a Package) {
-        if self.packages.insert(&package.name, package).is_none() {
-            self.queue.push_back(package);
+    fn take(&mut self, package: Package) {
+        if !self.packages.contains_key(&package.name) {
+            self.queue.push_back(package.name.clone());
+            self.packages.insert(package.name.clone(), package);
         }
     }
 
     /// The chosen package that meets an alternative, if there is one.
-    fn holder(&self, wanted: &Alternative) -> Option<&'a Package> {
+    fn holder(&self, wanted: &Alternative) -> Option<&Package> {
         self.packages
-            .get(wanted.name.as_str())
+            .get(&wanted.name)
             .filter(|package| package.satisfies(wanted))
             .or_else(|| self.packages.values().find(|package| package.provides(wanted)))
-            .copied()
     }
 
     fn follow(&mut self) -> Result<(), SolveError> {
-        while let Some(package) = self.queue.pop_front() {
-            for clause in parse_relations(&package.depends) {
+        while let Some(name) = self.queue.pop_front() {
+            let depends = self.packages.get(&name).map(|package| package.depends.clone());
+            for clause in parse_relations(&depends.unwrap_or_default()) {
                 if clause.iter().any(|wanted| self.holder(wanted).is_some()) {
                     continue;
                 }
-                let candidate =
-                    self.candidate(&clause).ok_or_else(|| SolveError::Unsatisfiable {
-                        package: package.name.clone(),
-                        clause: show(&clause),
-                    })?;
+                let candidate = self.candidate(&clause).ok_or_else(|| {
+                    SolveError::Unsatisfiable { package: name.clone(), clause: show(&clause) }
+                })?;
                 self.take(candidate);
             }
         }
@@ -118,20 +114,20 @@ impl<'a> Chosen<'a> {
 
     /// The first alternative that exists, real packages before providers,
     /// preferring one that does not conflict with what is chosen already.
-    fn candidate(&self, clause: &[Alternative]) -> Option<&'a Package> {
-        let all: Vec<&'a Package> = clause
+    fn candidate(&self, clause: &[Alternative]) -> Option<Package> {
+        let mut all: Vec<Package> = clause
             .iter()
             .flat_map(|wanted| {
                 let real = self.index.get(&wanted.name).filter(|package| package.satisfies(wanted));
                 real.into_iter().chain(self.index.providers(wanted))
             })
             .collect();
-        let peaceful = all.iter().find(|package| {
+        let peaceful = all.iter().position(|package| {
             self.packages
                 .values()
                 .all(|other| !excludes(package, other) && !excludes(other, package))
         });
-        peaceful.or(all.first()).copied()
+        (!all.is_empty()).then(|| all.swap_remove(peaceful.unwrap_or(0)))
     }
 
     fn check_conflicts(&self) -> Result<(), SolveError> {
@@ -149,7 +145,7 @@ impl<'a> Chosen<'a> {
     }
 
     /// Depth-first order: dependencies first.
-    fn ordered(&self) -> Vec<&'a Package> {
+    fn ordered(&self) -> Vec<Package> {
         let mut order = Vec::with_capacity(self.packages.len());
         let mut seen = BTreeSet::new();
         // Essential packages go first, as maintainer scripts may use them
@@ -159,11 +155,16 @@ impl<'a> Chosen<'a> {
         for root in base.into_iter().chain(rest) {
             self.visit(root, &mut seen, &mut order);
         }
-        order
+        order.into_iter().cloned().collect()
     }
 
     /// An explicit stack, because the depth is that of the dependency graph.
-    fn visit(&self, root: &'a Package, seen: &mut BTreeSet<&'a str>, order: &mut Vec<&'a Package>) {
+    fn visit<'s>(
+        &'s self,
+        root: &'s Package,
+        seen: &mut BTreeSet<&'s str>,
+        order: &mut Vec<&'s Package>,
+    ) {
         if !seen.insert(&root.name) {
             return;
         }
@@ -183,7 +184,7 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    fn needs(&self, package: &Package) -> VecDeque<&'a Package> {
+    fn needs(&self, package: &Package) -> VecDeque<&Package> {
         parse_relations(&package.depends)
             .iter()
             .filter_map(|clause| clause.iter().find_map(|wanted| self.holder(wanted)))
@@ -209,25 +210,11 @@ fn show(clause: &[Alternative]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::tests::index_of;
 
-    fn package(name: &str, depends: &str) -> Package {
-        Package {
-            name: name.to_owned(),
-            version: "1".to_owned(),
-            depends: depends.to_owned(),
-            ..Package::default()
-        }
-    }
-
-    fn index(packages: Vec<Package>) -> Index {
-        let mut index = Index::default();
-        index.insert(Package { essential: true, ..package("base", "libc") });
-        index.insert(package("libc", ""));
-        for package in packages {
-            index.insert(package);
-        }
-        index.finish();
-        index
+    fn index(packages: &[(&str, &str)]) -> Index {
+        let base = [("base", "Essential: yes\nDepends: libc\n"), ("libc", "")];
+        index_of(&[&base, packages].concat())
     }
 
     fn names(index: &Index, wanted: &[&str]) -> Result<Vec<String>, SolveError> {
@@ -238,29 +225,31 @@ mod tests {
 
     #[test]
     fn dependencies_come_first() {
-        let index = index(vec![package("a", "b, c"), package("b", "c"), package("c", "a | b")]);
+        let index = index(&[
+            ("a", "Depends: b, c\n"),
+            ("b", "Pre-Depends: c\n"),
+            ("c", "Depends: a | b\n"),
+        ]);
         assert_eq!(names(&index, &["a"]).unwrap(), ["libc", "base", "c", "b", "a"]);
     }
 
     #[test]
     fn the_first_available_alternative_unless_one_was_asked_for() {
-        let packages = vec![package("a", "gone | x | y"), package("x", ""), package("y", "")];
-        let index = index(packages);
+        let index = index(&[("a", "Depends: gone | x | y\n"), ("x", ""), ("y", "")]);
         assert_eq!(names(&index, &["a"]).unwrap(), ["libc", "base", "x", "a"]);
         assert_eq!(names(&index, &["a", "y"]).unwrap(), ["libc", "base", "y", "a"]);
     }
 
     #[test]
     fn providers_stand_in() {
-        let provider = Package { provides: "mta (= 2)".to_owned(), ..package("exim", "") };
-        let index = index(vec![package("a", "mta (>= 2)"), provider]);
+        let index = index(&[("a", "Depends: mta (>= 2)\n"), ("exim", "Provides: mta (= 2)\n")]);
         assert_eq!(names(&index, &["a"]).unwrap(), ["libc", "base", "exim", "a"]);
     }
 
     #[test]
     fn a_conflicting_alternative_is_avoided_and_a_conflict_reported() {
-        let foe = Package { conflicts: "x".to_owned(), ..package("foe", "") };
-        let index = index(vec![package("a", "x | y"), package("x", ""), package("y", ""), foe]);
+        let index =
+            index(&[("a", "Depends: x | y\n"), ("x", ""), ("y", ""), ("foe", "Conflicts: x\n")]);
         assert_eq!(names(&index, &["a", "foe"]).unwrap(), ["libc", "base", "y", "a", "foe"]);
         let error = names(&index, &["x", "foe"]).unwrap_err();
         assert_eq!(error.to_string(), "`foe` conflicts with `x`");
@@ -268,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_had_is_named() {
-        let index = index(vec![package("a", "gone (>= 2) | lost")]);
+        let index = index(&[("a", "Depends: gone (>= 2) | lost\n")]);
         let error = names(&index, &["a"]).unwrap_err();
         assert_eq!(
             error.to_string(),
