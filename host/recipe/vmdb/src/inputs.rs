@@ -37,7 +37,7 @@ pub(crate) enum InputError {
 /// Where relative paths are looked up, in order: vmdb2 takes the working
 /// directory; a spec that is used from elsewhere also finds its neighbours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Directories(pub Vec<PathBuf>);
+pub(crate) struct Directories(pub(crate) Vec<PathBuf>);
 
 impl Directories {
     /// The path that is meant, and what is there.
@@ -61,6 +61,15 @@ impl Directories {
             return Err(InputError::Kind { path, wanted: "regular file" });
         }
         HostFile::read(path, metadata.permissions().mode())
+    }
+
+    /// The size of an image in whole sectors.
+    pub(crate) fn size_of(&self, path: &str) -> Result<u64, InputError> {
+        let (path, metadata) = self.find(path)?;
+        if !metadata.is_file() {
+            return Err(InputError::Kind { path, wanted: "regular file" });
+        }
+        Ok(metadata.len() / 512 * 512)
     }
 
     /// Whether there is a regular file.

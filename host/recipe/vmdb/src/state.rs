@@ -26,18 +26,11 @@ pub(crate) struct ImageDisk {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Device {
     /// A partition: disk and place in its list.
-    Partition {
-        disk: usize,
-        part: usize,
-    },
+    Partition { disk: usize, part: usize },
     /// A logical volume and its group.
-    Volume {
-        group: String,
-    },
+    Volume { group: String },
     /// A LUKS container and the tag below it.
-    Container {
-        below: String,
-    },
+    Container { below: String },
 }
 
 /// A mounted filesystem.

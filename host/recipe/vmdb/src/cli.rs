@@ -1,0 +1,190 @@
+//! What `vbuild vmdb` (and `vmdb2`, when it is called so) is given, and how it
+//! becomes a plan. No terminal, no clock: the command line is parsed elsewhere,
+//! and what is said is data.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    complaint::{Source, SpecError},
+    lower::{Lowered, Settings, lower},
+    narration::Wording,
+    spec,
+    template::{VariableError, Variables},
+};
+
+/// The largest spec that is read. Real ones have a few kilobytes.
+const SPEC_MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// Exit status of a build or spec that failed; a wrong command line gives 2.
+pub const EXIT_FAILED: u8 = 1;
+
+/// Endings of file names that mean a format.
+const FORMATS: &[(&str, &str)] = &[
+    ("qcow2", "qcow2"),
+    ("vmdk", "vmdk"),
+    ("vhd", "vhd"),
+    ("vpc", "vhd"),
+    ("vhdx", "vhdx"),
+    ("vdi", "vdi"),
+    ("raw", "raw"),
+    ("img", "raw"),
+];
+
+/// The command line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// The spec's path, or `-` for standard input.
+    pub spec: String,
+    /// `--output`: a new image.
+    pub output: Option<String>,
+    /// `--image`: an image that exists.
+    pub image: Option<String>,
+    /// `--rootfs-tarball`.
+    pub rootfs_tarball: Option<String>,
+    /// `--variable`, each as `NAME=VALUE`.
+    pub variables: Vec<String>,
+    /// `--formats`: instead of the one that the output's name tells.
+    pub formats: Vec<String>,
+    /// Whether formats compress that can.
+    pub compress: bool,
+    /// Options for the format, `k=v,k=v`.
+    pub format_options: Option<String>,
+    /// Checksum files.
+    pub checksums: Vec<plan::Checksum>,
+    /// `--lenient`: only warn of what vmdb2 passes over in silence.
+    pub lenient: bool,
+    /// Whose wording the narration has.
+    pub wording: Wording,
+    /// The architecture of the build's machine, as Debian calls it: `amd64`.
+    pub arch: String,
+    /// The working directory.
+    pub directory: PathBuf,
+}
+
+/// Why there is nothing to build.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Neither `--output` nor `--image`.
+    #[error("neither --output nor --image says what to build")]
+    NoTarget,
+    /// A wrong `--variable`.
+    #[error(transparent)]
+    Variable(#[from] VariableError),
+    /// The spec cannot be read.
+    #[error("cannot read the spec `{path}`")]
+    Read {
+        /// Its path.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The spec is too large.
+    #[error("the spec `{0}` is larger than {SPEC_MAX_BYTES} bytes")]
+    TooLarge(String),
+    /// The spec is wrong; the message names every place.
+    #[error("{0}")]
+    Spec(Box<SpecError>),
+}
+
+/// A build that can begin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prepared {
+    /// The plan and what belongs to it.
+    pub lowered: Lowered,
+    /// The spec's text: shows the place of a step that fails.
+    pub source: Source,
+}
+
+impl Prepared {
+    /// Whether the spec only speaks; then [`crate::Narration::run_local`] runs
+    /// it without any machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.lowered.plan.stages.is_empty()
+    }
+
+    /// The place of the step that a stage belongs to, with its line, for the
+    /// message when the stage fails.
+    #[must_use]
+    pub fn place_of_stage(&self, stage: usize) -> Option<String> {
+        let step = self.lowered.narration.step_of_stage(stage)?;
+        let title = format!("step {} ({})", step.number, step.name);
+        let excerpt = self.source.excerpt(step.at);
+        Some(format!("{}:{}: {title}\n{excerpt}", self.source.name, step.at))
+    }
+}
+
+/// Reads, checks and lowers a spec. `stdin` is read when the spec is `-`.
+///
+/// # Errors
+/// Everything that is wrong with the command line or the spec.
+pub fn prepare(options: &Options, stdin: &mut dyn Read) -> Result<Prepared, Failure> {
+    if options.output.is_none() && options.image.is_none() {
+        return Err(Failure::NoTarget);
+    }
+    let mut variables = Variables::new(
+        options.output.as_deref(),
+        options.image.as_deref(),
+        options.rootfs_tarball.as_deref(),
+        &options.arch,
+    );
+    for definition in &options.variables {
+        variables.define(definition)?;
+    }
+    let source = read_spec(options, stdin)?;
+    let wrong = |error: SpecError| Failure::Spec(Box::new(error));
+    let spec = spec::read(source.clone(), &variables, options.lenient).map_err(wrong)?;
+    let mut directories = vec![options.directory.clone()];
+    if let Some(parent) = Path::new(&options.spec).parent().filter(|_| options.spec != "-") {
+        directories.push(options.directory.join(parent));
+    }
+    let settings = Settings {
+        spec: options.spec.clone(),
+        output: options.output.clone(),
+        image: options.image.clone(),
+        rootfs_tarball: options.rootfs_tarball.clone(),
+        formats: options.formats.clone(),
+        compress: options.compress,
+        format_options: options.format_options.clone(),
+        checksums: options.checksums.clone(),
+        arch: options.arch.clone(),
+        directories,
+        lenient: options.lenient,
+        wording: options.wording,
+    };
+    let lowered = lower(&spec, &settings).map_err(wrong)?;
+    Ok(Prepared { lowered, source })
+}
+
+fn read_spec(options: &Options, stdin: &mut dyn Read) -> Result<Source, Failure> {
+    let fail = |source| Failure::Read { path: options.spec.clone(), source };
+    let mut text = String::new();
+    let (name, count) = if options.spec == "-" {
+        let count = stdin.take(SPEC_MAX_BYTES + 1).read_to_string(&mut text).map_err(fail)?;
+        ("standard input", count)
+    } else {
+        let file = std::fs::File::open(options.directory.join(&options.spec)).map_err(fail)?;
+        let count = file.take(SPEC_MAX_BYTES + 1).read_to_string(&mut text).map_err(fail)?;
+        (options.spec.as_str(), count)
+    };
+    if count as u64 > SPEC_MAX_BYTES {
+        return Err(Failure::TooLarge(name.to_owned()));
+    }
+    Ok(Source { name: name.to_owned(), text })
+}
+
+/// The format that a path's ending means, and the path without it. Other
+/// endings mean a raw image.
+#[must_use]
+pub fn format_of(path: &str) -> (&'static str, &str) {
+    let ending = path
+        .rsplit_once('.')
+        .filter(|(stem, ending)| !stem.is_empty() && !stem.ends_with('/') && !ending.contains('/'));
+    let known = ending.and_then(|(stem, ending)| {
+        let (_, format) = FORMATS.iter().find(|(known, _)| *known == ending)?;
+        Some((*format, stem))
+    });
+    known.unwrap_or(("raw", path))
+}

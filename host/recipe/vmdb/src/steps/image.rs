@@ -1,0 +1,313 @@
+//! Images and their partitions: `mkimg`, `mklabel`, `mkpart`, `set_part_flag`
+//! and `kpartx`. A tag is bound to its partition, never to a place in a list.
+
+use plan::{Layout, Step, TableLabel};
+
+use super::StepKind;
+use crate::{
+    complaint::nearest,
+    fields::{Fields, listed},
+    lower::{Fault, Lowering},
+    size,
+    state::{Device, ImageDisk, Tag},
+    table::{self, Part, Role},
+};
+
+/// Makes an empty image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mkimg {
+    /// Its path.
+    pub path: String,
+    /// Its size, as qemu-img takes it.
+    pub size: String,
+}
+
+impl StepKind for Mkimg {
+    fn read(fields: &mut Fields<'_>) -> Self {
+        Self { path: fields.word("mkimg"), size: fields.word("size") }
+    }
+
+    fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
+        let bytes = size::image_bytes(&self.size).filter(|bytes| *bytes > 0).ok_or_else(|| {
+            Fault::new("size", format!("`{}` is no size of an image", self.size))
+                .hint("a number, with K, M, G or T for powers of 1024")
+        })?;
+        add_disk(lowering, "mkimg", &self.path, bytes)?;
+        // No nodes, but from here on facts name the devices.
+        lowering.stage("", None, false, vec![Step::CreateLayout(Layout::default()).into()]);
+        Ok(())
+    }
+
+    fn defines(&self) -> Vec<String> {
+        vec![self.path.clone()]
+    }
+}
+
+fn add_disk(
+    lowering: &mut Lowering<'_>,
+    key: &'static str,
+    path: &str,
+    bytes: u64,
+) -> Result<(), Fault> {
+    if lowering.disks.iter().any(|disk| disk.path == path) {
+        return Err(Fault::new(key, format!("the image `{path}` is made a second time")));
+    }
+    let name = lowering.names.claim("image");
+    lowering.disks.push(ImageDisk {
+        path: path.to_owned(),
+        name,
+        bytes,
+        label: None,
+        table_at: None,
+        parts: Vec::new(),
+        tags: Vec::new(),
+    });
+    Ok(())
+}
+
+/// The disk of a `device` key. With `--image` the file need not be made.
+fn disk(lowering: &mut Lowering<'_>, key: &'static str, path: &str) -> Result<usize, Fault> {
+    let image = lowering.settings.image.as_deref();
+    if image == Some(path) && !lowering.disks.iter().any(|disk| disk.path == path) {
+        let file = lowering.directories.size_of(path).map_err(Fault::input(key))?;
+        add_disk(lowering, key, path, file)?;
+        lowering.stage("-open", None, false, vec![Step::CreateLayout(Layout::default()).into()]);
+    }
+    lowering.disk(key, path)
+}
+
+/// Labels a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mklabel {
+    /// `msdos` or `gpt`.
+    pub label: String,
+    /// The image's path.
+    pub device: String,
+}
+
+impl StepKind for Mklabel {
+    fn read(fields: &mut Fields<'_>) -> Self {
+        Self { label: fields.word("mklabel"), device: fields.word("device") }
+    }
+
+    fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
+        let index = disk(lowering, "device", &self.device)?;
+        let label = match self.label.as_str() {
+            "msdos" | "dos" => TableLabel::Mbr,
+            "gpt" => TableLabel::Gpt,
+            other => {
+                let fault =
+                    Fault::new("mklabel", format!("`{other}` is no label that can be made"));
+                return Err(fault.hint("the labels are `gpt` and `msdos`"));
+            }
+        };
+        if lowering.disks[index].label.is_some() {
+            return Err(Fault::new("device", format!("`{}` already has a label", self.device)));
+        }
+        let at = lowering.stage_count();
+        lowering.stage("", None, false, vec![Step::CreateLayout(Layout::default()).into()]);
+        let disk = &mut lowering.disks[index];
+        disk.label = Some(label);
+        disk.table_at = Some((at, 0));
+        Ok(())
+    }
+}
+
+/// Makes a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mkpart {
+    /// `primary`, `extended`, `logical`; on GPT any name.
+    pub kind: String,
+    /// The image's path.
+    pub device: String,
+    /// Where it begins, as parted takes it.
+    pub start: String,
+    /// Where it ends.
+    pub end: String,
+    /// Its tag.
+    pub tag: Option<String>,
+    /// The kind of filesystem that will be there.
+    pub fs_type: String,
+}
+
+impl StepKind for Mkpart {
+    fn read(fields: &mut Fields<'_>) -> Self {
+        let step = Self {
+            kind: fields.word("mkpart"),
+            device: fields.word("device"),
+            start: fields.word("start"),
+            end: fields.word("end"),
+            tag: fields.alias(&["tag", "part-tag"]),
+            fs_type: fields.text_or("fs-type", "ext2"),
+        };
+        if !table::FS_TYPES.contains(&step.fs_type.as_str()) {
+            let meant = match step.fs_type.as_str() {
+                "vfat" | "fat" => Some("fat32"),
+                "swap" => Some("linux-swap"),
+                other => nearest(other, table::FS_TYPES),
+            };
+            let hint = meant.map(|meant| format!("did you mean `{meant}`?"));
+            let message = format!("`{}` is no kind of filesystem for a partition", step.fs_type);
+            fields.fault("fs-type", message, hint.as_deref());
+        }
+        step
+    }
+
+    fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
+        let index = disk(lowering, "device", &self.device)?;
+        let disk = &lowering.disks[index];
+        let Some(label) = disk.label else {
+            let fault = Fault::new("device", format!("`{}` has no label yet", self.device));
+            return Err(fault.hint("put `mklabel` before it"));
+        };
+        let role = match (label, self.kind.as_str()) {
+            (TableLabel::Gpt, _) | (TableLabel::Mbr, "primary") => Role::Primary,
+            (TableLabel::Mbr, "extended") => Role::Extended,
+            (TableLabel::Mbr, "logical") => Role::Logical,
+            (TableLabel::Mbr, other) => {
+                let fault = Fault::new("mkpart", format!("`{other}` is no kind of partition"));
+                return Err(fault.hint("the kinds are `primary`, `extended` and `logical`"));
+            }
+        };
+        let (start, end) =
+            table::place(label, disk.bytes, &disk.parts, role, (&self.start, &self.end))
+                .map_err(|message| Fault::new("start", message))?;
+        let part = disk.parts.len();
+        let wished = self.tag.clone().unwrap_or_else(|| format!("{}-part{}", disk.name, part + 1));
+        let node = lowering.names.claim(&wished);
+        if role != Role::Extended
+            && let Some(name) = self.tag.clone()
+        {
+            let device = Device::Partition { disk: index, part };
+            let node = node.clone();
+            lowering.add_tag("tag", Tag { name, device, node, filesystem: None, mounted: None })?;
+        }
+        let disk = &mut lowering.disks[index];
+        let (fs_type, flags) = (self.fs_type.clone(), Vec::new());
+        disk.parts.push(Part { node, role, start, end, fs_type, flags });
+        disk.tags.push(self.tag.clone());
+        Ok(())
+    }
+
+    fn defines(&self) -> Vec<String> {
+        self.tag.clone().into_iter().collect()
+    }
+}
+
+/// Sets or clears a flag of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetPartFlag {
+    /// The image's path.
+    pub device: String,
+    /// The partition's tag.
+    pub tag: String,
+    /// The flag, as parted calls it.
+    pub flag: String,
+    /// Whether it is set.
+    pub enabled: bool,
+}
+
+impl StepKind for SetPartFlag {
+    fn read(fields: &mut Fields<'_>) -> Self {
+        let device = fields.word("set_part_flag");
+        let (tag, flag) = (fields.word("tag"), fields.word("flag"));
+        let state = fields.text_or("state", "enabled");
+        if !matches!(state.as_str(), "enabled" | "disabled") {
+            let message = format!("the key `state` is `{state}`");
+            fields.fault("state", message, Some("the states are `enabled` and `disabled`"));
+        }
+        let flags = table::flag_names();
+        if !flag.is_empty() && !flags.contains(&flag.as_str()) {
+            let hint = match nearest(&flag, &flags) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("the flags are {}", listed(&flags)),
+            };
+            let message = format!("`{flag}` is no flag that can be set");
+            fields.fault("flag", message, Some(&hint));
+        }
+        Self { device, tag, flag, enabled: state == "enabled" }
+    }
+
+    fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
+        let index = disk(lowering, "set_part_flag", &self.device)?;
+        let Device::Partition { disk, part } = lowering.tag("tag", &self.tag)?.device else {
+            return Err(Fault::new("tag", format!("`{}` is no partition", self.tag)));
+        };
+        if disk != index {
+            let message = format!("`{}` is no partition of `{}`", self.tag, self.device);
+            return Err(Fault::new("tag", message));
+        }
+        set_flag(lowering, disk, part, &self.flag, self.enabled);
+        Ok(())
+    }
+}
+
+/// Notes a flag for the table, which is written whole.
+pub(super) fn set_flag(
+    lowering: &mut Lowering<'_>,
+    disk: usize,
+    part: usize,
+    flag: &str,
+    enabled: bool,
+) {
+    let partition = &mut lowering.disks[disk].parts[part];
+    partition.flags.push((flag.to_owned(), enabled));
+}
+
+/// Makes the partitions of an image known. In vmdb2 tags get their devices
+/// here; now they have them from `mkpart` on, so only names can be added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kpartx {
+    /// The image's path.
+    pub device: String,
+    /// Tags for partitions that have none yet, in order.
+    pub tags: Vec<String>,
+}
+
+impl StepKind for Kpartx {
+    fn read(fields: &mut Fields<'_>) -> Self {
+        Self { device: fields.word("kpartx"), tags: fields.list_or("tags", &[]) }
+    }
+
+    fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
+        let index = disk(lowering, "kpartx", &self.device)?;
+        if lowering.disks[index].label.is_none() {
+            let message = format!(
+                "the partitions of `{}` are not made by this spec, and those of an image that exists cannot be taken over",
+                self.device
+            );
+            return Err(Fault::new("kpartx", message).hint("start with `mklabel` and `mkpart`"));
+        }
+        for (part, tag) in self.tags.iter().enumerate() {
+            let disk = &lowering.disks[index];
+            let Some(known) = disk.tags.get(part) else {
+                let count = disk.parts.len();
+                let message =
+                    format!("`{}` has {count} partitions, too few for the tags", self.device);
+                return Err(Fault::new("tags", message));
+            };
+            match known {
+                Some(known) if known == tag => {}
+                Some(known) => {
+                    let number = part + 1;
+                    let message =
+                        format!("partition {number} has the tag `{known}` already, not `{tag}`");
+                    return Err(Fault::new("tags", message));
+                }
+                None => {
+                    let node = disk.parts[part].node.clone();
+                    let device = Device::Partition { disk: index, part };
+                    let name = tag.clone();
+                    let tag = Tag { name, device, node, filesystem: None, mounted: None };
+                    lowering.add_tag("tags", tag)?;
+                    lowering.disks[index].tags[part] = self.tags.get(part).cloned();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn defines(&self) -> Vec<String> {
+        self.tags.clone()
+    }
+}
