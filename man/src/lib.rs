@@ -169,6 +169,6 @@ fn exit_statuses() -> String {
     for (status, meaning) in rows {
         let _ = writeln!(text, ".TP\n\\fB{status}\\fR\n{meaning}");
     }
-    text += "A script of extra\\-data.d that fails gives vbuild its own exit status, as it gave virt\\-dib.\n";
+    text += ".PP\nA script of extra\\-data.d that fails gives vbuild its own exit status, as it gave virt\\-dib.\n";
     text
 }

@@ -55,6 +55,14 @@ pub struct BuildArgs {
     /// What is shown while it runs.
     #[command(flatten)]
     pub output: OutputArgs,
+
+    /// List every long option
+    #[arg(long, hide = true)]
+    pub long_options: bool,
+
+    /// List every short option
+    #[arg(long, hide = true)]
+    pub short_options: bool,
 }
 
 /// Which elements are built.
@@ -141,6 +149,14 @@ pub struct ScriptArgs {
     /// play no part.
     #[arg(long, value_name = "PYTHON")]
     pub python: Option<String>,
+
+    /// Set DIB_OFFLINE=1: elements are to work from their caches; the network stays
+    #[arg(long, help_heading = NETWORK)]
+    pub offline: bool,
+
+    /// Trace scripts (`set -x`); twice traces more
+    #[arg(short = 'x', long = "trace", action = ArgAction::Count)]
+    pub trace: u8,
 
     /// Fail a script that runs longer than this
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
@@ -246,14 +262,6 @@ pub struct DriveArgs {
     pub drive_format: Option<DriveFormatArg>,
 }
 
-impl DriveArgs {
-    /// No drive, for verbs that have none.
-    #[must_use]
-    pub fn none() -> Self {
-        Self { drive: None, drive_format: None }
-    }
-}
-
 /// vbuild's own cache.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = CACHES)]
@@ -278,6 +286,24 @@ pub enum DriveFormatArg {
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = MACHINE)]
 pub struct MachineArgs {
+    /// What runs it.
+    #[command(flatten)]
+    pub accel: AccelArgs,
+    /// Its memory.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+    /// Its processors.
+    #[command(flatten)]
+    pub processors: ProcessorArgs,
+    /// What its appliance holds.
+    #[command(flatten)]
+    pub packages: PackageArgs,
+}
+
+/// What runs the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(next_help_heading = MACHINE)]
+pub struct AccelArgs {
     /// What runs the guest's instructions
     ///
     /// `auto` tries /dev/kvm with the instructions that a kernel needs and takes it when they
@@ -285,15 +311,30 @@ pub struct MachineArgs {
     /// `vbuild doctor` shows every check.
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub accel: AccelArg,
+}
 
+/// The machine's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(next_help_heading = MACHINE)]
+pub struct MemoryArgs {
     /// Memory of the machine in MiB [default: 2048]
     #[arg(short = 'm', long, value_name = "MIB", value_parser = memsize)]
     pub memsize: Option<u32>,
+}
 
+/// The machine's processors.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(next_help_heading = MACHINE)]
+pub struct ProcessorArgs {
     /// Processors of the machine [default: as many as the host has, at most 4]
     #[arg(long, value_name = "N", value_parser = smp)]
     pub smp: Option<u8>,
+}
 
+/// What the appliance holds.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(next_help_heading = MACHINE)]
+pub struct PackageArgs {
     /// Add a Debian package to the appliance; may be given several times
     #[arg(long, value_name = "PACKAGE")]
     pub appliance_package: Vec<String>,
@@ -310,7 +351,7 @@ pub enum AccelArg {
     Tcg,
 }
 
-/// What the machine may reach.
+/// What the machine may reach, and what vbuild fetches for it.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = NETWORK)]
 pub struct NetworkArgs {
@@ -322,10 +363,23 @@ pub struct NetworkArgs {
     #[arg(long, overrides_with_all = ["no_network", "network"])]
     pub no_network: bool,
 
-    /// Set DIB_OFFLINE=1: elements are to work from their caches; the network stays
-    #[arg(long)]
-    pub offline: bool,
+    /// Let scripts reach this host and no other; may be given several times
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub allow_host: Vec<String>,
 
+    /// Let scripts reach loopback, private and link-local addresses of the host's networks
+    #[arg(long)]
+    pub allow_private: bool,
+
+    /// Where vbuild's own downloads come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+/// Where the appliance comes from, and who is trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(next_help_heading = NETWORK)]
+pub struct SourceArgs {
     /// Where the appliance's packages come from [default: the host's own apt sources]
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
@@ -336,30 +390,6 @@ pub struct NetworkArgs {
     /// run, in the image; they never become part of it.
     #[arg(long, value_name = "FILE|host", value_parser = ca_bundle)]
     pub ca_bundle: Option<CaBundle>,
-
-    /// Let scripts reach this host and no other; may be given several times
-    #[arg(long, value_name = "HOST[:PORT]")]
-    pub allow_host: Vec<String>,
-
-    /// Let scripts reach loopback, private and link-local addresses of the host's networks
-    #[arg(long)]
-    pub allow_private: bool,
-}
-
-impl NetworkArgs {
-    /// For verbs whose machine reaches nothing, but that fetch packages.
-    #[must_use]
-    pub fn for_packages(mirror: &Option<String>, ca_bundle: &Option<CaBundle>) -> Self {
-        Self {
-            network: false,
-            no_network: false,
-            offline: false,
-            mirror: mirror.clone(),
-            ca_bundle: ca_bundle.clone(),
-            allow_host: Vec::new(),
-            allow_private: false,
-        }
-    }
 }
 
 /// What is shown while a build runs.
@@ -377,10 +407,6 @@ pub struct OutputArgs {
     /// Show what scripts write, while they write it
     #[arg(short = 'v', long)]
     pub verbose: bool,
-
-    /// Trace scripts (`set -x`); twice traces more
-    #[arg(short = 'x', long = "trace", action = ArgAction::Count)]
-    pub trace: u8,
 
     /// Tell what vbuild itself does: 0 nothing, 1 steps and timings, 2 everything
     #[arg(long, value_name = "LEVEL", value_parser = debug_level, default_value = "0")]
@@ -405,14 +431,6 @@ pub struct OutputArgs {
     #[arg(long, value_name = "CHANNEL", require_equals = true, num_args = 0..=1,
           default_missing_value = "")]
     pub machine_readable: Option<MachineReadable>,
-
-    /// List every long option
-    #[arg(long, hide = true)]
-    pub long_options: bool,
-
-    /// List every short option
-    #[arg(long, hide = true)]
-    pub short_options: bool,
 }
 
 /// Options of disk-image-create that decide how it uses tmpfs. vbuild always

@@ -15,14 +15,13 @@ mod getopt;
 mod values;
 
 pub use build::{
-    AccelArg, BuildArgs, CacheDirArgs, ChecksumKind, DriveArgs, DriveFormatArg, ElementArgs,
-    ImageArgs, MachineArgs, NetworkArgs, OutputArgs, ScriptArgs, TmpfsArgs,
+    AccelArg, AccelArgs, BuildArgs, CacheDirArgs, ChecksumKind, DriveArgs, DriveFormatArg,
+    ElementArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs, OutputArgs, PackageArgs,
+    ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs,
 };
 pub use formats::{Formats, format_names};
 pub use getopt::{GetoptError, Options};
-pub use values::{
-    ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, ca_bundle, comma_list,
-};
+pub use values::{ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, comma_list};
 
 use std::{error::Error as _, ffi::OsString, path::Path};
 
@@ -177,10 +176,10 @@ fn invocation(cli: Cli, command: &clap::Command) -> Result<Invocation, CommandEr
     }
     let build = cli.build;
     let lines = |names: Vec<String>| Invocation::Print(names.join("\n") + "\n");
-    if build.output.long_options {
+    if build.long_options {
         return Ok(lines(Options::of(command).long_names()));
     }
-    if build.output.short_options {
+    if build.short_options {
         return Ok(lines(Options::of(command).short_names()));
     }
     check_elements(&build).map(|capabilities| match capabilities {

@@ -155,7 +155,7 @@ fn disk_image_create_has_its_own_letters() {
     assert!(args.elements.element_path.is_empty());
     assert_eq!(args.image.arch.as_deref(), Some("arm64"));
     assert_eq!(args.image.name, "img");
-    assert_eq!(args.output.trace, 2);
+    assert_eq!(args.scripts.trace, 2);
     assert!(args.elements.skip_base);
 }
 

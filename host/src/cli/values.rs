@@ -245,7 +245,7 @@ pub enum CaBundle {
 ///
 /// # Errors
 /// Never; the type is that of all parsers.
-pub fn ca_bundle(text: &str) -> Result<CaBundle, InvalidValue> {
+pub(crate) fn ca_bundle(text: &str) -> Result<CaBundle, InvalidValue> {
     Ok(if text == "host" { CaBundle::Host } else { CaBundle::File(text.into()) })
 }
 

@@ -8,8 +8,10 @@ use clap::{Args, Subcommand};
 use super::{Context, Outcome, logs, machine_run, resolve};
 use crate::{
     appliance, backend,
-    cli::{CacheDirArgs, DriveArgs, MachineArgs, NetworkArgs, OutputArgs},
+    cli::{AccelArgs, CacheDirArgs, OutputArgs, PackageArgs, ProcessorArgs, SourceArgs},
+    error::CommandError,
     pipeline,
+    settings::Settings,
     ui::{self, Ui, Utc, bytes},
 };
 
@@ -40,10 +42,16 @@ pub enum ApplianceVerb {
 /// `vbuild appliance build`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct ApplianceBuildArgs {
-    /// The machine, and the packages of the appliance.
+    /// What configures it.
     #[command(flatten)]
-    pub machine: MachineArgs,
-    /// Where packages come from.
+    pub accel: AccelArgs,
+    /// With how many processors.
+    #[command(flatten)]
+    pub processors: ProcessorArgs,
+    /// What it holds.
+    #[command(flatten)]
+    pub packages: PackageArgs,
+    /// Where that comes from.
     #[command(flatten)]
     pub source: SourceArgs,
     /// Where it is kept.
@@ -52,18 +60,6 @@ pub struct ApplianceBuildArgs {
     /// What is shown.
     #[command(flatten)]
     pub output: OutputArgs,
-}
-
-/// Where packages come from.
-#[derive(Debug, Clone, PartialEq, Args)]
-pub struct SourceArgs {
-    /// Where packages come from [default: the host's own apt sources]
-    #[arg(long, value_name = "URL")]
-    pub mirror: Option<String>,
-
-    /// Certificates to trust beside the usual ones: a PEM file, or `host` for the host's
-    #[arg(long, value_name = "FILE|host", value_parser = crate::cli::ca_bundle)]
-    pub ca_bundle: Option<crate::cli::CaBundle>,
 }
 
 /// `vbuild appliance info`.
@@ -116,9 +112,9 @@ pub fn run(context: &Context, command: ApplianceCommand) -> Outcome {
 }
 
 fn build(context: &Context, args: &ApplianceBuildArgs) -> Outcome {
-    let network = NetworkArgs::for_packages(&args.source.mirror, &args.source.ca_bundle);
-    let settings =
-        resolve::machine_settings(&args.machine, &network, &DriveArgs::none(), &args.cache_dir);
+    let appliance =
+        resolve::appliance_settings(&args.accel, &args.packages, &args.source, &args.cache_dir);
+    let settings = Settings { vcpus: args.processors.smp.unwrap_or(appliance.vcpus), ..appliance };
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
     let ui = Arc::new(Ui::open(&ui::Settings::of(&args.output, log), &context.console)?);
     machine_run::run(&ui, async |ctx| {
@@ -143,7 +139,7 @@ fn info(context: &Context, args: &ApplianceInfoArgs) -> Outcome {
             Some(digest) => format!("no appliance has a digest that begins with `{digest}`"),
             None => "there is no appliance yet".to_owned(),
         };
-        return Err(crate::error::CommandError::usage(what).hint(
+        return Err(CommandError::usage(what).hint(
             "`vbuild appliance list` shows all of them, `vbuild appliance build` makes one",
         ));
     };

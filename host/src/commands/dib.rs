@@ -117,9 +117,9 @@ pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
         journal_size_mib: image.mkfs_journal_size.map(|size| size.to_string()),
         install_type: elements.install_type.clone(),
         image_cache: scripts.image_cache.clone(),
-        offline: network.offline,
+        offline: scripts.offline,
         no_network: network.no_network,
-        debug_trace: u32::from(output.trace).max(output.debug),
+        debug_trace: u32::from(scripts.trace).max(output.debug),
         python: scripts.python.clone(),
         command_line: context
             .argv

@@ -12,7 +12,7 @@ use machine::accel::{self, Accel, Emulator, Outcome as CheckOutcome, ProbeReport
 use super::{Context, Outcome, resolve};
 use crate::{
     appliance, backend,
-    cli::{CacheDirArgs, DriveArgs, MachineArgs, NetworkArgs},
+    cli::{AccelArgs, CacheDirArgs, MemoryArgs, PackageArgs, SourceArgs},
     settings::Settings,
     ui::bytes,
 };
@@ -27,9 +27,18 @@ const MEMORY_BESIDE_BYTES: u64 = 256 << 20;
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(after_help = "The exit status is 0 when builds can run here, however fast.")]
 pub struct DoctorArgs {
-    /// The machine that would be used.
+    /// What would run the machine.
     #[command(flatten)]
-    pub machine: MachineArgs,
+    pub accel: AccelArgs,
+    /// The memory that it would have.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+    /// The appliance that would be used.
+    #[command(flatten)]
+    pub packages: PackageArgs,
+    /// Where that would come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// The cache that would be used.
     #[command(flatten)]
     pub cache_dir: CacheDirArgs,
@@ -69,9 +78,9 @@ impl Finding {
 /// # Errors
 /// None; what is missing is told, and decides the exit status.
 pub fn run(context: &Context, args: &DoctorArgs) -> Outcome {
-    let network = NetworkArgs::for_packages(&None, &None);
-    let settings =
-        resolve::machine_settings(&args.machine, &network, &DriveArgs::none(), &args.cache_dir);
+    let DoctorArgs { accel, memory, packages, source, cache_dir } = args;
+    let settings = resolve::appliance_settings(accel, packages, source, cache_dir);
+    let memory_mib = memory.memsize.unwrap_or(settings.memory_mib);
     let report = backend::report();
     let emulator = qemu::emulator(None);
     let sections = [
@@ -79,7 +88,7 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Outcome {
         ("QEMU", vec![emulation(&emulator)]),
         ("what runs the machine", vec![decision(settings.accel, &report, &emulator)]),
         ("appliance", vec![appliance_state(&settings)]),
-        ("this host", vec![space(&settings.cache_dir), memory(settings.memory_mib)]),
+        ("this host", vec![space(&settings.cache_dir), memory_state(memory_mib)]),
     ];
     context.console.print(&text(&sections));
     let fatal = sections[2..].iter().flat_map(|(_, findings)| findings);
@@ -193,7 +202,7 @@ fn existing_ancestor(path: &Path) -> PathBuf {
         .map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
-fn memory(guest_mib: u32) -> Finding {
+fn memory_state(guest_mib: u32) -> Finding {
     let needed = (u64::from(guest_mib) << 20) + MEMORY_BESIDE_BYTES;
     let available =
         std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_memory(&text));

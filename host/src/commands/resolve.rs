@@ -7,8 +7,8 @@ use machine::{DriveFormat, accel::Accel};
 
 use crate::{
     cli::{
-        AccelArg, BuildArgs, CaBundle, CacheDirArgs, DriveArgs, DriveFormatArg, MachineArgs,
-        NetworkArgs,
+        AccelArg, AccelArgs, BuildArgs, CaBundle, CacheDirArgs, DriveArgs, DriveFormatArg,
+        MachineArgs, NetworkArgs, PackageArgs, SourceArgs,
     },
     settings::{CaSource, Settings},
 };
@@ -27,7 +27,7 @@ pub fn build_settings(args: &BuildArgs) -> Settings {
     }
 }
 
-/// The settings of any verb that starts a machine.
+/// The settings of any verb that runs something in a machine.
 #[must_use]
 pub fn machine_settings(
     machine: &MachineArgs,
@@ -35,22 +35,10 @@ pub fn machine_settings(
     drive: &DriveArgs,
     cache: &CacheDirArgs,
 ) -> Settings {
-    let defaults = Settings::default();
+    let appliance = appliance_settings(&machine.accel, &machine.packages, &network.source, cache);
     Settings {
-        accel: match machine.accel {
-            AccelArg::Auto => Accel::Auto,
-            AccelArg::Kvm => Accel::Kvm,
-            AccelArg::Tcg => Accel::Tcg,
-        },
-        vcpus: machine.smp.unwrap_or(defaults.vcpus),
-        memory_mib: machine.memsize.unwrap_or(defaults.memory_mib),
-        appliance_packages: machine.appliance_package.clone(),
-        cache_dir: cache_dir(cache),
-        mirror: network.mirror.clone(),
-        ca_bundle: network.ca_bundle.as_ref().map(|bundle| match bundle {
-            CaBundle::Host => CaSource::Host,
-            CaBundle::File(path) => CaSource::File(path.clone()),
-        }),
+        vcpus: machine.processors.smp.unwrap_or(appliance.vcpus),
+        memory_mib: machine.memory.memsize.unwrap_or(appliance.memory_mib),
         network: !network.no_network,
         allow_hosts: network.allow_host.clone(),
         allow_private: network.allow_private,
@@ -59,7 +47,32 @@ pub fn machine_settings(
             DriveFormatArg::Raw => DriveFormat::Raw,
             DriveFormatArg::Qcow2 => DriveFormat::Qcow2,
         }),
-        ..defaults
+        ..appliance
+    }
+}
+
+/// The settings that decide which appliance it is, and what makes it.
+#[must_use]
+pub fn appliance_settings(
+    accel: &AccelArgs,
+    packages: &PackageArgs,
+    source: &SourceArgs,
+    cache: &CacheDirArgs,
+) -> Settings {
+    Settings {
+        accel: match accel.accel {
+            AccelArg::Auto => Accel::Auto,
+            AccelArg::Kvm => Accel::Kvm,
+            AccelArg::Tcg => Accel::Tcg,
+        },
+        appliance_packages: packages.appliance_package.clone(),
+        mirror: source.mirror.clone(),
+        ca_bundle: source.ca_bundle.as_ref().map(|bundle| match bundle {
+            CaBundle::Host => CaSource::Host,
+            CaBundle::File(path) => CaSource::File(path.clone()),
+        }),
+        cache_dir: cache_dir(cache),
+        ..Settings::default()
     }
 }
 
