@@ -28,6 +28,7 @@ use crate::{
     },
     counters::Counters,
     devices::{
+        balloon::Balloon,
         block::{
             Block, Report, Setup, Swap,
             image::{Image, NewLayer},
@@ -182,6 +183,9 @@ fn build(control: &Channel) -> Result<Machine, ChildError> {
     let rng = Rng::start(Arc::clone(&counters), lists.confine(Kind::Rng))
         .map_err(io_error("start the random number thread"))?;
     devices.push(Box::new(rng));
+    let balloon = Balloon::start(Arc::clone(&counters), lists.confine(Kind::Balloon))
+        .map_err(io_error("start the balloon's thread"))?;
+    devices.push(Box::new(balloon));
 
     // SAFETY: the descriptor is the parent's open KVM device, owned by nobody
     // else in this process; an ioctl on anything else fails.

@@ -52,6 +52,8 @@ counters! {
     /// Microseconds from the first processor's start to the guest's first use
     /// of its vsock device.
     MicrosecondsToVsock = "us_to_vsock",
+    /// Bytes of guest memory that the guest did not need any more.
+    MemoryBytesReturned = "memory_bytes_returned",
     /// Bytes of random numbers given to the guest.
     RngBytes = "rng_bytes",
 }

@@ -2,6 +2,7 @@
 //! the register file shows, and a worker thread that owns the queues while the
 //! driver runs.
 
+pub(crate) mod balloon;
 pub(crate) mod block;
 pub(crate) mod chain;
 pub(crate) mod mmio;

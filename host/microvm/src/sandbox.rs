@@ -112,9 +112,12 @@ pub(crate) enum Kind {
     Vsock,
     /// The random number device.
     Rng,
+    /// The balloon.
+    Balloon,
 }
 
-const KINDS: [Kind; 5] = [Kind::Main, Kind::Vcpu, Kind::Block, Kind::Vsock, Kind::Rng];
+const KINDS: [Kind; 6] =
+    [Kind::Main, Kind::Vcpu, Kind::Block, Kind::Vsock, Kind::Rng, Kind::Balloon];
 
 /// What every thread needs: memory of the allocator, locks, waiting, signals,
 /// its end.
@@ -170,7 +173,7 @@ const SOCKETS: &[i64] = &[
 fn calls(kind: Kind) -> Vec<i64> {
     let own: &[&[i64]] = match kind {
         Kind::Main => &[SOCKETS, &[libc::SYS_socketpair, libc::SYS_fstat, libc::SYS_statx]],
-        Kind::Vcpu => &[],
+        Kind::Vcpu | Kind::Balloon => &[],
         // A new layer's tables are hash maps, which want a random seed.
         Kind::Block => &[DISK, &[libc::SYS_getrandom]],
         Kind::Vsock => &[
@@ -201,7 +204,7 @@ fn ioctls(kind: Kind) -> &'static [u64] {
     match kind {
         Kind::Vcpu => &[KVM_RUN, KVM_GET_REGS, KVM_TRANSLATE],
         Kind::Vsock => &[FIONBIO],
-        Kind::Main | Kind::Block | Kind::Rng => &[],
+        Kind::Main | Kind::Block | Kind::Rng | Kind::Balloon => &[],
     }
 }
 

@@ -29,7 +29,7 @@ const LIMIT_SECONDS: &str = "900";
 const LEVEL_ONE_MODULES: [&str; 3] = ["irqbypass", "kvm", "kvm-amd"];
 /// The drivers that level 2 loads, in order; those that are built in are absent
 /// from the package.
-const LEVEL_TWO_MODULES: [&str; 9] = [
+const LEVEL_TWO_MODULES: [&str; 10] = [
     "rng-core",
     "virtio_ring",
     "virtio",
@@ -39,6 +39,7 @@ const LEVEL_TWO_MODULES: [&str; 9] = [
     "vmw_vsock_virtio_transport_common",
     "vmw_vsock_virtio_transport",
     "virtio-rng",
+    "virtio_balloon",
 ];
 /// Devices of the full jobs.
 const DISKS: &str =

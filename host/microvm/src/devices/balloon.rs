@@ -1,0 +1,187 @@
+//! virtio-balloon, for one thing only: free page reporting. The guest names
+//! large runs of pages that nobody uses, and the host takes them back until they
+//! are touched again. The balloon itself is never inflated.
+//!
+//! A guest kernel whose free pages must keep their contents (page poisoning)
+//! does not report; that is its driver's decision.
+
+use std::{io, sync::Arc};
+
+use virtio_queue::QueueT;
+use vm_memory::VolatileSlice;
+
+use super::{
+    chain::Buffers,
+    virtio::{Activation, Device},
+    worker::{Handler, Worker},
+};
+use crate::counters::{Counter, Counters};
+
+/// The device type.
+const TYPE_BALLOON: u32 = 5;
+/// `VIRTIO_BALLOON_F_REPORTING`.
+const F_REPORTING: u64 = 1 << 5;
+/// Inflate, deflate and, as neither statistics nor hinting are offered, the
+/// reporting queue as the third.
+const QUEUES: usize = 3;
+/// The reporting queue.
+const REPORTING_QUEUE: usize = 2;
+/// A report has at most 32 runs (`PAGE_REPORTING_CAPACITY` of Linux).
+const QUEUE_SIZE: u16 = 32;
+/// Reports after which the thread looks for commands.
+const BATCH: usize = 16;
+/// The page size of the host, which is that of the guest.
+const PAGE_BYTES: usize = 4096;
+
+/// The device.
+#[derive(Debug)]
+pub(crate) struct Balloon {
+    worker: Worker<()>,
+}
+
+impl Balloon {
+    /// Starts the device's thread.
+    pub(crate) fn start(
+        counters: Arc<Counters>,
+        confine: Box<dyn FnOnce() + Send>,
+    ) -> io::Result<Self> {
+        let reports = Reports { counters, confine: Some(confine) };
+        Ok(Self { worker: Worker::start("balloon", reports)? })
+    }
+}
+
+impl Device for Balloon {
+    fn device_type(&self) -> u32 {
+        TYPE_BALLOON
+    }
+    fn features(&self) -> u64 {
+        F_REPORTING
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE; QUEUES]
+    }
+    fn config(&self) -> &[u8] {
+        // `num_pages` and `actual`: no page is ever asked for.
+        &[0; 8]
+    }
+    fn activate(&mut self, activation: Activation) {
+        self.worker.activate(activation);
+    }
+    fn reset(&mut self) {
+        self.worker.reset();
+    }
+}
+
+struct Reports {
+    counters: Arc<Counters>,
+    confine: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// Gives whole pages of a slice of guest memory back to the host; says how many
+/// bytes. They read as zeros from now on.
+fn give_back(slice: &VolatileSlice<'_>) -> usize {
+    let guard = slice.ptr_guard_mut();
+    let start = guard.as_ptr();
+    let skip = start.addr().next_multiple_of(PAGE_BYTES) - start.addr();
+    let len = slice.len().saturating_sub(skip) / PAGE_BYTES * PAGE_BYTES;
+    if len == 0 {
+        return 0;
+    }
+    // SAFETY: the range lies inside of a live slice of guest memory, which is a
+    // shared file mapping that only raw accesses use; removing its pages makes
+    // them zeros, as if the guest had written them.
+    let removed = unsafe { libc::madvise(start.wrapping_add(skip).cast(), len, libc::MADV_REMOVE) };
+    if removed == 0 { len } else { 0 }
+}
+
+impl Handler for Reports {
+    type Request = ();
+
+    fn confine(&mut self) {
+        if let Some(confine) = self.confine.take() {
+            confine();
+        }
+    }
+
+    fn process(&mut self, active: &mut Activation) -> bool {
+        let Activation { memory, queues, interrupt, .. } = active;
+        let memory = &*memory;
+        let Some(active) = queues.get_mut(REPORTING_QUEUE) else { return false };
+        let queue = &mut active.queue;
+        if interrupt.is_broken() {
+            return false;
+        }
+        for _ in 0..BATCH {
+            let Some(chain) = queue.pop_descriptor_chain(memory) else {
+                if queue.enable_notification(memory).is_err() {
+                    interrupt.break_device();
+                }
+                return false;
+            };
+            let head = chain.head_index();
+            if let Ok(buffers) = Buffers::collect(memory, chain, usize::MAX) {
+                let given: usize = buffers.writable.iter().map(give_back).sum();
+                self.counters.add(Counter::MemoryBytesReturned, given as u64);
+            }
+            if queue.add_used(memory, head, 0).is_err() {
+                interrupt.break_device();
+                return false;
+            }
+            interrupt.used(queue, memory);
+        }
+        true
+    }
+
+    fn request(&mut self, (): (), _: Option<&mut Activation>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use virtio_queue::{
+        desc::{RawDescriptor, split::Descriptor},
+        mock::MockSplitQueue,
+    };
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::{
+        devices::virtio::{ActiveQueue, Interrupt, event},
+        memory,
+    };
+
+    #[test]
+    fn reported_pages_go_back_to_the_host_and_parts_of_pages_stay() {
+        const BYTES: u64 = 1 << 20;
+        let file = memory::create_file(BYTES).unwrap();
+        let memory = memory::map(&file, BYTES).unwrap();
+        memory.write_slice(&vec![7; 1 << 19], GuestAddress(1 << 19)).unwrap();
+        let before = file.metadata().unwrap().blocks();
+        let counters = Arc::new(Counters::new().unwrap());
+        let rings =
+            [0, 1, 2].map(|index| MockSplitQueue::create(&memory, GuestAddress(index * 0x1000), 8));
+        let writable = |addr, len| RawDescriptor::from(Descriptor::new(addr, len, 2, 0));
+        rings[REPORTING_QUEUE]
+            .build_desc_chain(&[writable(1 << 19, 1 << 18), writable((3 << 18) + 100, 5000)])
+            .unwrap();
+        let mut active = Activation {
+            queues: rings
+                .iter()
+                .map(|ring| ActiveQueue {
+                    queue: ring.create_queue().unwrap(),
+                    notify: Arc::new(event().unwrap()),
+                })
+                .collect(),
+            memory: memory.clone(),
+            interrupt: Interrupt::new(Arc::clone(&counters)).unwrap(),
+        };
+        let mut reports = Reports { counters: Arc::clone(&counters), confine: None };
+        assert!(!reports.process(&mut active));
+        assert_eq!(rings[REPORTING_QUEUE].used().idx().load(), 1);
+        assert_eq!(counters.get(Counter::MemoryBytesReturned), 1 << 18);
+        assert!(file.metadata().unwrap().blocks() + 400 < before);
+        let byte = |address| -> u8 { memory.read_obj(GuestAddress(address)).unwrap() };
+        assert_eq!((byte(1 << 19), byte(3 << 18), byte((3 << 18) + 4096)), (0, 7, 7));
+    }
+}
