@@ -64,6 +64,7 @@ pub const FORMATS: &[&Format] = &[
     &formats::tar::FORMAT,
     &formats::tgz::FORMAT,
     &formats::tar_zst::FORMAT,
+    &formats::squashfs::FORMAT,
     &formats::docker::DOCKER,
     &formats::docker::OCI,
 ];

@@ -5,6 +5,7 @@
 //! Every size is bounded, every path is made relative and free of `..` before
 //! anybody sees it.
 
+mod content;
 mod header;
 mod pax;
 mod sparse;
@@ -13,6 +14,7 @@ mod write;
 use std::io::{self, Read};
 
 use crate::{OutputError, Result};
+pub(crate) use content::Content;
 pub(crate) use header::Kind;
 use header::{BLOCK_BYTES, Header};
 use pax::Extended;

@@ -55,7 +55,7 @@ const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// The unit of tar.
-const BLOCK_BYTES: u64 = 512;
+const BLOCK_BYTES: usize = 512;
 
 /// The tag of a name that has none.
 const DEFAULT_TAG: &str = "latest";
@@ -119,7 +119,7 @@ fn write(tree: &mut dyn Read, out: &mut OutFile, target: &Target, docker: bool) 
         archive.member("manifest.json", &json_bytes(&manifest))?;
     }
     // The end of a tar archive.
-    archive.out.append(&[0; 2 * BLOCK_BYTES as usize])
+    archive.out.append(&[0; 2 * BLOCK_BYTES])
 }
 
 /// A blob in the archive.
@@ -170,7 +170,7 @@ impl Archive<'_> {
     /// Streams the tree into the archive as a layer.
     fn layer(&mut self, tree: &mut dyn Read, compress: bool) -> Result<Layer> {
         let header_at = self.out.position();
-        self.out.append(&[0; BLOCK_BYTES as usize])?;
+        self.out.append(&[0; BLOCK_BYTES])?;
         let start = self.out.position();
         let mut plain = Digester::new(&[Checksum::Sha256]);
         let mut stored = Digester::new(&[Checksum::Sha256]);
@@ -194,9 +194,10 @@ impl Archive<'_> {
     }
 
     fn pad(&mut self) -> Result<()> {
-        let used = self.out.position() % BLOCK_BYTES;
-        let missing = usize::try_from((BLOCK_BYTES - used) % BLOCK_BYTES).unwrap_or_default();
-        self.out.append(&[0; BLOCK_BYTES as usize][..missing])
+        let position = self.out.position();
+        let missing = position.next_multiple_of(BLOCK_BYTES as u64) - position;
+        let missing = usize::try_from(missing).unwrap_or_default();
+        self.out.append(&[0; BLOCK_BYTES][..missing])
     }
 }
 

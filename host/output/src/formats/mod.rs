@@ -4,6 +4,7 @@
 pub(crate) mod docker;
 pub(crate) mod qcow2;
 pub(crate) mod raw;
+pub(crate) mod squashfs;
 pub(crate) mod tar;
 pub(crate) mod tar_zst;
 pub(crate) mod tgz;

@@ -182,3 +182,110 @@ fn a_docker_image_needs_a_name() {
     );
     assert!(output::check(&[target("oci", Path::new("x"))]).is_ok());
 }
+
+/// A member for the archive below.
+fn member(builder: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, data: &[u8]) {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(0o4750);
+    header.set_uid(1000);
+    header.set_gid(70_000);
+    header.set_mtime(1_000_000_000);
+    header.set_size(data.len() as u64);
+    if matches!(kind, tar::EntryType::Char | tar::EntryType::Block) {
+        header.set_device_major(8).unwrap();
+        header.set_device_minor(17).unwrap();
+    }
+    builder.append_data(&mut header, path, data).unwrap();
+}
+
+/// Many files in one directory, attributes, devices, names without their
+/// directories, a file replaced by a later one.
+fn unusual_archive() -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for n in 0..3000 {
+        let content = format!("content {n} ").repeat(n % 50);
+        let name = format!("many/{n:05}-{}", "x".repeat(n % 40));
+        member(&mut builder, &name, tar::EntryType::Regular, content.as_bytes());
+    }
+    let records = [
+        ("SCHILY.xattr.user.note", b"text".as_slice()),
+        ("SCHILY.xattr.security.capability", b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+        ("SCHILY.xattr.system.posix_acl_access", b"\x02\0\0\0"),
+    ];
+    builder.append_pax_extensions(records).unwrap();
+    member(&mut builder, "a/b/ping", tar::EntryType::Regular, b"a program");
+    builder.append_pax_extensions(records).unwrap();
+    member(&mut builder, "a/dir", tar::EntryType::Directory, b"");
+    member(&mut builder, "null", tar::EntryType::Char, b"");
+    member(&mut builder, "disk", tar::EntryType::Block, b"");
+    member(&mut builder, "pipe", tar::EntryType::Fifo, b"");
+    member(&mut builder, "replaced", tar::EntryType::Regular, &noise(5, 400_000));
+    member(&mut builder, "replaced", tar::EntryType::Regular, &noise(6, 400_000));
+    let mut zeros = vec![0; 1_000_000];
+    zeros[700_000] = 1;
+    member(&mut builder, "zeros", tar::EntryType::Regular, &zeros);
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn squashfs_unpacks_to_the_same_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, tar) = archive(dir.path());
+    for compress in [true, false] {
+        let mut target = target("squashfs", dir.path());
+        target.compress = compress;
+        target.identity = output::Identity::fixed(b"", 1_000_000_000);
+        let write = || {
+            let targets = std::slice::from_ref(&target);
+            let pending = write_trees(&mut tar.as_slice(), targets, &Silent).unwrap();
+            commit(pending, Existing::Replace).unwrap();
+            fs::read(&target.path).unwrap()
+        };
+        let image = write();
+        assert!(write() == image, "the same input gives the same image");
+        let back = dir.path().join("back");
+        let argv = ["unsquashfs", "-no-progress", "-d", text(&back), text(&target.path)];
+        if tool(&argv).is_none() {
+            return;
+        }
+        tool(&["diff", "-r", "--no-dereference", text(&tree), text(&back)]);
+        let inode = |name: &str| {
+            std::os::unix::fs::MetadataExt::ino(&fs::metadata(back.join(name)).unwrap())
+        };
+        assert_eq!(inode("words"), inode("etc/words"));
+        fs::remove_dir_all(&back).unwrap();
+    }
+}
+
+#[test]
+fn squashfs_lists_what_is_unusual() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target("squashfs", dir.path());
+    let targets = std::slice::from_ref(&target);
+    let tar = unusual_archive();
+    commit(write_trees(&mut tar.as_slice(), targets, &Silent).unwrap(), Existing::Replace).unwrap();
+    let Some(list) = tool(&["unsquashfs", "-llnumeric", text(&target.path)]) else { return };
+    assert_eq!(list.matches("/many/").count(), 3000);
+    let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = list.lines().map(squeeze).collect();
+    for line in [
+        "-rwsr-x--- 1000/70000 9 2001-09-09 01:46 squashfs-root/a/b/ping",
+        "drwsr-x--- 1000/70000 3 2001-09-09 01:46 squashfs-root/a/dir",
+        "crwsr-x--- 1000/70000 8, 17 2001-09-09 01:46 squashfs-root/null",
+        "brwsr-x--- 1000/70000 8, 17 2001-09-09 01:46 squashfs-root/disk",
+        "prwsr-x--- 1000/70000 0 2001-09-09 01:46 squashfs-root/pipe",
+        "drwxr-xr-x 0/0 27 1970-01-01 00:00 squashfs-root/a/b",
+    ] {
+        assert!(lines.iter().any(|l| l == line), "{line}\n{:?}", &lines[..20]);
+    }
+    let cat = |name: &str| {
+        let out = Command::new("unsquashfs").args(["-cat", text(&target.path), name]).output();
+        out.unwrap().stdout
+    };
+    assert!(cat("replaced") == noise(6, 400_000));
+    assert_eq!(cat("many/00049-xxxxxxxxx").len(), "content 49 ".len() * 49);
+    let zeros = cat("zeros");
+    assert_eq!((zeros.len(), zeros[700_000]), (1_000_000, 1));
+    assert!(fs::metadata(&target.path).unwrap().len() < 1_000_000);
+}

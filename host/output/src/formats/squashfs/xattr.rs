@@ -1,0 +1,72 @@
+//! Extended attributes: sets of pairs, each set stored once.
+
+use std::collections::HashMap;
+
+use super::meta::Meta;
+
+/// The index of a node without attributes.
+pub(super) const NO_XATTRS: u32 = u32::MAX;
+
+/// The name spaces of the format, by their numbers.
+const PREFIXES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// All sets of attributes.
+#[derive(Default)]
+pub(super) struct Xattrs {
+    by_pairs: HashMap<Pairs, u32>,
+    sets: Vec<Pairs>,
+}
+
+impl Xattrs {
+    /// The index of a set; attributes of other name spaces, for which the format
+    /// has no number, are left out.
+    pub(super) fn index(&mut self, pairs: &[(Vec<u8>, Vec<u8>)]) -> u32 {
+        let known = |name: &[u8]| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        let (kept, lost): (Vec<_>, Vec<_>) = pairs.iter().cloned().partition(|(n, _)| known(n));
+        if let Some((name, _)) = lost.first() {
+            tracing::debug!(name = %name.escape_ascii(), "squashfs cannot hold this attribute");
+        }
+        if kept.is_empty() {
+            return NO_XATTRS;
+        }
+        if let Some(index) = self.by_pairs.get(&kept) {
+            return *index;
+        }
+        let index = u32::try_from(self.sets.len()).unwrap_or(NO_XATTRS);
+        self.by_pairs.insert(kept.clone(), index);
+        self.sets.push(kept);
+        index
+    }
+
+    /// The pairs as metadata, the table of sets, and how many there are.
+    pub(super) fn finish(self, compress: bool) -> Option<(Vec<u8>, Meta, u32)> {
+        if self.sets.is_empty() {
+            return None;
+        }
+        let (mut pairs, mut table) = (Meta::new(compress), Meta::new(compress));
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or_default();
+        for set in &self.sets {
+            let place = pairs.place();
+            for (name, value) in set {
+                let known = PREFIXES.iter().position(|prefix| name.starts_with(prefix));
+                let space = known.unwrap_or_default();
+                let rest = &name[PREFIXES[space].len()..];
+                for field in [space, rest.len()] {
+                    pairs.append(&u16::try_from(field).unwrap_or_default().to_le_bytes());
+                }
+                pairs.append(rest);
+                pairs.append(&length(value).to_le_bytes());
+                pairs.append(value);
+            }
+            // What a list of the names takes, each ended by a NUL.
+            let names: u32 = set.iter().map(|(name, _)| length(name) + 1).sum();
+            table.append(&place.reference().to_le_bytes());
+            table.append(&u32::try_from(set.len()).unwrap_or_default().to_le_bytes());
+            table.append(&names.to_le_bytes());
+        }
+        let count = u32::try_from(self.sets.len()).unwrap_or_default();
+        Some((pairs.finish(), table, count))
+    }
+}
