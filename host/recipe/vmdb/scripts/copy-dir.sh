@@ -56,7 +56,7 @@ find . -type d -print | while IFS= read -r directory; do
     fi
 done
 find . -mindepth 1 -print0 |
-    tar --create --numeric-owner --owner="+$uid" --group="+$gid" --no-recursion \
+    tar --create --numeric-owner --owner="$uid" --group="$gid" --no-recursion \
         --null --files-from=- --file=- |
     tar --extract --file=- --directory "$at" --preserve-permissions --numeric-owner \
         --same-owner --no-overwrite-dir --keep-directory-symlink

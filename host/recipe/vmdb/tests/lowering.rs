@@ -94,7 +94,11 @@ fn partitions_filesystems_and_mounts() {
     dirname: /boot/efi
   - fstab: root
 ";
-    check_with(text, &[], |_| (), expect![[r#"
+    check_with(
+        text,
+        &[],
+        |_| (),
+        expect![[r#"
         disk scratch Scratch Bytes(68719476736)
         disk image Target Bytes(4294967296)
         01-mkimg in -
@@ -116,7 +120,8 @@ fn partitions_filesystems_and_mounts() {
         finish in -
           trim
         output image raw out.img
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -159,7 +164,11 @@ fn lvm_luks_and_other_filesystems() {
     dirname: srv
   - fstab: root
 ";
-    check_with(text, &[], |options| options.output = Some("disk.qcow2".into()), expect![[r#"
+    check_with(
+        text,
+        &[],
+        |options| options.output = Some("disk.qcow2".into()),
+        expect![[r#"
         disk scratch Scratch Bytes(68719476736)
         disk image Target Bytes(2147483648)
         01-mkimg in -
@@ -190,7 +199,8 @@ fn lvm_luks_and_other_filesystems() {
         finish in -
           trim
         output image qcow2 disk.qcow2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -199,7 +209,11 @@ fn keys_of_containers() {
     let text = HEAD.split("  - mkfs").next().unwrap().to_owned()
         + tail
         + "  - cryptsetup: a\n    name: b\n    key-cmd: echo secret\n";
-    check_with(&text, &[("key", "secret\n")], |_| (), expect![[r#"
+    check_with(
+        &text,
+        &[("key", "secret\n")],
+        |_| (),
+        expect![[r#"
         disk scratch Scratch Bytes(68719476736)
         disk image Target Bytes(1073741824)
         01-mkimg in -
@@ -213,7 +227,8 @@ fn keys_of_containers() {
         finish in -
           run [finish: replace the key] sh -c SCRIPT "replace the key" <device.a> "key of b until the build ends" "echo secret"
         output image raw out.img
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -243,53 +258,62 @@ fn debootstrap_apt_and_commands() {
     root-fs: root
 ";
     let files = [("keys/own.gpg", "k"), ("ca.pem", "c")];
-    check_tail(tail, &files, expect![[r#"
-        07-debootstrap in /build/image/root network
-          run [step 7 (debootstrap): look into the target] sh -c SCRIPT "look into the target" /build/image/root
-          upload to /build/vmdb/07
-            own.gpg: file 644 1 bytes
-          upload to /usr/local/share/ca-certificates
-            ca.crt: file 644 1 bytes
-          run [step 7 (debootstrap): trust] update-ca-certificates
-          run [step 7 (debootstrap): debootstrap] debootstrap --arch amd64 --variant - --components main,contrib --keyring /build/vmdb/07/own.gpg --include ssh bookworm /build/image/root http://mirror.example/debian
-          remove /build/image/root/etc/resolv.conf
-          remove /build/image/root/etc/hostname
-          upload to /build/image/root/usr/local/share/ca-certificates
-            ca.crt: file 644 1 bytes
-          run [step 7 (debootstrap): trust in the image] sh -c SCRIPT "trust in the image" /build/image/root chroot /build/image/root sh -ec "! command -v update-ca-certificates >/dev/null || update-ca-certificates"
-          upload to /build/image/root/etc/apt/trusted.gpg.d
-            own.gpg: file 644 1 bytes
-        08-apt in /build/image/root network
-          run [step 8 (apt): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
-          run [step 8 (apt): install eatmydata] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install eatmydata" /build/image/root chroot /build/image/root apt-get -y --no-show-progress --no-install-recommends install eatmydata
-          run [step 8 (apt): install packages] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install packages" /build/image/root chroot /build/image/root eatmydata apt-get -y --no-show-progress --no-install-recommends install linux-image-amd64
-          run [step 8 (apt): apt-get clean] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get clean" /build/image/root chroot /build/image/root apt-get clean
-        09-apt in /build/image/root network
-          run [step 9 (apt): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
-          run [step 9 (apt): install packages] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install packages" /build/image/root chroot /build/image/root eatmydata apt-get -y --no-show-progress install less
-        10-virtual-filesystems in /build/image/root
-          mkdir /build/image/root/proc 755
-          mkdir /build/image/root/dev 755
-          mkdir /build/image/root/sys 755
-          mkdir /build/image/root/run 755
-          mkdir /build/vmdb/virtual/build/image/root/run 755
-          mkdir /build/vmdb/virtual/build/image/root/run/lock 1777
-          mkdir /build/vmdb/virtual/build/image/root/shm 1777
-        11-chroot in /build/image/root network
-          bound /proc -> /build/image/root/proc
-          bound /dev -> /build/image/root/dev
-          bound /dev/pts -> /build/image/root/dev/pts
-          bound /sys -> /build/image/root/sys
-          bound /build/vmdb/virtual/build/image/root/shm -> /build/image/root/dev/shm
-          bound /build/vmdb/virtual/build/image/root/run -> /build/image/root/run
-          run [step 11 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec "passwd -d root"
-        12-shell in /build/image/root network
-          mkdir /build/vmdb 755
-          run [step 12 (shell): shell] ROOT=/build/image/root sh -c SCRIPT shell "echo hello > \"$ROOT/etc/motd\"" out.img <device.image>
-        finish in -
-          trim
-        output image raw out.img
-    "#]]);
+    check_tail(
+        tail,
+        &files,
+        expect![[r#"
+            07-debootstrap in /build/image/root network
+              run [step 7 (debootstrap): look into the target] sh -c SCRIPT "look into the target" /build/image/root
+              upload to /build/vmdb/07
+                own.gpg: file 644 1 bytes
+              upload to /usr/local/share/ca-certificates
+                ca.crt: file 644 1 bytes
+              run [step 7 (debootstrap): trust] update-ca-certificates
+              run [step 7 (debootstrap): debootstrap] debootstrap --arch amd64 --variant - --components main,contrib --keyring /build/vmdb/07/own.gpg --include ssh bookworm /build/image/root http://mirror.example/debian
+              remove /build/image/root/etc/resolv.conf
+              remove /build/image/root/etc/hostname
+              upload to /build/image/root/usr/local/share/ca-certificates
+                ca.crt: file 644 1 bytes
+              run [step 7 (debootstrap): trust in the image] sh -c SCRIPT "trust in the image" /build/image/root chroot /build/image/root sh -ec "! command -v update-ca-certificates >/dev/null || update-ca-certificates"
+              upload to /build/image/root/etc/apt/trusted.gpg.d
+                own.gpg: file 644 1 bytes
+              end processes in /build/image/root
+            08-apt in /build/image/root network
+              run [step 8 (apt): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
+              run [step 8 (apt): install eatmydata] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install eatmydata" /build/image/root chroot /build/image/root apt-get -y --no-show-progress --no-install-recommends install eatmydata
+              run [step 8 (apt): install packages] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install packages" /build/image/root chroot /build/image/root eatmydata apt-get -y --no-show-progress --no-install-recommends install linux-image-amd64
+              run [step 8 (apt): apt-get clean] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get clean" /build/image/root chroot /build/image/root apt-get clean
+              end processes in /build/image/root
+            09-apt in /build/image/root network
+              run [step 9 (apt): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
+              run [step 9 (apt): install packages] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install packages" /build/image/root chroot /build/image/root eatmydata apt-get -y --no-show-progress install less
+              end processes in /build/image/root
+            10-virtual-filesystems in /build/image/root
+              mkdir /build/image/root/proc 755
+              mkdir /build/image/root/dev 755
+              mkdir /build/image/root/sys 755
+              mkdir /build/image/root/run 755
+              mkdir /build/vmdb/virtual/root/run 755
+              mkdir /build/vmdb/virtual/root/run/lock 1777
+              mkdir /build/vmdb/virtual/root/shm 1777
+            11-chroot in /build/image/root network
+              bound /proc -> /build/image/root/proc
+              bound /dev -> /build/image/root/dev
+              bound /dev/pts -> /build/image/root/dev/pts
+              bound /sys -> /build/image/root/sys
+              bound /build/vmdb/virtual/root/shm -> /build/image/root/dev/shm
+              bound /build/vmdb/virtual/root/run -> /build/image/root/run
+              run [step 11 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec "passwd -d root"
+              end processes in /build/image/root
+            12-shell in /build/image/root network
+              mkdir /build/vmdb 755
+              run [step 12 (shell): shell] ROOT=/build/image/root sh -c SCRIPT shell "echo hello > \"$ROOT/etc/motd\"" out.img <device.image>
+              end processes in /build/image/root
+            finish in -
+              trim
+            output image raw out.img
+        "#]],
+    );
 }
 
 #[test]
@@ -301,23 +325,30 @@ fn another_architecture_is_emulated() {
   - chroot: root
     shell: \"true\"
 ";
-    check_tail(tail, &[], expect![[r#"
-        07-qemu-debootstrap in /build/image/root network
-          run [step 7 (qemu-debootstrap): emulate] sh -c SCRIPT emulate arm64
-          run [step 7 (qemu-debootstrap): debootstrap] debootstrap --arch arm64 --variant - --components main bookworm /build/image/root http://mirror.example/debian
-          remove /build/image/root/etc/resolv.conf
-          remove /build/image/root/etc/hostname
-        07-qemu-debootstrap-update in /build/image/root network
-          run [step 7 (qemu-debootstrap): emulate] sh -c SCRIPT emulate arm64
-          run [step 7 (qemu-debootstrap): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
-        08-chroot in /build/image/root network
-          run [step 8 (chroot): emulate] sh -c SCRIPT emulate arm64
-          run [step 8 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec true
-        finish in -
-          trim
-        output image raw out.img
-        package qemu-user-static
-    "#]]);
+    check_tail(
+        tail,
+        &[],
+        expect![[r#"
+            07-qemu-debootstrap in /build/image/root network
+              run [step 7 (qemu-debootstrap): emulate] sh -c SCRIPT emulate arm64
+              run [step 7 (qemu-debootstrap): debootstrap] debootstrap --arch arm64 --variant - --components main bookworm /build/image/root http://mirror.example/debian
+              remove /build/image/root/etc/resolv.conf
+              remove /build/image/root/etc/hostname
+              end processes in /build/image/root
+            07-qemu-debootstrap-update in /build/image/root network
+              run [step 7 (qemu-debootstrap): emulate] sh -c SCRIPT emulate arm64
+              run [step 7 (qemu-debootstrap): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
+              end processes in /build/image/root
+            08-chroot in /build/image/root network
+              run [step 8 (chroot): emulate] sh -c SCRIPT emulate arm64
+              run [step 8 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec true
+              end processes in /build/image/root
+            finish in -
+              trim
+            output image raw out.img
+            package qemu-user-static
+        "#]],
+    );
 }
 
 #[test]
@@ -337,7 +368,10 @@ fn files_and_directories() {
     umask: 0027
 ";
     let files = [("sources", "x"), ("tree/a/b", "yy"), ("tree/c", "")];
-    check_tail(tail, &files, expect![[r#"
+    check_tail(
+        tail,
+        &files,
+        expect![[r#"
         07-copy-file in /build/image/root
           upload to /build/image/root
             etc/apt/sources.list: file 600 1 bytes
@@ -358,7 +392,8 @@ fn files_and_directories() {
         finish in -
           trim
         output image raw out.img
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -387,6 +422,7 @@ fn a_tarball_skips_what_made_it() {
           run [step 8 (debootstrap): debootstrap] debootstrap --arch amd64 --variant - --components main bookworm /build/image/root http://mirror.example/debian
           remove /build/image/root/etc/resolv.conf
           remove /build/image/root/etc/hostname
+          end processes in /build/image/root
         09-cache-rootfs in /build/image/root
           mkdir /build/rootfs-cache 755
           run [step 9 (cache-rootfs): pack] tar --one-file-system -C /build/image/root -caf /build/rootfs-cache/root.tar.gz .
@@ -404,6 +440,7 @@ fn a_tarball_skips_what_made_it() {
           run [step 7 (unpack-rootfs): unpack] tar -C /build/image/root -xf /build/rootfs-cache/root.tar.gz --numeric-owner
         08-debootstrap in /build/image/root network
           run [step 8 (debootstrap): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
+          end processes in /build/image/root
         finish in -
           trim
         output image raw out.img
@@ -429,49 +466,59 @@ fn ansible_takes_what_the_playbook_names() {
         ("play/unrelated.yml", "secret\n"),
         ("secret.yml", "secret\n"),
     ];
-    check_tail(tail, &files, expect![[r#"
-        07-ansible in /build/image/root network
-          upload to /build/vmdb/07
-            ansible.cfg: file 644 11 bytes
-            inventory: text 644 26 bytes
-            playbook: directory 755
-            playbook/more.yml: file 644 57 bytes
-            playbook/roles: directory 755
-            playbook/roles/r: directory 755
-            playbook/roles/r/tasks: directory 755
-            playbook/roles/r/tasks/main.yml: file 644 3 bytes
-            playbook/site.yml: file 644 67 bytes
-            playbook/v: directory 755
-            playbook/v/x.yml: file 644 5 bytes
-          run [step 7 (ansible): ansible-playbook] ANSIBLE_NOCOWS=1 DEBIAN_FRONTEND=noninteractive ANSIBLE_CONFIG=/build/vmdb/07/ansible.cfg sh -c SCRIPT ansible-playbook /build/image/root ansible-playbook -c chroot -i /build/vmdb/07/inventory --tags base -e {"number":3,"rootfs_tarball":null,"suite":"out.img"} /build/vmdb/07/playbook/site.yml
-        finish in -
-          trim
-        output image raw out.img
-        package ansible
-    "#]]);
+    check_tail(
+        tail,
+        &files,
+        expect![[r#"
+            07-ansible in /build/image/root network
+              upload to /build/vmdb/07
+                ansible.cfg: file 644 11 bytes
+                inventory: text 644 26 bytes
+                playbook: directory 755
+                playbook/more.yml: file 644 57 bytes
+                playbook/roles: directory 755
+                playbook/roles/r: directory 755
+                playbook/roles/r/tasks: directory 755
+                playbook/roles/r/tasks/main.yml: file 644 3 bytes
+                playbook/site.yml: file 644 67 bytes
+                playbook/v: directory 755
+                playbook/v/x.yml: file 644 5 bytes
+              run [step 7 (ansible): ansible-playbook] ANSIBLE_NOCOWS=1 DEBIAN_FRONTEND=noninteractive ANSIBLE_CONFIG=/build/vmdb/07/ansible.cfg sh -c SCRIPT ansible-playbook /build/image/root ansible-playbook -c chroot -i /build/vmdb/07/inventory --tags base -e {"number":3,"rootfs_tarball":null,"suite":"out.img"} /build/vmdb/07/playbook/site.yml
+              end processes in /build/image/root
+            finish in -
+              trim
+            output image raw out.img
+            package ansible
+        "#]],
+    );
 }
 
 #[test]
 fn grub_for_bios_and_uefi() {
-    check_tail("  - grub: bios\n    tag: root\n    console: serial\n", &[], expect![[r#"
-        07-grub-mount in /build/image/root
-          mkdir /build/image/root/proc 755
-          mkdir /build/image/root/dev 755
-          mkdir /build/image/root/sys 755
-        07-grub in /build/image/root network
-          bound /proc -> /build/image/root/proc
-          bound /dev -> /build/image/root/dev
-          bound /dev/pts -> /build/image/root/dev/pts
-          bound /sys -> /build/image/root/sys
-          run [step 7 (grub): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
-          run [step 7 (grub): install GRUB] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install GRUB" /build/image/root chroot /build/image/root apt-get -y --no-show-progress install grub-pc
-          run [step 7 (grub): configure GRUB] sh -c SCRIPT "configure GRUB" /build/image/root "biosdevname=0 net.ifnames=0 consoleblank=0 rw loglevel=3 console=tty0 console=ttyS0,115200n8 systemd.show_status=true" 0 serial
-          run [step 7 (grub): grub-mkconfig] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT grub-mkconfig /build/image/root chroot /build/image/root grub-mkconfig -o /boot/grub/grub.cfg
-          run [step 7 (grub): grub-install] sh -c SCRIPT grub-install /build/image/root chroot /build/image/root sh -c SCRIPT grub-install i386-pc <device.image>
-        finish in -
-          trim
-        output image raw out.img
-    "#]]);
+    check_tail(
+        "  - grub: bios\n    tag: root\n    console: serial\n",
+        &[],
+        expect![[r#"
+            07-grub-mount in /build/image/root
+              mkdir /build/image/root/proc 755
+              mkdir /build/image/root/dev 755
+              mkdir /build/image/root/sys 755
+            07-grub in /build/image/root network
+              bound /proc -> /build/image/root/proc
+              bound /dev -> /build/image/root/dev
+              bound /dev/pts -> /build/image/root/dev/pts
+              bound /sys -> /build/image/root/sys
+              run [step 7 (grub): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
+              run [step 7 (grub): install GRUB] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install GRUB" /build/image/root chroot /build/image/root apt-get -y --no-show-progress install grub-pc
+              run [step 7 (grub): configure GRUB] sh -c SCRIPT "configure GRUB" /build/image/root "biosdevname=0 net.ifnames=0 consoleblank=0 rw loglevel=3 console=tty0 console=ttyS0,115200n8 systemd.show_status=true" 0 serial
+              run [step 7 (grub): grub-mkconfig] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT grub-mkconfig /build/image/root chroot /build/image/root grub-mkconfig -o /boot/grub/grub.cfg
+              run [step 7 (grub): grub-install] sh -c SCRIPT grub-install /build/image/root chroot /build/image/root sh -c SCRIPT grub-install i386-pc <device.image>
+              end processes in /build/image/root
+            finish in -
+              trim
+            output image raw out.img
+        "#]],
+    );
     let uefi = "steps:
   - {mkimg: x.img, size: 1G}
   - {mklabel: gpt, device: x.img}
@@ -485,47 +532,57 @@ fn grub_for_bios_and_uefi() {
      kernel-params: [rw]}
   - {chroot: root, shell: ls /boot/efi}
 ";
-    check_with(uefi, &[], |_| (), expect![[r#"
-        disk scratch Scratch Bytes(68719476736)
-        disk image Target Bytes(1073741824)
-        01-mkimg in -
-        02-mklabel in -
-          make table-image Gpt align 1048576
-            efi Some(1048576) EndAt(209715200) type EF00 boot false primary true
-            root Some(209715200) EndAt(1072693248) type 8300 boot false primary true
-        06-mkfs in -
-          make fs-efi Filesystem(Filesystem { base: "efi", fstype: "vfat", label: None, uuid: None, options: [] })
-        07-mkfs in -
-          make fs-root Filesystem(Filesystem { base: "root", fstype: "ext4", label: None, uuid: None, options: ["-O", "^large_dir,^metadata_csum_seed"] })
-        08-mount in -
-          make mount-root Mount(Mount { base: "fs-root", mount_point: "/root", fstab: None })
-        09-grub-mount in /build/image/root
-          mkdir /build/image/root/proc 755
-          mkdir /build/image/root/dev 755
-          mkdir /build/image/root/sys 755
-          mkdir /build/image/root/boot/efi 755
-          make mount-efi Mount(Mount { base: "fs-efi", mount_point: "/root/boot/efi", fstab: None })
-        09-grub in /build/image/root network
-          bound /proc -> /build/image/root/proc
-          bound /dev -> /build/image/root/dev
-          bound /dev/pts -> /build/image/root/dev/pts
-          bound /sys -> /build/image/root/sys
-          run [step 9 (grub): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
-          run [step 9 (grub): install GRUB] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install GRUB" /build/image/root chroot /build/image/root apt-get -y --no-show-progress install grub-efi-amd64
-          run [step 9 (grub): configure GRUB] sh -c SCRIPT "configure GRUB" /build/image/root "rw quiet systemd.show_status=false rd.systemd.show_status=false" 2 ""
-          run [step 9 (grub): grub-mkconfig] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT grub-mkconfig /build/image/root chroot /build/image/root grub-mkconfig -o /boot/grub/grub.cfg
-          run [step 9 (grub): grub-install] sh -c SCRIPT grub-install /build/image/root chroot /build/image/root sh -c SCRIPT grub-install x86_64-efi <device.image>
-        10-chroot in /build/image/root network
-          run [step 10 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec "ls /boot/efi"
-        finish in -
-          trim
-        output image raw x.img
-    "#]]);
+    check_with(
+        uefi,
+        &[],
+        |_| (),
+        expect![[r#"
+            disk scratch Scratch Bytes(68719476736)
+            disk image Target Bytes(1073741824)
+            01-mkimg in -
+            02-mklabel in -
+              make table-image Gpt align 1048576
+                efi Some(1048576) EndAt(209715200) type EF00 boot false primary true
+                root Some(209715200) EndAt(1072693248) type 8300 boot false primary true
+            06-mkfs in -
+              make fs-efi Filesystem(Filesystem { base: "efi", fstype: "vfat", label: None, uuid: None, options: [] })
+            07-mkfs in -
+              make fs-root Filesystem(Filesystem { base: "root", fstype: "ext4", label: None, uuid: None, options: ["-O", "^large_dir,^metadata_csum_seed"] })
+            08-mount in -
+              make mount-root Mount(Mount { base: "fs-root", mount_point: "/root", fstab: None })
+            09-grub-mount in /build/image/root
+              mkdir /build/image/root/proc 755
+              mkdir /build/image/root/dev 755
+              mkdir /build/image/root/sys 755
+              mkdir /build/image/root/boot/efi 755
+              make mount-efi Mount(Mount { base: "fs-efi", mount_point: "/root/boot/efi", fstab: None })
+            09-grub in /build/image/root network
+              bound /proc -> /build/image/root/proc
+              bound /dev -> /build/image/root/dev
+              bound /dev/pts -> /build/image/root/dev/pts
+              bound /sys -> /build/image/root/sys
+              run [step 9 (grub): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
+              run [step 9 (grub): install GRUB] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install GRUB" /build/image/root chroot /build/image/root apt-get -y --no-show-progress install grub-efi-amd64
+              run [step 9 (grub): configure GRUB] sh -c SCRIPT "configure GRUB" /build/image/root "rw quiet systemd.show_status=false rd.systemd.show_status=false" 2 ""
+              run [step 9 (grub): grub-mkconfig] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT grub-mkconfig /build/image/root chroot /build/image/root grub-mkconfig -o /boot/grub/grub.cfg
+              run [step 9 (grub): grub-install] sh -c SCRIPT grub-install /build/image/root chroot /build/image/root sh -c SCRIPT grub-install x86_64-efi <device.image>
+              end processes in /build/image/root
+            10-chroot in /build/image/root network
+              run [step 10 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec "ls /boot/efi"
+              end processes in /build/image/root
+            finish in -
+              trim
+            output image raw x.img
+        "#]],
+    );
 }
 
 #[test]
 fn resize_rootfs_installs_a_service() {
-    check_tail("  - resize-rootfs: root\n", &[], expect![[r#"
+    check_tail(
+        "  - resize-rootfs: root\n",
+        &[],
+        expect![[r#"
         07-resize-rootfs in /build/image/root
           run [step 7 (resize-rootfs): look for parted] sh -c "[ -e \"$1/sbin/parted\" ] || { echo 'resize-rootfs needs parted in the image' >&2; exit 1; }" sh /build/image/root
           upload to /build/image/root
@@ -536,7 +593,8 @@ fn resize_rootfs_installs_a_service() {
         finish in -
           trim
         output image raw out.img
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -558,7 +616,11 @@ fn everything_wrong_is_said_at_once() {
   - 12
 stepz: []
 ";
-    check_with(text, &[], |_| (), expect![[r#"
+    check_with(
+        text,
+        &[],
+        |_| (),
+        expect![[r#"
         spec.vmdb:3:11: step 1 (mkimg): the key `size` is an integer (4), but must be a string
           3 |     size: 4
             |           ^
@@ -597,7 +659,8 @@ stepz: []
         spec.vmdb:16:1: unknown key 'stepz'
           16 | stepz: []
              | ^
-          hint: a spec has the one key `steps`"#]]);
+          hint: a spec has the one key `steps`"#]],
+    );
     let text = "steps:
   - {mkimg: out.img, size: 1G}
   - {mklabel: gpt, device: out.img}
@@ -610,7 +673,11 @@ stepz: []
   - {copy-file: /x, src: nothing}
   - {chroot: other, shell: x, unless: rootfs_unpackt}
 ";
-    check_with(text, &[], |_| (), expect![[r#"
+    check_with(
+        text,
+        &[],
+        |_| (),
+        expect![[r#"
         spec.vmdb:5:41: step 4 (mkpart): `40% 100%` (sectors 838860 to 2097118) overlaps the partition `root`
           5 |   - {mkpart: b, device: out.img, start: 40%, end: 100%, tag: data}
             |                                         ^
@@ -632,7 +699,8 @@ stepz: []
         spec.vmdb:11:39: step 10 (chroot): no step sets the flag `rootfs_unpackt`
           11 |   - {chroot: other, shell: x, unless: rootfs_unpackt}
              |                                       ^
-          hint: the one flag is `rootfs_unpacked`"#]]);
+          hint: the one flag is `rootfs_unpacked`"#]],
+    );
 }
 
 #[test]
@@ -645,5 +713,6 @@ fn lenient_warns_of_unknown_keys() {
         spec.vmdb:3:5: step 1 (echo): unknown key `colour`
           3 |     colour: red
             |     ^
-          hint: the keys are `echo`, `teardown`, `unless`"#]].assert_eq(&warnings.join("\n"));
+          hint: the keys are `echo`, `teardown`, `unless`"#]]
+    .assert_eq(&warnings.join("\n"));
 }

@@ -25,7 +25,8 @@ impl StepKind for VirtualFilesystems {
         let root = lowering.root_of("virtual-filesystems", &self.tag)?;
         let mut work = make_directories(&root, &["proc", "dev", "sys", "run"])?;
         // /run and /dev/shm are the image's own, on the scratch disk.
-        let own = format!("{WORK_AT}/virtual{}", root.as_str());
+        let point = &lowering.mounted("virtual-filesystems", &self.tag)?.point;
+        let own = format!("{WORK_AT}/virtual{point}");
         for (directory, mode) in [("run", 0o755), ("run/lock", 0o1777), ("shm", 0o1777)] {
             let path = guest_path("", &format!("{own}/{directory}"))?;
             work.push(Step::File(FileStep::MakeDirectory { path, mode }).into());

@@ -152,7 +152,7 @@ fn show_step(out: &mut String, step: &Step) {
         }
         Step::File(FileStep::Remove { path, .. }) => writeln!(out, "  remove {path}").unwrap(),
         Step::Fetch { from, .. } => writeln!(out, "  fetch {from}").unwrap(),
-        Step::KillProcesses { .. } => {}
+        Step::KillProcesses { root } => writeln!(out, "  end processes in {root}").unwrap(),
         Step::Trim => writeln!(out, "  trim").unwrap(),
         other => writeln!(out, "  {other:?}").unwrap(),
     }
