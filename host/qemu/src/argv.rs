@@ -17,11 +17,12 @@ pub(crate) const VHOST_FD: i32 = 4;
 /// kilobyte of AVX state at each switch; RDRAND and RDSEED are so slow that every
 /// start of Python shows it (2.0 s against 0.2 s for ten). QEMU knows all these
 /// names since 4.2.
-const TCG_CPU: &str = "max,-la57,-smap,-smep,-pku,-umip,-xsave,-rdrand,-rdseed";
+pub(crate) const TCG_CPU: &str = "max,-la57,-smap,-smep,-pku,-umip,-xsave,-rdrand,-rdseed";
 
 /// What QEMU must not do once it runs: it needs no new processes, privileges or
 /// scheduling changes.
-const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+pub(crate) const SANDBOX: &str =
+    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// How QEMU runs guest code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -189,17 +190,29 @@ pub(crate) fn utf8(path: &Path) -> Result<&str, InvalidSpec> {
 }
 
 /// Options and their values.
-struct Args(Vec<OsString>);
+pub(crate) struct Args(pub(crate) Vec<OsString>);
 
 impl Args {
-    fn word(&mut self, word: &str) {
+    pub(crate) fn word(&mut self, word: &str) {
         self.0.push(word.into());
     }
 
-    fn pair(&mut self, option: &str, value: impl Into<OsString>) {
+    pub(crate) fn pair(&mut self, option: &str, value: impl Into<OsString>) {
         self.0.push(option.into());
         self.0.push(value.into());
     }
+}
+
+/// A command line as text for a snapshot, one option per line.
+#[cfg(test)]
+pub(crate) fn one_per_line(args: &[OsString]) -> String {
+    let mut text = String::new();
+    for word in args {
+        let word = word.to_string_lossy();
+        text.push(if word.starts_with('-') { '\n' } else { ' ' });
+        text.push_str(&word);
+    }
+    text.trim_start().to_owned()
 }
 
 #[cfg(test)]
@@ -237,15 +250,8 @@ mod tests {
         }
     }
 
-    /// One option per line.
     fn check(spec: &MachineSpec, host: Host, expected: &Expect) {
-        let mut text = String::new();
-        for word in argv(spec, host).unwrap() {
-            let word = word.into_string().unwrap();
-            text.push(if word.starts_with('-') { '\n' } else { ' ' });
-            text.push_str(&word);
-        }
-        expected.assert_eq(text.trim_start());
+        expected.assert_eq(&one_per_line(&argv(spec, host).unwrap()));
     }
 
     const TCG: Host = Host { accel: QemuAccel::Tcg, tsc_khz: Some(1_999_700) };

@@ -4,12 +4,12 @@
 use std::{
     collections::VecDeque,
     io::Read,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// How much of the console is kept: a panic with its backtrace takes about
-/// 4 KiB, the messages before it are worth as much again.
-const TAIL_MAX_BYTES: usize = 32 * 1024;
+/// How much is kept of a console or of complaints for error messages: a panic
+/// with its backtrace takes about 4 KiB, the messages before it as much again.
+pub(crate) const TAIL_MAX_BYTES: usize = 32 * 1024;
 /// A longer line goes to the log in parts.
 const LINE_MAX_BYTES: usize = 1024;
 /// Bytes read at once.
@@ -20,26 +20,48 @@ const PANIC_MARK: &str = "Kernel panic - not syncing";
 /// The end of a stream of bytes. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Tail {
-    bytes: Arc<Mutex<VecDeque<u8>>>,
+    kept: Arc<Mutex<Kept>>,
     max: usize,
 }
 
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: VecDeque<u8>,
+    /// How many bytes came before these.
+    before: u64,
+}
+
 impl Tail {
-    pub(crate) fn new() -> Self {
-        Self { bytes: Arc::default(), max: TAIL_MAX_BYTES }
+    pub(crate) fn new(max: usize) -> Self {
+        Self { kept: Arc::default(), max }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, chunk: &[u8]) {
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        bytes.extend(chunk);
-        let excess = bytes.len().saturating_sub(self.max);
-        bytes.drain(..excess);
+        let mut kept = self.kept();
+        kept.bytes.extend(chunk);
+        let excess = kept.bytes.len().saturating_sub(self.max);
+        kept.bytes.drain(..excess);
+        kept.before += excess as u64;
+    }
+
+    /// Finds `needle` at or behind this position of the whole stream; returns
+    /// the position behind it.
+    pub(crate) fn find(&self, needle: &[u8], from: u64) -> Option<u64> {
+        let mut kept = self.kept();
+        let before = kept.before;
+        let skip = usize::try_from(from.saturating_sub(before)).ok()?;
+        let bytes = kept.bytes.make_contiguous().get(skip..)?;
+        let at = bytes.windows(needle.len().max(1)).position(|window| window == needle)?;
+        Some(before + (skip + at + needle.len()) as u64)
     }
 
     /// The text, with what is not text replaced.
     pub(crate) fn text(&self) -> String {
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(bytes.make_contiguous()).into_owned()
+        String::from_utf8_lossy(self.kept().bytes.make_contiguous()).into_owned()
     }
 
     /// Whether the kernel said that it panicked.
@@ -91,7 +113,7 @@ mod tests {
 
     #[test]
     fn only_the_end_is_kept() {
-        let tail = Tail::new();
+        let tail = Tail::new(TAIL_MAX_BYTES);
         let long = "x".repeat(TAIL_MAX_BYTES * 3);
         follow(format!("{long}the end\n\u{fffd}").as_bytes(), &tail);
         let text = tail.text();
@@ -102,12 +124,25 @@ mod tests {
 
     #[test]
     fn a_panic_is_seen_across_chunks() {
-        let tail = Tail::new();
+        let tail = Tail::new(TAIL_MAX_BYTES);
         let filler = "y".repeat(CHUNK_BYTES - 10);
         follow(
             format!("{filler}Kernel panic - not syncing: sysrq triggered crash").as_bytes(),
             &tail,
         );
         assert!(tail.shows_panic());
+    }
+
+    #[test]
+    fn a_text_is_found_once_and_by_its_place_in_the_stream() {
+        let tail = Tail::new(16);
+        follow("login: ".as_bytes(), &tail);
+        let first = tail.find(b"login:", 0);
+        assert_eq!(first, Some(6));
+        assert_eq!(tail.find(b"login:", 6), None);
+        follow("0123456789abcdef login:".as_bytes(), &tail);
+        assert_eq!(tail.find(b"login:", 6), Some(30));
+        assert_eq!(tail.find(b"0123", 6), None, "that much is not kept");
+        assert_eq!(tail.find(b"x", 1000), None);
     }
 }

@@ -15,10 +15,14 @@
 //! network card. The vsock device runs in this process.
 //!
 //!
+//! [`boot`] is something else with the same program: it boots a finished image
+//! on an ordinary PC, to look at it or to test it.
+//!
 //! Architecture invariant: the command line is a pure function (`argv`), and no
 //! child of this crate outlives the process that started it.
 
 mod argv;
+pub mod boot;
 mod child;
 mod console;
 mod halt;

@@ -7,13 +7,10 @@
 
 use std::{
     ffi::OsString,
-    io,
-    os::{
-        fd::OwnedFd,
-        unix::{net::UnixStream, process::CommandExt},
-    },
-    path::PathBuf,
-    process::{self, Child, Command, ExitStatus, Stdio},
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    process::{self, Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -28,11 +25,12 @@ use nix::{
 use tokio::sync::oneshot;
 
 use crate::{
-    argv::{QMP_FD, VHOST_FD},
     child::CHILD_VERB,
-    console::{Tail, follow},
+    console::{TAIL_MAX_BYTES, Tail, follow},
 };
 
+/// The highest of the standard descriptors.
+pub(crate) const LAST_STANDARD_FD: i32 = 2;
 /// How long a killed QEMU may take to give back gigabytes of memory.
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -45,10 +43,21 @@ pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     /// Its arguments.
     pub(crate) args: Vec<OsString>,
-    /// Its end of the monitor's connection.
-    pub(crate) qmp: UnixStream,
-    /// Its end of the vhost-user connection.
-    pub(crate) vhost: UnixStream,
+    /// What it inherits beside the standard three, numbered from 3 on.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// Its standard input.
+    pub(crate) input: Input,
+    /// How much of the console is kept.
+    pub(crate) console_max_bytes: usize,
+}
+
+/// What QEMU reads from its standard input, which is the guest's keyboard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Nothing.
+    Null,
+    /// What [`Process::send`] writes.
+    Pipe,
 }
 
 /// How QEMU ended.
@@ -80,7 +89,7 @@ impl Process {
         on_exit: impl FnOnce(Exit) + Send + 'static,
     ) -> io::Result<Self> {
         let (started, when_started) = oneshot::channel();
-        let console = Tail::new();
+        let console = Tail::new(launch.console_max_bytes);
         let tail = console.clone();
         thread::Builder::new()
             .name("qemu".to_owned())
@@ -92,6 +101,13 @@ impl Process {
     /// Ends QEMU at once. Harmless when it has ended.
     pub(crate) fn kill(&self) {
         self.child.kill();
+    }
+
+    /// Writes to QEMU's standard input. Blocks when the guest does not read.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut input = self.child.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        input.as_mut().ok_or_else(gone)?.write_all(bytes)
     }
 
     /// Waits until QEMU is reaped. Blocks; meant to follow [`Process::kill`].
@@ -115,6 +131,7 @@ impl Process {
 #[derive(Debug)]
 struct Watched {
     child: Mutex<Option<Child>>,
+    input: Mutex<Option<ChildStdin>>,
     gone: Condvar,
 }
 
@@ -162,8 +179,12 @@ fn watch(launch: Launch, console: &Tail, started: Started, on_exit: impl FnOnce(
     let pid = child.id();
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
-    let child = Arc::new(Watched { child: Mutex::new(Some(child)), gone: Condvar::new() });
-    let complaint = Tail::new();
+    let child = Arc::new(Watched {
+        input: Mutex::new(child.stdin.take()),
+        child: Mutex::new(Some(child)),
+        gone: Condvar::new(),
+    });
+    let complaint = Tail::new(TAIL_MAX_BYTES);
     thread::scope(|scope| {
         if let Some(stderr) = stderr {
             let complaint = &complaint;
@@ -182,22 +203,40 @@ fn watch(launch: Launch, console: &Tail, started: Started, on_exit: impl FnOnce(
 }
 
 fn spawn(launch: Launch) -> io::Result<Child> {
-    let mut command = Command::new(&launch.helper);
+    let mut mappings = Vec::new();
+    let mut last_fd = LAST_STANDARD_FD;
+    for parent_fd in launch.descriptors {
+        last_fd += 1;
+        mappings.push(FdMapping { parent_fd, child_fd: last_fd });
+    }
+    let mut command = helper_command(&launch.helper, &launch.program, &launch.args, last_fd);
     command
-        .arg(CHILD_VERB)
-        .arg(process::id().to_string())
-        .arg(VHOST_FD.to_string())
-        .arg(&launch.program)
-        .args(&launch.args)
-        .stdin(Stdio::null())
+        .stdin(match launch.input {
+            Input::Null => Stdio::null(),
+            Input::Pipe => Stdio::piped(),
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // Ctrl-C on the terminal is for vbuild, which ends QEMU in its own way.
-        .process_group(0);
-    let mapping =
-        |stream: UnixStream, child_fd| FdMapping { parent_fd: OwnedFd::from(stream), child_fd };
-    command
-        .fd_mappings(vec![mapping(launch.qmp, QMP_FD), mapping(launch.vhost, VHOST_FD)])
+        .process_group(0)
+        .fd_mappings(mappings)
         .map_err(io::Error::other)?;
     command.spawn()
+}
+
+/// The command that becomes QEMU, see [`crate::exec_child`].
+pub(crate) fn helper_command(
+    helper: &Path,
+    program: &Path,
+    args: &[OsString],
+    last_fd: i32,
+) -> Command {
+    let mut command = Command::new(helper);
+    command
+        .arg(CHILD_VERB)
+        .arg(process::id().to_string())
+        .arg(last_fd.to_string())
+        .arg(program)
+        .args(args);
+    command
 }

@@ -16,8 +16,9 @@ use tokio::sync::watch;
 
 use crate::{
     argv::{Host, argv, node_name, utf8},
+    console::TAIL_MAX_BYTES,
     halt::{self, Seen},
-    process::{Exit, Launch, Process},
+    process::{Exit, Input, Launch, Process},
     qmp::{Notice, Qmp},
     vhost::{self, VsockDevice},
 };
@@ -112,8 +113,10 @@ impl QemuMachine {
             helper: helper.to_owned(),
             program: program.to_owned(),
             args,
-            qmp: qmp_of_qemu,
-            vhost,
+            // In this order they become the numbers that the arguments name.
+            descriptors: vec![qmp_of_qemu.into(), vhost.into()],
+            input: Input::Null,
+            console_max_bytes: TAIL_MAX_BYTES,
         };
 
         let (all_seen, last_event) = mpsc::channel::<()>();

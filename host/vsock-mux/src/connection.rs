@@ -208,9 +208,10 @@ impl Connection {
         }
     }
 
-    /// Whether the guest has never heard of this connection.
-    pub(crate) fn unannounced(&self) -> bool {
-        self.waiting.request
+    /// Whether the guest takes this connection for open: it has heard of it and
+    /// has not closed it.
+    pub(crate) fn known_to_guest(&self) -> bool {
+        !self.waiting.request && self.phase != Phase::Lingering
     }
 
     /// Whether there is something to put into a buffer of the guest.

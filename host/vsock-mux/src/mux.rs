@@ -177,12 +177,12 @@ impl Mux {
     }
 
     /// The guest has reset the device: ends every connection it knows of. What
-    /// the host asked for and the guest has not been told stays.
+    /// the host asked for and the guest has not been told stays, and so does what
+    /// a closed connection still has for the host.
     pub fn reset(&mut self) {
         self.replies.clear();
         for index in self.occupied() {
-            let slot = self.slot_mut(index);
-            if !slot.is_some_and(|connection| connection.unannounced()) {
+            if self.slot_mut(index).is_some_and(|connection| connection.known_to_guest()) {
                 self.remove(index);
             }
         }

@@ -1,0 +1,123 @@
+//! UEFI firmware on the host, found by the descriptors that distributions
+//! install for every user of QEMU (its `docs/interop/firmware.json`).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use machine::MachineError;
+use serde_json::Value;
+
+/// Where descriptors lie, the administrator's before the distribution's.
+const DIRECTORIES: [&str; 2] = ["/etc/qemu/firmware", "/usr/share/qemu/firmware"];
+/// Descriptors are a kilobyte; anything much larger is something else.
+const DESCRIPTOR_MAX_BYTES: u64 = 64 * 1024;
+/// Code and variables where no descriptor says anything.
+const PLAIN_FILES: [(&str, &str); 4] = [
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+];
+
+/// A UEFI firmware: its code, and the variables it starts with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uefi {
+    /// The code, never written to.
+    pub code: PathBuf,
+    /// A template of the variables; writes go nowhere.
+    pub variables: PathBuf,
+}
+
+/// Finds the host's UEFI firmware for an ordinary PC without secure boot.
+///
+/// # Errors
+/// When there is none.
+pub fn find_uefi() -> Result<Uefi, MachineError> {
+    let described = DIRECTORIES.iter().flat_map(|directory| descriptors(Path::new(directory)));
+    let plain = PLAIN_FILES
+        .iter()
+        .map(|(code, variables)| Uefi { code: code.into(), variables: variables.into() });
+    described.chain(plain).find(|uefi| uefi.code.exists() && uefi.variables.exists()).ok_or_else(
+        || MachineError::Unavailable {
+            what: "UEFI firmware".to_owned(),
+            reason: "none is installed".to_owned(),
+            hint: Some("install OVMF (the package `ovmf`)".to_owned()),
+        },
+    )
+}
+
+/// The firmware described in a directory, in the order of the file names, which
+/// is the order of preference.
+fn descriptors(directory: &Path) -> Vec<Uefi> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let small = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() <= DESCRIPTOR_MAX_BYTES)
+    };
+    paths
+        .into_iter()
+        .filter(small)
+        .filter_map(|path| fs::read(path).ok())
+        .filter_map(|bytes| serde_json::from_slice(&bytes).ok())
+        .filter_map(|value| suitable(&value))
+        .collect()
+}
+
+/// The firmware in a descriptor, if it suits a q35 PC without secure boot.
+fn suitable(descriptor: &Value) -> Option<Uefi> {
+    let has = |list: &Value, word: &str| {
+        list.as_array().is_some_and(|list| list.iter().any(|entry| entry == word))
+    };
+    let q35 = descriptor["targets"].as_array()?.iter().any(|target| {
+        target["architecture"] == "x86_64"
+            && target["machines"].as_array().is_some_and(|machines| {
+                machines.iter().filter_map(Value::as_str).any(|name| name.starts_with("pc-q35"))
+            })
+    });
+    let features = &descriptor["features"];
+    let demanding = ["requires-smm", "secure-boot", "enrolled-keys"]
+        .iter()
+        .any(|feature| has(features, feature));
+    let mapping = &descriptor["mapping"];
+    let fits = has(&descriptor["interface-types"], "uefi") && q35 && !demanding;
+    if !fits || mapping["device"] != "flash" || mapping["executable"]["format"] != "raw" {
+        return None;
+    }
+    Some(Uefi {
+        code: mapping["executable"]["filename"].as_str()?.into(),
+        variables: mapping["nvram-template"]["filename"].as_str()?.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn descriptor(features: &[&str], machine: &str) -> Value {
+        json!({
+            "interface-types": ["uefi"],
+            "mapping": {
+                "device": "flash",
+                "executable": { "filename": "/code.fd", "format": "raw" },
+                "nvram-template": { "filename": "/vars.fd", "format": "raw" },
+            },
+            "targets": [{ "architecture": "x86_64", "machines": [machine] }],
+            "features": features,
+        })
+    }
+
+    #[test]
+    fn ordinary_firmware_is_taken_and_special_is_not() {
+        let plain = Uefi { code: "/code.fd".into(), variables: "/vars.fd".into() };
+        assert_eq!(suitable(&descriptor(&["acpi-s3"], "pc-q35-*")), Some(plain));
+        assert_eq!(suitable(&descriptor(&["secure-boot"], "pc-q35-*")), None);
+        assert_eq!(suitable(&descriptor(&[], "microvm")), None);
+        assert_eq!(suitable(&json!({})), None);
+        assert_eq!(suitable(&json!([1, 2])), None);
+    }
+}
