@@ -111,13 +111,14 @@ fn die_of_panics() {
     }));
 }
 
-/// Tells the allocator how many arenas to use. Left to itself it would count
-/// processors when threads first compete for memory, by reading a file, which
-/// the sandbox forbids. Few arenas also keep the process small.
+/// Gives all threads one arena of the allocator. Left to itself it would make
+/// more when threads compete, and read files to size and to shrink them, which
+/// the sandbox refuses. One arena also keeps the process small, and the threads
+/// here allocate little.
 fn limit_arenas() {
     #[cfg(target_env = "gnu")]
     {
-        const ARENAS: libc::c_int = 2;
+        const ARENAS: libc::c_int = 1;
         // SAFETY: mallopt takes integers and is called before any thread starts.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
     }

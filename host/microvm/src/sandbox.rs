@@ -224,6 +224,7 @@ fn rules(kind: Kind, pid: u64) -> Result<Rules, seccompiler::Error> {
     if !requests.is_empty() {
         rules.insert(libc::SYS_ioctl, requests);
     }
+    rules.extend(REFUSED.map(|call| (call, Vec::new())));
     // Memory yes, executable memory no.
     const PROT_EXEC: u64 = 4;
     let data_only = || one(2, Dword, SeccompCmpOp::MaskedEq(PROT_EXEC), 0);
@@ -238,9 +239,27 @@ fn rules(kind: Kind, pid: u64) -> Result<Rules, seccompiler::Error> {
     Ok(rules)
 }
 
+/// Calls that fail with "permission denied" instead of ending the process: a C
+/// library reads some settings from files when it feels like it, and copes when
+/// it cannot. The lists of the threads let them through to this refusal.
+const REFUSED: [i64; 2] = [libc::SYS_open, libc::SYS_openat];
+
+#[derive(Debug)]
+struct Programs {
+    refuse: BpfProgram,
+    kinds: BTreeMap<Kind, BpfProgram>,
+}
+
 /// The compiled lists of all kinds of threads.
 #[derive(Debug, Clone)]
-pub(crate) struct Lists(Arc<BTreeMap<Kind, BpfProgram>>);
+pub(crate) struct Lists(Arc<Programs>);
+
+fn refusal() -> Result<BpfProgram, seccompiler::Error> {
+    let rules = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    let errno = SeccompAction::Errno(libc::EACCES.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, errno, TargetArch::x86_64)?;
+    Ok(BpfProgram::try_from(filter)?)
+}
 
 impl Lists {
     /// Compiles them for this process.
@@ -250,7 +269,9 @@ impl Lists {
             Sandbox::Enforce => SeccompAction::KillProcess,
             Sandbox::Log => SeccompAction::Log,
         };
-        let mut lists = BTreeMap::new();
+        let refuse = refusal()
+            .map_err(|e| SandboxError::Compile { kind: Kind::Main, reason: e.to_string() })?;
+        let mut kinds = BTreeMap::new();
         for kind in KINDS {
             let failed = |reason: String| SandboxError::Compile { kind, reason };
             let rules = rules(kind, pid).map_err(|e| failed(e.to_string()))?;
@@ -258,15 +279,19 @@ impl Lists {
                 SeccompFilter::new(rules, action.clone(), SeccompAction::Allow, TargetArch::x86_64)
                     .map_err(|e| failed(e.to_string()))?;
             let program = BpfProgram::try_from(filter).map_err(|e| failed(e.to_string()))?;
-            lists.insert(kind, program);
+            kinds.insert(kind, program);
         }
-        Ok(Self(Arc::new(lists)))
+        Ok(Self(Arc::new(Programs { refuse, kinds })))
     }
 
     /// Confines the current thread. A thread that cannot be confined must not
     /// meet the guest, so a failure ends the process.
     pub(crate) fn apply(&self, kind: Kind) {
-        let applied = self.0.get(&kind).map(|program| seccompiler::apply_filter(program));
+        let own = self.0.kinds.get(&kind);
+        let applied = own.map(|program| {
+            seccompiler::apply_filter(&self.0.refuse)?;
+            seccompiler::apply_filter(program)
+        });
         if !matches!(applied, Some(Ok(()))) {
             std::process::abort();
         }
@@ -286,17 +311,26 @@ mod tests {
     #[test]
     fn lists_compile_for_every_kind() {
         let lists = Lists::compile(Sandbox::Enforce).unwrap();
-        assert_eq!(lists.0.len(), KINDS.len());
-        assert!(lists.0.values().all(|program| program.len() > EVERY_THREAD.len()));
+        assert_eq!(lists.0.kinds.len(), KINDS.len());
+        assert!(!lists.0.refuse.is_empty());
+        assert!(lists.0.kinds.values().all(|program| program.len() > EVERY_THREAD.len()));
     }
 
     #[test]
-    fn only_processors_may_run_kvm_and_nobody_may_open_files() {
+    fn a_confined_thread_is_refused_paths_and_lives() {
+        let lists = Lists::compile(Sandbox::Enforce).unwrap();
+        let thread = std::thread::spawn(move || {
+            lists.apply(Kind::Block);
+            std::fs::File::open("/proc/self/stat").map(drop).map_err(|e| e.raw_os_error())
+        });
+        assert_eq!(thread.join().unwrap(), Err(Some(libc::EACCES)));
+    }
+
+    #[test]
+    fn only_processors_may_run_kvm_and_nobody_may_reach_out() {
         for kind in KINDS {
             let rules = rules(kind, 1).unwrap();
             for forbidden in [
-                libc::SYS_open,
-                libc::SYS_openat,
                 libc::SYS_execve,
                 libc::SYS_connect,
                 libc::SYS_socket,
