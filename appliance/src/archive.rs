@@ -13,6 +13,7 @@ use crate::{
     fetch::{self, FetchError, Item, Progress},
     http::Client,
     index::{Index, Package},
+    keys::Trust,
     mirror::{Mirror, Suite},
     release::{Expiry, Release, ReleaseError},
 };
@@ -71,6 +72,8 @@ pub(crate) struct Source<'a> {
     pub mirror: &'a Mirror,
     /// The release's code name.
     pub release: &'a str,
+    /// Whom to believe.
+    pub trust: &'a Trust,
     /// Whether Release files may be past their date.
     pub expiry: Expiry,
     /// Seconds since the epoch.
@@ -95,8 +98,9 @@ impl Archive {
         for suite in &suites {
             let base = format!("{}/dists/{}", suite.archive, suite.name);
             let message = client.text(&format!("{base}/InRelease"))?;
+            let keyring = source.trust.keyring(suite.role);
             let release =
-                Release::verify(&message, &suite.name, suite.role, source.expiry, source.now)?;
+                Release::verify(&message, &suite.name, keyring, source.expiry, source.now)?;
             let listed = release.file(&path).ok_or_else(|| ArchiveError::NoIndex {
                 suite: suite.name.clone(),
                 path: path.clone(),

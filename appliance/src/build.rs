@@ -34,6 +34,7 @@ use crate::{
     image::{self, ImageOptions},
     index::Package,
     kernel,
+    keys::Trust,
     manifest::{self, FORMAT, KernelEntry, Manifest, PackageEntry, SuiteEntry},
     mirror::Mirror,
     packages,
@@ -138,13 +139,23 @@ pub fn build(
     first_stage: &dyn FirstStage,
     events: &mut dyn Events,
 ) -> Result<Appliance, Error> {
-    let key = request.key()?;
-    let cache = Cache::new(&request.cache_dir);
     if !request.refresh
-        && let Some(appliance) = cache.answer(&key)?
+        && let Some(appliance) = find(request)?
     {
         return Ok(appliance);
     }
+    build_trusting(&Trust::debian()?, request, first_stage, events)
+}
+
+/// Makes the appliance, believing only these keys.
+fn build_trusting(
+    trust: &Trust,
+    request: &Request,
+    first_stage: &dyn FirstStage,
+    events: &mut dyn Events,
+) -> Result<Appliance, Error> {
+    let key = request.key()?;
+    let cache = Cache::new(&request.cache_dir);
     cache.create()?;
     let lock = cache.lock(&mut |lock| events.event(Event::Waiting { lock }))?;
     cache.remove_leftovers(&lock)?;
@@ -154,7 +165,7 @@ pub fn build(
         Some(appliance) if !request.refresh => return Ok(appliance),
         _ => {}
     }
-    let plan = match Plan::make(request, &cache, &key, events) {
+    let plan = match Plan::make(trust, request, &cache, &key, events) {
         Ok(plan) => plan,
         Err(Error::Archive(ArchiveError::Fetch(error))) if known.is_some() => {
             let text = format!("{error}; the appliance that is there is used");
@@ -195,6 +206,7 @@ struct Plan {
 impl Plan {
     /// Asks the mirror and chooses packages.
     fn make(
+        trust: &Trust,
         request: &Request,
         cache: &Cache,
         key: &str,
@@ -208,7 +220,8 @@ impl Plan {
         };
         let client = Client::new(request.ca_file.as_deref(), &apt)?;
         let expiry = if apt.takes_expired() { Expiry::Warn } else { Expiry::Refuse };
-        let source = Source { mirror: &mirror, release: &request.release, expiry, now: now() };
+        let (mirror, release) = (&mirror, request.release.as_str());
+        let source = Source { mirror, release, trust, expiry, now: now() };
         let archive = Archive::load(&client, source, &cache.files_dir(), &mut |progress| {
             events.event(Event::Download(Phase::Indices, progress));
         })?;
@@ -439,3 +452,6 @@ fn unpack(
     }
     Ok((results.into_iter().flatten().collect(), files))
 }
+
+#[cfg(test)]
+mod tests;

@@ -385,6 +385,17 @@ pub(crate) mod tests {
 
     /// A package with a control file and some entries, compressed with zstd.
     pub(crate) fn sample(dir: &Path, name: &str, files: &[(&str, u32, &[u8])]) -> PathBuf {
+        let control = format!("Package: {name}\nVersion: 1\nArchitecture: amd64\n");
+        package(dir, name, &control, files)
+    }
+
+    /// A package with this control file.
+    pub(crate) fn package(
+        dir: &Path,
+        name: &str,
+        control: &str,
+        files: &[(&str, u32, &[u8])],
+    ) -> PathBuf {
         let tar_of = |entries: &[(&str, u32, &[u8])]| {
             let mut builder = tar::Builder::new(Vec::new());
             for (path, mode, bytes) in entries {
@@ -401,7 +412,6 @@ pub(crate) mod tests {
             }
             zstd::encode_all(&*builder.into_inner().unwrap(), 1).unwrap()
         };
-        let control = format!("Package: {name}\nVersion: 1\nArchitecture: amd64\n");
         let control = tar_of(&[("control", 0o644, control.as_bytes())]);
         let data = tar_of(files);
         let path = dir.join(format!("{name}.deb"));

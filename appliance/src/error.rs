@@ -4,8 +4,8 @@ use std::{error::Error as _, io, path::PathBuf};
 
 use crate::{
     archive::ArchiveError, deb::DebError, fetch::FetchError, image::ImageError,
-    kernel::KernelError, mirror::MirrorError, release::ReleaseError, root::RootError,
-    solve::SolveError,
+    kernel::KernelError, keys::SignatureError, mirror::MirrorError, release::ReleaseError,
+    root::RootError, solve::SolveError,
 };
 
 /// Why there is no appliance.
@@ -17,6 +17,9 @@ pub enum Error {
         /// What was asked for.
         release: String,
     },
+    /// A key that was shipped cannot be used.
+    #[error("the keys of Debian cannot be used")]
+    Keys(#[from] SignatureError),
     /// No mirror is known.
     #[error("no Debian mirror is known")]
     Mirror(#[from] MirrorError),

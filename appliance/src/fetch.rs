@@ -3,6 +3,7 @@
 //! digest was checked.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -134,6 +135,9 @@ pub(crate) fn fetch_all(
     items: &[Item],
     tell: &mut dyn FnMut(Progress),
 ) -> Result<(), FetchError> {
+    // Two suites may have the same, empty index: one file is fetched once.
+    let mut digests = BTreeSet::new();
+    let items: Vec<&Item> = items.iter().filter(|item| digests.insert(&item.sha256)).collect();
     let mut progress =
         Progress { total_bytes: items.iter().map(|item| item.size).sum(), ..Progress::default() };
     let next = AtomicUsize::new(0);
@@ -142,7 +146,7 @@ pub(crate) fn fetch_all(
     thread::scope(|scope| {
         for _ in 0..CONNECTIONS.min(items.len()) {
             let sender = sender.clone();
-            let (next, stop) = (&next, &stop);
+            let (items, next, stop) = (&items, &next, &stop);
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) else { break };

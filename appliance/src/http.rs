@@ -26,6 +26,8 @@ const TEXT_MAX_BYTES: u64 = 8 << 20;
 pub(crate) struct Client {
     plain: Agent,
     secure: Agent,
+    /// For a mirror on this machine, which no proxy can reach.
+    local: Agent,
 }
 
 impl Client {
@@ -40,11 +42,14 @@ impl Client {
             Some(path) => RootCerts::Specific(Arc::new(host_and(path)?)),
         };
         let tls = TlsConfig::builder().root_certs(roots).build();
-        let agent = |scheme: &str| {
+        let proxy = |scheme: &str| {
             let from_apt = || apt.proxy(scheme).and_then(|proxy| Proxy::new(proxy).ok());
+            Proxy::try_from_env().or_else(from_apt)
+        };
+        let agent = |proxy: Option<Proxy>| {
             let config = Agent::config_builder()
                 .tls_config(tls.clone())
-                .proxy(Proxy::try_from_env().or_else(from_apt))
+                .proxy(proxy)
                 .http_status_as_error(false)
                 .timeout_resolve(Some(CONNECT_TIMEOUT))
                 .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -56,7 +61,7 @@ impl Client {
                 .build();
             Agent::new_with_config(config)
         };
-        Ok(Self { plain: agent("http"), secure: agent("https") })
+        Ok(Self { plain: agent(proxy("http")), secure: agent(proxy("https")), local: agent(None) })
     }
 
     /// Sends a GET, from a byte offset if that is not 0.
@@ -64,7 +69,13 @@ impl Client {
     /// # Errors
     /// When no answer comes; an answer of any status is one.
     pub(crate) fn get(&self, url: &str, offset: u64) -> Result<Response<ureq::Body>, FetchError> {
-        let agent = if url.starts_with("https:") { &self.secure } else { &self.plain };
+        let agent = if is_local(url) {
+            &self.local
+        } else if url.starts_with("https:") {
+            &self.secure
+        } else {
+            &self.plain
+        };
         let mut request = agent.get(url);
         if offset > 0 {
             request = request.header("Range", format!("bytes={offset}-"));
@@ -94,6 +105,14 @@ impl Client {
     }
 }
 
+/// Whether a URL is one of this machine.
+fn is_local(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| {
+        rest.strip_prefix(host).is_some_and(|rest| rest.starts_with([':', '/']) || rest.is_empty())
+    })
+}
+
 /// The host's certificates and those of a file.
 fn host_and(path: &Path) -> Result<Vec<Certificate<'static>>, FetchError> {
     let bad = |why: String| FetchError::CaFile { path: path.to_owned(), why };
@@ -114,4 +133,26 @@ fn host_and(path: &Path) -> Result<Vec<Certificate<'static>>, FetchError> {
     let host = rustls_native_certs::load_native_certs();
     certificates.extend(host.certs.iter().map(|der| Certificate::from_der(der).to_owned()));
     Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_of_this_machine() {
+        for url in ["http://localhost:80/x", "https://127.0.0.1/", "http://[::1]:1"] {
+            assert!(is_local(url), "{url}");
+        }
+        for url in ["http://localhost.test/", "http://127.0.0.10/", "http://m.test/localhost"] {
+            assert!(!is_local(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_certificates_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Client::new(Some(file.path()), &AptConf::default()).unwrap_err();
+        assert!(matches!(error, FetchError::CaFile { .. }), "{error}");
+    }
 }

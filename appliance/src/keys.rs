@@ -20,6 +20,41 @@ pub enum Role {
     Security,
 }
 
+/// Whom to believe about what.
+#[derive(Debug, Clone)]
+pub(crate) struct Trust {
+    archive: Keyring,
+    security: Keyring,
+}
+
+impl Trust {
+    /// The shipped keys of Debian.
+    ///
+    /// # Errors
+    /// When a shipped file does not hold the key of its fingerprint.
+    pub(crate) fn debian() -> Result<Self, SignatureError> {
+        Ok(Self {
+            archive: Keyring::debian(Role::Archive)?,
+            security: Keyring::debian(Role::Security)?,
+        })
+    }
+
+    /// One key for everything, as a mirror of a test has it.
+    #[cfg(test)]
+    pub(crate) fn only(key: SignedPublicKey) -> Self {
+        let keyring = Keyring { keys: vec![key] };
+        Self { archive: keyring.clone(), security: keyring }
+    }
+
+    /// The keys of a role.
+    pub(crate) fn keyring(&self, role: Role) -> &Keyring {
+        match role {
+            Role::Archive => &self.archive,
+            Role::Security => &self.security,
+        }
+    }
+}
+
 /// A trusted key: role, fingerprint of its primary key, armoured text.
 type Entry = (Role, &'static str, &'static str);
 

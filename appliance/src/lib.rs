@@ -46,6 +46,8 @@ mod packages;
 mod release;
 mod root;
 mod solve;
+#[cfg(test)]
+mod test_mirror;
 mod tree;
 mod version;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     date, deb822,
-    keys::{Keyring, Role, SignatureError},
+    keys::{Keyring, SignatureError},
 };
 
 /// How long after `Valid-Until` a Release file is still taken, with a warning.
@@ -82,18 +82,17 @@ impl Release {
     /// Verifies an InRelease file and reads it.
     ///
     /// # Errors
-    /// When it is not signed by a key of the role, is of another suite, or
+    /// When it is not signed by a key of the ring, is of another suite, or
     /// expired.
     pub(crate) fn verify(
         message: &str,
         suite: &str,
-        role: Role,
+        keyring: &Keyring,
         expiry: Expiry,
         now: u64,
     ) -> Result<Self, ReleaseError> {
-        let keyring = Keyring::debian(role);
         let text = keyring
-            .and_then(|keyring| keyring.verify(message, now))
+            .verify(message, now)
             .map_err(|source| ReleaseError::Signature { suite: suite.to_owned(), source })?;
         Self::read(&text, suite, expiry, now)
     }
@@ -172,15 +171,21 @@ fn listed(field: &str) -> BTreeMap<String, Listed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::tests::{SIGNED, THEN};
+    use crate::keys::{
+        Role,
+        tests::{SIGNED, THEN},
+    };
 
     const PACKAGES: &str = "main/binary-amd64/Packages.xz";
 
+    fn verify(suite: &str) -> Result<Release, ReleaseError> {
+        let keyring = Keyring::debian(Role::Archive).unwrap();
+        Release::verify(SIGNED, suite, &keyring, Expiry::Refuse, THEN)
+    }
+
     #[test]
     fn a_real_release_is_read() {
-        let release =
-            Release::verify(SIGNED, "bookworm-updates", Role::Archive, Expiry::Refuse, THEN)
-                .unwrap();
+        let release = verify("bookworm-updates").unwrap();
         assert!(release.by_hash);
         assert_eq!(release.warning, None);
         assert_eq!(release.file(PACKAGES).unwrap().sha256.len(), 64);
@@ -188,9 +193,8 @@ mod tests {
 
     #[test]
     fn another_suite_is_refused() {
-        let error = Release::verify(SIGNED, "bookworm", Role::Archive, Expiry::Refuse, THEN);
         assert_eq!(
-            error.unwrap_err().to_string(),
+            verify("bookworm").unwrap_err().to_string(),
             "the release file of `bookworm` is that of `bookworm-updates`"
         );
     }

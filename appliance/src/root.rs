@@ -130,7 +130,8 @@ pub(crate) fn assemble(
     spools: &[File],
 ) -> Result<Tree, RootError> {
     let mut tree = Tree::new();
-    merge_usr(&mut tree, packages)?;
+    let debs = packages.iter().map(|package| &package.deb).chain([kernel_deb]);
+    merge_usr(&mut tree, debs)?;
     merge_packages(&mut tree, packages)?;
     for entry in kernel_deb.entries.iter().filter(|e| kernel.tool_root_paths.contains(&e.path)) {
         tree.add(entry)?;
@@ -150,10 +151,13 @@ pub(crate) fn assemble(
 }
 
 /// Makes `/bin` and its like links into `/usr` before any package comes.
-fn merge_usr(tree: &mut Tree, packages: &[Unpacked]) -> Result<(), TreeError> {
+fn merge_usr<'a>(
+    tree: &mut Tree,
+    debs: impl Iterator<Item = &'a Deb> + Clone,
+) -> Result<(), TreeError> {
     for name in MERGED {
         let prefix = format!("{name}/");
-        let used = packages.iter().flat_map(|package| &package.deb.paths).any(|path| {
+        let used = debs.clone().flat_map(|deb| &deb.paths).any(|path| {
             path == name || path.starts_with(&prefix) || path.strip_prefix("usr/") == Some(*name)
         });
         if used {
@@ -328,7 +332,7 @@ mod tests {
     fn usr_is_merged() {
         let packages = [unpacked("a", "", &[("bin/sh", "1"), ("usr/bin/env", "2")])];
         let mut tree = Tree::new();
-        merge_usr(&mut tree, &packages).unwrap();
+        merge_usr(&mut tree, packages.iter().map(|package| &package.deb)).unwrap();
         merge_packages(&mut tree, &packages).unwrap();
         assert!(tree.lookup("usr/bin/sh", false).is_some());
         assert!(tree.lookup("lib64", false).is_none());
