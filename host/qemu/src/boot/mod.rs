@@ -281,20 +281,20 @@ mod tests {
             QemuAccel::Tcg,
             Console::Terminal,
             &expect![[r#"
-            -nodefaults
-            -no-user-config
-            -display none
-            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-            -machine q35,graphics=off
-            -accel tcg,thread=multi
-            -cpu max,-la57,-smap,-smep,-pku,-umip,-xsave,-rdrand,-rdseed
-            -smp 2
-            -m 512M
-            -serial mon:stdio
-            -drive if=none,id=disk,format=qcow2,snapshot=on,cache=unsafe,file=/images/a,,b.qcow2
-            -device {"bootindex":0,"drive":"disk","driver":"virtio-blk-pci","logical_block_size":512,"physical_block_size":512}
-            -object rng-builtin,id=rng
-            -device virtio-rng-pci,rng=rng"#]],
+                -nodefaults
+                -no-user-config
+                -display none
+                -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+                -machine q35,graphics=off
+                -accel tcg,thread=multi
+                -cpu max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave
+                -smp 2
+                -m 512M
+                -serial mon:stdio
+                -drive if=none,id=disk,format=qcow2,snapshot=on,cache=unsafe,file=/images/a,,b.qcow2
+                -device {"bootindex":0,"drive":"disk","driver":"virtio-blk-pci","logical_block_size":512,"physical_block_size":512}
+                -object rng-builtin,id=rng
+                -device virtio-rng-pci,rng=rng"#]],
         );
     }
 
