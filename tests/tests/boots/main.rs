@@ -4,6 +4,9 @@
 //! holds one, `VBUILD_AGENT` the agent. `sh tests/all.sh` sets both; without
 //! them each test prints why it is skipped. `VBUILD_TEST_ACCEL` chooses the
 //! backend (`tcg`, `kvm`), so that every body runs over both.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stdout, reason = "a test that is skipped says why")]
+#![expect(unreachable_pub, reason = "a test has no outside")]
 
 mod faults;
 mod harness;

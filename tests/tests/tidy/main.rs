@@ -1,0 +1,38 @@
+//! The repository's tests of itself: layering, house rules that no lint knows,
+//! licences, the changelog.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod changelog;
+mod imports;
+mod licences;
+mod sources;
+
+use std::path::{Path, PathBuf};
+
+/// The top of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate lies in a folder of the repository")
+        .to_owned()
+}
+
+/// A file of the repository.
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// What cargo knows, without looking anything up.
+fn metadata() -> cargo_metadata::Metadata {
+    cargo_metadata::MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .other_options(["--locked".into(), "--offline".into()])
+        .exec()
+        .unwrap()
+}
+
+/// Fails with every complaint at once.
+#[track_caller]
+fn none(complaints: &[String]) {
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
