@@ -113,10 +113,10 @@ impl Handler for Reports {
         }
         for _ in 0..BATCH {
             let Some(chain) = queue.pop_descriptor_chain(memory) else {
-                if queue.enable_notification(memory).is_err() {
-                    interrupt.break_device();
+                if interrupt.rest(queue, memory) {
+                    return false;
                 }
-                return false;
+                continue;
             };
             let head = chain.head_index();
             if let Ok(buffers) = Buffers::collect(memory, chain, usize::MAX) {

@@ -221,22 +221,10 @@ impl Handler for Disk {
         }
         for _ in 0..BATCH {
             let Some(chain) = queue.pop_descriptor_chain(memory) else {
-                // Asks for a notification, and looks once more if something
-                // came in between; an error means that the ring is rubbish.
-                match queue.enable_notification(memory) {
-                    Ok(false) => return false,
-                    Ok(true) => {
-                        if !has_work(queue, memory) {
-                            interrupt.break_device();
-                            return false;
-                        }
-                        continue;
-                    }
-                    Err(_) => {
-                        interrupt.break_device();
-                        return false;
-                    }
+                if interrupt.rest(queue, memory) {
+                    return false;
                 }
+                continue;
             };
             let head = chain.head_index();
             let written = Buffers::collect(memory, chain, CHAIN_MAX_BYTES)
@@ -277,16 +265,6 @@ impl Drop for Disk {
             self.failed("flush at the end", &error);
         }
     }
-}
-
-/// Whether the ring really holds what its index promises: an index that runs
-/// further ahead than the ring is long gives nothing to pop, for ever.
-fn has_work(queue: &virtio_queue::Queue, memory: &vm_memory::GuestMemoryMmap) -> bool {
-    let Ok(index) = queue.avail_idx(memory, std::sync::atomic::Ordering::Acquire) else {
-        return false;
-    };
-    let ahead = index.0.wrapping_sub(queue.next_avail());
-    ahead != 0 && ahead <= queue.size()
 }
 
 #[cfg(test)]

@@ -93,10 +93,10 @@ impl Handler for Source {
         }
         for _ in 0..BATCH {
             let Some(chain) = queue.pop_descriptor_chain(memory) else {
-                if queue.enable_notification(memory).is_err() {
-                    interrupt.break_device();
+                if interrupt.rest(queue, memory) {
+                    return false;
                 }
-                return false;
+                continue;
             };
             let head = chain.head_index();
             let mut given = 0;

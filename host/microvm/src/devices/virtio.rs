@@ -112,6 +112,23 @@ impl Interrupt {
         self.raise(STATUS_USED);
     }
 
+    /// The ring gave nothing: asks the guest to notify, and looks once more, as
+    /// it may have added a request in between, of which it will not tell. Says
+    /// whether the device may rest; otherwise it has to look again.
+    ///
+    /// An index that runs further ahead than the ring is long would promise
+    /// work for ever and give none; it breaks the device.
+    pub(crate) fn rest(&self, queue: &mut Queue, memory: &GuestMemoryMmap) -> bool {
+        match queue.enable_notification(memory) {
+            Ok(false) => true,
+            Ok(true) if has_work(queue, memory) => false,
+            Ok(true) | Err(_) => {
+                self.break_device();
+                true
+            }
+        }
+    }
+
     /// Declares the device broken: the driver did something that cannot be
     /// continued from, and must reset it.
     pub(crate) fn break_device(&self) {
@@ -141,7 +158,44 @@ impl Interrupt {
     }
 }
 
+fn has_work(queue: &Queue, memory: &GuestMemoryMmap) -> bool {
+    queue.avail_idx(memory, Ordering::Acquire).is_ok_and(|index| {
+        let ahead = index.0.wrapping_sub(queue.next_avail());
+        ahead != 0 && ahead <= queue.size()
+    })
+}
+
 /// A non-blocking event.
 pub(crate) fn event() -> io::Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_queue::{
+        desc::{RawDescriptor, split::Descriptor},
+        mock::MockSplitQueue,
+    };
+    use vm_memory::GuestAddress;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_came_in_between_is_not_slept_over() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+        let ring = MockSplitQueue::new(&memory, 8);
+        let mut queue: Queue = ring.create_queue().unwrap();
+        queue.set_event_idx(true);
+        let interrupt = Interrupt::new(Arc::new(Counters::new().unwrap())).unwrap();
+        assert!(interrupt.rest(&mut queue, &memory));
+        let buffer = RawDescriptor::from(Descriptor::new(0x8000, 16, 2, 0));
+        ring.build_desc_chain(&[buffer]).unwrap();
+        assert!(!interrupt.rest(&mut queue, &memory), "there is something by now");
+        assert!(queue.pop_descriptor_chain(&memory).is_some());
+        assert!(interrupt.rest(&mut queue, &memory));
+        assert!(!interrupt.is_broken());
+        ring.avail().idx().store(1000);
+        assert!(interrupt.rest(&mut queue, &memory));
+        assert!(interrupt.is_broken());
+    }
 }
