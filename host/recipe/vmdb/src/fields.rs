@@ -244,8 +244,7 @@ impl<'a> Fields<'a> {
         self.faults
     }
 
-    /// The keys that were asked for, for the manual's test.
-    #[cfg(test)]
+    /// The keys that were asked for.
     pub(crate) fn asked(&self) -> &[&'static str] {
         &self.asked
     }

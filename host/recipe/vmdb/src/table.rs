@@ -146,7 +146,7 @@ pub(crate) fn table(
     let sectors = disk_bytes / SECTOR_BYTES;
     // The last unit of an MBR disk stays free, as the engine lays tables out.
     let last = (sectors / ALIGN).saturating_sub(1) * ALIGN;
-    let is_round = |sector: u64| sector % ALIGN == 0;
+    let is_round = |sector: u64| sector.is_multiple_of(ALIGN);
     let round =
         parts.iter().all(|part| is_round(part.start) && (is_round(part.end) || part.end > last));
     let mut partitions = Vec::new();

@@ -1,5 +1,7 @@
 //! The scenarios of vmdb2's own manual, in the wording of 0.26 and of 0.41.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::try_prepare;

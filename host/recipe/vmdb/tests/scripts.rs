@@ -1,6 +1,9 @@
 //! The scripts of the crate, run where they can be: on directories of this
 //! machine. Those that set owners need root.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::print_stdout, reason = "a skipped test says why")]
+
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},

@@ -36,6 +36,7 @@ pub use virtual_filesystems::VirtualFilesystems;
 use crate::{
     fields::Fields,
     lower::{Fault, Lowering},
+    yaml::{Node, Position, Value},
 };
 
 /// What every kind of step can do.
@@ -68,6 +69,25 @@ pub struct Kind {
     /// Names of other steps that are keys of this one.
     pub(crate) other_names: &'static [&'static str],
     pub(crate) read: fn(&mut Fields<'_>) -> Action,
+}
+
+impl Kind {
+    /// The keys that a step of this kind can have, its name first.
+    #[must_use]
+    pub fn keys(&self) -> Vec<&'static str> {
+        // Reading asks for every key, whether it is there or not.
+        let nothing = Node { at: Position::default(), value: Value::Map(Vec::new()) };
+        let mut fields = Fields::new(&nothing);
+        (self.read)(&mut fields);
+        fields.unless();
+        let mut keys: Vec<&str> = vec![self.name];
+        for key in fields.asked() {
+            if !keys.contains(key) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
 }
 
 macro_rules! kinds {

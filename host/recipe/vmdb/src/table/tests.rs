@@ -53,10 +53,13 @@ fn by_parted(label: TableLabel, disk_bytes: u64, words: &[(&str, &str)]) -> Opti
     Some(shown)
 }
 
+/// A label, the size of the disk, and where each partition is to be.
+type Case = (TableLabel, u64, &'static [(&'static str, &'static str)]);
+
 #[test]
 fn partitions_lie_where_parted_puts_them() {
     const GIB: u64 = 1 << 30;
-    let cases: &[(TableLabel, u64, &[(&str, &str)])] = &[
+    let cases: &[Case] = &[
         (TableLabel::Mbr, GIB, &[("0%", "100%")]),
         (TableLabel::Gpt, GIB, &[("0%", "100%")]),
         (TableLabel::Mbr, GIB, &[("1M", "512M"), ("512M", "-1s")]),

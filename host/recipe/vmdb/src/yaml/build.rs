@@ -384,7 +384,8 @@ mod tests {
         let mut text = "a0: &a0 [x]\n".to_owned();
         for level in 1..30 {
             let before = level - 1;
-            text += &format!("a{level}: &a{level} [*a{before}, *a{before}, *a{before}]\n");
+            let line = format!("a{level}: &a{level} [*a{before}, *a{before}, *a{before}]\n");
+            text.push_str(&line);
         }
         assert!(repr(&text).contains("more than 1000000 nodes"), "{}", repr(&text));
     }

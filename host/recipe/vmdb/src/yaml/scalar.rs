@@ -186,9 +186,8 @@ pub(super) fn int(text: &str) -> Result<Value, String> {
     } else if body.len() > 1 && body.starts_with('0') {
         parse(body, 8)?
     } else {
-        body.split(':').try_fold(0_i128, |sum, place| {
-            Some(sum.checked_mul(60)?.checked_add(place.parse().ok()?)?)
-        })
+        body.split(':')
+            .try_fold(0_i128, |sum, place| sum.checked_mul(60)?.checked_add(place.parse().ok()?))
     };
     let signed = magnitude.map(|number| if negative { -number } else { number });
     Ok(match signed.and_then(|number| i64::try_from(number).ok()) {

@@ -5,11 +5,11 @@
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use plan::{FileSource, FileStep, NodeKind, Plan, Step, UploadKind, Value};
+use plan::{FileSource, FileStep, NodeKind, Step, UploadKind, Value};
 use vmdb::{Options, Prepared, prepare};
 
 /// Options for a spec in a directory, with an output.
-pub fn options(directory: &Path, spec: &str) -> Options {
+pub(crate) fn options(directory: &Path, spec: &str) -> Options {
     Options {
         spec: spec.to_owned(),
         output: Some("out.img".into()),
@@ -20,7 +20,7 @@ pub fn options(directory: &Path, spec: &str) -> Options {
 }
 
 /// Prepares a spec given as text, with files beside it.
-pub fn try_prepare(
+pub(crate) fn try_prepare(
     text: &str,
     files: &[(&str, &str)],
     change: impl FnOnce(&mut Options),
@@ -39,7 +39,7 @@ pub fn try_prepare(
 }
 
 /// A plan as text; complaints of its own check are part of it.
-pub fn show(prepared: &Prepared) -> String {
+pub(crate) fn show(prepared: &Prepared) -> String {
     let plan = &prepared.lowered.plan;
     let mut out = String::new();
     for disk in &plan.disks {

@@ -1,0 +1,143 @@
+//! Commands of stages: how they are run, and how they are shown.
+
+use plan::{Env, GuestPath, Place, Run, Step, Value};
+
+use super::Lowering;
+
+const RESOLVER_SH: &str = include_str!("../../scripts/resolver.sh");
+const BINFMT_SH: &str = include_str!("../../scripts/binfmt.sh");
+
+/// A step of a stage, and the command that it stands for in the narration.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(super) step: Step,
+    pub(super) command: Option<Vec<String>>,
+}
+
+impl From<Step> for Work {
+    fn from(step: Step) -> Self {
+        Self { step, command: None }
+    }
+}
+
+/// A command of a stage.
+#[derive(Debug)]
+pub(crate) struct Command {
+    what: String,
+    argv: Vec<Value>,
+    env: Env,
+    cwd: &'static str,
+    capture: Option<String>,
+    /// What is shown of it.
+    shown: Vec<String>,
+}
+
+impl Command {
+    fn new(what: String, argv: Vec<Value>) -> Self {
+        let env = [
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("HOME", "/root"),
+            ("LC_ALL", "C.UTF-8"),
+        ];
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+        Self { what, shown: Self::words(&argv), argv, env, cwd: "/", capture: None }
+    }
+
+    fn words(argv: &[Value]) -> Vec<String> {
+        let word = |value: &Value| match value {
+            Value::Text(text) => text.clone(),
+            Value::Fact(fact) => format!("<{fact}>"),
+        };
+        argv.iter().map(word).collect()
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub(crate) fn cwd(mut self, cwd: &'static str) -> Self {
+        self.cwd = cwd;
+        self
+    }
+
+    pub(crate) fn capture(mut self, fact: String) -> Self {
+        self.capture = Some(fact);
+        self
+    }
+
+    /// Shows something else than the words of the command.
+    pub(crate) fn shown(mut self, words: &[&str]) -> Self {
+        self.shown = words.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    pub(crate) fn work(self) -> Work {
+        let step = Step::Run(Run {
+            what: self.what,
+            place: Place::Tools,
+            argv: self.argv,
+            env: self.env,
+            environment: None,
+            cwd: GuestPath::new(self.cwd).expect("constants are normal paths"),
+            stdin: None,
+            capture: self.capture,
+        });
+        Work { step, command: Some(self.shown) }
+    }
+}
+
+impl Lowering<'_> {
+    /// A command outside of the image.
+    pub(crate) fn tool(&self, what: &str, argv: Vec<Value>) -> Command {
+        Command::new(format!("{}: {what}", self.current.0), argv)
+    }
+
+    /// A script of this crate, outside of the image.
+    pub(crate) fn script(&self, what: &str, script: &str, arguments: Vec<Value>) -> Command {
+        let mut argv: Vec<Value> = vec!["sh".into(), "-c".into(), script.into()];
+        argv.push(what.into());
+        argv.extend(arguments);
+        self.tool(what, argv)
+    }
+
+    /// A command in the image, with a resolver that works.
+    pub(crate) fn in_image(&self, root: &GuestPath, what: &str, argv: Vec<Value>) -> Command {
+        let mut chroot: Vec<Value> = vec!["chroot".into(), root.as_str().into()];
+        chroot.extend(argv);
+        self.with_resolver(root, what, chroot)
+    }
+
+    /// A command outside of the image that works on it, with a resolver in the
+    /// image that works.
+    pub(crate) fn with_resolver(&self, root: &GuestPath, what: &str, argv: Vec<Value>) -> Command {
+        let shown = Command::words(&argv);
+        let mut arguments: Vec<Value> = vec![root.as_str().into()];
+        arguments.extend(argv);
+        Command { shown, ..self.script(what, RESOLVER_SH, arguments) }
+    }
+
+    /// What must stand before commands in an image of another architecture.
+    pub(crate) fn emulation(&mut self) -> Vec<Work> {
+        if !is_foreign(&self.arch, &self.settings.arch) {
+            return Vec::new();
+        }
+        self.packages.insert("qemu-user-static".into());
+        let arch = Value::Text(self.arch.clone());
+        vec![self.script("emulate", BINFMT_SH, vec![arch]).work()]
+    }
+
+    /// Adds a stage that runs commands in an image.
+    pub(crate) fn image_stage(&mut self, root: &GuestPath, commands: Vec<Command>) {
+        let mut work = self.emulation();
+        work.extend(commands.into_iter().map(Command::work));
+        // A daemon that a package started would keep the filesystem busy.
+        work.push(Step::KillProcesses { root: root.clone() }.into());
+        self.stage("", Some(root), true, work);
+    }
+}
+
+/// Whether programs of an architecture need an emulator.
+pub(crate) fn is_foreign(arch: &str, machine: &str) -> bool {
+    arch != machine && !(arch == "i386" && machine == "amd64")
+}
