@@ -54,15 +54,18 @@ pub async fn exec(settings: &Settings, argv: &[String], ctx: &Ctx) -> Result<u8,
         verbose_console: settings.verbose_console,
         run_dir: build_dir.path().to_owned(),
     };
-    let session = session::boot(backend.backend.as_ref(), spec, &BootOptions::default())
-        .await
-        .map_err(session_error)?;
     let mut cancel = ctx.cancel.clone();
+    let stopped = || CommandError::message(Kind::Interrupted, "the command was stopped");
+    let options = BootOptions::default();
+    let session = tokio::select! {
+        booted = session::boot(backend.backend.as_ref(), spec, &options) => {
+            booted.map_err(session_error)?
+        }
+        Ok(_) = cancel.wait_for(|stop| *stop) => return Err(stopped()),
+    };
     let outcome = tokio::select! {
         outcome = run(&session, held.is_some(), network.is_some(), argv) => outcome,
-        Ok(_) = cancel.wait_for(|stop| *stop) => {
-            Err(CommandError::message(Kind::Interrupted, "the command was stopped"))
-        }
+        Ok(_) = cancel.wait_for(|stop| *stop) => Err(stopped()),
     };
     // Without a drive nothing in the guest is worth flushing.
     let down =
