@@ -48,6 +48,7 @@ pub(crate) const TOOLS: &[&str] = &[
     "udev",
     "squashfs-tools",
     "util-linux",
+    "mount",
     // Image formats and boot loaders that elements install from outside.
     "qemu-utils",
     "grub2-common",
@@ -64,6 +65,9 @@ pub(crate) const TOOLS: &[&str] = &[
     "netbase",
     // What scripts take for granted.
     "sudo",
+    "gawk",
+    "uuid-runtime",
+    "genisoimage",
     "procps",
     "psmisc",
     "file",
