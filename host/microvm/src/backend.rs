@@ -5,12 +5,13 @@
 //! because the death signal of Linux follows the thread that started a child,
 //! not the process.
 
+mod inputs;
+mod output;
+
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     ffi::OsString,
-    fmt,
-    fs::File,
-    io::{self, Read},
+    fmt, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt, process::ExitStatusExt},
@@ -21,24 +22,25 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    thread,
+    time::Duration,
 };
 
 use machine::{
-    Backend, ConnectDecision, DriveFormat, DriveSerial, GuestConnect, HaltReason, Machine,
-    MachineError, MachineSpec, OnGuestConnect,
+    Backend, ConnectDecision, DriveSerial, GuestConnect, HaltReason, Machine, MachineError,
+    MachineSpec, OnGuestConnect,
 };
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use tokio::sync::{oneshot, watch};
 
+use self::{
+    inputs::{Opened, drive_error, open_everything},
+    output::{Tail, Words, follow},
+};
 use crate::{
-    control::{
-        AskConnect, Boot, BootDrive, Channel, DESCRIPTORS_MAX, Decision, Format, FromVmm, Sandbox,
-        ToVmm,
-    },
+    control::{AskConnect, Boot, Channel, Decision, Format, FromVmm, Sandbox, ToVmm},
     counters::Counters,
-    drives::{self, DriveError},
+    drives,
 };
 
 /// The device that is opened for the VMM process.
@@ -171,73 +173,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The last bytes of a stream.
-#[derive(Debug)]
-struct Tail {
-    bytes: VecDeque<u8>,
-    max: usize,
-}
-
-impl Tail {
-    fn new(max: usize) -> Self {
-        Self { bytes: VecDeque::new(), max }
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        let bytes = &bytes[bytes.len().saturating_sub(self.max)..];
-        let over = (self.bytes.len() + bytes.len()).saturating_sub(self.max);
-        self.bytes.drain(..over);
-        self.bytes.extend(bytes);
-    }
-
-    fn text(&self) -> String {
-        let bytes: Vec<u8> = self.bytes.iter().copied().collect();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-/// Reads a pipe into a tail until it is closed.
-fn follow(
-    mut pipe: impl Read + Send + 'static,
-    tail: Arc<Mutex<Tail>>,
-) -> io::Result<JoinHandle<()>> {
-    let body = move || {
-        let mut buffer = [0; 4096];
-        loop {
-            match pipe.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(len) => lock(&tail).push(&buffer[..len]),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
-        }
-    };
-    thread::Builder::new().name("microvm-output".to_owned()).spawn(body)
-}
-
-/// What the VMM said before it died.
-#[derive(Debug, Default)]
-struct Words {
-    tail: Option<Arc<Mutex<Tail>>>,
-    reader: Option<JoinHandle<()>>,
-}
-
-impl Words {
-    /// All of it, once the process is dead: the reader ends with the pipe. It is
-    /// given a moment only, in case something else holds the pipe open.
-    fn last(&self) -> String {
-        const MOMENT: Duration = Duration::from_millis(500);
-        const STEP: Duration = Duration::from_millis(5);
-        let started = Instant::now();
-        while self.reader.as_ref().is_some_and(|reader| !reader.is_finished())
-            && started.elapsed() < MOMENT
-        {
-            thread::sleep(STEP);
-        }
-        self.tail.as_ref().map(|tail| lock(tail).text()).unwrap_or_default()
-    }
-}
-
 /// Answers the VMM's questions about connections that the guest opens.
 fn decide(policy: Channel, on_guest_connect: OnGuestConnect) -> io::Result<()> {
     let body = move || {
@@ -259,67 +194,6 @@ fn decide(policy: Channel, on_guest_connect: OnGuestConnect) -> io::Result<()> {
 fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> MachineError {
     let action = action.into();
     move |source| MachineError::Io { action, source }
-}
-
-/// Everything that is opened before the process is started.
-struct Opened {
-    files: Vec<File>,
-    drives: Vec<BootDrive>,
-    layers: Vec<File>,
-    tops: BTreeMap<DriveSerial, Top>,
-}
-
-fn open_everything(spec: &MachineSpec) -> Result<Opened, MachineError> {
-    let open = |path: &Path, what: &str| {
-        File::open(path)
-            .map_err(io_error(format!("failed to open the {what} `{}`", path.display())))
-    };
-    let kvm = File::options().read(true).write(true).open(KVM_DEVICE).map_err(|e| {
-        MachineError::Unavailable {
-            what: format!("`{KVM_DEVICE}`"),
-            reason: e.to_string(),
-            hint: Some("`vbuild doctor` says what is missing".to_owned()),
-        }
-    })?;
-    let files = vec![kvm, open(&spec.kernel, "kernel")?, open(&spec.initrd, "initramfs")?];
-    let mut opened =
-        Opened { files, drives: Vec::new(), layers: Vec::new(), tops: BTreeMap::new() };
-    for drive in &spec.drives {
-        let layers = drives::open(drive).map_err(|error| drive_error(&error))?;
-        opened.tops.insert(
-            drive.serial.clone(),
-            Top {
-                path: drive.path.clone(),
-                format: match drive.format {
-                    DriveFormat::Raw => Format::Raw,
-                    DriveFormat::Qcow2 => Format::Qcow2,
-                },
-                size: layers.size,
-                read_only: drive.read_only,
-            },
-        );
-        opened.drives.push(BootDrive {
-            serial: drive.serial.as_str().to_owned(),
-            read_only: drive.read_only,
-            durable: drive.durable,
-            block_bytes: drive.block_size.bytes(),
-            layers: layers.files.iter().map(|(_, format)| *format).collect(),
-        });
-        opened.layers.extend(layers.files.into_iter().map(|(file, _)| file));
-    }
-    let count = opened.layers.len() + crate::control::BOOT_DESCRIPTORS;
-    if count > DESCRIPTORS_MAX {
-        return Err(MachineError::Vmm {
-            action: "open the drives".to_owned(),
-            reason: format!("they have {count} files, but at most {DESCRIPTORS_MAX} can be passed"),
-        });
-    }
-    Ok(opened)
-}
-
-fn drive_error(error: &DriveError) -> MachineError {
-    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    MachineError::Unavailable { what: error.to_string(), reason: cause, hint: None }
 }
 
 type Ready = oneshot::Sender<Result<Arc<Shared>, MachineError>>;

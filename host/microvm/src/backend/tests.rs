@@ -1,5 +1,7 @@
 //! The parent against processes that are no VMM.
 
+use std::fs::File;
+
 use machine::{ConnectDecision, MachineSpec};
 
 use super::*;

@@ -1,0 +1,72 @@
+//! Opening everything that the VMM process will be given.
+
+use std::{collections::BTreeMap, fs::File, path::Path};
+
+use machine::{DriveFormat, DriveSerial, MachineError, MachineSpec};
+
+use super::{KVM_DEVICE, Top, io_error};
+use crate::{
+    control::{BootDrive, DESCRIPTORS_MAX, Format},
+    drives::{self, DriveError},
+};
+
+/// Everything that is opened before the process is started.
+pub(super) struct Opened {
+    pub(super) files: Vec<File>,
+    pub(super) drives: Vec<BootDrive>,
+    pub(super) layers: Vec<File>,
+    pub(super) tops: BTreeMap<DriveSerial, Top>,
+}
+
+pub(super) fn open_everything(spec: &MachineSpec) -> Result<Opened, MachineError> {
+    let open = |path: &Path, what: &str| {
+        File::open(path)
+            .map_err(io_error(format!("failed to open the {what} `{}`", path.display())))
+    };
+    let kvm = File::options().read(true).write(true).open(KVM_DEVICE).map_err(|e| {
+        MachineError::Unavailable {
+            what: format!("`{KVM_DEVICE}`"),
+            reason: e.to_string(),
+            hint: Some("`vbuild doctor` says what is missing".to_owned()),
+        }
+    })?;
+    let files = vec![kvm, open(&spec.kernel, "kernel")?, open(&spec.initrd, "initramfs")?];
+    let mut opened =
+        Opened { files, drives: Vec::new(), layers: Vec::new(), tops: BTreeMap::new() };
+    for drive in &spec.drives {
+        let layers = drives::open(drive).map_err(|error| drive_error(&error))?;
+        opened.tops.insert(
+            drive.serial.clone(),
+            Top {
+                path: drive.path.clone(),
+                format: match drive.format {
+                    DriveFormat::Raw => Format::Raw,
+                    DriveFormat::Qcow2 => Format::Qcow2,
+                },
+                size: layers.size,
+                read_only: drive.read_only,
+            },
+        );
+        opened.drives.push(BootDrive {
+            serial: drive.serial.as_str().to_owned(),
+            read_only: drive.read_only,
+            durable: drive.durable,
+            block_bytes: drive.block_size.bytes(),
+            layers: layers.files.iter().map(|(_, format)| *format).collect(),
+        });
+        opened.layers.extend(layers.files.into_iter().map(|(file, _)| file));
+    }
+    let count = opened.layers.len() + crate::control::BOOT_DESCRIPTORS;
+    if count > DESCRIPTORS_MAX {
+        return Err(MachineError::Vmm {
+            action: "open the drives".to_owned(),
+            reason: format!("they have {count} files, but at most {DESCRIPTORS_MAX} can be passed"),
+        });
+    }
+    Ok(opened)
+}
+
+pub(super) fn drive_error(error: &DriveError) -> MachineError {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    MachineError::Unavailable { what: error.to_string(), reason: cause, hint: None }
+}

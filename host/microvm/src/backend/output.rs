@@ -1,0 +1,78 @@
+//! What the VMM process writes: the guest's console and its own last words.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::lock;
+
+/// The last bytes of a stream.
+#[derive(Debug)]
+pub(super) struct Tail {
+    bytes: VecDeque<u8>,
+    max: usize,
+}
+
+impl Tail {
+    pub(super) fn new(max: usize) -> Self {
+        Self { bytes: VecDeque::new(), max }
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(self.max)..];
+        let over = (self.bytes.len() + bytes.len()).saturating_sub(self.max);
+        self.bytes.drain(..over);
+        self.bytes.extend(bytes);
+    }
+
+    pub(super) fn text(&self) -> String {
+        let bytes: Vec<u8> = self.bytes.iter().copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Reads a pipe into a tail until it is closed.
+pub(super) fn follow(
+    mut pipe: impl Read + Send + 'static,
+    tail: Arc<Mutex<Tail>>,
+) -> io::Result<JoinHandle<()>> {
+    let body = move || {
+        let mut buffer = [0; 4096];
+        loop {
+            match pipe.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(len) => lock(&tail).push(&buffer[..len]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    };
+    thread::Builder::new().name("microvm-output".to_owned()).spawn(body)
+}
+
+/// What the VMM said before it died.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    pub(super) tail: Option<Arc<Mutex<Tail>>>,
+    pub(super) reader: Option<JoinHandle<()>>,
+}
+
+impl Words {
+    /// All of it, once the process is dead: the reader ends with the pipe. It is
+    /// given a moment only, in case something else holds the pipe open.
+    pub(super) fn last(&self) -> String {
+        const MOMENT: Duration = Duration::from_millis(500);
+        const STEP: Duration = Duration::from_millis(5);
+        let started = Instant::now();
+        while self.reader.as_ref().is_some_and(|reader| !reader.is_finished())
+            && started.elapsed() < MOMENT
+        {
+            thread::sleep(STEP);
+        }
+        self.tail.as_ref().map(|tail| lock(tail).text()).unwrap_or_default()
+    }
+}
