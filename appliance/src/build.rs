@@ -179,7 +179,11 @@ fn build_trusting(
         return Ok(appliance);
     }
     let folder = cache.new_folder(&lock)?;
-    plan.make_in(&folder, request, &cache, first_stage, events)?;
+    if let Err(error) = plan.make_in(&folder, request, &cache, first_stage, events) {
+        // If this fails as well, the next builder does it.
+        drop(cache.remove_leftovers(&lock));
+        return Err(error);
+    }
     cache.publish(&lock, &folder, &plan.digest)?;
     cache.record(&key, &plan.digest)?;
     cache.open(&plan.digest)?.ok_or_else(|| {

@@ -18,9 +18,8 @@ const CONTROL_MAX_BYTES: u64 = 32 << 20;
 /// The largest number of files in one package; a kernel has 5,000.
 const ENTRIES_MAX: usize = 500_000;
 
-/// Control files that serve package builders and `dpkg --verify` only; they are
-/// most of the bytes of all control archives.
-const CONTROL_LEFT_OUT: &[&str] = &["md5sums", "shlibs", "symbols"];
+/// Control files that serve package builders only.
+const CONTROL_LEFT_OUT: &[&str] = &["shlibs", "symbols"];
 
 /// Why a package cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -102,12 +102,11 @@ pub enum RootError {
     Read(#[from] ModuleError),
 }
 
-/// Whether a file of a package is kept.
+/// Whether a file of a package is kept. The folders that are emptied stay, since
+/// scripts look for some of them.
 #[must_use]
 pub(crate) fn wanted(path: &str) -> bool {
     !LEFT_OUT.iter().any(|prefix| path.starts_with(prefix))
-        // Folders stay, since scripts look for some of them.
-        || path.ends_with('/')
 }
 
 /// A package with its contents, in the order of configuration.

@@ -251,10 +251,13 @@ fn a_failing_first_stage_publishes_nothing_and_loses_no_download() {
     assert_eq!(error.kind(), ErrorKind::FirstStage);
     assert!(error.to_string().ends_with("its last words:\noh no"), "{error}");
     assert!(find(&request).unwrap().is_none());
+    assert_eq!(scene.leftovers(), 0);
     let packages = |scene: &Scene| {
         scene.mirror.server.requests().iter().filter(|(path, _)| path.ends_with(".deb")).count()
     };
     let before = packages(&scene);
+    // As a builder that was killed leaves it.
+    std::fs::create_dir(request.cache_dir.join("appliance/new-1")).unwrap();
     scene.build(&request).unwrap();
     assert_eq!(packages(&scene), before, "everything was there already");
     assert_eq!(scene.leftovers(), 0);
