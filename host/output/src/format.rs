@@ -61,6 +61,12 @@ impl std::fmt::Debug for Writer {
 pub const FORMATS: &[&Format] = &[
     &formats::qcow2::FORMAT,
     &formats::raw::FORMAT,
+    &formats::vhd::DYNAMIC,
+    &formats::vhd::FIXED,
+    &formats::vhdx::FORMAT,
+    &formats::vmdk::SPARSE,
+    &formats::vmdk::STREAM,
+    &formats::vdi::FORMAT,
     &formats::tar::FORMAT,
     &formats::tgz::FORMAT,
     &formats::tar_zst::FORMAT,
@@ -143,6 +149,11 @@ impl Identity {
     #[must_use]
     pub fn fixed(seed: &[u8], unix_time: u64) -> Self {
         Self { uuid: uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, seed), unix_time }
+    }
+
+    /// Another identifier that belongs to the same image.
+    pub(crate) fn derive(&self, what: &str) -> uuid::Uuid {
+        uuid::Uuid::new_v5(&self.uuid, what.as_bytes())
     }
 }
 

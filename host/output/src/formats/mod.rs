@@ -8,3 +8,7 @@ pub(crate) mod squashfs;
 pub(crate) mod tar;
 pub(crate) mod tar_zst;
 pub(crate) mod tgz;
+pub(crate) mod vdi;
+pub(crate) mod vhd;
+pub(crate) mod vhdx;
+pub(crate) mod vmdk;

@@ -167,3 +167,85 @@ fn several_at_once_with_checksums_that_verify() {
     }
     assert_eq!(names(dir.path()).len(), 1 + 4 * targets.len());
 }
+
+/// Format, qemu-img's name for it, whether it can check it, the unit of sizes.
+const OTHERS: [(&str, &str, bool, u64); 6] = [
+    ("vhd", "vpc", false, 512),
+    ("vhd-fixed", "vpc", false, 1 << 20),
+    ("vhdx", "vhdx", true, 512),
+    ("vmdk", "vmdk", true, 512),
+    ("vmdk-stream", "vmdk", true, 512),
+    ("vdi", "vdi", true, 512),
+];
+
+#[test]
+fn other_formats_hold_the_same_disk() {
+    let (dir, disk) = with_disk();
+    let source = RawFile::open(&disk).unwrap();
+    let targets = OTHERS.map(|(name, ..)| target(name, dir.path()));
+    let written = write(&source, &targets);
+    for ((name, driver, checkable, unit), written) in OTHERS.into_iter().zip(written) {
+        assert_eq!(written.format, name);
+        verify(driver, &disk, &written.path, checkable);
+        let Some(info) = tool(&["qemu-img", "info", "-f", driver, text(&written.path)]) else {
+            continue;
+        };
+        let size = DISK_BYTES.next_multiple_of(unit);
+        assert!(info.contains(&format!("({size} bytes)")), "{name}: {info}");
+        let kind = match name {
+            "vmdk" => "create type: monolithicSparse",
+            "vmdk-stream" => "create type: streamOptimized",
+            _ => "",
+        };
+        assert!(info.contains(kind), "{info}");
+        let used = fs::metadata(&written.path).unwrap().blocks() * 512;
+        assert!(used < DISK_BYTES * 3 / 4, "{name} takes {used} bytes on disk");
+    }
+}
+
+#[test]
+fn other_formats_of_empty_tiny_and_large_disks() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    for size in [512, 65_536, (33 << 20) + 512, 3 << 30] {
+        for marks in [vec![], vec![0], vec![size - 1, size / 2]] {
+            let file = fs::File::create(&disk).unwrap();
+            file.set_len(size).unwrap();
+            for at in marks {
+                std::os::unix::fs::FileExt::write_all_at(&file, b"x", at).unwrap();
+            }
+            let targets = OTHERS.map(|(name, ..)| target(name, dir.path()));
+            write(&RawFile::open(&disk).unwrap(), &targets);
+            for ((_, driver, checkable, _), target) in OTHERS.into_iter().zip(&targets) {
+                verify(driver, &disk, &target.path, checkable);
+            }
+        }
+    }
+}
+
+#[test]
+fn disks_beyond_a_format_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    fs::File::create(&disk).unwrap().set_len(3 << 40).unwrap();
+    for name in ["vhd", "vhd-fixed", "vmdk", "vmdk-stream"] {
+        let source = RawFile::open(&disk).unwrap();
+        let error = write_disks(&source, &[target(name, dir.path())], &Silent).unwrap_err();
+        assert!(matches!(error, output::OutputError::TooLarge { .. }), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_fixed_identity_gives_the_same_bytes() {
+    let (dir, disk) = with_disk();
+    let source = RawFile::open(&disk).unwrap();
+    for format in output::FORMATS.iter().filter(|f| f.origin == output::Origin::Disk) {
+        let mut target = target(format.name, dir.path());
+        target.identity = output::Identity::fixed(b"build", 1_600_000_000);
+        let make = || {
+            write(&source, std::slice::from_ref(&target));
+            fs::read(&target.path).unwrap()
+        };
+        assert!(make() == make(), "{}", format.name);
+    }
+}
