@@ -8,8 +8,9 @@ while [ $# -gt 0 ]; do
     case $1 in
         /dev/*) ;;
         *)
-            mkdir -p -- "$(dirname -- "$1")"
-            ln -sfn -- "$2" "$1"
+            # A shared directory of the host cannot be written to.
+            mkdir -p -- "$(dirname -- "$1")" && ln -sfn -- "$2" "$1" ||
+                echo "the image is not known as $1 here, but as $2" >&2
             ;;
     esac
     shift 2

@@ -54,24 +54,69 @@ pub(crate) struct Tag {
     pub(crate) mounted: Option<MountedAt>,
 }
 
+/// A tag as a part of other names: `/` is `root`, `/boot/efi` is `boot-efi`.
+pub(crate) fn plain_name(tag: &str) -> String {
+    let trimmed = tag.trim_matches('/');
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let plain: String = trimmed.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+    match plain.as_str() {
+        "" | "." | ".." => "root".into(),
+        _ => plain,
+    }
+}
+
 /// Names that are in use, so that every node gets its own.
 #[derive(Debug, Default)]
-pub(crate) struct Names(BTreeSet<String>);
+pub(crate) struct Names {
+    taken: BTreeSet<String>,
+    /// Names that a later step will have.
+    promised: BTreeSet<String>,
+}
 
 impl Names {
     /// The wished name, or one with a number when it is taken.
     pub(crate) fn claim(&mut self, wished: &str) -> String {
         let mut name = wished.to_owned();
         let mut number = 2;
-        while !self.0.insert(name.clone()) {
+        while self.promised.contains(&name) || !self.taken.insert(name.clone()) {
             name = format!("{wished}{number}");
             number += 1;
         }
         name
     }
 
+    /// Keeps a name for a step that comes later.
+    pub(crate) fn promise(&mut self, name: &str) {
+        self.promised.insert(name.to_owned());
+    }
+
     /// Takes a name that cannot be changed, because it is seen outside.
     pub(crate) fn reserve(&mut self, name: &str) -> bool {
-        self.0.insert(name.to_owned())
+        self.promised.remove(name);
+        self.taken.insert(name.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_given_once() {
+        let mut names = Names::default();
+        names.promise("root");
+        assert_eq!(names.claim("root"), "root2");
+        assert!(names.reserve("root"));
+        assert!(!names.reserve("root"));
+        assert_eq!(names.claim("root"), "root3");
+    }
+
+    #[test]
+    fn tags_become_plain_names() {
+        for (tag, name) in
+            [("/", "root"), ("/boot/efi", "boot-efi"), ("a b", "a-b"), ("..", "root")]
+        {
+            assert_eq!(plain_name(tag), name);
+        }
     }
 }

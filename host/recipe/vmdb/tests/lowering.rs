@@ -77,7 +77,7 @@ fn partitions_filesystems_and_mounts() {
     device: \"{{ output }}\"
     start: 512M
     end: 100%
-    tag: root
+    tag: /
   - set_part_flag: \"{{ output }}\"
     tag: efi
     flag: esp
@@ -87,14 +87,14 @@ fn partitions_filesystems_and_mounts() {
     label: EFI
     options: -F 32
   - mkfs: ext4
-    partition: root
+    partition: /
     label: root
     target_old: true
-  - mount: root
+  - mount: /
   - mount: efi
-    mount-on: root
+    mount-on: /
     dirname: /boot/efi
-  - fstab: root
+  - fstab: /
 ";
     check_with(
         text,
@@ -308,7 +308,7 @@ fn debootstrap_apt_and_commands() {
               run [step 11 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec "passwd -d root"
               end processes in /build/image/root
             12-shell in /build/image/root network
-              mkdir /build/vmdb 755
+              mkdir /build/spec 755
               run [step 12 (shell): shell] ROOT=/build/image/root sh -c SCRIPT shell "echo hello > \"$ROOT/etc/motd\"" out.img <device.image>
               end processes in /build/image/root
             finish in -

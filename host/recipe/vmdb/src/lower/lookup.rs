@@ -2,7 +2,7 @@
 
 use plan::GuestPath;
 
-use super::{Fault, LAYOUT_AT, Lowering, WORK_AT, guest_path};
+use super::{Fault, LAYOUT_AT, Lowering, OWN_AT, guest_path};
 use crate::state::{Device, MountedAt, Tag};
 
 impl Lowering<'_> {
@@ -88,6 +88,6 @@ impl Lowering<'_> {
 
     /// A directory for files that the current step needs.
     pub(crate) fn own_directory(&self) -> GuestPath {
-        GuestPath::new(format!("{WORK_AT}/{:02}", self.number)).expect("digits are a normal name")
+        GuestPath::new(format!("{OWN_AT}/{:02}", self.number)).expect("digits are a normal name")
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /build/image/TAG       where a filesystem is mounted that has no `dirname`
-//! /build/vmdb            working directory of `shell`
+//! /build/spec            working directory of `shell`
 //! /build/vmdb/NN         what step NN needs from the host
 //! /build/rootfs-cache    the tarball of cache-rootfs and unpack-rootfs
 //! ```
@@ -30,8 +30,11 @@ use crate::{
 
 /// Where the layout is mounted.
 pub(crate) const LAYOUT_AT: &str = "/build/image";
-/// Working directory of commands outside of the image.
-pub(crate) const WORK_AT: &str = "/build/vmdb";
+/// What steps need of their own.
+pub(crate) const OWN_AT: &str = "/build/vmdb";
+/// The working directory of `shell`. Nothing is put there: a directory of the
+/// host that is shared as this one is what the command sees.
+pub(crate) const WORK_AT: &str = "/build/spec";
 
 /// What a spec is lowered with, beside its text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -112,6 +115,9 @@ impl Fault {
 /// Everything that is wrong with it and was not seen while it was read.
 pub fn lower(spec: &Spec, settings: &Settings) -> Result<Lowered, SpecError> {
     let mut lowering = Lowering::new(settings);
+    for step in &spec.steps {
+        step.action.fixed_name().into_iter().for_each(|name| lowering.names.promise(name));
+    }
     for step in &spec.steps {
         lowering.step(step);
     }

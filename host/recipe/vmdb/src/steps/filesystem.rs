@@ -6,7 +6,7 @@ use super::StepKind;
 use crate::{
     fields::Fields,
     lower::{Fault, Lowering, Work, guest_path},
-    state::MountedAt,
+    state::{MountedAt, plain_name},
 };
 
 /// Types whose UUID the engine chooses, so that it is known. Of others it is
@@ -75,7 +75,7 @@ impl StepKind for Mkfs {
                 label = None;
             }
         }
-        let name = lowering.names.claim(&format!("fs-{}", self.tag));
+        let name = lowering.names.claim(&format!("fs-{}", plain_name(&self.tag)));
         let fstype = self.fstype.clone();
         let filesystem = Filesystem { base: base.clone(), fstype, label, uuid, options };
         let kind = NodeKind::Filesystem(filesystem);
@@ -185,11 +185,7 @@ impl StepKind for Mount {
                 }
             }
             _ => {
-                let plain = |c: char| {
-                    if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }
-                };
-                let directory: String = self.tag.chars().map(plain).collect();
-                let directory = lowering.names.claim(&format!("/{directory}"));
+                let directory = lowering.names.claim(&format!("/{}", plain_name(&self.tag)));
                 MountedAt { point: directory, target: "/".into() }
             }
         };
@@ -207,7 +203,7 @@ pub(super) fn mount_node(
     base: String,
     point: &str,
 ) -> Step {
-    let name = lowering.names.claim(&format!("mount-{tag}"));
+    let name = lowering.names.claim(&format!("mount-{}", plain_name(tag)));
     let kind = NodeKind::Mount(MountNode { base, mount_point: point.to_owned(), fstab: None });
     Step::CreateLayout(Layout { nodes: vec![Node { name, kind }] })
 }

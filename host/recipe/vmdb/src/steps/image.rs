@@ -9,7 +9,7 @@ use crate::{
     fields::{Fields, listed},
     lower::{Fault, Lowering},
     size,
-    state::{Device, ImageDisk, Tag},
+    state::{Device, ImageDisk, Tag, plain_name},
     table::{self, Part, Role},
 };
 
@@ -173,7 +173,10 @@ impl StepKind for Mkpart {
             table::place(label, disk.bytes, &disk.parts, role, (&self.start, &self.end))
                 .map_err(|message| Fault::new("start", message))?;
         let part = disk.parts.len();
-        let wished = self.tag.clone().unwrap_or_else(|| format!("{}-part{}", disk.name, part + 1));
+        let wished = match &self.tag {
+            Some(tag) => plain_name(tag),
+            None => format!("{}-part{}", disk.name, part + 1),
+        };
         let node = lowering.names.claim(&wished);
         if role != Role::Extended
             && let Some(name) = self.tag.clone()

@@ -7,7 +7,7 @@ use crate::{
     fields::Fields,
     lower::{Fault, Lowering},
     size,
-    state::{Device, Tag},
+    state::{Device, Tag, plain_name},
 };
 
 /// Makes a volume group.
@@ -33,7 +33,7 @@ impl StepKind for Vgcreate {
         let mut bases = Vec::new();
         for tag in &self.physical {
             let base = lowering.tag("physical", tag)?.node.clone();
-            let name = lowering.names.claim(&format!("pv-{tag}"));
+            let name = lowering.names.claim(&format!("pv-{}", plain_name(tag)));
             bases.push(name.clone());
             nodes.push(Node { name, kind: NodeKind::PhysicalVolume { base, options: Vec::new() } });
         }

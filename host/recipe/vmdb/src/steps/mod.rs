@@ -71,6 +71,19 @@ pub struct Kind {
     pub(crate) read: fn(&mut Fields<'_>) -> Action,
 }
 
+impl Action {
+    /// The name that the step gives to something and that is seen outside of
+    /// the plan: of a volume, a group, a mapping.
+    pub(crate) fn fixed_name(&self) -> Option<&str> {
+        match self {
+            Self::Cryptsetup(step) => Some(&step.name),
+            Self::Vgcreate(step) => Some(&step.name),
+            Self::Lvcreate(step) => Some(&step.name),
+            _ => None,
+        }
+    }
+}
+
 impl Kind {
     /// The keys that a step of this kind can have, its name first.
     #[must_use]

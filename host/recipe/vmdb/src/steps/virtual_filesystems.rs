@@ -6,7 +6,7 @@ use plan::{FileStep, GuestPath, Step};
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering, WORK_AT, Work, guest_path},
+    lower::{Fault, Lowering, OWN_AT, Work, guest_path},
 };
 
 /// Mounts the virtual filesystems.
@@ -26,7 +26,7 @@ impl StepKind for VirtualFilesystems {
         let mut work = make_directories(&root, &["proc", "dev", "sys", "run"])?;
         // /run and /dev/shm are the image's own, on the scratch disk.
         let point = &lowering.mounted("virtual-filesystems", &self.tag)?.point;
-        let own = format!("{WORK_AT}/virtual{point}");
+        let own = format!("{OWN_AT}/virtual{point}");
         for (directory, mode) in [("run", 0o755), ("run/lock", 0o1777), ("shm", 0o1777)] {
             let path = guest_path("", &format!("{own}/{directory}"))?;
             work.push(Step::File(FileStep::MakeDirectory { path, mode }).into());

@@ -1,7 +1,12 @@
 //! What the tests share: a spec in a directory of its own, and a plan as text
 //! that people can compare.
 
-#![allow(clippy::allow_attributes, dead_code, reason = "each test program uses a part of this")]
+#![allow(
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "each test program uses a part of this"
+)]
 
 use std::{fmt::Write as _, fs, path::Path};
 

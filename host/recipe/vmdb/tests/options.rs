@@ -1,0 +1,111 @@
+//! The command line: what is built, from what, into which files.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+
+use common::{options, show, try_prepare};
+use vmdb::{Failure, cli::format_of, prepare};
+
+const SPEC: &str = "steps:
+  - {mkimg: \"{{ output }}\", size: 1M}
+  - {mkimg: second.vmdk, size: 1M}
+";
+
+fn outputs(change: impl FnOnce(&mut vmdb::Options)) -> Vec<String> {
+    let prepared = try_prepare(SPEC, &[], change).unwrap();
+    let images = &prepared.lowered.plan.outputs.images;
+    images.iter().map(|i| format!("{} {} {}", i.disk, i.format, i.path.display())).collect()
+}
+
+#[test]
+fn formats_follow_the_ending_or_the_option() {
+    assert_eq!(outputs(|_| ()), ["image raw out.img", "image2 vmdk second.vmdk"]);
+    let many = outputs(|options| {
+        options.output = Some("a/out.qcow2".into());
+        options.formats = vec!["qcow2".into(), "vhd".into()];
+    });
+    assert_eq!(many, ["image qcow2 a/out.qcow2", "image vhd a/out.vhd", "image2 vmdk second.vmdk"]);
+    for (path, expected) in [
+        ("a.img", ("raw", "a")),
+        ("a.b/c", ("raw", "a.b/c")),
+        (".qcow2", ("raw", ".qcow2")),
+        ("x.tar", ("raw", "x.tar")),
+        ("x.vdi", ("vdi", "x")),
+    ] {
+        assert_eq!(format_of(path), expected);
+    }
+}
+
+#[test]
+fn an_image_that_exists_is_written_anew() {
+    let text = "steps:
+  - {mklabel: gpt, device: \"{{ image }}\"}
+  - {mkpart: a, device: \"{{ image }}\", start: 0%, end: 100%, tag: a}
+  - {kpartx: \"{{ image }}\"}
+";
+    let image = |options: &mut vmdb::Options| {
+        options.output = None;
+        options.image = Some("old.img".into());
+    };
+    let content = "x".repeat(4 << 20);
+    let prepared = try_prepare(text, &[("old.img", &content)], image).unwrap();
+    let shown = show(&prepared);
+    assert!(shown.contains("disk image Target Bytes(4194304)"), "{shown}");
+    assert!(shown.contains("output image raw old.img"), "{shown}");
+    let error = try_prepare(text, &[], image).unwrap_err();
+    assert!(error.contains("`DIR/old.img` does not exist"), "{error}");
+    let partitions = "steps:\n  - {kpartx: \"{{ image }}\", tags: [a]}\n";
+    let error = try_prepare(partitions, &[("old.img", &content)], image).unwrap_err();
+    assert!(error.contains("cannot be taken over"), "{error}");
+}
+
+#[test]
+fn wrong_options_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = options(directory.path(), "missing.vmdb");
+    let fail = |options: &vmdb::Options| prepare(options, &mut std::io::empty()).unwrap_err();
+    assert!(matches!(fail(&options), Failure::Read { path, .. } if path == "missing.vmdb"));
+    options.variables = vec!["a".into()];
+    assert_eq!(fail(&options).to_string(), "variable `a` must have the form NAME=VALUE");
+    options.output = None;
+    assert!(matches!(fail(&options), Failure::NoTarget));
+}
+
+#[test]
+fn a_spec_can_come_from_standard_input() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = options(directory.path(), "-");
+    let prepared = prepare(&options, &mut "steps: [{echo: hello}]".as_bytes()).unwrap();
+    let run = prepared.lowered.narration.run_local();
+    assert_eq!(run.lines, ["Load spec from stdin", "hello", "All went fine."]);
+    let error = prepare(&options, &mut "steps: [{ech: hello}]".as_bytes()).unwrap_err();
+    assert!(error.to_string().starts_with("standard input:1:9: step 1: no step"), "{error}");
+}
+
+#[test]
+fn sources_beside_the_spec_are_found() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("specs")).unwrap();
+    fs::write(directory.path().join("specs/motd"), "beside the spec").unwrap();
+    let text = "steps:
+  - {mkimg: out.img, size: 4M}
+  - {mklabel: gpt, device: out.img}
+  - {mkpart: a, device: out.img, start: 0%, end: 100%, tag: /}
+  - {mkfs: ext2, partition: /}
+  - {mount: /}
+  - {copy-file: /etc/motd, src: motd}
+";
+    fs::write(directory.path().join("specs/a.vmdb"), text).unwrap();
+    let options = options(directory.path(), "specs/a.vmdb");
+    let source = || {
+        let prepared = prepare(&options, &mut std::io::empty()).unwrap();
+        prepared.lowered.plan.host_files().next().unwrap().clone()
+    };
+    assert_eq!(source(), directory.path().join("specs/motd"));
+    // The working directory comes first, as in vmdb2.
+    fs::write(directory.path().join("motd"), "here").unwrap();
+    assert_eq!(source(), directory.path().join("motd"));
+}
