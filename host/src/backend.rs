@@ -63,7 +63,7 @@ pub async fn choose(settings: &Settings, ctx: &Ctx) -> Result<Backend, CommandEr
     })?;
     let machine_error = |error: machine::MachineError| CommandError::new(Kind::Host, error);
     let backend: Arc<dyn machine::Backend> = match choice.chosen {
-        Chosen::Microvm => Arc::new(Qemu::new(None, QemuAccel::Kvm).map_err(machine_error)?),
+        Chosen::Microvm => Arc::new(microvm::Microvm::new()),
         Chosen::QemuTcg => Arc::new(Qemu::new(None, QemuAccel::Tcg).map_err(machine_error)?),
     };
     if choice.chosen == Chosen::QemuTcg && asked == accel::Accel::Auto {

@@ -31,12 +31,19 @@ use std::{ffi::OsString, process::ExitCode};
 use cli::Invocation;
 use commands::Context;
 
+/// By this first argument the program knows that it is the VMM's process; see
+/// `microvm::vmm_child`.
+const VMM_VERB: &str = "__vmm";
+
 /// Everything between the arguments and the exit status.
 #[must_use]
 pub fn run(argv: Vec<OsString>) -> ExitCode {
     // The program is its own helper for processes that must not outlive it.
     if argv.get(1).is_some_and(|verb| verb == qemu::CHILD_VERB) {
         qemu::exec_child(argv.into_iter().skip(2));
+    }
+    if argv.get(1).is_some_and(|verb| verb == VMM_VERB) {
+        return microvm::vmm_child();
     }
     let console = ui::Console::of_process();
     let outcome = cli::parse(&argv).and_then(|(personality, invocation)| {
