@@ -161,7 +161,7 @@ fn exit_statuses() -> String {
         ),
         (
             exit_status(Kind::Exec),
-            "vbuild exec: vbuild itself failed. Every other status is the command's own; 124 when \
+            "vbuild exec: the command line is wrong, or vbuild itself failed. Every other status is the command's own; 124 when \
              its time was up, 128 and the number of the signal that ended it.",
         ),
     ];

@@ -173,7 +173,7 @@ pub struct ImageArgs {
 
     /// What to write: comma-separated; the last of several options counts
     #[arg(long, short_alias = 't', value_name = "FORMAT,...", default_value = "qcow2",
-          value_parser = super::formats::parse)]
+          value_parser = super::formats::parse, long_help = super::formats::manual())]
     pub formats: super::formats::Formats,
 
     /// Architecture of the image, in the names that elements use [default: the host's]

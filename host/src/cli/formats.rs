@@ -1,5 +1,7 @@
 //! `--formats`: the names of the outputs.
 
+use std::fmt::Write as _;
+
 use super::values::{InvalidValue, invalid};
 
 /// Every format that can be asked for, sorted, as `--machine-readable` lists
@@ -9,6 +11,15 @@ pub fn format_names() -> Vec<&'static str> {
     let mut names: Vec<&str> = output::FORMATS.iter().map(|format| format.name).collect();
     names.sort_unstable();
     names
+}
+
+/// The manual of `--formats`: what each is.
+pub(crate) fn manual() -> String {
+    let mut text = "What to write: comma-separated; the last of several options counts".to_owned();
+    for format in output::FORMATS {
+        let _ = write!(text, "\n\n{}: {}", format.name, format.about);
+    }
+    text
 }
 
 /// Formats in the order of the command line, without repetitions.

@@ -21,13 +21,18 @@ pub use build::{
 };
 pub use formats::{Formats, format_names};
 pub use getopt::{GetoptError, Options};
-pub use values::{ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, comma_list};
+pub use values::{
+    ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, comma_list, positive, smp,
+};
 
 use std::{error::Error as _, ffi::OsString, path::Path};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
-use crate::{commands, error::CommandError};
+use crate::{
+    commands,
+    error::{CommandError, Kind},
+};
 
 /// The command line of vbuild.
 #[derive(Debug, Clone, PartialEq, Parser)]
@@ -59,6 +64,8 @@ pub struct Cli {
 pub enum Verb {
     /// Show what a build would do, without doing it
     Plan(Box<commands::plan::PlanArgs>),
+    /// Boot a finished image on its serial console, without changing it
+    Boot(Box<commands::boot::BootArgs>),
     /// Run one command in a fresh appliance
     Exec(Box<commands::exec::ExecArgs>),
     /// Check what vbuild needs of this machine, and say what to do about it
@@ -131,6 +138,14 @@ pub fn command() -> clap::Command {
 /// # Errors
 /// A usage error in the words of virt-dib where it has some.
 pub fn parse(argv: &[OsString]) -> Result<(Personality, Invocation), CommandError> {
+    parse_any(argv).map_err(|error| match argv.get(1) {
+        // Even a wrong command line must not look like the command's own failure.
+        Some(verb) if verb == "exec" => CommandError { kind: Kind::Exec, ..error },
+        _ => error,
+    })
+}
+
+fn parse_any(argv: &[OsString]) -> Result<(Personality, Invocation), CommandError> {
     let (program, args) =
         argv.split_first().map_or((OsString::new(), argv), |(p, a)| (p.clone(), a));
     let personality = Personality::of(&program);

@@ -80,7 +80,7 @@ pub(crate) fn memsize(text: &str) -> Result<u32, InvalidValue> {
 ///
 /// # Errors
 /// What is no number, or not 1 to 16.
-pub(crate) fn smp(text: &str) -> Result<u8, InvalidValue> {
+pub fn smp(text: &str) -> Result<u8, InvalidValue> {
     let value = integer(text)?;
     match u8::try_from(value) {
         Ok(fine) if fine >= 1 && value <= SMP_MAX => Ok(fine),
@@ -92,7 +92,7 @@ pub(crate) fn smp(text: &str) -> Result<u8, InvalidValue> {
 ///
 /// # Errors
 /// What is no number, or below one.
-pub(crate) fn positive(text: &str) -> Result<u32, InvalidValue> {
+pub fn positive(text: &str) -> Result<u32, InvalidValue> {
     unsigned(text, 1, |value| format!("`{value}` must be at least 1"))
 }
 

@@ -1,7 +1,5 @@
 //! `vbuild exec`: one command in a fresh appliance.
 
-use std::sync::Arc;
-
 use clap::Args;
 
 use super::{Context, Outcome, machine_run, resolve};
@@ -9,7 +7,6 @@ use crate::{
     cli::{CacheDirArgs, DriveArgs, MachineArgs, NetworkArgs},
     error::{CommandError, Kind},
     exec,
-    ui::{self, Ui, Verbosity},
 };
 
 /// `vbuild exec`.
@@ -49,16 +46,10 @@ pub struct ExecArgs {
 pub fn run(context: &Context, args: &ExecArgs) -> Outcome {
     let settings =
         resolve::machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir);
-    // Standard output belongs to the command.
-    let view = ui::Settings {
-        verbosity: Verbosity { quiet: true, output: false, debug: 0, wrap: false },
-        colours: false,
-        log: None,
-        json: None,
-    };
-    let ui = Arc::new(Ui::open(&view, &context.console).map_err(as_exec)?);
-    let command = args.command.clone();
-    machine_run::run(&ui, async |ctx| exec::exec(&settings, &command, &ctx).await).map_err(as_exec)
+    machine_run::quietly(&context.console, async |ctx| {
+        exec::exec(&settings, &args.command, &ctx).await
+    })
+    .map_err(as_exec)
 }
 
 /// Whatever fails, the exit status must not look like the command's.

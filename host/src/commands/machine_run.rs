@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     error::{CommandError, Kind},
     pipeline::Ctx,
-    ui::Ui,
+    ui::{self, Console, Ui, Verbosity},
 };
 
 /// Runs asynchronous work with the user's view on it. SIGINT, SIGTERM and
@@ -20,10 +20,10 @@ use crate::{
 ///
 /// # Errors
 /// What the work fails with, already told to the user.
-pub fn run<F, T>(ui: &Arc<Ui>, work: impl FnOnce(Ctx) -> F) -> Result<T, CommandError>
-where
-    F: Future<Output = Result<T, CommandError>>,
-{
+pub fn run<T>(
+    ui: &Arc<Ui>,
+    work: impl AsyncFnOnce(Ctx) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
     let outcome = runtime().and_then(|runtime| {
         runtime.block_on(async {
             let (cancel, cancelled) = watch::channel(false);
@@ -41,7 +41,29 @@ where
     outcome.map_err(|error| CommandError { told: true, ..error })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+/// As [`run`], for verbs whose answer is their output: only warnings and errors
+/// are shown beside it, and nothing is logged.
+///
+/// # Errors
+/// What the work fails with, already told to the user.
+pub fn quietly<T>(
+    console: &Console,
+    work: impl AsyncFnOnce(Ctx) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let settings = ui::Settings {
+        verbosity: Verbosity { quiet: true, output: false, debug: 0, wrap: false },
+        colours: false,
+        log: None,
+        json: None,
+    };
+    run(&Arc::new(Ui::open(&settings, console)?), work)
+}
+
+/// The threads of a run.
+///
+/// # Errors
+/// When the host has none left.
+pub fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
         CommandError::new(Kind::Host, error)
             .context("failed to start the threads that vbuild needs")

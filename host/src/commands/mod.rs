@@ -2,6 +2,7 @@
 //! Below them what verbs share.
 
 pub mod appliance;
+pub mod boot;
 pub mod cache;
 pub mod capabilities;
 pub mod completions;
@@ -60,6 +61,7 @@ impl Context {
 pub fn run(context: &Context, verb: Verb) -> Outcome {
     match verb {
         Verb::Plan(args) => plan::run(context, &args),
+        Verb::Boot(args) => boot::run(context, &args),
         Verb::Exec(args) => exec::run(context, &args),
         Verb::Doctor(args) => doctor::run(context, &args),
         Verb::Appliance(command) => appliance::run(context, command),

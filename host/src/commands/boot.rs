@@ -1,0 +1,226 @@
+//! `vbuild boot`: a finished image on its serial console, without changing it.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use machine::{BlockSize, DriveFormat, MachineError, accel::Verdict};
+use qemu::{
+    Qemu, QemuAccel,
+    boot::{BootSpec, Firmware, NotSeen, Session, find_uefi, on_terminal},
+};
+use tokio::sync::watch;
+
+use super::{Context, Outcome, machine_run};
+use crate::{
+    backend,
+    cli::{AccelArg, AccelArgs, DriveFormatArg, positive, smp},
+    error::{CommandError, Kind},
+    ui::sanitise,
+};
+
+/// Lines of the console that are shown when the awaited text does not come.
+const CONSOLE_TAIL_LINES: usize = 40;
+/// How a qcow2 file begins.
+const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
+
+/// `vbuild boot`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(
+    after_help = "The image stays as it is; what the guest changes is gone when it ends. Ctrl-A X \
+                        ends the guest, Ctrl-C is the guest's."
+)]
+pub struct BootArgs {
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    pub image: PathBuf,
+
+    /// Its format [default: qcow2 for *.qcow2, else raw]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<DriveFormatArg>,
+
+    /// Boot with UEFI instead of BIOS
+    #[arg(long)]
+    pub uefi: bool,
+
+    /// Logical block size of the disk: 512 or 4096
+    #[arg(long, value_name = "BYTES", default_value = "512", value_parser = block_size)]
+    pub block_size: BlockSize,
+
+    /// Give the guest a network card behind QEMU's user-mode network
+    #[arg(long = "with-network")]
+    pub network: bool,
+
+    /// Do not show the console, but wait until TEXT appears on it and end; may be given
+    /// several times, for one text after another
+    #[arg(long, value_name = "TEXT")]
+    pub expect: Vec<String>,
+
+    /// How long to wait for each text
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = positive,
+          requires = "expect")]
+    pub timeout: u32,
+
+    /// What runs the guest's instructions.
+    #[command(flatten)]
+    pub accel: AccelArgs,
+
+    /// Memory of the guest in MiB
+    #[arg(short = 'm', long, value_name = "MIB", default_value = "1024", value_parser = positive)]
+    pub memsize: u32,
+
+    /// Processors of the guest
+    #[arg(long, value_name = "N", default_value = "2", value_parser = smp)]
+    pub smp: u8,
+}
+
+fn block_size(text: &str) -> Result<BlockSize, String> {
+    match text {
+        "512" => Ok(BlockSize::B512),
+        "4096" => Ok(BlockSize::B4096),
+        _ => Err(format!("a block size is 512 or 4096, not `{text}`")),
+    }
+}
+
+/// Boots the image.
+///
+/// # Errors
+/// An image that cannot be opened, a missing QEMU or firmware, a text that does
+/// not appear.
+pub fn run(context: &Context, args: &BootArgs) -> Outcome {
+    let spec = spec(args)?;
+    let accel = accel(args.accel.accel)?;
+    let qemu = Qemu::new(None, accel).map_err(machine_error)?;
+    if args.expect.is_empty() {
+        let status =
+            machine_run::runtime()?.block_on(on_terminal(&qemu, &spec)).map_err(machine_error)?;
+        return Ok(u8::from(!status.success()));
+    }
+    let limit = Duration::from_secs(args.timeout.into());
+    machine_run::quietly(&context.console, async |ctx| {
+        expect(&qemu, &spec, &args.expect, limit, ctx.cancel).await
+    })?;
+    for text in &args.expect {
+        context.console.print(&format!("`{text}` appeared on the console\n"));
+    }
+    Ok(0)
+}
+
+/// Waits for one text after another, until somebody says stop.
+async fn expect(
+    qemu: &Qemu,
+    spec: &BootSpec,
+    texts: &[String],
+    limit: Duration,
+    mut cancel: watch::Receiver<bool>,
+) -> Result<(), CommandError> {
+    let mut session = Session::start(qemu, spec).await.map_err(machine_error)?;
+    for text in texts {
+        let seen = tokio::select! {
+            seen = session.expect(text, limit) => seen,
+            Ok(_) = cancel.wait_for(|stop| *stop) => {
+                return Err(CommandError::message(Kind::Interrupted, "the guest was stopped"));
+            }
+        };
+        seen.map_err(|error| not_seen(error, &session.console()))?;
+    }
+    Ok(())
+}
+
+fn not_seen(error: NotSeen, console: &str) -> CommandError {
+    let lines: Vec<_> = console.lines().map(sanitise).collect();
+    let tail = lines[lines.len().saturating_sub(CONSOLE_TAIL_LINES)..].join("\n");
+    CommandError::new(Kind::Build, error).hint(format!("the end of the console:\n{tail}"))
+}
+
+fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
+    Ok(BootSpec {
+        format: format(&args.image, args.format)?,
+        image: args.image.clone(),
+        block_size: args.block_size,
+        firmware: match args.uefi {
+            false => Firmware::Bios,
+            true => Firmware::Uefi(find_uefi().map_err(machine_error)?),
+        },
+        memory_mib: args.memsize,
+        vcpus: args.smp,
+        network: args.network,
+    })
+}
+
+/// The image's format, by its name and not by its content: a guest has written
+/// that, and qcow2 can name other files of the host.
+fn format(image: &Path, asked: Option<DriveFormatArg>) -> Result<DriveFormat, CommandError> {
+    let failed = |error: std::io::Error| {
+        CommandError::new(Kind::Usage, error)
+            .context(format!("cannot open the image {}", image.display()))
+    };
+    let mut head = Vec::new();
+    File::open(image).and_then(|file| file.take(4).read_to_end(&mut head)).map_err(failed)?;
+    let is_qcow2 = head == QCOW2_MAGIC;
+    let named_qcow2 = image.extension().is_some_and(|extension| extension == "qcow2");
+    match (asked, named_qcow2) {
+        (Some(DriveFormatArg::Raw), _) => Ok(DriveFormat::Raw),
+        (Some(DriveFormatArg::Qcow2), _) | (None, true) if is_qcow2 => Ok(DriveFormat::Qcow2),
+        (None, false) if !is_qcow2 => Ok(DriveFormat::Raw),
+        (None, false) => {
+            let text = format!("{} is qcow2, but its name does not say so", image.display());
+            Err(CommandError::usage(text).hint("`--format qcow2` if that is right"))
+        }
+        _ => Err(CommandError::usage(format!("{} is not qcow2", image.display()))),
+    }
+}
+
+/// Which of QEMU's accelerators. Unlike builds, images boot on QEMU alone.
+fn accel(asked: AccelArg) -> Result<QemuAccel, CommandError> {
+    if asked == AccelArg::Tcg {
+        return Ok(QemuAccel::Tcg);
+    }
+    match (backend::report().verdict(), asked) {
+        (Verdict::Usable, _) => Ok(QemuAccel::Kvm),
+        (Verdict::Unusable { .. }, AccelArg::Auto) => Ok(QemuAccel::Tcg),
+        (Verdict::Unusable { check, reason, hint }, _) => {
+            let text = format!("KVM cannot be used: {check}: {reason}");
+            Err(CommandError::message(Kind::Host, text).maybe_hint(hint))
+        }
+    }
+}
+
+fn machine_error(error: MachineError) -> CommandError {
+    let hint = match &error {
+        MachineError::Unavailable { hint, .. } => hint.clone(),
+        _ => None,
+    };
+    CommandError::new(Kind::Host, error).maybe_hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_decides_the_format() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, head: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, head).unwrap();
+            path
+        };
+        let good = file("a.qcow2", b"QFI\xfb rest");
+        let hidden = file("b.raw", b"QFI\xfb rest");
+        let raw = file("c.raw", b"\xeb\x63\x90\x10");
+        let wrong = file("d.qcow2", b"\xeb\x63\x90\x10");
+        assert_eq!(format(&good, None).unwrap(), DriveFormat::Qcow2);
+        assert_eq!(format(&raw, None).unwrap(), DriveFormat::Raw);
+        assert_eq!(format(&hidden, Some(DriveFormatArg::Raw)).unwrap(), DriveFormat::Raw);
+        assert_eq!(format(&hidden, Some(DriveFormatArg::Qcow2)).unwrap(), DriveFormat::Qcow2);
+        assert!(format(&hidden, None).is_err());
+        assert!(format(&wrong, None).is_err());
+        assert!(format(&raw, Some(DriveFormatArg::Qcow2)).is_err());
+        assert!(format(Path::new("/nothing/here"), None).is_err());
+    }
+}
