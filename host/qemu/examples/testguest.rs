@@ -61,6 +61,7 @@ fn run() -> io::Result<()> {
     serve(SOURCE_PORT, source)?;
     serve(COMMAND_PORT, command)?;
     let uptime = fs::read_to_string("/proc/uptime")?;
+    say(&format!("up {}", uptime.trim()));
     let mut up = VsockStream::connect_with_cid_port(VMADDR_CID_HOST, UP_PORT)?;
     up.write_all(format!("up {uptime}").as_bytes())?;
     // The host closes this connection when it is done with the guest.

@@ -163,8 +163,9 @@ fn block_device(drive: &Drive) -> Value {
 fn kernel_command_line(spec: &MachineSpec, host: Host) -> String {
     let mut words = vec!["console=ttyS0".to_owned()];
     // A panic reboots at once, which ends QEMU (-no-reboot). Its text is of the
-    // highest level, so `quiet` does not hide it.
-    words.push("panic=-1".to_owned());
+    // highest level, so `quiet` does not hide it. The reboot is by triple fault,
+    // as the reset register of QEMU 7.2's microvm does nothing.
+    words.extend(["panic=-1", "reboot=t"].map(str::to_owned));
     if spec.verbose_console {
         words.extend(["earlyprintk=ttyS0", "ignore_loglevel"].map(str::to_owned));
     } else {
@@ -285,7 +286,7 @@ mod tests {
                 -object memory-backend-memfd,id=mem,size=1024M,share=on
                 -kernel /k/vmlinuz
                 -initrd /k/initrd
-                -append console=ttyS0 panic=-1 quiet tsc_early_khz=1999700 tsc=reliable no_timer_check cryptomgr.notests vbuild.x=1
+                -append console=ttyS0 panic=-1 reboot=t quiet tsc_early_khz=1999700 tsc=reliable no_timer_check cryptomgr.notests vbuild.x=1
                 -global virtio-mmio.force-legacy=false
                 -chardev stdio,id=console,mux=off,signal=off
                 -serial chardev:console
@@ -317,36 +318,36 @@ mod tests {
             &spec,
             kvm,
             &expect![[r#"
-            -nodefaults
-            -no-user-config
-            -no-reboot
-            -display none
-            -name guest=a_build__of_sorts
-            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-            -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,memory-backend=mem
-            -accel kvm
-            -cpu host
-            -smp 2
-            -m 1024M
-            -object memory-backend-memfd,id=mem,size=1024M,share=on
-            -kernel /k/vmlinuz
-            -initrd /k/initrd
-            -append console=ttyS0 panic=-1 earlyprintk=ttyS0 ignore_loglevel cryptomgr.notests vbuild.x=1
-            -global virtio-mmio.force-legacy=false
-            -chardev stdio,id=console,mux=off,signal=off
-            -serial chardev:console
-            -chardev socket,id=qmp,fd=3
-            -mon chardev=qmp,mode=control
-            -chardev socket,id=vsock,fd=4
-            -device vhost-user-vsock-device,chardev=vsock
-            -object rng-builtin,id=rng
-            -device virtio-rng-device,rng=rng
-            -blockdev {"cache":{"direct":false,"no-flush":true},"detect-zeroes":"unmap","discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/tmp/a,b \"c\".raw","read-only":false},"node-name":"drive-scratch","read-only":false}
-            -device {"discard":true,"drive":"drive-scratch","driver":"virtio-blk-device","id":"disk-scratch","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"scratch","werror":"stop","write-zeroes":true}
-            -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/t.sqfs","read-only":true},"node-name":"drive-tools","read-only":true}
-            -device {"discard":false,"drive":"drive-tools","driver":"virtio-blk-device","id":"disk-tools","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"tools","werror":"stop","write-zeroes":false}
-            -blockdev {"cache":{"direct":false,"no-flush":false},"detect-zeroes":"unmap","discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"file","filename":"/c.qcow2","read-only":false},"node-name":"drive-cache","read-only":false}
-            -device {"discard":true,"drive":"drive-cache","driver":"virtio-blk-device","id":"disk-cache","logical_block_size":4096,"physical_block_size":4096,"rerror":"stop","serial":"cache","werror":"stop","write-zeroes":true}"#]],
+                -nodefaults
+                -no-user-config
+                -no-reboot
+                -display none
+                -name guest=a_build__of_sorts
+                -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+                -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,memory-backend=mem
+                -accel kvm
+                -cpu host
+                -smp 2
+                -m 1024M
+                -object memory-backend-memfd,id=mem,size=1024M,share=on
+                -kernel /k/vmlinuz
+                -initrd /k/initrd
+                -append console=ttyS0 panic=-1 reboot=t earlyprintk=ttyS0 ignore_loglevel cryptomgr.notests vbuild.x=1
+                -global virtio-mmio.force-legacy=false
+                -chardev stdio,id=console,mux=off,signal=off
+                -serial chardev:console
+                -chardev socket,id=qmp,fd=3
+                -mon chardev=qmp,mode=control
+                -chardev socket,id=vsock,fd=4
+                -device vhost-user-vsock-device,chardev=vsock
+                -object rng-builtin,id=rng
+                -device virtio-rng-device,rng=rng
+                -blockdev {"cache":{"direct":false,"no-flush":true},"detect-zeroes":"unmap","discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/tmp/a,b \"c\".raw","read-only":false},"node-name":"drive-scratch","read-only":false}
+                -device {"discard":true,"drive":"drive-scratch","driver":"virtio-blk-device","id":"disk-scratch","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"scratch","werror":"stop","write-zeroes":true}
+                -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/t.sqfs","read-only":true},"node-name":"drive-tools","read-only":true}
+                -device {"discard":false,"drive":"drive-tools","driver":"virtio-blk-device","id":"disk-tools","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"tools","werror":"stop","write-zeroes":false}
+                -blockdev {"cache":{"direct":false,"no-flush":false},"detect-zeroes":"unmap","discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"file","filename":"/c.qcow2","read-only":false},"node-name":"drive-cache","read-only":false}
+                -device {"discard":true,"drive":"drive-cache","driver":"virtio-blk-device","id":"disk-cache","logical_block_size":4096,"physical_block_size":4096,"rerror":"stop","serial":"cache","werror":"stop","write-zeroes":true}"#]],
         );
     }
 

@@ -20,7 +20,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::{
     errno::Errno,
     sys::wait::{Id, WaitPidFlag, waitid},
-    unistd::Pid,
+    unistd::{Pid, SysconfVar, sysconf},
 };
 use tokio::sync::oneshot;
 
@@ -33,6 +33,9 @@ use crate::{
 pub(crate) const LAST_STANDARD_FD: i32 = 2;
 /// How long a killed QEMU may take to give back gigabytes of memory.
 const GONE_LIMIT: Duration = Duration::from_secs(10);
+
+/// The place of the user time behind the name in `/proc/PID/stat`.
+const USER_TIME_FIELD: usize = 11;
 
 /// What QEMU is to be started with.
 #[derive(Debug)]
@@ -119,6 +122,14 @@ impl Process {
         }
     }
 
+    /// Processor time of QEMU in milliseconds, the guest's included; `None` once
+    /// it has ended.
+    pub(crate) fn cpu_ms(&self) -> Option<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
+        ticks(&stat)?.checked_mul(1000)?.checked_div(u64::try_from(per_second).ok()?)
+    }
+
     /// Resident memory in KiB, the guest's included; `None` once it has ended.
     pub(crate) fn resident_kib(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
@@ -163,6 +174,15 @@ impl Watched {
         self.gone.notify_all();
         status
     }
+}
+
+/// The user and system time in `/proc/PID/stat`, in clock ticks. The name before
+/// them may hold anything, so counting starts behind its last parenthesis.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(USER_TIME_FIELD);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    user.checked_add(system)
 }
 
 type Started = oneshot::Sender<io::Result<(Arc<Watched>, u32)>>;
@@ -239,4 +259,16 @@ pub(crate) fn helper_command(
         .arg(program)
         .args(args);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 100 0 0 0 21 4 0 0 20 0 1 0 100 1 1";
+        assert_eq!(ticks(stat), Some(25));
+        assert_eq!(ticks("7 (qemu) S 1"), None);
+    }
 }

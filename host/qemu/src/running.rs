@@ -283,6 +283,7 @@ impl Machine for QemuMachine {
             ("vsock_bytes_from_guest".to_owned(), stats.bytes_from_guest),
             ("vsock_bytes_to_guest".to_owned(), stats.bytes_to_guest),
         ];
+        counters.extend(self.process.cpu_ms().map(|ms| ("cpu_ms".to_owned(), ms)));
         counters.extend(self.process.resident_kib().map(|kib| ("rss_kib".to_owned(), kib)));
         counters
     }

@@ -22,7 +22,11 @@ use std::{
 use machine::{
     Backend, BlockSize, Drive, DriveFormat, DriveSerial, HaltReason, MachineError, MachineSpec,
 };
-use support::{ECHO_PORT, SINK_PORT, SOURCE_PORT, boot, drive, guest_files};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use support::{ECHO_PORT, Guest, SINK_PORT, SOURCE_PORT, boot, drive, guest_files};
 
 #[tokio::test]
 async fn boots_answers_and_powers_off() {
@@ -112,6 +116,7 @@ async fn streams_carry_bulk_many_at_once_and_half_close() {
         worker.join().unwrap();
     }
 
+    println!("processor time of QEMU: {} ms", cpu_ms(&guest));
     let megabytes = 256_usize;
     let mut sink = machine.connect(SINK_PORT).await.unwrap();
     let started = Instant::now();
@@ -123,7 +128,7 @@ async fn streams_carry_bulk_many_at_once_and_half_close() {
     let mut count = [0; 8];
     sink.read_exact(&mut count).unwrap();
     assert_eq!(u64::from_le_bytes(count), (megabytes as u64) << 20);
-    println!("host to guest: {:.0} MiB/s", rate(megabytes, started));
+    println!("host to guest: {:.0} MiB/s, {} ms", rate(megabytes, started), cpu_ms(&guest));
 
     let mut source = machine.connect(SOURCE_PORT).await.unwrap();
     source.write_all(&((megabytes as u64) << 20).to_le_bytes()).unwrap();
@@ -137,7 +142,7 @@ async fn streams_carry_bulk_many_at_once_and_half_close() {
         }
     }
     assert_eq!(total, megabytes << 20);
-    println!("guest to host: {:.0} MiB/s", rate(megabytes, started));
+    println!("guest to host: {:.0} MiB/s, {} ms", rate(megabytes, started), cpu_ms(&guest));
     println!("{:?}", machine.counters());
     drop(guest.up);
     assert_eq!(guest.machine.wait().await, HaltReason::PowerOff);
@@ -146,6 +151,12 @@ async fn streams_carry_bulk_many_at_once_and_half_close() {
 #[expect(clippy::cast_precision_loss, reason = "a number for people")]
 fn rate(megabytes: usize, since: Instant) -> f64 {
     megabytes as f64 / since.elapsed().as_secs_f64()
+}
+
+/// Processor time of QEMU so far: on a busy host it says more than the clock.
+fn cpu_ms(guest: &Guest) -> u64 {
+    let counters = guest.machine.counters();
+    counters.iter().find(|(name, _)| name == "cpu_ms").unwrap().1
 }
 
 fn sparse(path: &Path, megabytes: u64) {
@@ -297,6 +308,20 @@ async fn a_helper_that_is_no_helper_is_reported() {
     let backend = support::backend().with_helper("/bin/false".into());
     let error = backend.start(spec).await.unwrap_err().to_string();
     assert!(error.contains("status 1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_qemu_that_somebody_else_ends_is_lost() {
+    let with_mark = |spec: &mut MachineSpec| {
+        spec.cmdline.push(format!("mark={}", spec.run_dir.display()));
+    };
+    let Some(guest) = boot(with_mark).await else { return };
+    // Only this one has the directory on its command line.
+    let dir = guest.dir.path().to_str().unwrap();
+    let pid: i32 = processes_with(dir).first().unwrap().parse().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGSEGV).unwrap();
+    let lost = HaltReason::Lost("QEMU was ended by signal 11".to_owned());
+    assert_eq!(guest.machine.wait().await, lost);
 }
 
 /// The processes whose command line has this word.

@@ -4,7 +4,8 @@
 //! made by the example `pack_initrd` from the example `testguest`, linked
 //! statically, and the modules virtio_ring, virtio, virtio_mmio, virtio_blk,
 //! vsock, vmw_vsock_virtio_transport_common, vmw_vsock_virtio_transport,
-//! rng-core and virtio-rng (`VBUILD_TEST_INITRD`).
+//! rng-core and virtio-rng (`VBUILD_TEST_INITRD`). `VBUILD_TEST_QEMU` names a
+//! QEMU other than the one in the path.
 
 use std::{
     env,
@@ -29,6 +30,9 @@ pub(crate) const COMMAND_PORT: u32 = 13;
 
 /// A boot takes 3 s on an idle host; the tests share theirs.
 const UP_LIMIT: Duration = Duration::from_secs(120);
+
+/// The way down takes a second on an idle host.
+const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// The files that a boot needs, or `None` after saying what is missing.
 pub(crate) fn guest_files() -> Option<(PathBuf, PathBuf)> {
@@ -55,7 +59,10 @@ pub(crate) fn helper() -> PathBuf {
 }
 
 pub(crate) fn backend() -> Qemu {
-    Qemu::new(None, QemuAccel::Tcg).expect("checked by guest_files").with_helper(helper())
+    let named = env::var_os("VBUILD_TEST_QEMU").map(PathBuf::from);
+    Qemu::new(named.as_deref(), QemuAccel::Tcg)
+        .expect("checked by guest_files")
+        .with_helper(helper())
 }
 
 /// A guest that has said that it is up.
@@ -150,6 +157,9 @@ impl Guest {
         let line = format!("{command}\n");
         let mut stream = self.machine.connect(COMMAND_PORT).await.expect("connects");
         stream.write_all(line.as_bytes()).expect("writes");
-        tokio::time::timeout(UP_LIMIT, self.machine.wait()).await.expect("the machine ends")
+        let Ok(reason) = tokio::time::timeout(END_LIMIT, self.machine.wait()).await else {
+            panic!("it does not end after `{command}`\n{}", self.machine.console_tail());
+        };
+        reason
     }
 }
