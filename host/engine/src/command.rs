@@ -101,17 +101,7 @@ pub(crate) async fn run(
         step: command.script.to_owned(),
         source,
     };
-    let spawn = Spawn {
-        argv: command.argv.clone(),
-        env: command.env.clone(),
-        cwd: command.cwd.to_owned(),
-        root: Some(root_of(command.place, stage)?),
-        stdin: if command.stdin.is_some() { Stdin::Stream } else { Stdin::Null },
-        timeout_ms: config
-            .script_timeout
-            .map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
-        ..Spawn::default()
-    };
+    let spawn = spawn_of(&command, stage, config)?;
     let emit = |event: Event| {
         if !command.quiet {
             config.observer.event(&event);
@@ -164,6 +154,21 @@ pub(crate) async fn run(
         status: exited.status,
         timeout: config.script_timeout.filter(|_| exited.status == ExitStatus::TimedOut),
         tail: lines.tail.into(),
+    })
+}
+
+/// The command as the agent takes it.
+fn spawn_of(command: &Command<'_>, stage: &Stage, config: &Config) -> Result<Spawn, EngineError> {
+    Ok(Spawn {
+        argv: command.argv.clone(),
+        env: command.env.clone(),
+        cwd: command.cwd.to_owned(),
+        root: Some(root_of(command.place, stage)?),
+        stdin: if command.stdin.is_some() { Stdin::Stream } else { Stdin::Null },
+        timeout_ms: config
+            .script_timeout
+            .map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+        ..Spawn::default()
     })
 }
 
