@@ -12,10 +12,13 @@ else
     vbuild=$target/release/vbuild
 fi
 
-# The mirror of this machine serves debian-security too; the elements' default
-# host for it does not answer everywhere.
+# The elements' default host for security updates does not answer everywhere, but
+# a mirror that serves debian usually serves debian-security beside it: so both
+# are taken from where this machine's own apt looks.
 set -- --envvar DIB_RELEASE=bookworm
-mirror=$("$vbuild" appliance mirror 2>/dev/null || true)
+mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
+    sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' |
+    sed -n 's#^\(http.*\)/debian/*$#\1#p' | head -n 1)
 if [ -n "$mirror" ]; then
     set -- "$@" --envvar "DIB_DISTRIBUTION_MIRROR=$mirror/debian" \
         --envvar "DIB_DEBIAN_SECURITY_MIRROR=$mirror/debian-security"
