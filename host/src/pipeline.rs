@@ -61,7 +61,7 @@ pub fn check(plan: &Plan) -> Result<Vec<Target>, CommandError> {
         complaints.extend(errors.iter().map(ToString::to_string));
     }
     if complaints.is_empty() {
-        return Ok(targets.into_iter().filter(|target| is_disk(target)).collect());
+        return Ok(targets.into_iter().filter(is_disk).collect());
     }
     Err(CommandError::usage(complaints.join("\n")))
 }
