@@ -3,6 +3,8 @@
 
 use std::{error::Error, fmt};
 
+use engine::EngineError;
+
 type Source = Box<dyn Error + Send + Sync>;
 
 /// What sort of failure it is; decides the exit status and nothing else.
@@ -123,6 +125,19 @@ impl CommandError {
         exit_status(self.kind)
     }
 
+    /// What a failed tool of the appliance wrote, if that is what failed.
+    #[must_use]
+    pub fn tool_output(&self) -> Option<&str> {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self.source.as_ref());
+        while let Some(error) = cause {
+            if let Some(EngineError::Tool { stderr, .. }) = error.downcast_ref() {
+                return Some(stderr);
+            }
+            cause = error.source();
+        }
+        None
+    }
+
     /// The error and its causes, outermost first, without repetitions: a source
     /// that an error already shows in its own text is left out.
     #[must_use]
@@ -157,6 +172,18 @@ mod tests {
             .context("failed to write `a: disk full`")
             .context("failed to make the image");
         assert_eq!(error.chain(), ["failed to make the image", "failed to write `a: disk full`"]);
+    }
+
+    #[test]
+    fn a_tools_words_are_found_below_what_was_being_done() {
+        let tool = EngineError::Tool {
+            argv: "mkfs".into(),
+            status: wire::ExitStatus::Code(1),
+            stderr: "too small".into(),
+        };
+        let error = CommandError::new(Kind::Build, tool).context("no image");
+        assert_eq!(error.tool_output(), Some("too small"));
+        assert_eq!(CommandError::usage("x").tool_output(), None);
     }
 
     #[test]

@@ -39,13 +39,7 @@ impl Console {
 
     /// Writes an error to standard error.
     pub fn print_error(&self, error: &CommandError) {
-        let complaint = Complaint {
-            chain: error.chain(),
-            failure: None,
-            hints: error.hints.clone(),
-            log: None,
-            exit_status: error.exit_status(),
-        };
+        let complaint = Complaint::of(error);
         let palette = Palette { on: self.stderr_is_terminal && self.colours };
         let mut err = std::io::stderr().lock();
         for (number, line) in complaint.lines().into_iter().enumerate() {

@@ -64,6 +64,7 @@ impl<W: Write + Send> Render for Json<W> {
         let facts = json!({
             "causes": complaint.chain.get(1..).unwrap_or_default(),
             "hints": complaint.hints,
+            "tool_output": complaint.tool_output,
             "exit_status": complaint.exit_status,
             "log": complaint.log,
             "phase": failure.map(|f| &f.phase),

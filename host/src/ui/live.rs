@@ -85,6 +85,13 @@ impl Live {
         let _ = self.bars.println(line);
     }
 
+    /// Takes the moving part away; what is kept from now on is the end.
+    fn stop(&self) {
+        for bar in [&self.last, &self.script, &self.stage] {
+            bar.finish_and_clear();
+        }
+    }
+
     fn show_network(&self) {
         self.stage.set_message(match self.received {
             0 => String::new(),
@@ -130,12 +137,12 @@ impl Live {
                 self.clear_script();
             }
             Event::StepStarted { title } => {
-                self.script_name.clone_from(title);
+                self.script_name = text::capitalised(title);
                 self.script_since = Some(Instant::now());
                 self.show_script();
             }
             Event::ScriptStarted { phase, script, origin, .. } => {
-                self.scripts += 1;
+                self.scripts += usize::from(words::is_script(script));
                 let phase = if *phase == self.stage_name { "" } else { &format!("{phase}/") };
                 let origin = origin.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
                 self.script_name = format!("{phase}{script}{origin}");
@@ -192,15 +199,14 @@ impl Render for Live {
     }
 
     fn closing(&mut self, _at: &Stamp, lines: &[String]) {
-        self.stage.disable_steady_tick();
+        self.stop();
         for line in lines {
             self.keep(line);
         }
-        let _ = self.bars.clear();
     }
 
     fn failed(&mut self, _at: &Stamp, complaint: &Complaint) {
-        self.stage.disable_steady_tick();
+        self.stop();
         for (number, line) in complaint.lines().into_iter().enumerate() {
             if number == 0 {
                 let line = format!("vbuild: error: {line}");
@@ -209,6 +215,5 @@ impl Render for Live {
                 self.keep(&line);
             }
         }
-        let _ = self.bars.clear();
     }
 }

@@ -52,7 +52,7 @@ impl<W: Write + Send> Render for Log<W> {
             self.line(at, &text);
         }
         match event {
-            Event::ScriptFinished { script, elapsed, .. } => {
+            Event::ScriptFinished { script, elapsed, .. } if words::is_script(script) => {
                 self.phase.push((script.clone(), *elapsed));
             }
             Event::StageFinished { name, .. } => self.profile(at, name),

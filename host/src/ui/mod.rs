@@ -91,6 +91,8 @@ pub struct Complaint {
     pub chain: Vec<String>,
     /// The script that failed or was running.
     pub failure: Option<Failure>,
+    /// What a tool of vbuild's own wrote before it failed, sanitised.
+    pub tool_output: Vec<String>,
     /// What the user can do.
     pub hints: Vec<String>,
     /// Where the whole log is.
@@ -100,6 +102,20 @@ pub struct Complaint {
 }
 
 impl Complaint {
+    /// Of an error, without what was going on around it.
+    #[must_use]
+    pub fn of(error: &CommandError) -> Self {
+        let output = error.tool_output().unwrap_or_default();
+        Self {
+            chain: error.chain(),
+            failure: None,
+            tool_output: output.lines().map(|line| sanitise(line).into_owned()).collect(),
+            hints: error.hints.clone(),
+            log: None,
+            exit_status: error.exit_status(),
+        }
+    }
+
     /// As people read it: the error, then indented what is known about it.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
@@ -109,10 +125,15 @@ impl Complaint {
         if let Some(failure) = &self.failure {
             lines.extend(failure.lines().into_iter().map(|line| format!("  {line}")));
         }
+        lines.extend(self.tool_output.iter().map(|line| format!("    | {line}")));
         if let Some(log) = &self.log {
             lines.push(format!("  the whole log: {}", log.display()));
         }
-        lines.extend(self.hints.iter().map(|hint| format!("  hint: {hint}")));
+        for hint in &self.hints {
+            let mut parts = hint.lines();
+            lines.push(format!("  hint: {}", parts.next().unwrap_or_default()));
+            lines.extend(parts.map(|part| format!("    {part}")));
+        }
         lines
     }
 }
@@ -263,11 +284,9 @@ impl Ui {
         let about_script =
             matches!(error.kind, Kind::Build | Kind::ExtraData { .. } | Kind::Interrupted);
         let complaint = Complaint {
-            chain: error.chain(),
             failure: inner.failure.failure().filter(|_| about_script),
-            hints: error.hints.clone(),
             log: self.log.clone().filter(|_| about_script),
-            exit_status: error.exit_status(),
+            ..Complaint::of(error)
         };
         inner.end(|renderer| renderer.failed(&stamp, &complaint));
     }

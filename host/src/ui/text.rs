@@ -123,6 +123,15 @@ pub fn duration(length: Duration) -> String {
     }
 }
 
+/// With its first letter large, as the beginning of a line.
+#[must_use]
+pub(crate) fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + chars.as_str())
+}
+
 /// `s` unless there is exactly one.
 #[must_use]
 pub fn plural(count: usize) -> &'static str {
@@ -208,6 +217,13 @@ mod tests {
         assert_eq!(wrap("short text"), "short text");
         let long = "x".repeat(100);
         assert_eq!(wrap(&format!("a {long} b")), format!("a\n{long}\nb"));
+    }
+
+    #[test]
+    fn sentences_begin_large() {
+        assert_eq!(capitalised("create the layout"), "Create the layout");
+        assert_eq!(capitalised("ärger"), "Ärger");
+        assert_eq!(capitalised(""), "");
     }
 
     #[test]

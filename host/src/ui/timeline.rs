@@ -37,14 +37,10 @@ impl Timeline {
                 elapsed: *elapsed,
                 cpu: Some(*cpu),
             }),
-            Event::StepFinished { title, elapsed } => {
-                self.entries.push(Entry { name: title.clone(), elapsed: *elapsed, cpu: None });
+            Event::StepFinished { title, elapsed } => self.add(title.clone(), *elapsed),
+            Event::OutputWritten { path, elapsed, .. } => {
+                self.add(format!("write {}", path.display()), *elapsed);
             }
-            Event::OutputWritten { path, elapsed, .. } => self.entries.push(Entry {
-                name: format!("writing {}", path.display()),
-                elapsed: *elapsed,
-                cpu: None,
-            }),
             Event::Connection { received, .. } => {
                 self.received = self.received.saturating_add(*received);
             }
@@ -52,6 +48,14 @@ impl Timeline {
                 self.boot = Some(self.boot.unwrap_or_default() + *boot);
             }
             _ => {}
+        }
+    }
+
+    /// A tree is written by a step and also ends as an output; it counts once.
+    fn add(&mut self, name: String, elapsed: Duration) {
+        match self.entries.iter_mut().find(|entry| entry.cpu.is_none() && entry.name == name) {
+            Some(entry) if name.starts_with("write ") => entry.elapsed = entry.elapsed.max(elapsed),
+            _ => self.entries.push(Entry { name, elapsed, cpu: None }),
         }
     }
 
@@ -114,6 +118,24 @@ mod tests {
         assert_eq!(lines[1].matches('▇').count(), 24);
         assert_eq!(lines[2].matches('▇').count(), 6);
         assert_eq!(lines[3], "Took 1 min 00 s");
+    }
+
+    #[test]
+    fn an_output_that_a_step_wrote_counts_once() {
+        let mut timeline = Timeline::default();
+        timeline.event(&Event::OutputWritten {
+            path: "a.tar".into(),
+            bytes: 1,
+            virtual_bytes: None,
+            elapsed: Duration::from_secs(3),
+        });
+        timeline.event(&Event::StepFinished {
+            title: "write a.tar".into(),
+            elapsed: Duration::from_secs(4),
+        });
+        let lines = timeline.lines(Duration::from_secs(9));
+        assert_eq!(lines.iter().filter(|line| line.contains("a.tar")).count(), 1);
+        assert!(lines[1].contains("4.0 s"));
     }
 
     #[test]

@@ -33,6 +33,12 @@ pub(crate) fn line(event: &Event) -> Option<(Weight, String)> {
     scripts(event).or_else(|| machine(event)).or_else(|| outputs(event))
 }
 
+/// Whether it is a script of an element, and not a command of vbuild's own: those
+/// are told by a sentence, and no script's name has a blank.
+pub(crate) fn is_script(name: &str) -> bool {
+    !name.contains(' ')
+}
+
 fn scripts(event: &Event) -> Option<(Weight, String)> {
     Some(match event {
         Event::BuildStarted { name, stages } => {
@@ -45,12 +51,20 @@ fn scripts(event: &Event) -> Option<(Weight, String)> {
         Event::StageFinished { name, elapsed, .. } => {
             (Weight::Detail, format!("Stage {name} took {}", text::duration(*elapsed)))
         }
-        Event::StepStarted { title } => (Weight::Progress, title.clone()),
-        Event::StepFinished { title, elapsed } => {
-            (Weight::Detail, format!("{title}: took {}", text::duration(*elapsed)))
+        // Uploads are many and quick.
+        Event::StepStarted { title } if title.starts_with("upload ") => {
+            (Weight::Detail, text::capitalised(title))
+        }
+        Event::StepStarted { title } => (Weight::Progress, text::capitalised(title)),
+        Event::StepFinished { title, elapsed } => (
+            Weight::Detail,
+            format!("{}: took {}", text::capitalised(title), text::duration(*elapsed)),
+        ),
+        Event::ScriptStarted { phase, script, .. } if is_script(script) => {
+            (Weight::Progress, format!("Running: {phase}/{script}"))
         }
         Event::ScriptStarted { phase, script, .. } => {
-            (Weight::Progress, format!("Running: {phase}/{script}"))
+            (Weight::Detail, format!("{} ({phase})", text::capitalised(script)))
         }
         Event::OutputLine { line, .. } => (Weight::Output, text::sanitise(line).into_owned()),
         Event::ScriptFinished { phase, script, status, elapsed, cpu } => (
