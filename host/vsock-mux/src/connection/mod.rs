@@ -34,21 +34,17 @@
 //! from the local stream no more than the guest has room for, straight into its
 //! memory, so nothing is ever buffered in that direction.
 
-use std::{
-    collections::VecDeque,
-    io,
-    net::Shutdown,
-    os::{fd::AsRawFd, unix::net::UnixStream},
-};
+mod stream;
 
-use nix::sys::socket::{MsgFlags, send};
+use std::{collections::VecDeque, os::unix::net::UnixStream};
+
 use vm_memory::bitmap::BitmapSlice;
 use vmm_sys_util::epoll::EventSet;
 
 use crate::{
-    CONNECTION_BUFFER_BYTES, PACKET_MAX_BYTES,
+    CONNECTION_BUFFER_BYTES,
     chain::ChainMemory,
-    packet::{HEADER_BYTES, Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND},
+    packet::{Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND},
 };
 
 /// The credit left in the guest's eyes below which it gets an update: late
@@ -366,145 +362,6 @@ impl Connection {
             fwd_cnt: self.forwarded,
             ..Header::default()
         })
-    }
-
-    /// Reads from the local stream into the payload; notes its end.
-    fn read_into<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>) -> Option<u32> {
-        let stream = self.stream.as_ref()?;
-        let room = memory.bytes().saturating_sub(HEADER_BYTES).min(PACKET_MAX_BYTES);
-        let credit = usize::try_from(self.credit()).unwrap_or(usize::MAX);
-        let wanted = room.min(credit);
-        match memory.fill_from(stream, wanted) {
-            Ok(0) => {
-                self.host_done_sending = true;
-                None
-            }
-            Ok(count) => {
-                // A short read means that the stream is empty, and the next byte
-                // or end of file is a new event; not so if the end came already.
-                if count < wanted && !self.at_end {
-                    self.readable = false;
-                }
-                u32::try_from(count).ok()
-            }
-            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
-                self.readable = false;
-                None
-            }
-            // ECONNRESET: the other half was closed with bytes of the guest
-            // unread. Nothing can follow in either direction.
-            Err(_) => {
-                self.host_done_sending = true;
-                self.stop_receiving();
-                None
-            }
-        }
-    }
-
-    /// Takes `len` bytes that the guest sent.
-    fn receive<B: BitmapSlice>(&mut self, len: u32, memory: &ChainMemory<'_, B>) -> Verdict {
-        let outstanding = self.received.wrapping_sub(self.forwarded);
-        let fits = outstanding.checked_add(len).is_some_and(|sum| sum <= CONNECTION_BUFFER_BYTES);
-        if self.guest_done_sending || !fits {
-            tracing::debug!(key = ?self.key, len, outstanding, "the guest broke the credit rules");
-            return Verdict::Reset;
-        }
-        self.received = self.received.wrapping_add(len);
-        let Ok(len) = usize::try_from(len) else { return Verdict::Reset };
-        let mut taken = 0;
-        if self.host_done_receiving {
-            taken = len;
-            self.count_forwarded(len);
-        } else if self.backlog.is_empty() && self.writable {
-            taken = self.write_through(memory, len);
-        }
-        if taken < len && !self.host_done_receiving {
-            memory.append_to(taken, len - taken, &mut self.backlog);
-        }
-        self.update_credit();
-        Verdict::Keep
-    }
-
-    /// Writes a payload to the local stream without a copy. Returns what it took.
-    fn write_through<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>, len: usize) -> usize {
-        let Some(stream) = self.stream.as_ref() else { return len };
-        match memory.drain_to(stream, len) {
-            Ok(count) => {
-                self.writable = count == len;
-                self.count_forwarded(count);
-                count
-            }
-            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
-                self.writable = false;
-                0
-            }
-            Err(_) => {
-                self.stop_receiving();
-                self.count_forwarded(len);
-                len
-            }
-        }
-    }
-
-    /// Writes as much of the backlog as the local stream takes.
-    fn flush(&mut self) {
-        while let (false, true, Some(stream)) =
-            (self.backlog.is_empty(), self.writable, self.stream.as_ref())
-        {
-            let (front, _) = self.backlog.as_slices();
-            match send(stream.as_raw_fd(), front, MsgFlags::MSG_NOSIGNAL) {
-                Ok(count) => {
-                    self.backlog.drain(..count);
-                    self.count_forwarded(count);
-                }
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::EAGAIN) => self.writable = false,
-                Err(_) => self.stop_receiving(),
-            }
-        }
-        if self.backlog.is_empty() {
-            // A connection that was slow once must not keep its buffer.
-            self.backlog = VecDeque::new();
-            if self.guest_done_sending {
-                self.shut_stream(Shutdown::Write);
-            }
-        }
-        self.update_credit();
-    }
-
-    /// The guest announces the end of one or both of its directions.
-    fn guest_shuts(&mut self, flags: u32) -> Verdict {
-        if flags & SHUTDOWN_SEND != 0 {
-            self.guest_done_sending = true;
-            if self.backlog.is_empty() {
-                self.shut_stream(Shutdown::Write);
-            }
-        }
-        if flags & SHUTDOWN_RECEIVE != 0 {
-            self.guest_done_receiving = true;
-            self.host_done_sending = true;
-            self.shut_stream(Shutdown::Read);
-        }
-        // The two may have come one after the other.
-        if self.guest_done_sending && self.guest_done_receiving {
-            return Verdict::Linger { reset: true };
-        }
-        Verdict::Keep
-    }
-
-    /// The host takes no more: what waits is thrown away and counted, so that
-    /// the guest's sender never blocks on it.
-    fn stop_receiving(&mut self) {
-        self.host_done_receiving = true;
-        self.count_forwarded(self.backlog.len());
-        self.backlog = VecDeque::new();
-    }
-
-    fn shut_stream(&self, how: Shutdown) {
-        if let Some(stream) = &self.stream {
-            // ENOTCONN only says that the other half is gone already.
-            let _ = stream.shutdown(how);
-        }
     }
 
     /// The SHUTDOWN flags that the guest has to know.
