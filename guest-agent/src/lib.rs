@@ -22,5 +22,6 @@ mod stream;
 mod sys;
 mod tar;
 mod tree;
+mod workers;
 
 pub use serve::{Agent, Transport};

@@ -1,11 +1,16 @@
-//! What leaves a connection: a queue of frames and the one thread that writes it.
+//! What leaves a connection: a queue of frames, written by one thread at a time.
+//!
+//! A thread that serves a stream writes its frames itself when nobody else is
+//! writing; that saves a switch of threads for each. What comes meanwhile, and
+//! what the reader of the connection sends, is left to the writer thread: the
+//! reader must go on reading, so it never writes and never waits.
 //!
 //! Data frames wait for room, so a host that does not read holds the streams and
-//! not the guest's memory. Replies and credit never wait: the thread that reads
-//! the connection sends those, and it must go on reading. Their number is bounded
-//! by what the host asks for.
+//! not the guest's memory. The number of other frames is bounded by what the
+//! host asks for.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, IoSlice, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -25,18 +30,32 @@ const BATCH_MAX_BYTES: usize = 64 * 1024;
 #[derive(Debug, Default)]
 struct State {
     frames: VecDeque<Frame>,
+    /// Bytes of payload in `frames`.
     bytes: usize,
     closed: bool,
     halted: bool,
+    /// Whether a thread is writing what it took from here.
     writing: bool,
+    /// Whether the writer thread waits for frames; waking it costs a system
+    /// call, so it is only done when it sleeps.
+    writer_waits: bool,
+    /// How many threads wait for the queue to shrink.
+    waiting: usize,
 }
 
 /// Frames on their way out.
-#[derive(Debug, Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
     filled: Condvar,
     drained: Condvar,
+    /// Locked only by the thread that has set `writing`.
+    writer: Mutex<Box<dyn Write + Send>>,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Queue").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 /// The connection is gone, and whatever was being done for it is over.
@@ -50,33 +69,110 @@ impl From<Gone> for io::Error {
 }
 
 impl Queue {
+    pub(crate) fn new(writer: impl Write + Send + 'static) -> Self {
+        Self {
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            drained: Condvar::new(),
+            writer: Mutex::new(Box::new(writer)),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a reply or credit, without waiting.
+    /// Queues a reply or credit and leaves the writing to others.
     pub(crate) fn push_control(&self, frame: Frame) -> Result<(), Gone> {
-        self.push(self.lock(), frame)
+        let state = self.push(self.lock(), frame)?;
+        self.wake_writer(state);
+        Ok(())
     }
 
-    /// Queues data when there is room.
-    pub(crate) fn push_data(&self, frame: Frame) -> Result<(), Gone> {
+    /// Sends a reply or credit.
+    pub(crate) fn send_control(&self, frame: Frame) -> Result<(), Gone> {
+        let state = self.push(self.lock(), frame)?;
+        self.write_or_leave(state);
+        Ok(())
+    }
+
+    /// Sends data when there is room.
+    pub(crate) fn send_data(&self, frame: Frame) -> Result<(), Gone> {
         let mut state = self.lock();
         while state.bytes >= QUEUE_MAX_BYTES && !state.closed {
-            state = self.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait_drained(state);
         }
-        self.push(state, frame)
+        let state = self.push(state, frame)?;
+        self.write_or_leave(state);
+        Ok(())
     }
 
-    fn push(&self, mut state: MutexGuard<'_, State>, frame: Frame) -> Result<(), Gone> {
+    fn push<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        frame: Frame,
+    ) -> Result<MutexGuard<'a, State>, Gone> {
         if state.closed {
             return Err(Gone);
         }
         state.bytes += frame.payload.len();
         state.frames.push_back(frame);
+        Ok(state)
+    }
+
+    fn wake_writer(&self, state: MutexGuard<'_, State>) {
+        let wake = state.writer_waits && !state.writing;
         drop(state);
-        self.filled.notify_one();
-        Ok(())
+        if wake {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Writes what is queued when nobody does; one round, as this thread has a
+    /// stream to serve.
+    fn write_or_leave(&self, state: MutexGuard<'_, State>) {
+        if state.writing || state.halted {
+            return;
+        }
+        let state = self.write_round(state);
+        if !state.frames.is_empty() {
+            self.wake_writer(state);
+        }
+    }
+
+    /// Takes all frames and writes them.
+    fn write_round<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.writing = true;
+        state.bytes = 0;
+        let mut frames = std::mem::take(&mut state.frames);
+        let wake = state.waiting > 0;
+        drop(state);
+        if wake {
+            self.drained.notify_all();
+        }
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = write_frames(&mut *writer, &mut frames);
+        drop(writer);
+        if written.is_err() {
+            self.close();
+        }
+        let mut state = self.lock();
+        state.writing = false;
+        if state.frames.is_empty() {
+            // Its memory serves the next round.
+            state.frames = frames;
+        }
+        if state.waiting > 0 {
+            self.drained.notify_all();
+        }
+        state
+    }
+
+    fn wait_drained<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        state = self.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
     }
 
     /// Ends the queue; what stands in it is dropped.
@@ -89,7 +185,7 @@ impl Queue {
         self.drained.notify_all();
     }
 
-    /// Stops the writer for good without closing anything: for tests of a host
+    /// Stops all writing for good without closing anything: for tests of a host
     /// whose agent hangs.
     pub(crate) fn halt(&self) {
         self.lock().halted = true;
@@ -99,43 +195,26 @@ impl Queue {
     pub(crate) fn flush(&self) {
         let mut state = self.lock();
         while (state.writing || !state.frames.is_empty()) && !state.closed {
-            state = self.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait_drained(state);
         }
     }
 
-    fn take(&self, spare: VecDeque<Frame>) -> Option<VecDeque<Frame>> {
+    /// The writer thread: writes what others leave, until the queue is closed.
+    pub(crate) fn run(&self) {
         let mut state = self.lock();
-        state.writing = false;
-        if state.frames.is_empty() {
-            self.drained.notify_all();
-        }
-        while (state.frames.is_empty() || state.halted) && !state.closed {
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.closed {
-            return None;
-        }
-        state.bytes = 0;
-        state.writing = true;
-        let frames = std::mem::replace(&mut state.frames, spare);
-        drop(state);
-        self.drained.notify_all();
-        Some(frames)
-    }
-
-    /// Writes what comes until the queue is closed or the connection fails.
-    pub(crate) fn run(&self, writer: &mut impl Write) {
-        let mut spare = VecDeque::new();
-        while let Some(mut frames) = self.take(spare) {
-            if write_frames(writer, &mut frames).is_err() {
-                return self.close();
+        while !state.closed {
+            if state.frames.is_empty() || state.halted || state.writing {
+                state.writer_waits = true;
+                state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.writer_waits = false;
+            } else {
+                state = self.write_round(state);
             }
-            spare = frames;
         }
     }
 }
 
-fn write_frames(writer: &mut impl Write, frames: &mut VecDeque<Frame>) -> io::Result<()> {
+fn write_frames(writer: &mut dyn Write, frames: &mut VecDeque<Frame>) -> io::Result<()> {
     let mut batch = Vec::new();
     for frame in frames.drain(..) {
         let prefix = frame.prefix().map_err(io::Error::other)?;
@@ -155,7 +234,7 @@ fn write_frames(writer: &mut impl Write, frames: &mut VecDeque<Frame>) -> io::Re
     writer.flush()
 }
 
-fn write_both(writer: &mut impl Write, head: &[u8], tail: &[u8]) -> io::Result<()> {
+fn write_both(writer: &mut dyn Write, head: &[u8], tail: &[u8]) -> io::Result<()> {
     let mut written = 0;
     while written < head.len() {
         let slices = [IoSlice::new(&head[written..]), IoSlice::new(tail)];
@@ -172,30 +251,100 @@ fn write_both(writer: &mut impl Write, head: &[u8], tail: &[u8]) -> io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use wire::Channel;
+
+    /// A writer whose bytes the test can read.
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
     fn small_and_large_frames_arrive_in_order() {
-        let queue = Queue::default();
+        let written = Shared::default();
+        let queue = Queue::new(written.clone());
         let mut expected = Vec::new();
         for (stream, size) in [(1, 5), (2, 60_000), (3, 0), (4, 4096), (5, 4097)] {
             let frame = Frame::data(stream, Channel::Main, vec![7; size]);
             expected.extend(frame.to_bytes().unwrap());
-            queue.push_data(frame).unwrap();
+            // The last is sent, and takes what was left with it.
+            let result = match stream {
+                5 => queue.send_data(frame),
+                _ => queue.push_control(frame),
+            };
+            result.unwrap();
         }
-        let mut written = Vec::new();
-        let mut frames = queue.take(VecDeque::new()).unwrap();
-        write_frames(&mut written, &mut frames).unwrap();
-        assert!(written == expected);
+        queue.flush();
+        assert!(*written.0.lock().unwrap() == expected);
+    }
+
+    #[test]
+    fn many_threads_lose_nothing() {
+        let written = Shared::default();
+        let queue = Queue::new(written.clone());
+        std::thread::scope(|scope| {
+            scope.spawn(|| queue.run());
+            let senders: Vec<_> = (1..=8)
+                .map(|stream| {
+                    let queue = &queue;
+                    scope.spawn(move || {
+                        for size in 0..500 {
+                            let frame = Frame::data(stream, Channel::Main, vec![7; size * 40]);
+                            let result = match size % 2 {
+                                0 => queue.send_data(frame),
+                                _ => queue.push_control(frame),
+                            };
+                            result.unwrap();
+                        }
+                    })
+                })
+                .collect();
+            senders.into_iter().for_each(|sender| sender.join().unwrap());
+            queue.flush();
+            queue.close();
+        });
+        let bytes = written.0.lock().unwrap();
+        let (mut rest, mut next) = (bytes.as_slice(), [0; 9]);
+        while let Some(frame) = Frame::read_from(&mut rest).unwrap() {
+            let expected = &mut next[frame.stream as usize];
+            assert_eq!(frame.payload.len(), *expected * 40, "in the order of its stream");
+            *expected += 1;
+        }
+        assert_eq!(next[1..], [500; 8]);
     }
 
     #[test]
     fn a_closed_queue_refuses_and_does_not_block() {
-        let queue = Queue::default();
+        let queue = Queue::new(Vec::new());
         queue.close();
         queue.flush();
-        assert_eq!(queue.push_data(Frame::end(1, Channel::Main)), Err(Gone));
+        assert_eq!(queue.send_data(Frame::end(1, Channel::Main)), Err(Gone));
         assert_eq!(queue.push_control(Frame::end(1, Channel::Main)), Err(Gone));
-        queue.run(&mut Vec::new());
+        queue.run();
+    }
+
+    #[test]
+    fn a_writer_that_fails_closes_the_queue() {
+        struct Broken;
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let queue = Queue::new(Broken);
+        let _ = queue.send_control(Frame::end(1, Channel::Main));
+        assert_eq!(queue.push_control(Frame::end(1, Channel::Main)), Err(Gone));
     }
 }

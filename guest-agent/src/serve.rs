@@ -31,11 +31,11 @@ use crate::files::{self, Attributes};
 use crate::network::{self, Network};
 use crate::queue::Queue;
 use crate::stream::Stream;
+use crate::workers::{Afterwards, Workers};
 use crate::{block, modules, mounts, shutdown, spawn, tar};
 
-/// Stack of a thread that serves a request, in bytes. The deepest is a walk
-/// through a tree, which keeps its levels on the heap.
-const THREAD_STACK_BYTES: usize = 256 * 1024;
+/// Stack of the thread that writes a connection, in bytes.
+const THREAD_STACK_BYTES: usize = 128 * 1024;
 
 /// What is read from the connection at once; payloads larger than that go
 /// straight to where they belong.
@@ -87,9 +87,10 @@ pub struct Agent {
     hung: AtomicBool,
     connections: Mutex<Vec<Weak<Connection>>>,
     network: Mutex<Option<Network>>,
+    workers: Workers,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Connection {
     queue: Arc<Queue>,
     streams: Mutex<HashMap<u32, Arc<Stream>>>,
@@ -128,17 +129,16 @@ impl Agent {
     /// # Errors
     /// When the connection fails or the host breaks the protocol.
     pub fn serve(self: &Arc<Self>, transport: impl Transport) -> Result<(), FrameError> {
-        let connection = Arc::new(Connection::default());
+        let connection = Arc::new(Connection::new(transport.try_clone()?));
         let mut connections = lock(&self.connections);
         connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Arc::downgrade(&connection));
         drop(connections);
-        let mut writer = transport.try_clone()?;
         let queue = Arc::clone(&connection.queue);
         let writing = thread::Builder::new()
             .name("writer".into())
             .stack_size(THREAD_STACK_BYTES)
-            .spawn(move || queue.run(&mut writer))?;
+            .spawn(move || queue.run())?;
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, transport.try_clone()?);
         let result = self.read(&connection, &mut reader);
         for stream in lock(&connection.streams).values() {
@@ -271,10 +271,7 @@ impl Agent {
         streams.insert(id, Arc::clone(&stream));
         drop(streams);
         let (agent, for_thread) = (Arc::clone(self), Arc::clone(connection));
-        let started = thread::Builder::new()
-            .name(format!("stream {id}"))
-            .stack_size(THREAD_STACK_BYTES)
-            .spawn(move || agent.run(&for_thread, &stream, request));
+        let started = self.workers.run(move || agent.run(&for_thread, &stream, request));
         if let Err(error) = started {
             lock(&connection.streams).remove(&id);
             let refused = Err(error).doing(|| "start a thread for the request");
@@ -284,7 +281,9 @@ impl Agent {
     }
 
     /// Serves a stream from its request to its final reply.
-    fn run(&self, connection: &Connection, stream: &Stream, request: Request) {
+    fn run(&self, connection: &Connection, stream: &Stream, request: Request) -> Afterwards {
+        let changes_mounts =
+            matches!(&request, Request::Spawn(request) if !request.mounts.is_empty());
         let is_shutdown = matches!(request, Request::Shutdown { .. });
         let result = catch_unwind(AssertUnwindSafe(|| self.handle(connection, stream, request)));
         let result = result.unwrap_or_else(|_| Err(failure("serve the request", "a panic")));
@@ -297,6 +296,7 @@ impl Agent {
             let _ = connection.end.wait_timeout_while(ended, HANG_UP_WAIT, |ended| !*ended);
             shutdown::power_off();
         }
+        if changes_mounts { Afterwards::End } else { Afterwards::Reuse }
     }
 
     fn handle(
@@ -411,6 +411,15 @@ impl Agent {
 }
 
 impl Connection {
+    fn new(writer: impl Write + Send + 'static) -> Self {
+        Self {
+            queue: Arc::new(Queue::new(writer)),
+            streams: Mutex::default(),
+            ended: Mutex::default(),
+            end: Condvar::new(),
+        }
+    }
+
     fn answer(&self, id: u32, result: Result<Reply, Failure>) -> Result<(), FrameError> {
         let frame = Frame::reply(id, &result.unwrap_or_else(Reply::Failed))?;
         Ok(self.queue.push_control(frame).map_err(io::Error::from)?)

@@ -295,6 +295,8 @@ struct Ready {
     wake: bool,
     input: bool,
     outputs: [bool; 2],
+    /// Outputs that have ended and hold nothing more.
+    ended: [bool; 2],
 }
 
 impl<'a> Pump<'a> {
@@ -339,7 +341,7 @@ impl<'a> Pump<'a> {
             }
             // In reverse, so that removing one does not move the others.
             for index in (0..self.outputs.len()).rev() {
-                if ready.outputs[index] && !self.read_output(index) {
+                if ready.ended[index] || ready.outputs[index] && !self.read_output(index) {
                     self.outputs.remove(index);
                 }
             }
@@ -403,7 +405,12 @@ impl<'a> Pump<'a> {
             other => other?,
         };
         let is_ready = |index: usize| fds[index].any().unwrap_or(true);
+        let has_ended = |index: usize| {
+            // A terminal hangs up with bytes still to read, and says both.
+            fds[index].revents() == Some(PollFlags::POLLHUP)
+        };
         Ok(Ready {
+            ended: outputs.map(|place| place.is_some_and(has_ended)),
             wake: is_ready(0),
             process: process.is_some_and(is_ready),
             input: input.is_some_and(is_ready),

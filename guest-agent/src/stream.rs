@@ -168,7 +168,7 @@ impl Stream {
             state.window += u64::from(credit);
             drop(state);
             // When the connection is gone the next wait says so.
-            let _ = self.queue.push_control(Frame::credit(self.id, Channel::Main, credit));
+            let _ = self.queue.send_control(Frame::credit(self.id, Channel::Main, credit));
         }
         Some(bytes)
     }
@@ -194,7 +194,7 @@ impl Stream {
             *credit -= count as u64;
             drop(state);
             let rest = bytes.split_off(count);
-            self.queue.push_data(Frame::data(self.id, channel, bytes))?;
+            self.queue.send_data(Frame::data(self.id, channel, bytes))?;
             bytes = rest;
         }
         Ok(())
@@ -202,7 +202,7 @@ impl Stream {
 
     /// Ends a channel towards the host.
     pub(crate) fn send_end(&self, channel: Channel) -> Result<(), Gone> {
-        self.queue.push_control(Frame::end(self.id, channel))
+        self.queue.send_control(Frame::end(self.id, channel))
     }
 
     /// Sends a reply.
@@ -212,7 +212,7 @@ impl Stream {
             let reply = Reply::Failed(crate::failure::failure("encode the answer", reason));
             Frame::reply(self.id, &reply)
         });
-        self.queue.push_control(frame.map_err(|_| Gone)?)
+        self.queue.send_control(frame.map_err(|_| Gone)?)
     }
 }
 

@@ -103,7 +103,8 @@ pub(crate) fn launch(launch: &Launch<'_>) -> Result<Pid, (LaunchStep, Errno)> {
         failed: None,
     };
     // Aligned to 16 bytes by its element type, as the ABI wants a stack.
-    let mut stack = vec![0_u128; CHILD_STACK_BYTES / size_of::<u128>()];
+    // Left as it is: nothing reads it before it is written.
+    let mut stack: Vec<u128> = Vec::with_capacity(CHILD_STACK_BYTES / size_of::<u128>());
     let mut all = nix::sys::signal::SigSet::all();
     let mut before = nix::sys::signal::SigSet::empty();
     // A signal handler must not run in the child, on the shared memory.
@@ -121,7 +122,7 @@ pub(crate) fn launch(launch: &Launch<'_>) -> Result<Pid, (LaunchStep, Errno)> {
     let pid = unsafe {
         libc::clone(
             child_main,
-            stack.as_mut_ptr().add(stack.len()).cast(),
+            stack.as_mut_ptr().add(stack.capacity()).cast(),
             libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
             (&raw mut view).cast(),
         )
@@ -209,8 +210,11 @@ fn child_prepare(view: &ChildView) -> LaunchStep {
     }
 }
 
+/// Processors that a child may run on: all, as the kernel leaves out what is not there.
+const CHILD_PROCESSORS: [u64; 16] = [u64::MAX; 16];
+
 /// What the agent has for itself and its children must not: protection from
-/// the out-of-memory killer, and its large limit of open files.
+/// the out-of-memory killer, its large limit of open files, its one processor.
 ///
 /// # Safety
 /// Only for the child of [`launch`].
@@ -223,6 +227,8 @@ unsafe fn child_limits() {
             libc::write(fd, c"0".as_ptr().cast(), 1);
             libc::close(fd);
         }
+        let (size, every) = (size_of_val(&CHILD_PROCESSORS), CHILD_PROCESSORS.as_ptr());
+        libc::syscall(libc::SYS_sched_setaffinity, 0, size, every);
         let none: *mut libc::rlimit = ptr::null_mut();
         libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, &raw const files, none);
     }

@@ -1,0 +1,119 @@
+//! Threads that serve requests, kept for the next one: under emulation the
+//! memory mapping that a thread's start and end need costs as much as a system
+//! call does a hundred times over, and a build makes thousands of requests.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// Threads kept without work: as many as requests commonly overlap.
+const IDLE_MAX: usize = 8;
+
+/// Stack of such a thread, in bytes. The deepest use is a walk through a tree,
+/// which keeps its levels on the heap.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// Whether a thread can serve another request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// It is as it was.
+    Reuse,
+    /// It has changed what it sees, such as its mount namespace, and must end.
+    End,
+}
+
+type Job = Box<dyn FnOnce() -> Afterwards + Send>;
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    idle: usize,
+}
+
+/// The threads.
+#[derive(Clone, Default)]
+pub(crate) struct Workers(Arc<(Mutex<State>, Condvar)>);
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Workers").field("idle", &self.lock().idle).finish_non_exhaustive()
+    }
+}
+
+impl Workers {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a job done by a thread of its own, at once.
+    pub(crate) fn run(&self, job: impl FnOnce() -> Afterwards + Send + 'static) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.jobs.len() < state.idle {
+            state.jobs.push_back(Box::new(job));
+            drop(state);
+            self.0.1.notify_one();
+            return Ok(());
+        }
+        drop(state);
+        let workers = self.clone();
+        let thread = thread::Builder::new().name("worker".into()).stack_size(STACK_BYTES);
+        thread.spawn(move || workers.work(Box::new(job))).map(drop)
+    }
+
+    fn work(&self, first: Job) {
+        let mut job = first;
+        while job() == Afterwards::Reuse {
+            let mut state = self.lock();
+            if state.idle >= IDLE_MAX {
+                return;
+            }
+            state.idle += 1;
+            job = loop {
+                match state.jobs.pop_front() {
+                    Some(next) => break next,
+                    None => state = self.0.1.wait(state).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            state.idle -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn jobs_never_wait_for_each_other_and_threads_are_used_again() {
+        let workers = Workers::default();
+        let (send, receive) = channel();
+        let barrier = Arc::new(std::sync::Barrier::new(20));
+        for _ in 0..20 {
+            let (send, barrier) = (send.clone(), Arc::clone(&barrier));
+            workers
+                .run(move || {
+                    barrier.wait();
+                    send.send(thread::current().id()).unwrap();
+                    Afterwards::Reuse
+                })
+                .unwrap();
+        }
+        let first: HashSet<_> = receive.iter().take(20).collect();
+        assert_eq!(first.len(), 20);
+        while workers.lock().idle < IDLE_MAX {
+            thread::yield_now();
+        }
+        workers
+            .run(move || {
+                send.send(thread::current().id()).unwrap();
+                Afterwards::End
+            })
+            .unwrap();
+        assert!(first.contains(&receive.recv().unwrap()));
+        assert!(workers.lock().idle < IDLE_MAX);
+    }
+}
