@@ -1,1 +1,210 @@
-//! The content-addressed cache on disk.
+//! The content-addressed cache on disk. This page is the specification of what
+//! is there, version 1.
+//!
+//! ```text
+//!   format                 "vbuild store 1\n"
+//!   lock                   locked shared by every operation, exclusively by gc
+//!   objects/ab/cdef…       an object, named by the SHA-256 of its bytes
+//!   stages/ab/cdef….json   what is known about a stage, named by its key
+//!   sessions/PID-N         locked by a running build; the digests that it needs,
+//!                          one per line
+//!   tmp/PID-N              a file being written, locked by its writer
+//! ```
+//!
+//! An **object** is a layer ([`LayerContent`]: the blocks of a disk that a stage
+//! wrote, as one zstd stream) or a log. It is written to `tmp`, flushed, renamed
+//! and its directory flushed, in this order; so under its name it is whole, and
+//! if damage comes later, its name tells: every reading checks the digest. A
+//! damaged object is removed and is a miss, never a wrong image.
+//!
+//! A **stage record** ([`StageRecord`]) is written after all objects that it
+//! names. It names whole chains of layers, so it needs no other record. When it
+//! was last used is its file's time of change; what is used least recently goes
+//! first when the store gets too large.
+//!
+//! **Many builds** share a store. A build opens a [`Session`]; whatever it looks
+//! up or puts is noted in its file before the store's lock is given back, and gc
+//! never takes it as long as the session's own lock is held, which ends with the
+//! process, however that ends.
+//!
+//! **Versions**: a store with another number in `format` is not touched. Records
+//! of another version, or that cannot be read, are misses.
+//!
+//! Architecture invariant: nothing here knows plans, machines or guests.
+
+mod digest;
+mod error;
+mod extents;
+mod gc;
+mod layer;
+mod layout;
+mod overlay;
+mod record;
+mod session;
+mod verify;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+};
+
+pub use digest::{Digest, InvalidDigest};
+pub use error::{Result, StoreError};
+pub use extents::{
+    Extent, ExtentSource, ExtentTarget, MAX_EXTENT_BYTES, Merged, RawSource, RawTarget,
+};
+pub use gc::{Collected, Usage};
+pub use layer::LayerContent;
+use layout::Layout;
+pub use layout::{OnStep, Step};
+pub use overlay::OverlaySource;
+pub use record::{Connection, DiskState, RECORD_VERSION, StageRecord};
+pub use session::{Session, StoredLayer};
+pub use verify::{Problem, Verified};
+
+/// The version of the layout above.
+pub const STORE_VERSION: u32 = 1;
+
+/// What stands before the number in `format`.
+const FORMAT_WORDS: &str = "vbuild store ";
+
+/// Bytes of `format` that are read.
+const FORMAT_MAX_BYTES: u64 = 64;
+
+/// Bytes of a record that are read; a record lists some layers, facts, inputs
+/// and connections.
+const RECORD_MAX_BYTES: u64 = 64 << 20;
+
+/// A store in a directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    layout: Layout,
+}
+
+impl Store {
+    /// Opens the store in a directory, and makes one there if there is none.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or holds something else or a store of
+    /// another version.
+    pub fn open(root: &Path) -> Result<Self> {
+        Self::open_observed(root, None)
+    }
+
+    /// The same, telling about each step of writing: for tests of what happens
+    /// when the process dies there.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_observed(root: &Path, on_step: Option<OnStep>) -> Result<Self> {
+        fs::create_dir_all(root).map_err(|e| StoreError::io("create", root, e))?;
+        // Sessions outlive changes of the working directory.
+        let root = fs::canonicalize(root).map_err(|e| StoreError::io("find", root, e))?;
+        let layout = Layout::new(root, on_step);
+        let store = Self { layout };
+        if !store.has_format()? {
+            store.refuse_foreign()?;
+            store.layout.create_directories()?;
+            let format = format!("{FORMAT_WORDS}{STORE_VERSION}\n");
+            store.layout.write(&store.layout.format_file(), format.as_bytes())?;
+        }
+        store.layout.create_directories()?;
+        Ok(store)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
+    fn has_format(&self) -> Result<bool> {
+        let path = self.layout.root().to_owned();
+        let Some(content) = layout::read_small(&self.layout.format_file(), FORMAT_MAX_BYTES)?
+        else {
+            return Ok(false);
+        };
+        let text = String::from_utf8_lossy(&content);
+        let number = text.strip_prefix(FORMAT_WORDS).and_then(|rest| rest.trim_end().parse().ok());
+        match number {
+            Some(STORE_VERSION) => Ok(true),
+            Some(found) => Err(StoreError::Newer { path, found, known: STORE_VERSION }),
+            None => Err(StoreError::NoStore { path, reason: "its `format` says something else" }),
+        }
+    }
+
+    /// A directory with other things in it is not taken over.
+    fn refuse_foreign(&self) -> Result<()> {
+        let ours = ["objects", "stages", "sessions", "tmp", "lock", "format"];
+        let foreign = |path: &PathBuf| {
+            path.file_name().is_none_or(|name| ours.iter().all(|own| name != *own))
+        };
+        if layout::list(self.layout.root())?.iter().any(foreign) {
+            let path = self.layout.root().to_owned();
+            return Err(StoreError::NoStore { path, reason: "it has other files in it" });
+        }
+        Ok(())
+    }
+
+    /// Takes the store's lock for an operation.
+    fn lock(&self, exclusive: bool) -> Result<File> {
+        let path = self.layout.lock_file();
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| StoreError::io("open", &path, e))?;
+        let locked = if exclusive { file.lock() } else { file.lock_shared() };
+        locked.map_err(|e| StoreError::io("lock", &path, e))?;
+        Ok(file)
+    }
+
+    /// Begins the use of the store by one build.
+    ///
+    /// # Errors
+    /// When the session's file cannot be made.
+    pub fn session(&self) -> Result<Session> {
+        Session::begin(self.clone())
+    }
+
+    /// Reads a record as it stands. `None` when there is none; one that cannot
+    /// be read is removed with a message and is none.
+    pub(crate) fn read_record(&self, key: &Digest) -> Result<Option<StageRecord>> {
+        let path = self.layout.stage(key);
+        let Some(content) = layout::read_small(&path, RECORD_MAX_BYTES)? else { return Ok(None) };
+        match parse_record(&content, key) {
+            Ok(record) => Ok(Some(record)),
+            Err(reason) => {
+                tracing::warn!(path = %path.display(), reason, "a stage's record is of no use");
+                Ok(None)
+            }
+        }
+    }
+
+    /// All records, with when they were last used, least recently first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn records(&self) -> Result<Vec<(std::time::SystemTime, StageRecord)>> {
+        let mut records = Vec::new();
+        for (key, path) in layout::all_named(&self.layout.stages())? {
+            let used = fs::metadata(&path).and_then(|m| m.modified());
+            if let (Ok(used), Some(record)) = (used, self.read_record(&key)?) {
+                records.push((used, record));
+            }
+        }
+        records.sort_by_key(|(used, record)| (*used, record.key));
+        Ok(records)
+    }
+}
+
+fn parse_record(content: &[u8], key: &Digest) -> Result<StageRecord, String> {
+    let value: serde_json::Value = serde_json::from_slice(content).map_err(|e| e.to_string())?;
+    let version = value.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(RECORD_VERSION)) {
+        return Err(format!("it has version {version:?}, this vbuild knows {RECORD_VERSION}"));
+    }
+    let record: StageRecord = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    if record.key == *key { Ok(record) } else { Err("it is of another stage".to_owned()) }
+}

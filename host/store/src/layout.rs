@@ -1,0 +1,237 @@
+//! Where things are, and how a file comes to its name durably.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use crate::{Digest, Result, StoreError};
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+/// Moments in the writing of a file between which a process may die. Tests make
+/// it die at each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The temporary file exists and is empty.
+    Created,
+    /// It has its content, perhaps only in memory.
+    Written,
+    /// Its content is on the disk.
+    Flushed,
+    /// It has its name, perhaps only in memory.
+    Renamed,
+    /// Its name is on the disk.
+    Durable,
+    /// A file is about to be removed.
+    Removing,
+}
+
+/// Is told about each [`Step`].
+pub type OnStep = Arc<dyn Fn(Step) + Send + Sync>;
+
+/// The paths of a store.
+#[derive(Clone)]
+pub(crate) struct Layout {
+    root: PathBuf,
+    on_step: Option<OnStep>,
+}
+
+impl std::fmt::Debug for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Layout({})", self.root.display())
+    }
+}
+
+/// The directories of a store.
+const DIRECTORIES: [&str; 4] = ["objects", "stages", "sessions", "tmp"];
+
+impl Layout {
+    pub(crate) fn new(root: PathBuf, on_step: Option<OnStep>) -> Self {
+        Self { root, on_step }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn step(&self, step: Step) {
+        if let Some(on_step) = &self.on_step {
+            on_step(step);
+        }
+    }
+
+    pub(crate) fn create_directories(&self) -> Result<()> {
+        for name in DIRECTORIES {
+            let dir = self.root.join(name);
+            fs::create_dir_all(&dir).map_err(|e| StoreError::io("create", &dir, e))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn format_file(&self) -> PathBuf {
+        self.root.join("format")
+    }
+
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(crate) fn sessions(&self) -> PathBuf {
+        self.root.join("sessions")
+    }
+
+    pub(crate) fn temporaries(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.root.join("objects")
+    }
+
+    pub(crate) fn stages(&self) -> PathBuf {
+        self.root.join("stages")
+    }
+
+    pub(crate) fn object(&self, digest: &Digest) -> PathBuf {
+        named(self.objects(), digest, "")
+    }
+
+    pub(crate) fn stage(&self, key: &Digest) -> PathBuf {
+        named(self.stages(), key, ".json")
+    }
+
+    /// A new locked file among the temporaries.
+    pub(crate) fn temporary(&self) -> Result<Temporary> {
+        loop {
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let path = self.temporaries().join(format!("{}-{count}", std::process::id()));
+            let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+            let file = match opened {
+                Ok(file) => file,
+                // Left by an earlier process of the same number.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(StoreError::io("create", &path, e)),
+            };
+            file.lock().map_err(|e| StoreError::io("lock", &path, e))?;
+            self.step(Step::Created);
+            return Ok(Temporary { path, file, keep: false, layout: self.clone() });
+        }
+    }
+
+    /// Writes a small file under its final name.
+    pub(crate) fn write(&self, path: &Path, content: &[u8]) -> Result<()> {
+        let mut temporary = self.temporary()?;
+        temporary
+            .file
+            .write_all(content)
+            .map_err(|e| StoreError::io("write", &temporary.path, e))?;
+        temporary.rename(path)
+    }
+
+    /// Removes a file; one that is not there is removed already.
+    pub(crate) fn remove(&self, path: &Path) -> Result<()> {
+        self.step(Step::Removing);
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path, e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `dir/ab/cdef…suffix`: two digits of directories keep these small.
+fn named(dir: PathBuf, digest: &Digest, suffix: &str) -> PathBuf {
+    let hex = digest.to_string();
+    dir.join(&hex[..2]).join(format!("{}{suffix}", &hex[2..]))
+}
+
+/// The digest that a path of [`named`] stands for.
+pub(crate) fn digest_of(path: &Path) -> Option<Digest> {
+    let rest = path.file_name()?.to_str()?;
+    let rest = rest.strip_suffix(".json").unwrap_or(rest);
+    let first = path.parent()?.file_name()?.to_str()?;
+    format!("{first}{rest}").parse().ok()
+}
+
+/// All files that [`named`] has made below `dir`.
+pub(crate) fn all_named(dir: &Path) -> Result<Vec<(Digest, PathBuf)>> {
+    let mut found = Vec::new();
+    for sub in list(dir)? {
+        if sub.is_dir() {
+            found
+                .extend(list(&sub)?.into_iter().filter_map(|path| Some((digest_of(&path)?, path))));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The paths in a directory; none when it does not exist.
+pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let fail = |e| StoreError::io("list", dir, e);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(fail(e)),
+    };
+    entries.map(|entry| entry.map(|e| e.path()).map_err(fail)).collect()
+}
+
+/// Reads a file of at most `limit` bytes; `None` when it does not exist.
+pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let fail = |e| StoreError::io("read", path, e);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(fail(e)),
+    };
+    let mut content = Vec::new();
+    file.take(limit).read_to_end(&mut content).map_err(fail)?;
+    Ok(Some(content))
+}
+
+/// A file on its way to its name; it goes away when dropped before.
+pub(crate) struct Temporary {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    keep: bool,
+    layout: Layout,
+}
+
+impl Temporary {
+    /// Brings the content to the disk and gives the file its name.
+    pub(crate) fn rename(mut self, to: &Path) -> Result<()> {
+        self.layout.step(Step::Written);
+        self.file.sync_all().map_err(|e| StoreError::io("flush", &self.path, e))?;
+        self.layout.step(Step::Flushed);
+        let dir = to.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(dir).map_err(|e| StoreError::io("create", dir, e))?;
+        fs::rename(&self.path, to).map_err(|e| StoreError::io("rename a file to", to, e))?;
+        self.keep = true;
+        self.layout.step(Step::Renamed);
+        sync_directory(dir)?;
+        self.layout.step(Step::Durable);
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.keep {
+            // What stays is removed by the next gc, as its lock is free then.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn sync_directory(dir: &Path) -> Result<()> {
+    let flush = |dir: &Path| File::open(dir).and_then(|d| d.sync_all());
+    // The directory itself may be new, too.
+    let parent = dir.parent().unwrap_or(dir);
+    flush(dir).and_then(|()| flush(parent)).map_err(|e| StoreError::io("flush", dir, e))
+}

@@ -1,0 +1,100 @@
+//! Whether everything in the store is what it should be.
+
+use std::{fs::File, io};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{Digest, Result, Store, layout, parse_record};
+
+/// Something wrong in a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// An object's content does not have the digest that it is named by.
+    Damaged(Digest),
+    /// A record cannot be read.
+    BadRecord {
+        /// Its key.
+        key: Digest,
+        /// Why not.
+        reason: String,
+    },
+    /// A record names an object that is not there.
+    Incomplete {
+        /// The record's key.
+        key: Digest,
+        /// The stage's name.
+        stage: String,
+        /// The object.
+        missing: Digest,
+    },
+}
+
+/// The outcome of checking a store.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verified {
+    /// Objects that were read.
+    pub objects: u64,
+    /// Records that were read.
+    pub records: u64,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+impl Store {
+    /// Reads everything. With `repair`, what is wrong is removed, so that it is
+    /// built again.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or a repair fails.
+    pub fn verify(&self, repair: bool) -> Result<Verified> {
+        let mut verified = Verified::default();
+        for (digest, path) in layout::all_named(&self.layout.objects())? {
+            // One that gc has just removed is no problem.
+            let Ok(mut file) = File::open(&path) else { continue };
+            verified.objects += 1;
+            let mut hash = Sha256::new();
+            let whole = io::copy(&mut file, &mut HashWriter(&mut hash)).is_ok();
+            if !whole || hash.finalize().as_slice() != digest.0 {
+                verified.problems.push(Problem::Damaged(digest));
+                if repair {
+                    self.layout.remove(&path)?;
+                }
+            }
+        }
+        for (key, path) in layout::all_named(&self.layout.stages())? {
+            let _lock = self.lock(false)?;
+            let Some(content) = layout::read_small(&path, crate::RECORD_MAX_BYTES)? else {
+                continue;
+            };
+            verified.records += 1;
+            let problem = match parse_record(&content, &key) {
+                Err(reason) => Some(Problem::BadRecord { key, reason }),
+                Ok(record) => {
+                    let gone = |digest: &Digest| !self.layout.object(digest).is_file();
+                    let missing = record.objects().find(gone);
+                    missing.map(|missing| Problem::Incomplete { key, stage: record.name, missing })
+                }
+            };
+            if let Some(problem) = problem {
+                verified.problems.push(problem);
+                if repair {
+                    self.layout.remove(&path)?;
+                }
+            }
+        }
+        Ok(verified)
+    }
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.update(buf);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
