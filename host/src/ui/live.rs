@@ -8,7 +8,7 @@
 //!   Setting up libc6:amd64 (2.36-9) ...
 //! ```
 
-use std::time::{Duration, Instant};
+use std::{io::Write as _, time::Duration};
 
 use engine::events::Event;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -21,6 +21,10 @@ use super::{
 
 /// How often the view is redrawn without news: often enough for the clock.
 const TICK: Duration = Duration::from_millis(250);
+
+/// The line of what runs, and the same line when nothing does.
+const RUNNING: &str = "  {msg}  {elapsed}";
+const IDLE: &str = "{wide_msg}";
 
 /// The view.
 #[derive(Debug)]
@@ -35,8 +39,6 @@ pub(crate) struct Live {
     scripts: usize,
     received: u64,
     stage_name: String,
-    script_name: String,
-    script_since: Option<Instant>,
 }
 
 fn line_style(template: &str) -> ProgressStyle {
@@ -58,7 +60,7 @@ impl Live {
             |template: &str| bars.add(ProgressBar::new_spinner().with_style(line_style(template)));
         let view = Self {
             stage: bar(&stage_template),
-            script: bar("  {wide_msg}"),
+            script: bar(IDLE),
             last: bar(faint),
             bars: bars.clone(),
             verbosity,
@@ -67,8 +69,6 @@ impl Live {
             scripts: 0,
             received: 0,
             stage_name: String::new(),
-            script_name: String::new(),
-            script_since: None,
         };
         view.stage.enable_steady_tick(TICK);
         view
@@ -92,6 +92,15 @@ impl Live {
         }
     }
 
+    /// Writes a line behind the end of the moving part, as an ordinary line: the
+    /// view fills its lines up to the width, which copying would show.
+    fn last_words(&self, line: &str) {
+        if !self.bars.is_hidden() {
+            // The terminal may have gone away; the exit status still tells.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+
     fn show_network(&self) {
         self.stage.set_message(match self.received {
             0 => String::new(),
@@ -99,17 +108,18 @@ impl Live {
         });
     }
 
-    fn show_script(&self) {
-        let since = self.script_since.map(|since| since.elapsed()).unwrap_or_default();
-        self.script.set_message(if since < Duration::from_secs(1) {
-            self.script_name.clone()
-        } else {
-            format!("{}  {}", self.script_name, text::duration(since))
-        });
+    /// Shows what runs now, with its own clock.
+    fn start_script(&self, name: String) {
+        self.script.set_style(line_style(RUNNING));
+        self.script.set_message(name);
+        self.script.reset_elapsed();
+        self.script.enable_steady_tick(TICK);
+        self.last.set_message("");
     }
 
-    fn clear_script(&mut self) {
-        self.script_since = None;
+    fn clear_script(&self) {
+        self.script.disable_steady_tick();
+        self.script.set_style(line_style(IDLE));
         self.script.set_message("");
         self.last.set_message("");
     }
@@ -137,24 +147,18 @@ impl Live {
                 self.clear_script();
             }
             Event::StepStarted { title } => {
-                self.script_name = text::capitalised(title);
-                self.script_since = Some(Instant::now());
-                self.show_script();
+                self.start_script(text::capitalised(title));
             }
             Event::ScriptStarted { phase, script, origin, .. } => {
                 self.scripts += usize::from(words::is_script(script));
                 let phase = if *phase == self.stage_name { "" } else { &format!("{phase}/") };
                 let origin = origin.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
-                self.script_name = format!("{phase}{script}{origin}");
-                self.script_since = Some(Instant::now());
-                self.last.set_message("");
-                self.show_script();
+                self.start_script(format!("{phase}{script}{origin}"));
             }
             Event::OutputLine { line, .. } => {
                 let line = text::sanitise(line);
                 if !line.trim().is_empty() {
                     self.last.set_message(line.into_owned());
-                    self.show_script();
                 }
             }
             Event::ScriptFinished { .. } | Event::StepFinished { .. } => self.clear_script(),
@@ -201,7 +205,7 @@ impl Render for Live {
     fn closing(&mut self, _at: &Stamp, lines: &[String]) {
         self.stop();
         for line in lines {
-            self.keep(line);
+            self.last_words(line);
         }
     }
 
@@ -210,9 +214,9 @@ impl Render for Live {
         for (number, line) in complaint.lines().into_iter().enumerate() {
             if number == 0 {
                 let line = format!("vbuild: error: {line}");
-                self.keep(&self.palette.paint(Tone::Error, &line));
+                self.last_words(&self.palette.paint(Tone::Error, &line));
             } else {
-                self.keep(&line);
+                self.last_words(&line);
             }
         }
     }
