@@ -61,10 +61,20 @@ pub async fn choose(settings: &Settings, ctx: &Ctx) -> Result<Backend, CommandEr
         let hint = nothing.hint.clone();
         CommandError::new(Kind::Host, nothing).maybe_hint(hint)
     })?;
-    let machine_error = |error: machine::MachineError| CommandError::new(Kind::Host, error);
-    let backend: Arc<dyn machine::Backend> = match choice.chosen {
-        Chosen::Microvm => Arc::new(microvm::Microvm::new()),
-        Chosen::QemuTcg => Arc::new(Qemu::new(None, QemuAccel::Tcg).map_err(machine_error)?),
+    let program = settings.program.clone();
+    let backend: Arc<dyn machine::Backend> = match (choice.chosen, program) {
+        (Chosen::Microvm, None) => Arc::new(microvm::Microvm::new()),
+        (Chosen::Microvm, Some(program)) => {
+            Arc::new(microvm::Microvm::with_program(program, [crate::VMM_VERB]))
+        }
+        (Chosen::QemuTcg, program) => {
+            let qemu = Qemu::new(None, QemuAccel::Tcg)
+                .map_err(|error| CommandError::new(Kind::Host, error))?;
+            Arc::new(match program {
+                Some(program) => qemu.with_helper(program),
+                None => qemu,
+            })
+        }
     };
     if choice.chosen == Chosen::QemuTcg && asked == accel::Accel::Auto {
         let hint = choice.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();

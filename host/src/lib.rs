@@ -33,7 +33,7 @@ use commands::Context;
 
 /// By this first argument the program knows that it is the VMM's process; see
 /// `microvm::vmm_child`.
-const VMM_VERB: &str = "__vmm";
+pub(crate) const VMM_VERB: &str = "__vmm";
 
 /// Everything between the arguments and the exit status.
 #[must_use]

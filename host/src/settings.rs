@@ -55,6 +55,9 @@ pub struct Settings {
     pub script_timeout: Option<Duration>,
     /// Whether the guest's kernel logs to the console from the start.
     pub verbose_console: bool,
+    /// The vbuild binary that becomes the machine's processes; this very program
+    /// when it is not said. Tests are other programs, so they say it.
+    pub program: Option<PathBuf>,
     /// A fresh machine for every stage.
     pub fresh_machine_per_stage: bool,
     /// Keep the build directory after a failure.
@@ -80,6 +83,7 @@ impl Default for Settings {
             drive_format: None,
             script_timeout: None,
             verbose_console: false,
+            program: None,
             fresh_machine_per_stage: false,
             keep_build_dir: false,
             seed: std::env::var("SOURCE_DATE_EPOCH").ok().filter(|epoch| !epoch.is_empty()),

@@ -69,6 +69,7 @@ pub fn ground(test: &str) -> Option<Ground> {
         memory_mib: 1024,
         network: false,
         script_timeout: Some(Duration::from_secs(300)),
+        program: Some(vbuild_binary()),
         ..Settings::default()
     };
     let recorder = Arc::new(Recorder::default());
@@ -76,6 +77,14 @@ pub fn ground(test: &str) -> Option<Ground> {
     let observer: SharedObserver = recorder.clone();
     let dir = tempfile::tempdir().expect("a temporary directory");
     Some(Ground { settings, ctx: Ctx { observer, cancel }, recorder, stop, dir })
+}
+
+/// The binary that cargo built beside this test.
+fn vbuild_binary() -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let binary = test.ancestors().nth(2).expect("target/debug/deps/boots").join("vbuild");
+    assert!(binary.is_file(), "{} is missing: run `cargo build`", binary.display());
+    binary
 }
 
 impl Ground {
