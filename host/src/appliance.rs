@@ -51,7 +51,11 @@ pub fn request(settings: &Settings) -> Result<(Request, Digest), CommandError> {
 ///
 /// # Errors
 /// When the initramfs for this agent cannot be written.
-pub fn files(found: &Appliance, request: &Request, agent: Digest) -> Result<ApplianceFiles, CommandError> {
+pub fn files(
+    found: &Appliance,
+    request: &Request,
+    agent: Digest,
+) -> Result<ApplianceFiles, CommandError> {
     let initrd = found.initrd_for(&request.agent).map_err(appliance_error)?;
     Ok(ApplianceFiles {
         kernel: found.kernel(),
@@ -114,9 +118,8 @@ pub async fn build(
             return Err(CommandError::message(Kind::Interrupted, "the appliance's build was stopped"));
         }
     };
-    let appliance = built
-        .map_err(|panic| CommandError::new(Kind::Build, panic))?
-        .map_err(appliance_error)?;
+    let appliance =
+        built.map_err(|panic| CommandError::new(Kind::Build, panic))?.map_err(appliance_error)?;
     ctx.say(format!(
         "the appliance {} is made ({} s)",
         &appliance.digest()[..12.min(appliance.digest().len())],
@@ -145,10 +148,9 @@ struct ApplianceView {
 impl Events for ApplianceView {
     fn event(&mut self, event: ApplianceEvent<'_>) {
         match event {
-            ApplianceEvent::Waiting { lock } => self.ctx.say(format!(
-                "another vbuild makes an appliance; waiting for {}",
-                lock.display()
-            )),
+            ApplianceEvent::Waiting { lock } => self
+                .ctx
+                .say(format!("another vbuild makes an appliance; waiting for {}", lock.display())),
             ApplianceEvent::Begin(phase) => {
                 self.last_tenth = None;
                 self.ctx.say(match phase {
@@ -218,7 +220,8 @@ impl MicrovmStage {
             initrd: spec.initrd.clone(),
             cmdline: Vec::new(),
             drives: vec![Drive {
-                serial: DriveSerial::new(engine::ROOT_SERIAL).map_err(machine::MachineError::from)?,
+                serial: DriveSerial::new(engine::ROOT_SERIAL)
+                    .map_err(machine::MachineError::from)?,
                 path: spec.root_image.clone(),
                 format: DriveFormat::Raw,
                 read_only: false,
@@ -244,9 +247,13 @@ impl MicrovmStage {
         let mut child = session
             .spawn(Spawn {
                 argv: vec![spec.script.to_owned()],
-                env: [("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"), ("HOME", "/root")]
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .to_vec(),
+                env: [
+                    ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+                    ("LC_ALL", "C"),
+                    ("HOME", "/root"),
+                ]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
                 cwd: "/".into(),
                 root: Some(IMAGE.into()),
                 merge_stderr: true,

@@ -46,8 +46,8 @@ pub async fn choose(settings: &Settings, ctx: &Ctx) -> Result<Backend, CommandEr
         // milliseconds of every start.
         let report =
             if asked == accel::Accel::Tcg { ProbeReport { checks: Vec::new() } } else { report() };
-        let usable = asked != accel::Accel::Tcg
-            && matches!(report.verdict(), accel::Verdict::Usable);
+        let usable =
+            asked != accel::Accel::Tcg && matches!(report.verdict(), accel::Verdict::Usable);
         let emulator = if usable {
             Emulator::Absent { reason: "not looked for".into() }
         } else {

@@ -153,8 +153,7 @@ pub async fn build(
     for (disk, path) in built.disks {
         pending.extend(write_disk(plan, disk, path, ctx).await?);
     }
-    let existing =
-        if plan.outputs.overwrite { Existing::Replace } else { Existing::KeepDated };
+    let existing = if plan.outputs.overwrite { Existing::Replace } else { Existing::KeepDated };
     let written = output::commit(pending, existing).map_err(output_error)?;
     for directory in trees.take_directories() {
         let path = directory.commit().map_err(output_error)?;

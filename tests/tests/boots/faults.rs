@@ -31,10 +31,7 @@ async fn fail(ground: &Ground, script: &str) -> String {
         source = cause.source();
     }
     // An output that existed survives, nothing is beside it, no machine runs.
-    assert_eq!(
-        std::fs::read_to_string(ground.path("image.qcow2")).unwrap(),
-        "an earlier image"
-    );
+    assert_eq!(std::fs::read_to_string(ground.path("image.qcow2")).unwrap(), "an earlier image");
     assert_eq!(names(ground.dir.path()), ["image.qcow2"]);
     let run = ground.settings.cache_dir.join("run");
     assert!(!process_with(&format!("{}/vbuild-run-{}-", run.display(), std::process::id())));

@@ -96,8 +96,9 @@ impl Ground {
     pub async fn boot(&self) -> (Session, BuildDir) {
         let build_dir = pipeline::make_build_dir(&self.settings).unwrap();
         let backend = backend::choose(&self.settings, &self.ctx).await.unwrap();
-        let files =
-            appliance::find_or_build(&self.settings, &backend, &build_dir, &self.ctx).await.unwrap();
+        let files = appliance::find_or_build(&self.settings, &backend, &build_dir, &self.ctx)
+            .await
+            .unwrap();
         let spec = machine::MachineSpec {
             name: "test".into(),
             vcpus: self.settings.vcpus,
@@ -136,7 +137,10 @@ pub fn process_with(word: &str) -> bool {
 pub fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .map(|entries| {
-            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+            entries
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect()
         })
         .unwrap_or_default();
     names.sort();

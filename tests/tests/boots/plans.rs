@@ -74,14 +74,26 @@ pub fn whole(tar: &Path, raw: &Path) -> Plan {
         stage(
             "inside",
             Context { image_root: image(), image_system_mounts: true, ..Context::default() },
-            vec![busybox("touch /inside; test -e /proc/self/status; test -d /sys/kernel; test -c /dev/null")],
+            vec![busybox(
+                "touch /inside; test -e /proc/self/status; test -d /sys/kernel; test -c /dev/null",
+            )],
         ),
         stage(
             "cached",
             Context { image_root: image(), ..Context::default() },
-            vec![sh("use the cache", "test -e /build/mnt/var/cache/thing/one && touch /build/mnt/var/cache/thing/two")],
+            vec![sh(
+                "use the cache",
+                "test -e /build/mnt/var/cache/thing/one && touch /build/mnt/var/cache/thing/two",
+            )],
         ),
-        stage("layout", Context::default(), vec![sh("look", "test ! -e /build/mnt/var/cache/thing/one; test -e /build/cache/two"), layout()]),
+        stage(
+            "layout",
+            Context::default(),
+            vec![
+                sh("look", "test ! -e /build/mnt/var/cache/thing/one; test -e /build/cache/two"),
+                layout(),
+            ],
+        ),
         stage(
             "copy",
             Context { layout_at: Some(path("/build/target")), ..Context::default() },
@@ -148,7 +160,10 @@ setfattr -n security.capability -v 0x$setcap_bytes $T/bin/busybox
 setfacl -m u:7:r $T/etc/soft
 echo boot > $T/boot/kernel"#,
             ),
-            script("root.d/20-environment", r#"echo "$FROM_ENVIRONMENT" > $T/etc/environment-seen"#),
+            script(
+                "root.d/20-environment",
+                r#"echo "$FROM_ENVIRONMENT" > $T/etc/environment-seen"#,
+            ),
             script(
                 "root.d/30-cache",
                 "mkdir -p /build/cache; touch /build/cache/one; mount --bind /build/cache $T/var/cache/thing",
@@ -211,7 +226,12 @@ fn layout() -> Step {
         NodeKind::Mount(Mount {
             base: base.into(),
             mount_point: place.into(),
-            fstab: Some(FstabEntry { options: "defaults".into(), dump: 0, pass: 1, by_uuid: false }),
+            fstab: Some(FstabEntry {
+                options: "defaults".into(),
+                dump: 0,
+                pass: 1,
+                by_uuid: false,
+            }),
         })
     };
     Step::CreateLayout(Layout {
