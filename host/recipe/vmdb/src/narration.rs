@@ -129,10 +129,9 @@ impl Narrator {
     pub fn stage(&mut self, stage: usize) -> Vec<String> {
         self.stage = Some(stage);
         self.commands_shown = 0;
-        match self.narration.step_of_stage(stage).map(|step| step.number) {
-            Some(number) => self.reach(number),
-            None => Vec::new(),
-        }
+        // A stage of no step is the last one: all steps are behind it.
+        let step = self.narration.step_of_stage(stage).map(|step| step.number);
+        self.reach(step.unwrap_or(usize::MAX))
     }
 
     /// What is said when the next command of the stage begins.

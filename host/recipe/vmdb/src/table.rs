@@ -93,6 +93,13 @@ pub(crate) fn place(
     if behind <= first {
         return Err(format!("nothing is left between `{}` and `{}`", words.0, words.1));
     }
+    // The table is written in one go, in order.
+    if let Some(other) = others.iter().find(|o| behind <= o.start) {
+        return Err(format!(
+            "`{} {}` lies before the partition `{}`, which must then come later in the spec",
+            words.0, words.1, other.node
+        ));
+    }
     if let Some(other) = others.iter().find(|o| first < o.end && o.start < behind) {
         return Err(format!(
             "`{} {}` (sectors {first} to {}) overlaps the partition `{}`",
@@ -227,6 +234,19 @@ const FLAGS: &[(&str, Option<&str>, Option<&str>)] = &[
     ("linux-home", None, Some("8302")),
     ("chromeos_kernel", None, Some("fe3a2a5d-4f32-41a7-b725-accc3285a309")),
 ];
+
+/// Whether a table of this label has the flag.
+pub(crate) fn has_flag(label: TableLabel, flag: &str) -> bool {
+    let part = Part {
+        node: String::new(),
+        role: Role::Primary,
+        start: 0,
+        end: 0,
+        fs_type: "ext2".into(),
+        flags: vec![(flag.to_owned(), true)],
+    };
+    type_of(label, &part).is_ok()
+}
 
 /// The names of all flags.
 pub(crate) fn flag_names() -> Vec<&'static str> {

@@ -668,6 +668,9 @@ stepz: []
   - {mklabel: gpt, device: out.img}
   - {mkpart: a, device: out.img, start: 0%, end: 50%, tag: root}
   - {mkpart: b, device: out.img, start: 40%, end: 100%, tag: data}
+  - {mkpart: c, device: out.img, start: 60%, end: 100%, tag: late}
+  - {mkpart: d, device: out.img, start: 50%, end: 55%, tag: early}
+  - {set_part_flag: out.img, tag: late, flag: lba}
   - {mkfs: ext4, partition: data}
   - {mkfs: ext4, partition: roott}
   - {mount: root}
@@ -680,28 +683,34 @@ stepz: []
         &[],
         |_| (),
         expect![[r#"
-        spec.vmdb:5:41: step 4 (mkpart): `40% 100%` (sectors 838860 to 2097118) overlaps the partition `root`
-          5 |   - {mkpart: b, device: out.img, start: 40%, end: 100%, tag: data}
-            |                                         ^
-        spec.vmdb:7:29: step 6 (mkfs): there is no tag `roott` at this step
-          7 |   - {mkfs: ext4, partition: roott}
-            |                             ^
-          hint: did you mean `root`?
-        spec.vmdb:8:13: step 7 (mount): `root` has no filesystem at this step
-          8 |   - {mount: root}
-            |             ^
-          hint: `mkfs` with `partition: root`
-        spec.vmdb:9:12: step 8 (grub): there is no GRUB of this flavor for amd64
-          9 |   - {grub: ieee1275, tag: root}
-            |            ^
-        spec.vmdb:11:14: step 10 (chroot): there is no tag `other` at this step
-          11 |   - {chroot: other, shell: x, unless: rootfs_unpackt}
-             |              ^
-          hint: the tags are `root`
-        spec.vmdb:11:39: step 10 (chroot): no step sets the flag `rootfs_unpackt`
-          11 |   - {chroot: other, shell: x, unless: rootfs_unpackt}
-             |                                       ^
-          hint: the one flag is `rootfs_unpacked`"#]],
+            spec.vmdb:5:41: step 4 (mkpart): `40% 100%` (sectors 838860 to 2097118) overlaps the partition `root`
+              5 |   - {mkpart: b, device: out.img, start: 40%, end: 100%, tag: data}
+                |                                         ^
+            spec.vmdb:7:41: step 6 (mkpart): `50% 55%` lies before the partition `late`, which must then come later in the spec
+              7 |   - {mkpart: d, device: out.img, start: 50%, end: 55%, tag: early}
+                |                                         ^
+            spec.vmdb:8:47: step 7 (set_part_flag): the label of `out.img` has no flag `lba`
+              8 |   - {set_part_flag: out.img, tag: late, flag: lba}
+                |                                               ^
+            spec.vmdb:10:29: step 9 (mkfs): there is no tag `roott` at this step
+              10 |   - {mkfs: ext4, partition: roott}
+                 |                             ^
+              hint: did you mean `root`?
+            spec.vmdb:11:13: step 10 (mount): `root` has no filesystem at this step
+              11 |   - {mount: root}
+                 |             ^
+              hint: `mkfs` with `partition: root`
+            spec.vmdb:12:12: step 11 (grub): there is no GRUB of this flavor for amd64
+              12 |   - {grub: ieee1275, tag: root}
+                 |            ^
+            spec.vmdb:14:14: step 13 (chroot): there is no tag `other` at this step
+              14 |   - {chroot: other, shell: x, unless: rootfs_unpackt}
+                 |              ^
+              hint: the tags are `root`, `late`
+            spec.vmdb:14:39: step 13 (chroot): no step sets the flag `rootfs_unpackt`
+              14 |   - {chroot: other, shell: x, unless: rootfs_unpackt}
+                 |                                       ^
+              hint: the one flag is `rootfs_unpacked`"#]],
     );
 }
 

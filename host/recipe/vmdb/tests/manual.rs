@@ -1,7 +1,5 @@
 //! The manual names every step with every key, and its example is a spec.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 mod common;
 
 use common::try_prepare;

@@ -69,7 +69,8 @@ impl Lowering<'_> {
         let mut work: Vec<Work> = Vec::new();
         for (node, old, command) in std::mem::take(&mut self.rekeys) {
             let arguments = vec![Value::Fact(format!("device.{node}")), old.into(), command.into()];
-            work.push(self.script("replace the key", REKEY_SH, arguments).work());
+            let shown = ["cryptsetup", "luksChangeKey", &node];
+            work.push(self.script("replace the key", REKEY_SH, arguments).shown(&shown).work());
         }
         if self.tags.iter().any(|tag| tag.mounted.is_some()) {
             work.push(Step::Trim.into());

@@ -169,6 +169,10 @@ impl StepKind for Mkpart {
                 return Err(fault.hint("the kinds are `primary`, `extended` and `logical`"));
             }
         };
+        if role == Role::Primary && disk.parts.iter().any(|part| part.role == Role::Logical) {
+            let message = "a primary partition must come before the logical ones";
+            return Err(Fault::new("mkpart", message));
+        }
         let (start, end) =
             table::place(label, disk.bytes, &disk.parts, role, (&self.start, &self.end))
                 .map_err(|message| Fault::new("start", message))?;
@@ -239,6 +243,10 @@ impl StepKind for SetPartFlag {
         if disk != index {
             let message = format!("`{}` is no partition of `{}`", self.tag, self.device);
             return Err(Fault::new("tag", message));
+        }
+        if lowering.disks[disk].label.is_some_and(|label| !table::has_flag(label, &self.flag)) {
+            let message = format!("the label of `{}` has no flag `{}`", self.device, self.flag);
+            return Err(Fault::new("flag", message));
         }
         set_flag(lowering, disk, part, &self.flag, self.enabled);
         Ok(())
