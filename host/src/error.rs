@@ -25,18 +25,22 @@ pub enum Kind {
     Interrupted,
     /// vbuild itself, not the command, failed in `vbuild exec`.
     Exec,
+    /// The command line of `vbuild vmdb` is wrong.
+    VmdbUsage,
 }
 
 /// The exit status of each kind; vbuild(1) repeats this table.
 ///
 /// virt-dib has 1 for everything, and callers test for that, so the kinds that
 /// it knows stay 1. Only what it does not have is told apart: `exec` passes a
-/// command's status on and needs one of its own, which is env(1)'s.
+/// command's status on and needs one of its own, which is env(1)'s, and `vmdb`
+/// keeps vmdb2's.
 #[must_use]
 pub fn exit_status(kind: Kind) -> u8 {
     match kind {
         Kind::Usage | Kind::Build | Kind::Host | Kind::Interrupted => 1,
         Kind::ExtraData { status } => status.max(1),
+        Kind::VmdbUsage => 2,
         Kind::Exec => 125,
     }
 }

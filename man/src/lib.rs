@@ -159,6 +159,7 @@ fn exit_statuses() -> String {
             "Anything else, as virt\\-dib has it: a wrong command line, elements that do not fit \
              together, a failed script, a missing program, a signal.",
         ),
+        (exit_status(Kind::VmdbUsage), "vbuild vmdb: the command line is wrong."),
         (
             exit_status(Kind::Exec),
             "vbuild exec: the command line is wrong, or vbuild itself failed. Every other status is the command's own; 124 when \

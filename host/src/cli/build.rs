@@ -245,6 +245,18 @@ pub enum ChecksumKind {
     Sha512,
 }
 
+impl ChecksumKind {
+    /// The same in the plan's words.
+    #[must_use]
+    pub fn into_plan(self) -> plan::Checksum {
+        match self {
+            Self::Md5 => plan::Checksum::Md5,
+            Self::Sha256 => plan::Checksum::Sha256,
+            Self::Sha512 => plan::Checksum::Sha512,
+        }
+    }
+}
+
 /// The drive that keeps caches and logs.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = CACHES)]

@@ -26,10 +26,17 @@ pub(crate) fn manual() -> String {
 #[derive(Debug, Clone)]
 pub struct Formats(pub Vec<&'static output::Format>);
 
+impl Formats {
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|format| format.name)
+    }
+}
+
 impl PartialEq for Formats {
     /// A format is its name.
     fn eq(&self, other: &Self) -> bool {
-        self.0.iter().map(|format| format.name).eq(other.0.iter().map(|format| format.name))
+        self.names().eq(other.names())
     }
 }
 
@@ -37,7 +44,7 @@ impl PartialEq for Formats {
 ///
 /// # Errors
 /// An item that names no format; the empty item is one.
-pub(crate) fn parse(text: &str) -> Result<Formats, InvalidValue> {
+pub fn parse(text: &str) -> Result<Formats, InvalidValue> {
     output::parse_formats(text).map(Formats).map_err(|error| invalid(error.to_string()))
 }
 

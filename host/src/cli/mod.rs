@@ -19,7 +19,7 @@ pub use build::{
     ElementArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs, OutputArgs, PackageArgs,
     ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs,
 };
-pub use formats::{Formats, format_names};
+pub use formats::{Formats, format_names, parse as parse_formats};
 pub use getopt::{GetoptError, Options};
 pub use values::{
     ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, comma_list, positive, smp,
@@ -62,6 +62,9 @@ pub struct Cli {
 /// Everything that vbuild does beside the default, which is to build.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum Verb {
+    /// Build what a vmdb2 spec says
+    #[command(infer_long_args = true)]
+    Vmdb(Box<commands::vmdb::VmdbArgs>),
     /// Show what a build would do, without doing it
     Plan(Box<commands::plan::PlanArgs>),
     /// Boot a finished image on its serial console, without changing it
@@ -90,6 +93,8 @@ pub enum Personality {
     DiskImageCreate,
     /// ramdisk-image-create's: as above, and `--ramdisk` is given.
     RamdiskImageCreate,
+    /// vmdb2's: the verb `vmdb`.
+    Vmdb2,
 }
 
 impl Personality {
@@ -100,8 +105,15 @@ impl Personality {
             Some("virt-dib") => Self::VirtDib,
             Some("disk-image-create") => Self::DiskImageCreate,
             Some("ramdisk-image-create") => Self::RamdiskImageCreate,
+            Some("vmdb2") => Self::Vmdb2,
             _ => Self::Vbuild,
         }
+    }
+
+    /// Whether the first word can be a verb.
+    #[must_use]
+    fn has_verbs(self) -> bool {
+        matches!(self, Self::Vbuild | Self::Vmdb2)
     }
 
     /// Whether the environment is input, as it is for diskimage-builder.
@@ -138,17 +150,27 @@ pub fn command() -> clap::Command {
 /// # Errors
 /// A usage error in the words of virt-dib where it has some.
 pub fn parse(argv: &[OsString]) -> Result<(Personality, Invocation), CommandError> {
-    parse_any(argv).map_err(|error| match argv.get(1) {
-        // Even a wrong command line must not look like the command's own failure.
-        Some(verb) if verb == "exec" => CommandError { kind: Kind::Exec, ..error },
-        _ => error,
-    })
-}
-
-fn parse_any(argv: &[OsString]) -> Result<(Personality, Invocation), CommandError> {
     let (program, args) =
         argv.split_first().map_or((OsString::new(), argv), |(p, a)| (p.clone(), a));
     let personality = Personality::of(&program);
+    let mut args = args.to_vec();
+    if personality == Personality::Vmdb2 {
+        args.insert(0, "vmdb".into());
+    }
+    let parsed = invocation_of(personality, &args);
+    parsed.map(|invocation| (personality, invocation)).map_err(|error| {
+        let verb = args.first().and_then(|verb| verb.to_str()).filter(|_| personality.has_verbs());
+        let kind = match verb {
+            // It must not look like the command's own failure.
+            Some("exec") => Kind::Exec,
+            Some("vmdb") => Kind::VmdbUsage,
+            _ => return error,
+        };
+        CommandError { kind, ..error }
+    })
+}
+
+fn invocation_of(personality: Personality, args: &[OsString]) -> Result<Invocation, CommandError> {
     let command = command();
     let mut words = vec![OsString::from("vbuild")];
     match verb_of(&command, personality, args) {
@@ -170,10 +192,10 @@ fn parse_any(argv: &[OsString]) -> Result<(Personality, Invocation), CommandErro
     }
     let matches = match command.clone().try_get_matches_from(&words) {
         Ok(matches) => matches,
-        Err(error) => return clap_error(&error).map(|text| (personality, Invocation::Print(text))),
+        Err(error) => return clap_error(&error).map(Invocation::Print),
     };
     let cli = Cli::from_arg_matches(&matches).map_err(|error| usage(error.to_string()))?;
-    Ok((personality, invocation(cli, &command)?))
+    invocation(cli, &command)
 }
 
 fn verb_of<'a>(
@@ -182,7 +204,7 @@ fn verb_of<'a>(
     args: &[OsString],
 ) -> Option<&'a clap::Command> {
     let first = args.first()?.to_str()?;
-    (personality == Personality::Vbuild).then(|| command.find_subcommand(first)).flatten()
+    personality.has_verbs().then(|| command.find_subcommand(first)).flatten()
 }
 
 fn invocation(cli: Cli, command: &clap::Command) -> Result<Invocation, CommandError> {

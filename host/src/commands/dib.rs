@@ -6,11 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use dib::{
-    DibError, DibErrorKind, DibOptions, FormatChoice, HttpFetcher, Lowered, MadeFrom, World,
-};
-use plan::Checksum;
-
 use super::{Context, Outcome, logs, machine_run, resolve};
 use crate::{
     cli::{BuildArgs, ChecksumKind, EnvVar, Personality, comma_list},
@@ -18,6 +13,9 @@ use crate::{
     pipeline::{self, Ctx},
     settings::Settings,
     ui::{self, Ui},
+};
+use dib::{
+    DibError, DibErrorKind, DibOptions, FormatChoice, HttpFetcher, Lowered, MadeFrom, World,
 };
 
 /// Variables beside `DIB_*` that diskimage-builder itself reads.
@@ -105,7 +103,7 @@ pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
         uncompressed: image.uncompressed,
         qemu_img_options: image.qemu_img_options.clone(),
         docker_target: image.docker_target.clone(),
-        checksums: image.checksum.iter().copied().map(checksum).collect(),
+        checksums: image.checksum.iter().copied().map(ChecksumKind::into_plan).collect(),
         overwrite: overwrites(context),
         fs_type: image.fs_type.clone(),
         mkfs_options: image.mkfs_options.clone(),
@@ -140,7 +138,7 @@ pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
 /// told otherwise.
 fn overwrites(context: &Context) -> bool {
     match context.personality {
-        Personality::Vbuild | Personality::VirtDib => true,
+        Personality::Vbuild | Personality::VirtDib | Personality::Vmdb2 => true,
         Personality::DiskImageCreate | Personality::RamdiskImageCreate => {
             context.variable("OVERWRITE_OLD_IMAGE").is_some_and(|value| !value.is_empty())
         }
@@ -176,17 +174,11 @@ fn format_choice(format: &output::Format) -> FormatChoice {
     }
 }
 
-fn checksum(kind: ChecksumKind) -> Checksum {
-    match kind {
-        ChecksumKind::Md5 => Checksum::Md5,
-        ChecksumKind::Sha256 => Checksum::Sha256,
-        ChecksumKind::Sha512 => Checksum::Sha512,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
+
+    use plan::Checksum;
 
     use super::*;
     use crate::{

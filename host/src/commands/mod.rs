@@ -10,6 +10,7 @@ pub mod dib;
 pub mod doctor;
 pub mod exec;
 pub mod plan;
+pub mod vmdb;
 
 pub mod logs;
 pub mod machine_run;
@@ -60,6 +61,7 @@ impl Context {
 /// Whatever the verb fails with.
 pub fn run(context: &Context, verb: Verb) -> Outcome {
     match verb {
+        Verb::Vmdb(args) => vmdb::run(context, &args),
         Verb::Plan(args) => plan::run(context, &args),
         Verb::Boot(args) => boot::run(context, &args),
         Verb::Exec(args) => exec::run(context, &args),

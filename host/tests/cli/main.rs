@@ -43,7 +43,15 @@ fn make_home(home: &Path) {
     }
     fs::create_dir(home.join("empty")).unwrap();
     fs::write(home.join("text.txt"), "hello").unwrap();
-    for name in ["virt-dib", "disk-image-create", "vbuild"] {
+    let specs = [
+        ("happy", "- echo: \"{{ who }}\"\n  teardown: bye\n- echo: bar\n"),
+        ("unhappy", "- echo: foo\n  teardown: bye\n- error: yikes\n  teardown: 'WAT?!'\n"),
+        ("typo", "- echo: foo\n  teardwon: bye\n- mkfss: x\n"),
+    ];
+    for (name, steps) in specs {
+        fs::write(home.join(format!("{name}.vmdb")), format!("steps:\n{steps}")).unwrap();
+    }
+    for name in ["virt-dib", "disk-image-create", "vmdb2", "vbuild"] {
         symlink(env!("CARGO_BIN_EXE_vbuild"), home.join(name)).unwrap();
     }
 }

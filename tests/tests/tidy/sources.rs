@@ -15,9 +15,6 @@ const LONG_FILES: &[(&str, usize, &str)] = &[
     ("guest-agent/wire/src/message.rs", 650, "the protocol is read in one piece"),
     ("host/microvm/src/backend.rs", 700, "the VMM process from its start to its end"),
     ("host/microvm/src/devices/block/qcow2.rs", 600, "one format, read and written"),
-    ("host/recipe/vmdb/src/lower.rs", 750, "one arm for each step of vmdb2"),
-    ("host/vsock-mux/src/connection.rs", 600, "the state machine of a connection"),
-    ("host/vsock-mux/src/mux.rs", 600, "the device's two ends belong together"),
 ];
 /// Where `unsafe` may be.
 const UNSAFE_ROOMS: &[&str] = &["host/microvm/", "guest-agent/src/sys.rs"];

@@ -1,0 +1,285 @@
+//! `vbuild vmdb`: builds what a vmdb2 spec says. Started under the name `vmdb2`
+//! it is all there is.
+//!
+//! vmdb2's contract for standard output holds: empty without `-v`, with it the
+//! steps in order, their texts, and the teardowns in reverse.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use clap::{Args, ValueEnum};
+use engine::events::{Event, Observer};
+use vmdb::{Failure, Narrator, Options, Prepared, Wording};
+
+use super::{Context, Outcome, logs, machine_run, resolve};
+use crate::{
+    cli::{
+        CacheDirArgs, ChecksumKind, DriveArgs, Formats, MachineArgs, NetworkArgs, parse_formats,
+        positive,
+    },
+    error::{CommandError, Kind},
+    pipeline::{self, Ctx},
+    settings::Settings,
+    ui::{self, Console, Ui, Verbosity},
+};
+
+/// `vbuild vmdb`.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(
+    after_help = "The spec is read as vmdb2 0.26 to 0.41 read it. Everything wrong with it is told at \
+                        once, before anything runs. The exit status is 1 when the spec or the build \
+                        fails, 2 when the command line is wrong."
+)]
+pub struct VmdbArgs {
+    /// The spec, or `-` for standard input
+    #[arg(value_name = "SPEC", required_unless_present = "version")]
+    pub spec: Option<String>,
+
+    /// Make a new image; its suffix tells the format
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<String>,
+
+    /// Work on an image that exists
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    pub image: Option<String>,
+
+    /// Where cache-rootfs keeps the root filesystem, and unpack-rootfs finds it
+    #[arg(long, value_name = "FILE")]
+    pub rootfs_tarball: Option<String>,
+
+    /// Set a variable for the spec's templates; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub variable: Vec<String>,
+
+    /// Show the steps, and what they say, on standard output
+    #[arg(short = 'v', long)]
+    pub verbose: bool,
+
+    /// Write the whole log of the build to FILE
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+
+    /// Only warn of keys that vmdb2 passes over in silence
+    #[arg(long)]
+    pub lenient: bool,
+
+    /// Whose words -v shows
+    #[arg(long, value_name = "VERSION", default_value = "0.26")]
+    pub wording: WordingArg,
+
+    /// What to write, instead of what the output's suffix tells; comma-separated
+    #[arg(long, value_name = "FORMAT,...", value_parser = parse_formats)]
+    pub formats: Option<Formats>,
+
+    /// Do not compress formats that can be compressed
+    #[arg(short = 'u', long)]
+    pub uncompressed: bool,
+
+    /// Options for the image, as `qemu-img -o` takes them
+    #[arg(long, value_name = "OPTIONS")]
+    pub qemu_img_options: Option<String>,
+
+    /// Write checksums beside each output [default when given: md5,sha256]
+    #[arg(long, value_name = "KIND,...", require_equals = true, num_args = 0..=1,
+          value_delimiter = ',', default_missing_values = ["md5", "sha256"])]
+    pub checksum: Vec<ChecksumKind>,
+
+    /// Fail a step that runs longer than this
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    pub timeout: Option<u32>,
+
+    /// Print the version as vmdb2 does, and end
+    #[arg(long)]
+    pub version: bool,
+
+    /// What steps keep between builds.
+    #[command(flatten)]
+    pub drive: DriveArgs,
+    /// What vbuild keeps between builds.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// What it may reach.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+}
+
+/// The two wordings that vmdb2 has had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WordingArg {
+    /// That of Debian 12
+    #[value(name = "0.26")]
+    V026,
+    /// The whole spec is shown before anything runs
+    #[value(name = "0.41")]
+    V041,
+}
+
+/// Builds.
+///
+/// # Errors
+/// A spec that cannot be read or is wrong, and whatever the build fails with.
+pub fn run(context: &Context, args: &VmdbArgs) -> Outcome {
+    if args.version {
+        let version = [env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR")];
+        context.console.print(&format!("{}\n", version.join(".")));
+        return Ok(0);
+    }
+    let options = options(args)?;
+    let prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
+    if prepared.is_local() {
+        return run_local(&context.console, args.verbose, &prepared);
+    }
+    let base =
+        resolve::machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir);
+    let mut settings = Settings {
+        script_timeout: args.timeout.map(|seconds| std::time::Duration::from_secs(seconds.into())),
+        ..base
+    };
+    settings.appliance_packages.extend(prepared.lowered.packages.iter().cloned());
+    let ui = Arc::new(Ui::open(&view(args, &settings, &context.console), &context.console)?);
+    machine_run::run(&ui, async |ctx| {
+        build(args, prepared, &settings, ctx, context.console).await
+    })?;
+    Ok(0)
+}
+
+/// Standard output is the narrator's alone, so the usual lines are shown only
+/// where they go to the terminal by the other stream.
+fn view(args: &VmdbArgs, settings: &Settings, console: &Console) -> ui::Settings {
+    let live = console.stdout_is_terminal && console.stderr_is_terminal && !args.verbose;
+    ui::Settings {
+        verbosity: Verbosity { quiet: !live, output: false, debug: 0, wrap: false },
+        colours: false,
+        log: args.log.clone().or_else(|| logs::new_log(&settings.cache_dir)),
+        json: None,
+    }
+}
+
+async fn build(
+    args: &VmdbArgs,
+    prepared: Prepared,
+    settings: &Settings,
+    ctx: Ctx,
+    console: Console,
+) -> Result<(), CommandError> {
+    for warning in &prepared.lowered.warnings {
+        ctx.warn(warning.show(&prepared.source));
+    }
+    let teller = Arc::new(Teller {
+        ctx: ctx.clone(),
+        console: args.verbose.then_some(console),
+        state: Mutex::new(State {
+            narrator: Narrator::new(prepared.lowered.narration.clone()),
+            stage: None,
+        }),
+    });
+    teller.tell(|narrator| narrator.begin());
+    let heard = Ctx { observer: teller.clone(), cancel: ctx.cancel };
+    let outcome = pipeline::build(&prepared.lowered.plan, settings, &heard).await;
+    teller.tell(|narrator| narrator.end(outcome.is_ok()));
+    outcome.map(drop).map_err(|error| {
+        match teller.stage().and_then(|stage| prepared.place_of_stage(stage)) {
+            Some(place) => error.context(format!("the build failed at {place}")),
+            None => error,
+        }
+    })
+}
+
+/// A spec that only speaks needs no machine.
+fn run_local(console: &Console, verbose: bool, prepared: &Prepared) -> Outcome {
+    let local = prepared.lowered.narration.run_local();
+    if verbose {
+        local.lines.iter().for_each(|line| console.print(&format!("{line}\n")));
+    }
+    match local.failed {
+        None => Ok(0),
+        Some(number) => {
+            let text = format!("step {number} is made to fail");
+            Err(CommandError::message(Kind::Build, text))
+        }
+    }
+}
+
+fn failure(failure: Failure) -> CommandError {
+    CommandError::new(Kind::Usage, failure)
+}
+
+fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
+    let directory = std::env::current_dir().map_err(|error| {
+        CommandError::new(Kind::Host, error).context("cannot find the working folder")
+    })?;
+    Ok(Options {
+        spec: args.spec.clone().unwrap_or_default(),
+        output: args.output.clone(),
+        image: args.image.clone(),
+        rootfs_tarball: args.rootfs_tarball.clone(),
+        variables: args.variable.clone(),
+        formats: args.formats.iter().flat_map(Formats::names).map(str::to_owned).collect(),
+        compress: !args.uncompressed,
+        format_options: args.qemu_img_options.clone(),
+        checksums: args.checksum.iter().copied().map(ChecksumKind::into_plan).collect(),
+        lenient: args.lenient,
+        wording: match args.wording {
+            WordingArg::V026 => Wording::V026,
+            WordingArg::V041 => Wording::V041,
+        },
+        arch: debian_architecture(std::env::consts::ARCH).to_owned(),
+        directory,
+    })
+}
+
+/// Debian's name of a processor that Rust names.
+fn debian_architecture(rust: &str) -> &str {
+    match rust {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Passes events on, and says what vmdb2 would say meanwhile.
+struct Teller {
+    ctx: Ctx,
+    console: Option<Console>,
+    state: Mutex<State>,
+}
+
+struct State {
+    narrator: Narrator,
+    stage: Option<usize>,
+}
+
+impl Teller {
+    fn tell(&self, say: impl FnOnce(&mut Narrator) -> Vec<String>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = say(&mut state.narrator);
+        if let Some(console) = &self.console {
+            lines.iter().for_each(|line| console.print(&format!("{line}\n")));
+        }
+    }
+
+    fn stage(&self) -> Option<usize> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).stage
+    }
+}
+
+impl Observer for Teller {
+    fn event(&self, event: &Event) {
+        match event {
+            Event::StageStarted { index, .. } | Event::StageCached { index, .. } => {
+                self.state.lock().unwrap_or_else(PoisonError::into_inner).stage = Some(*index);
+                self.tell(|narrator| narrator.stage(*index));
+            }
+            Event::ScriptStarted { .. } => {
+                self.tell(|narrator| narrator.command().into_iter().collect());
+            }
+            _ => {}
+        }
+        self.ctx.observer.event(event);
+    }
+}
