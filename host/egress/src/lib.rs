@@ -12,6 +12,7 @@
 
 mod address;
 mod connect;
+mod http;
 mod policy;
 pub mod protocol;
 mod record;
@@ -21,6 +22,7 @@ mod serve;
 mod upstream;
 
 pub use address::{Reach, reach};
+pub use http::Exchange;
 pub use policy::{Host, InvalidHost, InvalidRule, Policy, Rule};
 pub use record::{OnRecord, Record};
 pub use resolve::{Lookup, Resolve, SystemResolver};

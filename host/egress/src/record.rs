@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use crate::Exchange;
+
 /// A connection that has ended, or a request that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -21,6 +23,8 @@ pub struct Record {
     pub refused: Option<String>,
     /// Why it broke, if it did not end in order.
     pub broken: Option<String>,
+    /// What was fetched, when it was by plain HTTP on port 80.
+    pub http: Vec<Exchange>,
 }
 
 /// Takes records, from any task, without blocking.

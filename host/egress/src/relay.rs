@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use crate::http::Observed;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Buffer of one direction. With the most connections allowed, all buffers
@@ -35,11 +36,14 @@ pub(crate) async fn relay(
     remote: impl AsyncRead + AsyncWrite + Unpin,
     flow: &Flow,
     idle: Duration,
+    observed: Option<&Observed>,
 ) -> io::Result<()> {
     let (mut guest_in, mut guest_out) = tokio::io::split(guest);
     let (mut remote_in, mut remote_out) = tokio::io::split(remote);
-    let up = copy(&mut guest_in, &mut remote_out, &flow.up);
-    let down = copy(&mut remote_in, &mut guest_out, &flow.down);
+    let see_up = |bytes: &[u8]| observed.into_iter().for_each(|o| o.up(bytes));
+    let see_down = |bytes: &[u8]| observed.into_iter().for_each(|o| o.down(bytes));
+    let up = copy(&mut guest_in, &mut remote_out, &flow.up, see_up);
+    let down = copy(&mut remote_in, &mut guest_out, &flow.down, see_down);
     tokio::select! {
         done = async { tokio::try_join!(up, down) } => done.map(|_| ()),
         () = until_idle(flow, idle) => Err(io::Error::new(
@@ -53,6 +57,7 @@ async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     count: &AtomicU64,
+    see: impl Fn(&[u8]),
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -64,6 +69,7 @@ async fn copy(
                 done => done,
             };
         }
+        see(&buffer[..length]);
         to.write_all(&buffer[..length]).await?;
         count.fetch_add(length as u64, Ordering::Relaxed);
     }
@@ -104,7 +110,7 @@ mod tests {
             assert_eq!(answer.len(), 100_000);
         };
         let idle = Duration::from_secs(60);
-        let (done, ()) = tokio::join!(relay(near, far, &flow, idle), session);
+        let (done, ()) = tokio::join!(relay(near, far, &flow, idle, None), session);
         done.unwrap();
         assert_eq!((flow.up.into_inner(), flow.down.into_inner()), (8, 100_000));
     }
@@ -114,7 +120,7 @@ mod tests {
         let (_guest, near) = UnixStream::pair().unwrap();
         let (far, _remote) = UnixStream::pair().unwrap();
         let flow = Flow::default();
-        let error = relay(near, far, &flow, Duration::from_secs(900)).await.unwrap_err();
+        let error = relay(near, far, &flow, Duration::from_secs(900), None).await.unwrap_err();
         assert_eq!(error.to_string(), "nothing moved for 900 s");
     }
 }

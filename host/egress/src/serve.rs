@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     Host, InvalidHost, OnRecord, Policy, Record, Resolve, SystemResolver, Upstream, connect,
+    http::{self, Observed},
     protocol::{self, ProtocolError, Refusal, RefusalKind, Reply, Request},
     relay::{self, Flow},
     resolve,
@@ -185,6 +186,7 @@ impl Egress {
             elapsed: Duration::ZERO,
             refused: None,
             broken: None,
+            http: Vec::new(),
         };
         let served = match request {
             Request::Connect { host, port, .. } => {
@@ -241,7 +243,10 @@ impl Egress {
         let flow = Flow::default();
         let mut done = protocol::write_frame(guest, &Reply::ok(None)).await;
         if done.is_ok() {
-            done = relay::relay(guest, connected.stream, &flow, self.options.limits.idle).await;
+            let idle = self.options.limits.idle;
+            let observed = (port == http::PORT).then(Observed::default);
+            done = relay::relay(guest, connected.stream, &flow, idle, observed.as_ref()).await;
+            record.http = observed.map(|o| o.finish(done.is_ok())).unwrap_or_default();
         }
         record.sent = flow.up.into_inner();
         record.received = flow.down.into_inner();

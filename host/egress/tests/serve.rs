@@ -248,13 +248,16 @@ async fn the_users_proxy_is_used_for_all_but_the_exceptions() {
     });
     let allow = ["behind.example", "local.example", "other.example"];
     let network = network(&allow, Limits::default(), upstream.unwrap());
-    let (reply, mut guest, _) = network.ask(connect("behind.example", 80)).await;
+    let (reply, mut guest, task) = network.ask(connect("behind.example", 80)).await;
     assert_eq!(reply, Reply::ok(None));
     guest.write_all(b"abc").await.unwrap();
     guest.shutdown().await.unwrap();
     let mut heard = String::new();
     guest.read_to_string(&mut heard).await.unwrap();
     assert_eq!(heard, "cba");
+    // Not HTTP, although on its port.
+    task.await.unwrap();
+    assert_eq!(network.log.lock().unwrap()[0].http, []);
     let head = heads.lock().unwrap()[0].clone();
     assert!(head.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"), "{head}");
 
@@ -269,4 +272,33 @@ async fn the_users_proxy_is_used_for_all_but_the_exceptions() {
     let (reply, _, _) = network.ask(connect("local.example", server.port())).await;
     assert_eq!(reply, Reply::ok(None));
     assert_eq!(heads.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn plain_http_is_recorded_with_digests() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 19];
+        stream.read_exact(&mut head).await.unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        stream.write_all(answer).await.unwrap();
+    });
+    // Port 80 is reached through a proxy, for a test cannot listen on it.
+    let (port, _) = proxy(target).await;
+    let url = format!("http://127.0.0.1:{port}");
+    let upstream = Upstream::from_environment(|n| (n == "http_proxy").then(|| url.clone()));
+    let network = network(&["behind.example"], Limits::default(), upstream.unwrap());
+    let (_, mut guest, task) = network.ask(connect("behind.example", 80)).await;
+    guest.write_all(b"GET /f HTTP/1.1\r\n\r\n").await.unwrap();
+    guest.shutdown().await.unwrap();
+    let mut heard = String::new();
+    guest.read_to_string(&mut heard).await.unwrap();
+    assert!(heard.ends_with("\r\n\r\nabc"));
+    task.await.unwrap();
+    let log = network.log.lock().unwrap();
+    let exchange = &log[0].http[0];
+    assert_eq!((exchange.path.as_str(), exchange.status), ("/f", Some(200)));
+    assert!(exchange.sha256.as_ref().unwrap().starts_with("ba7816bf8f01cfea"));
 }

@@ -1,0 +1,395 @@
+//! What goes through a connection to port 80, as long as it is plain HTTP/1.
+//!
+//! Nothing is changed or held up: the bytes are looked at as they pass, and at
+//! the first thing that is not understood the looking ends. What comes out says
+//! which files a build has fetched, and by their digests whether they are the
+//! same next time.
+
+use std::{collections::VecDeque, sync::Mutex};
+
+use sha2::{Digest, Sha256};
+
+/// The port whose connections are looked at.
+pub(crate) const PORT: u16 = 80;
+
+/// Bytes of a request's or an answer's head: what servers accept.
+const MAX_HEAD_BYTES: usize = 32 << 10;
+
+/// Bytes of a path that are kept.
+const MAX_PATH_BYTES: usize = 1024;
+
+/// Exchanges of one connection that are kept; package tools end a connection
+/// after some hundred.
+const MAX_EXCHANGES: usize = 1000;
+
+/// A request and its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// `GET`, …
+    pub method: String,
+    /// What was asked for, printable and bounded.
+    pub path: String,
+    /// The status, once there was an answer.
+    pub status: Option<u16>,
+    /// Bytes of the answer's body.
+    pub body_bytes: u64,
+    /// The body's SHA-256 in hexadecimal, once it was complete.
+    pub sha256: Option<String>,
+}
+
+/// Looks at one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Observed(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    requests: Side,
+    answers: Side,
+    /// Exchanges that are complete, or were when the connection ended.
+    done: Vec<Exchange>,
+    /// Requests without an answer yet.
+    waiting: VecDeque<Exchange>,
+    hash: Sha256,
+}
+
+/// One direction of a connection.
+#[derive(Debug)]
+enum Side {
+    /// Gathering a head.
+    Head(Vec<u8>),
+    /// In a body of so many more bytes.
+    Length(u64),
+    /// In a chunked body: gathering a line, or in a chunk with its line end.
+    ChunkLine(Vec<u8>),
+    Chunk(u64),
+    ChunkEnd(u8),
+    /// In the lines behind the last chunk.
+    Trailer(Vec<u8>),
+    /// In a body that ends with the connection.
+    UntilEnd,
+    /// Not looked at any more.
+    Off,
+}
+
+impl Default for Side {
+    fn default() -> Self {
+        Self::Head(Vec::new())
+    }
+}
+
+/// What a direction has come upon.
+enum Found<'a> {
+    Head(Vec<u8>),
+    Body(&'a [u8]),
+    End,
+}
+
+impl Observed {
+    /// Bytes from the guest.
+    pub(crate) fn up(&self, bytes: &[u8]) {
+        let Ok(mut state) = self.0.lock() else { return };
+        let state = &mut *state;
+        let mut side = std::mem::replace(&mut state.requests, Side::Off);
+        side.feed(bytes, |found| match found {
+            Found::Head(head) => {
+                let (exchange, body) = request(&head)?;
+                if state.done.len() + state.waiting.len() >= MAX_EXCHANGES {
+                    return None;
+                }
+                state.waiting.push_back(exchange);
+                Some(body)
+            }
+            Found::Body(_) | Found::End => Some(Side::default()),
+        });
+        state.requests = side;
+    }
+
+    /// Bytes from the server.
+    pub(crate) fn down(&self, bytes: &[u8]) {
+        let Ok(mut state) = self.0.lock() else { return };
+        let state = &mut *state;
+        let mut side = std::mem::replace(&mut state.answers, Side::Off);
+        side.feed(bytes, |found| match found {
+            Found::Head(head) => {
+                let exchange = state.waiting.front_mut()?;
+                let (status, body) = answer(&head, &exchange.method)?;
+                if (100..200).contains(&status) {
+                    // The answer proper follows; 101 is another protocol.
+                    return (status != 101).then(Side::default);
+                }
+                exchange.status = Some(status);
+                state.hash = Sha256::new();
+                Some(body)
+            }
+            Found::Body(part) => {
+                state.waiting.front_mut()?.body_bytes += part.len() as u64;
+                state.hash.update(part);
+                Some(Side::default())
+            }
+            Found::End => {
+                let mut exchange = state.waiting.pop_front()?;
+                exchange.sha256 = Some(hex(&state.hash.finalize_reset()));
+                state.done.push(exchange);
+                Some(Side::default())
+            }
+        });
+        state.answers = side;
+    }
+
+    /// The exchanges, when the connection has ended; `whole` says that the
+    /// server ended it in order.
+    pub(crate) fn finish(self, whole: bool) -> Vec<Exchange> {
+        let Ok(mut state) = self.0.into_inner() else { return Vec::new() };
+        if let (Side::UntilEnd, true, Some(last)) =
+            (&state.answers, whole, state.waiting.front_mut())
+        {
+            last.sha256 = Some(hex(&state.hash.finalize()));
+        }
+        state.done.extend(state.waiting);
+        state.done
+    }
+}
+
+impl Side {
+    /// Goes through bytes. `found` answers a head with the state that its body
+    /// begins with, everything else with anything; `None` ends the looking.
+    fn feed<'a>(&mut self, mut bytes: &'a [u8], mut found: impl FnMut(Found<'a>) -> Option<Side>) {
+        while !bytes.is_empty() {
+            let (next, rest) = match std::mem::replace(self, Self::Off).step(bytes, &mut found) {
+                Some(done) => done,
+                None => return,
+            };
+            (*self, bytes) = (next, rest);
+            // An empty body is over before its first byte.
+            if matches!(self, Self::Length(0)) {
+                if found(Found::End).is_none() {
+                    *self = Self::Off;
+                    return;
+                }
+                *self = Self::default();
+            }
+        }
+    }
+
+    fn step<'a>(
+        self,
+        bytes: &'a [u8],
+        found: &mut impl FnMut(Found<'a>) -> Option<Side>,
+    ) -> Option<(Self, &'a [u8])> {
+        match self {
+            Self::Off => None,
+            Self::UntilEnd => {
+                found(Found::Body(bytes))?;
+                Some((Self::UntilEnd, &[]))
+            }
+            Self::Head(head) => match until(head, bytes, b"\r\n\r\n")? {
+                (head, rest, true) => Some((found(Found::Head(head))?, rest)),
+                (head, rest, false) => Some((Self::Head(head), rest)),
+            },
+            Self::Length(left) => {
+                let (part, rest) = cut(bytes, left);
+                found(Found::Body(part))?;
+                Some((Self::Length(left - part.len() as u64), rest))
+            }
+            Self::ChunkLine(line) => match until(line, bytes, b"\r\n")? {
+                (line, rest, false) => Some((Self::ChunkLine(line), rest)),
+                (line, rest, true) => match chunk_size(&line)? {
+                    0 => Some((Self::Trailer(Vec::new()), rest)),
+                    size => Some((Self::Chunk(size), rest)),
+                },
+            },
+            Self::Chunk(left) => {
+                let (part, rest) = cut(bytes, left);
+                found(Found::Body(part))?;
+                match left - part.len() as u64 {
+                    0 => Some((Self::ChunkEnd(2), rest)),
+                    left => Some((Self::Chunk(left), rest)),
+                }
+            }
+            Self::ChunkEnd(1) => Some((Self::ChunkLine(Vec::new()), &bytes[1..])),
+            Self::ChunkEnd(left) => Some((Self::ChunkEnd(left - 1), &bytes[1..])),
+            Self::Trailer(line) => match until(line, bytes, b"\r\n")? {
+                (line, rest, false) => Some((Self::Trailer(line), rest)),
+                (line, rest, true) if line == b"\r\n" => {
+                    found(Found::End)?;
+                    Some((Self::default(), rest))
+                }
+                (_, rest, true) => Some((Self::Trailer(Vec::new()), rest)),
+            },
+        }
+    }
+}
+
+/// Gathers bytes until they end with `end`; `None` when there are too many.
+fn until<'a>(
+    mut gathered: Vec<u8>,
+    bytes: &'a [u8],
+    end: &[u8],
+) -> Option<(Vec<u8>, &'a [u8], bool)> {
+    for (at, byte) in bytes.iter().enumerate() {
+        if gathered.len() >= MAX_HEAD_BYTES {
+            return None;
+        }
+        gathered.push(*byte);
+        if gathered.ends_with(end) {
+            return Some((gathered, &bytes[at + 1..], true));
+        }
+    }
+    Some((gathered, &[], false))
+}
+
+fn cut(bytes: &[u8], most: u64) -> (&[u8], &[u8]) {
+    bytes.split_at(usize::try_from(most).unwrap_or(usize::MAX).min(bytes.len()))
+}
+
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let digits = line.split(|b| matches!(b, b';' | b'\r' | b' ')).next()?;
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// A request's exchange, and the state of its body.
+fn request(head: &[u8]) -> Option<(Exchange, Side)> {
+    let (first, fields) = parse(head)?;
+    let mut words = first.split(' ');
+    let (method, path, version) = (words.next()?, words.next()?, words.next()?);
+    let plain = version.starts_with("HTTP/1.") && words.next().is_none();
+    if !plain || !method.bytes().all(|b| b.is_ascii_uppercase()) || method == "CONNECT" {
+        return None;
+    }
+    let path = path.bytes().take(MAX_PATH_BYTES).flat_map(std::ascii::escape_default);
+    let exchange = Exchange {
+        method: method.to_owned(),
+        path: path.map(char::from).collect(),
+        status: None,
+        body_bytes: 0,
+        sha256: None,
+    };
+    Some((exchange, framing(&fields)?.unwrap_or(Side::Length(0))))
+}
+
+/// An answer's status, and the state of its body.
+fn answer(head: &[u8], method: &str) -> Option<(u16, Side)> {
+    let (first, fields) = parse(head)?;
+    let mut words = first.split(' ');
+    let version = words.next()?;
+    let status: u16 = words.next()?.parse().ok().filter(|_| version.starts_with("HTTP/1."))?;
+    let without_body = method == "HEAD" || matches!(status, 204 | 304);
+    let body =
+        if without_body { Side::Length(0) } else { framing(&fields)?.unwrap_or(Side::UntilEnd) };
+    Some((status, body))
+}
+
+type Fields<'a> = Vec<(String, &'a str)>;
+
+fn parse(head: &[u8]) -> Option<(&str, Fields<'_>)> {
+    let mut lines = std::str::from_utf8(head).ok()?.split("\r\n");
+    let first = lines.next()?;
+    let field = |line: &'_ str| -> Option<(String, usize)> {
+        let (name, _) = line.split_once(':')?;
+        Some((name.to_ascii_lowercase(), name.len() + 1))
+    };
+    let fields = lines.filter(|line| !line.is_empty()).map(|line| {
+        let (name, value_at) = field(line)?;
+        Some((name, line[value_at..].trim()))
+    });
+    Some((first, fields.collect::<Option<_>>()?))
+}
+
+/// How the fields say that the body ends, if they do; `None` when they
+/// contradict each other.
+fn framing(fields: &Fields<'_>) -> Option<Option<Side>> {
+    let values = |wanted: &str| {
+        let of_name = fields.iter().filter(|(name, _)| name == wanted);
+        of_name.map(|(_, value)| *value).collect::<Vec<_>>()
+    };
+    match (&values("transfer-encoding")[..], &values("content-length")[..]) {
+        ([], []) => Some(None),
+        ([], [length]) => Some(Some(Side::Length(length.parse().ok()?))),
+        ([coding], []) if coding.eq_ignore_ascii_case("chunked") => {
+            Some(Some(Side::ChunkLine(Vec::new())))
+        }
+        _ => None,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds both directions in pieces of `size` bytes.
+    fn observe(up: &str, down: &str, size: usize, whole: bool) -> Vec<Exchange> {
+        let observed = Observed::default();
+        up.as_bytes().chunks(size).for_each(|part| observed.up(part));
+        down.as_bytes().chunks(size).for_each(|part| observed.down(part));
+        observed.finish(whole)
+    }
+
+    fn exchange(method: &str, path: &str, status: Option<u16>, body: Option<&str>) -> Exchange {
+        Exchange {
+            method: method.into(),
+            path: path.into(),
+            status,
+            body_bytes: body.map_or(0, |b| b.len() as u64),
+            sha256: body.map(|b| hex(&Sha256::digest(b))),
+        }
+    }
+
+    #[test]
+    fn pipelined_requests_and_every_kind_of_body() {
+        let up = "GET /a HTTP/1.1\r\nHost: x\r\n\r\nHEAD /b HTTP/1.1\r\n\r\n\
+                  POST /c HTTP/1.1\r\nContent-Length: 4\r\n\r\nGET GET /d HTTP/1.1\r\n\r\n\
+                  GET /e HTTP/1.1\r\n\r\n";
+        let down = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\
+                    HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n\
+                    HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                    3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nX: y\r\n\r\n\
+                    HTTP/1.1 304 Not Modified\r\n\r\nHTTP/1.0 404 No\r\n\r\nuntil the end";
+        let expected = [
+            exchange("GET", "/a", Some(200), Some("hello")),
+            exchange("HEAD", "/b", Some(200), Some("")),
+            exchange("POST", "/c", Some(200), Some("abc0123456789")),
+            exchange("GET", "/d", Some(304), Some("")),
+            exchange("GET", "/e", Some(404), Some("until the end")),
+        ];
+        for size in [1, 2, 3, 7, 50, 10_000] {
+            assert_eq!(observe(up, down, size, true), expected, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn what_broke_off_has_no_digest() {
+        let up = "GET /a HTTP/1.1\r\n\r\n";
+        let short = observe(up, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe", 9, true);
+        assert_eq!((short[0].body_bytes, &short[0].sha256), (2, &None));
+        let broken = observe(up, "HTTP/1.1 200 OK\r\n\r\nhe", 9, false);
+        assert_eq!((broken[0].body_bytes, &broken[0].sha256), (2, &None));
+        assert_eq!(observe(up, "", 9, false)[0].status, None);
+    }
+
+    #[test]
+    fn other_protocols_are_not_looked_at() {
+        for up in [
+            "SSH-2.0-x\r\n\r\n",
+            "\u{16}\u{3}\u{1}",
+            "GET /a\r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\n\r\n",
+        ] {
+            assert_eq!(observe(up, "HTTP/1.1 200 OK\r\n\r\n", 100, true), [], "{up:?}");
+        }
+        let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(40_000));
+        assert_eq!(observe(&long, "", 1000, true), []);
+        let both = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0";
+        let odd = observe("GET /a HTTP/1.1\r\n\r\n", both, 100, true);
+        assert_eq!((odd[0].status, &odd[0].sha256), (None, &None));
+        assert_eq!(observe("", "HTTP/1.1 200 OK\r\n\r\n", 100, true), []);
+    }
+}
