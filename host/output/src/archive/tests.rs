@@ -1,3 +1,5 @@
+//! The archive reader and writer against GNU tar and against hostile input.
+
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The partition tables against the tools that read them.
+
 use std::process::Command;
 
 use super::*;
