@@ -5,8 +5,13 @@
 #   3. real boots of the appliance   4. a real Debian image, built as an ordinary
 #      user (uid 65534 when run as root) and booted to its login prompt
 #
+# usage: tests/all.sh [unit|guest|all]
+#   unit   1 and 2
+#   guest  and the appliance, made as that user, with a command run in it
+#   all    everything (the default)
 # VBUILD_TEST_DIR keeps the caches of 3 and 4 between runs.
 set -eu
+level=${1:-all}
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
 target=${CARGO_TARGET_DIR:-$here/target}
@@ -26,6 +31,8 @@ cargo agent --locked
 VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent"
 export VBUILD_AGENT
 cargo test --workspace --locked
+
+[ "$level" != unit ] || exit 0
 
 step "the release build"
 sh tests/build.sh
@@ -54,8 +61,18 @@ step "what this machine can do"
 step "the appliance"
 (cd "$work/home" && as_user "$work/bin/vbuild" appliance build)
 
+step "a command in a fresh guest, with a helper drive and the network"
+(
+    cd "$work/home"
+    as_user "$work/bin/vbuild" cache create cache.img --size 1G
+    as_user "$work/bin/vbuild" exec --drive cache.img -- \
+        sh -ec 'id -u; uname -r; test -d /helper/lost+found; echo kept >/helper/note'
+    as_user "$work/bin/vbuild" exec --drive cache.img --no-network -- cat /helper/note
+)
+[ "$level" != guest ] || exit 0
+
 step "tests that boot guests"
-VBUILD_TEST_CACHE="$work/home/.cache/vbuild" cargo test --locked --package tests --test boots -- \
+VBUILD_TEST_CACHE="$work/home/.cache/vbuild" timeout 1800 cargo test --locked --package tests --test boots -- \
     --nocapture --test-threads=1
 
 step "a Debian image, from the README's first command"
