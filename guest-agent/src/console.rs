@@ -1,37 +1,42 @@
 //! The few lines that the agent says on the machine's console. They are what is
 //! left to read when there is no connection any more.
+//!
+//! They go through the kernel's log: that is written at once and in order, where
+//! a terminal's buffer would be lost with the power.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::panic;
 use std::sync::OnceLock;
 
-/// The longest line, in bytes: names from the guest get into some of them.
-const LINE_MAX_BYTES: usize = 400;
+/// The longest line, in characters: names from the guest get into some of them,
+/// and the kernel takes no more than about a thousand bytes.
+const LINE_MAX_CHARS: usize = 400;
 
-static CONSOLE: OnceLock<File> = OnceLock::new();
+/// The level of the lines (KERN_ERR): a kernel that is told to be quiet shows it.
+const LEVEL: &str = "<3>";
 
-/// Opens the console. Until then, and in an agent that is no machine's, nothing
-/// is said. The kernel's log takes the place of a console that is not there.
+/// Where the kernel drops lines that come too fast, unless told otherwise.
+const RATE_SWITCH: &str = "/proc/sys/kernel/printk_devkmsg";
+
+static LOG: OnceLock<File> = OnceLock::new();
+
+/// Opens the log. Until then, and in an agent that is no machine's, nothing is said.
 pub(crate) fn open() {
-    let open = |path| {
-        OpenOptions::new()
-            .write(true)
-            // A console that nobody reads must not hold the agent up.
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-    };
-    if let Ok(file) = open("/dev/console").or_else(|_| open("/dev/kmsg")) {
-        let _ = CONSOLE.set(file);
+    if let Ok(file) = OpenOptions::new().write(true).open("/dev/kmsg") {
+        let _ = fs::write(RATE_SWITCH, "on");
+        let _ = LOG.set(file);
     }
+    // Nobody reads the standard error of PID 1 and its child.
+    panic::set_hook(Box::new(|panic| say(&panic.to_string())));
 }
 
 /// Says a line.
 pub(crate) fn say(line: &str) {
-    let Some(mut console) = CONSOLE.get() else { return };
-    let mut text = String::from("vbuild-agent: ");
-    text.extend(line.chars().map(|c| if c.is_control() { '?' } else { c }).take(LINE_MAX_BYTES));
+    let Some(mut log) = LOG.get() else { return };
+    let mut text = format!("{LEVEL}vbuild-agent: ");
+    text.extend(line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE_MAX_CHARS));
     text.push('\n');
-    // There is nobody else to tell.
-    let _ = console.write_all(text.as_bytes());
+    // In one write, which is one line. There is nobody else to tell.
+    let _ = log.write(text.as_bytes());
 }

@@ -99,62 +99,75 @@ fn module_name(path: &Path) -> Option<String> {
     matches!(extension, "" | ".xz" | ".zst" | ".gz").then(|| canonical(stem))
 }
 
-/// The modules of one kernel.
+/// The modules of one kernel. Lists are kept as text and searched by line: few
+/// modules are asked for, and taking four thousand lines apart takes longer
+/// than everything else.
 struct Tree {
     directory: PathBuf,
-    /// Path and dependencies by name, from `modules.dep`.
-    listed: Option<HashMap<String, Listed>>,
+    /// `modules.dep`, where depmod has made one.
+    list: Option<String>,
+    builtin: String,
     /// Path by name, from the folders; filled when there is no list.
     found: HashMap<String, PathBuf>,
-    builtin: HashSet<String>,
     done: HashSet<String>,
 }
 
+/// A module and what must be loaded before it, in this order.
 #[derive(Debug, PartialEq, Eq)]
 struct Listed {
-    path: String,
+    path: PathBuf,
     depends: Vec<String>,
 }
 
 impl Tree {
     fn open(directory: &Path) -> Result<Self, Failure> {
-        let builtin = fs::read_to_string(directory.join("modules.builtin")).unwrap_or_default();
-        let builtin = builtin.lines().filter_map(|line| module_name(Path::new(line))).collect();
-        let listed = fs::read_to_string(directory.join("modules.dep")).ok();
-        let listed = listed.map(|text| parse_dependencies(&text)).filter(|map| !map.is_empty());
+        let read = |name| fs::read_to_string(directory.join(name));
+        let list = read("modules.dep").ok().filter(|list| !list.is_empty());
         let mut found = HashMap::new();
-        if listed.is_none() {
+        if list.is_none() {
             search(directory, 0, &mut found)
                 .doing(|| format!("search `{}` for modules", directory.display()))?;
         }
-        Ok(Self { directory: directory.to_owned(), listed, found, builtin, done: HashSet::new() })
+        let builtin = read("modules.builtin").unwrap_or_default();
+        let done = HashSet::new();
+        Ok(Self { directory: directory.to_owned(), list, builtin, found, done })
+    }
+
+    fn is_builtin(&self, name: &str) -> bool {
+        self.builtin.lines().any(|line| is_file_of(line, name))
+    }
+
+    fn find(&self, name: &str) -> Result<Option<Listed>, Failure> {
+        if let Some(list) = &self.list {
+            let listed = find_in_list(list, name);
+            return Ok(listed.map(|listed| Listed {
+                path: self.directory.join(listed.path),
+                depends: listed.depends,
+            }));
+        }
+        let Some(path) = self.found.get(name).cloned() else { return Ok(None) };
+        let depends = depends_of(&path).doing(|| format!("read `{}`", path.display()))?;
+        Ok(Some(Listed { path, depends }))
     }
 
     fn load(&mut self, name: &str, depth: usize) -> Result<(), Failure> {
-        let action = || format!("load the module `{name}`");
-        if self.builtin.contains(name) || self.done.contains(name) {
+        if self.done.contains(name) {
             return Ok(());
         }
         if depth > DEPENDENCY_DEPTH_MAX {
-            return Err(failure(action(), "its dependencies go too deep"));
+            let action = format!("load the module `{name}`");
+            return Err(failure(action, "its dependencies go too deep"));
         }
-        let (path, depends) = match &self.listed {
-            Some(listed) => match listed.get(name) {
-                Some(module) => (self.directory.join(&module.path), module.depends.clone()),
-                None => return self.load_by_alias(name),
-            },
-            None => {
-                let path = self.found.get(name).cloned().ok_or_else(|| {
-                    failure(action(), format!("not found in `{}`", self.directory.display()))
-                })?;
-                let depends = depends_of(&path).doing(|| format!("read `{}`", path.display()))?;
-                (path, depends)
+        match self.find(name)? {
+            Some(module) => {
+                for dependency in &module.depends {
+                    self.load(dependency, depth + 1)?;
+                }
+                load_file(&module.path)?;
             }
-        };
-        for dependency in depends {
-            self.load(&dependency, depth + 1)?;
+            None if self.is_builtin(name) => {}
+            None => self.load_by_alias(name)?,
         }
-        load_file(&path)?;
         self.done.insert(name.to_owned());
         Ok(())
     }
@@ -178,17 +191,26 @@ impl Tree {
     }
 }
 
-/// Parses `modules.dep`: `path: path path`, what is needed first standing last.
-fn parse_dependencies(text: &str) -> HashMap<String, Listed> {
-    text.lines()
-        .filter_map(|line| {
-            let (path, depends) = line.split_once(':')?;
-            let name = module_name(Path::new(path))?;
-            let depends = depends.split_ascii_whitespace().rev();
-            let depends = depends.filter_map(|path| module_name(Path::new(path))).collect();
-            Some((name, Listed { path: path.to_owned(), depends }))
-        })
-        .collect()
+/// Whether a path is the file of a module.
+fn is_file_of(path: &str, name: &str) -> bool {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    // Most differ in the first letter, so the rest is hardly ever looked at.
+    file.as_bytes().first() == name.as_bytes().first()
+        && module_name(Path::new(file)).as_deref() == Some(name)
+}
+
+/// Finds a module in `modules.dep`: lines of `path: path path`, what is needed
+/// first standing last.
+fn find_in_list(list: &str, name: &str) -> Option<Listed> {
+    list.lines().find_map(|line| {
+        let (path, depends) = line.split_once(':')?;
+        if !is_file_of(path, name) {
+            return None;
+        }
+        let depends = depends.split_ascii_whitespace().rev();
+        let depends = depends.filter_map(|path| module_name(Path::new(path))).collect();
+        Some(Listed { path: path.into(), depends })
+    })
 }
 
 fn search(folder: &Path, depth: usize, found: &mut HashMap<String, PathBuf>) -> io::Result<()> {
@@ -244,10 +266,15 @@ mod tests {
 
     #[test]
     fn dependencies_are_in_the_order_of_loading() {
-        let map = parse_dependencies("k/a.ko: k/b-x.ko k/c.ko\nk/c.ko:\nrubbish\n");
-        assert_eq!(map["a"].depends, ["c", "b_x"]);
-        assert_eq!(map["c"], Listed { path: "k/c.ko".into(), depends: vec![] });
-        assert_eq!(map.len(), 2);
+        let list = "k/a.ko: k/b-x.ko k/c.ko\nk/c.ko.xz:\nrubbish\n";
+        let listed = find_in_list(list, "a").unwrap();
+        assert_eq!(
+            listed,
+            Listed { path: "k/a.ko".into(), depends: vec!["c".into(), "b_x".into()] }
+        );
+        assert!(find_in_list(list, "c").unwrap().depends.is_empty());
+        assert_eq!(find_in_list(list, "rubbish"), None);
+        assert_eq!(find_in_list(list, "b_x"), None);
     }
 
     #[test]

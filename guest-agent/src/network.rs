@@ -105,6 +105,10 @@ fn addresses() -> Result<(), Failure> {
         }
     };
     if interface == INTERFACE {
+        // There is no way out for version 6; without an address of it, programs
+        // do not even ask for one. A kernel without version 6 has no such file.
+        let file = format!("/proc/sys/net/ipv6/conf/{INTERFACE}/disable_ipv6");
+        let _ = fs::write(file, "1");
         netlink.dummy(INTERFACE).doing(|| format!("set up `{INTERFACE}`"))?;
     }
     let index = netlink::index(interface).doing(|| format!("look at `{interface}`"))?;

@@ -34,7 +34,6 @@ pub(crate) fn kill_all() {
 
 /// Unmounts and flushes everything. Tells what could not be left clean.
 pub(crate) fn leave_clean() -> Result<(), Failure> {
-    thaw_all();
     let end = Instant::now() + UNMOUNT_WAIT;
     let mut left = unmount_all()?;
     while !left.is_empty() && Instant::now() < end {
@@ -58,8 +57,8 @@ fn on_disk(entry: &MountEntry) -> bool {
     entry.source.starts_with("/dev/")
 }
 
-/// A frozen filesystem would keep everything below from ending.
-fn thaw_all() {
+/// Thaws every filesystem: a frozen one keeps everything below from ending.
+pub(crate) fn thaw_all() {
     let entries = mounts::list().unwrap_or_default();
     let targets = entries.into_iter().filter(on_disk).map(|entry| entry.target);
     for target in targets {
