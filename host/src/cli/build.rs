@@ -205,8 +205,8 @@ pub struct ImageArgs {
     pub mkfs_journal_size: Option<u32>,
 
     /// How far the root can be grown while mounted, in blocks of the filesystem
-    #[arg(long, value_name = "BLOCKS", value_parser = positive)]
-    pub max_online_resize: Option<u32>,
+    #[arg(long, value_name = "BLOCKS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_online_resize: Option<u64>,
 
     /// Label of the root filesystem [default: cloudimg-rootfs; img-rootfs on xfs]
     #[arg(long, value_name = "LABEL")]
@@ -404,14 +404,35 @@ pub struct SourceArgs {
     pub ca_bundle: Option<CaBundle>,
 }
 
-/// What is shown while a build runs.
+/// What is told, and where.
 #[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = OUTPUT)]
+pub struct OutputArgs {
+    /// How much.
+    #[command(flatten)]
+    pub view: ViewArgs,
+
+    /// Write the whole log of the build to FILE
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub logfile: Option<PathBuf>,
+
+    /// Write events as JSON lines to fd:N, file:PATH, stream:stdout or stream:stderr
+    ///
+    /// Each line has at least `message`, `timestamp` and `type`. Without elements on the command
+    /// line, lists what this vbuild can do instead, one fact per line.
+    #[arg(long, value_name = "CHANNEL", require_equals = true, num_args = 0..=1,
+          default_missing_value = "")]
+    pub machine_readable: Option<MachineReadable>,
+}
+
+/// What is shown while a build runs.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = OUTPUT)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is an independent flag of the command line"
 )]
-pub struct OutputArgs {
+pub struct ViewArgs {
     /// Show warnings and errors only
     #[arg(short = 'q', long)]
     pub quiet: bool,
@@ -431,18 +452,6 @@ pub struct OutputArgs {
     /// Wrap messages at 76 columns even when the output is no terminal
     #[arg(long)]
     pub wrap: bool,
-
-    /// Write the whole log of the build to FILE
-    #[arg(long, value_name = "FILE", value_parser = path())]
-    pub logfile: Option<PathBuf>,
-
-    /// Write events as JSON lines to fd:N, file:PATH, stream:stdout or stream:stderr
-    ///
-    /// Each line has at least `message`, `timestamp` and `type`. Without elements on the command
-    /// line, lists what this vbuild can do instead, one fact per line.
-    #[arg(long, value_name = "CHANNEL", require_equals = true, num_args = 0..=1,
-          default_missing_value = "")]
-    pub machine_readable: Option<MachineReadable>,
 }
 
 /// Options of disk-image-create that decide how it uses tmpfs. vbuild always

@@ -17,7 +17,7 @@ mod values;
 pub use build::{
     AccelArg, AccelArgs, BuildArgs, CacheDirArgs, ChecksumKind, DriveArgs, DriveFormatArg,
     ElementArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs, OutputArgs, PackageArgs,
-    ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs,
+    ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs, ViewArgs,
 };
 pub use formats::{Formats, format_names, parse as parse_formats};
 pub use getopt::{GetoptError, Options};
@@ -65,6 +65,8 @@ pub enum Verb {
     /// Build what a vmdb2 spec says
     #[command(infer_long_args = true)]
     Vmdb(Box<commands::vmdb::VmdbArgs>),
+    /// Build the images that definitions in YAML name
+    Images(Box<commands::images::ImagesArgs>),
     /// Show what a build would do, without doing it
     Plan(Box<commands::plan::PlanArgs>),
     /// Boot a finished image on its serial console, without changing it

@@ -117,7 +117,7 @@ pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
         image_cache: scripts.image_cache.clone(),
         offline: scripts.offline,
         no_network: network.no_network,
-        debug_trace: u32::from(scripts.trace).max(output.debug),
+        debug_trace: u32::from(scripts.trace).max(output.view.debug),
         python: scripts.python.clone(),
         command_line: context
             .argv

@@ -9,6 +9,7 @@ pub mod completions;
 pub mod dib;
 pub mod doctor;
 pub mod exec;
+pub mod images;
 pub mod plan;
 pub mod vmdb;
 
@@ -62,6 +63,7 @@ impl Context {
 pub fn run(context: &Context, verb: Verb) -> Outcome {
     match verb {
         Verb::Vmdb(args) => vmdb::run(context, &args),
+        Verb::Images(args) => images::run(context, &args),
         Verb::Plan(args) => plan::run(context, &args),
         Verb::Boot(args) => boot::run(context, &args),
         Verb::Exec(args) => exec::run(context, &args),

@@ -21,7 +21,7 @@ const DEBUG_CONSOLE: u32 = 2;
 pub fn build_settings(args: &BuildArgs) -> Settings {
     Settings {
         script_timeout: args.scripts.timeout.map(|seconds| Duration::from_secs(seconds.into())),
-        verbose_console: args.output.debug >= DEBUG_CONSOLE,
+        verbose_console: args.output.view.debug >= DEBUG_CONSOLE,
         keep_build_dir: args.image.no_delete_on_failure,
         ..machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir)
     }

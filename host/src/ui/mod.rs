@@ -167,12 +167,12 @@ impl Settings {
     pub fn of(args: &OutputArgs, default_log: Option<PathBuf>) -> Self {
         Self {
             verbosity: Verbosity {
-                quiet: args.quiet,
-                output: args.verbose,
-                debug: args.debug,
-                wrap: args.wrap,
+                quiet: args.view.quiet,
+                output: args.view.verbose,
+                debug: args.view.debug,
+                wrap: args.view.wrap,
             },
-            colours: args.colours,
+            colours: args.view.colours,
             log: args.logfile.clone().or(default_log),
             json: args.machine_readable.clone(),
         }

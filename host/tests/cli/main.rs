@@ -48,6 +48,9 @@ fn make_home(home: &Path) {
         ("unhappy", "- echo: foo\n  teardown: bye\n- error: yikes\n  teardown: 'WAT?!'\n"),
         ("typo", "- echo: foo\n  teardwon: bye\n- mkfss: x\n"),
     ];
+    let images = "- imagename: a\n  environment: {DIB_X: a b}\n  elements: [os, missing]\n- imagename: b\n  types: [tar]\n  elements: [os]\n";
+    fs::write(home.join("images.yaml"), images).unwrap();
+    fs::write(home.join("wrong.yaml"), "- elemnts: [os]\n").unwrap();
     for (name, steps) in specs {
         fs::write(home.join(format!("{name}.vmdb")), format!("steps:\n{steps}")).unwrap();
     }

@@ -1,0 +1,347 @@
+//! `vbuild images`: several images from definitions in YAML, as the program
+//! `diskimage-builder` builds them. Each definition becomes a command line of
+//! disk-image-create, and that becomes a build.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::{Context, Outcome, dib};
+use crate::{
+    cli::{
+        self, BuildArgs, CacheDirArgs, DriveArgs, Invocation, MachineArgs, NetworkArgs, OutputArgs,
+        ViewArgs,
+    },
+    error::{CommandError, Kind},
+};
+
+/// The name of images that have none, and follow none that has one.
+const DEFAULT_NAME: &str = "image";
+
+/// `vbuild images`.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(
+    after_help = "Definitions with the same `imagename` are merged: lists grow, maps and values are \
+                        replaced key by key."
+)]
+pub struct ImagesArgs {
+    /// Files that hold a list of image definitions
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    /// Show the command lines and end
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// End when an image fails, instead of building the others
+    #[arg(long)]
+    pub stop_on_failure: bool,
+
+    /// Search PATH for elements; may be given several times, the first that has an element wins
+    #[arg(short = 'p', long, value_name = "PATH")]
+    pub element_path: Vec<PathBuf>,
+
+    /// What scripts keep between builds.
+    #[command(flatten)]
+    pub drive: DriveArgs,
+    /// What vbuild keeps between builds.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+    /// The machine that builds.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// What it may reach.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// What is shown.
+    #[command(flatten)]
+    pub view: ViewArgs,
+}
+
+/// One definition, with the keys of diskimage-builder 3.43.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Image {
+    imagename: Option<String>,
+    arch: Option<String>,
+    types: Option<Vec<String>>,
+    environment: BTreeMap<String, String>,
+    ramdisk: Option<bool>,
+    debug_trace: Option<u8>,
+    uncompressed: Option<bool>,
+    clear: Option<bool>,
+    logfile: Option<String>,
+    checksum: Option<bool>,
+    image_size: Option<u32>,
+    image_extra_size: Option<u32>,
+    image_cache: Option<String>,
+    max_online_resize: Option<u64>,
+    min_tmpfs: Option<u32>,
+    mkfs_journal_size: Option<u32>,
+    mkfs_options: Option<String>,
+    no_tmpfs: Option<bool>,
+    offline: Option<bool>,
+    qemu_img_options: BTreeMap<String, String>,
+    root_label: Option<String>,
+    ramdisk_element: Option<String>,
+    install_type: Option<String>,
+    docker_target: Option<String>,
+    packages: Option<Vec<String>>,
+    skip_base: Option<bool>,
+    elements: Option<Vec<String>>,
+}
+
+impl Image {
+    /// Takes over what a later definition says.
+    fn merge(&mut self, later: Self) {
+        fn list(into: &mut Option<Vec<String>>, later: Option<Vec<String>>) {
+            into.get_or_insert_default().extend(later.into_iter().flatten());
+        }
+        fn value<T>(into: &mut Option<T>, later: Option<T>) {
+            if later.is_some() {
+                *into = later;
+            }
+        }
+        list(&mut self.types, later.types);
+        list(&mut self.packages, later.packages);
+        list(&mut self.elements, later.elements);
+        self.environment.extend(later.environment);
+        self.qemu_img_options.extend(later.qemu_img_options);
+        value(&mut self.imagename, later.imagename);
+        value(&mut self.arch, later.arch);
+        value(&mut self.ramdisk, later.ramdisk);
+        value(&mut self.debug_trace, later.debug_trace);
+        value(&mut self.uncompressed, later.uncompressed);
+        value(&mut self.clear, later.clear);
+        value(&mut self.logfile, later.logfile);
+        value(&mut self.checksum, later.checksum);
+        value(&mut self.image_size, later.image_size);
+        value(&mut self.image_extra_size, later.image_extra_size);
+        value(&mut self.image_cache, later.image_cache);
+        value(&mut self.max_online_resize, later.max_online_resize);
+        value(&mut self.min_tmpfs, later.min_tmpfs);
+        value(&mut self.mkfs_journal_size, later.mkfs_journal_size);
+        value(&mut self.mkfs_options, later.mkfs_options);
+        value(&mut self.no_tmpfs, later.no_tmpfs);
+        value(&mut self.offline, later.offline);
+        value(&mut self.root_label, later.root_label);
+        value(&mut self.ramdisk_element, later.ramdisk_element);
+        value(&mut self.install_type, later.install_type);
+        value(&mut self.docker_target, later.docker_target);
+        value(&mut self.skip_base, later.skip_base);
+    }
+
+    /// The command line that means the same, the program's name first.
+    fn argv(&self) -> Vec<String> {
+        let program = match self.ramdisk {
+            Some(true) => "ramdisk-image-create",
+            _ => "disk-image-create",
+        };
+        let mut argv = vec![program.to_owned()];
+        let mut option = |name: &str, value: Option<String>| {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                argv.extend([name.to_owned(), value]);
+            }
+        };
+        let number = |value: Option<u32>| value.map(|number| number.to_string());
+        let pairs = self.qemu_img_options.iter().map(|(key, value)| format!("{key}={value}"));
+        option("-o", self.imagename.clone());
+        option("-a", self.arch.clone());
+        option("-t", self.types.as_ref().map(|list| list.join(",")));
+        option("--logfile", self.logfile.clone());
+        option("--image-size", number(self.image_size));
+        option("--image-extra-size", number(self.image_extra_size));
+        option("--image-cache", self.image_cache.clone());
+        option("--max-online-resize", self.max_online_resize.map(|blocks| blocks.to_string()));
+        option("--min-tmpfs", number(self.min_tmpfs));
+        option("--mkfs-journal-size", number(self.mkfs_journal_size));
+        option("--mkfs-options", self.mkfs_options.clone());
+        option("--qemu-img-options", Some(pairs.collect::<Vec<_>>().join(",")));
+        option("--root-label", self.root_label.clone());
+        option("--ramdisk-element", self.ramdisk_element.clone());
+        option("--install-type", self.install_type.clone());
+        option("--docker-target", self.docker_target.clone());
+        option("-p", self.packages.as_ref().map(|list| list.join(",")));
+        let flags = [
+            ("-u", self.uncompressed),
+            ("--checksum", self.checksum),
+            ("--no-tmpfs", self.no_tmpfs),
+            ("--offline", self.offline),
+            ("-n", self.skip_base),
+        ];
+        let given = flags.into_iter().filter(|(_, given)| *given == Some(true));
+        argv.extend(given.map(|(flag, _)| flag.to_owned()));
+        argv.extend((0..self.debug_trace.unwrap_or(0)).map(|_| "-x".to_owned()));
+        argv.extend(self.elements.iter().flatten().cloned());
+        argv
+    }
+
+    /// The image as one would type it, for people.
+    fn shown(&self) -> String {
+        let quoted = |text: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
+            if !text.is_empty() && text.chars().all(plain) {
+                text.to_owned()
+            } else {
+                format!("'{}'", text.replace('\'', "'\"'\"'"))
+            }
+        };
+        let environment =
+            self.environment.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
+        environment.chain(self.argv().iter().map(|word| quoted(word))).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Definitions of the same name are one image, at the place of the first; one
+/// without a name continues the one before.
+fn merged(definitions: Vec<Image>) -> Vec<Image> {
+    let mut images: Vec<(String, Image)> = Vec::new();
+    let mut previous = DEFAULT_NAME.to_owned();
+    for definition in definitions {
+        previous = definition.imagename.clone().unwrap_or(previous);
+        match images.iter_mut().find(|(name, _)| *name == previous) {
+            Some((_, image)) => image.merge(definition),
+            None => images.push((previous.clone(), definition)),
+        }
+    }
+    images.into_iter().map(|(_, image)| image).collect()
+}
+
+/// Builds the images, one after another.
+///
+/// # Errors
+/// A file that cannot be read or is wrong; or how the last failed image failed.
+pub fn run(context: &Context, args: &ImagesArgs) -> Outcome {
+    let mut definitions = Vec::new();
+    for file in &args.files {
+        definitions.extend(read(file)?);
+    }
+    let images = merged(definitions);
+    // Everything is read before anything is built.
+    let builds: Vec<(Context, BuildArgs)> =
+        images.iter().map(|image| build(context, args, image)).collect::<Result<_, _>>()?;
+    let mut failed = None;
+    for (image, (context, build)) in images.iter().zip(&builds) {
+        context.console.print(&format!("{}\n", image.shown()));
+        if args.dry_run {
+            continue;
+        }
+        if let Err(error) = dib::run(context, build) {
+            if !error.told {
+                context.console.print_error(&error);
+            }
+            failed = Some(CommandError { told: true, ..error });
+            if args.stop_on_failure {
+                break;
+            }
+        }
+    }
+    failed.map_or(Ok(0), Err)
+}
+
+fn read(file: &Path) -> Result<Vec<Image>, CommandError> {
+    let what = |error: CommandError| {
+        error.context(format!("cannot read the image definitions in {}", file.display()))
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| what(CommandError::new(Kind::Usage, error)))?;
+    serde_saphyr::from_str(&text).map_err(|error| what(CommandError::usage(error.to_string())))
+}
+
+/// The build of an image: its own command line, with the machine of this one.
+fn build(
+    context: &Context,
+    args: &ImagesArgs,
+    image: &Image,
+) -> Result<(Context, BuildArgs), CommandError> {
+    let argv: Vec<OsString> = image.argv().into_iter().map(OsString::from).collect();
+    let (personality, invocation) = cli::parse(&argv)
+        .map_err(|error| error.context(format!("the image cannot be built: {}", image.shown())))?;
+    let Invocation::Build(build) = invocation else {
+        return Err(CommandError::usage(format!("`{}` builds no image", image.shown())));
+    };
+    let build = BuildArgs {
+        drive: args.drive.clone(),
+        cache_dir: args.cache_dir.clone(),
+        machine: args.machine.clone(),
+        network: args.network.clone(),
+        output: OutputArgs { view: args.view.clone(), ..build.output },
+        elements: cli::ElementArgs { element_path: args.element_path.clone(), ..build.elements },
+        ..*build
+    };
+    let mut environment = match image.clear {
+        Some(true) => BTreeMap::new(),
+        _ => context.environment.clone(),
+    };
+    environment.extend(image.environment.iter().map(|(name, value)| (name.into(), value.into())));
+    Ok((Context { personality, argv, environment, ..context.clone() }, build))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(yaml: &str) -> Vec<String> {
+        let definitions: Vec<Image> = serde_saphyr::from_str(yaml).unwrap();
+        merged(definitions).iter().map(Image::shown).collect()
+    }
+
+    #[test]
+    fn a_definition_is_a_command_line() {
+        let yaml = "
+- imagename: deb
+  arch: amd64
+  types: [qcow2, tar]
+  environment: {DIB_RELEASE: bookworm, DIB_X: a b}
+  debug-trace: 2
+  checksum: true
+  image-size: 3
+  max-online-resize: 274877906944
+  qemu-img-options: {compat: '1.1'}
+  packages: [a, b]
+  skip-base: true
+  elements: [debian-minimal, vm]
+";
+        assert_eq!(
+            shown(yaml),
+            ["DIB_RELEASE=bookworm DIB_X='a b' disk-image-create -o deb -a amd64 -t qcow2,tar \
+              --image-size 3 --max-online-resize 274877906944 --qemu-img-options compat=1.1 \
+              -p a,b --checksum -n -x -x debian-minimal vm"]
+        );
+    }
+
+    #[test]
+    fn definitions_of_one_name_are_merged() {
+        let yaml = "
+- elements: [a]
+  environment: {A: '1', B: '1'}
+- elements: [b]
+  environment: {B: '2'}
+- imagename: other
+  ramdisk: true
+  elements: [c]
+- root-label: x
+- imagename: image
+  arch: arm64
+";
+        assert_eq!(
+            shown(yaml),
+            [
+                "A=1 B=2 disk-image-create -o image -a arm64 a b",
+                "ramdisk-image-create -o other --root-label x c"
+            ]
+        );
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_refused() {
+        for yaml in ["- elemnts: [a]", "- elements: a", "- image-size: 1.5", "a: 1"] {
+            assert!(serde_saphyr::from_str::<Vec<Image>>(yaml).is_err(), "{yaml}");
+        }
+    }
+}
