@@ -416,6 +416,20 @@ fn a_tarball_skips_what_made_it() {
         let from = shown.find("06-mount").unwrap();
         shown[from..].to_owned()
     };
+    // Options for tar need the tar of the machine.
+    let text_with_options = format!("{HEAD}  - cache-rootfs: root\n    options: --exclude=tmp\n");
+    let tarball = |options: &mut Options| options.rootfs_tarball = Some("root.tar.gz".into());
+    let prepared = try_prepare(&text_with_options, &[], tarball).unwrap();
+    let shown = show(&prepared);
+    expect![[r#"
+        07-cache-rootfs in /build/image/root
+          mkdir /build/rootfs-cache 755
+          run [step 7 (cache-rootfs): pack] tar --exclude=tmp -C /build/image/root -caf /build/rootfs-cache/root.tar.gz .
+          fetch /build/rootfs-cache
+        finish in -
+          trim
+        output image raw out.img
+    "#]].assert_eq(&shown[shown.find("07-cache").unwrap()..]);
     expect![[r#"
         06-mount in -
           make mount-root Mount(Mount { base: "fs-root", mount_point: "/root", fstab: None })
@@ -426,9 +440,7 @@ fn a_tarball_skips_what_made_it() {
           remove /build/image/root/etc/hostname
           end processes in /build/image/root
         09-cache-rootfs in /build/image/root
-          mkdir /build/rootfs-cache 755
-          run [step 9 (cache-rootfs): pack] tar --one-file-system -C /build/image/root -caf /build/rootfs-cache/root.tar.gz .
-          fetch /build/rootfs-cache
+          export /build/image/root as tgz root.tar.gz
         finish in -
           trim
         output image raw out.img

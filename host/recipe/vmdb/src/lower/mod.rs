@@ -25,6 +25,7 @@ use crate::{
     narration::{Narration, StepNote, Wording},
     spec::{self, Spec},
     state::{ImageDisk, Names, Tag},
+    steps::Action,
     yaml::Position,
 };
 
@@ -117,6 +118,9 @@ pub fn lower(spec: &Spec, settings: &Settings) -> Result<Lowered, SpecError> {
     let mut lowering = Lowering::new(settings);
     for step in &spec.steps {
         step.action.fixed_name().into_iter().for_each(|name| lowering.names.promise(name));
+        if matches!(step.action, Action::UnpackRootfs(_)) {
+            lowering.unpack_steps.push(step.number);
+        }
     }
     for step in &spec.steps {
         lowering.step(step);
@@ -147,6 +151,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) rootfs_unpacked: bool,
     /// Whether the tarball exists by now, and whether in the guest.
     pub(crate) tarball: Tarball,
+    /// Numbers of the steps that unpack it.
+    unpack_steps: Vec<usize>,
     pub(crate) got_eatmydata: bool,
     binds: Vec<(String, Bind)>,
     stages: Vec<Stage>,
@@ -187,6 +193,7 @@ impl<'a> Lowering<'a> {
             packages: BTreeSet::new(),
             rootfs_unpacked: false,
             tarball: if on_host { Tarball::OnHost } else { Tarball::Missing },
+            unpack_steps: Vec::new(),
             got_eatmydata: false,
             binds: Vec::new(),
             stages: Vec::new(),
@@ -313,6 +320,18 @@ impl<'a> Lowering<'a> {
             note.stages.push(index);
         }
         self.stages.push(Stage { name, context, steps, network });
+    }
+
+    /// Adds a stage of the current step whose image has nothing bound into it.
+    pub(crate) fn bare_stage(&mut self, image: &GuestPath, work: Vec<Work>) {
+        let binds = std::mem::take(&mut self.binds);
+        self.stage("", Some(image), false, work);
+        self.binds = binds;
+    }
+
+    /// Whether a later step unpacks the tarball of the root filesystem.
+    pub(crate) fn unpacks_later(&self) -> bool {
+        self.unpack_steps.iter().any(|number| *number > self.number)
     }
 
     /// How many stages there are, for whoever must find one again.

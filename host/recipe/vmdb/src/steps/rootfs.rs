@@ -3,7 +3,9 @@
 //! Whether the tarball exists is known before the build, so the flag
 //! `rootfs_unpacked` is too, and steps that it skips are not in the plan.
 
-use plan::{FileStep, Step, Upload, Value};
+use std::path::{Path, PathBuf};
+
+use plan::{FileStep, GuestPath, Step, TreeOutput, Upload, Value};
 
 use super::StepKind;
 use crate::{
@@ -91,16 +93,60 @@ impl StepKind for CacheRootfs {
         if lowering.tarball != Tarball::Missing && !self.force {
             return Ok(());
         }
+        let format = archive_format(&name).filter(|_| {
+            // Other options for tar, or a tarball that is unpacked again in this
+            // build, need it to be made in the guest.
+            self.options == ["--one-file-system"] && !lowering.unpacks_later()
+        });
+        match format {
+            Some(format) => export(lowering, root, &path, format),
+            None => self.pack(lowering, root, &path, &name)?,
+        }
+        Ok(())
+    }
+}
+
+/// The format of an archive that the host writes, by the ending of its name.
+fn archive_format(name: &str) -> Option<&'static str> {
+    let endings = [(".tar", "tar"), (".tar.gz", "tgz"), (".tgz", "tgz"), (".tar.zst", "tar.zst")];
+    endings.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, format)| *format)
+}
+
+/// Where a path of the command line is on the host.
+fn on_host(lowering: &Lowering<'_>, path: &str) -> PathBuf {
+    match lowering.settings.directories.first() {
+        Some(directory) => directory.join(path),
+        None => path.into(),
+    }
+}
+
+/// Has the host write the archive, from a tree without /proc and its like.
+fn export(lowering: &mut Lowering<'_>, root: GuestPath, path: &str, format: &str) {
+    let path = on_host(lowering, path);
+    let output = TreeOutput { format: format.to_owned(), path, target: None };
+    let step = Step::ExportTree { root: root.clone(), exclude: Vec::new(), output };
+    lowering.bare_stage(&root, vec![step.into()]);
+    lowering.tarball = Tarball::OnHost;
+}
+
+impl CacheRootfs {
+    /// Makes the tarball in the guest and sends it to the host.
+    fn pack(
+        &self,
+        lowering: &mut Lowering<'_>,
+        root: GuestPath,
+        path: &str,
+        name: &str,
+    ) -> Result<(), Fault> {
         // What is mounted below is packed too, for which it must be named.
         let base = lowering.mounted("cache-rootfs", &self.tag)?.point.clone();
-        let mut directories: Vec<String> = lowering
-            .tags
-            .iter()
-            .filter_map(|tag| tag.mounted.as_ref()?.point.strip_prefix(&base))
-            .map(|below| {
-                if below.is_empty() { ".".into() } else { below.trim_start_matches('/').to_owned() }
-            })
-            .collect();
+        let below = |point: &str| match point.strip_prefix(&base) {
+            Some("") => Some(".".to_owned()),
+            Some(below) => below.strip_prefix('/').map(str::to_owned),
+            None => None,
+        };
+        let mut directories: Vec<String> =
+            lowering.tags.iter().filter_map(|tag| below(&tag.mounted.as_ref()?.point)).collect();
         directories.sort();
         let to = guest_path("", CACHE_AT)?;
         let mut words = vec!["tar".to_owned()];
@@ -108,13 +154,8 @@ impl StepKind for CacheRootfs {
         words.extend(["-C".into(), root.to_string(), "-caf".into(), format!("{to}/{name}")]);
         words.extend(directories);
         let argv = words.into_iter().map(Value::Text).collect();
-        let parent = std::path::Path::new(&path).parent().filter(|p| !p.as_os_str().is_empty());
-        let host = match (parent, lowering.settings.directories.first()) {
-            (Some(parent), Some(directory)) => directory.join(parent),
-            (Some(parent), None) => parent.to_owned(),
-            (None, Some(directory)) => directory.clone(),
-            (None, None) => ".".into(),
-        };
+        let file = on_host(lowering, path);
+        let host = file.parent().map_or_else(PathBuf::new, Path::to_owned);
         let work = vec![
             Step::File(FileStep::MakeDirectory { path: to.clone(), mode: 0o755 }).into(),
             lowering.tool("pack", argv).work(),

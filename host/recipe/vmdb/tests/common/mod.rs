@@ -90,21 +90,22 @@ fn word(value: &Value) -> String {
     }
 }
 
+fn show_run(out: &mut String, run: &plan::Run) {
+    let argv: Vec<String> = run.argv.iter().map(word).collect();
+    let own = |name: &str| !matches!(name, "PATH" | "HOME" | "LC_ALL");
+    let env: Vec<String> = run
+        .env
+        .iter()
+        .filter(|(name, _)| own(name))
+        .map(|(name, value)| format!("{name}={} ", word(value)))
+        .collect();
+    let capture = run.capture.as_ref().map_or(String::new(), |fact| format!(" > <{fact}>"));
+    writeln!(out, "  run [{}] {}{}{capture}", run.what, env.concat(), argv.join(" ")).unwrap();
+}
+
 fn show_step(out: &mut String, step: &Step) {
     match step {
-        Step::Run(run) => {
-            let argv: Vec<String> = run.argv.iter().map(word).collect();
-            let own = |name: &str| !matches!(name, "PATH" | "HOME" | "LC_ALL");
-            let env: Vec<String> = run
-                .env
-                .iter()
-                .filter(|(name, _)| own(name))
-                .map(|(name, value)| format!("{name}={} ", word(value)))
-                .collect();
-            let capture = run.capture.as_ref().map_or(String::new(), |fact| format!(" > <{fact}>"));
-            writeln!(out, "  run [{}] {}{}{capture}", run.what, env.concat(), argv.join(" "))
-                .unwrap();
-        }
+        Step::Run(run) => show_run(out, run),
         Step::CreateLayout(layout) => {
             for node in &layout.nodes {
                 match &node.kind {
@@ -156,6 +157,10 @@ fn show_step(out: &mut String, step: &Step) {
             writeln!(out, "  link {path} to {target}").unwrap();
         }
         Step::File(FileStep::Remove { path, .. }) => writeln!(out, "  remove {path}").unwrap(),
+        Step::ExportTree { root, output, .. } => {
+            let name = output.path.file_name().unwrap().to_string_lossy();
+            writeln!(out, "  export {root} as {} {name}", output.format).unwrap();
+        }
         Step::Fetch { from, .. } => writeln!(out, "  fetch {from}").unwrap(),
         Step::KillProcesses { root } => writeln!(out, "  end processes in {root}").unwrap(),
         Step::Trim => writeln!(out, "  trim").unwrap(),
