@@ -335,7 +335,7 @@ struct Usage {
     blocks: u64,
     files: u64,
     /// Files with several names, counted once.
-    seen: HashSet<u64>,
+    seen: HashSet<(u64, u64)>,
 }
 
 impl Usage {
@@ -347,11 +347,13 @@ impl Usage {
 
 impl Visitor for Usage {
     fn enter(&mut self, entry: &Entry<'_>) -> Result<Descend, Failure> {
-        if entry.stat.st_dev != self.device {
+        let stat = &entry.stat;
+        // Only directories tell: on an overlay, files have the number of their layer.
+        if entry.kind() == SFlag::S_IFDIR && stat.st_dev != self.device {
             return Ok(Descend::No);
         }
-        let linked = entry.kind() != SFlag::S_IFDIR && entry.stat.st_nlink > 1;
-        if !linked || self.seen.insert(entry.stat.st_ino) {
+        let linked = entry.kind() != SFlag::S_IFDIR && stat.st_nlink > 1;
+        if !linked || self.seen.insert((stat.st_dev, stat.st_ino)) {
             self.add(&entry.stat);
         }
         Ok(Descend::Yes)

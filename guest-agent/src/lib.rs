@@ -14,6 +14,7 @@ pub mod init;
 mod modules;
 mod mounts;
 mod network;
+mod pump;
 mod queue;
 mod serve;
 mod shutdown;

@@ -6,13 +6,8 @@
 //!   launch ─► Started ─► poll { stdout, stderr, stdin, pidfd, stream }
 //!                          │ process has ended: reap, start the grace
 //!                          ▼
-//!            output at its end, or the grace is over ─► Exited
+//!            output at its end, or the grace is over ─► Exited   (see `pump`)
 //! ```
-//!
-//! A daemon that a script leaves behind keeps the script's pipes open. The
-//! output of the script itself is complete once the script has ended, so after
-//! [`OUTPUT_GRACE`] what is in the pipes is sent and they are closed; a daemon
-//! that writes later gets SIGPIPE.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,23 +16,17 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::stat::Mode;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use wire::{Channel, DATA_MAX_BYTES, ExitStatus, Failure, Reply, Spawn, Stdin, TerminalSize};
+use wire::{Failure, Reply, Spawn, Stdin, TerminalSize};
 
 use crate::failure::{Doing, failure};
 use crate::mounts;
-use crate::stream::{Inbound, Stream};
+use crate::pump::Pump;
+use crate::stream::Stream;
 use crate::sys::{self, Launch, LaunchStep};
-
-/// How long output may stay open after the process has ended. Long enough for a
-/// pipeline's last member on a slow emulated CPU, short enough that a script
-/// that starts a daemon costs a second and not the build.
-pub(crate) const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
 /// Where programs are looked up when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -45,9 +34,6 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Rounds of looking for processes of a session that is to end: each round can
 /// only find what was forked during the one before.
 const SESSION_KILL_ROUNDS: u32 = 10;
-
-/// What ends a terminal's input: the default VEOF character.
-const END_OF_INPUT: u8 = 4;
 
 /// The process of a stream, for requests that name the stream.
 #[derive(Debug, Default)]
@@ -80,7 +66,8 @@ impl Process {
         sys::set_terminal_size(terminal, size.rows, size.columns)
     }
 
-    fn reap(&self, pid: Pid) -> nix::Result<(i32, u64)> {
+    /// Takes the end of the process, which is a process no more.
+    pub(crate) fn reap(&self, pid: Pid) -> nix::Result<(i32, u64)> {
         let mut handles = self.lock();
         *handles = Handles::default();
         sys::wait_with_usage(pid)
@@ -89,11 +76,11 @@ impl Process {
 
 /// Our ends of a process's standard streams.
 #[derive(Debug)]
-struct Ends {
-    input: Option<OwnedFd>,
-    stdout: OwnedFd,
-    stderr: Option<OwnedFd>,
-    terminal: bool,
+pub(crate) struct Ends {
+    pub(crate) input: Option<OwnedFd>,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: Option<OwnedFd>,
+    pub(crate) terminal: bool,
 }
 
 /// The ends that the process gets.
@@ -257,246 +244,8 @@ fn open_terminal(size: TerminalSize) -> nix::Result<(Ends, Stdio)> {
     Ok((Ends { input: Some(input), stdout: master, stderr: None, terminal: true }, stdio))
 }
 
-/// An output of the process on its way to the host.
-#[derive(Debug)]
-struct Output {
-    fd: OwnedFd,
-    channel: Channel,
-    /// Bytes still to send once the grace is over; none while it is not.
-    last: Option<usize>,
-}
-
-/// Standard input on its way from the host.
-#[derive(Debug)]
-struct Input {
-    fd: OwnedFd,
-    pending: Vec<u8>,
-    position: usize,
-    terminal: bool,
-    ending: bool,
-}
-
-struct Pump<'a> {
-    stream: &'a Stream,
-    pid: Pid,
-    outputs: Vec<Output>,
-    input: Option<Input>,
-    deadline: Option<Instant>,
-    grace_end: Option<Instant>,
-    timed_out: bool,
-    ended: Option<(i32, u64)>,
-    buffer: Vec<u8>,
-}
-
-/// What poll said, by the pump's own names.
-#[derive(Default)]
-struct Ready {
-    process: bool,
-    wake: bool,
-    input: bool,
-    outputs: [bool; 2],
-    /// Outputs that have ended and hold nothing more.
-    ended: [bool; 2],
-}
-
-impl<'a> Pump<'a> {
-    fn new(stream: &'a Stream, ends: Ends, pid: Pid, deadline: Option<Instant>) -> Self {
-        let output = |channel| move |fd| Output { fd, channel, last: None };
-        let stderr = ends.stderr.map(output(Channel::Stderr));
-        let input = ends.input.map(|fd| Input {
-            fd,
-            pending: Vec::new(),
-            position: 0,
-            terminal: ends.terminal,
-            ending: false,
-        });
-        Self {
-            stream,
-            pid,
-            outputs: [output(Channel::Stdout)(ends.stdout)].into_iter().chain(stderr).collect(),
-            input,
-            deadline,
-            grace_end: None,
-            timed_out: false,
-            ended: None,
-            buffer: Vec::new(),
-        }
-    }
-
-    fn run(mut self, pidfd: &OwnedFd) -> nix::Result<(ExitStatus, u64)> {
-        loop {
-            self.feed();
-            self.check_clocks();
-            if let Some((status, cpu_ms)) = self.ended
-                && self.outputs.is_empty()
-            {
-                return Ok((self.status(status)?, cpu_ms));
-            }
-            let ready = self.poll(pidfd)?;
-            if ready.wake {
-                let _ = self.stream.wake()?.read();
-            }
-            if ready.input {
-                self.write_input();
-            }
-            // In reverse, so that removing one does not move the others.
-            for index in (0..self.outputs.len()).rev() {
-                if ready.ended[index] || ready.outputs[index] && !self.read_output(index) {
-                    self.outputs.remove(index);
-                }
-            }
-            if ready.process && self.ended.is_none() {
-                self.ended = Some(self.stream.process.reap(self.pid)?);
-                self.grace_end = Some(Instant::now() + OUTPUT_GRACE);
-                self.input = None;
-            }
-        }
-    }
-
-    fn status(&self, raw: i32) -> nix::Result<ExitStatus> {
-        Ok(match WaitStatus::from_raw(self.pid, raw)? {
-            _ if self.timed_out => ExitStatus::TimedOut,
-            WaitStatus::Exited(_, code) => ExitStatus::Code(code),
-            WaitStatus::Signaled(_, signal, _) => ExitStatus::Signal(signal as i32),
-            _ => ExitStatus::Code(-1),
-        })
-    }
-
-    fn check_clocks(&mut self) {
-        let now = Instant::now();
-        let late = self.deadline.is_some_and(|deadline| now >= deadline);
-        let gone = self.stream.is_aborted();
-        if self.ended.is_none() && !self.timed_out && (late || gone) {
-            self.timed_out = true;
-            kill_session(self.pid);
-        }
-        if gone {
-            self.outputs.clear();
-        }
-        if self.grace_end.is_some_and(|end| now >= end) {
-            for output in &mut self.outputs {
-                let waiting = || sys::bytes_waiting(&output.fd).unwrap_or(0);
-                output.last.get_or_insert_with(waiting);
-            }
-        }
-        self.outputs.retain(|output| output.last != Some(0));
-    }
-
-    fn poll(&self, pidfd: &OwnedFd) -> nix::Result<Ready> {
-        let mut fds = vec![PollFd::new(self.stream.wake()?.as_fd(), PollFlags::POLLIN)];
-        let process = self.ended.is_none().then(|| {
-            fds.push(PollFd::new(pidfd.as_fd(), PollFlags::POLLIN));
-            fds.len() - 1
-        });
-        let input = self.input.as_ref().filter(|input| input.wants_to_write()).map(|input| {
-            fds.push(PollFd::new(input.fd.as_fd(), PollFlags::POLLOUT));
-            fds.len() - 1
-        });
-        let mut outputs = [None; 2];
-        for (output, place) in self.outputs.iter().zip(&mut outputs) {
-            // Without credit it is left out: a hung-up pipe would wake us for ever.
-            if self.stream.credit(output.channel) > 0 {
-                fds.push(PollFd::new(output.fd.as_fd(), PollFlags::POLLIN));
-                *place = Some(fds.len() - 1);
-            }
-        }
-        match poll(&mut fds, self.timeout()) {
-            Err(Errno::EINTR) => return Ok(Ready::default()),
-            other => other?,
-        };
-        let is_ready = |index: usize| fds[index].any().unwrap_or(true);
-        let has_ended = |index: usize| {
-            // A terminal hangs up with bytes still to read, and says both.
-            fds[index].revents() == Some(PollFlags::POLLHUP)
-        };
-        Ok(Ready {
-            ended: outputs.map(|place| place.is_some_and(has_ended)),
-            wake: is_ready(0),
-            process: process.is_some_and(is_ready),
-            input: input.is_some_and(is_ready),
-            outputs: outputs.map(|place| place.is_some_and(is_ready)),
-        })
-    }
-
-    /// The time to the next thing that the clock decides.
-    fn timeout(&self) -> PollTimeout {
-        let deadline = self.deadline.filter(|_| self.ended.is_none() && !self.timed_out);
-        let waiting = self.outputs.iter().any(|output| output.last.is_none());
-        let grace = self.grace_end.filter(|_| waiting);
-        let Some(next) = deadline.into_iter().chain(grace).min() else {
-            return PollTimeout::NONE;
-        };
-        // One millisecond more, as poll rounds down and would be early.
-        let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-    }
-
-    /// Takes the next bytes for standard input when the last are written. Bytes
-    /// for an input that is closed are dropped, so that the host is not held up.
-    fn feed(&mut self) {
-        while self.input.as_ref().is_none_or(|input| !input.wants_to_write()) {
-            match (self.stream.try_receive(), &mut self.input) {
-                (Inbound::Nothing, _) | (Inbound::Ended, None) => return,
-                (Inbound::Bytes(_), None) => {}
-                (Inbound::Bytes(bytes), Some(input)) => {
-                    (input.pending, input.position) = (bytes, 0)
-                }
-                (Inbound::Ended, Some(input)) if input.terminal && !input.ending => {
-                    input.ending = true;
-                    (input.pending, input.position) = (vec![END_OF_INPUT], 0);
-                }
-                (Inbound::Ended, Some(_)) => self.input = None,
-            }
-        }
-    }
-
-    fn write_input(&mut self) {
-        let Some(input) = &mut self.input else { return };
-        match nix::unistd::write(&input.fd, &input.pending[input.position..]) {
-            Ok(count) => input.position += count,
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            // The process reads no more.
-            Err(_) => self.input = None,
-        }
-    }
-
-    /// Moves what an output holds to the host; false when it is at its end.
-    fn read_output(&mut self, index: usize) -> bool {
-        let output = &mut self.outputs[index];
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; DATA_MAX_BYTES];
-        }
-        let room = self.stream.credit(output.channel).min(output.last.unwrap_or(usize::MAX));
-        let room = room.min(self.buffer.len());
-        let count = match nix::unistd::read(&output.fd, &mut self.buffer[..room]) {
-            Ok(count) => count,
-            Err(Errno::EAGAIN | Errno::EINTR) => return output.last.is_none(),
-            // A terminal says EIO when the last process has closed it.
-            Err(_) => 0,
-        };
-        if count == 0 {
-            return false;
-        }
-        output.last = output.last.map(|last| last - count);
-        let bytes = if count > DATA_MAX_BYTES / 2 {
-            let mut full = std::mem::take(&mut self.buffer);
-            full.truncate(count);
-            full
-        } else {
-            self.buffer[..count].to_vec()
-        };
-        self.stream.send(output.channel, bytes).is_ok()
-    }
-}
-
-impl Input {
-    fn wants_to_write(&self) -> bool {
-        self.position < self.pending.len()
-    }
-}
-
 /// Kills the group of a process and whatever else is in its session.
-fn kill_session(leader: Pid) {
+pub(crate) fn kill_session(leader: Pid) {
     let _ = killpg(leader, Signal::SIGKILL);
     for _ in 0..SESSION_KILL_ROUNDS {
         let members = session_members(leader);

@@ -176,6 +176,15 @@ fn a_daemon_that_keeps_the_pipes_does_not_hold_up_the_end() {
 }
 
 #[test]
+fn what_still_writes_is_waited_for() {
+    let client = Client::connect();
+    let script = "(for i in 1 2 3 4 5 6; do sleep 0.25; echo $i; done; exec sleep 30) & exit 0";
+    let outcome = run(&client, shell(script));
+    assert_eq!(status(&outcome), ExitStatus::Code(0));
+    assert_eq!(outcome.stdout, b"1\n2\n3\n4\n5\n6\n");
+}
+
+#[test]
 fn standard_error_can_go_where_standard_output_goes() {
     let client = Client::connect();
     let mut spawn = shell("echo a; echo b >&2; echo c");
