@@ -84,11 +84,7 @@ pub(crate) async fn enter(
     let prepare = |action: String| move |source| EngineError::Prepare { action, source };
     let wanted = wanted(context, guest, state)?;
     let same = wanted.iter().zip(&guest.mounted).take_while(|(a, b)| **a == b.spec).count();
-    // What scripts mounted below an image root goes with that root.
-    if let Some(root) = previous.and_then(|previous| previous.image_root.as_ref())
-        && context.image_root.as_ref() != Some(root)
-    {
-        let below = format!("{}/", Guest::tools_path(root));
+    if let Some(below) = below_left_root(context, previous) {
         unmount_carried(guest, state, |target| target.starts_with(&below)).await?;
     }
     for mounted in guest.mounted.drain(same..).rev().collect::<Vec<_>>() {
@@ -120,6 +116,20 @@ pub(crate) async fn enter(
         guest.mounted.push(Mounted { spec: mount.clone(), made_target });
     }
     Ok(())
+}
+
+/// The prefix of the mounts that end with the stage before: what scripts mounted
+/// below an image root goes with that root.
+fn below_left_root(context: &Context, previous: Option<&Context>) -> Option<String> {
+    let root = previous?.image_root.as_ref()?;
+    (context.image_root.as_ref() != Some(root)).then(|| format!("{}/", Guest::tools_path(root)))
+}
+
+/// What entering a context unmounts is not mounted again in a fresh guest.
+pub(crate) fn forget_left(context: &Context, previous: Option<&Context>, state: &mut State) {
+    if let Some(below) = below_left_root(context, previous) {
+        state.carried.retain(|mount| !mount.target.starts_with(&below));
+    }
 }
 
 async fn unmount_carried(

@@ -103,6 +103,8 @@ async fn run_stages(plan: &Plan, config: &Config, live: &Live) -> Result<Built, 
         let fresh = previous.is_none();
         context::enter(&mut running, &stage.context, previous, &mut state).await?;
         if fresh {
+            let before = index.checked_sub(1).map(|before| &plan.stages[before].context);
+            context::forget_left(&stage.context, before, &mut state);
             context::restore_carried(&running, &state).await?;
         }
         for step in &stage.steps {

@@ -30,11 +30,11 @@ pub fn plan(stages: Vec<Stage>) -> Plan {
 }
 
 pub fn disk(name: &str, role: DiskRole, bytes: u64) -> Disk {
-    Disk { name: name.into(), role, size: DiskSize::Bytes(bytes), block_bytes: 512 }
+    Disk { name: name.into(), role, size: DiskSize::Bytes(bytes), block_bytes: 512, base: None }
 }
 
 pub fn stage(name: &str, context: Context, steps: Vec<Step>) -> Stage {
-    Stage { name: name.into(), context, steps, network: false }
+    Stage { name: name.into(), context, steps, network: false, keep: plan::Keep::Shared }
 }
 
 /// A shell script in the tools root.
@@ -149,6 +149,8 @@ fn hooks() -> Step {
                 r#"
 mkdir -p $T/etc $T/bin $T/proc $T/sys $T/dev $T/var/cache/thing $T/boot
 cp /bin/busybox $T/bin/busybox
+for file in $(ldd /bin/busybox | grep -o '/[^ ]*'); do mkdir -p "$T${file%/*}"; cp "$file" "$T$file"; done
+ln -s busybox $T/bin/touch
 echo hello > $T/etc/one; ln $T/etc/one $T/etc/hard; ln -s one $T/etc/soft
 chmod 4755 $T/bin/busybox; chown 12:34 $T/etc/one
 mknod $T/dev-node c 1 3
