@@ -52,6 +52,12 @@ fn check_disks(plan: &Plan) -> Vec<Complaint> {
         if matches!(disk.size, DiskSize::Bytes(bytes) if bytes == 0 || bytes % 512 != 0) {
             complaints.push(complaint(&place, "the size must be a positive multiple of 512"));
         }
+        if let (DiskSize::Bytes(bytes), Some(base)) = (&disk.size, &disk.base)
+            && *bytes < base.bytes
+        {
+            let problem = format!("{bytes} bytes are less than the {} of its base", base.bytes);
+            complaints.push(complaint(&place, problem));
+        }
     }
     complaints
 }
@@ -76,8 +82,14 @@ fn check_stages(plan: &Plan) -> Vec<Complaint> {
                     ));
                 }
             }
-            if let Step::CreateLayout(part) = step {
-                layout.nodes.extend(part.nodes.iter().cloned());
+            match step {
+                Step::CreateLayout(part) => layout.nodes.extend(part.nodes.iter().cloned()),
+                Step::FindRoot { disk } | Step::GrowRoot { disk }
+                    if !disks.contains(&disk.as_str()) =>
+                {
+                    complaints.push(complaint(&place, format!("there is no disk `{disk}`")));
+                }
+                _ => {}
             }
             facts.extend(facts_set(step));
         }
@@ -121,6 +133,7 @@ fn facts_set(step: &Step) -> Vec<String> {
         Step::Run(run) => run.capture.clone().into_iter().collect(),
         Step::SetFact { fact, .. } => vec![fact.clone()],
         Step::ImageSize(size) => vec![size.fact.clone()],
+        Step::FindRoot { .. } => vec!["root-device".into()],
         _ => Vec::new(),
     }
 }

@@ -1,15 +1,25 @@
 //! Stage keys: what makes two runs of a stage the same.
 //!
-//! A key covers the format version, the parent's key, the appliance and the
-//! stage as data. Paths of the host are no part of it: a file counts by its
-//! place in the guest, its mode and its digest.
+//! A key covers the format version, the parent's key, what the stage can see of
+//! its [`Surroundings`], and the stage as data. Paths of the host are no part of
+//! it: a file counts by its place in the guest, its mode and its digest. The
+//! helper drive is none either, and neither is the machine's shape (processors,
+//! memory, who runs it): no result may depend on them.
+//!
+//! Architecture invariant: an input that a step could have read is in its key,
+//! or was not visible to it. What a stage uploads is visible to it and to every
+//! later stage, and is in all their keys; what a later stage uploads is in none
+//! of the earlier ones.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Digest, FORMAT_VERSION, FileSource, Plan, Stage, Step, UploadKind};
+use crate::{
+    Digest, Env, FORMAT_VERSION, FileSource, Plan, Run, RunParts, Stage, Step, UploadEntry,
+    UploadKind,
+};
 
 /// The key of a stage's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -22,19 +32,42 @@ impl fmt::Display for StageKey {
     }
 }
 
+/// What steps can see beside the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The appliance that runs them.
+    pub appliance: Digest,
+    /// Whether there is a network; its policy is not seen, its refusals are
+    /// failures, which are not kept.
+    pub network: bool,
+    /// The certificates that they are given.
+    pub certificates: Option<Digest>,
+    /// What identifiers are derived from, if they are not random.
+    pub seed: Option<String>,
+}
+
+impl Surroundings {
+    fn inputs(&self) -> [(&'static str, Digest); 4] {
+        [
+            ("the appliance", self.appliance),
+            ("whether there is a network", Digest::of(&[u8::from(self.network)])),
+            ("--ca-bundle", Digest::of(&json(&self.certificates))),
+            ("SOURCE_DATE_EPOCH", Digest::of(&json(&self.seed))),
+        ]
+    }
+}
+
+/// The names and digests of inputs, to tell which of them has changed.
+pub type Inputs = BTreeMap<String, Digest>;
+
 impl StageKey {
-    /// The keys of all stages of a plan, in order. `appliance` is the digest of
-    /// the appliance that runs it.
+    /// The keys of all stages of a plan, in order.
     ///
-    /// Outputs are no part of a key: writing another format needs no new build.
+    /// Image files of disks are no part of a key: writing another format needs
+    /// no new build.
     #[must_use]
-    pub fn of_plan(plan: &Plan, appliance: &Digest) -> Vec<Self> {
-        let mut seed = Sha256::new();
-        seed.update(FORMAT_VERSION.to_le_bytes());
-        seed.update(appliance.0);
-        seed.update(json(&plan.disks));
-        seed.update(json(&plan.helper_at));
-        let mut parent = Digest(seed.finalize().into());
+    pub fn of_plan(plan: &Plan, surroundings: &Surroundings) -> Vec<Self> {
+        let mut parent = start(plan, surroundings);
         plan.stages
             .iter()
             .map(|stage| {
@@ -46,10 +79,124 @@ impl StageKey {
             })
             .collect()
     }
+
+    /// The key of the files that a plan leaves on the host, wherever they go.
+    #[must_use]
+    pub fn of_outputs(plan: &Plan, surroundings: &Surroundings) -> Self {
+        let last = Self::of_plan(plan, surroundings).pop();
+        let mut images = plan.outputs.images.clone();
+        for image in &mut images {
+            image.path.clear();
+        }
+        let mut hash = Sha256::new();
+        hash.update(b"outputs");
+        hash.update(last.map_or_else(|| start(plan, surroundings), |last| last.0).0);
+        hash.update(json(&images));
+        hash.update(json(&plan.outputs.checksums));
+        Self(Digest(hash.finalize().into()))
+    }
+
+    /// The key of a point within a stage, which only the same stage continues.
+    #[must_use]
+    pub fn within(&self) -> Self {
+        Self(Digest::of(&[b"within".as_slice(), &self.0.0].concat()))
+    }
+}
+
+/// What the first stage's key continues.
+fn start(plan: &Plan, surroundings: &Surroundings) -> Digest {
+    let mut seed = Sha256::new();
+    seed.update(FORMAT_VERSION.to_le_bytes());
+    for (_, digest) in surroundings.inputs() {
+        seed.update(digest.0);
+    }
+    seed.update(json(&disks_without_host_paths(plan)));
+    seed.update(json(&plan.helper_at));
+    Digest(seed.finalize().into())
+}
+
+/// The inputs of one stage by name. Whatever changes its key without its parent's
+/// changes one of these.
+#[must_use]
+pub fn stage_inputs(plan: &Plan, stage: &Stage, surroundings: &Surroundings) -> Inputs {
+    let mut inputs = Inputs::new();
+    for (name, digest) in surroundings.inputs() {
+        inputs.insert(name.to_owned(), digest);
+    }
+    inputs.insert(
+        "the disks".into(),
+        Digest::of(&json(&(&disks_without_host_paths(plan), &plan.helper_at))),
+    );
+    inputs.insert("the stage's mounts".into(), Digest::of(&json(&(&stage.context, stage.network))));
+    for (index, step) in without_host_paths(stage).steps.iter().enumerate() {
+        let number = index + 1;
+        let title = match step {
+            Step::Upload(upload) => format!("upload {}", upload.what),
+            Step::Fetch { from, .. } => format!("fetch {from}"),
+            Step::ExportTree { output, .. } => format!("write {}", output.format),
+            step => step.title(),
+        };
+        let rest = match step {
+            Step::Upload(upload) => {
+                let to = upload.to.as_str().trim_end_matches('/');
+                for UploadEntry { path, kind } in &upload.entries {
+                    put(&mut inputs, format!("{to}/{path}"), Digest::of(&json(kind)));
+                }
+                Digest::of(&json(&upload.to))
+            }
+            Step::Run(run) => {
+                variables(&mut inputs, &run.env);
+                Digest::of(&json(&Run { env: Env::new(), ..run.clone() }))
+            }
+            Step::RunParts(parts) => {
+                variables(&mut inputs, &parts.env);
+                Digest::of(&json(&RunParts { env: Env::new(), ..parts.clone() }))
+            }
+            step => Digest::of(&json(step)),
+        };
+        inputs.insert(format!("step {number} ({title})"), rest);
+    }
+    inputs
+}
+
+fn variables(inputs: &mut Inputs, env: &Env) {
+    for (name, value) in env {
+        put(inputs, format!("${name}"), Digest::of(&json(value)));
+    }
+}
+
+/// Inputs of one name count together.
+fn put(inputs: &mut Inputs, name: String, digest: Digest) {
+    inputs
+        .entry(name)
+        .and_modify(|old| {
+            if *old != digest {
+                *old = Digest::of(&[old.0, digest.0].concat());
+            }
+        })
+        .or_insert(digest);
+}
+
+/// The names of inputs that differ; those of the new one first, then those that
+/// are gone.
+#[must_use]
+pub fn changed_inputs(old: &Inputs, new: &Inputs) -> Vec<String> {
+    let changed = new.iter().filter(|(name, digest)| old.get(*name) != Some(digest));
+    let gone = old.keys().filter(|name| !new.contains_key(*name));
+    changed.map(|(name, _)| name.clone()).chain(gone.cloned()).collect()
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("plan types have only string keys, so they encode")
+}
+
+/// The disks with every path of the host emptied.
+fn disks_without_host_paths(plan: &Plan) -> Vec<crate::Disk> {
+    let mut disks = plan.disks.clone();
+    for base in disks.iter_mut().filter_map(|disk| disk.base.as_mut()) {
+        base.path.clear();
+    }
+    disks
 }
 
 /// The stage with every path of the host emptied.
@@ -73,3 +220,6 @@ fn without_host_paths(stage: &Stage) -> Stage {
     }
     stage
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,14 +21,14 @@ mod stage;
 mod step;
 
 pub use check::{Complaint, check};
-pub use key::StageKey;
+pub use key::{Inputs, StageKey, Surroundings, changed_inputs, stage_inputs};
 pub use layout::{
     Filesystem, FstabEntry, Layout, LayoutError, LogicalVolume, Luks, LvSize, MdArray, Mount, Node,
     NodeKind, Partition, PartitionTable, Size, TableLabel,
 };
 pub use output::{Checksum, ImageOutput, Outputs, TreeOutput};
 pub use path::{GuestPath, InvalidPath};
-pub use stage::{Bind, Context, Disk, DiskRole, DiskSize, Plan, Stage};
+pub use stage::{Bind, Context, Disk, DiskBase, DiskRole, DiskSize, Keep, Plan, Stage};
 pub use step::{
     Digest, Env, FactName, FileSource, FileStep, ImageSize, Place, ResolvConf, Run, RunParts, Step,
     Upload, UploadEntry, UploadKind, Value,

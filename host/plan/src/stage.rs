@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FactName, GuestPath, Outputs, Step};
+use crate::{Digest, FactName, GuestPath, Outputs, Step};
 
 /// A whole build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,23 @@ pub struct Disk {
     pub size: DiskSize,
     /// Logical block size in bytes: 512 or 4096.
     pub block_bytes: u32,
+    /// What it begins with; it is empty otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<DiskBase>,
+}
+
+/// What a disk begins with. The disk is a copy, followed by zeros where it is
+/// larger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskBase {
+    /// A raw disk, as a file of the host that is only read.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The digest of what it was made from. It stands for the content in keys:
+    /// whoever makes the plan has compared it.
+    pub sha256: Digest,
 }
 
 /// What a disk is for.
@@ -75,6 +92,28 @@ pub struct Stage {
     pub steps: Vec<Step>,
     /// Whether its steps may use the network.
     pub network: bool,
+    /// How far its result may travel.
+    #[serde(default, skip_serializing_if = "Keep::is_default")]
+    pub keep: Keep,
+}
+
+/// How far the result of a stage may travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// Kept in the cache, and given to others through a shared one.
+    #[default]
+    Shared,
+    /// Kept in the cache of this user only.
+    Local,
+    /// Never kept: the stage runs in every build, and so do those behind it.
+    No,
+}
+
+impl Keep {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What must hold while a stage's steps run. The engine establishes it from

@@ -125,6 +125,24 @@ pub enum Step {
     /// which is the business of [`crate::Context::layout_at`]. Sets the facts
     /// `device.NAME`, `uuid.NAME` and `label.NAME` for each node.
     CreateLayout(Layout),
+    /// Takes over what stands on a disk that did not begin empty: finds the one
+    /// root filesystem on it, on the disk itself, a partition or a logical
+    /// volume, and the filesystems of the disk that its fstab mounts. They are
+    /// the layout from then on, as if `CreateLayout` had made them. Sets the
+    /// facts of `CreateLayout`, and `root-device`.
+    FindRoot {
+        /// The disk.
+        disk: String,
+    },
+    /// Makes the found root filesystem as large as the disk allows, with the
+    /// partition and the volumes below it. Only where nothing is mounted.
+    GrowRoot {
+        /// The disk.
+        disk: String,
+    },
+    /// Closes what is open of the layout and forgets it, so that a command can
+    /// work on the bare disk. Only where nothing is mounted.
+    ForgetLayout,
     /// Writes fstab (and crypttab) lines for the layout's mounts.
     WriteFstab {
         /// The fstab file.
@@ -380,6 +398,9 @@ impl Step {
             Self::SetFact { fact, .. } => format!("set {fact}"),
             Self::ImageSize(_) => "compute the image's size".into(),
             Self::CreateLayout(_) => "create the disk layout".into(),
+            Self::FindRoot { disk } => format!("find the root filesystem of {disk}"),
+            Self::GrowRoot { disk } => format!("grow the root filesystem of {disk}"),
+            Self::ForgetLayout => "release the disks".into(),
             Self::WriteFstab { .. } => "write fstab".into(),
             Self::CopyTree { to, .. } => format!("copy the tree to {to}"),
             Self::KillProcesses { .. } => "end left-over processes".into(),

@@ -163,6 +163,28 @@ impl RawTarget {
         Ok(Self { path: path.to_owned(), file, len: disk_bytes })
     }
 
+    /// Opens a disk that exists, to put further layers on it.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let opened = OpenOptions::new().read(true).write(true).open(path);
+        let file = opened.map_err(|e| StoreError::io("open", path, e))?;
+        let len = file.metadata().map_err(|e| StoreError::io("examine", path, e))?.len();
+        Ok(Self { path: path.to_owned(), file, len })
+    }
+
+    /// Takes all extents of a source.
+    ///
+    /// # Errors
+    /// When they cannot be read or written.
+    pub fn apply(&mut self, source: &mut dyn ExtentSource) -> Result<()> {
+        while let Some(extent) = source.next_extent().map_err(StoreError::Source)? {
+            self.extent(&extent).map_err(StoreError::Target)?;
+        }
+        Ok(())
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -18,7 +18,9 @@
 //! damaged object is removed and is a miss, never a wrong image.
 //!
 //! A **stage record** ([`StageRecord`]) is written after all objects that it
-//! names. It names whole chains of layers, so it needs no other record. When it
+//! names. It names whole chains of layers, so it needs no other record. A stage
+//! whose disks were not worth keeping has a record without layers, which only
+//! tells; the finished files of a build have a record of their own. When it
 //! was last used is its file's time of change; what is used least recently goes
 //! first when the store gets too large.
 //!
@@ -58,7 +60,7 @@ pub use layer::LayerContent;
 use layout::Layout;
 pub use layout::{OnStep, Step};
 pub use overlay::OverlaySource;
-pub use record::{Connection, DiskState, RECORD_VERSION, StageRecord};
+pub use record::{Connection, DiskState, Fetched, RECORD_VERSION, StageRecord, StoredFile};
 pub use session::{Session, StoredLayer};
 pub use verify::{Problem, Verified};
 

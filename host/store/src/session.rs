@@ -218,6 +218,18 @@ impl Session {
         })
     }
 
+    /// Copies a blob into an empty file, sharing its blocks where the filesystem
+    /// can.
+    ///
+    /// # Errors
+    /// As [`Self::get_layer`].
+    pub fn copy_blob(&self, digest: &Digest, target: &mut File) -> Result<u64> {
+        self.get_blob(digest, &mut io::sink())?;
+        // Files are copied by copy_file_range, which shares blocks.
+        let mut file = self.open(digest)?;
+        io::copy(&mut file, target).map_err(StoreError::Target)
+    }
+
     /// Restores a disk from its chain of layers onto a file that does not exist
     /// yet; after an error it does not exist either.
     ///
