@@ -5,7 +5,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use engine::{
-    Config, EngineError, HelperDrive,
+    ApplianceFiles, Config, EngineError, HelperDrive,
     events::{Event, SharedObserver},
 };
 use output::{Existing, RawFile, Target, Written};
@@ -218,6 +218,23 @@ pub fn load_certificates(settings: &Settings) -> Result<Option<Vec<u8>>, Command
         .map(ca::load)
         .transpose()
         .map_err(|error| CommandError::new(Kind::Usage, error))
+}
+
+/// What the steps of a build can see beside its plan.
+///
+/// # Errors
+/// When certificates cannot be read.
+pub fn surroundings(
+    settings: &Settings,
+    appliance: &ApplianceFiles,
+) -> Result<plan::Surroundings, CommandError> {
+    let certificates = load_certificates(settings)?;
+    Ok(plan::Surroundings {
+        appliance: appliance.digest,
+        network: settings.network,
+        certificates: certificates.as_deref().map(plan::Digest::of),
+        seed: settings.seed.clone(),
+    })
 }
 
 /// Makes the directory of this run.

@@ -62,7 +62,8 @@ fn keys(plan: &Plan, settings: &Settings) -> Result<Vec<StageKey>, String> {
     let found = ::appliance::find(&request).map_err(|error| error.to_string())?;
     let found = found.ok_or("no appliance yet; `vbuild appliance build` makes it")?;
     let files = appliance::files(&found, &request, agent).map_err(|error| error.to_string())?;
-    Ok(StageKey::of_plan(plan, &files.digest))
+    let around = pipeline::surroundings(settings, &files).map_err(|error| error.to_string())?;
+    Ok(StageKey::of_plan(plan, &around))
 }
 
 fn text(plan: &Plan, keys: &Result<Vec<StageKey>, String>) -> String {
