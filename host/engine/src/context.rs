@@ -59,19 +59,27 @@ fn layout_mounts(
             continue;
         }
         let device = layout::device(&mount.base, guest, state)?;
-        places.push((mount.mount_point.clone(), device, filesystem.fstype.clone()));
+        let options = mount_options(mount);
+        places.push((mount.mount_point.clone(), device, filesystem.fstype.clone(), options));
     }
     places.sort();
     let base = Guest::tools_path(at);
     Ok(places
         .into_iter()
-        .map(|(place, device, fstype)| MountSpec {
+        .map(|(place, device, fstype, options)| MountSpec {
             source: device,
             target: format!("{base}{}", place.trim_end_matches('/')),
             fstype,
-            options: vec!["noatime".into()],
+            options,
         })
         .collect())
+}
+
+/// Of the options in fstab, the one that decides what is mounted.
+fn mount_options(mount: &plan::Mount) -> Vec<String> {
+    let fstab = mount.fstab.iter().flat_map(|entry| entry.options.split(','));
+    let subvolume = fstab.filter(|word| word.starts_with("subvol=")).map(ToOwned::to_owned);
+    std::iter::once("noatime".to_owned()).chain(subvolume).collect()
 }
 
 /// Makes the guest's mounts what a context says.

@@ -51,7 +51,11 @@ pub(crate) fn device(name: &str, guest: &Guest, state: &State) -> Result<String,
             NodeKind::Table(table) => device(&table.disk, guest, state),
             NodeKind::PhysicalVolume { base, .. } => device(base, guest, state),
             NodeKind::VolumeGroup { .. } => Ok(format!("/dev/{name}")),
-            NodeKind::LogicalVolume(volume) => Ok(format!("/dev/{}/{name}", volume.group)),
+            NodeKind::LogicalVolume(volume) => {
+                // One that was found is named with its group, see `adopt`.
+                let own = name.rsplit('/').next().unwrap_or(name);
+                Ok(format!("/dev/{}/{own}", volume.group))
+            }
             NodeKind::Luks(_) => Ok(format!("/dev/mapper/{name}")),
             NodeKind::Md(_) => Ok(format!("/dev/md/{name}")),
             NodeKind::Filesystem(filesystem) => device(&filesystem.base, guest, state),
@@ -284,7 +288,7 @@ async fn make_filesystem(
 
 /// Sets `device.NAME`, `uuid.NAME`, `label.NAME` and the two facts that
 /// diskimage-builder's scripts know the whole by.
-fn set_facts(plan: &Plan, guest: &Guest, state: &mut State) -> Result<(), EngineError> {
+pub(crate) fn set_facts(plan: &Plan, guest: &Guest, state: &mut State) -> Result<(), EngineError> {
     let mut devices: Vec<(String, String)> =
         guest.disks.iter().map(|(name, device, _)| (name.clone(), device.clone())).collect();
     for made in &state.nodes {

@@ -6,10 +6,13 @@
 
 pub mod events;
 
+mod adopt;
+mod base;
 mod command;
 mod config;
 mod context;
 mod error;
+mod grow;
 mod guest;
 mod layout;
 mod partition;

@@ -24,8 +24,9 @@ use plan::{Context, DiskRole, DiskSize, Plan, Stage, Step};
 use session::{BootOptions, Session};
 
 use crate::{
-    Config, EngineError, State, context,
+    Config, EngineError, State, adopt, base, context,
     events::Event,
+    grow,
     guest::{self, Guest, HELPER_SERIAL, ROOT_SERIAL, disk_serial},
     layout, run_parts, steps,
 };
@@ -176,7 +177,7 @@ fn drives(plan: &Plan, config: &Config, state: &State) -> Result<Vec<Drive>, Eng
     for (index, disk) in plan.disks.iter().enumerate() {
         let Some(bytes) = disk_bytes(&disk.size, state)? else { continue };
         let path = disk_file(config, &disk.name);
-        make_disk(&path, bytes).map_err(|source| EngineError::Host {
+        base::make_disk(&path, bytes, disk.base.as_ref()).map_err(|source| EngineError::Host {
             action: "make the disk".into(),
             path: path.clone(),
             source,
@@ -193,14 +194,6 @@ fn drives(plan: &Plan, config: &Config, state: &State) -> Result<Vec<Drive>, Eng
         drives.push(Drive { format: helper.format, durable: true, ..base });
     }
     Ok(drives)
-}
-
-fn make_disk(path: &std::path::Path, bytes: u64) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-    file.set_len(bytes)
 }
 
 async fn start(
@@ -273,6 +266,8 @@ async fn run_step(
         step,
         Step::Upload(_)
             | Step::CreateLayout(_)
+            | Step::FindRoot { .. }
+            | Step::GrowRoot { .. }
             | Step::CopyTree { .. }
             | Step::Fetch { .. }
             | Step::ExportTree { .. }
@@ -298,6 +293,9 @@ async fn run_step(
         }
         Step::ImageSize(size) => steps::image_size(size, guest, stage, state).await?,
         Step::CreateLayout(part) => layout::create(part, plan, config, guest, state).await?,
+        Step::FindRoot { disk } => adopt::find_root(disk, plan, config, guest, state).await?,
+        Step::GrowRoot { disk } => grow::grow_root(disk, config, guest, state).await?,
+        Step::ForgetLayout => adopt::forget(guest, state).await?,
         Step::WriteFstab { path } => {
             let content = layout::fstab(state)?;
             let step = plan::FileStep::Write { path: path.clone(), content, mode: 0o644 };

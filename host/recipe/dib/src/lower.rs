@@ -45,6 +45,7 @@ pub fn lower(options: &DibOptions, located: &Located) -> Result<Lowered, DibErro
         role: DiskRole::Scratch,
         size: DiskSize::Bytes(options.scratch_bytes.unwrap_or(SCRATCH_BYTES)),
         block_bytes: 512,
+        base: None,
     }];
     for declaration in &build.devices.disks {
         disks.push(Disk {
@@ -55,6 +56,7 @@ pub fn lower(options: &DibOptions, located: &Located) -> Result<Lowered, DibErro
                 None => build.size.disk.clone(),
             },
             block_bytes: declaration.block_bytes,
+            base: None,
         });
     }
     let plan = Plan {

@@ -39,12 +39,14 @@ impl Lowering<'_> {
             role: DiskRole::Scratch,
             size: DiskSize::Bytes(SCRATCH_BYTES),
             block_bytes: 512,
+            base: None,
         };
         let targets = self.disks.iter().map(|disk| Disk {
             name: disk.name.clone(),
             role: DiskRole::Target,
             size: DiskSize::Bytes(disk.bytes),
             block_bytes: 512,
+            base: None,
         });
         let plan = Plan {
             format_version: plan::FORMAT_VERSION,
@@ -82,7 +84,13 @@ impl Lowering<'_> {
         let commands = work.iter().filter_map(|w| w.command.as_ref());
         self.narration.commands.push(commands.map(|argv| Narration::command(argv)).collect());
         let steps = work.into_iter().map(|work| work.step).collect();
-        self.stages.push(Stage { name: "finish".into(), context, steps, network: false });
+        self.stages.push(Stage {
+            name: "finish".into(),
+            context,
+            steps,
+            network: false,
+            keep: plan::Keep::Shared,
+        });
     }
 
     /// Puts the tables, which are whole only now, where their labels were made.

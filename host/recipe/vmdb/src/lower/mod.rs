@@ -319,7 +319,7 @@ impl<'a> Lowering<'a> {
         if let Some(note) = self.narration.steps.last_mut() {
             note.stages.push(index);
         }
-        self.stages.push(Stage { name, context, steps, network });
+        self.stages.push(Stage { name, context, steps, network, keep: plan::Keep::Shared });
     }
 
     /// Adds a stage of the current step whose image has nothing bound into it.

@@ -1,0 +1,426 @@
+//! Takes over what stands on a disk that did not begin empty.
+//!
+//! ```text
+//! disk ─┬─────────────► filesystem?   mounted read-only, looked at: is it a root?
+//!       ├─ partitions ► filesystem?   its /etc/fstab names others of the disk
+//!       └─ partitions ► LVM ► volumes ► filesystem?
+//! ```
+//!
+//! What is found becomes nodes of the layout, so from then on contexts mount it,
+//! fresh machines open it and trimming finds it, as if the build had made it.
+
+use std::collections::BTreeMap;
+
+use plan::{
+    Filesystem, FstabEntry, LogicalVolume, LvSize, Mount, Node, NodeKind, PartitionTable, Plan,
+    TableLabel,
+};
+use wire::{FileOperation, Reply, Request};
+
+use crate::{
+    Config, EngineError, MadeNode, State,
+    events::Event,
+    guest::{self, Guest, run_tool, tool},
+    layout,
+};
+
+/// Where a filesystem is mounted to be looked at, seen from the agent.
+pub(crate) const LOOK: &str = "/vbuild/look";
+/// An fstab has some lines; a mebibyte is no fstab.
+const FSTAB_MAX_BYTES: u64 = 1 << 20;
+/// Types of filesystems that can hold a root.
+const ROOT_TYPES: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
+/// Subvolumes that installers put a root into.
+const ROOT_SUBVOLUMES: [&str; 3] = ["@", "@rootfs", "root"];
+/// A disk with more volumes than this is no image of a machine.
+const DEVICES_MAX: usize = 256;
+
+/// A device of the disk and what blkid says about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Candidate {
+    /// The node of the layout that it is.
+    node: String,
+    device: String,
+    /// Partition number.
+    number: Option<u32>,
+    tags: BTreeMap<String, String>,
+}
+
+impl Candidate {
+    fn tag(&self, name: &str) -> &str {
+        self.tags.get(name).map_or("", String::as_str)
+    }
+}
+
+/// A volume group with its volumes.
+type Group = (String, Vec<String>);
+
+/// Carries out `FindRoot`.
+pub(crate) async fn find_root(
+    disk: &str,
+    plan: &Plan,
+    config: &Config,
+    guest: &Guest,
+    state: &mut State,
+) -> Result<(), EngineError> {
+    let (candidates, groups) = candidates(disk, guest).await?;
+    let roots = roots(guest, &candidates).await?;
+    let [(root, subvolume, fstab)] = roots.as_slice() else {
+        return Err(no_single_root(disk, &candidates, &roots));
+    };
+    let root: &Candidate = root;
+    let mut mounts = vec![(root, "/".to_owned(), subvolume.clone())];
+    for entry in parse_fstab(fstab) {
+        if entry.place == "/" {
+            continue;
+        }
+        match resolve(&entry, &candidates) {
+            Some(found) => mounts.push((found, entry.place, entry.subvolume)),
+            None if entry.optional => {}
+            None => config.observer.event(&Event::Warning {
+                text: format!(
+                    "{} of the image's fstab is not mounted: `{}` is not on its disk",
+                    entry.place, entry.source
+                ),
+            }),
+        }
+    }
+    state.nodes.extend(nodes(disk, &candidates, groups, &mounts));
+    layout::set_facts(plan, guest, state)?;
+    state.facts.insert("root-device".into(), root.device.clone());
+    config.observer.event(&Event::Message {
+        text: format!(
+            "the root filesystem is {} ({}), with {} more mounted",
+            root.node,
+            root.tag("TYPE"),
+            mounts.len() - 1
+        ),
+    });
+    Ok(())
+}
+
+/// Carries out `ForgetLayout`.
+pub(crate) async fn forget(guest: &Guest, state: &mut State) -> Result<(), EngineError> {
+    layout::close(guest, state).await?;
+    for made in std::mem::take(&mut state.nodes) {
+        let names = made.partitions.iter().map(|(name, _)| name).chain([&made.node.name]);
+        for name in names {
+            for prefix in ["device", "uuid", "label"] {
+                state.facts.remove(&format!("{prefix}.{name}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Everything on the disk that could hold a filesystem.
+async fn candidates(
+    disk: &str,
+    guest: &Guest,
+) -> Result<(Vec<Candidate>, Vec<Group>), EngineError> {
+    let (device, _) = guest
+        .device(disk)
+        .ok_or_else(|| EngineError::Recipe(format!("the disk `{disk}` is not attached")))?;
+    let listed = guest.session.reread_partitions(device).await.map_err(|source| {
+        EngineError::Prepare { action: format!("read the partition table of `{disk}`"), source }
+    })?;
+    let mut candidates: Vec<Candidate> = listed
+        .into_iter()
+        .take(DEVICES_MAX)
+        .map(|found| Candidate {
+            node: found.partition.map_or_else(|| disk.to_owned(), |n| format!("{disk}-part{n}")),
+            device: found.path,
+            number: found.partition,
+            tags: BTreeMap::new(),
+        })
+        .collect();
+    probe(guest, &mut candidates).await?;
+    let mut groups = Vec::new();
+    if candidates.iter().any(|candidate| candidate.tag("TYPE") == "LVM2_member") {
+        groups = activate(guest, &candidates).await?;
+        let mut volumes: Vec<Candidate> = groups
+            .iter()
+            .flat_map(|(group, volumes)| {
+                volumes.iter().map(move |volume| Candidate {
+                    node: format!("{group}/{volume}"),
+                    device: format!("/dev/{group}/{volume}"),
+                    ..Candidate::default()
+                })
+            })
+            .take(DEVICES_MAX)
+            .collect();
+        probe(guest, &mut volumes).await?;
+        candidates.extend(volumes);
+    }
+    Ok((candidates, groups))
+}
+
+/// Asks blkid about devices. It exits with 2 for one with nothing on it.
+async fn probe(guest: &Guest, candidates: &mut [Candidate]) -> Result<(), EngineError> {
+    for candidate in candidates {
+        let argv = ["blkid", "-p", "-o", "export", &candidate.device];
+        let prepare =
+            |source| EngineError::Prepare { action: format!("run `{}`", argv.join(" ")), source };
+        let output = guest.session.output(tool(&argv), b"").await.map_err(prepare)?;
+        candidate.tags = parse_export(&String::from_utf8_lossy(&output.stdout));
+    }
+    Ok(())
+}
+
+/// `NAME=value` lines; blkid writes a backslash before unusual characters.
+fn parse_export(text: &str) -> BTreeMap<String, String> {
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.replace('\\', "")))
+        .collect()
+}
+
+/// Activates the volume groups that stand on the candidates.
+async fn activate(guest: &Guest, candidates: &[Candidate]) -> Result<Vec<Group>, EngineError> {
+    let pvs = ["pvs", "--noheadings", "--separator", "|", "-o", "vg_name,pv_name"];
+    let said = run_tool(&guest.session, &pvs).await?;
+    let mut groups: Vec<Group> = Vec::new();
+    for (group, device) in pairs(&String::from_utf8_lossy(&said)) {
+        let ours = candidates.iter().any(|candidate| candidate.device == device);
+        if ours && !groups.iter().any(|(known, _)| *known == group) {
+            groups.push((group, Vec::new()));
+        }
+    }
+    for (group, volumes) in &mut groups {
+        run_tool(&guest.session, &["vgchange", "-ay", group]).await?;
+        let lvs = ["lvs", "--noheadings", "--separator", "|", "-o", "vg_name,lv_name", group];
+        let said = run_tool(&guest.session, &lvs).await?;
+        volumes.extend(pairs(&String::from_utf8_lossy(&said)).map(|(_, volume)| volume));
+    }
+    Ok(groups)
+}
+
+/// `a|b` lines of lvm's reports. Lines without a group are free volumes; names
+/// begin with no dash, because lvm allows none that do.
+fn pairs(text: &str) -> impl Iterator<Item = (String, String)> {
+    text.lines()
+        .filter_map(|line| line.trim().split_once('|'))
+        .map(|(one, two)| (one.trim().to_owned(), two.trim().to_owned()))
+        .filter(|(one, two)| !one.is_empty() && !two.is_empty() && !one.starts_with('-'))
+}
+
+/// The candidates that hold a root: with the subvolume that it is in, and its
+/// fstab.
+async fn roots<'a>(
+    guest: &Guest,
+    candidates: &'a [Candidate],
+) -> Result<Vec<(&'a Candidate, Option<String>, String)>, EngineError> {
+    let mut roots = Vec::new();
+    for candidate in candidates {
+        if !ROOT_TYPES.contains(&candidate.tag("TYPE")) {
+            continue;
+        }
+        let action = format!("look at {}", candidate.device);
+        let prepare = |source| EngineError::Prepare { action: action.clone(), source };
+        let session = &guest.session;
+        let mounted =
+            guest::mount(session, &candidate.device, LOOK, candidate.tag("TYPE"), &["ro"]).await;
+        if let Err(source) = mounted {
+            tracing::warn!(device = candidate.device, error = %source, "not looked at");
+            continue;
+        }
+        let mut found = None;
+        let subvolumes: &[&str] =
+            if candidate.tag("TYPE") == "btrfs" { &ROOT_SUBVOLUMES } else { &[] };
+        for subvolume in std::iter::once(None).chain(subvolumes.iter().copied().map(Some)) {
+            let root = subvolume.map_or_else(|| LOOK.to_owned(), |name| format!("{LOOK}/{name}"));
+            if is_root(guest, &root).await.map_err(prepare)? {
+                let fstab = session.get_file(&root, "/etc/fstab", FSTAB_MAX_BYTES).await;
+                let fstab = String::from_utf8_lossy(&fstab.unwrap_or_default()).into_owned();
+                found = Some((candidate, subvolume.map(str::to_owned), fstab));
+                break;
+            }
+        }
+        session.unmount(LOOK, false).await.map_err(prepare)?;
+        roots.extend(found);
+    }
+    Ok(roots)
+}
+
+/// Whether a tree can be the root of a system: it has an /etc, and something to
+/// run.
+async fn is_root(guest: &Guest, root: &str) -> Result<bool, session::SessionError> {
+    let exists = async |path: &str| {
+        let look = FileOperation::Stat { root: root.to_owned(), path: path.to_owned() };
+        let reply = guest.session.request(&Request::File(look)).await?;
+        Ok::<bool, session::SessionError>(matches!(reply, Reply::Stat { stat: Some(_) }))
+    };
+    let top = FileOperation::Stat { root: "/".into(), path: root.to_owned() };
+    let reply = guest.session.request(&Request::File(top)).await?;
+    if !matches!(reply, Reply::Stat { stat: Some(_) }) || !exists("/etc").await? {
+        return Ok(false);
+    }
+    Ok(exists("/bin").await? || exists("/usr/bin").await?)
+}
+
+fn no_single_root(
+    disk: &str,
+    candidates: &[Candidate],
+    roots: &[(&Candidate, Option<String>, String)],
+) -> EngineError {
+    let describe = |candidate: &Candidate| match candidate.tag("TYPE") {
+        "" => format!("{}: nothing that is known", candidate.node),
+        fstype => format!("{}: {fstype}", candidate.node),
+    };
+    EngineError::Recipe(if roots.is_empty() {
+        let list: Vec<String> = candidates.iter().map(describe).collect();
+        format!("no root filesystem was found on `{disk}` ({})", list.join(", "))
+    } else {
+        let list: Vec<&str> = roots.iter().map(|(root, ..)| root.node.as_str()).collect();
+        format!("`{disk}` has {} root filesystems: {}", list.len(), list.join(", "))
+    })
+}
+
+/// A line of fstab that mounts a filesystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FstabLine {
+    source: String,
+    place: String,
+    subvolume: Option<String>,
+    optional: bool,
+}
+
+fn parse_fstab(text: &str) -> Vec<FstabLine> {
+    let kernel = ["swap", "proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "nfs", "nfs4", "cifs"];
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (source, place, fstype) = (words.next()?, words.next()?, words.next()?);
+            let options: Vec<&str> = words.next().unwrap_or_default().split(',').collect();
+            let clean = place.starts_with('/') && !place.split('/').any(|part| part == "..");
+            let bind = options.iter().any(|option| matches!(*option, "bind" | "rbind" | "noauto"));
+            (clean && !bind && !kernel.contains(&fstype)).then(|| FstabLine {
+                source: source.trim_matches('"').to_owned(),
+                place: place.to_owned(),
+                subvolume: options
+                    .iter()
+                    .find_map(|option| option.strip_prefix("subvol="))
+                    .map(str::to_owned),
+                optional: options.contains(&"nofail"),
+            })
+        })
+        .collect()
+}
+
+/// The device that a line of fstab means.
+fn resolve<'a>(line: &FstabLine, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
+    let (kind, value) = line.source.split_once('=').unwrap_or(("", &line.source));
+    let value = value.trim_matches('"');
+    let by = |name: &str| {
+        candidates.iter().find(|candidate| candidate.tag(name).eq_ignore_ascii_case(value))
+    };
+    match kind {
+        "UUID" => by("UUID"),
+        "LABEL" => candidates.iter().find(|candidate| candidate.tag("LABEL") == value),
+        "PARTUUID" => by("PART_ENTRY_UUID"),
+        "PARTLABEL" => {
+            candidates.iter().find(|candidate| candidate.tag("PART_ENTRY_NAME") == value)
+        }
+        "" => by_path(value, candidates),
+        _ => None,
+    }
+}
+
+/// `/dev/disk/by-*/…`, `/dev/GROUP/VOLUME`, `/dev/mapper/GROUP-VOLUME`, and
+/// `/dev/sda2` by its number, whatever the disk was called where it was made.
+fn by_path<'a>(path: &str, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
+    if let Some((kind, value)) =
+        path.strip_prefix("/dev/disk/by-").and_then(|rest| rest.split_once('/'))
+    {
+        let source = format!("{}={value}", kind.to_ascii_uppercase());
+        let line = FstabLine { source, place: String::new(), subvolume: None, optional: false };
+        return resolve(&line, candidates);
+    }
+    if let Some(mapped) = path.strip_prefix("/dev/mapper/") {
+        return candidates.iter().find(|candidate| {
+            candidate.node.split_once('/').is_some_and(|(group, volume)| {
+                format!("{}-{}", group.replace('-', "--"), volume.replace('-', "--")) == mapped
+            })
+        });
+    }
+    let name = path.strip_prefix("/dev/")?;
+    if let Some(volume) = candidates.iter().find(|candidate| candidate.node == name) {
+        return Some(volume);
+    }
+    let disk = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number: u32 = name[disk.len()..].parse().ok()?;
+    let known = ["sd", "vd", "xvd", "hd", "nvme", "mmcblk"];
+    (known.iter().any(|prefix| disk.starts_with(prefix)))
+        .then(|| candidates.iter().find(|candidate| candidate.number == Some(number)))?
+}
+
+/// The layout as nodes, bases first.
+fn nodes(
+    disk: &str,
+    candidates: &[Candidate],
+    groups: Vec<Group>,
+    mounts: &[(&Candidate, String, Option<String>)],
+) -> Vec<MadeNode> {
+    let made = |name: String, kind| MadeNode {
+        node: Node { name, kind },
+        partitions: Vec::new(),
+        uuid: None,
+    };
+    let mut nodes = Vec::new();
+    let partitions: Vec<(String, u32)> = candidates
+        .iter()
+        .filter_map(|candidate| Some((candidate.node.clone(), candidate.number?)))
+        .collect();
+    if !partitions.is_empty() {
+        let gpt = candidates.iter().any(|candidate| candidate.tag("PTTYPE") == "gpt");
+        let table = PartitionTable {
+            disk: disk.to_owned(),
+            label: if gpt { TableLabel::Gpt } else { TableLabel::Mbr },
+            align: 0,
+            partitions: Vec::new(),
+        };
+        let name = format!("{disk}-table");
+        nodes.push(MadeNode { partitions, ..made(name, NodeKind::Table(table)) });
+    }
+    for (group, volumes) in groups {
+        let bases = Vec::new();
+        nodes.push(made(group.clone(), NodeKind::VolumeGroup { bases, options: Vec::new() }));
+        nodes.extend(volumes.into_iter().map(|volume| {
+            let found = LogicalVolume {
+                group: group.clone(),
+                size: LvSize::Bytes(0),
+                thin_pool: None,
+                is_thin_pool: false,
+                options: Vec::new(),
+            };
+            made(format!("{group}/{volume}"), NodeKind::LogicalVolume(found))
+        }));
+    }
+    let mut known: Vec<&str> = Vec::new();
+    for (candidate, place, subvolume) in mounts {
+        let filesystem = format!("{}:fs", candidate.node);
+        if !known.contains(&candidate.node.as_str()) {
+            known.push(&candidate.node);
+            let tag = |name| Some(candidate.tag(name).to_owned()).filter(|text| !text.is_empty());
+            let found = Filesystem {
+                base: candidate.node.clone(),
+                fstype: candidate.tag("TYPE").to_owned(),
+                label: tag("LABEL"),
+                uuid: tag("UUID"),
+                options: Vec::new(),
+            };
+            let node = made(filesystem.clone(), NodeKind::Filesystem(found));
+            nodes.push(MadeNode { uuid: tag("UUID"), ..node });
+        }
+        let options = subvolume.iter().map(|name| format!("subvol={name}")).collect();
+        let fstab = FstabEntry { options, dump: 0, pass: 0, by_uuid: true };
+        let mount = Mount { base: filesystem, mount_point: place.clone(), fstab: Some(fstab) };
+        nodes.push(made(format!("{}:{place}", candidate.node), NodeKind::Mount(mount)));
+    }
+    nodes
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! Disks that do not begin empty: a copy of a base, holes kept.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Seek, SeekFrom, copy},
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Whence, lseek};
+use plan::DiskBase;
+
+/// Makes the file of a disk: a copy of its base, or nothing, up to `bytes`. A
+/// file that is there already is a disk in use, and stays as it is.
+pub(crate) fn make_disk(path: &Path, bytes: u64, base: Option<&DiskBase>) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if let Some(base) = base
+        && !path.exists()
+    {
+        return copy_base(base, path, bytes);
+    }
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    file.set_len(bytes)
+}
+
+/// Under another name until it is whole, because a disk that exists is used.
+fn copy_base(base: &DiskBase, path: &Path, bytes: u64) -> io::Result<()> {
+    let name = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let partial = name(".part");
+    let mut from = File::open(&base.path)?;
+    if from.metadata()?.len() != base.bytes {
+        return Err(io::Error::other(format!(
+            "its base {} has changed: it has not {} bytes",
+            base.path.display(),
+            base.bytes
+        )));
+    }
+    let mut to = File::create(&partial)?;
+    to.set_len(bytes)?;
+    let mut at = 0;
+    while let Some((start, end)) = next_data(&from, at)? {
+        from.seek(SeekFrom::Start(start))?;
+        to.seek(SeekFrom::Start(start))?;
+        // This is copy_file_range(2), which shares blocks where the filesystem
+        // can.
+        let copied = copy(&mut io::Read::take(&mut from, end - start), &mut to)?;
+        if copied != end - start {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        at = end;
+    }
+    fs::rename(&partial, path)
+}
+
+/// The next stretch of a file that is no hole, from `at` on.
+fn next_data(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
+    let signed = |value: u64| i64::try_from(value).map_err(io::Error::other);
+    let unsigned = |value: i64| u64::try_from(value).map_err(io::Error::other);
+    let start = match lseek(file, signed(at)?, Whence::SeekData) {
+        Ok(start) => start,
+        Err(nix::errno::Errno::ENXIO) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let end = lseek(file, start, Whence::SeekHole)?;
+    Ok(Some((unsigned(start)?, unsigned(end)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    use super::*;
+
+    #[test]
+    fn a_base_is_copied_with_its_holes_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = folder.path().join("base.raw");
+        let file = File::create(&from).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(b"here", 1 << 20).unwrap();
+        file.write_all_at(b"there", (64 << 20) - 5).unwrap();
+        let base = DiskBase { path: from, bytes: 64 << 20, sha256: plan::Digest::of(b"") };
+        let disk = folder.path().join("disks/disk.raw");
+        make_disk(&disk, 100 << 20, Some(&base)).unwrap();
+        let made = OpenOptions::new().read(true).write(true).open(&disk).unwrap();
+        let read = |at: u64, count: usize| {
+            let mut bytes = vec![0; count];
+            made.read_exact_at(&mut bytes, at).unwrap();
+            bytes
+        };
+        assert_eq!(read(1 << 20, 5), b"here\0");
+        assert_eq!(read((64 << 20) - 5, 6), b"there\0");
+        assert_eq!(made.metadata().unwrap().len(), 100 << 20);
+        assert!(made.metadata().unwrap().blocks() * 512 < 1 << 20, "holes stay holes");
+        // A disk in use is not begun anew.
+        made.write_all_at(b"more", 1 << 20).unwrap();
+        make_disk(&disk, 100 << 20, Some(&base)).unwrap();
+        assert_eq!(read(1 << 20, 4), b"more");
+    }
+
+    #[test]
+    fn a_base_of_another_size_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = folder.path().join("base.raw");
+        fs::write(&from, b"short").unwrap();
+        let base = DiskBase { path: from, bytes: 512, sha256: plan::Digest::of(b"") };
+        let disk = folder.path().join("disk.raw");
+        let error = make_disk(&disk, 512, Some(&base)).unwrap_err();
+        assert!(error.to_string().contains("base.raw has changed"), "{error}");
+        assert!(!disk.exists());
+    }
+}

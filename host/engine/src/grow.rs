@@ -1,0 +1,258 @@
+//! Makes the root filesystem of a disk as large as the disk allows: partition,
+//! physical volume, logical volume, filesystem, from below.
+
+use plan::{Filesystem, NodeKind};
+use serde::Deserialize;
+use wire::ExitStatus;
+
+use crate::{
+    Config, EngineError, State,
+    adopt::LOOK,
+    events::Event,
+    guest::{self, Guest, run_tool, run_tool_with, tool},
+    layout,
+};
+
+/// e2fsck's status for "errors were corrected".
+const E2FSCK_CORRECTED: i32 = 1;
+/// Types of extended partitions of an MBR, which hold the logical ones.
+const EXTENDED_TYPES: [&str; 3] = ["5", "f", "85"];
+/// Numbers of logical partitions begin here.
+const LOGICAL_FIRST: u32 = 5;
+
+/// What sfdisk says about a table, as far as it matters.
+#[derive(Debug, Deserialize)]
+struct Report {
+    partitiontable: Table,
+}
+
+#[derive(Debug, Deserialize)]
+struct Table {
+    label: String,
+    #[serde(default)]
+    partitions: Vec<Entry>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Entry {
+    node: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// Carries out `GrowRoot`.
+pub(crate) async fn grow_root(
+    disk: &str,
+    config: &Config,
+    guest: &Guest,
+    state: &State,
+) -> Result<(), EngineError> {
+    let filesystem = root(state).ok_or_else(|| {
+        EngineError::Recipe(format!("no root filesystem has been found on `{disk}`"))
+    })?;
+    let group = group_of(&filesystem.base, state);
+    let partition = match &group {
+        None => number_of(&filesystem.base, state),
+        Some(group) => physical(disk, group, guest, state).await?,
+    };
+    if let Some(group) = &group {
+        // A partition in use cannot change its size for the kernel.
+        run_tool(&guest.session, &["vgchange", "-an", group]).await?;
+    }
+    if let Some(number) = partition {
+        grow_partition(disk, number, config, guest).await?;
+    }
+    if let Some(group) = &group {
+        grow_volume(disk, group, &filesystem.base, partition, guest, state).await?;
+    }
+    let device = layout::device(&filesystem.base, guest, state)?;
+    grow_filesystem(guest, &device, &filesystem.fstype).await
+}
+
+/// The root filesystem of the layout.
+fn root(state: &State) -> Option<&Filesystem> {
+    state.nodes.iter().find_map(|made| match &made.node.kind {
+        NodeKind::Mount(mount) if mount.mount_point == "/" => {
+            layout::filesystem(state, &mount.base)
+        }
+        _ => None,
+    })
+}
+
+fn group_of(node: &str, state: &State) -> Option<String> {
+    state.nodes.iter().find(|made| made.node.name == node).and_then(|made| match &made.node.kind {
+        NodeKind::LogicalVolume(volume) => Some(volume.group.clone()),
+        _ => None,
+    })
+}
+
+fn number_of(node: &str, state: &State) -> Option<u32> {
+    let mut partitions = state.nodes.iter().flat_map(|made| &made.partitions);
+    partitions.find(|(name, _)| name == node).map(|(_, number)| *number)
+}
+
+/// The last partition of the disk that holds a part of a volume group; `None`
+/// when it stands on the bare disk.
+async fn physical(
+    disk: &str,
+    group: &str,
+    guest: &Guest,
+    state: &State,
+) -> Result<Option<u32>, EngineError> {
+    let select = format!("vg_name={group}");
+    let argv = ["pvs", "--noheadings", "-o", "pv_name", "--select", &select];
+    let said = run_tool(&guest.session, &argv).await?;
+    let said = String::from_utf8_lossy(&said);
+    let devices: Vec<&str> = said.lines().map(str::trim).collect();
+    let mut numbers = Vec::new();
+    for (name, number) in state.nodes.iter().flat_map(|made| &made.partitions) {
+        if devices.contains(&layout::device(name, guest, state)?.as_str()) {
+            numbers.push(*number);
+        }
+    }
+    tracing::debug!(disk, group, ?numbers, "physical volumes");
+    Ok(numbers.into_iter().max())
+}
+
+/// Moves the end of a partition as far as the next one, or the disk's end.
+async fn grow_partition(
+    disk: &str,
+    number: u32,
+    config: &Config,
+    guest: &Guest,
+) -> Result<(), EngineError> {
+    let (device, _) = guest
+        .device(disk)
+        .ok_or_else(|| EngineError::Recipe(format!("the disk `{disk}` is not attached")))?;
+    let bytes = async || {
+        let found = guest.session.reread_partitions(device).await.map_err(|source| {
+            EngineError::Prepare { action: format!("read the partition table of `{disk}`"), source }
+        })?;
+        let partition = found.iter().find(|found| found.partition == Some(number));
+        Ok::<u64, EngineError>(partition.map_or(0, |partition| partition.bytes))
+    };
+    let before = bytes().await?;
+    let table = run_tool(&guest.session, &["sfdisk", "-J", device]).await?;
+    let table = parse(&table)?;
+    if table.label == "gpt" {
+        run_tool(&guest.session, &["sfdisk", "-q", "--relocate", "gpt-bak-std", device]).await?;
+    }
+    let mut numbers = vec![number];
+    if table.label == "dos" && number >= LOGICAL_FIRST {
+        numbers.splice(0..0, extended(&table, device));
+    }
+    for number in numbers {
+        let number = number.to_string();
+        let argv =
+            ["sfdisk", "-q", "--no-reread", "--no-tell-kernel", "--force", "-N", &number, device];
+        run_tool_with(&guest.session, &argv, b", +\n").await?;
+    }
+    if bytes().await? <= before {
+        config.observer.event(&Event::Warning {
+            text: format!("partition {number} of {disk} cannot grow: nothing is free behind it"),
+        });
+    }
+    Ok(())
+}
+
+fn parse(report: &[u8]) -> Result<Table, EngineError> {
+    serde_json::from_slice::<Report>(report)
+        .map(|report| report.partitiontable)
+        .map_err(|error| EngineError::Recipe(format!("sfdisk's report cannot be read: {error}")))
+}
+
+/// The number of the extended partition.
+fn extended(table: &Table, device: &str) -> Option<u32> {
+    let entry =
+        table.partitions.iter().find(|entry| EXTENDED_TYPES.contains(&entry.kind.as_str()))?;
+    entry.node.strip_prefix(device)?.trim_start_matches('p').parse().ok()
+}
+
+async fn grow_volume(
+    disk: &str,
+    group: &str,
+    node: &str,
+    partition: Option<u32>,
+    guest: &Guest,
+    state: &State,
+) -> Result<(), EngineError> {
+    let physical = match partition {
+        Some(number) => {
+            let mut partitions = state.nodes.iter().flat_map(|made| &made.partitions);
+            let name = partitions.find(|(_, found)| *found == number).map(|(name, _)| name.clone());
+            layout::device(&name.unwrap_or_else(|| disk.to_owned()), guest, state)?
+        }
+        None => layout::device(disk, guest, state)?,
+    };
+    run_tool(&guest.session, &["pvresize", "-q", &physical]).await?;
+    run_tool(&guest.session, &["vgchange", "-ay", group]).await?;
+    let argv = ["vgs", "--noheadings", "-o", "vg_free_count", group];
+    let free = run_tool(&guest.session, &argv).await?;
+    if String::from_utf8_lossy(&free).trim() == "0" {
+        return Ok(());
+    }
+    run_tool(&guest.session, &["lvextend", "-q", "-l", "+100%FREE", node]).await.map(drop)
+}
+
+async fn grow_filesystem(guest: &Guest, device: &str, fstype: &str) -> Result<(), EngineError> {
+    match fstype {
+        "ext2" | "ext3" | "ext4" => {
+            check(guest, device).await?;
+            run_tool(&guest.session, &["resize2fs", device]).await.map(drop)
+        }
+        "xfs" => mounted(guest, device, fstype, &["xfs_growfs", LOOK]).await,
+        "btrfs" => {
+            mounted(guest, device, fstype, &["btrfs", "filesystem", "resize", "max", LOOK]).await
+        }
+        other => Err(EngineError::Recipe(format!("a filesystem of type {other} cannot be grown"))),
+    }
+}
+
+/// resize2fs refuses a filesystem that has not just been checked.
+async fn check(guest: &Guest, device: &str) -> Result<(), EngineError> {
+    let argv = ["e2fsck", "-f", "-p", device];
+    let prepare =
+        |source| EngineError::Prepare { action: format!("run `{}`", argv.join(" ")), source };
+    let output = guest.session.output(tool(&argv), b"").await.map_err(prepare)?;
+    match output.status {
+        ExitStatus::Code(0 | E2FSCK_CORRECTED) => Ok(()),
+        status => Err(EngineError::Tool {
+            argv: argv.join(" "),
+            status,
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        }),
+    }
+}
+
+/// Runs a tool that works on a mounted filesystem only.
+async fn mounted(
+    guest: &Guest,
+    device: &str,
+    fstype: &str,
+    argv: &[&str],
+) -> Result<(), EngineError> {
+    let prepare =
+        |source| EngineError::Prepare { action: format!("mount {device} to grow it"), source };
+    guest::mount(&guest.session, device, LOOK, fstype, &[]).await.map_err(prepare)?;
+    let grown = run_tool(&guest.session, argv).await;
+    guest.session.unmount(LOOK, false).await.map_err(prepare)?;
+    grown.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sfdisks_report_tells_label_and_extended_partition() {
+        let report = br#"{"partitiontable": {"label": "dos", "id": "0x1", "device": "/dev/vdb",
+            "unit": "sectors", "sectorsize": 512, "partitions": [
+            {"node": "/dev/vdb1", "start": 2048, "size": 40000, "type": "83", "bootable": true},
+            {"node": "/dev/vdb2", "start": 43008, "size": 40000, "type": "f"},
+            {"node": "/dev/vdb5", "start": 45056, "size": 30000, "type": "8e"}]}}"#;
+        let table = parse(report).unwrap();
+        assert_eq!(table.label, "dos");
+        assert_eq!(extended(&table, "/dev/vdb"), Some(2));
+        assert!(parse(b"{}").is_err());
+    }
+}
