@@ -138,6 +138,8 @@ pub async fn build(
         observer: Arc::clone(&ctx.observer),
         trees: Arc::new(trees.clone()),
         cancel: ctx.cancel.clone(),
+        cache: None,
+        visit: None,
     };
     let built = match engine::run(plan, &config).await {
         Ok(built) => built,

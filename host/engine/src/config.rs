@@ -11,9 +11,10 @@ use std::{
 use machine::{Backend, DriveFormat, OnGuestConnect};
 use plan::{Digest, TreeOutput};
 use serde::{Deserialize, Serialize};
+use session::Session;
 use tokio::sync::watch;
 
-use crate::events::SharedObserver;
+use crate::{Cache, events::SharedObserver};
 
 /// The appliance that the build runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,42 @@ pub trait TreeSink: Send + Sync {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
+/// Somebody who looks into a guest that stands still.
+#[async_trait::async_trait]
+pub trait Visitor: Send + Sync {
+    /// Looks.
+    async fn visit(&self, place: Place<'_>);
+}
+
+/// Where a visitor finds himself.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// The guest.
+    pub session: &'a Session,
+    /// The stage that is about to run, or has failed.
+    pub stage: &'a plan::Stage,
+    /// The tools root, seen from the agent.
+    pub tools: &'a str,
+    /// The root of the image, seen from the agent, where the stage has one.
+    pub image: Option<String>,
+}
+
+/// When somebody looks into the guest.
+#[derive(Clone)]
+pub struct Visit {
+    /// Who.
+    pub visitor: Arc<dyn Visitor>,
+    /// When so many stages have run; the build then ends. After a failure
+    /// otherwise.
+    pub after: Option<usize>,
+}
+
+impl std::fmt::Debug for Visit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Visit").field("after", &self.after).finish_non_exhaustive()
+    }
+}
+
 /// How a plan is run.
 #[derive(Clone)]
 pub struct Config {
@@ -96,6 +133,10 @@ pub struct Config {
     pub trees: Arc<dyn TreeSink>,
     /// Becomes true when the build shall stop.
     pub cancel: watch::Receiver<bool>,
+    /// Where results of stages are kept, and taken from.
+    pub cache: Option<Cache>,
+    /// Who looks into the guest, and when.
+    pub visit: Option<Visit>,
 }
 
 impl std::fmt::Debug for Config {

@@ -8,19 +8,30 @@ pub mod events;
 
 mod adopt;
 mod base;
+pub mod cache;
+mod caching;
 mod command;
 mod config;
 mod context;
+mod disks;
 mod error;
 mod grow;
 mod guest;
+mod keeper;
 mod layout;
 mod partition;
 mod run;
 mod run_parts;
+mod snapshot;
+mod step;
 mod steps;
+mod tape;
 
-pub use config::{ApplianceFiles, CarriedMount, Config, HelperDrive, MadeNode, State, TreeSink};
+pub use cache::Cache;
+pub use config::{
+    ApplianceFiles, CarriedMount, Config, HelperDrive, MadeNode, Place, State, TreeSink, Visit,
+    Visitor,
+};
 pub use error::EngineError;
 pub use guest::ROOT_SERIAL;
 pub use partition::{Placed, TableError, TableImage, lay_out};

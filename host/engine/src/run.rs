@@ -1,11 +1,15 @@
 //! Carries out a plan: stage after stage, in as few machines as it takes.
 //!
 //! ```text
-//! for each stage:   a disk is missing, or a fresh machine is asked for?
+//! the disks of the last stage that the store has are restored
+//! for each stage behind it:
+//!                   a disk is missing, or a fresh machine is asked for?
 //!                        └─ power off, boot, establish the base, open the layout
 //!                   enter the stage's context (what differs is unmounted, mounted)
 //!                   its steps
 //!                   note what scripts left mounted
+//!                   worth it? freeze, put a layer on every disk, thaw; what is
+//!                        below goes into the store while the next stage runs
 //! at the end, and after any failure:  unmount, close, power off
 //! ```
 //!
@@ -20,15 +24,19 @@ use std::{
 };
 
 use machine::{Drive, DriveFormat, DriveSerial, MachineSpec};
-use plan::{Context, DiskRole, DiskSize, Plan, Stage, Step};
+use plan::{Context, Plan, Stage};
 use session::{BootOptions, Session};
 
 use crate::{
-    Config, EngineError, State, adopt, base, context,
+    Config, EngineError, Place, State,
+    caching::Caching,
+    context,
+    disks::{Disks, disk_bytes},
     events::Event,
-    grow,
-    guest::{self, Guest, HELPER_SERIAL, ROOT_SERIAL, disk_serial},
-    layout, run_parts, steps,
+    guest::{self, Guest, HELPER_SERIAL, ROOT_SERIAL, TOOLS},
+    layout,
+    step::run_step,
+    tape::Tape,
 };
 
 /// How long a guest may take to unmount after a failure or an interrupt, before
@@ -42,6 +50,9 @@ pub struct Built {
     pub disks: BTreeMap<String, PathBuf>,
     /// The facts at the end.
     pub facts: BTreeMap<String, String>,
+    /// Seconds since 1970 when the network was first used for what was built,
+    /// as far as that is known.
+    pub fetched: Option<u64>,
 }
 
 /// Runs a plan to its end. The disks stay in [`Config::build_dir`].
@@ -52,8 +63,20 @@ pub struct Built {
 pub async fn run(plan: &Plan, config: &Config) -> Result<Built, EngineError> {
     let live: Live = Live::default();
     let mut cancel = config.cancel.clone();
+    let tape = Tape::new(Arc::clone(&config.observer));
+    let config = Config { observer: tape.clone(), ..config.clone() };
+    let mut build = Build {
+        plan,
+        state: State::default(),
+        guest: None,
+        previous: None,
+        files: Disks::new(&config),
+        caching: Caching::begin(plan, &config, tape)?,
+        live: Arc::clone(&live),
+        config: &config,
+    };
     let outcome = tokio::select! {
-        built = run_stages(plan, config, &live) => built,
+        built = build.run() => built,
         () = cancelled(&mut cancel) => Err(EngineError::Cancelled),
     };
     let session = live.lock().ok().and_then(|mut slot| slot.take());
@@ -62,6 +85,9 @@ pub async fn run(plan: &Plan, config: &Config) -> Result<Built, EngineError> {
         // killed when the session is dropped.
         let _ = tokio::time::timeout(STOP_DEADLINE, session.shutdown(true)).await;
     }
+    // What was kept until now is written, so that the next build goes on there.
+    let caching = build.caching.take();
+    let _ = tokio::task::spawn_blocking(move || drop(caching)).await;
     outcome
 }
 
@@ -75,81 +101,235 @@ async fn cancelled(cancel: &mut tokio::sync::watch::Receiver<bool>) {
     }
 }
 
-async fn run_stages(plan: &Plan, config: &Config, live: &Live) -> Result<Built, EngineError> {
-    let started = Instant::now();
-    let emit = |event: &Event| config.observer.event(event);
-    emit(&Event::BuildStarted { name: plan.name.clone(), stages: plan.stages.len() });
-    let mut state = State::default();
-    let mut guest: Option<Guest> = None;
-    let mut previous: Option<&Context> = None;
-    for (index, stage) in plan.stages.iter().enumerate() {
-        emit(&Event::StageStarted { index, name: stage.name.clone() });
-        let stage_started = Instant::now();
-        if let Some(running) = guest.take() {
-            let renew = config.fresh_machine_per_stage || lacks_disk(plan, &running, &state);
-            guest = if renew {
-                stop(running, &mut state, live).await?;
-                None
-            } else {
-                Some(running)
-            };
+/// A build on its way.
+struct Build<'a> {
+    plan: &'a Plan,
+    config: &'a Config,
+    live: Live,
+    state: State,
+    guest: Option<Guest>,
+    /// The context that the guest is in; none in a fresh one.
+    previous: Option<&'a Context>,
+    files: Disks,
+    caching: Option<Caching>,
+}
+
+impl Build<'_> {
+    async fn run(&mut self) -> Result<Built, EngineError> {
+        let started = Instant::now();
+        let name = self.plan.name.clone();
+        self.emit(&Event::BuildStarted { name, stages: self.plan.stages.len() });
+        let first = self.restore().await?;
+        let end = self.config.visit.as_ref().and_then(|visit| visit.after);
+        let end = end.unwrap_or(self.plan.stages.len()).min(self.plan.stages.len());
+        for index in first..end {
+            self.stage(index).await?;
         }
-        let mut running = match guest.take() {
-            Some(running) => running,
-            None => {
-                previous = None;
-                start(plan, config, &mut state, live).await?
-            }
-        };
-        let fresh = previous.is_none();
-        context::enter(&mut running, &stage.context, previous, &mut state).await?;
-        if fresh {
-            let before = index.checked_sub(1).map(|before| &plan.stages[before].context);
-            context::forget_left(&stage.context, before, &mut state);
-            context::restore_carried(&running, &state).await?;
+        if let Some(visit) = self.config.visit.as_ref().filter(|visit| visit.after.is_some()) {
+            self.look(end, visit).await?;
         }
+        self.power_off().await?;
+        let fetched = self.caching.as_ref().and_then(|caching| caching.fetched);
+        if end == self.plan.stages.len() {
+            self.make_whole().await?;
+        }
+        self.emit(&Event::BuildFinished { elapsed: started.elapsed() });
+        let disks = self.files.targets(self.plan);
+        Ok(Built { disks, facts: self.state.facts.clone(), fetched })
+    }
+
+    fn emit(&self, event: &Event) {
+        self.config.observer.event(event);
+    }
+
+    /// Restores what the store has; gives the first stage that must run.
+    async fn restore(&mut self) -> Result<usize, EngineError> {
+        let Some(caching) = &mut self.caching else { return Ok(0) };
+        let Some(state) = caching.restore(self.plan, &mut self.files).await? else { return Ok(0) };
+        self.state = state;
+        let first = caching.first();
+        for (index, stage) in self.plan.stages.iter().enumerate().take(first) {
+            self.emit(&Event::StageCached { index, name: stage.name.clone() });
+        }
+        Ok(first)
+    }
+
+    async fn stage(&mut self, index: usize) -> Result<(), EngineError> {
+        let stage = &self.plan.stages[index];
+        if let Some(why) = self.caching.as_ref().and_then(|caching| caching.reason(index)) {
+            self.emit(&Event::Message { text: format!("{} runs: {why}", stage.name) });
+        }
+        self.emit(&Event::StageStarted { index, name: stage.name.clone() });
+        let started = Instant::now();
+        self.enter(index).await?;
+        let plan = self.plan;
+        let Some(running) = &self.guest else { return Err(no_guest()) };
         for step in &stage.steps {
-            run_step(step, plan, stage, config, &running, &mut state).await?;
+            let done = run_step(step, plan, stage, self.config, running, &mut self.state).await;
+            if let Err(error) = done {
+                self.failed(stage).await;
+                return Err(error);
+            }
         }
-        context::note_carried(&running, &mut state).await?;
-        previous = Some(&stage.context);
-        guest = Some(running);
-        let elapsed = stage_started.elapsed();
-        emit(&Event::StageFinished { index, name: stage.name.clone(), elapsed });
+        context::note_carried(running, &mut self.state).await?;
+        let elapsed = started.elapsed();
+        self.emit(&Event::StageFinished { index, name: stage.name.clone(), elapsed });
+        if let Some(caching) = &mut self.caching {
+            caching.ended(index, elapsed, plan, running, &self.state, &mut self.files).await?;
+        }
+        Ok(())
     }
-    if let Some(running) = guest {
-        stop(running, &mut state, live).await?;
+
+    /// Brings a guest into the context of a stage.
+    async fn enter(&mut self, index: usize) -> Result<(), EngineError> {
+        let stage = &self.plan.stages[index];
+        let renew = |guest: &Guest| {
+            self.config.fresh_machine_per_stage || lacks_disk(self.plan, guest, &self.state)
+        };
+        if self.guest.as_ref().is_some_and(renew) {
+            self.power_off().await?;
+        }
+        if self.guest.is_none() {
+            self.start().await?;
+        }
+        let Some(running) = &mut self.guest else { return Err(no_guest()) };
+        let fresh = self.previous.is_none();
+        context::enter(running, &stage.context, self.previous, &mut self.state).await?;
+        if fresh {
+            let before = index.checked_sub(1).map(|before| &self.plan.stages[before].context);
+            context::forget_left(&stage.context, before, &mut self.state);
+            context::restore_carried(running, &self.state).await?;
+        }
+        self.previous = Some(&stage.context);
+        Ok(())
     }
-    let disks = plan
-        .disks
-        .iter()
-        .filter(|disk| disk.role == DiskRole::Target)
-        .map(|disk| (disk.name.clone(), disk_file(config, &disk.name)))
-        .collect();
-    emit(&Event::BuildFinished { elapsed: started.elapsed() });
-    Ok(Built { disks, facts: state.facts })
+
+    async fn start(&mut self) -> Result<(), EngineError> {
+        let config = self.config;
+        self.emit(&Event::MachineStarting {
+            accel: config.accel.clone(),
+            vcpus: config.vcpus,
+            memory_mib: config.memory_mib,
+        });
+        let nobody: machine::OnGuestConnect = Arc::new(|_| machine::ConnectDecision::Refuse);
+        let door = config.network.clone().unwrap_or(nobody);
+        let spec = MachineSpec {
+            name: self.plan.name.clone(),
+            vcpus: config.vcpus,
+            memory_mib: config.memory_mib,
+            kernel: config.appliance.kernel.clone(),
+            initrd: config.appliance.initrd.clone(),
+            cmdline: vec![format!("vbuild.root={ROOT_SERIAL}")],
+            drives: self.drives()?,
+            on_guest_connect: match &self.caching {
+                Some(caching) => caching.counted(door),
+                None => door,
+            },
+            verbose_console: config.verbose_console,
+            run_dir: config.build_dir.clone(),
+        };
+        let session = session::boot(config.backend.as_ref(), spec, &BootOptions::default())
+            .await
+            .map_err(|source| EngineError::Prepare { action: "boot".into(), source })?;
+        if let Ok(mut slot) = self.live.lock() {
+            *slot = Some(session.clone());
+        }
+        self.emit(&Event::MachineReady {
+            boot: session.hello().boot,
+            kernel: session.hello().kernel.clone(),
+        });
+        if let Some(caching) = &self.caching {
+            caching.protect(self.plan, &session, &mut self.files).await;
+        }
+        let guest = guest::establish(session, self.plan, config, &mut self.state).await?;
+        layout::open(self.plan, &guest, &mut self.state).await?;
+        self.guest = Some(guest);
+        Ok(())
+    }
+
+    /// The appliance's root, the plan's disks and the helper drive.
+    fn drives(&mut self) -> Result<Vec<Drive>, EngineError> {
+        let drive = |serial: &str, path: PathBuf| -> Result<Drive, EngineError> {
+            let serial =
+                DriveSerial::new(serial).map_err(|e| EngineError::Recipe(e.to_string()))?;
+            Ok(Drive {
+                serial,
+                path,
+                format: DriveFormat::Raw,
+                read_only: false,
+                durable: false,
+                block_size: machine::BlockSize::B512,
+            })
+        };
+        let root = drive(ROOT_SERIAL, self.config.appliance.root.clone())?;
+        let mut drives = vec![Drive { read_only: true, ..root }];
+        drives.extend(self.files.drives(self.plan, &self.state)?);
+        if let Some(helper) = &self.config.helper {
+            let base = drive(HELPER_SERIAL, helper.path.clone())?;
+            drives.push(Drive { format: helper.format, durable: true, ..base });
+        }
+        Ok(drives)
+    }
+
+    /// Unmounts, closes and powers off; the disks are then whole.
+    async fn power_off(&mut self) -> Result<(), EngineError> {
+        self.previous = None;
+        let Some(mut guest) = self.guest.take() else { return Ok(()) };
+        // Contexts are left through the empty one; carried mounts are kept in
+        // the state, because the next machine makes them again.
+        let carried = self.state.carried.clone();
+        context::enter(&mut guest, &Context::default(), None, &mut self.state).await?;
+        self.state.carried = carried;
+        layout::close(&guest, &self.state).await?;
+        if let Ok(mut slot) = self.live.lock() {
+            *slot = None;
+        }
+        guest
+            .session
+            .shutdown(true)
+            .await
+            .map_err(|source| EngineError::Prepare { action: "power off".into(), source })
+    }
+
+    /// Makes each target disk one file, once its layers are in the store.
+    async fn make_whole(&mut self) -> Result<(), EngineError> {
+        let caching = self.caching.take();
+        let _ = tokio::task::spawn_blocking(move || drop(caching)).await;
+        self.files.flatten(self.plan)
+    }
+
+    /// Lets the visitor look at the state after so many stages.
+    async fn look(&mut self, after: usize, visit: &crate::Visit) -> Result<(), EngineError> {
+        // Nothing that happens from now on is kept.
+        self.caching = None;
+        let index = after.min(self.plan.stages.len().saturating_sub(1));
+        if self.plan.stages.is_empty() {
+            return Ok(());
+        }
+        self.enter(index).await?;
+        let Some(guest) = &self.guest else { return Err(no_guest()) };
+        visit.visitor.visit(place(guest, &self.plan.stages[index])).await;
+        Ok(())
+    }
+
+    /// Lets the visitor look at a failure.
+    async fn failed(&self, stage: &Stage) {
+        let Some(visit) = self.config.visit.as_ref().filter(|visit| visit.after.is_none()) else {
+            return;
+        };
+        if let Some(guest) = &self.guest {
+            visit.visitor.visit(place(guest, stage)).await;
+        }
+    }
 }
 
-fn disk_file(config: &Config, name: &str) -> PathBuf {
-    config.build_dir.join("disks").join(format!("{name}.raw"))
+fn place<'a>(guest: &'a Guest, stage: &'a Stage) -> Place<'a> {
+    let image = stage.context.image_root.as_ref().map(Guest::tools_path);
+    Place { session: &guest.session, stage, tools: TOOLS, image }
 }
 
-/// The size of a disk, once it is known.
-fn disk_bytes(size: &DiskSize, state: &State) -> Result<Option<u64>, EngineError> {
-    match size {
-        DiskSize::Bytes(bytes) => Ok(Some(*bytes)),
-        DiskSize::FactKib(fact) => match state.facts.get(fact) {
-            None => Ok(None),
-            Some(text) => text
-                .parse::<u64>()
-                .ok()
-                .and_then(|kib| kib.checked_mul(1024))
-                .map(Some)
-                .ok_or_else(|| {
-                    EngineError::Recipe(format!("the fact `{fact}` is `{text}`, which is no size"))
-                }),
-        },
-    }
+fn no_guest() -> EngineError {
+    EngineError::Recipe("the build machine is gone".into())
 }
 
 /// Whether a disk has got its size while the guest ran without it.
@@ -157,167 +337,4 @@ fn lacks_disk(plan: &Plan, guest: &Guest, state: &State) -> bool {
     plan.disks.iter().any(|disk| {
         guest.device(&disk.name).is_none() && matches!(disk_bytes(&disk.size, state), Ok(Some(_)))
     })
-}
-
-/// Makes the files of disks whose size is known and describes all drives.
-fn drives(plan: &Plan, config: &Config, state: &State) -> Result<Vec<Drive>, EngineError> {
-    let drive = |serial: &str, path: PathBuf| -> Result<Drive, EngineError> {
-        let serial = DriveSerial::new(serial).map_err(|e| EngineError::Recipe(e.to_string()))?;
-        Ok(Drive {
-            serial,
-            path,
-            format: DriveFormat::Raw,
-            read_only: false,
-            durable: false,
-            block_size: machine::BlockSize::B512,
-        })
-    };
-    let mut drives =
-        vec![Drive { read_only: true, ..drive(ROOT_SERIAL, config.appliance.root.clone())? }];
-    for (index, disk) in plan.disks.iter().enumerate() {
-        let Some(bytes) = disk_bytes(&disk.size, state)? else { continue };
-        let path = disk_file(config, &disk.name);
-        base::make_disk(&path, bytes, disk.base.as_ref()).map_err(|source| EngineError::Host {
-            action: "make the disk".into(),
-            path: path.clone(),
-            source,
-        })?;
-        let block_size = if disk.block_bytes == 4096 {
-            machine::BlockSize::B4096
-        } else {
-            machine::BlockSize::B512
-        };
-        drives.push(Drive { block_size, ..drive(&disk_serial(index), path)? });
-    }
-    if let Some(helper) = &config.helper {
-        let base = drive(HELPER_SERIAL, helper.path.clone())?;
-        drives.push(Drive { format: helper.format, durable: true, ..base });
-    }
-    Ok(drives)
-}
-
-async fn start(
-    plan: &Plan,
-    config: &Config,
-    state: &mut State,
-    live: &Live,
-) -> Result<Guest, EngineError> {
-    config.observer.event(&Event::MachineStarting {
-        accel: config.accel.clone(),
-        vcpus: config.vcpus,
-        memory_mib: config.memory_mib,
-    });
-    let nobody: machine::OnGuestConnect = Arc::new(|_| machine::ConnectDecision::Refuse);
-    let spec = MachineSpec {
-        name: plan.name.clone(),
-        vcpus: config.vcpus,
-        memory_mib: config.memory_mib,
-        kernel: config.appliance.kernel.clone(),
-        initrd: config.appliance.initrd.clone(),
-        cmdline: vec![format!("vbuild.root={ROOT_SERIAL}")],
-        drives: drives(plan, config, state)?,
-        on_guest_connect: config.network.clone().unwrap_or(nobody),
-        verbose_console: config.verbose_console,
-        run_dir: config.build_dir.clone(),
-    };
-    let session = session::boot(config.backend.as_ref(), spec, &BootOptions::default())
-        .await
-        .map_err(|source| EngineError::Prepare { action: "boot".into(), source })?;
-    if let Ok(mut slot) = live.lock() {
-        *slot = Some(session.clone());
-    }
-    config.observer.event(&Event::MachineReady {
-        boot: session.hello().boot,
-        kernel: session.hello().kernel.clone(),
-    });
-    let guest = guest::establish(session, plan, config, state).await?;
-    layout::open(plan, &guest, state).await?;
-    Ok(guest)
-}
-
-/// Unmounts, closes and powers off; the disks are then whole.
-async fn stop(mut guest: Guest, state: &mut State, live: &Live) -> Result<(), EngineError> {
-    // Contexts are left through the empty one; carried mounts are kept in the
-    // state, because the next machine makes them again.
-    let carried = state.carried.clone();
-    context::enter(&mut guest, &Context::default(), None, state).await?;
-    state.carried = carried;
-    layout::close(&guest, state).await?;
-    if let Ok(mut slot) = live.lock() {
-        *slot = None;
-    }
-    guest
-        .session
-        .shutdown(true)
-        .await
-        .map_err(|source| EngineError::Prepare { action: "power off".into(), source })
-}
-
-async fn run_step(
-    step: &Step,
-    plan: &Plan,
-    stage: &Stage,
-    config: &Config,
-    guest: &Guest,
-    state: &mut State,
-) -> Result<(), EngineError> {
-    // Commands tell about themselves.
-    let loud = matches!(
-        step,
-        Step::Upload(_)
-            | Step::CreateLayout(_)
-            | Step::FindRoot { .. }
-            | Step::GrowRoot { .. }
-            | Step::CopyTree { .. }
-            | Step::Fetch { .. }
-            | Step::ExportTree { .. }
-            | Step::Trim
-    );
-    let started = Instant::now();
-    let title = step.title();
-    if loud {
-        config.observer.event(&Event::StepStarted { title: title.clone() });
-    }
-    match step {
-        Step::Upload(upload) => steps::upload(upload, guest, stage).await?,
-        Step::Run(run) => run_parts::run_one(run, guest, stage, config, state).await?,
-        Step::RunParts(parts) => run_parts::run(parts, guest, stage, config, state).await?,
-        Step::File(file) => steps::file(file, guest, stage).await?,
-        Step::ResolvConf(action) => steps::resolv_conf(*action, guest, stage, config).await?,
-        Step::RequireContent { path, ignore, message } => {
-            steps::require_content(guest, stage, path, ignore, message).await?;
-        }
-        Step::SetFact { fact, value } => {
-            let value = crate::command::resolve(value, state)?;
-            state.facts.insert(fact.clone(), value);
-        }
-        Step::ImageSize(size) => steps::image_size(size, guest, stage, state).await?,
-        Step::CreateLayout(part) => layout::create(part, plan, config, guest, state).await?,
-        Step::FindRoot { disk } => adopt::find_root(disk, plan, config, guest, state).await?,
-        Step::GrowRoot { disk } => grow::grow_root(disk, config, guest, state).await?,
-        Step::ForgetLayout => adopt::forget(guest, state).await?,
-        Step::WriteFstab { path } => {
-            let content = layout::fstab(state)?;
-            let step = plan::FileStep::Write { path: path.clone(), content, mode: 0o644 };
-            steps::file(&step, guest, stage).await?;
-        }
-        Step::CopyTree { from, to } => steps::copy_tree(guest, from, to).await?,
-        Step::KillProcesses { root } => steps::kill_processes(guest, stage, root).await?,
-        Step::Fetch { from, to } => steps::fetch(guest, stage, config, from, to).await?,
-        Step::ExportTree { root, exclude, output } => {
-            steps::export(guest, stage, config, root, exclude, output).await?;
-        }
-        Step::Trim => {
-            for mount in guest.mounted.iter().map(|mounted| &mounted.spec) {
-                if mount.source.starts_with("/dev/") && !mount.fstype.is_empty() {
-                    layout::trim(guest, &mount.target).await?;
-                }
-            }
-        }
-        Step::Say { text } => config.observer.event(&Event::Message { text: text.clone() }),
-    }
-    if loud {
-        config.observer.event(&Event::StepFinished { title, elapsed: started.elapsed() });
-    }
-    Ok(())
 }

@@ -1,0 +1,241 @@
+//! What of a plan need not run, because the store has it, and why the rest must.
+//!
+//! A build goes on from the last stage whose disks are kept, under the key that
+//! the stage has now, and whose use of the network is young enough. Stages with
+//! effects on the host (exported trees, fetched directories) are never skipped;
+//! that nothing at all must run is known to whoever keeps the finished files.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use plan::{Inputs, Plan, StageKey, Step, Surroundings, changed_inputs, stage_inputs};
+use store::{Connection, Session, StageRecord, StoreError};
+
+/// Inputs that a reason names; the rest are counted.
+const NAMED_INPUTS: usize = 3;
+
+/// The store and the rules of its use by one build.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    /// The store.
+    pub session: Arc<Session>,
+    /// The rules.
+    pub rules: Rules,
+    /// What the steps can see beside the plan.
+    pub surroundings: Surroundings,
+    /// Connections of the guest, as they end.
+    pub connections: Connections,
+}
+
+/// Connections that have ended and belong to no stage yet.
+#[derive(Debug, Clone, Default)]
+pub struct Connections(Arc<Mutex<Vec<Connection>>>);
+
+impl Connections {
+    /// Takes note of one.
+    pub fn push(&self, connection: Connection) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+
+    pub(crate) fn take(&self) -> Vec<Connection> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What may be taken from the store.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// How old what came over the network may be; any age without.
+    pub max_age: Option<Duration>,
+    /// What runs again in any case.
+    pub refresh: Refresh,
+}
+
+/// What runs again although the store has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Refresh {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Everything.
+    Everything,
+    /// A stage and all behind it.
+    From(String),
+}
+
+/// Why a stage runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// Nothing is known about a stage of this name of this build.
+    NeverBuilt,
+    /// These inputs have changed since it ran.
+    Changed(Vec<String>),
+    /// A stage before it runs.
+    Follows(String),
+    /// What it took from the network is so old.
+    Expired(Duration),
+    /// It was made in the future: a clock was set back.
+    Clock,
+    /// The user said so.
+    Refresh,
+    /// It ran before, but its disks were not worth keeping, or are kept no more.
+    NotKept,
+    /// It writes to the host.
+    Output,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverBuilt => f.write_str("it was not built before"),
+            Self::Changed(names) => {
+                write!(f, "changed: {}", names[..names.len().min(NAMED_INPUTS)].join(", "))?;
+                match names.len().saturating_sub(NAMED_INPUTS) {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more"),
+                }
+            }
+            Self::Follows(stage) => write!(f, "it follows {stage}"),
+            Self::Expired(age) => write!(
+                f,
+                "what came over the network is {} h old, more than --max-age",
+                age.as_secs() / 3600
+            ),
+            Self::Clock => f.write_str("it was made in the future; the clock was set back"),
+            Self::Refresh => f.write_str("--refresh"),
+            Self::NotKept => f.write_str("its result was not kept"),
+            Self::Output => f.write_str("it writes to the host"),
+        }
+    }
+}
+
+/// What will happen to the stages of a plan.
+#[derive(Debug, Clone)]
+pub struct Forecast {
+    /// The keys of the stages.
+    pub keys: Vec<StageKey>,
+    /// Why each stage runs; `None` for those that do not.
+    pub reasons: Vec<Option<Why>>,
+    /// The last stage that does not run, and what is known about it.
+    pub resume: Option<(usize, StageRecord)>,
+}
+
+impl Forecast {
+    /// The first stage that runs.
+    #[must_use]
+    pub fn first(&self) -> usize {
+        self.resume.as_ref().map_or(0, |(index, _)| index + 1)
+    }
+
+    /// Whether results of stages that run are in the store but must not be used
+    /// again, because they are too old or unwanted.
+    #[must_use]
+    pub(crate) fn outdated(&self) -> bool {
+        self.reasons
+            .iter()
+            .any(|why| matches!(why, Some(Why::Expired(_) | Why::Clock | Why::Refresh)))
+    }
+}
+
+/// Whether a record may be used by its age, and why not.
+///
+/// # Errors
+/// Why not.
+pub fn check_age(record: &StageRecord, rules: &Rules, now: SystemTime) -> Result<(), Why> {
+    let Some(max_age) = rules.max_age else { return Ok(()) };
+    match record.age(now) {
+        Some(age) if age <= max_age => Ok(()),
+        Some(age) => Err(Why::Expired(age)),
+        None => Err(Why::Clock),
+    }
+}
+
+/// Looks what of a plan is in the store.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn forecast(plan: &Plan, cache: &Cache, now: SystemTime) -> Result<Forecast, StoreError> {
+    forecast_until(plan, cache, now, plan.stages.len())
+}
+
+/// As [`forecast`], going on from no stage at or behind `end`.
+pub(crate) fn forecast_until(
+    plan: &Plan,
+    cache: &Cache,
+    now: SystemTime,
+    end: usize,
+) -> Result<Forecast, StoreError> {
+    let keys = StageKey::of_plan(plan, &cache.surroundings);
+    let count = plan.stages.len();
+    let refreshed = match &cache.rules.refresh {
+        Refresh::Nothing => None,
+        Refresh::Everything => Some(0),
+        Refresh::From(name) => plan.stages.iter().position(|stage| stage.name == *name),
+    };
+    let output = first_output(plan);
+    let limit = refreshed.unwrap_or(count).min(output.unwrap_or(count)).min(end);
+    let mut own: Vec<Option<Why>> = vec![None; count];
+    if let Some(index) = output {
+        own[index] = Some(Why::Output);
+    }
+    if let Some(index) = refreshed {
+        own[index] = Some(Why::Refresh);
+    }
+    let mut resume = None;
+    for index in (0..limit).rev() {
+        let Some(record) = cache.session.lookup(&digest(keys[index]))? else { continue };
+        if let Err(why) = check_age(&record, &cache.rules, now) {
+            own[index] = Some(why);
+        } else if record.resumable() {
+            resume = Some((index, record));
+            break;
+        } else {
+            own[index] = Some(Why::NotKept);
+        }
+    }
+    let mut forecast = Forecast { keys, reasons: vec![None; count], resume };
+    let first = forecast.first();
+    if first < count {
+        let known = latest(plan, cache)?;
+        for index in first..count {
+            let stage = &plan.stages[index];
+            let changed = known.iter().find(|(name, _)| *name == stage.name).map(|(_, old)| {
+                changed_inputs(old, &stage_inputs(plan, stage, &cache.surroundings))
+            });
+            forecast.reasons[index] = Some(match (own[index].take(), changed) {
+                (Some(why), _) => why,
+                (None, Some(names)) if !names.is_empty() => Why::Changed(names),
+                _ if index > first => Why::Follows(plan.stages[index - 1].name.clone()),
+                (None, Some(_)) => Why::NotKept,
+                (None, None) => Why::NeverBuilt,
+            });
+        }
+    }
+    Ok(forecast)
+}
+
+/// The inputs of the latest run of each stage of a build of this name.
+fn latest(plan: &Plan, cache: &Cache) -> Result<Vec<(String, Inputs)>, StoreError> {
+    let mut records = cache.session.store().records()?;
+    records.retain(|(_, record)| record.build == plan.name);
+    records.sort_by_key(|(_, record)| std::cmp::Reverse(record.created));
+    let inputs = |record: StageRecord| {
+        record.inputs.into_iter().map(|(name, digest)| (name, plan::Digest(digest.0))).collect()
+    };
+    Ok(records.into_iter().map(|(_, record)| (record.name.clone(), inputs(record))).collect())
+}
+
+/// The first stage that does something on the host, so that it cannot be skipped.
+pub(crate) fn first_output(plan: &Plan) -> Option<usize> {
+    let effects = |step: &Step| matches!(step, Step::Fetch { .. } | Step::ExportTree { .. });
+    plan.stages.iter().position(|stage| stage.steps.iter().any(effects))
+}
+
+/// A key as the store knows it.
+#[must_use]
+pub fn digest(key: StageKey) -> store::Digest {
+    store::Digest(key.0.0)
+}

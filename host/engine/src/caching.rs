@@ -1,0 +1,307 @@
+//! One build's use of the store: what it starts from, and what it leaves.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use machine::OnGuestConnect;
+use plan::{Plan, StageKey, stage_inputs};
+use session::Session;
+use store::{RECORD_VERSION, StageRecord, StoreError};
+
+use crate::{
+    Cache, Config, EngineError, State,
+    cache::{self, Forecast, Refresh, Why, digest},
+    disks::Disks,
+    events::{Event, SharedObserver},
+    guest::Guest,
+    keeper::{Job, Keeper, chain},
+    snapshot::{self, Failure},
+    tape::Tape,
+};
+
+/// Work after which the disks are kept. A snapshot stops the guest for some tens
+/// of milliseconds, and going on from it later costs a boot and the reading of
+/// the disks: below this, running the stage again is as quick.
+const WORTH_KEEPING: Duration = Duration::from_secs(2);
+
+/// What a build knows about its cache.
+pub(crate) struct Caching {
+    cache: Cache,
+    observer: SharedObserver,
+    tape: Arc<Tape>,
+    forecast: Forecast,
+    /// The first stage with effects on the host: nothing behind it is kept,
+    /// because nothing could go on from there.
+    last_kept: usize,
+    keeper: Keeper,
+    /// Connections that the guest has opened since the last stage ended.
+    opened: Arc<AtomicU64>,
+    /// When the network was first used for what is on the disks now.
+    pub(crate) fetched: Option<u64>,
+    /// Work since the disks were kept.
+    unkept: Duration,
+}
+
+impl Caching {
+    /// Begins; `None` when the build has no cache, or it cannot be read, which
+    /// is told.
+    pub(crate) fn begin(
+        plan: &Plan,
+        config: &Config,
+        tape: Arc<Tape>,
+    ) -> Result<Option<Self>, EngineError> {
+        let Some(cache) = config.cache.clone() else { return Ok(None) };
+        if let Refresh::From(name) = &cache.rules.refresh
+            && plan.stage(name).is_none()
+        {
+            let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+            return Err(EngineError::Recipe(format!(
+                "there is no stage `{name}` to refresh; there are: {}",
+                names.join(", ")
+            )));
+        }
+        let forecast = match cache::forecast(plan, &cache, SystemTime::now()) {
+            Ok(forecast) => forecast,
+            Err(error) => {
+                let text = format!("the cache cannot be used: {}", chain(&error));
+                config.observer.event(&Event::Warning { text });
+                return Ok(None);
+            }
+        };
+        let mut caching = Self {
+            observer: Arc::clone(&config.observer),
+            tape,
+            last_kept: cache::first_output(plan).unwrap_or(plan.stages.len()),
+            keeper: Keeper::start(
+                Arc::clone(&cache.session),
+                BTreeMap::new(),
+                Arc::clone(&config.observer),
+            ),
+            cache,
+            forecast,
+            opened: Arc::default(),
+            fetched: None,
+            unkept: Duration::ZERO,
+        };
+        if let Some(visit) = config.visit.as_ref().and_then(|visit| visit.after) {
+            caching.limit(plan, visit);
+        }
+        Ok(Some(caching))
+    }
+
+    /// Goes on from no stage at or behind this one.
+    fn limit(&mut self, plan: &Plan, end: usize) {
+        if self.forecast.first() <= end {
+            return;
+        }
+        match cache::forecast_until(plan, &self.cache, SystemTime::now(), end) {
+            Ok(forecast) => self.forecast = forecast,
+            Err(error) => self.warn(&format!("the cache cannot be read: {}", chain(&error))),
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        self.observer.event(&Event::Warning { text: text.to_owned() });
+    }
+
+    /// The first stage that runs.
+    pub(crate) fn first(&self) -> usize {
+        self.forecast.first()
+    }
+
+    /// Why a stage runs, when that is worth a word.
+    pub(crate) fn reason(&self, index: usize) -> Option<&Why> {
+        self.forecast.reasons[index]
+            .as_ref()
+            .filter(|why| !matches!(why, Why::NeverBuilt | Why::Follows(_) | Why::Output))
+    }
+
+    /// Restores the disks of the last stage that need not run. A damaged layer
+    /// is told, and the search begins anew without it.
+    pub(crate) async fn restore(
+        &mut self,
+        plan: &Plan,
+        files: &mut Disks,
+    ) -> Result<Option<State>, EngineError> {
+        loop {
+            let restored = match self.forecast.resume.clone() {
+                None => Ok(None),
+                Some((_, record)) => self.restore_one(record, files).await,
+            };
+            match restored {
+                Ok(state) => {
+                    self.forget_outdated(plan);
+                    return Ok(state);
+                }
+                Err(error) => {
+                    self.warn(&format!("a cached result is not used: {}", chain(&error)));
+                    files.clear();
+                    if let Some((index, _)) = self.forecast.resume.take() {
+                        let key = digest(self.forecast.keys[index]);
+                        // If it cannot be forgotten, it is not used all the same.
+                        let _ = self.cache.session.forget(&key);
+                        self.forecast =
+                            cache::forecast_until(plan, &self.cache, SystemTime::now(), index)
+                                .unwrap_or_else(|_| Forecast {
+                                    keys: self.forecast.keys.clone(),
+                                    reasons: vec![Some(Why::NotKept); plan.stages.len()],
+                                    resume: None,
+                                });
+                    }
+                }
+            }
+        }
+    }
+
+    async fn restore_one(
+        &mut self,
+        record: StageRecord,
+        files: &mut Disks,
+    ) -> Result<Option<State>, EngineError> {
+        let unusable = |error: Box<dyn std::error::Error + Send + Sync>| EngineError::Host {
+            action: "restore the disks of a stage in".into(),
+            path: self.cache.session.store().root().to_owned(),
+            source: std::io::Error::other(error),
+        };
+        let state: State =
+            serde_json::from_value(record.state.clone()).map_err(|e| unusable(e.into()))?;
+        files.make_directory()?;
+        let jobs: Vec<_> =
+            record.disks.iter().map(|(name, disk)| (files.raw(name), disk.clone())).collect();
+        let session = Arc::clone(&self.cache.session);
+        let restored = tokio::task::spawn_blocking(move || -> Result<(), StoreError> {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = jobs
+                    .iter()
+                    .map(|(path, disk)| scope.spawn(|| session.restore(disk, path)))
+                    .collect();
+                threads.into_iter().try_for_each(|thread| match thread.join() {
+                    Ok(restored) => restored,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                })
+            })
+        });
+        restored.await.map_err(|e| unusable(e.into()))?.map_err(|e| unusable(e.into()))?;
+        for (name, disk) in &record.disks {
+            files.restored(name, disk.bytes);
+        }
+        self.fetched = record.fetched;
+        self.keeper = Keeper::start(
+            Arc::clone(&self.cache.session),
+            record.disks,
+            Arc::clone(&self.observer),
+        );
+        Ok(Some(state))
+    }
+
+    /// What follows a stage that is refreshed has the same key as before, but
+    /// not the same content: it must not be found again.
+    fn forget_outdated(&self, plan: &Plan) {
+        if !self.forecast.outdated() {
+            return;
+        }
+        let outputs = StageKey::of_outputs(plan, &self.cache.surroundings);
+        for key in self.forecast.keys[self.first()..].iter().chain([&outputs]) {
+            if let Err(error) = self.cache.session.forget(&digest(*key)) {
+                self.warn(&format!("an outdated result stays: {}", chain(&error)));
+            }
+        }
+    }
+
+    /// Counts the connections that a door leads to.
+    pub(crate) fn counted(&self, door: OnGuestConnect) -> OnGuestConnect {
+        let opened = Arc::clone(&self.opened);
+        Arc::new(move |connect| {
+            opened.fetch_add(1, Ordering::Relaxed);
+            door(connect)
+        })
+    }
+
+    /// Before the guest writes: files that are kept get a layer over them.
+    pub(crate) async fn protect(&self, plan: &Plan, session: &Session, files: &mut Disks) {
+        if self.keeper.has_failed() {
+            return;
+        }
+        let pushed = snapshot::push(plan, session, files, Disks::needs_layer).await;
+        if let Err(error) = pushed {
+            self.keeper.give_up();
+            self.warn(&format!("the results of this build are not kept: {}", chain(&error)));
+        }
+    }
+
+    /// A stage has ended: keeps its disks if that is worth it, and what is known
+    /// about it in any case.
+    pub(crate) async fn ended(
+        &mut self,
+        index: usize,
+        elapsed: Duration,
+        plan: &Plan,
+        guest: &Guest,
+        state: &State,
+        files: &mut Disks,
+    ) -> Result<(), EngineError> {
+        self.unkept += elapsed;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if self.opened.swap(0, Ordering::Relaxed) > 0 {
+            self.fetched = Some(self.fetched.map_or(now, |before| before.min(now)));
+        }
+        if self.keeper.has_failed() {
+            return Ok(());
+        }
+        let worth = self.unkept >= WORTH_KEEPING && index < self.last_kept && files.can_grow();
+        let finished = if worth { self.snapshot(plan, guest, files).await? } else { None };
+        let stage = &plan.stages[index];
+        let inputs = stage_inputs(plan, stage, &self.cache.surroundings);
+        let record = StageRecord {
+            version: RECORD_VERSION,
+            key: digest(self.forecast.keys[index]),
+            parent: index.checked_sub(1).map(|before| digest(self.forecast.keys[before])),
+            build: plan.name.clone(),
+            name: stage.name.clone(),
+            created: now,
+            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            disks: BTreeMap::new(),
+            state: serde_json::to_value(state).unwrap_or_default(),
+            inputs: inputs.into_iter().map(|(name, d)| (name, store::Digest(d.0))).collect(),
+            fetched: self.fetched,
+            connections: self.cache.connections.take(),
+            log: None,
+            files: Vec::new(),
+        };
+        self.keeper.keep(Job { record, log: self.tape.take(), finished });
+        Ok(())
+    }
+
+    async fn snapshot(
+        &mut self,
+        plan: &Plan,
+        guest: &Guest,
+        files: &mut Disks,
+    ) -> Result<Option<Vec<crate::disks::Finished>>, EngineError> {
+        match snapshot::take(plan, guest, files).await {
+            Ok(still) => {
+                tracing::debug!(milliseconds = still.as_millis(), "the guest stood still");
+                self.unkept = Duration::ZERO;
+                Ok(Some(files.finished()))
+            }
+            Err(Failure::Restless(error)) => {
+                tracing::debug!(error = chain(&error), "no snapshot");
+                Ok(None)
+            }
+            Err(Failure::Layers(error)) => {
+                self.keeper.give_up();
+                self.warn(&format!("the results of this build are not kept: {}", chain(&error)));
+                Ok(None)
+            }
+            Err(Failure::Frozen(source)) => {
+                Err(EngineError::Prepare { action: "go on after a snapshot".into(), source })
+            }
+        }
+    }
+}

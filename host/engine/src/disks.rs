@@ -1,0 +1,225 @@
+//! The files behind the plan's disks: a raw file below, and a qcow2 layer on it
+//! for each stage whose result is kept.
+//!
+//! ```text
+//!   NAME.raw ◄── NAME.1.qcow2 ◄── NAME.2.qcow2      the last one is written to
+//!   └── kept: these are immutable ──┘
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use machine::{BlockSize, Drive, DriveFormat, DriveSerial};
+use plan::{DiskRole, DiskSize, Plan};
+use store::{OverlaySource, RawSource, RawTarget};
+
+use crate::{Config, EngineError, State, base, guest::disk_serial};
+
+/// Layers over one raw file, after which no more are made and later stages are
+/// not kept: every layer is one more table to look into for each reading of the
+/// guest, and the own VMM opens at most 64.
+const LAYERS_MAX: usize = 48;
+
+/// The files of one disk.
+#[derive(Debug, Clone)]
+struct Files {
+    bytes: u64,
+    /// From the lowest to the topmost.
+    chain: Vec<PathBuf>,
+    /// How many of them will never be written to again.
+    kept: usize,
+}
+
+/// A file that a kept stage has finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finished {
+    /// The disk.
+    pub(crate) disk: String,
+    /// Its size.
+    pub(crate) bytes: u64,
+    /// The file: raw when it is the lowest.
+    pub(crate) path: PathBuf,
+    /// Whether it is raw.
+    pub(crate) raw: bool,
+}
+
+/// The files of all disks that have a size.
+#[derive(Debug)]
+pub(crate) struct Disks {
+    directory: PathBuf,
+    files: BTreeMap<String, Files>,
+}
+
+impl Disks {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { directory: config.build_dir.join("disks"), files: BTreeMap::new() }
+    }
+
+    /// The raw file of a disk.
+    pub(crate) fn raw(&self, disk: &str) -> PathBuf {
+        self.directory.join(format!("{disk}.raw"))
+    }
+
+    /// Takes a disk whose raw file has been restored: its content is kept.
+    pub(crate) fn restored(&mut self, disk: &str, bytes: u64) {
+        let chain = vec![self.raw(disk)];
+        self.files.insert(disk.to_owned(), Files { bytes, chain, kept: 1 });
+    }
+
+    /// Forgets and removes the files of all disks.
+    pub(crate) fn clear(&mut self) {
+        for path in std::mem::take(&mut self.files).into_values().flat_map(|files| files.chain) {
+            // One that stays is replaced, or goes with the build's directory.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    /// The directory, made when needed.
+    pub(crate) fn make_directory(&self) -> Result<(), EngineError> {
+        std::fs::create_dir_all(&self.directory)
+            .map_err(|source| host("make the directory", &self.directory, source))
+    }
+
+    /// Makes the files of disks whose size is known by now, and describes the
+    /// drives.
+    pub(crate) fn drives(&mut self, plan: &Plan, state: &State) -> Result<Vec<Drive>, EngineError> {
+        self.make_directory()?;
+        let mut drives = Vec::new();
+        for (index, disk) in plan.disks.iter().enumerate() {
+            let Some(bytes) = disk_bytes(&disk.size, state)? else { continue };
+            let raw = self.raw(&disk.name);
+            if !self.has(&disk.name) {
+                base::make_disk(&raw, bytes, disk.base.as_ref())
+                    .map_err(|e| host("make the disk", &raw, e))?;
+            }
+            let files = self.files.entry(disk.name.clone()).or_insert_with(|| Files {
+                bytes,
+                chain: vec![raw.clone()],
+                kept: 0,
+            });
+            let path = files.chain.last().cloned().unwrap_or(raw);
+            let format = if files.chain.len() > 1 { DriveFormat::Qcow2 } else { DriveFormat::Raw };
+            let block_size =
+                if disk.block_bytes == 4096 { BlockSize::B4096 } else { BlockSize::B512 };
+            drives.push(Drive {
+                serial: serial(index)?,
+                path,
+                format,
+                read_only: false,
+                durable: false,
+                block_size,
+            });
+        }
+        Ok(drives)
+    }
+
+    /// Whether the file that a disk's writes go to is one that is kept, so that
+    /// it needs a layer before the first write.
+    pub(crate) fn needs_layer(&self, disk: &str) -> bool {
+        self.files.get(disk).is_some_and(|files| files.kept == files.chain.len())
+    }
+
+    /// Where the next layer of a disk goes.
+    pub(crate) fn next_layer(&self, disk: &str) -> PathBuf {
+        let number = self.files.get(disk).map_or(0, |files| files.chain.len());
+        self.directory.join(format!("{disk}.{number}.qcow2"))
+    }
+
+    /// A layer has been put on a disk.
+    pub(crate) fn pushed(&mut self, disk: &str, layer: PathBuf) {
+        if let Some(files) = self.files.get_mut(disk) {
+            files.chain.push(layer);
+        }
+    }
+
+    /// What has been finished since this was asked before: everything but the
+    /// files that writes go to.
+    pub(crate) fn finished(&mut self) -> Vec<Finished> {
+        let mut finished = Vec::new();
+        for (disk, files) in &mut self.files {
+            let end = files.chain.len() - 1;
+            for (index, path) in files.chain.iter().enumerate().take(end).skip(files.kept) {
+                finished.push(Finished {
+                    disk: disk.clone(),
+                    bytes: files.bytes,
+                    path: path.clone(),
+                    raw: index == 0,
+                });
+            }
+            files.kept = files.kept.max(end);
+        }
+        finished
+    }
+
+    /// Whether every disk can have one more layer.
+    pub(crate) fn can_grow(&self) -> bool {
+        self.files.values().all(|files| files.chain.len() <= LAYERS_MAX)
+    }
+
+    /// Whether a disk has files.
+    pub(crate) fn has(&self, disk: &str) -> bool {
+        self.files.contains_key(disk)
+    }
+
+    /// Makes the target disks one raw file each again. No machine runs, and
+    /// nobody reads the files of kept stages any more.
+    pub(crate) fn flatten(&mut self, plan: &Plan) -> Result<(), EngineError> {
+        for disk in plan.disks.iter().filter(|disk| disk.role == DiskRole::Target) {
+            let Some(files) = self.files.get_mut(&disk.name) else { continue };
+            let Some((raw, layers)) = files.chain.split_first() else { continue };
+            let apply =
+                |layer: &Path| RawTarget::open(raw)?.apply(&mut OverlaySource::open(layer)?);
+            for layer in layers {
+                apply(layer).map_err(|e| host("merge the layer", layer, io::Error::other(e)))?;
+                std::fs::remove_file(layer).map_err(|e| host("remove the layer", layer, e))?;
+            }
+            files.chain.truncate(1);
+        }
+        Ok(())
+    }
+
+    /// The raw files of the target disks.
+    pub(crate) fn targets(&self, plan: &Plan) -> BTreeMap<String, PathBuf> {
+        let targets = plan.disks.iter().filter(|disk| disk.role == DiskRole::Target);
+        targets.map(|disk| (disk.name.clone(), self.raw(&disk.name))).collect()
+    }
+}
+
+/// The source of a finished file's extents.
+pub(crate) fn source(finished: &Finished) -> store::Result<Box<dyn store::ExtentSource>> {
+    Ok(if finished.raw {
+        Box::new(RawSource::open(&finished.path)?)
+    } else {
+        Box::new(OverlaySource::open(&finished.path)?)
+    })
+}
+
+/// The serial of the plan's disk number `index`.
+pub(crate) fn serial(index: usize) -> Result<DriveSerial, EngineError> {
+    DriveSerial::new(disk_serial(index)).map_err(|e| EngineError::Recipe(e.to_string()))
+}
+
+/// The size of a disk, once it is known.
+pub(crate) fn disk_bytes(size: &DiskSize, state: &State) -> Result<Option<u64>, EngineError> {
+    match size {
+        DiskSize::Bytes(bytes) => Ok(Some(*bytes)),
+        DiskSize::FactKib(fact) => match state.facts.get(fact) {
+            None => Ok(None),
+            Some(text) => text
+                .parse::<u64>()
+                .ok()
+                .and_then(|kib| kib.checked_mul(1024))
+                .map(Some)
+                .ok_or_else(|| {
+                    EngineError::Recipe(format!("the fact `{fact}` is `{text}`, which is no size"))
+                }),
+        },
+    }
+}
+
+fn host(action: &str, path: &Path, source: io::Error) -> EngineError {
+    EngineError::Host { action: action.into(), path: path.to_owned(), source }
+}

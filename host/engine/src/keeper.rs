@@ -1,0 +1,156 @@
+//! Puts the results of stages into the store, on a thread of its own while later
+//! stages run. Whatever fails there costs later builds time, and this one
+//! nothing: it is told once, and the rest is not kept.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+};
+
+use store::{DiskState, Session, StageRecord, StoreError};
+
+use crate::{
+    disks::{self, Finished},
+    events::{Event, SharedObserver},
+};
+
+/// Layers of a disk in the store from which on some become one: each is read
+/// when a build goes on from them.
+const CHAIN_MAX: usize = 32;
+
+/// A stage that has run.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Everything but what the store finds out: disks and log.
+    pub(crate) record: StageRecord,
+    /// What was written since the last job.
+    pub(crate) log: Vec<u8>,
+    /// Files that are finished; none when the disks are not kept.
+    pub(crate) finished: Option<Vec<Finished>>,
+}
+
+/// The thread.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    /// Starts with the layers that the disks have already.
+    pub(crate) fn start(
+        session: Arc<Session>,
+        chains: BTreeMap<String, DiskState>,
+        observer: SharedObserver,
+    ) -> Self {
+        let (jobs, receiver) = mpsc::channel::<Job>();
+        let failed = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&failed);
+        let thread = std::thread::spawn(move || {
+            let mut work = Work { session, chains };
+            for job in receiver {
+                if flag.load(Ordering::Relaxed) {
+                    continue;
+                }
+                if let Err(error) = work.keep(job) {
+                    flag.store(true, Ordering::Relaxed);
+                    let text = format!("the results of this build are not kept: {}", chain(&error));
+                    observer.event(&Event::Warning { text });
+                }
+            }
+        });
+        Self { jobs: Some(jobs), thread: Some(thread), failed }
+    }
+
+    /// Whether there is no point in giving it more.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Nothing more can be kept: the files do not hold what they should.
+    pub(crate) fn give_up(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn keep(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // It ends only after the sender.
+            let _ = jobs.send(job);
+        }
+    }
+
+    /// Waits until everything is kept. Blocks.
+    pub(crate) fn finish(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there is a bug, and no reason to lose the build.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+struct Work {
+    session: Arc<Session>,
+    chains: BTreeMap<String, DiskState>,
+}
+
+impl Work {
+    fn keep(&mut self, job: Job) -> Result<(), StoreError> {
+        let Job { mut record, log, finished } = job;
+        if let Some(finished) = finished {
+            for file in &finished {
+                self.add(file)?;
+            }
+            record.disks.clone_from(&self.chains);
+        }
+        if !log.is_empty() {
+            record.log = Some(self.session.put_blob(&mut log.as_slice())?);
+        }
+        self.session.put_record(&record)
+    }
+
+    /// Adds a finished file to the chain of its disk.
+    fn add(&mut self, file: &Finished) -> Result<(), StoreError> {
+        let stored = self.session.put_layer(&mut disks::source(file)?)?;
+        let state = self
+            .chains
+            .entry(file.disk.clone())
+            .or_insert_with(|| DiskState { bytes: file.bytes, layers: Vec::new() });
+        // A layer that says nothing is none.
+        if stored.content.extents > 0 || state.layers.is_empty() {
+            state.layers.push(stored.digest);
+        }
+        if state.layers.len() > CHAIN_MAX {
+            // The upper half is small beside the lowest layers, which other
+            // builds share.
+            let upper = state.layers.split_off(CHAIN_MAX / 2);
+            let merged = self.session.merge(&upper)?;
+            state.layers.extend(merged.map(|merged| merged.digest));
+        }
+        Ok(())
+    }
+}
+
+/// An error with its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

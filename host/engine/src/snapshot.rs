@@ -1,0 +1,153 @@
+//! A copy of the disks while the guest runs: it flushes and freezes its
+//! filesystems, every disk gets a new layer, and it goes on.
+
+use std::time::{Duration, Instant};
+
+use plan::Plan;
+use session::{Session, SessionError};
+use wire::{MountEntry, Request};
+
+use crate::{
+    EngineError,
+    disks::{self, Disks},
+    guest::{Guest, HELPER},
+};
+
+/// Puts a new layer on every disk for which `wanted` says so. The guest must not
+/// be writing.
+///
+/// # Errors
+/// When the machine refuses; some disks may then have a new layer, which is no
+/// harm to the guest.
+pub(crate) async fn push(
+    plan: &Plan,
+    session: &Session,
+    files: &mut Disks,
+    wanted: impl Fn(&Disks, &str) -> bool,
+) -> Result<(), EngineError> {
+    for (index, disk) in plan.disks.iter().enumerate() {
+        if !files.has(&disk.name) || !wanted(files, &disk.name) {
+            continue;
+        }
+        let layer = files.next_layer(&disk.name);
+        let pushed = session.machine().push_layer(&disks::serial(index)?, &layer).await;
+        pushed.map_err(|source| EngineError::Host {
+            action: "put on its disk the layer".into(),
+            path: layer.clone(),
+            source: std::io::Error::other(source),
+        })?;
+        files.pushed(&disk.name, layer);
+    }
+    Ok(())
+}
+
+/// Why a snapshot was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The guest is as it was, and so are the disks.
+    #[error("the guest could not be brought to rest")]
+    Restless(#[source] SessionError),
+    /// The disks may have layers that do not belong together.
+    #[error("a disk could not be given a layer")]
+    Layers(#[source] EngineError),
+    /// The guest cannot be used any more.
+    #[error("the guest could not go on")]
+    Frozen(#[source] SessionError),
+}
+
+/// Takes a snapshot: afterwards all files but the topmost ones stay as they are.
+/// Gives how long the guest stood still.
+pub(crate) async fn take(
+    plan: &Plan,
+    guest: &Guest,
+    files: &mut Disks,
+) -> Result<Duration, Failure> {
+    let session = &guest.session;
+    session.perform(&Request::Sync {}).await.map_err(Failure::Restless)?;
+    let mounts = session.mounts().await.map_err(Failure::Restless)?;
+    let (paths, plain) = writable(&mounts);
+    let started = Instant::now();
+    // Filesystems that cannot freeze say in themselves whether they are in use.
+    for mount in &plain {
+        remount(guest, mount, "ro").await.map_err(Failure::Restless)?;
+    }
+    let frozen = session.perform(&Request::Freeze { paths: paths.clone() }).await;
+    let pushed = match &frozen {
+        Ok(()) => push(plan, session, files, |_, _| true).await,
+        Err(_) => Ok(()),
+    };
+    if frozen.is_ok() {
+        session.perform(&Request::Thaw { paths }).await.map_err(Failure::Frozen)?;
+    }
+    for mount in &plain {
+        remount(guest, mount, "rw").await.map_err(Failure::Frozen)?;
+    }
+    frozen.map_err(Failure::Restless)?;
+    pushed.map_err(Failure::Layers)?;
+    Ok(started.elapsed())
+}
+
+/// Mount points of the filesystems on the build's disks that can be written to:
+/// those that can freeze, the ones mounted last first, and those that cannot.
+fn writable(mounts: &[MountEntry]) -> (Vec<String>, Vec<String>) {
+    let helper = mounts.iter().find(|mount| mount.target == HELPER).map(|mount| &mount.device);
+    let (mut freeze, mut plain) = (Vec::new(), Vec::new());
+    let mut seen: Vec<&str> = helper.into_iter().map(String::as_str).collect();
+    for mount in mounts {
+        let on_disk = mount.source.starts_with("/dev/") && mount.fstype != "devtmpfs";
+        let read_only = mount.options.split(',').any(|word| word == "ro");
+        if !on_disk || read_only || seen.contains(&mount.device.as_str()) {
+            continue;
+        }
+        seen.push(&mount.device);
+        match mount.fstype.as_str() {
+            "vfat" | "msdos" | "exfat" => plain.push(mount.target.clone()),
+            _ => freeze.push(mount.target.clone()),
+        }
+    }
+    freeze.reverse();
+    (freeze, plain)
+}
+
+async fn remount(guest: &Guest, target: &str, mode: &str) -> Result<(), SessionError> {
+    let mount = wire::MountSpec {
+        source: String::new(),
+        target: target.to_owned(),
+        fstype: String::new(),
+        options: vec!["remount".into(), mode.to_owned(), "noatime".into()],
+    };
+    guest.session.mount(mount).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(source: &str, target: &str, fstype: &str, device: &str, options: &str) -> MountEntry {
+        MountEntry {
+            source: source.into(),
+            root: "/".into(),
+            target: target.into(),
+            fstype: fstype.into(),
+            options: options.into(),
+            device: device.into(),
+        }
+    }
+
+    #[test]
+    fn every_writable_filesystem_of_the_build_is_brought_to_rest_once() {
+        let mounts = [
+            mount("/dev/vda", "/vbuild/lower", "ext4", "254:0", "ro,noatime"),
+            mount("/dev/vdb", "/vbuild/scratch", "ext4", "254:16", "rw"),
+            mount("/dev/vdd1", "/vbuild/helper", "ext4", "254:49", "rw"),
+            mount("vbuild-tools", "/vbuild/tools", "overlay", "0:30", "rw"),
+            mount("/dev/vdb", "/vbuild/tools/build", "ext4", "254:16", "rw"),
+            mount("/dev/vdd1", "/vbuild/tools/helper", "ext4", "254:49", "rw"),
+            mount("/dev/vdc2", "/vbuild/tools/mnt", "ext4", "254:34", "rw"),
+            mount("/dev/vdc1", "/vbuild/tools/mnt/boot/efi", "vfat", "254:33", "rw"),
+        ];
+        let (freeze, plain) = writable(&mounts);
+        assert_eq!(freeze, ["/vbuild/tools/mnt", "/vbuild/scratch"]);
+        assert_eq!(plain, ["/vbuild/tools/mnt/boot/efi"]);
+    }
+}

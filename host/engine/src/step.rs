@@ -1,0 +1,79 @@
+//! One arm for each kind of step: who does it.
+
+use std::time::Instant;
+
+use plan::{Plan, Stage, Step};
+
+use crate::{
+    Config, EngineError, State, adopt, events::Event, grow, guest::Guest, layout, run_parts, steps,
+};
+
+/// Does a step.
+pub(crate) async fn run_step(
+    step: &Step,
+    plan: &Plan,
+    stage: &Stage,
+    config: &Config,
+    guest: &Guest,
+    state: &mut State,
+) -> Result<(), EngineError> {
+    // Commands tell about themselves.
+    let loud = matches!(
+        step,
+        Step::Upload(_)
+            | Step::CreateLayout(_)
+            | Step::FindRoot { .. }
+            | Step::GrowRoot { .. }
+            | Step::CopyTree { .. }
+            | Step::Fetch { .. }
+            | Step::ExportTree { .. }
+            | Step::Trim
+    );
+    let started = Instant::now();
+    let title = step.title();
+    if loud {
+        config.observer.event(&Event::StepStarted { title: title.clone() });
+    }
+    match step {
+        Step::Upload(upload) => steps::upload(upload, guest, stage).await?,
+        Step::Run(run) => run_parts::run_one(run, guest, stage, config, state).await?,
+        Step::RunParts(parts) => run_parts::run(parts, guest, stage, config, state).await?,
+        Step::File(file) => steps::file(file, guest, stage).await?,
+        Step::ResolvConf(action) => steps::resolv_conf(*action, guest, stage, config).await?,
+        Step::RequireContent { path, ignore, message } => {
+            steps::require_content(guest, stage, path, ignore, message).await?;
+        }
+        Step::SetFact { fact, value } => {
+            let value = crate::command::resolve(value, state)?;
+            state.facts.insert(fact.clone(), value);
+        }
+        Step::ImageSize(size) => steps::image_size(size, guest, stage, state).await?,
+        Step::CreateLayout(part) => layout::create(part, plan, config, guest, state).await?,
+        Step::FindRoot { disk } => adopt::find_root(disk, plan, config, guest, state).await?,
+        Step::GrowRoot { disk } => grow::grow_root(disk, config, guest, state).await?,
+        Step::ForgetLayout => adopt::forget(guest, state).await?,
+        Step::WriteFstab { path } => {
+            let content = layout::fstab(state)?;
+            let step = plan::FileStep::Write { path: path.clone(), content, mode: 0o644 };
+            steps::file(&step, guest, stage).await?;
+        }
+        Step::CopyTree { from, to } => steps::copy_tree(guest, from, to).await?,
+        Step::KillProcesses { root } => steps::kill_processes(guest, stage, root).await?,
+        Step::Fetch { from, to } => steps::fetch(guest, stage, config, from, to).await?,
+        Step::ExportTree { root, exclude, output } => {
+            steps::export(guest, stage, config, root, exclude, output).await?;
+        }
+        Step::Trim => {
+            for mount in guest.mounted.iter().map(|mounted| &mounted.spec) {
+                if mount.source.starts_with("/dev/") && !mount.fstype.is_empty() {
+                    layout::trim(guest, &mount.target).await?;
+                }
+            }
+        }
+        Step::Say { text } => config.observer.event(&Event::Message { text: text.clone() }),
+    }
+    if loud {
+        config.observer.event(&Event::StepFinished { title, elapsed: started.elapsed() });
+    }
+    Ok(())
+}
