@@ -1,6 +1,9 @@
 //! Runs one command of the recipe: environment, place, live output, the end.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use plan::{Env, Place, Stage, Value};
 use session::ChildEvent;
@@ -152,9 +155,14 @@ pub(crate) async fn run(
         script: command.script.to_owned(),
         origin: command.origin.cloned(),
         status: exited.status,
-        timeout: config.script_timeout.filter(|_| exited.status == ExitStatus::TimedOut),
+        timeout: time_limit(stage, config).filter(|_| exited.status == ExitStatus::TimedOut),
         tail: lines.tail.into(),
     })
+}
+
+/// How long a script of a stage may run.
+fn time_limit(stage: &Stage, config: &Config) -> Option<Duration> {
+    stage.timeout_s.map(|seconds| Duration::from_secs(seconds.into())).or(config.script_timeout)
 }
 
 /// The command as the agent takes it.
@@ -165,8 +173,7 @@ fn spawn_of(command: &Command<'_>, stage: &Stage, config: &Config) -> Result<Spa
         cwd: command.cwd.to_owned(),
         root: Some(root_of(command.place, stage)?),
         stdin: if command.stdin.is_some() { Stdin::Stream } else { Stdin::Null },
-        timeout_ms: config
-            .script_timeout
+        timeout_ms: time_limit(stage, config)
             .map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
         ..Spawn::default()
     })

@@ -201,7 +201,7 @@ fn disks_without_host_paths(plan: &Plan) -> Vec<crate::Disk> {
 
 /// The stage with every path of the host emptied.
 fn without_host_paths(stage: &Stage) -> Stage {
-    let mut stage = stage.clone();
+    let mut stage = Stage { timeout_s: None, ..stage.clone() };
     for step in &mut stage.steps {
         match step {
             Step::Upload(upload) => {

@@ -95,6 +95,10 @@ pub struct Stage {
     /// How far its result may travel.
     #[serde(default, skip_serializing_if = "Keep::is_default")]
     pub keep: Keep,
+    /// The longest that one of its scripts may run, where it differs from what
+    /// the user says. No part of the key: a script that is stopped is a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u32>,
 }
 
 /// How far the result of a stage may travel.

@@ -46,6 +46,7 @@ fn plan(steps: [Vec<Step>; 3]) -> Plan {
         steps,
         network: false,
         keep: crate::Keep::Shared,
+        timeout_s: None,
     };
     Plan {
         format_version: FORMAT_VERSION,

@@ -83,7 +83,14 @@ pub(crate) fn stages(build: &Build<'_>) -> Result<Vec<Stage>, DibError> {
 }
 
 fn stage(name: &str, context: Context, steps: Vec<Step>) -> Stage {
-    Stage { name: name.to_owned(), context, steps, network: false, keep: plan::Keep::Shared }
+    Stage {
+        name: name.to_owned(),
+        context,
+        steps,
+        network: false,
+        keep: plan::Keep::Shared,
+        timeout_s: None,
+    }
 }
 
 /// Hooks and elements that become visible now.

@@ -90,6 +90,7 @@ impl Lowering<'_> {
             steps,
             network: false,
             keep: plan::Keep::Shared,
+            timeout_s: None,
         });
     }
 

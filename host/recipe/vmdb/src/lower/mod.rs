@@ -319,7 +319,14 @@ impl<'a> Lowering<'a> {
         if let Some(note) = self.narration.steps.last_mut() {
             note.stages.push(index);
         }
-        self.stages.push(Stage { name, context, steps, network, keep: plan::Keep::Shared });
+        self.stages.push(Stage {
+            name,
+            context,
+            steps,
+            network,
+            keep: plan::Keep::Shared,
+            timeout_s: None,
+        });
     }
 
     /// Adds a stage of the current step whose image has nothing bound into it.
