@@ -1,16 +1,10 @@
 //! One command in a fresh appliance, its output and exit status passed through.
 
-use std::{
-    collections::BTreeMap,
-    io::{IsTerminal, Read, Write},
-    os::fd::AsFd,
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use machine::{BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, MachineSpec};
-use nix::sys::termios::{self, SetArg, Termios};
-use session::{BootOptions, ChildControl, ChildEvent, ChildInput, Session};
-use wire::{Channel, ExitStatus, Request, Spawn, Stdin, TerminalSize};
+use session::{BootOptions, Session};
+use wire::{ExitStatus, Request, Spawn};
 
 use crate::{
     appliance, backend,
@@ -18,13 +12,12 @@ use crate::{
     network::Network,
     pipeline::{self, Ctx},
     settings::Settings,
+    shell::{self, ShellError},
 };
 
 /// Where the helper drive is, as in a build.
 const HELPER: &str = "/helper";
 const HELPER_SERIAL: &str = "vbuild-helper";
-/// Input is read in pieces of this size.
-const INPUT_BYTES: usize = 16 * 1024;
 
 /// Runs a command; gives the exit status to pass on.
 ///
@@ -35,7 +28,7 @@ pub async fn exec(settings: &Settings, argv: &[String], ctx: &Ctx) -> Result<u8,
     let build_dir = pipeline::make_build_dir(settings)?;
     let backend = backend::choose(settings, ctx).await?;
     let files = appliance::find_or_build(settings, &backend, &build_dir, ctx).await?;
-    let network = Network::new(settings, ctx)?;
+    let network = Network::new(settings, ctx, None)?;
     let mut drives = vec![drive(engine::ROOT_SERIAL, files.root.clone(), DriveFormat::Raw, true)?];
     if let Some(held) = &held {
         drives.push(drive(HELPER_SERIAL, held.path.clone(), held.format, false)?);
@@ -106,52 +99,21 @@ async fn run(
     if helper {
         mount_helper(session).await?;
     }
-    let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let raw = interactive.then(RawTerminal::enter).flatten();
     let spawn = Spawn {
         argv: argv.to_vec(),
-        env: environment(),
+        env: shell::environment(),
         cwd: "/".into(),
-        stdin: if interactive { Stdin::Null } else { Stdin::Stream },
-        terminal: raw.as_ref().and_then(|_| terminal_size()),
         ..Spawn::default()
     };
-    let mut child = session.spawn(spawn).await.map_err(session_error)?;
-    if let Some(input) = child.take_input() {
-        let ends = raw.is_none();
-        std::thread::spawn({
-            let handle = tokio::runtime::Handle::current();
-            move || feed(&handle, &input, ends)
-        });
-    }
-    if raw.is_some() {
-        tokio::spawn(follow_size(child.control(session)));
-    }
-    loop {
-        match child.next().await.map_err(session_error)? {
-            ChildEvent::Output(Channel::Stderr, bytes) => write(std::io::stderr(), &bytes)?,
-            ChildEvent::Output(_, bytes) => write(std::io::stdout(), &bytes)?,
-            ChildEvent::Exited(exited) => {
-                return Ok(match exited.status {
-                    ExitStatus::Code(code) => u8::try_from(code).unwrap_or(1),
-                    ExitStatus::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
-                    ExitStatus::TimedOut => 124,
-                });
-            }
-        }
-    }
-}
-
-fn environment() -> Vec<(String, String)> {
-    let mut env: BTreeMap<&str, String> = BTreeMap::from([
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
-        ("HOME", "/root".to_owned()),
-        ("LANG", "C.UTF-8".to_owned()),
-    ]);
-    if let Ok(term) = std::env::var("TERM") {
-        env.insert("TERM", term);
-    }
-    env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    let status = shell::join(session, spawn).await.map_err(|error| match error {
+        ShellError::Session(error) => session_error(error),
+        error @ ShellError::Output(_) => CommandError::new(Kind::Exec, error),
+    })?;
+    Ok(match status {
+        ExitStatus::Code(code) => u8::try_from(code).unwrap_or(1),
+        ExitStatus::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
+        ExitStatus::TimedOut => 124,
+    })
 }
 
 /// The first partition of the drive, or the whole drive without any.
@@ -172,7 +134,7 @@ async fn mount_helper(session: &Session) -> Result<(), CommandError> {
     session.file(make).await.map_err(session_error)?;
     let mount = Spawn {
         argv: ["mount", "-o", "noatime", &device.path, HELPER].map(String::from).to_vec(),
-        env: environment(),
+        env: shell::environment(),
         cwd: "/".into(),
         ..Spawn::default()
     };
@@ -188,72 +150,4 @@ async fn mount_helper(session: &Session) -> Result<(), CommandError> {
         ),
     )
     .hint("`vbuild cache create` makes a drive that has one"))
-}
-
-fn write(mut to: impl Write, bytes: &[u8]) -> Result<(), CommandError> {
-    to.write_all(bytes)
-        .and_then(|()| to.flush())
-        .map_err(|error| CommandError::new(Kind::Exec, error).context("cannot write the output"))
-}
-
-/// Passes standard input on until its end. The thread may outlive the command:
-/// a read of a terminal cannot be interrupted, and the process ends anyway.
-fn feed(handle: &tokio::runtime::Handle, input: &ChildInput, ends: bool) {
-    let mut stdin = std::io::stdin();
-    let mut buffer = vec![0; INPUT_BYTES];
-    loop {
-        match stdin.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                if !handle.block_on(input.send(&buffer[..count])) {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => break,
-        }
-    }
-    if ends {
-        handle.block_on(input.end());
-    }
-}
-
-/// Tells the guest when the terminal changes its size.
-async fn follow_size(control: ChildControl) {
-    let kind = tokio::signal::unix::SignalKind::window_change();
-    let Ok(mut changes) = tokio::signal::unix::signal(kind) else { return };
-    while changes.recv().await.is_some() {
-        if let Some(size) = terminal_size()
-            && control.resize(size).await.is_err()
-        {
-            return;
-        }
-    }
-}
-
-/// The size of the user's terminal.
-fn terminal_size() -> Option<TerminalSize> {
-    let (terminal_size::Width(columns), terminal_size::Height(rows)) =
-        terminal_size::terminal_size()?;
-    Some(TerminalSize { rows, columns })
-}
-
-/// The terminal in raw mode for as long as this lives.
-struct RawTerminal(Termios);
-
-impl RawTerminal {
-    fn enter() -> Option<Self> {
-        let stdin = std::io::stdin();
-        let before = termios::tcgetattr(stdin.as_fd()).ok()?;
-        let mut raw = before.clone();
-        termios::cfmakeraw(&mut raw);
-        termios::tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).ok()?;
-        Some(Self(before))
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        let _ = termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
-    }
 }

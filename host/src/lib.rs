@@ -23,6 +23,8 @@ pub mod network;
 pub mod pipeline;
 pub mod progress;
 pub mod settings;
+pub mod shell;
+pub mod stage_cache;
 pub mod trees;
 pub mod ui;
 

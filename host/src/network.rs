@@ -3,7 +3,7 @@
 use std::{os::unix::net::UnixStream, sync::Arc};
 
 use egress::{Egress, Policy};
-use engine::events::Event;
+use engine::{cache::Connections, events::Event};
 use machine::{ConnectDecision, OnGuestConnect};
 use tokio::runtime::Handle;
 
@@ -21,11 +21,16 @@ pub struct Network {
 }
 
 impl Network {
-    /// The network that the settings allow; `None` when they allow none.
+    /// The network that the settings allow; `None` when they allow none. What was
+    /// fetched goes to `connections` too.
     ///
     /// # Errors
     /// When an allowed host cannot be understood.
-    pub fn new(settings: &Settings, ctx: &Ctx) -> Result<Option<Self>, CommandError> {
+    pub fn new(
+        settings: &Settings,
+        ctx: &Ctx,
+        connections: Option<Connections>,
+    ) -> Result<Option<Self>, CommandError> {
         if !settings.network {
             return Ok(None);
         }
@@ -35,6 +40,9 @@ impl Network {
         let egress = Egress::new(
             policy,
             Arc::new(move |record: &egress::Record| {
+                if let Some(connections) = &connections {
+                    connections.push(connection(record));
+                }
                 observer.event(&Event::Connection {
                     host: record.host.clone(),
                     port: record.port,
@@ -68,5 +76,22 @@ impl Network {
         let egress = Arc::clone(&self.egress);
         self.handle.spawn(async move { egress.serve(host).await });
         Ok(guest)
+    }
+}
+
+/// What the store keeps of a connection.
+fn connection(record: &egress::Record) -> store::Connection {
+    let fetched = record.http.iter().map(|exchange| store::Fetched {
+        path: exchange.path.clone(),
+        status: exchange.status,
+        bytes: exchange.body_bytes,
+        sha256: exchange.sha256.clone(),
+    });
+    store::Connection {
+        host: record.host.clone(),
+        port: record.port,
+        sent: record.sent,
+        received: record.received,
+        fetched: fetched.collect(),
     }
 }

@@ -5,7 +5,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use engine::{
-    ApplianceFiles, Config, EngineError, HelperDrive,
+    ApplianceFiles, Cache, Config, EngineError, HelperDrive,
     events::{Event, SharedObserver},
 };
 use output::{Existing, RawFile, Target, Written};
@@ -20,6 +20,7 @@ use crate::{
     network::Network,
     progress::OutputProgress,
     settings::Settings,
+    shell, stage_cache,
     trees::Trees,
 };
 
@@ -112,56 +113,130 @@ pub async fn build(
     ctx: &Ctx,
 ) -> Result<Vec<Written>, CommandError> {
     check(plan)?;
-    let held = hold_drive(settings)?;
-    let ca_bundle = load_certificates(settings)?;
-    let mut build_dir = make_build_dir(settings)?;
-    let backend = backend::choose(settings, ctx).await?;
-    let appliance = appliance::find_or_build(settings, &backend, &build_dir, ctx).await?;
-    let network = Network::new(settings, ctx)?;
+    let targets = targets(plan);
+    let mut machine = Prepared::new(settings, ctx).await?;
+    if let Some(cache) = &machine.cache
+        && let Some(finished) = stage_cache::finished(plan, &targets, cache, ctx)
+    {
+        tell_unchanged(plan, ctx);
+        return commit(plan, finished, ctx);
+    }
+    let directory = machine.build_dir.path().to_owned();
     let trees = Trees::new(Arc::clone(&ctx.observer), checksums(plan));
-    let config = Config {
-        backend: Arc::clone(&backend.backend),
-        accel: backend.description.clone(),
-        appliance,
-        vcpus: settings.vcpus,
-        memory_mib: settings.memory_mib,
-        helper: held
-            .as_ref()
-            .map(|held| HelperDrive { path: held.path.clone(), format: held.format }),
-        build_dir: build_dir.path().to_owned(),
-        network: network.as_ref().map(Network::door),
-        ca_bundle,
-        script_timeout: settings.script_timeout,
-        fresh_machine_per_stage: settings.fresh_machine_per_stage,
-        seed: settings.seed.clone(),
-        verbose_console: settings.verbose_console,
-        observer: Arc::clone(&ctx.observer),
-        trees: Arc::new(trees.clone()),
-        cancel: ctx.cancel.clone(),
-        cache: None,
-        visit: None,
-    };
+    let trees = if machine.cache.is_some() { trees.with_archives(&directory) } else { trees };
+    let visit = settings.shell_on_failure.then(shell::after_failure);
+    let config = machine.config(settings, ctx, Arc::new(trees.clone()), visit)?;
     let built = match engine::run(plan, &config).await {
         Ok(built) => built,
         Err(error) => {
             if settings.keep_build_dir {
-                build_dir.keep();
-                ctx.say(format!("the build directory {} is kept", build_dir.path().display()));
+                machine.build_dir.keep();
+                ctx.say(format!("the build directory {} is kept", directory.display()));
             }
             return Err(engine_error(error));
         }
     };
-    let mut pending = trees.take();
+    let mut files = trees.take();
     for (disk, path) in built.disks {
-        pending.extend(write_disk(plan, disk, path, ctx).await?);
+        files.extend(write_disk(plan, disk, path, ctx).await?);
     }
+    if let Some(cache) = &machine.cache {
+        let archives = trees.archives();
+        stage_cache::keep(plan, &targets, cache, built.fetched, &files, &archives, ctx);
+    }
+    let directories = trees.take_directories();
+    commit(plan, stage_cache::Finished { files, directories }, ctx)
+}
+
+/// Gives finished files their names.
+fn commit(
+    plan: &Plan,
+    finished: stage_cache::Finished,
+    ctx: &Ctx,
+) -> Result<Vec<Written>, CommandError> {
     let existing = if plan.outputs.overwrite { Existing::Replace } else { Existing::KeepDated };
-    let written = output::commit(pending, existing).map_err(output_error)?;
-    for directory in trees.take_directories() {
+    let written = output::commit(finished.files, existing).map_err(output_error)?;
+    for directory in finished.directories {
         let path = directory.commit().map_err(output_error)?;
         ctx.say(format!("wrote {}", path.display()));
     }
     Ok(written)
+}
+
+/// The events of a build in which nothing runs.
+fn tell_unchanged(plan: &Plan, ctx: &Ctx) {
+    let started = std::time::Instant::now();
+    let emit = |event: Event| ctx.observer.event(&event);
+    emit(Event::BuildStarted { name: plan.name.clone(), stages: plan.stages.len() });
+    for (index, stage) in plan.stages.iter().enumerate() {
+        emit(Event::StageCached { index, name: stage.name.clone() });
+    }
+    emit(Event::BuildFinished { elapsed: started.elapsed() });
+}
+
+/// Everything that a run of the engine needs of this host.
+#[derive(Debug)]
+pub struct Prepared {
+    held: Option<drive::HeldDrive>,
+    /// The directory of the run.
+    pub build_dir: BuildDir,
+    backend: backend::Backend,
+    appliance: ApplianceFiles,
+    /// Results of earlier builds.
+    pub cache: Option<Cache>,
+}
+
+impl Prepared {
+    /// Gets it, and makes the appliance if there is none.
+    ///
+    /// # Errors
+    /// What this host cannot give.
+    pub async fn new(settings: &Settings, ctx: &Ctx) -> Result<Self, CommandError> {
+        let held = hold_drive(settings)?;
+        let build_dir = make_build_dir(settings)?;
+        let backend = backend::choose(settings, ctx).await?;
+        let appliance = appliance::find_or_build(settings, &backend, &build_dir, ctx).await?;
+        let cache = stage_cache::for_build(settings, &appliance, ctx)?;
+        Ok(Self { held, build_dir, backend, appliance, cache })
+    }
+
+    /// The engine's configuration.
+    ///
+    /// # Errors
+    /// Certificates or hosts that cannot be understood.
+    pub fn config(
+        &self,
+        settings: &Settings,
+        ctx: &Ctx,
+        trees: Arc<dyn engine::TreeSink>,
+        visit: Option<engine::Visit>,
+    ) -> Result<Config, CommandError> {
+        let connections = self.cache.as_ref().map(|cache| cache.connections.clone());
+        let network = Network::new(settings, ctx, connections)?;
+        Ok(Config {
+            backend: Arc::clone(&self.backend.backend),
+            accel: self.backend.description.clone(),
+            appliance: self.appliance.clone(),
+            vcpus: settings.vcpus,
+            memory_mib: settings.memory_mib,
+            helper: self
+                .held
+                .as_ref()
+                .map(|held| HelperDrive { path: held.path.clone(), format: held.format }),
+            build_dir: self.build_dir.path().to_owned(),
+            network: network.as_ref().map(Network::door),
+            ca_bundle: load_certificates(settings)?,
+            script_timeout: settings.script_timeout,
+            fresh_machine_per_stage: settings.fresh_machine_per_stage,
+            seed: settings.seed.clone(),
+            verbose_console: settings.verbose_console,
+            observer: Arc::clone(&ctx.observer),
+            trees,
+            cancel: ctx.cancel.clone(),
+            cache: self.cache.clone(),
+            visit,
+        })
+    }
 }
 
 /// Writes all outputs of one disk.
@@ -273,7 +348,9 @@ pub fn engine_error(error: EngineError) -> CommandError {
     error
 }
 
-fn output_error(error: output::OutputError) -> CommandError {
+/// The output crate's error for the command line.
+#[must_use]
+pub fn output_error(error: output::OutputError) -> CommandError {
     let hint = error.hint();
     CommandError::new(Kind::Build, error).maybe_hint(hint)
 }

@@ -3,6 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use engine::cache::{Refresh, Rules};
 use machine::{DriveFormat, accel::Accel};
 
 /// Memory of the guest when nothing is said, in MiB. debootstrap and dpkg need
@@ -13,6 +14,26 @@ pub const MEMORY_DEFAULT_MIB: u32 = 2048;
 pub const VCPUS_DEFAULT_MAX: u8 = 4;
 /// The smallest scratch disk that is worth having; it is sparse.
 pub const SCRATCH_BYTES: u64 = 64 << 30;
+
+/// How old what came over the network may be when nothing is said: packages of a
+/// stable release change about weekly.
+pub const MAX_AGE_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How results of earlier builds are used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageCache {
+    /// Whether at all: nothing is read or kept otherwise.
+    pub enabled: bool,
+    /// What is taken from it.
+    pub rules: Rules,
+}
+
+impl Default for StageCache {
+    fn default() -> Self {
+        let rules = Rules { max_age: Some(MAX_AGE_DEFAULT), refresh: Refresh::Nothing };
+        Self { enabled: true, rules }
+    }
+}
 
 /// Where trusted certificates come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +83,10 @@ pub struct Settings {
     pub fresh_machine_per_stage: bool,
     /// Keep the build directory after a failure.
     pub keep_build_dir: bool,
+    /// Results of earlier builds.
+    pub stage_cache: StageCache,
+    /// Open a shell in the machine when a script fails.
+    pub shell_on_failure: bool,
     /// Identifiers are derived from it instead of being random.
     pub seed: Option<String>,
 }
@@ -86,6 +111,8 @@ impl Default for Settings {
             program: None,
             fresh_machine_per_stage: false,
             keep_build_dir: false,
+            stage_cache: StageCache::default(),
+            shell_on_failure: false,
             seed: std::env::var("SOURCE_DATE_EPOCH").ok().filter(|epoch| !epoch.is_empty()),
         }
     }

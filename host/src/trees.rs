@@ -3,8 +3,9 @@
 //! unpacked safely.
 
 use std::{
-    io::Read,
-    path::Path,
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -23,6 +24,13 @@ pub struct Trees {
     checksums: Vec<Checksum>,
     pending: Arc<Mutex<Vec<Pending>>>,
     directories: Arc<Mutex<Vec<PendingTree>>>,
+    archives: Option<Arc<Archives>>,
+}
+
+/// Copies of the archives that became directories.
+struct Archives {
+    directory: PathBuf,
+    written: Mutex<Vec<(PathBuf, PathBuf)>>,
 }
 
 impl std::fmt::Debug for Trees {
@@ -35,7 +43,29 @@ impl Trees {
     /// For one build.
     #[must_use]
     pub fn new(observer: SharedObserver, checksums: Vec<Checksum>) -> Self {
-        Self { observer, checksums, pending: Arc::default(), directories: Arc::default() }
+        Self {
+            observer,
+            checksums,
+            pending: Arc::default(),
+            directories: Arc::default(),
+            archives: None,
+        }
+    }
+
+    /// The same, keeping a copy of each archive that becomes a directory.
+    #[must_use]
+    pub fn with_archives(self, directory: &Path) -> Self {
+        let archives = Archives { directory: directory.to_owned(), written: Mutex::default() };
+        Self { archives: Some(Arc::new(archives)), ..self }
+    }
+
+    /// The directories that were unpacked, and the copies of their archives.
+    #[must_use]
+    pub fn archives(&self) -> Vec<(PathBuf, PathBuf)> {
+        let written = self.archives.iter().flat_map(|archives| {
+            archives.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        });
+        written.collect()
     }
 
     /// What has been written and waits for its name.
@@ -77,9 +107,36 @@ impl engine::TreeSink for Trees {
     fn unpack(&self, directory: &Path, mut archive: Box<dyn Read + Send>) -> Result<(), Failure> {
         let progress = OutputProgress::new(Arc::clone(&self.observer));
         let limits = output::UnpackLimits::default();
+        if let Some(archives) = &self.archives {
+            archive = Box::new(archives.copy(directory, archive)?);
+        }
         if let Some(tree) = output::unpack_tree(&mut archive, directory, limits, &progress)? {
             self.directories.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(tree);
         }
         Ok(())
+    }
+}
+
+impl Archives {
+    /// Reads through to the archive, and copies what is read.
+    fn copy(&self, directory: &Path, archive: Box<dyn Read + Send>) -> io::Result<Copied> {
+        let mut written = self.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let path = self.directory.join(format!("directory-{}.tar", written.len()));
+        let copy = File::create(&path)?;
+        written.push((directory.to_owned(), path));
+        Ok(Copied { archive, copy })
+    }
+}
+
+struct Copied {
+    archive: Box<dyn Read + Send>,
+    copy: File,
+}
+
+impl Read for Copied {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.archive.read(buffer)?;
+        self.copy.write_all(&buffer[..count])?;
+        Ok(count)
     }
 }

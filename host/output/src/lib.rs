@@ -23,6 +23,7 @@ mod format;
 mod formats;
 mod pool;
 mod progress;
+mod restore;
 mod run;
 mod source;
 mod tools;
@@ -36,6 +37,7 @@ pub use format::{
     parse_formats,
 };
 pub use progress::{Event, Progress, Silent};
+pub use restore::restore;
 pub use run::{write_disks, write_trees};
 pub use source::{BlockSource, RawFile};
 pub use tools::load_container;

@@ -42,7 +42,7 @@ pub struct VmdbArgs {
     pub output: Option<String>,
 
     /// Work on an image that exists
-    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
 
     /// Where cache-rootfs keeps the root filesystem, and unpack-rootfs finds it
@@ -114,7 +114,7 @@ pub enum WordingArg {
     /// That of Debian 12
     #[value(name = "0.26")]
     V026,
-    /// The whole spec is shown before anything runs
+    /// The whole spec is shown before anything runs, and what commands write
     #[value(name = "0.41")]
     V041,
 }
@@ -132,7 +132,7 @@ pub fn run(context: &Context, args: &VmdbArgs) -> Outcome {
     let options = options(args)?;
     let prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
     if prepared.is_local() {
-        return run_local(&context.console, args.verbose, &prepared);
+        return run_local(&context.console, args, &prepared);
     }
     let base =
         resolve::machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir);
@@ -173,6 +173,7 @@ async fn build(
     let teller = Arc::new(Teller {
         ctx: ctx.clone(),
         console: args.verbose.then_some(console),
+        shows_output: args.wording == WordingArg::V041,
         state: Mutex::new(State {
             narrator: Narrator::new(prepared.lowered.narration.clone()),
             stage: None,
@@ -191,18 +192,36 @@ async fn build(
 }
 
 /// A spec that only speaks needs no machine.
-fn run_local(console: &Console, verbose: bool, prepared: &Prepared) -> Outcome {
+fn run_local(console: &Console, args: &VmdbArgs, prepared: &Prepared) -> Outcome {
+    let ui = Ui::open(
+        &ui::Settings {
+            verbosity: Verbosity { quiet: true, output: false, debug: 0, wrap: false },
+            colours: false,
+            log: args.log.clone(),
+            json: None,
+        },
+        console,
+    )?;
+    for warning in &prepared.lowered.warnings {
+        ui.warning(warning.show(&prepared.source));
+    }
     let local = prepared.lowered.narration.run_local();
-    if verbose {
-        local.lines.iter().for_each(|line| console.print(&format!("{line}\n")));
-    }
-    match local.failed {
-        None => Ok(0),
-        Some(number) => {
-            let text = format!("step {number} is made to fail");
-            Err(CommandError::message(Kind::Build, text))
+    for line in &local.lines {
+        if args.verbose {
+            console.print(&format!("{line}\n"));
         }
+        ui.message(line);
     }
+    let Some(step) = local.failed else {
+        ui.succeeded();
+        return Ok(0);
+    };
+    let text = step.says.clone().unwrap_or_else(|| "the step is made to fail".to_owned());
+    let place = prepared.place_of_step(&step);
+    let error =
+        CommandError::message(Kind::Build, text).context(format!("the build failed at {place}"));
+    ui.failed(&error);
+    Err(CommandError { told: true, ..error })
 }
 
 fn failure(failure: Failure) -> CommandError {
@@ -246,6 +265,8 @@ fn debian_architecture(rust: &str) -> &str {
 struct Teller {
     ctx: Ctx,
     console: Option<Console>,
+    /// Whether what commands write is shown too, as vmdb2 does since 0.28.
+    shows_output: bool,
     state: Mutex<State>,
 }
 
@@ -277,6 +298,9 @@ impl Observer for Teller {
             }
             Event::ScriptStarted { .. } => {
                 self.tell(|narrator| narrator.command().into_iter().collect());
+            }
+            Event::OutputLine { line, .. } if self.shows_output => {
+                self.tell(|_| vec![ui::sanitise(line).into_owned()]);
             }
             _ => {}
         }

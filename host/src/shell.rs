@@ -1,0 +1,217 @@
+//! The user's terminal joined to a process in the guest: raw mode, the size of
+//! the window, every key. Used by `exec`, by shells into a build, and by whatever
+//! else stops a build for the user.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Read, Write},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use engine::{Place, Visit, Visitor};
+use nix::{
+    poll::{PollFd, PollFlags, poll},
+    sys::termios::{self, SetArg, Termios},
+};
+use session::{ChildControl, ChildEvent, ChildInput, Session, SessionError};
+use wire::{Channel, ExitStatus, Spawn, Stdin, TerminalSize};
+
+/// Input is read in pieces of this size.
+const INPUT_BYTES: usize = 16 * 1024;
+/// How often the reader of the terminal looks whether it is still wanted, in
+/// milliseconds.
+const LOOK_MS: u16 = 100;
+
+/// Errors of a joined process.
+#[derive(Debug, thiserror::Error)]
+pub enum ShellError {
+    /// The guest, or the way to it, failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The output could not be passed on.
+    #[error("cannot write the output")]
+    Output(#[source] std::io::Error),
+}
+
+/// Runs a process with this terminal, or these pipes, as its own; gives how it
+/// ended. With a terminal on both sides it gets a terminal.
+///
+/// # Errors
+/// When the guest fails or the output cannot be written.
+pub async fn join(session: &Session, spawn: Spawn) -> Result<ExitStatus, ShellError> {
+    let raw = is_interactive().then(RawTerminal::enter).flatten();
+    let spawn = Spawn {
+        stdin: if raw.is_some() { Stdin::Null } else { Stdin::Stream },
+        terminal: raw.as_ref().and_then(|_| terminal_size()),
+        ..spawn
+    };
+    let mut child = session.spawn(spawn).await?;
+    let ended = Ended::default();
+    if let Some(input) = child.take_input() {
+        let ends = raw.is_none();
+        std::thread::spawn({
+            let (handle, ended) = (tokio::runtime::Handle::current(), Arc::clone(&ended.0));
+            move || feed(&handle, &input, ends, &ended)
+        });
+    }
+    if raw.is_some() {
+        tokio::spawn(follow_size(child.control(session)));
+    }
+    loop {
+        match child.next().await? {
+            ChildEvent::Output(Channel::Stderr, bytes) => write(std::io::stderr(), &bytes)?,
+            ChildEvent::Output(_, bytes) => write(std::io::stdout(), &bytes)?,
+            ChildEvent::Exited(exited) => return Ok(exited.status),
+        }
+    }
+}
+
+/// Whether somebody sits at a terminal.
+#[must_use]
+pub fn is_interactive() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// The environment of what a user runs in the guest by hand.
+#[must_use]
+pub fn environment() -> Vec<(String, String)> {
+    let mut env: BTreeMap<&str, String> = BTreeMap::from([
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        ("HOME", "/root".to_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+    ]);
+    if let Ok(term) = std::env::var("TERM") {
+        env.insert("TERM", term);
+    }
+    env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn write(mut to: impl Write, bytes: &[u8]) -> Result<(), ShellError> {
+    to.write_all(bytes).and_then(|()| to.flush()).map_err(ShellError::Output)
+}
+
+/// Set when it goes away: the process has ended.
+#[derive(Default)]
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Passes standard input on until its end, or until the process has ended: what
+/// is typed after that is for somebody else.
+fn feed(handle: &tokio::runtime::Handle, input: &ChildInput, ends: bool, ended: &AtomicBool) {
+    let mut stdin = std::io::stdin();
+    let mut buffer = vec![0; INPUT_BYTES];
+    loop {
+        let mut wanted = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut wanted, LOOK_MS) {
+            _ if ended.load(Ordering::Relaxed) => return,
+            Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
+            Ok(_) => {}
+            Err(_) => break,
+        }
+        match stdin.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                if !handle.block_on(input.send(&buffer[..count])) {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    if ends {
+        handle.block_on(input.end());
+    }
+}
+
+/// Tells the guest when the terminal changes its size.
+async fn follow_size(control: ChildControl) {
+    let kind = tokio::signal::unix::SignalKind::window_change();
+    let Ok(mut changes) = tokio::signal::unix::signal(kind) else { return };
+    while changes.recv().await.is_some() {
+        if let Some(size) = terminal_size()
+            && control.resize(size).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The size of the user's terminal.
+fn terminal_size() -> Option<TerminalSize> {
+    let (terminal_size::Width(columns), terminal_size::Height(rows)) =
+        terminal_size::terminal_size()?;
+    Some(TerminalSize { rows, columns })
+}
+
+/// The terminal in raw mode for as long as this lives.
+struct RawTerminal(Termios);
+
+impl RawTerminal {
+    fn enter() -> Option<Self> {
+        let stdin = std::io::stdin();
+        let before = termios::tcgetattr(stdin.as_fd()).ok()?;
+        let mut raw = before.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        let _ = termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+/// A shell in the tools root, told where the image is.
+struct Shell {
+    failed: bool,
+}
+
+/// A shell into the machine as a failed script has left it.
+#[must_use]
+pub fn after_failure() -> Visit {
+    Visit { visitor: Arc::new(Shell { failed: true }), after: None }
+}
+
+/// A shell into the state after so many stages.
+#[must_use]
+pub fn after_stages(count: usize) -> Visit {
+    Visit { visitor: Arc::new(Shell { failed: false }), after: Some(count) }
+}
+
+#[async_trait::async_trait]
+impl Visitor for Shell {
+    async fn visit(&self, place: Place<'_>) {
+        let mut env = environment();
+        let seen = |path: &str| path.strip_prefix(place.tools).unwrap_or(path).to_owned();
+        let image = place.image.as_deref().map(seen);
+        let words = if self.failed { "failed in" } else { "before" };
+        let prompt = format!("[vbuild {words} {}] \\w# ", place.stage.name);
+        env.push(("PS1".into(), prompt));
+        if let Some(image) = &image {
+            env.push(("VBUILD_IMAGE".into(), image.clone()));
+        }
+        let argv = ["/bin/bash", "--norc", "--noprofile"].map(String::from);
+        let spawn = Spawn {
+            argv: argv.to_vec(),
+            env,
+            cwd: image.unwrap_or_else(|| "/".into()),
+            root: Some(place.tools.to_owned()),
+            ..Spawn::default()
+        };
+        if let Err(error) = join(place.session, spawn).await {
+            tracing::warn!(%error, "the shell has ended");
+        }
+    }
+}

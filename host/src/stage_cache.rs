@@ -1,0 +1,303 @@
+//! The store of this user, opened for a build: results of stages for the engine,
+//! finished outputs for the pipeline.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use engine::{
+    ApplianceFiles, Cache,
+    cache::{self, Refresh},
+};
+use output::{Checksum, OutputError, Pending, PendingTree, Target};
+use plan::{Plan, StageKey, Step};
+use store::{
+    DiskState, RECORD_VERSION, RawSource, RawTarget, StageRecord, Store, StoreError, StoredFile,
+};
+
+use crate::{
+    error::{CommandError, Kind},
+    pipeline::{self, Ctx},
+    settings::Settings,
+};
+
+/// The unit of `st_blocks`.
+const BLOCK_BYTES: u64 = 512;
+
+/// Where the store is.
+#[must_use]
+pub fn directory(cache_dir: &Path) -> PathBuf {
+    cache_dir.join("store")
+}
+
+/// Opens the store.
+///
+/// # Errors
+/// When the directory cannot be used, or holds a store of another version.
+pub fn open(cache_dir: &Path) -> Result<Store, CommandError> {
+    Store::open(&directory(cache_dir)).map_err(store_error)
+}
+
+/// The store's error for the command line.
+#[must_use]
+pub fn store_error(error: StoreError) -> CommandError {
+    let hint = error.hint();
+    CommandError::new(Kind::Host, error).maybe_hint(hint)
+}
+
+/// The cache for a build, unless it shall have none. A store that cannot be used
+/// costs only time: it is told, and the build goes on without.
+///
+/// # Errors
+/// When certificates cannot be read.
+pub fn for_build(
+    settings: &Settings,
+    appliance: &ApplianceFiles,
+    ctx: &Ctx,
+) -> Result<Option<Cache>, CommandError> {
+    if !settings.stage_cache.enabled {
+        return Ok(None);
+    }
+    let surroundings = pipeline::surroundings(settings, appliance)?;
+    let opened = Store::open(&directory(&settings.cache_dir)).and_then(|store| store.session());
+    match opened {
+        Ok(session) => Ok(Some(Cache {
+            session: Arc::new(session),
+            rules: settings.stage_cache.rules.clone(),
+            surroundings,
+            connections: cache::Connections::default(),
+        })),
+        Err(error) => {
+            let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+            ctx.warn(format!("building without a cache: {}{hint}", words(&error)));
+            Ok(None)
+        }
+    }
+}
+
+/// An error with its causes on one line.
+fn words(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// The files that a plan leaves on the host, complete but without their names.
+#[derive(Debug)]
+pub struct Finished {
+    /// Image files and archives.
+    pub files: Vec<Pending>,
+    /// Directories.
+    pub directories: Vec<PendingTree>,
+}
+
+/// What a role in a record stands for.
+enum Place<'a> {
+    File(&'a Target),
+    Directory(&'a Path),
+}
+
+/// The finished files of an earlier build of the same plan, if all are there and
+/// may be used; no machine is needed then. A damaged one is told.
+pub fn finished(plan: &Plan, targets: &[Target], cache: &Cache, ctx: &Ctx) -> Option<Finished> {
+    if cache.rules.refresh != Refresh::Nothing {
+        return None;
+    }
+    match restore(plan, targets, cache) {
+        Ok(finished) => finished,
+        Err(error) => {
+            let text = words(error.source.as_ref());
+            ctx.warn(format!("the finished files of an earlier build are not used: {text}"));
+            None
+        }
+    }
+}
+
+fn restore(
+    plan: &Plan,
+    targets: &[Target],
+    cache: &Cache,
+) -> Result<Option<Finished>, CommandError> {
+    let key = cache::digest(StageKey::of_outputs(plan, &cache.surroundings));
+    let Some(record) = cache.session.lookup(&key).map_err(store_error)? else { return Ok(None) };
+    if cache::check_age(&record, &cache.rules, SystemTime::now()).is_err() {
+        return Ok(None);
+    }
+    let places = places(plan, targets);
+    let known = |role: &String| record.files.iter().any(|file| file.role == *role);
+    let needed = places.iter().filter(|(_, place)| matches!(place, Place::File(_)));
+    if !needed.clone().all(|(role, _)| known(role)) {
+        return Ok(None);
+    }
+    let mut finished = Finished { files: Vec::new(), directories: Vec::new() };
+    for file in &record.files {
+        match places.iter().find(|(role, _)| *role == file.role).map(|(_, place)| place) {
+            Some(Place::File(target)) => finished.files.push(restore_file(target, file, cache)?),
+            Some(Place::Directory(path)) => {
+                finished.directories.extend(restore_directory(path, file, cache)?);
+            }
+            None => {}
+        }
+    }
+    Ok(Some(finished))
+}
+
+fn restore_file(
+    target: &Target,
+    file: &StoredFile,
+    cache: &Cache,
+) -> Result<Pending, CommandError> {
+    let digests = Checksum::ALL
+        .into_iter()
+        .filter_map(|kind| Some((kind, file.checksums.get(kind.suffix())?.clone())))
+        .collect();
+    output::restore(target, digests, |handle, path| {
+        if !file.layer {
+            return cache.session.copy_blob(&file.object, handle).map(drop).map_err(Broken::Store);
+        }
+        handle.set_len(file.bytes).map_err(|e| Broken::Store(StoreError::Target(e)))?;
+        let mut raw = RawTarget::open(path).map_err(Broken::Store)?;
+        cache.session.get_layer(&file.object, &mut raw).map(drop).map_err(Broken::Store)
+    })
+    .map_err(Into::into)
+}
+
+/// What can go wrong while a finished file is written again.
+enum Broken {
+    Store(StoreError),
+    Output(OutputError),
+}
+
+impl From<OutputError> for Broken {
+    fn from(error: OutputError) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<Broken> for CommandError {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Store(error) => store_error(error),
+            Broken::Output(error) => pipeline::output_error(error),
+        }
+    }
+}
+
+fn restore_directory(
+    path: &Path,
+    file: &StoredFile,
+    cache: &Cache,
+) -> Result<Option<PendingTree>, CommandError> {
+    let mut archive = Vec::new();
+    cache.session.get_blob(&file.object, &mut archive).map_err(store_error)?;
+    let limits = output::UnpackLimits::default();
+    output::unpack_tree(&mut archive.as_slice(), path, limits, &output::Silent)
+        .map_err(pipeline::output_error)
+}
+
+/// The places of a plan's files on the host, by their roles.
+fn places<'a>(plan: &'a Plan, targets: &'a [Target]) -> Vec<(String, Place<'a>)> {
+    let mut places = Vec::new();
+    for (index, target) in targets.iter().enumerate() {
+        places.push((format!("file {index}"), Place::File(target)));
+    }
+    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
+    let directories = steps.filter_map(|step| match step {
+        Step::Fetch { to, .. } => Some(to.as_path()),
+        _ => None,
+    });
+    for (index, path) in directories.enumerate() {
+        places.push((format!("directory {index}"), Place::Directory(path)));
+    }
+    places
+}
+
+/// Keeps the finished files of a build. A failure costs later builds time.
+pub fn keep(
+    plan: &Plan,
+    targets: &[Target],
+    cache: &Cache,
+    fetched: Option<u64>,
+    files: &[Pending],
+    archives: &[(PathBuf, PathBuf)],
+    ctx: &Ctx,
+) {
+    if let Err(error) = try_keep(plan, targets, cache, fetched, files, archives) {
+        ctx.warn(format!("the finished files are not kept: {}", words(error.source.as_ref())));
+    }
+}
+
+fn try_keep(
+    plan: &Plan,
+    targets: &[Target],
+    cache: &Cache,
+    fetched: Option<u64>,
+    files: &[Pending],
+    archives: &[(PathBuf, PathBuf)],
+) -> Result<(), CommandError> {
+    let mut stored = Vec::new();
+    for (role, place) in places(plan, targets) {
+        match place {
+            Place::File(target) => {
+                let Some(file) = files.iter().find(|file| file.path() == target.path) else {
+                    return Ok(());
+                };
+                stored.push(store_file(role, file, cache)?);
+            }
+            Place::Directory(path) => {
+                let archive = archives.iter().find(|(directory, _)| directory == path);
+                let Some((_, archive)) = archive else { continue };
+                let mut file = File::open(archive).map_err(|e| host_error(e, archive))?;
+                let bytes = file.metadata().map_err(|e| host_error(e, archive))?.len();
+                let object = cache.session.put_blob(&mut file).map_err(store_error)?;
+                let checksums = BTreeMap::new();
+                stored.push(StoredFile { role, object, layer: false, bytes, checksums });
+            }
+        }
+    }
+    let keys = StageKey::of_plan(plan, &cache.surroundings);
+    let record = StageRecord {
+        version: RECORD_VERSION,
+        key: cache::digest(StageKey::of_outputs(plan, &cache.surroundings)),
+        parent: keys.last().copied().map(cache::digest),
+        build: plan.name.clone(),
+        name: OUTPUTS.to_owned(),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        elapsed_ms: 0,
+        disks: BTreeMap::<String, DiskState>::new(),
+        state: serde_json::Value::Null,
+        inputs: BTreeMap::new(),
+        fetched,
+        connections: Vec::new(),
+        log: None,
+        files: stored,
+    };
+    cache.session.put_record(&record).map_err(store_error)
+}
+
+/// The name of the record of finished files; no stage has a name with a blank.
+pub const OUTPUTS: &str = "the finished files";
+
+fn store_file(role: String, file: &Pending, cache: &Cache) -> Result<StoredFile, CommandError> {
+    let (mut handle, path) = file.open().map_err(pipeline::output_error)?;
+    let meta = handle.metadata().map_err(|e| host_error(e, file.path()))?;
+    let layer = meta.blocks() * BLOCK_BYTES < meta.len();
+    let object = if layer {
+        let mut source = RawSource::open(&path).map_err(store_error)?;
+        cache.session.put_layer(&mut source).map_err(store_error)?.digest
+    } else {
+        cache.session.put_blob(&mut handle).map_err(store_error)?
+    };
+    let digests = file.digests().iter();
+    let checksums = digests.map(|(kind, hex)| (kind.suffix().to_owned(), hex.clone())).collect();
+    Ok(StoredFile { role, object, layer, bytes: meta.len(), checksums })
+}
+
+fn host_error(error: io::Error, path: &Path) -> CommandError {
+    CommandError::new(Kind::Host, error).context(format!("cannot read {}", path.display()))
+}
