@@ -1,0 +1,32 @@
+//! Layer folders: a disk image as a stack of scripts, one folder each, as
+//! vm-layer-builder has it, lowered to a plan.
+//!
+//! ```text
+//! project/                     stages of the plan
+//!   vbuild.yaml  (optional)    base: copy of the base image, grown, its root found
+//!   05_resize/modify-disk      05_resize: on the bare disk, with stand-ins for qemu-nbd
+//!   10_update/build-layer      10_update: in a chroot, the folder at /mnt
+//!   20_app/build-layer         20_app
+//!                              finish: free blocks given back
+//! ```
+//!
+//! A layer is a stage, or two when its script wants more of the host in the
+//! chroot. So the engine's cache is the cache of layers: a stage's key covers the
+//! base, the layers before it, and every file of its folder with its mode.
+//!
+//! Architecture invariant: reads files of the project, and nothing else of the
+//! host; the base image is found and verified by the caller.
+
+mod config;
+mod hints;
+mod inputs;
+mod lower;
+mod project;
+
+pub use config::{Base, Config, ConfigError, Recipe, parse as parse_config};
+pub use hints::{Bind, Hints};
+pub use inputs::InputError;
+pub use lower::{DISK, ROOT, Request, Target, inspect, lower};
+pub use project::{
+    BUILD_FOLDER, CONFIG_FILE, Kind, Layer, NewLayerError, Project, ProjectError, new_layer, read,
+};

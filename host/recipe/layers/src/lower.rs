@@ -1,0 +1,365 @@
+//! From a project to a plan.
+
+use std::path::{Path, PathBuf};
+
+use plan::{
+    Bind, Context, Disk, DiskBase, DiskRole, DiskSize, Env, FileSource, FileStep, GuestPath,
+    ImageOutput, Keep, Outputs, Place, Plan, ResolvConf, Run, Stage, Step, Upload, UploadEntry,
+    UploadKind, Value,
+};
+
+use crate::{
+    Kind, Layer, Project, hints,
+    inputs::{self, InputError},
+};
+
+/// The disk's name in the plan.
+pub const DISK: &str = "disk";
+/// Where the image's filesystems are mounted, seen from the tools root.
+pub const ROOT: &str = "/build/root";
+/// The layer's folder, which the chroot sees at /mnt. It is the same place for
+/// all layers, so that no stage knows the names of later ones.
+const LAYER: &str = "/build/layer";
+/// What the chroot sees at /tmp: on the scratch disk, so that nothing of it ends
+/// up in the image.
+const TMP: &str = "/build/tmp";
+/// Sources of binds.
+const BINDS: &str = "/build/binds";
+/// Where modify-disk scripts run, and their stand-ins.
+const IMAGES: &str = "/build/images";
+const STAND_INS: &str = "/build/stand-ins";
+/// The device that modify-disk scripts are given. Its partitions are called as
+/// those of a network block device are, with a `p`; it is the last of the eight
+/// that every kernel has.
+const DEVICE: &str = "/dev/loop7";
+/// What stands in an image file that is the disk of the build; the stand-ins
+/// know it too.
+const MARKER: &str = "vbuild: the disk of this build\n";
+/// What a manifest is written to, seen from the tools root.
+const MANIFEST: &str = "/build/manifest";
+/// The scratch disk: sparse, so this only bounds what layers may leave in /tmp.
+const SCRATCH_BYTES: u64 = 64 << 30;
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+const QEMU_IMG: &str = include_str!("../scripts/qemu-img");
+const QEMU_NBD: &str = include_str!("../scripts/qemu-nbd");
+const GROWPART: &str = include_str!("../scripts/growpart");
+const SETTLE: &str = include_str!("../scripts/settle");
+const MANIFEST_PY: &str = include_str!("../scripts/manifest.py");
+
+/// What is built of a project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// What the disk begins with.
+    pub base: DiskBase,
+    /// The size that the disk and the root filesystem shall have.
+    pub size: Option<u64>,
+    /// The layers, see [`Project::up_to`].
+    pub layers: &'a [Layer],
+    /// What is written at the end.
+    pub target: Target,
+}
+
+/// What is written at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The format's name.
+    pub format: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Whether the format compresses.
+    pub compress: bool,
+    /// Checksums beside it.
+    pub checksums: Vec<plan::Checksum>,
+}
+
+fn at(path: &str) -> GuestPath {
+    GuestPath::new(path).expect("made of constant normal paths")
+}
+
+/// Lowers a project.
+///
+/// # Errors
+/// A file of a layer that cannot be read.
+pub fn lower(project: &Project, request: &Request<'_>) -> Result<Plan, InputError> {
+    let folder = std::fs::canonicalize(&project.folder).unwrap_or(project.folder.clone());
+    let name = folder.file_name().map_or("layers".into(), |name| name.to_string_lossy());
+    let mut stages = vec![base_stage(request.size.is_some())];
+    for layer in request.layers {
+        stages.extend(match layer.kind {
+            Kind::BuildLayer => build_layer(layer)?,
+            Kind::ModifyDisk => vec![modify_disk(layer)?],
+        });
+        if let (Some(stage), Some(limit)) = (stages.last_mut(), timeout(project, layer)) {
+            stage.timeout_s = Some(limit);
+        }
+    }
+    stages.push(stage("finish", mounted(), vec![Step::Trim]));
+    let target = &request.target;
+    Ok(Plan {
+        outputs: Outputs {
+            images: vec![ImageOutput {
+                disk: DISK.into(),
+                format: target.format.clone(),
+                path: target.path.clone(),
+                compress: target.compress,
+                options: None,
+            }],
+            checksums: target.checksums.clone(),
+            overwrite: true,
+        },
+        ..plan(&name, disk_bytes(request), request.base.clone(), stages)
+    })
+}
+
+fn timeout(project: &Project, layer: &Layer) -> Option<u32> {
+    project.config.timeouts.get(&layer.name).copied().or(project.config.timeout)
+}
+
+/// A plan that finds the root of an image and describes what is in it: the file
+/// `manifest` in a directory of the host.
+#[must_use]
+pub fn inspect(name: &str, base: DiskBase, to: &Path) -> Plan {
+    let script = UploadEntry { path: "manifest.py".into(), kind: executable(MANIFEST_PY) };
+    let steps = vec![
+        upload("the manifest's script", STAND_INS, vec![script]),
+        make_directory(MANIFEST, 0o755),
+        Step::Run(Run {
+            what: "list files and packages".into(),
+            place: Place::Tools,
+            argv: [
+                "/usr/bin/python3",
+                &format!("{STAND_INS}/manifest.py"),
+                ROOT,
+                &format!("{MANIFEST}/manifest"),
+            ]
+            .map(Value::from)
+            .to_vec(),
+            env: env(PATH),
+            environment: None,
+            cwd: at("/build"),
+            stdin: None,
+            capture: None,
+        }),
+        Step::Fetch { from: at(MANIFEST), to: to.to_owned() },
+    ];
+    let stages = vec![base_stage(false), stage("inspect", mounted(), steps)];
+    plan(name, base.bytes, base, stages)
+}
+
+fn plan(name: &str, bytes: u64, base: DiskBase, stages: Vec<Stage>) -> Plan {
+    let scratch = Disk {
+        name: "scratch".into(),
+        role: DiskRole::Scratch,
+        size: DiskSize::Bytes(SCRATCH_BYTES),
+        block_bytes: 512,
+        base: None,
+    };
+    let disk = Disk {
+        name: DISK.into(),
+        role: DiskRole::Target,
+        size: DiskSize::Bytes(bytes),
+        block_bytes: 512,
+        base: Some(base),
+    };
+    Plan {
+        format_version: plan::FORMAT_VERSION,
+        name: name.to_owned(),
+        recipe: "layers".into(),
+        disks: vec![scratch, disk],
+        stages,
+        outputs: Outputs::default(),
+        helper_at: at("/build/helper"),
+    }
+}
+
+/// The disk is as large as the largest of what anybody asks for.
+fn disk_bytes(request: &Request<'_>) -> u64 {
+    let base = request.base.bytes;
+    request
+        .layers
+        .iter()
+        .filter(|layer| layer.kind == Kind::ModifyDisk)
+        .filter_map(|layer| hints::disk_bytes(&layer.script, base))
+        .chain(request.size)
+        .fold(base, u64::max)
+        .next_multiple_of(512)
+}
+
+fn stage(name: &str, context: Context, steps: Vec<Step>) -> Stage {
+    let keep = Keep::Shared;
+    Stage { name: name.to_owned(), context, steps, network: false, keep, timeout_s: None }
+}
+
+/// The image's filesystems mounted, and nothing else.
+fn mounted() -> Context {
+    Context { layout_at: Some(at(ROOT)), ..Context::default() }
+}
+
+fn base_stage(grow: bool) -> Stage {
+    let mut steps: Vec<Step> = [LAYER, BINDS, IMAGES, STAND_INS, ROOT]
+        .into_iter()
+        .map(|path| make_directory(path, 0o755))
+        .collect();
+    steps.push(make_directory(TMP, 0o1777));
+    steps.push(Step::FindRoot { disk: DISK.into() });
+    if grow {
+        steps.push(Step::GrowRoot { disk: DISK.into() });
+    }
+    stage("base", Context::default(), steps)
+}
+
+fn make_directory(path: &str, mode: u32) -> Step {
+    Step::File(FileStep::MakeDirectory { path: at(path), mode })
+}
+
+fn empty(path: &str) -> Step {
+    Step::File(FileStep::Remove { path: at(path), content_only: true })
+}
+
+fn upload(what: &str, to: &str, entries: Vec<UploadEntry>) -> Step {
+    Step::Upload(Upload { what: what.to_owned(), to: at(to), entries })
+}
+
+fn executable(text: &str) -> UploadKind {
+    UploadKind::File { mode: 0o755, source: FileSource::Text(text.to_owned()) }
+}
+
+/// As sudo gives it to what it starts.
+fn env(path: &str) -> Env {
+    [
+        ("PATH", path),
+        ("HOME", "/root"),
+        ("USER", "root"),
+        ("LOGNAME", "root"),
+        ("SHELL", "/bin/sh"),
+        ("LANG", "C.UTF-8"),
+        ("TERM", "dumb"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), Value::from(value)))
+    .collect()
+}
+
+fn keep(layer: &Layer) -> Keep {
+    match (layer.hints.nocache, layer.hints.noshare) {
+        (true, _) => Keep::No,
+        (false, true) => Keep::Local,
+        (false, false) => Keep::Shared,
+    }
+}
+
+/// A script in a chroot of the image. What its binds show must be there before
+/// its stage begins, so that is a stage of its own.
+fn build_layer(layer: &Layer) -> Result<Vec<Stage>, InputError> {
+    let mut stages = Vec::new();
+    let mut binds =
+        vec![bind(LAYER, &at("/mnt")), bind(TMP, &at("/tmp")), bind("/dev/shm", &at("/dev/shm"))];
+    if !layer.hints.binds.is_empty() {
+        let mut entries = Vec::new();
+        for (index, wanted) in layer.hints.binds.iter().enumerate() {
+            entries.extend(inputs::named(&layer.source(wanted), &index.to_string())?);
+            binds.push(bind(&format!("{BINDS}/{index}"), &wanted.to));
+        }
+        let what = format!("what {} binds", layer.name);
+        let steps = vec![empty(BINDS), upload(&what, BINDS, entries)];
+        let prepare = stage(&format!("{} (binds)", layer.name), mounted(), steps);
+        stages.push(Stage { keep: keep(layer), ..prepare });
+    }
+    let context = Context {
+        image_root: Some(at(ROOT)),
+        layout_at: Some(at(ROOT)),
+        image_system_mounts: true,
+        binds,
+        ca_bundle: false,
+    };
+    let steps = vec![
+        empty(LAYER),
+        empty(TMP),
+        upload(&format!("the folder of {}", layer.name), LAYER, inputs::tree(&layer.folder)?),
+        Step::ResolvConf(ResolvConf::Prepare),
+        Step::Run(Run {
+            what: layer.kind.script().into(),
+            place: Place::Image,
+            argv: vec!["./build-layer".into()],
+            env: env(PATH),
+            environment: None,
+            cwd: at("/mnt"),
+            stdin: None,
+            capture: None,
+        }),
+        Step::KillProcesses { root: at(ROOT) },
+        Step::ResolvConf(ResolvConf::Restore),
+        empty(LAYER),
+        empty(TMP),
+    ];
+    let run = stage(&layer.name, context, steps);
+    stages.push(Stage { network: true, keep: keep(layer), ..run });
+    Ok(stages)
+}
+
+fn bind(from: &str, to: &GuestPath) -> Bind {
+    Bind { from: at(from), to: at(&format!("{ROOT}{to}")), read_only: false }
+}
+
+/// A script on the bare disk. Afterwards the root is found anew, because
+/// partitions, volumes and identifiers may be others.
+fn modify_disk(layer: &Layer) -> Result<Stage, InputError> {
+    let path = format!("{STAND_INS}/first:{PATH}:{STAND_INS}/last");
+    let run = |what: &str, argv: Vec<Value>| {
+        let mut env = env(&path);
+        env.push(("VBUILD_DISK".into(), Value::Fact(format!("device.{DISK}"))));
+        Step::Run(Run {
+            what: what.to_owned(),
+            place: Place::Tools,
+            argv,
+            env,
+            environment: None,
+            cwd: at(IMAGES),
+            stdin: None,
+            capture: None,
+        })
+    };
+    let file = |path: &str, text| UploadEntry { path: path.to_owned(), kind: executable(text) };
+    let folder = |path: &str| UploadEntry { path: path.into(), kind: UploadKind::Directory(0o755) };
+    let stand_ins = vec![
+        folder("first"),
+        file("first/qemu-img", QEMU_IMG),
+        file("first/qemu-nbd", QEMU_NBD),
+        folder("last"),
+        file("last/growpart", GROWPART),
+        file("settle", SETTLE),
+    ];
+    let (before, after) = ("before.qcow2", format!("{}.qcow2", layer.name));
+    let marker = FileStep::Write {
+        path: at(&format!("{IMAGES}/{before}")),
+        content: MARKER.into(),
+        mode: 0o644,
+    };
+    let steps = vec![
+        Step::ForgetLayout,
+        empty(LAYER),
+        empty(IMAGES),
+        upload(&format!("the folder of {}", layer.name), LAYER, inputs::tree(&layer.folder)?),
+        upload("stand-ins for qemu-nbd", STAND_INS, stand_ins),
+        Step::File(marker),
+        run(
+            layer.kind.script(),
+            vec![
+                format!("{LAYER}/modify-disk").into(),
+                before.into(),
+                after.clone().into(),
+                DEVICE.into(),
+            ],
+        ),
+        run("release the disk", vec![format!("{STAND_INS}/settle").into(), after.into()]),
+        Step::FindRoot { disk: DISK.into() },
+        empty(LAYER),
+        empty(IMAGES),
+    ];
+    let context = Context::default();
+    Ok(Stage { network: true, keep: keep(layer), ..stage(&layer.name, context, steps) })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Which folders are layers.
+
+use super::*;
+
+/// A project with scripts, `path` to content.
+pub(crate) fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        let mode = if content.starts_with("#!") { 0o755 } else { 0o644 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn layers_are_folders_with_digits_and_a_script() {
+    let folder = project(&[
+        ("20_app/build-layer", "#!/bin/sh\n# noshare\n"),
+        ("05_resize/modify-disk", "#!/bin/sh\n"),
+        ("100_last/build-layer", "#!/bin/sh\n# nocache\n"),
+        ("100_last/modify-disk", "#!/bin/sh\n"),
+        ("5_one-digit/build-layer", "#!/bin/sh\n"),
+        ("30-dash/build-layer", "#!/bin/sh\n"),
+        ("40_empty/README", "nothing"),
+        ("50_file", "no folder"),
+    ]);
+    let project = read(folder.path()).unwrap();
+    let layers: Vec<_> =
+        project.layers.iter().map(|layer| (layer.name.as_str(), layer.kind)).collect();
+    // Sorted as text, like vm-layer-builder does.
+    assert_eq!(
+        layers,
+        [
+            ("05_resize", Kind::ModifyDisk),
+            ("100_last", Kind::BuildLayer),
+            ("20_app", Kind::BuildLayer),
+        ]
+    );
+    assert!(project.layers[1].hints.nocache && project.layers[2].hints.noshare);
+    assert_eq!(project.warnings.len(), 1);
+    let last = |name: &str| project.up_to(Some(name)).map(<[Layer]>::len);
+    assert_eq!(last("100_last/").unwrap(), 2);
+    assert_eq!(last("./05_resize").unwrap(), 1);
+    let error = last("99_x").unwrap_err().to_string();
+    assert_eq!(error, "there is no layer `99_x`; the layers are 05_resize, 100_last, 20_app");
+}
+
+#[test]
+fn what_cannot_be_built_is_refused() {
+    let empty = project(&[("README", "x")]);
+    assert!(matches!(read(empty.path()), Err(ProjectError::Empty(_))));
+    let plain = project(&[("10_a/build-layer", "echo no shebang, no mode\n")]);
+    assert!(matches!(read(plain.path()), Err(ProjectError::NotExecutable(_))));
+    let hint = project(&[("10_a/build-layer", "#!/bin/sh\n# chroot-bind-mount x\n")]);
+    let error = read(hint.path()).unwrap_err().to_string();
+    assert!(error.contains("10_a/build-layer:2: a chroot-bind-mount has"), "{error}");
+    let config =
+        project(&[("10_a/build-layer", "#!/bin/sh\n"), ("vbuild.yaml", "timeouts:\n  11_b: 3s\n")]);
+    assert!(matches!(read(config.path()), Err(ProjectError::UnknownTimeout { .. })));
+}
+
+#[test]
+fn a_new_layer_is_a_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    new_layer(folder.path(), "30_mine").unwrap();
+    assert_eq!(read(folder.path()).unwrap().layers[0].name, "30_mine");
+    assert!(matches!(new_layer(folder.path(), "30_mine/"), Err(NewLayerError::Exists(_))));
+    for bad in ["3_x", "30", "30_", "30-x", "a/30_x", "../30_x", "30_a/b"] {
+        assert!(matches!(new_layer(folder.path(), bad), Err(NewLayerError::Name(_))), "{bad}");
+    }
+}
