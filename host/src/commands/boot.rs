@@ -60,6 +60,11 @@ pub struct BootArgs {
     #[arg(long, value_name = "TEXT")]
     pub expect: Vec<String>,
 
+    /// What to type, with a return, when an awaited text has appeared; the first of several
+    /// belongs to the first text
+    #[arg(long, value_name = "TEXT", requires = "expect", allow_hyphen_values = true)]
+    pub answer: Vec<String>,
+
     /// How long to wait for each text
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = positive,
           requires = "expect")]
@@ -92,6 +97,9 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
 /// An image that cannot be opened, a missing QEMU or firmware, a text that does
 /// not appear.
 pub fn run(context: &Context, args: &BootArgs) -> Outcome {
+    if args.answer.len() > args.expect.len() {
+        return Err(CommandError::usage("there are more answers (--answer) than texts (--expect)"));
+    }
     let spec = spec(args)?;
     let accel = accel(args.accel.accel)?;
     let qemu = Qemu::new(None, accel).map_err(machine_error)?;
@@ -100,9 +108,8 @@ pub fn run(context: &Context, args: &BootArgs) -> Outcome {
             machine_run::runtime()?.block_on(on_terminal(&qemu, &spec)).map_err(machine_error)?;
         return Ok(u8::from(!status.success()));
     }
-    let limit = Duration::from_secs(args.timeout.into());
     machine_run::quietly(&context.console, async |ctx| {
-        expect(&qemu, &spec, &args.expect, limit, ctx.cancel).await
+        expect(&qemu, &spec, args, ctx.cancel).await
     })?;
     for text in &args.expect {
         context.console.print(&format!("`{text}` appeared on the console\n"));
@@ -110,16 +117,16 @@ pub fn run(context: &Context, args: &BootArgs) -> Outcome {
     Ok(0)
 }
 
-/// Waits for one text after another, until somebody says stop.
+/// Waits for one text after another, and answers, until somebody says stop.
 async fn expect(
     qemu: &Qemu,
     spec: &BootSpec,
-    texts: &[String],
-    limit: Duration,
+    args: &BootArgs,
     mut cancel: watch::Receiver<bool>,
 ) -> Result<(), CommandError> {
+    let limit = Duration::from_secs(args.timeout.into());
     let mut session = Session::start(qemu, spec).await.map_err(machine_error)?;
-    for text in texts {
+    for (number, text) in args.expect.iter().enumerate() {
         let seen = tokio::select! {
             seen = session.expect(text, limit) => seen,
             Ok(_) = cancel.wait_for(|stop| *stop) => {
@@ -127,6 +134,11 @@ async fn expect(
             }
         };
         seen.map_err(|error| not_seen(error, &session.console()))?;
+        if let Some(answer) = args.answer.get(number) {
+            session.send(&format!("{answer}\r")).map_err(|error| {
+                CommandError::new(Kind::Host, error).context("cannot type into the guest")
+            })?;
+        }
     }
     Ok(())
 }

@@ -6,6 +6,8 @@
 //! other lines are remarks. `UPDATE_SNAPSHOTS=1` writes the outputs anew.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod vmdb2;
+
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     complaint::{Source, SpecError},
     lower::{Lowered, Settings, lower},
-    narration::Wording,
+    narration::{StepNote, Wording},
     spec,
     template::{VariableError, Variables},
 };
@@ -109,10 +109,15 @@ impl Prepared {
     /// message when the stage fails.
     #[must_use]
     pub fn place_of_stage(&self, stage: usize) -> Option<String> {
-        let step = self.lowered.narration.step_of_stage(stage)?;
+        self.lowered.narration.step_of_stage(stage).map(|step| self.place_of_step(step))
+    }
+
+    /// The place of a step, with its line.
+    #[must_use]
+    pub fn place_of_step(&self, step: &StepNote) -> String {
         let title = format!("step {} ({})", step.number, step.name);
         let excerpt = self.source.excerpt(step.at);
-        Some(format!("{}:{}: {title}\n{excerpt}", self.source.name, step.at))
+        format!("{}:{}: {title}\n{excerpt}", self.source.name, step.at)
     }
 }
 

@@ -58,7 +58,7 @@ pub struct LocalRun {
     /// What is said on standard output under `-v`.
     pub lines: Vec<String>,
     /// The step that failed.
-    pub failed: Option<usize>,
+    pub failed: Option<StepNote>,
 }
 
 impl Narration {
@@ -98,7 +98,7 @@ impl Narration {
             None => lines.extend(narrator.reach(usize::MAX)),
         }
         lines.extend(narrator.end(failed.is_none()));
-        LocalRun { lines, failed: failed.map(|step| step.number) }
+        LocalRun { lines, failed: failed.cloned() }
     }
 }
 

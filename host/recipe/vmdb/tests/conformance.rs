@@ -1,6 +1,6 @@
 //! Step by step against the real vmdb2, where it runs without device-mapper:
 //! what it refuses, what it renders and says, what it creates and copies. The
-//! comparison is written down as a table, `tests/conformance.md`; a difference
+//! comparison is written down as a table, `tests/conformance/vmdb2.md`; a difference
 //! that is not meant fails. Skipped, with a reason, where vmdb2 is missing.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -350,5 +350,5 @@ fn steps_do_what_those_of_vmdb2_do() {
     speaking_table(&mut table, &mut differences);
     files_table(&mut table, &mut differences);
     assert!(differences.is_empty(), "{}", differences.join("\n"));
-    expect_file!["conformance.md"].assert_eq(&table);
+    expect_file!["../../../../tests/conformance/vmdb2.md"].assert_eq(&table);
 }

@@ -1,11 +1,13 @@
 //! The manual names every step with every key, and its example is a spec.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::try_prepare;
 use vmdb::steps::KINDS;
 
-const MANUAL: &str = include_str!("../vbuild-vmdb.5");
+const MANUAL: &str = include_str!("../../../../man/vbuild-vmdb.5");
 
 /// The paragraph of a step, without the marks of the formatter.
 fn paragraph(name: &str) -> Option<String> {
@@ -59,4 +61,27 @@ fn the_example_is_a_spec() {
         ]
     );
     assert_eq!(plan::check(&prepared.lowered.plan), []);
+}
+
+#[test]
+fn the_specs_that_the_tests_build_are_taken() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../tests/vmdb");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "vmdb") {
+            continue;
+        }
+        let options = vmdb::Options {
+            variables: vec!["mirror=http://mirror.example/debian".into(), "word=x".into()],
+            rootfs_tarball: Some("no-tarball.tar.gz".into()),
+            ..common::options(std::path::Path::new(folder), path.to_str().unwrap())
+        };
+        let prepared = vmdb::prepare(&options, &mut std::io::empty())
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(plan::check(&prepared.lowered.plan), [], "{}", path.display());
+        assert_eq!(prepared.lowered.warnings, []);
+        count += 1;
+    }
+    assert!(count >= 6, "only {count} specs found");
 }
