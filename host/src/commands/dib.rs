@@ -8,7 +8,7 @@ use std::{
 
 use super::{Context, Outcome, logs, machine_run, resolve};
 use crate::{
-    cli::{BuildArgs, ChecksumKind, EnvVar, Personality, comma_list},
+    cli::{BuildArgs, ChecksumKind, EnvVar, Personality, comma_list, recipe_words},
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
@@ -51,6 +51,7 @@ pub fn lower(
         ctx.warn("--min-tmpfs: vbuild builds on a disk of its machine, never in memory");
     }
     let options = options(context, args);
+    check_directory(&options.name)?;
     ctx.say(format!("Elements: {}", options.elements.join(" ")));
     let world = World {
         cache: &settings.cache_dir,
@@ -59,8 +60,9 @@ pub fn lower(
     };
     let located = dib::locate(&options, &world, &HttpFetcher::default())
         .map_err(DibError::from)
-        .map_err(dib_error)?;
-    let lowered = dib::lower(&options, &located).map_err(dib_error)?;
+        .map_err(|error| dib_error(context.personality, error))?;
+    let lowered =
+        dib::lower(&options, &located).map_err(|error| dib_error(context.personality, error))?;
     ctx.say(format!("Expanded elements: {}", lowered.elements.join(" ")));
     if !lowered.variables.is_empty() {
         ctx.say(format!("Carried environment variables: {}", lowered.variables.join(" ")));
@@ -71,14 +73,31 @@ pub fn lower(
     Ok(lowered)
 }
 
-fn dib_error(error: DibError) -> CommandError {
+/// Outputs are written when everything else is done: too late to find out that
+/// there is no such directory.
+fn check_directory(name: &Path) -> Result<(), CommandError> {
+    match name.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
+        Some(parent) => Err(CommandError::usage(format!(
+            "--name: there is no directory `{}`",
+            parent.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn dib_error(personality: Personality, error: DibError) -> CommandError {
     let kind = match error.kind() {
         DibErrorKind::Usage | DibErrorKind::Recipe => Kind::Usage,
         DibErrorKind::Fetch => Kind::Build,
         DibErrorKind::Io => Kind::Host,
     };
     let hint = error.hint();
-    CommandError::new(kind, error).maybe_hint(hint)
+    let words = error.virt_dib_words().filter(|_| !personality.reads_dib_environment());
+    let error = match words {
+        Some(words) => CommandError::message(kind, words),
+        None => CommandError::new(kind, error),
+    };
+    error.maybe_hint(hint)
 }
 
 /// The options of the recipe.
@@ -119,10 +138,8 @@ pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
         no_network: network.no_network,
         debug_trace: u32::from(scripts.trace).max(output.view.debug),
         python: scripts.python.clone(),
-        command_line: context
-            .argv
+        command_line: recipe_words(context.personality, context.argv.get(1..).unwrap_or_default())
             .iter()
-            .skip(1)
             .map(|word| word.to_string_lossy().into_owned())
             .collect(),
         shares: scripts
@@ -282,6 +299,18 @@ mod tests {
         assert_eq!(options.envvars, [pair("DIB_RELEASE", "sid"), pair("FS_TYPE", "xfs")]);
         assert!(!options.overwrite);
         assert!(of("disk-image-create deb", &[("OVERWRITE_OLD_IMAGE", "1")]).overwrite);
+    }
+
+    #[test]
+    fn scripts_see_what_is_built_and_not_how() {
+        let how = "--drive d.img --smp=2 -quiet --refresh --refresh=copy --max-age 1d --no-cache";
+        let options = of(&format!("vbuild {how} --name n -x deb"), &[]);
+        assert_eq!(options.command_line, ["--name", "n", "-x", "deb"]);
+        let plan = cli::recipe_words(
+            Personality::Vbuild,
+            &["plan", "--cache", "--name=n", "deb"].map(OsString::from),
+        );
+        assert_eq!(plan, ["--name=n", "deb"].map(OsString::from));
     }
 
     #[test]

@@ -12,13 +12,15 @@ use super::{Complaint, Render, Stamp, words};
 #[derive(Debug)]
 pub(crate) struct Log<W> {
     out: W,
-    phase: Vec<(String, Duration)>,
+    /// The phase whose scripts are collected: a stage may run several.
+    phase: String,
+    scripts: Vec<(String, Duration)>,
 }
 
 impl<W: Write + Send> Log<W> {
     /// A log without lines.
     pub(crate) fn new(out: W) -> Self {
-        Self { out, phase: Vec::new() }
+        Self { out, phase: String::new(), scripts: Vec::new() }
     }
 
     fn line(&mut self, at: &Stamp, text: &str) {
@@ -28,15 +30,16 @@ impl<W: Write + Send> Log<W> {
     }
 
     /// One table for each phase, scripts in byte order.
-    fn profile(&mut self, at: &Stamp, phase: &str) {
-        let mut scripts = std::mem::take(&mut self.phase);
+    fn profile(&mut self, at: &Stamp) {
+        let mut scripts = std::mem::take(&mut self.scripts);
         if scripts.is_empty() {
             return;
         }
         scripts.sort();
         let dashes = "-".repeat(23);
         self.line(at, &format!("dib-run-parts {dashes} PROFILING {dashes}"));
-        self.line(at, &format!("dib-run-parts Target: {phase}"));
+        let target = format!("dib-run-parts Target: {}", self.phase);
+        self.line(at, &target);
         self.line(at, &format!("dib-run-parts {:<40} {:>10}", "Script", "Seconds"));
         for (script, elapsed) in scripts {
             let seconds = elapsed.as_secs_f64();
@@ -48,14 +51,20 @@ impl<W: Write + Send> Log<W> {
 
 impl<W: Write + Send> Render for Log<W> {
     fn event(&mut self, at: &Stamp, event: &Event) {
+        if let Event::ScriptStarted { phase, .. } = event
+            && *phase != self.phase
+        {
+            self.profile(at);
+        }
         if let Some((_, text)) = words::line(event) {
             self.line(at, &text);
         }
         match event {
-            Event::ScriptFinished { script, elapsed, .. } if words::is_script(script) => {
-                self.phase.push((script.clone(), *elapsed));
+            Event::ScriptFinished { phase, script, elapsed, .. } if words::is_script(script) => {
+                self.phase.clone_from(phase);
+                self.scripts.push((script.clone(), *elapsed));
             }
-            Event::StageFinished { name, .. } => self.profile(at, name),
+            Event::StageFinished { .. } => self.profile(at),
             _ => {}
         }
     }
@@ -68,8 +77,7 @@ impl<W: Write + Send> Render for Log<W> {
     }
 
     fn failed(&mut self, at: &Stamp, complaint: &Complaint) {
-        let stage = complaint.failure.as_ref().map(|failure| failure.phase.clone());
-        self.profile(at, &stage.unwrap_or_default());
+        self.profile(at);
         for (number, line) in complaint.lines().into_iter().enumerate() {
             let prefix = if number == 0 { "error: " } else { "" };
             self.line(at, &format!("{prefix}{line}"));

@@ -40,6 +40,8 @@ fn make_home(home: &Path) {
         ("mbr-too", "element-provides", "block-device\n"),
         ("needs-missing", "element-deps", "no-such-element\n"),
         ("twin", "root.d/10-os", "#!/bin/sh\n"),
+        ("new-base", "element-provides", "base\nextras\n"),
+        ("extras", "README.rst", ""),
     ] {
         write(&format!("elements/{element}/{file}"), text);
     }

@@ -54,6 +54,33 @@ impl DibError {
         }
     }
 
+    /// The same fault in virt-dib's words, which scripts around it look for, when
+    /// they differ from diskimage-builder's.
+    #[must_use]
+    pub fn virt_dib_words(&self) -> Option<String> {
+        match self {
+            Self::Element(ElementError::Missing(name)) => Some(format!("element {name} not found")),
+            Self::Element(ElementError::NoOperatingSystem) => {
+                Some("please include an operating system element".into())
+            }
+            Self::Element(ElementError::AlreadyProvided(conflicts)) => {
+                let lines = conflicts
+                    .iter()
+                    .map(|(name, by)| format!("\n  {name}: already provided by {}", by.join(" ")));
+                let first = "following elements are already provided by another element:";
+                Some(std::iter::once(first.to_owned()).chain(lines).collect())
+            }
+            Self::Hook(HookError::Duplicate(hooks)) => {
+                let lines = hooks
+                    .iter()
+                    .map(|hook| format!("\n{} in: {}", hook.path, hook.elements.join(" ")));
+                let first = "There is a duplicated script in your elements:";
+                Some(std::iter::once(first.to_owned()).chain(lines).collect())
+            }
+            _ => None,
+        }
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

@@ -194,7 +194,14 @@ fn prepare(build: &Build<'_>) -> Result<Stage, DibError> {
     steps.extend(uploads(build, Visible::FromTheStart)?);
     steps.extend(block_device_files(build));
     steps.extend(shares(build)?);
+    steps.extend(build.options.python.as_deref().map(find_python));
     Ok(stage("prepare", Context::default(), steps))
+}
+
+/// Elements would notice a missing interpreter late, and say so in many ways.
+fn find_python(python: &str) -> Step {
+    let look = "command -v \"$1\" || { echo \"$1 needed but not found\" >&2; exit 1; }";
+    Step::Run(helper("find python", look, vec![Value::from(python)]))
 }
 
 fn upload_tree(what: &str, to: &str, tree: &Tree) -> Result<Option<Step>, DibError> {
@@ -285,8 +292,9 @@ fn packages(build: &Build<'_>) -> Result<Option<Stage>, DibError> {
     let mounts = vec![Value::Fact(TREE_MOUNTS.to_owned())];
     steps.push(Step::Run(helper("restore mounts", RESTORE_MOUNTS, mounts)));
     let argv = std::iter::once("install-packages").chain(packages.iter().map(String::as_str));
+    steps.push(Step::Say { text: format!("Installing: {}", packages.join(" ")) });
     steps.push(Step::Run(Run {
-        what: "extra packages".into(),
+        what: "install-packages".into(),
         place: Place::Image,
         argv: argv.map(Value::from).collect(),
         env: build.environment().of(Phase::Install),

@@ -1,0 +1,224 @@
+//! Runs `vbuild` and keeps what it said and made.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+/// Where the elements of these tests are.
+const ELEMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/elements");
+
+/// A directory and the program that builds in it.
+pub struct Workshop {
+    pub dir: tempfile::TempDir,
+    cache: PathBuf,
+}
+
+/// What a run left.
+pub struct Built {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    /// The lines of `--machine-readable`.
+    pub events: Vec<serde_json::Value>,
+    pub log: String,
+    pub dir: PathBuf,
+}
+
+/// A workshop, or `None` with the reason printed.
+pub fn workshop(test: &str) -> Option<Workshop> {
+    let Some(cache) = std::env::var_os("VBUILD_TEST_CACHE") else {
+        println!("skipped {test}: VBUILD_TEST_CACHE names no cache with an appliance");
+        return None;
+    };
+    let dir = tempfile::Builder::new().prefix("vbuild-elements-").tempdir().unwrap();
+    Some(Workshop { dir, cache: PathBuf::from(cache) })
+}
+
+/// The binary that cargo built beside this test.
+pub fn vbuild_binary() -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let binary = test.ancestors().nth(2).expect("target/debug/deps/elements").join("vbuild");
+    assert!(binary.is_file(), "{} is missing: run `cargo build`", binary.display());
+    binary
+}
+
+impl Workshop {
+    /// A command of vbuild, to be run in the workshop's directory.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let accel = std::env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into());
+        let mut command = Command::new(vbuild_binary());
+        command
+            .args(["--machine-readable=file:events", "--logfile", "log"])
+            .args(["--accel", &accel, "--smp", "2", "-m", "1024", "-p", ELEMENTS, "--skip-base"])
+            // The tree is so small that the usual journal would not fit.
+            .args(["--mkfs-journal-size", "8"])
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env("VBUILD_TEST_SECRET", "of the caller")
+            .env_remove("TMPDIR");
+        command.arg("--cache-dir").arg(&self.cache);
+        if !arguments.contains(&"--network") {
+            command.arg("--no-network");
+        }
+        command
+    }
+
+    /// Runs a build to its end, whichever that is.
+    pub fn run(&self, arguments: &[&str]) -> Built {
+        for stale in ["events", "log"] {
+            let _ = fs::remove_file(self.path(stale));
+        }
+        let output = self.command(arguments).output().unwrap();
+        self.built(&output)
+    }
+
+    /// What is known after a run.
+    pub fn built(&self, output: &Output) -> Built {
+        let read = |name: &str| fs::read_to_string(self.path(name)).unwrap_or_default();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Built {
+            status: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+            events: read("events")
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect(),
+            log: read("log"),
+            dir: self.dir.path().to_owned(),
+        }
+    }
+
+    /// Runs a build that must succeed.
+    pub fn build(&self, arguments: &[&str]) -> Built {
+        let built = self.run(arguments);
+        assert_eq!(built.status, Some(0), "{}\n{}", built.stdout, built.stderr);
+        built
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A file in the directory.
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        names(self.dir.path())
+    }
+}
+
+/// The names in a directory, sorted.
+pub fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .map(|entries| {
+            entries
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect()
+        })
+        .unwrap_or_default();
+    names.sort();
+    names
+}
+
+impl Built {
+    /// The scripts that ran, `phase/script`, in order.
+    pub fn scripts(&self) -> Vec<String> {
+        self.events
+            .iter()
+            .filter(|event| event["event"] == "script-started" && event["type"] == "message")
+            .map(|event| {
+                format!(
+                    "{}/{}",
+                    event["phase"].as_str().unwrap(),
+                    event["script"].as_str().unwrap()
+                )
+            })
+            .collect()
+    }
+
+    /// The records of the element `probe`, for an image of this name.
+    pub fn records(&self, name: &str) -> Records {
+        Records { dir: self.dir.join(format!("{name}.d/records")) }
+    }
+}
+
+/// What the probe wrote down.
+pub struct Records {
+    dir: PathBuf,
+}
+
+impl Records {
+    pub fn text(&self, name: &str) -> String {
+        let path = self.dir.join(name);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// The environment of a phase.
+    pub fn env(&self, phase: &str) -> BTreeMap<String, String> {
+        self.text(&format!("{phase}.env"))
+            .split('\0')
+            .filter_map(|entry| entry.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    /// A fact of a phase.
+    pub fn fact(&self, phase: &str, name: &str) -> String {
+        let text = self.text(&format!("{phase}.facts"));
+        let prefix = format!("{name}=");
+        text.lines()
+            .find_map(|line| line.strip_prefix(&prefix))
+            .unwrap_or_else(|| panic!("{phase} has no fact {name}:\n{text}"))
+            .to_owned()
+    }
+
+    /// Mount points of a phase with filesystem and options.
+    pub fn mounts(&self, phase: &str) -> BTreeMap<String, (String, String)> {
+        self.text(&format!("{phase}.mounts"))
+            .lines()
+            .map(|line| {
+                let words: Vec<&str> = line.split(' ').collect();
+                let dash = words.iter().position(|word| *word == "-").unwrap();
+                let (place, options, kind) = (words[4], words[5], words[dash + 1]);
+                (place.to_owned(), (kind.to_owned(), options.to_owned()))
+            })
+            .collect()
+    }
+}
+
+/// Whether a program of the host is there; tests that need one say what they skip.
+pub fn has_program(test: &str, program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
+        .any(|dir| dir.join(program).is_file());
+    if !found {
+        println!("skipped a part of {test}: there is no {program}");
+    }
+    found
+}
+
+/// Runs a program of the host that must succeed, and gives what it printed.
+pub fn host(program: &str, arguments: &[&str], dir: &Path) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(dir)
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
