@@ -12,6 +12,7 @@ use super::values::{
     ByteSize, CaBundle, EnvVar, MachineReadable, Share, ca_bundle, debug_level, gibibytes, memsize,
     positive, smp,
 };
+use crate::cli::reuse::ReuseArgs;
 
 const ELEMENTS: &str = "Elements";
 const SCRIPTS: &str = "What scripts see";
@@ -43,6 +44,9 @@ pub struct BuildArgs {
     /// What vbuild keeps between builds.
     #[command(flatten)]
     pub cache_dir: CacheDirArgs,
+    /// What of earlier builds is used again.
+    #[command(flatten)]
+    pub reuse: ReuseArgs,
     /// The machine that builds.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -280,7 +284,7 @@ pub struct DriveArgs {
 pub struct CacheDirArgs {
     /// Folder of the host for vbuild's own cache [default: $XDG_CACHE_HOME/vbuild]
     ///
-    /// Appliances, fetched elements and the logs of builds.
+    /// Appliances, results of builds, fetched elements and the logs of builds.
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub cache_dir: Option<PathBuf>,
 }

@@ -235,6 +235,39 @@ impl Options {
         Ok(options)
     }
 
+    /// The arguments without some options and their values, otherwise as typed.
+    #[must_use]
+    pub fn without(&self, args: &[OsString], unwanted: &[&str]) -> Vec<OsString> {
+        let mut kept = Vec::new();
+        let mut rest = args.iter();
+        while let Some(arg) = rest.next() {
+            let behind = rest.as_slice();
+            let mut read = Vec::new();
+            // What cannot be read is refused elsewhere.
+            let _ = match arg.as_bytes() {
+                b"--" => {
+                    kept.push(arg.clone());
+                    kept.extend_from_slice(behind);
+                    break;
+                }
+                [b'-', b'-', name @ ..] => {
+                    self.long(name, &printable(arg), &mut rest, &mut read).map(drop)
+                }
+                [b'-', name @ ..] if !name.is_empty() => {
+                    self.single_dash(name, arg, &mut rest, &mut read)
+                }
+                _ => Ok(()),
+            };
+            let name = |word: &OsString| before_equals(&printable(word));
+            if read.iter().any(|word| unwanted.contains(&name(word).trim_start_matches('-'))) {
+                continue;
+            }
+            kept.push(arg.clone());
+            kept.extend_from_slice(&behind[..behind.len() - rest.as_slice().len()]);
+        }
+        kept
+    }
+
     /// One dash: a lone letter first, then a long name, then a group of letters.
     fn single_dash<'a>(
         &self,

@@ -12,6 +12,7 @@
 mod build;
 mod formats;
 mod getopt;
+mod reuse;
 mod values;
 
 pub use build::{
@@ -21,8 +22,10 @@ pub use build::{
 };
 pub use formats::{Formats, format_names, parse as parse_formats};
 pub use getopt::{GetoptError, Options};
+pub use reuse::{OnFailureArg, ReuseArgs};
 pub use values::{
-    ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, comma_list, positive, smp,
+    Age, ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, comma_list, positive,
+    smp,
 };
 
 use std::{error::Error as _, ffi::OsString, path::Path};
@@ -198,6 +201,54 @@ fn invocation_of(personality: Personality, args: &[OsString]) -> Result<Invocati
     };
     let cli = Cli::from_arg_matches(&matches).map_err(|error| usage(error.to_string()))?;
     invocation(cli, &command)
+}
+
+/// Options that say how a build runs and what is told of it, not what is built.
+/// Scripts do not see them: no result may depend on them.
+const HOW: &[&str] = &[
+    "accel",
+    "at",
+    "cache",
+    "cache-dir",
+    "colours",
+    "debug",
+    "drive",
+    "drive-format",
+    "in",
+    "json",
+    "logfile",
+    "machine-readable",
+    "max-age",
+    "memsize",
+    "min-tmpfs",
+    "mirror",
+    "no-cache",
+    "no-delete-on-failure",
+    "no-tmpfs",
+    "on-failure",
+    "quiet",
+    "refresh",
+    "smp",
+    "timeout",
+    "verbose",
+    "wrap",
+];
+
+/// The words of a command line that say what is built, as typed: what
+/// diskimage-builder's scripts know as DIB_ARGS.
+#[must_use]
+pub fn recipe_words(personality: Personality, args: &[OsString]) -> Vec<OsString> {
+    let command = command();
+    match verb_of(&command, personality, args) {
+        Some(verb) => Options::of(verb).without(&args[1..], HOW),
+        None => {
+            let mut options = Options::of(&command);
+            if personality.reads_dib_environment() {
+                options.assign_letter('p', "extra-packages");
+            }
+            options.without(args, HOW)
+        }
+    }
 }
 
 fn verb_of<'a>(

@@ -3,7 +3,7 @@
 //! Texts that virt-dib also has are its texts, typographic quotes included:
 //! scripts match on them. Everything else follows vbuild's own style.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// The largest integer that virt-dib accepted (2^30 either way); nothing here
 /// needs more.
@@ -94,6 +94,35 @@ pub fn smp(text: &str) -> Result<u8, InvalidValue> {
 /// What is no number, or below one.
 pub fn positive(text: &str) -> Result<u32, InvalidValue> {
     unsigned(text, 1, |value| format!("`{value}` must be at least 1"))
+}
+
+/// The longest age of something; any age when there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Age(pub Option<Duration>);
+
+/// An age: a number and one of `s`, `m`, `h`, `d`, `w`; or `never`, for what is
+/// never too old.
+///
+/// # Errors
+/// Anything else.
+pub(super) fn age(text: &str) -> Result<Age, InvalidValue> {
+    if text == "never" {
+        return Ok(Age(None));
+    }
+    let wrong = || invalid(format!("`{text}` is no age such as 12h, 7d or `never`"));
+    let (at, unit) = text.char_indices().last().ok_or_else(wrong)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        'w' => 7 * 24 * 3600,
+        '0' if text == "0" => return Ok(Age(Some(Duration::ZERO))),
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..at].parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(seconds).ok_or_else(wrong)?;
+    Ok(Age(Some(Duration::from_secs(seconds))))
 }
 
 /// A size in bytes, as `--size` takes it: a number, fractions allowed, and one of

@@ -15,7 +15,7 @@ use super::{Context, Outcome, dib};
 use crate::{
     cli::{
         self, BuildArgs, CacheDirArgs, DriveArgs, Invocation, MachineArgs, NetworkArgs, OutputArgs,
-        ViewArgs,
+        ReuseArgs, ViewArgs,
     },
     error::{CommandError, Kind},
 };
@@ -52,6 +52,9 @@ pub struct ImagesArgs {
     /// What vbuild keeps between builds.
     #[command(flatten)]
     pub cache_dir: CacheDirArgs,
+    /// What of earlier builds is used again.
+    #[command(flatten)]
+    pub reuse: ReuseArgs,
     /// The machine that builds.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -268,6 +271,7 @@ fn build(
     let build = BuildArgs {
         drive: args.drive.clone(),
         cache_dir: args.cache_dir.clone(),
+        reuse: args.reuse.clone(),
         machine: args.machine.clone(),
         network: args.network.clone(),
         output: OutputArgs { view: args.view.clone(), ..build.output },

@@ -3,14 +3,15 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use engine::cache::{Refresh, Rules};
 use machine::{DriveFormat, accel::Accel};
 
 use crate::{
     cli::{
         AccelArg, AccelArgs, BuildArgs, CaBundle, CacheDirArgs, DriveArgs, DriveFormatArg,
-        MachineArgs, NetworkArgs, PackageArgs, SourceArgs,
+        MachineArgs, NetworkArgs, OnFailureArg, PackageArgs, ReuseArgs, SourceArgs,
     },
-    settings::{CaSource, Settings},
+    settings::{CaSource, Settings, StageCache},
 };
 
 /// From this level of `--debug` on, the guest's kernel logs to the console.
@@ -23,7 +24,28 @@ pub fn build_settings(args: &BuildArgs) -> Settings {
         script_timeout: args.scripts.timeout.map(|seconds| Duration::from_secs(seconds.into())),
         verbose_console: args.output.view.debug >= DEBUG_CONSOLE,
         keep_build_dir: args.image.no_delete_on_failure,
-        ..machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir)
+        ..reuse_settings(
+            &args.reuse,
+            machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir),
+        )
+    }
+}
+
+/// The settings with what is said about results of earlier builds.
+#[must_use]
+pub fn reuse_settings(reuse: &ReuseArgs, settings: Settings) -> Settings {
+    let refresh = match reuse.refresh.as_deref() {
+        None => Refresh::Nothing,
+        Some("") => Refresh::Everything,
+        Some(stage) => Refresh::From(stage.to_owned()),
+    };
+    Settings {
+        stage_cache: StageCache {
+            enabled: !reuse.no_cache,
+            rules: Rules { max_age: reuse.max_age(), refresh },
+        },
+        shell_on_failure: reuse.on_failure == Some(OnFailureArg::Shell),
+        ..settings
     }
 }
 
@@ -107,7 +129,8 @@ mod tests {
         let line = "vbuild --accel tcg --smp 3 -m 512 --appliance-package a --appliance-package b \
                     --cache-dir /c --mirror http://m/d --ca-bundle host --no-network \
                     --allow-host h:1 --allow-private --drive d.img --drive-format qcow2 \
-                    --timeout 9 --debug 2 --no-delete-on-failure deb";
+                    --timeout 9 --debug 2 --no-delete-on-failure --refresh=copy --max-age 12h \
+                    --on-failure shell deb";
         let expected = Settings {
             accel: Accel::Tcg,
             vcpus: 3,
@@ -124,9 +147,26 @@ mod tests {
             script_timeout: Some(Duration::from_secs(9)),
             verbose_console: true,
             keep_build_dir: true,
+            stage_cache: StageCache {
+                enabled: true,
+                rules: Rules {
+                    max_age: Some(Duration::from_secs(12 * 3600)),
+                    refresh: Refresh::From("copy".into()),
+                },
+            },
+            shell_on_failure: true,
             ..Settings::default()
         };
         assert_eq!(settings(line), expected);
+    }
+
+    #[test]
+    fn what_is_used_again() {
+        let rules = |line: &str| settings(line).stage_cache.rules;
+        assert_eq!(rules("vbuild --refresh deb").refresh, Refresh::Everything);
+        assert_eq!(rules("vbuild --max-age never deb").max_age, None);
+        assert_eq!(rules("vbuild --max-age 0 deb").max_age, Some(Duration::ZERO));
+        assert!(!settings("vbuild --no-cache deb").stage_cache.enabled);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use vmdb::{Failure, Narrator, Options, Prepared, Wording};
 use super::{Context, Outcome, logs, machine_run, resolve};
 use crate::{
     cli::{
-        CacheDirArgs, ChecksumKind, DriveArgs, Formats, MachineArgs, NetworkArgs, parse_formats,
-        positive,
+        CacheDirArgs, ChecksumKind, DriveArgs, Formats, MachineArgs, NetworkArgs, ReuseArgs,
+        parse_formats, positive,
     },
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
@@ -100,6 +100,9 @@ pub struct VmdbArgs {
     /// What vbuild keeps between builds.
     #[command(flatten)]
     pub cache_dir: CacheDirArgs,
+    /// What of earlier builds is used again.
+    #[command(flatten)]
+    pub reuse: ReuseArgs,
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -136,6 +139,7 @@ pub fn run(context: &Context, args: &VmdbArgs) -> Outcome {
     }
     let base =
         resolve::machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir);
+    let base = resolve::reuse_settings(&args.reuse, base);
     let mut settings = Settings {
         script_timeout: args.timeout.map(|seconds| std::time::Duration::from_secs(seconds.into())),
         ..base

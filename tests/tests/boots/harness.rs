@@ -14,7 +14,7 @@ use vbuild::{
     appliance, backend,
     build_dir::BuildDir,
     pipeline::{self, Ctx},
-    settings::Settings,
+    settings::{Settings, StageCache},
 };
 
 /// Keeps every event for a test to look at.
@@ -70,6 +70,8 @@ pub fn ground(test: &str) -> Option<Ground> {
         network: false,
         script_timeout: Some(Duration::from_secs(300)),
         program: Some(vbuild_binary()),
+        // Tests of the cache turn it on, in a directory of their own.
+        stage_cache: StageCache { enabled: false, ..StageCache::default() },
         ..Settings::default()
     };
     let recorder = Arc::new(Recorder::default());
@@ -94,11 +96,37 @@ impl Ground {
 
     /// A session with a bare appliance, and what must live as long.
     pub async fn boot(&self) -> (Session, BuildDir) {
+        self.boot_drives(Vec::new()).await
+    }
+
+    /// The same with a raw image, whose serial is `image`.
+    pub async fn boot_with(&self, image: &Path) -> (Session, BuildDir) {
+        let drive = machine::Drive {
+            serial: machine::DriveSerial::new("image").unwrap(),
+            path: image.to_owned(),
+            format: machine::DriveFormat::Raw,
+            read_only: false,
+            durable: false,
+            block_size: machine::BlockSize::B512,
+        };
+        self.boot_drives(vec![drive]).await
+    }
+
+    async fn boot_drives(&self, more: Vec<machine::Drive>) -> (Session, BuildDir) {
         let build_dir = pipeline::make_build_dir(&self.settings).unwrap();
         let backend = backend::choose(&self.settings, &self.ctx).await.unwrap();
         let files = appliance::find_or_build(&self.settings, &backend, &build_dir, &self.ctx)
             .await
             .unwrap();
+        let root = machine::Drive {
+            serial: machine::DriveSerial::new(engine::ROOT_SERIAL).unwrap(),
+            path: files.root,
+            format: machine::DriveFormat::Raw,
+            read_only: true,
+            durable: false,
+            block_size: machine::BlockSize::B512,
+        };
+        let drives = std::iter::once(root).chain(more).collect();
         let spec = machine::MachineSpec {
             name: "test".into(),
             vcpus: self.settings.vcpus,
@@ -106,14 +134,7 @@ impl Ground {
             kernel: files.kernel,
             initrd: files.initrd,
             cmdline: vec![format!("vbuild.root={}", engine::ROOT_SERIAL)],
-            drives: vec![machine::Drive {
-                serial: machine::DriveSerial::new(engine::ROOT_SERIAL).unwrap(),
-                path: files.root,
-                format: machine::DriveFormat::Raw,
-                read_only: true,
-                durable: false,
-                block_size: machine::BlockSize::B512,
-            }],
+            drives,
             on_guest_connect: Arc::new(|_| machine::ConnectDecision::Refuse),
             verbose_console: false,
             run_dir: build_dir.path().to_owned(),

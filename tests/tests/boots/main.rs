@@ -8,8 +8,10 @@
 #![expect(clippy::print_stdout, reason = "a test that is skipped says why")]
 #![expect(unreachable_pub, reason = "a test has no outside")]
 
+mod cache;
 mod faults;
 mod harness;
 mod plans;
 mod session;
 mod stages;
+mod vmdb;

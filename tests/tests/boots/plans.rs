@@ -34,7 +34,14 @@ pub fn disk(name: &str, role: DiskRole, bytes: u64) -> Disk {
 }
 
 pub fn stage(name: &str, context: Context, steps: Vec<Step>) -> Stage {
-    Stage { name: name.into(), context, steps, network: false, keep: plan::Keep::Shared, timeout_s: None }
+    Stage {
+        name: name.into(),
+        context,
+        steps,
+        network: false,
+        keep: plan::Keep::Shared,
+        timeout_s: None,
+    }
 }
 
 /// A shell script in the tools root.

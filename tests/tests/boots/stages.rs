@@ -9,7 +9,7 @@ use crate::{harness::ground, plans};
 
 /// What counts about an entry of an archive; times do not.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+pub struct Entry {
     kind: u8,
     mode: u32,
     owner: (u64, u64),
@@ -19,7 +19,7 @@ struct Entry {
     pax: BTreeMap<String, Vec<u8>>,
 }
 
-fn tree(tar: &Path) -> BTreeMap<String, Entry> {
+pub fn tree(tar: &Path) -> BTreeMap<String, Entry> {
     let mut archive = tar::Archive::new(std::fs::File::open(tar).unwrap());
     let mut tree = BTreeMap::new();
     for entry in archive.entries().unwrap() {

@@ -1,0 +1,58 @@
+//! The options about results of earlier builds, for every verb that builds.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::values::{Age, age};
+
+const CACHES: &str = "Caches";
+
+/// What of earlier builds is used again.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+#[command(next_help_heading = CACHES)]
+pub struct ReuseArgs {
+    /// Neither use nor keep results of builds
+    ///
+    /// Without this option vbuild keeps the disks after each part of a build whose work is worth
+    /// it, and starts the next build behind the last part that nothing has changed for. The
+    /// build's output is the same.
+    #[arg(long, overrides_with = "refresh")]
+    pub no_cache: bool,
+
+    /// Run everything again, or STAGE and all that follows it; `vbuild plan` lists the stages
+    #[arg(long, value_name = "STAGE", require_equals = true, num_args = 0..=1,
+          default_missing_value = "")]
+    pub refresh: Option<String>,
+
+    /// Run a part that used the network again when its result is older: 12h, 7d, `never` [default: 7d]
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub max_age: Option<Age>,
+
+    /// What happens when a script fails, beside the failure
+    ///
+    /// `shell` opens a shell in the machine as the script has left it, if there is a terminal.
+    /// After it, the build can be tried again; nothing done in the shell gets into a result.
+    #[arg(long, value_name = "ACTION")]
+    pub on_failure: Option<OnFailureArg>,
+}
+
+/// Actions after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnFailureArg {
+    /// Stop
+    Stop,
+    /// A shell in the failed machine
+    Shell,
+}
+
+impl ReuseArgs {
+    /// The longest age, if there is one.
+    #[must_use]
+    pub fn max_age(&self) -> Option<Duration> {
+        match self.max_age {
+            None => Some(crate::settings::MAX_AGE_DEFAULT),
+            Some(Age(age)) => age,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Results of stages are kept: what is not touched does not run, and what comes
+//! out is what an uncached build makes.
+
+use std::{
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use engine::{cache::Refresh, events::Event};
+use plan::{Context, Plan, Stage};
+use store::Store;
+use vbuild::{pipeline, stage_cache};
+
+use crate::{
+    harness::{Ground, ground},
+    plans::{self, sh},
+    stages,
+};
+
+/// A ground with a store of its own, and the appliance of the others.
+fn with_store(test: &str) -> Option<Ground> {
+    let mut ground = ground(test)?;
+    let own = ground.path("cache");
+    std::fs::create_dir(&own).unwrap();
+    let shared = std::fs::canonicalize(ground.settings.cache_dir.join("appliance")).unwrap();
+    symlink(shared, own.join("appliance")).unwrap();
+    ground.settings.cache_dir = own;
+    ground.settings.stage_cache.enabled = true;
+    ground.settings.seed = Some("test".into());
+    Some(ground)
+}
+
+/// Builds, and gives the names of the stages that ran.
+async fn build(ground: &Ground, plan: &Plan) -> Vec<String> {
+    let before = ground.recorder.events().len();
+    if let Err(error) = pipeline::build(plan, &ground.settings, &ground.ctx).await {
+        panic!("{error:?}\n{}", ground.recorder.lines().join("\n"));
+    }
+    ran(ground, before)
+}
+
+fn ran(ground: &Ground, before: usize) -> Vec<String> {
+    ground.recorder.events()[before..]
+        .iter()
+        .filter_map(|event| match event {
+            Event::StageStarted { name, .. } => Some(name.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn machines(ground: &Ground) -> usize {
+    let events = ground.recorder.events();
+    events.iter().filter(|event| matches!(event, Event::MachineStarting { .. })).count()
+}
+
+fn messages(ground: &Ground) -> String {
+    let text = |event: &Event| match event {
+        Event::Message { text } | Event::Warning { text } => Some(text.clone()),
+        _ => None,
+    };
+    ground.recorder.events().iter().filter_map(text).collect::<Vec<_>>().join("\n")
+}
+
+fn store(ground: &Ground) -> Store {
+    Store::open(&stage_cache::directory(&ground.settings.cache_dir)).unwrap()
+}
+
+/// Makes the work of a stage worth keeping.
+fn slow(stage: &mut Stage) {
+    stage.steps.push(sh("work", "sleep 2.5"));
+}
+
+fn names(plan: &Plan, from: &str) -> Vec<String> {
+    let names = plan.stages.iter().map(|stage| stage.name.clone());
+    names.skip_while(|name| name != from).collect()
+}
+
+fn whole(tar: &Path, raw: &Path) -> Plan {
+    let mut plan = plans::whole(tar, raw);
+    for name in ["root.d", "copy"] {
+        slow(plan.stages.iter_mut().find(|stage| stage.name == name).unwrap());
+    }
+    plan
+}
+
+fn same_trees(one: &Path, other: &Path) {
+    let (one, other) = (stages::tree(one), stages::tree(other));
+    assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>());
+    for (name, entry) in &one {
+        assert_eq!(entry, &other[name], "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_changed_runs_and_the_tree_is_that_of_an_uncached_build() {
+    let test = "only_what_changed_runs_and_the_tree_is_that_of_an_uncached_build";
+    let Some(mut ground) = with_store(test) else { return };
+    let (tar, raw) = (ground.path("one.tar"), ground.path("image.raw"));
+    let mut plan = whole(&tar, &raw);
+    assert_eq!(build(&ground, &plan).await, names(&plan, "prepare"));
+    let first = std::fs::read(&raw).unwrap();
+
+    // Nothing has changed: no machine, the same bytes.
+    let count = machines(&ground);
+    std::fs::remove_file(&tar).unwrap();
+    std::fs::remove_file(&raw).unwrap();
+    assert_eq!(build(&ground, &plan).await, Vec::<String>::new());
+    assert_eq!(machines(&ground), count);
+    assert!(std::fs::read(&raw).unwrap() == first, "the image has other bytes");
+
+    // A late step has changed: what is before it does not run.
+    let late = plan.stages.iter_mut().find(|stage| stage.name == "export").unwrap();
+    late.steps.insert(0, sh("late", "echo late > /build/target/etc/late"));
+    let (other, expected) = (ground.path("two.tar"), ground.path("three.tar"));
+    rename_tar(&mut plan, &other);
+    assert_eq!(build(&ground, &plan).await, ["export"]);
+    assert!(
+        messages(&ground).contains("export runs: changed: step 1 (late)"),
+        "{}",
+        messages(&ground)
+    );
+
+    // A step in the middle.
+    let middle = plan.stages.iter_mut().find(|stage| stage.name == "inside").unwrap();
+    middle.steps.push(sh("middle", "echo middle > /build/mnt/etc/middle"));
+    assert_eq!(build(&ground, &plan).await, names(&plan, "inside"));
+
+    ground.settings.stage_cache.enabled = false;
+    rename_tar(&mut plan, &expected);
+    build(&ground, &plan).await;
+    same_trees(&other, &expected);
+    assert!(stages::tree(&other).contains_key("etc/late"));
+    assert!(stages::tree(&other).contains_key("etc/middle"));
+}
+
+fn rename_tar(plan: &mut Plan, tar: &Path) {
+    for step in plan.stages.iter_mut().flat_map(|stage| &mut stage.steps) {
+        if let plan::Step::ExportTree { output, .. } = step {
+            output.path = tar.to_owned();
+        }
+    }
+}
+
+/// Stages that each append their name to a file, and look at it at the end.
+fn counting(scripts: &[(&str, &str)]) -> Plan {
+    let stage = |(name, script): &(&str, &str)| {
+        let append = format!("mkdir -p /build/x; echo {name} >> /build/x/log; {script}");
+        let mut stage = plans::stage(name, Context::default(), vec![sh(name, &append)]);
+        slow(&mut stage);
+        stage
+    };
+    plans::plan(scripts.iter().map(stage).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_build_goes_on_where_it_failed() {
+    let Some(ground) = with_store("a_failed_build_goes_on_where_it_failed") else { return };
+    let check = "test \"$(cat /build/x/log)\" = \"$(printf 'one\\ntwo\\nthree')\"";
+    let failing = counting(&[("one", ""), ("two", ""), ("three", "false")]);
+    assert!(pipeline::build(&failing, &ground.settings, &ground.ctx).await.is_err());
+    let mended = counting(&[("one", ""), ("two", ""), ("three", check)]);
+    assert_eq!(build(&ground, &mended).await, ["three"]);
+
+    // Refreshed stages run again, and everything behind them.
+    let mut again = ground;
+    again.settings.stage_cache.rules.refresh = Refresh::From("two".into());
+    assert_eq!(build(&again, &mended).await, ["two", "three"]);
+    again.settings.stage_cache.rules.refresh = Refresh::Everything;
+    assert_eq!(build(&again, &mended).await, ["one", "two", "three"]);
+    again.settings.stage_cache.rules.refresh = Refresh::From("four".into());
+    let error = pipeline::build(&mended, &again.settings, &again.ctx).await.unwrap_err();
+    assert!(error.source.to_string().contains("there is no stage `four`"), "{error:?}");
+}
+
+/// The objects of a store.
+fn objects(store: &Store) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for directory in std::fs::read_dir(store.root().join("objects")).unwrap().flatten() {
+        found.extend(std::fs::read_dir(directory.path()).unwrap().flatten().map(|e| e.path()));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_the_store_is_a_miss_with_a_message() {
+    let Some(ground) = with_store("damage_in_the_store_is_a_miss_with_a_message") else { return };
+    let plan = counting(&[("one", ""), ("two", "")]);
+    build(&ground, &plan).await;
+    for object in objects(&store(&ground)) {
+        let length = std::fs::metadata(&object).unwrap().len();
+        std::fs::write(&object, vec![7; usize::try_from(length).unwrap()]).unwrap();
+    }
+    let mut longer = counting(&[("one", ""), ("two", ""), ("three", "")]);
+    assert_eq!(build(&ground, &longer).await, ["one", "two", "three"]);
+    assert!(messages(&ground).contains("a cached result is not used"), "{}", messages(&ground));
+
+    // A store of a newer version is left alone, and the build goes on without.
+    let format = store(&ground).root().join("format");
+    std::fs::write(&format, "vbuild store 99\n").unwrap();
+    longer.name = "other".into();
+    assert_eq!(build(&ground, &longer).await, ["one", "two", "three"]);
+    assert!(messages(&ground).contains("building without a cache"), "{}", messages(&ground));
+    assert_eq!(std::fs::read_to_string(&format).unwrap(), "vbuild store 99\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_over_the_network_ages() {
+    let Some(mut ground) = with_store("what_came_over_the_network_ages") else { return };
+    ground.settings.network = true;
+    // Refused at once by the policy, but a use of the network all the same.
+    let connect = "timeout 20 bash -c 'exec 3<>/dev/tcp/10.0.0.1/80' || true";
+    let plan = counting(&[("one", ""), ("net", connect), ("three", "")]);
+    build(&ground, &plan).await;
+    ground.settings.stage_cache.rules.max_age = Some(Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(build(&ground, &plan).await, ["net", "three"]);
+    assert!(messages(&ground).contains("--max-age"), "{}", messages(&ground));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_builds_of_one_plan_may_race() {
+    let Some(ground) = with_store("two_builds_of_one_plan_may_race") else { return };
+    let plan = counting(&[("one", ""), ("two", "")]);
+    let one = pipeline::build(&plan, &ground.settings, &ground.ctx);
+    let two = pipeline::build(&plan, &ground.settings, &ground.ctx);
+    let (one, two) = tokio::join!(one, two);
+    assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+    assert_eq!(build(&ground, &plan).await, Vec::<String>::new());
+    assert_eq!(store(&ground).verify(false).unwrap().problems, []);
+}
