@@ -10,7 +10,7 @@ use plan::Digest;
 
 use crate::error::{CommandError, Kind};
 
-/// The agent, when vbuild was built with it inside; see build.rs.
+/// The agent, when vbuild was built with it inside: one zstd frame; see build.rs.
 static EMBEDDED: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/agent.rs"));
 
 /// Names a file to use instead, for those who work on the agent.
@@ -24,10 +24,13 @@ pub fn locate(cache_dir: &Path) -> Result<(PathBuf, Digest), CommandError> {
     if let Some(path) = std::env::var_os(OVERRIDE).filter(|path| !path.is_empty()) {
         return read(PathBuf::from(path));
     }
-    if let Some(bytes) = EMBEDDED {
-        let digest = Digest::of(bytes);
+    if let Some(frame) = EMBEDDED {
+        let bytes = zstd::decode_all(frame).map_err(|error| {
+            CommandError::new(Kind::Host, error).context("the guest agent inside vbuild is damaged")
+        })?;
+        let digest = Digest::of(&bytes);
         let path = cache_dir.join("agent").join(digest.to_string()).join("vbuild-agent");
-        unpack(&path, bytes).map_err(|error| {
+        unpack(&path, &bytes).map_err(|error| {
             CommandError::new(Kind::Host, error)
                 .context(format!("cannot write the guest agent to {}", path.display()))
         })?;

@@ -1,0 +1,84 @@
+//! What a guest costs: the hello, a process through the agent, bulk over vsock.
+//!
+//! Prints figures and asserts nothing, because they depend on the machine and on
+//! its load. `sh tests/bench/run.sh` builds what is needed, runs this, and sets
+//! the peers' figures beside it.
+
+use std::time::Instant;
+
+use session::{ChildEvent, Session};
+use wire::{ExitStatus, Spawn};
+
+#[path = "../tests/boots/harness.rs"]
+#[allow(dead_code, reason = "the harness serves the tests that boot; this takes one part of it")]
+mod harness;
+
+/// Processes started one after another.
+const SPAWNS: u32 = 1000;
+
+/// MiB sent each way.
+const BULK_MIB: u64 = 256;
+
+fn command(words: &[&str]) -> Spawn {
+    Spawn {
+        argv: words.iter().map(ToString::to_string).collect(),
+        env: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())],
+        cwd: "/".into(),
+        ..Spawn::default()
+    }
+}
+
+async fn spawns(session: &Session) {
+    let started = Instant::now();
+    for _ in 0..SPAWNS {
+        let output = session.output(command(&["/bin/true"]), b"").await.unwrap();
+        assert_eq!(output.status, ExitStatus::Code(0));
+    }
+    let each = started.elapsed().as_secs_f64() * 1000.0 / f64::from(SPAWNS);
+    println!("{SPAWNS} times /bin/true through the agent: {each:.2} ms each (goal 15)");
+}
+
+async fn from_guest(session: &Session) {
+    let bytes = (BULK_MIB << 20).to_string();
+    let started = Instant::now();
+    let mut child = session.spawn(command(&["head", "-c", &bytes, "/dev/zero"])).await.unwrap();
+    let mut seen = 0_u64;
+    while let ChildEvent::Output(_, data) = child.next().await.unwrap() {
+        seen += data.len() as u64;
+    }
+    assert_eq!(seen, BULK_MIB << 20);
+    report("guest to host", started);
+}
+
+async fn to_guest(session: &Session) {
+    let started = Instant::now();
+    let bytes = (BULK_MIB << 20).to_string();
+    let words =
+        ["dd", "of=/dev/null", "bs=1M", "iflag=fullblock,count_bytes", &format!("count={bytes}")];
+    let mut child = session.spawn(command(&words)).await.unwrap();
+    let input = child.take_input().expect("a standard input");
+    let block = vec![0_u8; 1 << 20];
+    for _ in 0..BULK_MIB {
+        assert!(input.send(&block).await, "the guest reads on");
+    }
+    input.end().await;
+    while let ChildEvent::Output(..) = child.next().await.unwrap() {}
+    report("host to guest", started);
+}
+
+fn report(way: &str, started: Instant) {
+    let rate = BULK_MIB as f64 / started.elapsed().as_secs_f64();
+    println!("{BULK_MIB} MiB {way}, through a process's pipe: {rate:.0} MiB/s (goal 100)");
+}
+
+#[tokio::main]
+async fn main() {
+    let Some(ground) = harness::ground("bench") else { return };
+    let started = Instant::now();
+    let (session, _dir) = ground.boot().await;
+    println!("boot to the agent's hello: {:.2} s", started.elapsed().as_secs_f64());
+    spawns(&session).await;
+    from_guest(&session).await;
+    to_guest(&session).await;
+    session.shutdown(true).await.unwrap();
+}
