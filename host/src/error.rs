@@ -63,6 +63,8 @@ pub struct CommandError {
     pub hints: Vec<String>,
     /// Whether the user has been told already, by the failure block of a script.
     pub told: bool,
+    /// Whether the user wants the same to be tried again.
+    pub retry: bool,
 }
 
 /// A failure that has no error value behind it, only words.
@@ -87,7 +89,7 @@ impl Error for Words {
 impl CommandError {
     /// Wraps an error value.
     pub fn new(kind: Kind, source: impl Into<Source>) -> Self {
-        Self { kind, source: source.into(), hints: Vec::new(), told: false }
+        Self { kind, source: source.into(), hints: Vec::new(), told: false, retry: false }
     }
 
     /// From words.

@@ -71,8 +71,9 @@ fn is_disk(target: &Target) -> bool {
     target.format.origin == output::Origin::Disk
 }
 
-/// Disk outputs first, in the plan's order, then those of trees.
-fn targets(plan: &Plan) -> Vec<Target> {
+/// What a plan writes: disk outputs first, in its order, then those of trees.
+#[must_use]
+pub fn targets(plan: &Plan) -> Vec<Target> {
     let checksums = checksums(plan);
     let disks = plan.outputs.images.iter().filter_map(|image| {
         let format = output::format(&image.format)?;
@@ -124,7 +125,8 @@ pub async fn build(
     let directory = machine.build_dir.path().to_owned();
     let trees = Trees::new(Arc::clone(&ctx.observer), checksums(plan));
     let trees = if machine.cache.is_some() { trees.with_archives(&directory) } else { trees };
-    let visit = settings.shell_on_failure.then(shell::after_failure);
+    let shell = settings.shell_on_failure.then(shell::Shell::after_failure);
+    let visit = shell.as_ref().map(|shell| shell.visit(None));
     let config = machine.config(settings, ctx, Arc::new(trees.clone()), visit)?;
     let built = match engine::run(plan, &config).await {
         Ok(built) => built,
@@ -133,7 +135,8 @@ pub async fn build(
                 machine.build_dir.keep();
                 ctx.say(format!("the build directory {} is kept", directory.display()));
             }
-            return Err(engine_error(error));
+            let retry = shell.is_some_and(|shell| shell.wants_retry());
+            return Err(CommandError { retry, ..engine_error(error) });
         }
     };
     let mut files = trees.take();
@@ -146,6 +149,25 @@ pub async fn build(
     }
     let directories = trees.take_directories();
     commit(plan, stage_cache::Finished { files, directories }, ctx)
+}
+
+/// Opens a shell in the machine of a plan, after so many of its stages. What is
+/// not in the cache runs; nothing is written.
+///
+/// # Errors
+/// Whatever goes wrong on the way there.
+pub async fn shell(
+    plan: &Plan,
+    settings: &Settings,
+    ctx: &Ctx,
+    after: usize,
+) -> Result<(), CommandError> {
+    check(plan)?;
+    let machine = Prepared::new(settings, ctx).await?;
+    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new());
+    let visit = shell::Shell::into_build().visit(Some(after));
+    let config = machine.config(settings, ctx, Arc::new(trees), Some(visit))?;
+    engine::run(plan, &config).await.map(drop).map_err(engine_error)
 }
 
 /// Gives finished files their names.

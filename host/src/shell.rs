@@ -174,37 +174,70 @@ impl Drop for RawTerminal {
 }
 
 /// A shell in the tools root, told where the image is.
-struct Shell {
+#[derive(Debug, Clone)]
+pub struct Shell {
     failed: bool,
+    retry: Arc<AtomicBool>,
 }
 
-/// A shell into the machine as a failed script has left it.
-#[must_use]
-pub fn after_failure() -> Visit {
-    Visit { visitor: Arc::new(Shell { failed: true }), after: None }
-}
+impl Shell {
+    /// Into the machine as a failed script has left it.
+    #[must_use]
+    pub fn after_failure() -> Self {
+        Self { failed: true, retry: Arc::default() }
+    }
 
-/// A shell into the state after so many stages.
-#[must_use]
-pub fn after_stages(count: usize) -> Visit {
-    Visit { visitor: Arc::new(Shell { failed: false }), after: Some(count) }
+    /// Into the state between two stages.
+    #[must_use]
+    pub fn into_build() -> Self {
+        Self { failed: false, retry: Arc::default() }
+    }
+
+    /// When it opens: after so many stages, or after a failure.
+    #[must_use]
+    pub fn visit(&self, after: Option<usize>) -> Visit {
+        Visit { visitor: Arc::new(self.clone()), after }
+    }
+
+    /// Whether the user wants to try again.
+    #[must_use]
+    pub fn wants_retry(&self) -> bool {
+        self.retry.load(Ordering::Relaxed)
+    }
+
+    /// What is typed: `r` or `s`; the end of the input means to stop.
+    fn ask(&self) {
+        let mut answer = String::new();
+        while is_interactive() {
+            let asked = write(std::io::stderr(), b"[r]etry the build or [s]top? ");
+            if asked.is_err() || !matches!(std::io::stdin().read_line(&mut answer), Ok(1..)) {
+                return;
+            }
+            match answer.trim() {
+                "r" | "retry" => return self.retry.store(true, Ordering::Relaxed),
+                "s" | "stop" => return,
+                _ => answer.clear(),
+            }
+        }
+    }
 }
 
 #[async_trait::async_trait]
 impl Visitor for Shell {
     async fn visit(&self, place: Place<'_>) {
-        let mut env = environment();
+        if self.failed && !is_interactive() {
+            return;
+        }
         let seen = |path: &str| path.strip_prefix(place.tools).unwrap_or(path).to_owned();
         let image = place.image.as_deref().map(seen);
-        let words = if self.failed { "failed in" } else { "before" };
-        let prompt = format!("[vbuild {words} {}] \\w# ", place.stage.name);
-        env.push(("PS1".into(), prompt));
-        if let Some(image) = &image {
-            env.push(("VBUILD_IMAGE".into(), image.clone()));
-        }
-        let argv = ["/bin/bash", "--norc", "--noprofile"].map(String::from);
+        let words = if self.failed { "failed in" } else { "at" };
+        let stage = &place.stage.name;
+        let mut env = environment();
+        env.push(("PS1".into(), format!("[vbuild {words} {stage}] \\w# ")));
+        env.extend(image.clone().map(|image| ("VBUILD_IMAGE".to_owned(), image)));
+        let bash = ["/bin/bash", "--norc", "--noprofile"];
         let spawn = Spawn {
-            argv: argv.to_vec(),
+            argv: bash.map(String::from).to_vec(),
             env,
             cwd: image.unwrap_or_else(|| "/".into()),
             root: Some(place.tools.to_owned()),
@@ -212,6 +245,11 @@ impl Visitor for Shell {
         };
         if let Err(error) = join(place.session, spawn).await {
             tracing::warn!(%error, "the shell has ended");
+        }
+        if self.failed {
+            let shell = self.clone();
+            // It waits for the user.
+            let _ = tokio::task::spawn_blocking(move || shell.ask()).await;
         }
     }
 }

@@ -118,22 +118,37 @@ pub fn finished(plan: &Plan, targets: &[Target], cache: &Cache, ctx: &Ctx) -> Op
     }
 }
 
-fn restore(
+/// Whether [`finished`] would find them.
+#[must_use]
+pub fn has_finished(plan: &Plan, targets: &[Target], cache: &Cache) -> bool {
+    cache.rules.refresh == Refresh::Nothing
+        && record_of(plan, targets, cache).is_ok_and(|record| record.is_some())
+}
+
+/// The record of the finished files, if it names all of them and is young enough.
+fn record_of(
     plan: &Plan,
     targets: &[Target],
     cache: &Cache,
-) -> Result<Option<Finished>, CommandError> {
+) -> Result<Option<StageRecord>, CommandError> {
     let key = cache::digest(StageKey::of_outputs(plan, &cache.surroundings));
     let Some(record) = cache.session.lookup(&key).map_err(store_error)? else { return Ok(None) };
     if cache::check_age(&record, &cache.rules, SystemTime::now()).is_err() {
         return Ok(None);
     }
-    let places = places(plan, targets);
     let known = |role: &String| record.files.iter().any(|file| file.role == *role);
-    let needed = places.iter().filter(|(_, place)| matches!(place, Place::File(_)));
-    if !needed.clone().all(|(role, _)| known(role)) {
-        return Ok(None);
-    }
+    let places = places(plan, targets);
+    let mut needed = places.iter().filter(|(_, place)| matches!(place, Place::File(_)));
+    Ok(needed.all(|(role, _)| known(role)).then_some(record))
+}
+
+fn restore(
+    plan: &Plan,
+    targets: &[Target],
+    cache: &Cache,
+) -> Result<Option<Finished>, CommandError> {
+    let Some(record) = record_of(plan, targets, cache)? else { return Ok(None) };
+    let places = places(plan, targets);
     let mut finished = Finished { files: Vec::new(), directories: Vec::new() };
     for file in &record.files {
         match places.iter().find(|(role, _)| *role == file.role).map(|(_, place)| place) {

@@ -128,8 +128,7 @@ pub fn stage_inputs(plan: &Plan, stage: &Stage, surroundings: &Surroundings) -> 
         Digest::of(&json(&(&disks_without_host_paths(plan), &plan.helper_at))),
     );
     inputs.insert("the stage's mounts".into(), Digest::of(&json(&(&stage.context, stage.network))));
-    for (index, step) in without_host_paths(stage).steps.iter().enumerate() {
-        let number = index + 1;
+    for step in &without_host_paths(stage).steps {
         let title = match step {
             Step::Upload(upload) => format!("upload {}", upload.what),
             Step::Fetch { from, .. } => format!("fetch {from}"),
@@ -154,7 +153,7 @@ pub fn stage_inputs(plan: &Plan, stage: &Stage, surroundings: &Surroundings) -> 
             }
             step => Digest::of(&json(step)),
         };
-        inputs.insert(format!("step {number} ({title})"), rest);
+        put(&mut inputs, format!("step `{title}`"), rest);
     }
     inputs
 }
@@ -177,13 +176,16 @@ fn put(inputs: &mut Inputs, name: String, digest: Digest) {
         .or_insert(digest);
 }
 
-/// The names of inputs that differ; those of the new one first, then those that
-/// are gone.
+/// The names of inputs that differ: those of the new one first, then those that
+/// are gone; variables last, for a step brings its own.
 #[must_use]
 pub fn changed_inputs(old: &Inputs, new: &Inputs) -> Vec<String> {
     let changed = new.iter().filter(|(name, digest)| old.get(*name) != Some(digest));
     let gone = old.keys().filter(|name| !new.contains_key(*name));
-    changed.map(|(name, _)| name.clone()).chain(gone.cloned()).collect()
+    let names = changed.map(|(name, _)| name.clone()).chain(gone.cloned());
+    let (variables, mut others): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with('$'));
+    others.extend(variables);
+    others
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {

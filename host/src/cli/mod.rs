@@ -72,6 +72,11 @@ pub enum Verb {
     Images(Box<commands::images::ImagesArgs>),
     /// Show what a build would do, without doing it
     Plan(Box<commands::plan::PlanArgs>),
+    /// Open a shell in the machine of a build, between two of its stages
+    #[command(infer_long_args = true)]
+    Shell(Box<commands::shell::ShellArgs>),
+    /// List, check and shrink what is kept of builds
+    Store(commands::store::StoreCommand),
     /// Boot a finished image on its serial console, without changing it
     Boot(Box<commands::boot::BootArgs>),
     /// Run one command in a fresh appliance

@@ -12,7 +12,7 @@ use crate::{
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
-    ui::{self, Ui},
+    ui::{self, Console, Ui},
 };
 use dib::{
     DibError, DibErrorKind, DibOptions, FormatChoice, HttpFetcher, Lowered, MadeFrom, World,
@@ -28,10 +28,19 @@ const DIB_VARIABLES: &[&str] = &["FS_TYPE", "ROOT_LABEL", "ACI_MANIFEST", "break
 pub fn run(context: &Context, args: &BuildArgs) -> Outcome {
     let settings = resolve::build_settings(args);
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
-    let ui = Arc::new(Ui::open(&ui::Settings::of(&args.output, log), &context.console)?);
+    // A shell needs the terminal for itself.
+    let stderr_is_terminal = context.console.stderr_is_terminal && !settings.shell_on_failure;
+    let console = Console { stderr_is_terminal, ..context.console };
+    let ui = Arc::new(Ui::open(&ui::Settings::of(&args.output, log), &console)?);
     machine_run::run(&ui, async |ctx| {
-        let lowered = lower(context, args, &settings, &ctx)?;
-        pipeline::build(&lowered.plan, &settings, &ctx).await
+        loop {
+            // Each time anew: what failed may have been mended.
+            let lowered = lower(context, args, &settings, &ctx)?;
+            match pipeline::build(&lowered.plan, &settings, &ctx).await {
+                Err(error) if error.retry => ctx.say("trying again"),
+                outcome => return outcome,
+            }
+        }
     })?;
     Ok(0)
 }

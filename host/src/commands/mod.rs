@@ -11,6 +11,8 @@ pub mod doctor;
 pub mod exec;
 pub mod images;
 pub mod plan;
+pub mod shell;
+pub mod store;
 pub mod vmdb;
 
 pub mod logs;
@@ -65,6 +67,8 @@ pub fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Vmdb(args) => vmdb::run(context, &args),
         Verb::Images(args) => images::run(context, &args),
         Verb::Plan(args) => plan::run(context, &args),
+        Verb::Shell(args) => shell::run(context, &args),
+        Verb::Store(command) => store::run(context, command),
         Verb::Boot(args) => boot::run(context, &args),
         Verb::Exec(args) => exec::run(context, &args),
         Verb::Doctor(args) => doctor::run(context, &args),

@@ -1,8 +1,9 @@
 //! `vbuild plan`: what a build would do, without doing it.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, sync::Arc, time::SystemTime};
 
 use clap::Args;
+use engine::ApplianceFiles;
 use plan::{DiskRole, DiskSize, Plan, StageKey};
 use tokio::sync::watch;
 
@@ -13,6 +14,7 @@ use crate::{
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
+    stage_cache,
     ui::{self, Ui, bytes},
 };
 
@@ -27,8 +29,12 @@ pub struct PlanArgs {
     pub build: BuildArgs,
 
     /// Print the plan as JSON, with everything in it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cache")]
     pub json: bool,
+
+    /// Say of each stage whether the cache has it, and why not
+    #[arg(long)]
+    pub cache: bool,
 }
 
 /// Prints the plan of a build. Needs no machine, and an appliance only for the
@@ -50,23 +56,58 @@ pub fn run(context: &Context, args: &PlanArgs) -> Outcome {
             .map_err(|error| CommandError::new(Kind::Build, error))?
             + "\n"
     } else {
-        text(&plan, &keys(&plan, &settings))
+        let appliance = appliance_files(&settings);
+        let cached = match (&appliance, args.cache) {
+            (Ok(files), true) => Some(cached(&plan, &settings, files, &ctx)?),
+            _ => None,
+        };
+        text(&plan, &keys(&plan, &settings, appliance), cached.as_deref())
     };
     context.console.print(&text);
     Ok(0)
 }
 
-/// The keys of the stages, or why there are none.
-fn keys(plan: &Plan, settings: &Settings) -> Result<Vec<StageKey>, String> {
+/// The appliance that would be used, or why none would.
+fn appliance_files(settings: &Settings) -> Result<ApplianceFiles, String> {
     let (request, agent) = appliance::request(settings).map_err(|error| error.to_string())?;
     let found = ::appliance::find(&request).map_err(|error| error.to_string())?;
     let found = found.ok_or("no appliance yet; `vbuild appliance build` makes it")?;
-    let files = appliance::files(&found, &request, agent).map_err(|error| error.to_string())?;
-    let around = pipeline::surroundings(settings, &files).map_err(|error| error.to_string())?;
+    appliance::files(&found, &request, agent).map_err(|error| error.to_string())
+}
+
+/// The keys of the stages, or why there are none.
+fn keys(
+    plan: &Plan,
+    settings: &Settings,
+    files: Result<ApplianceFiles, String>,
+) -> Result<Vec<StageKey>, String> {
+    let around = pipeline::surroundings(settings, &files?).map_err(|error| error.to_string())?;
     Ok(StageKey::of_plan(plan, &around))
 }
 
-fn text(plan: &Plan, keys: &Result<Vec<StageKey>, String>) -> String {
+/// What would happen to each stage, in words.
+fn cached(
+    plan: &Plan,
+    settings: &Settings,
+    files: &ApplianceFiles,
+    ctx: &Ctx,
+) -> Result<Vec<String>, CommandError> {
+    let Some(cache) = stage_cache::for_build(settings, files, ctx)? else {
+        return Ok(vec!["runs: there is no cache".to_owned(); plan.stages.len()]);
+    };
+    if stage_cache::has_finished(plan, &pipeline::targets(plan), &cache) {
+        return Ok(vec!["hit: the finished files are kept".to_owned(); plan.stages.len()]);
+    }
+    let forecast = engine::cache::forecast(plan, &cache, SystemTime::now());
+    let reasons = forecast.map_err(stage_cache::store_error)?.reasons;
+    let words = |why: &Option<engine::cache::Why>| match why {
+        None => "hit".to_owned(),
+        Some(why) => format!("runs: {why}"),
+    };
+    Ok(reasons.iter().map(words).collect())
+}
+
+fn text(plan: &Plan, keys: &Result<Vec<StageKey>, String>, cached: Option<&[String]>) -> String {
     let mut text = format!("{}: a plan of {}\n\ndisks\n", plan.name, plan.recipe);
     for disk in &plan.disks {
         let role = match disk.role {
@@ -86,7 +127,11 @@ fn text(plan: &Plan, keys: &Result<Vec<StageKey>, String>) -> String {
             Err(_) => "-".to_owned(),
         };
         let network = if stage.network { "" } else { "  (no network)" };
-        let _ = writeln!(text, "  {:>2} {:<24} {key}{network}", index + 1, stage.name);
+        let cached = cached.map(|words| format!("  {}", words[index])).unwrap_or_default();
+        let _ = writeln!(text, "  {:>2} {:<24} {key}{network}{cached}", index + 1, stage.name);
+        if !cached.is_empty() {
+            continue;
+        }
         for step in &stage.steps {
             let _ = writeln!(text, "       {}", step.title());
         }

@@ -1,0 +1,64 @@
+//! `vbuild shell`: a shell in the machine of a build, between two of its stages.
+
+use std::sync::Arc;
+
+use clap::Args;
+use plan::Plan;
+
+use super::{Context, Outcome, dib, logs, machine_run, resolve};
+use crate::{
+    cli::BuildArgs,
+    error::CommandError,
+    pipeline,
+    ui::{self, Console, Ui},
+};
+
+/// `vbuild shell`.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(
+    after_help = "What is not in the cache is built first. Nothing done in the shell gets into a \
+                        result, and no output is written. Without a terminal, standard input is the \
+                        script of the shell."
+)]
+pub struct ShellArgs {
+    /// Where: STAGE for the state before it, `after:STAGE`, or `end`; `vbuild plan` lists the stages
+    #[arg(long, value_name = "STAGE", required = true)]
+    pub at: String,
+
+    /// The build.
+    #[command(flatten)]
+    pub build: BuildArgs,
+}
+
+/// Opens the shell.
+///
+/// # Errors
+/// Whatever the build fails with on the way there.
+pub fn run(context: &Context, args: &ShellArgs) -> Outcome {
+    let settings = resolve::build_settings(&args.build);
+    let output = &args.build.output;
+    let log = output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
+    // The terminal is the shell's: nothing may be drawn over it.
+    let console = Console { stderr_is_terminal: false, ..context.console };
+    let ui = Arc::new(Ui::open(&ui::Settings::of(output, log), &console)?);
+    machine_run::run(&ui, async |ctx| {
+        let lowered = dib::lower(context, &args.build, &settings, &ctx)?;
+        let after = stages_before(&lowered.plan, &args.at)?;
+        pipeline::shell(&lowered.plan, &settings, &ctx, after).await
+    })?;
+    Ok(0)
+}
+
+/// How many stages run before the place that `at` names.
+fn stages_before(plan: &Plan, at: &str) -> Result<usize, CommandError> {
+    if at == "end" {
+        return Ok(plan.stages.len());
+    }
+    let (name, more) = at.strip_prefix("after:").map_or((at, 0), |name| (name, 1));
+    let index = plan.stages.iter().position(|stage| stage.name == name);
+    index.map(|index| index + more).ok_or_else(|| {
+        let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+        CommandError::usage(format!("the build has no stage `{name}`"))
+            .hint(format!("its stages: {}", names.join(", ")))
+    })
+}

@@ -1,0 +1,162 @@
+//! `vbuild store`: what is kept of builds, how much it takes, whether it is
+//! whole, and how it gets smaller. The store's pages are vbuild-store(7).
+
+use std::{fmt::Write as _, time::SystemTime};
+
+use clap::{Args, Subcommand};
+use store::{Problem, StageRecord, Usage};
+
+use super::{Context, Outcome, resolve};
+use crate::{
+    cli::{ByteSize, CacheDirArgs},
+    error::{CommandError, Kind},
+    stage_cache::{self, store_error},
+    ui::{bytes, duration},
+};
+
+/// Digits of a key that are shown; enough to tell those of one user apart.
+const KEY_DIGITS: usize = 12;
+
+/// `vbuild store`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StoreCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: StoreVerb,
+}
+
+/// What can be done with the store.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum StoreVerb {
+    /// List what is kept, least recently used first
+    Ls(StoreArgs),
+    /// Say how much room it takes
+    Du(StoreArgs),
+    /// Read everything and say what is damaged
+    Verify(VerifyArgs),
+    /// Remove what nothing needs, and what was used least recently
+    Gc(GcArgs),
+}
+
+/// `vbuild store ls` and `du`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StoreArgs {
+    /// Whose store.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+}
+
+/// `vbuild store verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct VerifyArgs {
+    /// Whose store.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+
+    /// Remove what is damaged, so that it is built again
+    #[arg(long)]
+    pub repair: bool,
+}
+
+/// `vbuild store gc`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(
+    after_help = "What a running build needs is never removed, even if the store stays larger."
+)]
+pub struct GcArgs {
+    /// Whose store.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+
+    /// The room that it may take afterwards: a number and one of b, K, M, G
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<ByteSize>,
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// A store that cannot be read or changed, or, for `verify`, one that is damaged.
+pub fn run(context: &Context, command: StoreCommand) -> Outcome {
+    let open = |args: &CacheDirArgs| stage_cache::open(&resolve::cache_dir(args));
+    let print = |text: &str| context.console.print(text);
+    match command.verb {
+        StoreVerb::Ls(args) => {
+            let records = open(&args.cache_dir)?.records().map_err(store_error)?;
+            print(&list(&records));
+        }
+        StoreVerb::Du(args) => {
+            let usage = open(&args.cache_dir)?.usage().map_err(store_error)?;
+            print(&format!("{}\n", used(&usage)));
+        }
+        StoreVerb::Verify(args) => {
+            let store = open(&args.cache_dir)?;
+            let verified = store.verify(args.repair).map_err(store_error)?;
+            for problem in &verified.problems {
+                print(&format!("{}\n", describe(problem)));
+            }
+            let (objects, records) = (verified.objects, verified.records);
+            print(&format!("read {objects} objects and {records} records\n"));
+            if !verified.problems.is_empty() && !args.repair {
+                let text = format!("the store `{}` is damaged", store.root().display());
+                return Err(CommandError::message(Kind::Build, text).hint(
+                    "builds pass over what is damaged; `vbuild store verify --repair` removes it",
+                ));
+            }
+        }
+        StoreVerb::Gc(args) => {
+            let limit = args.max_size.map(|size| size.0);
+            let collected = open(&args.cache_dir)?.gc(limit).map_err(store_error)?;
+            for stage in &collected.stages {
+                print(&format!("forgot {stage}\n"));
+            }
+            let (freed, left) = (bytes(collected.bytes), used(&collected.left));
+            print(&format!("freed {freed} in {} objects; left: {left}\n", collected.objects));
+        }
+    }
+    Ok(0)
+}
+
+fn used(usage: &Usage) -> String {
+    format!(
+        "{} in {} objects, {} results, {} running builds",
+        bytes(usage.bytes),
+        usage.objects,
+        usage.stages,
+        usage.sessions
+    )
+}
+
+fn describe(problem: &Problem) -> String {
+    match problem {
+        Problem::Damaged(digest) => format!("the object {digest} is damaged"),
+        Problem::BadRecord { key, reason } => format!("the record {key} cannot be read: {reason}"),
+        Problem::Incomplete { key, stage, missing } => {
+            format!("the result {key} of {stage} lacks the object {missing}")
+        }
+    }
+}
+
+fn list(records: &[(SystemTime, StageRecord)]) -> String {
+    let mut text = String::new();
+    for (used, record) in records {
+        let age =
+            |time: SystemTime| time.elapsed().map_or_else(|_| "in the future".to_owned(), duration);
+        let took = duration(std::time::Duration::from_millis(record.elapsed_ms));
+        let what = match (record.resumable(), record.files.is_empty()) {
+            (true, _) => format!("took {took}"),
+            (false, false) => format!("{} files", record.files.len()),
+            (false, true) => format!("took {took}, disks not kept"),
+        };
+        let network = if record.fetched.is_some() { ", from the network" } else { "" };
+        let key = &record.key.to_string()[..KEY_DIGITS];
+        let _ = writeln!(
+            text,
+            "{key} {:<20} {:<24} used {} ago, {what}{network}",
+            record.build,
+            record.name,
+            age(*used)
+        );
+    }
+    text
+}
