@@ -1,0 +1,133 @@
+//! The digest of an image: of its file, and of the files behind it. Reading a
+//! large file takes seconds, so what was read is remembered by inode, size and
+//! times; a file that was changed in place has other times.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use sha2::{Digest as _, Sha256};
+use store::Digest;
+
+use crate::BaseError;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 256 << 10;
+/// A file that was changed this recently may be changed again without its times
+/// showing it, so it is not remembered.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// The digest of a file and those behind it; of one file it is the file's own.
+pub(crate) fn digest(files: &[PathBuf], folder: &Path) -> Result<Digest, BaseError> {
+    let digests = files.iter().map(|file| of_file(file, folder)).collect::<Result<Vec<_>, _>>()?;
+    Ok(match digests.as_slice() {
+        [only] => Digest(*only),
+        several => Digest(Sha256::digest(several.concat()).into()),
+    })
+}
+
+fn of_file(path: &Path, folder: &Path) -> Result<[u8; 32], BaseError> {
+    let metadata = fs::metadata(path).map_err(|e| BaseError::io("open", path, e))?;
+    let seen = folder.join("seen");
+    let note = seen.join(hex::encode(Sha256::digest(path.as_os_str().as_encoded_bytes())));
+    let stamp = stamp(&metadata);
+    if let Some(known) = remembered(&note, &stamp) {
+        return Ok(known);
+    }
+    let found = hash(path).map_err(|e| BaseError::io("read", path, e))?;
+    let settled = metadata
+        .modified()
+        .ok()
+        .and_then(|time| SystemTime::now().duration_since(time).ok())
+        .is_some_and(|age| age >= SETTLED);
+    if settled {
+        // A note that cannot be written costs the next run its time, no more.
+        let _ = remember(&seen, &note, &format!("{stamp} {}\n", hex::encode(found)));
+    }
+    Ok(found)
+}
+
+fn stamp(metadata: &Metadata) -> String {
+    format!(
+        "{}:{} {} {}.{} {}.{}",
+        metadata.dev(),
+        metadata.ino(),
+        metadata.size(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec()
+    )
+}
+
+fn remembered(note: &Path, stamp: &str) -> Option<[u8; 32]> {
+    let text = fs::read_to_string(note).ok()?;
+    let digest = text.strip_prefix(stamp)?.trim();
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(digest, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn remember(seen: &Path, note: &Path, text: &str) -> io::Result<()> {
+    fs::create_dir_all(seen)?;
+    let mut file = tempfile::NamedTempFile::new_in(seen)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(note)?;
+    Ok(())
+}
+
+fn hash(path: &Path) -> io::Result<[u8; 32]> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hash.finalize().into()),
+            Ok(count) => hash.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_settled_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        fs::write(&image, "one").unwrap();
+        let old = SystemTime::now() - Duration::from_secs(60);
+        File::open(&image).unwrap().set_modified(old).unwrap();
+        let find = || digest(std::slice::from_ref(&image), folder.path()).unwrap();
+        assert_eq!(find().0, <[u8; 32]>::from(Sha256::digest("one")));
+        // A note is believed: this one was changed to prove it.
+        let note =
+            fs::read_dir(folder.path().join("seen")).unwrap().next().unwrap().unwrap().path();
+        let text = fs::read_to_string(&note).unwrap();
+        let (stamp, _) = text.rsplit_once(' ').unwrap();
+        fs::write(&note, format!("{stamp} {}\n", "7".repeat(64))).unwrap();
+        assert_eq!(find().to_string(), "7".repeat(64));
+        fs::write(&image, "two").unwrap();
+        assert_eq!(find().0, <[u8; 32]>::from(Sha256::digest("two")));
+    }
+
+    #[test]
+    fn a_chain_counts_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<PathBuf> = ["a", "b"].map(|name| folder.path().join(name)).to_vec();
+        for file in &files {
+            fs::write(file, "same").unwrap();
+        }
+        let both = digest(&files, folder.path()).unwrap();
+        assert_ne!(both, digest(&files[..1], folder.path()).unwrap());
+        fs::write(&files[1], "other").unwrap();
+        assert_ne!(both, digest(&files, folder.path()).unwrap());
+    }
+}

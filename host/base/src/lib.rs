@@ -1,0 +1,71 @@
+//! Base images: disks that a build starts from instead of an empty one.
+//!
+//! ```text
+//! URL ─ fetch (once, verified) ─► file ─ identify (digest, remembered) ─ unpack ─► raw disk
+//!       downloads/ALGORITHM-HEX          seen/HASH-OF-PATH                disks/DIGEST.raw
+//! ```
+//!
+//! Everything is below one folder of the user's cache. The raw disk is sparse, is
+//! made once for each content, and is only read from then on: builds copy it.
+//! Nothing here runs a program: qcow2, vmdk and the compressions are read in
+//! process.
+//!
+//! Architecture invariant: knows no plans and no recipes.
+
+mod error;
+mod fetch;
+mod identify;
+mod overlay;
+mod unpack;
+mod vmdk;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub use error::BaseError;
+pub use fetch::{Expected, Fetched, fetch};
+pub use overlay::{Backing, Written, write_overlay};
+pub use store::Digest;
+pub use unpack::Format;
+
+/// A base image that is ready to be copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseImage {
+    /// The raw disk, never to be written.
+    pub raw: PathBuf,
+    /// Its size in bytes, a multiple of 512.
+    pub bytes: u64,
+    /// The digest of the file that it was made from, and of those behind it.
+    pub digest: Digest,
+    /// The file that it was made from, absolute.
+    pub source: PathBuf,
+    /// The format of that file, when it is a disk as it stands; `None` for a
+    /// compressed one.
+    pub format: Option<Format>,
+}
+
+/// Finds out what a local image is, and makes it a raw disk below `folder`.
+///
+/// # Errors
+/// A file that cannot be read or is no image, a digest that differs.
+pub fn open(
+    file: &Path,
+    expected: Option<&Expected>,
+    folder: &Path,
+) -> Result<BaseImage, BaseError> {
+    let source = fs::canonicalize(file).map_err(|e| BaseError::io("open", file, e))?;
+    if let Some(expected) = expected {
+        expected.check(&source)?;
+    }
+    let chain = unpack::chain(&source)?;
+    let digest = identify::digest(&chain.files, folder)?;
+    let disks = folder.join("disks");
+    let raw = disks.join(format!("{digest}.raw"));
+    let bytes = match fs::metadata(&raw) {
+        Ok(metadata) => metadata.len(),
+        Err(_) => unpack::unpack(&chain, &disks, &raw)?,
+    };
+    Ok(BaseImage { raw, bytes, digest, source, format: chain.format })
+}

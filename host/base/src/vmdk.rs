@@ -1,0 +1,295 @@
+//! VMware's disks: one sparse file, a stream of packed grains, or a text that
+//! names the files of a disk.
+//!
+//! ```text
+//!   directory ─► tables of 512 ─► grains of 64 KiB (0: hole, 1: zeros)
+//! ```
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use flate2::read::ZlibDecoder;
+use store::{Extent, ExtentSource, ExtentTarget, RawSource, RawTarget};
+
+use crate::BaseError;
+
+const SECTOR: u64 = 512;
+/// The directory's place that means "see the footer".
+const AT_END: u64 = u64::MAX;
+/// Grains are small; a larger one is no VMware's.
+const GRAIN_MAX_SECTORS: u64 = 2048;
+/// The same for entries of a table.
+const TABLE_MAX_ENTRIES: u32 = 4096;
+/// Directory entries: 16 TiB of the smallest tables that occur.
+const DIRECTORY_MAX: u64 = 1 << 20;
+/// A descriptor is a page of text.
+const DESCRIPTOR_MAX_BYTES: u64 = 64 * 1024;
+/// Grains are deflated streams (bit 16 of the flags).
+const COMPRESSED: u32 = 1 << 16;
+
+/// One file of a disk, as the descriptor names it.
+struct Named {
+    sectors: u64,
+    kind: String,
+    file: Option<PathBuf>,
+    /// Where a flat file's part begins, in sectors.
+    from: u64,
+}
+
+fn is_sparse(path: &Path) -> Result<bool, BaseError> {
+    let mut head = [0; 4];
+    let file = File::open(path).map_err(|e| BaseError::io("open", path, e))?;
+    file.read_exact_at(&mut head, 0).map_err(|e| BaseError::io("read", path, e))?;
+    Ok(&head == b"KDMV")
+}
+
+/// The files that a descriptor names; none for a disk in one file.
+pub(crate) fn extents(path: &Path) -> Result<Vec<PathBuf>, BaseError> {
+    if is_sparse(path)? {
+        return Ok(Vec::new());
+    }
+    Ok(descriptor(path)?.into_iter().filter_map(|named| named.file).collect())
+}
+
+fn descriptor(path: &Path) -> Result<Vec<Named>, BaseError> {
+    let file = File::open(path).map_err(|e| BaseError::io("open", path, e))?;
+    let mut text = String::new();
+    file.take(DESCRIPTOR_MAX_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|e| BaseError::io("read", path, e))?;
+    check_parent(path, &text)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut found = Vec::new();
+    for line in text.lines().map(str::trim) {
+        let Some(rest) = ["RW ", "RDONLY "].iter().find_map(|word| line.strip_prefix(word)) else {
+            continue;
+        };
+        let damaged = || BaseError::image(path, format!("its line `{line}` is unknown"));
+        let mut words = rest.splitn(3, ' ');
+        let sectors = words.next().and_then(|word| word.parse().ok()).ok_or_else(damaged)?;
+        let kind = words.next().ok_or_else(damaged)?.to_owned();
+        let mut tail = words.next().unwrap_or_default().split('"');
+        let name = tail.nth(1).map(str::to_owned);
+        let from = tail.next().map(str::trim).filter(|text| !text.is_empty()).unwrap_or("0");
+        let from = from.parse().map_err(|_| damaged())?;
+        let file = match (kind.as_str(), name) {
+            ("ZERO", _) => None,
+            ("FLAT" | "SPARSE" | "VMFS", Some(name)) if !name.contains('/') => {
+                Some(folder.join(name))
+            }
+            _ => return Err(damaged()),
+        };
+        found.push(Named { sectors, kind, file, from });
+    }
+    if found.is_empty() {
+        return Err(BaseError::image(path, "it names no files of a disk"));
+    }
+    Ok(found)
+}
+
+fn check_parent(path: &Path, text: &str) -> Result<(), BaseError> {
+    let parent = text.lines().find_map(|line| line.trim().strip_prefix("parentCID="));
+    match parent.map(|id| id.trim().to_ascii_lowercase()) {
+        Some(id) if id != "ffffffff" => {
+            Err(BaseError::image(path, "it is a snapshot that stands on another file"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a raw disk.
+pub(crate) fn unpack(path: &Path, to: &Path, max_bytes: u64) -> Result<(), BaseError> {
+    let too_large = || BaseError::image(path, "its disk has an impossible size");
+    let create = |bytes: u64| {
+        if bytes == 0 || bytes > max_bytes {
+            return Err(too_large());
+        }
+        RawTarget::create(to, bytes)
+            .map_err(|source| BaseError::Qcow2 { path: to.to_owned(), source })
+    };
+    let mut disk;
+    if is_sparse(path)? {
+        let sparse = Sparse::open(path)?;
+        disk = create(sparse.capacity.checked_mul(SECTOR).ok_or_else(too_large)?)?;
+        return sparse.copy(0, &mut disk, to);
+    }
+    let files = descriptor(path)?;
+    let sectors = files.iter().try_fold(0_u64, |sum, named| sum.checked_add(named.sectors));
+    disk = create(sectors.and_then(|sum| sum.checked_mul(SECTOR)).ok_or_else(too_large)?)?;
+    let mut at = 0;
+    for named in files {
+        let bytes = named.sectors * SECTOR;
+        match (named.kind.as_str(), &named.file) {
+            ("SPARSE", Some(file)) => {
+                let sparse = Sparse::open(file)?;
+                if sparse.capacity > named.sectors {
+                    return Err(BaseError::image(file, "it is larger than its descriptor says"));
+                }
+                sparse.copy(at, &mut disk, to)?;
+            }
+            (_, Some(file)) => copy_flat(file, named.from, bytes, at, &mut disk, to)?,
+            _ => {}
+        }
+        at += bytes;
+    }
+    Ok(())
+}
+
+/// A part of a flat file.
+fn copy_flat(
+    file: &Path,
+    from: u64,
+    bytes: u64,
+    at: u64,
+    disk: &mut RawTarget,
+    to: &Path,
+) -> Result<(), BaseError> {
+    let error = |source| BaseError::Qcow2 { path: file.to_owned(), source };
+    let mut source = RawSource::open(file).map_err(error)?;
+    let start = from.checked_mul(SECTOR).ok_or_else(|| BaseError::image(file, "its offset"))?;
+    let end = start.saturating_add(bytes);
+    while let Some(extent) = source.next_extent().map_err(|e| BaseError::io("read", file, e))? {
+        let Extent::Data { offset, bytes } = extent else { continue };
+        let (first, last) = (offset.max(start), (offset + bytes.len() as u64).min(end));
+        if first >= last {
+            continue;
+        }
+        let cut = |place: u64| usize::try_from(place - offset).unwrap_or(usize::MAX);
+        let part = bytes[cut(first)..cut(last)].to_vec();
+        let extent = Extent::Data { offset: at + (first - start), bytes: part };
+        disk.extent(&extent).map_err(|e| BaseError::io("write", to, e))?;
+    }
+    Ok(())
+}
+
+/// One sparse file.
+struct Sparse {
+    path: PathBuf,
+    file: File,
+    capacity: u64,
+    grain_sectors: u64,
+    entries: u32,
+    directory: u64,
+    compressed: bool,
+}
+
+impl Sparse {
+    fn open(path: &Path) -> Result<Self, BaseError> {
+        let bad = |reason: &str| BaseError::image(path, reason);
+        let file = File::open(path).map_err(|e| BaseError::io("open", path, e))?;
+        let read = |at: u64| -> Result<[u8; 512], BaseError> {
+            let mut header = [0; 512];
+            file.read_exact_at(&mut header, at).map_err(|e| BaseError::io("read", path, e))?;
+            if &header[..4] == b"KDMV" { Ok(header) } else { Err(bad("its header is damaged")) }
+        };
+        let mut header = read(0)?;
+        let descriptor = (u64_at(&header, 28), u64_at(&header, 36));
+        if u64_at(&header, 56) == AT_END {
+            let length = fs::metadata(path).map_err(|e| BaseError::io("open", path, e))?.len();
+            let footer = length.checked_sub(2 * SECTOR).ok_or_else(|| bad("it is cut off"))?;
+            header = read(footer)?;
+        }
+        let flags = u32_at(&header, 8);
+        let compressed = flags & COMPRESSED != 0;
+        if compressed && u16::from_le_bytes([header[77], header[78]]) != 1 {
+            return Err(bad("it is packed in an unknown way"));
+        }
+        let sparse = Self {
+            path: path.to_owned(),
+            capacity: u64_at(&header, 12),
+            grain_sectors: u64_at(&header, 20),
+            entries: u32_at(&header, 44),
+            directory: u64_at(&header, 56),
+            compressed,
+            file,
+        };
+        if !(1..=GRAIN_MAX_SECTORS).contains(&sparse.grain_sectors)
+            || !(1..=TABLE_MAX_ENTRIES).contains(&sparse.entries)
+        {
+            return Err(bad("its grains have an impossible size"));
+        }
+        sparse.check_descriptor(descriptor)?;
+        Ok(sparse)
+    }
+
+    fn check_descriptor(&self, (at, sectors): (u64, u64)) -> Result<(), BaseError> {
+        let bytes = sectors.saturating_mul(SECTOR);
+        if at == 0 || bytes == 0 || bytes > DESCRIPTOR_MAX_BYTES {
+            return Ok(());
+        }
+        let mut text = vec![0; usize::try_from(bytes).unwrap_or_default()];
+        self.read(&mut text, at.saturating_mul(SECTOR))?;
+        check_parent(&self.path, &String::from_utf8_lossy(&text))
+    }
+
+    fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), BaseError> {
+        self.file.read_exact_at(buffer, at).map_err(|e| BaseError::io("read", &self.path, e))
+    }
+
+    fn table(&self, sector: u64, entries: u64) -> Result<Vec<u32>, BaseError> {
+        let mut bytes = vec![0; usize::try_from(entries * 4).unwrap_or_default()];
+        self.read(&mut bytes, sector.saturating_mul(SECTOR))?;
+        Ok(bytes.chunks_exact(4).map(|chunk| u32_at(chunk, 0)).collect())
+    }
+
+    /// Copies what there is to a disk, `at` bytes from its beginning.
+    fn copy(&self, at: u64, disk: &mut RawTarget, to: &Path) -> Result<(), BaseError> {
+        let bad = |reason: &str| BaseError::image(&self.path, reason);
+        let covered = self.grain_sectors * u64::from(self.entries);
+        let tables = self.capacity.div_ceil(covered);
+        if tables > DIRECTORY_MAX {
+            return Err(bad("its disk has an impossible size"));
+        }
+        for (index, table) in (0_u64..).zip(self.table(self.directory, tables)?) {
+            if table == 0 {
+                continue;
+            }
+            let grains = self.table(u64::from(table), u64::from(self.entries))?;
+            for (slot, grain) in (0_u64..).zip(grains) {
+                let first = index * covered + slot * self.grain_sectors;
+                // 0 is a hole, 1 a grain of zeros: the disk is made of those.
+                if grain <= 1 || first >= self.capacity {
+                    continue;
+                }
+                let sectors = self.grain_sectors.min(self.capacity - first);
+                let mut bytes = self.grain(u64::from(grain))?;
+                bytes.truncate(usize::try_from(sectors * SECTOR).unwrap_or_default());
+                let extent = Extent::Data { offset: at + first * SECTOR, bytes };
+                disk.extent(&extent).map_err(|e| BaseError::io("write", to, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn grain(&self, sector: u64) -> Result<Vec<u8>, BaseError> {
+        let length = usize::try_from(self.grain_sectors * SECTOR).unwrap_or_default();
+        let mut bytes = vec![0; length];
+        if !self.compressed {
+            self.read(&mut bytes, sector * SECTOR)?;
+            return Ok(bytes);
+        }
+        let mut head = [0; 12];
+        self.read(&mut head, sector * SECTOR)?;
+        let packed = usize::try_from(u32_at(&head, 8)).unwrap_or(usize::MAX);
+        if packed > 2 * length + 1024 {
+            return Err(BaseError::image(&self.path, "a grain is too large"));
+        }
+        let mut input = vec![0; packed];
+        self.read(&mut input, sector * SECTOR + 12)?;
+        let unpack = |error: io::Error| BaseError::io("unpack", &self.path, error);
+        ZlibDecoder::new(input.as_slice()).read_exact(&mut bytes).map_err(unpack)?;
+        Ok(bytes)
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).map_or(0, |part| u32::from_le_bytes(part.try_into().unwrap_or_default()))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).map_or(0, |part| u64::from_le_bytes(part.try_into().unwrap_or_default()))
+}
