@@ -83,6 +83,8 @@ pub fn environment() -> Vec<(String, String)> {
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
         ("HOME", "/root".to_owned()),
         ("LANG", "C.UTF-8".to_owned()),
+        // No udev runs in the guest, and LVM would wait for it.
+        ("DM_DISABLE_UDEV", "1".to_owned()),
     ]);
     if let Ok(term) = std::env::var("TERM") {
         env.insert("TERM", term);

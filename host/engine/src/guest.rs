@@ -274,6 +274,8 @@ pub(crate) fn tool(argv: &[&str]) -> Spawn {
             ("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()),
             ("LC_ALL".into(), "C".into()),
             ("HOME".into(), "/root".into()),
+            // No udev runs in the guest, but LVM waits for its nodes unless told.
+            ("DM_DISABLE_UDEV".into(), "1".into()),
         ],
         cwd: "/".into(),
         ..Spawn::default()

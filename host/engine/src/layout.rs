@@ -318,7 +318,10 @@ pub(crate) fn set_facts(plan: &Plan, guest: &Guest, state: &mut State) -> Result
     let list: String =
         devices.iter().map(|(name, device)| format!(" [{name}]={device} ")).collect();
     state.facts.insert("image-block-devices".into(), list);
-    if let Some((device, _)) = targets.first().and_then(|name| guest.device(name)) {
+    // Without any node it would look like a device that a script has made.
+    if !state.nodes.is_empty()
+        && let Some((device, _)) = targets.first().and_then(|name| guest.device(name))
+    {
         state.facts.entry("image-block-device".into()).or_insert_with(|| device.to_owned());
     }
     for (name, device) in devices {

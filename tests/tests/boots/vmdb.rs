@@ -1,0 +1,152 @@
+//! Specs of vmdb2 in real guests. They install no Debian, so each takes seconds;
+//! `tests/vmdb.sh` builds and boots those that do.
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use session::Session;
+use vbuild::pipeline;
+use vmdb::{Options, Prepared, prepare};
+use wire::{ExitStatus, Spawn};
+
+use crate::harness::{Ground, ground};
+
+/// The folder of the specs.
+fn specs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("vmdb")
+}
+
+fn prepared(ground: &Ground, spec: &str, tarball: Option<&Path>) -> Prepared {
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let options = Options {
+        spec: text(&specs().join(spec)),
+        output: Some(text(&ground.path("out.img"))),
+        rootfs_tarball: tarball.map(text),
+        variables: vec!["word=a variable".into()],
+        compress: true,
+        arch: "amd64".into(),
+        directory: ground.dir.path().to_owned(),
+        ..Options::default()
+    };
+    prepare(&options, &mut std::io::empty()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn build(ground: &Ground, prepared: &Prepared) {
+    let plan = &prepared.lowered.plan;
+    if let Err(error) = pipeline::build(plan, &ground.settings, &ground.ctx).await {
+        panic!("{error:?}\n{}", ground.recorder.lines().join("\n"));
+    }
+}
+
+/// What a script prints in a guest that has the image as `$D`.
+async fn look(session: &Session, script: &str) -> String {
+    let find = "for D in /sys/block/vd*; do \
+                [ \"$(cat $D/serial)\" = image ] && break; done; D=/dev/${D##*/}; mkdir -p /run/at\n";
+    let spawn = Spawn {
+        argv: ["sh", "-euc", &format!("{find}{script}")].map(Into::into).to_vec(),
+        env: vec![
+            ("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()),
+            ("DM_DISABLE_UDEV".into(), "1".into()),
+        ],
+        cwd: "/".into(),
+        ..Spawn::default()
+    };
+    let output = session.output(spawn, b"").await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(output.status, ExitStatus::Code(0), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Files of an archive: mode, owner, group, content or where a link leads.
+fn files(tar: &Path) -> BTreeMap<String, (u32, u64, u64, String)> {
+    let mut archive = tar::Archive::new(std::fs::File::open(tar).unwrap());
+    let mut files = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut content = String::new();
+        entry.read_to_string(&mut content).unwrap();
+        let header = entry.header();
+        if let Some(link) = header.link_name().unwrap() {
+            content = link.display().to_string();
+        }
+        let mode = header.mode().unwrap() & 0o7777;
+        let facts = (mode, header.uid().unwrap(), header.gid().unwrap(), content);
+        files.insert(name.trim_start_matches("./").trim_end_matches('/').to_owned(), facts);
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spec_builds_and_its_tarball_saves_the_second_build_work() {
+    let Some(ground) = ground("a_spec_builds_and_its_tarball_saves_the_second_build_work") else {
+        return;
+    };
+    let (image, tarball) = (ground.path("out.img"), ground.path("root.tar"));
+    let first = prepared(&ground, "small.vmdb", Some(&tarball));
+    build(&ground, &first).await;
+    let packed = files(&tarball);
+    assert_eq!(packed["etc/motd"], (0o640, 3, 4, "made from a variable".into()));
+    assert_eq!(packed["usr/bin/hello"].0, 0o755);
+    assert_eq!(packed["srv/link"].3, "deep/one");
+    assert!(!packed.contains_key("etc/fstab"), "fstab came after the tarball");
+
+    std::fs::remove_file(&image).unwrap();
+    let second = prepared(&ground, "small.vmdb", Some(&tarball));
+    let made = |prepared: &Prepared, name: &str| {
+        prepared.lowered.plan.stages.iter().any(|stage| stage.name.ends_with(name))
+    };
+    for skipped in ["create-dir", "create-file", "copy-file", "copy-dir", "cache-rootfs"] {
+        assert!(made(&first, skipped) && !made(&second, skipped), "{skipped}");
+    }
+    build(&ground, &second).await;
+
+    let metadata = std::fs::metadata(&image).unwrap();
+    assert_eq!(metadata.len(), 96 << 20);
+    assert!(metadata.blocks() * 512 < 16 << 20, "{} blocks of 512 bytes", metadata.blocks());
+    let (session, _dir) = ground.boot_with(&image).await;
+    let seen = look(
+        &session,
+        "mount -o ro ${D}2 /run/at; mount -o ro ${D}1 /run/at/boot/efi; cd /run/at
+         cat etc/motd; echo; stat -c '%a %u %g' etc/motd; chroot . /nothing 2>/dev/null || true
+         readlink srv/link; cat boot/efi/note; cat etc/fstab; blkid -o value -s LABEL ${D}1",
+    )
+    .await;
+    let lines: Vec<&str> = seen.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines[..4], ["made from a variable", "640 3 4", "deep/one", "from outside"]);
+    let uuid_of = |line: &str| line.starts_with("UUID=");
+    assert!(uuid_of(lines[4]) && lines[4].ends_with(" / ext4 defaults 0 1"), "{seen}");
+    assert!(uuid_of(lines[5]) && lines[5].ends_with(" /boot/efi vfat defaults 0 1"), "{seen}");
+    assert_eq!(lines[6..], ["EFI"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_open_in_another_machine() {
+    let Some(ground) = ground("layers_open_in_another_machine") else { return };
+    build(&ground, &prepared(&ground, "layers.vmdb", None)).await;
+    let (session, _dir) = ground.boot_with(&ground.path("out.img")).await;
+    let seen = look(
+        &session,
+        "cryptsetup luksDump ${D}1 | grep -E '^Version|PBKDF:' | tr -s ' \\t' ' '
+         printf asdf | cryptsetup open --key-file - ${D}1 small_crypt
+         vgchange -ay small_vg >/dev/null
+         lvs --noheadings -o lv_name,vg_name small_vg | sort | tr -s ' '
+         mount -o ro /dev/small_vg/small_root /run/at
+         mount -o ro /dev/small_vg/small_data /run/at/data
+         cat /run/at/data/note; echo; cat /run/at/etc/crypttab; cat /run/at/etc/fstab
+         umount -R /run/at; vgchange -an small_vg >/dev/null; cryptsetup close small_crypt",
+    )
+    .await;
+    let lines: Vec<&str> = seen.lines().map(str::trim).collect();
+    assert_eq!(
+        lines[..5],
+        ["Version: 2", "PBKDF: argon2id", "small_data small_vg", "small_root small_vg", "inside"]
+    );
+    assert!(lines[5].starts_with("small_crypt UUID="), "{seen}");
+    assert!(lines[5].ends_with(" none luks,discard"), "{seen}");
+    assert!(seen.contains(" / ext4 defaults 0 1") && seen.contains(" /data ext2 "), "{seen}");
+}
