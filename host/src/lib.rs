@@ -19,6 +19,7 @@ pub mod commands;
 pub mod drive;
 pub mod error;
 pub mod exec;
+pub mod explain;
 pub mod network;
 pub mod pipeline;
 pub mod progress;

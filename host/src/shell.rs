@@ -198,7 +198,7 @@ impl Shell {
     /// When it opens: after so many stages, or after a failure.
     #[must_use]
     pub fn visit(&self, after: Option<usize>) -> Visit {
-        Visit { visitor: Arc::new(self.clone()), after }
+        Visit { visitor: Arc::new(self.clone()), after, from: None }
     }
 
     /// Whether the user wants to try again.

@@ -275,6 +275,7 @@ fn try_keep(
             }
         }
     }
+    stored.push(store_plan(plan, cache)?);
     let keys = StageKey::of_plan(plan, &cache.surroundings);
     let record = StageRecord {
         version: RECORD_VERSION,
@@ -289,11 +290,28 @@ fn try_keep(
         inputs: BTreeMap::new(),
         fetched,
         connections: Vec::new(),
+        ran: Vec::new(),
         log: None,
         files: stored,
     };
     cache.session.put_record(&record).map_err(store_error)
 }
+
+/// The plan itself, for questions about the build.
+fn store_plan(plan: &Plan, cache: &Cache) -> Result<StoredFile, CommandError> {
+    let json = serde_json::to_vec(plan).map_err(|e| CommandError::new(Kind::Build, e))?;
+    let object = cache.session.put_blob(&mut json.as_slice()).map_err(store_error)?;
+    Ok(StoredFile {
+        role: PLAN.to_owned(),
+        object,
+        layer: false,
+        bytes: json.len() as u64,
+        checksums: BTreeMap::new(),
+    })
+}
+
+/// The role of the plan among the finished files.
+pub const PLAN: &str = "plan";
 
 /// The name of the record of finished files; no stage has a name with a blank.
 pub const OUTPUTS: &str = "the finished files";

@@ -206,8 +206,9 @@ pub(crate) fn forecast_until(
                 changed_inputs(old, &stage_inputs(plan, stage, &cache.surroundings))
             });
             forecast.reasons[index] = Some(match (own[index].take(), changed) {
+                (Some(why @ (Why::Refresh | Why::Expired(_) | Why::Clock)), _) => why,
+                (_, Some(names)) if !names.is_empty() => Why::Changed(names),
                 (Some(why), _) => why,
-                (None, Some(names)) if !names.is_empty() => Why::Changed(names),
                 _ if index > first => Why::Follows(plan.stages[index - 1].name.clone()),
                 (None, Some(_)) => Why::NotKept,
                 (None, None) => Why::NeverBuilt,

@@ -19,10 +19,10 @@ use crate::{
     cache::{self, Forecast, Refresh, Why, digest},
     disks::Disks,
     events::{Event, SharedObserver},
-    guest::Guest,
+    guest::{Guest, tool},
     keeper::{Job, Keeper, chain},
     snapshot::{self, Failure},
-    tape::Tape,
+    tape::{Tape, now_ms},
 };
 
 /// Work after which the disks are kept. A snapshot stops the guest for some tens
@@ -46,6 +46,8 @@ pub(crate) struct Caching {
     pub(crate) fetched: Option<u64>,
     /// Work since the disks were kept.
     unkept: Duration,
+    /// How far the clock of the machine is ahead of the host's.
+    ahead_ms: i64,
 }
 
 impl Caching {
@@ -88,9 +90,15 @@ impl Caching {
             opened: Arc::default(),
             fetched: None,
             unkept: Duration::ZERO,
+            ahead_ms: 0,
         };
-        if let Some(visit) = config.visit.as_ref().and_then(|visit| visit.after) {
-            caching.limit(plan, visit);
+        if let Some(visit) = &config.visit
+            && let Some(after) = visit.after
+        {
+            caching.limit(plan, after);
+            if let (Some(index), Some(record)) = (after.checked_sub(1), &visit.from) {
+                caching.forecast.resume = Some((index, record.clone()));
+            }
         }
         Ok(Some(caching))
     }
@@ -117,9 +125,9 @@ impl Caching {
 
     /// Why a stage runs, when that is worth a word.
     pub(crate) fn reason(&self, index: usize) -> Option<&Why> {
-        self.forecast.reasons[index]
-            .as_ref()
-            .filter(|why| !matches!(why, Why::NeverBuilt | Why::Follows(_) | Why::Output))
+        self.forecast.reasons[index].as_ref().filter(|why| {
+            matches!(why, Why::Changed(_) | Why::Expired(_) | Why::Clock | Why::Refresh)
+        })
     }
 
     /// Restores the disks of the last stage that need not run. A damaged layer
@@ -235,6 +243,17 @@ impl Caching {
         }
     }
 
+    /// Compares the clock of a fresh machine with the host's.
+    pub(crate) async fn compare_clocks(&mut self, session: &Session) {
+        let before = now_ms();
+        let asked = session.output(tool(&["date", "+%s%3N"]), b"").await;
+        let after = now_ms();
+        let told = asked.ok().and_then(|said| String::from_utf8(said.stdout).ok());
+        let Some(guest) = told.and_then(|text| text.trim().parse::<i64>().ok()) else { return };
+        let host = i64::try_from(before.midpoint(after)).unwrap_or(i64::MAX);
+        self.ahead_ms = guest.saturating_sub(host);
+    }
+
     /// A stage has ended: keeps its disks if that is worth it, and what is known
     /// about it in any case.
     pub(crate) async fn ended(
@@ -271,6 +290,7 @@ impl Caching {
             inputs: inputs.into_iter().map(|(name, d)| (name, store::Digest(d.0))).collect(),
             fetched: self.fetched,
             connections: self.cache.connections.take(),
+            ran: self.tape.take_ran(self.ahead_ms),
             log: None,
             files: Vec::new(),
         };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use plan::{Env, Place, Stage, Value};
-use session::ChildEvent;
+use session::{ChildEvent, Exited};
 use wire::{Channel, ExitStatus, Spawn, Stdin};
 
 use crate::{
@@ -32,9 +32,11 @@ pub(crate) struct Command<'a> {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) cwd: &'a str,
     pub(crate) stdin: Option<&'a str>,
-    /// Keep standard output instead of showing it.
+    /// Keep standard output.
     pub(crate) capture: bool,
-    /// Whether it is worth events: tools of the engine's own are not.
+    /// Show it although it is kept.
+    pub(crate) echo: bool,
+    /// It makes no events unless it fails, as it is a step of the engine's own.
     pub(crate) quiet: bool,
 }
 
@@ -129,11 +131,14 @@ pub(crate) async fn run(
     let mut captured = Vec::new();
     let exited = loop {
         match child.next().await.map_err(session_error)? {
-            ChildEvent::Output(Channel::Stdout, bytes) if command.capture => {
-                let room = CAPTURE_MAX_BYTES.saturating_sub(captured.len());
-                captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            }
             ChildEvent::Output(channel, bytes) => {
+                if command.capture && channel == Channel::Stdout {
+                    let room = CAPTURE_MAX_BYTES.saturating_sub(captured.len());
+                    captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                    if !command.echo {
+                        continue;
+                    }
+                }
                 lines.take(stream_of(channel), &bytes, &mut |event| emit(event));
             }
             ChildEvent::Exited(exited) => break exited,
@@ -150,6 +155,9 @@ pub(crate) async fn run(
     if exited.status.success() {
         return Ok(captured);
     }
+    if command.quiet {
+        tell_late(&command, &lines, &exited, started.elapsed(), config);
+    }
     Err(EngineError::Script {
         phase: command.phase.to_owned(),
         script: command.script.to_owned(),
@@ -158,6 +166,33 @@ pub(crate) async fn run(
         timeout: time_limit(stage, config).filter(|_| exited.status == ExitStatus::TimedOut),
         tail: lines.tail.into(),
     })
+}
+
+/// What a quiet command would have told, once it has failed.
+fn tell_late(
+    command: &Command<'_>,
+    lines: &Lines,
+    exited: &Exited,
+    elapsed: Duration,
+    config: &Config,
+) {
+    let tell = |event: Event| config.observer.event(&event);
+    tell(Event::ScriptStarted {
+        phase: command.phase.to_owned(),
+        script: command.script.to_owned(),
+        origin: command.origin.cloned(),
+        place: command.place,
+    });
+    for line in &lines.tail {
+        tell(Event::OutputLine { stream: OutputStream::Stderr, line: line.clone() });
+    }
+    tell(Event::ScriptFinished {
+        phase: command.phase.to_owned(),
+        script: command.script.to_owned(),
+        status: exited.status,
+        elapsed,
+        cpu: exited.cpu,
+    });
 }
 
 /// How long a script of a stage may run.

@@ -12,6 +12,7 @@ use machine::{Backend, DriveFormat, OnGuestConnect};
 use plan::{Digest, TreeOutput};
 use serde::{Deserialize, Serialize};
 use session::Session;
+use store::StageRecord;
 use tokio::sync::watch;
 
 use crate::{Cache, events::SharedObserver};
@@ -90,6 +91,8 @@ pub struct Visit {
     /// When so many stages have run; the build then ends. After a failure
     /// otherwise.
     pub after: Option<usize>,
+    /// What the state after these stages is taken from, whatever their keys.
+    pub from: Option<StageRecord>,
 }
 
 impl std::fmt::Debug for Visit {
@@ -166,6 +169,14 @@ pub struct State {
     pub carried: Vec<CarriedMount>,
     /// Whether the scratch disk has its filesystem.
     pub scratch_formatted: bool,
+}
+
+impl State {
+    /// Whether a script of block-device.d has made a device of its own, which then
+    /// takes the place of the plan's layout. It lives in the machine that is on.
+    pub(crate) fn has_own_device(&self) -> bool {
+        self.nodes.is_empty() && self.facts.contains_key("image-block-device")
+    }
 }
 
 /// A layout node that exists on a disk.

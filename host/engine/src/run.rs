@@ -162,6 +162,7 @@ impl Build<'_> {
         self.emit(&Event::StageStarted { index, name: stage.name.clone() });
         let started = Instant::now();
         self.enter(index).await?;
+        let worked = Instant::now();
         let plan = self.plan;
         let Some(running) = &self.guest else { return Err(no_guest()) };
         for step in &stage.steps {
@@ -172,10 +173,17 @@ impl Build<'_> {
             }
         }
         context::note_carried(running, &mut self.state).await?;
+        if self.state.has_own_device() {
+            // It goes with the machine, so no result can be kept from now on.
+            let caching = self.caching.take();
+            let _ = tokio::task::spawn_blocking(move || drop(caching)).await;
+        }
         let elapsed = started.elapsed();
         self.emit(&Event::StageFinished { index, name: stage.name.clone(), elapsed });
         if let Some(caching) = &mut self.caching {
-            caching.ended(index, elapsed, plan, running, &self.state, &mut self.files).await?;
+            caching
+                .ended(index, worked.elapsed(), plan, running, &self.state, &mut self.files)
+                .await?;
         }
         Ok(())
     }
@@ -238,8 +246,9 @@ impl Build<'_> {
             boot: session.hello().boot,
             kernel: session.hello().kernel.clone(),
         });
-        if let Some(caching) = &self.caching {
+        if let Some(caching) = &mut self.caching {
             caching.protect(self.plan, &session, &mut self.files).await;
+            caching.compare_clocks(&session).await;
         }
         let guest = guest::establish(session, self.plan, config, &mut self.state).await?;
         layout::open(self.plan, &guest, &mut self.state).await?;
@@ -334,7 +343,9 @@ fn no_guest() -> EngineError {
 
 /// Whether a disk has got its size while the guest ran without it.
 fn lacks_disk(plan: &Plan, guest: &Guest, state: &State) -> bool {
-    plan.disks.iter().any(|disk| {
-        guest.device(&disk.name).is_none() && matches!(disk_bytes(&disk.size, state), Ok(Some(_)))
-    })
+    !state.has_own_device()
+        && plan.disks.iter().any(|disk| {
+            guest.device(&disk.name).is_none()
+                && matches!(disk_bytes(&disk.size, state), Ok(Some(_)))
+        })
 }

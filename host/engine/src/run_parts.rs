@@ -56,6 +56,7 @@ pub(crate) async fn run(
             cwd: parts.cwd.as_str(),
             stdin: None,
             capture: parts.block_device_output,
+            echo: true,
             quiet: false,
         };
         let output = command::run(guest, stage, config, command).await?;
@@ -89,6 +90,7 @@ pub(crate) async fn run_one(
         cwd: run.cwd.as_str(),
         stdin: run.stdin.as_deref(),
         capture: run.capture.is_some(),
+        echo: false,
         quiet: false,
     };
     let output = command::run(guest, stage, config, command).await?;
@@ -139,6 +141,7 @@ impl Sourcing<'_> {
             cwd: "/",
             stdin: None,
             capture: true,
+            echo: false,
             quiet: true,
         };
         let output = command::run(self.guest, self.stage, self.config, command).await?;
@@ -271,7 +274,9 @@ fn note_block_device(output: &[u8], state: &mut State) -> Result<(), EngineError
             "variable ‘IMAGE_BLOCK_DEVICE’ has more than one occurrence in the output of block-device.d".into(),
         ));
     }
-    state.facts.insert("image-block-device".into(), value.trim_matches('"').to_owned());
+    let device = value.trim_matches('"');
+    state.facts.insert("image-block-device".into(), device.to_owned());
+    state.facts.insert("image-block-devices".into(), format!(" [image0]={device} "));
     Ok(())
 }
 

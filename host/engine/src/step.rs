@@ -21,14 +21,13 @@ pub(crate) async fn run_step(
     let loud = matches!(
         step,
         Step::Upload(_)
-            | Step::CreateLayout(_)
             | Step::FindRoot { .. }
             | Step::GrowRoot { .. }
             | Step::CopyTree { .. }
             | Step::Fetch { .. }
             | Step::ExportTree { .. }
             | Step::Trim
-    );
+    ) || matches!(step, Step::CreateLayout(_) if !state.has_own_device());
     let started = Instant::now();
     let title = step.title();
     if loud {
@@ -48,6 +47,8 @@ pub(crate) async fn run_step(
             state.facts.insert(fact.clone(), value);
         }
         Step::ImageSize(size) => steps::image_size(size, guest, stage, state).await?,
+        Step::CreateLayout(_) if state.has_own_device() => check_own_device(plan, state)?,
+        Step::WriteFstab { .. } if state.has_own_device() => {}
         Step::CreateLayout(part) => layout::create(part, plan, config, guest, state).await?,
         Step::FindRoot { disk } => adopt::find_root(disk, plan, config, guest, state).await?,
         Step::GrowRoot { disk } => grow::grow_root(disk, config, guest, state).await?,
@@ -76,4 +77,17 @@ pub(crate) async fn run_step(
         config.observer.event(&Event::StepFinished { title, elapsed: started.elapsed() });
     }
     Ok(())
+}
+
+/// A device that block-device.d made lies on no disk of the plan, so nothing can
+/// be made of those.
+fn check_own_device(plan: &Plan, state: &State) -> Result<(), EngineError> {
+    if plan.outputs.images.is_empty() {
+        return Ok(());
+    }
+    let device = state.facts.get("image-block-device").map_or("", String::as_str);
+    Err(EngineError::Recipe(format!(
+        "block-device.d made `{device}` itself, which cannot become an image: ask for formats \
+         of the file tree, or describe the disks with DIB_BLOCK_DEVICE_CONFIG"
+    )))
 }

@@ -1,6 +1,12 @@
-//! The log of each stage, written down beside what the user sees.
+//! The log of each stage, and when what ran in it, written down beside what the
+//! user sees.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use store::Ran;
 
 use crate::events::{Event, Observer, SharedObserver};
 
@@ -11,16 +17,44 @@ const LOG_MAX_BYTES: usize = 8 << 20;
 pub(crate) struct Tape {
     inner: SharedObserver,
     text: Mutex<String>,
+    ran: Mutex<Vec<Ran>>,
 }
 
 impl Tape {
     pub(crate) fn new(inner: SharedObserver) -> Arc<Self> {
-        Arc::new(Self { inner, text: Mutex::default() })
+        Arc::new(Self { inner, text: Mutex::default(), ran: Mutex::default() })
     }
 
     /// What was said since this was asked before.
     pub(crate) fn take(&self) -> Vec<u8> {
         std::mem::take(&mut *self.text.lock().unwrap_or_else(PoisonError::into_inner)).into_bytes()
+    }
+
+    /// What ran since this was asked before, by the clock of a machine that is so
+    /// many milliseconds ahead of the host's.
+    pub(crate) fn take_ran(&self, ahead_ms: i64) -> Vec<Ran> {
+        let ran = std::mem::take(&mut *self.ran.lock().unwrap_or_else(PoisonError::into_inner));
+        let shifted = |at: u64| at.saturating_add_signed(ahead_ms);
+        let shift = |ran: Ran| Ran {
+            started_ms: shifted(ran.started_ms),
+            ended_ms: shifted(ran.ended_ms),
+            ..ran
+        };
+        ran.into_iter().map(shift).collect()
+    }
+
+    fn began(&self, name: String, origin: Option<String>) {
+        let now = now_ms();
+        let ran = Ran { name, origin, started_ms: now, ended_ms: now };
+        self.ran.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
+    }
+
+    /// Only one thing runs at a time.
+    fn ended(&self) {
+        let mut ran = self.ran.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = ran.last_mut() {
+            last.ended_ms = now_ms();
+        }
     }
 
     fn put(&self, line: &str) {
@@ -36,10 +70,23 @@ impl Observer for Tape {
     fn event(&self, event: &Event) {
         match event {
             Event::OutputLine { line, .. } => self.put(line),
-            Event::ScriptStarted { phase, script, .. } => self.put(&format!("== {phase}/{script}")),
-            Event::StepStarted { title } => self.put(&format!("== {title}")),
+            Event::ScriptStarted { phase, script, origin, .. } => {
+                self.put(&format!("== {phase}/{script}"));
+                self.began(format!("{phase}/{script}"), origin.clone());
+            }
+            Event::StepStarted { title } => {
+                self.put(&format!("== {title}"));
+                self.began(title.clone(), None);
+            }
+            Event::ScriptFinished { .. } | Event::StepFinished { .. } => self.ended(),
             _ => {}
         }
         self.inner.event(event);
     }
+}
+
+/// Milliseconds since 1970 by the host's clock.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -68,6 +68,8 @@ pub enum Verb {
     /// Build what a vmdb2 spec says
     #[command(infer_long_args = true)]
     Vmdb(Box<commands::vmdb::VmdbArgs>),
+    /// Build a stack of layer folders, as vm-layer-builder has them
+    Layers(Box<commands::layers::LayersArgs>),
     /// Build the images that definitions in YAML name
     Images(Box<commands::images::ImagesArgs>),
     /// Show what a build would do, without doing it
@@ -75,6 +77,10 @@ pub enum Verb {
     /// Open a shell in the machine of a build, between two of its stages
     #[command(infer_long_args = true)]
     Shell(Box<commands::shell::ShellArgs>),
+    /// Tell which script of a build made a file of its image
+    Explain(Box<commands::explain::ExplainArgs>),
+    /// Tell how much of an image each part of its build made
+    Du(Box<commands::explain::DuArgs>),
     /// List, check and shrink what is kept of builds
     Store(commands::store::StoreCommand),
     /// Boot a finished image on its serial console, without changing it

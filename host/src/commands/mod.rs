@@ -9,7 +9,9 @@ pub mod completions;
 pub mod dib;
 pub mod doctor;
 pub mod exec;
+pub mod explain;
 pub mod images;
+pub mod layers;
 pub mod plan;
 pub mod shell;
 pub mod store;
@@ -65,9 +67,12 @@ impl Context {
 pub fn run(context: &Context, verb: Verb) -> Outcome {
     match verb {
         Verb::Vmdb(args) => vmdb::run(context, &args),
+        Verb::Layers(args) => layers::run(context, &args),
         Verb::Images(args) => images::run(context, &args),
         Verb::Plan(args) => plan::run(context, &args),
         Verb::Shell(args) => shell::run(context, &args),
+        Verb::Explain(args) => explain::run(context, &args),
+        Verb::Du(args) => explain::run_du(context, &args),
         Verb::Store(command) => store::run(context, command),
         Verb::Boot(args) => boot::run(context, &args),
         Verb::Exec(args) => exec::run(context, &args),

@@ -60,7 +60,7 @@ pub use layer::LayerContent;
 use layout::Layout;
 pub use layout::{OnStep, Step};
 pub use overlay::OverlaySource;
-pub use record::{Connection, DiskState, Fetched, RECORD_VERSION, StageRecord, StoredFile};
+pub use record::{Connection, DiskState, Fetched, RECORD_VERSION, Ran, StageRecord, StoredFile};
 pub use session::{Session, StoredLayer};
 pub use verify::{Problem, Verified};
 

@@ -43,10 +43,27 @@ pub struct StageRecord {
     pub fetched: Option<u64>,
     /// Connections that it made; those of its parents are not among them.
     pub connections: Vec<Connection>,
+    /// What ran in it, in order.
+    pub ran: Vec<Ran>,
     /// Its log, as an object.
     pub log: Option<Digest>,
     /// The files that it left on the host.
     pub files: Vec<StoredFile>,
+}
+
+/// Something that ran in a stage, by the clock of its machine: what changed on
+/// its disks meanwhile was changed by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ran {
+    /// What: `install.d/10-x`, or a sentence.
+    pub name: String,
+    /// The element or other source that it came from.
+    pub origin: Option<String>,
+    /// Milliseconds since 1970 when it began.
+    pub started_ms: u64,
+    /// Milliseconds since 1970 when it had ended.
+    pub ended_ms: u64,
 }
 
 /// A disk as a chain of layers.

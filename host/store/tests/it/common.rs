@@ -86,6 +86,7 @@ pub(crate) fn record(number: u8, layers: &[Digest]) -> StageRecord {
         files: Vec::new(),
         inputs: BTreeMap::new(),
         connections: Vec::new(),
+        ran: Vec::new(),
         log: None,
     }
 }

@@ -1,0 +1,117 @@
+//! `vbuild explain` and `vbuild du`: what made the files of an image.
+
+use clap::Args;
+
+use super::{Context, Outcome, machine_run, resolve};
+use crate::{
+    cli::{AccelArgs, CacheDirArgs, PackageArgs, SourceArgs},
+    explain::{self, Answer},
+    settings::Settings,
+    ui::bytes,
+};
+
+/// What both verbs need to know.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct BuiltArgs {
+    /// An image that vbuild has written, or the name of a build
+    #[arg(value_name = "IMAGE|BUILD")]
+    pub build: String,
+
+    /// Whose store.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+    /// What runs the machine that looks.
+    #[command(flatten)]
+    pub accel: AccelArgs,
+    /// What its appliance holds.
+    #[command(flatten)]
+    pub packages: PackageArgs,
+    /// Where its appliance comes from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+/// `vbuild explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(
+    after_help = "The build must be in the store. A machine looks at its disks; nothing runs again. \
+                        What counts is when the file's inode was last changed."
+)]
+pub struct ExplainArgs {
+    /// The build.
+    #[command(flatten)]
+    pub built: BuiltArgs,
+
+    /// The file in the image
+    #[arg(value_name = "PATH")]
+    pub path: String,
+}
+
+/// `vbuild du`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = "Files count for what changed them last.")]
+pub struct DuArgs {
+    /// The build.
+    #[command(flatten)]
+    pub built: BuiltArgs,
+
+    /// Count for each script instead of for each stage
+    #[arg(long)]
+    pub by_step: bool,
+}
+
+fn settings(args: &BuiltArgs) -> Settings {
+    resolve::appliance_settings(&args.accel, &args.packages, &args.source, &args.cache_dir)
+}
+
+/// Tells about one file.
+///
+/// # Errors
+/// A build that is not in the store, a path that is not in its image.
+pub fn run(context: &Context, args: &ExplainArgs) -> Outcome {
+    let settings = settings(&args.built);
+    machine_run::quietly(&context.console, async |ctx| {
+        let answer = explain::path(&settings, &ctx, &args.built.build, &args.path).await?;
+        context.console.print(&tell(&args.path, &answer));
+        Ok(())
+    })?;
+    Ok(0)
+}
+
+fn tell(path: &str, answer: &Answer) -> String {
+    let origin = answer.origin.as_ref().map(|o| format!(" (element {o})")).unwrap_or_default();
+    let mut text = format!("{path}: last changed by {}{origin}", answer.name);
+    if answer.name != answer.stage {
+        text.push_str(&format!(", in the stage {}", answer.stage));
+    }
+    text.push('\n');
+    for connection in &answer.connections {
+        let (host, port) = (&connection.host, connection.port);
+        let received = bytes(connection.received);
+        text.push_str(&format!("  the stage was connected to {host}:{port} ({received} came)\n"));
+        for fetched in &connection.fetched {
+            let digest = fetched.sha256.as_deref().unwrap_or("not complete");
+            let size = bytes(fetched.bytes);
+            text.push_str(&format!("    {} {size} sha256 {digest}\n", fetched.path));
+        }
+    }
+    text
+}
+
+/// Tells about all files.
+///
+/// # Errors
+/// A build that is not in the store.
+pub fn run_du(context: &Context, args: &DuArgs) -> Outcome {
+    let settings = settings(&args.built);
+    machine_run::quietly(&context.console, async |ctx| {
+        let shares = explain::sizes(&settings, &ctx, &args.built.build, args.by_step).await?;
+        let total: u64 = shares.iter().map(|(_, size)| size).sum();
+        for (name, size) in &shares {
+            context.console.print(&format!("{:>12}  {name}\n", bytes(*size)));
+        }
+        context.console.print(&format!("{:>12}  in all\n", bytes(total)));
+        Ok(())
+    })?;
+    Ok(0)
+}

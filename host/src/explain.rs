@@ -1,0 +1,405 @@
+//! Which step of a build made a file: the time at which the file's inode was last
+//! changed, looked up in the times at which steps ran, both by the clock of the
+//! machine. Copying the whole tree changes every inode, so files that were
+//! changed by that are looked up where they were copied from.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use engine::{Place, Visit, Visitor};
+use plan::{Plan, Step};
+use session::ChildEvent;
+use store::{Connection, Digest, Session, StageRecord};
+use wire::{Channel, Spawn, Stdin};
+
+use crate::{
+    error::{CommandError, Kind},
+    pipeline::{Ctx, Prepared},
+    settings::Settings,
+    shell,
+    stage_cache::{self, OUTPUTS, PLAN, store_error},
+    trees::Trees,
+};
+
+/// How far two clocks of one machine may disagree: the kernel's coarse clock
+/// ticks every 4 ms, and asking for the time takes some more under TCG.
+const TOLERANCE_MS: u64 = 150;
+/// A list of some million files.
+const LISTING_MAX_BYTES: usize = 512 << 20;
+/// Longest chain of stages that is followed.
+const STAGES_MAX: usize = 10_000;
+
+/// What made a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The script or step.
+    pub name: String,
+    /// The element or other source that it came from.
+    pub origin: Option<String>,
+    /// The stage.
+    pub stage: String,
+    /// Connections of the stage.
+    pub connections: Vec<Connection>,
+}
+
+/// A build in the store.
+struct Built {
+    plan: Plan,
+    /// Its stages in order, as far as they are known.
+    stages: Vec<StageRecord>,
+    session: Arc<Session>,
+}
+
+/// What made a file of a build.
+///
+/// # Errors
+/// A build or a path that is not known.
+pub async fn path(
+    settings: &Settings,
+    ctx: &Ctx,
+    build: &str,
+    path: &str,
+) -> Result<Answer, CommandError> {
+    let built = find(settings, build)?;
+    let relative = path.trim_start_matches('/').to_owned();
+    let found = look(settings, ctx, &built, Some(relative.clone())).await?;
+    let times = found.get(&relative).ok_or_else(|| {
+        CommandError::usage(format!("the image of {} has no `{path}`", built.plan.name))
+    })?;
+    let unknown = || {
+        CommandError::message(Kind::Build, format!("the step that changed `{path}` is not known"))
+            .hint("what ran before it was kept in the store is not recorded")
+    };
+    let (stage, ran) = attribute(&built.stages, times).ok_or_else(unknown)?;
+    Ok(Answer {
+        name: ran.map_or_else(|| stage.name.clone(), |ran| ran.name.clone()),
+        origin: ran.and_then(|ran| ran.origin.clone()),
+        stage: stage.name.clone(),
+        connections: stage.connections.clone(),
+    })
+}
+
+/// How many bytes of the image each stage, or each step, has made; the largest
+/// first.
+///
+/// # Errors
+/// A build that is not known.
+pub async fn sizes(
+    settings: &Settings,
+    ctx: &Ctx,
+    build: &str,
+    by_step: bool,
+) -> Result<Vec<(String, u64)>, CommandError> {
+    let built = find(settings, build)?;
+    let mut shares: BTreeMap<String, u64> = BTreeMap::new();
+    let mut seen = HashSet::new();
+    for entry in look(settings, ctx, &built, None).await?.values() {
+        if !seen.insert(entry.inode.clone()) {
+            continue;
+        }
+        let name = match attribute(&built.stages, entry) {
+            Some((_, Some(ran))) if by_step => ran.name.clone(),
+            Some((stage, _)) => stage.name.clone(),
+            None => "not known".to_owned(),
+        };
+        *shares.entry(name).or_default() += entry.bytes;
+    }
+    let mut shares: Vec<_> = shares.into_iter().collect();
+    shares.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    Ok(shares)
+}
+
+/// The build that an image or a name means, the latest if there are several.
+fn find(settings: &Settings, build: &str) -> Result<Built, CommandError> {
+    let store = stage_cache::open(&settings.cache_dir)?;
+    let session = Arc::new(store.session().map_err(store_error)?);
+    let mut records = store.records().map_err(store_error)?;
+    records.retain(|(_, record)| record.name == OUTPUTS);
+    records.sort_by_key(|(_, record)| std::cmp::Reverse(record.created));
+    let image = Path::new(build);
+    let digest = image.is_file().then(|| digest_of(image)).transpose()?;
+    let holds = |record: &StageRecord| {
+        digest.is_some_and(|digest| record.files.iter().any(|file| file.object == digest))
+    };
+    let name = image.file_stem().and_then(|stem| stem.to_str()).unwrap_or(build);
+    let called = |record: &StageRecord| record.build == build || record.build == name;
+    let record = records
+        .iter()
+        .map(|(_, record)| record)
+        .find(|record| holds(record))
+        .or_else(|| records.iter().map(|(_, record)| record).find(|record| called(record)));
+    let record = record.ok_or_else(|| {
+        CommandError::usage(format!("the store knows no build `{build}`"))
+            .hint("`vbuild store ls` lists the builds that it knows")
+    })?;
+    let role = record.files.iter().find(|file| file.role == PLAN);
+    let incomplete = || CommandError::message(Kind::Build, "the record of the build has no plan");
+    let mut json = Vec::new();
+    session.get_blob(&role.ok_or_else(incomplete)?.object, &mut json).map_err(store_error)?;
+    let plan: Plan =
+        serde_json::from_slice(&json).map_err(|e| CommandError::new(Kind::Build, e))?;
+    let mut stages = Vec::new();
+    let mut next = record.parent;
+    while let Some(key) = next.filter(|_| stages.len() < STAGES_MAX) {
+        let Some(stage) = session.lookup(&key).map_err(store_error)? else { break };
+        next = stage.parent;
+        stages.push(stage);
+    }
+    stages.reverse();
+    Ok(Built { plan, stages, session })
+}
+
+fn digest_of(path: &Path) -> Result<Digest, CommandError> {
+    let failed = |e| CommandError::new(Kind::Host, e).context(format!("read {}", path.display()));
+    let mut file = File::open(path).map_err(failed)?;
+    Digest::of_reader(&mut file).map_err(failed)
+}
+
+/// What is known about a file of the image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Entry {
+    /// Device and inode.
+    inode: String,
+    bytes: u64,
+    /// When it changed, in milliseconds, in the image and then in the trees that
+    /// it was copied from.
+    changed_ms: Vec<u64>,
+}
+
+/// The step that ran when a file changed.
+fn attribute<'a>(
+    stages: &'a [StageRecord],
+    entry: &Entry,
+) -> Option<(&'a StageRecord, Option<&'a store::Ran>)> {
+    let mut found = None;
+    for &time in &entry.changed_ms {
+        let now = at(stages, time);
+        let copied = now.is_some_and(|(_, ran)| ran.is_some_and(|ran| is_copy(&ran.name)));
+        found = now.or(found);
+        if !copied {
+            break;
+        }
+    }
+    found
+}
+
+fn is_copy(name: &str) -> bool {
+    name.starts_with("copy the tree to ")
+}
+
+fn at(stages: &[StageRecord], time: u64) -> Option<(&StageRecord, Option<&store::Ran>)> {
+    let all = || stages.iter().flat_map(|stage| stage.ran.iter().map(move |ran| (stage, ran)));
+    let within = all().find(|(_, ran)| (ran.started_ms..=ran.ended_ms).contains(&time));
+    let near = || {
+        all().find(|(_, ran)| {
+            let range = ran.started_ms.saturating_sub(TOLERANCE_MS)..=ran.ended_ms + TOLERANCE_MS;
+            range.contains(&time)
+        })
+    };
+    if let Some((stage, ran)) = within.or_else(near) {
+        return Some((stage, Some(ran)));
+    }
+    // Between two things that ran in one stage, or before the first of them.
+    let ends = |stage: &StageRecord| stage.ran.iter().map(|ran| ran.ended_ms).max();
+    stages
+        .iter()
+        .find(|stage| ends(stage).is_some_and(|end| time <= end))
+        .map(|stage| (stage, None))
+}
+
+/// Looks at the files of a build in a machine: all of them, or one.
+async fn look(
+    settings: &Settings,
+    ctx: &Ctx,
+    built: &Built,
+    path: Option<String>,
+) -> Result<BTreeMap<String, Entry>, CommandError> {
+    let gone = || {
+        CommandError::message(Kind::Build, "the disks of the build are not in the store any more")
+            .hint("build it again; --no-cache keeps nothing")
+    };
+    let kept = built.stages.iter().rev().find(|stage| stage.resumable()).ok_or_else(gone)?;
+    let index = built.plan.stages.iter().position(|stage| stage.name == kept.name);
+    let index = index.ok_or_else(gone)?;
+    let looker = Arc::new(Looker {
+        sources: sources(&built.plan),
+        path,
+        found: Mutex::new(Ok(BTreeMap::new())),
+    });
+    let visit = Visit { visitor: looker.clone(), after: Some(index + 1), from: Some(kept.clone()) };
+    let settings = Settings { network: false, ..settings.clone() };
+    let mut machine = Prepared::new(&settings, ctx).await?;
+    if let Some(cache) = &mut machine.cache {
+        cache.session = Arc::clone(&built.session);
+    }
+    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new());
+    let config = machine.config(&settings, ctx, Arc::new(trees), Some(visit))?;
+    engine::run(&built.plan, &config).await.map_err(crate::pipeline::engine_error)?;
+    let mut found = looker.found.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::replace(&mut *found, Ok(BTreeMap::new()))
+        .map_err(|text| CommandError::message(Kind::Build, text))
+}
+
+/// Directories that trees are copied from, seen from the tools root, last first.
+fn sources(plan: &Plan) -> Vec<String> {
+    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
+    let from = steps.filter_map(|step| match step {
+        Step::CopyTree { from, .. } => Some(from.to_string()),
+        _ => None,
+    });
+    let mut sources: Vec<String> = from.collect();
+    sources.reverse();
+    sources
+}
+
+/// Lists files in the machine.
+struct Looker {
+    sources: Vec<String>,
+    path: Option<String>,
+    found: Mutex<Result<BTreeMap<String, Entry>, String>>,
+}
+
+/// `find` with what is asked of each file.
+const LIST: &str = r#"cd "$1" || exit 0; shift
+exec find "$@" \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run \) -prune \
+    -o -printf '%C@\t%b\t%D:%i\t%p\0'"#;
+
+#[async_trait::async_trait]
+impl Visitor for Looker {
+    async fn visit(&self, place: Place<'_>) {
+        let found = self.list(&place).await;
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+}
+
+impl Looker {
+    async fn list(&self, place: &Place<'_>) -> Result<BTreeMap<String, Entry>, String> {
+        let image = place.image.clone().or_else(|| {
+            let at = place.stage.context.layout_at.as_ref();
+            at.map(|at| format!("{}{at}", place.tools))
+        });
+        let image = image.ok_or("the build has no image at that place")?;
+        let sources = self.sources.iter().map(|source| format!("{}{source}", place.tools));
+        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
+        for (index, root) in std::iter::once(image).chain(sources).enumerate() {
+            let what = match &self.path {
+                Some(path) => vec![format!("./{path}"), "-maxdepth".into(), "0".into()],
+                None => vec![".".into()],
+            };
+            let mut argv = vec!["sh".into(), "-c".into(), LIST.into(), "list".into(), root];
+            argv.extend(what);
+            let env = shell::environment();
+            let spawn = Spawn { argv, env, cwd: "/".into(), ..Spawn::default() };
+            for (name, entry) in parse(&listing(place, spawn).await?) {
+                match entries.get_mut(&name) {
+                    Some(known) => known.changed_ms.extend(entry.changed_ms),
+                    // Only what is in the image counts.
+                    None if index == 0 => drop(entries.insert(name, entry)),
+                    None => {}
+                }
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// Runs a command and takes all of its output.
+async fn listing(place: &Place<'_>, spawn: Spawn) -> Result<Vec<u8>, String> {
+    let spawn = Spawn { stdin: Stdin::Null, ..spawn };
+    let mut child = place.session.spawn(spawn).await.map_err(|e| e.to_string())?;
+    let mut bytes = Vec::new();
+    loop {
+        match child.next().await.map_err(|e| e.to_string())? {
+            ChildEvent::Output(Channel::Stdout, more) => bytes.extend_from_slice(&more),
+            ChildEvent::Output(..) => {}
+            ChildEvent::Exited(_) => return Ok(bytes),
+        }
+        if bytes.len() > LISTING_MAX_BYTES {
+            return Err("the image has too many files to list".into());
+        }
+    }
+}
+
+/// What `LIST` prints.
+fn parse(bytes: &[u8]) -> Vec<(String, Entry)> {
+    /// The unit of `%b`.
+    const BLOCK_BYTES: u64 = 512;
+    let text = String::from_utf8_lossy(bytes);
+    let entry = |line: &str| {
+        let mut fields = line.splitn(4, '\t');
+        let (seconds, fraction) = fields.next()?.split_once('.')?;
+        let seconds: u64 = seconds.parse().ok()?;
+        let milliseconds: u64 = fraction.get(..3)?.parse().ok()?;
+        let bytes = fields.next()?.parse::<u64>().ok()?.checked_mul(BLOCK_BYTES)?;
+        let inode = fields.next()?.to_owned();
+        let name = fields.next()?.trim_start_matches("./").to_owned();
+        let changed_ms = vec![seconds.checked_mul(1000)?.checked_add(milliseconds)?];
+        Some((name, Entry { inode, bytes, changed_ms }))
+    };
+    text.split('\0').filter_map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use store::{RECORD_VERSION, Ran};
+
+    use super::*;
+
+    fn stage(name: &str, ran: &[(&str, u64, u64)]) -> StageRecord {
+        let ran = ran.iter().map(|(name, started_ms, ended_ms)| Ran {
+            name: (*name).to_owned(),
+            origin: None,
+            started_ms: *started_ms,
+            ended_ms: *ended_ms,
+        });
+        StageRecord {
+            version: RECORD_VERSION,
+            key: Digest([0; 32]),
+            parent: None,
+            build: "b".into(),
+            name: name.into(),
+            created: 0,
+            elapsed_ms: 0,
+            disks: BTreeMap::new(),
+            state: serde_json::Value::Null,
+            inputs: BTreeMap::new(),
+            fetched: None,
+            connections: Vec::new(),
+            ran: ran.collect(),
+            log: None,
+            files: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_copied_file_is_looked_up_where_it_came_from() {
+        let stages = [
+            stage("root.d", &[("root.d/10-a", 1000, 2000), ("root.d/20-b", 2010, 9000)]),
+            stage("copy", &[("copy the tree to /m", 20_000, 30_000)]),
+            stage("finalise.d", &[("finalise.d/10-c", 40_000, 50_000)]),
+        ];
+        let who = |times: &[u64]| {
+            let entry = Entry { changed_ms: times.to_vec(), ..Entry::default() };
+            attribute(&stages, &entry)
+                .map(|(stage, ran)| ran.map_or(stage.name.clone(), |ran| ran.name.clone()))
+        };
+        assert_eq!(who(&[25_000, 1500]), Some("root.d/10-a".into()));
+        assert_eq!(who(&[45_000, 1500]), Some("finalise.d/10-c".into()));
+        assert_eq!(who(&[25_000]), Some("copy the tree to /m".into()));
+        assert_eq!(who(&[15_000]), Some("copy".into()));
+        assert_eq!(who(&[99_000]), None);
+    }
+
+    #[test]
+    fn lines_of_find_are_read() {
+        let line = b"1795237290.8060132470\t8\t64:12\t./etc/a b\0";
+        let entry =
+            Entry { inode: "64:12".into(), bytes: 4096, changed_ms: vec![1_795_237_290_806] };
+        assert_eq!(parse(line), [("etc/a b".to_owned(), entry)]);
+        assert_eq!(parse(b"x\t8\t64:12\t./a\0\0"), []);
+    }
+}
