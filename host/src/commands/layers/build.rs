@@ -1,0 +1,237 @@
+//! Building a project.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use base_image::{Backing, BaseImage, Format, write_overlay};
+use layers::{Layer, Project, ProjectError, Target};
+use plan::{DiskBase, Plan};
+
+use super::{LayersBuildArgs, RESULT, base};
+use crate::{
+    cli::ChecksumKind,
+    commands::{Context, Outcome, logs, machine_run, resolve},
+    error::{CommandError, Kind},
+    pipeline::{self, Ctx},
+    settings::Settings,
+    ui::{self, Ui, bytes},
+};
+
+/// Builds.
+///
+/// # Errors
+/// A project that is wrong, and whatever the build fails with.
+pub(super) fn run(context: &Context, args: &LayersBuildArgs) -> Outcome {
+    let project = layers::read(&args.project).map_err(project_error)?;
+    let chosen = project.up_to(args.last.as_deref()).map_err(project_error)?;
+    let result = Artefact::of(args, &project, chosen)?;
+    let settings = settings(args, &project);
+    let view = ui::Settings::of(&args.output, logs::new_log(&settings.cache_dir));
+    let ui = Arc::new(Ui::open(&view, &context.console)?);
+    machine_run::run(&ui, async |ctx| {
+        for warning in &project.warnings {
+            ctx.warn(warning.clone());
+        }
+        let base = find_base(args, &project, &settings, &ctx)?;
+        let plan = lower(args, &project, chosen, &base, &result)?;
+        pipeline::build(&plan, &settings, &ctx).await?;
+        result.finish(&base, &ctx)
+    })?;
+    Ok(0)
+}
+
+fn project_error(error: ProjectError) -> CommandError {
+    let hint = match &error {
+        ProjectError::Empty(_) => Some("`vbuild layers new-layer 10_name` makes one".to_owned()),
+        ProjectError::NotExecutable(path) => Some(format!("chmod +x {}", path.display())),
+        _ => None,
+    };
+    CommandError::new(Kind::Usage, error).maybe_hint(hint)
+}
+
+fn settings(args: &LayersBuildArgs, project: &Project) -> Settings {
+    let base =
+        resolve::machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir);
+    let mut settings = resolve::reuse_settings(&args.reuse, base);
+    settings.script_timeout = args.timeout.map(|seconds| Duration::from_secs(seconds.into()));
+    settings.network &= project.config.network.unwrap_or(true);
+    settings.appliance_packages.extend(project.config.packages.iter().cloned());
+    settings
+}
+
+fn find_base(
+    args: &LayersBuildArgs,
+    project: &Project,
+    settings: &Settings,
+    ctx: &Ctx,
+) -> Result<BaseImage, CommandError> {
+    if let Some(base) = &args.base {
+        // What is typed is meant from where it is typed.
+        return base::find(base, Path::new(""), settings, ctx);
+    }
+    let declared = project.config.base.as_ref().ok_or_else(|| {
+        CommandError::usage("nothing says what the first layer starts from")
+            .hint(format!("`base:` in {}, or --base IMAGE", layers::CONFIG_FILE))
+    })?;
+    base::find(declared, &project.folder, settings, ctx)
+}
+
+fn lower(
+    args: &LayersBuildArgs,
+    project: &Project,
+    chosen: &[Layer],
+    base: &BaseImage,
+    result: &Artefact,
+) -> Result<Plan, CommandError> {
+    let size = args.size.map(|size| size.0).or(project.config.size);
+    if let Some(size) = size.filter(|size| *size < base.bytes) {
+        let text = format!(
+            "the size of {} is less than the {} of the base image",
+            bytes(size),
+            bytes(base.bytes)
+        );
+        return Err(CommandError::usage(text).hint("a disk can only grow"));
+    }
+    let request = layers::Request {
+        base: disk_base(base),
+        size,
+        layers: chosen,
+        target: Target {
+            format: result.format.clone(),
+            path: result.disk.clone(),
+            compress: !args.uncompressed,
+            checksums: args.checksum.iter().copied().map(ChecksumKind::into_plan).collect(),
+        },
+    };
+    layers::lower(project, &request).map_err(|error| CommandError::new(Kind::Usage, error))
+}
+
+/// The base as the plan knows it.
+pub(super) fn disk_base(base: &BaseImage) -> DiskBase {
+    DiskBase { path: base.raw.clone(), bytes: base.bytes, sha256: plan::Digest(base.digest.0) }
+}
+
+/// What is written where.
+#[derive(Debug)]
+struct Artefact {
+    /// What the pipeline writes: the image, or the raw disk for the overlay.
+    disk: PathBuf,
+    format: String,
+    /// The overlay, and the link to it.
+    overlay: Option<(PathBuf, PathBuf)>,
+}
+
+impl Artefact {
+    fn of(
+        args: &LayersBuildArgs,
+        project: &Project,
+        chosen: &[Layer],
+    ) -> Result<Self, CommandError> {
+        let build = project.folder.join(::layers::BUILD_FOLDER);
+        let file = match &args.file {
+            Some(file) => file.clone(),
+            None => {
+                fs::create_dir_all(&build).map_err(|error| {
+                    CommandError::new(Kind::Host, error)
+                        .context(format!("cannot make {}", build.display()))
+                })?;
+                build.join(RESULT)
+            }
+        };
+        let suffix = file.extension().map(|suffix| suffix.to_string_lossy().into_owned());
+        let suffix = suffix.unwrap_or_default();
+        if args.flatten || suffix != "qcow2" {
+            let format = if suffix == "img" { "raw".to_owned() } else { suffix };
+            if output::format(&format).is_none_or(|f| f.origin != output::Origin::Disk) {
+                let text = format!("{}: its suffix is no format of a disk", file.display());
+                return Err(CommandError::usage(text).hint("such as .qcow2, .raw or .vmdk"));
+            }
+            return Ok(Self { disk: file, format, overlay: None });
+        }
+        let folder = file.parent().filter(|path| !path.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let last = chosen.last().map_or("base", |layer| layer.name.as_str());
+        Ok(Self {
+            disk: folder.join(format!(".{last}.raw")),
+            format: "raw".into(),
+            overlay: Some((folder.join(format!("{last}.qcow2")), file)),
+        })
+    }
+
+    /// Turns the disk into an overlay over the base, and links to it.
+    fn finish(&self, base: &BaseImage, ctx: &Ctx) -> Result<(), CommandError> {
+        let Some((overlay, link)) = &self.overlay else { return Ok(()) };
+        let backing = backing(base, overlay);
+        let written =
+            write_overlay(&self.disk, &base.raw, &backing, overlay).map_err(base::failure);
+        // It was only on the way to the overlay; if it stays, it is in the way
+        // of nothing.
+        let _ = fs::remove_file(&self.disk);
+        let written = written?;
+        ctx.say(format!(
+            "wrote {} ({}), over {}",
+            overlay.display(),
+            bytes(written.bytes),
+            backing.path.display()
+        ));
+        if overlay == link {
+            return Ok(());
+        }
+        let host = |error: std::io::Error| {
+            CommandError::new(Kind::Host, error).context(format!("cannot link {}", link.display()))
+        };
+        // A link appears under its name at once, or the old one stays.
+        let target = overlay.file_name().unwrap_or_default();
+        let fresh = link.with_extension("new-link");
+        let _ = fs::remove_file(&fresh);
+        std::os::unix::fs::symlink(target, &fresh).map_err(host)?;
+        fs::rename(&fresh, link).map_err(host)?;
+        ctx.say(format!("{} leads to it", link.display()));
+        Ok(())
+    }
+}
+
+/// What the overlay's header names: the user's own file where that is a disk as
+/// it stands, relative to the overlay where both are in one project, so that
+/// they can be moved together; else the raw disk in the cache.
+fn backing(base: &BaseImage, overlay: &Path) -> Backing {
+    let format = match base.format {
+        Some(format @ (Format::Raw | Format::Qcow2)) => format,
+        _ => return Backing { path: base.raw.clone(), format: Format::Raw },
+    };
+    let folder = overlay.parent().filter(|path| !path.as_os_str().is_empty());
+    let folder = fs::canonicalize(folder.unwrap_or(Path::new(".")));
+    let path = folder.ok().and_then(|folder| relative(&base.source, &folder));
+    Backing { path: path.unwrap_or_else(|| base.source.clone()), format }
+}
+
+/// A path seen from a folder, when they share more than the root.
+fn relative(path: &Path, folder: &Path) -> Option<PathBuf> {
+    let shared = path.components().zip(folder.components()).take_while(|(a, b)| a == b).count();
+    if shared < 2 {
+        return None;
+    }
+    let up = folder.components().skip(shared).map(|_| Path::new(".."));
+    let down = path.components().skip(shared).map(|part| Path::new(part.as_os_str()));
+    Some(up.chain(down).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_within_a_project_are_relative() {
+        let seen = |path: &str, folder: &str| {
+            relative(Path::new(path), Path::new(folder)).map(|path| path.display().to_string())
+        };
+        assert_eq!(seen("/p/base.img", "/p/build"), Some("../base.img".into()));
+        assert_eq!(seen("/p/build/base.img", "/p/build"), Some("base.img".into()));
+        assert_eq!(seen("/home/a/x/b.img", "/home/a/p/build"), Some("../../x/b.img".into()));
+        assert_eq!(seen("/srv/b.img", "/home/a"), None);
+    }
+}

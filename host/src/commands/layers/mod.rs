@@ -1,0 +1,243 @@
+//! `vbuild layers`: a disk image as a stack of scripts, one folder each.
+
+mod base;
+mod build;
+mod compare;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use super::{Context, Outcome, boot};
+use crate::{
+    cli::{
+        AccelArgs, ByteSize, CacheDirArgs, ChecksumKind, DriveArgs, MachineArgs, NetworkArgs,
+        OutputArgs, ReuseArgs, SourceArgs, positive, smp,
+    },
+    error::{CommandError, Kind},
+};
+
+/// The name of the result, below [`::layers::BUILD_FOLDER`].
+const RESULT: &str = "image.qcow2";
+
+/// `vbuild layers`.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    override_usage = "vbuild layers [OPTIONS] [DIR]\n       vbuild layers VERB ...",
+    after_help = "vbuild-layers(5) tells what a project holds. A folder with the name of a verb is \
+                        written ./VERB."
+)]
+pub struct LayersArgs {
+    /// What to do other than building.
+    #[command(subcommand)]
+    pub verb: Option<LayersVerb>,
+    /// The build.
+    #[command(flatten)]
+    pub build: LayersBuildArgs,
+}
+
+/// What can be done with layers beside building them.
+#[derive(Debug, Clone, PartialEq, Subcommand)]
+pub enum LayersVerb {
+    /// Make the folder of a new layer with an empty script
+    NewLayer(NewLayerArgs),
+    /// Boot the result on its serial console, without changing it
+    TestBoot(TestBootArgs),
+    /// Say in what two images differ: files, packages, sizes
+    CompareLayers(Box<CompareLayersArgs>),
+}
+
+/// `vbuild layers [DIR]`.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct LayersBuildArgs {
+    /// The project
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub project: PathBuf,
+
+    /// Start from this image, or URL#sha256=HEX, instead of the one in vbuild.yaml
+    #[arg(long, value_name = "IMAGE")]
+    pub base: Option<::layers::Base>,
+
+    /// Make the disk this large, with the root filesystem on it
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<ByteSize>,
+
+    /// Stop after this layer
+    #[arg(long, value_name = "LAYER")]
+    pub last: Option<String>,
+
+    /// Write one image that needs no other file, instead of an overlay over the base
+    #[arg(long)]
+    pub flatten: bool,
+
+    /// The result [default: DIR/build/image.qcow2]; its suffix tells the format, and
+    /// any but .qcow2 means --flatten
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Do not compress a flattened image
+    #[arg(short = 'u', long)]
+    pub uncompressed: bool,
+
+    /// Write checksums beside a flattened image [default when given: md5,sha256]
+    #[arg(long, value_name = "KIND,...", require_equals = true, num_args = 0..=1,
+          value_delimiter = ',', default_missing_values = ["md5", "sha256"])]
+    pub checksum: Vec<ChecksumKind>,
+
+    /// Fail a script that runs longer than this, where vbuild.yaml says nothing
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    pub timeout: Option<u32>,
+
+    /// What scripts keep between builds.
+    #[command(flatten)]
+    pub drive: DriveArgs,
+    /// What vbuild keeps between builds.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+    /// What of earlier builds is used again.
+    #[command(flatten)]
+    pub reuse: ReuseArgs,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// What it may reach.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// What is shown.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `vbuild layers new-layer`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct NewLayerArgs {
+    /// Its name: two or more digits, `_`, and a name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// The project
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub project: PathBuf,
+}
+
+/// `vbuild layers test-boot`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(
+    after_help = "What the guest changes is gone when it ends. Ctrl-A X ends the guest, Ctrl-C is \
+                        the guest's."
+)]
+pub struct TestBootArgs {
+    /// The image [default: build/image.qcow2]
+    #[arg(value_name = "IMAGE")]
+    pub image: Option<PathBuf>,
+
+    /// Boot with UEFI instead of BIOS
+    #[arg(long)]
+    pub uefi: bool,
+
+    /// Give the guest a network card behind QEMU's user-mode network
+    #[arg(long = "with-network")]
+    pub network: bool,
+
+    /// Do not show the console, but wait until TEXT appears on it and end; may be given
+    /// several times, for one text after another
+    #[arg(long, value_name = "TEXT")]
+    pub expect: Vec<String>,
+
+    /// How long to wait for each text
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = positive,
+          requires = "expect")]
+    pub timeout: u32,
+
+    /// What runs the guest's instructions.
+    #[command(flatten)]
+    pub accel: AccelArgs,
+
+    /// Memory of the guest in MiB
+    #[arg(short = 'm', long, value_name = "MIB", default_value = "1024", value_parser = positive)]
+    pub memsize: u32,
+
+    /// Processors of the guest
+    #[arg(long, value_name = "N", default_value = "2", value_parser = smp)]
+    pub smp: u8,
+}
+
+/// `vbuild layers compare-layers`.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(
+    after_help = "Each image is copied into a machine of its own and only read there, so both may \
+                        be in use, and may hold volumes of the same names. The exit status is 0 \
+                        when they are equal, 1 when they differ, and larger when they cannot be \
+                        compared."
+)]
+pub struct CompareLayersArgs {
+    /// An image, or a layer of the project that was built last
+    #[arg(value_name = "A")]
+    pub one: PathBuf,
+
+    /// Another
+    #[arg(value_name = "B")]
+    pub other: PathBuf,
+
+    /// What vbuild keeps between builds.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Where its appliance comes from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// How much is shown of it.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Does it.
+///
+/// # Errors
+/// A project that is wrong, and whatever the build fails with.
+pub fn run(context: &Context, args: &LayersArgs) -> Outcome {
+    match &args.verb {
+        None => build::run(context, &args.build),
+        Some(LayersVerb::NewLayer(args)) => new_layer(context, args),
+        Some(LayersVerb::TestBoot(args)) => test_boot(context, args),
+        Some(LayersVerb::CompareLayers(args)) => compare::run(context, args),
+    }
+}
+
+fn new_layer(context: &Context, args: &NewLayerArgs) -> Outcome {
+    let script = ::layers::new_layer(&args.project, &args.name).map_err(|error| {
+        let kind = match &error {
+            ::layers::NewLayerError::Io { .. } => Kind::Host,
+            _ => Kind::Usage,
+        };
+        CommandError::new(kind, error)
+    })?;
+    context.console.print(&format!("{}\n", script.display()));
+    Ok(0)
+}
+
+fn test_boot(context: &Context, args: &TestBootArgs) -> Outcome {
+    let image =
+        args.image.clone().unwrap_or_else(|| Path::new(::layers::BUILD_FOLDER).join(RESULT));
+    boot::run(
+        context,
+        &boot::BootArgs {
+            image,
+            format: None,
+            uefi: args.uefi,
+            block_size: machine::BlockSize::B512,
+            network: args.network,
+            expect: args.expect.clone(),
+            answer: Vec::new(),
+            timeout: args.timeout,
+            accel: args.accel.clone(),
+            memsize: args.memsize,
+            smp: args.smp,
+        },
+    )
+}
