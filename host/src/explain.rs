@@ -194,11 +194,12 @@ fn is_copy(name: &str) -> bool {
 fn at(stages: &[StageRecord], time: u64) -> Option<(&StageRecord, Option<&store::Ran>)> {
     let all = || stages.iter().flat_map(|stage| stage.ran.iter().map(move |ran| (stage, ran)));
     let within = all().find(|(_, ran)| (ran.started_ms..=ran.ended_ms).contains(&time));
+    let distance = |ran: &store::Ran| {
+        ran.started_ms.saturating_sub(time).max(time.saturating_sub(ran.ended_ms))
+    };
     let near = || {
-        all().find(|(_, ran)| {
-            let range = ran.started_ms.saturating_sub(TOLERANCE_MS)..=ran.ended_ms + TOLERANCE_MS;
-            range.contains(&time)
-        })
+        let nearest = all().min_by_key(|(_, ran)| distance(ran));
+        nearest.filter(|(_, ran)| distance(ran) <= TOLERANCE_MS)
     };
     if let Some((stage, ran)) = within.or_else(near) {
         return Some((stage, Some(ran)));

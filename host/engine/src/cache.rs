@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use plan::{Inputs, Plan, StageKey, Step, Surroundings, changed_inputs, stage_inputs};
+use plan::{Inputs, Keep, Plan, StageKey, Step, Surroundings, changed_inputs, stage_inputs};
 use store::{Connection, Session, StageRecord, StoreError};
 
 /// Inputs that a reason names; the rest are counted.
@@ -85,6 +85,8 @@ pub enum Why {
     NotKept,
     /// It writes to the host.
     Output,
+    /// The plan says so: [`plan::Keep::No`].
+    NeverKept,
 }
 
 impl fmt::Display for Why {
@@ -108,6 +110,7 @@ impl fmt::Display for Why {
             Self::Refresh => f.write_str("--refresh"),
             Self::NotKept => f.write_str("its result was not kept"),
             Self::Output => f.write_str("it writes to the host"),
+            Self::NeverKept => f.write_str("its recipe says that it is never kept"),
         }
     }
 }
@@ -175,11 +178,12 @@ pub(crate) fn forecast_until(
         Refresh::Everything => Some(0),
         Refresh::From(name) => plan.stages.iter().position(|stage| stage.name == *name),
     };
-    let output = first_output(plan);
-    let limit = refreshed.unwrap_or(count).min(output.unwrap_or(count)).min(end);
+    let always = first_always(plan);
+    let limit = refreshed.unwrap_or(count).min(always.unwrap_or(count)).min(end);
     let mut own: Vec<Option<Why>> = vec![None; count];
-    if let Some(index) = output {
-        own[index] = Some(Why::Output);
+    if let Some(index) = always {
+        let never_kept = plan.stages[index].keep == Keep::No;
+        own[index] = Some(if never_kept { Why::NeverKept } else { Why::Output });
     }
     if let Some(index) = refreshed {
         own[index] = Some(Why::Refresh);
@@ -229,10 +233,11 @@ fn latest(plan: &Plan, cache: &Cache) -> Result<Vec<(String, Inputs)>, StoreErro
     Ok(records.into_iter().map(|(_, record)| (record.name.clone(), inputs(record))).collect())
 }
 
-/// The first stage that does something on the host, so that it cannot be skipped.
-pub(crate) fn first_output(plan: &Plan) -> Option<usize> {
+/// The first stage that cannot be skipped: it does something on the host, or the
+/// plan says that its result is never kept. What follows it has no other start.
+pub(crate) fn first_always(plan: &Plan) -> Option<usize> {
     let effects = |step: &Step| matches!(step, Step::Fetch { .. } | Step::ExportTree { .. });
-    plan.stages.iter().position(|stage| stage.steps.iter().any(effects))
+    plan.stages.iter().position(|stage| stage.keep == Keep::No || stage.steps.iter().any(effects))
 }
 
 /// A key as the store knows it.

@@ -178,11 +178,11 @@ async fn run_words(
 }
 
 async fn make_volume(guest: &Guest, name: &str, volume: &LogicalVolume) -> Result<(), EngineError> {
-    let mut argv =
-        vec!["lvcreate".to_owned(), "--yes".into(), "--wipesignatures".into(), "n".into()];
-    argv.extend(["--name".into(), name.into()]);
+    let mut argv = vec!["lvcreate".to_owned(), "--yes".into(), "--name".into(), name.into()];
     if volume.is_thin_pool {
         argv.extend(["--type".into(), "thin-pool".into()]);
+    } else if volume.thin_pool.is_none() {
+        argv.extend(["--wipesignatures".into(), "n".into()]);
     }
     match &volume.size {
         LvSize::Bytes(bytes) => {
