@@ -10,8 +10,9 @@
 # usage: tests/vmdb.sh [bios|uefi|lvm|luks]...      (default: all four)
 # VBUILD names the program (default: the release build), VBUILD_TEST_DIR a folder
 # that is kept, with tarball, images and logs (default: a new one, removed at the
-# end), VBUILD_ARGS further options for each build. Without KVM the first build
-# takes about half an hour, the others some minutes.
+# end), VBUILD_TEST_TARBALL a tarball of an earlier run, with which no build runs
+# debootstrap, VBUILD_ARGS further options for each build. Without KVM the build
+# that makes the tarball takes about half an hour, the others some minutes.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 [ $# -gt 0 ] || set -- bios uefi lvm luks
@@ -42,6 +43,7 @@ vbuild() {
         PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin ${VBUILD_AGENT:+VBUILD_AGENT="$VBUILD_AGENT"} \
         "$work/bin/vbuild" "$@")
 }
+[ -z "${VBUILD_TEST_TARBALL:-}" ] || cp "$VBUILD_TEST_TARBALL" "$work/out/root.tar.gz"
 started=$(date +%s)
 step() { printf '\n=== %s (%s s)\n' "$1" "$(($(date +%s) - started))"; }
 fail() {
@@ -99,7 +101,7 @@ look() {
 for name in "$@"; do
     case $name in
     bios)
-        rm -f "$work/out/root.tar.gz"
+        [ -n "${VBUILD_TEST_TARBALL:-}" ] || rm -f "$work/out/root.tar.gz"
         build bios
         boot bios
         ;;

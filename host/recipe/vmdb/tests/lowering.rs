@@ -305,11 +305,13 @@ fn debootstrap_apt_and_commands() {
               bound /sys -> /build/image/root/sys
               bound /build/vmdb/virtual/root/shm -> /build/image/root/dev/shm
               bound /build/vmdb/virtual/root/run -> /build/image/root/run
+              run [step 11 (chroot): links by UUID] sh -c SCRIPT "links by UUID" <uuid.fs-root> <device.root>
               run [step 11 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec "passwd -d root"
               end processes in /build/image/root
             12-shell in /build/image/root network
               mkdir /build/spec 755
-              run [step 12 (shell): shell] ROOT=/build/image/root sh -c SCRIPT shell "echo hello > \"$ROOT/etc/motd\"" out.img <device.image>
+              run [step 12 (shell): links by UUID] sh -c SCRIPT "links by UUID" <uuid.fs-root> <device.root>
+              run [step 12 (shell): shell] ROOT=/build/image/root DM_DISABLE_UDEV=1 sh -c SCRIPT shell "echo hello > \"$ROOT/etc/motd\"" out.img <device.image>
               end processes in /build/image/root
             finish in -
               trim
@@ -522,6 +524,7 @@ fn grub_for_bios_and_uefi() {
               bound /dev -> /build/image/root/dev
               bound /dev/pts -> /build/image/root/dev/pts
               bound /sys -> /build/image/root/sys
+              run [step 7 (grub): links by UUID] sh -c SCRIPT "links by UUID" <uuid.fs-root> <device.root>
               run [step 7 (grub): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
               run [step 7 (grub): install GRUB] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install GRUB" /build/image/root chroot /build/image/root apt-get -y --no-show-progress install grub-pc
               run [step 7 (grub): configure GRUB] sh -c SCRIPT "configure GRUB" /build/image/root "biosdevname=0 net.ifnames=0 consoleblank=0 rw loglevel=3 console=tty0 console=ttyS0,115200n8 systemd.show_status=true" 0 serial
@@ -575,6 +578,7 @@ fn grub_for_bios_and_uefi() {
               bound /dev -> /build/image/root/dev
               bound /dev/pts -> /build/image/root/dev/pts
               bound /sys -> /build/image/root/sys
+              run [step 9 (grub): links by UUID] sh -c SCRIPT "links by UUID" <uuid.fs-efi> <device.efi> <uuid.fs-root> <device.root>
               run [step 9 (grub): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
               run [step 9 (grub): install GRUB] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "install GRUB" /build/image/root chroot /build/image/root apt-get -y --no-show-progress install grub-efi-amd64
               run [step 9 (grub): configure GRUB] sh -c SCRIPT "configure GRUB" /build/image/root "rw quiet systemd.show_status=false rd.systemd.show_status=false" 2 ""
@@ -582,6 +586,7 @@ fn grub_for_bios_and_uefi() {
               run [step 9 (grub): grub-install] sh -c SCRIPT grub-install /build/image/root chroot /build/image/root sh -c SCRIPT grub-install x86_64-efi <device.image>
               end processes in /build/image/root
             10-chroot in /build/image/root network
+              run [step 10 (chroot): links by UUID] sh -c SCRIPT "links by UUID" <uuid.fs-efi> <device.efi> <uuid.fs-root> <device.root>
               run [step 10 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec "ls /boot/efi"
               end processes in /build/image/root
             finish in -

@@ -6,6 +6,7 @@ use super::Lowering;
 
 const RESOLVER_SH: &str = include_str!("../../scripts/resolver.sh");
 const BINFMT_SH: &str = include_str!("../../scripts/binfmt.sh");
+const LINKS_SH: &str = include_str!("../../scripts/links.sh");
 
 /// A step of a stage, and the command that it stands for in the narration.
 #[derive(Debug)]
@@ -117,19 +118,32 @@ impl Lowering<'_> {
         Command { shown, ..self.script(what, RESOLVER_SH, arguments) }
     }
 
-    /// What must stand before commands in an image of another architecture.
-    pub(crate) fn emulation(&mut self) -> Vec<Work> {
-        if !is_foreign(&self.arch, &self.settings.arch) {
-            return Vec::new();
+    /// What must stand before commands that work on an image: an emulator, if its
+    /// architecture is another one, and what udev would make, if it sees /dev.
+    pub(crate) fn preparation(&mut self) -> Vec<Work> {
+        let mut work = Vec::new();
+        if is_foreign(&self.arch, &self.settings.arch) {
+            self.packages.insert("qemu-user-static".into());
+            let arch = Value::Text(self.arch.clone());
+            work.push(self.script("emulate", BINFMT_SH, vec![arch]).work());
         }
-        self.packages.insert("qemu-user-static".into());
-        let arch = Value::Text(self.arch.clone());
-        vec![self.script("emulate", BINFMT_SH, vec![arch]).work()]
+        if self.binds.iter().any(|(_, bind)| bind.from.as_str() == "/dev") {
+            let mut arguments = Vec::new();
+            for tag in &self.tags {
+                if let Some((filesystem, _)) = &tag.filesystem {
+                    arguments.push(Value::Fact(format!("uuid.{filesystem}")));
+                    arguments.push(Value::Fact(format!("device.{}", tag.node)));
+                }
+            }
+            let command = self.script("links by UUID", LINKS_SH, arguments);
+            work.push(command.shown(&["ln", "-s", "/dev/disk/by-uuid"]).work());
+        }
+        work
     }
 
     /// Adds a stage that runs commands in an image.
     pub(crate) fn image_stage(&mut self, root: &GuestPath, commands: Vec<Command>) {
-        let mut work = self.emulation();
+        let mut work = self.preparation();
         work.extend(commands.into_iter().map(Command::work));
         // A daemon that a package started would keep the filesystem busy.
         work.push(Step::KillProcesses { root: root.clone() }.into());

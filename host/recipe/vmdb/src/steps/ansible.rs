@@ -113,7 +113,7 @@ impl StepKind for Ansible {
         }
         let upload = Upload { what: self.playbook.clone(), to: at, entries: files.entries() };
         let mut work = vec![Step::Upload(upload).into()];
-        work.extend(lowering.emulation());
+        work.extend(lowering.preparation());
         work.push(command.work());
         work.push(Step::KillProcesses { root: root.clone() }.into());
         lowering.stage("", Some(&root), true, work);

@@ -54,7 +54,7 @@ impl StepKind for Shell {
         let path = guest_path("", WORK_AT)?;
         let directory = FileStep::MakeDirectory { path, mode: 0o755 };
         let mut work: Vec<Work> = vec![Step::File(directory).into()];
-        work.extend(lowering.emulation());
+        work.extend(lowering.preparation());
         let mut arguments = vec![self.shell.as_str().into()];
         arguments.extend(lowering.link_arguments());
         let command = lowering

@@ -64,7 +64,7 @@ impl StepKind for Debootstrap {
             lowering.arch.clone_from(arch);
         }
         let root = lowering.root_of("target", &self.target)?;
-        let mut work: Vec<Work> = lowering.emulation();
+        let mut work: Vec<Work> = lowering.preparation();
         if self.require_empty_target {
             let what = "look into the target";
             work.push(
@@ -240,7 +240,7 @@ impl StepKind for QemuDebootstrap {
     fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
         self.base.lower(lowering)?;
         let root = lowering.root_of("target", &self.base.target)?;
-        let mut work = lowering.emulation();
+        let mut work = lowering.preparation();
         work.push(apt_update(lowering, &root).work());
         work.push(Step::KillProcesses { root: root.clone() }.into());
         lowering.stage("-update", Some(&root), true, work);
