@@ -105,7 +105,7 @@ enum Place<'a> {
 /// The finished files of an earlier build of the same plan, if all are there and
 /// may be used; no machine is needed then. A damaged one is told.
 pub fn finished(plan: &Plan, targets: &[Target], cache: &Cache, ctx: &Ctx) -> Option<Finished> {
-    if cache.rules.refresh != Refresh::Nothing {
+    if cache.rules.refresh != Refresh::Nothing || always_runs(plan) {
         return None;
     }
     match restore(plan, targets, cache) {
@@ -122,7 +122,14 @@ pub fn finished(plan: &Plan, targets: &[Target], cache: &Cache, ctx: &Ctx) -> Op
 #[must_use]
 pub fn has_finished(plan: &Plan, targets: &[Target], cache: &Cache) -> bool {
     cache.rules.refresh == Refresh::Nothing
+        && !always_runs(plan)
         && record_of(plan, targets, cache).is_ok_and(|record| record.is_some())
+}
+
+/// Whether a recipe says that a part of the build is never kept: then the whole
+/// is not kept either.
+fn always_runs(plan: &Plan) -> bool {
+    plan.stages.iter().any(|stage| stage.keep == plan::Keep::No)
 }
 
 /// The record of the finished files, if it names all of them and is young enough.
@@ -242,6 +249,9 @@ pub fn keep(
     archives: &[(PathBuf, PathBuf)],
     ctx: &Ctx,
 ) {
+    if always_runs(plan) {
+        return;
+    }
     if let Err(error) = try_keep(plan, targets, cache, fetched, files, archives) {
         ctx.warn(format!("the finished files are not kept: {}", words(error.source.as_ref())));
     }
