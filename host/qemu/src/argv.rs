@@ -20,9 +20,11 @@ pub(crate) const VHOST_FD: i32 = 4;
 /// - RDRAND and RDSEED are so slow that every start of Python shows it (2.0 s
 ///   against 0.2 s for ten).
 /// - Five-level paging, SMAP, SMEP, protection keys and UMIP make page faults and
-///   system calls dearer; XSAVE saves a kilobyte of AVX state at each switch.
+///   system calls dearer; XSAVE saves a kilobyte of AVX state at each switch. Without
+///   it there is no AVX, which has to be said: the kernel module of btrfs and RAID
+///   believes the processor and crashes.
 pub(crate) const TCG_CPU: &str =
-    "max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave";
+    "max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave,-avx,-avx2";
 
 /// What QEMU must not do once it runs: it needs no new processes, privileges or
 /// scheduling changes.
@@ -280,7 +282,7 @@ mod tests {
                 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
                 -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,memory-backend=mem
                 -accel tcg,thread=multi
-                -cpu max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave
+                -cpu max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave,-avx,-avx2
                 -smp 2
                 -m 1024M
                 -object memory-backend-memfd,id=mem,size=1024M,share=on

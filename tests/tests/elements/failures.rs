@@ -50,7 +50,7 @@ fn environment_files_that_fail_end_the_phase() {
         let built = trapped(&shop, trap);
         assert_eq!(built.status, Some(1));
         assert!(built.stderr.contains(words), "{}", built.stderr);
-        assert_eq!(built.scripts(), Vec::<String>::new(), "no script ran after it");
+        assert_eq!(built.scripts(), ["root.d/environment.d"], "no script ran after it");
     }
 }
 
@@ -63,21 +63,87 @@ fn an_operating_system_that_makes_nothing_is_refused() {
 }
 
 #[test]
-fn outputs_can_be_kept_when_a_build_fails() {
-    let Some(shop) = workshop("kept outputs") else { return };
-    // The archive is complete when the disk does not fit.
-    let arguments = [
-        "--name",
-        "kept",
-        "--formats",
-        "tar,qcow2",
-        "--no-delete-on-failure",
-        "--qemu-img-options",
-        "no_such_option=1",
-        "tiny-os",
-    ];
-    let built = shop.run(&arguments);
-    assert_eq!(built.status, Some(1), "{}", built.stderr);
+fn an_interpreter_that_is_missing_is_named() {
+    let Some(shop) = workshop("missing interpreter") else { return };
+    let built = shop.run(&["--python", "no-such-python", "tiny-os"]);
+    assert_eq!(built.status, Some(1));
+    assert!(built.stderr.contains("no-such-python needed but not found"), "{}", built.stderr);
+    assert_eq!(built.scripts(), Vec::<String>::new());
+}
+
+#[test]
+fn odd_letters_in_values_reach_scripts_as_they_are() {
+    let Some(shop) = workshop("odd letters") else { return };
+    let (name, label) = ("my $(image) \"1\"", "la\"b$e 'l");
+    let arguments = ["--name", name, "--root-label", label, "--formats", "raw", "tiny-os", "probe"];
+    let built = shop.build(&arguments);
+    for phase in super::phases::PHASES {
+        let env = built.records(name).env(phase);
+        assert_eq!(env["IMAGE_NAME"], name, "{phase}");
+        assert_eq!(env["DIB_ROOT_LABEL"], label);
+        assert!(env["DIB_ARGS"].contains("'la\"b$e '\\''l'"), "{}", env["DIB_ARGS"]);
+    }
+    let image = shop.path(&format!("{name}.raw"));
+    assert_eq!(super::image::blkid(&image, "LABEL"), label);
+}
+
+#[test]
+fn the_resolver_of_the_image_is_its_own() {
+    let Some(shop) = workshop("resolv.conf") else { return };
+    let member = |environment: &[&str]| {
+        let mut arguments = vec!["--name", "r", "--formats", "tar", "--network"];
+        for variable in environment {
+            arguments.extend(["--envvar", *variable]);
+        }
+        arguments.extend(["tiny-os", "probe"]);
+        let built = shop.build(&arguments);
+        let during = built.records("r").fact("install.d", "resolv");
+        assert!(during.starts_with("nameserver "), "it works during the build: {during}");
+        let tree = super::archive::members(&shop.path("r.tar"));
+        assert!(!tree.contains_key("etc/resolv.conf.ORIG"));
+        tree.get("etc/resolv.conf").cloned()
+    };
+    let replaced = member(&["PROBE_RESOLV_ORIG=nameserver 192.0.2.1"]).unwrap();
+    assert_eq!(replaced.content, b"nameserver 192.0.2.1\n");
+    let link = member(&["PROBE_RESOLV=link"]).unwrap();
+    assert_eq!(link.link.as_deref(), Some("../run/resolver/resolv.conf"));
+    assert_eq!(member(&["PROBE_RESOLV=absent"]), None);
+}
+
+/// Loop devices in use and the mounts of this process.
+fn state_of_the_host() -> (Vec<String>, String) {
+    let mut loops: Vec<String> = super::harness::names(std::path::Path::new("/sys/block"))
+        .into_iter()
+        .filter(|name| std::path::Path::new(&format!("/sys/block/{name}/loop")).exists())
+        .collect();
+    loops.sort();
+    (loops, fs::read_to_string("/proc/self/mounts").unwrap())
+}
+
+#[test]
+fn the_host_is_as_it_was() {
+    let Some(shop) = workshop("the host") else { return };
+    let before = state_of_the_host();
+    shop.build(&["--name", "host", "--formats", "raw", "tiny-os", "block-device-mbr"]);
+    assert_eq!(state_of_the_host(), before, "after success");
+    let mut child = shop
+        .command(&["--name", "killed", "tiny-os"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(5));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The machine notices the end of the process that it belongs to.
+    let gone = || !super::harness::process_with("guest=killed");
+    let started = std::time::Instant::now();
+    while !gone() && started.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(gone(), "no machine outlives its vbuild");
+    assert_eq!(state_of_the_host(), before, "after a kill");
+    assert_eq!(shop.names(), ["events", "host.raw", "log"]);
 }
 
 #[test]

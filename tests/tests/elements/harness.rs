@@ -52,7 +52,18 @@ impl Workshop {
         let mut command = Command::new(vbuild_binary());
         command
             .args(["--machine-readable=file:events", "--logfile", "log"])
-            .args(["--accel", &accel, "--smp", "2", "-m", "1024", "-p", ELEMENTS, "--skip-base"])
+            .args([
+                "--accel",
+                &accel,
+                "--smp",
+                "2",
+                "-m",
+                "1024",
+                "-p",
+                ELEMENTS,
+                "--skip-base",
+                "--no-cache",
+            ])
             // The tree is so small that the usual journal would not fit.
             .args(["--mkfs-journal-size", "8"])
             .args(arguments)
@@ -221,4 +232,13 @@ pub fn host(program: &str, arguments: &[&str], dir: &Path) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Whether any process has a word in its command line.
+pub fn process_with(word: &str) -> bool {
+    let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    names(Path::new("/proc")).iter().filter(|name| is_number(name)).any(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.windows(word.len()).any(|part| part == word.as_bytes()))
+    })
 }

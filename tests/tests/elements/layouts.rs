@@ -51,7 +51,16 @@ fn chs_is_valid(image: &std::path::Path, start: u64, sectors: u64) {
 #[test]
 fn the_elements_for_gpt_and_efi() {
     let Some(shop) = workshop("gpt and efi") else { return };
-    shop.build(&["--name", "gpt", "--formats", "raw", "tiny-os", "block-device-gpt"]);
+    shop.build(&[
+        "--name",
+        "gpt",
+        "--formats",
+        "raw",
+        "--size",
+        "100M",
+        "tiny-os",
+        "block-device-gpt",
+    ]);
     let table = partitions(&shop.path("gpt.raw"));
     let names: Vec<&str> = table.iter().map(|part| part.name.as_str()).collect();
     assert_eq!(names, ["BSP", "root"]);
@@ -287,25 +296,36 @@ fn thin_volumes() {
 #[test]
 fn roots_of_xfs_and_btrfs_and_large_sectors() {
     let Some(shop) = workshop("xfs and btrfs") else { return };
+    let arguments =
+        ["--name", "large", "--formats", "raw", "--size", "700M", "tiny-os", "block-device-efi-4k"];
+    shop.build(&arguments);
+    let header = &fs::read(shop.path("large.raw")).unwrap()[4096..4104].to_vec();
+    assert_eq!(header, b"EFI PART", "the table's header is in the second sector of 4096 bytes");
+
     let arguments = [
         "--name",
         "xfs",
         "--formats",
         "raw",
         "--size",
-        "1G",
+        "400M",
         "--fs-type",
         "xfs",
         "tiny-os",
         "probe",
-        "block-device-efi-4k",
     ];
     let built = shop.build(&arguments);
-    let root = built.records("xfs").text("fstab");
-    assert!(root.starts_with("LABEL=img-rootfs / xfs defaults 0 1\n"), "{root}");
-    assert_eq!(built.records("xfs").env("install.d")["DIB_ROOT_LABEL"], "img-rootfs");
-    let header = &fs::read(shop.path("xfs.raw")).unwrap()[4096..4104].to_vec();
-    assert_eq!(header, b"EFI PART", "the table's header is in the second sector of 4096 bytes");
+    let image = shop.path("xfs.raw");
+    let records = built.records("xfs");
+    assert_eq!(records.text("fstab"), "LABEL=img-rootfs / xfs defaults 0 1\n");
+    assert_eq!(records.mounts("finalise.d")["/"].0, "xfs");
+    let env = records.env("install.d");
+    assert_eq!(env["DIB_ROOT_LABEL"], "img-rootfs");
+    assert_eq!(env["DIB_IMAGE_ROOT_FS_UUID"], blkid(&image, "UUID"));
+    assert_eq!(
+        (blkid(&image, "TYPE"), blkid(&image, "LABEL")),
+        ("xfs".into(), "img-rootfs".into())
+    );
 
     let arguments = [
         "--name",

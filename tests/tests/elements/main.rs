@@ -18,3 +18,4 @@ mod image;
 mod layouts;
 mod outputs;
 mod phases;
+mod real;

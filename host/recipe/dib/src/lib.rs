@@ -10,9 +10,6 @@
 //!    └─► settings ─► block_device ────────┴─► environment ─► lower (stages, outputs)
 //! ```
 //!
-//! [`read_images`] reads the file of several images of the `diskimage-builder`
-//! command, each of which becomes a command line of its own.
-//!
 //! Architecture invariant: this crate reads files of the host and, to fetch
 //! diskimage-builder, the network; it starts no process and knows no machine.
 
@@ -23,7 +20,6 @@ mod error;
 mod files;
 mod guest;
 mod hooks;
-mod images;
 mod lower;
 mod options;
 mod phase;
@@ -38,7 +34,6 @@ pub use elements::{Catalogue, Element, ElementError, requested};
 pub use error::{DibError, DibErrorKind};
 pub use files::FileError;
 pub use hooks::{DuplicateHook, HookError};
-pub use images::{ImageRequest, ImagesError, read_images};
 pub use lower::{Lowered, lower};
 pub use options::{DibOptions, FormatChoice, MadeFrom, OptionError, Share, envvar, parse_size};
 pub use phase::Phase;

@@ -137,6 +137,12 @@ fn helper_directories(build: &Build<'_>) -> Result<Vec<Step>, DibError> {
 fn before_scripts(build: &Build<'_>, phase: Phase) -> Result<Vec<Step>, DibError> {
     let mut steps = uploads(build, Visible::From(phase))?;
     steps.extend(helper_directories(build)?);
+    if !phase.is_inside() {
+        // Nobody loads it when a script calls losetup, as udev's rules would. Here
+        // and not once, because each stage may be the first one in its machine.
+        let load = "[ -e /dev/loop-control ] || modprobe -q loop || :";
+        steps.push(Step::Run(helper("have loop devices", load, Vec::new())));
+    }
     let mounts = match phase {
         Phase::ExtraData => Some(ROOT_MOUNTS),
         Phase::PreInstall | Phase::Install | Phase::PostInstall | Phase::PostRoot => {
