@@ -6,8 +6,9 @@
 #   uefi   GPT and an EFI system partition; from the tarball, without debootstrap
 #   lvm    root and /home on a volume group over two partitions
 #   luks   root in a LUKS2 container; the console asks for the password
+#   ansible  a playbook on an image that does not boot; makes an appliance of its own
 #
-# usage: tests/vmdb.sh [bios|uefi|lvm|luks]...      (default: all four)
+# usage: tests/vmdb.sh [bios|uefi|lvm|luks|ansible]...      (default: the first four)
 # VBUILD names the program (default: the release build), VBUILD_TEST_DIR a folder
 # that is kept, with tarball, images and logs (default: a new one, removed at the
 # end), VBUILD_TEST_TARBALL a tarball of an earlier run, with which no build runs
@@ -30,7 +31,7 @@ mirror=${VBUILD_TEST_MIRROR:-$(cat /etc/apt/sources.list /etc/apt/sources.list.d
 
 mkdir -p "$work/home" "$work/bin" "$work/specs" "$work/out"
 cp "$program" "$work/bin/vbuild"
-cp "$here"/tests/vmdb/*.vmdb "$work/specs/"
+cp -R "$here"/tests/vmdb/. "$work/specs/"
 chmod -R a+rX "$work/bin" "$work/specs"
 chmod a+rx "$work"
 user=env
@@ -127,6 +128,13 @@ for name in "$@"; do
             cat /run/at/etc/crypttab /run/at/etc/fstab; grep 12 /run/at/etc/debian_version
             umount /run/at; cryptsetup close root_crypt'
         boot luks --expect 'lease unlock disk' --answer asdf
+        ;;
+    ansible)
+        build ansible
+        look ansible '
+            mount -o ro ${D}1 /run/at
+            grep "hello from the playbook" /run/at/etc/motd; grep bookworm /run/at/etc/asked
+            umount /run/at'
         ;;
     *) fail "there is no spec $name" ;;
     esac
