@@ -145,7 +145,9 @@ pub async fn build(
     }
     if let Some(cache) = &machine.cache {
         let archives = trees.archives();
-        stage_cache::keep(plan, &targets, cache, built.fetched, &files, &archives, ctx);
+        let fetched = built.fetched;
+        let made = stage_cache::Made { files: &files, archives: &archives, fetched };
+        stage_cache::keep(plan, &targets, cache, made, ctx);
     }
     let directories = trees.take_directories();
     commit(plan, stage_cache::Finished { files, directories }, ctx)

@@ -261,10 +261,9 @@ fn try_keep(
     plan: &Plan,
     targets: &[Target],
     cache: &Cache,
-    fetched: Option<u64>,
-    files: &[Pending],
-    archives: &[(PathBuf, PathBuf)],
+    made: Made<'_>,
 ) -> Result<(), CommandError> {
+    let Made { files, archives, fetched } = made;
     let mut stored = Vec::new();
     for (role, place) in places(plan, targets) {
         match place {

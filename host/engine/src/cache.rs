@@ -204,8 +204,7 @@ pub(crate) fn forecast_until(
     let first = forecast.first();
     if first < count {
         let known = latest(plan, cache)?;
-        for index in first..count {
-            let stage = &plan.stages[index];
+        for (index, stage) in plan.stages.iter().enumerate().skip(first) {
             let changed = known.iter().find(|(name, _)| *name == stage.name).map(|(_, old)| {
                 changed_inputs(old, &stage_inputs(plan, stage, &cache.surroundings))
             });

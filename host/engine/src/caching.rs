@@ -30,6 +30,15 @@ use crate::{
 /// the disks: below this, running the stage again is as quick.
 const WORTH_KEEPING: Duration = Duration::from_secs(2);
 
+/// A stage that has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) index: usize,
+    /// How long its steps took.
+    pub(crate) elapsed: Duration,
+}
+
 /// What a build knows about its cache.
 pub(crate) struct Caching {
     cache: Cache,
@@ -265,13 +274,12 @@ impl Caching {
     /// about it in any case.
     pub(crate) async fn ended(
         &mut self,
-        index: usize,
-        elapsed: Duration,
-        plan: &Plan,
+        stage: Ended<'_>,
         guest: &Guest,
         state: &State,
         files: &mut Disks,
     ) -> Result<(), EngineError> {
+        let Ended { plan, index, elapsed } = stage;
         self.unkept += elapsed;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if self.opened.swap(0, Ordering::Relaxed) > 0 {

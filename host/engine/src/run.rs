@@ -29,7 +29,7 @@ use session::{BootOptions, Session};
 
 use crate::{
     Config, EngineError, Place, State,
-    caching::Caching,
+    caching::{Caching, Ended},
     context,
     disks::{Disks, disk_bytes},
     events::Event,
@@ -182,7 +182,12 @@ impl Build<'_> {
         self.emit(&Event::StageFinished { index, name: stage.name.clone(), elapsed });
         if let Some(caching) = &mut self.caching {
             caching
-                .ended(index, worked.elapsed(), plan, running, &self.state, &mut self.files)
+                .ended(
+                    Ended { plan, index, elapsed: worked.elapsed() },
+                    running,
+                    &self.state,
+                    &mut self.files,
+                )
                 .await?;
         }
         Ok(())

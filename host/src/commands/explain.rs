@@ -1,5 +1,7 @@
 //! `vbuild explain` and `vbuild du`: what made the files of an image.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 
 use super::{Context, Outcome, machine_run, resolve};
@@ -82,17 +84,17 @@ fn tell(path: &str, answer: &Answer) -> String {
     let origin = answer.origin.as_ref().map(|o| format!(" (element {o})")).unwrap_or_default();
     let mut text = format!("{path}: last changed by {}{origin}", answer.name);
     if answer.name != answer.stage {
-        text.push_str(&format!(", in the stage {}", answer.stage));
+        let _ = write!(text, ", in the stage {}", answer.stage);
     }
     text.push('\n');
     for connection in &answer.connections {
         let (host, port) = (&connection.host, connection.port);
         let received = bytes(connection.received);
-        text.push_str(&format!("  the stage was connected to {host}:{port} ({received} came)\n"));
+        let _ = writeln!(text, "  the stage was connected to {host}:{port} ({received} came)");
         for fetched in &connection.fetched {
             let digest = fetched.sha256.as_deref().unwrap_or("not complete");
             let size = bytes(fetched.bytes);
-            text.push_str(&format!("    {} {size} sha256 {digest}\n", fetched.path));
+            let _ = writeln!(text, "    {} {size} sha256 {digest}", fetched.path);
         }
     }
     text
