@@ -239,20 +239,20 @@ fn places<'a>(plan: &'a Plan, targets: &'a [Target]) -> Vec<(String, Place<'a>)>
     places
 }
 
+/// What a build has finished.
+#[derive(Debug, Clone, Copy)]
+pub struct Made<'a> {
+    /// Its files, in any order.
+    pub files: &'a [Pending],
+    /// Its directories, and the archives that they came in.
+    pub archives: &'a [(PathBuf, PathBuf)],
+    /// When the network was first used for them.
+    pub fetched: Option<u64>,
+}
+
 /// Keeps the finished files of a build. A failure costs later builds time.
-pub fn keep(
-    plan: &Plan,
-    targets: &[Target],
-    cache: &Cache,
-    fetched: Option<u64>,
-    files: &[Pending],
-    archives: &[(PathBuf, PathBuf)],
-    ctx: &Ctx,
-) {
-    if always_runs(plan) {
-        return;
-    }
-    if let Err(error) = try_keep(plan, targets, cache, fetched, files, archives) {
+pub fn keep(plan: &Plan, targets: &[Target], cache: &Cache, made: Made<'_>, ctx: &Ctx) {
+    if let Err(error) = try_keep(plan, targets, cache, made) {
         ctx.warn(format!("the finished files are not kept: {}", words(error.source.as_ref())));
     }
 }
