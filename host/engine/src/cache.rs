@@ -244,3 +244,6 @@ pub(crate) fn first_always(plan: &Plan) -> Option<usize> {
 pub fn digest(key: StageKey) -> store::Digest {
     store::Digest(key.0.0)
 }
+
+#[cfg(test)]
+mod tests;

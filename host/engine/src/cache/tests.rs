@@ -1,0 +1,164 @@
+//! What is taken from a store, and the reasons for the rest.
+
+use std::collections::BTreeMap;
+
+use plan::{Context, Digest, FileStep, GuestPath, Outputs, Stage, TreeOutput};
+use store::{DiskState, ExtentSource, RECORD_VERSION, Store};
+
+use super::*;
+
+const NOW: u64 = 2_000_000_000;
+
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(NOW)
+}
+
+fn cache(dir: &tempfile::TempDir) -> Cache {
+    let store = Store::open(dir.path()).unwrap();
+    Cache {
+        session: Arc::new(store.session().unwrap()),
+        rules: Rules { max_age: Some(Duration::from_secs(3600)), refresh: Refresh::Nothing },
+        surroundings: Surroundings {
+            appliance: Digest::of(b"appliance"),
+            network: true,
+            certificates: None,
+            seed: None,
+        },
+        connections: Connections::default(),
+    }
+}
+
+fn write(content: &str) -> Step {
+    let path = GuestPath::new("/f").unwrap();
+    Step::File(FileStep::Write { path, content: content.into(), mode: 0o644 })
+}
+
+/// Stages that write their words; one whose word is `export` writes to the host.
+fn plan(words: &[&str]) -> Plan {
+    let output = TreeOutput { format: "tar".into(), path: "x.tar".into(), target: None };
+    let root = GuestPath::new("/").unwrap();
+    let export = Step::ExportTree { root, exclude: Vec::new(), output };
+    let stage = |(index, word): (usize, &&str)| Stage {
+        name: format!("s{index}"),
+        context: Context::default(),
+        steps: vec![if *word == "export" { export.clone() } else { write(word) }],
+        network: false,
+        keep: plan::Keep::Shared,
+        timeout_s: None,
+    };
+    Plan {
+        format_version: plan::FORMAT_VERSION,
+        name: "test".into(),
+        recipe: "test".into(),
+        disks: Vec::new(),
+        stages: words.iter().enumerate().map(stage).collect(),
+        outputs: Outputs::default(),
+        helper_at: GuestPath::new("/helper").unwrap(),
+    }
+}
+
+/// A disk of which nothing is written.
+struct Empty;
+
+impl ExtentSource for Empty {
+    fn disk_bytes(&self) -> u64 {
+        4096
+    }
+
+    fn next_extent(&mut self) -> std::io::Result<Option<store::Extent>> {
+        Ok(None)
+    }
+}
+
+/// Records of stages: which of them are kept, and when the network was used.
+fn put(cache: &Cache, plan: &Plan, kept: &[bool], fetched: &[Option<u64>]) {
+    let keys = StageKey::of_plan(plan, &cache.surroundings);
+    for (index, stage) in plan.stages.iter().enumerate().take(kept.len()) {
+        let layer = cache.session.put_layer(&mut Empty).unwrap().digest;
+        let disk = DiskState { bytes: 4096, layers: vec![layer] };
+        let inputs = stage_inputs(plan, stage, &cache.surroundings);
+        let record = StageRecord {
+            version: RECORD_VERSION,
+            key: digest(keys[index]),
+            parent: None,
+            build: plan.name.clone(),
+            name: stage.name.clone(),
+            created: NOW,
+            elapsed_ms: 0,
+            disks: if kept[index] { BTreeMap::from([("d".into(), disk)]) } else { BTreeMap::new() },
+            state: serde_json::Value::Null,
+            inputs: inputs.into_iter().map(|(n, d)| (n, store::Digest(d.0))).collect(),
+            fetched: fetched[index],
+            connections: Vec::new(),
+            ran: Vec::new(),
+            log: None,
+            files: Vec::new(),
+        };
+        cache.session.put_record(&record).unwrap();
+    }
+}
+
+fn told(plan: &Plan, cache: &Cache) -> Vec<String> {
+    let forecast = forecast(plan, cache, now()).unwrap();
+    let words = |why: &Option<Why>| why.as_ref().map_or("hit".to_owned(), ToString::to_string);
+    forecast.reasons.iter().map(words).collect()
+}
+
+#[test]
+fn builds_go_on_from_the_last_kept_stage() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(&dir);
+    let old = plan(&["a", "b", "c", "d"]);
+    assert_eq!(told(&old, &cache)[..2], ["it was not built before", "it follows s0"]);
+    put(&cache, &old, &[true, true, false, true], &[None; 4]);
+    assert_eq!(told(&old, &cache), ["hit"; 4]);
+    let late = told(&plan(&["a", "b", "c", "x"]), &cache);
+    assert_eq!(late, ["hit", "hit", "its result was not kept", "changed: step `change files`"]);
+    let early = told(&plan(&["x", "b", "c", "d"]), &cache);
+    assert_eq!(early[0], "changed: step `change files`");
+    assert_eq!(early[1..], ["it follows s0", "it follows s1", "it follows s2"]);
+}
+
+#[test]
+fn what_came_over_the_network_is_used_while_it_is_young() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cache = cache(&dir);
+    let plan = plan(&["a", "b", "c"]);
+    let old = Some(NOW - 7200);
+    put(&cache, &plan, &[true; 3], &[None, old, old]);
+    let words = told(&plan, &cache);
+    assert_eq!(words[0], "hit");
+    assert!(words[1].contains("2 h old") && words[2].contains("2 h old"), "{words:?}");
+    assert!(forecast(&plan, &cache, now()).unwrap().outdated());
+    cache.rules.max_age = None;
+    assert_eq!(told(&plan, &cache), ["hit"; 3]);
+    // The clock was set back after the build.
+    cache.rules.max_age = Some(Duration::from_secs(3600));
+    put(&cache, &plan, &[true; 3], &[None, None, Some(NOW + 60)]);
+    let words = told(&plan, &cache);
+    assert_eq!(words[..2], ["hit"; 2]);
+    assert!(words[2].contains("clock"), "{words:?}");
+}
+
+#[test]
+fn what_the_user_wants_anew_runs_and_outputs_are_never_skipped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cache = cache(&dir);
+    let plan = plan(&["a", "b", "export", "c"]);
+    put(&cache, &plan, &[true; 4], &[None; 4]);
+    assert_eq!(told(&plan, &cache), ["hit", "hit", "it writes to the host", "it follows s2"]);
+    cache.rules.refresh = Refresh::From("s1".into());
+    assert_eq!(told(&plan, &cache)[..2], ["hit", "--refresh"]);
+    cache.rules.refresh = Refresh::Everything;
+    assert_eq!(told(&plan, &cache)[0], "--refresh");
+}
+
+#[test]
+fn a_result_that_lost_its_layers_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(&dir);
+    let plan = plan(&["a", "b"]);
+    put(&cache, &plan, &[true; 2], &[None; 2]);
+    std::fs::remove_dir_all(dir.path().join("objects")).unwrap();
+    assert_eq!(told(&plan, &cache), ["its result was not kept", "it follows s0"]);
+}
