@@ -82,7 +82,7 @@ pub fn ground(test: &str) -> Option<Ground> {
 }
 
 /// The binary that cargo built beside this test.
-fn vbuild_binary() -> PathBuf {
+pub fn vbuild_binary() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let binary = test.ancestors().nth(2).expect("target/debug/deps/boots").join("vbuild");
     assert!(binary.is_file(), "{} is missing: run `cargo build`", binary.display());

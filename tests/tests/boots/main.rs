@@ -12,6 +12,7 @@ mod cache;
 mod faults;
 mod harness;
 mod plans;
+mod program;
 mod session;
 mod stages;
 mod vmdb;
