@@ -1,0 +1,151 @@
+//! Ways to get files there and back: object_store for S3 and folders, ssh for the
+//! rest.
+
+use std::{
+    fs::File,
+    future::Future,
+    io::{Read, Write},
+    pin::Pin,
+    sync::Arc,
+};
+
+use futures::StreamExt;
+use object_store::{
+    Certificate, ClientOptions, ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart,
+    aws::AmazonS3Builder, local::LocalFileSystem, path::Path, prefix::PrefixStore,
+};
+
+use crate::{Options, Place, RemoteError, error::Failure, ssh::Ssh};
+
+/// What is larger goes in parts: S3 takes at most 5 GiB at once.
+const WHOLE_MAX_BYTES: u64 = 16 << 20;
+/// A part. S3 takes 10,000 of them, which makes 160 GiB for a layer.
+const PART_BYTES: usize = 16 << 20;
+/// Parts on their way at a time; bounds the memory.
+const PARTS_IN_FLIGHT: usize = 2;
+
+/// The answer of a backend, later.
+pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
+
+/// Files in a place, by name.
+pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
+    /// Whether there is one.
+    fn exists<'a>(&'a self, name: &'a str) -> Later<'a, bool>;
+
+    /// Reads one into a file; gives its size, or `None` when there is none.
+    fn get<'a>(&'a self, name: &'a str, to: &'a mut File) -> Later<'a, Option<u64>>;
+
+    /// Writes one, whole or not at all.
+    fn put<'a>(&'a self, name: &'a str, from: &'a mut File, bytes: u64) -> Later<'a, ()>;
+}
+
+/// The backend for a place.
+pub(crate) fn open(place: &Place, options: &Options) -> Result<Arc<dyn Backend>, RemoteError> {
+    let wrong = |error: object_store::Error| RemoteError::Place {
+        text: place.to_string(),
+        reason: error.to_string(),
+    };
+    match place {
+        Place::S3 { bucket, prefix } => {
+            let store = s3(bucket, options).map_err(wrong)?;
+            let prefix = Path::from(prefix.as_str());
+            Ok(Arc::new(Objects(Box::new(PrefixStore::new(store, prefix)))))
+        }
+        Place::Folder(folder) => {
+            let made = std::fs::create_dir_all(folder);
+            made.map_err(|error| RemoteError::Place {
+                text: place.to_string(),
+                reason: format!("it cannot be made: {error}"),
+            })?;
+            let store = LocalFileSystem::new_with_prefix(folder).map_err(wrong)?;
+            Ok(Arc::new(Objects(Box::new(store))))
+        }
+        Place::Ssh { host, port, folder } => {
+            Ok(Arc::new(Ssh::new(&options.ssh, host, *port, folder)))
+        }
+    }
+}
+
+/// The bucket, by the variables that every tool for S3 reads: `AWS_ACCESS_KEY_ID`,
+/// `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`, …
+fn s3(bucket: &str, options: &Options) -> Result<impl ObjectStore, object_store::Error> {
+    // Another library may have chosen a provider before; any will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut client = ClientOptions::new();
+    if let Some(bundle) = &options.ca_bundle {
+        for certificate in Certificate::from_pem_bundle(bundle)? {
+            client = client.with_root_certificate(certificate);
+        }
+    }
+    let plain = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .any(|url| url.starts_with("http://"));
+    // Only an endpoint that the user writes with http:// is reached so.
+    let client = client.with_allow_http(plain);
+    AmazonS3Builder::from_env().with_client_options(client).with_bucket_name(bucket).build()
+}
+
+/// Anything that object_store reaches.
+#[derive(Debug)]
+struct Objects(Box<dyn ObjectStore>);
+
+impl Backend for Objects {
+    fn exists<'a>(&'a self, name: &'a str) -> Later<'a, bool> {
+        Box::pin(async move {
+            match self.0.head(&Path::from(name)).await {
+                Ok(_) => Ok(true),
+                Err(object_store::Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    fn get<'a>(&'a self, name: &'a str, to: &'a mut File) -> Later<'a, Option<u64>> {
+        Box::pin(async move {
+            let found = match self.0.get(&Path::from(name)).await {
+                Ok(found) => found,
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let mut stream = found.into_stream();
+            let mut bytes = 0;
+            while let Some(part) = stream.next().await {
+                let part = part?;
+                to.write_all(&part)?;
+                bytes += part.len() as u64;
+            }
+            Ok(Some(bytes))
+        })
+    }
+
+    fn put<'a>(&'a self, name: &'a str, from: &'a mut File, bytes: u64) -> Later<'a, ()> {
+        Box::pin(async move {
+            let path = Path::from(name);
+            if bytes <= WHOLE_MAX_BYTES {
+                let mut content = Vec::new();
+                from.read_to_end(&mut content)?;
+                self.0.put(&path, PutPayload::from(content)).await?;
+                return Ok(());
+            }
+            let upload = self.0.put_multipart(&path).await?;
+            let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
+            let mut buffer = vec![0; PART_BYTES];
+            loop {
+                let count = from.read(&mut buffer)?;
+                if count == 0 {
+                    break;
+                }
+                let ready = parts.wait_for_capacity(PARTS_IN_FLIGHT).await;
+                if let Err(error) = ready {
+                    // Parts of a broken upload cost money where they lie.
+                    let _ = parts.abort().await;
+                    return Err(error.into());
+                }
+                parts.write(&buffer[..count]);
+            }
+            parts.finish().await?;
+            Ok(())
+        })
+    }
+}

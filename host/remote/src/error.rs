@@ -1,0 +1,76 @@
+//! What can go wrong with a shared cache.
+
+use std::io;
+
+use crate::Place;
+
+/// Errors of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// A place that is none.
+    #[error("`{text}` is no place for a shared cache: {reason}")]
+    Place {
+        /// As it was written.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Reading or writing there failed.
+    #[error("cannot {action} {what} in the shared cache {place}")]
+    Transfer {
+        /// What was being done.
+        action: &'static str,
+        /// The file there.
+        what: String,
+        /// Where.
+        place: String,
+        /// Why.
+        #[source]
+        source: Failure,
+    },
+    /// Something there is not what its name says.
+    #[error("{what} in the shared cache {place} is damaged: {reason}")]
+    Damaged {
+        /// Where.
+        place: String,
+        /// The file there.
+        what: String,
+        /// How.
+        reason: String,
+    },
+    /// The user's own store.
+    #[error("cannot use the store")]
+    Store {
+        /// Why.
+        #[source]
+        source: store::StoreError,
+    },
+    /// A file on the way.
+    #[error("cannot write a temporary file")]
+    Temporary {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A record that cannot be written down.
+    #[error("cannot encode what is known about a stage")]
+    Encode {
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Why a transfer failed.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl RemoteError {
+    pub(crate) fn transfer(
+        action: &'static str,
+        place: &Place,
+        what: &str,
+        source: Failure,
+    ) -> Self {
+        Self::Transfer { action, what: what.to_owned(), place: place.to_string(), source }
+    }
+}

@@ -1,0 +1,249 @@
+//! The shared cache: results of stages that one user has built and another need
+//! not. This page says what is in it, version 1.
+//!
+//! ```text
+//!   PREFIX/v1/objects/ab/cdef…      a layer, named by the SHA-256 of its bytes
+//!   PREFIX/v1/stages/ab/cdef….json  what is known about a stage, named by its key
+//! ```
+//!
+//! Both are the files of the store ([`store`]) of the same names, without logs and
+//! records of connections. A record is written after the objects that it names,
+//! and nothing is ever written twice, so readers and writers need no lock.
+//!
+//! Every object that is fetched is checked by its digest, which the record
+//! names; a record is checked for its key and version. So a damaged cache costs
+//! time and makes no wrong image; but whoever may write to it decides what its
+//! readers build, as with any cache that is shared.
+//!
+//! Architecture invariant: knows the store, and neither plans nor machines.
+
+mod backend;
+mod error;
+mod place;
+mod ssh;
+
+use std::{
+    fs::File,
+    io::{Seek, SeekFrom},
+    sync::Arc,
+};
+
+use backend::Backend;
+pub use error::{Failure, RemoteError};
+pub use place::{Options, Place};
+use store::{Digest, RECORD_VERSION, Session, StageRecord};
+
+/// The version of the layout above.
+const LAYOUT: &str = "v1";
+/// A record lists some layers and facts; the store's own limit is the same.
+const RECORD_MAX_BYTES: u64 = 64 << 20;
+
+/// A shared cache.
+#[derive(Debug)]
+pub struct Remote {
+    place: Place,
+    backend: Arc<dyn Backend>,
+}
+
+/// What has been moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// Records of stages.
+    pub stages: usize,
+    /// Objects that the other side did not have.
+    pub objects: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Remote {
+    /// Prepares for a place; nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// A place that cannot be used.
+    pub fn open(place: Place, options: &Options) -> Result<Self, RemoteError> {
+        let backend = backend::open(&place, options)?;
+        Ok(Self { place, backend })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Gets the result of a stage into the store, with all that it needs.
+    /// `None` when there is none that is of use.
+    ///
+    /// # Errors
+    /// When the cache cannot be reached, or holds something damaged.
+    pub async fn fetch(
+        &self,
+        key: &Digest,
+        session: &Arc<Session>,
+    ) -> Result<Option<Moved>, RemoteError> {
+        let path = stage_path(key);
+        let Some(content) = self.get_small(&path).await? else { return Ok(None) };
+        let Some(record) = parse(&content, key) else { return Ok(None) };
+        let mut moved = Moved { stages: 1, ..Moved::default() };
+        for digest in record.objects() {
+            // What is there, and whole, need not come again.
+            if self.has_locally(&digest, session).await? {
+                continue;
+            }
+            moved.bytes += self.fetch_object(&digest, session).await?;
+            moved.objects += 1;
+        }
+        let session = Arc::clone(session);
+        blocking(move || session.put_record(&record)).await?;
+        Ok(Some(moved))
+    }
+
+    async fn has_locally(
+        &self,
+        digest: &Digest,
+        session: &Arc<Session>,
+    ) -> Result<bool, RemoteError> {
+        let (session, digest) = (Arc::clone(session), *digest);
+        blocking(move || match session.get_blob(&digest, &mut std::io::sink()) {
+            Ok(_) => Ok(true),
+            Err(store::StoreError::Missing(_) | store::StoreError::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    async fn fetch_object(
+        &self,
+        digest: &Digest,
+        session: &Arc<Session>,
+    ) -> Result<u64, RemoteError> {
+        let path = object_path(digest);
+        let mut file = temporary()?;
+        let failed = |source| RemoteError::transfer("get", &self.place, &path, source);
+        let bytes = self.backend.get(&path, &mut file).await.map_err(failed)?;
+        let bytes = bytes.ok_or_else(|| RemoteError::Damaged {
+            place: self.place.to_string(),
+            what: path.clone(),
+            reason: "it is named by a stage, and is not there".into(),
+        })?;
+        let (session, wanted) = (Arc::clone(session), *digest);
+        let found = blocking(move || {
+            file.seek(SeekFrom::Start(0)).map_err(store::StoreError::Source)?;
+            session.put_blob(&mut file)
+        })
+        .await?;
+        if found == wanted {
+            return Ok(bytes);
+        }
+        Err(RemoteError::Damaged {
+            place: self.place.to_string(),
+            what: path,
+            reason: format!("its digest is {found}"),
+        })
+    }
+
+    /// Puts the result of a stage there, with all that it needs, unless it is
+    /// there already.
+    ///
+    /// # Errors
+    /// When it cannot be written; the record is then not there.
+    pub async fn push(
+        &self,
+        record: &StageRecord,
+        session: &Arc<Session>,
+    ) -> Result<Moved, RemoteError> {
+        let mut moved = Moved::default();
+        let path = stage_path(&record.key);
+        if self.exists(&path).await? {
+            return Ok(moved);
+        }
+        let record = StageRecord { log: None, connections: Vec::new(), ..record.clone() };
+        for digest in record.objects() {
+            let path = object_path(&digest);
+            if self.exists(&path).await? {
+                continue;
+            }
+            let session = Arc::clone(session);
+            let mut file = temporary()?;
+            let (mut file, bytes) = blocking(move || {
+                let bytes = session.copy_blob(&digest, &mut file)?;
+                file.seek(SeekFrom::Start(0)).map_err(store::StoreError::Source)?;
+                Ok((file, bytes))
+            })
+            .await?;
+            let failed = |source| RemoteError::transfer("put", &self.place, &path, source);
+            self.backend.put(&path, &mut file, bytes).await.map_err(failed)?;
+            moved.objects += 1;
+            moved.bytes += bytes;
+        }
+        let json = serde_json::to_vec(&record).map_err(|source| RemoteError::Encode { source })?;
+        let mut file = temporary()?;
+        std::io::Write::write_all(&mut file, &json)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .map_err(|source| RemoteError::Temporary { source })?;
+        let failed = |source| RemoteError::transfer("put", &self.place, &path, source);
+        self.backend.put(&path, &mut file, json.len() as u64).await.map_err(failed)?;
+        moved.stages = 1;
+        Ok(moved)
+    }
+
+    async fn exists(&self, path: &str) -> Result<bool, RemoteError> {
+        let failed = |source| RemoteError::transfer("look at", &self.place, path, source);
+        self.backend.exists(path).await.map_err(failed)
+    }
+
+    async fn get_small(&self, path: &str) -> Result<Option<Vec<u8>>, RemoteError> {
+        let mut file = temporary()?;
+        let failed = |source| RemoteError::transfer("get", &self.place, path, source);
+        let Some(bytes) = self.backend.get(path, &mut file).await.map_err(failed)? else {
+            return Ok(None);
+        };
+        if bytes > RECORD_MAX_BYTES {
+            return Ok(None);
+        }
+        let mut content = Vec::new();
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| std::io::Read::read_to_end(&mut file, &mut content))
+            .map_err(|source| RemoteError::Temporary { source })?;
+        Ok(Some(content))
+    }
+}
+
+/// A record of another version, of another stage or from which no build can go
+/// on is none.
+fn parse(content: &[u8], key: &Digest) -> Option<StageRecord> {
+    let record: StageRecord = match serde_json::from_slice(content) {
+        Ok(record) => record,
+        Err(error) => {
+            tracing::warn!(%key, %error, "a shared record is of no use");
+            return None;
+        }
+    };
+    let useful = record.version == RECORD_VERSION && record.key == *key && record.resumable();
+    useful.then_some(record)
+}
+
+fn stage_path(key: &Digest) -> String {
+    let name = key.to_string();
+    format!("{LAYOUT}/stages/{}/{}.json", &name[..2], &name[2..])
+}
+
+fn object_path(digest: &Digest) -> String {
+    let name = digest.to_string();
+    format!("{LAYOUT}/objects/{}/{}", &name[..2], &name[2..])
+}
+
+fn temporary() -> Result<File, RemoteError> {
+    tempfile::tempfile().map_err(|source| RemoteError::Temporary { source })
+}
+
+/// Work on files, off the threads that wait for the network.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, store::StoreError> + Send + 'static,
+) -> Result<T, RemoteError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|source| RemoteError::Store { source }),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}

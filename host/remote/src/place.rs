@@ -1,0 +1,135 @@
+//! Where a shared cache is.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use crate::RemoteError;
+
+/// A place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A bucket, and the beginning of all names in it.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// Without slashes at its ends; may be empty.
+        prefix: String,
+    },
+    /// A folder.
+    Folder(PathBuf),
+    /// A folder of another machine.
+    Ssh {
+        /// `host` or `user@host`, as ssh takes it.
+        host: String,
+        /// The port, if not the usual one.
+        port: Option<u16>,
+        /// The folder; absolute.
+        folder: String,
+    },
+}
+
+/// What is used to get there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The ssh program.
+    pub ssh: PathBuf,
+    /// Certificates (PEM) that are trusted beside those of the host.
+    pub ca_bundle: Option<Vec<u8>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { ssh: "ssh".into(), ca_bundle: None }
+    }
+}
+
+impl FromStr for Place {
+    type Err = RemoteError;
+
+    /// Reads `s3://BUCKET/PREFIX`, `ssh://[USER@]HOST[:PORT]/FOLDER`,
+    /// `file:///FOLDER` or the path of a folder.
+    fn from_str(text: &str) -> Result<Self, RemoteError> {
+        let wrong = |reason: &str| RemoteError::Place { text: text.into(), reason: reason.into() };
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return match text.is_empty() {
+                true => Err(wrong("it is empty")),
+                false => Ok(Self::Folder(text.into())),
+            };
+        };
+        let (first, path) = rest.split_once('/').unwrap_or((rest, ""));
+        match scheme {
+            "s3" if first.is_empty() => Err(wrong("it names no bucket")),
+            "s3" => {
+                Ok(Self::S3 { bucket: first.to_owned(), prefix: path.trim_matches('/').to_owned() })
+            }
+            "file" if first.is_empty() && !path.is_empty() => {
+                Ok(Self::Folder(format!("/{path}").into()))
+            }
+            "file" => Err(wrong("a file:// place has three slashes and a folder")),
+            "ssh" => {
+                let (host, port) = match first.rsplit_once(':') {
+                    None => (first, None),
+                    Some((host, port)) => {
+                        (host, Some(port.parse().map_err(|_| wrong("its port is no number"))?))
+                    }
+                };
+                // A host that begins with a dash would be an option of ssh.
+                if host.is_empty() || host.starts_with('-') {
+                    return Err(wrong("it names no host"));
+                }
+                if path.is_empty() {
+                    return Err(wrong("it names no folder"));
+                }
+                let folder = format!("/{}", path.trim_end_matches('/'));
+                Ok(Self::Ssh { host: host.to_owned(), port, folder })
+            }
+            _ => Err(wrong("known are s3://, ssh://, file:// and folders")),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            Self::Folder(path) => write!(f, "{}", path.display()),
+            Self::Ssh { host, port: None, folder } => write!(f, "ssh://{host}{folder}"),
+            Self::Ssh { host, port: Some(port), folder } => {
+                write!(f, "ssh://{host}:{port}{folder}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_as_they_are_written() {
+        for text in [
+            "s3://bucket",
+            "s3://bucket/some/prefix",
+            "ssh://me@host:2222/srv/cache",
+            "ssh://host/srv/cache",
+            "relative/folder",
+            "/absolute/folder",
+        ] {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+        }
+        assert_eq!("file:///srv/x".parse::<Place>().unwrap(), Place::Folder("/srv/x".into()));
+        let bad = [
+            "",
+            "s3://",
+            "ssh://host",
+            "ssh:///x",
+            "ssh://-oProxyCommand=x/y",
+            "ssh://h:x/y",
+            "http://x/y",
+            "file://x",
+        ];
+        for text in bad {
+            assert!(text.parse::<Place>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! One body over every kind of place: what one store pushes, another fetches.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "a test that skips says why")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use remote::{Moved, Options, Place, Remote, RemoteError};
+use store::{Digest, DiskState, RECORD_VERSION, RawSource, Session, StageRecord, Store};
+
+fn session(folder: &Path) -> Arc<Session> {
+    Arc::new(Store::open(folder).unwrap().session().unwrap())
+}
+
+/// A stage whose disk holds a text, and more bytes than go at once.
+fn stage(session: &Session, folder: &Path, number: u8, bytes: usize) -> StageRecord {
+    let disk = folder.join(format!("disk-{number}.raw"));
+    // Noise, so that compression does not make it small.
+    let mut state = u32::from(number) + 1;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    });
+    fs::write(&disk, noise.take(bytes).collect::<Vec<u8>>()).unwrap();
+    let layer = session.put_layer(&mut RawSource::open(&disk).unwrap()).unwrap();
+    let log = session.put_blob(&mut b"a log that stays".as_slice()).unwrap();
+    let disks = DiskState { bytes: bytes as u64, layers: vec![layer.digest] };
+    let record = StageRecord {
+        version: RECORD_VERSION,
+        key: Digest([number; 32]),
+        parent: None,
+        build: "test".into(),
+        name: format!("{number}0_layer"),
+        created: 1_700_000_000,
+        elapsed_ms: 5000,
+        disks: BTreeMap::from([("disk".into(), disks)]),
+        state: serde_json::json!({"some": "state"}),
+        inputs: BTreeMap::new(),
+        fetched: None,
+        connections: Vec::new(),
+        ran: Vec::new(),
+        log: Some(log),
+        files: Vec::new(),
+    };
+    session.put_record(&record).unwrap();
+    record
+}
+
+/// The whole way there and back; gives what the cache was told to hold.
+async fn there_and_back(place: &Place, options: &Options) {
+    let folder = tempfile::tempdir().unwrap();
+    let (mine, yours) =
+        (session(&folder.path().join("mine")), session(&folder.path().join("yours")));
+    let record = stage(&mine, folder.path(), 1, 40 << 20);
+    let remote = Remote::open(place.clone(), options).unwrap();
+    assert_eq!(remote.fetch(&record.key, &yours).await.unwrap(), None, "nothing there yet");
+    let pushed = remote.push(&record, &mine).await.unwrap();
+    assert_eq!((pushed.stages, pushed.objects), (1, 1), "the log stays");
+    assert!(pushed.bytes > 32 << 20);
+    assert_eq!(remote.push(&record, &mine).await.unwrap(), Moved::default(), "once is enough");
+    let fetched = remote.fetch(&record.key, &yours).await.unwrap().unwrap();
+    assert_eq!(fetched, pushed);
+    let found = yours.lookup(&record.key).unwrap().unwrap();
+    assert_eq!(found, StageRecord { log: None, ..record.clone() });
+    let restored = folder.path().join("restored.raw");
+    yours.restore(&found.disks["disk"], &restored).unwrap();
+    assert!(fs::read(&restored).unwrap() == fs::read(folder.path().join("disk-1.raw")).unwrap());
+    // What is there need not come again.
+    let again = remote.fetch(&record.key, &yours).await.unwrap().unwrap();
+    assert_eq!((again.objects, again.bytes), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    there_and_back(&Place::Folder(folder.path().join("cache")), &Options::default()).await;
+}
+
+/// A program that does here what ssh would do there.
+fn ssh_here(folder: &Path) -> PathBuf {
+    let program = folder.join("ssh");
+    let script = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\n\
+                  [ \"$2\" = me@there ] || exit 255\nexec sh -c \"$3\"\n";
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_behind_ssh() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { ssh: ssh_here(folder.path()), ..Options::default() };
+    let cache = folder.path().join("it's a cache");
+    let place: Place = format!("ssh://me@there:2222{}", cache.display()).parse().unwrap();
+    there_and_back(&place, &options).await;
+    let parts =
+        walk(&cache).into_iter().filter(|path| path.extension().is_some_and(|e| e == "part"));
+    assert_eq!(parts.count(), 0);
+    // A machine that cannot be reached is an error that says so.
+    let wrong: Place = format!("ssh://you@there{}", cache.display()).parse().unwrap();
+    let remote = Remote::open(wrong, &options).unwrap();
+    let error =
+        remote.fetch(&Digest([1; 32]), &session(&folder.path().join("s"))).await.unwrap_err();
+    assert!(matches!(error, RemoteError::Transfer { .. }), "{error}");
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        if entry.path().is_dir() {
+            found.extend(walk(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_told_and_nothing_wrong_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let remote = Remote::open(Place::Folder(cache.clone()), &Options::default()).unwrap();
+    let mine = session(&folder.path().join("mine"));
+    let record = stage(&mine, folder.path(), 2, 1 << 20);
+    remote.push(&record, &mine).await.unwrap();
+    let object = walk(&cache.join("v1/objects")).pop().unwrap();
+    let mut bytes = fs::read(&object).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&object, bytes).unwrap();
+    let yours = session(&folder.path().join("yours"));
+    let error = remote.fetch(&record.key, &yours).await.unwrap_err();
+    assert!(error.to_string().contains("its digest is"), "{error}");
+    assert_eq!(yours.lookup(&record.key).unwrap(), None);
+    fs::remove_file(&object).unwrap();
+    let error = remote.fetch(&record.key, &yours).await.unwrap_err();
+    assert!(error.to_string().contains("is not there"), "{error}");
+    // A record of another version is none, and neither is one of another stage.
+    let path = walk(&cache.join("v1/stages")).pop().unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    let other = text.replace("\"version\":1", "\"version\":999");
+    assert_ne!(other, text);
+    fs::write(&path, other).unwrap();
+    assert_eq!(remote.fetch(&record.key, &yours).await.unwrap(), None);
+    let key = Digest([3; 32]).to_string();
+    let foreign = cache.join(format!("v1/stages/{}", &key[..2]));
+    fs::create_dir_all(&foreign).unwrap();
+    fs::write(foreign.join(format!("{}.json", &key[2..])), text).unwrap();
+    assert_eq!(remote.fetch(&Digest([3; 32]), &yours).await.unwrap(), None);
+}
+
+/// A server of S3 on loopback, ended with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts moto, where it is installed; gives its address.
+fn moto() -> Option<(Server, String)> {
+    let program = std::env::var_os("VBUILD_MOTO_SERVER").unwrap_or_else(|| "moto_server".into());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let started = Command::new(&program)
+        .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(child) = started else {
+        eprintln!(
+            "skipped: there is no moto_server (pip install 'moto[server]'), \
+             nor does VBUILD_MOTO_SERVER name one"
+        );
+        return None;
+    };
+    let server = Server(child);
+    let end = Instant::now() + Duration::from_secs(60);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < end, "moto_server does not listen");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Some((server, format!("http://127.0.0.1:{port}")))
+}
+
+/// The environment is the process's, so this is the only test that sets it, and
+/// it does so in a process of its own.
+#[test]
+fn s3() {
+    const INNER: &str = "VBUILD_TEST_S3_INNER";
+    if std::env::var_os(INNER).is_some() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let place = "s3://layers/team/cache".parse().unwrap();
+        runtime.block_on(there_and_back(&place, &Options::default()));
+        let missing = "s3://nobody/cache".parse().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mine = session(folder.path());
+        let scratch = tempfile::tempdir().unwrap();
+        let record = stage(&mine, scratch.path(), 4, 1 << 20);
+        let remote = Remote::open(missing, &Options::default()).unwrap();
+        let error = runtime.block_on(remote.push(&record, &mine)).unwrap_err();
+        assert!(error.to_string().contains("s3://nobody/cache"), "{error}");
+        assert!(mine.lookup(&record.key).unwrap().is_some(), "the local result stays");
+        return;
+    }
+    let Some((_server, url)) = moto() else { return };
+    // Moto makes buckets for whoever asks.
+    let made = Command::new("curl").args(["-sf", "-X", "PUT", &format!("{url}/layers")]).status();
+    assert!(made.unwrap().success());
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "s3", "--nocapture"])
+        .env(INNER, "1")
+        .env("AWS_ENDPOINT_URL", &url)
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_REGION", "us-east-1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
