@@ -231,7 +231,13 @@ async fn look(
         path,
         found: Mutex::new(Ok(BTreeMap::new())),
     });
-    let visit = Visit { visitor: looker.clone(), after: Some(index + 1), from: Some(kept.clone()) };
+    let visit = Visit {
+        visitor: looker.clone(),
+        after: Some(index + 1),
+        before: Vec::new(),
+        on_failure: false,
+        from: Some(kept.clone()),
+    };
     let settings = Settings { network: false, ..settings.clone() };
     let mut machine = Prepared::new(&settings, ctx).await?;
     if let Some(cache) = &mut machine.cache {

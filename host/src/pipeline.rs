@@ -20,7 +20,7 @@ use crate::{
     network::Network,
     progress::OutputProgress,
     settings::Settings,
-    shell, stage_cache,
+    shared_cache, shell, stage_cache,
     trees::Trees,
 };
 
@@ -115,18 +115,25 @@ pub async fn build(
 ) -> Result<Vec<Written>, CommandError> {
     check(plan)?;
     let targets = targets(plan);
+    let shared = shared_cache::open(settings)?;
     let mut machine = Prepared::new(settings, ctx).await?;
+    let shared = shared.as_ref().zip(machine.cache.clone());
     if let Some(cache) = &machine.cache
         && let Some(finished) = stage_cache::finished(plan, &targets, cache, ctx)
     {
         tell_unchanged(plan, ctx);
-        return commit(plan, finished, ctx);
+        return finish(plan, finished, shared, ctx).await;
+    }
+    if let Some((remote, cache)) = &shared {
+        shared_cache::fetch(remote, plan, cache, ctx).await;
     }
     let directory = machine.build_dir.path().to_owned();
     let trees = Trees::new(Arc::clone(&ctx.observer), checksums(plan));
     let trees = if machine.cache.is_some() { trees.with_archives(&directory) } else { trees };
-    let shell = settings.shell_on_failure.then(shell::Shell::after_failure);
-    let visit = shell.as_ref().map(|shell| shell.visit(None));
+    let shell = shell::Shell::default();
+    let before = breaks(plan, &settings.breaks)?;
+    let visit = (settings.shell_on_failure || !before.is_empty())
+        .then(|| shell.visit(None, before, settings.shell_on_failure));
     let config = machine.config(settings, ctx, Arc::new(trees.clone()), visit)?;
     let built = match engine::run(plan, &config).await {
         Ok(built) => built,
@@ -135,7 +142,7 @@ pub async fn build(
                 machine.build_dir.keep();
                 ctx.say(format!("the build directory {} is kept", directory.display()));
             }
-            let retry = shell.is_some_and(|shell| shell.wants_retry());
+            let retry = shell.wants_retry();
             return Err(CommandError { retry, ..engine_error(error) });
         }
     };
@@ -150,7 +157,49 @@ pub async fn build(
         stage_cache::keep(plan, &targets, cache, made, ctx);
     }
     let directories = trees.take_directories();
-    commit(plan, stage_cache::Finished { files, directories }, ctx)
+    finish(plan, stage_cache::Finished { files, directories }, shared, ctx).await
+}
+
+/// Gives finished files their names, and shares what was built: in this order,
+/// because a cache that cannot be reached must not cost the user the build.
+async fn finish(
+    plan: &Plan,
+    finished: stage_cache::Finished,
+    shared: Option<(&remote::Remote, Cache)>,
+    ctx: &Ctx,
+) -> Result<Vec<Written>, CommandError> {
+    let written = commit(plan, finished, ctx)?;
+    if let Some((remote, cache)) = shared {
+        shared_cache::push(remote, plan, &cache, ctx).await?;
+    }
+    Ok(written)
+}
+
+/// The stages before which a shell opens: those of `before-PHASE`, and those
+/// behind the ones of `after-PHASE`.
+///
+/// # Errors
+/// When no stage runs the phase.
+fn breaks(plan: &Plan, points: &[String]) -> Result<Vec<usize>, CommandError> {
+    points
+        .iter()
+        .map(|point| {
+            let (when, phase) = point.split_once('-').unwrap_or((point, ""));
+            let runs = |step: &plan::Step| match step {
+                plan::Step::RunParts(parts) => parts.phase.trim_end_matches(".d") == phase,
+                _ => false,
+            };
+            let stage = plan.stages.iter().position(|stage| stage.steps.iter().any(runs));
+            match (when, stage) {
+                ("before", Some(stage)) => Ok(stage),
+                ("after", Some(stage)) => Ok(stage + 1),
+                _ => Err(CommandError::usage(format!(
+                    "break: `{point}` is neither before-PHASE, after-PHASE nor after-error"
+                ))
+                .hint("phases are root, extra-data, pre-install and so on, without `.d`")),
+            }
+        })
+        .collect()
 }
 
 /// Opens a shell in the machine of a plan, after so many of its stages. What is
@@ -167,7 +216,7 @@ pub async fn shell(
     check(plan)?;
     let machine = Prepared::new(settings, ctx).await?;
     let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new());
-    let visit = shell::Shell::into_build().visit(Some(after));
+    let visit = shell::Shell::after(after);
     let config = machine.config(settings, ctx, Arc::new(trees), Some(visit))?;
     engine::run(plan, &config).await.map(drop).map_err(engine_error)
 }

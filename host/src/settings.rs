@@ -85,8 +85,12 @@ pub struct Settings {
     pub keep_build_dir: bool,
     /// Results of earlier builds.
     pub stage_cache: StageCache,
+    /// Where results are shared with others.
+    pub remote_cache: Option<remote::Place>,
     /// Open a shell in the machine when a script fails.
     pub shell_on_failure: bool,
+    /// Where the build stops for a shell: `before-install`, `after-root`.
+    pub breaks: Vec<String>,
     /// Identifiers are derived from it instead of being random.
     pub seed: Option<String>,
 }
@@ -112,7 +116,9 @@ impl Default for Settings {
             fresh_machine_per_stage: false,
             keep_build_dir: false,
             stage_cache: StageCache::default(),
+            remote_cache: None,
             shell_on_failure: false,
+            breaks: Vec::new(),
             seed: std::env::var("SOURCE_DATE_EPOCH").ok().filter(|epoch| !epoch.is_empty()),
         }
     }

@@ -22,6 +22,8 @@ use wire::{Channel, ExitStatus, Spawn, Stdin, TerminalSize};
 
 /// Input is read in pieces of this size.
 const INPUT_BYTES: usize = 16 * 1024;
+/// Of terminals that do not know their size.
+const SIZE_DEFAULT: TerminalSize = TerminalSize { rows: 24, columns: 80 };
 /// How often the reader of the terminal looks whether it is still wanted, in
 /// milliseconds.
 const LOOK_MS: u16 = 100;
@@ -46,7 +48,7 @@ pub async fn join(session: &Session, spawn: Spawn) -> Result<ExitStatus, ShellEr
     let raw = is_interactive().then(RawTerminal::enter).flatten();
     let spawn = Spawn {
         stdin: if raw.is_some() { Stdin::Null } else { Stdin::Stream },
-        terminal: raw.as_ref().and_then(|_| terminal_size()),
+        terminal: raw.as_ref().map(|_| terminal_size().unwrap_or(SIZE_DEFAULT)),
         ..spawn
     };
     let mut child = session.spawn(spawn).await?;
@@ -176,29 +178,22 @@ impl Drop for RawTerminal {
 }
 
 /// A shell in the tools root, told where the image is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Shell {
-    failed: bool,
     retry: Arc<AtomicBool>,
 }
 
 impl Shell {
-    /// Into the machine as a failed script has left it.
+    /// Into the state after so many stages, where the build ends.
     #[must_use]
-    pub fn after_failure() -> Self {
-        Self { failed: true, retry: Arc::default() }
+    pub fn after(stages: usize) -> Visit {
+        Self::default().visit(Some(stages), Vec::new(), false)
     }
 
-    /// Into the state between two stages.
+    /// When it opens: after so many stages, before some, or after a failure.
     #[must_use]
-    pub fn into_build() -> Self {
-        Self { failed: false, retry: Arc::default() }
-    }
-
-    /// When it opens: after so many stages, or after a failure.
-    #[must_use]
-    pub fn visit(&self, after: Option<usize>) -> Visit {
-        Visit { visitor: Arc::new(self.clone()), after, from: None }
+    pub fn visit(&self, after: Option<usize>, before: Vec<usize>, on_failure: bool) -> Visit {
+        Visit { visitor: Arc::new(self.clone()), after, before, on_failure, from: None }
     }
 
     /// Whether the user wants to try again.
@@ -227,12 +222,12 @@ impl Shell {
 #[async_trait::async_trait]
 impl Visitor for Shell {
     async fn visit(&self, place: Place<'_>) {
-        if self.failed && !is_interactive() {
+        if place.failed && !is_interactive() {
             return;
         }
         let seen = |path: &str| path.strip_prefix(place.tools).unwrap_or(path).to_owned();
         let image = place.image.as_deref().map(seen);
-        let words = if self.failed { "failed in" } else { "at" };
+        let words = if place.failed { "failed in" } else { "at" };
         let stage = &place.stage.name;
         let mut env = environment();
         env.push(("PS1".into(), format!("[vbuild {words} {stage}] \\w# ")));
@@ -248,7 +243,7 @@ impl Visitor for Shell {
         if let Err(error) = join(place.session, spawn).await {
             tracing::warn!(%error, "the shell has ended");
         }
-        if self.failed {
+        if place.failed {
             let shell = self.clone();
             // It waits for the user.
             let _ = tokio::task::spawn_blocking(move || shell.ask()).await;

@@ -81,6 +81,8 @@ pub struct Place<'a> {
     pub tools: &'a str,
     /// The root of the image, seen from the agent, where the stage has one.
     pub image: Option<String>,
+    /// Whether a script of the stage has failed.
+    pub failed: bool,
 }
 
 /// When somebody looks into the guest.
@@ -88,9 +90,12 @@ pub struct Place<'a> {
 pub struct Visit {
     /// Who.
     pub visitor: Arc<dyn Visitor>,
-    /// When so many stages have run; the build then ends. After a failure
-    /// otherwise.
+    /// When so many stages have run; the build then ends.
     pub after: Option<usize>,
+    /// Before each of these stages, counted from zero; the build then goes on.
+    pub before: Vec<usize>,
+    /// When a script has failed.
+    pub on_failure: bool,
     /// What the state after these stages is taken from, whatever their keys.
     pub from: Option<StageRecord>,
 }

@@ -119,12 +119,18 @@ impl Build<'_> {
         let started = Instant::now();
         let name = self.plan.name.clone();
         self.emit(&Event::BuildStarted { name, stages: self.plan.stages.len() });
+        if self.config.visit.as_ref().is_some_and(|visit| !visit.before.is_empty()) {
+            // Somebody changes things by hand: nothing is taken from results, and
+            // nothing becomes one.
+            self.caching = None;
+        }
         let first = self.restore().await?;
         let end = self.config.visit.as_ref().and_then(|visit| visit.after);
         let end = end.unwrap_or(self.plan.stages.len()).min(self.plan.stages.len());
         for index in first..end {
             self.stage(index).await?;
         }
+        self.pause(end).await?;
         if let Some(visit) = self.config.visit.as_ref().filter(|visit| visit.after.is_some()) {
             self.look(end, visit).await?;
         }
@@ -155,6 +161,7 @@ impl Build<'_> {
     }
 
     async fn stage(&mut self, index: usize) -> Result<(), EngineError> {
+        self.pause(index).await?;
         let stage = &self.plan.stages[index];
         if let Some(why) = self.caching.as_ref().and_then(|caching| caching.reason(index)) {
             self.emit(&Event::Message { text: format!("{} runs: {why}", stage.name) });
@@ -322,24 +329,37 @@ impl Build<'_> {
         }
         self.enter(index).await?;
         let Some(guest) = &self.guest else { return Err(no_guest()) };
-        visit.visitor.visit(place(guest, &self.plan.stages[index])).await;
+        visit.visitor.visit(place(guest, &self.plan.stages[index], false)).await;
+        Ok(())
+    }
+
+    /// Lets the visitor look at the state before a stage, if that was asked for.
+    async fn pause(&mut self, index: usize) -> Result<(), EngineError> {
+        let Some(visit) = self.config.visit.as_ref().filter(|v| v.before.contains(&index)) else {
+            return Ok(());
+        };
+        // Behind the last stage there is only the state that it has left.
+        let index = index.min(self.plan.stages.len().saturating_sub(1));
+        self.enter(index).await?;
+        let Some(guest) = &self.guest else { return Err(no_guest()) };
+        visit.visitor.visit(place(guest, &self.plan.stages[index], false)).await;
         Ok(())
     }
 
     /// Lets the visitor look at a failure.
     async fn failed(&self, stage: &Stage) {
-        let Some(visit) = self.config.visit.as_ref().filter(|visit| visit.after.is_none()) else {
+        let Some(visit) = self.config.visit.as_ref().filter(|visit| visit.on_failure) else {
             return;
         };
         if let Some(guest) = &self.guest {
-            visit.visitor.visit(place(guest, stage)).await;
+            visit.visitor.visit(place(guest, stage, true)).await;
         }
     }
 }
 
-fn place<'a>(guest: &'a Guest, stage: &'a Stage) -> Place<'a> {
+fn place<'a>(guest: &'a Guest, stage: &'a Stage, failed: bool) -> Place<'a> {
     let image = stage.context.image_root.as_ref().map(Guest::tools_path);
-    Place { session: &guest.session, stage, tools: TOOLS, image }
+    Place { session: &guest.session, stage, tools: TOOLS, image, failed }
 }
 
 fn no_guest() -> EngineError {

@@ -162,6 +162,15 @@ pub struct ScriptArgs {
     #[arg(short = 'x', long = "trace", action = ArgAction::Count)]
     pub trace: u8,
 
+    /// Open a shell at a point: before-PHASE, after-PHASE, after-error; comma-separated
+    ///
+    /// A PHASE is `root`, `extra-data`, `pre-install`, `install`, `post-install`, `post-root`,
+    /// `block-device`, `pre-finalise`, `finalise` or `cleanup`. The shell runs in the appliance
+    /// and starts in the image, whose root VBUILD_IMAGE names; the build goes on when it ends.
+    /// Such a build neither uses nor keeps results. The variable `break` means the same.
+    #[arg(long, value_name = "POINT,...")]
+    pub debug_shell: Vec<String>,
+
     /// Fail a script that runs longer than this
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub timeout: Option<u32>,

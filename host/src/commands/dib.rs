@@ -26,10 +26,12 @@ const DIB_VARIABLES: &[&str] = &["FS_TYPE", "ROOT_LABEL", "ACI_MANIFEST", "break
 /// # Errors
 /// Whatever the build fails with, told already once the view is open.
 pub fn run(context: &Context, args: &BuildArgs) -> Outcome {
-    let settings = resolve::build_settings(args);
+    let mut settings = resolve::build_settings(args);
+    take_breaks(context, args, &mut settings);
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
     // A shell needs the terminal for itself.
-    let stderr_is_terminal = context.console.stderr_is_terminal && !settings.shell_on_failure;
+    let shell = settings.shell_on_failure || !settings.breaks.is_empty();
+    let stderr_is_terminal = context.console.stderr_is_terminal && !shell;
     let console = Console { stderr_is_terminal, ..context.console };
     let ui = Arc::new(Ui::open(&ui::Settings::of(&args.output, log), &console)?);
     machine_run::run(&ui, async |ctx| {
@@ -43,6 +45,21 @@ pub fn run(context: &Context, args: &BuildArgs) -> Outcome {
         }
     })?;
     Ok(0)
+}
+
+/// `--debug-shell`, and the variable `break` as diskimage-builder reads it: points
+/// separated by commas, at which a shell opens.
+fn take_breaks(context: &Context, args: &BuildArgs, settings: &mut Settings) {
+    let variables = envvars(context, &args.scripts.envvar);
+    let points = variables.iter().rev().find(|(name, _)| name == "break").map(|(_, value)| value);
+    let points = points.into_iter().chain(&args.scripts.debug_shell);
+    for point in points.flat_map(|points| points.split(',')).map(str::trim) {
+        match point {
+            "" => {}
+            "after-error" => settings.shell_on_failure = true,
+            point => settings.breaks.push(point.to_owned()),
+        }
+    }
 }
 
 /// From the options to a plan; tells which elements it is made of, as virt-dib

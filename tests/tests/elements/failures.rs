@@ -171,3 +171,39 @@ fn an_interrupted_build_leaves_nothing() {
     assert_eq!(shop.names(), ["events", "int.qcow2", "log"]);
     assert_eq!(fs::read_to_string(shop.path("int.qcow2")).unwrap(), "of an earlier build");
 }
+
+#[test]
+fn a_build_stops_for_a_shell_and_goes_on() {
+    use std::{io::Write as _, process::Stdio};
+    let Some(shop) = workshop("a shell at a point") else { return };
+    let arguments = [
+        "--name",
+        "sh",
+        "--formats",
+        "tar",
+        "--debug-shell",
+        "before-install",
+        "--envvar",
+        "break=after-post-install",
+        "tiny-os",
+        "probe",
+    ];
+    let mut child = shop
+        .command(&arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first shell takes one line, the second the rest.
+    let typed =
+        b"echo by hand > $VBUILD_IMAGE/by-hand; test -e by-hand && echo seen-$((40 + 2)); exit\n";
+    child.stdin.take().unwrap().write_all(typed).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let built = shop.built(&output);
+    assert_eq!(built.status, Some(0), "{}\n{}", built.stdout, built.stderr);
+    assert!(built.stdout.contains("seen-42"), "{}", built.stdout);
+    assert!(super::archive::members(&shop.path("sh.tar")).contains_key("by-hand"));
+    let built = shop.run(&["--debug-shell", "before-lunch", "tiny-os"]);
+    assert!(built.stderr.contains("`before-lunch` is neither"), "{}", built.stderr);
+}

@@ -1,0 +1,212 @@
+//! The tables of `tests/conformance`: each row of the two originals' behaviour
+//! has a proof that exists, or a reason; the tables say what the last run found.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::{none, read, root, sources};
+
+/// The rows that the research found: how many each table must have.
+const TABLES: &[(&str, &str, usize)] = &[
+    ("virt-dib", "virt-dib 1.48, row by row", 85),
+    ("diskimage-builder", "diskimage-builder 3.43, row by row", 108),
+];
+
+struct Row {
+    number: usize,
+    kind: String,
+    text: String,
+    proofs: Vec<Proof>,
+}
+
+enum Proof {
+    /// A test, by program and path.
+    Test(String),
+    /// A command of the recorded session.
+    Session(String),
+    /// A run of a script that boots real images.
+    Check(String),
+    /// A reason.
+    Why(String),
+    /// What is missing.
+    Open(String),
+}
+
+/// How a row stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Tested,
+    Argued,
+    NotRun,
+    Open,
+    Failed,
+}
+
+impl Standing {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Tested => "tested",
+            Self::Argued => "argued",
+            Self::NotRun => "not run",
+            Self::Open => "open",
+            Self::Failed => "fails",
+        }
+    }
+}
+
+fn rows(table: &str) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for line in read(&format!("tests/conformance/{table}.rows")).lines() {
+        if line.starts_with('#') || line.is_empty() {
+            continue;
+        }
+        if let Some(proof) = line.strip_prefix("  ") {
+            let (word, rest) = proof.split_once(' ').unwrap_or((proof, ""));
+            let rest = rest.to_owned();
+            let proof = match word {
+                "test" => Proof::Test(rest),
+                "session" => Proof::Session(rest),
+                "check" => Proof::Check(rest),
+                "why" => Proof::Why(rest),
+                "open" => Proof::Open(rest),
+                other => panic!("{table}.rows: `{other}` is no kind of proof"),
+            };
+            rows.last_mut().expect("a row comes first").proofs.push(proof);
+            continue;
+        }
+        let mut words = line.splitn(3, ' ');
+        let mut word = || words.next().unwrap_or_default().to_owned();
+        let number = word().parse().unwrap_or_else(|_| panic!("{table}.rows: {line}"));
+        rows.push(Row { number, kind: word(), text: word(), proofs: Vec::new() });
+    }
+    rows
+}
+
+/// Outcomes by test: `ok` or `FAILED`.
+fn results() -> BTreeMap<String, String> {
+    read("tests/conformance/results")
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(outcome, test)| (test.to_owned(), outcome.to_owned()))
+        .collect()
+}
+
+fn standing(row: &Row, results: &BTreeMap<String, String>) -> Standing {
+    let mut standing = Standing::Argued;
+    for proof in &row.proofs {
+        let of_proof = match proof {
+            Proof::Why(_) => continue,
+            Proof::Open(_) => Standing::Open,
+            Proof::Session(_) => outcome(results.get("cli the_session_is_as_recorded")),
+            Proof::Test(test) | Proof::Check(test) => outcome(results.get(test)),
+        };
+        standing = match standing {
+            Standing::Argued => of_proof,
+            other => other.max(of_proof),
+        };
+    }
+    standing
+}
+
+fn outcome(result: Option<&String>) -> Standing {
+    match result.map(String::as_str) {
+        Some("ok") => Standing::Tested,
+        Some(_) => Standing::Failed,
+        None => Standing::NotRun,
+    }
+}
+
+fn render(table: &str, title: &str, results: &BTreeMap<String, String>) -> String {
+    let mut page = format!(
+        "# {title}\n\nWritten by the test `conformance` of `tidy` from `{table}.rows` and the outcomes in\n\
+         `results`; `README.md` says how.\n\n"
+    );
+    let rows = rows(table);
+    let mut counts: BTreeMap<Standing, usize> = BTreeMap::new();
+    for row in &rows {
+        *counts.entry(standing(row, results)).or_default() += 1;
+    }
+    let counts: Vec<String> =
+        counts.iter().map(|(standing, count)| format!("{} {count}", standing.word())).collect();
+    writeln!(page, "Of {} rows: {}.\n", rows.len(), counts.join(", ")).unwrap();
+    page += "| # | kind | behaviour | | proof |\n|---|---|---|---|---|\n";
+    for row in &rows {
+        let proofs: Vec<String> = row
+            .proofs
+            .iter()
+            .map(|proof| match proof {
+                Proof::Test(test) => format!("`{test}`"),
+                Proof::Session(command) => format!("session `{command}`"),
+                Proof::Check(check) => format!("`tests/{check}`"),
+                Proof::Why(why) => why.clone(),
+                Proof::Open(what) => format!("**open:** {what}"),
+            })
+            .collect();
+        let standing = standing(row, results).word();
+        let cells =
+            [&row.kind, &row.text, standing, &proofs.join("; ")].map(|c| c.replace('|', "\\|"));
+        writeln!(page, "| {} | {} |", row.number, cells.join(" | ")).unwrap();
+    }
+    page
+}
+
+#[test]
+fn every_row_has_a_proof_that_exists() {
+    let files = sources::files();
+    let session = read("host/tests/cli/session.txt");
+    let mut complaints = Vec::new();
+    for (table, _, count) in TABLES {
+        let rows = rows(table);
+        let numbers: Vec<usize> = rows.iter().map(|row| row.number).collect();
+        assert_eq!(numbers, (1..=*count).collect::<Vec<_>>(), "{table}: one row each, in order");
+        for row in &rows {
+            if row.proofs.is_empty() {
+                complaints.push(format!("{table} {}: neither a proof nor a reason", row.number));
+            }
+            for proof in &row.proofs {
+                let (what, exists) = match proof {
+                    Proof::Test(test) => {
+                        let name = test.rsplit([':', ' ']).next().unwrap_or_default();
+                        let start = format!("fn {name}(");
+                        (test, files.iter().any(|(_, text)| text.contains(&start)))
+                    }
+                    Proof::Session(command) => (
+                        command,
+                        session.lines().any(|line| line.strip_prefix("$ ") == Some(command)),
+                    ),
+                    Proof::Check(check) => {
+                        let (script, name) = check.split_once(' ').unwrap_or((check, ""));
+                        let text = std::fs::read_to_string(root().join("tests").join(script));
+                        let label = format!("{name})");
+                        (check, text.is_ok_and(|text| text.lines().any(|l| l.trim() == label)))
+                    }
+                    Proof::Why(_) | Proof::Open(_) => continue,
+                };
+                if !exists {
+                    complaints.push(format!("{table} {}: there is no `{what}`", row.number));
+                }
+            }
+        }
+    }
+    none(&complaints);
+}
+
+#[test]
+fn the_tables_are_up_to_date_and_no_row_fails() {
+    let results = results();
+    let mut complaints = Vec::new();
+    for (table, title, _) in TABLES {
+        let page = render(table, title, &results);
+        let path = format!("tests/conformance/{table}.md");
+        if std::env::var_os("UPDATE_CONFORMANCE").is_some() {
+            std::fs::write(root().join(&path), page).unwrap();
+        } else if read(&path) != page {
+            complaints.push(format!(
+                "{path} is not what rows and results say: run `sh tests/conformance.sh tables`"
+            ));
+        }
+        let failing =
+            rows(table).into_iter().filter(|row| standing(row, &results) == Standing::Failed);
+        complaints.extend(failing.map(|row| format!("{table} {} fails: {}", row.number, row.text)));
+    }
+    none(&complaints);
+}
