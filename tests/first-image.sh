@@ -6,6 +6,9 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$here/target}
 if [ -n "${VBUILD:-}" ]; then
     vbuild=$VBUILD
+elif ! command -v cargo >/dev/null 2>&1 && [ -x "$target/release/vbuild" ]; then
+    # Somebody with a compiler has built it here before.
+    vbuild=$target/release/vbuild
 else
     sh "$here/tests/setup.sh" build
     sh "$here/tests/build.sh"

@@ -29,6 +29,7 @@ pub async fn exec(settings: &Settings, argv: &[String], ctx: &Ctx) -> Result<u8,
     let backend = backend::choose(settings, ctx).await?;
     let files = appliance::find_or_build(settings, &backend, &build_dir, ctx).await?;
     let network = Network::new(settings, ctx, None)?;
+    let certificates = pipeline::load_certificates(settings)?;
     let mut drives = vec![drive(engine::ROOT_SERIAL, files.root.clone(), DriveFormat::Raw, true)?];
     if let Some(held) = &held {
         drives.push(drive(HELPER_SERIAL, held.path.clone(), held.format, false)?);
@@ -57,7 +58,7 @@ pub async fn exec(settings: &Settings, argv: &[String], ctx: &Ctx) -> Result<u8,
         Ok(_) = cancel.wait_for(|stop| *stop) => return Err(stopped()),
     };
     let outcome = tokio::select! {
-        outcome = run(&session, held.is_some(), network.is_some(), argv) => outcome,
+        outcome = run(&session, held.is_some(), network.is_some(), certificates.as_deref(), argv) => outcome,
         Ok(_) = cancel.wait_for(|stop| *stop) => Err(stopped()),
     };
     // Without a drive nothing in the guest is worth flushing.
@@ -91,6 +92,7 @@ async fn run(
     session: &Session,
     helper: bool,
     network: bool,
+    certificates: Option<&[u8]>,
     argv: &[String],
 ) -> Result<u8, CommandError> {
     if network {
@@ -99,12 +101,12 @@ async fn run(
     if helper {
         mount_helper(session).await?;
     }
-    let spawn = Spawn {
-        argv: argv.to_vec(),
-        env: shell::environment(),
-        cwd: "/".into(),
-        ..Spawn::default()
-    };
+    let mut env = shell::environment();
+    if let Some(bundle) = certificates {
+        engine::certificates::install(session, "/", bundle).await.map_err(session_error)?;
+        env.extend(engine::certificates::environment());
+    }
+    let spawn = Spawn { argv: argv.to_vec(), env, cwd: "/".into(), ..Spawn::default() };
     let status = shell::join(session, spawn).await.map_err(|error| match error {
         ShellError::Session(error) => session_error(error),
         error @ ShellError::Output(_) => CommandError::new(Kind::Exec, error),

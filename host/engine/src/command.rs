@@ -10,9 +10,9 @@ use session::{ChildEvent, Exited};
 use wire::{Channel, ExitStatus, Spawn, Stdin};
 
 use crate::{
-    Config, EngineError, State,
+    Config, EngineError, State, certificates,
     events::{Event, OutputStream},
-    guest::{CA_APT_CONF, CA_FILE, Guest, TOOLS},
+    guest::{Guest, TOOLS},
 };
 
 /// Longer lines of output are cut: a terminal and a log are for people.
@@ -76,17 +76,9 @@ pub(crate) fn resolve_env(
         resolved.push((name, value));
     };
     if config.ca_bundle.is_some() && (stage.network || stage.context.ca_bundle) {
-        for name in [
-            "SSL_CERT_FILE",
-            "CURL_CA_BUNDLE",
-            "GIT_SSL_CAINFO",
-            "PIP_CERT",
-            "REQUESTS_CA_BUNDLE",
-            "NODE_EXTRA_CA_CERTS",
-        ] {
-            set(name.to_owned(), CA_FILE.to_owned());
+        for (name, value) in certificates::environment() {
+            set(name, value);
         }
-        set("APT_CONFIG".to_owned(), CA_APT_CONF.to_owned());
     }
     for (name, value) in env {
         set(name.clone(), resolve(value, state)?);

@@ -15,7 +15,7 @@ use plan::{Disk, DiskRole, GuestPath, Plan};
 use session::{Session, SessionError};
 use wire::{FileOperation, MountSpec, Request, Spawn};
 
-use crate::{Config, EngineError, State};
+use crate::{Config, EngineError, State, certificates};
 
 /// The tools root, seen from the agent.
 pub(crate) const TOOLS: &str = "/vbuild/tools";
@@ -28,16 +28,6 @@ const LOWER: &str = "/vbuild/lower";
 pub const ROOT_SERIAL: &str = "vbuild-root";
 /// Serial of the helper drive.
 pub(crate) const HELPER_SERIAL: &str = "vbuild-helper";
-/// Certificates for scripts. /dev is the one filesystem that the tools root
-/// and every image share and that is never part of an image.
-pub(crate) const CA_FILE: &str = "/dev/vbuild-ca/ca-certificates.crt";
-/// Makes apt trust [`CA_FILE`].
-pub(crate) const CA_APT_CONF: &str = "/dev/vbuild-ca/apt.conf";
-
-/// Debian's trust store, made by ca-certificates.
-const CA_STORE: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// Debian's store is 220 kB; ten times that is no trust store.
-const CA_STORE_MAX_BYTES: u64 = 4 << 20;
 
 /// The virtio serial of the plan's disk number `index`.
 pub(crate) fn disk_serial(index: usize) -> String {
@@ -119,7 +109,9 @@ pub(crate) async fn establish(
         .await
         .map_err(prepare("write resolv.conf"))?;
     if let Some(bundle) = &config.ca_bundle {
-        put_ca_bundle(&guest.session, bundle).await.map_err(prepare("install certificates"))?;
+        certificates::install(&guest.session, TOOLS, bundle)
+            .await
+            .map_err(prepare("install certificates"))?;
     }
     Ok(guest)
 }
@@ -247,23 +239,6 @@ pub(crate) async fn helper_device(session: &Session) -> Result<Option<String>, S
     // Partitions sort before the whole disk, the first one first.
     found.sort_by_key(|device| device.partition.unwrap_or(u32::MAX));
     Ok(found.first().map(|device| device.path.clone()))
-}
-
-async fn put_ca_bundle(session: &Session, bundle: &[u8]) -> Result<(), SessionError> {
-    let directory = FileOperation::MakeDirectory {
-        root: "/".into(),
-        path: "/dev/vbuild-ca".into(),
-        mode: 0o755,
-        parents: true,
-    };
-    session.file(directory).await?;
-    // A trust store that replaces the default one must hold the public
-    // authorities too.
-    let own = session.get_file(TOOLS, CA_STORE, CA_STORE_MAX_BYTES).await.unwrap_or_default();
-    let whole = [own.as_slice(), b"\n", bundle].concat();
-    session.put_file("/", CA_FILE, 0o644, &whole).await?;
-    let apt = format!("Acquire::https::CAInfo \"{CA_FILE}\";\n");
-    session.put_file("/", CA_APT_CONF, 0o644, apt.as_bytes()).await
 }
 
 /// A command of the appliance itself, outside every context.

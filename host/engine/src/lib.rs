@@ -10,6 +10,7 @@ mod adopt;
 mod base;
 pub mod cache;
 mod caching;
+pub mod certificates;
 mod command;
 mod config;
 mod context;
