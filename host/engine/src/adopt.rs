@@ -12,10 +12,10 @@
 use std::collections::BTreeMap;
 
 use plan::{
-    Filesystem, FstabEntry, LogicalVolume, LvSize, Mount, Node, NodeKind, PartitionTable, Plan,
-    TableLabel,
+    DevicePlace, Filesystem, FoundDevice, FstabEntry, LogicalVolume, LvSize, Mount, Node, NodeKind,
+    PartitionTable, Plan, TableLabel,
 };
-use wire::{FileOperation, Reply, Request};
+use wire::{BlockDevice, FileOperation, Reply, Request};
 
 use crate::{
     Config, EngineError, MadeNode, State,
@@ -63,7 +63,13 @@ pub(crate) async fn find_root(
     guest: &Guest,
     state: &mut State,
 ) -> Result<(), EngineError> {
-    let (candidates, groups) = candidates(disk, guest).await?;
+    let prepare = |source| {
+        let action = format!("read the partition table of `{disk}`");
+        EngineError::Prepare { action, source }
+    };
+    let device = attached(disk, guest)?;
+    let listed = guest.session.reread_partitions(device).await.map_err(prepare)?;
+    let (candidates, groups) = candidates(disk, listed, guest).await?;
     let roots = roots(guest, &candidates).await?;
     let [(root, subvolume, fstab)] = roots.as_slice() else {
         return Err(no_single_root(disk, &candidates, &roots));
@@ -99,6 +105,48 @@ pub(crate) async fn find_root(
     Ok(())
 }
 
+/// Carries out `FindDevices`.
+pub(crate) async fn find_devices(
+    disk: &str,
+    wanted: &[FoundDevice],
+    plan: &Plan,
+    guest: &Guest,
+    state: &mut State,
+) -> Result<(), EngineError> {
+    let prepare = |source| EngineError::Prepare { action: "list drives".into(), source };
+    // The table is not read again: volumes on the disk may be in use already.
+    let mut listed = guest.session.block_devices().await.map_err(prepare)?;
+    let device = attached(disk, guest)?;
+    let serial = listed.iter().find(|known| known.path == device).map(|own| own.serial.clone());
+    listed.retain(|known| Some(&known.serial) == serial.as_ref());
+    let (mut candidates, groups) = candidates(disk, listed, guest).await?;
+    let mut filesystems = Vec::new();
+    for device in wanted {
+        let is_it = |candidate: &&mut Candidate| match &device.place {
+            DevicePlace::Partition(number) => candidate.number == Some(*number),
+            DevicePlace::Volume(group, name) => candidate.node == format!("{group}/{name}"),
+        };
+        let Some(found) = candidates.iter_mut().find(is_it) else {
+            let text = format!("there is no {} on the disk `{disk}`", device.place);
+            return Err(EngineError::Recipe(text));
+        };
+        found.node.clone_from(&device.name);
+        if found.tag("USAGE") == "filesystem" {
+            filesystems.push(filesystem_node(device.filesystem.clone(), found));
+        }
+    }
+    let mut nodes = nodes(disk, &candidates, groups, &[]);
+    nodes.extend(filesystems);
+    nodes.retain(|made| !state.nodes.iter().any(|known| known.node.name == made.node.name));
+    for made in &nodes {
+        if let NodeKind::Filesystem(found) = &made.node.kind {
+            state.facts.insert(format!("fstype.{}", made.node.name), found.fstype.clone());
+        }
+    }
+    state.nodes.extend(nodes);
+    layout::set_facts(plan, guest, state)
+}
+
 /// Carries out `ForgetLayout`.
 pub(crate) async fn forget(guest: &Guest, state: &mut State) -> Result<(), EngineError> {
     layout::close(guest, state).await?;
@@ -113,17 +161,17 @@ pub(crate) async fn forget(guest: &Guest, state: &mut State) -> Result<(), Engin
     Ok(())
 }
 
+fn attached<'a>(disk: &str, guest: &'a Guest) -> Result<&'a str, EngineError> {
+    let found = guest.device(disk).map(|(device, _)| device);
+    found.ok_or_else(|| EngineError::Recipe(format!("the disk `{disk}` is not attached")))
+}
+
 /// Everything on the disk that could hold a filesystem.
 async fn candidates(
     disk: &str,
+    listed: Vec<BlockDevice>,
     guest: &Guest,
 ) -> Result<(Vec<Candidate>, Vec<Group>), EngineError> {
-    let (device, _) = guest
-        .device(disk)
-        .ok_or_else(|| EngineError::Recipe(format!("the disk `{disk}` is not attached")))?;
-    let listed = guest.session.reread_partitions(device).await.map_err(|source| {
-        EngineError::Prepare { action: format!("read the partition table of `{disk}`"), source }
-    })?;
     let mut candidates: Vec<Candidate> = listed
         .into_iter()
         .take(DEVICES_MAX)
@@ -356,6 +404,20 @@ fn by_path<'a>(path: &str, candidates: &'a [Candidate]) -> Option<&'a Candidate>
         .then(|| candidates.iter().find(|candidate| candidate.number == Some(number)))?
 }
 
+/// The filesystem on a candidate as a node.
+fn filesystem_node(name: String, candidate: &Candidate) -> MadeNode {
+    let tag = |name| Some(candidate.tag(name).to_owned()).filter(|text| !text.is_empty());
+    let found = Filesystem {
+        base: candidate.node.clone(),
+        fstype: candidate.tag("TYPE").to_owned(),
+        label: tag("LABEL"),
+        uuid: tag("UUID"),
+        options: Vec::new(),
+    };
+    let node = Node { name, kind: NodeKind::Filesystem(found) };
+    MadeNode { node, partitions: Vec::new(), uuid: tag("UUID") }
+}
+
 /// The layout as nodes, bases first.
 fn nodes(
     disk: &str,
@@ -400,23 +462,14 @@ fn nodes(
     }
     let mut known: Vec<&str> = Vec::new();
     for (candidate, place, subvolume) in mounts {
-        let filesystem = format!("{}:fs", candidate.node);
+        let name = format!("{}:fs", candidate.node);
         if !known.contains(&candidate.node.as_str()) {
             known.push(&candidate.node);
-            let tag = |name| Some(candidate.tag(name).to_owned()).filter(|text| !text.is_empty());
-            let found = Filesystem {
-                base: candidate.node.clone(),
-                fstype: candidate.tag("TYPE").to_owned(),
-                label: tag("LABEL"),
-                uuid: tag("UUID"),
-                options: Vec::new(),
-            };
-            let node = made(filesystem.clone(), NodeKind::Filesystem(found));
-            nodes.push(MadeNode { uuid: tag("UUID"), ..node });
+            nodes.push(filesystem_node(name.clone(), candidate));
         }
         let options = subvolume.iter().map(|name| format!("subvol={name}")).collect();
         let fstab = FstabEntry { options, dump: 0, pass: 0, by_uuid: true };
-        let mount = Mount { base: filesystem, mount_point: place.clone(), fstab: Some(fstab) };
+        let mount = Mount { base: name, mount_point: place.clone(), fstab: Some(fstab) };
         nodes.push(made(format!("{}:{place}", candidate.node), NodeKind::Mount(mount)));
     }
     nodes

@@ -22,6 +22,7 @@ pub(crate) async fn run_step(
         step,
         Step::Upload(_)
             | Step::FindRoot { .. }
+            | Step::FindDevices { .. }
             | Step::GrowRoot { .. }
             | Step::CopyTree { .. }
             | Step::Fetch { .. }
@@ -36,7 +37,12 @@ pub(crate) async fn run_step(
     match step {
         Step::Upload(upload) => steps::upload(upload, guest, stage).await?,
         Step::Run(run) => run_parts::run_one(run, guest, stage, config, state).await?,
-        Step::RunParts(parts) => run_parts::run(parts, guest, stage, config, state).await?,
+        Step::RunParts(parts) => {
+            let mut phase = run_parts::begin(parts, guest, stage, config, state).await?;
+            while !phase.left.is_empty() {
+                run_parts::next(parts, &mut phase, guest, stage, config, state).await?;
+            }
+        }
         Step::File(file) => steps::file(file, guest, stage).await?,
         Step::ResolvConf(action) => steps::resolv_conf(*action, guest, stage, config).await?,
         Step::RequireContent { path, ignore, message } => {
@@ -51,6 +57,9 @@ pub(crate) async fn run_step(
         Step::WriteFstab { .. } if state.has_own_device() => {}
         Step::CreateLayout(part) => layout::create(part, plan, config, guest, state).await?,
         Step::FindRoot { disk } => adopt::find_root(disk, plan, config, guest, state).await?,
+        Step::FindDevices { disk, devices } => {
+            adopt::find_devices(disk, devices, plan, guest, state).await?;
+        }
         Step::GrowRoot { disk } => grow::grow_root(disk, config, guest, state).await?,
         Step::ForgetLayout => adopt::forget(guest, state).await?,
         Step::WriteFstab { path } => {

@@ -68,6 +68,7 @@ fn check_stages(plan: &Plan) -> Vec<Complaint> {
     let mut facts: BTreeSet<String> = BTreeSet::new();
     let mut layout = crate::Layout::default();
     let disks: Vec<&str> = plan.disks.iter().map(|disk| disk.name.as_str()).collect();
+    let mut known = disks.clone();
     for stage in &plan.stages {
         let place = format!("stage {}", stage.name);
         if !names.insert(&stage.name) {
@@ -84,25 +85,30 @@ fn check_stages(plan: &Plan) -> Vec<Complaint> {
             }
             match step {
                 Step::CreateLayout(part) => layout.nodes.extend(part.nodes.iter().cloned()),
-                Step::FindRoot { disk } | Step::GrowRoot { disk }
+                Step::FindRoot { disk }
+                | Step::GrowRoot { disk }
+                | Step::FindDevices { disk, .. }
                     if !disks.contains(&disk.as_str()) =>
                 {
                     complaints.push(complaint(&place, format!("there is no disk `{disk}`")));
                 }
+                Step::FindDevices { devices, .. } => known.extend(
+                    devices.iter().flat_map(|found| [found.name.as_str(), &found.filesystem]),
+                ),
                 _ => {}
             }
             facts.extend(facts_set(step));
         }
     }
     complaints.extend(
-        layout.check(&disks).iter().map(|error| complaint("disk layout", error.to_string())),
+        layout.check(&known).iter().map(|error| complaint("disk layout", error.to_string())),
     );
     complaints
 }
 
 /// Facts that making a layout sets, see [`Step::CreateLayout`].
 fn is_layout_fact(fact: &str) -> bool {
-    ["device.", "uuid.", "label."].iter().any(|prefix| fact.starts_with(prefix))
+    ["device.", "uuid.", "label.", "fstype."].iter().any(|prefix| fact.starts_with(prefix))
         || fact.starts_with("image-block-device")
 }
 

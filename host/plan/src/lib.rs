@@ -30,8 +30,8 @@ pub use output::{Checksum, ImageOutput, Outputs, TreeOutput};
 pub use path::{GuestPath, InvalidPath};
 pub use stage::{Bind, Context, Disk, DiskBase, DiskRole, DiskSize, Keep, Plan, Stage};
 pub use step::{
-    Digest, Env, FactName, FileSource, FileStep, ImageSize, Place, ResolvConf, Run, RunParts, Step,
-    Upload, UploadEntry, UploadKind, Value,
+    DevicePlace, Digest, Env, FactName, FileSource, FileStep, FoundDevice, ImageSize, Place,
+    ResolvConf, Run, RunParts, Step, Upload, UploadEntry, UploadKind, Value,
 };
 
 /// The version of the plan as data. It is part of every stage key: raise it

@@ -89,6 +89,38 @@ impl TryFrom<String> for Digest {
     }
 }
 
+/// A partition or volume that stands on a disk already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FoundDevice {
+    /// Which one.
+    pub place: DevicePlace,
+    /// The node of the layout that it becomes. Of a volume it must be
+    /// `GROUP/VOLUME`.
+    pub name: String,
+    /// The node that the filesystem on it becomes, if there is one.
+    pub filesystem: String,
+}
+
+/// Where a device stands on its disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DevicePlace {
+    /// A partition, by its number.
+    Partition(u32),
+    /// A logical volume: its group and its name.
+    Volume(String, String),
+}
+
+impl std::fmt::Display for DevicePlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Partition(number) => write!(f, "partition {number}"),
+            Self::Volume(group, name) => write!(f, "volume `{group}/{name}`"),
+        }
+    }
+}
+
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
@@ -133,6 +165,15 @@ pub enum Step {
     FindRoot {
         /// The disk.
         disk: String,
+    },
+    /// Takes over partitions and volumes of a disk that did not begin empty, by
+    /// names of the recipe, and the filesystems on them. Sets the facts of
+    /// `CreateLayout`, and `fstype.NAME` for each filesystem.
+    FindDevices {
+        /// The disk.
+        disk: String,
+        /// What is taken over.
+        devices: Vec<FoundDevice>,
     },
     /// Makes the found root filesystem as large as the disk allows, with the
     /// partition and the volumes below it. Only where nothing is mounted.
@@ -399,6 +440,7 @@ impl Step {
             Self::ImageSize(_) => "compute the image's size".into(),
             Self::CreateLayout(_) => "create the disk layout".into(),
             Self::FindRoot { disk } => format!("find the root filesystem of {disk}"),
+            Self::FindDevices { disk, .. } => format!("find what stands on {disk}"),
             Self::GrowRoot { disk } => format!("grow the root filesystem of {disk}"),
             Self::ForgetLayout => "release the disks".into(),
             Self::WriteFstab { .. } => "write fstab".into(),

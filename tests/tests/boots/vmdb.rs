@@ -122,6 +122,73 @@ async fn a_spec_builds_and_its_tarball_saves_the_second_build_work() {
     assert!(uuid_of(lines[4]) && lines[4].ends_with(" / ext4 defaults 0 1"), "{seen}");
     assert!(uuid_of(lines[5]) && lines[5].ends_with(" /boot/efi vfat defaults 0 1"), "{seen}");
     assert_eq!(lines[6..], ["EFI"]);
+    drop(session);
+    goes_on(&ground, &image).await;
+}
+
+/// `--image`: what is on an image that exists is taken over.
+async fn goes_on(ground: &Ground, image: &Path) {
+    let options = |spec: &str| Options {
+        spec: specs().join(spec).to_str().unwrap().to_owned(),
+        image: Some(image.to_str().unwrap().to_owned()),
+        compress: true,
+        arch: "amd64".into(),
+        directory: ground.dir.path().to_owned(),
+        ..Options::default()
+    };
+    let prepared = prepare(&options("again.vmdb"), &mut std::io::empty()).unwrap();
+    build(ground, &prepared).await;
+    let (session, _dir) = ground.boot_with(image).await;
+    let seen = look(
+        &session,
+        "mount -o ro ${D}2 /run/at; mount -o ro ${D}1 /run/at/boot/efi; cd /run/at
+         cat etc/added; echo; cat etc/motd; echo; cat boot/efi/note etc/fstab",
+    )
+    .await;
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(lines[..3], ["later", "made from a variable", "later"]);
+    assert!(lines[3].starts_with("UUID=") && lines[3].ends_with(" / ext4 defaults 0 1"), "{seen}");
+    assert!(lines[4].ends_with(" /boot/efi vfat defaults 0 1"), "{seen}");
+}
+
+const VOLUMES: &str = "steps:
+  - {mkimg: \"{{ output }}\", size: 64M}
+  - {mklabel: msdos, device: \"{{ output }}\"}
+  - {mkpart: primary, device: \"{{ output }}\", start: 0%, end: 100%, tag: pv}
+  - {vgcreate: again_vg, physical: [pv]}
+  - {lvcreate: again_vg, name: again_root, size: fill}
+  - {mkfs: ext4, partition: again_root}
+  - {mount: again_root}
+  - {create-file: /first, contents: first}
+";
+const VOLUMES_AGAIN: &str = "steps:
+  - {kpartx: \"{{ image }}\"}
+  - {lvscan: again_vg, tags: [again_root]}
+  - {mount: again_root}
+  - {create-file: /second, contents: second}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_of_an_image_that_exists_are_taken_over() {
+    let Some(ground) = ground("volumes_of_an_image_that_exists_are_taken_over") else { return };
+    let image = ground.path("out.img");
+    let name = image.to_str().unwrap();
+    for (text, is_new) in [(VOLUMES, true), (VOLUMES_AGAIN, false)] {
+        let options = Options {
+            spec: "-".into(),
+            output: is_new.then(|| name.to_owned()),
+            image: (!is_new).then(|| name.to_owned()),
+            arch: "amd64".into(),
+            directory: ground.dir.path().to_owned(),
+            ..Options::default()
+        };
+        let prepared = prepare(&options, &mut text.as_bytes()).unwrap();
+        build(&ground, &prepared).await;
+    }
+    let (session, _dir) = ground.boot_with(&image).await;
+    let script = "vgchange -ay again_vg >/dev/null; mount -o ro /dev/again_vg/again_root /run/at
+                  cat /run/at/first /run/at/second; umount /run/at; vgchange -an again_vg >/dev/null";
+    assert_eq!(look(&session, script).await, "firstsecond");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use plan::{Digest, FileSource, UploadEntry, UploadKind};
+use plan::{Digest, DiskBase, FileSource, UploadEntry, UploadKind};
 use sha2::{Digest as _, Sha256};
 
 /// Files of one copied directory. A tree of this size already takes minutes to
@@ -131,6 +131,11 @@ impl HostFile {
             Ok((bytes, sha256)) => Ok(Self { path, bytes, mode: mode & 0o7777, sha256 }),
             Err(source) => Err(InputError::Io { path, source }),
         }
+    }
+
+    /// The file as what a disk begins with.
+    pub(crate) fn base(&self) -> DiskBase {
+        DiskBase { path: self.path.clone(), bytes: self.bytes, sha256: self.sha256 }
     }
 
     /// The file as an entry of an upload.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use plan::TableLabel;
+use plan::{DiskBase, TableLabel};
 
 use crate::table::Part;
 
@@ -14,6 +14,8 @@ pub(crate) struct ImageDisk {
     /// The disk's name in the plan.
     pub(crate) name: String,
     pub(crate) bytes: u64,
+    /// What it begins with, when its partitions are taken over.
+    pub(crate) base: Option<DiskBase>,
     pub(crate) label: Option<TableLabel>,
     /// Where in the plan the table is made: stage and step.
     pub(crate) table_at: Option<(usize, usize)>,
@@ -31,6 +33,8 @@ pub(crate) enum Device {
     Volume { group: String },
     /// A LUKS container and the tag below it.
     Container { below: String },
+    /// What stood on a disk before the build.
+    Found { disk: usize },
 }
 
 /// A mounted filesystem.
@@ -49,7 +53,8 @@ pub(crate) struct Tag {
     pub(crate) device: Device,
     /// The node of the device.
     pub(crate) node: String,
-    /// Node and type of its filesystem.
+    /// Node and type of its filesystem; the type of one that was there before is
+    /// a fact, and empty here.
     pub(crate) filesystem: Option<(String, String)>,
     pub(crate) mounted: Option<MountedAt>,
 }

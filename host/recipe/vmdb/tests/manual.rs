@@ -1,7 +1,5 @@
 //! The manual names every step with every key, and its example is a spec.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 mod common;
 
 use common::try_prepare;
@@ -69,7 +67,9 @@ fn the_specs_that_the_tests_build_are_taken() {
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "vmdb") {
+        // That one needs the image that another one makes.
+        let is_spec = path.extension().is_some_and(|extension| extension == "vmdb");
+        if !is_spec || path.ends_with("again.vmdb") {
             continue;
         }
         let options = vmdb::Options {

@@ -57,9 +57,59 @@ fn an_image_that_exists_is_written_anew() {
     assert!(shown.contains("output image raw old.img"), "{shown}");
     let error = try_prepare(text, &[], image).unwrap_err();
     assert!(error.contains("`DIR/old.img` does not exist"), "{error}");
-    let partitions = "steps:\n  - {kpartx: \"{{ image }}\", tags: [a]}\n";
-    let error = try_prepare(partitions, &[("old.img", &content)], image).unwrap_err();
-    assert!(error.contains("cannot be taken over"), "{error}");
+}
+
+#[test]
+fn partitions_of_an_image_that_exists_are_taken_over() {
+    let text = "steps:
+  - {kpartx: \"{{ image }}\", tags: [efi, /]}
+  - {lvscan: vg0, tags: [home]}
+  - {mount: /}
+  - {mount: home, dirname: /home, mount-on: /}
+  - {fstab: /}
+  - {grub: uefi, tag: /, efi: efi}
+";
+    let image = |name: &str| {
+        let name = name.to_owned();
+        move |options: &mut vmdb::Options| {
+            options.output = None;
+            options.image = Some(name);
+        }
+    };
+    let content = "x".repeat(4 << 20);
+    let prepared = try_prepare(text, &[("old.img", &content)], image("old.img")).unwrap();
+    let plan = &prepared.lowered.plan;
+    assert_eq!(plan::check(plan), []);
+    let base = plan.disks.iter().find_map(|disk| disk.base.as_ref()).unwrap();
+    assert_eq!(base.bytes, 4 << 20);
+    let found: Vec<_> = plan
+        .stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .filter_map(|step| match step {
+            plan::Step::FindDevices { devices, .. } => Some(devices),
+            _ => None,
+        })
+        .flatten()
+        .map(|found| format!("{}: {} {}", found.place, found.name, found.filesystem))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "partition 1: efi fs-efi",
+            "partition 2: root fs-root",
+            "volume `vg0/home`: vg0/home fs-home"
+        ]
+    );
+    let shown = show(&prepared);
+    assert!(shown.contains("fs <uuid.fs-home> /home <fstype.fs-home>"), "{shown}");
+
+    let error = try_prepare(text, &[], image("old.img")).unwrap_err();
+    assert!(error.contains("`DIR/old.img` does not exist"), "{error}");
+    let error = try_prepare(text, &[("a.qcow2", &content)], image("a.qcow2")).unwrap_err();
+    assert!(error.contains("`a.qcow2` is no raw image"), "{error}");
+    let error = try_prepare(text, &[("odd.img", "odd")], image("odd.img")).unwrap_err();
+    assert!(error.contains("no multiple of 512"), "{error}");
 }
 
 #[test]

@@ -130,7 +130,11 @@ impl Lowering<'_> {
         if self.binds.iter().any(|(_, bind)| bind.from.as_str() == "/dev") {
             let mut arguments = Vec::new();
             for tag in &self.tags {
-                if let Some((filesystem, _)) = &tag.filesystem {
+                // What was found may have no filesystem, unless it is mounted.
+                let is_sure = |fstype: &str| tag.mounted.is_some() || !fstype.is_empty();
+                if let Some((filesystem, fstype)) = &tag.filesystem
+                    && is_sure(fstype)
+                {
                     arguments.push(Value::Fact(format!("uuid.{filesystem}")));
                     arguments.push(Value::Fact(format!("device.{}", tag.node)));
                 }

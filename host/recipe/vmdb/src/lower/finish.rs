@@ -46,7 +46,7 @@ impl Lowering<'_> {
             role: DiskRole::Target,
             size: DiskSize::Bytes(disk.bytes),
             block_bytes: 512,
-            base: None,
+            base: disk.base.clone(),
         });
         let plan = Plan {
             format_version: plan::FORMAT_VERSION,

@@ -68,7 +68,7 @@ impl Lowering<'_> {
     /// The disk below a tag.
     pub(crate) fn disk_below(&self, key: &'static str, name: &str) -> Result<usize, Fault> {
         match &self.tag(key, name)?.device {
-            Device::Partition { disk, .. } => Ok(*disk),
+            Device::Partition { disk, .. } | Device::Found { disk } => Ok(*disk),
             Device::Container { below } => self.disk_below(key, below),
             Device::Volume { group } => {
                 let physical = self.groups.iter().find(|(name, _)| name == group);

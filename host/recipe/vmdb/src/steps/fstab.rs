@@ -35,7 +35,11 @@ impl StepKind for Fstab {
         let mut arguments: Vec<Value> = vec![root.as_str().into()];
         for (target, node, fstype) in lines {
             let uuid = Value::Fact(format!("uuid.{node}"));
-            arguments.extend(["fs".into(), uuid, target.into(), fstype.into(), "-".into()]);
+            let fstype = match fstype.as_str() {
+                "" => Value::Fact(format!("fstype.{node}")),
+                known => known.into(),
+            };
+            arguments.extend(["fs".into(), uuid, target.into(), fstype, "-".into()]);
         }
         for node in &lowering.containers {
             let uuid = Value::Fact(format!("uuid.{node}"));

@@ -121,10 +121,12 @@ fn flag_partition(
     tag: &str,
     flag: &str,
 ) -> Result<(), Fault> {
-    let Device::Partition { disk, part } = lowering.tag(key, tag)?.device else {
-        return Err(Fault::new(key, format!("`{tag}` is no partition")));
-    };
-    set_flag(lowering, disk, part, flag, true);
+    match lowering.tag(key, tag)?.device {
+        Device::Partition { disk, part } => set_flag(lowering, disk, part, flag, true),
+        // Its table stays as it is, flags included.
+        Device::Found { .. } => {}
+        _ => return Err(Fault::new(key, format!("`{tag}` is no partition"))),
+    }
     Ok(())
 }
 

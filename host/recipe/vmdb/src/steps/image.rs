@@ -1,7 +1,7 @@
 //! Images and their partitions: `mkimg`, `mklabel`, `mkpart`, `set_part_flag`
 //! and `kpartx`. A tag is bound to its partition, never to a place in a list.
 
-use plan::{Layout, Step, TableLabel};
+use plan::{DevicePlace, FoundDevice, Layout, Step, TableLabel};
 
 use super::StepKind;
 use crate::{
@@ -57,6 +57,7 @@ fn add_disk(
         path: path.to_owned(),
         name,
         bytes,
+        base: None,
         label: None,
         table_at: None,
         parts: Vec::new(),
@@ -266,7 +267,8 @@ pub(super) fn set_flag(
 }
 
 /// Makes the partitions of an image known. In vmdb2 tags get their devices
-/// here; now they have them from `mkpart` on, so only names can be added.
+/// here; now they have them from `mkpart` on, so only names can be added, and
+/// partitions of an image that exists be taken over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kpartx {
     /// The image's path.
@@ -283,11 +285,7 @@ impl StepKind for Kpartx {
     fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
         let index = disk(lowering, "kpartx", &self.device)?;
         if lowering.disks[index].label.is_none() {
-            let message = format!(
-                "the partitions of `{}` are not made by this spec, and those of an image that exists cannot be taken over",
-                self.device
-            );
-            return Err(Fault::new("kpartx", message).hint("start with `mklabel` and `mkpart`"));
+            return self.take_over(lowering, index);
         }
         for (part, tag) in self.tags.iter().enumerate() {
             let disk = &lowering.disks[index];
@@ -321,4 +319,52 @@ impl StepKind for Kpartx {
     fn defines(&self) -> Vec<String> {
         self.tags.clone()
     }
+}
+
+impl Kpartx {
+    /// Names the partitions of an image that exists. What is on them stays.
+    fn take_over(&self, lowering: &mut Lowering<'_>, disk: usize) -> Result<(), Fault> {
+        if lowering.settings.image.as_deref() != Some(&self.device) {
+            let message = format!("`{}` has no label yet", self.device);
+            return Err(Fault::new("kpartx", message).hint("put `mklabel` before it"));
+        }
+        if crate::cli::format_of(&self.device).0 != "raw" {
+            let message = format!("`{}` is no raw image, which --image must be", self.device);
+            return Err(Fault::new("kpartx", message).hint("`qemu-img convert` makes one of it"));
+        }
+        let file = lowering.directories.file(&self.device).map_err(Fault::input("kpartx"))?;
+        if file.bytes % size::SECTOR_BYTES != 0 {
+            let message = format!("the size of `{}` is no multiple of 512", self.device);
+            return Err(Fault::new("kpartx", message));
+        }
+        lowering.disks[disk].base = Some(file.base());
+        let places = (1..).map(DevicePlace::Partition).zip(&self.tags);
+        let found = places.map(|(place, tag)| (place, plain_name(tag), tag.clone()));
+        take_over("tags", lowering, disk, found.collect())
+    }
+}
+
+/// Makes what stands on a disk known by tags: place, wished name of the node, tag.
+pub(super) fn take_over(
+    key: &'static str,
+    lowering: &mut Lowering<'_>,
+    disk: usize,
+    found: Vec<(DevicePlace, String, String)>,
+) -> Result<(), Fault> {
+    let mut devices = Vec::new();
+    for (place, wished, name) in found {
+        let node = match &place {
+            DevicePlace::Partition(_) => lowering.names.claim(&wished),
+            // Volumes have names already.
+            DevicePlace::Volume(..) => wished,
+        };
+        let filesystem = lowering.names.claim(&format!("fs-{}", plain_name(&name)));
+        devices.push(FoundDevice { place, name: node.clone(), filesystem: filesystem.clone() });
+        let filesystem = Some((filesystem, String::new()));
+        let device = Device::Found { disk };
+        lowering.add_tag(key, Tag { name, device, node, filesystem, mounted: None })?;
+    }
+    let disk = lowering.disks[disk].name.clone();
+    lowering.stage("", None, false, vec![Step::FindDevices { disk, devices }.into()]);
+    Ok(())
 }

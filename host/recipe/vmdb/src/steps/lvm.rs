@@ -1,8 +1,8 @@
 //! LVM: `vgcreate`, `lvcreate`, `lvscan`.
 
-use plan::{Layout, LogicalVolume, LvSize, Node, NodeKind, Step};
+use plan::{DevicePlace, Layout, LogicalVolume, LvSize, Node, NodeKind, Step};
 
-use super::StepKind;
+use super::{StepKind, image::take_over};
 use crate::{
     fields::Fields,
     lower::{Fault, Lowering},
@@ -110,7 +110,7 @@ impl StepKind for Lvcreate {
 }
 
 /// Makes volumes of a group known as tags. Volumes of this spec are known
-/// already.
+/// already; those of an image that exists are taken over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lvscan {
     /// The group.
@@ -125,6 +125,15 @@ impl StepKind for Lvscan {
     }
 
     fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
+        let made_here = lowering.groups.iter().any(|(group, _)| *group == self.group);
+        let taken_over = lowering.disks.iter().position(|disk| disk.base.is_some());
+        if let (false, Some(disk)) = (made_here, taken_over) {
+            let found = self.tags.iter().map(|tag| {
+                let place = DevicePlace::Volume(self.group.clone(), tag.clone());
+                (place, format!("{}/{tag}", self.group), tag.clone())
+            });
+            return take_over("tags", lowering, disk, found.collect());
+        }
         group(lowering, "lvscan", &self.group)?;
         for tag in &self.tags {
             let own = Device::Volume { group: self.group.clone() };
@@ -134,5 +143,9 @@ impl StepKind for Lvscan {
             }
         }
         Ok(())
+    }
+
+    fn defines(&self) -> Vec<String> {
+        self.tags.clone()
     }
 }
