@@ -122,8 +122,8 @@ for name in "$@"; do
     luks)
         build luks
         look luks '
-            cryptsetup luksDump ${D}3 | grep -E "Version|PBKDF"
-            printf asdf | cryptsetup open --key-file - ${D}3 root_crypt
+            cryptsetup luksDump ${D}2 | grep -E "Version|PBKDF"
+            printf asdf | cryptsetup open --key-file - ${D}2 root_crypt
             mount -o ro /dev/mapper/root_crypt /run/at
             cat /run/at/etc/crypttab /run/at/etc/fstab; grep 12 /run/at/etc/debian_version
             umount /run/at; cryptsetup close root_crypt'
