@@ -24,6 +24,7 @@ pub mod network;
 pub mod pipeline;
 pub mod progress;
 pub mod settings;
+pub mod shared_cache;
 pub mod shell;
 pub mod stage_cache;
 pub mod trees;

@@ -41,6 +41,16 @@ const MANIFEST: &str = "/build/manifest";
 const SCRATCH_BYTES: u64 = 64 << 30;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Makes the places that binds are seen at: folders end with a slash. What is
+/// there stays as it is.
+const BIND_PLACES: &str = r#"set -eu
+for place in "$@"; do
+    case "$place" in
+        */) mkdir -p "$place" ;;
+        *) mkdir -p "${place%/*}"; test -e "$place" || : > "$place" ;;
+    esac
+done"#;
+
 const QEMU_IMG: &str = include_str!("../scripts/qemu-img");
 const QEMU_NBD: &str = include_str!("../scripts/qemu-nbd");
 const GROWPART: &str = include_str!("../scripts/growpart");
@@ -84,7 +94,7 @@ fn at(path: &str) -> GuestPath {
 pub fn lower(project: &Project, request: &Request<'_>) -> Result<Plan, InputError> {
     let folder = std::fs::canonicalize(&project.folder).unwrap_or(project.folder.clone());
     let name = folder.file_name().map_or("layers".into(), |name| name.to_string_lossy());
-    let mut stages = vec![base_stage(request.size.is_some())];
+    let mut stages = vec![base_stage(request.size.is_some()), places_stage()];
     for layer in request.layers {
         stages.extend(match layer.kind {
             Kind::BuildLayer => build_layer(layer)?,
@@ -209,6 +219,27 @@ fn base_stage(grow: bool) -> Stage {
     stage("base", Context::default(), steps)
 }
 
+/// Mount points that an image lacks. They stay in it: one that came and went with
+/// the mount would be there or not by where a build goes on from the cache.
+fn places_stage() -> Stage {
+    let places = ["proc", "sys", "dev", "mnt", "tmp"].map(|place| format!("{ROOT}/{place}"));
+    stage("places", mounted(), vec![make_places("mkdir -p \"$@\"", &places)])
+}
+
+fn make_places(script: &str, places: &[String]) -> Step {
+    let words = ["/bin/sh", "-c", script, "places"].into_iter().map(Value::from);
+    Step::Run(Run {
+        what: "make mount points".into(),
+        place: Place::Tools,
+        argv: words.chain(places.iter().map(|place| place.clone().into())).collect(),
+        env: env(PATH),
+        environment: None,
+        cwd: at("/build"),
+        stdin: None,
+        capture: None,
+    })
+}
+
 fn make_directory(path: &str, mode: u32) -> Step {
     Step::File(FileStep::MakeDirectory { path: at(path), mode })
 }
@@ -256,13 +287,17 @@ fn build_layer(layer: &Layer) -> Result<Vec<Stage>, InputError> {
     let mut binds =
         vec![bind(LAYER, &at("/mnt")), bind(TMP, &at("/tmp")), bind("/dev/shm", &at("/dev/shm"))];
     if !layer.hints.binds.is_empty() {
-        let mut entries = Vec::new();
+        let (mut entries, mut places) = (Vec::new(), Vec::new());
         for (index, wanted) in layer.hints.binds.iter().enumerate() {
-            entries.extend(inputs::named(&layer.source(wanted), &index.to_string())?);
+            let found = inputs::named(&layer.source(wanted), &index.to_string())?;
+            let is_folder = matches!(found[0].kind, UploadKind::Directory(_));
+            places.push(format!("{ROOT}{}{}", wanted.to, if is_folder { "/" } else { "" }));
+            entries.extend(found);
             binds.push(bind(&format!("{BINDS}/{index}"), &wanted.to));
         }
         let what = format!("what {} binds", layer.name);
-        let steps = vec![empty(BINDS), upload(&what, BINDS, entries)];
+        let steps =
+            vec![empty(BINDS), upload(&what, BINDS, entries), make_places(BIND_PLACES, &places)];
         let prepare = stage(&format!("{} (binds)", layer.name), mounted(), steps);
         stages.push(Stage { keep: keep(layer), ..prepare });
     }

@@ -58,6 +58,7 @@ fn settings(args: &LayersBuildArgs, project: &Project) -> Settings {
         resolve::machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir);
     let mut settings = resolve::reuse_settings(&args.reuse, base);
     settings.script_timeout = args.timeout.map(|seconds| Duration::from_secs(seconds.into()));
+    settings.remote_cache.clone_from(&args.remote_cache);
     settings.network &= project.config.network.unwrap_or(true);
     settings.appliance_packages.extend(project.config.packages.iter().cloned());
     settings
@@ -162,7 +163,8 @@ impl Artefact {
         })
     }
 
-    /// Turns the disk into an overlay over the base, and links to it.
+    /// Turns the disk into an overlay over the base, and links to it. The file
+    /// that a base in the cache was made from may change, its raw disk never does.
     fn finish(&self, base: &BaseImage, ctx: &Ctx) -> Result<(), CommandError> {
         let Some((overlay, link)) = &self.overlay else { return Ok(()) };
         let backing = backing(base, overlay);
@@ -200,13 +202,20 @@ impl Artefact {
 /// they can be moved together; else the raw disk in the cache.
 fn backing(base: &BaseImage, overlay: &Path) -> Backing {
     let format = match base.format {
-        Some(format @ (Format::Raw | Format::Qcow2)) => format,
+        Some(format @ (Format::Raw | Format::Qcow2)) if !is_cached(base) => format,
         _ => return Backing { path: base.raw.clone(), format: Format::Raw },
     };
     let folder = overlay.parent().filter(|path| !path.as_os_str().is_empty());
     let folder = fs::canonicalize(folder.unwrap_or(Path::new(".")));
     let path = folder.ok().and_then(|folder| relative(&base.source, &folder));
     Backing { path: path.unwrap_or_else(|| base.source.clone()), format }
+}
+
+/// Whether the file that a base was made from is vbuild's own: the result of a
+/// recipe is written anew by every build of it.
+fn is_cached(base: &BaseImage) -> bool {
+    let folder = base.raw.parent().and_then(Path::parent).map(fs::canonicalize);
+    folder.and_then(Result::ok).is_some_and(|folder| base.source.starts_with(folder))
 }
 
 /// A path seen from a folder, when they share more than the root.

@@ -91,6 +91,13 @@ pub struct LayersBuildArgs {
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub timeout: Option<u32>,
 
+    /// Share results with others: fetch what they have built, push what is built here
+    ///
+    /// s3://BUCKET/PREFIX (with the usual variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+    /// AWS_REGION and AWS_ENDPOINT_URL), ssh://[USER@]HOST[:PORT]/FOLDER, or a folder.
+    #[arg(long, value_name = "PLACE")]
+    pub remote_cache: Option<remote::Place>,
+
     /// What scripts keep between builds.
     #[command(flatten)]
     pub drive: DriveArgs,

@@ -49,6 +49,7 @@ fn a_layer_is_a_stage_or_two() {
         stages,
         [
             ("base", Keep::Shared, None, false),
+            ("places", Keep::Shared, None, false),
             ("05_resize", Keep::Shared, Some(300), true),
             ("10_base", Keep::Local, Some(300), true),
             ("20_app (binds)", Keep::No, None, false),
@@ -57,13 +58,13 @@ fn a_layer_is_a_stage_or_two() {
         ]
     );
     assert_eq!(plan.disks[1].size, DiskSize::Bytes(20 << 20), "as modify-disk says");
-    let bound: Vec<_> = plan.stages[4].context.binds.iter().map(|b| b.to.as_str()).collect();
+    let bound: Vec<_> = plan.stages[5].context.binds.iter().map(|b| b.to.as_str()).collect();
     assert_eq!(
         bound,
         ["/build/root/mnt", "/build/root/tmp", "/build/root/dev/shm", "/build/root/srv/shared"]
     );
-    let uploads: Vec<_> = plan.stages[3].steps.iter().map(Step::title).collect();
-    assert_eq!(uploads, ["change files", "upload what 20_app binds"]);
+    let uploads: Vec<_> = plan.stages[4].steps.iter().map(Step::title).collect();
+    assert_eq!(uploads, ["change files", "upload what 20_app binds", "make mount points"]);
 }
 
 #[test]
@@ -78,7 +79,7 @@ fn a_declared_size_grows_disk_and_root() {
     let one = lowered(folder.path(), Some(1 << 20), Some("10_base"));
     assert_eq!(one.disks[1].size, DiskSize::Bytes(20 << 20), "the largest counts");
     assert_eq!(one.stages.last().unwrap().name, "finish");
-    assert_eq!(one.stages.len(), 4);
+    assert_eq!(one.stages.len(), 5);
 }
 
 fn keys(plan: &Plan) -> BTreeMap<String, StageKey> {
@@ -131,7 +132,7 @@ fn a_limit_is_no_input() {
 fn modify_disk_runs_with_its_three_arguments() {
     let folder = three();
     let plan = lowered(folder.path(), None, None);
-    let runs: Vec<_> = plan.stages[1]
+    let runs: Vec<_> = plan.stages[2]
         .steps
         .iter()
         .filter_map(|step| match step {
@@ -142,7 +143,7 @@ fn modify_disk_runs_with_its_three_arguments() {
     let words = ["/build/layer/modify-disk", "before.qcow2", "05_resize.qcow2", "/dev/loop7"];
     assert_eq!(runs[0].argv, words.map(Value::from));
     assert!(runs[0].env.contains(&("VBUILD_DISK".into(), Value::Fact("device.disk".into()))));
-    assert_eq!(plan.stages[1].context, Context::default());
+    assert_eq!(plan.stages[2].context, Context::default());
 }
 
 #[test]

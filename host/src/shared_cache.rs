@@ -1,0 +1,161 @@
+//! The shared cache around a build: what others have built is fetched before,
+//! what was built is pushed after.
+//!
+//! Only a prefix of the stages is shared: up to the first whose result shall stay
+//! here or is never kept, because whatever follows holds it too.
+
+use engine::{
+    Cache,
+    cache::{self, Refresh},
+};
+use plan::{Keep, Plan, StageKey, Step};
+use remote::{Moved, Options, Remote, RemoteError};
+use std::time::SystemTime;
+
+use crate::{
+    error::{CommandError, Kind},
+    pipeline::{self, Ctx},
+    settings::Settings,
+    ui::bytes,
+};
+
+/// The shared cache of a build, if it has one.
+///
+/// # Errors
+/// A place that cannot be used.
+pub fn open(settings: &Settings) -> Result<Option<Remote>, CommandError> {
+    let Some(place) = &settings.remote_cache else { return Ok(None) };
+    let options =
+        Options { ca_bundle: pipeline::load_certificates(settings)?, ..Options::default() };
+    let remote = Remote::open(place.clone(), &options);
+    remote.map(Some).map_err(|error| CommandError::new(Kind::Usage, error))
+}
+
+/// How many stages from the first on may be shared.
+fn shared_stages(plan: &Plan) -> usize {
+    let stays = |step: &Step| matches!(step, Step::Fetch { .. } | Step::ExportTree { .. });
+    plan.stages
+        .iter()
+        .position(|stage| stage.keep != Keep::Shared || stage.steps.iter().any(stays))
+        .unwrap_or(plan.stages.len())
+}
+
+/// Fetches the last stage that is there and not here. What cannot be fetched is
+/// built: it is told, and costs time.
+pub async fn fetch(remote: &Remote, plan: &Plan, cache: &Cache, ctx: &Ctx) {
+    if let Err(error) = try_fetch(remote, plan, cache, ctx).await {
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+        let words: Vec<String> = causes.map(ToString::to_string).collect();
+        ctx.warn(format!("building without the shared cache: {}", words.join(": ")));
+    }
+}
+
+async fn try_fetch(
+    remote: &Remote,
+    plan: &Plan,
+    cache: &Cache,
+    ctx: &Ctx,
+) -> Result<(), RemoteError> {
+    let keys = StageKey::of_plan(plan, &cache.surroundings);
+    let wanted = match &cache.rules.refresh {
+        Refresh::Nothing => plan.stages.len(),
+        Refresh::Everything => 0,
+        Refresh::From(name) => plan.stages.iter().position(|s| s.name == *name).unwrap_or(0),
+    };
+    for index in (0..shared_stages(plan).min(wanted)).rev() {
+        let key = cache::digest(keys[index]);
+        if is_here(cache, &key)? {
+            break;
+        }
+        let Some(moved) = remote.fetch(&key, &cache.session).await? else { continue };
+        let name = &plan.stages[index].name;
+        if !is_here(cache, &key)? {
+            ctx.say(format!("{name} is in {} and too old", remote.place()));
+            continue;
+        }
+        ctx.say(format!("fetched {name} from {} ({})", remote.place(), bytes(moved.bytes)));
+        break;
+    }
+    Ok(())
+}
+
+/// Whether a build could go on from a stage without the shared cache.
+fn is_here(cache: &Cache, key: &store::Digest) -> Result<bool, RemoteError> {
+    let found = cache.session.lookup(key).map_err(|source| RemoteError::Store { source })?;
+    Ok(found.is_some_and(|record| {
+        record.resumable() && cache::check_age(&record, &cache.rules, SystemTime::now()).is_ok()
+    }))
+}
+
+/// Pushes what is here and not there.
+///
+/// # Errors
+/// When it cannot be pushed. What was built is not lost by that.
+pub async fn push(
+    remote: &Remote,
+    plan: &Plan,
+    cache: &Cache,
+    ctx: &Ctx,
+) -> Result<(), CommandError> {
+    let moved = try_push(remote, plan, cache).await.map_err(|error| {
+        CommandError::new(Kind::Build, error)
+            .context("the build was not shared")
+            .hint("its outputs are written, and its results are kept in your own cache")
+    })?;
+    if moved.stages > 0 {
+        let count = moved.stages;
+        let what = if count == 1 { "stage" } else { "stages" };
+        ctx.say(format!("pushed {count} {what} to {} ({})", remote.place(), bytes(moved.bytes)));
+    }
+    Ok(())
+}
+
+async fn try_push(remote: &Remote, plan: &Plan, cache: &Cache) -> Result<Moved, RemoteError> {
+    let keys = StageKey::of_plan(plan, &cache.surroundings);
+    let mut all = Moved::default();
+    for key in &keys[..shared_stages(plan)] {
+        let key = cache::digest(*key);
+        let found = cache.session.lookup(&key).map_err(|source| RemoteError::Store { source })?;
+        let Some(record) = found.filter(store::StageRecord::resumable) else { continue };
+        let moved = remote.push(&record, &cache.session).await?;
+        all.stages += moved.stages;
+        all.objects += moved.objects;
+        all.bytes += moved.bytes;
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use plan::{Context, Outputs, Stage};
+
+    use super::*;
+
+    fn plan(keeps: &[Keep]) -> Plan {
+        let stage = |(index, keep): (usize, &Keep)| Stage {
+            name: index.to_string(),
+            context: Context::default(),
+            steps: Vec::new(),
+            network: false,
+            keep: *keep,
+            timeout_s: None,
+        };
+        Plan {
+            format_version: plan::FORMAT_VERSION,
+            name: "test".into(),
+            recipe: "test".into(),
+            disks: Vec::new(),
+            stages: keeps.iter().enumerate().map(stage).collect(),
+            outputs: Outputs::default(),
+            helper_at: plan::GuestPath::new("/helper").unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_follows_a_layer_that_stays_stays_too() {
+        use Keep::{Local, No, Shared};
+        assert_eq!(shared_stages(&plan(&[Shared, Shared])), 2);
+        assert_eq!(shared_stages(&plan(&[Shared, Local, Shared])), 1);
+        assert_eq!(shared_stages(&plan(&[No, Shared])), 0);
+    }
+}
