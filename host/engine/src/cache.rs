@@ -124,6 +124,8 @@ pub struct Forecast {
     pub reasons: Vec<Option<Why>>,
     /// The last stage that does not run, and what is known about it.
     pub resume: Option<(usize, StageRecord)>,
+    /// A point within the stage behind it, from which that very stage goes on.
+    pub(crate) point: Option<StageRecord>,
 }
 
 impl Forecast {
@@ -200,8 +202,14 @@ pub(crate) fn forecast_until(
             own[index] = Some(Why::NotKept);
         }
     }
-    let mut forecast = Forecast { keys, reasons: vec![None; count], resume };
+    let mut forecast = Forecast { keys, reasons: vec![None; count], resume, point: None };
     let first = forecast.first();
+    if first < limit {
+        let point = cache.session.lookup(&digest(forecast.keys[first].within()))?;
+        let usable =
+            |point: &StageRecord| point.resumable() && check_age(point, &cache.rules, now).is_ok();
+        forecast.point = point.filter(usable);
+    }
     if first < count {
         let known = latest(plan, cache)?;
         for (index, stage) in plan.stages.iter().enumerate().skip(first) {

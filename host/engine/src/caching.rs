@@ -11,6 +11,7 @@ use std::{
 
 use machine::OnGuestConnect;
 use plan::{Plan, StageKey, stage_inputs};
+use serde::{Deserialize, Serialize};
 use session::Session;
 use store::{RECORD_VERSION, StageRecord, StoreError};
 
@@ -21,6 +22,7 @@ use crate::{
     events::{Event, SharedObserver},
     guest::{Guest, tool},
     keeper::{Job, Keeper, chain},
+    run_parts::Phase,
     snapshot::{self, Failure},
     tape::{Tape, now_ms},
 };
@@ -37,6 +39,30 @@ pub(crate) struct Ended<'a> {
     pub(crate) index: usize,
     /// How long its steps took.
     pub(crate) elapsed: Duration,
+}
+
+/// Work between two scripts of one stage after which the disks are kept even
+/// there. Only the very same stage can go on from such a point, after a failure
+/// of the network or an interrupt, so it is rarely of use.
+const WORTH_A_POINT: Duration = Duration::from_secs(20);
+
+/// How far a stage has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Progress {
+    /// The step.
+    pub(crate) step: usize,
+    /// What is left of its scripts.
+    pub(crate) phase: Phase,
+}
+
+/// What is kept beside the disks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Saved {
+    pub(crate) state: State,
+    /// Within a stage.
+    pub(crate) progress: Option<Progress>,
 }
 
 /// What a build knows about its cache.
@@ -107,6 +133,7 @@ impl Caching {
             caching.limit(plan, after);
             if let (Some(index), Some(record)) = (after.checked_sub(1), &visit.from) {
                 caching.forecast.resume = Some((index, record.clone()));
+                caching.forecast.point = None;
             }
         }
         Ok(Some(caching))
@@ -145,11 +172,12 @@ impl Caching {
         &mut self,
         plan: &Plan,
         files: &mut Disks,
-    ) -> Result<Option<State>, EngineError> {
+    ) -> Result<Option<Saved>, EngineError> {
         loop {
-            let restored = match self.forecast.resume.clone() {
+            let resume = self.forecast.resume.as_ref().map(|(_, record)| record);
+            let restored = match self.forecast.point.as_ref().or(resume).cloned() {
                 None => Ok(None),
-                Some((_, record)) => self.restore_one(record, files).await,
+                Some(record) => self.restore_one(record, files).await,
             };
             match restored {
                 Ok(state) => {
@@ -159,7 +187,9 @@ impl Caching {
                 Err(error) => {
                     self.warn(&format!("a cached result is not used: {}", chain(&error)));
                     files.clear();
-                    if let Some((index, _)) = self.forecast.resume.take() {
+                    if let Some(point) = self.forecast.point.take() {
+                        let _ = self.cache.session.forget(&point.key);
+                    } else if let Some((index, _)) = self.forecast.resume.take() {
                         let key = digest(self.forecast.keys[index]);
                         // If it cannot be forgotten, it is not used all the same.
                         let _ = self.cache.session.forget(&key);
@@ -169,6 +199,7 @@ impl Caching {
                                     keys: self.forecast.keys.clone(),
                                     reasons: vec![Some(Why::NotKept); plan.stages.len()],
                                     resume: None,
+                                    point: None,
                                 });
                     }
                 }
@@ -180,13 +211,13 @@ impl Caching {
         &mut self,
         record: StageRecord,
         files: &mut Disks,
-    ) -> Result<Option<State>, EngineError> {
+    ) -> Result<Option<Saved>, EngineError> {
         let unusable = |error: Box<dyn std::error::Error + Send + Sync>| EngineError::Host {
             action: "restore the disks of a stage in".into(),
             path: self.cache.session.store().root().to_owned(),
             source: std::io::Error::other(error),
         };
-        let state: State =
+        let saved: Saved =
             serde_json::from_value(record.state.clone()).map_err(|e| unusable(e.into()))?;
         files.make_directory()?;
         let jobs: Vec<_> =
@@ -214,7 +245,7 @@ impl Caching {
             record.disks,
             Arc::clone(&self.observer),
         );
-        Ok(Some(state))
+        Ok(Some(saved))
     }
 
     /// What follows a stage that is refreshed has the same key as before, but
@@ -224,8 +255,9 @@ impl Caching {
             return;
         }
         let outputs = StageKey::of_outputs(plan, &self.cache.surroundings);
-        for key in self.forecast.keys[self.first()..].iter().chain([&outputs]) {
-            if let Err(error) = self.cache.session.forget(&digest(*key)) {
+        let keys = self.forecast.keys[self.first()..].iter();
+        for key in keys.flat_map(|key| [*key, key.within()]).chain([outputs]) {
+            if let Err(error) = self.cache.session.forget(&digest(key)) {
                 self.warn(&format!("an outdated result stays: {}", chain(&error)));
             }
         }
@@ -281,36 +313,77 @@ impl Caching {
     ) -> Result<(), EngineError> {
         let Ended { plan, index, elapsed } = stage;
         self.unkept += elapsed;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if self.opened.swap(0, Ordering::Relaxed) > 0 {
-            self.fetched = Some(self.fetched.map_or(now, |before| before.min(now)));
-        }
+        self.note_network();
         if self.keeper.has_failed() {
             return Ok(());
         }
         let worth = self.unkept >= WORTH_KEEPING && index < self.last_kept && files.can_grow();
         let finished = if worth { self.snapshot(plan, guest, files).await? } else { None };
+        let saved = Saved { state: state.clone(), progress: None };
+        let record = StageRecord {
+            connections: self.cache.connections.take(),
+            ran: self.tape.take_ran(self.ahead_ms),
+            ..self.record(stage, &saved)
+        };
+        self.keeper.keep(Job { record, log: self.tape.take(), finished });
+        Ok(())
+    }
+
+    /// The network has been used by now, or not.
+    fn note_network(&mut self) {
+        if self.opened.swap(0, Ordering::Relaxed) > 0 {
+            let now = seconds();
+            self.fetched = Some(self.fetched.map_or(now, |before| before.min(now)));
+        }
+    }
+
+    /// Whether the disks shall be kept between two scripts.
+    pub(crate) fn wants_point(&self, index: usize, elapsed: Duration, files: &Disks) -> bool {
+        elapsed >= WORTH_A_POINT
+            && index < self.last_kept
+            && files.can_grow()
+            && !self.keeper.has_failed()
+    }
+
+    /// Keeps the disks between two scripts of a stage.
+    pub(crate) async fn point(
+        &mut self,
+        stage: Ended<'_>,
+        saved: &Saved,
+        guest: &Guest,
+        files: &mut Disks,
+    ) -> Result<(), EngineError> {
+        self.note_network();
+        let Some(finished) = self.snapshot(stage.plan, guest, files).await? else { return Ok(()) };
+        let name = format!("within {}", stage.plan.stages[stage.index].name);
+        let key = digest(self.forecast.keys[stage.index].within());
+        let record = StageRecord { key, name, ..self.record(stage, saved) };
+        self.keeper.keep(Job { record, log: Vec::new(), finished: Some(finished) });
+        Ok(())
+    }
+
+    /// What is known about a stage before it is stored.
+    fn record(&self, ended: Ended<'_>, saved: &Saved) -> StageRecord {
+        let Ended { plan, index, elapsed } = ended;
         let stage = &plan.stages[index];
         let inputs = stage_inputs(plan, stage, &self.cache.surroundings);
-        let record = StageRecord {
+        StageRecord {
             version: RECORD_VERSION,
             key: digest(self.forecast.keys[index]),
             parent: index.checked_sub(1).map(|before| digest(self.forecast.keys[before])),
             build: plan.name.clone(),
             name: stage.name.clone(),
-            created: now,
+            created: seconds(),
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             disks: BTreeMap::new(),
-            state: serde_json::to_value(state).unwrap_or_default(),
+            state: serde_json::to_value(saved).unwrap_or_default(),
             inputs: inputs.into_iter().map(|(name, d)| (name, store::Digest(d.0))).collect(),
             fetched: self.fetched,
-            connections: self.cache.connections.take(),
-            ran: self.tape.take_ran(self.ahead_ms),
+            connections: Vec::new(),
+            ran: Vec::new(),
             log: None,
             files: Vec::new(),
-        };
-        self.keeper.keep(Job { record, log: self.tape.take(), finished });
-        Ok(())
+        }
     }
 
     async fn snapshot(
@@ -339,4 +412,9 @@ impl Caching {
             }
         }
     }
+}
+
+/// Seconds since 1970.
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

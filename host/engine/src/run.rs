@@ -24,17 +24,18 @@ use std::{
 };
 
 use machine::{Drive, DriveFormat, DriveSerial, MachineSpec};
-use plan::{Context, Plan, Stage};
+use plan::{Context, Plan, RunParts, Stage, Step};
 use session::{BootOptions, Session};
 
 use crate::{
     Config, EngineError, Place, State,
-    caching::{Caching, Ended},
+    caching::{Caching, Ended, Progress, Saved},
     context,
     disks::{Disks, disk_bytes},
     events::Event,
     guest::{self, Guest, HELPER_SERIAL, ROOT_SERIAL, TOOLS},
     layout,
+    run_parts::{self, Phase},
     step::run_step,
     tape::Tape,
 };
@@ -72,6 +73,7 @@ pub async fn run(plan: &Plan, config: &Config) -> Result<Built, EngineError> {
         previous: None,
         files: Disks::new(&config),
         caching: Caching::begin(plan, &config, tape)?,
+        progress: None,
         live: Arc::clone(&live),
         config: &config,
     };
@@ -112,6 +114,8 @@ struct Build<'a> {
     previous: Option<&'a Context>,
     files: Disks,
     caching: Option<Caching>,
+    /// How far the first stage has come already.
+    progress: Option<Progress>,
 }
 
 impl Build<'_> {
@@ -151,8 +155,9 @@ impl Build<'_> {
     /// Restores what the store has; gives the first stage that must run.
     async fn restore(&mut self) -> Result<usize, EngineError> {
         let Some(caching) = &mut self.caching else { return Ok(0) };
-        let Some(state) = caching.restore(self.plan, &mut self.files).await? else { return Ok(0) };
-        self.state = state;
+        let Some(saved) = caching.restore(self.plan, &mut self.files).await? else { return Ok(0) };
+        self.state = saved.state;
+        self.progress = saved.progress;
         let first = caching.first();
         for (index, stage) in self.plan.stages.iter().enumerate().take(first) {
             self.emit(&Event::StageCached { index, name: stage.name.clone() });
@@ -171,14 +176,21 @@ impl Build<'_> {
         self.enter(index).await?;
         let worked = Instant::now();
         let plan = self.plan;
-        let Some(running) = &self.guest else { return Err(no_guest()) };
-        for step in &stage.steps {
-            let done = run_step(step, plan, stage, self.config, running, &mut self.state).await;
+        let progress = self.progress.take();
+        let done = progress.as_ref().map_or(0, |progress| progress.step);
+        let mut phase = progress.map(|progress| progress.phase);
+        for (number, step) in stage.steps.iter().enumerate().skip(done) {
+            let Some(running) = &self.guest else { return Err(no_guest()) };
+            let done = match step {
+                Step::RunParts(parts) => self.phase(index, number, parts, phase.take()).await,
+                step => run_step(step, plan, stage, self.config, running, &mut self.state).await,
+            };
             if let Err(error) = done {
                 self.failed(stage).await;
                 return Err(error);
             }
         }
+        let Some(running) = &self.guest else { return Err(no_guest()) };
         context::note_carried(running, &mut self.state).await?;
         if self.state.has_own_device() {
             // It goes with the machine, so no result can be kept from now on.
@@ -196,6 +208,44 @@ impl Build<'_> {
                     &mut self.files,
                 )
                 .await?;
+        }
+        Ok(())
+    }
+
+    /// Runs the scripts of a phase, or what is left of them. Between two of them
+    /// the disks may be kept, for a build that does the same and was stopped.
+    async fn phase(
+        &mut self,
+        index: usize,
+        step: usize,
+        parts: &RunParts,
+        begun: Option<Phase>,
+    ) -> Result<(), EngineError> {
+        let (plan, config) = (self.plan, self.config);
+        let stage = &plan.stages[index];
+        let Some(guest) = &self.guest else { return Err(no_guest()) };
+        let mut phase = match begun {
+            Some(phase) => phase,
+            None => run_parts::begin(parts, guest, stage, config, &self.state).await?,
+        };
+        let mut started = Instant::now();
+        while !phase.left.is_empty() {
+            run_parts::next(parts, &mut phase, guest, stage, config, &mut self.state).await?;
+            let Some(caching) = &mut self.caching else { continue };
+            let elapsed = started.elapsed();
+            if phase.left.is_empty() || !caching.wants_point(index, elapsed, &self.files) {
+                continue;
+            }
+            context::note_carried(guest, &mut self.state).await?;
+            if self.state.has_own_device() {
+                continue;
+            }
+            let saved = Saved {
+                state: self.state.clone(),
+                progress: Some(Progress { step, phase: phase.clone() }),
+            };
+            caching.point(Ended { plan, index, elapsed }, &saved, guest, &mut self.files).await?;
+            started = Instant::now();
         }
         Ok(())
     }
@@ -301,6 +351,9 @@ impl Build<'_> {
         let carried = self.state.carried.clone();
         context::enter(&mut guest, &Context::default(), None, &mut self.state).await?;
         self.state.carried = carried;
+        if self.state.has_own_device() {
+            release_loops(&guest).await?;
+        }
         layout::close(&guest, &self.state).await?;
         if let Ok(mut slot) = self.live.lock() {
             *slot = None;
@@ -360,6 +413,17 @@ impl Build<'_> {
 fn place<'a>(guest: &'a Guest, stage: &'a Stage, failed: bool) -> Place<'a> {
     let image = stage.context.image_root.as_ref().map(Guest::tools_path);
     Place { session: &guest.session, stage, tools: TOOLS, image, failed }
+}
+
+/// Takes away the device that block-device.d has made on a file of the scratch disk,
+/// which is in use as long as it is there.
+async fn release_loops(guest: &Guest) -> Result<(), EngineError> {
+    let failed = |source| EngineError::Prepare { action: "release loop devices".into(), source };
+    let mounts = guest.session.mounts().await.map_err(failed)?;
+    for mount in mounts.iter().rev().filter(|mount| mount.source.starts_with("/dev/loop")) {
+        guest.session.unmount(&mount.target, false).await.map_err(failed)?;
+    }
+    guest::run_tool(&guest.session, &["losetup", "--detach-all"]).await.map(drop)
 }
 
 fn no_guest() -> EngineError {

@@ -6,7 +6,10 @@
 //! export is read back, and each script is started with it directly: so a script
 //! has its own output, time and exit status, and can be a boundary.
 
+use std::collections::VecDeque;
+
 use plan::{Run, RunParts, Stage};
+use serde::{Deserialize, Serialize};
 use wire::{FileKind, FileOperation, FileStat, Reply, Request};
 
 use crate::{
@@ -29,40 +32,61 @@ exec env -0 >&3
 /// How many symbolic links are followed to a script.
 const LINKS_MAX: usize = 8;
 
-/// Runs a phase.
-pub(crate) async fn run(
+/// A phase on its way: what is left of it, and the environment of its scripts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Phase {
+    /// Scripts that have not run, in their order.
+    pub(crate) left: VecDeque<String>,
+    /// The environment after sourcing.
+    env: Vec<(String, String)>,
+}
+
+/// Looks what a phase runs, and makes its environment.
+pub(crate) async fn begin(
     parts: &RunParts,
+    guest: &Guest,
+    stage: &Stage,
+    config: &Config,
+    state: &State,
+) -> Result<Phase, EngineError> {
+    let root = command::root_of(parts.place, stage)?;
+    let left = scripts(guest, stage, &root, parts.directory.as_str()).await?;
+    if left.is_empty() {
+        return Ok(Phase { left: VecDeque::new(), env: Vec::new() });
+    }
+    let env = command::resolve_env(&parts.env, stage, config, state)?;
+    let context = Sourcing { guest, stage, config, phase: &parts.phase, place: parts.place };
+    let env = context.source(parts.environment.as_ref().map(plan::GuestPath::as_str), env).await?;
+    Ok(Phase { left: left.into(), env })
+}
+
+/// Runs the next script of a phase.
+pub(crate) async fn next(
+    parts: &RunParts,
+    phase: &mut Phase,
     guest: &Guest,
     stage: &Stage,
     config: &Config,
     state: &mut State,
 ) -> Result<(), EngineError> {
-    let root = command::root_of(parts.place, stage)?;
-    let scripts = scripts(guest, stage, &root, parts.directory.as_str()).await?;
-    if scripts.is_empty() {
-        return Ok(());
-    }
-    let env = command::resolve_env(&parts.env, stage, config, state)?;
-    let context = Sourcing { guest, stage, config, phase: &parts.phase, place: parts.place };
-    let env = context.source(parts.environment.as_ref().map(plan::GuestPath::as_str), env).await?;
-    for script in scripts {
-        let command = Command {
-            phase: &parts.phase,
-            script: &script,
-            origin: parts.origins.get(&script),
-            place: parts.place,
-            argv: vec![format!("{}/{script}", parts.directory)],
-            env: env.clone(),
-            cwd: parts.cwd.as_str(),
-            stdin: None,
-            capture: parts.block_device_output,
-            echo: true,
-            quiet: false,
-        };
-        let output = command::run(guest, stage, config, command).await?;
-        if parts.block_device_output {
-            note_block_device(&output, state)?;
-        }
+    let Some(script) = phase.left.pop_front() else { return Ok(()) };
+    let command = Command {
+        phase: &parts.phase,
+        script: &script,
+        origin: parts.origins.get(&script),
+        place: parts.place,
+        argv: vec![format!("{}/{script}", parts.directory)],
+        env: phase.env.clone(),
+        cwd: parts.cwd.as_str(),
+        stdin: None,
+        capture: parts.block_device_output,
+        echo: true,
+        quiet: false,
+    };
+    let output = command::run(guest, stage, config, command).await?;
+    if parts.block_device_output {
+        note_block_device(&output, state)?;
     }
     Ok(())
 }
