@@ -117,7 +117,7 @@ async fn only_what_changed_runs_and_the_tree_is_that_of_an_uncached_build() {
     rename_tar(&mut plan, &other);
     assert_eq!(build(&ground, &plan).await, ["export"]);
     assert!(
-        messages(&ground).contains("export runs: changed: step 1 (late)"),
+        messages(&ground).contains("export runs: changed: step `late`"),
         "{}",
         messages(&ground)
     );
@@ -229,4 +229,68 @@ async fn two_builds_of_one_plan_may_race() {
     assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
     assert_eq!(build(&ground, &plan).await, Vec::<String>::new());
     assert_eq!(store(&ground).verify(false).unwrap().problems, []);
+}
+
+/// A phase of three scripts, of which the first is long and the second waits to
+/// be interrupted.
+fn phase() -> Plan {
+    let script = |name: &str, text: &str| plan::UploadEntry {
+        path: name.into(),
+        kind: plan::UploadKind::File {
+            mode: 0o755,
+            source: plan::FileSource::Text(format!("#!/bin/bash\nset -eu\n{text}\n")),
+        },
+    };
+    let upload = plan::Step::Upload(plan::Upload {
+        what: "hooks".into(),
+        to: plans::path("/build/hooks"),
+        entries: vec![
+            script("10-one", "echo one >> /build/log; sleep 21"),
+            script("20-two", "echo two >> /build/log; sleep 15"),
+            script("30-three", "test \"$(cat /build/log)\" = \"$(printf 'one\\ntwo')\""),
+        ],
+    });
+    let parts = plan::Step::RunParts(plan::RunParts {
+        phase: "install.d".into(),
+        place: plan::Place::Tools,
+        directory: plans::path("/build/hooks"),
+        environment: None,
+        env: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())],
+        cwd: plans::path("/"),
+        origins: std::collections::BTreeMap::new(),
+        block_device_output: false,
+    });
+    plans::plan(vec![
+        plans::stage("install.d", Context::default(), vec![upload, parts]),
+        plans::stage("last", Context::default(), vec![sh("look", "test -e /build/log")]),
+    ])
+}
+
+fn scripts(ground: &Ground) -> Vec<String> {
+    let started = |event: &Event| match event {
+        Event::ScriptStarted { script, .. } => Some(script.clone()),
+        _ => None,
+    };
+    ground.recorder.events().iter().filter_map(started).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_phase_goes_on_between_its_scripts() {
+    let test = "an_interrupted_phase_goes_on_between_its_scripts";
+    let Some(ground) = with_store(test) else { return };
+    let plan = phase();
+    let stop = async {
+        while !scripts(&ground).contains(&"20-two".to_owned()) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        ground.stop.send(true).unwrap();
+    };
+    let (built, ()) = tokio::join!(pipeline::build(&plan, &ground.settings, &ground.ctx), stop);
+    assert!(built.is_err(), "it was stopped");
+    assert_eq!(scripts(&ground), ["10-one", "20-two"]);
+
+    ground.stop.send(false).unwrap();
+    build(&ground, &plan).await;
+    assert_eq!(scripts(&ground)[2..], ["20-two", "30-three", "look"]);
 }
