@@ -88,10 +88,10 @@ fn capitalised(heading: &str) -> String {
 /// told again.
 fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command) -> Result<()> {
     let name = format!("{above} {}", verb.get_name());
-    if verb.has_subcommands() {
-        return verb
-            .get_subcommands()
-            .try_for_each(|below| verb_section(page, below, &name, build));
+    let mut below = verb.get_subcommands();
+    // Some do something without a verb below them.
+    if verb.has_subcommands() && !verb.is_args_conflicts_with_subcommands_set() {
+        return below.try_for_each(|below| verb_section(page, below, &name, build));
     }
     let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
     let words: String = verb
@@ -133,7 +133,7 @@ fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command)
         };
         let _ = writeln!(page, ".PP\n{text}");
     }
-    Ok(())
+    below.try_for_each(|below| verb_section(page, below, &name, build))
 }
 
 /// A verb that shares more options than this shares all of them.
