@@ -83,6 +83,8 @@ pub(crate) struct Caching {
     unkept: Duration,
     /// How far the clock of the machine is ahead of the host's.
     ahead_ms: i64,
+    /// How long the guest stood still, until that is told.
+    still: Option<Duration>,
 }
 
 impl Caching {
@@ -126,6 +128,7 @@ impl Caching {
             fetched: None,
             unkept: Duration::ZERO,
             ahead_ms: 0,
+            still: None,
         };
         if let Some(visit) = &config.visit
             && let Some(after) = visit.after
@@ -326,7 +329,16 @@ impl Caching {
             ..self.record(stage, &saved)
         };
         self.keeper.keep(Job { record, log: self.tape.take(), finished });
+        self.tell_still();
         Ok(())
+    }
+
+    /// Tells how long the guest stood still for the last snapshot.
+    fn tell_still(&mut self) {
+        if let Some(elapsed) = self.still.take() {
+            let title = "keep the disks".to_owned();
+            self.observer.event(&Event::StepFinished { title, elapsed });
+        }
     }
 
     /// The network has been used by now, or not.
@@ -359,6 +371,7 @@ impl Caching {
         let key = digest(self.forecast.keys[stage.index].within());
         let record = StageRecord { key, name, ..self.record(stage, saved) };
         self.keeper.keep(Job { record, log: Vec::new(), finished: Some(finished) });
+        self.tell_still();
         Ok(())
     }
 
@@ -394,7 +407,8 @@ impl Caching {
     ) -> Result<Option<Vec<crate::disks::Finished>>, EngineError> {
         match snapshot::take(plan, guest, files).await {
             Ok(still) => {
-                tracing::debug!(milliseconds = still.as_millis(), "the guest stood still");
+                // After whatever ran, so that it does not count for that.
+                self.still = Some(still);
                 self.unkept = Duration::ZERO;
                 Ok(Some(files.finished()))
             }

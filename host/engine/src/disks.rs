@@ -16,7 +16,7 @@ use machine::{BlockSize, Drive, DriveFormat, DriveSerial};
 use plan::{DiskRole, DiskSize, Plan};
 use store::{OverlaySource, RawSource, RawTarget};
 
-use crate::{Config, EngineError, State, base, guest::disk_serial};
+use crate::{Config, EngineError, State, disk_base, guest::disk_serial};
 
 /// Layers over one raw file, after which no more are made and later stages are
 /// not kept: every layer is one more table to look into for each reading of the
@@ -92,7 +92,7 @@ impl Disks {
             let Some(bytes) = disk_bytes(&disk.size, state)? else { continue };
             let raw = self.raw(&disk.name);
             if !self.has(&disk.name) {
-                base::make_disk(&raw, bytes, disk.base.as_ref())
+                disk_base::make_disk(&raw, bytes, disk.base.as_ref())
                     .map_err(|e| host("make the disk", &raw, e))?;
             }
             let files = self.files.entry(disk.name.clone()).or_insert_with(|| Files {

@@ -7,13 +7,13 @@
 pub mod events;
 
 mod adopt;
-mod base;
 pub mod cache;
 mod caching;
 pub mod certificates;
 mod command;
 mod config;
 mod context;
+mod disk_base;
 mod disks;
 mod error;
 mod grow;

@@ -11,7 +11,7 @@ use base_image::{Backing, BaseImage, Format, write_overlay};
 use layers::{Layer, Project, ProjectError, Target};
 use plan::{DiskBase, Plan};
 
-use super::{LayersBuildArgs, RESULT, base};
+use super::{LayersBuildArgs, RESULT, starting_image};
 use crate::{
     cli::ChecksumKind,
     commands::{Context, Outcome, logs, machine_run, resolve},
@@ -72,13 +72,13 @@ fn find_base(
 ) -> Result<BaseImage, CommandError> {
     if let Some(base) = &args.base {
         // What is typed is meant from where it is typed.
-        return base::find(base, Path::new(""), settings, ctx);
+        return starting_image::find(base, Path::new(""), settings, ctx);
     }
     let declared = project.config.base.as_ref().ok_or_else(|| {
         CommandError::usage("nothing says what the first layer starts from")
             .hint(format!("`base:` in {}, or --base IMAGE", layers::CONFIG_FILE))
     })?;
-    base::find(declared, &project.folder, settings, ctx)
+    starting_image::find(declared, &project.folder, settings, ctx)
 }
 
 fn lower(
@@ -168,8 +168,8 @@ impl Artefact {
     fn finish(&self, base: &BaseImage, ctx: &Ctx) -> Result<(), CommandError> {
         let Some((overlay, link)) = &self.overlay else { return Ok(()) };
         let backing = backing(base, overlay);
-        let written =
-            write_overlay(&self.disk, &base.raw, &backing, overlay).map_err(base::failure);
+        let written = write_overlay(&self.disk, &base.raw, &backing, overlay)
+            .map_err(starting_image::failure);
         // It was only on the way to the overlay; if it stays, it is in the way
         // of nothing.
         let _ = fs::remove_file(&self.disk);

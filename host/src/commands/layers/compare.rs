@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{CompareLayersArgs, base, build};
+use super::{CompareLayersArgs, build, starting_image};
 use crate::{
     commands::{Context, Outcome, machine_run, resolve},
     error::{CommandError, Kind},
@@ -61,7 +61,8 @@ struct Content {
 
 async fn describe(path: &Path, settings: &Settings, ctx: &Ctx) -> Result<Content, CommandError> {
     let image = named(path);
-    let found = base_image::open(&image, None, &base::folder(settings)).map_err(base::failure)?;
+    let found = base_image::open(&image, None, &starting_image::folder(settings))
+        .map_err(starting_image::failure)?;
     let directory = pipeline::make_build_dir(settings)?;
     let to = directory.path().join("description");
     let plan = layers::inspect(&image.display().to_string(), build::disk_base(&found), &to);

@@ -1,8 +1,8 @@
 //! `vbuild layers`: a disk image as a stack of scripts, one folder each.
 
-mod base;
 mod build;
 mod compare;
+mod starting_image;
 
 use std::path::{Path, PathBuf};
 
