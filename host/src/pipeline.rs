@@ -20,7 +20,8 @@ use crate::{
     network::Network,
     progress::OutputProgress,
     settings::Settings,
-    shared_cache, shell, stage_cache,
+    shared_cache::{self, Shared},
+    shell, stage_cache,
     trees::Trees,
 };
 
@@ -113,19 +114,38 @@ pub async fn build(
     settings: &Settings,
     ctx: &Ctx,
 ) -> Result<Vec<Written>, CommandError> {
+    let (written, shared) = build_here(plan, settings, ctx).await?;
+    // In this order: a cache that cannot be reached must not cost the build.
+    if let Some(shared) = shared {
+        shared.push(plan, ctx).await?;
+    }
+    Ok(written)
+}
+
+/// As [`build`], but leaves it to the caller to share the results, when it has
+/// done with the outputs what it wants.
+///
+/// # Errors
+/// As [`build`].
+pub async fn build_here(
+    plan: &Plan,
+    settings: &Settings,
+    ctx: &Ctx,
+) -> Result<(Vec<Written>, Option<Shared>), CommandError> {
     check(plan)?;
     let targets = targets(plan);
     let shared = shared_cache::open(settings)?;
     let mut machine = Prepared::new(settings, ctx).await?;
-    let shared = shared.as_ref().zip(machine.cache.clone());
+    let shared = shared.zip(machine.cache.clone());
+    let shared = shared.map(|(remote, cache)| Shared { remote, cache });
     if let Some(cache) = &machine.cache
         && let Some(finished) = stage_cache::finished(plan, &targets, cache, ctx)
     {
         tell_unchanged(plan, ctx);
-        return finish(plan, finished, shared, ctx).await;
+        return Ok((commit(plan, finished, ctx)?, shared));
     }
-    if let Some((remote, cache)) = &shared {
-        shared_cache::fetch(remote, plan, cache, ctx).await;
+    if let Some(shared) = &shared {
+        shared.fetch(plan, ctx).await;
     }
     let directory = machine.build_dir.path().to_owned();
     let trees = Trees::new(Arc::clone(&ctx.observer), checksums(plan));
@@ -157,22 +177,7 @@ pub async fn build(
         stage_cache::keep(plan, &targets, cache, made, ctx);
     }
     let directories = trees.take_directories();
-    finish(plan, stage_cache::Finished { files, directories }, shared, ctx).await
-}
-
-/// Gives finished files their names, and shares what was built: in this order,
-/// because a cache that cannot be reached must not cost the user the build.
-async fn finish(
-    plan: &Plan,
-    finished: stage_cache::Finished,
-    shared: Option<(&remote::Remote, Cache)>,
-    ctx: &Ctx,
-) -> Result<Vec<Written>, CommandError> {
-    let written = commit(plan, finished, ctx)?;
-    if let Some((remote, cache)) = shared {
-        shared_cache::push(remote, plan, &cache, ctx).await?;
-    }
-    Ok(written)
+    Ok((commit(plan, stage_cache::Finished { files, directories }, ctx)?, shared))
 }
 
 /// The stages before which a shell opens: those of `before-PHASE`, and those

@@ -40,13 +40,45 @@ fn shared_stages(plan: &Plan) -> usize {
         .unwrap_or(plan.stages.len())
 }
 
-/// Fetches the last stage that is there and not here. What cannot be fetched is
-/// built: it is told, and costs time.
-pub async fn fetch(remote: &Remote, plan: &Plan, cache: &Cache, ctx: &Ctx) {
-    if let Err(error) = try_fetch(remote, plan, cache, ctx).await {
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-        let words: Vec<String> = causes.map(ToString::to_string).collect();
-        ctx.warn(format!("building without the shared cache: {}", words.join(": ")));
+/// The shared cache of a build that runs.
+#[derive(Debug)]
+pub struct Shared {
+    /// There.
+    pub remote: Remote,
+    /// Here.
+    pub cache: Cache,
+}
+
+impl Shared {
+    /// Fetches the last stage that is there and not here. What cannot be fetched
+    /// is built: it is told, and costs time.
+    pub async fn fetch(&self, plan: &Plan, ctx: &Ctx) {
+        if let Err(error) = try_fetch(&self.remote, plan, &self.cache, ctx).await {
+            let error: &dyn std::error::Error = &error;
+            let causes = std::iter::successors(Some(error), |error| error.source());
+            let words: Vec<String> = causes.map(ToString::to_string).collect();
+            ctx.warn(format!("building without the shared cache: {}", words.join(": ")));
+        }
+    }
+
+    /// Pushes what is here and not there.
+    ///
+    /// # Errors
+    /// When it cannot be pushed. What was built is not lost by that.
+    pub async fn push(&self, plan: &Plan, ctx: &Ctx) -> Result<(), CommandError> {
+        let Self { remote, cache } = self;
+        let moved = try_push(remote, plan, cache).await.map_err(|error| {
+            CommandError::new(Kind::Build, error)
+                .context("the build was not shared")
+                .hint("its outputs are written, and its results are kept in your own cache")
+        })?;
+        if moved.stages > 0 {
+            let count = moved.stages;
+            let what = if count == 1 { "stage" } else { "stages" };
+            let size = bytes(moved.bytes);
+            ctx.say(format!("pushed {count} {what} to {} ({size})", remote.place()));
+        }
+        Ok(())
     }
 }
 
@@ -85,29 +117,6 @@ fn is_here(cache: &Cache, key: &store::Digest) -> Result<bool, RemoteError> {
     Ok(found.is_some_and(|record| {
         record.resumable() && cache::check_age(&record, &cache.rules, SystemTime::now()).is_ok()
     }))
-}
-
-/// Pushes what is here and not there.
-///
-/// # Errors
-/// When it cannot be pushed. What was built is not lost by that.
-pub async fn push(
-    remote: &Remote,
-    plan: &Plan,
-    cache: &Cache,
-    ctx: &Ctx,
-) -> Result<(), CommandError> {
-    let moved = try_push(remote, plan, cache).await.map_err(|error| {
-        CommandError::new(Kind::Build, error)
-            .context("the build was not shared")
-            .hint("its outputs are written, and its results are kept in your own cache")
-    })?;
-    if moved.stages > 0 {
-        let count = moved.stages;
-        let what = if count == 1 { "stage" } else { "stages" };
-        ctx.say(format!("pushed {count} {what} to {} ({})", remote.place(), bytes(moved.bytes)));
-    }
-    Ok(())
 }
 
 async fn try_push(remote: &Remote, plan: &Plan, cache: &Cache) -> Result<Moved, RemoteError> {

@@ -38,8 +38,12 @@ pub(super) fn run(context: &Context, args: &LayersBuildArgs) -> Outcome {
         }
         let base = find_base(args, &project, &settings, &ctx)?;
         let plan = lower(args, &project, chosen, &base, &result)?;
-        pipeline::build(&plan, &settings, &ctx).await?;
-        result.finish(&base, &ctx)
+        let (_, shared) = pipeline::build_here(&plan, &settings, &ctx).await?;
+        result.finish(&base, &ctx)?;
+        match shared {
+            Some(shared) => shared.push(&plan, &ctx).await,
+            None => Ok(()),
+        }
     })?;
     Ok(0)
 }
