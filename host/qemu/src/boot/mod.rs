@@ -287,7 +287,7 @@ mod tests {
                 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
                 -machine q35,graphics=off
                 -accel tcg,thread=multi
-                -cpu max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave
+                -cpu max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave,-avx,-avx2
                 -smp 2
                 -m 512M
                 -serial mon:stdio
