@@ -54,6 +54,8 @@ fn make_home(home: &Path) {
     ];
     let images = "- imagename: a\n  environment: {DIB_X: a b}\n  elements: [os, missing]\n- imagename: b\n  types: [tar]\n  elements: [os]\n";
     fs::write(home.join("images.yaml"), images).unwrap();
+    let fails = "- imagename: a\n  elements: [os, missing]\n- imagename: b\n  elements: [absent]\n";
+    fs::write(home.join("fails.yaml"), fails).unwrap();
     fs::write(home.join("wrong.yaml"), "- elemnts: [os]\n").unwrap();
     for (name, steps) in specs {
         fs::write(home.join(format!("{name}.vmdb")), format!("steps:\n{steps}")).unwrap();

@@ -108,6 +108,7 @@ fn the_resolver_of_the_image_is_its_own() {
     let link = member(&["PROBE_RESOLV=link"]).unwrap();
     assert_eq!(link.link.as_deref(), Some("../run/resolver/resolv.conf"));
     assert_eq!(member(&["PROBE_RESOLV=absent"]), None);
+    assert_eq!(member(&["PROBE_RESOLV=copied"]), None, "the appliance's is not the image's");
 }
 
 /// Loop devices in use and the mounts of this process.

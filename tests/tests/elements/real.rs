@@ -76,7 +76,7 @@ fn package_installs_of_the_real_release() {
 
 /// Sources on the host that scripts are given with `--share`.
 fn sources(shop: &Workshop) {
-    let make = "mkdir repository && cd repository && git -c init.defaultBranch=main init -q && \
+    let make = "mkdir repository && cd repository && git -c init.defaultBranch=master init -q && \
                 echo of the repository > file && git add file && \
                 git -c user.name=t -c user.email=t@t commit -q -m one && cd .. && \
                 mkdir a && echo of the archive > a/member && tar czf archive.tgz a && \
@@ -105,6 +105,6 @@ fn source_repositories_of_the_real_release() {
     assert_eq!(tree["opt/probe-git/file"].content, b"of the repository\n");
     assert!(tree.contains_key("opt/probe-tar/a/member"));
     assert_eq!(tree["opt/probe-file/name"].content, b"a greeting\n");
-    let manifest = fs::read_to_string(shop.path("s.d/dib-manifests/git_manifest")).unwrap();
+    let manifest = fs::read_to_string(shop.path("s.d/dib-manifests/dib-manifest-git-s")).unwrap();
     assert!(manifest.starts_with("probe-git git /opt/probe-git"), "{manifest}");
 }

@@ -1,13 +1,15 @@
 //! Where things are in the guest, seen from the tools root.
 
-/// The build directory, on the scratch disk: `TMP_BUILD_DIR`.
-pub(crate) const BUILD: &str = "/build";
+/// The build directory, on the scratch disk: `TMP_BUILD_DIR`. The original's is
+/// `/tmp/dib_build.XXXXXXXX`, and source-repositories takes what follows the dot
+/// for a name.
+pub(crate) const BUILD: &str = "/build/dib_build.0";
 /// The merged hooks: `TMP_HOOKS_PATH`.
 pub(crate) const HOOKS: &str = "/build/hooks";
 /// The tree while it is built, later the mounted image: `TMP_MOUNT_PATH`.
-pub(crate) const MNT: &str = "/build/mnt";
+pub(crate) const MNT: &str = "/build/dib_build.0/mnt";
 /// The finished tree, on its way from the directory to the image.
-pub(crate) const BUILT: &str = "/build/built";
+pub(crate) const BUILT: &str = "/build/dib_build.0/built";
 /// `TMP_IMAGE_DIR`.
 pub(crate) const IMAGE_DIR: &str = "/build/image";
 /// The elements, by search path: `/build/elements/0/base`.

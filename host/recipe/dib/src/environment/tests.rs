@@ -54,7 +54,8 @@ fn what_differs_between_phases() {
     let options = DibOptions::default();
     for phase in Phase::ALL {
         let env = environment(&options, phase);
-        let target = matches!(phase, Phase::Root | Phase::Cleanup).then(|| "/build/mnt".to_owned());
+        let target = matches!(phase, Phase::Root | Phase::Cleanup)
+            .then(|| "/build/dib_build.0/mnt".to_owned());
         assert_eq!(text(&env, "TARGET_ROOT"), target, "{phase:?}");
         let home = if phase.is_inside() { "/root" } else { "/helper/home" };
         assert_eq!(text(&env, "HOME").as_deref(), Some(home), "{phase:?}");

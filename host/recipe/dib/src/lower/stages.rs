@@ -268,6 +268,10 @@ fn root(build: &Build<'_>) -> Result<Stage, DibError> {
         ignore: vec!["lost+found".into(), "tmp".into()],
         message: "Failed to deploy the root element.".into(),
     });
+    // debootstrap copies the resolver of where it runs, which is the appliance's.
+    let forget = "if [ ! -L \"$1\" ] && cmp -s /etc/resolv.conf \"$1\"; then rm -f \"$1\"; fi";
+    let resolver = vec![Value::from(format!("{}/etc/resolv.conf", guest::MNT))];
+    steps.push(Step::Run(helper("forget the appliance's resolver", forget, resolver)));
     steps.push(Step::ResolvConf(ResolvConf::Prepare));
     steps.push(save_mounts(ROOT_MOUNTS));
     Ok(stage(Phase::Root.directory(), context, steps))
