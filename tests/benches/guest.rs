@@ -4,20 +4,24 @@
 //! its load. `sh tests/bench/run.sh` builds what is needed, runs this, and sets
 //! the peers' figures beside it.
 
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
+#![expect(clippy::print_stdout, reason = "figures are what it is for")]
+#![expect(unreachable_pub, reason = "a benchmark has no outside")]
+
 use std::time::Instant;
 
 use session::{ChildEvent, Session};
 use wire::{ExitStatus, Spawn};
 
 #[path = "../tests/boots/harness.rs"]
-#[allow(dead_code, reason = "the harness serves the tests that boot; this takes one part of it")]
+#[expect(dead_code, reason = "the harness serves the tests that boot; this takes one part of it")]
 mod harness;
 
 /// Processes started one after another.
 const SPAWNS: u32 = 1000;
 
 /// MiB sent each way.
-const BULK_MIB: u64 = 256;
+const BULK_MIB: u32 = 256;
 
 fn command(words: &[&str]) -> Spawn {
     Spawn {
@@ -39,20 +43,20 @@ async fn spawns(session: &Session) {
 }
 
 async fn from_guest(session: &Session) {
-    let bytes = (BULK_MIB << 20).to_string();
+    let bytes = (u64::from(BULK_MIB) << 20).to_string();
     let started = Instant::now();
     let mut child = session.spawn(command(&["head", "-c", &bytes, "/dev/zero"])).await.unwrap();
     let mut seen = 0_u64;
     while let ChildEvent::Output(_, data) = child.next().await.unwrap() {
         seen += data.len() as u64;
     }
-    assert_eq!(seen, BULK_MIB << 20);
+    assert_eq!(seen, u64::from(BULK_MIB) << 20);
     report("guest to host", started);
 }
 
 async fn to_guest(session: &Session) {
     let started = Instant::now();
-    let bytes = (BULK_MIB << 20).to_string();
+    let bytes = (u64::from(BULK_MIB) << 20).to_string();
     let words =
         ["dd", "of=/dev/null", "bs=1M", "iflag=fullblock,count_bytes", &format!("count={bytes}")];
     let mut child = session.spawn(command(&words)).await.unwrap();
@@ -67,7 +71,7 @@ async fn to_guest(session: &Session) {
 }
 
 fn report(way: &str, started: Instant) {
-    let rate = BULK_MIB as f64 / started.elapsed().as_secs_f64();
+    let rate = f64::from(BULK_MIB) / started.elapsed().as_secs_f64();
     println!("{BULK_MIB} MiB {way}, through a process's pipe: {rate:.0} MiB/s (goal 100)");
 }
 
