@@ -1,7 +1,7 @@
 //! What the engine is given beside the plan.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
@@ -172,6 +172,11 @@ pub struct State {
     /// Mounts that scripts made and left, such as a package cache bound into
     /// the image.
     pub carried: Vec<CarriedMount>,
+    /// Mount points that the context made and removes when it is left. A machine
+    /// that starts from kept disks finds them there and must not take them for
+    /// part of the tree.
+    #[serde(default)]
+    pub made_targets: BTreeSet<String>,
     /// Whether the scratch disk has its filesystem.
     pub scratch_formatted: bool,
 }

@@ -108,14 +108,19 @@ pub(crate) async fn enter(
                 one_file_system: true,
             };
             guest.session.file(remove).await.map_err(prepare(format!("remove {target}")))?;
+            state.made_targets.remove(target);
         }
     }
     for mount in &wanted[same..] {
         let look = FileOperation::Stat { root: "/".into(), path: mount.target.clone() };
-        let made_target = matches!(
-            guest.session.request(&Request::File(look)).await,
-            Ok(Reply::Stat { stat: None })
-        );
+        let made_target = state.made_targets.contains(&mount.target)
+            || matches!(
+                guest.session.request(&Request::File(look)).await,
+                Ok(Reply::Stat { stat: None })
+            );
+        if made_target {
+            state.made_targets.insert(mount.target.clone());
+        }
         guest
             .session
             .mount(mount.clone())
