@@ -11,7 +11,7 @@
 use std::time::Instant;
 
 use session::{ChildEvent, Session};
-use wire::{ExitStatus, Spawn};
+use wire::{ExitStatus, Spawn, Stdin};
 
 #[path = "../tests/boots/harness.rs"]
 #[expect(dead_code, reason = "the harness serves the tests that boot; this takes one part of it")]
@@ -59,7 +59,8 @@ async fn to_guest(session: &Session) {
     let bytes = (u64::from(BULK_MIB) << 20).to_string();
     let words =
         ["dd", "of=/dev/null", "bs=1M", "iflag=fullblock,count_bytes", &format!("count={bytes}")];
-    let mut child = session.spawn(command(&words)).await.unwrap();
+    let spawn = Spawn { stdin: Stdin::Stream, ..command(&words) };
+    let mut child = session.spawn(spawn).await.unwrap();
     let input = child.take_input().expect("a standard input");
     let block = vec![0_u8; 1 << 20];
     for _ in 0..BULK_MIB {
