@@ -38,24 +38,12 @@ pub struct BuildArgs {
     /// What comes out.
     #[command(flatten)]
     pub image: ImageArgs,
-    /// What scripts keep between builds.
+    /// What builds.
     #[command(flatten)]
-    pub drive: DriveArgs,
-    /// What vbuild keeps between builds.
-    #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
-    /// What of earlier builds is used again.
-    #[command(flatten)]
-    pub reuse: ReuseArgs,
-    /// The machine that builds.
-    #[command(flatten)]
-    pub machine: MachineArgs,
+    pub builder: BuilderArgs,
     /// Where it builds.
     #[command(flatten)]
     pub tmpfs: TmpfsArgs,
-    /// What it may reach.
-    #[command(flatten)]
-    pub network: NetworkArgs,
     /// What is shown while it runs.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -67,6 +55,34 @@ pub struct BuildArgs {
     /// List every short option
     #[arg(long, hide = true)]
     pub short_options: bool,
+}
+
+/// What builds, for every verb that makes images.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct BuilderArgs {
+    /// Where scripts run.
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// What of earlier builds is used again.
+    #[command(flatten)]
+    pub reuse: ReuseArgs,
+}
+
+/// A machine and what it is given, for every verb that runs something in one.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct GuestArgs {
+    /// What scripts keep between builds.
+    #[command(flatten)]
+    pub drive: DriveArgs,
+    /// What vbuild keeps between builds.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// What it may reach.
+    #[command(flatten)]
+    pub network: NetworkArgs,
 }
 
 /// Which elements are built.

@@ -28,7 +28,7 @@ fn the_example_of_the_readme() {
     );
     assert_eq!(args.elements.elements, ["debian-minimal", "vm"]);
     assert_eq!(args.image.name, "debian");
-    assert_eq!(args.drive.drive.as_deref(), Some(Path::new("cache.img")));
+    assert_eq!(args.builder.guest.drive.drive.as_deref(), Some(Path::new("cache.img")));
     assert_eq!(args.scripts.envvar, [EnvVar::Set("DIB_RELEASE".into(), "bookworm".into())]);
 }
 
@@ -37,7 +37,7 @@ fn options_after_elements_single_dashes_and_prefixes() {
     let args = build("vbuild deb -name x --net vm -p /e --element-path /f -u");
     assert_eq!(args.elements.elements, ["deb", "vm"]);
     assert_eq!(args.image.name, "x");
-    assert!(args.network.network && args.image.uncompressed);
+    assert!(args.builder.guest.network.network && args.image.uncompressed);
     assert_eq!(args.elements.element_path, [Path::new("/e"), Path::new("/f")]);
 }
 

@@ -43,13 +43,21 @@ pub struct BootArgs {
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<DriveFormatArg>,
 
-    /// Boot with UEFI instead of BIOS
-    #[arg(long)]
-    pub uefi: bool,
-
     /// Logical block size of the disk: 512 or 4096
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = block_size)]
     pub block_size: BlockSize,
+
+    /// How.
+    #[command(flatten)]
+    pub trial: TrialArgs,
+}
+
+/// How an image is tried out.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct TrialArgs {
+    /// Boot with UEFI instead of BIOS
+    #[arg(long)]
+    pub uefi: bool,
 
     /// Give the guest a network card behind QEMU's user-mode network
     #[arg(long = "with-network")]
@@ -97,13 +105,13 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
 /// An image that cannot be opened, a missing QEMU or firmware, a text that does
 /// not appear.
 pub fn run(context: &Context, args: &BootArgs) -> Outcome {
-    if args.answer.len() > args.expect.len() {
+    if args.trial.answer.len() > args.trial.expect.len() {
         return Err(CommandError::usage("there are more answers (--answer) than texts (--expect)"));
     }
     let spec = spec(args)?;
-    let accel = accel(args.accel.accel)?;
+    let accel = accel(args.trial.accel.accel)?;
     let qemu = Qemu::new(None, accel).map_err(machine_error)?;
-    if args.expect.is_empty() {
+    if args.trial.expect.is_empty() {
         let status =
             machine_run::runtime()?.block_on(on_terminal(&qemu, &spec)).map_err(machine_error)?;
         return Ok(u8::from(!status.success()));
@@ -111,7 +119,7 @@ pub fn run(context: &Context, args: &BootArgs) -> Outcome {
     machine_run::quietly(&context.console, async |ctx| {
         expect(&qemu, &spec, args, ctx.cancel).await
     })?;
-    for text in &args.expect {
+    for text in &args.trial.expect {
         context.console.print(&format!("`{text}` appeared on the console\n"));
     }
     Ok(0)
@@ -124,9 +132,9 @@ async fn expect(
     args: &BootArgs,
     mut cancel: watch::Receiver<bool>,
 ) -> Result<(), CommandError> {
-    let limit = Duration::from_secs(args.timeout.into());
+    let limit = Duration::from_secs(args.trial.timeout.into());
     let mut session = Session::start(qemu, spec).await.map_err(machine_error)?;
-    for (number, text) in args.expect.iter().enumerate() {
+    for (number, text) in args.trial.expect.iter().enumerate() {
         let seen = tokio::select! {
             seen = session.expect(text, limit) => seen,
             Ok(_) = cancel.wait_for(|stop| *stop) => {
@@ -134,7 +142,7 @@ async fn expect(
             }
         };
         seen.map_err(|error| not_seen(error, &session.console()))?;
-        if let Some(answer) = args.answer.get(number) {
+        if let Some(answer) = args.trial.answer.get(number) {
             session.send(&format!("{answer}\r")).map_err(|error| {
                 CommandError::new(Kind::Host, error).context("cannot type into the guest")
             })?;
@@ -154,13 +162,13 @@ fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
         format: format(&args.image, args.format)?,
         image: args.image.clone(),
         block_size: args.block_size,
-        firmware: match args.uefi {
+        firmware: match args.trial.uefi {
             false => Firmware::Bios,
             true => Firmware::Uefi(find_uefi().map_err(machine_error)?),
         },
-        memory_mib: args.memsize,
-        vcpus: args.smp,
-        network: args.network,
+        memory_mib: args.trial.memsize,
+        vcpus: args.trial.smp,
+        network: args.trial.network,
     })
 }
 

@@ -129,7 +129,8 @@ fn dib_error(personality: Personality, error: DibError) -> CommandError {
 /// The options of the recipe.
 #[must_use]
 pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
-    let BuildArgs { elements, scripts, image, network, output, .. } = args;
+    let BuildArgs { elements, scripts, image, builder, output, .. } = args;
+    let network = &builder.guest.network;
     DibOptions {
         elements: elements.elements.clone(),
         base_path: elements.base_path.clone(),

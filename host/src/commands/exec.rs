@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Context, Outcome, machine_run, resolve};
 use crate::{
-    cli::{CacheDirArgs, DriveArgs, MachineArgs, NetworkArgs},
+    cli::GuestArgs,
     error::{CommandError, Kind},
     exec,
 };
@@ -16,18 +16,9 @@ use crate::{
                         itself failed, 124 that the command's time was up. The drive is on /helper."
 )]
 pub struct ExecArgs {
-    /// The drive to look into.
+    /// Where it runs, and the drive to look into.
     #[command(flatten)]
-    pub drive: DriveArgs,
-    /// vbuild's own cache.
-    #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
-    /// The machine.
-    #[command(flatten)]
-    pub machine: MachineArgs,
-    /// What it may reach.
-    #[command(flatten)]
-    pub network: NetworkArgs,
+    pub guest: GuestArgs,
 
     /// The command and its arguments
     #[arg(
@@ -44,8 +35,7 @@ pub struct ExecArgs {
 /// # Errors
 /// When vbuild itself fails; the exit status then is 125.
 pub fn run(context: &Context, args: &ExecArgs) -> Outcome {
-    let settings =
-        resolve::machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir);
+    let settings = resolve::guest_settings(&args.guest);
     machine_run::quietly(&context.console, async |ctx| {
         exec::exec(&settings, &args.command, &ctx).await
     })

@@ -13,10 +13,7 @@ use serde::Deserialize;
 
 use super::{Context, Outcome, dib};
 use crate::{
-    cli::{
-        self, BuildArgs, CacheDirArgs, DriveArgs, Invocation, MachineArgs, NetworkArgs, OutputArgs,
-        ReuseArgs, ViewArgs,
-    },
+    cli::{self, BuildArgs, BuilderArgs, Invocation, OutputArgs, ViewArgs},
     error::{CommandError, Kind},
 };
 
@@ -46,21 +43,9 @@ pub struct ImagesArgs {
     #[arg(short = 'p', long, value_name = "PATH")]
     pub element_path: Vec<PathBuf>,
 
-    /// What scripts keep between builds.
+    /// What builds.
     #[command(flatten)]
-    pub drive: DriveArgs,
-    /// What vbuild keeps between builds.
-    #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
-    /// What of earlier builds is used again.
-    #[command(flatten)]
-    pub reuse: ReuseArgs,
-    /// The machine that builds.
-    #[command(flatten)]
-    pub machine: MachineArgs,
-    /// What it may reach.
-    #[command(flatten)]
-    pub network: NetworkArgs,
+    pub builder: BuilderArgs,
     /// What is shown.
     #[command(flatten)]
     pub view: ViewArgs,
@@ -269,11 +254,7 @@ fn build(
         return Err(CommandError::usage(format!("`{}` builds no image", image.shown())));
     };
     let build = BuildArgs {
-        drive: args.drive.clone(),
-        cache_dir: args.cache_dir.clone(),
-        reuse: args.reuse.clone(),
-        machine: args.machine.clone(),
-        network: args.network.clone(),
+        builder: args.builder.clone(),
         output: OutputArgs { view: args.view.clone(), ..build.output },
         elements: cli::ElementArgs { element_path: args.element_path.clone(), ..build.elements },
         ..*build

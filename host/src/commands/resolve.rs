@@ -8,8 +8,8 @@ use machine::{DriveFormat, accel::Accel};
 
 use crate::{
     cli::{
-        AccelArg, AccelArgs, BuildArgs, CaBundle, CacheDirArgs, DriveArgs, DriveFormatArg,
-        MachineArgs, NetworkArgs, OnFailureArg, PackageArgs, ReuseArgs, SourceArgs,
+        AccelArg, AccelArgs, BuildArgs, BuilderArgs, CaBundle, CacheDirArgs, DriveFormatArg,
+        GuestArgs, OnFailureArg, PackageArgs, SourceArgs,
     },
     settings::{CaSource, Settings, StageCache},
 };
@@ -24,16 +24,15 @@ pub fn build_settings(args: &BuildArgs) -> Settings {
         script_timeout: args.scripts.timeout.map(|seconds| Duration::from_secs(seconds.into())),
         verbose_console: args.output.view.debug >= DEBUG_CONSOLE,
         keep_build_dir: args.image.no_delete_on_failure,
-        ..reuse_settings(
-            &args.reuse,
-            machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir),
-        )
+        ..builder_settings(&args.builder)
     }
 }
 
-/// The settings with what is said about results of earlier builds.
+/// The settings of any verb that makes images: those of its guest, with what is
+/// said about results of earlier builds.
 #[must_use]
-pub fn reuse_settings(reuse: &ReuseArgs, settings: Settings) -> Settings {
+pub fn builder_settings(args: &BuilderArgs) -> Settings {
+    let reuse = &args.reuse;
     let refresh = match reuse.refresh.as_deref() {
         None => Refresh::Nothing,
         Some("") => Refresh::Everything,
@@ -45,19 +44,16 @@ pub fn reuse_settings(reuse: &ReuseArgs, settings: Settings) -> Settings {
             rules: Rules { max_age: reuse.max_age(), refresh },
         },
         shell_on_failure: reuse.on_failure == Some(OnFailureArg::Shell),
-        ..settings
+        ..guest_settings(&args.guest)
     }
 }
 
 /// The settings of any verb that runs something in a machine.
 #[must_use]
-pub fn machine_settings(
-    machine: &MachineArgs,
-    network: &NetworkArgs,
-    drive: &DriveArgs,
-    cache: &CacheDirArgs,
-) -> Settings {
-    let appliance = appliance_settings(&machine.accel, &machine.packages, &network.source, cache);
+pub fn guest_settings(args: &GuestArgs) -> Settings {
+    let GuestArgs { drive, cache_dir, machine, network } = args;
+    let appliance =
+        appliance_settings(&machine.accel, &machine.packages, &network.source, cache_dir);
     Settings {
         vcpus: machine.processors.smp.unwrap_or(appliance.vcpus),
         memory_mib: machine.memory.memsize.unwrap_or(appliance.memory_mib),

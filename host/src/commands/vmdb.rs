@@ -15,10 +15,7 @@ use vmdb::{Failure, Narrator, Options, Prepared, Wording};
 
 use super::{Context, Outcome, logs, machine_run, resolve};
 use crate::{
-    cli::{
-        CacheDirArgs, ChecksumKind, DriveArgs, Formats, MachineArgs, NetworkArgs, ReuseArgs,
-        parse_formats, positive,
-    },
+    cli::{BuilderArgs, ChecksumKind, Formats, parse_formats, positive},
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
@@ -94,21 +91,9 @@ pub struct VmdbArgs {
     #[arg(long)]
     pub version: bool,
 
-    /// What steps keep between builds.
+    /// What builds.
     #[command(flatten)]
-    pub drive: DriveArgs,
-    /// What vbuild keeps between builds.
-    #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
-    /// What of earlier builds is used again.
-    #[command(flatten)]
-    pub reuse: ReuseArgs,
-    /// The machine.
-    #[command(flatten)]
-    pub machine: MachineArgs,
-    /// What it may reach.
-    #[command(flatten)]
-    pub network: NetworkArgs,
+    pub builder: BuilderArgs,
 }
 
 /// The two wordings that vmdb2 has had.
@@ -137,12 +122,9 @@ pub fn run(context: &Context, args: &VmdbArgs) -> Outcome {
     if prepared.is_local() {
         return run_local(&context.console, args, &prepared);
     }
-    let base =
-        resolve::machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir);
-    let base = resolve::reuse_settings(&args.reuse, base);
     let mut settings = Settings {
         script_timeout: args.timeout.map(|seconds| std::time::Duration::from_secs(seconds.into())),
-        ..base
+        ..resolve::builder_settings(&args.builder)
     };
     settings.appliance_packages.extend(prepared.lowered.packages.iter().cloned());
     let ui = Arc::new(Ui::open(&view(args, &settings, &context.console), &context.console)?);

@@ -58,9 +58,7 @@ fn project_error(error: ProjectError) -> CommandError {
 }
 
 fn settings(args: &LayersBuildArgs, project: &Project) -> Settings {
-    let base =
-        resolve::machine_settings(&args.machine, &args.network, &args.drive, &args.cache_dir);
-    let mut settings = resolve::reuse_settings(&args.reuse, base);
+    let mut settings = resolve::builder_settings(&args.builder);
     settings.script_timeout = args.timeout.map(|seconds| Duration::from_secs(seconds.into()));
     settings.remote_cache.clone_from(&args.remote_cache);
     settings.network &= project.config.network.unwrap_or(true);

@@ -11,8 +11,8 @@ use clap::{Args, Subcommand};
 use super::{Context, Outcome, boot};
 use crate::{
     cli::{
-        AccelArgs, ByteSize, CacheDirArgs, ChecksumKind, DriveArgs, MachineArgs, NetworkArgs,
-        OutputArgs, ReuseArgs, SourceArgs, positive, smp,
+        BuilderArgs, ByteSize, CacheDirArgs, ChecksumKind, MachineArgs, OutputArgs, SourceArgs,
+        positive,
     },
     error::{CommandError, Kind},
 };
@@ -98,21 +98,9 @@ pub struct LayersBuildArgs {
     #[arg(long, value_name = "PLACE")]
     pub remote_cache: Option<remote::Place>,
 
-    /// What scripts keep between builds.
+    /// What builds.
     #[command(flatten)]
-    pub drive: DriveArgs,
-    /// What vbuild keeps between builds.
-    #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
-    /// What of earlier builds is used again.
-    #[command(flatten)]
-    pub reuse: ReuseArgs,
-    /// The machine.
-    #[command(flatten)]
-    pub machine: MachineArgs,
-    /// What it may reach.
-    #[command(flatten)]
-    pub network: NetworkArgs,
+    pub builder: BuilderArgs,
     /// What is shown.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -141,35 +129,9 @@ pub struct TestBootArgs {
     #[arg(value_name = "IMAGE")]
     pub image: Option<PathBuf>,
 
-    /// Boot with UEFI instead of BIOS
-    #[arg(long)]
-    pub uefi: bool,
-
-    /// Give the guest a network card behind QEMU's user-mode network
-    #[arg(long = "with-network")]
-    pub network: bool,
-
-    /// Do not show the console, but wait until TEXT appears on it and end; may be given
-    /// several times, for one text after another
-    #[arg(long, value_name = "TEXT")]
-    pub expect: Vec<String>,
-
-    /// How long to wait for each text
-    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = positive,
-          requires = "expect")]
-    pub timeout: u32,
-
-    /// What runs the guest's instructions.
+    /// How.
     #[command(flatten)]
-    pub accel: AccelArgs,
-
-    /// Memory of the guest in MiB
-    #[arg(short = 'm', long, value_name = "MIB", default_value = "1024", value_parser = positive)]
-    pub memsize: u32,
-
-    /// Processors of the guest
-    #[arg(long, value_name = "N", default_value = "2", value_parser = smp)]
-    pub smp: u8,
+    pub trial: boot::TrialArgs,
 }
 
 /// `vbuild layers compare-layers`.
@@ -236,15 +198,8 @@ fn test_boot(context: &Context, args: &TestBootArgs) -> Outcome {
         &boot::BootArgs {
             image,
             format: None,
-            uefi: args.uefi,
             block_size: machine::BlockSize::B512,
-            network: args.network,
-            expect: args.expect.clone(),
-            answer: Vec::new(),
-            timeout: args.timeout,
-            accel: args.accel.clone(),
-            memsize: args.memsize,
-            smp: args.smp,
+            trial: args.trial.clone(),
         },
     )
 }
