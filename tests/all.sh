@@ -3,11 +3,13 @@
 #
 #   1. lints and formatting          2. tests that need no machine
 #   3. real boots of the appliance   4. a real Debian image, built as an ordinary
-#      user (uid 65534 when run as root) and booted to its login prompt
+#      user (uid 65534 when run as root) and booted to its login prompt, beside
+#      the others
 #
-# usage: tests/all.sh [unit|guest|all]
+# usage: tests/all.sh [unit|guest|image|all]
 #   unit   1 and 2
 #   guest  and the appliance, made as that user, with a command run in it
+#   image  4 alone, with the program that is in VBUILD_TEST_DIR/bin
 #   all    everything (the default)
 # VBUILD_TEST_DIR keeps the caches of 3 and 4 between runs.
 set -eu
@@ -19,29 +21,42 @@ target=${CARGO_TARGET_DIR:-$here/target}
 step() { printf '\n=== %s (%s s)\n' "$1" "$(($(date +%s) - started))"; }
 started=$(date +%s)
 
-step "set-up"
-sh tests/setup.sh test
+if [ "$level" != image ]; then
+    step "set-up"
+    sh tests/setup.sh test
+    step "formatting"
+    cargo fmt --all --check
+fi
 
-step "formatting and lints"
-cargo fmt --all --check
-cargo clippy --workspace --all-targets --locked -- -D warnings
+lints() {
+    step "lints"
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+}
+unit_tests() {
+    step "tests without a machine"
+    cargo agent --locked
+    VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent"
+    export VBUILD_AGENT
+    cargo test --workspace --locked
+}
+if [ "$level" = unit ]; then
+    lints
+    unit_tests
+    exit 0
+fi
 
-step "tests without a machine"
-cargo agent --locked
-VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent"
-export VBUILD_AGENT
-cargo test --workspace --locked
-
-[ "$level" != unit ] || exit 0
-
-step "the release build"
-sh tests/build.sh
+# The release build comes first, because the image that it then makes takes long
+# and mostly keeps one processor busy: everything else runs beside it.
+if [ "$level" != image ]; then
+    step "the release build"
+    sh tests/build.sh
+fi
 
 # From here on as an ordinary user: no capability, no way to get one, a home of
 # its own that holds nothing.
 work=${VBUILD_TEST_DIR:-$(mktemp -d "${TMPDIR:-/tmp}/vbuild-tests.XXXXXX")}
 mkdir -p "$work/home" "$work/bin" "$work/image"
-cp "$target/release/vbuild" "$work/bin/"
+[ "$level" = image ] || cp "$target/release/vbuild" tests/first-image.sh "$work/bin/"
 chmod -R a+rX "$work/bin"
 chmod a+rx "$work"
 if [ "$(id -u)" -eq 0 ]; then
@@ -54,6 +69,18 @@ as_user() {
     $user env -i HOME="$work/home" PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin TERM=dumb \
         VBUILD="$work/bin/vbuild" VBUILD_ARGS="${VBUILD_ARGS:-}" "$@"
 }
+
+if [ "$level" = image ]; then
+    cd "$work/image"
+    step "a Debian image, from the README's first command"
+    as_user sh "$work/bin/first-image.sh"
+    ls -ls
+    ! command -v qemu-img >/dev/null || qemu-img check debian.qcow2
+    step "its login prompt"
+    as_user "$work/bin/vbuild" boot --expect "login:" --timeout 600 debian.qcow2
+    step "the image is whole"
+    exit 0
+fi
 
 step "what this machine can do"
 (cd "$work/home" && as_user "$work/bin/vbuild" doctor) || true
@@ -69,16 +96,20 @@ step "a command in a fresh guest, with a helper drive and the network"
         sh -ec 'id -u; uname -r; test -d /helper/lost+found; echo kept >/helper/note'
     as_user "$work/bin/vbuild" exec --drive cache.img --no-network -- cat /helper/note
 )
-[ "$level" != guest ] || exit 0
+if [ "$level" = guest ]; then
+    lints
+    unit_tests
+    exit 0
+fi
 
-step "a Debian image, from the README's first command"
-cp tests/first-image.sh "$work/bin/"
-(cd "$work/image" && as_user sh "$work/bin/first-image.sh")
-ls -ls "$work/image"
-! command -v qemu-img >/dev/null || qemu-img check "$work/image/debian.qcow2"
+# What the image does is told at the end. `timeout` hands a signal to all that it
+# has started, so nothing outlives this script.
+VBUILD_TEST_DIR="$work" timeout 4500 sh "$here/tests/all.sh" image >"$work/image.log" 2>&1 &
+image_job=$!
+trap 'kill "$image_job" 2>/dev/null || true' EXIT
 
-step "its login prompt"
-(cd "$work/image" && as_user "$work/bin/vbuild" boot --expect "login:" --timeout 600 debian.qcow2)
+lints
+unit_tests
 
 step "tests that boot guests"
 # Their cache is a copy, because they run as whoever called this.
@@ -88,6 +119,13 @@ cp -a "$work/home/.cache/vbuild/appliance" "$work/tests/cache/"
 VBUILD_TEST_CACHE="$work/tests/cache" timeout 3000 cargo test --locked --package tests \
     --test boots --test elements -- --nocapture --test-threads=1
 rm -rf "$work/tests"
+
+step "the image that was built meanwhile"
+status=0
+wait "$image_job" || status=$?
+trap - EXIT
+cat "$work/image.log"
+[ "$status" -eq 0 ]
 
 step "done"
 [ -n "${VBUILD_TEST_DIR:-}" ] || rm -rf "$work"
