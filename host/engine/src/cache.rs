@@ -11,8 +11,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use plan::{Inputs, Keep, Plan, StageKey, Step, Surroundings, changed_inputs, stage_inputs};
+use plan::{
+    Inputs, Keep, Plan, Point, RunParts, StageKey, Step, Surroundings, changed_inputs, stage_inputs,
+};
 use store::{Connection, Session, StageRecord, StoreError};
+
+use crate::caching::Saved;
 
 /// Inputs that a reason names; the rest are counted.
 const NAMED_INPUTS: usize = 3;
@@ -124,8 +128,10 @@ pub struct Forecast {
     pub reasons: Vec<Option<Why>>,
     /// The last stage that does not run, and what is known about it.
     pub resume: Option<(usize, StageRecord)>,
-    /// A point within the stage behind it, from which that very stage goes on.
+    /// A point within the stage behind it, from which that one goes on.
     pub(crate) point: Option<StageRecord>,
+    /// The script with which it goes on there.
+    pub goes_on_at: Option<String>,
 }
 
 impl Forecast {
@@ -133,6 +139,17 @@ impl Forecast {
     #[must_use]
     pub fn first(&self) -> usize {
         self.resume.as_ref().map_or(0, |(index, _)| index + 1)
+    }
+
+    /// The keys of the points within a stage.
+    pub(crate) fn points(
+        &self,
+        plan: &Plan,
+        cache: &Cache,
+        index: usize,
+    ) -> Vec<(Point, StageKey)> {
+        let before = index.checked_sub(1).map(|before| self.keys[before]);
+        StageKey::points(plan, &cache.surroundings, index, before)
     }
 
     /// Whether results of stages that run are in the store but must not be used
@@ -202,13 +219,14 @@ pub(crate) fn forecast_until(
             own[index] = Some(Why::NotKept);
         }
     }
-    let mut forecast = Forecast { keys, reasons: vec![None; count], resume, point: None };
+    let mut forecast =
+        Forecast { keys, reasons: vec![None; count], resume, point: None, goes_on_at: None };
     let first = forecast.first();
-    if first < limit {
-        let point = cache.session.lookup(&digest(forecast.keys[first].within()))?;
-        let usable =
-            |point: &StageRecord| point.resumable() && check_age(point, &cache.rules, now).is_ok();
-        forecast.point = point.filter(usable);
+    if first < limit
+        && let Some((record, script)) = last_point(plan, cache, &forecast, now)?
+    {
+        forecast.point = Some(record);
+        forecast.goes_on_at = Some(script);
     }
     if first < count {
         let known = latest(plan, cache)?;
@@ -227,6 +245,40 @@ pub(crate) fn forecast_until(
         }
     }
     Ok(forecast)
+}
+
+/// The last point within the first stage that runs from which it can go on, and the
+/// script that is next there.
+fn last_point(
+    plan: &Plan,
+    cache: &Cache,
+    forecast: &Forecast,
+    now: SystemTime,
+) -> Result<Option<(StageRecord, String)>, StoreError> {
+    let first = forecast.first();
+    for (point, key) in forecast.points(plan, cache, first).into_iter().rev() {
+        let Some(record) = cache.session.lookup(&digest(key))? else { continue };
+        if !record.resumable() || check_age(&record, &cache.rules, now).is_err() {
+            continue;
+        }
+        let Step::RunParts(parts) = &plan.stages[first].steps[point.step] else { continue };
+        if let Some(script) = next_script(&record, point, parts) {
+            return Ok(Some((record, script)));
+        }
+    }
+    Ok(None)
+}
+
+/// The script that a phase goes on with at a point. None when the point is none of
+/// this phase: a script that was found in the directory has run there, and one that
+/// the plan has got since would have run before it.
+fn next_script(record: &StageRecord, point: Point, parts: &RunParts) -> Option<String> {
+    let saved: Saved = serde_json::from_value(record.state.clone()).ok()?;
+    let progress = saved.progress.filter(|progress| progress.step == point.step)?;
+    if progress.phase.in_place(parts) != point.scripts {
+        return None;
+    }
+    progress.phase.next(parts).map(str::to_owned)
 }
 
 /// The inputs of the latest run of each stage of a build of this name.

@@ -6,14 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use machine::OnGuestConnect;
-use plan::{Plan, StageKey, stage_inputs};
+use plan::{Plan, Point, StageKey, Step, stage_inputs};
 use serde::{Deserialize, Serialize};
 use session::Session;
-use store::{RECORD_VERSION, StageRecord, StoreError};
+use store::{Connection, RECORD_VERSION, Ran, StageRecord, StoreError};
 
 use crate::{
     Cache, Config, EngineError, State,
@@ -41,10 +41,12 @@ pub(crate) struct Ended<'a> {
     pub(crate) elapsed: Duration,
 }
 
-/// Work between two scripts of one stage after which the disks are kept even
-/// there. Only the very same stage can go on from such a point, after a failure
-/// of the network or an interrupt, so it is rarely of use.
-const WORTH_A_POINT: Duration = Duration::from_secs(20);
+/// Work since the disks were kept after which they are kept between two scripts,
+/// for each layer that a disk has then: every layer makes reading slower for the
+/// rest of the build, so a long phase is cut where its long scripts end.
+const WORTH_A_POINT: Duration = Duration::from_secs(4);
+/// Layers of which so many are left for the ends of stages.
+const LAYERS_FOR_STAGES: usize = 16;
 
 /// How far a stage has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +54,7 @@ const WORTH_A_POINT: Duration = Duration::from_secs(20);
 pub(crate) struct Progress {
     /// The step.
     pub(crate) step: usize,
-    /// What is left of its scripts.
+    /// How far its scripts have come.
     pub(crate) phase: Phase,
 }
 
@@ -65,6 +67,14 @@ pub(crate) struct Saved {
     pub(crate) progress: Option<Progress>,
 }
 
+/// What is told of a stage that is on its way.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    connections: Vec<Connection>,
+    ran: Vec<Ran>,
+    log: Vec<u8>,
+}
+
 /// What a build knows about its cache.
 pub(crate) struct Caching {
     cache: Cache,
@@ -74,17 +84,23 @@ pub(crate) struct Caching {
     /// The first stage that always runs: nothing behind it is kept, because
     /// nothing could go on from there.
     last_kept: usize,
+    /// Nothing goes on from a stage at or behind this one.
+    end: usize,
     keeper: Keeper,
     /// Connections that the guest has opened since the last stage ended.
     opened: Arc<AtomicU64>,
     /// When the network was first used for what is on the disks now.
     pub(crate) fetched: Option<u64>,
-    /// Work since the disks were kept.
+    /// Work since the disks were kept, as far as it is counted.
     unkept: Duration,
+    /// Since when it is not counted.
+    since: Instant,
     /// How far the clock of the machine is ahead of the host's.
     ahead_ms: i64,
     /// How long the guest stood still, until that is told.
     still: Option<Duration>,
+    /// Of the stage that runs, up to the last point in it.
+    told: Told,
 }
 
 impl Caching {
@@ -117,6 +133,7 @@ impl Caching {
             observer: Arc::clone(&config.observer),
             tape,
             last_kept: cache::first_always(plan).unwrap_or(plan.stages.len()),
+            end: plan.stages.len(),
             keeper: Keeper::start(
                 Arc::clone(&cache.session),
                 BTreeMap::new(),
@@ -127,8 +144,10 @@ impl Caching {
             opened: Arc::default(),
             fetched: None,
             unkept: Duration::ZERO,
+            since: Instant::now(),
             ahead_ms: 0,
             still: None,
+            told: Told::default(),
         };
         if let Some(visit) = &config.visit
             && let Some(after) = visit.after
@@ -137,6 +156,7 @@ impl Caching {
             if let (Some(index), Some(record)) = (after.checked_sub(1), &visit.from) {
                 caching.forecast.resume = Some((index, record.clone()));
                 caching.forecast.point = None;
+                caching.forecast.goes_on_at = None;
             }
         }
         Ok(Some(caching))
@@ -144,7 +164,8 @@ impl Caching {
 
     /// Goes on from no stage at or behind this one.
     fn limit(&mut self, plan: &Plan, end: usize) {
-        if self.forecast.first() <= end {
+        self.end = end;
+        if self.forecast.first() < end {
             return;
         }
         match cache::forecast_until(plan, &self.cache, SystemTime::now(), end) {
@@ -160,6 +181,11 @@ impl Caching {
     /// The first stage that runs.
     pub(crate) fn first(&self) -> usize {
         self.forecast.first()
+    }
+
+    /// The script with which the first stage that runs goes on.
+    pub(crate) fn goes_on_at(&self) -> Option<&str> {
+        self.forecast.point.as_ref().and(self.forecast.goes_on_at.as_deref())
     }
 
     /// Why a stage runs, when that is worth a word.
@@ -191,7 +217,19 @@ impl Caching {
                     self.warn(&format!("a cached result is not used: {}", chain(&error)));
                     files.clear();
                     if let Some(point) = self.forecast.point.take() {
-                        let _ = self.cache.session.forget(&point.key);
+                        let forgotten = self.cache.session.forget(&point.key).is_ok();
+                        self.forecast.goes_on_at = None;
+                        // There may be an earlier point.
+                        if forgotten
+                            && let Ok(forecast) = cache::forecast_until(
+                                plan,
+                                &self.cache,
+                                SystemTime::now(),
+                                self.end,
+                            )
+                        {
+                            self.forecast = forecast;
+                        }
                     } else if let Some((index, _)) = self.forecast.resume.take() {
                         let key = digest(self.forecast.keys[index]);
                         // If it cannot be forgotten, it is not used all the same.
@@ -203,6 +241,7 @@ impl Caching {
                                     reasons: vec![Some(Why::NotKept); plan.stages.len()],
                                     resume: None,
                                     point: None,
+                                    goes_on_at: None,
                                 });
                     }
                 }
@@ -243,6 +282,14 @@ impl Caching {
             files.restored(name, disk.bytes);
         }
         self.fetched = record.fetched;
+        if saved.progress.is_some() {
+            let mut log = Vec::new();
+            if let Some(blob) = &record.log {
+                // A log that is lost is no reason to build anew.
+                let _ = self.cache.session.get_blob(blob, &mut log);
+            }
+            self.told = Told { connections: record.connections, ran: record.ran, log };
+        }
         self.keeper = Keeper::start(
             Arc::clone(&self.cache.session),
             record.disks,
@@ -258,8 +305,11 @@ impl Caching {
             return;
         }
         let outputs = StageKey::of_outputs(plan, &self.cache.surroundings);
-        let keys = self.forecast.keys[self.first()..].iter();
-        for key in keys.flat_map(|key| [*key, key.within()]).chain([outputs]) {
+        let within = (self.first()..plan.stages.len())
+            .flat_map(|index| self.forecast.points(plan, &self.cache, index))
+            .map(|(_, key)| key);
+        let keys = self.forecast.keys[self.first()..].iter().copied();
+        for key in keys.chain(within).chain([outputs]) {
             if let Err(error) = self.cache.session.forget(&digest(key)) {
                 self.warn(&format!("an outdated result stays: {}", chain(&error)));
             }
@@ -314,21 +364,19 @@ impl Caching {
         state: &State,
         files: &mut Disks,
     ) -> Result<(), EngineError> {
-        let Ended { plan, index, elapsed } = stage;
-        self.unkept += elapsed;
+        let Ended { plan, index, .. } = stage;
+        self.count_work();
         self.note_network();
         if self.keeper.has_failed() {
             return Ok(());
         }
-        let worth = self.unkept >= WORTH_KEEPING && index < self.last_kept && files.can_grow();
+        let worth = self.unkept >= WORTH_KEEPING && index < self.last_kept && files.can_grow_by(0);
         let finished = if worth { self.snapshot(plan, guest, files).await? } else { None };
         let saved = Saved { state: state.clone(), progress: None };
-        let record = StageRecord {
-            connections: self.cache.connections.take(),
-            ran: self.tape.take_ran(self.ahead_ms),
-            ..self.record(stage, &saved)
-        };
-        self.keeper.keep(Job { record, log: self.tape.take(), finished });
+        self.listen();
+        let Told { connections, ran, log } = std::mem::take(&mut self.told);
+        let record = StageRecord { connections, ran, ..self.record(stage, &saved) };
+        self.keeper.keep(Job { record, log, finished });
         self.tell_still();
         Ok(())
     }
@@ -349,11 +397,24 @@ impl Caching {
         }
     }
 
+    /// Work begins, or goes on.
+    pub(crate) fn begin_work(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Counts the work since that was asked before.
+    fn count_work(&mut self) {
+        self.unkept += self.since.elapsed();
+        self.begin_work();
+    }
+
     /// Whether the disks shall be kept between two scripts.
-    pub(crate) fn wants_point(&self, index: usize, elapsed: Duration, files: &Disks) -> bool {
-        elapsed >= WORTH_A_POINT
+    pub(crate) fn wants_point(&mut self, index: usize, files: &Disks) -> bool {
+        self.count_work();
+        let layers = u32::try_from(files.layers()).unwrap_or(u32::MAX).saturating_add(1);
+        self.unkept >= WORTH_A_POINT.saturating_mul(layers)
             && index < self.last_kept
-            && files.can_grow()
+            && files.can_grow_by(LAYERS_FOR_STAGES)
             && !self.keeper.has_failed()
     }
 
@@ -366,13 +427,35 @@ impl Caching {
         files: &mut Disks,
     ) -> Result<(), EngineError> {
         self.note_network();
-        let Some(finished) = self.snapshot(stage.plan, guest, files).await? else { return Ok(()) };
-        let name = format!("within {}", stage.plan.stages[stage.index].name);
-        let key = digest(self.forecast.keys[stage.index].within());
-        let record = StageRecord { key, name, ..self.record(stage, saved) };
-        self.keeper.keep(Job { record, log: Vec::new(), finished: Some(finished) });
+        let Ended { plan, index, .. } = stage;
+        let Some(key) = self.key_within(plan, index, saved) else { return Ok(()) };
+        let Some(finished) = self.snapshot(plan, guest, files).await? else { return Ok(()) };
+        let name = format!("within {}", plan.stages[index].name);
+        self.listen();
+        let Told { connections, ran, log } = self.told.clone();
+        let record =
+            StageRecord { key: digest(key), name, connections, ran, ..self.record(stage, saved) };
+        self.keeper.keep(Job { record, log, finished: Some(finished) });
         self.tell_still();
         Ok(())
+    }
+
+    /// Takes in what has been told of the stage since the last point in it.
+    fn listen(&mut self) {
+        self.told.connections.extend(self.cache.connections.take());
+        self.told.ran.extend(self.tape.take_ran(self.ahead_ms));
+        self.told.log.extend(self.tape.take());
+    }
+
+    /// The key of where a stage is now.
+    fn key_within(&self, plan: &Plan, index: usize, saved: &Saved) -> Option<StageKey> {
+        let progress = saved.progress.as_ref()?;
+        let Some(Step::RunParts(parts)) = plan.stages[index].steps.get(progress.step) else {
+            return None;
+        };
+        let here = Point { step: progress.step, scripts: progress.phase.in_place(parts) };
+        let points = self.forecast.points(plan, &self.cache, index);
+        points.into_iter().find(|(point, _)| *point == here).map(|(_, key)| key)
     }
 
     /// What is known about a stage before it is stored.
@@ -410,6 +493,7 @@ impl Caching {
                 // After whatever ran, so that it does not count for that.
                 self.still = Some(still);
                 self.unkept = Duration::ZERO;
+                self.begin_work();
                 Ok(Some(files.finished()))
             }
             Err(Failure::Restless(error)) => {

@@ -154,9 +154,14 @@ impl Disks {
         finished
     }
 
-    /// Whether every disk can have one more layer.
-    pub(crate) fn can_grow(&self) -> bool {
-        self.files.values().all(|files| files.chain.len() <= LAYERS_MAX)
+    /// Whether every disk can have one more layer, and so many beside it.
+    pub(crate) fn can_grow_by(&self, more: usize) -> bool {
+        self.layers() + more <= LAYERS_MAX
+    }
+
+    /// The layers of the disk that has most, the raw file counted.
+    pub(crate) fn layers(&self) -> usize {
+        self.files.values().map(|files| files.chain.len()).max().unwrap_or(0)
     }
 
     /// Whether a disk has files.

@@ -171,10 +171,19 @@ impl Build<'_> {
         if let Some(why) = self.caching.as_ref().and_then(|caching| caching.reason(index)) {
             self.emit(&Event::Message { text: format!("{} runs: {why}", stage.name) });
         }
+        if self.progress.is_some()
+            && let Some(script) = self.caching.as_ref().and_then(Caching::goes_on_at)
+        {
+            let text = format!("{} goes on at {script}; what is before it is kept", stage.name);
+            self.emit(&Event::Message { text });
+        }
         self.emit(&Event::StageStarted { index, name: stage.name.clone() });
         let started = Instant::now();
         self.enter(index).await?;
         let worked = Instant::now();
+        if let Some(caching) = &mut self.caching {
+            caching.begin_work();
+        }
         let plan = self.plan;
         let progress = self.progress.take();
         let done = progress.as_ref().map_or(0, |progress| progress.step);
@@ -213,7 +222,7 @@ impl Build<'_> {
     }
 
     /// Runs the scripts of a phase, or what is left of them. Between two of them
-    /// the disks may be kept, for a build that does the same and was stopped.
+    /// the disks are kept where that is worth it.
     async fn phase(
         &mut self,
         index: usize,
@@ -228,12 +237,11 @@ impl Build<'_> {
             Some(phase) => phase,
             None => run_parts::begin(parts, guest, stage, config, &self.state).await?,
         };
-        let mut started = Instant::now();
-        while !phase.left.is_empty() {
+        let started = Instant::now();
+        while phase.next(parts).is_some() {
             run_parts::next(parts, &mut phase, guest, stage, config, &mut self.state).await?;
             let Some(caching) = &mut self.caching else { continue };
-            let elapsed = started.elapsed();
-            if phase.left.is_empty() || !caching.wants_point(index, elapsed, &self.files) {
+            if phase.next(parts).is_none() || !caching.wants_point(index, &self.files) {
                 continue;
             }
             context::note_carried(guest, &mut self.state).await?;
@@ -244,8 +252,8 @@ impl Build<'_> {
                 state: self.state.clone(),
                 progress: Some(Progress { step, phase: phase.clone() }),
             };
-            caching.point(Ended { plan, index, elapsed }, &saved, guest, &mut self.files).await?;
-            started = Instant::now();
+            let ended = Ended { plan, index, elapsed: started.elapsed() };
+            caching.point(ended, &saved, guest, &mut self.files).await?;
         }
         Ok(())
     }

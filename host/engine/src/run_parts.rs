@@ -4,11 +4,10 @@
 //! dib-run-parts sources the environment files in one shell and runs every
 //! script as its child. Here the files are sourced once per phase too, what they
 //! export is read back, and each script is started with it directly: so a script
-//! has its own output, time and exit status, and can be a boundary.
+//! has its own output, time and exit status, and is a boundary. Scripts of the plan
+//! are put into the directory right before they run.
 
-use std::collections::VecDeque;
-
-use plan::{Run, RunParts, Stage};
+use plan::{Run, RunParts, Stage, compare_scripts, is_script_name};
 use serde::{Deserialize, Serialize};
 use wire::{FileKind, FileOperation, FileStat, Reply, Request};
 
@@ -16,6 +15,7 @@ use crate::{
     Config, EngineError, State,
     command::{self, Command},
     guest::Guest,
+    steps,
 };
 
 /// Sources its arguments and prints the environment, NUL separated. What the
@@ -32,14 +32,36 @@ exec env -0 >&3
 /// How many symbolic links are followed to a script.
 const LINKS_MAX: usize = 8;
 
-/// A phase on its way: what is left of it, and the environment of its scripts.
+/// A phase on its way: how far it has come, and the environment of its scripts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Phase {
-    /// Scripts that have not run, in their order.
-    pub(crate) left: VecDeque<String>,
+    /// Scripts that stood in the directory when the phase began.
+    found: Vec<String>,
+    /// The script that has run last.
+    last: Option<String>,
     /// The environment after sourcing.
     env: Vec<(String, String)>,
+}
+
+impl Phase {
+    /// The script that runs next: one that was found, or one of the plan's that is
+    /// not in place yet.
+    pub(crate) fn next<'a>(&'a self, parts: &'a RunParts) -> Option<&'a str> {
+        let planned = parts.scripts.iter().map(|script| &script.name);
+        let names = self.found.iter().chain(planned).filter(|name| self.is_left(name));
+        names.min_by(|a, b| compare_scripts(a, b)).map(String::as_str)
+    }
+
+    /// Whether a script runs after what has run.
+    pub(crate) fn is_left(&self, name: &str) -> bool {
+        self.last.as_ref().is_none_or(|last| compare_scripts(last, name).is_lt())
+    }
+
+    /// How many of the plan's scripts are in place.
+    pub(crate) fn in_place(&self, parts: &RunParts) -> usize {
+        parts.scripts.iter().filter(|script| !self.is_left(&script.name)).count()
+    }
 }
 
 /// Looks what a phase runs, and makes its environment.
@@ -51,17 +73,17 @@ pub(crate) async fn begin(
     state: &State,
 ) -> Result<Phase, EngineError> {
     let root = command::root_of(parts.place, stage)?;
-    let left = scripts(guest, stage, &root, parts.directory.as_str()).await?;
-    if left.is_empty() {
-        return Ok(Phase { left: VecDeque::new(), env: Vec::new() });
+    let found = scripts(guest, stage, &root, parts.directory.as_str()).await?;
+    if found.is_empty() && parts.scripts.is_empty() {
+        return Ok(Phase { found, last: None, env: Vec::new() });
     }
     let env = command::resolve_env(&parts.env, stage, config, state)?;
     let context = Sourcing { guest, stage, config, phase: &parts.phase, place: parts.place };
     let env = context.source(parts.environment.as_ref().map(plan::GuestPath::as_str), env).await?;
-    Ok(Phase { left: left.into(), env })
+    Ok(Phase { found, last: None, env })
 }
 
-/// Runs the next script of a phase.
+/// Runs the next script of a phase, if there is one.
 pub(crate) async fn next(
     parts: &RunParts,
     phase: &mut Phase,
@@ -70,7 +92,10 @@ pub(crate) async fn next(
     config: &Config,
     state: &mut State,
 ) -> Result<(), EngineError> {
-    let Some(script) = phase.left.pop_front() else { return Ok(()) };
+    let Some(script) = phase.next(parts).map(str::to_owned) else { return Ok(()) };
+    if let Some(planned) = parts.scripts.iter().find(|planned| planned.name == script) {
+        steps::upload(&planned.upload, guest, stage).await?;
+    }
     let command = Command {
         phase: &parts.phase,
         script: &script,
@@ -88,6 +113,7 @@ pub(crate) async fn next(
     if parts.block_device_output {
         note_block_device(&output, state)?;
     }
+    phase.last = Some(script);
     Ok(())
 }
 
@@ -190,20 +216,7 @@ fn is_environment_name(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
-fn is_script_name(name: &str) -> bool {
-    name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-}
-
-/// `LANG=C sort -n`: by leading number (none counts as 0), then by bytes.
-fn sort_scripts(names: &mut [String]) {
-    let number = |name: &str| {
-        let digits = name.bytes().take_while(u8::is_ascii_digit).count();
-        name[..digits].parse::<u128>().unwrap_or(0)
-    };
-    names.sort_by(|a, b| number(a).cmp(&number(b)).then_with(|| a.cmp(b)));
-}
-
-/// The scripts of a directory in the order in which they run.
+/// The scripts that stand in a directory.
 async fn scripts(
     guest: &Guest,
     stage: &Stage,
@@ -221,7 +234,6 @@ async fn scripts(
             names.push(name);
         }
     }
-    sort_scripts(&mut names);
     Ok(names)
 }
 
@@ -309,20 +321,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scripts_sort_by_number_then_bytes() {
-        let mut names: Vec<String> =
-            ["100-z", "50-b", "5-x", "50-a", "zz", "01-a", "1-b", "001-z", "99-x"]
-                .map(String::from)
-                .to_vec();
-        sort_scripts(&mut names);
-        assert_eq!(names, ["zz", "001-z", "01-a", "1-b", "5-x", "50-a", "50-b", "99-x", "100-z"]);
+    fn scripts_of_the_plan_run_among_those_that_are_found() {
+        let script = |name: &str| plan::Script {
+            name: name.into(),
+            upload: plan::Upload {
+                what: name.into(),
+                to: plan::GuestPath::new("/hooks").unwrap(),
+                entries: Vec::new(),
+            },
+        };
+        let parts = RunParts {
+            phase: "install.d".into(),
+            place: plan::Place::Tools,
+            directory: plan::GuestPath::new("/hooks/install.d").unwrap(),
+            environment: None,
+            env: Vec::new(),
+            cwd: plan::GuestPath::new("/").unwrap(),
+            origins: std::collections::BTreeMap::new(),
+            block_device_output: false,
+            scripts: vec![script("5-a"), script("50-c"), script("100-e")],
+        };
+        let found = vec!["99-d".into(), "10-b".into()];
+        let mut phase = Phase { found, last: None, env: Vec::new() };
+        let mut order = Vec::new();
+        while let Some(next) = phase.next(&parts).map(str::to_owned) {
+            order.push((next.clone(), phase.in_place(&parts)));
+            phase.last = Some(next);
+        }
+        let order: Vec<_> = order.iter().map(|(name, place)| (name.as_str(), *place)).collect();
+        assert_eq!(order, [("5-a", 0), ("10-b", 1), ("50-c", 1), ("99-d", 2), ("100-e", 2)]);
+        assert_eq!(phase.in_place(&parts), 3);
     }
 
     #[test]
-    fn names_are_dib_run_parts_names() {
-        assert!(is_script_name("10-a_B"));
-        assert!(!is_script_name("10-a.sh") && !is_script_name("10-a~"));
+    fn names_of_environment_files() {
         assert!(is_environment_name("10-a.bash"));
+        assert!(!is_environment_name("10-a~"));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) async fn run_step(
         Step::Run(run) => run_parts::run_one(run, guest, stage, config, state).await?,
         Step::RunParts(parts) => {
             let mut phase = run_parts::begin(parts, guest, stage, config, state).await?;
-            while !phase.left.is_empty() {
+            while phase.next(parts).is_some() {
                 run_parts::next(parts, &mut phase, guest, stage, config, state).await?;
             }
         }

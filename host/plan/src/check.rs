@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::{DiskRole, DiskSize, Env, Plan, RunParts, Step, Value};
+use crate::{
+    DiskRole, DiskSize, Env, Plan, RunParts, Script, Step, Value, compare_scripts, is_script_name,
+};
 
 /// Something wrong with a plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +94,7 @@ fn check_stages(plan: &Plan) -> Vec<Complaint> {
                 {
                     complaints.push(complaint(&place, format!("there is no disk `{disk}`")));
                 }
+                Step::RunParts(parts) => complaints.extend(check_scripts(&place, parts)),
                 Step::FindDevices { devices, .. } => known.extend(
                     devices.iter().flat_map(|found| [found.name.as_str(), &found.filesystem]),
                 ),
@@ -104,6 +107,18 @@ fn check_stages(plan: &Plan) -> Vec<Complaint> {
         layout.check(&known).iter().map(|error| complaint("disk layout", error.to_string())),
     );
     complaints
+}
+
+/// Scripts that appear one by one must do so in the order in which they run.
+fn check_scripts(place: &str, parts: &RunParts) -> Option<Complaint> {
+    let wrong = parts.scripts.iter().find(|script| !is_script_name(&script.name));
+    if let Some(script) = wrong {
+        return Some(complaint(place, format!("`{}` is no name of a script", script.name)));
+    }
+    let sorted = |pair: &[Script]| compare_scripts(&pair[0].name, &pair[1].name).is_lt();
+    let pair = parts.scripts.windows(2).find(|pair| !sorted(pair))?;
+    let problem = format!("the script `{}` does not run before `{}`", pair[0].name, pair[1].name);
+    Some(complaint(place, problem))
 }
 
 /// Facts that making a layout sets, see [`Step::CreateLayout`].

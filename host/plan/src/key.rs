@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Digest, Env, FORMAT_VERSION, FileSource, Plan, Run, RunParts, Stage, Step, UploadEntry,
+    Digest, Env, FORMAT_VERSION, FileSource, Plan, Run, RunParts, Stage, Step, Upload, UploadEntry,
     UploadKind,
 };
 
@@ -96,11 +96,56 @@ impl StageKey {
         Self(Digest(hash.finalize().into()))
     }
 
-    /// The key of a point within a stage, which only the same stage continues.
+    /// The keys of all points within a stage, in order, given that of the stage
+    /// before it.
+    ///
+    /// A point is reached by the stage's steps up to its phase, and by those of the
+    /// phase's scripts that are in place by then; what comes later was not visible
+    /// to anything that has run, and so is no part of its key.
     #[must_use]
-    pub fn within(&self) -> Self {
-        Self(Digest::of(&[b"within".as_slice(), &self.0.0].concat()))
+    pub fn points(
+        plan: &Plan,
+        surroundings: &Surroundings,
+        index: usize,
+        before: Option<Self>,
+    ) -> Vec<(Point, Self)> {
+        let stage = without_host_paths(&plan.stages[index]);
+        let mut hash = Sha256::new();
+        hash.update(b"within");
+        hash.update(before.map_or_else(|| start(plan, surroundings), |before| before.0).0);
+        let frame = Stage { steps: Vec::new(), ..stage.clone() };
+        hash.update(json(&frame));
+        let mut points = Vec::new();
+        for (step, content) in stage.steps.iter().enumerate() {
+            let Step::RunParts(parts) = content else {
+                hash.update(json(content));
+                continue;
+            };
+            hash.update(json(&Step::RunParts(without_scripts(parts))));
+            for scripts in 0..=parts.scripts.len() {
+                if let Some(last) = scripts.checked_sub(1) {
+                    hash.update(json(&parts.scripts[last]));
+                }
+                let key = Self(Digest(hash.clone().finalize().into()));
+                points.push((Point { step, scripts }, key));
+            }
+        }
+        points
     }
+}
+
+/// A place within a stage: between two scripts of one of its phases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point {
+    /// Which step the phase is.
+    pub step: usize,
+    /// How many of [`RunParts::scripts`] are in place.
+    pub scripts: usize,
+}
+
+/// A phase without the scripts that appear one by one.
+fn without_scripts(parts: &RunParts) -> RunParts {
+    RunParts { scripts: Vec::new(), ..parts.clone() }
 }
 
 /// What the first stage's key continues.
@@ -137,10 +182,7 @@ pub fn stage_inputs(plan: &Plan, stage: &Stage, surroundings: &Surroundings) -> 
         };
         let rest = match step {
             Step::Upload(upload) => {
-                let to = upload.to.as_str().trim_end_matches('/');
-                for UploadEntry { path, kind } in &upload.entries {
-                    put(&mut inputs, format!("{to}/{path}"), Digest::of(&json(kind)));
-                }
+                uploaded(&mut inputs, upload);
                 Digest::of(&json(&upload.to))
             }
             Step::Run(run) => {
@@ -149,13 +191,23 @@ pub fn stage_inputs(plan: &Plan, stage: &Stage, surroundings: &Surroundings) -> 
             }
             Step::RunParts(parts) => {
                 variables(&mut inputs, &parts.env);
-                Digest::of(&json(&RunParts { env: Env::new(), ..parts.clone() }))
+                for script in &parts.scripts {
+                    uploaded(&mut inputs, &script.upload);
+                }
+                Digest::of(&json(&RunParts { env: Env::new(), ..without_scripts(parts) }))
             }
             step => Digest::of(&json(step)),
         };
         put(&mut inputs, format!("step `{title}`"), rest);
     }
     inputs
+}
+
+fn uploaded(inputs: &mut Inputs, upload: &Upload) {
+    let to = upload.to.as_str().trim_end_matches('/');
+    for UploadEntry { path, kind } in &upload.entries {
+        put(inputs, format!("{to}/{path}"), Digest::of(&json(kind)));
+    }
 }
 
 fn variables(inputs: &mut Inputs, env: &Env) {
@@ -201,22 +253,22 @@ fn disks_without_host_paths(plan: &Plan) -> Vec<crate::Disk> {
     disks
 }
 
-/// The stage with every path of the host emptied.
+/// The stage without what is no input of it: every path of the host, and words.
 fn without_host_paths(stage: &Stage) -> Stage {
     let mut stage = Stage { timeout_s: None, ..stage.clone() };
     for step in &mut stage.steps {
-        match step {
-            Step::Upload(upload) => {
-                for entry in &mut upload.entries {
-                    if let UploadKind::File { source: FileSource::Host { path, .. }, .. } =
-                        &mut entry.kind
-                    {
-                        path.clear();
-                    }
-                }
+        let entries = step.uploads_mut().into_iter().flat_map(|upload| &mut upload.entries);
+        for entry in entries {
+            if let UploadKind::File { source: FileSource::Host { path, .. }, .. } = &mut entry.kind
+            {
+                path.clear();
             }
+        }
+        match step {
             Step::Fetch { to, .. } => to.clear(),
             Step::ExportTree { output, .. } => output.path.clear(),
+            // Which element a script is of is for messages.
+            Step::RunParts(parts) => parts.origins.clear(),
             _ => {}
         }
     }

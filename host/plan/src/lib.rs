@@ -17,21 +17,23 @@ mod key;
 mod layout;
 mod output;
 mod path;
+mod script_name;
 mod stage;
 mod step;
 
 pub use check::{Complaint, check};
-pub use key::{Inputs, StageKey, Surroundings, changed_inputs, stage_inputs};
+pub use key::{Inputs, Point, StageKey, Surroundings, changed_inputs, stage_inputs};
 pub use layout::{
     Filesystem, FstabEntry, Layout, LayoutError, LogicalVolume, Luks, LvSize, MdArray, Mount, Node,
     NodeKind, Partition, PartitionTable, Size, TableLabel,
 };
 pub use output::{Checksum, ImageOutput, Outputs, TreeOutput};
 pub use path::{GuestPath, InvalidPath};
+pub use script_name::{compare_scripts, is_script_name};
 pub use stage::{Bind, Context, Disk, DiskBase, DiskRole, DiskSize, Keep, Plan, Stage};
 pub use step::{
     DevicePlace, Digest, Env, FactName, FileSource, FileStep, FoundDevice, ImageSize, Place,
-    ResolvConf, Run, RunParts, Step, Upload, UploadEntry, UploadKind, Value,
+    ResolvConf, Run, RunParts, Script, Step, Upload, UploadEntry, UploadKind, Value,
 };
 
 /// The version of the plan as data. It is part of every stage key: raise it

@@ -334,6 +334,22 @@ pub struct RunParts {
     /// Reads `IMAGE_BLOCK_DEVICE=` lines from standard output into the fact
     /// `image-block-device`, as block-device.d does.
     pub block_device_output: bool,
+    /// Scripts that are put into the directory one by one, each right before it
+    /// runs, in the order in which they run. What is found in the directory runs
+    /// between them. A script sees those before it and none behind it, so each
+    /// of them is an input of what follows it alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scripts: Vec<Script>,
+}
+
+/// A script of a phase that appears right before it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    /// Its name in [`RunParts::directory`].
+    pub name: String,
+    /// Puts it there, and wherever else it is seen.
+    pub upload: Upload,
 }
 
 /// A small change to the file tree of the tools root.
@@ -455,13 +471,31 @@ impl Step {
 
     /// Files of the host that the step reads.
     pub fn host_files(&self) -> impl Iterator<Item = &PathBuf> {
-        let entries = match self {
-            Self::Upload(upload) => upload.entries.as_slice(),
-            _ => &[],
-        };
-        entries.iter().filter_map(|entry| match &entry.kind {
-            UploadKind::File { source: FileSource::Host { path, .. }, .. } => Some(path),
-            _ => None,
+        self.uploads().into_iter().flat_map(|upload| &upload.entries).filter_map(|entry| {
+            match &entry.kind {
+                UploadKind::File { source: FileSource::Host { path, .. }, .. } => Some(path),
+                _ => None,
+            }
         })
+    }
+
+    /// What the step puts into the guest.
+    #[must_use]
+    pub fn uploads(&self) -> Vec<&Upload> {
+        match self {
+            Self::Upload(upload) => vec![upload],
+            Self::RunParts(parts) => parts.scripts.iter().map(|script| &script.upload).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) fn uploads_mut(&mut self) -> Vec<&mut Upload> {
+        match self {
+            Self::Upload(upload) => vec![upload],
+            Self::RunParts(parts) => {
+                parts.scripts.iter_mut().map(|script| &mut script.upload).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 }

@@ -239,25 +239,44 @@ const HOW: &[&str] = &[
     "on-failure",
     "quiet",
     "refresh",
+    "remote-cache",
+    "remote-key",
     "smp",
     "timeout",
     "verbose",
     "wrap",
 ];
 
-/// The words of a command line that say what is built, as typed: what
-/// diskimage-builder's scripts know as DIB_ARGS.
+/// Options that say in which formats what is built is written, and where. Scripts
+/// before cleanup.d do not see them, so that another format needs no new build.
+const WRITTEN: &[&str] = &["checksum", "formats", "name", "qemu-img-options", "uncompressed"];
+
+/// Which words of a command line scripts see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Words {
+    /// Those that say what is built: what diskimage-builder's scripts know as
+    /// DIB_ARGS.
+    Recipe,
+    /// Of those, the ones that the content of the tree may depend on.
+    Content,
+}
+
+/// Words of a command line, as typed.
 #[must_use]
-pub fn recipe_words(personality: Personality, args: &[OsString]) -> Vec<OsString> {
+pub fn recipe_words(words: Words, personality: Personality, args: &[OsString]) -> Vec<OsString> {
     let command = command();
+    let unwanted = match words {
+        Words::Recipe => HOW.to_vec(),
+        Words::Content => [HOW, WRITTEN].concat(),
+    };
     match verb_of(&command, personality, args) {
-        Some(verb) => Options::of(verb).without(&args[1..], HOW),
+        Some(verb) => Options::of(verb).without(&args[1..], &unwanted),
         None => {
             let mut options = Options::of(&command);
             if personality.reads_dib_environment() {
                 options.assign_letter('p', "extra-packages");
             }
-            options.without(args, HOW)
+            options.without(args, &unwanted)
         }
     }
 }

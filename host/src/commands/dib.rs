@@ -8,7 +8,7 @@ use std::{
 
 use super::{Context, Outcome, logs, machine_run, resolve};
 use crate::{
-    cli::{BuildArgs, ChecksumKind, EnvVar, Personality, comma_list, recipe_words},
+    cli::{BuildArgs, ChecksumKind, EnvVar, Personality, Words, comma_list, recipe_words},
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
@@ -165,10 +165,8 @@ pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
         no_network: network.no_network,
         debug_trace: u32::from(scripts.trace).max(output.view.debug),
         python: scripts.python.clone(),
-        command_line: recipe_words(context.personality, context.argv.get(1..).unwrap_or_default())
-            .iter()
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect(),
+        command_line: words(context, Words::Recipe),
+        content_line: words(context, Words::Content),
         shares: scripts
             .share
             .iter()
@@ -176,6 +174,13 @@ pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
             .collect(),
         scratch_bytes: None,
     }
+}
+
+/// What scripts know of the command line.
+fn words(context: &Context, which: Words) -> Vec<String> {
+    let args = context.argv.get(1..).unwrap_or_default();
+    let words = recipe_words(which, context.personality, args);
+    words.iter().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// virt-dib replaced an existing output; diskimage-builder renames it unless
@@ -303,6 +308,13 @@ mod tests {
             python: Some("python3".into()),
             shares: vec![dib::Share { host: "/h".into(), guest: Some("/g".into()) }],
             command_line: line.split_whitespace().skip(1).map(str::to_owned).collect(),
+            content_line: line
+                .replace("--name d/n --formats raw,tar -u --qemu-img-options o=1 ", "")
+                .replace("--checksum ", "")
+                .split_whitespace()
+                .skip(1)
+                .map(str::to_owned)
+                .collect(),
             ..DibOptions::default()
         };
         assert_eq!(of(line, &[("ELEMENTS_PATH", "/more")]), expected);
@@ -333,7 +345,11 @@ mod tests {
         let how = "--drive d.img --smp=2 -quiet --refresh --refresh=copy --max-age 1d --no-cache";
         let options = of(&format!("vbuild {how} --name n -x deb"), &[]);
         assert_eq!(options.command_line, ["--name", "n", "-x", "deb"]);
+        assert_eq!(options.content_line, ["-x", "deb"]);
+        let formats = of("disk-image-create -o d/n -t raw,tar -u -p a --checksum deb", &[]);
+        assert_eq!(formats.content_line, ["-p", "a", "deb"]);
         let plan = cli::recipe_words(
+            Words::Recipe,
             Personality::Vbuild,
             &["plan", "--cache", "--name=n", "deb"].map(OsString::from),
         );

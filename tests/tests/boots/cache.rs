@@ -231,25 +231,26 @@ async fn two_builds_of_one_plan_may_race() {
     assert_eq!(store(&ground).verify(false).unwrap().problems, []);
 }
 
-/// A phase of three scripts, of which the first is long and the second waits to
-/// be interrupted.
-fn phase() -> Plan {
-    let script = |name: &str, text: &str| plan::UploadEntry {
-        path: name.into(),
-        kind: plan::UploadKind::File {
-            mode: 0o755,
-            source: plan::FileSource::Text(format!("#!/bin/bash\nset -eu\n{text}\n")),
-        },
-    };
-    let upload = plan::Step::Upload(plan::Upload {
-        what: "hooks".into(),
+/// A phase whose scripts are put into place one by one, beside one that stands in the
+/// directory from the beginning.
+fn phase(scripts: &[(&str, &str)]) -> Plan {
+    let upload = |name: &str, text: &str| plan::Upload {
+        what: format!("the script {name}"),
         to: plans::path("/build/hooks"),
-        entries: vec![
-            script("10-one", "echo one >> /build/log; sleep 21"),
-            script("20-two", "echo two >> /build/log; sleep 15"),
-            script("30-three", "test \"$(cat /build/log)\" = \"$(printf 'one\\ntwo')\""),
-        ],
-    });
+        entries: vec![plan::UploadEntry {
+            path: name.into(),
+            kind: plan::UploadKind::File {
+                mode: 0o755,
+                source: plan::FileSource::Text(format!(
+                    "#!/bin/bash\nset -eu\n                     echo {name}, of $(echo $(ls /build/hooks)) >> /build/log\n{text}\n"
+                )),
+            },
+        }],
+    };
+    let script = |(name, text): &(&str, &str)| plan::Script {
+        name: (*name).into(),
+        upload: upload(name, text),
+    };
     let parts = plan::Step::RunParts(plan::RunParts {
         phase: "install.d".into(),
         place: plan::Place::Tools,
@@ -259,10 +260,12 @@ fn phase() -> Plan {
         cwd: plans::path("/"),
         origins: std::collections::BTreeMap::new(),
         block_device_output: false,
+        scripts: scripts.iter().map(script).collect(),
     });
+    let found = plan::Step::Upload(upload("20-found", ""));
     plans::plan(vec![
-        plans::stage("install.d", Context::default(), vec![upload, parts]),
-        plans::stage("last", Context::default(), vec![sh("look", "test -e /build/log")]),
+        plans::stage("install.d", Context::default(), vec![found, parts]),
+        plans::stage("last", Context::default(), vec![sh("look", "cat /build/log")]),
     ])
 }
 
@@ -274,13 +277,29 @@ fn scripts(ground: &Ground) -> Vec<String> {
     ground.recorder.events().iter().filter_map(started).collect()
 }
 
+/// What the last stage has read.
+fn log(ground: &Ground) -> Vec<String> {
+    let events = ground.recorder.events();
+    let begun = events.iter().rposition(
+        |event| matches!(event, Event::ScriptStarted { script, .. } if script == "look"),
+    );
+    let line = |event: &Event| match event {
+        Event::OutputLine { line, .. } => Some(line.clone()),
+        _ => None,
+    };
+    events[begun.unwrap_or_default()..].iter().filter_map(line).collect()
+}
+
+/// Long enough for the disks to be kept behind it.
+const LONG: &str = "sleep 5";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_phase_goes_on_between_its_scripts() {
     let test = "an_interrupted_phase_goes_on_between_its_scripts";
     let Some(ground) = with_store(test) else { return };
-    let plan = phase();
+    let plan = phase(&[("10-one", LONG), ("30-two", "sleep 15"), ("40-three", "")]);
     let stop = async {
-        while !scripts(&ground).contains(&"20-two".to_owned()) {
+        while !scripts(&ground).contains(&"30-two".to_owned()) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -288,9 +307,43 @@ async fn an_interrupted_phase_goes_on_between_its_scripts() {
     };
     let (built, ()) = tokio::join!(pipeline::build(&plan, &ground.settings, &ground.ctx), stop);
     assert!(built.is_err(), "it was stopped");
-    assert_eq!(scripts(&ground), ["10-one", "20-two"]);
+    assert_eq!(scripts(&ground), ["10-one", "20-found", "30-two"]);
 
     ground.stop.send(false).unwrap();
     build(&ground, &plan).await;
-    assert_eq!(scripts(&ground)[2..], ["20-two", "30-three", "look"]);
+    assert_eq!(scripts(&ground)[3..], ["20-found", "30-two", "40-three", "look"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_script_lets_those_before_it_stand() {
+    let test = "a_changed_script_lets_those_before_it_stand";
+    let Some(ground) = with_store(test) else { return };
+    let failing = phase(&[("10-one", LONG), ("30-two", "exit 7"), ("40-three", "")]);
+    assert!(pipeline::build(&failing, &ground.settings, &ground.ctx).await.is_err());
+    let mended = phase(&[("10-one", LONG), ("30-two", ""), ("40-three", "")]);
+    build(&ground, &mended).await;
+    assert_eq!(scripts(&ground)[3..], ["20-found", "30-two", "40-three", "look"]);
+    assert!(messages(&ground).contains("install.d goes on at 20-found"), "{}", messages(&ground));
+    // Nobody has seen a script behind himself, and nothing of the one that failed is left.
+    let expected = [
+        "10-one, of 10-one 20-found",
+        "20-found, of 10-one 20-found",
+        "30-two, of 10-one 20-found 30-two",
+        "40-three, of 10-one 20-found 30-two 40-three",
+    ];
+    assert_eq!(log(&ground), expected);
+
+    // The stage as a whole tells everything that ran in it.
+    let records = store(&ground).records().unwrap();
+    let stage = records.iter().find(|(_, record)| record.name == "install.d").unwrap();
+    let ran: Vec<&str> = stage.1.ran.iter().map(|ran| ran.name.as_str()).collect();
+    let all = ["10-one", "20-found", "30-two", "40-three"].map(|name| format!("install.d/{name}"));
+    assert_eq!(ran[ran.len() - 4..], all);
+
+    // An earlier script, and a new one that sorts before what is kept.
+    let before = scripts(&ground).len();
+    let more = phase(&[("05-new", ""), ("10-one", ""), ("30-two", ""), ("40-three", "")]);
+    build(&ground, &more).await;
+    let all = ["05-new", "10-one", "20-found", "30-two", "40-three", "look"];
+    assert_eq!(scripts(&ground)[before..], all);
 }

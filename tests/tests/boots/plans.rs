@@ -199,6 +199,7 @@ fn parts(phase: &str, place: Place) -> Step {
         cwd: path("/"),
         origins: std::iter::once(("10-tree".to_owned(), "test-element".to_owned())).collect(),
         block_device_output: false,
+        scripts: Vec::new(),
     })
 }
 

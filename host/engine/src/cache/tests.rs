@@ -162,3 +162,65 @@ fn a_result_that_lost_its_layers_is_none() {
     std::fs::remove_dir_all(dir.path().join("objects")).unwrap();
     assert_eq!(told(&plan, &cache), ["its result was not kept", "it follows s0"]);
 }
+
+fn script(name: &str, content: &str) -> plan::Script {
+    let source = plan::FileSource::Text(content.into());
+    let kind = plan::UploadKind::File { mode: 0o755, source };
+    let entries = vec![plan::UploadEntry { path: name.into(), kind }];
+    let to = GuestPath::new("/hooks").unwrap();
+    plan::Script { name: name.into(), upload: plan::Upload { what: name.into(), to, entries } }
+}
+
+/// One stage, a phase of these scripts.
+fn phase(scripts: &[(&str, &str)]) -> Plan {
+    let mut plan = plan(&["x", "y"]);
+    let path = |text: &str| GuestPath::new(text).unwrap();
+    plan.stages[1].steps = vec![Step::RunParts(RunParts {
+        phase: "install.d".into(),
+        place: plan::Place::Tools,
+        directory: path("/hooks"),
+        environment: None,
+        env: Vec::new(),
+        cwd: path("/"),
+        origins: BTreeMap::new(),
+        block_device_output: false,
+        scripts: scripts.iter().map(|(name, content)| script(name, content)).collect(),
+    })];
+    plan
+}
+
+#[test]
+fn a_phase_goes_on_at_the_first_script_that_differs() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(&dir);
+    let old = phase(&[("10-a", "a"), ("20-b", "b"), ("30-c", "c")]);
+    put(&cache, &old, &[true, true], &[None, None]);
+    // Points behind 10-a and behind 25-found, which stood in the directory.
+    let keys = StageKey::of_plan(&old, &cache.surroundings);
+    let points = StageKey::points(&old, &cache.surroundings, 1, Some(keys[0]));
+    for (scripts, last) in [(1, "10-a"), (2, "25-found")] {
+        let progress = serde_json::json!({
+            "step": 0, "phase": { "found": ["25-found"], "last": last, "env": [] }
+        });
+        let state = serde_json::json!({
+            "state": serde_json::to_value(crate::State::default()).unwrap(), "progress": progress
+        });
+        let mut record = cache.session.lookup(&digest(keys[1])).unwrap().unwrap();
+        record.key = digest(points[scripts].1);
+        record.state = state;
+        cache.session.put_record(&record).unwrap();
+    }
+    let goes_on = |scripts: &[(&str, &str)]| {
+        let forecast = forecast(&phase(scripts), &cache, now()).unwrap();
+        (forecast.first(), forecast.goes_on_at)
+    };
+    assert_eq!(goes_on(&[("10-a", "a"), ("20-b", "b"), ("30-c", "c")]), (2, None));
+    let changed = goes_on(&[("10-a", "a"), ("20-b", "b"), ("30-c", "x")]);
+    assert_eq!(changed, (1, Some("30-c".into())));
+    let changed = goes_on(&[("10-a", "a"), ("20-b", "x"), ("30-c", "c")]);
+    assert_eq!(changed, (1, Some("20-b".into())));
+    // It would have run before 25-found, so that the later point is none of it.
+    let more = goes_on(&[("10-a", "a"), ("20-b", "b"), ("22-x", "x"), ("30-c", "c")]);
+    assert_eq!(more, (1, Some("20-b".into())));
+    assert_eq!(goes_on(&[("10-a", "x"), ("20-b", "b"), ("30-c", "c")]), (1, None));
+}

@@ -132,3 +132,67 @@ fn the_key_of_outputs_follows_formats_and_not_names() {
     assert_eq!(with("raw", "a"), with("raw", "b"));
     assert_ne!(with("raw", "a"), with("qcow2", "a"));
 }
+
+fn script(name: &str, content: &str) -> crate::Script {
+    let Step::Upload(upload) = upload(name, "/h/x", content, 0o755) else { unreachable!() };
+    crate::Script { name: name.into(), upload }
+}
+
+fn phase(scripts: Vec<crate::Script>) -> Step {
+    Step::RunParts(RunParts {
+        phase: "install.d".into(),
+        place: Place::Tools,
+        directory: path("/hooks"),
+        environment: None,
+        env: Env::new(),
+        cwd: path("/"),
+        origins: scripts.iter().map(|s| (s.name.clone(), "element".into())).collect(),
+        block_device_output: false,
+        scripts,
+    })
+}
+
+/// How many points of a phase in the middle stage are shared with the usual one, and
+/// what the inputs of its stage say.
+fn shared_points(scripts: Vec<crate::Script>, before: &str, behind: &str) -> (usize, Vec<String>) {
+    let usual = vec![script("10-a", "a"), script("20-b", "b"), script("30-c", "c")];
+    let of = |scripts, before: &str, behind: &str| {
+        let stage = vec![upload("lib", "/h/lib", before, 0o644), phase(scripts), run(behind)];
+        let plan = plan([vec![run("1")], stage, vec![run("2")]]);
+        let keys = StageKey::of_plan(&plan, &surroundings());
+        let points = StageKey::points(&plan, &surroundings(), 1, Some(keys[0]));
+        (points, stage_inputs(&plan, &plan.stages[1], &surroundings()))
+    };
+    let (one, old) = of(usual, "lib", "behind");
+    let (other, new) = of(scripts, before, behind);
+    let places: Vec<_> = one.iter().map(|(point, _)| (point.step, point.scripts)).collect();
+    assert_eq!(places, [(1, 0), (1, 1), (1, 2), (1, 3)]);
+    let shared = one.iter().zip(&other).filter(|(a, b)| a.1 == b.1).count();
+    (shared, changed_inputs(&old, &new))
+}
+
+#[test]
+fn a_script_is_an_input_of_what_follows_it() {
+    let scripts = |last: &str| vec![script("10-a", "a"), script("20-b", "b"), script("30-c", last)];
+    assert_eq!(shared_points(scripts("c"), "lib", "behind"), (4, Vec::new()));
+    let last = shared_points(scripts("other"), "lib", "behind");
+    assert_eq!(last, (3, vec!["/hooks/30-c".into()]));
+    // A script in between, and one less.
+    let more = [&scripts("c")[..1], &[script("15-x", "x")], &scripts("c")[1..]].concat();
+    assert_eq!(shared_points(more, "lib", "behind"), (2, vec!["/hooks/15-x".into()]));
+    let fewer = shared_points(scripts("c")[..2].to_vec(), "lib", "behind");
+    assert_eq!(fewer, (3, vec!["/hooks/30-c".into()]));
+    // What all of them could read, and what comes behind them.
+    assert_eq!(shared_points(scripts("c"), "other", "behind"), (0, vec!["/hooks/lib".into()]));
+    assert_eq!(shared_points(scripts("c"), "lib", "other"), (4, vec!["$A".into()]));
+}
+
+#[test]
+fn points_of_two_stages_or_two_parents_differ() {
+    let stages = [vec![phase(Vec::new())], vec![phase(Vec::new())], Vec::new()];
+    let plan = plan(stages);
+    let keys = StageKey::of_plan(&plan, &surroundings());
+    let key = |index, before| StageKey::points(&plan, &surroundings(), index, before)[0].1;
+    let all = [key(0, None), key(1, Some(keys[0])), key(1, None), keys[0], keys[1]];
+    assert_eq!(all.into_iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
+}

@@ -4,7 +4,7 @@
 //! virt-dib. What diskimage-builder has as shell functions is exported the way
 //! bash does it, in variables named `BASH_FUNC_name%%`.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use plan::{Env, Value};
 
@@ -27,6 +27,10 @@ const PATH_OUTSIDE: &str =
 const PATH_INSIDE: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/tmp/in_target.d/bin";
 
+/// Variables that say how an image is written. In every phase they would make another
+/// format a new build, so before cleanup.d only elements that name one have it.
+pub(crate) const OUTPUT_VARIABLES: [&str; 3] = ["IMAGE_TYPE", "DIB_CHECKSUM", "DOCKER_TARGET"];
+
 /// Prints a message and leaves with the status of the command before.
 const DIE: &str = "() { local status=$?; set +x; echo \"$@\"; exit \"$status\"; }";
 
@@ -45,6 +49,8 @@ pub(crate) struct Environment<'a> {
     pub(crate) root_uuid: &'a str,
     /// How many directories of elements there are.
     pub(crate) search_paths: usize,
+    /// Which of [`OUTPUT_VARIABLES`] the files of elements name.
+    pub(crate) named: &'a BTreeSet<&'static str>,
 }
 
 /// A list of variables in which a later one replaces an earlier one.
@@ -69,6 +75,14 @@ impl Environment<'_> {
         env.set("PATH", if phase.is_inside() { PATH_INSIDE } else { PATH_OUTSIDE });
         if matches!(phase, Phase::Root | Phase::Cleanup) {
             env.set("TARGET_ROOT", guest::MNT);
+        }
+        let last = phase == Phase::Cleanup;
+        let words = if last { &self.options.command_line } else { &self.options.content_line };
+        env.set("DIB_ARGS", arguments(words));
+        for (name, value) in self.of_outputs() {
+            if last || self.named.contains(name) {
+                env.set(name, value);
+            }
         }
         if phase >= Phase::BlockDevice {
             let size = self.size_kib.map_or_else(
@@ -147,12 +161,9 @@ impl Environment<'_> {
         env.set("ARCH", settings.arch.as_str());
         env.set("FS_TYPE", settings.fs_type.as_str());
         env.set("IMAGE_NAME", self.image_name);
-        let first = self.options.formats.first().map_or("qcow2", |format| format.name.as_str());
-        env.set("IMAGE_TYPE", first);
         env.set("DIB_OFFLINE", if settings.offline { "1" } else { "" });
         env.set("DIB_DEBUG_TRACE", settings.debug_trace.to_string());
         env.set("DIB_NO_TMPFS", "1");
-        env.set("DIB_CHECKSUM", if settings.checksums.is_empty() { "0" } else { "1" });
         env.set("DIB_ROOT_LABEL", self.symbols.root_label.as_str());
         env.set("DIB_ROOT_FSTYPE", self.symbols.root_fstype.as_str());
         env.set("DIB_BOOT_LABEL", self.symbols.boot_label.as_str());
@@ -163,7 +174,6 @@ impl Environment<'_> {
             ("DIB_IMAGE_EXTRA_SIZE", self.options.image_extra_size_mib.as_ref()),
             ("MAX_ONLINE_RESIZE", settings.max_online_resize.as_ref()),
             ("DIB_JOURNAL_SIZE", self.options.journal_size_mib.as_ref()),
-            ("DOCKER_TARGET", self.options.docker_target.as_ref()),
         ] {
             if let Some(value) = value {
                 env.set(name, value.as_str());
@@ -172,8 +182,17 @@ impl Environment<'_> {
         if self.options.skip_base {
             env.set("SKIP_BASE", "1");
         }
-        env.set("DIB_ARGS", self.arguments());
         env.set("DIB_ENV", self.declared());
+    }
+
+    /// The values of [`OUTPUT_VARIABLES`].
+    fn of_outputs(&self) -> Vec<(&'static str, &str)> {
+        let first = self.options.formats.first().map_or("qcow2", |format| format.name.as_str());
+        let checksum = if self.settings.checksums.is_empty() { "0" } else { "1" };
+        let [kind, sums, docker] = OUTPUT_VARIABLES;
+        let mut values = vec![(kind, first), (sums, checksum)];
+        values.extend(self.options.docker_target.as_deref().map(|target| (docker, target)));
+        values
     }
 
     fn add_elements(&self, env: &mut Variables) {
@@ -198,13 +217,6 @@ impl Environment<'_> {
         env.set("BASH_FUNC_die%%", DIE);
     }
 
-    /// The command line as one text that a shell reads back.
-    fn arguments(&self) -> String {
-        let words: Vec<String> =
-            self.options.command_line.iter().map(|word| quoted(word)).collect();
-        words.join(" ")
-    }
-
     /// The user's `DIB_` variables as `declare -p` prints them.
     fn declared(&self) -> String {
         let lines: Vec<String> = self
@@ -216,6 +228,11 @@ impl Environment<'_> {
             .collect();
         lines.join("\n")
     }
+}
+
+/// Arguments as one text that a shell reads back.
+fn arguments(words: &[String]) -> String {
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// Where an element is in the guest.

@@ -4,6 +4,8 @@
 /// `/tmp/dib_build.XXXXXXXX`, and source-repositories takes what follows the dot
 /// for a name.
 pub(crate) const BUILD: &str = "/build/dib_build.0";
+/// The directory that holds both hooks and elements, for uploads of both.
+pub(crate) const UPLOADS: &str = "/build/";
 /// The merged hooks: `TMP_HOOKS_PATH`.
 pub(crate) const HOOKS: &str = "/build/hooks";
 /// The tree while it is built, later the mounted image: `TMP_MOUNT_PATH`.

@@ -12,13 +12,20 @@
 //! - when a script refers to the hooks tree (`TMP_HOOKS_PATH`, `in_target.d`) and
 //!   names another phase's directory, that directory is there from the script's
 //!   own phase on.
+//!
+//! The scripts of a phase become visible one by one, each right before it runs, so
+//! that a changed one lets those before it stand. They are there from the beginning
+//! of their phase when one of its scripts names them or the phase's directory in the
+//! hooks tree, and so may look at what is behind it. Other files of a phase's
+//! directory are there from its beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use plan::UploadEntry;
+use plan::{UploadEntry, compare_scripts, is_script_name};
 
 use crate::{
     elements::Element,
+    environment::OUTPUT_VARIABLES,
     files::{self, FileError, Found, Tree},
     phase::Phase,
 };
@@ -72,7 +79,15 @@ pub(crate) struct Hooks {
     trees: BTreeMap<String, Tree>,
     /// Directories that must be visible before their phase.
     early: BTreeMap<Phase, Visible>,
+    /// Scripts that become visible right before they run.
+    single: BTreeSet<String>,
+    /// Which of [`OUTPUT_VARIABLES`] a file of the merged tree names.
+    named_variables: BTreeSet<&'static str>,
 }
+
+/// A script that becomes visible right before it runs: its name, the element that it
+/// is of, and its file.
+pub(crate) type SingleScript<'a> = (&'a str, &'a str, &'a Found);
 
 /// Directories of an element that are for its tests.
 const TEST_DIRECTORIES: [&str; 2] = ["tests", "test-elements"];
@@ -94,7 +109,11 @@ impl Hooks {
         if !duplicates.is_empty() {
             return Err(HookError::Duplicate(duplicates));
         }
-        hooks.find_early();
+        let texts = hooks.texts();
+        hooks.find_early(&texts);
+        hooks.find_single(&texts);
+        let named = |name: &&str| texts.values().any(|text| text.contains(*name));
+        hooks.named_variables = OUTPUT_VARIABLES.into_iter().filter(named).collect();
         Ok(hooks)
     }
 
@@ -127,23 +146,64 @@ impl Hooks {
         }
     }
 
-    /// Looks for scripts that use other phases' directories.
-    fn find_early(&mut self) {
+    /// What the files of the merged tree say, without comments.
+    fn texts(&self) -> BTreeMap<String, String> {
+        let files = self.merged.iter().filter_map(|(path, found)| match found {
+            Found::File { host, .. } => Some((path.clone(), script(host)?)),
+            _ => None,
+        });
+        files.collect()
+    }
+
+    /// Looks for scripts that use phases' directories.
+    fn find_early(&mut self, texts: &BTreeMap<String, String>) {
         let mut early: BTreeMap<Phase, Visible> = BTreeMap::new();
-        for (path, found) in &self.merged {
-            let Found::File { host, .. } = found else { continue };
+        for (path, text) in texts {
             if path == INSTALL_TYPES && self.owners[path] == "install-types" {
                 continue;
             }
-            let Some(text) = script(host) else { continue };
             let top = path.split('/').next().unwrap_or_default();
             let since = Phase::of_directory(top).map_or(Visible::FromTheStart, Visible::From);
-            for phase in mentioned(&text) {
+            for phase in mentioned(text).into_iter().filter(|p| since <= Visible::From(*p)) {
                 let at = early.entry(phase).or_insert(Visible::From(phase));
                 *at = since.min(*at);
             }
         }
         self.early = early;
+    }
+
+    /// Looks for scripts that nothing looks at before they run.
+    fn find_single(&mut self, texts: &BTreeMap<String, String>) {
+        let named = |path: &str| {
+            let (top, name) = path.split_once('/').unwrap_or_default();
+            let of_phase = |(other, _): &(&String, &String)| {
+                *other != path && other.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'))
+            };
+            texts.iter().filter(of_phase).any(|(_, text)| text.contains(name))
+        };
+        let single = self.merged.iter().filter(|(path, found)| {
+            let Some((top, name)) = path.split_once('/') else { return false };
+            let Some(phase) = Phase::of_directory(top) else { return false };
+            let runs = matches!(found, Found::File { mode, .. } if mode & 0o111 != 0);
+            runs && is_script_name(name) && !self.early.contains_key(&phase) && !named(path)
+        });
+        self.single = single.map(|(path, _)| path.clone()).collect();
+    }
+
+    /// The scripts of a phase that become visible right before they run, in the
+    /// order in which they do.
+    pub(crate) fn single_scripts(&self, phase: Phase) -> Vec<SingleScript<'_>> {
+        let prefix = format!("{}/", phase.directory());
+        let mut scripts: Vec<SingleScript<'_>> = self
+            .single
+            .iter()
+            .filter_map(|path| {
+                let name = path.strip_prefix(&prefix)?;
+                Some((name, self.owners[path].as_str(), &self.merged[path]))
+            })
+            .collect();
+        scripts.sort_by(|a, b| compare_scripts(a.0, b.0));
+        scripts
     }
 
     fn visible(&self, path: &str, found: &Found, tree: &Tree) -> Visible {
@@ -162,10 +222,9 @@ impl Hooks {
 
     /// The part of the merged tree that becomes visible then.
     pub(crate) fn part(&self, visible: Visible) -> Result<Vec<UploadEntry>, FileError> {
-        let files = self
-            .merged
-            .iter()
-            .filter(|(path, found)| self.visible(path, found, &self.merged) == visible);
+        let files = self.merged.iter().filter(|(path, found)| {
+            !self.single.contains(*path) && self.visible(path, found, &self.merged) == visible
+        });
         files::upload_entries(files)
     }
 
@@ -176,8 +235,15 @@ impl Hooks {
         visible: Visible,
     ) -> Result<Vec<UploadEntry>, FileError> {
         let Some(tree) = self.trees.get(element) else { return Ok(Vec::new()) };
-        let files = tree.iter().filter(|(path, found)| self.visible(path, found, tree) == visible);
+        let files = tree.iter().filter(|(path, found)| {
+            !self.single.contains(*path) && self.visible(path, found, tree) == visible
+        });
         files::upload_entries(files)
+    }
+
+    /// The variables about outputs that scripts may want to know.
+    pub(crate) fn named_variables(&self) -> &BTreeSet<&'static str> {
+        &self.named_variables
     }
 
     /// Whether any element has a directory for the phase.
@@ -221,19 +287,23 @@ fn skipped(path: &str, directory: bool, exclude_scripts: &[String]) -> bool {
 /// Largest file that is looked through for names of phases.
 const LARGEST_SCRIPT_BYTES: u64 = 1 << 20;
 
+/// What a file says, without comments.
 fn script(host: &std::path::Path) -> Option<String> {
     let metadata = std::fs::metadata(host).ok()?;
     if metadata.len() > LARGEST_SCRIPT_BYTES {
         return None;
     }
-    std::fs::read(host).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    let bytes = std::fs::read(host).ok()?;
+    Some(without_comments(&String::from_utf8_lossy(&bytes)))
+}
+
+fn without_comments(text: &str) -> String {
+    let is_comment = |line: &&str| line.trim_start().starts_with('#');
+    text.lines().filter(|line| !is_comment(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// The phases whose directories a script that uses the hooks tree names.
 fn mentioned(text: &str) -> Vec<Phase> {
-    let is_comment = |line: &&str| line.trim_start().starts_with('#');
-    let lines: Vec<&str> = text.lines().filter(|line| !is_comment(line)).collect();
-    let text = lines.join("\n");
     if !text.contains("TMP_HOOKS_PATH") && !text.contains("in_target.d") {
         return Vec::new();
     }

@@ -79,8 +79,12 @@ pub struct DibOptions {
     pub debug_trace: u32,
     /// `--python`: the interpreter in the tools root.
     pub python: Option<String>,
-    /// The arguments as typed, without the program's name, for `DIB_ARGS`.
+    /// The arguments as typed, without the program's name, for `DIB_ARGS` in
+    /// cleanup.d, where elements write it down.
     pub command_line: Vec<String>,
+    /// Those of them that the content of the tree may depend on, for `DIB_ARGS` in
+    /// the phases before: another output format must not begin a new build.
+    pub content_line: Vec<String>,
     /// `--share`: files of the host that scripts may see.
     pub shares: Vec<Share>,
     /// Size of the scratch disk in bytes.

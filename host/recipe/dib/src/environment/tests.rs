@@ -15,6 +15,14 @@ fn element(name: &str) -> Element {
 }
 
 fn environment(options: &DibOptions, phase: Phase) -> Vec<(String, Value)> {
+    environment_of(options, phase, &BTreeSet::new())
+}
+
+fn environment_of(
+    options: &DibOptions,
+    phase: Phase,
+    named: &BTreeSet<&'static str>,
+) -> Vec<(String, Value)> {
     let settings = Settings::resolve(options).unwrap();
     let symbols = Symbols {
         root_label: "root".into(),
@@ -31,6 +39,7 @@ fn environment(options: &DibOptions, phase: Phase) -> Vec<(String, Value)> {
         size_kib: None,
         root_uuid: "u",
         search_paths: 2,
+        named,
     }
     .of(phase)
 }
@@ -156,4 +165,24 @@ fn bash_reads_arguments_and_variables_back() {
         String::from_utf8(output.stdout).unwrap(),
         "it's \"$x\" `y` \\|--root-label|la\"b$e'l|debian|"
     );
+}
+
+#[test]
+fn how_an_image_is_written_is_known_where_somebody_asks() {
+    let options = DibOptions {
+        command_line: vec!["-t".into(), "raw".into(), "debian".into()],
+        content_line: vec!["debian".into()],
+        ..DibOptions::default()
+    };
+    let said = |env: &[(String, Value)]| {
+        ["DIB_ARGS", "IMAGE_TYPE", "DIB_CHECKSUM"].map(|name| text(env, name))
+    };
+    let all = ["-t raw debian", "qcow2", "0"].map(|text| Some(text.to_owned()));
+    assert_eq!(said(&environment(&options, Phase::Cleanup)), all);
+    for phase in Phase::ALL.into_iter().filter(|phase| *phase != Phase::Cleanup) {
+        let words = Some("debian".to_owned());
+        assert_eq!(said(&environment(&options, phase)), [words.clone(), None, None]);
+        let env = environment_of(&options, phase, &BTreeSet::from(["IMAGE_TYPE"]));
+        assert_eq!(said(&env), [words, Some("qcow2".into()), None]);
+    }
 }

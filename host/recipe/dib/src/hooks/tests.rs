@@ -44,6 +44,10 @@ fn element(root: &Path, name: &str) -> Element {
     }
 }
 
+fn single(hooks: &Hooks, phase: Phase) -> Vec<&str> {
+    hooks.single_scripts(phase).into_iter().map(|(name, _, _)| name).collect()
+}
+
 fn paths(hooks: &Hooks, visible: Visible) -> Vec<String> {
     hooks.part(visible).unwrap().into_iter().map(|entry| entry.path).collect()
 }
@@ -119,6 +123,7 @@ fn scripts_become_visible_with_their_phase() {
         .file("a", "root.d/10-a", "")
         .file("a", "extra-data.d/10-a", "")
         .file("a", "install.d/10-a", "")
+        .file("a", "install.d/10-a.conf", "")
         .file("a", "install.d/a-source-install/20-a", "")
         .file("a", "finalise.d/10-a", "# nothing of install.d in $TMP_HOOKS_PATH? no: finalise");
     let hooks = elements.merge(&[]).unwrap();
@@ -133,17 +138,40 @@ fn scripts_become_visible_with_their_phase() {
             "root.d"
         ]
     );
-    assert_eq!(paths(&hooks, Visible::From(Phase::Root)), ["root.d/10-a"]);
     assert_eq!(
         paths(&hooks, Visible::From(Phase::ExtraData)),
-        ["extra-data.d/10-a", "install.d/a-source-install", "install.d/a-source-install/20-a"]
+        ["install.d/a-source-install", "install.d/a-source-install/20-a"]
     );
-    assert_eq!(paths(&hooks, Visible::From(Phase::Install)), ["install.d/10-a"]);
-    assert_eq!(paths(&hooks, Visible::From(Phase::Finalise)), ["finalise.d/10-a"]);
-    assert_eq!(
-        hooks.origins(Phase::Install),
-        BTreeMap::from([("10-a".to_owned(), "a".to_owned()), ("20-a".to_owned(), "a".to_owned())])
-    );
+    // Other files are there for all scripts of their phase.
+    assert_eq!(paths(&hooks, Visible::From(Phase::Install)), ["install.d/10-a.conf"]);
+    for phase in [Phase::Root, Phase::ExtraData, Phase::Install, Phase::Finalise] {
+        assert_eq!(single(&hooks, phase), ["10-a"], "{phase:?}");
+    }
+    let origins = ["10-a", "10-a.conf", "20-a"].map(|name| (name.to_owned(), "a".to_owned()));
+    assert_eq!(hooks.origins(Phase::Install), BTreeMap::from(origins));
+}
+
+#[test]
+fn scripts_that_others_of_their_phase_look_at_are_there_from_its_beginning() {
+    let elements = Elements::new();
+    elements
+        .file("a", "install.d/9-a", "")
+        .file("a", "install.d/10-a", ". $(dirname $0)/99-b\n# and 50-b\n")
+        .file("b", "install.d/50-b", "")
+        .file("b", "install.d/99-b", "")
+        .file("b", "finalise.d/10-b", "ls $TMP_HOOKS_PATH/finalise.d\n")
+        .file("b", "finalise.d/20-b", "")
+        .file("b", "cleanup.d/20-b", "ls $TMP_HOOKS_PATH/root.d $TMP_HOOKS_PATH/bin\n")
+        .file("b", "root.d/10-b", "");
+    let hooks = elements.merge(&[]).unwrap();
+    assert_eq!(single(&hooks, Phase::Install), ["9-a", "10-a", "50-b"]);
+    assert_eq!(paths(&hooks, Visible::From(Phase::Install)), ["install.d/99-b"]);
+    assert_eq!(single(&hooks, Phase::Finalise), [""; 0]);
+    let both = ["finalise.d/10-b", "finalise.d/20-b"];
+    assert_eq!(paths(&hooks, Visible::From(Phase::Finalise)), both);
+    // What looks at a phase behind it only finds what has run.
+    assert_eq!(single(&hooks, Phase::Root), ["10-b"]);
+    assert_eq!(single(&hooks, Phase::Cleanup), ["20-b"]);
 }
 
 #[test]
@@ -154,9 +182,10 @@ fn a_script_that_uses_another_phase_sees_it() {
         .file("b", "post-install.d/50-b", "")
         .file("b", "install.d/50-b", "");
     let hooks = elements.merge(&[]).unwrap();
-    assert_eq!(paths(&hooks, Visible::From(Phase::Root)), ["post-install.d/50-b", "root.d/10-a"]);
+    assert_eq!(paths(&hooks, Visible::From(Phase::Root)), ["post-install.d/50-b"]);
     assert_eq!(paths(&hooks, Visible::From(Phase::PostInstall)), [""; 0]);
-    assert_eq!(paths(&hooks, Visible::From(Phase::Install)), ["install.d/50-b"]);
+    assert_eq!(single(&hooks, Phase::PostInstall), [""; 0]);
+    assert_eq!(single(&hooks, Phase::Install), ["50-b"]);
     // The element's own tree follows the same schedule.
     let own: Vec<String> = hooks
         .element_part("b", Visible::From(Phase::Root))
@@ -172,6 +201,6 @@ fn phases_are_found_as_whole_names() {
     assert_eq!(mentioned("ls $TMP_HOOKS_PATH/pre-install.d"), [Phase::PreInstall]);
     assert_eq!(mentioned("ls $TMP_HOOKS_PATH/bin; # my-root.d"), []);
     assert_eq!(mentioned("ls /etc/install.d"), []);
-    assert_eq!(mentioned("  # called by root.d\nls $TMP_HOOKS_PATH/bin"), []);
+    assert_eq!(mentioned(&without_comments("  # called by root.d\nls $TMP_HOOKS_PATH/bin")), []);
     assert_eq!(mentioned("ls /tmp/in_target.d/{install.d,root.d}"), [Phase::Root, Phase::Install]);
 }

@@ -113,6 +113,7 @@ impl<'a> Build<'a> {
             size_kib: self.size.kib,
             root_uuid: &self.root_uuid,
             search_paths: self.located.elements.len(),
+            named: self.hooks.named_variables(),
         }
     }
 

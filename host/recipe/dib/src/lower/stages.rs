@@ -53,7 +53,7 @@ pub(crate) fn stages(build: &Build<'_>) -> Result<Vec<Stage>, DibError> {
     if build.hooks.has_phase(Phase::PostRoot) {
         stages.push(phase_stage(build, Phase::PostRoot, directory_context())?);
     } else if let Some(last) = stages.last_mut() {
-        last.steps.push(run_parts(build, Phase::PostRoot, build.save_directory()?));
+        last.steps.push(run_parts(build, Phase::PostRoot, build.save_directory()?)?);
     }
     stages.push(size(build)?);
     stages.push(layout(build));
@@ -63,7 +63,7 @@ pub(crate) fn stages(build: &Build<'_>) -> Result<Vec<Stage>, DibError> {
         stages.push(phase_stage(build, Phase::PreFinalise, image_context())?);
     } else {
         let before = finalise.steps.len().saturating_sub(1);
-        let step = run_parts(build, Phase::PreFinalise, build.save_directory()?);
+        let step = run_parts(build, Phase::PreFinalise, build.save_directory()?)?;
         finalise.steps.insert(before, step);
     }
     stages.push(finalise);
@@ -171,7 +171,7 @@ fn unmount_below(directory: &str, keep: Vec<Value>) -> Step {
 fn phase_stage(build: &Build<'_>, phase: Phase, context: Context) -> Result<Stage, DibError> {
     let mut steps = before_scripts(build, phase)?;
     let cwd = if phase.is_inside() { path("/") } else { build.save_directory()? };
-    steps.push(run_parts(build, phase, cwd));
+    steps.push(run_parts(build, phase, cwd)?);
     Ok(stage(phase.directory(), context, steps))
 }
 
@@ -262,7 +262,7 @@ fn root(build: &Build<'_>) -> Result<Stage, DibError> {
     // is mounted in it.
     let context = Context { image_system_mounts: false, ..directory_context() };
     let mut steps = before_scripts(build, Phase::Root)?;
-    steps.push(run_parts(build, Phase::Root, build.save_directory()?));
+    steps.push(run_parts(build, Phase::Root, build.save_directory()?)?);
     steps.push(Step::RequireContent {
         path: path(guest::MNT),
         ignore: vec!["lost+found".into(), "tmp".into()],
@@ -287,7 +287,7 @@ fn extra_data(build: &Build<'_>) -> Result<Stage, DibError> {
         path(&format!("{environment}/11-dib-install-type.bash")),
         format!("export DIB_DEFAULT_INSTALLTYPE=${{DIB_DEFAULT_INSTALLTYPE:-{kind}}}\n"),
     ));
-    steps.push(run_parts(build, Phase::ExtraData, build.save_directory()?));
+    steps.push(run_parts(build, Phase::ExtraData, build.save_directory()?)?);
     steps.push(save_mounts(TREE_MOUNTS));
     Ok(stage(Phase::ExtraData.directory(), directory_context(), steps))
 }
@@ -335,7 +335,7 @@ fn size(build: &Build<'_>) -> Result<Stage, DibError> {
         steps.push(Step::Run(helper("image size report", IMAGE_USAGE, arguments)));
     }
     steps.extend(before_scripts(build, Phase::BlockDevice)?);
-    steps.push(run_parts(build, Phase::BlockDevice, build.save_directory()?));
+    steps.push(run_parts(build, Phase::BlockDevice, build.save_directory()?)?);
     Ok(stage("size", Context::default(), steps))
 }
 
@@ -358,7 +358,7 @@ fn copy() -> Stage {
 /// cleanup.d, and what diskimage-builder itself takes out of the image.
 fn cleanup(build: &Build<'_>) -> Result<Stage, DibError> {
     let mut steps = before_scripts(build, Phase::Cleanup)?;
-    steps.push(run_parts(build, Phase::Cleanup, build.save_directory()?));
+    steps.push(run_parts(build, Phase::Cleanup, build.save_directory()?)?);
     steps.push(Step::ResolvConf(ResolvConf::Restore));
     let tmp = format!("{}/tmp", guest::MNT);
     steps.push(unmount_below(&tmp, kept_mounts(build)));

@@ -1,10 +1,17 @@
 //! Short ways to write steps.
 
 use plan::{
-    Bind, Context, FileStep, GuestPath, Place, Run, RunParts, Step, Upload, UploadEntry, Value,
+    Bind, Context, FileStep, GuestPath, Place, Run, RunParts, Script, Step, Upload, UploadEntry,
+    Value,
 };
 
-use crate::{environment::Environment, guest, lower::Build, phase::Phase};
+use crate::{
+    environment::{Environment, guest_path},
+    error::DibError,
+    files, guest,
+    lower::Build,
+    phase::Phase,
+};
 
 /// A path that is written in this program.
 pub(crate) fn path(text: &str) -> GuestPath {
@@ -41,9 +48,27 @@ pub(crate) fn helper(what: &str, script: &str, arguments: Vec<Value>) -> Run {
 }
 
 /// The scripts of a phase.
-pub(crate) fn run_parts(build: &Build<'_>, phase: Phase, cwd: GuestPath) -> Step {
+pub(crate) fn run_parts(build: &Build<'_>, phase: Phase, cwd: GuestPath) -> Result<Step, DibError> {
     let hooks = if phase.is_inside() { guest::IN_TARGET } else { guest::HOOKS };
-    Step::RunParts(RunParts {
+    let mut scripts = Vec::new();
+    for (name, element, found) in build.hooks.single_scripts(phase) {
+        let element = build.elements.iter().find(|known| known.name == element);
+        let directories = element.map(guest_path).into_iter().chain([guest::HOOKS.to_owned()]);
+        // Both stand in the build directory, so that one upload is enough.
+        let places: Vec<String> = directories
+            .map(|directory| format!("{directory}/{}/{name}", phase.directory()))
+            .filter_map(|place| Some(place.strip_prefix(guest::UPLOADS)?.to_owned()))
+            .collect();
+        scripts.push(Script {
+            name: name.to_owned(),
+            upload: Upload {
+                what: format!("{}/{name}", phase.directory()),
+                to: path(guest::UPLOADS),
+                entries: files::upload_entries(places.iter().map(|place| (place, found)))?,
+            },
+        });
+    }
+    Ok(Step::RunParts(RunParts {
         phase: phase.directory().to_owned(),
         place: if phase.is_inside() { Place::Image } else { Place::Tools },
         directory: path(&format!("{hooks}/{}", phase.directory())),
@@ -52,7 +77,8 @@ pub(crate) fn run_parts(build: &Build<'_>, phase: Phase, cwd: GuestPath) -> Step
         cwd,
         origins: build.hooks.origins(phase),
         block_device_output: phase == Phase::BlockDevice,
-    })
+        scripts,
+    }))
 }
 
 /// The tree before it is in an image: a directory.

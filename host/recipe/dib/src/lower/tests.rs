@@ -117,6 +117,12 @@ fn print_stage(out: &mut String, stage: &Stage) {
             Step::RunParts(parts) => {
                 writeln!(out, "parts {} in {} {:?}", parts.directory, parts.cwd, parts.origins)
                     .unwrap();
+                for script in &parts.scripts {
+                    let paths: Vec<&str> =
+                        script.upload.entries.iter().map(|entry| entry.path.as_str()).collect();
+                    let (name, to) = (&script.name, &script.upload.to);
+                    writeln!(out, "  {name}: put {to} {}", paths.join(" ")).unwrap();
+                }
             }
             Step::Run(run) => writeln!(out, "run {}{}", run.what, arguments(&run.argv)).unwrap(),
             Step::File(file) => writeln!(out, "{}", serde_json::to_string(file).unwrap()).unwrap(),
