@@ -87,6 +87,8 @@ pub struct Settings {
     pub stage_cache: StageCache,
     /// Where results are shared with others.
     pub remote_cache: Option<remote::Place>,
+    /// The file with the secret that what is shared is signed with.
+    pub remote_key: Option<PathBuf>,
     /// Open a shell in the machine when a script fails.
     pub shell_on_failure: bool,
     /// Where the build stops for a shell: `before-install`, `after-root`.
@@ -117,6 +119,7 @@ impl Default for Settings {
             keep_build_dir: false,
             stage_cache: StageCache::default(),
             remote_cache: None,
+            remote_key: None,
             shell_on_failure: false,
             breaks: Vec::new(),
             seed: std::env::var("SOURCE_DATE_EPOCH").ok().filter(|epoch| !epoch.is_empty()),

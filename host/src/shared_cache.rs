@@ -9,8 +9,8 @@ use engine::{
     cache::{self, Refresh},
 };
 use plan::{Keep, Plan, StageKey, Step};
-use remote::{Moved, Options, Remote, RemoteError};
-use std::time::SystemTime;
+use remote::{Moved, Options, Remote, RemoteError, Secret};
+use std::{path::Path, time::SystemTime};
 
 use crate::{
     error::{CommandError, Kind},
@@ -25,10 +25,28 @@ use crate::{
 /// A place that cannot be used.
 pub fn open(settings: &Settings) -> Result<Option<Remote>, CommandError> {
     let Some(place) = &settings.remote_cache else { return Ok(None) };
-    let options =
-        Options { ca_bundle: pipeline::load_certificates(settings)?, ..Options::default() };
+    let options = Options {
+        ca_bundle: pipeline::load_certificates(settings)?,
+        secret: settings.remote_key.as_deref().map(secret).transpose()?,
+        ..Options::default()
+    };
     let remote = Remote::open(place.clone(), &options);
     remote.map(Some).map_err(|error| CommandError::new(Kind::Usage, error))
+}
+
+/// The secret in a file, without the end of its last line.
+fn secret(file: &Path) -> Result<Secret, CommandError> {
+    let read = std::fs::read(file).map_err(|error| {
+        CommandError::new(Kind::Usage, error).context(format!("--remote-key {}", file.display()))
+    })?;
+    Secret::new(read.trim_ascii_end()).ok_or_else(|| {
+        let least = remote::SECRET_MIN_BYTES;
+        CommandError::usage(format!(
+            "--remote-key {}: it has less than {least} bytes",
+            file.display()
+        ))
+        .hint("`openssl rand -hex 32` makes a good one")
+    })
 }
 
 /// How many stages from the first on may be shared.

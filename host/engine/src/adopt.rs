@@ -50,19 +50,54 @@ impl Candidate {
     fn tag(&self, name: &str) -> &str {
         self.tags.get(name).map_or("", String::as_str)
     }
+
+    /// Whether a recipe means this one by such a name.
+    fn is_called(&self, name: &str) -> bool {
+        if let Ok(number) = name.parse::<u32>() {
+            return self.number == Some(number);
+        }
+        match name.split_once('=') {
+            Some((kind, value)) => self.has(kind, value),
+            None => self.node == name,
+        }
+    }
+
+    /// Whether it is what fstab calls `KIND=VALUE`.
+    fn has(&self, kind: &str, value: &str) -> bool {
+        match kind {
+            "UUID" => self.tag("UUID").eq_ignore_ascii_case(value),
+            "LABEL" => self.tag("LABEL") == value,
+            "PARTUUID" => self.tag("PART_ENTRY_UUID").eq_ignore_ascii_case(value),
+            "PARTLABEL" => self.tag("PART_ENTRY_NAME") == value,
+            _ => false,
+        }
+    }
 }
+
+/// A root filesystem, the subvolume that it is in, and its fstab.
+type Root<'a> = (&'a Candidate, Option<String>, String);
 
 /// A volume group with its volumes.
 type Group = (String, Vec<String>);
 
+/// The root filesystem that is looked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// On this disk.
+    pub(crate) disk: &'a str,
+    /// Which one, as [`plan::Step::FindRoot`] says it.
+    pub(crate) root: Option<&'a str>,
+}
+
 /// Carries out `FindRoot`.
 pub(crate) async fn find_root(
-    disk: &str,
+    wanted: Wanted<'_>,
     plan: &Plan,
     config: &Config,
     guest: &Guest,
     state: &mut State,
 ) -> Result<(), EngineError> {
+    let disk = wanted.disk;
     let prepare = |source| {
         let action = format!("read the partition table of `{disk}`");
         EngineError::Prepare { action, source }
@@ -70,7 +105,15 @@ pub(crate) async fn find_root(
     let device = attached(disk, guest)?;
     let listed = guest.session.reread_partitions(device).await.map_err(prepare)?;
     let (candidates, groups) = candidates(disk, listed, guest).await?;
-    let roots = roots(guest, &candidates).await?;
+    let mut roots = roots(guest, &candidates).await?;
+    if let Some(name) = wanted.root {
+        let (meant, others): (Vec<_>, Vec<_>) =
+            roots.into_iter().partition(|(root, ..)| root.is_called(name));
+        if meant.is_empty() {
+            return Err(no_such_root(disk, name, &others));
+        }
+        roots = meant;
+    }
     let [(root, subvolume, fstab)] = roots.as_slice() else {
         return Err(no_single_root(disk, &candidates, &roots));
     };
@@ -306,11 +349,7 @@ async fn is_root(guest: &Guest, root: &str) -> Result<bool, session::SessionErro
     Ok(exists("/bin").await? || exists("/usr/bin").await?)
 }
 
-fn no_single_root(
-    disk: &str,
-    candidates: &[Candidate],
-    roots: &[(&Candidate, Option<String>, String)],
-) -> EngineError {
+fn no_single_root(disk: &str, candidates: &[Candidate], roots: &[Root<'_>]) -> EngineError {
     let describe = |candidate: &Candidate| match candidate.tag("TYPE") {
         "" => format!("{}: nothing that is known", candidate.node),
         fstype => format!("{}: {fstype}", candidate.node),
@@ -319,9 +358,30 @@ fn no_single_root(
         let list: Vec<String> = candidates.iter().map(describe).collect();
         format!("no root filesystem was found on `{disk}` ({})", list.join(", "))
     } else {
-        let list: Vec<&str> = roots.iter().map(|(root, ..)| root.node.as_str()).collect();
-        format!("`{disk}` has {} root filesystems: {}", list.len(), list.join(", "))
+        let list = names(roots);
+        format!(
+            "`{disk}` has {} root filesystems, and the recipe says not which: {list}",
+            roots.len()
+        )
     })
+}
+
+fn no_such_root(disk: &str, name: &str, roots: &[Root<'_>]) -> EngineError {
+    let list = names(roots);
+    EngineError::Recipe(format!("`{disk}` has no root filesystem `{name}`; it has {list}"))
+}
+
+/// How a recipe can call them.
+fn names(roots: &[Root<'_>]) -> String {
+    let describe = |(root, ..): &Root<'_>| {
+        let own = root.number.map_or_else(|| root.node.clone(), |number| number.to_string());
+        match root.tag("LABEL") {
+            "" => own,
+            label => format!("{own} (LABEL={label})"),
+        }
+    };
+    let list: Vec<String> = roots.iter().map(describe).collect();
+    if list.is_empty() { "none".into() } else { list.join(", ") }
 }
 
 /// A line of fstab that mounts a filesystem.
@@ -361,18 +421,9 @@ fn parse_fstab(text: &str) -> Vec<FstabLine> {
 fn resolve<'a>(line: &FstabLine, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
     let (kind, value) = line.source.split_once('=').unwrap_or(("", &line.source));
     let value = value.trim_matches('"');
-    let by = |name: &str| {
-        candidates.iter().find(|candidate| candidate.tag(name).eq_ignore_ascii_case(value))
-    };
     match kind {
-        "UUID" => by("UUID"),
-        "LABEL" => candidates.iter().find(|candidate| candidate.tag("LABEL") == value),
-        "PARTUUID" => by("PART_ENTRY_UUID"),
-        "PARTLABEL" => {
-            candidates.iter().find(|candidate| candidate.tag("PART_ENTRY_NAME") == value)
-        }
         "" => by_path(value, candidates),
-        _ => None,
+        kind => candidates.iter().find(|candidate| candidate.has(kind, value)),
     }
 }
 

@@ -411,7 +411,7 @@ impl Caching {
     /// Whether the disks shall be kept between two scripts.
     pub(crate) fn wants_point(&mut self, index: usize, files: &Disks) -> bool {
         self.count_work();
-        let layers = u32::try_from(files.layers()).unwrap_or(u32::MAX).saturating_add(1);
+        let layers = u32::try_from(files.layers()).unwrap_or(u32::MAX);
         self.unkept >= WORTH_A_POINT.saturating_mul(layers)
             && index < self.last_kept
             && files.can_grow_by(LAYERS_FOR_STAGES)

@@ -117,6 +117,21 @@ pub(crate) async fn next(
     Ok(())
 }
 
+/// Runs a phase from its beginning to its end.
+pub(crate) async fn all(
+    parts: &RunParts,
+    guest: &Guest,
+    stage: &Stage,
+    config: &Config,
+    state: &mut State,
+) -> Result<(), EngineError> {
+    let mut phase = begin(parts, guest, stage, config, state).await?;
+    while phase.next(parts).is_some() {
+        next(parts, &mut phase, guest, stage, config, state).await?;
+    }
+    Ok(())
+}
+
 /// Runs one command of the recipe.
 pub(crate) async fn run_one(
     run: &Run,

@@ -37,12 +37,7 @@ pub(crate) async fn run_step(
     match step {
         Step::Upload(upload) => steps::upload(upload, guest, stage).await?,
         Step::Run(run) => run_parts::run_one(run, guest, stage, config, state).await?,
-        Step::RunParts(parts) => {
-            let mut phase = run_parts::begin(parts, guest, stage, config, state).await?;
-            while phase.next(parts).is_some() {
-                run_parts::next(parts, &mut phase, guest, stage, config, state).await?;
-            }
-        }
+        Step::RunParts(parts) => run_parts::all(parts, guest, stage, config, state).await?,
         Step::File(file) => steps::file(file, guest, stage).await?,
         Step::ResolvConf(action) => steps::resolv_conf(*action, guest, stage, config).await?,
         Step::RequireContent { path, ignore, message } => {
@@ -56,7 +51,10 @@ pub(crate) async fn run_step(
         Step::CreateLayout(_) if state.has_own_device() => check_own_device(plan, state)?,
         Step::WriteFstab { .. } if state.has_own_device() => {}
         Step::CreateLayout(part) => layout::create(part, plan, config, guest, state).await?,
-        Step::FindRoot { disk } => adopt::find_root(disk, plan, config, guest, state).await?,
+        Step::FindRoot { disk, root } => {
+            let wanted = adopt::Wanted { disk, root: root.as_deref() };
+            adopt::find_root(wanted, plan, config, guest, state).await?;
+        }
         Step::FindDevices { disk, devices } => {
             adopt::find_devices(disk, devices, plan, guest, state).await?;
         }

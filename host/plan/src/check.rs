@@ -87,7 +87,7 @@ fn check_stages(plan: &Plan) -> Vec<Complaint> {
             }
             match step {
                 Step::CreateLayout(part) => layout.nodes.extend(part.nodes.iter().cloned()),
-                Step::FindRoot { disk }
+                Step::FindRoot { disk, .. }
                 | Step::GrowRoot { disk }
                 | Step::FindDevices { disk, .. }
                     if !disks.contains(&disk.as_str()) =>

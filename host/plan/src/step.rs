@@ -165,6 +165,10 @@ pub enum Step {
     FindRoot {
         /// The disk.
         disk: String,
+        /// Which one, where there are several: the number of a partition,
+        /// `GROUP/VOLUME`, or `LABEL=`, `UUID=`, `PARTLABEL=` or `PARTUUID=` and a value.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<String>,
     },
     /// Takes over partitions and volumes of a disk that did not begin empty, by
     /// names of the recipe, and the filesystems on them. Sets the facts of
@@ -455,7 +459,7 @@ impl Step {
             Self::SetFact { fact, .. } => format!("set {fact}"),
             Self::ImageSize(_) => "compute the image's size".into(),
             Self::CreateLayout(_) => "create the disk layout".into(),
-            Self::FindRoot { disk } => format!("find the root filesystem of {disk}"),
+            Self::FindRoot { disk, .. } => format!("find the root filesystem of {disk}"),
             Self::FindDevices { disk, .. } => format!("find what stands on {disk}"),
             Self::GrowRoot { disk } => format!("grow the root filesystem of {disk}"),
             Self::ForgetLayout => "release the disks".into(),

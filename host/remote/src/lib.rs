@@ -4,6 +4,7 @@
 //! ```text
 //!   PREFIX/v1/objects/ab/cdef…      a layer, named by the SHA-256 of its bytes
 //!   PREFIX/v1/stages/ab/cdef….json  what is known about a stage, named by its key
+//!   PREFIX/v1/signed/ab/cdef….json  the same, behind a line with its signature
 //! ```
 //!
 //! Both are the files of the store ([`store`]) of the same names, without logs and
@@ -12,14 +13,19 @@
 //!
 //! Every object that is fetched is checked by its digest, which the record
 //! names; a record is checked for its key and version. So a damaged cache costs
-//! time and makes no wrong image; but whoever may write to it decides what its
-//! readers build, as with any cache that is shared.
+//! time and makes no wrong image. But a record says itself which objects belong to
+//! its key: without more, whoever may write to the place decides what its readers
+//! build. With a secret ([`Options::secret`]) only signed records are written and
+//! read. The signature ([`signature`]) covers the whole record, and by the digests
+//! in it all objects, so it binds the content to the key; what is not signed with
+//! the secret is passed over, wherever it came from.
 //!
 //! Architecture invariant: knows the store, and neither plans nor machines.
 
 mod backend;
 mod error;
 mod place;
+mod signature;
 mod ssh;
 
 use std::{
@@ -31,6 +37,7 @@ use std::{
 use backend::Backend;
 pub use error::{Failure, RemoteError};
 pub use place::{Options, Place};
+pub use signature::{SECRET_MIN_BYTES, Secret};
 use store::{Digest, RECORD_VERSION, Session, StageRecord};
 
 /// The version of the layout above.
@@ -43,6 +50,7 @@ const RECORD_MAX_BYTES: u64 = 64 << 20;
 pub struct Remote {
     place: Place,
     backend: Arc<dyn Backend>,
+    secret: Option<Secret>,
 }
 
 /// What has been moved.
@@ -63,7 +71,7 @@ impl Remote {
     /// A place that cannot be used.
     pub fn open(place: Place, options: &Options) -> Result<Self, RemoteError> {
         let backend = backend::open(&place, options)?;
-        Ok(Self { place, backend })
+        Ok(Self { place, backend, secret: options.secret.clone() })
     }
 
     /// Where it is.
@@ -82,9 +90,17 @@ impl Remote {
         key: &Digest,
         session: &Arc<Session>,
     ) -> Result<Option<Moved>, RemoteError> {
-        let path = stage_path(key);
+        let path = self.stage_path(key);
         let Some(content) = self.get_small(&path).await? else { return Ok(None) };
-        let Some(record) = parse(&content, key) else { return Ok(None) };
+        let content = match &self.secret {
+            None => content.as_slice(),
+            Some(secret) => secret.open(&content).ok_or_else(|| RemoteError::Damaged {
+                place: self.place.to_string(),
+                what: path.clone(),
+                reason: "it is not signed with the secret of --remote-key".into(),
+            })?,
+        };
+        let Some(record) = parse(content, key) else { return Ok(None) };
         let mut moved = Moved { stages: 1, ..Moved::default() };
         for digest in record.objects() {
             // What is there, and whole, need not come again.
@@ -154,7 +170,7 @@ impl Remote {
         session: &Arc<Session>,
     ) -> Result<Moved, RemoteError> {
         let mut moved = Moved::default();
-        let path = stage_path(&record.key);
+        let path = self.stage_path(&record.key);
         if self.exists(&path).await? {
             return Ok(moved);
         }
@@ -178,6 +194,7 @@ impl Remote {
             moved.bytes += bytes;
         }
         let json = serde_json::to_vec(&record).map_err(|source| RemoteError::Encode { source })?;
+        let json = self.secret.as_ref().map_or_else(|| json.clone(), |secret| secret.seal(&json));
         let mut file = temporary()?;
         std::io::Write::write_all(&mut file, &json)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
@@ -186,6 +203,14 @@ impl Remote {
         self.backend.put(&path, &mut file, json.len() as u64).await.map_err(failed)?;
         moved.stages = 1;
         Ok(moved)
+    }
+
+    /// Where the record of a stage is. Signed ones have a place of their own, so that
+    /// those who have no secret never read them, nor stand in their way.
+    fn stage_path(&self, key: &Digest) -> String {
+        let name = key.to_string();
+        let folder = if self.secret.is_some() { "signed" } else { "stages" };
+        format!("{LAYOUT}/{folder}/{}/{}.json", &name[..2], &name[2..])
     }
 
     async fn exists(&self, path: &str) -> Result<bool, RemoteError> {
@@ -222,11 +247,6 @@ fn parse(content: &[u8], key: &Digest) -> Option<StageRecord> {
     };
     let useful = record.version == RECORD_VERSION && record.key == *key && record.resumable();
     useful.then_some(record)
-}
-
-fn stage_path(key: &Digest) -> String {
-    let name = key.to_string();
-    format!("{LAYOUT}/stages/{}/{}.json", &name[..2], &name[2..])
 }
 
 fn object_path(digest: &Digest) -> String {

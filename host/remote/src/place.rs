@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use crate::RemoteError;
+use crate::{RemoteError, Secret};
 
 /// A place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,17 +28,19 @@ pub enum Place {
 }
 
 /// What is used to get there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// The ssh program.
     pub ssh: PathBuf,
     /// Certificates (PEM) that are trusted beside those of the host.
     pub ca_bundle: Option<Vec<u8>>,
+    /// What records must be signed with.
+    pub secret: Option<Secret>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ssh: "ssh".into(), ca_bundle: None }
+        Self { ssh: "ssh".into(), ca_bundle: None, secret: None }
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use remote::{Moved, Options, Place, Remote, RemoteError};
+use remote::{Moved, Options, Place, Remote, RemoteError, Secret};
 use store::{Digest, DiskState, RECORD_VERSION, RawSource, Session, StageRecord, Store};
 
 fn session(folder: &Path) -> Arc<Session> {
@@ -156,6 +156,43 @@ async fn damage_is_told_and_nothing_wrong_is_kept() {
     fs::create_dir_all(&foreign).unwrap();
     fs::write(foreign.join(format!("{}.json", &key[2..])), text).unwrap();
     assert_eq!(remote.fetch(&Digest([3; 32]), &yours).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_secret_only_what_is_signed_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let remote = |secret: &[u8]| {
+        let options = Options { secret: Secret::new(secret), ..Options::default() };
+        Remote::open(Place::Folder(cache.clone()), &options).unwrap()
+    };
+    let (ours, theirs, nobodys) =
+        (remote(b"the secret of our team"), remote(b"another one altogether"), remote(b""));
+    let mine = session(&folder.path().join("mine"));
+    let yours = session(&folder.path().join("yours"));
+    let record = stage(&mine, folder.path(), 5, 1 << 20);
+    // Somebody without the secret says that the key means other disks.
+    let forged = StageRecord { key: record.key, ..stage(&mine, folder.path(), 6, 1 << 20) };
+    nobodys.push(&forged, &mine).await.unwrap();
+    assert_eq!(ours.fetch(&record.key, &yours).await.unwrap(), None, "it is not signed");
+    ours.push(&record, &mine).await.unwrap();
+    ours.fetch(&record.key, &yours).await.unwrap().unwrap();
+    assert_eq!(yours.lookup(&record.key).unwrap().unwrap().disks, record.disks);
+    // What is signed with another secret, or with none, or was moved to another key.
+    let signed = walk(&cache.join("v1/signed")).pop().unwrap();
+    let whole = fs::read(&signed).unwrap();
+    let error = theirs.fetch(&record.key, &yours).await.unwrap_err();
+    assert!(error.to_string().contains("not signed"), "{error}");
+    let text = fs::read(walk(&cache.join("v1/stages")).pop().unwrap()).unwrap();
+    let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
+    fs::write(&signed, [&whole[..=first], &text].concat()).unwrap();
+    let error = ours.fetch(&record.key, &yours).await.unwrap_err();
+    assert!(error.to_string().contains("not signed"), "{error}");
+    let other = Digest([9; 32]).to_string();
+    let moved = cache.join(format!("v1/signed/{}", &other[..2]));
+    fs::create_dir_all(&moved).unwrap();
+    fs::write(moved.join(format!("{}.json", &other[2..])), whole).unwrap();
+    assert_eq!(ours.fetch(&Digest([9; 32]), &yours).await.unwrap(), None);
 }
 
 /// A server of S3 on loopback, ended with the test.

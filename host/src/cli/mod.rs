@@ -190,7 +190,7 @@ fn invocation_of(personality: Personality, args: &[OsString]) -> Result<Invocati
     let command = command();
     let mut words = vec![OsString::from("vbuild")];
     match verb_of(&command, personality, args) {
-        Some(verb) if verb.get_arguments().any(|arg| arg.get_id() == "elements") => {
+        Some(verb) if takes_elements(verb) && other_recipe(verb, &args[1..]).is_none() => {
             words.push(args[0].clone());
             words.extend(Options::of(verb).normalise(&args[1..]).map_err(getopt_error)?);
         }
@@ -288,6 +288,28 @@ fn verb_of<'a>(
 ) -> Option<&'a clap::Command> {
     let first = args.first()?.to_str()?;
     personality.has_verbs().then(|| command.find_subcommand(first)).flatten()
+}
+
+fn takes_elements(verb: &clap::Command) -> bool {
+    verb.get_arguments().any(|arg| arg.get_id() == "elements")
+}
+
+/// Where a verb that takes elements is given another recipe instead, behind options of
+/// its own. clap reads such a line, as the other recipe's own options are clap's.
+fn other_recipe(verb: &clap::Command, args: &[OsString]) -> Option<usize> {
+    let mut rest = args.iter().enumerate();
+    while let Some((index, arg)) = rest.next() {
+        let arg = arg.to_str()?;
+        if verb.find_subcommand(arg).is_some() {
+            return Some(index);
+        }
+        match arg {
+            "--at" | "-at" => drop(rest.next()),
+            option if option.starts_with("--") => {}
+            _ => return None,
+        }
+    }
+    None
 }
 
 fn invocation(cli: Cli, command: &clap::Command) -> Result<Invocation, CommandError> {

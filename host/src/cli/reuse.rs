@@ -1,6 +1,6 @@
 //! The options about results of earlier builds, for every verb that builds.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -28,6 +28,21 @@ pub struct ReuseArgs {
     /// Run a part that used the network again when its result is older: 12h, 7d, `never` [default: 7d]
     #[arg(long, value_name = "AGE", value_parser = age)]
     pub max_age: Option<Age>,
+
+    /// Share results with others: fetch what they have built, push what is built here
+    ///
+    /// s3://BUCKET/PREFIX (with the usual variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+    /// AWS_REGION and AWS_ENDPOINT_URL), ssh://[USER@]HOST[:PORT]/FOLDER, or a folder. Stages up to
+    /// the first whose result must stay here are shared.
+    #[arg(long, value_name = "PLACE", conflicts_with = "no_cache")]
+    pub remote_cache: Option<remote::Place>,
+
+    /// Trust in the shared cache only what is signed with the secret in FILE, and sign with it
+    ///
+    /// Everybody who shares results needs the same file, of at least 16 bytes. Without one,
+    /// whoever can write to the place decides what is in images that are built from it.
+    #[arg(long, value_name = "FILE", requires = "remote_cache")]
+    pub remote_key: Option<PathBuf>,
 
     /// What happens when a script fails, beside the failure
     ///

@@ -13,6 +13,7 @@ pub mod explain;
 pub mod images;
 pub mod layers;
 pub mod plan;
+pub mod recipe;
 pub mod shell;
 pub mod store;
 pub mod vmdb;

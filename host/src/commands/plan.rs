@@ -7,7 +7,10 @@ use engine::ApplianceFiles;
 use plan::{DiskRole, DiskSize, Plan, StageKey};
 use tokio::sync::watch;
 
-use super::{Context, Outcome, dib, resolve};
+use super::{
+    Context, Outcome,
+    recipe::{OtherRecipe, Prepared, RecipeArgs},
+};
 use crate::{
     appliance,
     cli::BuildArgs,
@@ -23,7 +26,17 @@ const KEY_DIGITS: usize = 12;
 
 /// `vbuild plan`.
 #[derive(Debug, Clone, PartialEq, Args)]
+#[command(
+    subcommand_value_name = "RECIPE",
+    subcommand_help_heading = "Other recipes",
+    after_help = "A build of other recipes is named behind the options: `vbuild plan --cache vmdb SPEC`, \
+                  `vbuild plan layers DIR`."
+)]
 pub struct PlanArgs {
+    /// A recipe other than elements.
+    #[command(subcommand)]
+    pub recipe: Option<OtherRecipe>,
+
     /// The build.
     #[command(flatten)]
     pub build: BuildArgs,
@@ -43,13 +56,14 @@ pub struct PlanArgs {
 /// # Errors
 /// What is wrong with the build's options, elements and outputs.
 pub fn run(context: &Context, args: &PlanArgs) -> Outcome {
-    let settings = resolve::build_settings(&args.build);
-    let mut view = ui::Settings::of(&args.build.output, args.build.output.logfile.clone());
+    let recipe = RecipeArgs { other: args.recipe.as_ref(), elements: &args.build };
+    let output = recipe.output();
+    let mut view = ui::Settings::of(&output, output.logfile.clone());
     // Standard output is for the plan alone.
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
     let ctx = Ctx { observer: ui, cancel: watch::channel(false).1 };
-    let plan = dib::lower(context, &args.build, &settings, &ctx)?.plan;
+    let Prepared { plan, settings } = recipe.prepare(context, &ctx)?;
     pipeline::check(&plan)?;
     let text = if args.json {
         serde_json::to_string_pretty(&plan)
@@ -99,12 +113,17 @@ fn cached(
         return Ok(vec!["hit: the finished files are kept".to_owned(); plan.stages.len()]);
     }
     let forecast = engine::cache::forecast(plan, &cache, SystemTime::now());
-    let reasons = forecast.map_err(stage_cache::store_error)?.reasons;
-    let words = |why: &Option<engine::cache::Why>| match why {
+    let forecast = forecast.map_err(stage_cache::store_error)?;
+    let first = forecast.first();
+    let at = forecast.goes_on_at.as_ref().map(|script| format!(" from {script} on"));
+    let words = |(index, why): (usize, &Option<engine::cache::Why>)| match why {
         None => "hit".to_owned(),
-        Some(why) => format!("runs: {why}"),
+        Some(why) => {
+            let at = at.as_deref().filter(|_| index == first).unwrap_or_default();
+            format!("runs{at}: {why}")
+        }
     };
-    Ok(reasons.iter().map(words).collect())
+    Ok(forecast.reasons.iter().enumerate().map(words).collect())
 }
 
 fn text(plan: &Plan, keys: &Result<Vec<StageKey>, String>, cached: Option<&[String]>) -> String {

@@ -43,6 +43,8 @@ pub fn builder_settings(args: &BuilderArgs) -> Settings {
             enabled: !reuse.no_cache,
             rules: Rules { max_age: reuse.max_age(), refresh },
         },
+        remote_cache: reuse.remote_cache.clone(),
+        remote_key: reuse.remote_key.clone(),
         shell_on_failure: reuse.on_failure == Some(OnFailureArg::Shell),
         ..guest_settings(&args.guest)
     }
@@ -126,7 +128,7 @@ mod tests {
                     --cache-dir /c --mirror http://m/d --ca-bundle host --no-network \
                     --allow-host h:1 --allow-private --drive d.img --drive-format qcow2 \
                     --timeout 9 --debug 2 --no-delete-on-failure --refresh=copy --max-age 12h \
-                    --on-failure shell deb";
+                    --on-failure shell --remote-cache /shared --remote-key /secret deb";
         let expected = Settings {
             accel: Accel::Tcg,
             vcpus: 3,
@@ -150,6 +152,8 @@ mod tests {
                     refresh: Refresh::From("copy".into()),
                 },
             },
+            remote_cache: Some(remote::Place::Folder("/shared".into())),
+            remote_key: Some("/secret".into()),
             shell_on_failure: true,
             ..Settings::default()
         };

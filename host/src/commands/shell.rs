@@ -5,7 +5,10 @@ use std::sync::Arc;
 use clap::Args;
 use plan::Plan;
 
-use super::{Context, Outcome, dib, logs, machine_run, resolve};
+use super::{
+    Context, Outcome, logs, machine_run,
+    recipe::{OtherRecipe, Prepared, RecipeArgs},
+};
 use crate::{
     cli::BuildArgs,
     error::CommandError,
@@ -18,12 +21,19 @@ use crate::{
 #[command(
     after_help = "What is not in the cache is built first. Nothing done in the shell gets into a \
                         result, and no output is written. Without a terminal, standard input is the \
-                        script of the shell."
+                        script of the shell. A build of other recipes is named behind the options: \
+                        `vbuild shell --at STAGE vmdb SPEC`, `vbuild shell --at STAGE layers DIR`.",
+    subcommand_value_name = "RECIPE",
+    subcommand_help_heading = "Other recipes"
 )]
 pub struct ShellArgs {
     /// Where: STAGE for the state before it, `after:STAGE`, or `end`; `vbuild plan` lists the stages
     #[arg(long, value_name = "STAGE", required = true)]
     pub at: String,
+
+    /// A recipe other than elements.
+    #[command(subcommand)]
+    pub recipe: Option<OtherRecipe>,
 
     /// The build.
     #[command(flatten)]
@@ -35,16 +45,16 @@ pub struct ShellArgs {
 /// # Errors
 /// Whatever the build fails with on the way there.
 pub fn run(context: &Context, args: &ShellArgs) -> Outcome {
-    let settings = resolve::build_settings(&args.build);
-    let output = &args.build.output;
-    let log = output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
+    let recipe = RecipeArgs { other: args.recipe.as_ref(), elements: &args.build };
+    let output = recipe.output();
+    let log = output.logfile.clone().or_else(|| logs::new_log(&recipe.settings().cache_dir));
     // The terminal is the shell's: nothing may be drawn over it.
     let console = Console { stderr_is_terminal: false, ..context.console };
-    let ui = Arc::new(Ui::open(&ui::Settings::of(output, log), &console)?);
+    let ui = Arc::new(Ui::open(&ui::Settings::of(&output, log), &console)?);
     machine_run::run(&ui, async |ctx| {
-        let lowered = dib::lower(context, &args.build, &settings, &ctx)?;
-        let after = stages_before(&lowered.plan, &args.at)?;
-        pipeline::shell(&lowered.plan, &settings, &ctx, after).await
+        let Prepared { plan, settings } = recipe.prepare(context, &ctx)?;
+        let after = stages_before(&plan, &args.at)?;
+        pipeline::shell(&plan, &settings, &ctx, after).await
     })?;
     Ok(0)
 }

@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use engine::events::{Event, Observer};
 use vmdb::{Failure, Narrator, Options, Prepared, Wording};
 
-use super::{Context, Outcome, logs, machine_run, resolve};
+use super::{Context, Outcome, logs, machine_run, recipe, resolve};
 use crate::{
     cli::{BuilderArgs, ChecksumKind, Formats, parse_formats, positive},
     error::{CommandError, Kind},
@@ -118,20 +118,59 @@ pub fn run(context: &Context, args: &VmdbArgs) -> Outcome {
         return Ok(0);
     }
     let options = options(args)?;
-    let prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
+    let mut prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
     if prepared.is_local() {
         return run_local(&context.console, args, &prepared);
     }
+    let settings = settings(args, &prepared);
+    // A shell needs the terminal for itself.
+    let shell = settings.shell_on_failure;
+    let stderr_is_terminal = context.console.stderr_is_terminal && !shell;
+    let console = Console { stderr_is_terminal, ..context.console };
+    let ui = Arc::new(Ui::open(&view(args, &settings, &console), &console)?);
+    machine_run::run(&ui, async |ctx| {
+        loop {
+            match build(args, &prepared, &settings, ctx.clone(), console).await {
+                Err(error) if error.retry => ctx.say("trying again"),
+                outcome => return outcome,
+            }
+            // What failed may have been mended, but what came by standard input is
+            // gone.
+            if options.spec != "-" {
+                prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
+            }
+        }
+    })?;
+    Ok(0)
+}
+
+fn settings(args: &VmdbArgs, prepared: &Prepared) -> Settings {
     let mut settings = Settings {
         script_timeout: args.timeout.map(|seconds| std::time::Duration::from_secs(seconds.into())),
         ..resolve::builder_settings(&args.builder)
     };
     settings.appliance_packages.extend(prepared.lowered.packages.iter().cloned());
-    let ui = Arc::new(Ui::open(&view(args, &settings, &context.console), &context.console)?);
-    machine_run::run(&ui, async |ctx| {
-        build(args, prepared, &settings, ctx, context.console).await
-    })?;
-    Ok(0)
+    settings
+}
+
+/// The plan of a spec, for verbs that look at it.
+///
+/// # Errors
+/// A spec that cannot be read or is wrong, or that needs no machine.
+pub fn plan(args: &VmdbArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError> {
+    let prepared = vmdb::prepare(&options(args)?, &mut std::io::stdin()).map_err(failure)?;
+    if prepared.is_local() {
+        return Err(CommandError::usage("the spec only speaks, so there is nothing to plan"));
+    }
+    warn(&prepared, ctx);
+    let settings = settings(args, &prepared);
+    Ok(recipe::Prepared { plan: prepared.lowered.plan, settings })
+}
+
+fn warn(prepared: &Prepared, ctx: &Ctx) {
+    for warning in &prepared.lowered.warnings {
+        ctx.warn(warning.show(&prepared.source));
+    }
 }
 
 /// Standard output is the narrator's alone, so the usual lines are shown only
@@ -148,14 +187,12 @@ fn view(args: &VmdbArgs, settings: &Settings, console: &Console) -> ui::Settings
 
 async fn build(
     args: &VmdbArgs,
-    prepared: Prepared,
+    prepared: &Prepared,
     settings: &Settings,
     ctx: Ctx,
     console: Console,
 ) -> Result<(), CommandError> {
-    for warning in &prepared.lowered.warnings {
-        ctx.warn(warning.show(&prepared.source));
-    }
+    warn(prepared, &ctx);
     let teller = Arc::new(Teller {
         ctx: ctx.clone(),
         console: args.verbose.then_some(console),

@@ -347,3 +347,42 @@ async fn a_changed_script_lets_those_before_it_stand() {
     let all = ["05-new", "10-one", "20-found", "30-two", "40-three", "look"];
     assert_eq!(scripts(&ground)[before..], all);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_changes_while_the_build_runs_is_told_and_not_kept() {
+    let test = "an_input_that_changes_while_the_build_runs_is_told_and_not_kept";
+    let Some(ground) = with_store(test) else { return };
+    let file = ground.path("30-two");
+    let script = |text: &str| format!("#!/bin/bash\necho {text} >> /build/log\n");
+    // The plan as a front end makes it: with the digest of what the file says then.
+    let plan = |text: &str| {
+        std::fs::write(&file, script(text)).unwrap();
+        let mut plan = phase(&[("10-one", LONG), ("30-two", ""), ("40-three", "")]);
+        for step in plan.stages.iter_mut().flat_map(|stage| &mut stage.steps) {
+            let plan::Step::RunParts(parts) = step else { continue };
+            let source = plan::FileSource::Host {
+                path: file.clone(),
+                bytes: script(text).len() as u64,
+                sha256: plan::Digest::of(script(text).as_bytes()),
+            };
+            let kind = plan::UploadKind::File { mode: 0o755, source };
+            parts.scripts[1].upload.entries[0].kind = kind;
+        }
+        plan
+    };
+    let first = plan("as it was");
+    let change = async {
+        while !scripts(&ground).contains(&"10-one".to_owned()) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        std::fs::write(&file, script("as it is")).unwrap();
+    };
+    let (built, ()) = tokio::join!(pipeline::build(&first, &ground.settings, &ground.ctx), change);
+    let error = built.unwrap_err().source.to_string();
+    assert!(error.contains("has changed while the build was running"), "{error}");
+    assert_eq!(scripts(&ground), ["10-one", "20-found"]);
+    // What ran before it is as good as ever, and the next build takes the new file.
+    build(&ground, &plan("as it is")).await;
+    assert_eq!(scripts(&ground)[2..], ["20-found", "30-two", "40-three", "look"]);
+    assert_eq!(log(&ground)[2], "as it is");
+}

@@ -20,6 +20,11 @@ pub struct Config {
     /// How large the disk is made, with the root filesystem on it.
     #[serde(default, deserialize_with = "size")]
     pub size: Option<u64>,
+    /// Which root filesystem of the base is meant, where it has several: the number of
+    /// its partition, `GROUP/VOLUME`, or `LABEL=`, `UUID=`, `PARTLABEL=` or `PARTUUID=`
+    /// and a value.
+    #[serde(default, deserialize_with = "root")]
+    pub root: Option<String>,
     /// Whether scripts reach the network.
     pub network: Option<bool>,
     /// The longest that a script may run, in seconds.
@@ -181,6 +186,37 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
         .ok_or_else(|| de::Error::custom(format!("`{text}` is no size, such as 20G or 512M")))
 }
 
+/// Kinds of names that a filesystem can be found by.
+const ROOT_KINDS: [&str; 4] = ["LABEL", "UUID", "PARTLABEL", "PARTUUID"];
+
+fn root<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let Written(text) = Written::deserialize(from)?;
+    parse_root(&text).map(Some).map_err(de::Error::custom)
+}
+
+/// Which root filesystem is meant, as it is written in `vbuild.yaml` and behind
+/// `--root`.
+///
+/// # Errors
+/// A text that is no such name.
+pub fn parse_root(text: &str) -> Result<String, String> {
+    let good = match text.split_once('=') {
+        Some((kind, value)) => ROOT_KINDS.contains(&kind) && !value.is_empty(),
+        None => match text.split_once('/') {
+            Some((group, volume)) => {
+                !group.is_empty() && !volume.is_empty() && !volume.contains('/')
+            }
+            None => text.parse::<u32>().is_ok_and(|number| number > 0),
+        },
+    };
+    good.then(|| text.to_owned()).ok_or_else(|| {
+        format!(
+            "`{text}` names no filesystem: it is the number of a partition, GROUP/VOLUME, or \
+             LABEL=, UUID=, PARTLABEL= or PARTUUID= and a value"
+        )
+    })
+}
+
 fn seconds<E: de::Error>(text: &str) -> Result<u32, E> {
     with_unit(text, &[("s", 1), ("m", 60), ("h", 60 * 60)])
         .filter(|seconds| (1..=TIMEOUT_MAX_S).contains(seconds))
@@ -244,13 +280,16 @@ mod tests {
     #[test]
     fn everything_that_can_be_said() {
         let text = "base:\n  url: https://example.org/a.qcow2\n  sha256: \
-                    e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nsize: 20G\n\
+                    e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nsize: 20G\nroot: 2\n\
                     network: false\ntimeout: 30m\ntimeouts:\n  20_app: 2h\n  30_x: 90s\npackages: [zerofree]\n";
         let config = parse("vbuild.yaml", text).unwrap();
         assert!(
             matches!(&config.base, Some(Base::Url { digest, .. }) if digest.starts_with("sha256:e3b0"))
         );
         assert_eq!(config.size, Some(20 << 30));
+        assert_eq!(config.root.as_deref(), Some("2"));
+        assert_eq!(parse_root("LABEL=a=b"), Ok("LABEL=a=b".into()));
+        assert_eq!(parse_root("vg/root"), Ok("vg/root".into()));
         assert_eq!(config.network, Some(false));
         assert_eq!(config.timeout, Some(1800));
         assert_eq!(config.timeouts["20_app"], 7200);
@@ -275,6 +314,8 @@ mod tests {
             ("base:\n  recipe: cargo\n", "line 2", "one of dib"),
             ("timeouts:\n  10_a: 0s\n", "line 2", "no time"),
             ("size: 1G\nsize: 2G\n", "line 2", "size"),
+            ("size: 1G\nroot: /dev/sda1\n", "line 2", "no filesystem"),
+            ("root: NAME=x\n", "line 1", "no filesystem"),
         ];
         for (text, line, word) in cases {
             let problem = parse("vbuild.yaml", text).unwrap_err().to_string();

@@ -23,7 +23,7 @@ mod inputs;
 mod lower;
 mod project;
 
-pub use config::{Base, Config, ConfigError, Recipe, parse as parse_config};
+pub use config::{Base, Config, ConfigError, Recipe, parse as parse_config, parse_root};
 pub use hints::{Bind, Hints};
 pub use inputs::InputError;
 pub use lower::{DISK, ROOT, Request, Target, inspect, lower};

@@ -64,6 +64,8 @@ pub struct Request<'a> {
     pub base: DiskBase,
     /// The size that the disk and the root filesystem shall have.
     pub size: Option<u64>,
+    /// Which root filesystem is meant, where the base has several.
+    pub root: Option<String>,
     /// The layers, see [`Project::up_to`].
     pub layers: &'a [Layer],
     /// What is written at the end.
@@ -94,11 +96,12 @@ fn at(path: &str) -> GuestPath {
 pub fn lower(project: &Project, request: &Request<'_>) -> Result<Plan, InputError> {
     let folder = std::fs::canonicalize(&project.folder).unwrap_or(project.folder.clone());
     let name = folder.file_name().map_or("layers".into(), |name| name.to_string_lossy());
-    let mut stages = vec![base_stage(request.size.is_some()), places_stage()];
+    let root = request.root.as_deref();
+    let mut stages = vec![base_stage(request.size.is_some(), root), places_stage()];
     for layer in request.layers {
         stages.extend(match layer.kind {
             Kind::BuildLayer => build_layer(layer)?,
-            Kind::ModifyDisk => vec![modify_disk(layer)?],
+            Kind::ModifyDisk => vec![modify_disk(layer, root)?],
         });
         if let (Some(stage), Some(limit)) = (stages.last_mut(), timeout(project, layer)) {
             stage.timeout_s = Some(limit);
@@ -129,7 +132,7 @@ fn timeout(project: &Project, layer: &Layer) -> Option<u32> {
 /// A plan that finds the root of an image and describes what is in it: the file
 /// `manifest` in a directory of the host.
 #[must_use]
-pub fn inspect(name: &str, base: DiskBase, to: &Path) -> Plan {
+pub fn inspect(name: &str, base: DiskBase, root: Option<&str>, to: &Path) -> Plan {
     let script = UploadEntry { path: "manifest.py".into(), kind: executable(MANIFEST_PY) };
     let steps = vec![
         upload("the manifest's script", STAND_INS, vec![script]),
@@ -153,7 +156,7 @@ pub fn inspect(name: &str, base: DiskBase, to: &Path) -> Plan {
         }),
         Step::Fetch { from: at(MANIFEST), to: to.to_owned() },
     ];
-    let stages = vec![base_stage(false), stage("inspect", mounted(), steps)];
+    let stages = vec![base_stage(false, root), stage("inspect", mounted(), steps)];
     plan(name, base.bytes, base, stages)
 }
 
@@ -206,17 +209,21 @@ fn mounted() -> Context {
     Context { layout_at: Some(at(ROOT)), ..Context::default() }
 }
 
-fn base_stage(grow: bool) -> Stage {
+fn base_stage(grow: bool, root: Option<&str>) -> Stage {
     let mut steps: Vec<Step> = [LAYER, BINDS, IMAGES, STAND_INS, ROOT]
         .into_iter()
         .map(|path| make_directory(path, 0o755))
         .collect();
     steps.push(make_directory(TMP, 0o1777));
-    steps.push(Step::FindRoot { disk: DISK.into() });
+    steps.push(find_root(root));
     if grow {
         steps.push(Step::GrowRoot { disk: DISK.into() });
     }
     stage("base", Context::default(), steps)
+}
+
+fn find_root(root: Option<&str>) -> Step {
+    Step::FindRoot { disk: DISK.into(), root: root.map(str::to_owned) }
 }
 
 /// Mount points that an image lacks. They stay in it: one that came and went with
@@ -339,7 +346,7 @@ fn bind(from: &str, to: &GuestPath) -> Bind {
 
 /// A script on the bare disk. Afterwards the root is found anew, because
 /// partitions, volumes and identifiers may be others.
-fn modify_disk(layer: &Layer) -> Result<Stage, InputError> {
+fn modify_disk(layer: &Layer, root: Option<&str>) -> Result<Stage, InputError> {
     let path = format!("{STAND_INS}/first:{PATH}:{STAND_INS}/last");
     let run = |what: &str, argv: Vec<Value>| {
         let mut env = env(&path);
@@ -388,7 +395,7 @@ fn modify_disk(layer: &Layer) -> Result<Stage, InputError> {
             ],
         ),
         run("release the disk", vec![format!("{STAND_INS}/settle").into(), after.into()]),
-        Step::FindRoot { disk: DISK.into() },
+        find_root(root),
         empty(LAYER),
         empty(IMAGES),
     ];

@@ -14,11 +14,11 @@ use plan::{DiskBase, Plan};
 use super::{LayersBuildArgs, RESULT, starting_image};
 use crate::{
     cli::ChecksumKind,
-    commands::{Context, Outcome, logs, machine_run, resolve},
+    commands::{Context, Outcome, logs, machine_run, recipe, resolve},
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
-    ui::{self, Ui, bytes},
+    ui::{self, Console, Ui, bytes},
 };
 
 /// Builds.
@@ -26,26 +26,64 @@ use crate::{
 /// # Errors
 /// A project that is wrong, and whatever the build fails with.
 pub(super) fn run(context: &Context, args: &LayersBuildArgs) -> Outcome {
-    let project = layers::read(&args.project).map_err(project_error)?;
-    let chosen = project.up_to(args.last.as_deref()).map_err(project_error)?;
-    let result = Artefact::of(args, &project, chosen)?;
+    let mut project = layers::read(&args.project).map_err(project_error)?;
     let settings = settings(args, &project);
     let view = ui::Settings::of(&args.output, logs::new_log(&settings.cache_dir));
-    let ui = Arc::new(Ui::open(&view, &context.console)?);
+    // A shell needs the terminal for itself.
+    let shell = settings.shell_on_failure;
+    let stderr_is_terminal = context.console.stderr_is_terminal && !shell;
+    let ui = Arc::new(Ui::open(&view, &Console { stderr_is_terminal, ..context.console })?);
     machine_run::run(&ui, async |ctx| {
-        for warning in &project.warnings {
-            ctx.warn(warning.clone());
-        }
-        let base = find_base(args, &project, &settings, &ctx)?;
-        let plan = lower(args, &project, chosen, &base, &result)?;
-        let (_, shared) = pipeline::build_here(&plan, &settings, &ctx).await?;
-        result.finish(&base, &ctx)?;
-        match shared {
-            Some(shared) => shared.push(&plan, &ctx).await,
-            None => Ok(()),
+        loop {
+            match build(args, &project, &settings, &ctx).await {
+                Err(error) if error.retry => ctx.say("trying again"),
+                outcome => return outcome,
+            }
+            // What failed may have been mended.
+            project = layers::read(&args.project).map_err(project_error)?;
         }
     })?;
     Ok(0)
+}
+
+async fn build(
+    args: &LayersBuildArgs,
+    project: &Project,
+    settings: &Settings,
+    ctx: &Ctx,
+) -> Result<(), CommandError> {
+    warn(project, ctx);
+    let chosen = project.up_to(args.last.as_deref()).map_err(project_error)?;
+    let result = Artefact::of(args, project, chosen)?;
+    result.make_folder()?;
+    let base = find_base(args, project, settings, ctx)?;
+    let plan = lower(args, project, chosen, &base, &result)?;
+    let (_, shared) = pipeline::build_here(&plan, settings, ctx).await?;
+    result.finish(&base, ctx)?;
+    match shared {
+        Some(shared) => shared.push(&plan, ctx).await,
+        None => Ok(()),
+    }
+}
+
+/// The plan of a project, for verbs that look at it. A base image that is missing is
+/// fetched or built, because the keys of the layers begin with its digest.
+pub(super) fn plan(args: &LayersBuildArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError> {
+    let project = layers::read(&args.project).map_err(project_error)?;
+    warn(&project, ctx);
+    let settings = settings(args, &project);
+    let chosen = project.up_to(args.last.as_deref()).map_err(project_error)?;
+    let result = Artefact::of(args, &project, chosen)?;
+    result.make_folder()?;
+    let base = find_base(args, &project, &settings, ctx)?;
+    let plan = lower(args, &project, chosen, &base, &result)?;
+    Ok(recipe::Prepared { plan, settings })
+}
+
+fn warn(project: &Project, ctx: &Ctx) {
+    for warning in &project.warnings {
+        ctx.warn(warning.clone());
+    }
 }
 
 fn project_error(error: ProjectError) -> CommandError {
@@ -60,7 +98,6 @@ fn project_error(error: ProjectError) -> CommandError {
 fn settings(args: &LayersBuildArgs, project: &Project) -> Settings {
     let mut settings = resolve::builder_settings(&args.builder);
     settings.script_timeout = args.timeout.map(|seconds| Duration::from_secs(seconds.into()));
-    settings.remote_cache.clone_from(&args.remote_cache);
     settings.network &= project.config.network.unwrap_or(true);
     settings.appliance_packages.extend(project.config.packages.iter().cloned());
     settings
@@ -102,6 +139,7 @@ fn lower(
     let request = layers::Request {
         base: disk_base(base),
         size,
+        root: args.root.clone().or_else(|| project.config.root.clone()),
         layers: chosen,
         target: Target {
             format: result.format.clone(),
@@ -126,6 +164,8 @@ struct Artefact {
     format: String,
     /// The overlay, and the link to it.
     overlay: Option<(PathBuf, PathBuf)>,
+    /// The project's folder of results, when it goes there.
+    own_folder: Option<PathBuf>,
 }
 
 impl Artefact {
@@ -137,14 +177,9 @@ impl Artefact {
         let build = project.folder.join(::layers::BUILD_FOLDER);
         let file = match &args.file {
             Some(file) => file.clone(),
-            None => {
-                fs::create_dir_all(&build).map_err(|error| {
-                    CommandError::new(Kind::Host, error)
-                        .context(format!("cannot make {}", build.display()))
-                })?;
-                build.join(RESULT)
-            }
+            None => build.join(RESULT),
         };
+        let own_folder = args.file.is_none().then_some(build);
         let suffix = file.extension().map(|suffix| suffix.to_string_lossy().into_owned());
         let suffix = suffix.unwrap_or_default();
         if args.flatten || suffix != "qcow2" {
@@ -153,7 +188,7 @@ impl Artefact {
                 let text = format!("{}: its suffix is no format of a disk", file.display());
                 return Err(CommandError::usage(text).hint("such as .qcow2, .raw or .vmdk"));
             }
-            return Ok(Self { disk: file, format, overlay: None });
+            return Ok(Self { disk: file, format, overlay: None, own_folder });
         }
         let folder = file.parent().filter(|path| !path.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
@@ -162,6 +197,17 @@ impl Artefact {
             disk: folder.join(format!(".{last}.raw")),
             format: "raw".into(),
             overlay: Some((folder.join(format!("{last}.qcow2")), file)),
+            own_folder,
+        })
+    }
+
+    /// Makes the project's own folder of results; one that the user names must be
+    /// there.
+    fn make_folder(&self) -> Result<(), CommandError> {
+        let Some(folder) = &self.own_folder else { return Ok(()) };
+        fs::create_dir_all(folder).map_err(|error| {
+            CommandError::new(Kind::Host, error)
+                .context(format!("cannot make {}", folder.display()))
         })
     }
 

@@ -42,8 +42,9 @@ pub(super) fn run(context: &Context, args: &CompareLayersArgs) -> Outcome {
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
     let (one, other) = machine_run::run(&ui, async |ctx| {
-        let one = describe(&args.one, &settings, &ctx).await?;
-        Ok((one, describe(&args.other, &settings, &ctx).await?))
+        let root = args.root.as_deref();
+        let one = describe(&args.one, root, &settings, &ctx).await?;
+        Ok((one, describe(&args.other, root, &settings, &ctx).await?))
     })?;
     let report = report(&one, &other);
     context.console.print(&report);
@@ -59,13 +60,19 @@ struct Content {
     packages: BTreeMap<String, String>,
 }
 
-async fn describe(path: &Path, settings: &Settings, ctx: &Ctx) -> Result<Content, CommandError> {
+async fn describe(
+    path: &Path,
+    root: Option<&str>,
+    settings: &Settings,
+    ctx: &Ctx,
+) -> Result<Content, CommandError> {
     let image = named(path);
     let found = base_image::open(&image, None, &starting_image::folder(settings))
         .map_err(starting_image::failure)?;
     let directory = pipeline::make_build_dir(settings)?;
     let to = directory.path().join("description");
-    let plan = layers::inspect(&image.display().to_string(), build::disk_base(&found), &to);
+    let name = image.display().to_string();
+    let plan = layers::inspect(&name, build::disk_base(&found), root, &to);
     // A description is a file that is fetched, so it is made each time.
     let settings = Settings {
         stage_cache: crate::settings::StageCache { enabled: false, ..settings.stage_cache.clone() },

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::{Context, Outcome, boot};
+use super::{Context, Outcome, boot, recipe};
 use crate::{
     cli::{
         BuilderArgs, ByteSize, CacheDirArgs, ChecksumKind, MachineArgs, OutputArgs, SourceArgs,
         positive,
     },
     error::{CommandError, Kind},
+    pipeline::Ctx,
 };
 
 /// The name of the result, below [`::layers::BUILD_FOLDER`].
@@ -65,6 +66,13 @@ pub struct LayersBuildArgs {
     #[arg(long, value_name = "SIZE")]
     pub size: Option<ByteSize>,
 
+    /// The root filesystem that is meant, where the base has several
+    ///
+    /// The number of its partition, GROUP/VOLUME of LVM, or LABEL=, UUID=, PARTLABEL= or PARTUUID=
+    /// and a value. `root:` in vbuild.yaml says the same.
+    #[arg(long, value_name = "NAME", value_parser = ::layers::parse_root)]
+    pub root: Option<String>,
+
     /// Stop after this layer
     #[arg(long, value_name = "LAYER")]
     pub last: Option<String>,
@@ -90,13 +98,6 @@ pub struct LayersBuildArgs {
     /// Fail a script that runs longer than this, where vbuild.yaml says nothing
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub timeout: Option<u32>,
-
-    /// Share results with others: fetch what they have built, push what is built here
-    ///
-    /// s3://BUCKET/PREFIX (with the usual variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-    /// AWS_REGION and AWS_ENDPOINT_URL), ssh://[USER@]HOST[:PORT]/FOLDER, or a folder.
-    #[arg(long, value_name = "PLACE")]
-    pub remote_cache: Option<remote::Place>,
 
     /// What builds.
     #[command(flatten)]
@@ -151,6 +152,10 @@ pub struct CompareLayersArgs {
     #[arg(value_name = "B")]
     pub other: PathBuf,
 
+    /// The root filesystem that is meant, where the images have several; as for a build
+    #[arg(long, value_name = "NAME", value_parser = ::layers::parse_root)]
+    pub root: Option<String>,
+
     /// What vbuild keeps between builds.
     #[command(flatten)]
     pub cache_dir: CacheDirArgs,
@@ -176,6 +181,14 @@ pub fn run(context: &Context, args: &LayersArgs) -> Outcome {
         Some(LayersVerb::TestBoot(args)) => test_boot(context, args),
         Some(LayersVerb::CompareLayers(args)) => compare::run(context, args),
     }
+}
+
+/// The plan of a project, for verbs that look at it.
+///
+/// # Errors
+/// A project or a base image that is wrong.
+pub fn plan(args: &LayersBuildArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError> {
+    build::plan(args, ctx)
 }
 
 fn new_layer(context: &Context, args: &NewLayerArgs) -> Outcome {

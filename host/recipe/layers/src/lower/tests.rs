@@ -20,7 +20,8 @@ fn lowered(folder: &Path, size: Option<u64>, last: Option<&str>) -> Plan {
         checksums: Vec::new(),
     };
     let layers = project.up_to(last).unwrap();
-    let plan = lower(&project, &Request { base: base(), size, layers, target }).unwrap();
+    let plan =
+        lower(&project, &Request { base: base(), size, root: None, layers, target }).unwrap();
     assert_eq!(plan::check(&plan), []);
     plan
 }
@@ -148,7 +149,7 @@ fn modify_disk_runs_with_its_three_arguments() {
 
 #[test]
 fn an_image_can_be_described() {
-    let plan = inspect("a", base(), Path::new("/to"));
+    let plan = inspect("a", base(), None, Path::new("/to"));
     assert_eq!(plan::check(&plan), []);
     assert!(plan.outputs.images.is_empty());
 }

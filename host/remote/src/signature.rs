@@ -1,0 +1,74 @@
+//! Signed records: a line with the HMAC-SHA-256 of what follows it, in hexadecimal.
+//!
+//! The signature is that of a secret which all share who share results. What it
+//! covers begins with a text of its own, so that it is of no use for anything else.
+
+use std::fmt;
+
+use ring::hmac;
+
+/// The least a secret must have, in bytes: 128 bits, which nobody guesses.
+pub const SECRET_MIN_BYTES: usize = 16;
+/// What is signed begins so.
+const PURPOSE: &[u8] = b"vbuild shared record 1\n";
+
+/// A secret that signs records.
+#[derive(Clone)]
+pub struct Secret(hmac::Key);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Secret {
+    /// A secret of these bytes; `None` when they are too few.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let enough = bytes.len() >= SECRET_MIN_BYTES;
+        enough.then(|| Self(hmac::Key::new(hmac::HMAC_SHA256, bytes)))
+    }
+
+    /// The content behind its signature.
+    pub(crate) fn seal(&self, content: &[u8]) -> Vec<u8> {
+        let signature = hmac::sign(&self.0, &[PURPOSE, content].concat());
+        [hex::encode(signature.as_ref()).as_bytes(), b"\n", content].concat()
+    }
+
+    /// The content, when the signature before it is that of this secret.
+    pub(crate) fn open<'a>(&self, sealed: &'a [u8]) -> Option<&'a [u8]> {
+        let end = sealed.iter().position(|byte| *byte == b'\n')?;
+        let (signature, content) = (&sealed[..end], &sealed[end + 1..]);
+        let signature = hex::decode(signature).ok()?;
+        hmac::verify(&self.0, &[PURPOSE, content].concat(), &signature).ok()?;
+        Some(content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_secret_that_has_signed_opens() {
+        let secret = Secret::new(b"sixteen bytes or more").unwrap();
+        let sealed = secret.seal(b"content\nof lines");
+        assert_eq!(secret.open(&sealed), Some(b"content\nof lines".as_slice()));
+        let other = Secret::new(b"another secret of some length").unwrap();
+        assert_eq!(other.open(&sealed), None);
+        for index in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[index] ^= 1;
+            assert_eq!(secret.open(&changed), None, "byte {index}");
+        }
+        assert_eq!(secret.open(b""), None);
+        assert_eq!(secret.open(b"\ncontent"), None);
+    }
+
+    #[test]
+    fn short_secrets_are_none() {
+        assert!(Secret::new(b"short").is_none());
+        assert_eq!(format!("{:?}", Secret::new(&[7; 16]).unwrap()), "Secret(..)");
+    }
+}

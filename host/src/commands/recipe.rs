@@ -1,0 +1,85 @@
+//! The plan of a build, whichever recipe it is of: for verbs that look at builds.
+
+use clap::Subcommand;
+use plan::Plan;
+
+use super::{
+    Context, dib,
+    layers::{self, LayersBuildArgs},
+    resolve,
+    vmdb::{self, VmdbArgs},
+};
+use crate::{
+    cli::{BuildArgs, OutputArgs},
+    error::CommandError,
+    pipeline::Ctx,
+    settings::Settings,
+};
+
+/// A recipe that is not a list of elements.
+#[derive(Debug, Clone, PartialEq, Subcommand)]
+pub enum OtherRecipe {
+    /// The build of a vmdb2 spec
+    #[command(infer_long_args = true)]
+    Vmdb(Box<VmdbArgs>),
+    /// The build of a stack of layer folders
+    Layers(Box<LayersBuildArgs>),
+}
+
+/// A recipe as its own command line tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct RecipeArgs<'a> {
+    /// One that is not elements.
+    pub other: Option<&'a OtherRecipe>,
+    /// Elements.
+    pub elements: &'a BuildArgs,
+}
+
+/// What would be built, and how.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The plan.
+    pub plan: Plan,
+    /// The settings.
+    pub settings: Settings,
+}
+
+impl RecipeArgs<'_> {
+    /// The options about what is shown and logged, where the recipe has them.
+    #[must_use]
+    pub fn output(&self) -> OutputArgs {
+        match self.other {
+            None => self.elements.output.clone(),
+            Some(OtherRecipe::Vmdb(args)) => {
+                OutputArgs { logfile: args.log.clone(), ..self.elements.output.clone() }
+            }
+            Some(OtherRecipe::Layers(args)) => args.output.clone(),
+        }
+    }
+
+    /// The settings, as far as the command line says them.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        match self.other {
+            None => resolve::build_settings(self.elements),
+            Some(OtherRecipe::Vmdb(args)) => resolve::builder_settings(&args.builder),
+            Some(OtherRecipe::Layers(args)) => resolve::builder_settings(&args.builder),
+        }
+    }
+
+    /// Lowers the recipe.
+    ///
+    /// # Errors
+    /// What is wrong with the recipe or its options.
+    pub fn prepare(&self, context: &Context, ctx: &Ctx) -> Result<Prepared, CommandError> {
+        match self.other {
+            None => {
+                let settings = resolve::build_settings(self.elements);
+                let plan = dib::lower(context, self.elements, &settings, ctx)?.plan;
+                Ok(Prepared { plan, settings })
+            }
+            Some(OtherRecipe::Vmdb(args)) => vmdb::plan(args, ctx),
+            Some(OtherRecipe::Layers(args)) => layers::plan(args, ctx),
+        }
+    }
+}
