@@ -317,18 +317,15 @@ fn send_machine(
 fn wait_for_start(control: &Channel) -> Result<(), String> {
     let bounded = |timeout| control.set_timeout(timeout).map_err(|e| e.to_string());
     bounded(Some(START_TIMEOUT))?;
-    loop {
-        match control.receive::<FromVmm>() {
-            Ok(Some((FromVmm::Started, _))) => return bounded(None),
-            Ok(Some((FromVmm::Warning { text }, _))) => tracing::warn!("{text}"),
-            Ok(Some((FromVmm::Failed { reason }, _))) => return Err(reason),
-            Ok(Some((other, _))) => return Err(format!("its first word was {other:?}")),
-            Ok(None) => return Err(String::new()),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                return Err(format!("it said nothing for {} s", START_TIMEOUT.as_secs()));
-            }
-            Err(e) => return Err(e.to_string()),
+    match control.receive::<FromVmm>() {
+        Ok(Some((FromVmm::Started, _))) => bounded(None),
+        Ok(Some((FromVmm::Failed { reason }, _))) => Err(reason),
+        Ok(Some((other, _))) => Err(format!("its first word was {other:?}")),
+        Ok(None) => Err(String::new()),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            Err(format!("it said nothing for {} s", START_TIMEOUT.as_secs()))
         }
+        Err(e) => Err(e.to_string()),
     }
 }
 
@@ -343,7 +340,6 @@ fn listen(shared: &Shared) -> Option<HaltReason> {
                     let _ = asker.send((error, fds));
                 }
             }
-            Ok(Some((FromVmm::Warning { text }, _))) => tracing::warn!("{text}"),
             Ok(Some((FromVmm::Started | FromVmm::Failed { .. }, _))) => {}
             Ok(None) => return None,
             Err(error) => {

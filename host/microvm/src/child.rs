@@ -41,6 +41,7 @@ use crate::{
         worker::Requests,
     },
     sandbox::{self, Kind, Lists, SandboxError},
+    vcpu::End,
     vm::{Parts, Running, Vm, VmError},
 };
 
@@ -166,7 +167,9 @@ fn build(control: &Channel) -> Result<Machine, ChildError> {
     sandbox::limit_file_size(file_bytes.saturating_add(largest / 8))?;
     let lists = Lists::compile(boot.sandbox)?;
 
-    let report = reporter(control)?;
+    let end = Arc::new(End::new().map_err(io_error("create an event"))?);
+    let ending = Arc::clone(&end);
+    let report: Report = Arc::new(move |text| ending.failed(text));
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     let mut disks = Vec::new();
     for (drive, image) in boot.drives.iter().zip(images) {
@@ -201,6 +204,7 @@ fn build(control: &Channel) -> Result<Machine, ChildError> {
             cmdline: boot.cmdline,
             console: Some(console),
             counters,
+            end,
         },
         devices,
     )?;
@@ -272,15 +276,6 @@ fn console_pipe() -> Result<File, ChildError> {
         .and_then(|_| stdout.as_fd().try_clone_to_owned())
         .map(File::from)
         .map_err(failed)
-}
-
-/// Sends warnings to the parent.
-fn reporter(control: &Channel) -> Result<Report, ChildError> {
-    let control = control.try_clone().map_err(io_error("share the control socket"))?;
-    Ok(Arc::new(move |text| {
-        // A parent that is gone ends this process soon.
-        let _ = control.send(&FromVmm::Warning { text }, &[]);
-    }))
 }
 
 /// Asks the parent about each connection that the guest opens.

@@ -106,8 +106,6 @@ pub(crate) enum FromVmm {
     Failed { reason: String },
     /// The answer to the request with this id; an error is its text.
     Answer { id: u64, error: Option<String> },
-    /// Something went wrong that does not end the machine.
-    Warning { text: String },
     /// The machine has ended; the process ends next.
     Ended { reason: Halt },
 }

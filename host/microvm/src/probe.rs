@@ -5,7 +5,7 @@
 //! at a thousandth of the speed and show no error at all. So the probe opens
 //! the device, asks for the capabilities the VMM uses, runs each instruction
 //! class that a kernel needs, and times a loop. It takes about 3 ms, and a
-//! watchdog ends it after 500 ms.
+//! watchdog ends it after 2 s.
 
 mod guest;
 
@@ -38,8 +38,9 @@ const KVM_API_VERSION: i32 = 12;
 /// The probe guest's memory: one large page.
 const PROBE_MEMORY_BYTES: u64 = 2 << 20;
 /// After this long a probe guest is ended and counts as failed; a working KVM
-/// needs 3 ms, one nested in an emulated machine up to 160 ms.
-const WATCHDOG: Duration = Duration::from_millis(500);
+/// needs 3 ms, one nested in an emulated machine up to 160 ms, and on a busy host
+/// several times that.
+const WATCHDOG: Duration = Duration::from_secs(2);
 /// How long the watchdog waits for a kicked guest thread before it leaves the
 /// thread behind.
 const KICK_GRACE: Duration = Duration::from_millis(200);
@@ -162,14 +163,35 @@ fn open_failure(device: &Path, error: &io::Error) -> Failure {
              firmware; inside a virtual machine, nested virtualisation must be on"
                 .to_owned(),
         ),
-        io::ErrorKind::PermissionDenied => {
-            let group = fs::metadata(device).ok().and_then(|m| group_name(m.gid()));
-            let group = group.unwrap_or_else(|| "kvm".to_owned());
-            Some(format!("add your user to the group `{group}` and log in again"))
-        }
+        io::ErrorKind::PermissionDenied => fs::metadata(device).ok().map(|m| who_may(device, &m)),
         _ => None,
     };
     Failure { reason: format!("`{path}` cannot be opened: {error}"), hint }
+}
+
+/// Who may open the device, and what to do to be one of them.
+fn who_may(device: &Path, metadata: &fs::Metadata) -> String {
+    /// The group that udev gives the device, unless a machine's images mixed up
+    /// their numbers.
+    const USUAL: &str = "kvm";
+    /// Read and write for the group.
+    const GROUP_BITS: u32 = 0o060;
+    let (path, gid) = (device.display(), metadata.gid());
+    let mend = format!("`chgrp {USUAL} {path} && chmod 660 {path}`");
+    if gid == 0 || metadata.mode() & GROUP_BITS != GROUP_BITS {
+        return format!(
+            "only root may open it; let root run {mend} and add your user to the group `{USUAL}`"
+        );
+    }
+    let name = group_name(gid).unwrap_or_else(|| gid.to_string());
+    let join = format!(
+        "add your user to the group `{name}` (gid {gid}), which may open it: `usermod -aG {name} USER` as root"
+    );
+    if name == USUAL {
+        format!("{join}, then log in again")
+    } else {
+        format!("{join}, then log in again; or, as that group seems wrong, let root run {mend}")
+    }
 }
 
 /// The name of a group, from the group file; no name service is asked.
@@ -329,9 +351,17 @@ fn gate(handler: u64) -> (u64, u64) {
     (low, handler >> 32)
 }
 
+/// Whether the guest's processor has XSAVE. Emulated processors may not, and a
+/// KVM nested in one then refuses to switch it on.
+fn has_xsave(cpuid: &kvm_bindings::CpuId) -> bool {
+    const XSAVE: u32 = 1 << 26;
+    cpuid.as_slice().iter().any(|entry| entry.function == 1 && entry.ecx & XSAVE != 0)
+}
+
 fn set_registers(kvm: &Kvm, vcpu: &VcpuFd) -> Result<(), Failure> {
-    /// `OSFXSR`, `OSXMMEXCPT`, `OSXSAVE`.
-    const CR4_STATE: u64 = 1 << 9 | 1 << 10 | 1 << 18;
+    /// `OSFXSR`, `OSXMMEXCPT`.
+    const CR4_SSE: u64 = 1 << 9 | 1 << 10;
+    const CR4_OSXSAVE: u64 = 1 << 18;
     /// Reserved bit 1, which is always set.
     const RFLAGS: u64 = 2;
     let cpuid = kvm
@@ -340,7 +370,10 @@ fn set_registers(kvm: &Kvm, vcpu: &VcpuFd) -> Result<(), Failure> {
     vcpu.set_cpuid2(&cpuid).map_err(Failure::of("KVM_SET_CPUID2"))?;
     let mut sregs = vcpu.get_sregs().map_err(Failure::of("KVM_GET_SREGS"))?;
     long_mode::enter(&mut sregs);
-    sregs.cr4 |= CR4_STATE;
+    sregs.cr4 |= CR4_SSE;
+    if has_xsave(&cpuid) {
+        sregs.cr4 |= CR4_OSXSAVE;
+    }
     sregs.idt.base = guest::IDT_TABLE;
     sregs.idt.limit = guest::IDT_LIMIT;
     vcpu.set_sregs(&sregs).map_err(Failure::of("KVM_SET_SREGS"))?;
@@ -385,6 +418,8 @@ fn run_speed(kvm: &Kvm, stop: &Stop) -> RunResult {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use machine::accel::Verdict;
 
     use super::*;
@@ -413,6 +448,26 @@ mod tests {
         let (name, reason, _) = failure_of(&report);
         assert_eq!(name, VERSION);
         assert!(reason.contains("version -1"), "{reason}");
+    }
+
+    #[test]
+    fn who_may_open_the_device_is_told_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kvm");
+        let with = |mode: u32| {
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            who_may(&path, &fs::metadata(&path).unwrap())
+        };
+        assert!(with(0o600).contains("only root may open it"));
+        let gid = fs::metadata(&path).unwrap().gid();
+        if gid == 0 {
+            std::os::unix::fs::chown(&path, None, Some(1)).unwrap();
+        }
+        let gid = fs::metadata(&path).unwrap().gid();
+        let hint = with(0o660);
+        assert!(hint.contains(&format!("(gid {gid})")) && hint.contains("usermod -aG"), "{hint}");
+        assert!(hint.contains("seems wrong") && hint.contains("chgrp kvm"), "{hint}");
     }
 
     #[test]

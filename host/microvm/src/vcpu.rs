@@ -58,6 +58,20 @@ impl End {
         let _ = self.event.write(1);
     }
 
+    /// Ends the machine because a part of it failed, and says so even if it has
+    /// ended otherwise: a guest that powered off in good order while the last
+    /// bytes of its disk were lost has not ended well.
+    pub(crate) fn failed(&self, text: String) {
+        let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*reason, Some(HaltReason::Lost(_))) {
+            *reason = Some(HaltReason::Lost(text));
+        }
+        drop(reason);
+        self.stopping.store(true, Ordering::SeqCst);
+        // Fails only when the count overflows, that is, when it is set.
+        let _ = self.event.write(1);
+    }
+
     /// Why the machine has ended, if it has.
     pub(crate) fn reason(&self) -> Option<HaltReason> {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()

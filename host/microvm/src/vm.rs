@@ -102,6 +102,8 @@ pub(crate) struct Parts {
     pub(crate) console: Option<File>,
     /// What is counted.
     pub(crate) counters: Arc<Counters>,
+    /// Where the end of the machine is noted; devices that fail know it too.
+    pub(crate) end: Arc<End>,
 }
 
 /// A machine whose processors have not started yet. The fields are in drop
@@ -164,8 +166,7 @@ impl Vm {
                 Ok(vcpu)
             })
             .collect::<Result<Vec<_>, VmError>>()?;
-        let end = Arc::new(End::new().map_err(resource("an event"))?);
-        Ok(Self { bus, end, vcpus, _vm: vm, _memory: memory })
+        Ok(Self { bus, end: parts.end, vcpus, _vm: vm, _memory: memory })
     }
 
     /// Starts the processors; each thread runs `confine` first.

@@ -57,7 +57,8 @@ const F_FLUSH: u64 = 1 << 9;
 const F_DISCARD: u64 = 1 << 13;
 const F_WRITE_ZEROES: u64 = 1 << 14;
 
-/// Tells the host about the first failure of a disk, in words.
+/// Tells the host about the first failure of a disk, in words, which ends the
+/// machine: a build whose disk lost a byte must not go on.
 pub(crate) type Report = Arc<dyn Fn(String) + Send + Sync>;
 
 /// What a disk is, apart from its image.
@@ -179,17 +180,30 @@ struct Disk {
     setup: Setup,
     image: Box<dyn Image>,
     counters: Arc<Counters>,
-    /// Taken by the first failure.
+    /// Taken by the first failure. From then on the guest gets no answers: what
+    /// ended the build is to be the host's trouble, not what the guest makes of
+    /// an I/O error.
     report: Option<Report>,
     confine: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Disk {
+    /// The host cannot do what the guest has a right to.
     fn failed(&mut self, action: &str, error: &io::Error) {
         self.counters.add(Counter::BlockErrors, 1);
+        let serial = &self.setup.serial;
+        let text = if error.kind() == io::ErrorKind::StorageFull {
+            format!("the host has no space left for the image of `{serial}`")
+        } else {
+            format!("the host failed to {action} the image of `{serial}`: {error}")
+        };
         if let Some(report) = self.report.take() {
-            report(format!("drive `{}` failed to {action}: {error}", self.setup.serial));
+            report(text);
         }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.report.is_none()
     }
 
     /// Carries out one chain and returns the bytes written into it, or nothing
@@ -216,7 +230,7 @@ impl Handler for Disk {
         let memory = &*memory;
         let Some(active) = queues.first_mut() else { return false };
         let queue = &mut active.queue;
-        if interrupt.is_broken() {
+        if interrupt.is_broken() || self.has_failed() {
             return false;
         }
         for _ in 0..BATCH {
@@ -230,6 +244,9 @@ impl Handler for Disk {
             let written = Buffers::collect(memory, chain, CHAIN_MAX_BYTES)
                 .ok()
                 .and_then(|buffers| self.serve(&buffers));
+            if self.has_failed() {
+                return false;
+            }
             // A chain without room for a status is returned empty.
             if queue.add_used(memory, head, written.unwrap_or(0)).is_err() {
                 interrupt.break_device();
@@ -262,7 +279,7 @@ impl Handler for Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Err(error) = self.image.flush(self.setup.durable) {
-            self.failed("flush at the end", &error);
+            self.failed("flush", &error);
         }
     }
 }
