@@ -176,6 +176,11 @@ fn load_bzimage(memory: &GuestMemoryMmap, payload: Payload<'_>) -> Result<Entry,
     let Some(mut header) = loaded.setup_header else {
         return Err(BootError::Kernel("it has no setup header".to_owned()));
     };
+    let (promised, there) = (u64::from(header.syssize) * 16, loaded.kernel_end - start.0);
+    if there < promised {
+        let text = format!("it is cut short: {there} of {promised} bytes are there");
+        return Err(BootError::Kernel(text));
+    }
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(BootError::Kernel("it has no 64-bit entry point".to_owned()));
     }
@@ -397,6 +402,10 @@ mod tests {
         without_64[0x236] = 0;
         let error = boot(&ram(64), &without_64, b"x").unwrap_err();
         assert!(error.to_string().contains("64-bit"), "{error}");
+        let mut cut = bzimage();
+        cut[0x1f4] = 2; // paragraphs of 16 bytes
+        let error = boot(&ram(64), &cut, b"x").unwrap_err();
+        assert!(error.to_string().contains("4 of 32 bytes"), "{error}");
     }
 
     #[test]

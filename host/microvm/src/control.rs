@@ -187,11 +187,6 @@ impl Channel {
         self.0.as_fd()
     }
 
-    /// Another handle of the same end.
-    pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
-    }
-
     /// Ends waiting for a message after this time; the wait then fails with
     /// `WouldBlock`.
     pub(crate) fn set_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()> {
@@ -229,8 +224,10 @@ impl Channel {
         let (len, fds, truncated) = loop {
             match self.receive_once(&mut bytes) {
                 Ok(received) => break received,
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
+                // A reset means that the other end closed without reading
+                // everything of ours. It is told before what that end has sent,
+                // and only once: its last words are still to come.
+                Err(nix::errno::Errno::EINTR | nix::errno::Errno::ECONNRESET) => {}
                 Err(e) => return Err(e.into()),
             }
         };
@@ -270,6 +267,17 @@ mod tests {
     use std::{fs::File, io::Read, os::fd::AsFd};
 
     use super::*;
+
+    #[test]
+    fn last_words_are_heard_of_one_who_did_not_listen() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&ToVmm::Connect { id: 1, port: 2 }, &[]).unwrap();
+        b.send(&FromVmm::Ended { reason: Halt::Panic }, &[]).unwrap();
+        drop(b);
+        let heard = a.receive::<FromVmm>().unwrap().unwrap().0;
+        assert!(matches!(heard, FromVmm::Ended { reason: Halt::Panic }), "{heard:?}");
+        assert!(a.receive::<FromVmm>().unwrap().is_none());
+    }
 
     #[test]
     fn messages_carry_descriptors() {

@@ -20,6 +20,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(5);
 /// after this long.
 const ATTEMPT_DEADLINE: Duration = Duration::from_millis(1500);
 
+/// How long the end of a machine may take to be known after its devices are gone.
+const END_GRACE: Duration = Duration::from_secs(2);
+
 /// How to wait for the agent.
 #[derive(Debug, Clone)]
 pub struct BootOptions {
@@ -72,7 +75,10 @@ async fn boot_once(
     let started = Instant::now();
     let machine: Arc<dyn Machine> = Arc::from(backend.start(spec).await?);
     let outcome = tokio::select! {
-        session = reach_agent(&machine, started, options) => session,
+        session = reach_agent(&machine, started, options) => match session {
+            Err(error) => Err(rather_the_end(&machine, error).await),
+            session => session,
+        },
         reason = machine.wait() => Err(SessionError::Lost {
             reason,
             console_tail: machine.console_tail(),
@@ -86,6 +92,15 @@ async fn boot_once(
         machine.kill().await;
     }
     outcome
+}
+
+/// A machine that is coming to its end loses its devices first: what is then
+/// said about them explains nothing, the end does.
+async fn rather_the_end(machine: &Arc<dyn Machine>, error: SessionError) -> SessionError {
+    match tokio::time::timeout(END_GRACE, machine.wait()).await {
+        Ok(reason) => SessionError::Lost { reason, console_tail: machine.console_tail() },
+        Err(_) => error,
+    }
 }
 
 async fn reach_agent(

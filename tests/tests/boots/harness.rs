@@ -8,7 +8,7 @@ use std::{
 
 use engine::events::{Event, Observer, SharedObserver};
 use machine::accel::Accel;
-use session::{BootOptions, Session};
+use session::{BootOptions, Session, SessionError};
 use tokio::sync::watch;
 use vbuild::{
     appliance, backend,
@@ -16,6 +16,7 @@ use vbuild::{
     pipeline::{self, Ctx},
     settings::{Settings, StageCache},
 };
+use wire::{ExitStatus, Spawn};
 
 /// Keeps every event for a test to look at.
 #[derive(Default)]
@@ -101,47 +102,112 @@ impl Ground {
 
     /// The same with a raw image, whose serial is `image`.
     pub async fn boot_with(&self, image: &Path) -> (Session, BuildDir) {
-        let drive = machine::Drive {
-            serial: machine::DriveSerial::new("image").unwrap(),
-            path: image.to_owned(),
-            format: machine::DriveFormat::Raw,
-            read_only: false,
-            durable: false,
-            block_size: machine::BlockSize::B512,
-        };
-        self.boot_drives(vec![drive]).await
+        self.boot_drives(vec![drive("image", image.to_owned())]).await
     }
 
     async fn boot_drives(&self, more: Vec<machine::Drive>) -> (Session, BuildDir) {
-        let build_dir = pipeline::make_build_dir(&self.settings).unwrap();
+        let prepared = self.prepare("test", more).await;
+        let session = prepared.boot(&BootOptions::default()).await;
+        let session = session.unwrap_or_else(|e| panic!("{e}\n{}", e.console_tail().unwrap_or("")));
+        (session, prepared.dir)
+    }
+
+    /// A machine with the appliance and these further drives, for a test to change
+    /// before it boots.
+    pub async fn prepare(&self, name: &str, more: Vec<machine::Drive>) -> Prepared {
+        let dir = pipeline::make_build_dir(&self.settings).unwrap();
         let backend = backend::choose(&self.settings, &self.ctx).await.unwrap();
-        let files = appliance::find_or_build(&self.settings, &backend, &build_dir, &self.ctx)
-            .await
-            .unwrap();
-        let root = machine::Drive {
-            serial: machine::DriveSerial::new(engine::ROOT_SERIAL).unwrap(),
-            path: files.root,
-            format: machine::DriveFormat::Raw,
-            read_only: true,
-            durable: false,
-            block_size: machine::BlockSize::B512,
-        };
-        let drives = std::iter::once(root).chain(more).collect();
+        let files =
+            appliance::find_or_build(&self.settings, &backend, &dir, &self.ctx).await.unwrap();
+        let root =
+            machine::Drive { read_only: true, ..drive(engine::ROOT_SERIAL, files.root.clone()) };
         let spec = machine::MachineSpec {
-            name: "test".into(),
+            name: name.into(),
             vcpus: self.settings.vcpus,
             memory_mib: self.settings.memory_mib,
             kernel: files.kernel,
             initrd: files.initrd,
             cmdline: vec![format!("vbuild.root={}", engine::ROOT_SERIAL)],
-            drives,
+            drives: std::iter::once(root).chain(more).collect(),
             on_guest_connect: Arc::new(|_| machine::ConnectDecision::Refuse),
             verbose_console: false,
-            run_dir: build_dir.path().to_owned(),
+            run_dir: dir.path().to_owned(),
         };
-        let session = session::boot(backend.backend.as_ref(), spec, &BootOptions::default()).await;
-        (session.unwrap_or_else(|e| panic!("{e}\n{}", e.console_tail().unwrap_or(""))), build_dir)
+        Prepared { backend: backend.backend, spec, dir }
     }
+}
+
+/// A machine that can be booted.
+pub struct Prepared {
+    pub backend: Arc<dyn machine::Backend>,
+    pub spec: machine::MachineSpec,
+    pub dir: BuildDir,
+}
+
+impl Prepared {
+    pub async fn boot(&self, options: &BootOptions) -> Result<Session, SessionError> {
+        session::boot(self.backend.as_ref(), self.spec.clone(), options).await
+    }
+
+    /// Boots a machine that must boot.
+    pub async fn must_boot(&self) -> Session {
+        let session = self.boot(&BootOptions::default()).await;
+        session.unwrap_or_else(|e| panic!("{e}\n{}", e.console_tail().unwrap_or("")))
+    }
+
+    /// The process that runs the machine, a child of this test.
+    pub fn process(&self) -> u32 {
+        let me = format!("PPid:\t{}\n", std::process::id());
+        let found = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
+            let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+            (line.contains(&self.spec.name) && status.contains(&me)).then_some(pid)
+        });
+        found.expect("the machine has a process")
+    }
+
+    /// Whether the own VMM runs it.
+    pub fn is_own(&self) -> bool {
+        self.backend.name() == "microvm"
+    }
+}
+
+/// A writable raw disk that is thrown away on a crash.
+pub fn drive(serial: &str, path: PathBuf) -> machine::Drive {
+    machine::Drive {
+        serial: machine::DriveSerial::new(serial).unwrap(),
+        path,
+        format: machine::DriveFormat::Raw,
+        read_only: false,
+        durable: false,
+        block_size: machine::BlockSize::B512,
+    }
+}
+
+/// A command in the guest.
+pub fn command(words: &[&str]) -> Spawn {
+    Spawn {
+        argv: words.iter().map(ToString::to_string).collect(),
+        env: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())],
+        cwd: "/".into(),
+        ..Spawn::default()
+    }
+}
+
+/// Runs a script of the guest's shell, which must succeed, and gives its output.
+pub async fn shell(session: &Session, script: &str) -> String {
+    let output = session.output(command(&["bash", "-euc", script]), b"").await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status, ExitStatus::Code(0), "{script}\n{out}\n{err}");
+    out
+}
+
+/// A line of a `status` file.
+pub fn field(status: &str, name: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name}:\n{status}")).trim().to_owned()
 }
 
 /// Whether any process of this user has a word in its command line.

@@ -9,10 +9,14 @@
 #![expect(unreachable_pub, reason = "a test has no outside")]
 
 mod cache;
+mod disks;
 mod faults;
 mod harness;
+mod hostile;
+mod machine;
 mod plans;
 mod program;
 mod session;
 mod stages;
+mod streams;
 mod vmdb;

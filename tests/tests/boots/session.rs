@@ -3,16 +3,7 @@
 use session::{ChildEvent, SessionError};
 use wire::{Channel, ExitStatus, FileOperation, Request, Spawn};
 
-use crate::harness::ground;
-
-fn command(words: &[&str]) -> Spawn {
-    Spawn {
-        argv: words.iter().map(ToString::to_string).collect(),
-        env: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())],
-        cwd: "/".into(),
-        ..Spawn::default()
-    }
-}
+use crate::harness::{command, ground};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_files_and_many_streams() {

@@ -1,0 +1,183 @@
+//! The own VMM beside QEMU's microvm machine, both with KVM, on the same machine:
+//! what `tests/lab.sh bench` runs in level 1, and what says the same natively
+//! where /dev/kvm is real.
+//!
+//! Prints figures and ratios and asserts nothing: they depend on the load.
+//! `VBUILD_BENCH_ACCEL=tcg` lets QEMU emulate, to try the program itself out.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
+#![expect(clippy::print_stdout, reason = "figures are what it is for")]
+#![expect(unreachable_pub, reason = "a benchmark has no outside")]
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read,
+    os::unix::net::UnixStream,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use machine::ConnectDecision;
+use qemu::{Qemu, QemuAccel};
+use session::{BootOptions, Session};
+
+#[path = "../tests/boots/harness.rs"]
+#[expect(dead_code, reason = "the harness serves the tests that boot; this takes a part of it")]
+mod harness;
+
+use harness::{Ground, Prepared, command, drive, field, shell};
+
+/// Boots of each backend; the quickest counts.
+const BOOTS: usize = 3;
+/// Bytes of the disk, and read and written in order.
+const DISK_BYTES: u64 = 256 << 20;
+/// Bytes sent by the guest.
+const BULK_BYTES: u64 = 64 << 20;
+/// Where the host swallows them.
+const BULK_PORT: u32 = 6000;
+/// Memory that the guest takes and gives back.
+const TAKEN_MIB: u64 = 256;
+
+/// Reads 4096 bytes at random places, past the page cache, one after another.
+const RANDOM_READS: &str = r#"
+import mmap, os, random, sys, time
+random.seed(1)
+disk = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT)
+buffer = mmap.mmap(-1, 4096)
+size, count = 256 << 20, 2000
+places = [random.randrange(size // 4096) * 4096 for _ in range(count)]
+for word, call in (("read", os.preadv), ("write", os.pwritev)):
+    start = time.monotonic()
+    for place in places:
+        call(disk, [buffer], place)
+    print(word, round(count / (time.monotonic() - start)))
+"#;
+
+/// Sends zeros to the host as fast as it takes them.
+const SEND: &str = r#"
+import socket, sys
+stream = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+stream.connect((2, 6000))
+block, left = bytes(1 << 20), int(sys.argv[1])
+while left:
+    stream.sendall(block)
+    left -= len(block)
+stream.shutdown(socket.SHUT_WR)
+stream.recv(1)
+"#;
+
+type Figures = BTreeMap<&'static str, f64>;
+
+fn rate(bytes: u64, took: Duration) -> f64 {
+    f64::from(u32::try_from(bytes >> 20).unwrap()) / took.as_secs_f64()
+}
+
+/// Swallows what comes and closes, which tells the guest that all has arrived.
+fn swallow(mut stream: UnixStream) {
+    let mut buffer = vec![0; 1 << 20];
+    while stream.read(&mut buffer).is_ok_and(|len| len > 0) {}
+}
+
+fn kib(text: &str) -> f64 {
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn status_of(prepared: &Prepared) -> String {
+    fs::read_to_string(format!("/proc/{}/status", prepared.process())).unwrap()
+}
+
+async fn block(session: &Session, figures: &mut Figures) {
+    let find = "for d in /sys/block/vd*; do
+        if [ \"$(cat $d/serial)\" = bench ]; then echo /dev/${d##*/}; fi; done";
+    let disk = shell(session, find).await.trim().to_owned();
+    for (name, from, to, flags) in [
+        ("sequential write, MiB/s", "/dev/zero", disk.as_str(), "oflag=direct conv=notrunc"),
+        ("sequential read, MiB/s", disk.as_str(), "/dev/null", "iflag=direct"),
+    ] {
+        let started = Instant::now();
+        let script = format!("dd if={from} of={to} bs=1M count=256 {flags} status=none");
+        shell(session, &script).await;
+        figures.insert(name, rate(DISK_BYTES, started.elapsed()));
+    }
+    session.put_file("/", "/run/random.py", 0o644, RANDOM_READS.as_bytes()).await.unwrap();
+    let said = shell(session, &format!("python3 /run/random.py {disk}")).await;
+    for (line, name) in said.lines().zip(["4k random reads/s", "4k random writes/s"]) {
+        figures.insert(name, line.split_whitespace().nth(1).unwrap().parse().unwrap());
+    }
+}
+
+async fn memory(session: &Session, prepared: &Prepared, figures: &mut Figures) {
+    let guest = |status: &str| kib(&field(status, "RssShmem")) / 1024.0;
+    let before = guest(&status_of(prepared));
+    shell(session, &format!("head -c {TAKEN_MIB}M /dev/urandom > /run/taken")).await;
+    let taken = guest(&status_of(prepared));
+    shell(session, "rm /run/taken; echo 3 > /proc/sys/vm/drop_caches; sleep 4").await;
+    let after = guest(&status_of(prepared));
+    figures.insert("guest memory taken, MiB", taken - before);
+    figures.insert("of it given back, MiB", taken - after);
+}
+
+async fn measure(ground: &Ground, own: bool) -> Figures {
+    let mut figures = Figures::new();
+    let path = ground.path("bench.raw");
+    File::create(&path).unwrap().set_len(DISK_BYTES).unwrap();
+    let mut prepared = ground.prepare("bench", vec![drive("bench", path)]).await;
+    if !own {
+        let accel = match std::env::var("VBUILD_BENCH_ACCEL").as_deref() {
+            Ok("tcg") => QemuAccel::Tcg,
+            _ => QemuAccel::Kvm,
+        };
+        let qemu = Qemu::new(None, accel).unwrap().with_helper(harness::vbuild_binary());
+        prepared.backend = Arc::new(qemu);
+    }
+    prepared.spec.on_guest_connect = Arc::new(|request| {
+        if request.port != BULK_PORT {
+            return ConnectDecision::Refuse;
+        }
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || swallow(ours));
+        ConnectDecision::Accept(theirs)
+    });
+    let mut quickest = Duration::MAX;
+    for boot in 0..BOOTS {
+        let started = Instant::now();
+        let session = prepared.boot(&BootOptions::default()).await.unwrap();
+        quickest = quickest.min(started.elapsed());
+        for (name, value) in session.machine().counters() {
+            if name.starts_with("exits_") && boot == 0 {
+                println!("  {name}: {value}");
+            }
+        }
+        let status = status_of(&prepared);
+        let own_kib = kib(&field(&status, "RssAnon")) + kib(&field(&status, "RssFile"));
+        figures.insert("VMM's own memory, MiB", own_kib / 1024.0);
+        if boot + 1 < BOOTS {
+            session.shutdown(false).await.unwrap();
+            continue;
+        }
+        block(&session, &mut figures).await;
+        let started = Instant::now();
+        let send = command(&["python3", "-c", SEND, &BULK_BYTES.to_string()]);
+        session.output(send, b"").await.unwrap();
+        figures.insert("vsock from the guest, MiB/s", rate(BULK_BYTES, started.elapsed()));
+        memory(&session, &prepared, &mut figures).await;
+        session.shutdown(false).await.unwrap();
+    }
+    figures.insert("start to hello, s", quickest.as_secs_f64());
+    figures
+}
+
+#[tokio::main]
+async fn main() {
+    let Some(ground) = harness::ground("vmm") else { return };
+    println!("the own VMM");
+    let own = measure(&ground, true).await;
+    println!("QEMU's microvm");
+    let theirs = measure(&ground, false).await;
+    println!("{:<32} {:>10} {:>10} {:>8}", "", "own VMM", "QEMU", "ratio");
+    for (name, value) in &own {
+        let other = theirs[name];
+        println!("{name:<32} {value:>10.2} {other:>10.2} {:>8.2}", value / other);
+    }
+}

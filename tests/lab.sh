@@ -1,0 +1,81 @@
+#!/bin/sh
+# The KVM lab: the own VMM on a real /dev/kvm, on a machine that has none.
+#
+#   level 0  this machine; vbuild's QEMU backend emulates a processor with SVM
+#   level 1  vbuild's appliance with kvm-amd loaded, and vbuild in it
+#   level 2  the same appliance, run by vbuild's own VMM with --accel kvm
+#
+# Everything in it goes through vbuild itself: `vbuild exec` boots level 1, and
+# the tests that boot guests, the same that run over QEMU, boot level 2 there.
+#
+# usage: tests/lab.sh [SUITE]...      (default: doctor machine cache build)
+#   doctor   `vbuild doctor` and `--accel auto` choose KVM; a command in level 2
+#   machine  processors, disks, streams, ends, confinement, hostile guests
+#   cache    a stage cache that works by swapping layers under a running guest
+#   build    a whole image, compared with the one that QEMU's backend makes
+#   bench    figures beside QEMU's with KVM at the same level (needs a network:
+#            level 1 gets the package qemu-system-x86)
+#   shell    a shell in level 1
+#
+# VBUILD_TEST_CACHE names a cache that holds an appliance; without it one is made.
+# LAB_MEMORY (MiB of level 1, 4096), LAB_FILTER (only tests whose names hold it).
+set -eu
+here=$(cd "$(dirname "$0")/.." && pwd)
+cd "$here"
+target=${CARGO_TARGET_DIR:-$here/target}
+[ $# -gt 0 ] || set -- doctor machine cache build
+suites=$*
+
+cargo agent --locked
+VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent"
+export VBUILD_AGENT
+cargo build --locked --package vbuild
+tests=$(cargo test --locked --package tests --test boots --test elements --bench vmm --no-run \
+    --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/vbuild-lab.XXXXXX")
+trap 'rm -rf "$work"' EXIT INT TERM
+cache=${VBUILD_TEST_CACHE:-$work/cache}
+vbuild() { "$target/debug/vbuild" "$@"; }
+outside="--accel tcg --cache-dir $cache"
+# shellcheck disable=SC2086
+vbuild appliance build $outside
+extra=
+case " $suites " in
+*" bench "*)
+    extra="--appliance-package qemu-system-x86"
+    # shellcheck disable=SC2086
+    vbuild appliance build $outside $extra
+    ;;
+esac
+
+# What level 1 gets: programs where the tests expect them, and the appliance.
+lab=$work/lab
+mkdir -p "$lab/target/debug/deps" "$lab/cache/appliance" "$lab/tests"
+strip -o "$lab/target/debug/vbuild" "$target/debug/vbuild"
+for program in $tests; do
+    name=$(basename "$program")
+    strip -o "$lab/target/debug/deps/${name%-*}" "$program"
+done
+cp "$VBUILD_AGENT" "$lab/agent"
+cp -R tests/elements "$lab/tests/"
+cp tests/lab/*.sh "$lab/"
+case " $suites " in
+*" build "*)
+    # The same build over QEMU, here, to compare with.
+    mkdir "$lab/reference"
+    sh tests/lab/build.sh "$target/debug/vbuild" tcg "$cache" "$here/tests/elements" "$lab/reference"
+    ;;
+esac
+# What that fetched: diskimage-builder's own elements.
+if [ -d "$cache/diskimage-builder" ]; then cp -R "$cache/diskimage-builder" "$lab/cache/"; fi
+for part in "$cache"/appliance/*; do
+    case $part in */files) ;; *) cp -R --sparse=always "$part" "$lab/cache/appliance/" ;; esac
+done
+printf '%s\n' "$here" >"$lab/here"
+truncate -s 16G "$work/lab.img"
+mke2fs -q -F -t ext4 -O ^has_journal -E lazy_itable_init=1 -d "$lab" "$work/lab.img"
+rm -rf "$lab"
+# shellcheck disable=SC2086
+vbuild exec $outside $extra --no-network --smp 2 --memsize "${LAB_MEMORY:-4096}" --drive "$work/lab.img" -- \
+    env LAB_FILTER="${LAB_FILTER:-}" sh /helper/inside.sh $suites

@@ -1,0 +1,56 @@
+#!/bin/sh
+# Level 1 of the KVM lab; see tests/lab.sh, which starts it.
+set -eu
+cd /helper
+suites=$*
+here=$(cat here)
+# The tests know their elements by the path at which they were built.
+mkdir -p "$here" && ln -s /helper/tests "$here/tests"
+HOME=/helper/home TMPDIR=/helper/tmp
+VBUILD_AGENT=/helper/agent
+VBUILD_TEST_CACHE=/helper/cache
+VBUILD_TEST_ACCEL=kvm
+export HOME TMPDIR VBUILD_AGENT VBUILD_TEST_CACHE VBUILD_TEST_ACCEL
+mkdir -p "$HOME" "$TMPDIR"
+vbuild=/helper/target/debug/vbuild
+modprobe kvm-amd
+
+began=$(date +%s)
+step() { printf '\n=== lab: %s (%s s)\n' "$1" "$(($(date +%s) - began))"; }
+boots() { ./target/debug/deps/boots --nocapture --test-threads=1 "$@"; }
+
+for suite in $suites; do
+    step "$suite"
+    case $suite in
+    doctor)
+        "$vbuild" doctor --cache-dir /helper/cache | tee doctor.txt
+        grep -q -- '--accel auto: KVM, which passed every check' doctor.txt
+        # QEMU is not there, so that what runs is the own VMM or nothing.
+        ! command -v qemu-system-x86_64
+        for accel in auto kvm; do
+            test "$("$vbuild" exec --accel $accel --cache-dir /helper/cache -m 512 --no-network -- cat /proc/1/comm)"
+        done
+        ;;
+    machine)
+        # shellcheck disable=SC2086
+        boots ${LAB_FILTER:-machine:: disks:: streams:: hostile:: session::}
+        ;;
+    cache)
+        # shellcheck disable=SC2086
+        boots ${LAB_FILTER:-cache::}
+        ;;
+    build)
+        mkdir -p built
+        sh build.sh "$vbuild" kvm /helper/cache /helper/tests/elements built
+        cmp built/image.raw reference/image.raw && echo "the image is the same, byte for byte"
+        cmp built/image.tar reference/image.tar && echo "the archive is the same, byte for byte"
+        ;;
+    bench) sh bench.sh ;;
+    shell) bash -i ;;
+    *)
+        echo "lab: there is no suite \`$suite'" >&2
+        exit 2
+        ;;
+    esac
+done
+step "done"

@@ -1,0 +1,112 @@
+//! The machine itself: processors, many processes, every way to end, and what
+//! its process may do.
+
+use std::{fs, path::Path};
+
+use machine::HaltReason;
+use session::SessionError;
+
+use crate::harness::{Prepared, command, field, ground, shell};
+
+/// Processes of the storm, one after another and at once.
+const STORM: usize = 200;
+const AT_ONCE: usize = 50;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_processors_as_asked_for() {
+    for vcpus in [1, 2, 4] {
+        let Some(mut ground) = ground("as_many_processors_as_asked_for") else { return };
+        ground.settings.vcpus = vcpus;
+        let (session, _dir) = ground.boot().await;
+        let seen = shell(&session, "nproc; grep -c ^processor /proc/cpuinfo; date +%s").await;
+        let words: Vec<&str> = seen.split_whitespace().collect();
+        assert_eq!(words[..2], [vcpus.to_string(), vcpus.to_string()]);
+        // The guest's clock is the host's.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let difference = words[2].parse::<u64>().unwrap().abs_diff(now.as_secs());
+        assert!(difference < 60, "the guest's clock differs by {difference} s");
+        if vcpus == 4 {
+            storm(&session).await;
+        }
+        let machine = std::sync::Arc::clone(session.machine());
+        session.shutdown(true).await.unwrap();
+        assert_eq!(machine.wait().await, HaltReason::PowerOff);
+    }
+}
+
+/// Many short processes, and many at the same time.
+async fn storm(session: &session::Session) {
+    let script = format!("i=0; while [ $i -lt {STORM} ]; do /bin/true; i=$((i+1)); done; echo $i");
+    assert_eq!(shell(session, &script).await.trim(), STORM.to_string());
+    let tasks: Vec<_> = (0..AT_ONCE)
+        .map(|number| {
+            let session = session.clone();
+            tokio::spawn(async move { shell(&session, &format!("echo {number}")).await })
+        })
+        .collect();
+    for (number, task) in tasks.into_iter().enumerate() {
+        assert_eq!(task.await.unwrap(), format!("{number}\n"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reboot_is_not_a_power_off() {
+    let Some(ground) = ground("a_reboot_is_not_a_power_off") else { return };
+    let (session, _dir) = ground.boot().await;
+    let machine = std::sync::Arc::clone(session.machine());
+    let gone =
+        session.output(command(&["sh", "-c", "echo b > /proc/sysrq-trigger; sleep 60"]), b"");
+    let error = gone.await.unwrap_err();
+    assert!(error.to_string().contains("asked for a reboot"), "{error}");
+    assert_eq!(machine.wait().await, HaltReason::Reboot);
+}
+
+/// Every thread of the process is under a list of system calls, may not gain
+/// privileges, and the process holds nothing but what it was given.
+fn assert_confined(pid: u32, prepared: &Prepared) {
+    let process = Path::new("/proc").join(pid.to_string());
+    let mut threads = 0;
+    for task in fs::read_dir(process.join("task")).unwrap().flatten() {
+        let status = fs::read_to_string(task.path().join("status")).unwrap();
+        let name = field(&status, "Name");
+        assert_eq!(field(&status, "Seccomp"), "2", "thread {name} has no list of system calls");
+        assert_eq!(field(&status, "NoNewPrivs"), "1", "thread {name} may gain privileges");
+        threads += 1;
+    }
+    assert!(threads > 1, "its processors have threads");
+    if !prepared.is_own() {
+        return; // QEMU opens files by itself, and its limits are its own
+    }
+    let limits = fs::read_to_string(process.join("limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    let Ok(open) = fs::read_dir(process.join("fd")) else {
+        println!("skipped a part: only root sees the files of a process that hides its memory");
+        return;
+    };
+    let drives: Vec<_> = prepared.spec.drives.iter().map(|drive| drive.path.clone()).collect();
+    for link in open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()) {
+        let text = link.display().to_string();
+        let kinds = ["/memfd:", "anon_inode:", "socket:", "pipe:", "/dev/kvm"];
+        let known = kinds.iter().any(|kind| text.starts_with(kind));
+        assert!(known || drives.contains(&link), "it holds `{text}`, which nobody gave it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_process_is_killed_is_lost() {
+    let Some(ground) = ground("a_machine_whose_process_is_killed_is_lost") else { return };
+    let prepared = ground.prepare("kill-nine", Vec::new()).await;
+    let session = prepared.must_boot().await;
+    let pid = prepared.process();
+    assert_confined(pid, &prepared);
+    let mut child = session.spawn(command(&["sleep", "600"])).await.unwrap();
+    let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+    assert!(killed.unwrap().success());
+    let error = child.next().await.expect_err("the machine is gone");
+    let SessionError::Lost { reason: HaltReason::Lost(text), .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(text.contains("SIGKILL") || text.contains("signal 9"), "{text}");
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it has been waited for");
+}
