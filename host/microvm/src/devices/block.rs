@@ -10,6 +10,8 @@
 //! can be replaced between two requests: that is how a stage boundary gets its
 //! new layer while the guest runs.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub(crate) mod image;
 pub(crate) mod qcow2;
 pub(crate) mod raw;

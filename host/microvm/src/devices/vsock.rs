@@ -1,5 +1,8 @@
 //! virtio-vsock: the shared mux core on a thread of its own.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+
 use std::{
     io,
     os::fd::{AsRawFd, RawFd},

@@ -1,0 +1,125 @@
+//! The bodies of the fuzz targets, for `fuzz/` and for this crate's own tests.
+//! None may panic, loop or touch memory outside of the guest's, whatever the bytes
+//! are; sanitizers and the property tests see to it.
+
+/// A ring of the block device and the memory behind it.
+pub fn block_request(bytes: &[u8]) {
+    crate::devices::block::fuzz::run(bytes);
+}
+
+/// The rings of the vsock device and the packets in them.
+pub fn vsock_packet(bytes: &[u8]) {
+    crate::devices::vsock::fuzz::run(bytes);
+}
+
+/// Reads and writes of a device's registers, in any order.
+pub fn mmio_registers(bytes: &[u8]) {
+    crate::devices::mmio::fuzz::run(bytes);
+}
+
+/// A file in the place of the kernel.
+pub fn kernel_header(bytes: &[u8]) {
+    crate::boot::fuzz::run(bytes);
+}
+
+/// Guest memory and rings from bytes: what the block and vsock targets share.
+pub(crate) mod rings {
+    use std::sync::Arc;
+
+    use virtio_queue::{Queue, QueueT};
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+    use crate::{
+        counters::Counters,
+        devices::virtio::{Activation, ActiveQueue, Interrupt, event},
+    };
+
+    /// Entries of each ring.
+    pub(crate) const ENTRIES: u16 = 16;
+    /// Guest memory; descriptors point to within twice as much.
+    const MEMORY_BYTES: u64 = 0x2_0000;
+    /// Each ring has three pages: descriptors, available, used.
+    const RING_BYTES: u64 = 0x3000;
+    const PAGE: u64 = 0x1000;
+    const DESCRIPTOR_BYTES: usize = 16;
+
+    /// Takes a part of the bytes; less when they end.
+    fn take<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
+        let (head, rest) = bytes.split_at(len.min(bytes.len()));
+        *bytes = rest;
+        head
+    }
+
+    /// Rings whose tables are the first bytes, and memory that is the rest.
+    pub(crate) fn activation(
+        mut bytes: &[u8],
+        queues: u64,
+        counters: &Arc<Counters>,
+    ) -> Option<Activation> {
+        let len = usize::try_from(MEMORY_BYTES).ok()?;
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len)]).ok()?;
+        let mut active = Vec::new();
+        for index in 0..queues {
+            let base = index * RING_BYTES;
+            let table = take(&mut bytes, usize::from(ENTRIES) * DESCRIPTOR_BYTES).to_vec();
+            for (entry, descriptor) in (0..).zip(table.chunks(DESCRIPTOR_BYTES)) {
+                let mut raw = [0; DESCRIPTOR_BYTES];
+                raw[..descriptor.len()].copy_from_slice(descriptor);
+                // Most addresses should hit memory or its end.
+                raw[3..8].fill(0);
+                raw[2] &= 3;
+                let at = GuestAddress(base + entry * DESCRIPTOR_BYTES as u64);
+                memory.write_slice(&raw, at).ok()?;
+            }
+            let available = take(&mut bytes, 6 + 2 * usize::from(ENTRIES));
+            memory.write_slice(available, GuestAddress(base + PAGE)).ok()?;
+            let mut queue = Queue::new(ENTRIES).ok()?;
+            queue.set_size(ENTRIES);
+            queue.set_desc_table_address(Some(u32::try_from(base).ok()?), Some(0));
+            queue.set_avail_ring_address(Some(u32::try_from(base + PAGE).ok()?), Some(0));
+            queue.set_used_ring_address(Some(u32::try_from(base + 2 * PAGE).ok()?), Some(0));
+            queue.set_event_idx(available.first().is_some_and(|byte| byte & 2 != 0));
+            queue.set_ready(true);
+            active.push(ActiveQueue { queue, notify: Arc::new(event().ok()?) });
+        }
+        let free = MEMORY_BYTES - queues * RING_BYTES;
+        let room = bytes.len().min(usize::try_from(free).ok()?);
+        memory.write_slice(&bytes[..room], GuestAddress(queues * RING_BYTES)).ok()?;
+        let interrupt = Interrupt::new(Arc::clone(counters)).ok()?;
+        Some(Activation { memory, queues: active, interrupt })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        // Small numbers are what fields of rings and registers mostly hold.
+        prop::collection::vec(prop_oneof![Just(0), 0u8..8, any::<u8>()], 0..most)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn block_requests(bytes in bytes(4096)) {
+            super::block_request(&bytes);
+        }
+
+        #[test]
+        fn vsock_packets(bytes in bytes(4096)) {
+            super::vsock_packet(&bytes);
+        }
+
+        #[test]
+        fn registers(bytes in bytes(2048)) {
+            super::mmio_registers(&bytes);
+        }
+
+        #[test]
+        fn kernels(bytes in bytes(4096)) {
+            super::kernel_header(&bytes);
+        }
+    }
+}
