@@ -5,6 +5,7 @@
 #   3. real boots of the appliance   4. a real Debian image, built as an ordinary
 #      user (uid 65534 when run as root) and booted to its login prompt, beside
 #      the others
+#   5. the own VMM on an emulated KVM: tests/lab.sh
 #
 # usage: tests/all.sh [unit|guest|image|all]
 #   unit   1 and 2
@@ -118,7 +119,6 @@ cp -a "$work/home/.cache/vbuild/appliance" "$work/tests/cache/"
 [ "$(id -u)" -ne 0 ] || chown -R root:root "$work/tests"
 VBUILD_TEST_CACHE="$work/tests/cache" timeout 3000 cargo test --locked --package tests \
     --test boots --test elements -- --nocapture --test-threads=1
-rm -rf "$work/tests"
 
 step "the image that was built meanwhile"
 status=0
@@ -126,6 +126,10 @@ wait "$image_job" || status=$?
 trap - EXIT
 cat "$work/image.log"
 [ "$status" -eq 0 ]
+
+step "the KVM lab"
+VBUILD_TEST_CACHE="$work/tests/cache" timeout 1800 sh tests/lab.sh
+rm -rf "$work/tests"
 
 step "done"
 [ -n "${VBUILD_TEST_DIR:-}" ] || rm -rf "$work"
