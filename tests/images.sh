@@ -59,6 +59,10 @@ fail() {
     exit 1
 }
 
+# The bare system is bootstrapped once and kept on the helper drive, as the element
+# debootstrap documents: it is the same for all of these images.
+bootstrap="--envvar DIB_DEBOOTSTRAP_CACHE=1 --envvar DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE=1"
+
 # build NAME OPTION...: an image of that name.
 build() {
     name=$1
@@ -67,7 +71,7 @@ build() {
     [ -e "$work/out/cache.img" ] || vbuild cache create cache.img --size 10G
     vbuild -v --drive cache.img --name "$name" --logfile "$name.log" \
         --envvar DIB_RELEASE=bookworm --envvar "DIB_DISTRIBUTION_MIRROR=$mirror" \
-        --envvar "DIB_DEBIAN_SECURITY_MIRROR=$mirror-security" ${VBUILD_ARGS:-} "$@" \
+        --envvar "DIB_DEBIAN_SECURITY_MIRROR=$mirror-security" $bootstrap ${VBUILD_ARGS:-} "$@" \
         >"$work/out/$name.out" || {
         tail -n 30 "$work/out/$name.out"
         fail "$name: build"
@@ -197,9 +201,9 @@ run() {
             ls "$work/out/ramdisk.d" | grep -q init
             ;;
         offline)
-            build first --no-cache --formats tar --envvar DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE=1 debian-minimal
-            build second --no-cache --formats tar --envvar DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE=1 \
-                --envvar DIB_AVOID_PACKAGES_UPDATE=1 --no-network debian-minimal
+            build first --no-cache --formats tar debian-minimal
+            build second --no-cache --formats tar --envvar DIB_AVOID_PACKAGES_UPDATE=1 --no-network \
+                debian-minimal
             ;;
         *) fail "no image is called $1" ;;
     esac

@@ -243,7 +243,7 @@ async fn look(
     if let Some(cache) = &mut machine.cache {
         cache.session = Arc::clone(&built.session);
     }
-    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new());
+    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
     let config = machine.config(&settings, ctx, Arc::new(trees), Some(visit))?;
     engine::run(&built.plan, &config).await.map_err(crate::pipeline::engine_error)?;
     let mut found = looker.found.lock().unwrap_or_else(PoisonError::into_inner);

@@ -76,21 +76,35 @@ fn is_disk(target: &Target) -> bool {
 #[must_use]
 pub fn targets(plan: &Plan) -> Vec<Target> {
     let checksums = checksums(plan);
+    let epoch = plan.outputs.epoch;
     let disks = plan.outputs.images.iter().filter_map(|image| {
         let format = output::format(&image.format)?;
         Some(Target {
             compress: image.compress,
             options: image.options.clone(),
             checksums: checksums.clone(),
+            identity: identity(epoch, &image.path),
             ..Target::new(format, &image.path)
         })
     });
     let trees = plan.stages.iter().flat_map(|stage| &stage.steps).filter_map(|step| {
         let plan::Step::ExportTree { output: tree, .. } = step else { return None };
         let format = output::format(&tree.format)?;
-        Some(Target { container: tree.target.clone(), ..Target::new(format, &tree.path) })
+        Some(Target {
+            container: tree.target.clone(),
+            identity: identity(epoch, &tree.path),
+            ..Target::new(format, &tree.path)
+        })
     });
     disks.chain(trees).collect()
+}
+
+/// What tells an output from others: with an epoch its name and that moment, so
+/// that it is the same in every build.
+pub(crate) fn identity(epoch: Option<u64>, path: &std::path::Path) -> output::Identity {
+    let Some(epoch) = epoch else { return output::Identity::random() };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    output::Identity::fixed(format!("{epoch}/{name}").as_bytes(), epoch)
 }
 
 fn checksums(plan: &Plan) -> Vec<output::Checksum> {
@@ -148,9 +162,9 @@ pub async fn build_here(
         shared.fetch(plan, ctx).await;
     }
     let directory = machine.build_dir.path().to_owned();
-    let trees = Trees::new(Arc::clone(&ctx.observer), checksums(plan));
+    let trees = Trees::new(Arc::clone(&ctx.observer), checksums(plan), plan.outputs.epoch);
     let trees = if machine.cache.is_some() { trees.with_archives(&directory) } else { trees };
-    let shell = shell::Shell::default();
+    let shell = shell::Shell::running(settings.break_command.clone());
     let before = breaks(plan, &settings.breaks)?;
     let visit = (settings.shell_on_failure || !before.is_empty())
         .then(|| shell.visit(None, before, settings.shell_on_failure));
@@ -163,6 +177,9 @@ pub async fn build_here(
                 ctx.say(format!("the build directory {} is kept", directory.display()));
             }
             let retry = shell.wants_retry();
+            if settings.keep_outputs && !retry && !matches!(error, EngineError::Cancelled) {
+                keep_outputs(plan, &directory, &trees, ctx).await?;
+            }
             return Err(CommandError { retry, ..engine_error(error) });
         }
     };
@@ -178,6 +195,32 @@ pub async fn build_here(
     }
     let directories = trees.take_directories();
     Ok((commit(plan, stage_cache::Finished { files, directories }, ctx)?, shared))
+}
+
+/// Gives the outputs of a failed build their names, as far as they exist: archives
+/// that were finished, and disks as the failure left them. Outputs of earlier
+/// builds are renamed with their date.
+///
+/// # Errors
+/// When they cannot be written.
+async fn keep_outputs(
+    plan: &Plan,
+    build_dir: &std::path::Path,
+    trees: &Trees,
+    ctx: &Ctx,
+) -> Result<(), CommandError> {
+    let mut files = trees.take();
+    for (disk, path) in engine::target_files(plan, build_dir).map_err(engine_error)? {
+        files.extend(write_disk(plan, disk, path, ctx).await?);
+    }
+    for written in output::commit(files, Existing::KeepDated).map_err(output_error)? {
+        ctx.say(format!("kept {}, which is not finished", written.path.display()));
+    }
+    for directory in trees.take_directories() {
+        let path = directory.commit().map_err(output_error)?;
+        ctx.say(format!("kept {}", path.display()));
+    }
+    Ok(())
 }
 
 /// The stages before which a shell opens: those of `before-PHASE`, and those
@@ -220,7 +263,7 @@ pub async fn shell(
 ) -> Result<(), CommandError> {
     check(plan)?;
     let machine = Prepared::new(settings, ctx).await?;
-    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new());
+    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
     let visit = shell::Shell::after(after);
     let config = machine.config(settings, ctx, Arc::new(trees), Some(visit))?;
     engine::run(plan, &config).await.map(drop).map_err(engine_error)

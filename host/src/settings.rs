@@ -83,6 +83,8 @@ pub struct Settings {
     pub fresh_machine_per_stage: bool,
     /// Keep the build directory after a failure.
     pub keep_build_dir: bool,
+    /// Write what there is of the outputs after a failure, too.
+    pub keep_outputs: bool,
     /// Results of earlier builds.
     pub stage_cache: StageCache,
     /// Where results are shared with others.
@@ -93,6 +95,8 @@ pub struct Settings {
     pub shell_on_failure: bool,
     /// Where the build stops for a shell: `before-install`, `after-root`.
     pub breaks: Vec<String>,
+    /// What runs there instead of an interactive shell.
+    pub break_command: Option<String>,
     /// Identifiers are derived from it instead of being random.
     pub seed: Option<String>,
 }
@@ -117,11 +121,13 @@ impl Default for Settings {
             program: None,
             fresh_machine_per_stage: false,
             keep_build_dir: false,
+            keep_outputs: false,
             stage_cache: StageCache::default(),
             remote_cache: None,
             remote_key: None,
             shell_on_failure: false,
             breaks: Vec::new(),
+            break_command: None,
             seed: std::env::var("SOURCE_DATE_EPOCH").ok().filter(|epoch| !epoch.is_empty()),
         }
     }

@@ -181,9 +181,17 @@ impl Drop for RawTerminal {
 #[derive(Debug, Clone, Default)]
 pub struct Shell {
     retry: Arc<AtomicBool>,
+    /// What runs instead of asking the user what to do.
+    command: Option<String>,
 }
 
 impl Shell {
+    /// One that runs a command, as bash reads it, where another would be interactive.
+    #[must_use]
+    pub fn running(command: Option<String>) -> Self {
+        Self { command, ..Self::default() }
+    }
+
     /// Into the state after so many stages, where the build ends.
     #[must_use]
     pub fn after(stages: usize) -> Visit {
@@ -222,9 +230,11 @@ impl Shell {
 #[async_trait::async_trait]
 impl Visitor for Shell {
     async fn visit(&self, place: Place<'_>) {
-        if place.failed && !is_interactive() {
-            return;
-        }
+        let argv: Vec<String> = match &self.command {
+            Some(command) => ["/bin/bash", "-c", command].map(str::to_owned).to_vec(),
+            None if place.failed && !is_interactive() => return,
+            None => ["/bin/bash", "--norc", "--noprofile"].map(str::to_owned).to_vec(),
+        };
         let seen = |path: &str| path.strip_prefix(place.tools).unwrap_or(path).to_owned();
         let image = place.image.as_deref().map(seen);
         let words = if place.failed { "failed in" } else { "at" };
@@ -232,18 +242,19 @@ impl Visitor for Shell {
         let mut env = environment();
         env.push(("PS1".into(), format!("[vbuild {words} {stage}] \\w# ")));
         env.extend(image.clone().map(|image| ("VBUILD_IMAGE".to_owned(), image)));
-        let bash = ["/bin/bash", "--norc", "--noprofile"];
+        let what = self.command.as_deref().unwrap_or("a shell; the build goes on when it ends");
+        let said = write(std::io::stderr(), format!("vbuild {words} {stage}: {what}\n").as_bytes());
         let spawn = Spawn {
-            argv: bash.map(String::from).to_vec(),
+            argv,
             env,
             cwd: image.unwrap_or_else(|| "/".into()),
             root: Some(place.tools.to_owned()),
             ..Spawn::default()
         };
-        if let Err(error) = join(place.session, spawn).await {
+        if let Err(error) = said.and(join(place.session, spawn).await) {
             tracing::warn!(%error, "the shell has ended");
         }
-        if place.failed {
+        if place.failed && self.command.is_none() {
             let shell = self.clone();
             // It waits for the user.
             let _ = tokio::task::spawn_blocking(move || shell.ask()).await;

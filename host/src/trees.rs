@@ -22,6 +22,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub struct Trees {
     observer: SharedObserver,
     checksums: Vec<Checksum>,
+    epoch: Option<u64>,
     pending: Arc<Mutex<Vec<Pending>>>,
     directories: Arc<Mutex<Vec<PendingTree>>>,
     archives: Option<Arc<Archives>>,
@@ -40,12 +41,17 @@ impl std::fmt::Debug for Trees {
 }
 
 impl Trees {
-    /// For one build.
+    /// For one build, whose outputs carry an epoch or the present time.
     #[must_use]
-    pub fn new(observer: SharedObserver, checksums: Vec<Checksum>) -> Self {
+    pub fn new(
+        observer: SharedObserver,
+        checksums: Vec<Checksum>,
+        epoch: Option<u64>,
+    ) -> Self {
         Self {
             observer,
             checksums,
+            epoch,
             pending: Arc::default(),
             directories: Arc::default(),
             archives: None,
@@ -96,6 +102,7 @@ impl engine::TreeSink for Trees {
         let target = Target {
             container: output.target.clone(),
             checksums: self.checksums.clone(),
+            identity: crate::pipeline::identity(self.epoch, &output.path),
             ..Target::new(format, &output.path)
         };
         let progress = OutputProgress::new(Arc::clone(&self.observer));

@@ -75,6 +75,11 @@ fn layout_mounts(
         .collect())
 }
 
+/// Whether a mount is of a filesystem of a disk, and not of the system or a bind.
+pub(crate) fn is_of_layout(mount: &MountSpec) -> bool {
+    mount.source.starts_with("/dev/") && !mount.fstype.is_empty()
+}
+
 /// Of the options in fstab, the one that decides what is mounted.
 fn mount_options(mount: &plan::Mount) -> Vec<String> {
     let fstab = mount.fstab.iter().flat_map(|entry| entry.options.split(','));
@@ -113,11 +118,13 @@ pub(crate) async fn enter(
     }
     for mount in &wanted[same..] {
         let look = FileOperation::Stat { root: "/".into(), path: mount.target.clone() };
-        let made_target = state.made_targets.contains(&mount.target)
-            || matches!(
-                guest.session.request(&Request::File(look)).await,
-                Ok(Reply::Stat { stat: None })
-            );
+        // The image needs the mount points of its own filesystems when it boots.
+        let made_target = !is_of_layout(mount)
+            && (state.made_targets.contains(&mount.target)
+                || matches!(
+                    guest.session.request(&Request::File(look)).await,
+                    Ok(Reply::Stat { stat: None })
+                ));
         if made_target {
             state.made_targets.insert(mount.target.clone());
         }

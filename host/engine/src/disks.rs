@@ -193,6 +193,32 @@ impl Disks {
     }
 }
 
+/// The target disks of a build that has failed, each as one raw file: those that
+/// existed by then. No machine runs, and nobody keeps results any more.
+///
+/// # Errors
+/// When layers cannot be merged.
+pub fn target_files(
+    plan: &Plan,
+    build_dir: &Path,
+) -> Result<BTreeMap<String, PathBuf>, EngineError> {
+    let directory = build_dir.join("disks");
+    let mut disks = Disks { directory: directory.clone(), files: BTreeMap::new() };
+    for disk in &plan.disks {
+        let raw = disks.raw(&disk.name);
+        let Ok(known) = std::fs::metadata(&raw) else { continue };
+        let layer = |number: usize| directory.join(format!("{}.{number}.qcow2", disk.name));
+        let layers = (1..).map(layer).take_while(|path| path.exists());
+        let chain: Vec<PathBuf> = std::iter::once(raw).chain(layers).collect();
+        let files = Files { bytes: known.len(), chain, kept: 0 };
+        disks.files.insert(disk.name.clone(), files);
+    }
+    disks.flatten(plan)?;
+    let mut targets = disks.targets(plan);
+    targets.retain(|name, _| disks.has(name));
+    Ok(targets)
+}
+
 /// The source of a finished file's extents.
 pub(crate) fn source(finished: &Finished) -> store::Result<Box<dyn store::ExtentSource>> {
     Ok(if finished.raw {

@@ -9,7 +9,7 @@ use plan::{
 use uuid::Uuid;
 
 use crate::{
-    Config, EngineError, MadeNode, State,
+    Config, EngineError, MadeNode, State, canonical,
     guest::{Guest, run_tool, run_tool_with, tool},
     partition,
 };
@@ -128,7 +128,9 @@ async fn make(
                 .uuid
                 .clone()
                 .unwrap_or_else(|| identifier(config, &node.name).to_string());
-            made.uuid = make_filesystem(guest, filesystem, &base(&filesystem.base)?, uuid).await?;
+            let seed = identifier(config, &canonical::hash_name(&node.name));
+            let device = base(&filesystem.base)?;
+            made.uuid = make_filesystem(guest, filesystem, &device, (uuid, seed)).await?;
         }
         NodeKind::Mount(_) => {}
     }
@@ -247,26 +249,46 @@ async fn make_filesystem(
     guest: &Guest,
     filesystem: &Filesystem,
     device: &str,
-    uuid: String,
+    (uuid, hash_seed): (String, Uuid),
 ) -> Result<Option<String>, EngineError> {
+    let (mut argv, known) = mkfs(filesystem, &uuid, hash_seed);
+    argv.push(device.to_owned());
+    let words: Vec<&str> = argv.iter().map(String::as_str).collect();
+    run_tool(&guest.session, &words).await?;
+    Ok(known)
+}
+
+/// The command that makes a filesystem, without the device, and the UUID that it
+/// then has. The seed is that of the hashes in ext's directories, by which their
+/// entries are ordered.
+pub(crate) fn mkfs(
+    filesystem: &Filesystem,
+    uuid: &str,
+    hash_seed: Uuid,
+) -> (Vec<String>, Option<String>) {
     let label = filesystem.label.as_deref();
-    let options = filesystem.options.iter().map(String::as_str);
+    let mut options: Vec<&str> = filesystem.options.iter().map(String::as_str).collect();
     let mut argv: Vec<&str> = Vec::new();
+    let mut known = Some(uuid.to_owned());
     let xfs_uuid = format!("uuid={uuid}");
     let vfat_id = uuid.replace('-', "")[..8].to_ascii_uppercase();
-    let mut known = Some(uuid.clone());
+    let extended;
     match filesystem.fstype.as_str() {
         "swap" => {
-            argv.extend(["mkswap", "-U", &uuid]);
+            argv.extend(["mkswap", "-U", uuid]);
             argv.extend(label.into_iter().flat_map(|label| ["-L", label]));
         }
         kind => {
             argv.extend(["mkfs", "-t", kind]);
             // Discarding a sparse file that was never written is only work.
             argv.extend(match kind {
-                "ext2" | "ext3" | "ext4" => vec!["-F", "-q", "-U", &uuid, "-E", "nodiscard"],
+                "ext2" | "ext3" | "ext4" => {
+                    let own = format!("nodiscard,hash_seed={hash_seed}");
+                    extended = with_extended(own, &mut options);
+                    vec!["-F", "-q", "-U", uuid, "-E", &extended]
+                }
                 "xfs" => vec!["-f", "-q", "-K", "-m", &xfs_uuid],
-                "btrfs" => vec!["-f", "-q", "--nodiscard", "-U", &uuid],
+                "btrfs" => vec!["-f", "-q", "--nodiscard", "-U", uuid],
                 "vfat" | "fat" | "msdos" => {
                     known = Some(format!("{}-{}", &vfat_id[..4], &vfat_id[4..]));
                     vec!["-i", &vfat_id]
@@ -281,9 +303,28 @@ async fn make_filesystem(
             argv.extend(label.into_iter().flat_map(|label| [word, label]));
         }
     }
-    argv.push(device);
-    run_tool(&guest.session, &argv).await?;
-    Ok(known)
+    (argv.into_iter().map(str::to_owned).collect(), known)
+}
+
+/// mke2fs heeds only the last `-E`, so those of the user are taken out of the
+/// options and joined with those of this program, which they win over.
+fn with_extended(own: String, options: &mut Vec<&str>) -> String {
+    let mut joined = own;
+    let mut left = Vec::new();
+    let mut words = std::mem::take(options).into_iter();
+    while let Some(word) = words.next() {
+        let value = match word.strip_prefix("-E") {
+            Some("") => words.next(),
+            Some(value) => Some(value),
+            None => {
+                left.push(word);
+                continue;
+            }
+        };
+        joined.extend(value.into_iter().flat_map(|value| [",", value]));
+    }
+    *options = left;
+    joined
 }
 
 /// Sets `device.NAME`, `uuid.NAME`, `label.NAME` and the two facts that
@@ -438,4 +479,28 @@ pub(crate) async fn trim(guest: &Guest, at: &str) -> Result<(), EngineError> {
         .map_err(|source| EngineError::Prepare { action: format!("trim {at}"), source })?;
     tracing::debug!(at, said = %String::from_utf8_lossy(&output.stdout), "trimmed");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extended_options_are_one() {
+        let filesystem = Filesystem {
+            base: "root".into(),
+            fstype: "ext4".into(),
+            label: Some("l".into()),
+            uuid: None,
+            options: ["-i", "4096", "-E", "resize=9", "-Estride=2"].map(String::from).to_vec(),
+        };
+        let uuid = Uuid::from_u128(7).to_string();
+        let (argv, known) = mkfs(&filesystem, &uuid, Uuid::from_u128(8));
+        let expected = format!(
+            "mkfs -t ext4 -F -q -U {uuid} -E nodiscard,hash_seed={},resize=9,stride=2 -i 4096 -L l",
+            Uuid::from_u128(8)
+        );
+        assert_eq!(argv.join(" "), expected);
+        assert_eq!(known, Some(uuid));
+    }
 }

@@ -9,6 +9,7 @@ pub mod events;
 mod adopt;
 pub mod cache;
 mod caching;
+mod canonical;
 pub mod certificates;
 mod command;
 mod config;
@@ -33,6 +34,7 @@ pub use config::{
     ApplianceFiles, CarriedMount, Config, HelperDrive, MadeNode, Place, State, TreeSink, Visit,
     Visitor,
 };
+pub use disks::target_files;
 pub use error::EngineError;
 pub use guest::ROOT_SERIAL;
 pub use partition::{Placed, TableError, TableImage, lay_out};

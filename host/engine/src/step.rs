@@ -5,7 +5,7 @@ use std::time::Instant;
 use plan::{Plan, Stage, Step};
 
 use crate::{
-    Config, EngineError, State, adopt, events::Event, grow, guest::Guest, layout, run_parts, steps,
+    Config, EngineError, State, adopt, canonical, context, events::Event, grow, guest::Guest, layout, run_parts, steps,
 };
 
 /// Does a step.
@@ -28,6 +28,7 @@ pub(crate) async fn run_step(
             | Step::Fetch { .. }
             | Step::ExportTree { .. }
             | Step::Trim
+            | Step::Canonicalise { .. }
     ) || matches!(step, Step::CreateLayout(_) if !state.has_own_device());
     let started = Instant::now();
     let title = step.title();
@@ -65,6 +66,10 @@ pub(crate) async fn run_step(
             let step = plan::FileStep::Write { path: path.clone(), content, mode: 0o644 };
             steps::file(&step, guest, stage).await?;
         }
+        Step::ClampTimes { root, epoch } => canonical::clamp_times(guest, root, *epoch).await?,
+        Step::Canonicalise { epoch } => {
+            canonical::canonicalise(*epoch, config, guest, state).await?;
+        }
         Step::CopyTree { from, to } => steps::copy_tree(guest, from, to).await?,
         Step::KillProcesses { root } => steps::kill_processes(guest, stage, root).await?,
         Step::Fetch { from, to } => steps::fetch(guest, stage, config, from, to).await?,
@@ -73,7 +78,7 @@ pub(crate) async fn run_step(
         }
         Step::Trim => {
             for mount in guest.mounted.iter().map(|mounted| &mounted.spec) {
-                if mount.source.starts_with("/dev/") && !mount.fstype.is_empty() {
+                if context::is_of_layout(mount) {
                     layout::trim(guest, &mount.target).await?;
                 }
             }

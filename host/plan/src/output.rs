@@ -15,6 +15,10 @@ pub struct Outputs {
     /// Whether an existing output is replaced. Otherwise it is renamed with its
     /// time of change, as diskimage-builder does.
     pub overwrite: bool,
+    /// The moment that outputs carry where their format has room for one, in
+    /// seconds since 1970; their identifiers are then the same in every build.
+    /// Without one they have the present time and random identifiers.
+    pub epoch: Option<u64>,
 }
 
 /// One image file of a target disk.

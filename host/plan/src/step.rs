@@ -225,6 +225,23 @@ pub enum Step {
     },
     /// Discards the free blocks of every filesystem of the layout.
     Trim,
+    /// Sets the times of change that are later than a moment to that moment, in
+    /// everything below a directory.
+    ClampTimes {
+        /// The directory.
+        root: GuestPath,
+        /// The moment, in seconds since 1970.
+        epoch: u64,
+    },
+    /// Writes what the layout's filesystems hold anew, so that the same files
+    /// give the same bytes: ext2 to ext4 are made again from their files, and
+    /// FAT gets its times set. Others stay as they are. Only where nothing is
+    /// mounted.
+    Canonicalise {
+        /// The moment that all else is said to have happened at, in seconds
+        /// since 1970.
+        epoch: u64,
+    },
     /// Tells the user something.
     Say {
         /// The text.
@@ -469,6 +486,8 @@ impl Step {
             Self::Fetch { to, .. } => format!("fetch {}", to.display()),
             Self::ExportTree { output, .. } => format!("write {}", output.path.display()),
             Self::Trim => "discard free blocks".into(),
+            Self::ClampTimes { .. } => "clamp the times of files".into(),
+            Self::Canonicalise { .. } => "write the filesystems anew".into(),
             Self::Say { text } => text.clone(),
         }
     }

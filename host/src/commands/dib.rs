@@ -48,11 +48,15 @@ pub fn run(context: &Context, args: &BuildArgs) -> Outcome {
 }
 
 /// `--debug-shell`, and the variable `break` as diskimage-builder reads it: points
-/// separated by commas, at which a shell opens.
+/// separated by commas, at which a shell opens, or `break_cmd` runs.
 fn take_breaks(context: &Context, args: &BuildArgs, settings: &mut Settings) {
     let variables = envvars(context, &args.scripts.envvar);
-    let points = variables.iter().rev().find(|(name, _)| name == "break").map(|(_, value)| value);
-    let points = points.into_iter().chain(&args.scripts.debug_shell);
+    let value = |of: &str| {
+        variables.iter().rev().find(|(name, _)| name == of).map(|(_, value)| value.clone())
+    };
+    settings.break_command = value("break_cmd").filter(|command| !command.trim().is_empty());
+    let points = value("break");
+    let points = points.iter().chain(&args.scripts.debug_shell);
     for point in points.flat_map(|points| points.split(',')).map(str::trim) {
         match point {
             "" => {}
@@ -76,7 +80,8 @@ pub fn lower(
     if args.tmpfs.min_tmpfs.is_some() {
         ctx.warn("--min-tmpfs: vbuild builds on a disk of its machine, never in memory");
     }
-    let options = options(context, args);
+    let source_date_epoch = settings.seed.as_deref().map(source_date_epoch).transpose()?;
+    let options = DibOptions { source_date_epoch, ..options(context, args) };
     check_directory(&options.name)?;
     ctx.say(format!("Elements: {}", options.elements.join(" ")));
     let world = World {
@@ -97,6 +102,14 @@ pub fn lower(
         ctx.warn(warning.clone());
     }
     Ok(lowered)
+}
+
+/// The moment of `SOURCE_DATE_EPOCH`.
+fn source_date_epoch(text: &str) -> Result<u64, CommandError> {
+    text.parse().map_err(|_| {
+        CommandError::usage(format!("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds"))
+            .hint("it counts seconds since 1970, as `date +%s` does; without it files keep their times")
+    })
 }
 
 /// Outputs are written when everything else is done: too late to find out that
@@ -172,6 +185,7 @@ pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
             .iter()
             .map(|share| dib::Share { host: share.host.clone(), guest: share.guest.clone() })
             .collect(),
+        source_date_epoch: None,
         scratch_bytes: None,
     }
 }

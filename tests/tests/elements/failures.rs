@@ -33,6 +33,26 @@ fn a_failing_script_ends_the_build_and_is_named() {
 }
 
 #[test]
+fn outputs_of_a_failed_build_stay_when_asked_for() {
+    let Some(shop) = workshop("--no-delete-on-failure") else { return };
+    shop.write("trap.raw", "of an earlier build");
+    let arguments = ["--name", "trap", "--formats", "raw,qcow2,tar", "--no-delete-on-failure"];
+    let elements = ["--envvar", "TRAP=cleanup.d", "tiny-os", "traps"];
+    let built = shop.run(&[&arguments[..], &elements[..]].concat());
+    assert_eq!(built.status, Some(1), "{}", built.stderr);
+    let names = shop.names();
+    assert!(!names.iter().any(|name| name == "trap.tar"), "it had not come so far: {names:?}");
+    // The disk is as the failure left it, and the older one has not gone.
+    let raw = shop.path("trap.raw");
+    assert_eq!(super::image::blkid(&raw, "LABEL"), "cloudimg-rootfs");
+    assert!(super::image::ext_names(&raw, "/").iter().any(|name| name == "usr"));
+    assert!(names.iter().any(|name| name == "trap.qcow2"), "{names:?}");
+    let older = names.iter().find(|name| name.starts_with("trap-") && name.ends_with(".raw"));
+    let older = shop.path(older.unwrap_or_else(|| panic!("{names:?}")));
+    assert_eq!(fs::read_to_string(older).unwrap(), "of an earlier build");
+}
+
+#[test]
 fn extra_data_ends_with_its_scripts_status() {
     let Some(shop) = workshop("extra-data status") else { return };
     let built = trapped(&shop, "extra-data.d");
@@ -171,40 +191,4 @@ fn an_interrupted_build_leaves_nothing() {
     assert!(!status.success());
     assert_eq!(shop.names(), ["events", "int.qcow2", "log"]);
     assert_eq!(fs::read_to_string(shop.path("int.qcow2")).unwrap(), "of an earlier build");
-}
-
-#[test]
-fn a_build_stops_for_a_shell_and_goes_on() {
-    use std::{io::Write as _, process::Stdio};
-    let Some(shop) = workshop("a shell at a point") else { return };
-    let arguments = [
-        "--name",
-        "sh",
-        "--formats",
-        "tar",
-        "--debug-shell",
-        "before-install",
-        "--envvar",
-        "break=after-post-install",
-        "tiny-os",
-        "probe",
-    ];
-    let mut child = shop
-        .command(&arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The first shell takes one line, the second the rest.
-    let typed =
-        b"echo by hand > $VBUILD_IMAGE/by-hand; test -e by-hand && echo seen-$((40 + 2)); exit\n";
-    child.stdin.take().unwrap().write_all(typed).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let built = shop.built(&output);
-    assert_eq!(built.status, Some(0), "{}\n{}", built.stdout, built.stderr);
-    assert!(built.stdout.contains("seen-42"), "{}", built.stdout);
-    assert!(super::archive::members(&shop.path("sh.tar")).contains_key("by-hand"));
-    let built = shop.run(&["--debug-shell", "before-lunch", "tiny-os"]);
-    assert!(built.stderr.contains("`before-lunch` is neither"), "{}", built.stderr);
 }

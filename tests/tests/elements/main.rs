@@ -19,3 +19,4 @@ mod layouts;
 mod outputs;
 mod phases;
 mod real;
+mod shell;

@@ -134,6 +134,61 @@ fn checksums_verify(dir: &Path) {
 }
 
 #[test]
+fn the_same_inputs_give_the_same_bytes() {
+    let Some(shop) = workshop("same bytes") else { return };
+    let formats = format!("{FORMATS},");
+    let arguments = [
+        "--name",
+        "same",
+        "--formats",
+        formats.trim_end_matches(','),
+        "--docker-target",
+        "probe:1",
+        "--size",
+        "700M",
+        "tiny-os",
+        "keepsakes",
+        "block-device-efi",
+    ];
+    let build = || {
+        let mut command = shop.command(&arguments);
+        let output = command.env("SOURCE_DATE_EPOCH", "1700000000").output().unwrap();
+        let built = shop.built(&output);
+        assert_eq!(built.status, Some(0), "{}\n{}", built.stdout, built.stderr);
+    };
+    build();
+    fs::create_dir(shop.path("first")).unwrap();
+    let outputs: Vec<String> =
+        shop.names().into_iter().filter(|name| name.starts_with("same.")).collect();
+    assert_eq!(outputs.len(), FORMATS.split(',').count());
+    for name in &outputs {
+        fs::rename(shop.path(name), shop.path(&format!("first/{name}"))).unwrap();
+    }
+    build();
+    for name in &outputs {
+        host("cmp", &[name, &format!("first/{name}")], shop.dir.path());
+    }
+    // Nothing of the files got lost on the way.
+    let archive = members(&shop.path("same.tar"));
+    assert!(archive.values().all(|member| member.seconds <= 1_700_000_000));
+    let image = shop.path("same.raw");
+    let table = super::image::partitions(&image);
+    let root = super::image::cut(&image, table.last().unwrap());
+    host("e2fsck", &["-fn", root.to_str().unwrap()], shop.dir.path());
+    let stat = |path: &str| {
+        host("debugfs", &["-R", &format!("stat {path}"), root.to_str().unwrap()], Path::new("/"))
+    };
+    let file = stat("/keep/file");
+    assert!(file.contains("Links: 2") && file.contains("user.colour"), "{file}");
+    assert!(file.contains("User:  1234") && file.contains("Mode:  0640"), "{file}");
+    assert!(stat("/keep/capable").contains("security.capability"));
+    assert!(stat("/keep/with-acl").contains("posix_acl_access"));
+    assert!(stat("/keep/setuid").contains("Mode:  04755"));
+    assert!(stat("/keep/disk").contains("07:200"), "{}", stat("/keep/disk"));
+    assert!(stat("/root").contains("Mode:  0700"));
+}
+
+#[test]
 fn sizes_and_compression_are_what_was_asked_for() {
     let Some(shop) = workshop("sizes") else { return };
     shop.build(&["--name", "big.raw", "--formats", "raw", "--size", "1.5G", "tiny-os"]);

@@ -116,8 +116,14 @@ impl Environment<'_> {
             // Python's sets otherwise come in another order on every run, and
             // elements make lists of packages out of them.
             ("PYTHONHASHSEED", "0"),
+            // What package-installs prints would come when it ends, minutes later.
+            ("PYTHONUNBUFFERED", "1"),
         ] {
             env.set(name, value);
+        }
+        if let Some(epoch) = self.options.source_date_epoch {
+            // What scripts make carries no other time, where its maker cares.
+            env.set("SOURCE_DATE_EPOCH", epoch.to_string());
         }
         self.add_places(&mut env);
         self.add_settings(&mut env);

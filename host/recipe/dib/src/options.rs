@@ -87,6 +87,9 @@ pub struct DibOptions {
     pub content_line: Vec<String>,
     /// `--share`: files of the host that scripts may see.
     pub shares: Vec<Share>,
+    /// `SOURCE_DATE_EPOCH`: the same inputs shall give the same bytes, and no
+    /// file is younger than this.
+    pub source_date_epoch: Option<u64>,
     /// Size of the scratch disk in bytes.
     pub scratch_bytes: Option<u64>,
 }

@@ -120,6 +120,7 @@ pub fn lower(project: &Project, request: &Request<'_>) -> Result<Plan, InputErro
             }],
             checksums: target.checksums.clone(),
             overwrite: true,
+            epoch: None,
         },
         ..plan(&name, disk_bytes(request), request.base.clone(), stages)
     })

@@ -37,7 +37,12 @@ pub(crate) fn outputs(build: &Build<'_>) -> Outputs {
     }
     let checksums: Vec<Checksum> =
         if build.ramdisk { Vec::new() } else { build.settings.checksums.clone() };
-    Outputs { images, checksums, overwrite: build.settings.overwrite }
+    Outputs {
+        images,
+        checksums,
+        overwrite: build.settings.overwrite,
+        epoch: build.options.source_date_epoch,
+    }
 }
 
 /// A local_loop with a directory keeps its raw file there, as in the original:

@@ -3,7 +3,7 @@
 //! ```text
 //! prepare ─ root.d ─ extra-data.d ─ pre-install.d ─ install.d ─ packages ─ post-install.d
 //!         ─ post-root.d ─ size ─ layout ─ copy ─ pre-finalise.d ─ finalise.d ─ cleanup.d
-//!         ─ export ─ seal
+//!         ─ export ─ seal (─ canonicalise, with SOURCE_DATE_EPOCH)
 //! ```
 //!
 //! Up to post-root.d the tree is a directory, from copy on it is the mounted
@@ -70,6 +70,7 @@ pub(crate) fn stages(build: &Build<'_>) -> Result<Vec<Stage>, DibError> {
     stages.push(cleanup(build)?);
     stages.push(export(build)?);
     stages.push(seal());
+    stages.extend(build.options.source_date_epoch.map(canonical));
     // Only people's scripts have a reason to use the network.
     for stage in &mut stages {
         let scripts = stage.steps.iter().any(|step| match step {
@@ -393,6 +394,12 @@ fn export(build: &Build<'_>) -> Result<Stage, DibError> {
         unmount_below(guest::MNT, kept_mounts(build)),
         Step::Fetch { from: build.save_directory()?, to: outputs::side_directory(build) },
     ];
+    steps.extend(
+        build
+            .options
+            .source_date_epoch
+            .map(|epoch| Step::ClampTimes { root: path(guest::MNT), epoch }),
+    );
     steps.extend(outputs::tree_steps(build));
     let context = Context { image_system_mounts: false, ..image_context() };
     Ok(stage("export", context, steps))
@@ -401,4 +408,9 @@ fn export(build: &Build<'_>) -> Result<Stage, DibError> {
 fn seal() -> Stage {
     let context = Context { layout_at: Some(path(guest::MNT)), ..Context::default() };
     stage("seal", context, vec![Step::Trim])
+}
+
+/// Filesystems as they are written by hand differ in every build.
+fn canonical(epoch: u64) -> Stage {
+    stage("canonicalise", Context::default(), vec![Step::Canonicalise { epoch }])
 }

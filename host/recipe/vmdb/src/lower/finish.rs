@@ -142,7 +142,12 @@ impl Lowering<'_> {
             }));
         }
         // vmdb2 writes over what is there.
-        Outputs { images, checksums: self.settings.checksums.clone(), overwrite: true }
+        Outputs {
+            images,
+            checksums: self.settings.checksums.clone(),
+            overwrite: true,
+            epoch: None,
+        }
     }
 }
 

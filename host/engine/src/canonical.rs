@@ -1,0 +1,77 @@
+//! Filesystems whose bytes depend on the files in them and on nothing else.
+//!
+//! The kernel puts blocks where it likes at the moment when it writes them, and
+//! notes times and random numbers that nobody asked for. So with
+//! SOURCE_DATE_EPOCH the filesystems of ext are made again at the end, from their
+//! own files, by mke2fs, which puts everything in one order; FAT is written in
+//! one order anyway, and only its times are set. Logical volumes, containers,
+//! XFS and btrfs have random numbers and times of their own and stay as they are.
+
+use plan::{Filesystem, GuestPath, NodeKind};
+
+use crate::{
+    Config, EngineError, State,
+    guest::{Guest, SCRATCH, run_tool},
+    layout,
+};
+
+const REMAKE_EXT: &str = include_str!("../scripts/remake-ext.sh");
+const FAT_TIMES: &str = include_str!("../scripts/fat-times.py");
+
+/// Makes no file below a directory younger than the epoch.
+pub(crate) async fn clamp_times(
+    guest: &Guest,
+    root: &GuestPath,
+    epoch: u64,
+) -> Result<(), EngineError> {
+    let script = "find \"$1\" -newermt \"@$2\" -print0 | xargs -0r touch -h -m -d \"@$2\"";
+    let (root, epoch) = (Guest::tools_path(root), epoch.to_string());
+    run_tool(&guest.session, &["sh", "-c", script, "sh", &root, &epoch]).await.map(drop)
+}
+
+/// Makes the filesystems of the layout canonical, where that can be done.
+pub(crate) async fn canonicalise(
+    epoch: u64,
+    config: &Config,
+    guest: &Guest,
+    state: &State,
+) -> Result<(), EngineError> {
+    let epoch = epoch.to_string();
+    for made in &state.nodes {
+        let NodeKind::Filesystem(filesystem) = &made.node.kind else { continue };
+        let device = layout::device(&filesystem.base, guest, state)?;
+        match filesystem.fstype.as_str() {
+            "ext2" | "ext3" | "ext4" => {
+                let uuid = made.uuid.clone().unwrap_or_default();
+                let name = &made.node.name;
+                remake(guest, config, (name, filesystem), &device, &uuid, &epoch).await?;
+            }
+            "vfat" | "fat" | "msdos" => {
+                let argv = ["python3", "-c", FAT_TIMES, &device, &epoch];
+                run_tool(&guest.session, &argv).await?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn remake(
+    guest: &Guest,
+    config: &Config,
+    (name, filesystem): (&str, &Filesystem),
+    device: &str,
+    uuid: &str,
+    epoch: &str,
+) -> Result<(), EngineError> {
+    let work = format!("{SCRATCH}/canonical");
+    let (mkfs, _) = layout::mkfs(filesystem, uuid, layout::identifier(config, &hash_name(name)));
+    let mut argv = vec!["sh", "-c", REMAKE_EXT, "remake-ext", epoch, device, &work];
+    argv.extend(mkfs.iter().map(String::as_str));
+    run_tool(&guest.session, &argv).await.map(drop)
+}
+
+/// The name by which the seed of a filesystem's directory hashes is known.
+pub(crate) fn hash_name(filesystem: &str) -> String {
+    format!("{filesystem}/directories")
+}
