@@ -21,16 +21,10 @@ set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 [ $# -gt 0 ] || set -- debian-minimal
 program=${VBUILD:-${CARGO_TARGET_DIR:-$here/target}/release/vbuild}
-work=${VBUILD_TEST_DIR:-$(mktemp -d "${TMPDIR:-/tmp}/vbuild-native.XXXXXX")}
-[ -n "${VBUILD_TEST_DIR:-}" ] || trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/bin" "$work/home" "$work/elements/no-device/block-device.d"
-chmod a+rx "$work"
-
-mirror=${VBUILD_TEST_MIRROR:-$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list \
-    /etc/apt/sources.list.d/*.sources 2>/dev/null |
-    sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' |
-    grep -m 1 '/debian/*$')}
-mirror=${mirror%/}
+. "$here/tests/ground.sh"
+ground native "$program"
+mkdir -p "$work/native-home" "$work/elements/no-device/block-device.d"
+mirror=$(debian_mirror)
 
 # diskimage-builder calls sudo for everything, also as root.
 if ! command -v sudo >/dev/null; then
@@ -61,7 +55,7 @@ if [ ! -e "$work/native.tar" ]; then
         PATH="$work/bin:$work/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
             DIB_RELEASE=bookworm DIB_DISTRIBUTION_MIRROR="$mirror" \
             DIB_DEBIAN_SECURITY_MIRROR="$mirror-security" ELEMENTS_PATH="$work/elements" \
-            DIB_IMAGE_CACHE="$work/cache" HOME="$work/home" DIB_NO_TMPFS=1 \
+            DIB_IMAGE_CACHE="$work/cache" HOME="$work/native-home" DIB_NO_TMPFS=1 \
             disk-image-create -t tar -o native --no-tmpfs "$@" no-device
     ) >"$work/native.log" 2>&1 || true
     # It ends with an error all the same: the archive is made, and then it looks for
@@ -72,20 +66,10 @@ if [ ! -e "$work/native.tar" ]; then
     }
 fi
 if [ ! -e "$work/ours.tar" ]; then
-    cp "$program" "$work/bin/vbuild"
-    mkdir -p "$work/out"
-    chown -R 65534 "$work/out"
-    home=${VBUILD_TEST_HOME:-$work/vbuild-home}
-    [ -d "$home" ] || { mkdir "$home" && chown 65534 "$home"; }
-    (
-        cd "$work/out"
-        setpriv --reuid=65534 --clear-groups --bounding-set=-all --no-new-privs env -i HOME="$home" \
-            PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin TERM=dumb \
-            ${VBUILD_AGENT:+VBUILD_AGENT="$VBUILD_AGENT"} \
-            "$work/bin/vbuild" -v --formats tar --name ours --envvar DIB_RELEASE=bookworm \
-            --envvar "DIB_DISTRIBUTION_MIRROR=$mirror" \
-            --envvar "DIB_DEBIAN_SECURITY_MIRROR=$mirror-security" ${VBUILD_ARGS:-} "$@"
-    ) >"$work/ours.log" 2>&1 || {
+    vbuild -v --formats tar --name ours --envvar DIB_RELEASE=bookworm \
+        --envvar "DIB_DISTRIBUTION_MIRROR=$mirror" \
+        --envvar "DIB_DEBIAN_SECURITY_MIRROR=$mirror-security" ${VBUILD_ARGS:-} "$@" \
+        >"$work/ours.log" 2>&1 || {
         tail -n 20 "$work/ours.log" >&2
         exit 1
     }

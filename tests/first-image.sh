@@ -3,6 +3,7 @@
 # the current directory. Everything after the set-up runs without any privilege.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
+. "$(dirname "$0")/ground.sh"
 target=${CARGO_TARGET_DIR:-$here/target}
 if [ -n "${VBUILD:-}" ]; then
     vbuild=$VBUILD
@@ -19,12 +20,10 @@ fi
 # a mirror that serves debian usually serves debian-security beside it: so both
 # are taken from where this machine's own apt looks.
 set -- --envvar DIB_RELEASE=bookworm
-mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
-    sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' |
-    sed -n 's#^\(http.*\)/debian/*$#\1#p' | head -n 1)
+mirror=$(debian_mirror)
 if [ -n "$mirror" ]; then
-    set -- "$@" --envvar "DIB_DISTRIBUTION_MIRROR=$mirror/debian" \
-        --envvar "DIB_DEBIAN_SECURITY_MIRROR=$mirror/debian-security"
+    set -- "$@" --envvar "DIB_DISTRIBUTION_MIRROR=$mirror" \
+        --envvar "DIB_DEBIAN_SECURITY_MIRROR=$mirror-security"
 fi
 
 [ -e cache.img ] || "$vbuild" cache create cache.img --size 10G

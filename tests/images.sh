@@ -26,39 +26,11 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 [ $# -gt 0 ] || set -- minimal baremetal vm-mbr vm-gpt vm-efi debian efi-lvm custom data xfs btrfs \
     ramdisk offline
 program=${VBUILD:-${CARGO_TARGET_DIR:-$here/target}/release/vbuild}
-work=${VBUILD_TEST_DIR:-$(mktemp -d "${TMPDIR:-/tmp}/vbuild-images.XXXXXX")}
-[ -n "${VBUILD_TEST_DIR:-}" ] || trap 'rm -rf "$work"' EXIT
+. "$here/tests/ground.sh"
+ground images "$program"
 wait=${VBUILD_TEST_WAIT:-900}
 
-# The mirror is the one that this machine's own apt uses; what serves debian
-# usually serves debian-security beside it.
-mirror=${VBUILD_TEST_MIRROR:-$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list \
-    /etc/apt/sources.list.d/*.sources 2>/dev/null |
-    sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' |
-    grep -m 1 '/debian/*$')}
-mirror=${mirror%/}
-
-mkdir -p "$work/home" "$work/bin" "$work/out"
-cp "$program" "$work/bin/vbuild"
-chmod -R a+rX "$work/bin"
-chmod a+rx "$work"
-user=env
-if [ "$(id -u)" -eq 0 ]; then
-    chown -R 65534 "$work/home" "$work/out"
-    user="setpriv --reuid=65534 --clear-groups --bounding-set=-all --no-new-privs"
-fi
-vbuild() {
-    (cd "$work/out" && $user env -i HOME="${VBUILD_TEST_HOME:-$work/home}" TERM=dumb \
-        PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin ${VBUILD_AGENT:+VBUILD_AGENT="$VBUILD_AGENT"} \
-        "$work/bin/vbuild" "$@")
-}
-started=$(date +%s)
-step() { printf '\n=== %s (%s s)\n' "$1" "$(($(date +%s) - started))"; }
-fail() {
-    echo "failed: $1" >&2
-    exit 1
-}
-
+mirror=$(debian_mirror)
 # The bare system is bootstrapped once and kept on the helper drive, as the element
 # debootstrap documents: it is the same for all of these images.
 bootstrap="--envvar DIB_DEBOOTSTRAP_CACHE=1 --envvar DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE=1"

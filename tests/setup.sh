@@ -9,6 +9,7 @@
 #
 # usage: tests/setup.sh [build|test]
 set -eu
+. "$(dirname "$0")/ground.sh"
 
 what=${1:-build}
 packages=""
@@ -49,9 +50,7 @@ if [ -n "$packages" ]; then
     case "$packages" in
     *qemu-system*)
         if [ "$release" = bookworm ]; then
-            mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
-                sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' |
-                grep -m 1 '/debian/*$' || true)
+            mirror=$(debian_mirror)
             if [ -n "$mirror" ]; then
                 list=$(mktemp -d)
                 trap 'rm -rf "$list"' EXIT

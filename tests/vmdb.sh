@@ -18,39 +18,16 @@ set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 [ $# -gt 0 ] || set -- bios uefi lvm luks
 program=${VBUILD:-${CARGO_TARGET_DIR:-$here/target}/release/vbuild}
-work=${VBUILD_TEST_DIR:-$(mktemp -d "${TMPDIR:-/tmp}/vbuild-vmdb.XXXXXX")}
-[ -n "${VBUILD_TEST_DIR:-}" ] || trap 'rm -rf "$work"' EXIT
+. "$here/tests/ground.sh"
+ground vmdb "$program"
+mkdir -p "$work/specs"
+cp -R "$here"/tests/vmdb/. "$work/specs/"
+chmod -R a+rX "$work/specs"
 # Emulated, the slowest wait is for systemd's first boot.
 wait=${VBUILD_TEST_WAIT:-900}
 
-# The mirror is the one that this machine's own apt uses.
-mirror=${VBUILD_TEST_MIRROR:-$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list \
-    /etc/apt/sources.list.d/*.sources 2>/dev/null |
-    sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' |
-    grep -m 1 '/debian/*$')}
-
-mkdir -p "$work/home" "$work/bin" "$work/specs" "$work/out"
-cp "$program" "$work/bin/vbuild"
-cp -R "$here"/tests/vmdb/. "$work/specs/"
-chmod -R a+rX "$work/bin" "$work/specs"
-chmod a+rx "$work"
-user=env
-if [ "$(id -u)" -eq 0 ]; then
-    chown -R 65534 "$work/home" "$work/out"
-    user="setpriv --reuid=65534 --clear-groups --bounding-set=-all --no-new-privs"
-fi
-vbuild() {
-    (cd "$work/out" && $user env -i HOME="${VBUILD_TEST_HOME:-$work/home}" TERM=dumb \
-        PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin ${VBUILD_AGENT:+VBUILD_AGENT="$VBUILD_AGENT"} \
-        "$work/bin/vbuild" "$@")
-}
+mirror=$(debian_mirror)
 [ -z "${VBUILD_TEST_TARBALL:-}" ] || cp "$VBUILD_TEST_TARBALL" "$work/out/root.tar.gz"
-started=$(date +%s)
-step() { printf '\n=== %s (%s s)\n' "$1" "$(($(date +%s) - started))"; }
-fail() {
-    echo "failed: $1" >&2
-    exit 1
-}
 
 # Builds a spec. That it was made from the tarball, if that was there, is looked
 # up in what -v says.

@@ -43,11 +43,7 @@ impl std::fmt::Debug for Trees {
 impl Trees {
     /// For one build, whose outputs carry an epoch or the present time.
     #[must_use]
-    pub fn new(
-        observer: SharedObserver,
-        checksums: Vec<Checksum>,
-        epoch: Option<u64>,
-    ) -> Self {
+    pub fn new(observer: SharedObserver, checksums: Vec<Checksum>, epoch: Option<u64>) -> Self {
         Self {
             observer,
             checksums,

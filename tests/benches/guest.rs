@@ -11,6 +11,7 @@
 use std::time::Instant;
 
 use session::{ChildEvent, Session};
+use tests::command;
 use wire::{ExitStatus, Spawn, Stdin};
 
 #[path = "../tests/boots/harness.rs"]
@@ -22,15 +23,6 @@ const SPAWNS: u32 = 1000;
 
 /// MiB sent each way.
 const BULK_MIB: u32 = 256;
-
-fn command(words: &[&str]) -> Spawn {
-    Spawn {
-        argv: words.iter().map(ToString::to_string).collect(),
-        env: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())],
-        cwd: "/".into(),
-        ..Spawn::default()
-    }
-}
 
 async fn spawns(session: &Session) {
     let started = Instant::now();

@@ -26,7 +26,8 @@ use session::{BootOptions, Session};
 #[expect(dead_code, reason = "the harness serves the tests that boot; this takes a part of it")]
 mod harness;
 
-use harness::{Ground, Prepared, command, drive, field, shell};
+use harness::{Ground, Prepared, drive, field, shell};
+use tests::command;
 
 /// Boots of each backend; the quickest counts.
 const BOOTS: usize = 3;
@@ -128,7 +129,7 @@ async fn measure(ground: &Ground, own: bool) -> Figures {
             Ok("tcg") => QemuAccel::Tcg,
             _ => QemuAccel::Kvm,
         };
-        let qemu = Qemu::new(None, accel).unwrap().with_helper(harness::vbuild_binary());
+        let qemu = Qemu::new(None, accel).unwrap().with_helper(tests::vbuild_binary());
         prepared.backend = Arc::new(qemu);
     }
     prepared.spec.on_guest_connect = Arc::new(|request| {

@@ -1,1 +1,57 @@
-//! The harness, and the repository's tests of itself.
+//! What the tests that build share, and the repository's tests of itself.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+pub mod archive;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The binary that cargo built beside this test.
+///
+/// # Panics
+/// When it has not been built.
+#[must_use]
+pub fn vbuild_binary() -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let binary = test.ancestors().nth(2).expect("target/debug/deps/TEST").join("vbuild");
+    assert!(binary.is_file(), "{} is missing: run `cargo build`", binary.display());
+    binary
+}
+
+/// A command for a guest, found in the appliance.
+#[must_use]
+pub fn command(words: &[&str]) -> wire::Spawn {
+    wire::Spawn {
+        argv: words.iter().map(ToString::to_string).collect(),
+        env: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())],
+        cwd: "/".into(),
+        ..wire::Spawn::default()
+    }
+}
+
+/// The names in a directory, sorted; none when there is no such directory.
+#[must_use]
+pub fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .map(|entries| {
+            entries
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect()
+        })
+        .unwrap_or_default();
+    names.sort();
+    names
+}
+
+/// Whether any process has a word in its command line.
+#[must_use]
+pub fn process_with(word: &str) -> bool {
+    let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    names(Path::new("/proc")).iter().filter(|name| is_number(name)).any(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.windows(word.len()).any(|part| part == word.as_bytes()))
+    })
+}

@@ -30,7 +30,7 @@ pub(crate) async fn clamp_times(
 }
 
 /// Makes the filesystems of the layout canonical, where that can be done.
-pub(crate) async fn canonicalise(
+pub(crate) async fn make(
     epoch: u64,
     config: &Config,
     guest: &Guest,

@@ -9,7 +9,7 @@ use plan::{
 use uuid::Uuid;
 
 use crate::{
-    Config, EngineError, MadeNode, State, canonical,
+    Config, EngineError, MadeNode, State, canonical, context,
     guest::{Guest, run_tool, run_tool_with, tool},
     partition,
 };
@@ -470,14 +470,17 @@ pub(crate) fn fstab(state: &State) -> Result<String, EngineError> {
 
 /// Discards the free blocks of every mounted filesystem of the layout; those
 /// that cannot (vfat) are passed over.
-pub(crate) async fn trim(guest: &Guest, at: &str) -> Result<(), EngineError> {
-    let script = format!("fstrim --verbose {at} || true");
-    let output = guest
-        .session
-        .output(tool(&["sh", "-c", &script]), b"")
-        .await
-        .map_err(|source| EngineError::Prepare { action: format!("trim {at}"), source })?;
-    tracing::debug!(at, said = %String::from_utf8_lossy(&output.stdout), "trimmed");
+pub(crate) async fn trim(guest: &Guest) -> Result<(), EngineError> {
+    let mounts = guest.mounted.iter().map(|mounted| &mounted.spec);
+    for at in mounts.filter(|mount| context::is_of_layout(mount)).map(|mount| &mount.target) {
+        let script = format!("fstrim --verbose {at} || true");
+        let output = guest
+            .session
+            .output(tool(&["sh", "-c", &script]), b"")
+            .await
+            .map_err(|source| EngineError::Prepare { action: format!("trim {at}"), source })?;
+        tracing::debug!(at, said = %String::from_utf8_lossy(&output.stdout), "trimmed");
+    }
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use std::time::Instant;
 use plan::{Plan, Stage, Step};
 
 use crate::{
-    Config, EngineError, State, adopt, canonical, context, events::Event, grow, guest::Guest, layout, run_parts, steps,
+    Config, EngineError, State, adopt, canonical, events::Event, grow, guest::Guest, layout,
+    run_parts, steps,
 };
 
 /// Does a step.
@@ -67,22 +68,14 @@ pub(crate) async fn run_step(
             steps::file(&step, guest, stage).await?;
         }
         Step::ClampTimes { root, epoch } => canonical::clamp_times(guest, root, *epoch).await?,
-        Step::Canonicalise { epoch } => {
-            canonical::canonicalise(*epoch, config, guest, state).await?;
-        }
+        Step::Canonicalise { epoch } => canonical::make(*epoch, config, guest, state).await?,
         Step::CopyTree { from, to } => steps::copy_tree(guest, from, to).await?,
         Step::KillProcesses { root } => steps::kill_processes(guest, stage, root).await?,
         Step::Fetch { from, to } => steps::fetch(guest, stage, config, from, to).await?,
         Step::ExportTree { root, exclude, output } => {
             steps::export(guest, stage, config, root, exclude, output).await?;
         }
-        Step::Trim => {
-            for mount in guest.mounted.iter().map(|mounted| &mounted.spec) {
-                if context::is_of_layout(mount) {
-                    layout::trim(guest, &mount.target).await?;
-                }
-            }
-        }
+        Step::Trim => layout::trim(guest).await?,
         Step::Say { text } => config.observer.event(&Event::Message { text: text.clone() }),
     }
     if loud {

@@ -10,8 +10,9 @@ use std::{
 
 use machine::{BlockSize, Drive};
 use session::SessionError;
+use tests::command;
 
-use crate::harness::{command, drive, ground, shell};
+use crate::harness::{drive, ground, shell};
 
 const DISK_BYTES: u64 = 64 << 20;
 const PATTERN_BYTES: usize = 8 << 20;

@@ -6,8 +6,10 @@ use std::time::Duration;
 use plan::{Context, ImageOutput};
 use vbuild::pipeline;
 
+use tests::{names, process_with};
+
 use crate::{
-    harness::{Ground, ground, names, process_with},
+    harness::{Ground, ground},
     plans::{plan, sh, stage},
 };
 

@@ -9,6 +9,7 @@ use std::{
 use engine::events::{Event, Observer, SharedObserver};
 use machine::accel::Accel;
 use session::{BootOptions, Session, SessionError};
+use tests::{command, vbuild_binary};
 use tokio::sync::watch;
 use vbuild::{
     appliance, backend,
@@ -16,7 +17,7 @@ use vbuild::{
     pipeline::{self, Ctx},
     settings::{Settings, StageCache},
 };
-use wire::{ExitStatus, Spawn};
+use wire::ExitStatus;
 
 /// Keeps every event for a test to look at.
 #[derive(Default)]
@@ -80,14 +81,6 @@ pub fn ground(test: &str) -> Option<Ground> {
     let observer: SharedObserver = recorder.clone();
     let dir = tempfile::tempdir().expect("a temporary directory");
     Some(Ground { settings, ctx: Ctx { observer, cancel }, recorder, stop, dir })
-}
-
-/// The binary that cargo built beside this test.
-pub fn vbuild_binary() -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let binary = test.ancestors().nth(2).expect("target/debug/deps/boots").join("vbuild");
-    assert!(binary.is_file(), "{} is missing: run `cargo build`", binary.display());
-    binary
 }
 
 impl Ground {
@@ -185,16 +178,6 @@ pub fn drive(serial: &str, path: PathBuf) -> machine::Drive {
     }
 }
 
-/// A command in the guest.
-pub fn command(words: &[&str]) -> Spawn {
-    Spawn {
-        argv: words.iter().map(ToString::to_string).collect(),
-        env: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())],
-        cwd: "/".into(),
-        ..Spawn::default()
-    }
-}
-
 /// Runs a script of the guest's shell, which must succeed, and gives its output.
 pub async fn shell(session: &Session, script: &str) -> String {
     let output = session.output(command(&["bash", "-euc", script]), b"").await.unwrap();
@@ -208,28 +191,4 @@ pub async fn shell(session: &Session, script: &str) -> String {
 pub fn field(status: &str, name: &str) -> String {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {name}:\n{status}")).trim().to_owned()
-}
-
-/// Whether any process of this user has a word in its command line.
-pub fn process_with(word: &str) -> bool {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return false };
-    entries.flatten().any(|entry| {
-        entry.file_name().to_str().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()))
-            && std::fs::read(entry.path().join("cmdline"))
-                .is_ok_and(|line| line.windows(word.len()).any(|part| part == word.as_bytes()))
-    })
-}
-
-/// The names in a directory, sorted.
-pub fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(dir)
-        .map(|entries| {
-            entries
-                .flatten()
-                .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                .collect()
-        })
-        .unwrap_or_default();
-    names.sort();
-    names
 }

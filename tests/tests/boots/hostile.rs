@@ -5,8 +5,9 @@ use std::{fs, time::Duration};
 
 use machine::HaltReason;
 use session::{BootOptions, SessionError};
+use tests::command;
 
-use crate::harness::{Prepared, command, drive, ground, shell};
+use crate::harness::{Prepared, drive, ground, shell};
 
 /// Long enough for a boot in a machine that is itself emulated.
 const PATIENCE: Duration = Duration::from_secs(45);

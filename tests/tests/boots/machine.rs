@@ -5,8 +5,9 @@ use std::{fs, path::Path};
 
 use machine::HaltReason;
 use session::SessionError;
+use tests::command;
 
-use crate::harness::{Prepared, command, field, ground, shell};
+use crate::harness::{Prepared, field, ground, shell};
 
 /// Processes of the storm, one after another and at once.
 const STORM: usize = 200;

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{Ground, ground, names, process_with, vbuild_binary};
+use tests::{names, process_with, vbuild_binary};
+
+use crate::harness::{Ground, ground};
 
 /// The binary with a verb, on the ground's cache.
 fn vbuild(ground: &Ground, words: &[&str]) -> Command {

@@ -1,9 +1,10 @@
 //! The verbs of a session in a real guest.
 
 use session::{ChildEvent, SessionError};
+use tests::command;
 use wire::{Channel, ExitStatus, FileOperation, Request, Spawn};
 
-use crate::harness::{command, ground};
+use crate::harness::ground;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_files_and_many_streams() {

@@ -1,58 +1,17 @@
 //! A plan gives the same tree in one machine and with a fresh machine for every
 //! stage: what the engine promises about contexts.
 
-use std::{collections::BTreeMap, io::Read, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
+use tests::archive::{Member, members};
 use vbuild::pipeline;
 
 use crate::{harness::ground, plans};
 
-/// What counts about an entry of an archive; times do not.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Entry {
-    kind: u8,
-    mode: u32,
-    owner: (u64, u64),
-    link: Option<String>,
-    device: Option<(u32, u32)>,
-    content: Vec<u8>,
-    pax: BTreeMap<String, Vec<u8>>,
-}
-
-pub fn tree(tar: &Path) -> BTreeMap<String, Entry> {
-    let mut archive = tar::Archive::new(std::fs::File::open(tar).unwrap());
-    let mut tree = BTreeMap::new();
-    for entry in archive.entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let pax = entry
-            .pax_extensions()
-            .unwrap()
-            .map(|extensions| {
-                extensions
-                    .map(Result::unwrap)
-                    .map(|e| (e.key().unwrap().to_owned(), e.value_bytes().to_vec()))
-                    .filter(|(key, _)| key.starts_with("SCHILY."))
-                    .collect()
-            })
-            .unwrap_or_default();
-        let header = entry.header();
-        let read = Entry {
-            kind: header.entry_type().as_byte(),
-            mode: header.mode().unwrap(),
-            owner: (header.uid().unwrap(), header.gid().unwrap()),
-            link: entry.link_name().unwrap().map(|link| link.display().to_string()),
-            device: (header.entry_type().is_character_special()).then(|| {
-                (header.device_major().unwrap().unwrap(), header.device_minor().unwrap().unwrap())
-            }),
-            content: Vec::new(),
-            pax,
-        };
-        let name = entry.path().unwrap().display().to_string();
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).unwrap();
-        tree.insert(name.trim_start_matches("./").to_owned(), Entry { content, ..read });
-    }
-    tree
+/// What counts about the entries of an archive; times do not.
+pub fn tree(tar: &Path) -> BTreeMap<String, Member> {
+    let times = |(name, member): (String, Member)| (name, member.without_times());
+    members(tar).into_iter().map(times).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +27,7 @@ async fn one_machine_and_many_give_the_same_tree() {
         }
     }
     let (one, many) = (tree(&one), tree(&many));
-    let names = |tree: &BTreeMap<String, Entry>| tree.keys().cloned().collect::<Vec<_>>();
+    let names = |tree: &BTreeMap<String, Member>| tree.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&one), names(&many));
     for (name, entry) in &one {
         assert_eq!(entry, &many[name], "{name}");
@@ -77,7 +36,7 @@ async fn one_machine_and_many_give_the_same_tree() {
 }
 
 /// What the tree must hold: nothing that copying loses easily is lost.
-fn check_tree(tree: &BTreeMap<String, Entry>) {
+fn check_tree(tree: &BTreeMap<String, Member>) {
     let entry = |name: &str| tree.get(name).unwrap_or_else(|| panic!("{name} is missing"));
     assert_eq!(entry("etc/environment-seen").content, b"two words\n");
     assert_eq!(
@@ -94,7 +53,7 @@ fn check_tree(tree: &BTreeMap<String, Entry>) {
     assert!(tree.contains_key(".dotfile"));
     assert!(tree.contains_key("inside"));
     assert_eq!(entry("boot/kernel").content, b"boot\n");
-    let xattrs: Vec<&String> = tree.values().flat_map(|entry| entry.pax.keys()).collect();
+    let xattrs: Vec<&String> = tree.values().flat_map(|entry| entry.extensions.keys()).collect();
     for wanted in ["user.test", "security.capability", "system.posix_acl_access"] {
         assert!(xattrs.iter().any(|key| key.ends_with(wanted)), "{wanted}: {xattrs:?}");
     }

@@ -9,8 +9,9 @@ use std::{
 
 use machine::ConnectDecision;
 use session::ChildEvent;
+use tests::command;
 
-use crate::harness::{command, ground};
+use crate::harness::ground;
 
 /// Connections at the same time, in each direction.
 const CONNECTIONS: usize = 200;

@@ -5,7 +5,7 @@ use super::harness::{has_program, host, workshop};
 #[test]
 fn what_scripts_keep_on_the_drive_is_there_in_the_next_build() {
     let Some(shop) = workshop("the_drive") else { return };
-    let vbuild = super::harness::vbuild_binary();
+    let vbuild = tests::vbuild_binary();
     let vbuild = vbuild.to_str().unwrap();
     host(vbuild, &["cache", "create", "cache.img", "--size", "256M"], shop.dir.path());
     let arguments = ["--drive", "cache.img", "--formats", "tar", "tiny-os", "probe", "pip-cache"];

@@ -119,7 +119,7 @@ fn the_resolver_of_the_image_is_its_own() {
         let built = shop.build(&arguments);
         let during = built.records("r").fact("install.d", "resolv");
         assert!(during.starts_with("nameserver "), "it works during the build: {during}");
-        let tree = super::archive::members(&shop.path("r.tar"));
+        let tree = tests::archive::members(&shop.path("r.tar"));
         assert!(!tree.contains_key("etc/resolv.conf.ORIG"));
         tree.get("etc/resolv.conf").cloned()
     };
@@ -133,7 +133,7 @@ fn the_resolver_of_the_image_is_its_own() {
 
 /// Loop devices in use and the mounts of this process.
 fn state_of_the_host() -> (Vec<String>, String) {
-    let mut loops: Vec<String> = super::harness::names(std::path::Path::new("/sys/block"))
+    let mut loops: Vec<String> = tests::names(std::path::Path::new("/sys/block"))
         .into_iter()
         .filter(|name| std::path::Path::new(&format!("/sys/block/{name}/loop")).exists())
         .collect();
@@ -157,7 +157,7 @@ fn the_host_is_as_it_was() {
     child.kill().unwrap();
     child.wait().unwrap();
     // The machine notices the end of the process that it belongs to.
-    let gone = || !super::harness::process_with("guest=killed");
+    let gone = || !tests::process_with("guest=killed");
     let started = std::time::Instant::now();
     while !gone() && started.elapsed() < Duration::from_secs(30) {
         std::thread::sleep(Duration::from_millis(200));

@@ -7,6 +7,8 @@ use std::{
     process::{Command, Output},
 };
 
+use tests::{names, vbuild_binary};
+
 /// Where the elements of these tests are.
 const ELEMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/elements");
 
@@ -35,14 +37,6 @@ pub fn workshop(test: &str) -> Option<Workshop> {
     };
     let dir = tempfile::Builder::new().prefix("vbuild-elements-").tempdir().unwrap();
     Some(Workshop { dir, cache: PathBuf::from(cache) })
-}
-
-/// The binary that cargo built beside this test.
-pub fn vbuild_binary() -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let binary = test.ancestors().nth(2).expect("target/debug/deps/elements").join("vbuild");
-    assert!(binary.is_file(), "{} is missing: run `cargo build`", binary.display());
-    binary
 }
 
 impl Workshop {
@@ -122,20 +116,6 @@ impl Workshop {
     pub fn names(&self) -> Vec<String> {
         names(self.dir.path())
     }
-}
-
-/// The names in a directory, sorted.
-pub fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .map(|entries| {
-            entries
-                .flatten()
-                .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                .collect()
-        })
-        .unwrap_or_default();
-    names.sort();
-    names
 }
 
 impl Built {
@@ -232,13 +212,4 @@ pub fn host(program: &str, arguments: &[&str], dir: &Path) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Whether any process has a word in its command line.
-pub fn process_with(word: &str) -> bool {
-    let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
-    names(Path::new("/proc")).iter().filter(|name| is_number(name)).any(|pid| {
-        fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| line.windows(word.len()).any(|part| part == word.as_bytes()))
-    })
 }

@@ -15,8 +15,20 @@ pub struct Partition {
     pub boot: bool,
 }
 
-/// The partitions of an image.
+/// The partitions of an image, about which sfdisk and partx agree.
 pub fn partitions(image: &Path) -> Vec<Partition> {
+    let partitions = by_sfdisk(image);
+    let arguments = ["--raw", "--noheadings", "-o", "NR,START,SECTORS", image.to_str().unwrap()];
+    let listed = host("partx", &arguments, Path::new("/"));
+    let extended = |part: &Partition| matches!(part.kind.as_str(), "5" | "f");
+    for part in partitions.iter().filter(|part| !extended(part)) {
+        let line = format!("{} {} {}", part.number, part.start, part.sectors);
+        assert!(listed.lines().any(|other| other == line), "{line} in {listed}");
+    }
+    partitions
+}
+
+fn by_sfdisk(image: &Path) -> Vec<Partition> {
     let text = host("sfdisk", &["--json", image.to_str().unwrap()], Path::new("/"));
     let table: serde_json::Value = serde_json::from_str(&text).unwrap();
     let list = table["partitiontable"]["partitions"].as_array().unwrap();

@@ -91,6 +91,8 @@ fn the_elements_for_gpt_and_efi() {
         ext_file(&root, "/etc/fstab"),
         "LABEL=cloudimg-rootfs / ext4 defaults 0 1\nLABEL=MKFS_ESP /boot/efi vfat defaults 0 2\n"
     );
+    let boot = ext_names(&root, "/boot");
+    assert!(boot.iter().any(|name| name == "efi"), "the mount point stays: {boot:?}");
     if has_program("gpt and efi", "sgdisk") {
         let verified = host("sgdisk", &["--verify", "efi.raw"], shop.dir.path());
         assert!(verified.contains("No problems found"), "{verified}");
@@ -252,9 +254,14 @@ fn volumes_arrays_and_containers() {
     let built = shop.build(&arguments);
     let records = built.records("levels");
     let listed = records.text("lsblk");
-    for name in ["vg-lv_root", "vg-lv_var", "mirror", "vault"] {
-        assert!(listed.contains(name) || name == "mirror", "{name} in {listed}");
+    for name in ["vg-lv_root lvm ext4", "vg-lv_var lvm ext4", "vault crypt ext4"] {
+        assert!(listed.contains(name), "{name} in {listed}");
     }
+    // Each half of the mirror lists it, by the kernel's own name.
+    let mirrors = listed.lines().filter(|line| line.contains(" raid1 ext4 fs_boot")).count();
+    assert_eq!(mirrors, 2, "{listed}");
+    let boot = &records.mounts("finalise.d")["/boot"].0;
+    assert_eq!(boot, "ext4", "the mirror is mounted");
     let table = partitions(&shop.path("levels.raw"));
     let image = shop.path("levels.raw");
     assert_eq!(blkid(&cut(&image, &table[0]), "TYPE"), "LVM2_member");
@@ -262,6 +269,11 @@ fn volumes_arrays_and_containers() {
     assert_eq!(blkid(&cut(&image, &table[4]), "TYPE"), "crypto_LUKS");
     // The superblock of a mirror is at its end: what lies on it reads as it is.
     let (left, right) = (cut(&image, &table[2]), cut(&image, &table[3]));
+    for half in [&left, &right] {
+        assert_eq!(blkid(half, "TYPE"), "linux_raid_member");
+        assert!(blkid(half, "LABEL").ends_with("mirror"), "{}", blkid(half, "LABEL"));
+    }
+    assert_eq!(blkid(&left, "UUID"), blkid(&right, "UUID"), "one array");
     assert_eq!(ext_file(&left, "/keep/file"), "content\n");
     assert_eq!(ext_file(&right, "/keep/file"), "content\n");
     let fstab = records.text("fstab");

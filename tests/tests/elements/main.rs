@@ -10,7 +10,6 @@
 #![expect(clippy::print_stdout, reason = "a test that is skipped says why")]
 #![expect(unreachable_pub, reason = "a test has no outside")]
 
-mod archive;
 mod caches;
 mod failures;
 mod harness;

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use tests::{archive::members, names};
+
 use super::{
-    archive::members,
-    harness::{has_program, host, names, workshop},
+    harness::{has_program, host, workshop},
     image::{blkid, ext_header, ext_names},
 };
 

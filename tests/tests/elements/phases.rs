@@ -2,10 +2,9 @@
 
 use std::{fs, os::unix::fs::MetadataExt, sync::OnceLock};
 
-use super::{
-    archive::{Member, members},
-    harness::{Built, Workshop, workshop},
-};
+use tests::archive::{Member, members};
+
+use super::harness::{Built, Workshop, workshop};
 
 /// The phases in the order in which they run.
 pub const PHASES: [&str; 10] = [

@@ -3,10 +3,9 @@
 
 use std::fs;
 
-use super::{
-    archive::members,
-    harness::{Workshop, has_program, host, workshop},
-};
+use tests::archive::members;
+
+use super::harness::{Workshop, has_program, host, workshop};
 
 /// Scripts that would run inside, in an operating system that has no Python.
 const INSIDE: [&str; 6] = [

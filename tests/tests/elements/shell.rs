@@ -44,7 +44,7 @@ fn a_build_stops_for_a_shell_and_goes_on() {
     let built = shop.built(&output);
     assert_eq!(built.status, Some(0), "{}\n{}", built.stdout, built.stderr);
     assert!(built.stdout.contains("seen-42"), "{}", built.stdout);
-    assert!(super::archive::members(&shop.path("sh.tar")).contains_key("by-hand"));
+    assert!(tests::archive::members(&shop.path("sh.tar")).contains_key("by-hand"));
     let built = shop.run(&["--debug-shell", "before-lunch", "tiny-os"]);
     assert!(built.stderr.contains("`before-lunch` is neither"), "{}", built.stderr);
 }
@@ -64,7 +64,7 @@ fn a_command_may_take_the_place_of_the_shell() {
     ];
     let built = shop.build(&[&arguments[..], &["tiny-os", "probe"][..]].concat());
     assert!(built.stdout.contains("/mnt\n"), "{}", built.stdout);
-    assert!(super::archive::members(&shop.path("cmd.tar")).contains_key("at-the-break-42"));
+    assert!(tests::archive::members(&shop.path("cmd.tar")).contains_key("at-the-break-42"));
     let failing = ["--envvar", "TRAP=post-install.d", "tiny-os", "traps"];
     let built = shop.run(&[&arguments[..], &failing[..]].concat());
     assert_eq!(built.status, Some(1));
@@ -154,6 +154,6 @@ fn the_shell_has_the_users_terminal() {
     let screen = terminal.screen.lock().unwrap().clone();
     assert!(status.success(), "{screen}");
     assert!(screen.contains("Wrote tty.tar"), "{screen}");
-    let typed = &super::archive::members(&shop.path("tty.tar"))["typed"];
+    let typed = &tests::archive::members(&shop.path("tty.tar"))["typed"];
     assert_eq!(typed.content, b"typed-42\n");
 }

@@ -142,12 +142,7 @@ impl Lowering<'_> {
             }));
         }
         // vmdb2 writes over what is there.
-        Outputs {
-            images,
-            checksums: self.settings.checksums.clone(),
-            overwrite: true,
-            epoch: None,
-        }
+        Outputs { images, checksums: self.settings.checksums.clone(), overwrite: true, epoch: None }
     }
 }
 

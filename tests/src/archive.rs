@@ -5,18 +5,39 @@ use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 /// One member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
+    /// What it is.
     pub kind: tar::EntryType,
+    /// Its permission bits.
     pub mode: u32,
+    /// Its user and group.
     pub owner: (u64, u64),
+    /// Of a device its numbers.
     pub device: Option<(u32, u32)>,
+    /// Where a link leads, or what it is the same as.
     pub link: Option<String>,
+    /// When it was changed, since 1970.
     pub seconds: u64,
     /// PAX records: attributes, precise times, sizes of sparse files.
     pub extensions: BTreeMap<String, Vec<u8>>,
+    /// Its bytes.
     pub content: Vec<u8>,
 }
 
+impl Member {
+    /// What is the same in two builds that happened at different times.
+    #[must_use]
+    pub fn without_times(mut self) -> Self {
+        self.seconds = 0;
+        self.extensions.retain(|key, _| key.starts_with("SCHILY."));
+        self
+    }
+}
+
 /// The members by path, without a leading `./` and a trailing slash.
+///
+/// # Panics
+/// When it is no archive.
+#[must_use]
 pub fn members(path: &Path) -> BTreeMap<String, Member> {
     let mut archive = tar::Archive::new(File::open(path).unwrap());
     let mut members = BTreeMap::new();
