@@ -57,7 +57,7 @@ fi
 # its own that holds nothing.
 work=${VBUILD_TEST_DIR:-$(mktemp -d "${TMPDIR:-/tmp}/vbuild-tests.XXXXXX")}
 mkdir -p "$work/home" "$work/bin" "$work/image"
-[ "$level" = image ] || cp "$target/release/vbuild" tests/first-image.sh "$work/bin/"
+[ "$level" = image ] || cp "$target/release/vbuild" tests/first-image.sh tests/ground.sh "$work/bin/"
 chmod -R a+rX "$work/bin"
 chmod a+rx "$work"
 if [ "$(id -u)" -eq 0 ]; then

@@ -40,5 +40,5 @@ pub use progress::{Event, Progress, Silent};
 pub use restore::restore;
 pub use run::{write_disks, write_trees};
 pub use source::{BlockSource, RawFile};
-pub use tools::load_container;
+pub use tools::{load_container, needs_program};
 pub use unpack::{PendingTree, UnpackLimits, unpack_tree};

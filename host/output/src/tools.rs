@@ -20,6 +20,18 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     })
 }
 
+/// Whether a program is there, to be known before the work that it is needed
+/// after.
+///
+/// # Errors
+/// When it is not in PATH.
+pub fn needs_program(name: &str, needed_for: &str) -> Result<()> {
+    match find(name) {
+        Some(_) => Ok(()),
+        None => Err(OutputError::MissingTool { tool: name.into(), needed_for: needed_for.into() }),
+    }
+}
+
 /// Runs a program to its end.
 pub(crate) fn run(tool: &str, args: &[OsString], needed_for: &str) -> Result<()> {
     let missing = || OutputError::MissingTool { tool: tool.into(), needed_for: needed_for.into() };

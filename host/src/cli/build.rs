@@ -258,9 +258,36 @@ pub struct ImageArgs {
     #[arg(long, value_name = "REPOSITORY[:TAG]")]
     pub docker_target: Option<String>,
 
+    /// Load the finished container image into the engine that runs here
+    ///
+    /// The archive of the format docker, or else oci, is given to `ENGINE load`; it stays
+    /// beside the other outputs.
+    #[arg(long, value_name = "ENGINE")]
+    pub load_into: Option<ContainerEngine>,
+
     /// Keep the outputs of this build when it fails
     #[arg(long)]
     pub no_delete_on_failure: bool,
+}
+
+/// Programs that run containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ContainerEngine {
+    /// Docker
+    Docker,
+    /// Podman
+    Podman,
+}
+
+impl ContainerEngine {
+    /// Its command.
+    #[must_use]
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+        }
+    }
 }
 
 /// Kinds of checksum files.

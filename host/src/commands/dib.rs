@@ -38,13 +38,44 @@ pub fn run(context: &Context, args: &BuildArgs) -> Outcome {
         loop {
             // Each time anew: what failed may have been mended.
             let lowered = lower(context, args, &settings, &ctx)?;
+            let loading = container_archive(args)?;
             match pipeline::build(&lowered.plan, &settings, &ctx).await {
                 Err(error) if error.retry => ctx.say("trying again"),
-                outcome => return outcome,
+                Ok(written) => return load(args, loading, &written, &ctx),
+                Err(error) => return Err(error),
             }
         }
     })?;
     Ok(0)
+}
+
+/// The format whose archive `--load-into` takes.
+fn container_archive(args: &BuildArgs) -> Result<Option<&'static str>, CommandError> {
+    let Some(engine) = args.image.load_into else { return Ok(None) };
+    let formats = &args.image.formats.0;
+    let found = ["docker", "oci"].iter().find(|name| formats.iter().any(|f| f.name == **name));
+    let name = found.ok_or_else(|| {
+        CommandError::usage("--load-into: no container image is among the outputs")
+            .hint("--formats docker --docker-target NAME:TAG writes one")
+    })?;
+    output::needs_program(engine.command(), "to load the container image into it")
+        .map_err(pipeline::output_error)?;
+    Ok(Some(*name))
+}
+
+/// Gives the finished container image to the engine.
+fn load(
+    args: &BuildArgs,
+    format: Option<&'static str>,
+    written: &[output::Written],
+    ctx: &Ctx,
+) -> Result<(), CommandError> {
+    let archive = written.iter().find(|file| Some(file.format) == format);
+    if let (Some(engine), Some(archive)) = (args.image.load_into, archive) {
+        output::load_container(engine.command(), &archive.path).map_err(pipeline::output_error)?;
+        ctx.say(format!("loaded {} into {}", archive.path.display(), engine.command()));
+    }
+    Ok(())
 }
 
 /// `--debug-shell`, and the variable `break` as diskimage-builder reads it: points

@@ -1,6 +1,6 @@
 //! Metadata blocks: 8 KiB each, compressed, with their size before them.
 
-use super::LEVEL;
+use super::xz;
 
 /// Bytes of a metadata block before compression.
 const BLOCK_BYTES: usize = 8192;
@@ -62,7 +62,7 @@ impl Meta {
 
     fn end_block(&mut self) {
         let open = std::mem::take(&mut self.open);
-        let packed = self.compress.then(|| zstd::bulk::compress(&open, LEVEL).ok()).flatten();
+        let packed = self.compress.then(|| xz(&open)).flatten();
         let (data, mark) = match packed.filter(|packed| packed.len() < open.len()) {
             Some(packed) => (packed, 0),
             None => (open, STORED),

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Files smaller than a block share fragment blocks; all blocks are compressed
-//! by zstd on all cores. Inodes and directories wait in memory until the data is
+//! by xz on all cores. Inodes and directories wait in memory until the data is
 //! written. Hard links, devices, sparse files and the extended attributes that
 //! squashfs knows (user, trusted, security: file capabilities among them) are
 //! kept; POSIX ACLs have no place in the format.
@@ -43,8 +43,11 @@ pub(crate) const FORMAT: Format = Format {
 const BLOCK_BYTES: usize = 128 << 10;
 const BLOCK_LOG: u16 = 17;
 
-/// The level of the reference tool for zstd.
-const LEVEL: i32 = 15;
+/// The preset of the reference tool for xz.
+const XZ_PRESET: u32 = 6;
+
+/// Kernels keep a dictionary of one block and refuse what needs a larger one.
+const XZ_DICTIONARY_BYTES: u32 = 128 << 10;
 
 /// Blocks of all files together: 2 TiB of files, 64 MiB of lists of blocks.
 const MAX_BLOCKS: usize = 1 << 24;
@@ -56,7 +59,7 @@ const STORED: u32 = 1 << 24;
 const PAD_BYTES: u64 = 4096;
 
 const MAGIC: u32 = 0x7371_7368;
-const COMPRESSION_ZSTD: u16 = 6;
+const COMPRESSION_XZ: u16 = 4;
 const FLAG_NO_XATTRS: u16 = 0x200;
 const SUPERBLOCK_BYTES: usize = 96;
 
@@ -88,6 +91,20 @@ pub(crate) fn write(tar: &mut dyn Read, out: &mut OutFile, target: &Target) -> R
     }
     let fragments = data.finish(&mut nodes)?;
     finish(&mut nodes, &fragments, out, target)
+}
+
+/// Compresses a block in the one way that kernels read: one stream, whose check
+/// is CRC-32. `None` when that fails; the block is then stored as it is.
+fn xz(data: &[u8]) -> Option<Vec<u8>> {
+    use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
+    let mut options = LzmaOptions::new_preset(XZ_PRESET).ok()?;
+    options.dict_size(XZ_DICTIONARY_BYTES);
+    let mut filters = Filters::new();
+    filters.lzma2(&options);
+    let stream = Stream::new_stream_encoder(&filters, Check::Crc32).ok()?;
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+    std::io::Write::write_all(&mut encoder, data).ok()?;
+    encoder.finish().ok()
 }
 
 /// A block of data on its way through the pool.
@@ -126,7 +143,7 @@ struct Data<'a> {
 impl<'a> Data<'a> {
     fn new(out: &'a mut OutFile, compress: bool) -> Self {
         let pool = Ordered::new(move |block: Block| {
-            let packed = compress.then(|| zstd::bulk::compress(&block.data, LEVEL).ok()).flatten();
+            let packed = compress.then(|| xz(&block.data)).flatten();
             match packed.filter(|packed| packed.len() < block.data.len()) {
                 Some(data) => Packed { owner: block.owner, data, stored: false },
                 None => Packed { owner: block.owner, data: block.data, stored: true },
@@ -275,7 +292,7 @@ fn finish(
     let flags = if xattrs_at == NO_TABLE { FLAG_NO_XATTRS } else { 0 };
     let id_count = u16::try_from(tables.ids.len()).map_err(too_many)?;
     // The version is 4.0.
-    for field in [COMPRESSION_ZSTD, BLOCK_LOG, flags, id_count, 4, 0] {
+    for field in [COMPRESSION_XZ, BLOCK_LOG, flags, id_count, 4, 0] {
         superblock.extend_from_slice(&field.to_le_bytes());
     }
     let places = [root, used, ids_at, xattrs_at, inodes_at, directories_at, fragments_at, NO_TABLE];
