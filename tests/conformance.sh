@@ -4,8 +4,8 @@
 #
 # usage: tests/conformance.sh [units|guests|tables|all]
 #   units    tests that need no machine
-#   guests   builds with the elements of tests/elements; VBUILD_TEST_CACHE and
-#            VBUILD_AGENT as for tests/all.sh
+#   guests   builds with the elements of tests/elements, and boots with faults;
+#            VBUILD_TEST_CACHE and VBUILD_AGENT as for tests/all.sh
 #   tables   only writes the tables from what was noted before
 set -eu
 what=${1:-all}
@@ -37,6 +37,9 @@ fi
 if [ "$what" = guests ] || [ "$what" = all ]; then
     : "${VBUILD_TEST_CACHE:?names no cache with an appliance}"
     cargo test --locked --no-fail-fast -p tests --test elements -- --test-threads=1 2>&1 |
+        tee "$log" || true
+    note
+    cargo test --locked --no-fail-fast -p tests --test boots -- --test-threads=1 faults:: 2>&1 |
         tee "$log" || true
     note
 fi

@@ -183,7 +183,8 @@ pub struct ScriptArgs {
     /// A PHASE is `root`, `extra-data`, `pre-install`, `install`, `post-install`, `post-root`,
     /// `block-device`, `pre-finalise`, `finalise` or `cleanup`. The shell runs in the appliance
     /// and starts in the image, whose root VBUILD_IMAGE names; the build goes on when it ends.
-    /// Such a build neither uses nor keeps results. The variable `break` means the same.
+    /// Such a build neither uses nor keeps results. The variable `break` means the same, and
+    /// what the variable `break_cmd` says runs in the shell's place.
     #[arg(long, value_name = "POINT,...")]
     pub debug_shell: Vec<String>,
 
@@ -266,6 +267,9 @@ pub struct ImageArgs {
     pub load_into: Option<ContainerEngine>,
 
     /// Keep the outputs of this build when it fails
+    ///
+    /// Disks are written as the failure left them, and archives if they were finished. Outputs
+    /// of earlier builds are renamed with their date. The build's directory stays, too.
     #[arg(long)]
     pub no_delete_on_failure: bool,
 }
