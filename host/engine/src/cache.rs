@@ -126,19 +126,29 @@ pub struct Forecast {
     pub keys: Vec<StageKey>,
     /// Why each stage runs; `None` for those that do not.
     pub reasons: Vec<Option<Why>>,
-    /// The last stage that does not run, and what is known about it.
+    /// The last stage that does not run, when its disks are what the build starts from.
     pub resume: Option<(usize, StageRecord)>,
-    /// A point within the stage behind it, from which that one goes on.
-    pub(crate) point: Option<StageRecord>,
-    /// The script with which it goes on there.
-    pub goes_on_at: Option<String>,
+    /// A point within a stage, when its disks are what the build starts from.
+    pub point: Option<KeptPoint>,
+}
+
+/// A point within a stage from which a build goes on.
+#[derive(Debug, Clone)]
+pub struct KeptPoint {
+    /// The stage.
+    pub index: usize,
+    /// The script that is next there.
+    pub script: String,
+    /// What is known about it.
+    pub(crate) record: StageRecord,
 }
 
 impl Forecast {
     /// The first stage that runs.
     #[must_use]
     pub fn first(&self) -> usize {
-        self.resume.as_ref().map_or(0, |(index, _)| index + 1)
+        let behind = self.resume.as_ref().map_or(0, |(index, _)| index + 1);
+        self.point.as_ref().map_or(behind, |point| point.index)
     }
 
     /// The keys of the points within a stage.
@@ -148,8 +158,7 @@ impl Forecast {
         cache: &Cache,
         index: usize,
     ) -> Vec<(Point, StageKey)> {
-        let before = index.checked_sub(1).map(|before| self.keys[before]);
-        StageKey::points(plan, &cache.surroundings, index, before)
+        points(plan, cache, &self.keys, index)
     }
 
     /// Whether results of stages that run are in the store but must not be used
@@ -207,33 +216,35 @@ pub(crate) fn forecast_until(
     if let Some(index) = refreshed {
         own[index] = Some(Why::Refresh);
     }
-    let mut resume = None;
+    let (mut resume, mut point) = (None, None);
     for index in (0..limit).rev() {
-        let Some(record) = cache.session.lookup(&digest(keys[index]))? else { continue };
-        if let Err(why) = check_age(&record, &cache.rules, now) {
-            own[index] = Some(why);
-        } else if record.resumable() {
-            resume = Some((index, record));
+        if let Some(record) = cache.session.lookup(&digest(keys[index]))? {
+            if let Err(why) = check_age(&record, &cache.rules, now) {
+                own[index] = Some(why);
+            } else if record.resumable() {
+                resume = Some((index, record));
+                break;
+            } else {
+                own[index] = Some(Why::NotKept);
+            }
+        }
+        point = last_point(plan, cache, &keys, index, now)?;
+        if point.is_some() {
             break;
-        } else {
-            own[index] = Some(Why::NotKept);
         }
     }
-    let mut forecast =
-        Forecast { keys, reasons: vec![None; count], resume, point: None, goes_on_at: None };
+    let mut forecast = Forecast { keys, reasons: vec![None; count], resume, point };
     let first = forecast.first();
-    if first < limit
-        && let Some((record, script)) = last_point(plan, cache, &forecast, now)?
-    {
-        forecast.point = Some(record);
-        forecast.goes_on_at = Some(script);
-    }
     if first < count {
         let known = latest(plan, cache)?;
         for (index, stage) in plan.stages.iter().enumerate().skip(first) {
-            let changed = known.iter().find(|(name, _)| *name == stage.name).map(|(_, old)| {
-                changed_inputs(old, &stage_inputs(plan, stage, &cache.surroundings))
-            });
+            let inputs = stage_inputs(plan, stage, &cache.surroundings);
+            // Of several runs, the one that is most like this, the latest of these.
+            let changed = known
+                .iter()
+                .filter(|(name, _)| *name == stage.name)
+                .map(|(_, old)| changed_inputs(old, &inputs))
+                .min_by_key(Vec::len);
             forecast.reasons[index] = Some(match (own[index].take(), changed) {
                 (Some(why @ (Why::Refresh | Why::Expired(_) | Why::Clock)), _) => why,
                 (_, Some(names)) if !names.is_empty() => Why::Changed(names),
@@ -247,23 +258,27 @@ pub(crate) fn forecast_until(
     Ok(forecast)
 }
 
-/// The last point within the first stage that runs from which it can go on, and the
-/// script that is next there.
+fn points(plan: &Plan, cache: &Cache, keys: &[StageKey], index: usize) -> Vec<(Point, StageKey)> {
+    let before = index.checked_sub(1).map(|before| keys[before]);
+    StageKey::points(plan, &cache.surroundings, index, before)
+}
+
+/// The last point within a stage from which it can go on.
 fn last_point(
     plan: &Plan,
     cache: &Cache,
-    forecast: &Forecast,
+    keys: &[StageKey],
+    index: usize,
     now: SystemTime,
-) -> Result<Option<(StageRecord, String)>, StoreError> {
-    let first = forecast.first();
-    for (point, key) in forecast.points(plan, cache, first).into_iter().rev() {
+) -> Result<Option<KeptPoint>, StoreError> {
+    for (point, key) in points(plan, cache, keys, index).into_iter().rev() {
         let Some(record) = cache.session.lookup(&digest(key))? else { continue };
         if !record.resumable() || check_age(&record, &cache.rules, now).is_err() {
             continue;
         }
-        let Step::RunParts(parts) = &plan.stages[first].steps[point.step] else { continue };
+        let Step::RunParts(parts) = &plan.stages[index].steps[point.step] else { continue };
         if let Some(script) = next_script(&record, point, parts) {
-            return Ok(Some((record, script)));
+            return Ok(Some(KeptPoint { index, script, record }));
         }
     }
     Ok(None)

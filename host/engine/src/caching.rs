@@ -156,7 +156,6 @@ impl Caching {
             if let (Some(index), Some(record)) = (after.checked_sub(1), &visit.from) {
                 caching.forecast.resume = Some((index, record.clone()));
                 caching.forecast.point = None;
-                caching.forecast.goes_on_at = None;
             }
         }
         Ok(Some(caching))
@@ -185,7 +184,7 @@ impl Caching {
 
     /// The script with which the first stage that runs goes on.
     pub(crate) fn goes_on_at(&self) -> Option<&str> {
-        self.forecast.point.as_ref().and(self.forecast.goes_on_at.as_deref())
+        self.forecast.point.as_ref().map(|point| point.script.as_str())
     }
 
     /// Why a stage runs, when that is worth a word.
@@ -203,50 +202,40 @@ impl Caching {
         files: &mut Disks,
     ) -> Result<Option<Saved>, EngineError> {
         loop {
-            let resume = self.forecast.resume.as_ref().map(|(_, record)| record);
-            let restored = match self.forecast.point.as_ref().or(resume).cloned() {
-                None => Ok(None),
-                Some(record) => self.restore_one(record, files).await,
+            let start = match (&self.forecast.point, &self.forecast.resume) {
+                (Some(point), _) => Some((point.index, point.record.clone())),
+                (None, resume) => resume.clone(),
             };
-            match restored {
-                Ok(state) => {
+            let restored = match start.clone() {
+                None => Ok(None),
+                Some((_, record)) => self.restore_one(record, files).await,
+            };
+            match (restored, start) {
+                (Err(error), Some((index, record))) => {
+                    self.warn(&format!("a cached result is not used: {}", chain(&error)));
+                    files.clear();
+                    // If it cannot be forgotten, it is not used all the same.
+                    let forgotten = self.cache.session.forget(&record.key).is_ok();
+                    self.forecast_anew(plan, if forgotten { self.end } else { index });
+                }
+                (Ok(state), _) => {
                     self.forget_outdated(plan);
                     return Ok(state);
                 }
-                Err(error) => {
-                    self.warn(&format!("a cached result is not used: {}", chain(&error)));
-                    files.clear();
-                    if let Some(point) = self.forecast.point.take() {
-                        let forgotten = self.cache.session.forget(&point.key).is_ok();
-                        self.forecast.goes_on_at = None;
-                        // There may be an earlier point.
-                        if forgotten
-                            && let Ok(forecast) = cache::forecast_until(
-                                plan,
-                                &self.cache,
-                                SystemTime::now(),
-                                self.end,
-                            )
-                        {
-                            self.forecast = forecast;
-                        }
-                    } else if let Some((index, _)) = self.forecast.resume.take() {
-                        let key = digest(self.forecast.keys[index]);
-                        // If it cannot be forgotten, it is not used all the same.
-                        let _ = self.cache.session.forget(&key);
-                        self.forecast =
-                            cache::forecast_until(plan, &self.cache, SystemTime::now(), index)
-                                .unwrap_or_else(|_| Forecast {
-                                    keys: self.forecast.keys.clone(),
-                                    reasons: vec![Some(Why::NotKept); plan.stages.len()],
-                                    resume: None,
-                                    point: None,
-                                    goes_on_at: None,
-                                });
-                    }
-                }
+                (Err(error), None) => return Err(error),
             }
         }
+    }
+
+    /// Looks into the store again, for what is before a stage.
+    fn forecast_anew(&mut self, plan: &Plan, end: usize) {
+        let found = cache::forecast_until(plan, &self.cache, SystemTime::now(), end);
+        self.forecast = found.unwrap_or_else(|_| Forecast {
+            keys: self.forecast.keys.clone(),
+            reasons: vec![Some(Why::NotKept); plan.stages.len()],
+            resume: None,
+            point: None,
+        });
     }
 
     async fn restore_one(

@@ -114,12 +114,11 @@ fn cached(
     }
     let forecast = engine::cache::forecast(plan, &cache, SystemTime::now());
     let forecast = forecast.map_err(stage_cache::store_error)?;
-    let first = forecast.first();
-    let at = forecast.goes_on_at.as_ref().map(|script| format!(" from {script} on"));
     let words = |(index, why): (usize, &Option<engine::cache::Why>)| match why {
         None => "hit".to_owned(),
         Some(why) => {
-            let at = at.as_deref().filter(|_| index == first).unwrap_or_default();
+            let point = forecast.point.as_ref().filter(|point| point.index == index);
+            let at = point.map(|point| format!(" from {} on", point.script)).unwrap_or_default();
             format!("runs{at}: {why}")
         }
     };
