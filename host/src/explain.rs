@@ -68,7 +68,8 @@ pub async fn path(
     let relative = path.trim_start_matches('/').to_owned();
     let found = look(settings, ctx, &built, Some(relative.clone())).await?;
     let times = found.get(&relative).ok_or_else(|| {
-        CommandError::usage(format!("the image of {} has no `{path}`", built.plan.name))
+        let text = format!("the image of {} has no `{path}`", built.plan.name);
+        CommandError::usage(text).maybe_hint(never_kept(&built.plan))
     })?;
     let unknown = || {
         CommandError::message(Kind::Build, format!("the step that changed `{path}` is not known"))
@@ -81,6 +82,12 @@ pub async fn path(
         stage: stage.name.clone(),
         connections: stage.connections.clone(),
     })
+}
+
+/// Stages whose files nobody can look at.
+fn never_kept(plan: &Plan) -> Option<String> {
+    let first = plan.stages.iter().find(|stage| stage.keep == plan::Keep::No)?;
+    Some(format!("what {} and the stages behind it make is never kept", first.name))
 }
 
 /// How many bytes of the image each stage, or each step, has made; the largest

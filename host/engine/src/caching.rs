@@ -41,10 +41,12 @@ pub(crate) struct Ended<'a> {
     pub(crate) elapsed: Duration,
 }
 
-/// Work since the disks were kept after which they are kept between two scripts,
-/// for each layer that a disk has then: every layer makes reading slower for the
-/// rest of the build, so a long phase is cut where its long scripts end.
+/// Work since the disks were kept after which they are kept between two scripts, and
+/// so much more for every [`LAYERS_AT_A_PRICE`] layers: each makes reading slower for
+/// the rest of the build, so a long phase is cut where its long scripts end.
 const WORTH_A_POINT: Duration = Duration::from_secs(4);
+/// A handful of tables is looked into in no time.
+const LAYERS_AT_A_PRICE: usize = 4;
 /// Layers of which so many are left for the ends of stages.
 const LAYERS_FOR_STAGES: usize = 16;
 
@@ -400,8 +402,8 @@ impl Caching {
     /// Whether the disks shall be kept between two scripts.
     pub(crate) fn wants_point(&mut self, index: usize, files: &Disks) -> bool {
         self.count_work();
-        let layers = u32::try_from(files.layers()).unwrap_or(u32::MAX);
-        self.unkept >= WORTH_A_POINT.saturating_mul(layers)
+        let layers = u32::try_from(files.layers() / LAYERS_AT_A_PRICE).unwrap_or(u32::MAX);
+        self.unkept >= WORTH_A_POINT.saturating_mul(layers.max(1))
             && index < self.last_kept
             && files.can_grow_by(LAYERS_FOR_STAGES)
             && !self.keeper.has_failed()

@@ -12,7 +12,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use store::{DiskState, Session, StageRecord, StoreError};
+use store::{Changed, DiskState, Known, Session, StageRecord, StoreError};
 
 use crate::{
     disks::{self, Finished},
@@ -53,7 +53,7 @@ impl Keeper {
         let failed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&failed);
         let thread = std::thread::spawn(move || {
-            let mut work = Work { session, chains };
+            let mut work = Work { session, chains, known: BTreeMap::new() };
             for job in receiver {
                 if flag.load(Ordering::Relaxed) {
                     continue;
@@ -104,6 +104,8 @@ impl Drop for Keeper {
 struct Work {
     session: Arc<Session>,
     chains: BTreeMap<String, DiskState>,
+    /// What the layers of each disk say, as far as they are from here.
+    known: BTreeMap<String, Known>,
 }
 
 impl Work {
@@ -123,7 +125,13 @@ impl Work {
 
     /// Adds a finished file to the chain of its disk.
     fn add(&mut self, file: &Finished) -> Result<(), StoreError> {
-        let stored = self.session.put_layer(&mut disks::source(file)?)?;
+        let is_old = self.chains.contains_key(&file.disk);
+        let known = self.known.entry(file.disk.clone()).or_insert_with(|| match is_old {
+            true => Known::of_old_disk(),
+            false => Known::of_new_disk(),
+        });
+        let mut source = disks::source(file)?;
+        let stored = self.session.put_layer(&mut Changed::new(source.as_mut(), known))?;
         let state = self
             .chains
             .entry(file.disk.clone())

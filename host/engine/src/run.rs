@@ -419,7 +419,8 @@ impl Build<'_> {
 }
 
 fn place<'a>(guest: &'a Guest, stage: &'a Stage, failed: bool) -> Place<'a> {
-    let image = stage.context.image_root.as_ref().map(Guest::tools_path);
+    let image = stage.context.image_root.as_ref().or(stage.context.layout_at.as_ref());
+    let image = image.map(Guest::tools_path);
     Place { session: &guest.session, stage, tools: TOOLS, image, failed }
 }
 

@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, time::SystemTime};
 
 use clap::{Args, Subcommand};
-use store::{Problem, StageRecord, Usage};
+use store::{Content, Problem, StageRecord, Usage};
 
 use super::{Context, Outcome, resolve};
 use crate::{
@@ -31,14 +31,26 @@ pub enum StoreVerb {
     /// List what is kept, least recently used first
     Ls(StoreArgs),
     /// Say how much room it takes
-    Du(StoreArgs),
+    Du(StoreDuArgs),
     /// Read everything and say what is damaged
     Verify(VerifyArgs),
     /// Remove what nothing needs, and what was used least recently
     Gc(GcArgs),
 }
 
-/// `vbuild store ls` and `du`.
+/// `vbuild store du`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StoreDuArgs {
+    /// Whose store.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
+
+    /// Read the layers, and say how many different blocks are in them
+    #[arg(long)]
+    pub blocks: bool,
+}
+
+/// `vbuild store ls`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct StoreArgs {
     /// Whose store.
@@ -86,8 +98,12 @@ pub fn run(context: &Context, command: StoreCommand) -> Outcome {
             print(&list(&records));
         }
         StoreVerb::Du(args) => {
-            let usage = open(&args.cache_dir)?.usage().map_err(store_error)?;
+            let store = open(&args.cache_dir)?;
+            let usage = store.usage().map_err(store_error)?;
             print(&format!("{}\n", used(&usage)));
+            if args.blocks {
+                print(&blocks(&store.content().map_err(store_error)?));
+            }
         }
         StoreVerb::Verify(args) => {
             let store = open(&args.cache_dir)?;
@@ -124,6 +140,23 @@ fn used(usage: &Usage) -> String {
         usage.objects,
         usage.stages,
         usage.sessions
+    )
+}
+
+fn blocks(content: &Content) -> String {
+    let ratio = |bytes: u64| {
+        // Bytes of a store are far below what a double cannot tell apart.
+        #[expect(clippy::cast_precision_loss, reason = "a ratio of two digits")]
+        let ratio = bytes as f64 / content.distinct_bytes.max(1) as f64;
+        ratio
+    };
+    format!(
+        "{} layers of {}, {} of it different blocks: ratio {:.2}, compressed {:.2}\n",
+        content.layers,
+        bytes(content.data_bytes),
+        bytes(content.distinct_bytes),
+        ratio(content.data_bytes),
+        ratio(content.stored_bytes)
     )
 }
 

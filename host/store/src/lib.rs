@@ -34,6 +34,8 @@
 //!
 //! Architecture invariant: nothing here knows plans, machines or guests.
 
+mod changed;
+mod content;
 mod digest;
 mod error;
 mod extents;
@@ -50,6 +52,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use changed::{Changed, Known};
+pub use content::Content;
 pub use digest::{Digest, InvalidDigest};
 pub use error::{Result, StoreError};
 pub use extents::{

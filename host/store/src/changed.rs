@@ -1,0 +1,286 @@
+//! Only what changes: a disk's own clusters hold 64 KiB where a guest has written
+//! 4, and blocks that were written again as they were. What a chain of layers says
+//! already is left out of the next one.
+//!
+//! A block is known by a digest of it and not by its bytes, so that 4 GiB of a disk
+//! take some 40 MiB of memory.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::extents::{Extent, ExtentSource};
+
+/// What filesystems write at least.
+pub(crate) const BLOCK_BYTES: usize = 4096;
+/// The same, of places.
+const BLOCK: u64 = BLOCK_BYTES as u64;
+/// Blocks that are known at most: 32 GiB of data in some 320 MiB of memory. Of the
+/// rest nothing is left out.
+const BLOCKS_MAX: usize = 8 << 20;
+/// Bytes of a digest that are kept: nobody finds two blocks with one of 128 bits.
+const MARK_BYTES: usize = 16;
+
+/// A block, by a part of its digest.
+pub(crate) type Mark = [u8; MARK_BYTES];
+
+/// What the layers of a disk say.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    blocks: BTreeMap<u64, Mark>,
+    /// Whether blocks that are not among these hold zeros; else they may hold
+    /// anything.
+    zeros: bool,
+}
+
+impl Known {
+    /// Of a disk of which no layer is kept yet.
+    #[must_use]
+    pub fn of_new_disk() -> Self {
+        Self { blocks: BTreeMap::new(), zeros: true }
+    }
+
+    /// Of a disk whose layers were not looked at.
+    #[must_use]
+    pub fn of_old_disk() -> Self {
+        Self::default()
+    }
+
+    /// Whether a block differs from what is known; from then on it is known.
+    fn takes(&mut self, block: u64, bytes: &[u8]) -> bool {
+        let is_zero = bytes.iter().all(|byte| *byte == 0);
+        if is_zero && self.zeros {
+            return self.blocks.remove(&block).is_some();
+        }
+        let mark = mark(bytes);
+        if self.blocks.get(&block) == Some(&mark) {
+            return false;
+        }
+        if self.blocks.len() < BLOCKS_MAX || self.blocks.contains_key(&block) {
+            self.blocks.insert(block, mark);
+        } else {
+            // It is neither known nor zeros.
+            self.zeros = false;
+            self.blocks.clear();
+        }
+        true
+    }
+
+    /// Whether zeros in some blocks are news; from then on they are known.
+    fn takes_zeros(&mut self, first: u64, end: u64) -> bool {
+        let known: Vec<u64> = self.blocks.range(first..end).map(|(block, _)| *block).collect();
+        let news = !self.zeros || !known.is_empty();
+        for block in known {
+            self.blocks.remove(&block);
+        }
+        news
+    }
+
+    /// Nothing is known of a block any more.
+    fn forget(&mut self, block: u64) {
+        if self.zeros {
+            // A mark that no content has.
+            self.blocks.insert(block, [0xff; MARK_BYTES]);
+        } else {
+            self.blocks.remove(&block);
+        }
+    }
+}
+
+pub(crate) fn mark(bytes: &[u8]) -> Mark {
+    let digest = Sha256::digest(bytes);
+    let mut mark = [0; MARK_BYTES];
+    mark.copy_from_slice(&digest[..MARK_BYTES]);
+    mark
+}
+
+/// The extents of a source without what is known already.
+#[derive(Debug)]
+pub struct Changed<'a, S: ?Sized> {
+    source: &'a mut S,
+    known: &'a mut Known,
+    ready: VecDeque<Extent>,
+}
+
+impl<'a, S: ExtentSource + ?Sized> Changed<'a, S> {
+    /// Reads the source once; afterwards all that it says is known.
+    pub fn new(source: &'a mut S, known: &'a mut Known) -> Self {
+        Self { source, known, ready: VecDeque::new() }
+    }
+
+    fn split(&mut self, extent: Extent) {
+        match extent {
+            Extent::Data { offset, bytes } => self.split_data(offset, &bytes),
+            Extent::Zeros { offset, length } => {
+                // Only whole blocks are known; what is at the edges stays unknown.
+                let end = offset.saturating_add(length);
+                let (first, behind) = (offset.div_ceil(BLOCK), end / BLOCK);
+                let edges = [offset, end].into_iter().filter(|at| !at.is_multiple_of(BLOCK));
+                let edges: Vec<u64> = edges.map(|at| at / BLOCK).collect();
+                let news = first < behind && self.known.takes_zeros(first, behind);
+                for block in &edges {
+                    self.known.forget(*block);
+                }
+                if news || !edges.is_empty() {
+                    self.ready.push_back(Extent::Zeros { offset, length });
+                }
+            }
+        }
+    }
+
+    /// Neighbouring blocks that are told stay in one extent.
+    fn split_data(&mut self, offset: u64, bytes: &[u8]) {
+        let disk = self.source.disk_bytes();
+        let mut at = 0;
+        let mut open: Option<usize> = None;
+        while at < bytes.len() {
+            let place = offset + at as u64;
+            let block = place / BLOCK;
+            let room = usize::try_from((block + 1) * BLOCK - place).unwrap_or(usize::MAX);
+            let next = bytes.len().min(at.saturating_add(room));
+            let part = &bytes[at..next];
+            let end = place + part.len() as u64;
+            // The last block of a disk may be a short one.
+            let whole = place.is_multiple_of(BLOCK) && (end.is_multiple_of(BLOCK) || end == disk);
+            let news = if whole {
+                self.known.takes(block, part)
+            } else {
+                self.known.forget(block);
+                true
+            };
+            match (news, open) {
+                (true, None) => open = Some(at),
+                (false, Some(from)) => {
+                    self.tell(offset, bytes, from, at);
+                    open = None;
+                }
+                _ => {}
+            }
+            at = next;
+        }
+        if let Some(from) = open {
+            self.tell(offset, bytes, from, bytes.len());
+        }
+    }
+
+    fn tell(&mut self, offset: u64, bytes: &[u8], from: usize, to: usize) {
+        let bytes = bytes[from..to].to_vec();
+        self.ready.push_back(Extent::Data { offset: offset + from as u64, bytes });
+    }
+}
+
+impl<S: ExtentSource + ?Sized> ExtentSource for Changed<'_, S> {
+    fn disk_bytes(&self) -> u64 {
+        self.source.disk_bytes()
+    }
+
+    fn next_extent(&mut self) -> io::Result<Option<Extent>> {
+        loop {
+            if let Some(extent) = self.ready.pop_front() {
+                return Ok(Some(extent));
+            }
+            let Some(extent) = self.source.next_extent()? else { return Ok(None) };
+            self.split(extent);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: u64 = 64 * BLOCK + 512;
+
+    struct List(VecDeque<Extent>);
+
+    impl ExtentSource for List {
+        fn disk_bytes(&self) -> u64 {
+            DISK
+        }
+
+        fn next_extent(&mut self) -> io::Result<Option<Extent>> {
+            Ok(self.0.pop_front())
+        }
+    }
+
+    fn data(offset: u64, bytes: &[u8]) -> Extent {
+        Extent::Data { offset, bytes: bytes.to_vec() }
+    }
+
+    fn changed(known: &mut Known, extents: &[Extent]) -> Vec<Extent> {
+        let mut list = List(extents.to_vec().into());
+        let mut changed = Changed::new(&mut list, known);
+        std::iter::from_fn(|| changed.next_extent().unwrap()).collect()
+    }
+
+    fn apply(disk: &mut [u8], extents: &[Extent]) {
+        for extent in extents {
+            let at = usize::try_from(extent.offset()).unwrap();
+            match extent {
+                Extent::Data { bytes, .. } => disk[at..at + bytes.len()].copy_from_slice(bytes),
+                Extent::Zeros { length, .. } => {
+                    disk[at..at + usize::try_from(*length).unwrap()].fill(0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_cluster_only_the_block_that_was_written_is_told() {
+        let mut known = Known::of_new_disk();
+        let mut cluster = vec![7; 16 * 4096];
+        assert_eq!(changed(&mut known, &[data(0, &cluster)]), [data(0, &cluster)]);
+        assert_eq!(changed(&mut known, &[data(0, &cluster)]), []);
+        cluster[5 * 4096..7 * 4096].fill(9);
+        let told = changed(&mut known, &[data(0, &cluster)]);
+        assert_eq!(told, [data(5 * 4096, &[9; 2 * 4096])]);
+        // Zeros where nothing was are none; where something was, they are news once.
+        assert_eq!(changed(&mut known, &[data(20 * 4096, &[0; 4096])]), []);
+        assert_eq!(changed(&mut known, &[Extent::Zeros { offset: 32 * 4096, length: 4096 }]), []);
+        let freed = Extent::Zeros { offset: 0, length: 4096 };
+        let freed = [freed];
+        assert_eq!(changed(&mut known, &freed), freed);
+        assert_eq!(changed(&mut known, &freed), []);
+        // Of a disk that was not looked at, everything is.
+        let mut old = Known::of_old_disk();
+        assert_eq!(changed(&mut old, &[data(0, &[0; 4096])]), [data(0, &[0; 4096])]);
+        assert_eq!(changed(&mut old, &[data(0, &[0; 4096])]), []);
+    }
+
+    #[test]
+    fn a_chain_of_what_changes_is_the_same_disk() {
+        let mut state = 1_u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
+            (state >> 33) % below
+        };
+        for mut known in [Known::of_new_disk(), Known::of_old_disk()] {
+            let (mut whole, mut less) = (
+                vec![0_u8; usize::try_from(DISK).unwrap()],
+                vec![0; usize::try_from(DISK).unwrap()],
+            );
+            for _ in 0..200 {
+                // Layers of some extents, in sectors, with few different contents.
+                let mut at = random(16) * 512;
+                let mut layer = Vec::new();
+                while at < DISK {
+                    let length = ((1 + random(40)) * 512).min(DISK - at);
+                    let content = u8::try_from(random(3)).unwrap();
+                    layer.push(if random(4) == 0 {
+                        Extent::Zeros { offset: at, length }
+                    } else {
+                        data(at, &vec![content; usize::try_from(length).unwrap()])
+                    });
+                    at += length + random(60) * 512;
+                }
+                apply(&mut whole, &layer);
+                let told = changed(&mut known, &layer);
+                apply(&mut less, &told);
+                assert!(whole == less);
+            }
+        }
+    }
+}

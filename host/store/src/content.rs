@@ -1,0 +1,54 @@
+//! What the layers of a store say, beside the room that they take.
+
+use std::{collections::HashSet, fs::File};
+
+use crate::{
+    Result, Store, StoreError,
+    changed::{BLOCK_BYTES, Mark, mark},
+    extents::{Extent, ExtentSource},
+    layer::Decoder,
+    layout,
+};
+
+/// What layers say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Content {
+    /// Layers.
+    pub layers: u64,
+    /// Bytes of data in them, before compression.
+    pub data_bytes: u64,
+    /// Bytes of the different blocks of 4 KiB among these, without zeros.
+    pub distinct_bytes: u64,
+    /// Bytes that the layers take.
+    pub stored_bytes: u64,
+}
+
+impl Store {
+    /// Reads all layers. Files in the store that are none, such as logs, are passed
+    /// over, and so is what is damaged: see [`Store::verify`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn content(&self) -> Result<Content> {
+        let mut content = Content::default();
+        let mut seen: HashSet<Mark> = HashSet::new();
+        for (_, path) in layout::all_named(&self.layout.objects())? {
+            // One that gc has just removed is none.
+            let Ok(file) = File::open(&path) else { continue };
+            let bytes = file.metadata().map_err(|e| StoreError::io("examine", &path, e))?.len();
+            let Ok(mut layer) = Decoder::new(file) else { continue };
+            content.layers += 1;
+            content.stored_bytes += bytes;
+            while let Ok(Some(extent)) = layer.next_extent() {
+                let Extent::Data { bytes, .. } = extent else { continue };
+                content.data_bytes += bytes.len() as u64;
+                for block in bytes.chunks(BLOCK_BYTES) {
+                    if block.iter().any(|byte| *byte != 0) && seen.insert(mark(block)) {
+                        content.distinct_bytes += block.len() as u64;
+                    }
+                }
+            }
+        }
+        Ok(content)
+    }
+}
