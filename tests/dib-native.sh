@@ -10,8 +10,9 @@
 # vbuild build that is there already as $VBUILD_TEST_DIR/ours.tar is not made again,
 # and native.tar likewise.
 #
-# diskimage-builder changes the machine that it runs on: mounts, caches, whatever
-# its elements do. Run this where that does not matter. Where device-mapper is
+# diskimage-builder changes the machine that it runs on: caches, whatever its
+# elements do. Run this where that does not matter. What it mounts stays in a mount
+# namespace of its own. Where device-mapper is
 # missing no partition can be made, so the trees are compared as archives.
 set -eu
 [ "$(id -u)" -eq 0 ] || {
@@ -23,7 +24,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 program=${VBUILD:-${CARGO_TARGET_DIR:-$here/target}/release/vbuild}
 . "$here/tests/ground.sh"
 ground native "$program"
-mkdir -p "$work/native-home" "$work/elements/no-device/block-device.d"
+mkdir -p "$work/native-home" "$work/tmp" "$work/elements/no-device/block-device.d"
 mirror=$(debian_mirror)
 
 # diskimage-builder calls sudo for everything, also as root.
@@ -55,8 +56,8 @@ if [ ! -e "$work/native.tar" ]; then
         PATH="$work/bin:$work/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
             DIB_RELEASE=bookworm DIB_DISTRIBUTION_MIRROR="$mirror" \
             DIB_DEBIAN_SECURITY_MIRROR="$mirror-security" ELEMENTS_PATH="$work/elements" \
-            DIB_IMAGE_CACHE="$work/cache" HOME="$work/native-home" DIB_NO_TMPFS=1 \
-            disk-image-create -t tar -o native --no-tmpfs "$@" no-device
+            DIB_IMAGE_CACHE="$work/cache" HOME="$work/native-home" DIB_NO_TMPFS=1 TMP_DIR="$work/tmp" \
+            unshare --mount --propagation private disk-image-create -t tar -o native --no-tmpfs "$@" no-device
     ) >"$work/native.log" 2>&1 || true
     # It ends with an error all the same: the archive is made, and then it looks for
     # the disk.

@@ -14,8 +14,11 @@ shift 3
 tree=$work/tree image=$work/image
 rm -rf "$work"
 mkdir -p "$tree"
-mount -o ro "$device" "$tree"
+mount -o noatime "$device" "$tree"
 trap 'umount "$tree"' EXIT
+# Mount points of other filesystems could not be seen before.
+find "$tree" -newermt "@$epoch" -print0 | xargs -0r touch -h -m -d "@$epoch"
+mount -o remount,ro "$tree"
 truncate -s "$(blockdev --getsize64 "$device")" "$image"
 E2FSPROGS_FAKE_TIME=$epoch "$@" -b "$(stat -f -c %S "$tree")" -d "$tree" "$image"
 # mke2fs copies the files, but not what the top directory is.
