@@ -186,11 +186,11 @@ run() {
     esac
 }
 
-for case in "$@"; do
-    run "$case"
+for wanted in "$@"; do
+    run "$wanted"
     results=$here/tests/conformance/results
     if [ -w "$results" ]; then
-        { grep -v " images.sh $case\$" "$results" || true; echo "ok images.sh $case"; } |
+        { grep -v " images.sh $wanted\$" "$results" || true; echo "ok images.sh $wanted"; } |
             sort -k 2 >"$results.new"
         mv "$results.new" "$results"
     fi

@@ -5,6 +5,7 @@ use std::{fs, process::Command};
 const SAVE: &str = include_str!("../../scripts/save-mounts.sh");
 const RESTORE: &str = include_str!("../../scripts/restore-mounts.sh");
 const UNMOUNT: &str = include_str!("../../scripts/unmount-below.sh");
+const CHROOT: &str = include_str!("../../scripts/chroot");
 const USAGE: &str = include_str!("../../scripts/image-usage.sh");
 
 #[test]
@@ -25,6 +26,39 @@ fn the_usage_report_lists_large_files() {
     );
     assert!(short.contains("/large") && !short.contains("/small"), "{short}");
     assert!(report(&["full"]).contains("/small"));
+}
+
+/// The shared folder of apt outlives `apt-get clean`, and gives the lists back.
+#[test]
+fn what_apt_downloaded_stays_on_the_drive() {
+    let root = tempfile::tempdir().unwrap();
+    let script = r#"
+set -eu
+cd "$1"
+mkdir -p bin tree/var/cache/apt/archives tree/var/lib/apt
+printf '%s' "$2" > bin/chroot
+# What the real one would do: `clean` empties, `update` writes a list if it can.
+printf '#!/bin/sh\necho "real: $3"\n[ "$3" != update ] || [ -n "${OFFLINE:-}" ] || echo fresh >> "$1/var/lib/apt/lists/Packages"\n' > bin/real
+# The folder is a mount point while there is a file that says so.
+printf '#!/bin/sh\ntest -e "%s/bound"\n' "$1" > bin/mountpoint
+chmod +x bin/*
+export PATH="$1/bin:$PATH" VBUILD_CHROOT="$1/bin/real"
+chroot tree /usr/bin/apt-get clean
+touch bound
+chroot tree /usr/bin/apt-get clean
+chroot tree /usr/bin/apt-get update
+rm -r tree/var/lib/apt/lists
+OFFLINE=1 chroot tree /usr/bin/apt-get update
+cat tree/var/lib/apt/lists/Packages
+chroot tree /usr/bin/apt-get install -y clean
+"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "test"]).arg(root.path()).arg(CHROOT);
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let expected = "real: clean\nreal: update\nreal: update\nfresh\nreal: install\n";
+    assert_eq!(stdout, expected, "{stderr}");
 }
 
 /// Saves, loses and restores a mount in a mount namespace of its own.

@@ -11,8 +11,8 @@
 //! but is run with its neighbour: a script may have made the directory.
 
 use plan::{
-    Context, FileStep, NodeKind, Place, ResolvConf, Run, Stage, Step, UploadEntry, UploadKind,
-    Value,
+    Context, FileSource, FileStep, NodeKind, Place, ResolvConf, Run, Stage, Step, UploadEntry,
+    UploadKind, Value,
 };
 
 use crate::{
@@ -35,6 +35,8 @@ use crate::{
 const SAVE_MOUNTS: &str = include_str!("../../scripts/save-mounts.sh");
 const RESTORE_MOUNTS: &str = include_str!("../../scripts/restore-mounts.sh");
 const UNMOUNT_BELOW: &str = include_str!("../../scripts/unmount-below.sh");
+/// Keeps what apt has downloaded on the helper drive.
+const CHROOT: &str = include_str!("../../scripts/chroot");
 const IMAGE_USAGE: &str = include_str!("../../scripts/image-usage.sh");
 
 /// Mounts that scripts of root.d made.
@@ -194,6 +196,9 @@ fn prepare(build: &Build<'_>) -> Result<Stage, DibError> {
             steps.extend(upload("dib-run-parts".into(), path(directory), runner.clone()));
         }
     }
+    let chroot = UploadKind::File { mode: 0o755, source: FileSource::Text(CHROOT.to_owned()) };
+    let chroot = vec![UploadEntry { path: "chroot".to_owned(), kind: chroot }];
+    steps.extend(upload("a chroot".into(), path(guest::TOOLS_BIN), chroot));
     for directory in [guest::MNT, guest::IMAGE_DIR, guest::HOOKS, guest::BLOCK_DEVICE] {
         steps.push(make_directory(path(directory)));
     }
