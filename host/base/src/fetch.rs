@@ -13,7 +13,7 @@ use ureq::{
     tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
 };
 
-use crate::BaseError;
+use crate::{BaseError, gc::note_use};
 
 /// Name resolution and connecting; a server that needs longer is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -155,6 +155,7 @@ pub fn fetch(
 ) -> Result<Fetched, BaseError> {
     let downloads = folder.join("downloads");
     let path = downloads.join(format!("{}-{}", expected.algorithm.name(), expected.hex));
+    note_use(folder, &path);
     if path.is_file() {
         return Ok(Fetched { path, downloaded: 0 });
     }

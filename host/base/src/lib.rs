@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Everything is below one folder of the user's cache. The raw disk is sparse, is
-//! made once for each content, and is only read from then on: builds copy it.
+//! made once for each content, and is only read from then on: builds copy it. What
+//! was not used for long goes ([`gc`]).
 //! Nothing here runs a program: qcow2, vmdk and the compressions are read in
 //! process.
 //!
@@ -14,6 +15,7 @@
 
 mod error;
 mod fetch;
+mod gc;
 mod identify;
 mod overlay;
 mod unpack;
@@ -26,6 +28,7 @@ use std::{
 
 pub use error::BaseError;
 pub use fetch::{Expected, Fetched, fetch};
+pub use gc::{Collected, gc, note_overlay, note_use};
 pub use overlay::{Backing, Written, write_overlay};
 pub use store::Digest;
 pub use unpack::Format;
@@ -67,5 +70,6 @@ pub fn open(
         Ok(metadata) => metadata.len(),
         Err(_) => unpack::unpack(&chain, &disks, &raw)?,
     };
+    gc::note_use(folder, &raw);
     Ok(BaseImage { raw, bytes, digest, source, format: chain.format })
 }

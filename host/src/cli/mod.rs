@@ -23,6 +23,7 @@ pub use build::{
 pub use formats::{Formats, format_names, parse as parse_formats};
 pub use getopt::{GetoptError, Options};
 pub use reuse::{OnFailureArg, ReuseArgs};
+pub(crate) use values::age;
 pub use values::{
     Age, ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, comma_list, positive,
     smp,

@@ -105,7 +105,7 @@ pub struct Age(pub Option<Duration>);
 ///
 /// # Errors
 /// Anything else.
-pub(super) fn age(text: &str) -> Result<Age, InvalidValue> {
+pub(crate) fn age(text: &str) -> Result<Age, InvalidValue> {
     if text == "never" {
         return Ok(Age(None));
     }

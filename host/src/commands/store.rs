@@ -1,14 +1,17 @@
 //! `vbuild store`: what is kept of builds, how much it takes, whether it is
 //! whole, and how it gets smaller. The store's pages are vbuild-store(7).
 
-use std::{fmt::Write as _, time::SystemTime};
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, Subcommand};
 use store::{Content, Problem, StageRecord, Usage};
 
-use super::{Context, Outcome, resolve};
+use super::{Context, Outcome, layers, resolve};
 use crate::{
-    cli::{ByteSize, CacheDirArgs},
+    cli::{Age, ByteSize, CacheDirArgs, age},
     error::{CommandError, Kind},
     stage_cache::{self, store_error},
     ui::{bytes, duration},
@@ -16,6 +19,8 @@ use crate::{
 
 /// Digits of a key that are shown; enough to tell those of one user apart.
 const KEY_DIGITS: usize = 12;
+/// Base images that nobody has used for so long are not missed.
+const BASES_UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// `vbuild store`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -83,6 +88,11 @@ pub struct GcArgs {
     /// The room that it may take afterwards: a number and one of b, K, M, G
     #[arg(long, value_name = "SIZE")]
     pub max_size: Option<ByteSize>,
+
+    /// Remove base images of layer folders that were not used for so long, unless an overlay
+    /// stands on them [default: 30d]
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub bases: Option<Age>,
 }
 
 /// Carries it out.
@@ -128,9 +138,33 @@ pub fn run(context: &Context, command: StoreCommand) -> Outcome {
             }
             let (freed, left) = (bytes(collected.bytes), used(&collected.left));
             print(&format!("freed {freed} in {} objects; left: {left}\n", collected.objects));
+            print(&collect_bases(&args, &collected.left)?);
         }
     }
     Ok(0)
+}
+
+/// Removes base images, when no build can be about to copy one.
+fn collect_bases(args: &GcArgs, left: &Usage) -> Result<String, CommandError> {
+    let Age(Some(unused_for)) = args.bases.unwrap_or(Age(Some(BASES_UNUSED))) else {
+        return Ok(String::new());
+    };
+    if left.sessions > 0 {
+        return Ok("base images are left alone while builds run\n".to_owned());
+    }
+    let folder = layers::bases_folder(&resolve::cache_dir(&args.cache_dir));
+    let collected = base_image::gc(&folder, unused_for)
+        .map_err(|error| CommandError::new(Kind::Host, error))?;
+    let mut text = String::new();
+    if !collected.removed.is_empty() {
+        let (count, freed) = (collected.removed.len(), bytes(collected.bytes));
+        let _ = writeln!(text, "freed {freed} of {count} base images");
+    }
+    if collected.under_overlays > 0 {
+        let count = collected.under_overlays;
+        let _ = writeln!(text, "{count} base images stay, because overlays stand on them");
+    }
+    Ok(text)
 }
 
 fn used(usage: &Usage) -> String {

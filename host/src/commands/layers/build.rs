@@ -59,7 +59,7 @@ async fn build(
     let base = find_base(args, project, settings, ctx)?;
     let plan = lower(args, project, chosen, &base, &result)?;
     let (_, shared) = pipeline::build_here(&plan, settings, ctx).await?;
-    result.finish(&base, ctx)?;
+    result.finish(&base, &starting_image::folder(settings), ctx)?;
     match shared {
         Some(shared) => shared.push(&plan, ctx).await,
         None => Ok(()),
@@ -213,7 +213,7 @@ impl Artefact {
 
     /// Turns the disk into an overlay over the base, and links to it. The file
     /// that a base in the cache was made from may change, its raw disk never does.
-    fn finish(&self, base: &BaseImage, ctx: &Ctx) -> Result<(), CommandError> {
+    fn finish(&self, base: &BaseImage, bases: &Path, ctx: &Ctx) -> Result<(), CommandError> {
         let Some((overlay, link)) = &self.overlay else { return Ok(()) };
         let backing = backing(base, overlay);
         let written = write_overlay(&self.disk, &base.raw, &backing, overlay)
@@ -222,6 +222,9 @@ impl Artefact {
         // of nothing.
         let _ = fs::remove_file(&self.disk);
         let written = written?;
+        if backing.path == base.raw {
+            base_image::note_overlay(bases, &base.raw, overlay).map_err(starting_image::failure)?;
+        }
         ctx.say(format!(
             "wrote {} ({}), over {}",
             overlay.display(),

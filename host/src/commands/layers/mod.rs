@@ -191,6 +191,12 @@ pub fn plan(args: &LayersBuildArgs, ctx: &Ctx) -> Result<recipe::Prepared, Comma
     build::plan(args, ctx)
 }
 
+/// Where base images are kept.
+#[must_use]
+pub fn bases_folder(cache_dir: &Path) -> PathBuf {
+    starting_image::folder_in(cache_dir)
+}
+
 fn new_layer(context: &Context, args: &NewLayerArgs) -> Outcome {
     let script = ::layers::new_layer(&args.project, &args.name).map_err(|error| {
         let kind = match &error {

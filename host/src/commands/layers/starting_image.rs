@@ -22,7 +22,13 @@ const FOLDER: &str = "bases";
 /// Where base images are kept.
 #[must_use]
 pub(super) fn folder(settings: &Settings) -> PathBuf {
-    settings.cache_dir.join(FOLDER)
+    folder_in(&settings.cache_dir)
+}
+
+/// The same by the cache directory.
+#[must_use]
+pub(super) fn folder_in(cache_dir: &Path) -> PathBuf {
+    cache_dir.join(FOLDER)
 }
 
 /// Gets a base image.
@@ -86,7 +92,8 @@ fn run_recipe(
     }
     hash.update(project.as_os_str().as_encoded_bytes());
     let name: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let folder = folder.join("recipes").join(name);
+    let (bases, folder) = (folder, folder.join("recipes").join(name));
+    base_image::note_use(bases, &folder);
     std::fs::create_dir_all(&folder).map_err(host)?;
     let image = folder.join("base.raw");
     let program = match &settings.program {

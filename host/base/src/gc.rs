@@ -1,0 +1,211 @@
+//! What of the cache of base images is needed no more.
+//!
+//! Whenever a raw disk, a download or the result of a recipe is used, a note says
+//! so (`used/NAME`); whenever an overlay is written over a raw disk, another one
+//! says where (`overlays/NAME`). What was not used for long goes, except for disks
+//! on which an overlay still stands.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use crate::BaseError;
+
+/// A build copies its base when its machine starts, soon after it has found it.
+const IN_USE: Duration = Duration::from_secs(3600);
+/// An overlay's header and the name of what it stands on.
+const HEADER_BYTES: u64 = 64 << 10;
+/// Notes are lists of paths.
+const NOTE_MAX_BYTES: u64 = 1 << 20;
+const USED: &str = "used";
+const OVERLAYS: &str = "overlays";
+/// What can be made or fetched again.
+const KINDS: [&str; 3] = ["disks", "downloads", "recipes"];
+
+/// What gc has done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Collected {
+    /// What was removed.
+    pub removed: Vec<PathBuf>,
+    /// Bytes that this has freed.
+    pub bytes: u64,
+    /// Disks that were not used for long, but on which overlays stand.
+    pub under_overlays: usize,
+}
+
+/// Takes note that something in the cache is used. A note that cannot be written
+/// only means that it may be made again one day.
+pub fn note_use(folder: &Path, path: &Path) {
+    let Some(name) = path.file_name() else { return };
+    let used = folder.join(USED);
+    let noted = fs::create_dir_all(&used).and_then(|()| File::create(used.join(name)));
+    if let Ok(note) = noted {
+        // An empty file that was empty before would keep its time.
+        let _ = note.set_modified(SystemTime::now());
+    }
+}
+
+/// Takes note of an overlay over a raw disk of the cache.
+///
+/// # Errors
+/// When it cannot be written: without it, gc would take the disk away.
+pub fn note_overlay(folder: &Path, raw: &Path, overlay: &Path) -> Result<(), BaseError> {
+    let Some(name) = raw.file_name() else { return Ok(()) };
+    let overlay = fs::canonicalize(overlay).map_err(|e| BaseError::io("open", overlay, e))?;
+    let note = folder.join(OVERLAYS).join(name);
+    if overlays(&note).contains(&overlay) {
+        return Ok(());
+    }
+    let write = || -> io::Result<()> {
+        fs::create_dir_all(folder.join(OVERLAYS))?;
+        let mut file = OpenOptions::new().create(true).append(true).open(&note)?;
+        file.write_all(&[overlay.as_os_str().as_bytes(), b"\0"].concat())?;
+        file.sync_all()
+    };
+    write().map_err(|e| BaseError::io("write", &note, e))
+}
+
+/// Overlays that were noted.
+fn overlays(note: &Path) -> Vec<PathBuf> {
+    let mut bytes = Vec::new();
+    let read = File::open(note).and_then(|file| file.take(NOTE_MAX_BYTES).read_to_end(&mut bytes));
+    let parts = bytes.split(|byte| *byte == 0).filter(|part| read.is_ok() && !part.is_empty());
+    parts.map(|part| PathBuf::from(std::ffi::OsString::from_vec(part.to_vec()))).collect()
+}
+
+/// Whether a file still names a raw disk as what it stands on.
+fn stands_on(overlay: &Path, raw: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(overlay).and_then(|file| file.take(HEADER_BYTES).read_to_end(&mut head));
+    let name = raw.as_os_str().as_bytes();
+    read.is_ok() && head.windows(name.len()).any(|part| part == name)
+}
+
+/// Removes what was not used for so long.
+///
+/// # Errors
+/// When the folder cannot be read, or something not be removed.
+pub fn gc(folder: &Path, unused_for: Duration) -> Result<Collected, BaseError> {
+    let limit = unused_for.max(IN_USE);
+    let mut collected = Collected::default();
+    for kind in KINDS {
+        for path in entries(&folder.join(kind))? {
+            let name = path.file_name().unwrap_or_default();
+            let (used, overlays_note) =
+                (folder.join(USED).join(name), folder.join(OVERLAYS).join(name));
+            if age(&path).into_iter().chain(age(&used)).min().is_none_or(|age| age < limit) {
+                continue;
+            }
+            if overlays(&overlays_note).iter().any(|overlay| stands_on(overlay, &path)) {
+                collected.under_overlays += 1;
+                continue;
+            }
+            collected.bytes += remove(&path).map_err(|e| BaseError::io("remove", &path, e))?;
+            for note in [used, overlays_note] {
+                // A note that stays is overwritten or of no use.
+                let _ = fs::remove_file(note);
+            }
+            collected.removed.push(path);
+        }
+    }
+    for note in entries(&folder.join("seen"))? {
+        if age(&note).is_some_and(|age| age >= limit) {
+            // It only saves the reading of a file.
+            let _ = fs::remove_file(note);
+        }
+    }
+    Ok(collected)
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, BaseError> {
+    let failed = |error| BaseError::io("read", folder, error);
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// How long ago something was changed; zero when a clock was set back.
+fn age(path: &Path) -> Option<Duration> {
+    let changed = fs::symlink_metadata(path).ok()?.modified().ok()?;
+    Some(SystemTime::now().duration_since(changed).unwrap_or_default())
+}
+
+/// Removes a file or a folder; gives the bytes that it took.
+fn remove(path: &Path) -> io::Result<u64> {
+    let metadata = fs::symlink_metadata(path)?;
+    if !metadata.is_dir() {
+        fs::remove_file(path)?;
+        return Ok(metadata.blocks() * 512);
+    }
+    let mut bytes = 0;
+    for entry in fs::read_dir(path)? {
+        bytes += remove(&entry?.path())?;
+    }
+    fs::remove_dir(path)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn old(path: &Path) {
+        let time = SystemTime::now() - 40 * DAY;
+        File::open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn what_is_used_or_stood_on_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("bases");
+        let disks = folder.join("disks");
+        fs::create_dir_all(&disks).unwrap();
+        fs::create_dir_all(folder.join("recipes/ab")).unwrap();
+        let names = ["young", "used", "stood-on", "left", "unused"];
+        let disk = |name: &str| disks.join(format!("{name}.raw"));
+        for name in names {
+            fs::write(disk(name), [7; 8192]).unwrap();
+        }
+        fs::write(folder.join("recipes/ab/base.raw"), "x").unwrap();
+        for path in names[1..].iter().map(|name| disk(name)).chain([folder.join("recipes/ab")]) {
+            old(&path);
+        }
+        note_use(&folder, &disk("used"));
+        let overlay = |name: &str, on: &Path| {
+            let file = dir.path().join(name);
+            fs::write(&file, [b"QFI\xfb".as_slice(), on.as_os_str().as_bytes()].concat()).unwrap();
+            file
+        };
+        let stands = overlay("a.qcow2", &disk("stood-on"));
+        note_overlay(&folder, &disk("stood-on"), &stands).unwrap();
+        note_overlay(&folder, &disk("stood-on"), &stands).unwrap();
+        assert_eq!(overlays(&folder.join("overlays/stood-on.raw")).len(), 1);
+        // This one has been written anew over something else.
+        note_overlay(&folder, &disk("left"), &overlay("b.qcow2", Path::new("/other"))).unwrap();
+
+        let collected = gc(&folder, 30 * DAY).unwrap();
+        let mut removed = collected.removed;
+        removed.sort();
+        assert_eq!(removed, [disk("left"), disk("unused"), folder.join("recipes/ab")]);
+        assert_eq!(collected.under_overlays, 1);
+        assert!(collected.bytes >= 2 * 8192);
+        assert!(disk("young").exists() && disk("used").exists() && disk("stood-on").exists());
+        assert!(stands_on(&stands, &disk("stood-on")));
+        // What may be in use stays, whatever is said.
+        assert_eq!(gc(&folder, Duration::ZERO).unwrap().removed, [""; 0].map(PathBuf::from));
+        fs::remove_file(&stands).unwrap();
+        assert_eq!(gc(&folder, 30 * DAY).unwrap().removed, [disk("stood-on")]);
+        assert_eq!(gc(&dir.path().join("none"), DAY).unwrap(), Collected::default());
+    }
+}
