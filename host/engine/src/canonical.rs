@@ -12,7 +12,7 @@ use plan::{Filesystem, GuestPath, NodeKind};
 use crate::{
     Config, EngineError, State,
     guest::{Guest, SCRATCH, run_tool},
-    layout,
+    layout, mkfs,
 };
 
 const REMAKE_EXT: &str = include_str!("../scripts/remake-ext.sh");
@@ -65,7 +65,7 @@ async fn remake(
     epoch: &str,
 ) -> Result<(), EngineError> {
     let work = format!("{SCRATCH}/canonical");
-    let (mkfs, _) = layout::mkfs(filesystem, uuid, layout::identifier(config, &hash_name(name)));
+    let (mkfs, _) = mkfs::command(filesystem, uuid, layout::identifier(config, &hash_name(name)));
     let mut argv = vec!["sh", "-c", REMAKE_EXT, "remake-ext", epoch, device, &work];
     argv.extend(mkfs.iter().map(String::as_str));
     run_tool(&guest.session, &argv).await.map(drop)

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::{
     Config, EngineError, MadeNode, State, canonical, context,
     guest::{Guest, run_tool, run_tool_with, tool},
-    partition,
+    mkfs, partition,
 };
 
 /// Logical volumes are multiples of LVM's default extent.
@@ -130,7 +130,7 @@ async fn make(
                 .unwrap_or_else(|| identifier(config, &node.name).to_string());
             let seed = identifier(config, &canonical::hash_name(&node.name));
             let device = base(&filesystem.base)?;
-            made.uuid = make_filesystem(guest, filesystem, &device, (uuid, seed)).await?;
+            made.uuid = mkfs::make(guest, filesystem, &device, (uuid, seed)).await?;
         }
         NodeKind::Mount(_) => {}
     }
@@ -242,89 +242,6 @@ async fn make_md(
     argv.extend([level.as_str(), metadata.as_str(), uuid.as_str(), count.as_str()]);
     argv.extend(devices.iter().map(String::as_str));
     run_tool(&guest.session, &argv).await.map(drop)
-}
-
-/// Makes a filesystem; gives the UUID that it then has, where there is one.
-async fn make_filesystem(
-    guest: &Guest,
-    filesystem: &Filesystem,
-    device: &str,
-    (uuid, hash_seed): (String, Uuid),
-) -> Result<Option<String>, EngineError> {
-    let (mut argv, known) = mkfs(filesystem, &uuid, hash_seed);
-    argv.push(device.to_owned());
-    let words: Vec<&str> = argv.iter().map(String::as_str).collect();
-    run_tool(&guest.session, &words).await?;
-    Ok(known)
-}
-
-/// The command that makes a filesystem, without the device, and the UUID that it
-/// then has. The seed is that of the hashes in ext's directories, by which their
-/// entries are ordered.
-pub(crate) fn mkfs(
-    filesystem: &Filesystem,
-    uuid: &str,
-    hash_seed: Uuid,
-) -> (Vec<String>, Option<String>) {
-    let label = filesystem.label.as_deref();
-    let mut options: Vec<&str> = filesystem.options.iter().map(String::as_str).collect();
-    let mut argv: Vec<&str> = Vec::new();
-    let mut known = Some(uuid.to_owned());
-    let xfs_uuid = format!("uuid={uuid}");
-    let vfat_id = uuid.replace('-', "")[..8].to_ascii_uppercase();
-    let extended;
-    match filesystem.fstype.as_str() {
-        "swap" => {
-            argv.extend(["mkswap", "-U", uuid]);
-            argv.extend(label.into_iter().flat_map(|label| ["-L", label]));
-        }
-        kind => {
-            argv.extend(["mkfs", "-t", kind]);
-            // Discarding a sparse file that was never written is only work.
-            argv.extend(match kind {
-                "ext2" | "ext3" | "ext4" => {
-                    let own = format!("nodiscard,hash_seed={hash_seed}");
-                    extended = with_extended(own, &mut options);
-                    vec!["-F", "-q", "-U", uuid, "-E", &extended]
-                }
-                "xfs" => vec!["-f", "-q", "-K", "-m", &xfs_uuid],
-                "btrfs" => vec!["-f", "-q", "--nodiscard", "-U", uuid],
-                "vfat" | "fat" | "msdos" => {
-                    known = Some(format!("{}-{}", &vfat_id[..4], &vfat_id[4..]));
-                    vec!["-i", &vfat_id]
-                }
-                _ => {
-                    known = None;
-                    Vec::new()
-                }
-            });
-            let word = if matches!(kind, "vfat" | "fat" | "msdos") { "-n" } else { "-L" };
-            argv.extend(options);
-            argv.extend(label.into_iter().flat_map(|label| [word, label]));
-        }
-    }
-    (argv.into_iter().map(str::to_owned).collect(), known)
-}
-
-/// mke2fs heeds only the last `-E`, so those of the user are taken out of the
-/// options and joined with those of this program, which they win over.
-fn with_extended(own: String, options: &mut Vec<&str>) -> String {
-    let mut joined = own;
-    let mut left = Vec::new();
-    let mut words = std::mem::take(options).into_iter();
-    while let Some(word) = words.next() {
-        let value = match word.strip_prefix("-E") {
-            Some("") => words.next(),
-            Some(value) => Some(value),
-            None => {
-                left.push(word);
-                continue;
-            }
-        };
-        joined.extend(value.into_iter().flat_map(|value| [",", value]));
-    }
-    *options = left;
-    joined
 }
 
 /// Sets `device.NAME`, `uuid.NAME`, `label.NAME` and the two facts that
@@ -482,28 +399,4 @@ pub(crate) async fn trim(guest: &Guest) -> Result<(), EngineError> {
         tracing::debug!(at, said = %String::from_utf8_lossy(&output.stdout), "trimmed");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn extended_options_are_one() {
-        let filesystem = Filesystem {
-            base: "root".into(),
-            fstype: "ext4".into(),
-            label: Some("l".into()),
-            uuid: None,
-            options: ["-i", "4096", "-E", "resize=9", "-Estride=2"].map(String::from).to_vec(),
-        };
-        let uuid = Uuid::from_u128(7).to_string();
-        let (argv, known) = mkfs(&filesystem, &uuid, Uuid::from_u128(8));
-        let expected = format!(
-            "mkfs -t ext4 -F -q -U {uuid} -E nodiscard,hash_seed={},resize=9,stride=2 -i 4096 -L l",
-            Uuid::from_u128(8)
-        );
-        assert_eq!(argv.join(" "), expected);
-        assert_eq!(known, Some(uuid));
-    }
 }

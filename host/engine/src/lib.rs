@@ -21,6 +21,7 @@ mod grow;
 mod guest;
 mod keeper;
 mod layout;
+mod mkfs;
 mod partition;
 mod run;
 mod run_parts;

@@ -20,6 +20,7 @@ mod path;
 mod script_name;
 mod stage;
 mod step;
+mod upload;
 
 pub use check::{Complaint, check};
 pub use key::{Inputs, Point, StageKey, Surroundings, changed_inputs, stage_inputs};
@@ -32,9 +33,10 @@ pub use path::{GuestPath, InvalidPath};
 pub use script_name::{compare_scripts, is_script_name};
 pub use stage::{Bind, Context, Disk, DiskBase, DiskRole, DiskSize, Keep, Plan, Stage};
 pub use step::{
-    DevicePlace, Digest, Env, FactName, FileSource, FileStep, FoundDevice, ImageSize, Place,
-    ResolvConf, Run, RunParts, Script, Step, Upload, UploadEntry, UploadKind, Value,
+    DevicePlace, Digest, Env, FactName, FileStep, FoundDevice, ImageSize, Place, ResolvConf, Run,
+    RunParts, Script, Step, Value,
 };
+pub use upload::{FileSource, Upload, UploadEntry, UploadKind};
 
 /// The version of the plan as data. It is part of every stage key: raise it
 /// whenever the same data would be carried out differently.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum, builder::ValueParser};
 
+use super::formats::{ChecksumKind, ContainerEngine};
 use super::values::{
     ByteSize, CaBundle, EnvVar, MachineReadable, Share, ca_bundle, debug_level, gibibytes, memsize,
     positive, smp,
@@ -272,49 +273,6 @@ pub struct ImageArgs {
     /// of earlier builds are renamed with their date. The build's directory stays, too.
     #[arg(long)]
     pub no_delete_on_failure: bool,
-}
-
-/// Programs that run containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ContainerEngine {
-    /// Docker
-    Docker,
-    /// Podman
-    Podman,
-}
-
-impl ContainerEngine {
-    /// Its command.
-    #[must_use]
-    pub fn command(self) -> &'static str {
-        match self {
-            Self::Docker => "docker",
-            Self::Podman => "podman",
-        }
-    }
-}
-
-/// Kinds of checksum files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ChecksumKind {
-    /// FILE.md5
-    Md5,
-    /// FILE.sha256
-    Sha256,
-    /// FILE.sha512
-    Sha512,
-}
-
-impl ChecksumKind {
-    /// The same in the plan's words.
-    #[must_use]
-    pub fn into_plan(self) -> plan::Checksum {
-        match self {
-            Self::Md5 => plan::Checksum::Md5,
-            Self::Sha256 => plan::Checksum::Sha256,
-            Self::Sha512 => plan::Checksum::Sha512,
-        }
-    }
 }
 
 /// The drive that keeps caches and logs.

@@ -1,6 +1,8 @@
-//! `--formats`: the names of the outputs.
+//! `--formats`: the names of the outputs, and what is done with them.
 
 use std::fmt::Write as _;
+
+use clap::ValueEnum;
 
 use super::values::{InvalidValue, invalid};
 
@@ -46,6 +48,49 @@ impl PartialEq for Formats {
 /// An item that names no format; the empty item is one.
 pub fn parse(text: &str) -> Result<Formats, InvalidValue> {
     output::parse_formats(text).map(Formats).map_err(|error| invalid(error.to_string()))
+}
+
+/// Programs that run containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ContainerEngine {
+    /// Docker
+    Docker,
+    /// Podman
+    Podman,
+}
+
+impl ContainerEngine {
+    /// Its command.
+    #[must_use]
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+        }
+    }
+}
+
+/// Kinds of checksum files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ChecksumKind {
+    /// FILE.md5
+    Md5,
+    /// FILE.sha256
+    Sha256,
+    /// FILE.sha512
+    Sha512,
+}
+
+impl ChecksumKind {
+    /// The same in the plan's words.
+    #[must_use]
+    pub fn into_plan(self) -> plan::Checksum {
+        match self {
+            Self::Md5 => plan::Checksum::Md5,
+            Self::Sha256 => plan::Checksum::Sha256,
+            Self::Sha512 => plan::Checksum::Sha512,
+        }
+    }
 }
 
 #[cfg(test)]

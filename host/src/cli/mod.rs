@@ -16,11 +16,11 @@ mod reuse;
 mod values;
 
 pub use build::{
-    AccelArg, AccelArgs, BuildArgs, BuilderArgs, CacheDirArgs, ChecksumKind, DriveArgs,
-    DriveFormatArg, ElementArgs, GuestArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs,
-    OutputArgs, PackageArgs, ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs, ViewArgs,
+    AccelArg, AccelArgs, BuildArgs, BuilderArgs, CacheDirArgs, DriveArgs, DriveFormatArg,
+    ElementArgs, GuestArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs, OutputArgs,
+    PackageArgs, ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs, ViewArgs,
 };
-pub use formats::{Formats, format_names, parse as parse_formats};
+pub use formats::{ChecksumKind, ContainerEngine, Formats, format_names, parse as parse_formats};
 pub use getopt::{GetoptError, Options};
 pub use reuse::{OnFailureArg, ReuseArgs};
 pub(crate) use values::age;
