@@ -59,7 +59,7 @@ for program in $tests; do
 done
 cp "$VBUILD_AGENT" "$lab/agent"
 cp -R tests/elements "$lab/tests/"
-cp tests/lab/*.sh "$lab/"
+cp tests/lab/* "$lab/"
 case " $suites " in
 *" build "*)
     # The same build over QEMU, here, to compare with.

@@ -215,7 +215,11 @@ fn version(kvm: &Kvm) -> Result<((), Option<String>), Failure> {
 }
 
 fn capabilities(kvm: &Kvm) -> Result<((), Option<String>), Failure> {
-    match CAPABILITIES.iter().find(|(_, cap)| !kvm.check_extension(*cap)) {
+    all_of(|cap| kvm.check_extension(cap))
+}
+
+fn all_of(has: impl Fn(Cap) -> bool) -> Result<((), Option<String>), Failure> {
+    match CAPABILITIES.iter().find(|(_, cap)| !has(*cap)) {
         None => Ok(((), None)),
         Some((name, _)) => Err(Failure {
             reason: format!("this KVM does not have `{name}`"),
@@ -468,6 +472,16 @@ mod tests {
         let hint = with(0o660);
         assert!(hint.contains(&format!("(gid {gid})")) && hint.contains("usermod -aG"), "{hint}");
         assert!(hint.contains("seems wrong") && hint.contains("chgrp kvm"), "{hint}");
+    }
+
+    #[test]
+    fn what_an_old_kvm_lacks_is_named() {
+        assert!(all_of(|_| true).is_ok());
+        let Err(failure) = all_of(|cap| !matches!(cap, Cap::ImmediateExit)) else {
+            panic!("it is missed")
+        };
+        assert_eq!(failure.reason, "this KVM does not have `KVM_CAP_IMMEDIATE_EXIT`");
+        assert!(failure.hint.is_some());
     }
 
     #[test]

@@ -326,6 +326,62 @@ mod tests {
         assert_eq!(thread.join().unwrap(), Err(Some(libc::EACCES)));
     }
 
+    /// Set for the process that confines itself.
+    const CONFINED: &str = "VBUILD_TEST_CONFINED";
+
+    /// Whether this kernel has landlock: it then tells its version.
+    fn has_landlock() -> bool {
+        const VERSION: u32 = 1;
+        // SAFETY: without attributes the call only returns a number.
+        let version = unsafe {
+            libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, VERSION)
+        };
+        version > 0
+    }
+
+    /// Runs this test once more in a process of its own, because there is no way
+    /// back from confinement.
+    #[test]
+    fn a_confined_process_has_lost_paths_privileges_and_memory_dumps() {
+        const NAME: &str = "a_confined_process_has_lost_paths_privileges_and_memory_dumps";
+        if std::env::var_os(CONFINED).is_none() {
+            let status = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([NAME, "--nocapture", "--test-threads=1"])
+                .env(CONFINED, "1")
+                .status();
+            assert!(status.unwrap().success());
+            return;
+        }
+        let paths = has_landlock();
+        confine_process().unwrap();
+        limit_file_size(1 << 20).unwrap();
+        assert!(nix::sys::prctl::get_no_new_privs().unwrap());
+        assert!(!nix::sys::prctl::get_dumpable().unwrap());
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
+        assert_eq!(getrlimit(Resource::RLIMIT_FSIZE).unwrap(), (1 << 20, 1 << 20));
+        assert!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().1 <= DESCRIPTORS_MAX);
+        if paths {
+            let error = std::fs::File::open("/etc/passwd").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            assert!(std::fs::write("/tmp/vbuild-test-confined", "").is_err());
+        } else {
+            println!("skipped a part: this kernel has no landlock");
+        }
+    }
+
+    #[test]
+    fn the_log_mode_lets_through_what_the_list_lacks() {
+        if std::env::var_os(CONFINED).is_some() {
+            return;
+        }
+        let lists = Lists::compile(Sandbox::Log).unwrap();
+        let thread = std::thread::spawn(move || {
+            lists.apply(Kind::Rng);
+            nix::unistd::getppid().as_raw() // not in the list
+        });
+        assert!(thread.join().unwrap() > 0);
+    }
+
     #[test]
     fn only_processors_may_run_kvm_and_nobody_may_reach_out() {
         for kind in KINDS {
