@@ -101,8 +101,8 @@ async fn block(session: &Session, figures: &mut Figures) {
         shell(session, &script).await;
         figures.insert(name, rate(DISK_BYTES, started.elapsed()));
     }
-    session.put_file("/", "/run/random.py", 0o644, RANDOM_READS.as_bytes()).await.unwrap();
-    let said = shell(session, &format!("python3 /run/random.py {disk}")).await;
+    session.put_file("/", "/run/measure.py", 0o644, RANDOM_READS.as_bytes()).await.unwrap();
+    let said = shell(session, &format!("python3 /run/measure.py {disk}")).await;
     for (line, name) in said.lines().zip(["4k random reads/s", "4k random writes/s"]) {
         figures.insert(name, line.split_whitespace().nth(1).unwrap().parse().unwrap());
     }

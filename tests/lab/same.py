@@ -6,8 +6,9 @@ import hashlib
 import sys
 import tarfile
 
-# A script's notes about its files, with their times: the files themselves are compared.
-OWN = {"probe-records/keepsakes"}
+# Notes of a script about its files, with their times and the blocks that they
+# happen to take: the files themselves are compared.
+OWN = {"probe-records/attributes", "probe-records/keepsakes"}
 
 
 def tree(path):
