@@ -286,6 +286,21 @@ fn stay_on_one_processor() {
     let _ = sched_setaffinity(Pid::from_raw(0), &set);
 }
 
+/// Loads the driver that tells the host which pages nobody uses, where the machine
+/// has the device for it. There is no udev here that would.
+fn give_memory_back() {
+    const DEVICES: &str = "/sys/bus/virtio/devices";
+    /// A balloon, as the kernel writes a device's type.
+    const BALLOON: &str = "0x0005";
+    let is_balloon = |entry: fs::DirEntry| {
+        fs::read_to_string(entry.path().join("device")).is_ok_and(|id| id.trim() == BALLOON)
+    };
+    let present = fs::read_dir(DEVICES).is_ok_and(|mut all| all.any(|e| e.is_ok_and(is_balloon)));
+    if present && let Err(error) = modules::load(&["virtio_balloon".to_owned()]) {
+        say(&format!("free memory stays with the guest: {error}"));
+    }
+}
+
 /// The agent itself: returns only when it cannot listen.
 fn agent() -> Result<(), Failure> {
     let _ = setsid();
@@ -300,6 +315,8 @@ fn agent() -> Result<(), Failure> {
     let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
     say(&format!("agent listening after {} ms", uptime.as_millis()));
     let agent = Agent::of_machine();
+    // Nothing waits for it, and without it the guest only keeps what it once had.
+    let _ = thread::Builder::new().name("balloon".into()).spawn(give_memory_back);
     loop {
         let (stream, _) = listener.accept().doing(action)?;
         let agent = std::sync::Arc::clone(&agent);

@@ -113,7 +113,7 @@ async fn memory(session: &Session, prepared: &Prepared, figures: &mut Figures) {
     let before = guest(&status_of(prepared));
     shell(session, &format!("head -c {TAKEN_MIB}M /dev/urandom > /run/taken")).await;
     let taken = guest(&status_of(prepared));
-    shell(session, "rm /run/taken; echo 3 > /proc/sys/vm/drop_caches; sleep 4").await;
+    shell(session, "rm /run/taken; echo 3 > /proc/sys/vm/drop_caches; sleep 20").await;
     let after = guest(&status_of(prepared));
     figures.insert("guest memory taken, MiB", taken - before);
     figures.insert("of it given back, MiB", taken - after);

@@ -1,7 +1,11 @@
 //! The machine itself: processors, many processes, every way to end, and what
 //! its process may do.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use machine::HaltReason;
 use session::SessionError;
@@ -110,4 +114,36 @@ async fn a_machine_whose_process_is_killed_is_lost() {
     };
     assert!(text.contains("SIGKILL") || text.contains("signal 9"), "{text}");
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it has been waited for");
+}
+
+/// Memory that the guest takes and frees.
+const TAKEN_MIB: u64 = 200;
+/// Linux reports free pages two seconds after they were freed, in portions.
+const RETURN_LIMIT: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_the_guest_has_freed_goes_back_to_the_host() {
+    let name = "memory_that_the_guest_has_freed_goes_back_to_the_host";
+    let Some(ground) = ground(name) else { return };
+    let prepared = ground.prepare("memory", Vec::new()).await;
+    if !prepared.is_own() {
+        println!("skipped {name}: QEMU's machine has no such device");
+        return;
+    }
+    let session = prepared.must_boot().await;
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", prepared.process())).unwrap();
+        field(&status, "RssShmem").split(' ').next().unwrap().parse::<u64>().unwrap() >> 10
+    };
+    shell(&session, &format!("head -c {TAKEN_MIB}M /dev/zero > /run/taken")).await;
+    let taken = resident();
+    shell(&session, "rm /run/taken").await;
+    let started = Instant::now();
+    while resident() + TAKEN_MIB / 2 > taken {
+        let now = resident();
+        assert!(started.elapsed() < RETURN_LIMIT, "of {taken} MiB the guest still has {now}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(shell(&session, "echo alive").await, "alive\n");
+    session.shutdown(true).await.unwrap();
 }

@@ -39,7 +39,7 @@ const TYPE_BLOCK: u32 = 2;
 const QUEUE_SIZE: u16 = 256;
 /// Segments of one request besides header and status. The Linux driver
 /// allocates descriptors for this many per request.
-const SEG_MAX: u32 = 126;
+const SEG_MAX: u32 = 254;
 /// The most bytes one chain may carry: far above what SEG_MAX and the kernel's
 /// request limit of a few MiB make, far below what would stall the thread.
 const CHAIN_MAX_BYTES: usize = 64 << 20;
