@@ -78,7 +78,8 @@ ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.3f", a / b }'; }
 case $mode in
 bench)
     uncached=$(seconds build --no-cache)
-    empty=$(seconds build)
+    empty=$(seconds build --machine-readable="file:$work/events")
+    still=$(sed -n 's/.*"seconds":\([0-9.]*\).*"keep the disks".*/\1/p; s/.*"keep the disks".*"seconds":\([0-9.]*\).*/\1/p' "$work/events" | sort -u | sort -n | tr '\n' ' ')
     nothing=$(seconds build)
     ! grep -q "Starting the machine" "$work/log" || fail "a machine was started though nothing changed"
     late 1
@@ -86,6 +87,7 @@ bench)
     taken=$("$vbuild" store du --blocks --cache-dir "$work/cache" | tr '\n' ' ')
     echo "uncached            $uncached s"
     echo "empty store         $empty s, ratio $(ratio "$empty" "$uncached") (at most 1.05)"
+    echo "boundaries          the guest stood still for $still s (at most 0.1 each)"
     echo "nothing changed     $nothing s (at most 2)"
     echo "late script changed $changed s, ratio $(ratio "$changed" "$empty") (at most 0.10 of debian-minimal)"
     echo "store               $taken (at most 1.2)"

@@ -17,7 +17,6 @@ use crate::{
 
 /// Where the helper drive is, as in a build.
 const HELPER: &str = "/helper";
-const HELPER_SERIAL: &str = "vbuild-helper";
 
 /// Runs a command; gives the exit status to pass on.
 ///
@@ -32,7 +31,7 @@ pub async fn exec(settings: &Settings, argv: &[String], ctx: &Ctx) -> Result<u8,
     let certificates = pipeline::load_certificates(settings)?;
     let mut drives = vec![drive(engine::ROOT_SERIAL, files.root.clone(), DriveFormat::Raw, true)?];
     if let Some(held) = &held {
-        drives.push(drive(HELPER_SERIAL, held.path.clone(), held.format, false)?);
+        drives.push(drive(engine::HELPER_SERIAL, held.path.clone(), held.format, false)?);
     }
     let spec = MachineSpec {
         name: "exec".into(),
@@ -99,7 +98,10 @@ async fn run(
         session.perform(&Request::NetworkUp {}).await.map_err(session_error)?;
     }
     if helper {
-        mount_helper(session).await?;
+        let mounted = engine::mount_drive(session, HELPER).await.map_err(session_error)?;
+        mounted.map_err(|reason| {
+            CommandError::message(Kind::Usage, format!("the helper drive cannot be used: {reason}"))
+        })?;
     }
     let mut env = shell::environment();
     if let Some(bundle) = certificates {
@@ -116,40 +118,4 @@ async fn run(
         ExitStatus::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
         ExitStatus::TimedOut => 124,
     })
-}
-
-/// The first partition of the drive, or the whole drive without any.
-async fn mount_helper(session: &Session) -> Result<(), CommandError> {
-    let devices = session.block_devices().await.map_err(session_error)?;
-    let mut found: Vec<_> =
-        devices.iter().filter(|device| device.serial == HELPER_SERIAL).collect();
-    found.sort_by_key(|device| device.partition.unwrap_or(u32::MAX));
-    let device = found.first().ok_or_else(|| {
-        CommandError::message(Kind::Exec, "the guest does not see the helper drive")
-    })?;
-    let make = wire::FileOperation::MakeDirectory {
-        root: "/".into(),
-        path: HELPER.into(),
-        mode: 0o755,
-        parents: true,
-    };
-    session.file(make).await.map_err(session_error)?;
-    let mount = Spawn {
-        argv: ["mount", "-o", "noatime", &device.path, HELPER].map(String::from).to_vec(),
-        env: shell::environment(),
-        cwd: "/".into(),
-        ..Spawn::default()
-    };
-    let output = session.output(mount, b"").await.map_err(session_error)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(CommandError::message(
-        Kind::Usage,
-        format!(
-            "no filesystem that can be mounted was found on the drive: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        ),
-    )
-    .hint("`vbuild cache create` makes a drive that has one"))
 }

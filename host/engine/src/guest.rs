@@ -27,7 +27,7 @@ const LOWER: &str = "/vbuild/lower";
 /// Serial of the appliance's root.
 pub const ROOT_SERIAL: &str = "vbuild-root";
 /// Serial of the helper drive.
-pub(crate) const HELPER_SERIAL: &str = "vbuild-helper";
+pub const HELPER_SERIAL: &str = "vbuild-helper";
 
 /// The virtio serial of the plan's disk number `index`.
 pub(crate) fn disk_serial(index: usize) -> String {
@@ -208,37 +208,39 @@ async fn mount_helper(guest: &Guest, plan: &Plan, config: &Config) -> Result<(),
         let from = format!("{SCRATCH}/helper");
         return mount(session, &from, &target, "", &["bind"]).await.map_err(bind);
     };
-    let device = helper_device(session).await.map_err(bind)?;
-    let trouble = |reason: String| EngineError::HelperDrive { path: helper.path.clone(), reason };
-    let Some(device) = device else {
-        return Err(trouble("the guest does not see it".into()));
+    match mount_drive(session, HELPER).await.map_err(bind)? {
+        Ok(()) => mount(session, HELPER, &target, "", &["bind"]).await.map_err(bind),
+        Err(reason) => Err(EngineError::HelperDrive { path: helper.path.clone(), reason }),
+    }
+}
+
+/// Mounts the user's drive somewhere in the guest, by virt-dib's rule; the inner
+/// error says what is wrong with the drive.
+///
+/// # Errors
+/// When the guest fails.
+pub async fn mount_drive(session: &Session, at: &str) -> Result<Result<(), String>, SessionError> {
+    let devices = session.block_devices().await?;
+    let ours = devices.iter().filter(|device| device.serial == HELPER_SERIAL);
+    // Partitions come before the whole disk, the first one first.
+    let Some(device) = ours.min_by_key(|device| device.partition.unwrap_or(u32::MAX)) else {
+        return Ok(Err("the guest does not see it".into()));
     };
     let make = FileOperation::MakeDirectory {
         root: "/".into(),
-        path: HELPER.into(),
+        path: at.into(),
         mode: 0o755,
         parents: true,
     };
-    session.file(make).await.map_err(bind)?;
-    let spawn = tool(&["mount", "-o", "noatime", &device, HELPER]);
-    let output = session.output(spawn, b"").await.map_err(bind)?;
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(trouble(format!(
-            "no filesystem that can be mounted was found on it ({stderr}); `vbuild cache create` makes a drive that has one"
-        )));
+    session.file(make).await?;
+    let output = session.output(tool(&["mount", "-o", "noatime", &device.path, at]), b"").await?;
+    if output.status.success() {
+        return Ok(Ok(()));
     }
-    mount(session, HELPER, &target, "", &["bind"]).await.map_err(bind)
-}
-
-/// The device of the helper drive that holds its filesystem.
-pub(crate) async fn helper_device(session: &Session) -> Result<Option<String>, SessionError> {
-    let devices = session.block_devices().await?;
-    let mut found: Vec<_> =
-        devices.iter().filter(|device| device.serial == HELPER_SERIAL).collect();
-    // Partitions sort before the whole disk, the first one first.
-    found.sort_by_key(|device| device.partition.unwrap_or(u32::MAX));
-    Ok(found.first().map(|device| device.path.clone()))
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Ok(Err(format!(
+        "no filesystem that can be mounted was found on it ({said}); `vbuild cache create` makes a drive that has one"
+    )))
 }
 
 /// A command of the appliance itself, outside every context.

@@ -37,6 +37,6 @@ pub use config::{
 };
 pub use disks::target_files;
 pub use error::EngineError;
-pub use guest::ROOT_SERIAL;
+pub use guest::{HELPER_SERIAL, ROOT_SERIAL, mount_drive};
 pub use partition::{Placed, TableError, TableImage, lay_out};
 pub use run::{Built, run};
