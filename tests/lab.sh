@@ -8,14 +8,13 @@
 # Everything in it goes through vbuild itself: `vbuild exec` boots level 1, and
 # the tests that boot guests, the same that run over QEMU, boot level 2 there.
 #
-# usage: tests/lab.sh [SUITE]...      (default: doctor machine cache build)
+# usage: tests/lab.sh [SUITE]...      (default: doctor machine build)
 #   doctor   `vbuild doctor` and `--accel auto` choose KVM; a command in level 2
 #   machine  processors, disks, streams, ends, confinement, hostile guests
 #   cache    a stage cache that works by swapping layers under a running guest
 #   build    a whole image, compared with the one that QEMU's backend makes
 #   bench    figures beside QEMU's with KVM at the same level (needs a network:
 #            level 1 gets the package qemu-system-x86)
-#   shell    a shell in level 1
 #
 # VBUILD_TEST_CACHE names a cache that holds an appliance; without it one is made.
 # LAB_MEMORY (MiB of level 1, 4096), LAB_FILTER (only tests whose names hold it).
@@ -23,7 +22,7 @@ set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
 target=${CARGO_TARGET_DIR:-$here/target}
-[ $# -gt 0 ] || set -- doctor machine cache build
+[ $# -gt 0 ] || set -- doctor machine build
 suites=$*
 
 cargo agent --locked
