@@ -9,6 +9,8 @@
 //! What is found becomes nodes of the layout, so from then on contexts mount it,
 //! fresh machines open it and trimming finds it, as if the build had made it.
 
+mod complaints;
+
 use std::collections::BTreeMap;
 
 use plan::{
@@ -110,12 +112,12 @@ pub(crate) async fn find_root(
         let (meant, others): (Vec<_>, Vec<_>) =
             roots.into_iter().partition(|(root, ..)| root.is_called(name));
         if meant.is_empty() {
-            return Err(no_such_root(disk, name, &others));
+            return Err(complaints::no_such_root(disk, name, &others));
         }
         roots = meant;
     }
     let [(root, subvolume, fstab)] = roots.as_slice() else {
-        return Err(no_single_root(disk, &candidates, &roots));
+        return Err(complaints::no_single_root(disk, &candidates, &roots));
     };
     let root: &Candidate = root;
     let mut mounts = vec![(root, "/".to_owned(), subvolume.clone())];
@@ -347,41 +349,6 @@ async fn is_root(guest: &Guest, root: &str) -> Result<bool, session::SessionErro
         return Ok(false);
     }
     Ok(exists("/bin").await? || exists("/usr/bin").await?)
-}
-
-fn no_single_root(disk: &str, candidates: &[Candidate], roots: &[Root<'_>]) -> EngineError {
-    let describe = |candidate: &Candidate| match candidate.tag("TYPE") {
-        "" => format!("{}: nothing that is known", candidate.node),
-        fstype => format!("{}: {fstype}", candidate.node),
-    };
-    EngineError::Recipe(if roots.is_empty() {
-        let list: Vec<String> = candidates.iter().map(describe).collect();
-        format!("no root filesystem was found on `{disk}` ({})", list.join(", "))
-    } else {
-        let list = names(roots);
-        format!(
-            "`{disk}` has {} root filesystems, and the recipe says not which: {list}",
-            roots.len()
-        )
-    })
-}
-
-fn no_such_root(disk: &str, name: &str, roots: &[Root<'_>]) -> EngineError {
-    let list = names(roots);
-    EngineError::Recipe(format!("`{disk}` has no root filesystem `{name}`; it has {list}"))
-}
-
-/// How a recipe can call them.
-fn names(roots: &[Root<'_>]) -> String {
-    let describe = |(root, ..): &Root<'_>| {
-        let own = root.number.map_or_else(|| root.node.clone(), |number| number.to_string());
-        match root.tag("LABEL") {
-            "" => own,
-            label => format!("{own} (LABEL={label})"),
-        }
-    };
-    let list: Vec<String> = roots.iter().map(describe).collect();
-    if list.is_empty() { "none".into() } else { list.join(", ") }
 }
 
 /// A line of fstab that mounts a filesystem.

@@ -18,13 +18,14 @@ use store::{Connection, RECORD_VERSION, Ran, StageRecord, StoreError};
 use crate::{
     Cache, Config, EngineError, State,
     cache::{self, Forecast, Refresh, Why, digest},
+    clock,
     disks::Disks,
     events::{Event, SharedObserver},
-    guest::{Guest, tool},
+    guest::Guest,
     keeper::{Job, Keeper, chain},
     run_parts::Phase,
     snapshot::{self, Failure},
-    tape::{Tape, now_ms},
+    tape::Tape,
 };
 
 /// Work after which the disks are kept. A snapshot stops the guest for some tens
@@ -328,22 +329,9 @@ impl Caching {
         }
     }
 
-    /// Compares the clock of a fresh machine with the host's. The quickest of
-    /// some answers says it best: the first waits for a program to be read.
+    /// Compares the clock of a fresh machine with the host's.
     pub(crate) async fn compare_clocks(&mut self, session: &Session) {
-        const ANSWERS: usize = 3;
-        let mut best = None;
-        for _ in 0..ANSWERS {
-            let before = now_ms();
-            let asked = session.output(tool(&["date", "+%s%3N"]), b"").await;
-            let after = now_ms();
-            let told = asked.ok().and_then(|said| String::from_utf8(said.stdout).ok());
-            let Some(guest) = told.and_then(|text| text.trim().parse::<i64>().ok()) else { return };
-            let host = i64::try_from(before.midpoint(after)).unwrap_or(i64::MAX);
-            let answer = (after.saturating_sub(before), guest.saturating_sub(host));
-            best = Some(best.map_or(answer, |best: (u64, i64)| best.min(answer)));
-        }
-        self.ahead_ms = best.map_or(0, |(_, ahead)| ahead);
+        self.ahead_ms = clock::ahead_ms(session).await.unwrap_or(self.ahead_ms);
     }
 
     /// A stage has ended: keeps its disks if that is worth it, and what is known

@@ -11,6 +11,7 @@ pub mod cache;
 mod caching;
 mod canonical;
 pub mod certificates;
+mod clock;
 mod command;
 mod config;
 mod context;
