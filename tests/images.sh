@@ -137,7 +137,8 @@ run() {
             boot vm-efi.qcow2 '/boot/efi' --uefi
             ;;
         debian)
-            build debian $with_user --formats qcow2,tar --envvar DIB_CLOUD_INIT_DATASOURCES=None \
+            # The computed size is that of the files, without /boot and swap beside them.
+            build debian $with_user --size 6G --formats qcow2,tar --envvar DIB_CLOUD_INIT_DATASOURCES=None \
                 --envvar "DIB_BLOCK_DEVICE_CONFIG=$partitions" --envvar DIB_BOOT_LABEL=BOOT \
                 debian vm devuser dhcp-all-interfaces growroot openssh-server runtime-ssh-host-keys \
                 cloud-init-datasources baremetal small-initrd
