@@ -120,6 +120,11 @@ cp -a "$work/home/.cache/vbuild/appliance" "$work/tests/cache/"
 VBUILD_TEST_CACHE="$work/tests/cache" timeout 3000 cargo test --locked --package tests \
     --test boots --test elements -- --nocapture --test-threads=1
 
+step "layer folders"
+cp -R tests/layers tests/layers.sh "$work/bin/"
+chmod -R a+rX "$work/bin"
+(cd "$work/home" && as_user sh "$work/bin/layers.sh" "$work/bin/vbuild")
+
 step "the image that was built meanwhile"
 status=0
 wait "$image_job" || status=$?
