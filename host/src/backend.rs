@@ -65,7 +65,7 @@ pub async fn choose(settings: &Settings, ctx: &Ctx) -> Result<Backend, CommandEr
     let backend: Arc<dyn machine::Backend> = match (choice.chosen, program) {
         (Chosen::Microvm, None) => Arc::new(microvm::Microvm::new()),
         (Chosen::Microvm, Some(program)) => {
-            Arc::new(microvm::Microvm::with_program(program, [crate::VMM_VERB]))
+            Arc::new(microvm::Microvm::with_program(program, [microvm::VMM_VERB]))
         }
         (Chosen::QemuTcg, program) => {
             let qemu = Qemu::new(None, QemuAccel::Tcg)

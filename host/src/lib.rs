@@ -35,10 +35,6 @@ use std::{ffi::OsString, process::ExitCode};
 use cli::Invocation;
 use commands::Context;
 
-/// By this first argument the program knows that it is the VMM's process; see
-/// `microvm::vmm_child`.
-pub(crate) const VMM_VERB: &str = "__vmm";
-
 /// Everything between the arguments and the exit status.
 #[must_use]
 pub fn run(argv: Vec<OsString>) -> ExitCode {
@@ -46,7 +42,7 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     if argv.get(1).is_some_and(|verb| verb == qemu::CHILD_VERB) {
         qemu::exec_child(argv.into_iter().skip(2));
     }
-    if argv.get(1).is_some_and(|verb| verb == VMM_VERB) {
+    if argv.get(1).is_some_and(|verb| verb == microvm::VMM_VERB) {
         return microvm::vmm_child();
     }
     let console = ui::Console::of_process();

@@ -6,7 +6,8 @@
 //! not the process.
 
 mod inputs;
-mod output;
+pub(crate) mod output;
+pub(crate) mod process;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +15,7 @@ use std::{
     fmt, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt, process::ExitStatusExt},
+        unix::{net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -23,39 +24,35 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
 };
 
-use machine::{
-    Backend, ConnectDecision, DriveSerial, GuestConnect, HaltReason, Machine, MachineError,
-    MachineSpec, OnGuestConnect,
-};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use machine::{Backend, DriveSerial, HaltReason, Machine, MachineError, MachineSpec};
 use tokio::sync::{oneshot, watch};
 
 use self::{
     inputs::{Opened, drive_error, open_everything},
     output::{Tail, Words, follow},
+    process::{Process, decide, describe, wait_for_start},
 };
 use crate::{
-    control::{AskConnect, Boot, Channel, Decision, Format, FromVmm, Sandbox, ToVmm},
+    control::{Boot, Channel, Format, FromVmm, Sandbox, ToVmm},
     counters::Counters,
     drives,
 };
 
 /// The device that is opened for the VMM process.
 const KVM_DEVICE: &str = "/dev/kvm";
-/// The word that makes vbuild's own program a VMM process.
-const VMM_VERB: &str = "__vmm";
+/// What the process is called in errors.
+const WHO: &str = "the VMM process";
+/// The first argument by which a program knows that it is to call
+/// [`crate::vmm_child`].
+pub const VMM_VERB: &str = "__vmm";
 /// The program that is running, even if its file was replaced meanwhile.
 const SELF: &str = "/proc/self/exe";
 /// The end of the console that is kept for error messages.
 const CONSOLE_TAIL_BYTES: usize = 64 << 10;
 /// The end of the VMM's own words that is kept.
-const WORDS_TAIL_BYTES: usize = 4 << 10;
-/// How long the VMM may take to build its machine. It reads kernel and initramfs
-/// once; 30 s are for a host that is swapping.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const WORDS_TAIL_BYTES: usize = 4 << 10;
 
 /// The backend: vbuild's own VMM on KVM.
 #[derive(Debug, Clone)]
@@ -148,8 +145,7 @@ struct Shared {
     counters: Counters,
     pending: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     next_id: AtomicU64,
-    /// The process, until it has been waited for.
-    process: Mutex<Option<u32>>,
+    process: Process,
     killed: std::sync::atomic::AtomicBool,
     end: watch::Sender<Option<HaltReason>>,
     console: Arc<Mutex<Tail>>,
@@ -169,26 +165,8 @@ type Answer = (Option<String>, Vec<OwnedFd>);
 
 /// Nothing panics while one of the locks here is held, so a poisoned one is
 /// still sound.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Answers the VMM's questions about connections that the guest opens.
-fn decide(policy: Channel, on_guest_connect: OnGuestConnect) -> io::Result<()> {
-    let body = move || {
-        while let Ok(Some((AskConnect { port }, _))) = policy.receive() {
-            let sent = match on_guest_connect(GuestConnect { port }) {
-                ConnectDecision::Accept(stream) => {
-                    policy.send(&Decision { accept: true }, &[stream.as_fd()])
-                }
-                ConnectDecision::Refuse => policy.send(&Decision { accept: false }, &[]),
-            };
-            if sent.is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("microvm-policy".to_owned()).spawn(body).map(drop)
 }
 
 fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> MachineError {
@@ -210,7 +188,7 @@ fn monitor(backend: &Microvm, spec: &MachineSpec, ready: Ready) {
                 kill(&shared); // nobody will ever hold the machine
             }
             let told = listen(&shared);
-            let status = reap(&shared, &mut child);
+            let status = shared.process.reap(&mut child);
             let reason = told.unwrap_or_else(|| died(&shared, status, &words.last()));
             lock(&shared.pending).clear();
             shared.end.send_replace(Some(reason));
@@ -265,7 +243,7 @@ fn launch(backend: &Microvm, spec: &MachineSpec) -> Result<Launched, MachineErro
         let _ = child.kill();
         let status = child.wait().ok();
         let reason = match (reason.is_empty(), status) {
-            (true, Some(status)) => describe(status, &words.last()),
+            (true, Some(status)) => describe(WHO, status, &words.last()),
             _ => reason,
         };
         return Err(MachineError::Vmm { action: "start".to_owned(), reason });
@@ -275,7 +253,7 @@ fn launch(backend: &Microvm, spec: &MachineSpec) -> Result<Launched, MachineErro
         counters,
         pending: Mutex::default(),
         next_id: AtomicU64::new(0),
-        process: Mutex::new(Some(child.id())),
+        process: Process::of(&child),
         killed: std::sync::atomic::AtomicBool::new(false),
         end: watch::Sender::new(None),
         console,
@@ -312,23 +290,6 @@ fn send_machine(
     control.send(&ToVmm::Boot(boot), &fds)
 }
 
-/// Waits for the first word of the VMM. An empty error means that it ended
-/// without one.
-fn wait_for_start(control: &Channel) -> Result<(), String> {
-    let bounded = |timeout| control.set_timeout(timeout).map_err(|e| e.to_string());
-    bounded(Some(START_TIMEOUT))?;
-    match control.receive::<FromVmm>() {
-        Ok(Some((FromVmm::Started, _))) => bounded(None),
-        Ok(Some((FromVmm::Failed { reason }, _))) => Err(reason),
-        Ok(Some((other, _))) => Err(format!("its first word was {other:?}")),
-        Ok(None) => Err(String::new()),
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-            Err(format!("it said nothing for {} s", START_TIMEOUT.as_secs()))
-        }
-        Err(e) => Err(e.to_string()),
-    }
-}
-
 /// Reads messages until the machine has ended; the reason if the VMM told it.
 fn listen(shared: &Shared) -> Option<HaltReason> {
     loop {
@@ -351,58 +312,20 @@ fn listen(shared: &Shared) -> Option<HaltReason> {
     }
 }
 
-/// Waits for the process; afterwards nobody may signal its number any more.
-fn reap(shared: &Shared, child: &mut Child) -> Option<ExitStatus> {
-    // Waits without reaping first, so that the number stays ours while `kill`
-    // may still use it.
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-    while matches!(waitid(Id::Pid(pid), flags), Err(nix::errno::Errno::EINTR)) {}
-    let mut process = lock(&shared.process);
-    *process = None;
-    child.wait().ok()
-}
-
 /// Why a VMM ended that did not say so itself.
 fn died(shared: &Shared, status: Option<ExitStatus>, words: &str) -> HaltReason {
     if shared.killed.load(Ordering::SeqCst) {
         return HaltReason::Killed;
     }
     match status {
-        Some(status) => HaltReason::Lost(describe(status, words)),
+        Some(status) => HaltReason::Lost(describe(WHO, status, words)),
         None => HaltReason::Lost("the VMM process cannot be waited for".to_owned()),
-    }
-}
-
-fn describe(status: ExitStatus, words: &str) -> String {
-    let how = match status.signal() {
-        Some(libc::SIGSYS) => "a system call that its sandbox forbids (SIGSYS)".to_owned(),
-        Some(libc::SIGKILL) => {
-            "SIGKILL, from outside or because the host ran out of memory".to_owned()
-        }
-        Some(signal) => format!("signal {signal}"),
-        None => format!("{status}"),
-    };
-    let words = words.trim();
-    if words.is_empty() {
-        format!("the VMM process ended by {how}")
-    } else {
-        format!("the VMM process ended by {how}: {words}")
     }
 }
 
 fn kill(shared: &Shared) {
     shared.killed.store(true, Ordering::SeqCst);
-    if let Some(process) = *lock(&shared.process)
-        && let Ok(pid) = i32::try_from(process)
-    {
-        // Fails only for a process that has ended; it has not been waited for,
-        // so the number is still its own.
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(pid),
-            nix::sys::signal::Signal::SIGKILL,
-        );
-    }
+    shared.process.kill();
 }
 
 /// A running machine.
@@ -413,7 +336,7 @@ struct Handle {
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Microvm")
-            .field("process", &*lock(&self.shared.process))
+            .field("process", &self.shared.process)
             .field("end", &*self.shared.end.borrow())
             .finish_non_exhaustive()
     }
@@ -508,7 +431,7 @@ impl Machine for Handle {
 
     fn counters(&self) -> Vec<(String, u64)> {
         let mut counters = self.shared.counters.snapshot();
-        let process = *lock(&self.shared.process);
+        let process = self.shared.process.id();
         if let Some(status) =
             process.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())
         {

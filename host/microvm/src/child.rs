@@ -24,7 +24,8 @@ use vsock_mux::{Connector, GUEST_CID, Mux};
 
 use crate::{
     control::{
-        AskConnect, BOOT_DESCRIPTORS, Boot, BootDrive, Channel, Decision, Format, FromVmm, ToVmm,
+        AskConnect, BOOT_DESCRIPTORS, Boot, BootDrive, BootVsock, Channel, Decision, Format,
+        FromVmm, ToVmm,
     },
     counters::Counters,
     devices::{
@@ -42,6 +43,7 @@ use crate::{
     },
     sandbox::{self, Kind, Lists, SandboxError},
     vcpu::End,
+    vhost,
     vm::{Parts, Running, Vm, VmError},
 };
 
@@ -55,7 +57,7 @@ const FILE_SLACK_BYTES: u64 = 256 << 20;
 
 /// Errors before the machine runs.
 #[derive(Debug, thiserror::Error)]
-enum ChildError {
+pub(crate) enum ChildError {
     #[error("the first message of the parent is missing or wrong: {0}")]
     Message(String),
     #[error("failed to {action}")]
@@ -76,7 +78,7 @@ enum ChildError {
     Mux(#[from] vsock_mux::MuxError),
 }
 
-fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> ChildError {
+pub(crate) fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> ChildError {
     let action = action.into();
     move |source| ChildError::Io { action, source }
 }
@@ -91,15 +93,20 @@ pub fn vmm_child() -> ExitCode {
     let control = Channel::from_fd(unsafe { OwnedFd::from_raw_fd(0) });
     die_of_panics();
     limit_arenas();
-    match build(&control) {
-        Ok(machine) => machine.serve(&control),
-        Err(error) => {
-            let reason = chain(&error);
-            // If the parent is gone there is nobody to tell.
-            let _ = control.send(&FromVmm::Failed { reason }, &[]);
-            ExitCode::FAILURE
-        }
-    }
+    let ended = match first_message(&control) {
+        Ok((First::Machine(boot), fds)) => match build(boot, fds) {
+            Ok(machine) => Ok(machine.serve(&control)),
+            Err(error) => Err((error, control)),
+        },
+        Ok((First::Vsock(boot), fds)) => vhost::serve(&boot, fds, control),
+        Err(error) => Err((error, control)),
+    };
+    ended.unwrap_or_else(|(error, control)| {
+        let reason = chain(&error);
+        // If the parent is gone there is nobody to tell.
+        let _ = control.send(&FromVmm::Failed { reason }, &[]);
+        ExitCode::FAILURE
+    })
 }
 
 /// Makes a panic on any thread the end of the process, with its message as last
@@ -144,8 +151,7 @@ struct Machine {
     lists: Lists,
 }
 
-fn build(control: &Channel) -> Result<Machine, ChildError> {
-    let (boot, fds) = first_message(control)?;
+fn build(boot: Boot, fds: Vec<OwnedFd>) -> Result<Machine, ChildError> {
     sandbox::die_with(boot.parent)?;
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| ChildError::Message("too few files".to_owned()));
@@ -181,8 +187,9 @@ fn build(control: &Channel) -> Result<Machine, ChildError> {
         devices.push(Box::new(disk));
     }
     let (mux, connector) = Mux::new(GUEST_CID, ask_parent(Channel::from_fd(policy))?)?;
-    let vsock = Vsock::start(mux, Arc::clone(&counters), lists.confine(Kind::Vsock))
-        .map_err(io_error("start the vsock thread"))?;
+    let vsock =
+        Vsock::start((mux, connector.clone()), Arc::clone(&counters), lists.confine(Kind::Vsock))
+            .map_err(io_error("start the vsock thread"))?;
     devices.push(Box::new(vsock));
     let rng = Rng::start(Arc::clone(&counters), lists.confine(Kind::Rng))
         .map_err(io_error("start the random number thread"))?;
@@ -213,23 +220,36 @@ fn build(control: &Channel) -> Result<Machine, ChildError> {
     Ok(Machine { running, connector, disks, lists })
 }
 
-fn first_message(control: &Channel) -> Result<(Boot, Vec<OwnedFd>), ChildError> {
+/// What a process is to be.
+enum First {
+    Machine(Boot),
+    Vsock(BootVsock),
+}
+
+fn first_message(control: &Channel) -> Result<(First, Vec<OwnedFd>), ChildError> {
     let received = control.receive::<ToVmm>().map_err(|e| ChildError::Message(e.to_string()))?;
-    let Some((ToVmm::Boot(boot), fds)) = received else {
-        return Err(ChildError::Message("it is not a machine".to_owned()));
+    let (first, version, fds) = match received {
+        Some((ToVmm::Boot(boot), fds)) => {
+            let layers: usize = boot.drives.iter().map(|drive| drive.layers.len()).sum();
+            if fds.len() != BOOT_DESCRIPTORS + layers {
+                return Err(ChildError::Message(format!("{} files came with it", fds.len())));
+            }
+            let version = boot.version.clone();
+            (First::Machine(boot), version, fds)
+        }
+        Some((ToVmm::BootVsock(boot), fds)) => {
+            let version = boot.version.clone();
+            (First::Vsock(boot), version, fds)
+        }
+        _ => return Err(ChildError::Message("it is not a machine".to_owned())),
     };
-    if boot.version != env!("CARGO_PKG_VERSION") {
+    if version != env!("CARGO_PKG_VERSION") {
         return Err(ChildError::Message(format!(
-            "it comes from version {}, this is {}; was the program replaced?",
-            boot.version,
+            "it comes from version {version}, this is {}; was the program replaced?",
             env!("CARGO_PKG_VERSION")
         )));
     }
-    let layers: usize = boot.drives.iter().map(|drive| drive.layers.len()).sum();
-    if fds.len() != BOOT_DESCRIPTORS + layers {
-        return Err(ChildError::Message(format!("{} files came with it", fds.len())));
-    }
-    Ok((boot, fds))
+    Ok((first, fds))
 }
 
 fn setup(drive: &BootDrive) -> Result<Setup, ChildError> {
@@ -279,7 +299,7 @@ fn console_pipe() -> Result<File, ChildError> {
 }
 
 /// Asks the parent about each connection that the guest opens.
-fn ask_parent(policy: Channel) -> Result<vsock_mux::OnGuestConnect, ChildError> {
+pub(crate) fn ask_parent(policy: Channel) -> Result<vsock_mux::OnGuestConnect, ChildError> {
     policy.set_timeout(Some(DECISION_TIMEOUT)).map_err(io_error("set up the policy socket"))?;
     Ok(Arc::new(move |port| {
         policy.send(&AskConnect { port }, &[]).ok()?;
@@ -330,7 +350,9 @@ impl Machine {
 
     fn carry_out(&self, control: &Channel, message: ToVmm, mut fds: Vec<OwnedFd>) {
         match message {
-            ToVmm::Boot(_) => self.running.end(HaltReason::Lost("booted twice".to_owned())),
+            ToVmm::Boot(_) | ToVmm::BootVsock(_) | ToVmm::Adopt { .. } => {
+                self.running.end(HaltReason::Lost("booted twice".to_owned()));
+            }
             ToVmm::Connect { id, port } => match self.connector.connect(port) {
                 Ok(stream) => answer(control, id, None, Some(stream)),
                 Err(error) => answer(control, id, Some(chain(&error)), None),

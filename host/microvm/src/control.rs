@@ -7,6 +7,7 @@
 //!    │── Connect{id} ───────────────────────►│
 //!    │◄─────────────── Answer{id}, stream ───│
 //!    │── PushLayer{id}, file ───────────────►│
+//!    │── Adopt{port}, stream ───────────────►│  (vsock process only)
 //!    │◄──────────────────────── Answer{id} ──│
 //!    │◄───────────────────────────── Ended ──│
 //!
@@ -84,12 +85,29 @@ pub(crate) struct Boot {
 /// Descriptors of a [`Boot`] before the layers of the drives.
 pub(crate) const BOOT_DESCRIPTORS: usize = 5;
 
+/// A vsock device for a machine that another VMM runs. Its descriptors: the
+/// counters, the policy socket, and a listening socket on which that VMM's
+/// vhost-user connection waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BootVsock {
+    /// As in [`Boot`].
+    pub(crate) version: String,
+    /// As in [`Boot`].
+    pub(crate) parent: i32,
+    pub(crate) sandbox: Sandbox,
+}
+
 /// From the parent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum ToVmm {
-    /// The first message.
+    /// The first message to the process of a machine.
     Boot(Boot),
+    /// The first message to the process of a vsock device.
+    BootVsock(BootVsock),
+    /// Connect the accompanying stream to a port of the guest.
+    Adopt { port: u32 },
     /// Open a stream to a port of the guest.
     Connect { id: u64, port: u32 },
     /// Put the accompanying qcow2 file on top of a drive.

@@ -56,6 +56,16 @@ counters! {
     MemoryBytesReturned = "memory_bytes_returned",
     /// Bytes of random numbers given to the guest.
     RngBytes = "rng_bytes",
+    /// Streams open between host and guest.
+    VsockConnections = "vsock_connections",
+    /// Packets that the guest has sent.
+    VsockPacketsFromGuest = "vsock_packets_from_guest",
+    /// Packets that it was sent.
+    VsockPacketsToGuest = "vsock_packets_to_guest",
+    /// Bytes of payload that the guest has sent.
+    VsockBytesFromGuest = "vsock_bytes_from_guest",
+    /// Bytes of payload that it was sent.
+    VsockBytesToGuest = "vsock_bytes_to_guest",
 }
 
 /// One page holds 512 counters.
@@ -102,6 +112,19 @@ impl Counters {
     /// Sets a counter that has not been set before.
     pub(crate) fn set_once(&self, counter: Counter, value: u64) {
         let _ = self.slot(counter).compare_exchange(0, value, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Takes over what the vsock device has counted.
+    pub(crate) fn set_vsock(&self, stats: &vsock_mux::Stats) {
+        for (counter, value) in [
+            (Counter::VsockConnections, stats.connections),
+            (Counter::VsockPacketsFromGuest, stats.packets_from_guest),
+            (Counter::VsockPacketsToGuest, stats.packets_to_guest),
+            (Counter::VsockBytesFromGuest, stats.bytes_from_guest),
+            (Counter::VsockBytesToGuest, stats.bytes_to_guest),
+        ] {
+            self.slot(counter).store(value, Ordering::Relaxed);
+        }
     }
 
     /// The value of one counter.

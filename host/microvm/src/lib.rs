@@ -17,7 +17,8 @@
 //! `memory`, `long_mode`, `boot`, `acpi`, `cpu` make a machine that a stock
 //! kernel starts on; `devices` is what it finds; `kick`, `vcpu`, `vm` run it;
 //! `sandbox`, `control`, `child` are the process it runs in; `drives`, `backend`
-//! are the parent's side.
+//! are the parent's side. `vhost` is the vsock device alone, for QEMU's machines,
+//! in such a process too.
 //!
 //! Architecture invariant: the VMM process opens no path and holds no socket
 //! but those it was given; nothing the guest writes makes a device thread panic,
@@ -52,8 +53,10 @@ mod long_mode;
 mod memory;
 mod sandbox;
 mod vcpu;
+mod vhost;
 mod vm;
 
-pub use backend::Microvm;
+pub use backend::{Microvm, VMM_VERB};
 pub use child::vmm_child;
 pub use control::Sandbox;
+pub use vhost::VsockProcess;

@@ -114,10 +114,12 @@ pub(crate) enum Kind {
     Rng,
     /// The balloon.
     Balloon,
+    /// Any thread of a vsock device that serves another VMM.
+    Vhost,
 }
 
-const KINDS: [Kind; 6] =
-    [Kind::Main, Kind::Vcpu, Kind::Block, Kind::Vsock, Kind::Rng, Kind::Balloon];
+const KINDS: [Kind; 7] =
+    [Kind::Main, Kind::Vcpu, Kind::Block, Kind::Vsock, Kind::Rng, Kind::Balloon, Kind::Vhost];
 
 /// What every thread needs: memory of the allocator, locks, waiting, signals,
 /// its end.
@@ -170,24 +172,39 @@ const SOCKETS: &[i64] = &[
     libc::SYS_shutdown,
 ];
 
+/// What the mux does with its streams.
+const STREAMS: &[i64] = &[
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+];
+
+/// How a thread begins that was started before the list applied to it.
+const BEGINNING: &[i64] =
+    &[libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_sched_getaffinity, libc::SYS_prlimit64];
+
+/// How the vhost-user library gets its one connection and the guest's memory.
+const VHOST: &[i64] = &[
+    libc::SYS_accept4,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_statx,
+    libc::SYS_getrandom,
+    libc::SYS_eventfd2,
+];
+
 fn calls(kind: Kind) -> Vec<i64> {
     let own: &[&[i64]] = match kind {
         Kind::Main => &[SOCKETS, &[libc::SYS_socketpair, libc::SYS_fstat, libc::SYS_statx]],
         Kind::Vcpu | Kind::Balloon => &[],
         // A new layer's tables are hash maps, which want a random seed.
         Kind::Block => &[DISK, &[libc::SYS_getrandom]],
-        Kind::Vsock => &[
-            SOCKETS,
-            &[
-                libc::SYS_readv,
-                libc::SYS_writev,
-                libc::SYS_epoll_ctl,
-                libc::SYS_epoll_wait,
-                libc::SYS_epoll_pwait,
-                libc::SYS_getsockopt,
-                libc::SYS_setsockopt,
-            ],
-        ],
+        Kind::Vsock => &[SOCKETS, STREAMS],
+        Kind::Vhost => &[SOCKETS, STREAMS, BEGINNING, VHOST],
         Kind::Rng => &[&[libc::SYS_getrandom]],
     };
     EVERY_THREAD.iter().chain(own.iter().copied().flatten()).copied().collect()
@@ -203,7 +220,7 @@ fn ioctls(kind: Kind) -> &'static [u64] {
     const FIONBIO: u64 = 0x5421;
     match kind {
         Kind::Vcpu => &[KVM_RUN, KVM_GET_REGS, KVM_TRANSLATE],
-        Kind::Vsock => &[FIONBIO],
+        Kind::Vsock | Kind::Vhost => &[FIONBIO],
         Kind::Main | Kind::Block | Kind::Rng | Kind::Balloon => &[],
     }
 }
@@ -233,7 +250,16 @@ fn rules(kind: Kind, pid: u64) -> Result<Rules, seccompiler::Error> {
     // A debug build of the standard library asks whether a descriptor that it
     // closes is open.
     const F_GETFD: u64 = 1;
-    rules.insert(libc::SYS_fcntl, vec![one(1, Dword, SeccompCmpOp::Eq, F_GETFD)?]);
+    let mut controls = vec![one(1, Dword, SeccompCmpOp::Eq, F_GETFD)?];
+    if kind == Kind::Vhost {
+        /// Copies of descriptors, for the guest's memory and its events.
+        const F_DUPFD_CLOEXEC: u64 = 1030;
+        /// A thread names itself.
+        const PR_SET_NAME: u64 = 15;
+        controls.push(one(1, Dword, SeccompCmpOp::Eq, F_DUPFD_CLOEXEC)?);
+        rules.insert(libc::SYS_prctl, vec![one(0, Dword, SeccompCmpOp::Eq, PR_SET_NAME)?]);
+    }
+    rules.insert(libc::SYS_fcntl, controls);
     // Kicks of this process's own threads.
     rules.insert(libc::SYS_tgkill, vec![one(0, Qword, SeccompCmpOp::Eq, pid)?]);
     Ok(rules)
@@ -287,10 +313,23 @@ impl Lists {
     /// Confines the current thread. A thread that cannot be confined must not
     /// meet the guest, so a failure ends the process.
     pub(crate) fn apply(&self, kind: Kind) {
+        self.apply_by(kind, seccompiler::apply_filter);
+    }
+
+    /// Confines all threads of the process that there are.
+    pub(crate) fn apply_to_all(&self, kind: Kind) {
+        self.apply_by(kind, seccompiler::apply_filter_all_threads);
+    }
+
+    fn apply_by(
+        &self,
+        kind: Kind,
+        apply: impl Fn(seccompiler::BpfProgramRef<'_>) -> Result<(), seccompiler::Error>,
+    ) {
         let own = self.0.kinds.get(&kind);
         let applied = own.map(|program| {
-            seccompiler::apply_filter(&self.0.refuse)?;
-            seccompiler::apply_filter(program)
+            apply(&self.0.refuse)?;
+            apply(program)
         });
         if !matches!(applied, Some(Ok(()))) {
             std::process::abort();

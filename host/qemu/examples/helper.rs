@@ -14,6 +14,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Before any runtime or thread exists, as it closes descriptors.
         exec_child(args);
     }
+    if verb == microvm::VMM_VERB {
+        std::process::exit(i32::from(microvm::vmm_child() != std::process::ExitCode::SUCCESS));
+    }
     let mut path = || args.next().map(PathBuf::from).ok_or("too few arguments");
     let spec = MachineSpec {
         name: "held".to_owned(),

@@ -5,15 +5,15 @@
 //!  vbuild ──spawn──► vbuild __qemu-child ──exec──► QEMU        (child)
 //!    │                 parent-death signal, no-new-privs
 //!    ├─ fd 3 ◄──────── QMP ───────────────────────┤            (qmp)
-//!    ├─ fd 4 ◄──────── vhost-user ────────────────┤            (vhost)
+//!    │  fd 4 ◄──────── vhost-user ────────────────┤
+//!    ├──spawn──► vbuild __vmm, confined ◄─────────┘            (microvm)
 //!    ├─ stdout ◄────── serial console ────────────┤            (console)
 //!    └─ stderr ◄────── complaints ────────────────┘            (process)
 //! ```
 //!
 //! The machine has the same devices as the own VMM: virtio-blk, vsock and rng
 //! over virtio-mmio, found through ACPI, a serial port for panics, no PCI, no
-//! network card. The vsock device runs in this process.
-//!
+//! network card. The vsock device runs in a confined process of its own.
 //!
 //! [`boot`] is something else with the same program: it boots a finished image
 //! on an ordinary PC, to look at it or to test it.
@@ -31,7 +31,6 @@ mod program;
 mod qmp;
 mod running;
 mod tsc;
-mod vhost;
 
 pub use argv::QemuAccel;
 pub use child::{CHILD_VERB, exec_child};
@@ -56,7 +55,8 @@ impl Qemu {
     /// The backend with the QEMU named, or the one in `PATH`.
     ///
     /// The program of this process must call [`exec_child`] when its first
-    /// argument is [`CHILD_VERB`]; where it does not, as in tests, name one that
+    /// argument is [`CHILD_VERB`], and [`microvm::vmm_child`] when it is
+    /// [`microvm::VMM_VERB`]; where it does not, as in tests, name one that
     /// does by [`Qemu::with_helper`].
     ///
     /// # Errors

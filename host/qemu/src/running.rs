@@ -11,6 +11,7 @@ use std::{
 };
 
 use machine::{DriveSerial, HaltReason, Machine, MachineError, MachineSpec};
+use microvm::VsockProcess;
 use qapi::qmp::{BlockdevSnapshotSync, NewImageMode, blockdev_snapshot_sync};
 use tokio::sync::watch;
 
@@ -20,7 +21,6 @@ use crate::{
     halt::{self, Seen},
     process::{Exit, Input, Launch, Process},
     qmp::{Notice, Qmp},
-    vhost::{self, VsockDevice},
 };
 
 /// How long the last events are waited for after QEMU has ended; they are in
@@ -76,7 +76,7 @@ pub(crate) struct QemuMachine {
     watched: Arc<Watched>,
     process: Process,
     qmp: Qmp,
-    vsock: VsockDevice,
+    vsock: VsockProcess,
     /// The node at the top of each drive, and how many layers it has got.
     layers: tokio::sync::Mutex<HashMap<DriveSerial, Layers>>,
     ended: watch::Receiver<Option<HaltReason>>,
@@ -105,8 +105,12 @@ impl QemuMachine {
         let at_failure = Arc::clone(&watched);
         let on_failure = move |cause| at_failure.vsock_failed(cause);
         let policy = Arc::clone(&spec.on_guest_connect);
-        let (vsock, vhost) = vhost::start(&spec.run_dir, policy, on_failure)
-            .map_err(io("start the vsock device"))?;
+        let (starter, run_dir) = (helper.to_owned(), spec.run_dir.clone());
+        let starting = tokio::task::spawn_blocking(move || {
+            VsockProcess::start(&starter, &run_dir, policy, on_failure)
+        });
+        let started = starting.await.map_err(std::io::Error::other).flatten();
+        let (vsock, vhost) = started.map_err(io("start the vsock device"))?;
         let (qmp, qmp_of_qemu) = UnixStream::pair().map_err(io("make the monitor's connection"))?;
         tracing::debug!(program = %program.display(), ?args, "starting QEMU");
         let launch = Launch {
@@ -227,9 +231,9 @@ fn image_in_use(complaint: &str) -> Option<&str> {
 impl Machine for QemuMachine {
     async fn connect(&self, port: u32) -> Result<UnixStream, MachineError> {
         self.has_ended()?;
-        self.vsock.connector.connect(port).map_err(|cause| MachineError::Io {
+        self.vsock.connect(port).map_err(|source| MachineError::Io {
             action: format!("connect to port {port} of the guest"),
-            source: std::io::Error::other(cause),
+            source,
         })
     }
 
@@ -275,14 +279,7 @@ impl Machine for QemuMachine {
     }
 
     fn counters(&self) -> Vec<(String, u64)> {
-        let stats = self.vsock.connector.stats();
-        let mut counters = vec![
-            ("vsock_connections".to_owned(), stats.connections),
-            ("vsock_packets_from_guest".to_owned(), stats.packets_from_guest),
-            ("vsock_packets_to_guest".to_owned(), stats.packets_to_guest),
-            ("vsock_bytes_from_guest".to_owned(), stats.bytes_from_guest),
-            ("vsock_bytes_to_guest".to_owned(), stats.bytes_to_guest),
-        ];
+        let mut counters = self.vsock.counters();
         counters.extend(self.process.cpu_ms().map(|ms| ("cpu_ms".to_owned(), ms)));
         counters.extend(self.process.resident_kib().map(|kib| ("rss_kib".to_owned(), kib)));
         counters

@@ -114,18 +114,28 @@ impl Connector {
     /// # Errors
     /// When the device is gone, the limit is reached, or descriptors ran out.
     pub fn connect(&self, port: u32) -> Result<UnixStream, ConnectError> {
+        let (ours, theirs) =
+            UnixStream::pair().map_err(|source| ConnectError::SocketPair { port, source })?;
+        self.adopt(port, theirs)?;
+        Ok(ours)
+    }
+
+    /// Connects a stream that exists to a port of the guest; its other half is
+    /// then as if [`Connector::connect`] had returned it.
+    ///
+    /// # Errors
+    /// When the device is gone or the limit is reached; the stream is closed.
+    pub fn adopt(&self, port: u32, stream: UnixStream) -> Result<(), ConnectError> {
         let mut asked = self.shared.asked();
         let list = asked.as_mut().ok_or(ConnectError::Gone)?;
         if list.len() + self.shared.open.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
             return Err(ConnectError::TooMany);
         }
-        let (ours, theirs) =
-            UnixStream::pair().map_err(|source| ConnectError::SocketPair { port, source })?;
-        list.push(Asked { guest_port: port, stream: theirs });
+        list.push(Asked { guest_port: port, stream });
         drop(asked);
         // Only a counter at its maximum fails, and then the mux is awake anyway.
         let _ = self.shared.wake.write(1);
-        Ok(ours)
+        Ok(())
     }
 
     /// What the device has done so far.

@@ -150,20 +150,32 @@ impl Prepared {
 
     /// The process that runs the machine, a child of this test.
     pub fn process(&self) -> u32 {
-        let me = format!("PPid:\t{}\n", std::process::id());
-        let found = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
-            let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
-            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
-            (line.contains(&self.spec.name) && status.contains(&me)).then_some(pid)
-        });
-        found.expect("the machine has a process")
+        children(&self.spec.name).pop().expect("the machine has a process")
+    }
+
+    /// The processes that handle what the guest writes, besides the machine's own:
+    /// that of the vsock device under QEMU.
+    pub fn device_processes(&self) -> Vec<u32> {
+        children("vhost-vsock")
     }
 
     /// Whether the own VMM runs it.
     pub fn is_own(&self) -> bool {
         self.backend.name() == "microvm"
     }
+}
+
+/// Children of this process with this text in their command lines.
+fn children(text: &str) -> Vec<u32> {
+    let me = format!("PPid:\t{}\n", std::process::id());
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let found = entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        (line.contains(text) && status.contains(&me)).then_some(pid)
+    });
+    found.collect()
 }
 
 /// A writable raw disk that is thrown away on a crash.

@@ -66,22 +66,24 @@ async fn a_reboot_is_not_a_power_off() {
     assert_eq!(machine.wait().await, HaltReason::Reboot);
 }
 
-/// Every thread of the process is under a list of system calls, may not gain
-/// privileges, and the process holds nothing but what it was given.
-fn assert_confined(pid: u32, prepared: &Prepared) {
-    let process = Path::new("/proc").join(pid.to_string());
+/// Every thread of the process is under a list of system calls, and may not gain
+/// privileges.
+fn assert_listed(pid: u32) {
     let mut threads = 0;
-    for task in fs::read_dir(process.join("task")).unwrap().flatten() {
+    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
         let status = fs::read_to_string(task.path().join("status")).unwrap();
         let name = field(&status, "Name");
         assert_eq!(field(&status, "Seccomp"), "2", "thread {name} has no list of system calls");
         assert_eq!(field(&status, "NoNewPrivs"), "1", "thread {name} may gain privileges");
         threads += 1;
     }
-    assert!(threads > 1, "its processors have threads");
-    if !prepared.is_own() {
-        return; // QEMU opens files by itself, and its limits are its own
-    }
+    assert!(threads > 1, "its devices have threads");
+}
+
+/// The process leaves no image of its memory, and holds nothing but what it was
+/// given.
+fn assert_bare(pid: u32, prepared: &Prepared) {
+    let process = Path::new("/proc").join(pid.to_string());
     let limits = fs::read_to_string(process.join("limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
@@ -89,13 +91,31 @@ fn assert_confined(pid: u32, prepared: &Prepared) {
         println!("skipped a part: only root sees the files of a process that hides its memory");
         return;
     };
-    let drives: Vec<_> = prepared.spec.drives.iter().map(|drive| drive.path.clone()).collect();
+    let mut allowed: Vec<_> = prepared.spec.drives.iter().map(|drive| drive.path.clone()).collect();
+    allowed.push("/dev/null".into());
     for link in open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()) {
         let text = link.display().to_string();
         let kinds = ["/memfd:", "anon_inode:", "socket:", "pipe:", "/dev/kvm"];
         let known = kinds.iter().any(|kind| text.starts_with(kind));
-        assert!(known || drives.contains(&link), "it holds `{text}`, which nobody gave it");
+        assert!(known || allowed.contains(&link), "it holds `{text}`, which nobody gave it");
     }
+}
+
+fn kill_nine(pid: u32) {
+    let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+    assert!(killed.unwrap().success());
+}
+
+/// A session that is told that its machine is lost; the reason.
+async fn lost(session: &session::Session, pid: u32) -> String {
+    let mut child = session.spawn(command(&["sleep", "600"])).await.unwrap();
+    kill_nine(pid);
+    let error = child.next().await.expect_err("the machine is gone");
+    let SessionError::Lost { reason: HaltReason::Lost(text), .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it has been waited for");
+    text.clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,16 +124,31 @@ async fn a_machine_whose_process_is_killed_is_lost() {
     let prepared = ground.prepare("kill-nine", Vec::new()).await;
     let session = prepared.must_boot().await;
     let pid = prepared.process();
-    assert_confined(pid, &prepared);
-    let mut child = session.spawn(command(&["sleep", "600"])).await.unwrap();
-    let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
-    assert!(killed.unwrap().success());
-    let error = child.next().await.expect_err("the machine is gone");
-    let SessionError::Lost { reason: HaltReason::Lost(text), .. } = &error else {
-        panic!("{error:?}")
-    };
+    assert_listed(pid);
+    if prepared.is_own() {
+        // QEMU opens files by itself, and its limits are its own.
+        assert_bare(pid, &prepared);
+    }
+    let text = lost(&session, pid).await;
     assert!(text.contains("SIGKILL") || text.contains("signal 9"), "{text}");
-    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it has been waited for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_vsock_device_beside_qemu_is_confined_too() {
+    const NAME: &str = "the_vsock_device_beside_qemu_is_confined_too";
+    let Some(ground) = ground(NAME) else { return };
+    let prepared = ground.prepare("vsock-process", Vec::new()).await;
+    if prepared.is_own() {
+        println!("skipped {NAME}: the own VMM's device is a thread of its process");
+        return;
+    }
+    let session = prepared.must_boot().await;
+    let devices = prepared.device_processes();
+    let [pid] = devices[..] else { panic!("one process for one device: {devices:?}") };
+    assert_listed(pid);
+    assert_bare(pid, &prepared);
+    let text = lost(&session, pid).await;
+    assert!(text.contains("vsock") && text.contains("SIGKILL"), "{text}");
 }
 
 /// Memory that the guest takes and frees.

@@ -12,31 +12,31 @@ use super::lock;
 
 /// The last bytes of a stream.
 #[derive(Debug)]
-pub(super) struct Tail {
+pub(crate) struct Tail {
     bytes: VecDeque<u8>,
     max: usize,
 }
 
 impl Tail {
-    pub(super) fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self { bytes: VecDeque::new(), max }
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         let bytes = &bytes[bytes.len().saturating_sub(self.max)..];
         let over = (self.bytes.len() + bytes.len()).saturating_sub(self.max);
         self.bytes.drain(..over);
         self.bytes.extend(bytes);
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let bytes: Vec<u8> = self.bytes.iter().copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
 /// Reads a pipe into a tail until it is closed.
-pub(super) fn follow(
+pub(crate) fn follow(
     mut pipe: impl Read + Send + 'static,
     tail: Arc<Mutex<Tail>>,
 ) -> io::Result<JoinHandle<()>> {
@@ -56,15 +56,15 @@ pub(super) fn follow(
 
 /// What the VMM said before it died.
 #[derive(Debug, Default)]
-pub(super) struct Words {
-    pub(super) tail: Option<Arc<Mutex<Tail>>>,
-    pub(super) reader: Option<JoinHandle<()>>,
+pub(crate) struct Words {
+    pub(crate) tail: Option<Arc<Mutex<Tail>>>,
+    pub(crate) reader: Option<JoinHandle<()>>,
 }
 
 impl Words {
     /// All of it, once the process is dead: the reader ends with the pipe. It is
     /// given a moment only, in case something else holds the pipe open.
-    pub(super) fn last(&self) -> String {
+    pub(crate) fn last(&self) -> String {
         const MOMENT: Duration = Duration::from_millis(500);
         const STEP: Duration = Duration::from_millis(5);
         let started = Instant::now();

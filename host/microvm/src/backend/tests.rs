@@ -1,5 +1,7 @@
 //! The parent against processes that are no VMM.
 
+use std::os::unix::process::ExitStatusExt as _;
+
 use std::fs::File;
 
 use machine::{ConnectDecision, MachineSpec};
@@ -87,6 +89,6 @@ fn a_tail_keeps_the_end() {
 #[test]
 fn deaths_are_told_apart() {
     let killed = ExitStatus::from_raw(libc::SIGSYS);
-    assert!(describe(killed, "").contains("sandbox"));
-    assert!(describe(ExitStatus::from_raw(libc::SIGSEGV), "oh").ends_with("signal 11: oh"));
+    assert!(describe(WHO, killed, "").contains("sandbox"));
+    assert!(describe(WHO, ExitStatus::from_raw(libc::SIGSEGV), "oh").ends_with("signal 11: oh"));
 }

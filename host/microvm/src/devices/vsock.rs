@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use vsock_mux::{DEVICE_ID, Mux, QUEUE_SIZE, RX_QUEUE, TX_QUEUE};
+use vsock_mux::{Connector, DEVICE_ID, Mux, QUEUE_SIZE, RX_QUEUE, TX_QUEUE};
 
 use super::{
     virtio::{Activation, ActiveQueue, Device},
@@ -31,12 +31,13 @@ pub(crate) struct Vsock {
 impl Vsock {
     /// Starts the device's thread around a mux.
     pub(crate) fn start(
-        mux: Mux,
+        (mux, connector): (Mux, Connector),
         counters: Arc<Counters>,
         confine: Box<dyn FnOnce() + Send>,
     ) -> io::Result<Self> {
         let config = mux.config_space();
-        let thread = MuxThread { mux, counters, started: Instant::now(), confine: Some(confine) };
+        let (started, confine) = (Instant::now(), Some(confine));
+        let thread = MuxThread { mux, connector, counters, started, confine };
         Ok(Self { config, worker: Worker::start("vsock", thread)? })
     }
 }
@@ -66,6 +67,7 @@ impl Device for Vsock {
 
 struct MuxThread {
     mux: Mux,
+    connector: Connector,
     counters: Arc<Counters>,
     started: Instant,
     confine: Option<Box<dyn FnOnce() + Send>>,
@@ -96,9 +98,11 @@ impl Handler for MuxThread {
                 interrupt.used_always();
             }
             if !progress.again {
+                self.counters.set_vsock(&self.connector.stats());
                 return false;
             }
         }
+        self.counters.set_vsock(&self.connector.stats());
         true
     }
 
@@ -134,9 +138,10 @@ mod tests {
     }
 
     fn thread() -> MuxThread {
-        let (mux, _) = Mux::new(GUEST_CID, Arc::new(|_| None)).unwrap();
+        let (mux, connector) = Mux::new(GUEST_CID, Arc::new(|_| None)).unwrap();
         MuxThread {
             mux,
+            connector,
             counters: Arc::new(Counters::new().unwrap()),
             started: Instant::now(),
             confine: None,

@@ -20,14 +20,19 @@ pub(crate) fn run(bytes: &[u8]) {
         drop(theirs); // the host end closes at once
         (port & REFUSED_BIT == 0).then_some(ours)
     };
-    let (Ok((mux, _connector)), Ok(counters)) =
+    let (Ok((mux, connector)), Ok(counters)) =
         (Mux::new(GUEST_CID, Arc::new(policy)), Counters::new())
     else {
         return;
     };
     let counters = Arc::new(counters);
-    let mut thread =
-        MuxThread { mux, counters: Arc::clone(&counters), started: Instant::now(), confine: None };
+    let mut thread = MuxThread {
+        mux,
+        connector,
+        counters: Arc::clone(&counters),
+        started: Instant::now(),
+        confine: None,
+    };
     let queues = vsock_mux::QUEUES as u64;
     let Some(mut active) = rings::activation(bytes, queues, &counters) else { return };
     thread.activated(&mut active);

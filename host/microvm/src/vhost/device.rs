@@ -1,33 +1,26 @@
-//! The vsock device beside QEMU: a vhost-user backend on threads of this
-//! process, with the shared mux behind it.
+//! The vhost-user backend: the shared mux behind the protocol that another VMM
+//! speaks.
 
 use std::{
-    fs::File,
     io,
-    os::{
-        fd::AsRawFd,
-        unix::net::{UnixListener, UnixStream},
-    },
-    path::Path,
+    os::{fd::AsRawFd, unix::net::UnixListener},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
 };
 
-use machine::{ConnectDecision, GuestConnect, OnGuestConnect};
 use vhost::vhost_user::{
     Error as Hangup, Listener,
     message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures},
 };
-use vhost_user_backend::{
-    Error, ShutdownHandle, VhostUserBackend, VhostUserDaemon, VringMutex, VringT,
-};
+use vhost_user_backend::{Error, VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::{
     epoll::EventSet,
     event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
 };
-use vsock_mux::{Connector, GUEST_CID, Mux, RX_QUEUE, TX_QUEUE};
+use vsock_mux::{Connector, Mux, RX_QUEUE, TX_QUEUE};
+
+use crate::counters::Counters;
 
 /// RX and TX; QEMU serves the event queue itself.
 const VHOST_QUEUES: usize = 2;
@@ -36,9 +29,6 @@ const QUEUE_MAX_SIZE: u16 = 1024;
 /// The event number of the mux's descriptor. Queues have 0 and 1, and 2 is the
 /// library's own.
 const HOST_EVENT: u16 = 3;
-/// The name of the socket for the moment in which it exists.
-const SOCKET_NAME: &str = "vhost-vsock";
-
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Vring = VringMutex<Memory>;
 
@@ -52,8 +42,10 @@ struct Device {
 
 /// What the library calls.
 #[derive(Clone)]
-struct Backend {
+pub(super) struct Backend {
     device: Arc<Mutex<Device>>,
+    connector: Connector,
+    counters: Arc<Counters>,
     /// The mux's configuration space, which never changes.
     config: [u8; 8],
 }
@@ -144,87 +136,43 @@ impl VhostUserBackend for Backend {
                 tx.signal_used_queue()?;
             }
             if !progress.again {
+                self.counters.set_vsock(&self.connector.stats());
                 return Ok(());
             }
         }
     }
 }
 
-/// A running vsock device. Its threads end with QEMU's end of the connection or
-/// with this value, whichever comes first.
-pub(crate) struct VsockDevice {
-    /// Opens connections to the guest.
-    pub(crate) connector: Connector,
-    shutdown: Option<ShutdownHandle>,
-    keeper: Option<JoinHandle<()>>,
-}
+/// The device on its threads.
+pub(super) type Daemon = VhostUserDaemon<Backend>;
 
-impl std::fmt::Debug for VsockDevice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VsockDevice").field("connector", &self.connector).finish_non_exhaustive()
-    }
-}
-
-impl Drop for VsockDevice {
-    fn drop(&mut self) {
-        if let Some(shutdown) = &self.shutdown {
-            shutdown.shutdown();
-        }
-        if self.keeper.take().is_some_and(|keeper| keeper.join().is_err()) {
-            tracing::error!("the thread of the vsock device panicked");
-        }
-    }
-}
-
-/// Starts the device and returns the connection that QEMU is to inherit.
-/// The socket exists in `run_dir` only meanwhile. `on_failure` is called when
-/// the two sides do not understand each other.
-pub(crate) fn start(
-    run_dir: &Path,
-    on_guest_connect: OnGuestConnect,
-    on_failure: impl FnOnce(String) + Send + 'static,
-) -> io::Result<(VsockDevice, UnixStream)> {
-    let policy = move |port| match on_guest_connect(GuestConnect { port }) {
-        ConnectDecision::Accept(stream) => Some(stream),
-        ConnectDecision::Refuse => None,
-    };
-    let (mux, connector) = Mux::new(GUEST_CID, Arc::new(policy)).map_err(io::Error::other)?;
+/// Starts the device behind the connection that waits on the socket.
+pub(super) fn start(
+    (mux, connector): (Mux, Connector),
+    counters: Arc<Counters>,
+    listener: UnixListener,
+) -> io::Result<Daemon> {
     let config = mux.config_space();
     let mux_fd = mux.as_raw_fd();
     let memory = Memory::new(GuestMemoryMmap::new());
     let idle = || Queue::new(QUEUE_MAX_SIZE).map_err(|e| io::Error::other(e.to_string()));
     let device = Device { mux, memory: memory.clone(), idle_rx: idle()?, idle_tx: idle()? };
-    let backend = Backend { device: Arc::new(Mutex::new(device)), config };
-
-    let failed = |what: vhost_user_backend::Error| io::Error::other(what.to_string());
+    let backend = Backend { device: Arc::new(Mutex::new(device)), connector, counters, config };
+    let failed = |what: Error| io::Error::other(what.to_string());
     let mut daemon =
         VhostUserDaemon::new("vhost-vsock".to_owned(), backend, memory).map_err(failed)?;
-    let (listener, for_qemu) = rendezvous(run_dir)?;
     daemon.start(&mut Listener::from(listener)).map_err(failed)?;
     for handler in daemon.get_epoll_handlers() {
         handler.register_listener(mux_fd, EventSet::IN, u64::from(HOST_EVENT))?;
     }
-    let shutdown = daemon.shutdown_handle();
-    let keeper =
-        thread::Builder::new().name("vhost-keeper".to_owned()).spawn(move || {
-            match daemon.wait() {
-                Ok(())
-                | Err(Error::HandleRequest(Hangup::Disconnected | Hangup::PartialMessage)) => {}
-                Err(cause) => on_failure(cause.to_string()),
-            }
-        })?;
-    Ok((VsockDevice { connector, shutdown, keeper: Some(keeper) }, for_qemu))
+    Ok(daemon)
 }
 
-/// A listener with one connection waiting, and that connection's other end: the
-/// library accepts connections but does not take them ready-made.
-fn rendezvous(run_dir: &Path) -> io::Result<(UnixListener, UnixStream)> {
-    let directory = File::open(run_dir)?;
-    // Socket addresses hold 108 bytes; through the descriptor, a path of any
-    // length fits.
-    let path = format!("/proc/self/fd/{}/{SOCKET_NAME}", directory.as_raw_fd());
-    let listener = UnixListener::bind(&path)?;
-    let connected = UnixStream::connect(&path);
-    std::fs::remove_file(&path)?;
-    Ok((listener, connected?))
+/// Waits until the other VMM has gone; an error when the two sides did not
+/// understand each other.
+pub(super) fn wait(mut daemon: Daemon) -> Result<(), String> {
+    match daemon.wait() {
+        Ok(()) | Err(Error::HandleRequest(Hangup::Disconnected | Hangup::PartialMessage)) => Ok(()),
+        Err(cause) => Err(cause.to_string()),
+    }
 }

@@ -1,0 +1,20 @@
+//! The vsock device for a machine that QEMU runs, in a process of its own.
+//!
+//! ```text
+//!  vbuild: VsockProcess                    child                     QEMU
+//!    │── BootVsock, descriptors ──────────►│ confines itself
+//!    │◄─────────────────────────── Started │◄── vhost-user socket ──►│
+//!    │── Adopt{port}, stream ─────────────►│◄── rings in the guest's memory
+//!    │◄─ policy socket, as for a machine ──│
+//! ```
+//!
+//! What the guest puts into the rings is as hostile here as under the own VMM, so
+//! the same rules hold: the process has the descriptors it was given, no path, no
+//! network, and a list of system calls.
+
+mod child;
+mod device;
+mod parent;
+
+pub(crate) use child::serve;
+pub use parent::VsockProcess;

@@ -1,0 +1,103 @@
+//! The process of the device.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    process::{self, ExitCode},
+    sync::Arc,
+    thread,
+};
+
+use vsock_mux::{Connector, GUEST_CID, Mux};
+
+use super::device;
+use crate::{
+    child::{ChildError, ask_parent, io_error},
+    control::{BootVsock, Channel, FromVmm, ToVmm},
+    counters::Counters,
+    sandbox::{self, Kind, Lists},
+};
+
+/// The device writes to no file: its page of counters and the guest's memory are
+/// mapped.
+const FILE_BYTES_MAX: u64 = 0;
+
+/// Starts the device and serves it until the parent or the other VMM has gone.
+pub(crate) fn serve(
+    boot: &BootVsock,
+    fds: Vec<OwnedFd>,
+    control: Channel,
+) -> Result<ExitCode, (ChildError, Channel)> {
+    let control = Arc::new(control);
+    match start(boot, fds, &control) {
+        Ok(connector) => Ok(listen(&control, &connector)),
+        Err(error) => match Arc::try_unwrap(control) {
+            Ok(control) => Err((error, control)),
+            // The device runs already and ends with the process.
+            Err(_) => Ok(ExitCode::FAILURE),
+        },
+    }
+}
+
+fn start(
+    boot: &BootVsock,
+    fds: Vec<OwnedFd>,
+    control: &Arc<Channel>,
+) -> Result<Connector, ChildError> {
+    sandbox::die_with(boot.parent)?;
+    let Ok([counters, policy, listener]) = <[OwnedFd; 3]>::try_from(fds) else {
+        return Err(ChildError::Message("three files belong to it".to_owned()));
+    };
+    let counters = Arc::new(Counters::open(File::from(counters))?);
+    sandbox::confine_process()?;
+    sandbox::limit_file_size(FILE_BYTES_MAX)?;
+    let lists = Lists::compile(boot.sandbox)?;
+    let (mux, connector) = Mux::new(GUEST_CID, ask_parent(Channel::from_fd(policy))?)?;
+    let listener = UnixListener::from(listener);
+    let daemon = device::start((mux, connector.clone()), counters, listener)
+        .map_err(io_error("start the vsock device"))?;
+    let teller = Arc::clone(control);
+    thread::Builder::new()
+        .name("vhost-keeper".to_owned())
+        .spawn(move || {
+            let failed = device::wait(daemon).err();
+            if let Some(reason) = &failed {
+                // If the parent is gone there is nobody to tell.
+                let _ = teller.send(&FromVmm::Failed { reason: reason.clone() }, &[]);
+            }
+            process::exit(i32::from(failed.is_some()));
+        })
+        .map_err(io_error("start a thread of the vsock device"))?;
+    // The library starts its threads by itself, so all of them get one list, after
+    // the last was started.
+    lists.apply_to_all(Kind::Vhost);
+    Ok(connector)
+}
+
+fn listen(control: &Channel, connector: &Connector) -> ExitCode {
+    if control.send(&FromVmm::Started, &[]).is_err() {
+        return ExitCode::SUCCESS;
+    }
+    loop {
+        match receive(control) {
+            Ok(Some((port, stream))) => {
+                // A stream that is not taken is closed, which its other half sees.
+                let _ = connector.adopt(port, stream);
+            }
+            // The parent is gone, or talks rubbish: nothing is left to do.
+            Ok(None) | Err(_) => return ExitCode::SUCCESS,
+        }
+    }
+}
+
+fn receive(control: &Channel) -> io::Result<Option<(u32, UnixStream)>> {
+    let Some((message, mut fds)) = control.receive::<ToVmm>()? else { return Ok(None) };
+    match (message, fds.pop()) {
+        (ToVmm::Adopt { port }, Some(stream)) => Ok(Some((port, UnixStream::from(stream)))),
+        _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
+    }
+}
