@@ -14,11 +14,11 @@ use std::{
     ffi::OsString,
     fmt, io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt},
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -28,14 +28,15 @@ use std::{
 
 use machine::{Backend, DriveSerial, HaltReason, Machine, MachineError, MachineSpec};
 use tokio::sync::{oneshot, watch};
+use vsock_mux::ConnectError;
 
 use self::{
     inputs::{Opened, drive_error, open_everything},
-    output::{Tail, Words, follow},
-    process::{Process, decide, describe, wait_for_start},
+    output::{Tail, Words},
+    process::{Launch, Launched, Process, StartError, describe},
 };
 use crate::{
-    control::{Boot, Channel, Format, FromVmm, Sandbox, ToVmm},
+    control::{Boot, Channel, Format, FromVmm, Role, Sandbox, Start, ToVmm},
     counters::Counters,
     drives,
 };
@@ -51,8 +52,6 @@ pub const VMM_VERB: &str = "__vmm";
 const SELF: &str = "/proc/self/exe";
 /// The end of the console that is kept for error messages.
 const CONSOLE_TAIL_BYTES: usize = 64 << 10;
-/// The end of the VMM's own words that is kept.
-pub(crate) const WORDS_TAIL_BYTES: usize = 4 << 10;
 
 /// The backend: vbuild's own VMM on KVM.
 #[derive(Debug, Clone)]
@@ -161,7 +160,8 @@ struct Top {
     read_only: bool,
 }
 
-type Answer = (Option<String>, Vec<OwnedFd>);
+/// The error of a request that failed.
+type Answer = Option<String>;
 
 /// Nothing panics while one of the locks here is held, so a poisoned one is
 /// still sound.
@@ -178,7 +178,7 @@ type Ready = oneshot::Sender<Result<Arc<Shared>, MachineError>>;
 
 /// The life of one machine, on its own thread.
 fn monitor(backend: &Microvm, spec: &MachineSpec, ready: Ready) {
-    match launch(backend, spec) {
+    match start(backend, spec) {
         Err(error) => {
             // If the caller has gone, so has the machine.
             let _ = ready.send(Err(error));
@@ -196,60 +196,36 @@ fn monitor(backend: &Microvm, spec: &MachineSpec, ready: Ready) {
     }
 }
 
-type Launched = (Arc<Shared>, Child, Words);
+type Running = (Arc<Shared>, Child, Words);
 
-fn launch(backend: &Microvm, spec: &MachineSpec) -> Result<Launched, MachineError> {
+fn start(backend: &Microvm, spec: &MachineSpec) -> Result<Running, MachineError> {
     let opened = open_everything(spec)?;
     let counters = Counters::new().map_err(|e| MachineError::Vmm {
         action: "share its counters".to_owned(),
         reason: e.to_string(),
     })?;
-    let sockets = io_error("failed to create sockets for the virtual machine");
-    let ((ours, theirs), (policy, asking)) =
-        Channel::pair().and_then(|control| Ok((control, Channel::pair()?))).map_err(sockets)?;
-    let mut child = Command::new(&backend.program)
-        .args(&backend.arguments)
-        .arg(&spec.name)
-        .arg0("vbuild-vmm")
-        .env_clear()
-        .stdin(Stdio::from(theirs.into_fd()))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(io_error(format!("failed to start `{}`", backend.program.display())))?;
     let console = Arc::new(Mutex::new(Tail::new(CONSOLE_TAIL_BYTES)));
-    let mut words = Words::default();
-    let prepared = (|| {
-        if let Some(pipe) = child.stdout.take() {
-            follow(pipe, Arc::clone(&console))?;
-        }
-        if let Some(pipe) = child.stderr.take() {
-            let tail = Arc::new(Mutex::new(Tail::new(WORDS_TAIL_BYTES)));
-            words.reader = Some(follow(pipe, Arc::clone(&tail))?);
-            words.tail = Some(tail);
-        }
-        decide(policy, Arc::clone(&spec.on_guest_connect))?;
-        send_machine(backend, spec, &ours, &opened, &counters, &asking)
-    })();
-    drop(asking);
-    let started = match prepared {
-        Ok(()) => wait_for_start(&ours),
-        // It has ended before it read anything; its status says more.
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(String::new()),
-        Err(e) => Err(format!("it does not take the machine: {e}")),
+    let launch = Launch {
+        program: &backend.program,
+        arguments: &backend.arguments,
+        name: &spec.name,
+        shown_as: "vbuild-vmm",
+        who: WHO,
+        on_guest_connect: Arc::clone(&spec.on_guest_connect),
+        console: Some(Arc::clone(&console)),
     };
-    if let Err(reason) = started {
-        // It has ended by itself or has nothing to lose yet.
-        let _ = child.kill();
-        let status = child.wait().ok();
-        let reason = match (reason.is_empty(), status) {
-            (true, Some(status)) => describe(WHO, status, &words.last()),
-            _ => reason,
-        };
-        return Err(MachineError::Vmm { action: "start".to_owned(), reason });
-    }
+    let launched = process::launch(launch, |control, asking| {
+        let own = [counters.file().as_fd(), asking.fd()];
+        let files = opened.files.iter().map(AsFd::as_fd).chain(own);
+        let fds: Vec<BorrowedFd<'_>> = files.chain(opened.layers.iter().map(AsFd::as_fd)).collect();
+        control.send(&ToVmm::Start(Start::new(backend.sandbox, machine(spec, &opened))), &fds)
+    });
+    let Launched { control, child, words } = launched.map_err(|error| match error {
+        StartError::Io { action, source } => io_error(format!("failed to {action}"))(source),
+        StartError::Process(reason) => MachineError::Vmm { action: "start".to_owned(), reason },
+    })?;
     let shared = Arc::new(Shared {
-        control: ours,
+        control,
         counters,
         pending: Mutex::default(),
         next_id: AtomicU64::new(0),
@@ -262,32 +238,14 @@ fn launch(backend: &Microvm, spec: &MachineSpec) -> Result<Launched, MachineErro
     Ok((shared, child, words))
 }
 
-fn send_machine(
-    backend: &Microvm,
-    spec: &MachineSpec,
-    control: &Channel,
-    opened: &Opened,
-    counters: &Counters,
-    asking: &Channel,
-) -> io::Result<()> {
-    let boot = Boot {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        parent: nix::unistd::getpid().as_raw(),
+/// The machine as its process is told of it.
+fn machine(spec: &MachineSpec, opened: &Opened) -> Role {
+    Role::Machine(Boot {
         vcpus: spec.vcpus,
         memory_bytes: u64::from(spec.memory_mib) << 20,
         cmdline: cmdline(spec),
         drives: opened.drives.clone(),
-        sandbox: backend.sandbox,
-    };
-    let own = [counters.file().as_fd(), asking.fd()];
-    let fds: Vec<BorrowedFd<'_>> = opened
-        .files
-        .iter()
-        .map(AsFd::as_fd)
-        .chain(own)
-        .chain(opened.layers.iter().map(AsFd::as_fd))
-        .collect();
-    control.send(&ToVmm::Boot(boot), &fds)
+    })
 }
 
 /// Reads messages until the machine has ended; the reason if the VMM told it.
@@ -295,10 +253,10 @@ fn listen(shared: &Shared) -> Option<HaltReason> {
     loop {
         match shared.control.receive::<FromVmm>() {
             Ok(Some((FromVmm::Ended { reason }, _))) => return Some(reason.into()),
-            Ok(Some((FromVmm::Answer { id, error }, fds))) => {
+            Ok(Some((FromVmm::Answer { id, error }, _))) => {
                 if let Some(asker) = lock(&shared.pending).remove(&id) {
                     // An asker that gave up does not want it any more.
-                    let _ = asker.send((error, fds));
+                    let _ = asker.send(error);
                 }
             }
             Ok(Some((FromVmm::Started | FromVmm::Failed { .. }, _))) => {}
@@ -360,7 +318,7 @@ impl Handle {
         action: &str,
         make: impl FnOnce(u64) -> ToVmm,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Vec<OwnedFd>, MachineError> {
+    ) -> Result<(), MachineError> {
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (asker, answer) = oneshot::channel();
         lock(&self.shared.pending).insert(id, asker);
@@ -371,8 +329,8 @@ impl Handle {
             return Err(self.ended());
         }
         match answer.await {
-            Ok((None, fds)) => Ok(fds),
-            Ok((Some(reason), _)) => Err(MachineError::Vmm { action: action.to_owned(), reason }),
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => Err(MachineError::Vmm { action: action.to_owned(), reason }),
             Err(_) => {
                 self.wait().await;
                 Err(self.ended())
@@ -384,13 +342,18 @@ impl Handle {
 #[async_trait::async_trait]
 impl Machine for Handle {
     async fn connect(&self, port: u32) -> Result<UnixStream, MachineError> {
-        let action = format!("connect to guest port {port}");
-        let mut fds = self.ask(&action, |id| ToVmm::Connect { id, port }, &[]).await?;
-        let stream = fds.pop().ok_or_else(|| MachineError::Vmm {
-            action,
-            reason: "no stream came with the answer".to_owned(),
-        })?;
-        Ok(UnixStream::from(stream))
+        let Shared { control, counters, end, .. } = &*self.shared;
+        match process::connect(control, counters, port) {
+            Ok(stream) if end.borrow().is_none() => Ok(stream),
+            Ok(_) | Err(ConnectError::Gone) => {
+                self.wait().await;
+                Err(self.ended())
+            }
+            Err(error) => Err(MachineError::Vmm {
+                action: format!("connect to guest port {port}"),
+                reason: error.to_string(),
+            }),
+        }
     }
 
     async fn wait(&self) -> HaltReason {

@@ -24,8 +24,8 @@ use vsock_mux::{Connector, GUEST_CID, Mux};
 
 use crate::{
     control::{
-        AskConnect, BOOT_DESCRIPTORS, Boot, BootDrive, BootVsock, Channel, Decision, Format,
-        FromVmm, ToVmm,
+        AskConnect, BOOT_DESCRIPTORS, Boot, BootDrive, Channel, Decision, Format, FromVmm, Role,
+        Sandbox, Start, ToVmm,
     },
     counters::Counters,
     devices::{
@@ -93,12 +93,14 @@ pub fn vmm_child() -> ExitCode {
     let control = Channel::from_fd(unsafe { OwnedFd::from_raw_fd(0) });
     die_of_panics();
     limit_arenas();
-    let ended = match first_message(&control) {
-        Ok((First::Machine(boot), fds)) => match build(boot, fds) {
-            Ok(machine) => Ok(machine.serve(&control)),
-            Err(error) => Err((error, control)),
-        },
-        Ok((First::Vsock(boot), fds)) => vhost::serve(&boot, fds, control),
+    let ended = match begin(&control) {
+        Ok((Start { role: Role::Machine(boot), sandbox, .. }, fds)) => {
+            match build(boot, sandbox, fds) {
+                Ok(machine) => Ok(machine.serve(&control)),
+                Err(error) => Err((error, control)),
+            }
+        }
+        Ok((Start { role: Role::Vsock, sandbox, .. }, fds)) => vhost::serve(sandbox, fds, control),
         Err(error) => Err((error, control)),
     };
     ended.unwrap_or_else(|(error, control)| {
@@ -151,8 +153,11 @@ struct Machine {
     lists: Lists,
 }
 
-fn build(boot: Boot, fds: Vec<OwnedFd>) -> Result<Machine, ChildError> {
-    sandbox::die_with(boot.parent)?;
+fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildError> {
+    let layers: usize = boot.drives.iter().map(|drive| drive.layers.len()).sum();
+    if fds.len() != BOOT_DESCRIPTORS + layers {
+        return Err(ChildError::Message(format!("{} files came with it", fds.len())));
+    }
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| ChildError::Message("too few files".to_owned()));
     let (kvm, kernel, initrd, counters, policy) = (next()?, next()?, next()?, next()?, next()?);
@@ -171,7 +176,7 @@ fn build(boot: Boot, fds: Vec<OwnedFd>) -> Result<Machine, ChildError> {
     let largest = images.iter().map(|image| image.len()).max().unwrap_or(0);
     let file_bytes = largest.max(boot.memory_bytes).saturating_add(FILE_SLACK_BYTES);
     sandbox::limit_file_size(file_bytes.saturating_add(largest / 8))?;
-    let lists = Lists::compile(boot.sandbox)?;
+    let lists = Lists::compile(mode)?;
 
     let end = Arc::new(End::new().map_err(io_error("create an event"))?);
     let ending = Arc::clone(&end);
@@ -220,36 +225,21 @@ fn build(boot: Boot, fds: Vec<OwnedFd>) -> Result<Machine, ChildError> {
     Ok(Machine { running, connector, disks, lists })
 }
 
-/// What a process is to be.
-enum First {
-    Machine(Boot),
-    Vsock(BootVsock),
-}
-
-fn first_message(control: &Channel) -> Result<(First, Vec<OwnedFd>), ChildError> {
+/// Takes the first message, and ends with the parent from then on.
+fn begin(control: &Channel) -> Result<(Start, Vec<OwnedFd>), ChildError> {
     let received = control.receive::<ToVmm>().map_err(|e| ChildError::Message(e.to_string()))?;
-    let (first, version, fds) = match received {
-        Some((ToVmm::Boot(boot), fds)) => {
-            let layers: usize = boot.drives.iter().map(|drive| drive.layers.len()).sum();
-            if fds.len() != BOOT_DESCRIPTORS + layers {
-                return Err(ChildError::Message(format!("{} files came with it", fds.len())));
-            }
-            let version = boot.version.clone();
-            (First::Machine(boot), version, fds)
-        }
-        Some((ToVmm::BootVsock(boot), fds)) => {
-            let version = boot.version.clone();
-            (First::Vsock(boot), version, fds)
-        }
-        _ => return Err(ChildError::Message("it is not a machine".to_owned())),
+    let Some((ToVmm::Start(start), fds)) = received else {
+        return Err(ChildError::Message("it does not say what to be".to_owned()));
     };
-    if version != env!("CARGO_PKG_VERSION") {
+    if start.version != env!("CARGO_PKG_VERSION") {
         return Err(ChildError::Message(format!(
-            "it comes from version {version}, this is {}; was the program replaced?",
+            "it comes from version {}, this is {}; was the program replaced?",
+            start.version,
             env!("CARGO_PKG_VERSION")
         )));
     }
-    Ok((first, fds))
+    sandbox::die_with(start.parent)?;
+    Ok((start, fds))
 }
 
 fn setup(drive: &BootDrive) -> Result<Setup, ChildError> {
@@ -350,19 +340,15 @@ impl Machine {
 
     fn carry_out(&self, control: &Channel, message: ToVmm, mut fds: Vec<OwnedFd>) {
         match message {
-            ToVmm::Boot(_) | ToVmm::BootVsock(_) | ToVmm::Adopt { .. } => {
-                self.running.end(HaltReason::Lost("booted twice".to_owned()));
-            }
-            ToVmm::Connect { id, port } => match self.connector.connect(port) {
-                Ok(stream) => answer(control, id, None, Some(stream)),
-                Err(error) => answer(control, id, Some(chain(&error)), None),
-            },
+            ToVmm::Start(_) => self.running.end(HaltReason::Lost("started twice".to_owned())),
+            ToVmm::Connect { port } => connect(&self.connector, port, fds),
             ToVmm::PushLayer { id, serial } => {
                 let result = match fds.pop() {
                     Some(file) => self.push_layer(&serial, File::from(file)),
                     None => Err("no file came with the layer".to_owned()),
                 };
-                answer(control, id, result.err(), None);
+                // If the parent is gone, the next wait notices.
+                let _ = control.send(&FromVmm::Answer { id, error: result.err() }, &[]);
             }
         }
     }
@@ -397,8 +383,10 @@ enum Turn {
     Message,
 }
 
-fn answer(control: &Channel, id: u64, error: Option<String>, stream: Option<UnixStream>) {
-    let fds: Vec<_> = stream.iter().map(AsFd::as_fd).collect();
-    // If the parent is gone, the next wait notices.
-    let _ = control.send(&FromVmm::Answer { id, error }, &fds);
+/// Connects a stream that the parent has made to a port of the guest.
+pub(crate) fn connect(connector: &Connector, port: u32, mut fds: Vec<OwnedFd>) {
+    if let Some(stream) = fds.pop() {
+        // A stream that is not taken is closed, which its other half sees.
+        let _ = connector.adopt(port, UnixStream::from(stream));
+    }
 }

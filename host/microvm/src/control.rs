@@ -2,12 +2,10 @@
 //!
 //! ```text
 //!  parent                               VMM process
-//!    │── Boot, descriptors ─────────────────►│  builds, confines itself
+//!    │── Start{role}, descriptors ──────────►│  builds, confines itself
 //!    │◄─────────────────── Started | Failed ─│
-//!    │── Connect{id} ───────────────────────►│
-//!    │◄─────────────── Answer{id}, stream ───│
+//!    │── Connect{port}, stream ─────────────►│
 //!    │── PushLayer{id}, file ───────────────►│
-//!    │── Adopt{port}, stream ───────────────►│  (vsock process only)
 //!    │◄──────────────────────── Answer{id} ──│
 //!    │◄───────────────────────────── Ended ──│
 //!
@@ -66,50 +64,60 @@ pub enum Sandbox {
     Log,
 }
 
+/// The first message to a process: what it is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Start {
+    /// Both sides are the same binary; a difference means it was replaced.
+    pub(crate) version: String,
+    /// The parent, to notice that it died before the death signal was set.
+    pub(crate) parent: i32,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) role: Role,
+}
+
+impl Start {
+    /// What this process says to one that it has started.
+    pub(crate) fn new(sandbox: Sandbox, role: Role) -> Self {
+        let parent = nix::unistd::getpid().as_raw();
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), parent, sandbox, role }
+    }
+}
+
+/// What a process is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Role {
+    /// A machine.
+    Machine(Boot),
+    /// The vsock device of a machine that another VMM runs. Its descriptors: the
+    /// counters, the policy socket, and a listening socket on which that VMM's
+    /// vhost-user connection waits.
+    Vsock,
+}
+
 /// The machine as the VMM process needs it. Its descriptors, in order: KVM,
 /// kernel, initramfs, counters, policy socket, then the layers of all drives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Boot {
-    /// Both sides are the same binary; a difference means it was replaced.
-    pub(crate) version: String,
-    /// The parent, to notice that it died before the death signal was set.
-    pub(crate) parent: i32,
     pub(crate) vcpus: u8,
     pub(crate) memory_bytes: u64,
     pub(crate) cmdline: String,
     pub(crate) drives: Vec<BootDrive>,
-    pub(crate) sandbox: Sandbox,
 }
 
 /// Descriptors of a [`Boot`] before the layers of the drives.
 pub(crate) const BOOT_DESCRIPTORS: usize = 5;
 
-/// A vsock device for a machine that another VMM runs. Its descriptors: the
-/// counters, the policy socket, and a listening socket on which that VMM's
-/// vhost-user connection waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct BootVsock {
-    /// As in [`Boot`].
-    pub(crate) version: String,
-    /// As in [`Boot`].
-    pub(crate) parent: i32,
-    pub(crate) sandbox: Sandbox,
-}
-
 /// From the parent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum ToVmm {
-    /// The first message to the process of a machine.
-    Boot(Boot),
-    /// The first message to the process of a vsock device.
-    BootVsock(BootVsock),
+    /// The first message.
+    Start(Start),
     /// Connect the accompanying stream to a port of the guest.
-    Adopt { port: u32 },
-    /// Open a stream to a port of the guest.
-    Connect { id: u64, port: u32 },
+    Connect { port: u32 },
     /// Put the accompanying qcow2 file on top of a drive.
     PushLayer { id: u64, serial: String },
 }
@@ -289,7 +297,7 @@ mod tests {
     #[test]
     fn last_words_are_heard_of_one_who_did_not_listen() {
         let (a, b) = Channel::pair().unwrap();
-        a.send(&ToVmm::Connect { id: 1, port: 2 }, &[]).unwrap();
+        a.send(&ToVmm::Connect { port: 2 }, &[]).unwrap();
         b.send(&FromVmm::Ended { reason: Halt::Panic }, &[]).unwrap();
         drop(b);
         let heard = a.receive::<FromVmm>().unwrap().unwrap().0;
@@ -301,10 +309,10 @@ mod tests {
     fn messages_carry_descriptors() {
         let (a, b) = Channel::pair().unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
-        a.send(&ToVmm::Connect { id: 7, port: 1024 }, &[writer.as_fd()]).unwrap();
+        a.send(&ToVmm::Connect { port: 1024 }, &[writer.as_fd()]).unwrap();
         drop(writer);
         let (message, mut fds) = b.receive::<ToVmm>().unwrap().unwrap();
-        assert!(matches!(message, ToVmm::Connect { id: 7, port: 1024 }));
+        assert!(matches!(message, ToVmm::Connect { port: 1024 }));
         let mut file = File::from(fds.pop().unwrap());
         io::Write::write_all(&mut file, b"here").unwrap();
         drop(file);
@@ -316,7 +324,7 @@ mod tests {
     #[test]
     fn a_closed_end_and_rubbish_are_told_apart() {
         let (a, b) = Channel::pair().unwrap();
-        a.send(&serde_json::json!({"connect": {"id": "x"}}), &[]).unwrap();
+        a.send(&serde_json::json!({"connect": {"port": "x"}}), &[]).unwrap();
         assert_eq!(b.receive::<ToVmm>().unwrap_err().kind(), io::ErrorKind::InvalidData);
         drop(a);
         assert!(b.receive::<ToVmm>().unwrap().is_none());

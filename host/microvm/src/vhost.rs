@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  vbuild: VsockProcess                    child                     QEMU
-//!    │── BootVsock, descriptors ──────────►│ confines itself
+//!    │── Start{vsock}, descriptors ───────►│ confines itself
 //!    │◄─────────────────────────── Started │◄── vhost-user socket ──►│
-//!    │── Adopt{port}, stream ─────────────►│◄── rings in the guest's memory
+//!    │── Connect{port}, stream ───────────►│◄── rings in the guest's memory
 //!    │◄─ policy socket, as for a machine ──│
 //! ```
 //!

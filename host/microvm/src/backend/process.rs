@@ -2,10 +2,18 @@
 //! begin, what they may ask, how they end.
 
 use std::{
+    ffi::OsString,
     io,
-    os::{fd::AsFd, unix::process::ExitStatusExt},
-    process::{Child, ExitStatus},
-    sync::Mutex,
+    os::{
+        fd::AsFd,
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
+    },
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
@@ -19,12 +27,138 @@ use nix::{
     unistd::Pid,
 };
 
-use super::lock;
-use crate::control::{AskConnect, Channel, Decision, FromVmm};
+use vsock_mux::{CONNECTIONS_MAX, ConnectError};
+
+use super::{
+    lock,
+    output::{Tail, Words, follow},
+};
+use crate::{
+    control::{AskConnect, Channel, Decision, FromVmm, ToVmm},
+    counters::{Counter, Counters},
+};
 
 /// How long the VMM may take to build its machine. It reads kernel and initramfs
 /// once; 30 s are for a host that is swapping.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// The end of a process's own words that is kept.
+const WORDS_TAIL_BYTES: usize = 4 << 10;
+
+/// Why a process did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The host has not enough of something, or the program is not there.
+    #[error("failed to {action}")]
+    Io {
+        action: String,
+        #[source]
+        source: io::Error,
+    },
+    /// What the process said, or how it ended.
+    #[error("{0}")]
+    Process(String),
+}
+
+/// A process that shall start.
+pub(crate) struct Launch<'a> {
+    /// What calls [`crate::vmm_child`] when it gets these arguments.
+    pub(crate) program: &'a Path,
+    pub(crate) arguments: &'a [OsString],
+    /// One more argument, by which a list of processes tells one from another.
+    pub(crate) name: &'a str,
+    /// The program's name in such a list.
+    pub(crate) shown_as: &'a str,
+    /// What errors call it.
+    pub(crate) who: &'a str,
+    /// Asked about connections that the guest opens.
+    pub(crate) on_guest_connect: OnGuestConnect,
+    /// Takes its standard output.
+    pub(crate) console: Option<Arc<Mutex<Tail>>>,
+}
+
+/// A process that has started.
+pub(crate) struct Launched {
+    pub(crate) control: Channel,
+    pub(crate) child: Child,
+    pub(crate) words: Words,
+}
+
+/// Starts a process. `tell` sends the first message over the first channel; the
+/// second goes with it, and is where the process asks about connections. Blocks
+/// until the process has said its first word.
+///
+/// # Errors
+/// When it does not start; it has then ended.
+pub(crate) fn launch(
+    launch: Launch<'_>,
+    tell: impl FnOnce(&Channel, &Channel) -> io::Result<()>,
+) -> Result<Launched, StartError> {
+    let failed = |action: String| move |source| StartError::Io { action, source };
+    let pairs = Channel::pair().and_then(|control| Ok((control, Channel::pair()?)));
+    let ((control, theirs), (policy, asking)) =
+        pairs.map_err(failed(format!("create sockets for {}", launch.who)))?;
+    let output = if launch.console.is_some() { Stdio::piped() } else { Stdio::null() };
+    let mut child = Command::new(launch.program)
+        .args(launch.arguments)
+        .arg(launch.name)
+        .arg0(launch.shown_as)
+        .env_clear()
+        .stdin(Stdio::from(theirs.into_fd()))
+        .stdout(output)
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed(format!("start `{}`", launch.program.display())))?;
+    let mut words = Words::default();
+    let told = (|| {
+        if let (Some(pipe), Some(console)) = (child.stdout.take(), launch.console) {
+            follow(pipe, console)?;
+        }
+        if let Some(pipe) = child.stderr.take() {
+            let tail = Arc::new(Mutex::new(Tail::new(WORDS_TAIL_BYTES)));
+            words.reader = Some(follow(pipe, Arc::clone(&tail))?);
+            words.tail = Some(tail);
+        }
+        decide(policy, launch.on_guest_connect)?;
+        tell(&control, &asking)
+    })();
+    drop(asking);
+    let started = match told {
+        Ok(()) => wait_for_start(&control),
+        // It has ended before it read anything; its status says more.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(String::new()),
+        Err(e) => Err(format!("it does not take its first message: {e}")),
+    };
+    if let Err(reason) = started {
+        // It has ended by itself or has nothing to lose yet.
+        let _ = child.kill();
+        let status = child.wait().ok();
+        return Err(StartError::Process(match (reason.is_empty(), status) {
+            (true, Some(status)) => describe(launch.who, status, &words.last()),
+            _ => reason,
+        }));
+    }
+    Ok(Launched { control, child, words })
+}
+
+/// Opens a stream to a port of the guest; the process gets its other half.
+///
+/// # Errors
+/// When descriptors ran out, too many streams are open, or the process is gone.
+pub(crate) fn connect(
+    control: &Channel,
+    counters: &Counters,
+    port: u32,
+) -> Result<UnixStream, ConnectError> {
+    // The process closes what goes beyond the limit without a word.
+    let open = usize::try_from(counters.get(Counter::VsockConnections)).unwrap_or(usize::MAX);
+    if open >= CONNECTIONS_MAX {
+        return Err(ConnectError::TooMany);
+    }
+    let (ours, theirs) =
+        UnixStream::pair().map_err(|source| ConnectError::SocketPair { port, source })?;
+    control.send(&ToVmm::Connect { port }, &[theirs.as_fd()]).map_err(|_| ConnectError::Gone)?;
+    Ok(ours)
+}
 
 /// The number of a process, until it has been waited for.
 #[derive(Debug)]
@@ -67,7 +201,7 @@ impl Process {
 
 /// Waits for the first word of a process. An empty error means that it ended
 /// without one.
-pub(crate) fn wait_for_start(control: &Channel) -> Result<(), String> {
+fn wait_for_start(control: &Channel) -> Result<(), String> {
     let bounded = |timeout| control.set_timeout(timeout).map_err(|e| e.to_string());
     bounded(Some(START_TIMEOUT))?;
     match control.receive::<FromVmm>() {
@@ -83,7 +217,7 @@ pub(crate) fn wait_for_start(control: &Channel) -> Result<(), String> {
 }
 
 /// Answers a process's questions about connections that the guest opens.
-pub(crate) fn decide(policy: Channel, on_guest_connect: OnGuestConnect) -> io::Result<()> {
+fn decide(policy: Channel, on_guest_connect: OnGuestConnect) -> io::Result<()> {
     let body = move || {
         while let Ok(Some((AskConnect { port }, _))) = policy.receive() {
             let sent = match on_guest_connect(GuestConnect { port }) {

@@ -2,11 +2,7 @@
 
 use std::{
     fs::File,
-    io,
-    os::{
-        fd::OwnedFd,
-        unix::net::{UnixListener, UnixStream},
-    },
+    os::{fd::OwnedFd, unix::net::UnixListener},
     process::{self, ExitCode},
     sync::Arc,
     thread,
@@ -16,8 +12,8 @@ use vsock_mux::{Connector, GUEST_CID, Mux};
 
 use super::device;
 use crate::{
-    child::{ChildError, ask_parent, io_error},
-    control::{BootVsock, Channel, FromVmm, ToVmm},
+    child::{ChildError, ask_parent, connect, io_error},
+    control::{Channel, FromVmm, Sandbox, ToVmm},
     counters::Counters,
     sandbox::{self, Kind, Lists},
 };
@@ -28,12 +24,12 @@ const FILE_BYTES_MAX: u64 = 0;
 
 /// Starts the device and serves it until the parent or the other VMM has gone.
 pub(crate) fn serve(
-    boot: &BootVsock,
+    mode: Sandbox,
     fds: Vec<OwnedFd>,
     control: Channel,
 ) -> Result<ExitCode, (ChildError, Channel)> {
     let control = Arc::new(control);
-    match start(boot, fds, &control) {
+    match start(mode, fds, &control) {
         Ok(connector) => Ok(listen(&control, &connector)),
         Err(error) => match Arc::try_unwrap(control) {
             Ok(control) => Err((error, control)),
@@ -44,18 +40,17 @@ pub(crate) fn serve(
 }
 
 fn start(
-    boot: &BootVsock,
+    mode: Sandbox,
     fds: Vec<OwnedFd>,
     control: &Arc<Channel>,
 ) -> Result<Connector, ChildError> {
-    sandbox::die_with(boot.parent)?;
     let Ok([counters, policy, listener]) = <[OwnedFd; 3]>::try_from(fds) else {
         return Err(ChildError::Message("three files belong to it".to_owned()));
     };
     let counters = Arc::new(Counters::open(File::from(counters))?);
     sandbox::confine_process()?;
     sandbox::limit_file_size(FILE_BYTES_MAX)?;
-    let lists = Lists::compile(boot.sandbox)?;
+    let lists = Lists::compile(mode)?;
     let (mux, connector) = Mux::new(GUEST_CID, ask_parent(Channel::from_fd(policy))?)?;
     let listener = UnixListener::from(listener);
     let daemon = device::start((mux, connector.clone()), counters, listener)
@@ -82,22 +77,9 @@ fn listen(control: &Channel, connector: &Connector) -> ExitCode {
     if control.send(&FromVmm::Started, &[]).is_err() {
         return ExitCode::SUCCESS;
     }
-    loop {
-        match receive(control) {
-            Ok(Some((port, stream))) => {
-                // A stream that is not taken is closed, which its other half sees.
-                let _ = connector.adopt(port, stream);
-            }
-            // The parent is gone, or talks rubbish: nothing is left to do.
-            Ok(None) | Err(_) => return ExitCode::SUCCESS,
-        }
+    // Otherwise the parent is gone, or talks rubbish: nothing is left to do.
+    while let Ok(Some((ToVmm::Connect { port }, fds))) = control.receive::<ToVmm>() {
+        connect(connector, port, fds);
     }
-}
-
-fn receive(control: &Channel) -> io::Result<Option<(u32, UnixStream)>> {
-    let Some((message, mut fds)) = control.receive::<ToVmm>()? else { return Ok(None) };
-    match (message, fds.pop()) {
-        (ToVmm::Adopt { port }, Some(stream)) => Ok(Some((port, UnixStream::from(stream)))),
-        _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
-    }
+    ExitCode::SUCCESS
 }

@@ -5,15 +5,12 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd},
-        unix::{
-            net::{UnixListener, UnixStream},
-            process::CommandExt,
-        },
+        unix::net::{UnixListener, UnixStream},
     },
-    path::Path,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::Child,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -24,11 +21,11 @@ use machine::OnGuestConnect;
 
 use crate::{
     backend::{
-        VMM_VERB, WORDS_TAIL_BYTES,
-        output::{Tail, Words, follow},
-        process::{Process, decide, describe, wait_for_start},
+        VMM_VERB,
+        output::Words,
+        process::{self, Launch, Launched, Process, describe},
     },
-    control::{BootVsock, Channel, FromVmm, Sandbox, ToVmm},
+    control::{Channel, FromVmm, Role, Sandbox, Start, ToVmm},
     counters::Counters,
 };
 
@@ -58,11 +55,10 @@ pub struct VsockProcess {
 }
 
 /// What the process is started with.
-struct Launch {
-    program: std::path::PathBuf,
+struct Device {
+    program: PathBuf,
     listener: UnixListener,
     policy: OnGuestConnect,
-    sandbox: Sandbox,
 }
 
 impl VsockProcess {
@@ -81,14 +77,13 @@ impl VsockProcess {
         on_failure: impl FnOnce(String) + Send + 'static,
     ) -> io::Result<(Self, UnixStream)> {
         let (listener, for_vmm) = rendezvous(run_dir)?;
-        let launch =
-            Launch { program: program.to_owned(), listener, policy, sandbox: Sandbox::Enforce };
+        let device = Device { program: program.to_owned(), listener, policy };
         let (ready, started) = mpsc::sync_channel(1);
         // The thread lives as long as the process, because the death signal of
         // Linux follows the thread that started a child.
         let monitor = thread::Builder::new()
             .name("vhost-monitor".to_owned())
-            .spawn(move || monitor(launch, &ready, on_failure))?;
+            .spawn(move || monitor(device, &ready, on_failure))?;
         let shared = started.recv().map_err(|_| io::Error::other("its thread has ended"))??;
         Ok((Self { shared, monitor: Some(monitor) }, for_vmm))
     }
@@ -97,11 +92,10 @@ impl VsockProcess {
     /// refuses, and a device that is gone, show as the end of the stream.
     ///
     /// # Errors
-    /// When descriptors ran out, or the process is gone.
+    /// When descriptors ran out, too many streams are open, or the process is gone.
     pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
-        let (ours, theirs) = UnixStream::pair()?;
-        self.shared.control.send(&ToVmm::Adopt { port }, &[theirs.as_fd()])?;
-        Ok(ours)
+        let Shared { control, counters, .. } = &*self.shared;
+        process::connect(control, counters, port).map_err(io::Error::other)
     }
 
     /// What the device has counted, by name.
@@ -132,8 +126,8 @@ impl Drop for VsockProcess {
 type Ready = mpsc::SyncSender<io::Result<Arc<Shared>>>;
 
 /// The life of the process, on its own thread.
-fn monitor(launch: Launch, ready: &Ready, on_failure: impl FnOnce(String)) {
-    let (shared, mut child, words) = match begin(launch) {
+fn monitor(device: Device, ready: &Ready, on_failure: impl FnOnce(String)) {
+    let (shared, mut child, words) = match begin(device) {
         Ok(begun) => begun,
         Err(error) => {
             // If the caller has gone, so has the machine.
@@ -159,49 +153,24 @@ fn monitor(launch: Launch, ready: &Ready, on_failure: impl FnOnce(String)) {
     }
 }
 
-fn begin(launch: Launch) -> io::Result<(Shared, Child, Words)> {
+fn begin(device: Device) -> io::Result<(Shared, Child, Words)> {
     let counters = Counters::new().map_err(io::Error::other)?;
-    let (ours, theirs) = Channel::pair()?;
-    let (policy, asking) = Channel::pair()?;
-    let mut child = Command::new(&launch.program)
-        .arg(VMM_VERB)
-        .arg(SOCKET_NAME)
-        .arg0("vbuild-vsock")
-        .env_clear()
-        .stdin(Stdio::from(theirs.into_fd()))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut words = Words::default();
-    let started = (|| {
-        if let Some(pipe) = child.stderr.take() {
-            let tail = Arc::new(Mutex::new(Tail::new(WORDS_TAIL_BYTES)));
-            words.reader = Some(follow(pipe, Arc::clone(&tail))?);
-            words.tail = Some(tail);
-        }
-        decide(policy, launch.policy)?;
-        let boot = BootVsock {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            parent: nix::unistd::getpid().as_raw(),
-            sandbox: launch.sandbox,
-        };
-        let fds = [counters.file().as_fd(), asking.fd(), launch.listener.as_fd()];
-        ours.send(&ToVmm::BootVsock(boot), &fds)?;
-        wait_for_start(&ours).map_err(io::Error::other)
-    })();
-    if let Err(error) = started {
-        // It has ended by itself or has nothing to lose yet.
-        let _ = child.kill();
-        let status = child.wait()?;
-        let reason = error.to_string();
-        return Err(match reason.is_empty() {
-            true => io::Error::other(describe(WHO, status, &words.last())),
-            false => io::Error::other(reason),
-        });
-    }
+    let launch = Launch {
+        program: &device.program,
+        arguments: &[VMM_VERB.into()],
+        name: SOCKET_NAME,
+        shown_as: "vbuild-vsock",
+        who: WHO,
+        on_guest_connect: device.policy,
+        console: None,
+    };
+    let launched = process::launch(launch, |control, asking| {
+        let fds = [counters.file().as_fd(), asking.fd(), device.listener.as_fd()];
+        control.send(&ToVmm::Start(Start::new(Sandbox::Enforce, Role::Vsock)), &fds)
+    });
+    let Launched { control, child, words } = launched.map_err(io::Error::other)?;
     let process = Process::of(&child);
-    let ending = AtomicBool::new(false);
-    Ok((Shared { control: ours, counters, process, ending }, child, words))
+    Ok((Shared { control, counters, process, ending: AtomicBool::new(false) }, child, words))
 }
 
 /// A listener with one connection waiting, and that connection's other end: the
