@@ -166,18 +166,18 @@ pub async fn build_here(
     let trees = if machine.cache.is_some() { trees.with_archives(&directory) } else { trees };
     let shell = shell::Shell::running(settings.break_command.clone());
     let before = breaks(plan, &settings.breaks)?;
-    let visit = (settings.shell_on_failure || !before.is_empty())
-        .then(|| shell.visit(None, before, settings.shell_on_failure));
+    let visit =
+        settings.may_open_shell().then(|| shell.visit(None, before, settings.shell_on_failure));
     let config = machine.config(settings, ctx, Arc::new(trees.clone()), visit)?;
     let built = match engine::run(plan, &config).await {
         Ok(built) => built,
         Err(error) => {
-            if settings.keep_build_dir {
+            if settings.keep_failed {
                 machine.build_dir.keep();
                 ctx.say(format!("the build directory {} is kept", directory.display()));
             }
             let retry = shell.wants_retry();
-            if settings.keep_outputs && !retry && !matches!(error, EngineError::Cancelled) {
+            if settings.keep_failed && !retry && !matches!(error, EngineError::Cancelled) {
                 keep_outputs(plan, &directory, &trees, ctx).await?;
             }
             return Err(CommandError { retry, ..engine_error(error) });

@@ -81,10 +81,9 @@ pub struct Settings {
     pub program: Option<PathBuf>,
     /// A fresh machine for every stage.
     pub fresh_machine_per_stage: bool,
-    /// Keep the build directory after a failure.
-    pub keep_build_dir: bool,
-    /// Write what there is of the outputs after a failure, too.
-    pub keep_outputs: bool,
+    /// Keep the build directory after a failure, and write what there is of the
+    /// outputs.
+    pub keep_failed: bool,
     /// Results of earlier builds.
     pub stage_cache: StageCache,
     /// Where results are shared with others.
@@ -99,6 +98,14 @@ pub struct Settings {
     pub break_command: Option<String>,
     /// Identifiers are derived from it instead of being random.
     pub seed: Option<String>,
+}
+
+impl Settings {
+    /// Whether a shell may open in the machine of a build.
+    #[must_use]
+    pub fn may_open_shell(&self) -> bool {
+        self.shell_on_failure || !self.breaks.is_empty()
+    }
 }
 
 impl Default for Settings {
@@ -120,8 +127,7 @@ impl Default for Settings {
             verbose_console: false,
             program: None,
             fresh_machine_per_stage: false,
-            keep_build_dir: false,
-            keep_outputs: false,
+            keep_failed: false,
             stage_cache: StageCache::default(),
             remote_cache: None,
             remote_key: None,

@@ -16,7 +16,7 @@ use machine::{BlockSize, Drive, DriveFormat, DriveSerial};
 use plan::{DiskRole, DiskSize, Plan};
 use store::{OverlaySource, RawSource, RawTarget};
 
-use crate::{Config, EngineError, State, disk_base, guest::disk_serial};
+use crate::{EngineError, State, disk_base, guest::disk_serial};
 
 /// Layers over one raw file, after which no more are made and later stages are
 /// not kept: every layer is one more table to look into for each reading of the
@@ -54,8 +54,9 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    pub(crate) fn new(config: &Config) -> Self {
-        Self { directory: config.build_dir.join("disks"), files: BTreeMap::new() }
+    /// None yet, in the build directory.
+    pub(crate) fn new(build_dir: &Path) -> Self {
+        Self { directory: build_dir.join("disks"), files: BTreeMap::new() }
     }
 
     /// The raw file of a disk.
@@ -124,7 +125,11 @@ impl Disks {
 
     /// Where the next layer of a disk goes.
     pub(crate) fn next_layer(&self, disk: &str) -> PathBuf {
-        let number = self.files.get(disk).map_or(0, |files| files.chain.len());
+        self.layer(disk, self.files.get(disk).map_or(0, |files| files.chain.len()))
+    }
+
+    /// A layer of a disk; the raw file below all of them would be number 0.
+    fn layer(&self, disk: &str, number: usize) -> PathBuf {
         self.directory.join(format!("{disk}.{number}.qcow2"))
     }
 
@@ -202,13 +207,12 @@ pub fn target_files(
     plan: &Plan,
     build_dir: &Path,
 ) -> Result<BTreeMap<String, PathBuf>, EngineError> {
-    let directory = build_dir.join("disks");
-    let mut disks = Disks { directory: directory.clone(), files: BTreeMap::new() };
+    let mut disks = Disks::new(build_dir);
     for disk in &plan.disks {
         let raw = disks.raw(&disk.name);
         let Ok(known) = std::fs::metadata(&raw) else { continue };
-        let layer = |number: usize| directory.join(format!("{}.{number}.qcow2", disk.name));
-        let layers = (1..).map(layer).take_while(|path| path.exists());
+        let layers = (1..).map(|number| disks.layer(&disk.name, number));
+        let layers = layers.take_while(|path| path.exists());
         let chain: Vec<PathBuf> = std::iter::once(raw).chain(layers).collect();
         let files = Files { bytes: known.len(), chain, kept: 0 };
         disks.files.insert(disk.name.clone(), files);

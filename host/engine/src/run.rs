@@ -71,7 +71,7 @@ pub async fn run(plan: &Plan, config: &Config) -> Result<Built, EngineError> {
         state: State::default(),
         guest: None,
         previous: None,
-        files: Disks::new(&config),
+        files: Disks::new(&config.build_dir),
         caching: Caching::begin(plan, &config, tape)?,
         progress: None,
         live: Arc::clone(&live),

@@ -194,7 +194,10 @@ impl Remote {
             moved.bytes += bytes;
         }
         let json = serde_json::to_vec(&record).map_err(|source| RemoteError::Encode { source })?;
-        let json = self.secret.as_ref().map_or_else(|| json.clone(), |secret| secret.seal(&json));
+        let json = match &self.secret {
+            Some(secret) => secret.seal(&json),
+            None => json,
+        };
         let mut file = temporary()?;
         std::io::Write::write_all(&mut file, &json)
             .and_then(|()| file.seek(SeekFrom::Start(0)))

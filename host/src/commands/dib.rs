@@ -12,7 +12,7 @@ use crate::{
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
-    ui::{self, Console, Ui},
+    ui::{self, Ui},
 };
 use dib::{
     DibError, DibErrorKind, DibOptions, FormatChoice, HttpFetcher, Lowered, MadeFrom, World,
@@ -29,22 +29,13 @@ pub fn run(context: &Context, args: &BuildArgs) -> Outcome {
     let mut settings = resolve::build_settings(args);
     take_breaks(context, args, &mut settings);
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
-    // A shell needs the terminal for itself.
-    let shell = settings.shell_on_failure || !settings.breaks.is_empty();
-    let stderr_is_terminal = context.console.stderr_is_terminal && !shell;
-    let console = Console { stderr_is_terminal, ..context.console };
+    let console = context.console.shared_with_shell(settings.may_open_shell());
     let ui = Arc::new(Ui::open(&ui::Settings::of(&args.output, log), &console)?);
-    machine_run::run(&ui, async |ctx| {
-        loop {
-            // Each time anew: what failed may have been mended.
-            let lowered = lower(context, args, &settings, &ctx)?;
-            let loading = container_archive(args)?;
-            match pipeline::build(&lowered.plan, &settings, &ctx).await {
-                Err(error) if error.retry => ctx.say("trying again"),
-                Ok(written) => return load(args, loading, &written, &ctx),
-                Err(error) => return Err(error),
-            }
-        }
+    machine_run::run_attempts(&ui, async |ctx| {
+        let lowered = lower(context, args, &settings, ctx)?;
+        let loading = container_archive(args)?;
+        let written = pipeline::build(&lowered.plan, &settings, ctx).await?;
+        load(args, loading, &written, ctx)
     })?;
     Ok(0)
 }

@@ -41,6 +41,26 @@ pub fn run<T>(
     outcome.map_err(|error| CommandError { told: true, ..error })
 }
 
+/// As [`run`], for builds: one that failed is tried again when the user asks for
+/// that in the shell of the failed machine. Each attempt has to look at its recipe
+/// anew, as that may have been mended.
+///
+/// # Errors
+/// What the last attempt fails with, already told to the user.
+pub fn run_attempts(
+    ui: &Arc<Ui>,
+    mut attempt: impl AsyncFnMut(&Ctx) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    run(ui, async |ctx| {
+        loop {
+            match attempt(&ctx).await {
+                Err(error) if error.retry => ctx.say("trying again"),
+                outcome => return outcome,
+            }
+        }
+    })
+}
+
 /// As [`run`], for verbs whose answer is their output: only warnings and errors
 /// are shown beside it, and nothing is logged.
 ///

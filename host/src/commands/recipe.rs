@@ -74,7 +74,7 @@ impl RecipeArgs<'_> {
     pub fn prepare(&self, context: &Context, ctx: &Ctx) -> Result<Prepared, CommandError> {
         match self.other {
             None => {
-                let settings = resolve::build_settings(self.elements);
+                let settings = self.settings();
                 let plan = dib::lower(context, self.elements, &settings, ctx)?.plan;
                 Ok(Prepared { plan, settings })
             }

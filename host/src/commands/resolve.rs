@@ -23,8 +23,7 @@ pub fn build_settings(args: &BuildArgs) -> Settings {
     Settings {
         script_timeout: args.scripts.timeout.map(|seconds| Duration::from_secs(seconds.into())),
         verbose_console: args.output.view.debug >= DEBUG_CONSOLE,
-        keep_build_dir: args.image.no_delete_on_failure,
-        keep_outputs: args.image.no_delete_on_failure,
+        keep_failed: args.image.no_delete_on_failure,
         ..builder_settings(&args.builder)
     }
 }
@@ -145,8 +144,7 @@ mod tests {
             drive_format: Some(DriveFormat::Qcow2),
             script_timeout: Some(Duration::from_secs(9)),
             verbose_console: true,
-            keep_build_dir: true,
-            keep_outputs: true,
+            keep_failed: true,
             stage_cache: StageCache {
                 enabled: true,
                 rules: Rules {

@@ -123,23 +123,15 @@ pub fn run(context: &Context, args: &VmdbArgs) -> Outcome {
         return run_local(&context.console, args, &prepared);
     }
     let settings = settings(args, &prepared);
-    // A shell needs the terminal for itself.
-    let shell = settings.shell_on_failure;
-    let stderr_is_terminal = context.console.stderr_is_terminal && !shell;
-    let console = Console { stderr_is_terminal, ..context.console };
+    let console = context.console.shared_with_shell(settings.may_open_shell());
     let ui = Arc::new(Ui::open(&view(args, &settings, &console), &console)?);
-    machine_run::run(&ui, async |ctx| {
-        loop {
-            match build(args, &prepared, &settings, ctx.clone(), console).await {
-                Err(error) if error.retry => ctx.say("trying again"),
-                outcome => return outcome,
-            }
-            // What failed may have been mended, but what came by standard input is
-            // gone.
-            if options.spec != "-" {
-                prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
-            }
+    let mut first = true;
+    machine_run::run_attempts(&ui, async |ctx| {
+        // What came by standard input is gone.
+        if !std::mem::take(&mut first) && options.spec != "-" {
+            prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
         }
+        build(args, &prepared, &settings, ctx.clone(), console).await
     })?;
     Ok(0)
 }

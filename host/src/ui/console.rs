@@ -30,6 +30,13 @@ impl Console {
         Self { stdout_is_terminal, stderr_is_terminal, colours: !set("NO_COLOR") && !dumb }
     }
 
+    /// The streams of a build in which a shell may open: that needs the terminal
+    /// for itself, so nothing is drawn there.
+    #[must_use]
+    pub fn shared_with_shell(self, shell: bool) -> Self {
+        Self { stderr_is_terminal: self.stderr_is_terminal && !shell, ..self }
+    }
+
     /// Writes text to standard output as it is. A reader that has gone away,
     /// such as `head`, is no failure.
     pub fn print(&self, text: &str) {

@@ -18,7 +18,7 @@ use crate::{
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
-    ui::{self, Console, Ui, bytes},
+    ui::{self, Ui, bytes},
 };
 
 /// Builds.
@@ -26,64 +26,51 @@ use crate::{
 /// # Errors
 /// A project that is wrong, and whatever the build fails with.
 pub(super) fn run(context: &Context, args: &LayersBuildArgs) -> Outcome {
-    let mut project = layers::read(&args.project).map_err(project_error)?;
-    let settings = settings(args, &project);
+    // A project that is wrong is told before anything is logged.
+    let settings = settings(args, &layers::read(&args.project).map_err(project_error)?);
     let view = ui::Settings::of(&args.output, logs::new_log(&settings.cache_dir));
-    // A shell needs the terminal for itself.
-    let shell = settings.shell_on_failure;
-    let stderr_is_terminal = context.console.stderr_is_terminal && !shell;
-    let ui = Arc::new(Ui::open(&view, &Console { stderr_is_terminal, ..context.console })?);
-    machine_run::run(&ui, async |ctx| {
-        loop {
-            match build(args, &project, &settings, &ctx).await {
-                Err(error) if error.retry => ctx.say("trying again"),
-                outcome => return outcome,
-            }
-            // What failed may have been mended.
-            project = layers::read(&args.project).map_err(project_error)?;
+    let console = context.console.shared_with_shell(settings.may_open_shell());
+    let ui = Arc::new(Ui::open(&view, &console)?);
+    machine_run::run_attempts(&ui, async |ctx| {
+        let Lowered { plan, settings, base, result } = prepare(args, ctx)?;
+        let (_, shared) = pipeline::build_here(&plan, &settings, ctx).await?;
+        result.finish(&base, &starting_image::folder(&settings), ctx)?;
+        match shared {
+            Some(shared) => shared.push(&plan, ctx).await,
+            None => Ok(()),
         }
     })?;
     Ok(0)
 }
 
-async fn build(
-    args: &LayersBuildArgs,
-    project: &Project,
-    settings: &Settings,
-    ctx: &Ctx,
-) -> Result<(), CommandError> {
-    warn(project, ctx);
-    let chosen = project.up_to(args.last.as_deref()).map_err(project_error)?;
-    let result = Artefact::of(args, project, chosen)?;
-    result.make_folder()?;
-    let base = find_base(args, project, settings, ctx)?;
-    let plan = lower(args, project, chosen, &base, &result)?;
-    let (_, shared) = pipeline::build_here(&plan, settings, ctx).await?;
-    result.finish(&base, &starting_image::folder(settings), ctx)?;
-    match shared {
-        Some(shared) => shared.push(&plan, ctx).await,
-        None => Ok(()),
-    }
+/// A project as it stands, ready to be built.
+struct Lowered {
+    plan: Plan,
+    settings: Settings,
+    base: BaseImage,
+    result: Artefact,
 }
 
-/// The plan of a project, for verbs that look at it. A base image that is missing is
-/// fetched or built, because the keys of the layers begin with its digest.
-pub(super) fn plan(args: &LayersBuildArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError> {
+/// Reads and lowers a project. A base image that is missing is fetched or built,
+/// because the keys of the layers begin with its digest.
+fn prepare(args: &LayersBuildArgs, ctx: &Ctx) -> Result<Lowered, CommandError> {
     let project = layers::read(&args.project).map_err(project_error)?;
-    warn(&project, ctx);
+    for warning in &project.warnings {
+        ctx.warn(warning.clone());
+    }
     let settings = settings(args, &project);
     let chosen = project.up_to(args.last.as_deref()).map_err(project_error)?;
     let result = Artefact::of(args, &project, chosen)?;
     result.make_folder()?;
     let base = find_base(args, &project, &settings, ctx)?;
     let plan = lower(args, &project, chosen, &base, &result)?;
-    Ok(recipe::Prepared { plan, settings })
+    Ok(Lowered { plan, settings, base, result })
 }
 
-fn warn(project: &Project, ctx: &Ctx) {
-    for warning in &project.warnings {
-        ctx.warn(warning.clone());
-    }
+/// The plan of a project, for verbs that look at it.
+pub(super) fn plan(args: &LayersBuildArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError> {
+    let Lowered { plan, settings, .. } = prepare(args, ctx)?;
+    Ok(recipe::Prepared { plan, settings })
 }
 
 fn project_error(error: ProjectError) -> CommandError {
