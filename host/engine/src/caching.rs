@@ -140,6 +140,7 @@ impl Caching {
             keeper: Keeper::start(
                 Arc::clone(&cache.session),
                 BTreeMap::new(),
+                BTreeMap::new(),
                 Arc::clone(&config.observer),
             ),
             cache,
@@ -254,8 +255,13 @@ impl Caching {
         let saved: Saved =
             serde_json::from_value(record.state.clone()).map_err(|e| unusable(e.into()))?;
         files.make_directory()?;
-        let jobs: Vec<_> =
-            record.disks.iter().map(|(name, disk)| (files.raw(name), disk.clone())).collect();
+        let raw_files: BTreeMap<_, _> =
+            record.disks.keys().map(|name| (name.clone(), files.raw(name))).collect();
+        let jobs: Vec<_> = record
+            .disks
+            .iter()
+            .filter_map(|(name, disk)| Some((raw_files.get(name)?.clone(), disk.clone())))
+            .collect();
         let session = Arc::clone(&self.cache.session);
         let restored = tokio::task::spawn_blocking(move || -> Result<(), StoreError> {
             std::thread::scope(|scope| {
@@ -285,6 +291,7 @@ impl Caching {
         self.keeper = Keeper::start(
             Arc::clone(&self.cache.session),
             record.disks,
+            raw_files,
             Arc::clone(&self.observer),
         );
         Ok(Some(saved))

@@ -3,7 +3,9 @@
 //! nothing: it is told once, and the rest is not kept.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
+    fs::File,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -43,17 +45,19 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts with the layers that the disks have already.
+    /// Starts with the layers that the disks have already, and the raw files to
+    /// which those were restored.
     pub(crate) fn start(
         session: Arc<Session>,
         chains: BTreeMap<String, DiskState>,
+        restored: BTreeMap<String, PathBuf>,
         observer: SharedObserver,
     ) -> Self {
         let (jobs, receiver) = mpsc::channel::<Job>();
         let failed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&failed);
         let thread = std::thread::spawn(move || {
-            let mut work = Work { session, chains, known: BTreeMap::new() };
+            let mut work = Work { session, chains, restored, known: BTreeMap::new() };
             for job in receiver {
                 if flag.load(Ordering::Relaxed) {
                     continue;
@@ -104,6 +108,9 @@ impl Drop for Keeper {
 struct Work {
     session: Arc<Session>,
     chains: BTreeMap<String, DiskState>,
+    /// Raw files of disks that were there before this build; overlays lie over
+    /// them until it ends.
+    restored: BTreeMap<String, PathBuf>,
     /// What the layers of each disk say, as far as they are from here.
     known: BTreeMap<String, Known>,
 }
@@ -125,11 +132,13 @@ impl Work {
 
     /// Adds a finished file to the chain of its disk.
     fn add(&mut self, file: &Finished) -> Result<(), StoreError> {
-        let is_old = self.chains.contains_key(&file.disk);
-        let known = self.known.entry(file.disk.clone()).or_insert_with(|| match is_old {
-            true => Known::of_old_disk(),
-            false => Known::of_new_disk(),
-        });
+        let known = match self.known.entry(file.disk.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(match self.restored.get(&file.disk) {
+                Some(raw) => Known::of_restored_disk(File::open(raw).map_err(StoreError::Source)?),
+                None => Known::of_new_disk(),
+            }),
+        };
         let mut source = disks::source(file)?;
         let stored = self.session.put_layer(&mut Changed::new(source.as_mut(), known))?;
         let state = self

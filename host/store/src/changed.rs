@@ -6,13 +6,15 @@
 //! take some 40 MiB of memory.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fs::File,
     io,
+    os::unix::fs::FileExt,
 };
 
 use sha2::{Digest as _, Sha256};
 
-use crate::extents::{Extent, ExtentSource};
+use crate::extents::{Extent, ExtentSource, next_data};
 
 /// What filesystems write at least.
 pub(crate) const BLOCK_BYTES: usize = 4096;
@@ -28,66 +30,122 @@ const MARK_BYTES: usize = 16;
 pub(crate) type Mark = [u8; MARK_BYTES];
 
 /// What the layers of a disk say.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub struct Known {
     blocks: BTreeMap<u64, Mark>,
-    /// Whether blocks that are not among these hold zeros; else they may hold
-    /// anything.
-    zeros: bool,
+    rest: Rest,
+}
+
+/// What blocks hold that are not among the known ones.
+#[derive(Debug)]
+enum Rest {
+    Zeros,
+    /// What this raw file holds there, and zeros behind its end.
+    File(File),
+    Anything,
 }
 
 impl Known {
     /// Of a disk of which no layer is kept yet.
     #[must_use]
     pub fn of_new_disk() -> Self {
-        Self { blocks: BTreeMap::new(), zeros: true }
+        Self { blocks: BTreeMap::new(), rest: Rest::Zeros }
     }
 
-    /// Of a disk whose layers were not looked at.
+    /// Of a disk that was restored to a raw file, which nobody writes to any more.
     #[must_use]
-    pub fn of_old_disk() -> Self {
-        Self::default()
+    pub fn of_restored_disk(raw: File) -> Self {
+        Self { blocks: BTreeMap::new(), rest: Rest::File(raw) }
     }
 
     /// Whether a block differs from what is known; from then on it is known.
     fn takes(&mut self, block: u64, bytes: &[u8]) -> bool {
-        let is_zero = bytes.iter().all(|byte| *byte == 0);
-        if is_zero && self.zeros {
+        if matches!(self.rest, Rest::Zeros) && bytes.iter().all(|byte| *byte == 0) {
             return self.blocks.remove(&block).is_some();
         }
         let mark = mark(bytes);
-        if self.blocks.get(&block) == Some(&mark) {
-            return false;
+        let is_known = match (self.blocks.get(&block), &self.rest) {
+            (Some(known), _) => *known == mark,
+            (None, Rest::File(raw)) => holds(raw, block, bytes),
+            (None, Rest::Zeros | Rest::Anything) => false,
+        };
+        if !is_known {
+            self.remember(block, mark);
         }
+        !is_known
+    }
+
+    fn remember(&mut self, block: u64, mark: Mark) {
         if self.blocks.len() < BLOCKS_MAX || self.blocks.contains_key(&block) {
             self.blocks.insert(block, mark);
         } else {
-            // It is neither known nor zeros.
-            self.zeros = false;
-            self.blocks.clear();
+            self.know_nothing();
         }
-        true
+    }
+
+    fn know_nothing(&mut self) {
+        self.rest = Rest::Anything;
+        self.blocks.clear();
     }
 
     /// Whether zeros in some blocks are news; from then on they are known.
     fn takes_zeros(&mut self, first: u64, end: u64) -> bool {
-        let known: Vec<u64> = self.blocks.range(first..end).map(|(block, _)| *block).collect();
-        let news = !self.zeros || !known.is_empty();
-        for block in known {
-            self.blocks.remove(&block);
+        let zeros = mark(&[0; BLOCK_BYTES]);
+        let known: Vec<(u64, Mark)> =
+            self.blocks.range(first..end).map(|(block, mark)| (*block, *mark)).collect();
+        for (block, _) in &known {
+            self.blocks.remove(block);
         }
-        news
+        let was_written = known.iter().any(|(_, mark)| *mark != zeros);
+        match &self.rest {
+            Rest::Zeros => !known.is_empty(),
+            Rest::Anything => true,
+            Rest::File(raw) => match blocks_with_data(raw, first, end) {
+                Ok(data) => {
+                    let zeroed: BTreeSet<u64> = known.into_iter().map(|(block, _)| block).collect();
+                    let news = data.iter().any(|block| !zeroed.contains(block));
+                    for block in data {
+                        self.remember(block, zeros);
+                    }
+                    was_written || news
+                }
+                Err(_) => {
+                    self.know_nothing();
+                    true
+                }
+            },
+        }
     }
 
     /// Nothing is known of a block any more.
     fn forget(&mut self, block: u64) {
-        if self.zeros {
+        match self.rest {
             // A mark that no content has.
-            self.blocks.insert(block, [0xff; MARK_BYTES]);
-        } else {
-            self.blocks.remove(&block);
+            Rest::Zeros | Rest::File(_) => self.remember(block, [0xff; MARK_BYTES]),
+            Rest::Anything => drop(self.blocks.remove(&block)),
         }
     }
+}
+
+/// Whether a file holds some bytes in a block. One that cannot be read does not.
+fn holds(raw: &File, block: u64, bytes: &[u8]) -> bool {
+    let mut found = vec![0; bytes.len()];
+    raw.read_exact_at(&mut found, block.saturating_mul(BLOCK)).is_ok() && found == bytes
+}
+
+/// The blocks of a range that a file does not have as holes.
+fn blocks_with_data(raw: &File, first: u64, end: u64) -> io::Result<Vec<u64>> {
+    let mut blocks = Vec::new();
+    let mut at = first.saturating_mul(BLOCK);
+    while let Some(data) = next_data(raw, at)? {
+        let (from, to) = (data.start / BLOCK, data.end.div_ceil(BLOCK).min(end));
+        if from >= end {
+            break;
+        }
+        blocks.extend(from.max(first)..to);
+        at = data.end;
+    }
+    Ok(blocks)
 }
 
 pub(crate) fn mark(bytes: &[u8]) -> Mark {
@@ -244,10 +302,40 @@ mod tests {
         let freed = [freed];
         assert_eq!(changed(&mut known, &freed), freed);
         assert_eq!(changed(&mut known, &freed), []);
-        // Of a disk that was not looked at, everything is.
-        let mut old = Known::of_old_disk();
-        assert_eq!(changed(&mut old, &[data(0, &[0; 4096])]), [data(0, &[0; 4096])]);
-        assert_eq!(changed(&mut old, &[data(0, &[0; 4096])]), []);
+        // When nothing is known, everything is news once.
+        known.know_nothing();
+        assert_eq!(changed(&mut known, &[data(0, &[0; 4096])]), [data(0, &[0; 4096])]);
+        assert_eq!(changed(&mut known, &[data(0, &[0; 4096])]), []);
+    }
+
+    /// A raw file of the disk's size with these bytes in it.
+    fn restored(offset: u64, bytes: &[u8]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(DISK).unwrap();
+        file.write_all_at(bytes, offset).unwrap();
+        file
+    }
+
+    #[test]
+    fn of_a_restored_disk_only_what_differs_from_its_file_is_told() {
+        let mut known = Known::of_restored_disk(restored(16 * 4096, &[7; 16 * 4096]));
+        let mut cluster = vec![7; 16 * 4096];
+        assert_eq!(changed(&mut known, &[data(16 * 4096, &cluster)]), []);
+        cluster[3 * 4096..4 * 4096].fill(9);
+        let told = changed(&mut known, &[data(16 * 4096, &cluster)]);
+        assert_eq!(told, [data(19 * 4096, &[9; 4096])]);
+        // Back to what the file holds is a change, too.
+        cluster.fill(7);
+        let told = changed(&mut known, &[data(16 * 4096, &cluster)]);
+        assert_eq!(told, [data(19 * 4096, &[7; 4096])]);
+        // Holes of the file are zeros; its data are zeros from when that was told.
+        let zeros =
+            |first: u64, count: u64| Extent::Zeros { offset: first * 4096, length: count * 4096 };
+        assert_eq!(changed(&mut known, &[zeros(32, 8)]), []);
+        assert_eq!(changed(&mut known, &[zeros(16, 24)]), [zeros(16, 24)]);
+        assert_eq!(changed(&mut known, &[zeros(16, 24)]), []);
+        let again = data(16 * 4096, &[7; 4096]);
+        assert_eq!(changed(&mut known, std::slice::from_ref(&again)), [again]);
     }
 
     #[test]
@@ -257,11 +345,15 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
             (state >> 33) % below
         };
-        for mut known in [Known::of_new_disk(), Known::of_old_disk()] {
-            let (mut whole, mut less) = (
-                vec![0_u8; usize::try_from(DISK).unwrap()],
-                vec![0; usize::try_from(DISK).unwrap()],
-            );
+        let old = vec![2; 24 * 4096];
+        let begun = vec![
+            (Known::of_new_disk(), Vec::new()),
+            (Known::of_restored_disk(restored(8 * 4096, &old)), vec![data(8 * 4096, &old)]),
+        ];
+        for (mut known, begin) in begun {
+            let mut whole = vec![0_u8; usize::try_from(DISK).unwrap()];
+            apply(&mut whole, &begin);
+            let mut less = whole.clone();
             for _ in 0..200 {
                 // Layers of some extents, in sectors, with few different contents.
                 let mut at = random(16) * 512;

@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
+    ops::Range,
     os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
 };
@@ -98,15 +99,20 @@ impl RawSource {
         let len = file.metadata().map_err(|e| StoreError::io("examine", path, e))?.len();
         Ok(Self { file, len, at: 0, end: 0 })
     }
+}
 
-    fn seek(&self, offset: u64, whence: Whence) -> io::Result<Option<u64>> {
-        let at = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        match lseek64(self.file.as_fd(), at, whence) {
+/// The first data of a file from an offset on, up to the next hole.
+pub(crate) fn next_data(file: &File, at: u64) -> io::Result<Option<Range<u64>>> {
+    let seek = |offset: u64, whence| {
+        let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match lseek64(file.as_fd(), offset, whence) {
             Ok(found) => Ok(u64::try_from(found).ok()),
             Err(nix::errno::Errno::ENXIO) => Ok(None),
-            Err(e) => Err(e.into()),
+            Err(e) => Err(io::Error::from(e)),
         }
-    }
+    };
+    let Some(start) = seek(at, Whence::SeekData)? else { return Ok(None) };
+    Ok(seek(start, Whence::SeekHole)?.map(|end| start..end))
 }
 
 impl ExtentSource for RawSource {
@@ -120,9 +126,9 @@ impl ExtentSource for RawSource {
                 if self.at >= self.len {
                     return Ok(None);
                 }
-                let Some(start) = self.seek(self.at, Whence::SeekData)? else { return Ok(None) };
-                self.at = start;
-                self.end = self.seek(start, Whence::SeekHole)?.unwrap_or(self.len).min(self.len);
+                let Some(data) = next_data(&self.file, self.at)? else { return Ok(None) };
+                self.at = data.start;
+                self.end = data.end.min(self.len);
                 continue;
             }
             let offset = self.at;
