@@ -7,8 +7,10 @@
 #   vm-mbr     bootable from a partition table of DOS
 #   vm-gpt     bootable from GPT by BIOS
 #   vm-efi     bootable by BIOS and by UEFI
-#   debian     the element `debian`, with a user, DHCP, SSH, on a /boot, swap and
-#              root of their own; kernel and initrd beside it; the root grows
+#   debian     the element `debian`, with a user, DHCP, SSH, on a /home, swap and
+#              root of their own; kernel and initrd beside it; the root grows. (A
+#              /boot of its own makes the element `bootloader` say boot=LABEL=…,
+#              which Debian's initramfs takes for the name of a script.)
 #   efi-lvm    logical volumes with xfs, by UEFI
 #   data       a second disk
 #   xfs btrfs  other roots
@@ -88,9 +90,9 @@ partitions='
     base: image0
     label: mbr
     partitions:
-      - {name: boot, flags: [boot, primary], size: 512MiB, mkfs: {type: ext4, label: BOOT, mount: {mount_point: /boot, fstab: {options: defaults, fsck-passno: 2}}}}
+      - {name: home, flags: [primary], size: 512MiB, mkfs: {type: ext4, label: HOME, mount: {mount_point: /home, fstab: {options: defaults, fsck-passno: 2}}}}
       - {name: swap, flags: [primary], type: "0x82", size: 256MiB, mkfs: {type: swap, label: SWAP, mount: {mount_point: swap, fstab: {}}}}
-      - {name: root, flags: [primary], size: 100%, mkfs: {name: mkfs_root, mount: {mount_point: /, fstab: {options: defaults, fsck-passno: 1}}}}'
+      - {name: root, flags: [boot, primary], size: 100%, mkfs: {name: mkfs_root, mount: {mount_point: /, fstab: {options: defaults, fsck-passno: 1}}}}'
 two_disks='
 - local_loop: {name: image0}
 - local_loop: {name: data0, size: 512MiB, directory: .}
@@ -137,9 +139,9 @@ run() {
             boot vm-efi.qcow2 '/boot/efi' --uefi
             ;;
         debian)
-            # The computed size is that of the files, without /boot and swap beside them.
+            # The computed size is that of the files, without /home and swap beside them.
             build debian $with_user --size 6G --formats qcow2,tar --envvar DIB_CLOUD_INIT_DATASOURCES=None \
-                --envvar "DIB_BLOCK_DEVICE_CONFIG=$partitions" --envvar DIB_BOOT_LABEL=BOOT \
+                --envvar "DIB_BLOCK_DEVICE_CONFIG=$partitions" \
                 debian vm devuser dhcp-all-interfaces growroot openssh-server runtime-ssh-host-keys \
                 cloud-init-datasources baremetal small-initrd
             lacks 'etc/ssh/ssh_host_.*key'
@@ -149,9 +151,9 @@ run() {
             test -r "$work/out/debian.d/debian.initrd"
             (cd "$work/out" && qemu-img create -q -f qcow2 -b debian.qcow2 -F qcow2 larger.qcow2 20G)
             chmod a+rw "$work/out/larger.qcow2"
-            # What remains of 20 GiB beside /boot and swap.
+            # What remains of 20 GiB beside /home and swap.
             boot larger.qcow2 'cloudimg-rootfs 19' --with-network
-            saw larger.qcow2 '/boot ext4'
+            saw larger.qcow2 '/home ext4'
             saw larger.qcow2 'console=tty0 console=ttyS0,115200 no_timer_check nofb nomodeset gfxpayload=text'
             ;;
         efi-lvm)

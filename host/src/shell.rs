@@ -237,12 +237,15 @@ impl Visitor for Shell {
         };
         let seen = |path: &str| path.strip_prefix(place.tools).unwrap_or(path).to_owned();
         let image = place.image.as_deref().map(seen);
-        let words = if place.failed { "failed in" } else { "at" };
+        let (words, next) = match place.failed {
+            true => ("failed in", "a shell; when it ends, the build can be tried again"),
+            false => ("at", "a shell; the build goes on when it ends"),
+        };
         let stage = &place.stage.name;
         let mut env = environment();
         env.push(("PS1".into(), format!("[vbuild {words} {stage}] \\w# ")));
         env.extend(image.clone().map(|image| ("VBUILD_IMAGE".to_owned(), image)));
-        let what = self.command.as_deref().unwrap_or("a shell; the build goes on when it ends");
+        let what = self.command.as_deref().unwrap_or(next);
         let said = write(std::io::stderr(), format!("vbuild {words} {stage}: {what}\n").as_bytes());
         let spawn = Spawn {
             argv,

@@ -29,6 +29,11 @@ pub struct Built {
     pub dir: PathBuf,
 }
 
+/// What shall run the machines.
+fn accel() -> String {
+    std::env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into())
+}
+
 /// A workshop, or `None` with the reason printed.
 pub fn workshop(test: &str) -> Option<Workshop> {
     let Some(cache) = std::env::var_os("VBUILD_TEST_CACHE") else {
@@ -42,7 +47,7 @@ pub fn workshop(test: &str) -> Option<Workshop> {
 impl Workshop {
     /// A command of vbuild, to be run in the workshop's directory.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let accel = std::env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into());
+        let accel = accel();
         let mut command = Command::new(vbuild_binary());
         command
             .args(["--machine-readable=file:events", "--logfile", "log"])
@@ -68,6 +73,15 @@ impl Workshop {
         if !arguments.contains(&"--network") {
             command.arg("--no-network");
         }
+        command
+    }
+
+    /// A command of another recipe, in the workshop's directory.
+    pub fn verb(&self, verb: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(vbuild_binary());
+        command.arg(verb).args(arguments).args(["--accel", &accel(), "--no-cache"]);
+        command.arg("--no-network").arg("--cache-dir").arg(&self.cache);
+        command.current_dir(self.dir.path());
         command
     }
 

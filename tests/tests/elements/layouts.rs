@@ -153,6 +153,8 @@ fn filesystems_of_many_kinds_over_two_disks() {
     let mut expected: Vec<String> = fstab.lines().map(str::to_owned).collect();
     expected.sort();
     assert_eq!(lines, expected);
+    // What the element `bootloader` makes boot=LABEL=… of.
+    assert_eq!(records.env("finalise.d")["DIB_BOOT_LABEL"], "mkfs_boot");
     let mounts = records.mounts("finalise.d");
     for (place, kind) in [("/boot", "ext2"), ("/var", "btrfs"), ("/home", "xfs"), ("/srv", "ext3")]
     {

@@ -3,13 +3,14 @@
 use std::{
     fs::File,
     io::{Read as _, Write as _},
-    os::fd::OwnedFd,
-    process::{Command, Stdio},
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
+    path::Path,
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use super::harness::{host, workshop};
+use super::harness::{Workshop, host, workshop};
 
 /// How long a machine without KVM may take to come to a point.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -75,11 +76,14 @@ fn a_command_may_take_the_place_of_the_shell() {
 struct Terminal {
     keys: File,
     screen: Arc<Mutex<String>>,
+    /// The end at which programs run.
+    place: OwnedFd,
 }
 
 impl Terminal {
-    fn new(controller: OwnedFd) -> Self {
-        let keys = File::from(controller);
+    fn new() -> Self {
+        let ends = nix::pty::openpty(None, None).unwrap();
+        let (keys, place) = (File::from(ends.master), ends.slave);
         let screen = Arc::new(Mutex::new(String::new()));
         let (mut reader, shown) = (keys.try_clone().unwrap(), Arc::clone(&screen));
         std::thread::spawn(move || {
@@ -89,7 +93,39 @@ impl Terminal {
                 shown.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
             }
         });
-        Self { keys, screen }
+        Self { keys, screen, place }
+    }
+
+    fn size(&self, rows: &str, columns: &str) {
+        let place = nix::unistd::ttyname(&self.place).unwrap();
+        let arguments = ["-F", place.to_str().unwrap(), "rows", rows, "cols", columns];
+        host("stty", &arguments, Path::new("/"));
+    }
+
+    /// Starts a command in a session of its own, whose controlling terminal this
+    /// is.
+    fn start(&self, command: &Command) -> Child {
+        let end = || Stdio::from(self.place.try_clone().unwrap());
+        Command::new("setsid")
+            .args(["--wait", "--ctty"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir(command.get_current_dir().unwrap())
+            .env("TERM", "dumb")
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Waits until a command ends well, and gives all that was on the screen.
+    fn wait_for(self, mut child: Child) -> String {
+        drop(self.place);
+        let status = child.wait().unwrap();
+        let screen = self.screen.lock().unwrap().clone();
+        assert!(status.success(), "{screen}");
+        screen
     }
 
     fn type_in(&mut self, text: &str) {
@@ -110,34 +146,16 @@ impl Terminal {
 #[test]
 fn the_shell_has_the_users_terminal() {
     let Some(shop) = workshop("a shell at a terminal") else { return };
-    let ends = nix::pty::openpty(None, None).unwrap();
-    let place = nix::unistd::ttyname(&ends.slave).unwrap();
-    let stty = |arguments: &[&str]| {
-        let arguments = [&["-F", place.to_str().unwrap()][..], arguments].concat();
-        host("stty", &arguments, shop.dir.path())
-    };
-    stty(&["rows", "31", "cols", "117"]);
+    let mut terminal = Terminal::new();
+    terminal.size("31", "117");
     let build = ["--name", "tty", "--formats", "tar", "--debug-shell", "before-install"];
     let build = shop.command(&[&build[..], &["tiny-os", "probe"][..]].concat());
-    // A session of its own, whose controlling terminal this is.
-    let end = || Stdio::from(ends.slave.try_clone().unwrap());
-    let mut child = Command::new("setsid")
-        .args(["--wait", "--ctty"])
-        .arg(build.get_program())
-        .args(build.get_args())
-        .current_dir(shop.dir.path())
-        .env("TERM", "dumb")
-        .stdin(end())
-        .stdout(end())
-        .stderr(end())
-        .spawn()
-        .unwrap();
-    let mut terminal = Terminal::new(ends.master);
+    let child = terminal.start(&build);
     terminal.see("[vbuild at install.d]");
     terminal.type_in("stty size; tty; echo typed-$((40 + 2)) > $VBUILD_IMAGE/typed\n");
     terminal.see("31 117");
     terminal.see("/dev/pts/");
-    stty(&["rows", "43", "cols", "99"]);
+    terminal.size("43", "99");
     // The news of the size goes its own way; bash learns it while it waits.
     terminal.type_in("sleep 2; stty size\n");
     terminal.see("43 99");
@@ -149,11 +167,59 @@ fn the_shell_has_the_users_terminal() {
     terminal.type_in("echo status-$?\n");
     terminal.see("status-130");
     terminal.type_in("exit\n");
-    drop(ends.slave);
-    let status = child.wait().unwrap();
-    let screen = terminal.screen.lock().unwrap().clone();
-    assert!(status.success(), "{screen}");
+    let screen = terminal.wait_for(child);
     assert!(screen.contains("Wrote tty.tar"), "{screen}");
     let typed = &tests::archive::members(&shop.path("tty.tar"))["typed"];
     assert_eq!(typed.content, b"typed-42\n");
+}
+
+/// Where a vmdb2 spec and layers of other tests are.
+const LAYERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/layers/project");
+
+/// An executable script.
+fn script(shop: &Workshop, name: &str, text: &str) {
+    let path = shop.path(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    shop.write(name, &format!("#!/bin/sh\n{text}\n"));
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Builds with a mistake, looks around in the machine that failed, mends the
+/// mistake on the host, and tries again.
+fn mend_and_retry(build: &Command, mend: impl FnOnce()) {
+    let mut terminal = Terminal::new();
+    let child = terminal.start(build);
+    terminal.see("[vbuild failed in ");
+    terminal.type_in("echo looked-$((40 + 2)); exit\n");
+    terminal.see("looked-42");
+    terminal.see("[r]etry the build or [s]top?");
+    mend();
+    terminal.type_in("r\n");
+    terminal.wait_for(child);
+}
+
+#[test]
+fn a_failed_build_is_mended_and_tried_again() {
+    let Some(shop) = workshop("retry at a terminal") else { return };
+    let shell = "--on-failure=shell";
+
+    let name = "mended/install.d/50-mended";
+    script(&shop, name, "exit 7");
+    let place = shop.dir.path().to_str().unwrap();
+    let build = ["--name", "again", "--formats", "tar", "-p", place, shell, "tiny-os", "mended"];
+    mend_and_retry(&shop.command(&build), || script(&shop, name, "touch /etc/mended"));
+    assert!(tests::archive::members(&shop.path("again.tar")).contains_key("etc/mended"));
+
+    let right = std::fs::read_to_string(Path::new(LAYERS).join("base.vmdb")).unwrap();
+    shop.write("base.vmdb", &format!("{right}  - shell: exit 7\n    root-fs: root\n"));
+    let build = shop.verb("vmdb", &["base.vmdb", "--output", "base.raw", shell]);
+    mend_and_retry(&build, || shop.write("base.vmdb", &right));
+    assert!(shop.path("base.raw").exists());
+
+    let name = "project/10_mended/build-layer";
+    script(&shop, name, "exit 7");
+    let build =
+        shop.verb("layers", &["project", "--base", "base.raw", "-o", "layers.qcow2", shell]);
+    mend_and_retry(&build, || script(&shop, name, "touch /etc/mended"));
+    assert!(shop.path("layers.qcow2").exists());
 }
