@@ -12,6 +12,7 @@
 #   doctor   `vbuild doctor` and `--accel auto` choose KVM; a command in level 2
 #   machine  processors, disks, streams, ends, confinement, hostile guests
 #   cache    a stage cache that works by swapping layers under a running guest
+#   layers   a project of layer folders: tests/layers.sh
 #   build    a whole image, compared with the one that QEMU's backend makes
 #   bench    figures beside QEMU's with KVM at the same level (needs a network:
 #            level 1 gets the package qemu-system-x86)
@@ -58,7 +59,7 @@ for program in $tests; do
     strip -o "$lab/target/debug/deps/${name%-*}" "$program"
 done
 cp "$VBUILD_AGENT" "$lab/agent"
-cp -R tests/elements "$lab/tests/"
+cp -R tests/elements tests/layers tests/layers.sh "$lab/tests/"
 cp tests/lab/* "$lab/"
 case " $suites " in
 *" build "*)

@@ -39,6 +39,10 @@ for suite in $suites; do
         # shellcheck disable=SC2086
         boots ${LAB_FILTER:-cache::only_what_changed}
         ;;
+    layers)
+        mkdir -p xdg && ln -sfn /helper/cache xdg/vbuild
+        XDG_CACHE_HOME=/helper/xdg sh tests/layers.sh "$vbuild"
+        ;;
     build)
         rm -rf built && mkdir built
         sh build.sh "$vbuild" kvm /helper/cache /helper/tests/elements built

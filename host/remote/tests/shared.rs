@@ -113,6 +113,59 @@ async fn a_folder_behind_ssh() {
     assert!(matches!(error, RemoteError::Transfer { .. }), "{error}");
 }
 
+/// What is run as root wants a directory for itself.
+const SSHD_DIRECTORY: &str = "/run/sshd";
+
+/// A server of OpenSSH for whoever runs the tests, and a program that is ssh with
+/// the key for it; `None` with the reason printed.
+fn sshd(folder: &Path) -> Option<(Server, PathBuf, u16)> {
+    let program = std::env::var_os("VBUILD_SSHD").unwrap_or_else(|| "/usr/sbin/sshd".into());
+    if !Path::new(&program).exists() {
+        eprintln!(
+            "skipped: there is no sshd (the package openssh-server), nor does VBUILD_SSHD name one"
+        );
+        return None;
+    }
+    if nix::unistd::geteuid().is_root() {
+        let _ = fs::create_dir(SSHD_DIRECTORY);
+    }
+    for key in ["host", "user"] {
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(folder.join(key))
+            .status();
+        assert!(made.unwrap().success());
+    }
+    let (port, here) = (free_port(), folder.display());
+    let config = format!(
+        "Port {port}\nListenAddress 127.0.0.1\nHostKey {here}/host\nPidFile none\n\
+         AuthorizedKeysFile {here}/user.pub\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
+    );
+    fs::write(folder.join("config"), config).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["-D", "-e", "-f"]).arg(folder.join("config"));
+    let server = Server::start(&mut command, port)?;
+    let wrapper = folder.join("ssh");
+    let script = format!(
+        "#!/bin/sh\nexec ssh -F none -i {here}/user -o UserKnownHostsFile={here}/known \
+         -o StrictHostKeyChecking=accept-new \"$@\"\n"
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    Some((server, wrapper, port))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_behind_a_real_sshd() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((_server, ssh, port)) = sshd(folder.path()) else { return };
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+    let cache = folder.path().join("it's a cache");
+    let place: Place = format!("ssh://{user}@127.0.0.1:{port}{}", cache.display()).parse().unwrap();
+    there_and_back(&place, &Options { ssh, ..Options::default() }).await;
+    assert!(walk(&cache).len() > 1);
+}
+
 fn walk(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -195,8 +248,26 @@ async fn with_a_secret_only_what_is_signed_counts() {
     assert_eq!(ours.fetch(&Digest([9; 32]), &yours).await.unwrap(), None);
 }
 
-/// A server of S3 on loopback, ended with the test.
+/// A server on loopback, ended with the test.
 struct Server(Child);
+
+impl Server {
+    /// Starts it and waits until it listens, if there is such a program.
+    fn start(command: &mut Command, port: u16) -> Option<Self> {
+        let server = Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?);
+        let end = Instant::now() + Duration::from_secs(60);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < end, "{command:?} does not listen");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Some(server)
+    }
+}
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -208,25 +279,16 @@ impl Drop for Server {
 /// Starts moto, where it is installed; gives its address.
 fn moto() -> Option<(Server, String)> {
     let program = std::env::var_os("VBUILD_MOTO_SERVER").unwrap_or_else(|| "moto_server".into());
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let started = Command::new(&program)
-        .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let Ok(child) = started else {
+    let port = free_port();
+    let mut command = Command::new(&program);
+    command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+    let Some(server) = Server::start(&mut command, port) else {
         eprintln!(
             "skipped: there is no moto_server (pip install 'moto[server]'), \
              nor does VBUILD_MOTO_SERVER name one"
         );
         return None;
     };
-    let server = Server(child);
-    let end = Instant::now() + Duration::from_secs(60);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < end, "moto_server does not listen");
-        std::thread::sleep(Duration::from_millis(100));
-    }
     Some((server, format!("http://127.0.0.1:{port}")))
 }
 
