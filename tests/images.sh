@@ -7,10 +7,9 @@
 #   vm-mbr     bootable from a partition table of DOS
 #   vm-gpt     bootable from GPT by BIOS
 #   vm-efi     bootable by BIOS and by UEFI
+#   boot       /boot, swap and root of their own
 #   debian     the element `debian`, with a user, DHCP, SSH, on a /home, swap and
-#              root of their own; kernel and initrd beside it; the root grows. (A
-#              /boot of its own makes the element `bootloader` say boot=LABEL=…,
-#              which Debian's initramfs takes for the name of a script.)
+#              root of their own; kernel and initrd beside it; the root grows
 #   efi-lvm    logical volumes with xfs, by UEFI
 #   data       a second disk
 #   xfs btrfs  other roots
@@ -24,7 +23,7 @@
 # worked is noted in tests/conformance/results; tests/conformance.sh tables shows it.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
-[ $# -gt 0 ] || set -- minimal vm-mbr vm-gpt vm-efi debian efi-lvm data xfs btrfs ramdisk offline
+[ $# -gt 0 ] || set -- minimal vm-mbr vm-gpt vm-efi boot debian efi-lvm data xfs btrfs ramdisk offline
 program=${VBUILD:-${CARGO_TARGET_DIR:-$here/target}/release/vbuild}
 . "$here/tests/ground.sh"
 ground images "$program"
@@ -93,6 +92,15 @@ partitions='
       - {name: home, flags: [primary], size: 512MiB, mkfs: {type: ext4, label: HOME, mount: {mount_point: /home, fstab: {options: defaults, fsck-passno: 2}}}}
       - {name: swap, flags: [primary], type: "0x82", size: 256MiB, mkfs: {type: swap, label: SWAP, mount: {mount_point: swap, fstab: {}}}}
       - {name: root, flags: [boot, primary], size: 100%, mkfs: {name: mkfs_root, mount: {mount_point: /, fstab: {options: defaults, fsck-passno: 1}}}}'
+with_boot='
+- local_loop: {name: image0}
+- partitioning:
+    base: image0
+    label: mbr
+    partitions:
+      - {name: boot, flags: [boot, primary], size: 384MiB, mkfs: {type: ext4, label: BOOT, mount: {mount_point: /boot, fstab: {options: defaults, fsck-passno: 2}}}}
+      - {name: swap, flags: [primary], type: "0x82", size: 128MiB, mkfs: {type: swap, label: SWAP, mount: {mount_point: swap, fstab: {}}}}
+      - {name: root, flags: [primary], size: 100%, mkfs: {name: mkfs_root, mount: {mount_point: /, fstab: {options: defaults, fsck-passno: 1}}}}'
 two_disks='
 - local_loop: {name: image0}
 - local_loop: {name: data0, size: 512MiB, directory: .}
@@ -137,6 +145,13 @@ run() {
             build vm-efi $with_user debian-minimal vm block-device-efi devuser small-initrd
             boot vm-efi.qcow2 '/boot/efi'
             boot vm-efi.qcow2 '/boot/efi' --uefi
+            ;;
+        boot)
+            build boot $with_user --size 4G --envvar "DIB_BLOCK_DEVICE_CONFIG=$with_boot" \
+                debian-minimal vm devuser small-initrd
+            boot boot.qcow2 '/boot ext4'
+            saw boot.qcow2 'boot=LABEL=BOOT'
+            saw boot.qcow2 partition
             ;;
         debian)
             # The computed size is that of the files, without /home and swap beside them.

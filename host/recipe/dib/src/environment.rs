@@ -214,6 +214,12 @@ impl Environment<'_> {
         let paths: Vec<String> =
             (0..self.search_paths).map(|n| format!("{}/{n}", guest::ELEMENTS)).collect();
         env.set("ELEMENTS_PATH", paths.join(":"));
+        // diskimage-builder does not export it, and so its element `ramdisk` fails: the
+        // defaults that it reads in the image name this variable when ELEMENTS_PATH
+        // is set.
+        if let Some(own) = paths.last() {
+            env.set("_BASE_ELEMENT_DIR", own.as_str());
+        }
         env.set("IMAGE_ELEMENT", names.join(" "));
         env.set("IMAGE_ELEMENT_YAML", yaml);
         env.set(
