@@ -54,26 +54,31 @@ build() {
     ls -ls "$work/out/$name".* | grep -v '\.log$\|\.out$'
 }
 
+# What the element `bootloader` tells the kernel.
+parameters='console=tty0 console=ttyS0,115200 no_timer_check nofb nomodeset gfxpayload=text'
+
 # A user who may become root, for looking around on the console.
 with_user="--envvar DIB_DEV_USER_USERNAME=looker --envvar DIB_DEV_USER_PASSWORD=looker
     --envvar DIB_DEV_USER_PWDLESS_SUDO=yes --envvar DIB_DEV_USER_SHELL=/bin/bash"
 
-# boot IMAGE TEXT OPTION...: logs in, looks around, and finds TEXT in what it saw.
+# boot IMAGE TEXTS OPTION...: logs in, looks around, and finds each of the TEXTS, which
+# `|` separates, in this order in what it saw.
 boot() {
-    image=$1 text=$2
+    image=$1 texts=$2
     shift 2
     step "$image: boot $*"
     look='cat /proc/cmdline; findmnt -rno TARGET,FSTYPE,SOURCE; lsblk -rno NAME,FSTYPE,LABEL,SIZE; swapon --show; systemctl is-active ssh; echo looked-around'
-    vbuild boot "$image" --timeout "$wait" "$@" \
-        --expect 'login:' --answer looker --expect 'Password:' --answer looker \
-        --expect '$' --answer "$look" --expect "$text" --expect 'looked-around' >"$work/out/$image.console" 2>&1 || {
+    set -- "$@" --expect 'login:' --answer looker --expect 'Password:' --answer looker \
+        --expect '$' --answer "$look"
+    while [ -n "$texts" ]; do
+        set -- "$@" --expect "${texts%%|*}"
+        case $texts in *'|'*) texts=${texts#*|} ;; *) texts= ;; esac
+    done
+    vbuild boot "$image" --timeout "$wait" "$@" --expect 'looked-around' >"$work/out/$image.console" 2>&1 || {
         tail -n 40 "$work/out/$image.console"
         fail "$image: boot"
     }
 }
-
-# saw IMAGE TEXT: finds more in what the boot showed.
-saw() { tr -d '\r' <"$work/out/$1.console" | grep -qF "$2" || fail "$1 did not show: $2"; }
 
 # The archive of an image, and whether something is or is not in it.
 has() { tar -tf "$work/out/$name.tar" | sed 's,^\./,,' | grep -qx "$1" || fail "$name has no $1"; }
@@ -135,7 +140,7 @@ run() {
             ;;
         vm-mbr)
             build vm-mbr $with_user debian-minimal vm devuser small-initrd
-            boot vm-mbr.qcow2 'console=tty0 console=ttyS0,115200 no_timer_check nofb nomodeset gfxpayload=text'
+            boot vm-mbr.qcow2 "$parameters"
             ;;
         vm-gpt)
             build vm-gpt $with_user debian-minimal vm block-device-gpt devuser small-initrd
@@ -149,9 +154,7 @@ run() {
         boot)
             build boot $with_user --size 4G --envvar "DIB_BLOCK_DEVICE_CONFIG=$with_boot" \
                 debian-minimal vm devuser small-initrd
-            boot boot.qcow2 '/boot ext4'
-            saw boot.qcow2 'boot=LABEL=BOOT'
-            saw boot.qcow2 partition
+            boot boot.qcow2 'boot=LABEL=BOOT|/boot ext4|partition 128M'
             ;;
         debian)
             # The computed size is that of the files, without /home and swap beside them.
@@ -167,9 +170,7 @@ run() {
             (cd "$work/out" && qemu-img create -q -f qcow2 -b debian.qcow2 -F qcow2 larger.qcow2 20G)
             chmod a+rw "$work/out/larger.qcow2"
             # What remains of 20 GiB beside /home and swap.
-            boot larger.qcow2 'cloudimg-rootfs 19' --with-network
-            saw larger.qcow2 '/home ext4'
-            saw larger.qcow2 'console=tty0 console=ttyS0,115200 no_timer_check nofb nomodeset gfxpayload=text'
+            boot larger.qcow2 "$parameters|/home ext4|cloudimg-rootfs 19|partition 256M" --with-network
             ;;
         efi-lvm)
             build efi-lvm $with_user --size 45G --extra-packages lvm2,xfsprogs \
