@@ -75,9 +75,7 @@ impl Store {
         let _lock = self.lock(true)?;
         let pinned = self.pinned()?;
         for path in layout::list(&self.layout.temporaries())? {
-            if !is_locked(&path) {
-                self.layout.remove(&path)?;
-            }
+            self.layout.remove_abandoned(&path)?;
         }
         let mut sizes: HashMap<Digest, u64> = HashMap::new();
         for (digest, path) in layout::all_named(&self.layout.objects())? {
@@ -143,8 +141,7 @@ impl Store {
     fn pinned(&self) -> Result<HashSet<Digest>> {
         let mut pinned = HashSet::new();
         for path in layout::list(&self.layout.sessions())? {
-            if !is_locked(&path) {
-                self.layout.remove(&path)?;
+            if !self.layout.remove_abandoned(&path)? {
                 continue;
             }
             let lines = layout::read_small(&path, SESSION_MAX_BYTES)?.unwrap_or_default();

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -119,6 +120,11 @@ impl Layout {
                 Err(e) => return Err(StoreError::io("create", &path, e)),
             };
             file.lock().map_err(|e| StoreError::io("lock", &path, e))?;
+            // Before it was locked, gc may have taken it for a dead process's.
+            let meta = file.metadata().map_err(|e| StoreError::io("examine", &path, e))?;
+            if meta.nlink() == 0 {
+                continue;
+            }
             self.step(Step::Created);
             return Ok(Temporary { path, file, keep: false, layout: self.clone() });
         }
@@ -132,6 +138,18 @@ impl Layout {
             .write_all(content)
             .map_err(|e| StoreError::io("write", &temporary.path, e))?;
         temporary.rename(path)
+    }
+
+    /// Removes a file that its maker locks for as long as it lives, unless somebody
+    /// holds that lock; says whether somebody does. A file that is gone is not held.
+    pub(crate) fn remove_abandoned(&self, path: &Path) -> Result<bool> {
+        // Whoever has just made it and locks it now waits for this lock, and then
+        // sees that the file has no name any more.
+        let Ok(file) = File::open(path) else { return Ok(false) };
+        if file.try_lock().is_err() {
+            return Ok(true);
+        }
+        self.remove(path).map(|()| false)
     }
 
     /// Removes a file; one that is not there is removed already.
