@@ -137,12 +137,7 @@ impl Caching {
             tape,
             last_kept: cache::first_always(plan).unwrap_or(plan.stages.len()),
             end: plan.stages.len(),
-            keeper: Keeper::start(
-                Arc::clone(&cache.session),
-                BTreeMap::new(),
-                BTreeMap::new(),
-                Arc::clone(&config.observer),
-            ),
+            keeper: Keeper::start(Arc::clone(&cache.session), Arc::clone(&config.observer)),
             cache,
             forecast,
             opened: Arc::default(),
@@ -255,13 +250,8 @@ impl Caching {
         let saved: Saved =
             serde_json::from_value(record.state.clone()).map_err(|e| unusable(e.into()))?;
         files.make_directory()?;
-        let raw_files: BTreeMap<_, _> =
-            record.disks.keys().map(|name| (name.clone(), files.raw(name))).collect();
-        let jobs: Vec<_> = record
-            .disks
-            .iter()
-            .filter_map(|(name, disk)| Some((raw_files.get(name)?.clone(), disk.clone())))
-            .collect();
+        let jobs: Vec<_> =
+            record.disks.iter().map(|(name, disk)| (files.raw(name), disk.clone())).collect();
         let session = Arc::clone(&self.cache.session);
         let restored = tokio::task::spawn_blocking(move || -> Result<(), StoreError> {
             std::thread::scope(|scope| {
@@ -288,10 +278,10 @@ impl Caching {
             }
             self.told = Told { connections: record.connections, ran: record.ran, log };
         }
-        self.keeper = Keeper::start(
+        self.keeper = Keeper::resume(
             Arc::clone(&self.cache.session),
             record.disks,
-            raw_files,
+            files,
             Arc::clone(&self.observer),
         );
         Ok(Some(saved))

@@ -17,7 +17,7 @@ use std::{
 use store::{Changed, DiskState, Known, Session, StageRecord, StoreError};
 
 use crate::{
-    disks::{self, Finished},
+    disks::{self, Disks, Finished},
     events::{Event, SharedObserver},
 };
 
@@ -45,9 +45,23 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts with the layers that the disks have already, and the raw files to
-    /// which those were restored.
-    pub(crate) fn start(
+    /// Starts without any disk.
+    pub(crate) fn start(session: Arc<Session>, observer: SharedObserver) -> Self {
+        Self::begin(session, BTreeMap::new(), BTreeMap::new(), observer)
+    }
+
+    /// Starts with disks that were restored to their raw files.
+    pub(crate) fn resume(
+        session: Arc<Session>,
+        chains: BTreeMap<String, DiskState>,
+        files: &Disks,
+        observer: SharedObserver,
+    ) -> Self {
+        let raw = chains.keys().map(|disk| (disk.clone(), files.raw(disk))).collect();
+        Self::begin(session, chains, raw, observer)
+    }
+
+    fn begin(
         session: Arc<Session>,
         chains: BTreeMap<String, DiskState>,
         restored: BTreeMap<String, PathBuf>,
