@@ -67,7 +67,7 @@ boot() {
     image=$1 texts=$2
     shift 2
     step "$image: boot $*"
-    look='cat /proc/cmdline; findmnt -rno TARGET,FSTYPE,SOURCE; lsblk -rno NAME,FSTYPE,LABEL,SIZE; swapon --show; systemctl is-active ssh; echo looked-around'
+    look='cat /proc/cmdline; findmnt -rno TARGET,FSTYPE,SOURCE; lsblk -rno NAME,FSTYPE,LABEL,SIZE; /sbin/swapon --show; systemctl is-active ssh; echo looked-around'
     set -- "$@" --expect 'login:' --answer looker --expect 'Password:' --answer looker \
         --expect '$' --answer "$look"
     while [ -n "$texts" ]; do
