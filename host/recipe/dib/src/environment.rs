@@ -214,11 +214,8 @@ impl Environment<'_> {
         let paths: Vec<String> =
             (0..self.search_paths).map(|n| format!("{}/{n}", guest::ELEMENTS)).collect();
         env.set("ELEMENTS_PATH", paths.join(":"));
-        // diskimage-builder does not export it, and so its element `ramdisk` fails: the
-        // defaults that it reads in the image name this variable when ELEMENTS_PATH
-        // is set.
-        if let Some(own) = paths.last() {
-            env.set("_BASE_ELEMENT_DIR", own.as_str());
+        if self.options.ramdisk {
+            add_what_ramdisks_want(env, &paths);
         }
         env.set("IMAGE_ELEMENT", names.join(" "));
         env.set("IMAGE_ELEMENT_YAML", yaml);
@@ -288,6 +285,19 @@ pub(crate) fn double_quoted(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// Variables without which the element `ramdisk` fails: it reads diskimage-builder's
+/// defaults and functions in the image, which name them and, with `set -u`, want them
+/// set, but diskimage-builder 3.43 does not export them by then.
+fn add_what_ramdisks_want(env: &mut Variables, search_paths: &[String]) {
+    /// In the image, where the ramdisk is packed.
+    const PACKED: &str = "/tmp/ramdisk-image";
+    if let Some(own) = search_paths.last() {
+        env.set("_BASE_ELEMENT_DIR", own.as_str());
+    }
+    env.set("TMP_IMAGE_PATH", PACKED);
+    env.set("EXTRA_DETACH", "");
 }
 
 #[cfg(test)]

@@ -186,3 +186,15 @@ fn how_an_image_is_written_is_known_where_somebody_asks() {
         assert_eq!(said(&env), [words, Some("qcow2".into()), None]);
     }
 }
+
+#[test]
+fn ramdisks_get_what_the_original_forgets() {
+    let mut options = DibOptions::default();
+    let is_there = |options: &DibOptions, name: &str| {
+        environment(options, Phase::PostInstall).iter().any(|(known, _)| known == name)
+    };
+    let names = ["_BASE_ELEMENT_DIR", "TMP_IMAGE_PATH", "EXTRA_DETACH"];
+    assert!(names.iter().all(|name| !is_there(&options, name)));
+    options.ramdisk = true;
+    assert!(names.iter().all(|name| is_there(&options, name)));
+}
