@@ -133,7 +133,7 @@ cat "$work/image.log"
 [ "$status" -eq 0 ]
 
 step "the KVM lab"
-VBUILD_TEST_CACHE="$work/tests/cache" timeout 1800 sh tests/lab.sh
+VBUILD_TEST_CACHE="$work/tests/cache" timeout 2700 sh tests/lab.sh
 rm -rf "$work/tests"
 
 step "done"
