@@ -104,7 +104,9 @@ mod tests {
         }
         let first: HashSet<_> = receive.iter().take(20).collect();
         assert_eq!(first.len(), 20);
-        while workers.lock().idle < IDLE_MAX {
+        // Each thread holds the workers until it ends, so this counts the threads.
+        let threads = || Arc::strong_count(&workers.0) - 1;
+        while threads() > IDLE_MAX || workers.lock().idle < IDLE_MAX {
             thread::yield_now();
         }
         workers
@@ -114,6 +116,9 @@ mod tests {
             })
             .unwrap();
         assert!(first.contains(&receive.recv().unwrap()));
-        assert!(workers.lock().idle < IDLE_MAX);
+        while threads() == IDLE_MAX {
+            thread::yield_now();
+        }
+        assert_eq!((threads(), workers.lock().idle), (IDLE_MAX - 1, IDLE_MAX - 1));
     }
 }
