@@ -199,7 +199,7 @@ const VHOST: &[i64] = &[
 
 fn calls(kind: Kind) -> Vec<i64> {
     let own: &[&[i64]] = match kind {
-        Kind::Main => &[SOCKETS, &[libc::SYS_socketpair, libc::SYS_fstat, libc::SYS_statx]],
+        Kind::Main => &[SOCKETS, &[libc::SYS_fstat, libc::SYS_statx]],
         Kind::Vcpu | Kind::Balloon => &[],
         // A new layer's tables are hash maps, which want a random seed.
         Kind::Block => &[DISK, &[libc::SYS_getrandom]],
