@@ -26,13 +26,15 @@ use crate::{
 /// # Errors
 /// A project that is wrong, and whatever the build fails with.
 pub(super) fn run(context: &Context, args: &LayersBuildArgs) -> Outcome {
-    // A project that is wrong is told before anything is logged.
-    let settings = settings(args, &layers::read(&args.project).map_err(project_error)?);
+    let project = read(args)?;
+    let settings = settings(args, &project);
     let view = ui::Settings::of(&args.output, logs::new_log(&settings.cache_dir));
     let console = context.console.shared_with_shell(settings.may_open_shell());
     let ui = Arc::new(Ui::open(&view, &console)?);
+    let mut first = Some(project);
     machine_run::run_attempts(&ui, async |ctx| {
-        let Lowered { plan, settings, base, result } = prepare(args, ctx)?;
+        let project = first.take().map_or_else(|| read(args), Ok)?;
+        let Lowered { plan, settings, base, result } = prepare(args, &project, ctx)?;
         let (_, shared) = pipeline::build_here(&plan, &settings, ctx).await?;
         result.finish(&base, &starting_image::folder(&settings), ctx)?;
         match shared {
@@ -51,25 +53,28 @@ struct Lowered {
     result: Artefact,
 }
 
-/// Reads and lowers a project. A base image that is missing is fetched or built,
-/// because the keys of the layers begin with its digest.
-fn prepare(args: &LayersBuildArgs, ctx: &Ctx) -> Result<Lowered, CommandError> {
-    let project = layers::read(&args.project).map_err(project_error)?;
+fn read(args: &LayersBuildArgs) -> Result<Project, CommandError> {
+    layers::read(&args.project).map_err(project_error)
+}
+
+/// Lowers a project. A base image that is missing is fetched or built, because the
+/// keys of the layers begin with its digest.
+fn prepare(args: &LayersBuildArgs, project: &Project, ctx: &Ctx) -> Result<Lowered, CommandError> {
     for warning in &project.warnings {
         ctx.warn(warning.clone());
     }
-    let settings = settings(args, &project);
+    let settings = settings(args, project);
     let chosen = project.up_to(args.last.as_deref()).map_err(project_error)?;
-    let result = Artefact::of(args, &project, chosen)?;
+    let result = Artefact::of(args, project, chosen)?;
     result.make_folder()?;
-    let base = find_base(args, &project, &settings, ctx)?;
-    let plan = lower(args, &project, chosen, &base, &result)?;
+    let base = find_base(args, project, &settings, ctx)?;
+    let plan = lower(args, project, chosen, &base, &result)?;
     Ok(Lowered { plan, settings, base, result })
 }
 
 /// The plan of a project, for verbs that look at it.
 pub(super) fn plan(args: &LayersBuildArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError> {
-    let Lowered { plan, settings, .. } = prepare(args, ctx)?;
+    let Lowered { plan, settings, .. } = prepare(args, &read(args)?, ctx)?;
     Ok(recipe::Prepared { plan, settings })
 }
 
