@@ -86,6 +86,21 @@ pub(crate) fn resolve_env(
     Ok(resolved)
 }
 
+/// A command that failed.
+pub(crate) struct Failed {
+    pub(crate) error: EngineError,
+    /// What was captured of it by then.
+    pub(crate) captured: Vec<u8>,
+    /// What is still to be told about it, because it was a quiet one.
+    pub(crate) events: Vec<Event>,
+}
+
+impl From<EngineError> for Failed {
+    fn from(error: EngineError) -> Self {
+        Self { error, captured: Vec::new(), events: Vec::new() }
+    }
+}
+
 /// Runs a command to its end. Gives the captured standard output.
 pub(crate) async fn run(
     guest: &Guest,
@@ -93,6 +108,19 @@ pub(crate) async fn run(
     config: &Config,
     command: Command<'_>,
 ) -> Result<Vec<u8>, EngineError> {
+    run_capturing(guest, stage, config, command).await.map_err(|failed| {
+        failed.events.iter().for_each(|event| config.observer.event(event));
+        failed.error
+    })
+}
+
+/// The same for a command whose output tells something when it fails, too.
+pub(crate) async fn run_capturing(
+    guest: &Guest,
+    stage: &Stage,
+    config: &Config,
+    command: Command<'_>,
+) -> Result<Vec<u8>, Failed> {
     let session_error = |source| EngineError::Session {
         stage: stage.name.clone(),
         step: command.script.to_owned(),
@@ -147,44 +175,40 @@ pub(crate) async fn run(
     if exited.status.success() {
         return Ok(captured);
     }
-    if command.quiet {
-        tell_late(&command, &lines, &exited, started.elapsed(), config);
-    }
-    Err(EngineError::Script {
+    let events = if command.quiet {
+        events(&command, &lines, &exited, started.elapsed())
+    } else {
+        Vec::new()
+    };
+    let error = EngineError::Script {
         phase: command.phase.to_owned(),
         script: command.script.to_owned(),
         origin: command.origin.cloned(),
         status: exited.status,
         timeout: time_limit(stage, config).filter(|_| exited.status == ExitStatus::TimedOut),
         tail: lines.tail.into(),
-    })
+    };
+    Err(Failed { error, captured, events })
 }
 
-/// What a quiet command would have told, once it has failed.
-fn tell_late(
-    command: &Command<'_>,
-    lines: &Lines,
-    exited: &Exited,
-    elapsed: Duration,
-    config: &Config,
-) {
-    let tell = |event: Event| config.observer.event(&event);
-    tell(Event::ScriptStarted {
+/// What a command that was not quiet would have told.
+fn events(command: &Command<'_>, lines: &Lines, exited: &Exited, elapsed: Duration) -> Vec<Event> {
+    let started = Event::ScriptStarted {
         phase: command.phase.to_owned(),
         script: command.script.to_owned(),
         origin: command.origin.cloned(),
         place: command.place,
-    });
-    for line in &lines.tail {
-        tell(Event::OutputLine { stream: OutputStream::Stderr, line: line.clone() });
-    }
-    tell(Event::ScriptFinished {
+    };
+    let finished = Event::ScriptFinished {
         phase: command.phase.to_owned(),
         script: command.script.to_owned(),
         status: exited.status,
         elapsed,
         cpu: exited.cpu,
-    });
+    };
+    let line =
+        |line: &String| Event::OutputLine { stream: OutputStream::Stderr, line: line.clone() };
+    std::iter::once(started).chain(lines.tail.iter().map(line)).chain([finished]).collect()
 }
 
 /// How long a script of a stage may run.

@@ -7,6 +7,8 @@
 //! has its own output, time and exit status, and is a boundary. Scripts of the plan
 //! are put into the directory right before they run.
 
+use std::collections::BTreeMap;
+
 use plan::{Run, RunParts, Stage, compare_scripts, is_script_name};
 use serde::{Deserialize, Serialize};
 use wire::{FileKind, FileOperation, FileStat, Reply, Request};
@@ -14,14 +16,16 @@ use wire::{FileKind, FileOperation, FileStat, Reply, Request};
 use crate::{
     Config, EngineError, State,
     command::{self, Command},
+    events::Event,
     guest::Guest,
     steps,
 };
 
-/// Sources its arguments and prints the environment, NUL separated. What the
-/// files print goes to standard error.
+/// Sources its arguments and prints the environment, NUL separated; when that fails,
+/// the file that failed. What the files print goes to standard error.
 const CAPTURE_ENVIRONMENT: &str = r#"set -ue -o pipefail
 exec 3>&1 1>&2
+trap 'printf %s "${_vbuild_file:-}" >&3' EXIT
 for _vbuild_file in "$@"; do
     # shellcheck disable=SC1090
     source "$_vbuild_file"
@@ -78,7 +82,8 @@ pub(crate) async fn begin(
         return Ok(Phase { found, last: None, env: Vec::new() });
     }
     let env = command::resolve_env(&parts.env, stage, config, state)?;
-    let context = Sourcing { guest, stage, config, phase: &parts.phase, place: parts.place };
+    let (phase, place, origins) = (&parts.phase, parts.place, Some(&parts.origins));
+    let context = Sourcing { guest, stage, config, phase, place, origins };
     let env = context.source(parts.environment.as_ref().map(plan::GuestPath::as_str), env).await?;
     Ok(Phase { found, last: None, env })
 }
@@ -141,7 +146,8 @@ pub(crate) async fn run_one(
     state: &mut State,
 ) -> Result<(), EngineError> {
     let env = command::resolve_env(&run.env, stage, config, state)?;
-    let context = Sourcing { guest, stage, config, phase: &stage.name, place: run.place };
+    let (phase, place, origins) = (&stage.name, run.place, None);
+    let context = Sourcing { guest, stage, config, phase, place, origins };
     let env = context.source(run.environment.as_ref().map(plan::GuestPath::as_str), env).await?;
     let argv =
         run.argv.iter().map(|word| command::resolve(word, state)).collect::<Result<_, _>>()?;
@@ -172,6 +178,7 @@ struct Sourcing<'a> {
     config: &'a Config,
     phase: &'a str,
     place: plan::Place,
+    origins: Option<&'a BTreeMap<String, String>>,
 }
 
 impl Sourcing<'_> {
@@ -209,8 +216,33 @@ impl Sourcing<'_> {
             echo: false,
             quiet: true,
         };
-        let output = command::run(self.guest, self.stage, self.config, command).await?;
-        Ok(parse_environment(&output))
+        match command::run_capturing(self.guest, self.stage, self.config, command).await {
+            Ok(output) => Ok(parse_environment(&output)),
+            Err(failed) => Err(self.name_file(failed)),
+        }
+    }
+
+    /// Puts the file that failed, and its element, into what is told of it.
+    fn name_file(&self, mut failed: command::Failed) -> EngineError {
+        let path = String::from_utf8_lossy(&failed.captured);
+        if let Some(name) = path.rsplit('/').next().filter(|name| !name.is_empty()) {
+            let name = format!("environment.d/{name}");
+            let element = self.origins.and_then(|origins| origins.get(&name));
+            if let EngineError::Script { script, origin, .. } = &mut failed.error {
+                (*script, *origin) = (name.clone(), element.cloned());
+            }
+            for event in &mut failed.events {
+                match event {
+                    Event::ScriptStarted { script, origin, .. } => {
+                        (*script, *origin) = (name.clone(), element.cloned());
+                    }
+                    Event::ScriptFinished { script, .. } => script.clone_from(&name),
+                    _ => {}
+                }
+            }
+        }
+        failed.events.iter().for_each(|event| self.config.observer.event(event));
+        failed.error
     }
 }
 
@@ -352,7 +384,7 @@ mod tests {
             environment: None,
             env: Vec::new(),
             cwd: plan::GuestPath::new("/").unwrap(),
-            origins: std::collections::BTreeMap::new(),
+            origins: BTreeMap::new(),
             block_device_output: false,
             scripts: vec![script("5-a"), script("50-c"), script("100-e")],
         };

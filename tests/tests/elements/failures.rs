@@ -64,13 +64,15 @@ fn extra_data_ends_with_its_scripts_status() {
 fn environment_files_that_fail_end_the_phase() {
     let Some(shop) = workshop("environment files") else { return };
     for (trap, words) in [
-        ("environment-status", "environment.d"),
+        ("environment-status", "exit status 1"),
         ("environment-unset", "NO_SUCH_VARIABLE_ANYWHERE"),
     ] {
         let built = trapped(&shop, trap);
         assert_eq!(built.status, Some(1));
-        assert!(built.stderr.contains(words), "{}", built.stderr);
-        assert_eq!(built.scripts(), ["root.d/environment.d"], "no script ran after it");
+        for part in [words, "root.d/environment.d/90-trap", "element: traps"] {
+            assert!(built.stderr.contains(part), "{part} in {}", built.stderr);
+        }
+        assert_eq!(built.scripts(), ["root.d/environment.d/90-trap"], "no script ran after it");
     }
 }
 

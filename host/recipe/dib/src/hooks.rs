@@ -253,7 +253,7 @@ impl Hooks {
 
     /// Which element each script of a phase is of, for messages. Scripts of
     /// sub-directories are counted in by their base names, as links to them may
-    /// be made later.
+    /// be made later. Files of environment.d are in it by their paths.
     pub(crate) fn origins(&self, phase: Phase) -> BTreeMap<String, String> {
         let prefix = format!("{}/", phase.directory());
         let mut origins = BTreeMap::new();
@@ -271,6 +271,9 @@ impl Hooks {
             }
         }
         origins.retain(|name, _| !ambiguous.contains(name));
+        // The environment that every phase sources has names of its own.
+        let environment = self.owners.iter().filter(|(path, _)| path.starts_with("environment.d/"));
+        origins.extend(environment.map(|(path, owner)| (path.clone(), owner.clone())));
         origins
     }
 }

@@ -147,7 +147,8 @@ fn scripts_become_visible_with_their_phase() {
     for phase in [Phase::Root, Phase::ExtraData, Phase::Install, Phase::Finalise] {
         assert_eq!(single(&hooks, phase), ["10-a"], "{phase:?}");
     }
-    let origins = ["10-a", "10-a.conf", "20-a"].map(|name| (name.to_owned(), "a".to_owned()));
+    let names = ["10-a", "10-a.conf", "20-a", "environment.d/10-a"];
+    let origins = names.map(|name| (name.to_owned(), "a".to_owned()));
     assert_eq!(hooks.origins(Phase::Install), BTreeMap::from(origins));
 }
 
