@@ -8,9 +8,10 @@
 # Everything in it goes through vbuild itself: `vbuild exec` boots level 1, and
 # the tests that boot guests, the same that run over QEMU, boot level 2 there.
 #
-# usage: tests/lab.sh [SUITE]...      (default: doctor machine build)
+# usage: tests/lab.sh [SUITE]...      (default: doctor machine devices build)
 #   doctor   `vbuild doctor` and `--accel auto` choose KVM; a command in level 2
-#   machine  processors, disks, streams, ends, confinement, hostile guests
+#   machine  processors, ends, confinement, hostile guests, sessions
+#   devices  disks and streams
 #   cache    a stage cache that works by swapping layers under a running guest
 #   layers   a project of layer folders: tests/layers.sh
 #   build    a whole image, compared with the one that QEMU's backend makes
@@ -24,8 +25,9 @@ set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
 target=${CARGO_TARGET_DIR:-$here/target}
-[ $# -gt 0 ] || set -- doctor machine build
-suites=$*
+suites=$* beside=
+# By default two machines of level 1 run side by side, since each has one processor.
+[ $# -gt 0 ] || suites="doctor machine" beside="devices build"
 
 cargo agent --locked
 VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent"
@@ -35,7 +37,8 @@ tests=$(cargo test --locked --package tests --test boots --test elements --bench
     --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vbuild-lab.XXXXXX")
-trap 'rm -rf "$work"' EXIT INT TERM
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
 cache=${VBUILD_TEST_CACHE:-$work/cache}
 vbuild() { "$target/debug/vbuild" "$@"; }
 outside="--accel tcg --cache-dir $cache"
@@ -61,7 +64,7 @@ done
 cp "$VBUILD_AGENT" "$lab/agent"
 cp -R tests/elements tests/layers tests/layers.sh "$lab/tests/"
 cp tests/lab/* "$lab/"
-case " $suites " in
+case " $suites $beside " in
 *" build "*)
     # The same build over QEMU, here, to compare with.
     mkdir "$lab/reference"
@@ -78,20 +81,40 @@ truncate -s 16G "$work/lab.img"
 mke2fs -q -F -t ext4 -O ^has_journal -E lazy_itable_init=1 -d "$lab" "$work/lab.img"
 rm -rf "$lab"
 
-# One processor, because with two the emulation of SVM now and then comes back to
-# the kernel of level 1 with registers of level 2, and that kernel dies of it or
-# stands still. For the same reason a level 1 that is gone (125: the machine, not
-# a test, has failed) or out of time (124) is started once more, and told.
-for attempt in first second; do
-    cp --sparse=always "$work/lab.img" "$work/drive.img"
-    status=0
+# lane NAME SUITE...: these suites in a level 1 of their own. It has one processor,
+# because with two the emulation of SVM now and then comes back to the kernel of
+# level 1 with registers of level 2, and that kernel dies of it or stands still. For
+# the same reason a level 1 that is gone (125: the machine, not a test, has failed)
+# or out of time (124) is started once more, and told.
+lane() {
+    name=$1
+    shift
+    for attempt in first second; do
+        cp --sparse=always "$work/lab.img" "$work/$name.img"
+        status=0
+        # In the foreground: what ends this script by its group ends level 1 too.
+        # shellcheck disable=SC2086
+        timeout --foreground "${LAB_TIMEOUT:-1200}" "$target/debug/vbuild" exec $outside $extra --no-network \
+            --smp "${LAB_SMP:-1}" --memsize "${LAB_MEMORY:-4096}" --drive "$work/$name.img" -- \
+            env LAB_FILTER="${LAB_FILTER:-}" sh /helper/inside.sh "$@" || status=$?
+        case $status in
+        124 | 125) echo "lab: level 1 is gone or stands still (status $status) in the $attempt of two attempts" ;;
+        *) return "$status" ;;
+        esac
+    done
+    return "$status"
+}
+
+if [ -n "$beside" ]; then
     # shellcheck disable=SC2086
-    timeout "${LAB_TIMEOUT:-1200}" "$target/debug/vbuild" exec $outside $extra --no-network \
-        --smp "${LAB_SMP:-1}" --memsize "${LAB_MEMORY:-4096}" --drive "$work/drive.img" -- \
-        env LAB_FILTER="${LAB_FILTER:-}" sh /helper/inside.sh $suites || status=$?
-    case $status in
-    124 | 125) echo "lab: level 1 is gone or stands still (status $status) in the $attempt of two attempts" ;;
-    *) exit "$status" ;;
-    esac
-done
+    lane beside $beside >"$work/beside.log" 2>&1 &
+    other=$!
+fi
+status=0
+# shellcheck disable=SC2086
+lane first $suites || status=$?
+if [ -n "$beside" ]; then
+    wait "$other" || status=$?
+    cat "$work/beside.log"
+fi
 exit "$status"

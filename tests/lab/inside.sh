@@ -33,7 +33,11 @@ for suite in $suites; do
         ;;
     machine)
         # shellcheck disable=SC2086
-        boots ${LAB_FILTER:-machine:: disks:: streams:: hostile:: session::}
+        boots ${LAB_FILTER:-machine:: hostile:: session::}
+        ;;
+    devices)
+        # shellcheck disable=SC2086
+        boots ${LAB_FILTER:-disks:: streams::}
         ;;
     cache)
         # shellcheck disable=SC2086
