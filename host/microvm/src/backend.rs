@@ -134,8 +134,8 @@ fn cmdline(spec: &MachineSpec) -> String {
                         no_timer_check";
     // Emergencies only: every character costs an exit.
     let console = if spec.verbose_console { "ignore_loglevel" } else { "quiet loglevel=1" };
-    let words = [BASE, console].into_iter().chain(spec.cmdline.iter().map(String::as_str));
-    words.collect::<Vec<_>>().join(" ")
+    let words = [BASE, console].into_iter().chain(machine::QUICK_BOOT_WORDS);
+    words.chain(spec.cmdline.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
 }
 
 /// What the machine's handle and its threads share.

@@ -71,6 +71,7 @@ fn the_command_line_keeps_the_console_quiet_unless_asked() {
     let dir = tempfile::tempdir().unwrap();
     let mut spec = spec(dir.path());
     let quiet = cmdline(&spec);
+    assert!(quiet.contains(machine::QUICK_BOOT_WORDS[0]));
     assert!(quiet.contains("panic=-1") && quiet.contains(" quiet ") && quiet.ends_with(" word"));
     spec.verbose_console = true;
     assert!(!cmdline(&spec).contains("quiet"));
