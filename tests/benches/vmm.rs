@@ -88,12 +88,22 @@ fn swallow(mut stream: UnixStream) {
     while stream.read(&mut buffer).is_ok_and(|len| len > 0) {}
 }
 
-fn kib(text: &str) -> f64 {
-    text.split_whitespace().next().unwrap().parse().unwrap()
+/// Resident memory in MiB: the VMM's own, and the guest's. Under QEMU the guest's is
+/// a memfd and so counted as shared; the own VMM tells.
+fn resident(session: &Session, prepared: &Prepared) -> (f64, f64) {
+    if prepared.is_own() {
+        let counters: BTreeMap<_, _> = session.machine().counters().into_iter().collect();
+        return (mib(counters["rss_kib"]), mib(counters["rss_guest_kib"]));
+    }
+    let path = format!("/proc/{}/status", prepared.process());
+    let status = fs::read_to_string(path).unwrap();
+    let kib =
+        |name| field(&status, name).split_whitespace().next().unwrap().parse::<u64>().unwrap();
+    (mib(kib("RssAnon") + kib("RssFile")), mib(kib("RssShmem")))
 }
 
-fn status_of(prepared: &Prepared) -> String {
-    fs::read_to_string(format!("/proc/{}/status", prepared.process())).unwrap()
+fn mib(kib: u64) -> f64 {
+    f64::from(u32::try_from(kib).unwrap()) / 1024.0
 }
 
 async fn block(session: &Session, figures: &mut Figures) {
@@ -119,12 +129,12 @@ async fn block(session: &Session, figures: &mut Figures) {
 }
 
 async fn memory(session: &Session, prepared: &Prepared, figures: &mut Figures) {
-    let guest = |status: &str| kib(&field(status, "RssShmem")) / 1024.0;
-    let before = guest(&status_of(prepared));
+    let guest = || resident(session, prepared).1;
+    let before = guest();
     shell(session, &format!("head -c {TAKEN_MIB}M /dev/urandom > /run/taken")).await;
-    let taken = guest(&status_of(prepared));
+    let taken = guest();
     shell(session, "rm /run/taken; echo 3 > /proc/sys/vm/drop_caches; sleep 20").await;
-    let after = guest(&status_of(prepared));
+    let after = guest();
     note(figures, "guest memory taken, MiB", taken - before);
     note(figures, "of it given back, MiB", taken - after);
 }
@@ -160,10 +170,10 @@ async fn measure(ground: &Ground, own: bool) -> Figures {
                 println!("  {name}: {value}");
             }
         }
-        let status = status_of(&prepared);
-        let own_kib = kib(&field(&status, "RssAnon")) + kib(&field(&status, "RssFile"));
         if boot == 0 {
-            note(&mut figures, "VMM's own memory, MiB", own_kib / 1024.0);
+            let (own, guest) = resident(&session, &prepared);
+            note(&mut figures, "VMM's own memory, MiB", own);
+            note(&mut figures, "guest memory after the boot, MiB", guest);
         }
         if boot + 1 < BOOTS {
             session.shutdown(false).await.unwrap();

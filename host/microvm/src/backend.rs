@@ -8,6 +8,7 @@
 mod inputs;
 pub(crate) mod output;
 pub(crate) mod process;
+mod resident;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,6 +35,7 @@ use self::{
     inputs::{Opened, drive_error, open_everything},
     output::{Tail, Words},
     process::{Launch, Launched, Process, StartError, describe},
+    resident::Mappings,
 };
 use crate::{
     control::{Boot, Channel, Format, FromVmm, Role, Sandbox, Start, ToVmm},
@@ -145,6 +147,7 @@ struct Shared {
     pending: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     next_id: AtomicU64,
     process: Process,
+    mappings: Mutex<Option<Mappings>>,
     killed: std::sync::atomic::AtomicBool,
     end: watch::Sender<Option<HaltReason>>,
     console: Arc<Mutex<Tail>>,
@@ -220,7 +223,7 @@ fn start(backend: &Microvm, spec: &MachineSpec) -> Result<Running, MachineError>
         let fds: Vec<BorrowedFd<'_>> = files.chain(opened.layers.iter().map(AsFd::as_fd)).collect();
         control.send(&ToVmm::Start(Start::new(backend.sandbox, machine(spec, &opened))), &fds)
     });
-    let Launched { control, child, words } = launched.map_err(|error| match error {
+    let Launched { control, child, words, mappings } = launched.map_err(|error| match error {
         StartError::Io { action, source } => io_error(format!("failed to {action}"))(source),
         StartError::Process(reason) => MachineError::Vmm { action: "start".to_owned(), reason },
     })?;
@@ -230,6 +233,7 @@ fn start(backend: &Microvm, spec: &MachineSpec) -> Result<Running, MachineError>
         pending: Mutex::default(),
         next_id: AtomicU64::new(0),
         process: Process::of(&child),
+        mappings: Mutex::new(mappings),
         killed: std::sync::atomic::AtomicBool::new(false),
         end: watch::Sender::new(None),
         console,
@@ -394,22 +398,9 @@ impl Machine for Handle {
 
     fn counters(&self) -> Vec<(String, u64)> {
         let mut counters = self.shared.counters.snapshot();
-        let process = self.shared.process.id();
-        if let Some(status) =
-            process.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())
-        {
-            // Private memory is the VMM's own; shared memory is the guest's RAM.
-            for (field, name) in [
-                ("RssAnon:", "rss_anon_kib"),
-                ("RssFile:", "rss_file_kib"),
-                ("RssShmem:", "rss_guest_kib"),
-            ] {
-                let value = status
-                    .lines()
-                    .find_map(|line| line.strip_prefix(field))
-                    .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-                counters.extend(value.map(|value| (name.to_owned(), value)));
-            }
+        let resident = lock(&self.shared.mappings).as_mut().and_then(Mappings::resident_kib);
+        if let Some((own, guest)) = resident {
+            counters.extend([("rss_kib".to_owned(), own), ("rss_guest_kib".to_owned(), guest)]);
         }
         counters
     }

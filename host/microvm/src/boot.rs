@@ -321,7 +321,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn ram(mib: u64) -> GuestMemoryMmap {
-        memory::map(&memory::create_file(mib * MIB).unwrap(), mib * MIB).unwrap()
+        memory::create(mib * MIB).unwrap()
     }
 
     fn file(bytes: &[u8]) -> File {

@@ -294,8 +294,7 @@ struct Tiny {
 impl Tiny {
     fn new(kvm: &Kvm, code: &[u8], breakpoint: Option<u64>) -> Result<Self, Failure> {
         let vm = kvm.create_vm().map_err(Failure::of("KVM_CREATE_VM"))?;
-        let memory = memory::create_file(PROBE_MEMORY_BYTES)
-            .and_then(|file| memory::map(&file, PROBE_MEMORY_BYTES))
+        let memory = memory::create(PROBE_MEMORY_BYTES)
             .map_err(|e| Failure::new(format!("no memory for the test guest: {e}")))?;
         memory::register(&vm, &memory).map_err(Failure::of("KVM_SET_USER_MEMORY_REGION"))?;
         let vcpu = vm.create_vcpu(0).map_err(Failure::of("KVM_CREATE_VCPU"))?;

@@ -129,8 +129,7 @@ impl Vm {
             .map_err(ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(KVM_TSS).map_err(ioctl("KVM_SET_TSS_ADDR"))?;
         vm.create_irq_chip().map_err(ioctl("KVM_CREATE_IRQCHIP"))?;
-        let file = memory::create_file(memory_bytes)?;
-        let memory = memory::map(&file, memory_bytes)?;
+        let memory = memory::create(memory_bytes)?;
         memory::register(&vm, &memory).map_err(ioctl("KVM_SET_USER_MEMORY_REGION"))?;
 
         let slots: Vec<Slot> =

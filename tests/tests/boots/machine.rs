@@ -167,8 +167,8 @@ async fn memory_that_the_guest_has_freed_goes_back_to_the_host() {
     }
     let session = prepared.must_boot().await;
     let resident = || {
-        let status = fs::read_to_string(format!("/proc/{}/status", prepared.process())).unwrap();
-        field(&status, "RssShmem").split(' ').next().unwrap().parse::<u64>().unwrap() >> 10
+        let counters = session.machine().counters();
+        counters.iter().find(|(name, _)| name == "rss_guest_kib").unwrap().1 >> 10
     };
     shell(&session, &format!("head -c {TAKEN_MIB}M /dev/zero > /run/taken")).await;
     let taken = resident();

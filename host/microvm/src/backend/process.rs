@@ -32,6 +32,7 @@ use vsock_mux::{CONNECTIONS_MAX, ConnectError};
 use super::{
     lock,
     output::{Tail, Words, follow},
+    resident::Mappings,
 };
 use crate::{
     control::{AskConnect, Channel, Decision, FromVmm, ToVmm},
@@ -81,6 +82,8 @@ pub(crate) struct Launched {
     pub(crate) control: Channel,
     pub(crate) child: Child,
     pub(crate) words: Words,
+    /// Nothing where /proc is not readable.
+    pub(crate) mappings: Option<Mappings>,
 }
 
 /// Starts a process. `tell` sends the first message over the first channel; the
@@ -108,6 +111,8 @@ pub(crate) fn launch(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed(format!("start `{}`", launch.program.display())))?;
+    // Before it gets its first message, after which it confines itself.
+    let mappings = Mappings::of(child.id()).ok();
     let mut words = Words::default();
     let told = (|| {
         if let (Some(pipe), Some(console)) = (child.stdout.take(), launch.console) {
@@ -137,7 +142,7 @@ pub(crate) fn launch(
             _ => reason,
         }));
     }
-    Ok(Launched { control, child, words })
+    Ok(Launched { control, child, words, mappings })
 }
 
 /// Opens a stream to a port of the guest; the process gets its other half.

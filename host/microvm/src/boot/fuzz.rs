@@ -2,7 +2,7 @@
 
 use std::{fs::File, os::unix::fs::FileExt};
 
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestAddress;
 
 use super::{Payload, load};
 use crate::{
@@ -21,9 +21,8 @@ fn file(bytes: &[u8]) -> Option<File> {
 
 /// Loads the bytes as a kernel.
 pub(crate) fn run(bytes: &[u8]) {
-    let ram = create_file(MEMORY_BYTES).ok();
-    let memory: Option<GuestMemoryMmap> = ram.and_then(|ram| memory::map(&ram, MEMORY_BYTES).ok());
-    let (Some(memory), Some(mut kernel), Some(mut initrd)) = (memory, file(bytes), file(b"070701"))
+    let memory = memory::create(MEMORY_BYTES);
+    let (Ok(memory), Some(mut kernel), Some(mut initrd)) = (memory, file(bytes), file(b"070701"))
     else {
         return;
     };

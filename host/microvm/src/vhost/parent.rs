@@ -168,7 +168,7 @@ fn begin(device: Device) -> io::Result<(Shared, Child, Words)> {
         let fds = [counters.file().as_fd(), asking.fd(), device.listener.as_fd()];
         control.send(&ToVmm::Start(Start::new(Sandbox::Enforce, Role::Vsock)), &fds)
     });
-    let Launched { control, child, words } = launched.map_err(io::Error::other)?;
+    let Launched { control, child, words, .. } = launched.map_err(io::Error::other)?;
     let process = Process::of(&child);
     Ok((Shared { control, counters, process, ending: AtomicBool::new(false) }, child, words))
 }

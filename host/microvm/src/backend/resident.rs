@@ -1,0 +1,78 @@
+//! How much memory a VM's process holds, and how much of it is its guest's.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek},
+};
+
+/// The mappings of a process that was asked about them in time: a confined process
+/// shows them to nobody but root, except through a file that is open already.
+#[derive(Debug)]
+pub(crate) struct Mappings(File);
+
+impl Mappings {
+    /// Of a process that has not confined itself yet.
+    pub(crate) fn of(process: u32) -> io::Result<Self> {
+        File::open(format!("/proc/{process}/smaps")).map(Self)
+    }
+
+    /// Resident memory in KiB: the VMM's own, and its guest's; nothing once the
+    /// process has ended.
+    pub(crate) fn resident_kib(&mut self) -> Option<(u64, u64)> {
+        let mut smaps = String::new();
+        self.0.rewind().ok()?;
+        self.0.read_to_string(&mut smaps).ok()?;
+        (!smaps.is_empty()).then(|| resident_kib(&smaps))
+    }
+}
+
+/// The same from what proc_pid_smaps(5) describes. The guest's RAM is what was
+/// advised to have huge pages (`hg`), which nothing else is.
+fn resident_kib(smaps: &str) -> (u64, u64) {
+    let (mut own, mut guest, mut last) = (0, 0, 0);
+    for line in smaps.lines() {
+        if let Some(rest) = line.strip_prefix("Rss:") {
+            let number = rest.split_whitespace().next();
+            last = number.and_then(|number| number.parse().ok()).unwrap_or(0);
+        } else if let Some(flags) = line.strip_prefix("VmFlags:") {
+            let of_guest = flags.split_whitespace().any(|flag| flag == "hg");
+            *(if of_guest { &mut guest } else { &mut own }) += last;
+        }
+    }
+    (own, guest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_seen_until_it_has_ended() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let mut mappings = Mappings::of(child.id()).unwrap();
+        let (own, guest) = mappings.resident_kib().unwrap();
+        assert!(own > 0 && guest == 0, "{own} {guest}");
+        assert!(mappings.resident_kib().is_some(), "it can be asked again");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(mappings.resident_kib(), None);
+    }
+
+    #[test]
+    fn mappings_count_for_whom_they_are() {
+        let smaps = "7f0000000000-7f0040000000 rw-p 00000000 00:00 0\n\
+            Size:            1048576 kB\n\
+            Rss:               61440 kB\n\
+            VmFlags: rd wr mr mw me ac nr sd hg\n\
+            7f0040000000-7f0040021000 rw-p 00000000 00:00 0 [heap]\n\
+            Rss:                 132 kB\n\
+            VmFlags: rd wr mr mw me ac sd\n\
+            7f0050000000-7f0050001000 r-xp 00000000 fe:00 7 /usr/bin/hg hg\n\
+            Rss:                   4 kB\n\
+            VmFlags: rd ex mr mw me sd\n";
+        assert_eq!(resident_kib(smaps), (136, 61440));
+        assert_eq!(resident_kib(""), (0, 0));
+    }
+}
