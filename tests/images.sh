@@ -197,9 +197,9 @@ run() {
             ls "$work/out/ramdisk.d" | grep -q init
             ;;
         offline)
-            build first --no-cache --formats tar debian-minimal
+            build first --no-cache --formats tar debian-minimal small-initrd
             build second --no-cache --formats tar --envvar DIB_AVOID_PACKAGES_UPDATE=1 --no-network \
-                debian-minimal
+                debian-minimal small-initrd
             ;;
         *) fail "no image is called $1" ;;
     esac
