@@ -151,6 +151,8 @@ struct Machine {
     connector: Connector,
     disks: Vec<(String, Requests<Swap>)>,
     lists: Lists,
+    /// What tells the parent how much memory this process holds.
+    mappings: Option<File>,
 }
 
 fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildError> {
@@ -171,11 +173,13 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
         .collect::<Result<Vec<_>, _>>()?;
     let counters = Arc::new(Counters::open(File::from(counters))?);
     let console = console_pipe()?;
+    // Without /proc the parent does without.
+    let mappings = File::open("/proc/self/smaps").ok();
 
     sandbox::confine_process()?;
     let largest = images.iter().map(|image| image.len()).max().unwrap_or(0);
-    let file_bytes = largest.max(boot.memory_bytes).saturating_add(FILE_SLACK_BYTES);
-    sandbox::limit_file_size(file_bytes.saturating_add(largest / 8))?;
+    let file_bytes = largest.saturating_add(largest / 8).saturating_add(FILE_SLACK_BYTES);
+    sandbox::limit_file_size(file_bytes)?;
     let lists = Lists::compile(mode)?;
 
     let end = Arc::new(End::new().map_err(io_error("create an event"))?);
@@ -222,7 +226,7 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
     )?;
     let vcpu_lists = lists.clone();
     let running = vm.start(move || vcpu_lists.apply(Kind::Vcpu))?;
-    Ok(Machine { running, connector, disks, lists })
+    Ok(Machine { running, connector, disks, lists, mappings })
 }
 
 /// Takes the first message, and ends with the parent from then on.
@@ -301,11 +305,14 @@ pub(crate) fn ask_parent(policy: Channel) -> Result<vsock_mux::OnGuestConnect, C
 }
 
 impl Machine {
-    fn serve(self, control: &Channel) -> ExitCode {
+    fn serve(mut self, control: &Channel) -> ExitCode {
         self.lists.apply(Kind::Main);
-        if control.send(&FromVmm::Started, &[]).is_err() {
+        let mappings = self.mappings.take();
+        let files: Vec<_> = mappings.iter().map(AsFd::as_fd).collect();
+        if control.send(&FromVmm::Started, &files).is_err() {
             self.running.end(HaltReason::Killed);
         }
+        drop(mappings);
         while let Ok(Turn::Message) = self.wait(control) {
             match control.receive::<ToVmm>() {
                 Ok(Some((message, fds))) => self.carry_out(control, message, fds),

@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     io,
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::{
             net::UnixStream,
             process::{CommandExt, ExitStatusExt},
@@ -82,7 +82,7 @@ pub(crate) struct Launched {
     pub(crate) control: Channel,
     pub(crate) child: Child,
     pub(crate) words: Words,
-    /// Nothing where /proc is not readable.
+    /// Of a process that shows them.
     pub(crate) mappings: Option<Mappings>,
 }
 
@@ -111,8 +111,6 @@ pub(crate) fn launch(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed(format!("start `{}`", launch.program.display())))?;
-    // Before it gets its first message, after which it confines itself.
-    let mappings = Mappings::of(child.id()).ok();
     let mut words = Words::default();
     let told = (|| {
         if let (Some(pipe), Some(console)) = (child.stdout.take(), launch.console) {
@@ -133,15 +131,16 @@ pub(crate) fn launch(
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(String::new()),
         Err(e) => Err(format!("it does not take its first message: {e}")),
     };
-    if let Err(reason) = started {
+    let files = started.map_err(|reason| {
         // It has ended by itself or has nothing to lose yet.
         let _ = child.kill();
         let status = child.wait().ok();
-        return Err(StartError::Process(match (reason.is_empty(), status) {
+        StartError::Process(match (reason.is_empty(), status) {
             (true, Some(status)) => describe(launch.who, status, &words.last()),
             _ => reason,
-        }));
-    }
+        })
+    })?;
+    let mappings = files.into_iter().next().map(Mappings::of);
     Ok(Launched { control, child, words, mappings })
 }
 
@@ -204,13 +203,13 @@ impl Process {
     }
 }
 
-/// Waits for the first word of a process. An empty error means that it ended
-/// without one.
-fn wait_for_start(control: &Channel) -> Result<(), String> {
+/// Waits for the first word of a process, and gives the files that came with it. An
+/// empty error means that it ended without one.
+fn wait_for_start(control: &Channel) -> Result<Vec<OwnedFd>, String> {
     let bounded = |timeout| control.set_timeout(timeout).map_err(|e| e.to_string());
     bounded(Some(START_TIMEOUT))?;
     match control.receive::<FromVmm>() {
-        Ok(Some((FromVmm::Started, _))) => bounded(None),
+        Ok(Some((FromVmm::Started, files))) => bounded(None).map(|()| files),
         Ok(Some((FromVmm::Failed { reason }, _))) => Err(reason),
         Ok(Some((other, _))) => Err(format!("its first word was {other:?}")),
         Ok(None) => Err(String::new()),
