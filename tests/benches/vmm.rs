@@ -70,6 +70,10 @@ stream.shutdown(socket.SHUT_WR)
 stream.recv(1)
 "#;
 
+/// How often each is measured, in turns: the first also pays for what the machine
+/// below touches for the first time. The better figure of each counts.
+const ROUNDS: usize = 2;
+
 type Figures = BTreeMap<&'static str, f64>;
 
 /// Keeps a figure, and prints it at once: in the lab the next takes minutes.
@@ -191,16 +195,27 @@ async fn measure(ground: &Ground, own: bool) -> Figures {
     figures
 }
 
+/// Of a rate the higher, of a time or a size the lower.
+fn keep_better(best: &mut Figures, figures: Figures) {
+    for (name, value) in figures {
+        let kept = best.entry(name).or_insert(value);
+        *kept = if name.ends_with("/s") { kept.max(value) } else { kept.min(value) };
+    }
+}
+
 #[tokio::main]
 async fn main() {
     let Some(mut ground) = harness::ground("vmm") else { return };
     // More processors than there are would wait for each other.
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     ground.settings.vcpus = ground.settings.vcpus.min(u8::try_from(processors).unwrap_or(u8::MAX));
-    println!("the own VMM");
-    let own = measure(&ground, true).await;
-    println!("QEMU's microvm");
-    let theirs = measure(&ground, false).await;
+    let (mut own, mut theirs) = (Figures::new(), Figures::new());
+    for _ in 0..ROUNDS {
+        println!("the own VMM");
+        keep_better(&mut own, measure(&ground, true).await);
+        println!("QEMU's microvm");
+        keep_better(&mut theirs, measure(&ground, false).await);
+    }
     println!("{:<32} {:>10} {:>10} {:>8}", "", "own VMM", "QEMU", "ratio");
     for (name, value) in &own {
         let other = theirs[name];
