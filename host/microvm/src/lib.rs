@@ -20,8 +20,8 @@
 //! are the parent's side. `vhost` is the vsock device alone, for QEMU's machines,
 //! in such a process too.
 //!
-//! Architecture invariant: the VMM process opens no path and holds no socket
-//! but those it was given; nothing the guest writes makes a device thread panic,
+//! Architecture invariant: once confined, which is before there is a guest, the VMM
+//! process opens no path, and it holds no socket but those it was given; nothing the guest writes makes a device thread panic,
 //! loop, or touch memory outside of guest RAM.
 #![expect(
     unsafe_code,

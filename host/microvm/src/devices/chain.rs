@@ -134,9 +134,31 @@ pub(crate) fn copy_in(slices: &[VolatileSlice<'_>], from: &[u8]) -> usize {
     done
 }
 
+/// What zeros are compared and written with.
+const ZEROS: [u8; 4096] = [0; 4096];
+
+/// Whether a list of slices holds nothing but zeros. The guest may change it while it
+/// is looked at, as it may change what is being written.
+pub(crate) fn is_zero(slices: &[VolatileSlice<'_>]) -> bool {
+    let mut copy = ZEROS;
+    slices.iter().all(|slice| {
+        let mut done = 0;
+        while let Ok(rest) = slice.offset(done) {
+            let len = rest.copy_to(&mut copy);
+            if len == 0 {
+                break;
+            }
+            if copy[..len] != ZEROS[..len] {
+                return false;
+            }
+            done += len;
+        }
+        true
+    })
+}
+
 /// Writes zeros over a list of slices.
 pub(crate) fn zero(slices: &[VolatileSlice<'_>]) {
-    const ZEROS: [u8; 4096] = [0; 4096];
     for slice in slices {
         let mut done = 0;
         while let Ok(rest) = slice.offset(done) {
@@ -226,8 +248,19 @@ mod tests {
         assert_eq!(out[..2], [3, 4]);
         assert_eq!(total(&part(&slices, 1, 100)), 5);
         assert_eq!(copy_in(&part(&slices, 1, 4), &[9; 9]), 4);
+        assert!(!is_zero(&slices));
         zero(&slices[1..]);
+        assert!(is_zero(&slices[1..]) && !is_zero(&slices));
         assert_eq!((a, b), ([1, 9, 9], [0, 0, 0]));
+    }
+
+    #[test]
+    fn the_last_byte_counts() {
+        let mut bytes = vec![0; 3 * ZEROS.len() + 5];
+        assert!(is_zero(&[VolatileSlice::from(&mut bytes[..])]));
+        *bytes.last_mut().unwrap() = 1;
+        assert!(!is_zero(&[VolatileSlice::from(&mut bytes[..])]));
+        assert!(is_zero(&[]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     counters::Counter,
-    devices::chain::{Buffers, copy_in, copy_out, part, total},
+    devices::chain::{Buffers, copy_in, copy_out, is_zero, part, total},
 };
 
 const T_IN: u32 = 0;
@@ -29,6 +29,9 @@ const HEADER_BYTES: usize = 16;
 const SEGMENT_BYTES: usize = 16;
 /// What GET_ID fills.
 const ID_BYTES: usize = 20;
+/// Zeros that a guest writes become a hole, as under QEMU, from this length on: a
+/// cluster of qcow2. Below it, making a hole costs the host more than the zeros.
+const ZEROS_MIN_BYTES: u64 = 64 << 10;
 /// The flag of a zero-write segment that allows a hole.
 const SEGMENT_UNMAP: u32 = 1;
 
@@ -101,8 +104,13 @@ impl<'a> Request<'a> {
                 ("read", result)
             }
             Action::Write(offset, slices) => {
-                let result = disk.image.write(&slices, offset);
-                disk.counters.add(Counter::BlockBytesWritten, total(&slices) as u64);
+                let len = total(&slices) as u64;
+                let result = if len >= ZEROS_MIN_BYTES && is_zero(&slices) {
+                    give_back(disk, &[Extent { offset, len, unmap: true }], false)
+                } else {
+                    disk.image.write(&slices, offset)
+                };
+                disk.counters.add(Counter::BlockBytesWritten, len);
                 ("write", result)
             }
             Action::Flush => ("flush", disk.image.flush(disk.setup.durable)),

@@ -161,6 +161,33 @@ fn discards_and_zero_writes_make_holes() {
 }
 
 #[test]
+fn zeros_that_are_written_become_a_hole() {
+    const LEN: u32 = 64 << 10;
+    let mut bench = bench(false);
+    bench.file.write_all_at(&vec![1; 1 << 20], 0).unwrap();
+    bench.file.sync_all().unwrap();
+    let before = bench.file.metadata().unwrap().blocks();
+    let halves = [readable(DATA, LEN / 2), readable(DATA + u64::from(LEN / 2), LEN / 2)];
+    assert_eq!(bench.run(1, 0, &halves), (0, 1));
+    assert_eq!(bench.file.metadata().unwrap().blocks() + u64::from(LEN / 512), before);
+    // One byte at the end, and it is data; a little of zeros is data too.
+    bench.memory.write_obj(7u8, GuestAddress(DATA + u64::from(LEN) - 1)).unwrap();
+    assert_eq!(bench.run(1, 256, &halves), (0, 1));
+    assert_eq!(bench.run(1, 512, &halves[..1]), (0, 1));
+    assert_eq!(bench.file.metadata().unwrap().blocks() + u64::from(LEN / 512), before);
+    let mut bytes = vec![9; 3 * LEN as usize];
+    bench.file.read_exact_at(&mut bytes, 0).unwrap();
+    let written = 256 * 512;
+    assert!(bytes[..LEN as usize].iter().all(|byte| *byte == 0));
+    assert!(bytes[LEN as usize..written].iter().all(|byte| *byte == 1));
+    assert!(bytes[written..written + LEN as usize - 1].iter().all(|byte| *byte == 0));
+    assert_eq!(bytes[written + LEN as usize - 1], 7);
+    let counted = |counter| bench.disk.counters.get(counter);
+    assert_eq!(counted(Counter::BlockBytesWritten), u64::from(2 * LEN + LEN / 2));
+    assert_eq!(counted(Counter::BlockBytesDiscarded), u64::from(LEN));
+}
+
+#[test]
 fn a_read_only_disk_refuses_every_change() {
     let mut bench = bench(true);
     assert_eq!(bench.run(1, 0, &[readable(DATA, 512)]).0, 1);
