@@ -1,7 +1,7 @@
 #!/bin/sh
 # The README's second command: everything that says whether vbuild works.
 #
-#   1. lints and formatting          2. tests that need no machine
+#   1. formatting and lints          2. tests that need no machine
 #   3. real boots of the appliance   4. a real Debian image, built as an ordinary
 #      user (uid 65534 when run as root) and booted to its login prompt, beside
 #      the others
@@ -47,10 +47,18 @@ if [ "$level" = unit ]; then
 fi
 
 # The release build comes first, because the image that it then makes takes long
-# and mostly keeps one processor busy: everything else runs beside it.
+# and mostly keeps one processor busy: everything else runs beside it. So does the
+# build, for most of its time, and the lints run beside that. `timeout` hands a signal
+# to all that it has started, so nothing outlives this script.
 if [ "$level" != image ]; then
-    step "the release build"
-    sh tests/build.sh
+    step "the release build, and the lints beside it"
+    timeout 3600 sh tests/build.sh &
+    build_job=$!
+    trap 'kill "$build_job" 2>/dev/null || true' EXIT
+    lints
+    step "the rest of the release build"
+    wait "$build_job"
+    trap - EXIT
 fi
 
 # From here on as an ordinary user: no capability, no way to get one, a home of
@@ -98,18 +106,15 @@ step "a command in a fresh guest, with a helper drive and the network"
     as_user "$work/bin/vbuild" exec --drive cache.img --no-network -- cat /helper/note
 )
 if [ "$level" = guest ]; then
-    lints
     unit_tests
     exit 0
 fi
 
-# What the image does is told at the end. `timeout` hands a signal to all that it
-# has started, so nothing outlives this script.
+# What the image does is told at the end.
 VBUILD_TEST_DIR="$work" timeout 4500 sh "$here/tests/all.sh" image >"$work/image.log" 2>&1 &
 image_job=$!
 trap 'kill "$image_job" 2>/dev/null || true' EXIT
 
-lints
 unit_tests
 
 step "tests that boot guests"
