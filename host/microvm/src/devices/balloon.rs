@@ -155,6 +155,7 @@ mod tests {
         const BYTES: u64 = 1 << 20;
         let memory = memory::create(BYTES).unwrap();
         memory.write_slice(&vec![7; 1 << 19], GuestAddress(1 << 19)).unwrap();
+        let before = memory::resident_bytes(&memory);
         let counters = Arc::new(Counters::new().unwrap());
         let rings =
             [0, 1, 2].map(|index| MockSplitQueue::create(&memory, GuestAddress(index * 0x1000), 8));
@@ -177,6 +178,7 @@ mod tests {
         assert!(!reports.process(&mut active));
         assert_eq!(rings[REPORTING_QUEUE].used().idx().load(), 1);
         assert_eq!(counters.get(Counter::MemoryBytesReturned), 1 << 18);
+        assert!(memory::resident_bytes(&memory) + 400 * 512 < before);
         let byte = |address| -> u8 { memory.read_obj(GuestAddress(address)).unwrap() };
         assert_eq!((byte(1 << 19), byte(3 << 18), byte((3 << 18) + 4096)), (0, 7, 7));
     }
