@@ -6,7 +6,7 @@ use std::{
 };
 
 use plan::{Env, Place, Stage, Value};
-use session::{ChildEvent, Exited};
+use session::ChildEvent;
 use wire::{Channel, ExitStatus, Spawn, Stdin};
 
 use crate::{
@@ -91,13 +91,42 @@ pub(crate) struct Failed {
     pub(crate) error: EngineError,
     /// What was captured of it by then.
     pub(crate) captured: Vec<u8>,
-    /// What is still to be told about it, because it was a quiet one.
-    pub(crate) events: Vec<Event>,
+    /// Of a quiet one that has ended, about which nothing was told yet.
+    untold: Option<Untold>,
+}
+
+struct Untold {
+    place: Place,
+    elapsed: Duration,
+    cpu: Duration,
 }
 
 impl From<EngineError> for Failed {
     fn from(error: EngineError) -> Self {
-        Self { error, captured: Vec::new(), events: Vec::new() }
+        Self { error, captured: Vec::new(), untold: None }
+    }
+}
+
+impl Failed {
+    /// Tells what a command that is not quiet has told by its end, and gives the error.
+    pub(crate) fn told(self, config: &Config) -> EngineError {
+        if let EngineError::Script { phase, script, origin, status, tail, .. } = &self.error
+            && let Some(Untold { place, elapsed, cpu }) = self.untold
+        {
+            let (phase, script, origin) = (phase.clone(), script.clone(), origin.clone());
+            let tell = |event: Event| config.observer.event(&event);
+            tell(Event::ScriptStarted {
+                phase: phase.clone(),
+                script: script.clone(),
+                origin,
+                place,
+            });
+            for line in tail {
+                tell(Event::OutputLine { stream: OutputStream::Stderr, line: line.clone() });
+            }
+            tell(Event::ScriptFinished { phase, script, status: *status, elapsed, cpu });
+        }
+        self.error
     }
 }
 
@@ -108,10 +137,7 @@ pub(crate) async fn run(
     config: &Config,
     command: Command<'_>,
 ) -> Result<Vec<u8>, EngineError> {
-    run_capturing(guest, stage, config, command).await.map_err(|failed| {
-        failed.events.iter().for_each(|event| config.observer.event(event));
-        failed.error
-    })
+    run_capturing(guest, stage, config, command).await.map_err(|failed| failed.told(config))
 }
 
 /// The same for a command whose output tells something when it fails, too.
@@ -175,11 +201,8 @@ pub(crate) async fn run_capturing(
     if exited.status.success() {
         return Ok(captured);
     }
-    let events = if command.quiet {
-        events(&command, &lines, &exited, started.elapsed())
-    } else {
-        Vec::new()
-    };
+    let (place, elapsed, cpu) = (command.place, started.elapsed(), exited.cpu);
+    let untold = command.quiet.then_some(Untold { place, elapsed, cpu });
     let error = EngineError::Script {
         phase: command.phase.to_owned(),
         script: command.script.to_owned(),
@@ -188,27 +211,7 @@ pub(crate) async fn run_capturing(
         timeout: time_limit(stage, config).filter(|_| exited.status == ExitStatus::TimedOut),
         tail: lines.tail.into(),
     };
-    Err(Failed { error, captured, events })
-}
-
-/// What a command that was not quiet would have told.
-fn events(command: &Command<'_>, lines: &Lines, exited: &Exited, elapsed: Duration) -> Vec<Event> {
-    let started = Event::ScriptStarted {
-        phase: command.phase.to_owned(),
-        script: command.script.to_owned(),
-        origin: command.origin.cloned(),
-        place: command.place,
-    };
-    let finished = Event::ScriptFinished {
-        phase: command.phase.to_owned(),
-        script: command.script.to_owned(),
-        status: exited.status,
-        elapsed,
-        cpu: exited.cpu,
-    };
-    let line =
-        |line: &String| Event::OutputLine { stream: OutputStream::Stderr, line: line.clone() };
-    std::iter::once(started).chain(lines.tail.iter().map(line)).chain([finished]).collect()
+    Err(Failed { error, captured, untold })
 }
 
 /// How long a script of a stage may run.

@@ -16,7 +16,6 @@ use wire::{FileKind, FileOperation, FileStat, Reply, Request};
 use crate::{
     Config, EngineError, State,
     command::{self, Command},
-    events::Event,
     guest::Guest,
     steps,
 };
@@ -225,24 +224,13 @@ impl Sourcing<'_> {
     /// Puts the file that failed, and its element, into what is told of it.
     fn name_file(&self, mut failed: command::Failed) -> EngineError {
         let path = String::from_utf8_lossy(&failed.captured);
-        if let Some(name) = path.rsplit('/').next().filter(|name| !name.is_empty()) {
-            let name = format!("environment.d/{name}");
-            let element = self.origins.and_then(|origins| origins.get(&name));
-            if let EngineError::Script { script, origin, .. } = &mut failed.error {
-                (*script, *origin) = (name.clone(), element.cloned());
-            }
-            for event in &mut failed.events {
-                match event {
-                    Event::ScriptStarted { script, origin, .. } => {
-                        (*script, *origin) = (name.clone(), element.cloned());
-                    }
-                    Event::ScriptFinished { script, .. } => script.clone_from(&name),
-                    _ => {}
-                }
-            }
+        let name = path.rsplit('/').next().filter(|name| !name.is_empty());
+        if let (EngineError::Script { script, origin, .. }, Some(name)) = (&mut failed.error, name)
+        {
+            *script = format!("environment.d/{name}");
+            *origin = self.origins.and_then(|origins| origins.get(script)).cloned();
         }
-        failed.events.iter().for_each(|event| self.config.observer.event(event));
-        failed.error
+        failed.told(self.config)
     }
 }
 
