@@ -13,7 +13,7 @@ use std::{
 use engine::{Place, Visit, Visitor};
 use plan::{Plan, Step};
 use session::ChildEvent;
-use store::{Connection, Digest, Session, StageRecord};
+use store::{Connection, Digest, FileRole, Printable, RecordKind, Session, StageRecord};
 use wire::{Channel, Spawn, Stdin};
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     pipeline::{Ctx, Prepared},
     settings::Settings,
     shell,
-    stage_cache::{self, OUTPUTS, PLAN, store_error},
+    stage_cache::{self, store_error},
     trees::Trees,
 };
 
@@ -37,11 +37,11 @@ const STAGES_MAX: usize = 10_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The script or step.
-    pub name: String,
+    pub name: Printable,
     /// The element or other source that it came from.
-    pub origin: Option<String>,
+    pub origin: Option<Printable>,
     /// The stage.
-    pub stage: String,
+    pub stage: Printable,
     /// Connections of the stage.
     pub connections: Vec<Connection>,
 }
@@ -100,9 +100,9 @@ pub async fn sizes(
     ctx: &Ctx,
     build: &str,
     by_step: bool,
-) -> Result<Vec<(String, u64)>, CommandError> {
+) -> Result<Vec<(Printable, u64)>, CommandError> {
     let built = find(settings, build)?;
-    let mut shares: BTreeMap<String, u64> = BTreeMap::new();
+    let mut shares: BTreeMap<Printable, u64> = BTreeMap::new();
     let mut seen = HashSet::new();
     for entry in look(settings, ctx, &built, None).await?.values() {
         if !seen.insert(entry.inode.clone()) {
@@ -111,7 +111,7 @@ pub async fn sizes(
         let name = match attribute(&built.stages, entry) {
             Some((_, Some(ran))) if by_step => ran.name.clone(),
             Some((stage, _)) => stage.name.clone(),
-            None => "not known".to_owned(),
+            None => "not known".into(),
         };
         *shares.entry(name).or_default() += entry.bytes;
     }
@@ -125,7 +125,7 @@ fn find(settings: &Settings, build: &str) -> Result<Built, CommandError> {
     let store = stage_cache::open(&settings.cache_dir)?;
     let session = Arc::new(store.session().map_err(store_error)?);
     let mut records = store.records().map_err(store_error)?;
-    records.retain(|(_, record)| record.name == OUTPUTS);
+    records.retain(|(_, record)| record.kind == RecordKind::Outputs);
     records.sort_by_key(|(_, record)| std::cmp::Reverse(record.created));
     let image = Path::new(build);
     let digest = image.is_file().then(|| digest_of(image)).transpose()?;
@@ -133,7 +133,8 @@ fn find(settings: &Settings, build: &str) -> Result<Built, CommandError> {
         digest.is_some_and(|digest| record.files.iter().any(|file| file.object == digest))
     };
     let name = image.file_stem().and_then(|stem| stem.to_str()).unwrap_or(build);
-    let called = |record: &StageRecord| record.build == build || record.build == name;
+    let (build_name, name) = (Printable::from(build), Printable::from(name));
+    let called = |record: &StageRecord| record.build == build_name || record.build == name;
     let record = records
         .iter()
         .map(|(_, record)| record)
@@ -143,7 +144,7 @@ fn find(settings: &Settings, build: &str) -> Result<Built, CommandError> {
         CommandError::usage(format!("the store knows no build `{build}`"))
             .hint("`vbuild store ls` lists the builds that it knows")
     })?;
-    let role = record.files.iter().find(|file| file.role == PLAN);
+    let role = record.files.iter().find(|file| file.role == FileRole::Plan);
     let incomplete = || CommandError::message(Kind::Build, "the record of the build has no plan");
     let mut json = Vec::new();
     session.get_blob(&role.ok_or_else(incomplete)?.object, &mut json).map_err(store_error)?;
@@ -185,7 +186,7 @@ fn attribute<'a>(
     let mut found = None;
     for &time in &entry.changed_ms {
         let now = at(stages, time);
-        let copied = now.is_some_and(|(_, ran)| ran.is_some_and(|ran| is_copy(&ran.name)));
+        let copied = now.is_some_and(|(_, ran)| ran.is_some_and(|ran| is_copy(ran.name.as_str())));
         found = now.or(found);
         if !copied {
             break;
@@ -231,7 +232,11 @@ async fn look(
             .hint("build it again; --no-cache keeps nothing")
     };
     let kept = built.stages.iter().rev().find(|stage| stage.resumable()).ok_or_else(gone)?;
-    let index = built.plan.stages.iter().position(|stage| stage.name == kept.name);
+    let index = built
+        .plan
+        .stages
+        .iter()
+        .position(|stage| kept.name == Printable::from(stage.name.as_str()));
     let index = index.ok_or_else(gone)?;
     let looker = Arc::new(Looker {
         sources: sources(&built.plan),
@@ -365,7 +370,7 @@ mod tests {
 
     fn stage(name: &str, ran: &[(&str, u64, u64)]) -> StageRecord {
         let ran = ran.iter().map(|(name, started_ms, ended_ms)| Ran {
-            name: (*name).to_owned(),
+            name: (*name).into(),
             origin: None,
             started_ms: *started_ms,
             ended_ms: *ended_ms,
@@ -375,6 +380,7 @@ mod tests {
             key: Digest([0; 32]),
             parent: None,
             build: "b".into(),
+            kind: RecordKind::Stage,
             name: name.into(),
             created: 0,
             elapsed_ms: 0,
@@ -399,7 +405,7 @@ mod tests {
         let who = |times: &[u64]| {
             let entry = Entry { changed_ms: times.to_vec(), ..Entry::default() };
             attribute(&stages, &entry)
-                .map(|(stage, ran)| ran.map_or(stage.name.clone(), |ran| ran.name.clone()))
+                .map(|(stage, ran)| ran.map_or(&stage.name, |ran| &ran.name).to_string())
         };
         assert_eq!(who(&[25_000, 1500]), Some("root.d/10-a".into()));
         assert_eq!(who(&[45_000, 1500]), Some("finalise.d/10-c".into()));

@@ -82,13 +82,13 @@ impl Network {
 /// What the store keeps of a connection.
 fn connection(record: &egress::Record) -> store::Connection {
     let fetched = record.http.iter().map(|exchange| store::Fetched {
-        path: exchange.path.clone(),
+        path: exchange.path.as_str().into(),
         status: exchange.status,
         bytes: exchange.body_bytes,
-        sha256: exchange.sha256.clone(),
+        sha256: exchange.sha256.as_ref().and_then(|hex| hex.parse().ok()),
     });
     store::Connection {
-        host: record.host.clone(),
+        host: record.host.as_str().into(),
         port: record.port,
         sent: record.sent,
         received: record.received,

@@ -363,7 +363,7 @@ impl Prepared {
 /// Writes all outputs of one disk.
 async fn write_disk(
     plan: &Plan,
-    disk: String,
+    disk: plan::DiskName,
     path: PathBuf,
     ctx: &Ctx,
 ) -> Result<Vec<output::Pending>, CommandError> {

@@ -113,7 +113,7 @@ async fn try_fetch(
         Refresh::From(name) => plan.stages.iter().position(|s| s.name == *name).unwrap_or(0),
     };
     for index in (0..shared_stages(plan).min(wanted)).rev() {
-        let key = cache::digest(keys[index]);
+        let key = keys[index].0;
         if is_here(cache, &key)? {
             break;
         }
@@ -141,7 +141,7 @@ async fn try_push(remote: &Remote, plan: &Plan, cache: &Cache) -> Result<Moved, 
     let keys = StageKey::of_plan(plan, &cache.surroundings);
     let mut all = Moved::default();
     for key in &keys[..shared_stages(plan)] {
-        let key = cache::digest(*key);
+        let key = key.0;
         let found = cache.session.lookup(&key).map_err(|source| RemoteError::Store { source })?;
         let Some(record) = found.filter(store::StageRecord::resumable) else { continue };
         let moved = remote.push(&record, &cache.session).await?;

@@ -18,7 +18,8 @@ use engine::{
 use output::{Checksum, OutputError, Pending, PendingTree, Target};
 use plan::{Plan, StageKey, Step};
 use store::{
-    DiskState, RECORD_VERSION, RawSource, RawTarget, StageRecord, Store, StoreError, StoredFile,
+    Checksums, FileRole, Printable, RECORD_VERSION, RawSource, RawTarget, RecordKind, StageRecord,
+    Store, StoreError, StoredFile,
 };
 
 use crate::{
@@ -138,12 +139,12 @@ fn record_of(
     targets: &[Target],
     cache: &Cache,
 ) -> Result<Option<StageRecord>, CommandError> {
-    let key = cache::digest(StageKey::of_outputs(plan, &cache.surroundings));
+    let key = StageKey::of_outputs(plan, &cache.surroundings).0;
     let Some(record) = cache.session.lookup(&key).map_err(store_error)? else { return Ok(None) };
     if cache::check_age(&record, &cache.rules, SystemTime::now()).is_err() {
         return Ok(None);
     }
-    let known = |role: &String| record.files.iter().any(|file| file.role == *role);
+    let known = |role: &FileRole| record.files.iter().any(|file| file.role == *role);
     let places = places(plan, targets);
     let mut needed = places.iter().filter(|(_, place)| matches!(place, Place::File(_)));
     Ok(needed.all(|(role, _)| known(role)).then_some(record))
@@ -176,7 +177,7 @@ fn restore_file(
 ) -> Result<Pending, CommandError> {
     let digests = Checksum::ALL
         .into_iter()
-        .filter_map(|kind| Some((kind, file.checksums.get(kind.suffix())?.clone())))
+        .filter_map(|kind| Some((kind, checksum(&file.checksums, kind)?)))
         .collect();
     output::restore(target, digests, |handle, path| {
         if !file.layer {
@@ -223,10 +224,10 @@ fn restore_directory(
 }
 
 /// The places of a plan's files on the host, by their roles.
-fn places<'a>(plan: &'a Plan, targets: &'a [Target]) -> Vec<(String, Place<'a>)> {
+fn places<'a>(plan: &'a Plan, targets: &'a [Target]) -> Vec<(FileRole, Place<'a>)> {
     let mut places = Vec::new();
     for (index, target) in targets.iter().enumerate() {
-        places.push((format!("file {index}"), Place::File(target)));
+        places.push((FileRole::File(index), Place::File(target)));
     }
     let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
     let directories = steps.filter_map(|step| match step {
@@ -234,7 +235,7 @@ fn places<'a>(plan: &'a Plan, targets: &'a [Target]) -> Vec<(String, Place<'a>)>
         _ => None,
     });
     for (index, path) in directories.enumerate() {
-        places.push((format!("directory {index}"), Place::Directory(path)));
+        places.push((FileRole::Directory(index), Place::Directory(path)));
     }
     places
 }
@@ -279,7 +280,7 @@ fn try_keep(
                 let mut file = File::open(archive).map_err(|e| host_error(e, archive))?;
                 let bytes = file.metadata().map_err(|e| host_error(e, archive))?.len();
                 let object = cache.session.put_blob(&mut file).map_err(store_error)?;
-                let checksums = BTreeMap::new();
+                let checksums = Checksums::default();
                 stored.push(StoredFile { role, object, layer: false, bytes, checksums });
             }
         }
@@ -288,13 +289,14 @@ fn try_keep(
     let keys = StageKey::of_plan(plan, &cache.surroundings);
     let record = StageRecord {
         version: RECORD_VERSION,
-        key: cache::digest(StageKey::of_outputs(plan, &cache.surroundings)),
-        parent: keys.last().copied().map(cache::digest),
-        build: plan.name.clone(),
-        name: OUTPUTS.to_owned(),
+        key: StageKey::of_outputs(plan, &cache.surroundings).0,
+        parent: keys.last().map(|key| key.0),
+        build: plan.name.as_str().into(),
+        kind: RecordKind::Outputs,
+        name: plan.stages.last().map_or_else(Printable::default, |last| last.name.as_str().into()),
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         elapsed_ms: 0,
-        disks: BTreeMap::<String, DiskState>::new(),
+        disks: BTreeMap::new(),
         state: serde_json::Value::Null,
         inputs: BTreeMap::new(),
         fetched,
@@ -311,21 +313,37 @@ fn store_plan(plan: &Plan, cache: &Cache) -> Result<StoredFile, CommandError> {
     let json = serde_json::to_vec(plan).map_err(|e| CommandError::new(Kind::Build, e))?;
     let object = cache.session.put_blob(&mut json.as_slice()).map_err(store_error)?;
     Ok(StoredFile {
-        role: PLAN.to_owned(),
+        role: FileRole::Plan,
         object,
         layer: false,
         bytes: json.len() as u64,
-        checksums: BTreeMap::new(),
+        checksums: Checksums::default(),
     })
 }
 
-/// The role of the plan among the finished files.
-pub const PLAN: &str = "plan";
+/// A checksum as a record has it.
+fn checksum(all: &Checksums, kind: Checksum) -> Option<String> {
+    match kind {
+        Checksum::Md5 => all.md5.map(String::from),
+        Checksum::Sha256 => all.sha256.map(String::from),
+        Checksum::Sha512 => all.sha512.map(String::from),
+    }
+}
 
-/// The name of the record of finished files; no stage has a name with a blank.
-pub const OUTPUTS: &str = "the finished files";
+/// Checksums as a record has them.
+fn checksums(digests: &[(Checksum, String)]) -> Checksums {
+    let mut all = Checksums::default();
+    for (kind, hex) in digests {
+        match kind {
+            Checksum::Md5 => all.md5 = hex.parse().ok(),
+            Checksum::Sha256 => all.sha256 = hex.parse().ok(),
+            Checksum::Sha512 => all.sha512 = hex.parse().ok(),
+        }
+    }
+    all
+}
 
-fn store_file(role: String, file: &Pending, cache: &Cache) -> Result<StoredFile, CommandError> {
+fn store_file(role: FileRole, file: &Pending, cache: &Cache) -> Result<StoredFile, CommandError> {
     let (mut handle, path) = file.open().map_err(pipeline::output_error)?;
     let meta = handle.metadata().map_err(|e| host_error(e, file.path()))?;
     let layer = meta.blocks() * BLOCK_BYTES < meta.len();
@@ -335,8 +353,7 @@ fn store_file(role: String, file: &Pending, cache: &Cache) -> Result<StoredFile,
     } else {
         cache.session.put_blob(&mut handle).map_err(store_error)?
     };
-    let digests = file.digests().iter();
-    let checksums = digests.map(|(kind, hex)| (kind.suffix().to_owned(), hex.clone())).collect();
+    let checksums = checksums(file.digests());
     Ok(StoredFile { role, object, layer, bytes: meta.len(), checksums })
 }
 

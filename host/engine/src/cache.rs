@@ -11,10 +11,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use checked::Printable;
 use plan::{
-    Inputs, Keep, Plan, Point, RunParts, StageKey, Step, Surroundings, changed_inputs, stage_inputs,
+    Inputs, Keep, Plan, Point, RunParts, Stage, StageKey, Step, Surroundings, changed_inputs,
+    stage_inputs,
 };
-use store::{Connection, Session, StageRecord, StoreError};
+use store::{Connection, RecordKind, Session, StageRecord, StoreError};
 
 use crate::caching::Saved;
 
@@ -76,7 +78,7 @@ pub enum Why {
     /// Nothing is known about a stage of this name of this build.
     NeverBuilt,
     /// These inputs have changed since it ran.
-    Changed(Vec<String>),
+    Changed(Vec<Printable>),
     /// A stage before it runs.
     Follows(String),
     /// What it took from the network is so old.
@@ -98,7 +100,10 @@ impl fmt::Display for Why {
         match self {
             Self::NeverBuilt => f.write_str("it was not built before"),
             Self::Changed(names) => {
-                write!(f, "changed: {}", names[..names.len().min(NAMED_INPUTS)].join(", "))?;
+                f.write_str("changed: ")?;
+                for (index, name) in names.iter().take(NAMED_INPUTS).enumerate() {
+                    write!(f, "{}{name}", if index == 0 { "" } else { ", " })?;
+                }
                 match names.len().saturating_sub(NAMED_INPUTS) {
                     0 => Ok(()),
                     more => write!(f, " and {more} more"),
@@ -218,7 +223,7 @@ pub(crate) fn forecast_until(
     }
     let (mut resume, mut point) = (None, None);
     for index in (0..limit).rev() {
-        if let Some(record) = cache.session.lookup(&digest(keys[index]))? {
+        if let Some(record) = cache.session.lookup(&keys[index].0)? {
             if let Err(why) = check_age(&record, &cache.rules, now) {
                 own[index] = Some(why);
             } else if record.resumable() {
@@ -242,7 +247,7 @@ pub(crate) fn forecast_until(
             // Of several runs, the one that is most like this, the latest of these.
             let changed = known
                 .iter()
-                .filter(|(name, _)| *name == stage.name)
+                .filter(|(name, _)| *name == name_of(stage))
                 .map(|(_, old)| changed_inputs(old, &inputs))
                 .min_by_key(Vec::len);
             forecast.reasons[index] = Some(match (own[index].take(), changed) {
@@ -272,7 +277,7 @@ fn last_point(
     now: SystemTime,
 ) -> Result<Option<KeptPoint>, StoreError> {
     for (point, key) in points(plan, cache, keys, index).into_iter().rev() {
-        let Some(record) = cache.session.lookup(&digest(key))? else { continue };
+        let Some(record) = cache.session.lookup(&key.0)? else { continue };
         if !record.resumable() || check_age(&record, &cache.rules, now).is_err() {
             continue;
         }
@@ -297,14 +302,12 @@ fn next_script(record: &StageRecord, point: Point, parts: &RunParts) -> Option<S
 }
 
 /// The inputs of the latest run of each stage of a build of this name.
-fn latest(plan: &Plan, cache: &Cache) -> Result<Vec<(String, Inputs)>, StoreError> {
+fn latest(plan: &Plan, cache: &Cache) -> Result<Vec<(Printable, Inputs)>, StoreError> {
     let mut records = cache.session.store().records()?;
-    records.retain(|(_, record)| record.build == plan.name);
+    let build = Printable::from(plan.name.as_str());
+    records.retain(|(_, record)| record.build == build && record.kind == RecordKind::Stage);
     records.sort_by_key(|(_, record)| std::cmp::Reverse(record.created));
-    let inputs = |record: StageRecord| {
-        record.inputs.into_iter().map(|(name, digest)| (name, plan::Digest(digest.0))).collect()
-    };
-    Ok(records.into_iter().map(|(_, record)| (record.name.clone(), inputs(record))).collect())
+    Ok(records.into_iter().map(|(_, record)| (record.name, record.inputs)).collect())
 }
 
 /// The first stage that cannot be skipped: it does something on the host, or the
@@ -314,10 +317,9 @@ pub(crate) fn first_always(plan: &Plan) -> Option<usize> {
     plan.stages.iter().position(|stage| stage.keep == Keep::No || stage.steps.iter().any(effects))
 }
 
-/// A key as the store knows it.
-#[must_use]
-pub fn digest(key: StageKey) -> store::Digest {
-    store::Digest(key.0.0)
+/// The name of a stage as records have it.
+pub(crate) fn name_of(stage: &Stage) -> Printable {
+    stage.name.as_str().into()
 }
 
 #[cfg(test)]

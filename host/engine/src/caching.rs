@@ -13,16 +13,17 @@ use machine::OnGuestConnect;
 use plan::{Plan, Point, StageKey, Step, stage_inputs};
 use serde::{Deserialize, Serialize};
 use session::Session;
-use store::{Connection, RECORD_VERSION, Ran, StageRecord, StoreError};
+use store::{Connection, RECORD_VERSION, Ran, RecordKind, StageRecord};
 
 use crate::{
     Cache, Config, EngineError, State,
-    cache::{self, Forecast, Refresh, Why, digest},
+    cache::{self, Forecast, Refresh, Why},
     clock,
     disks::Disks,
     events::{Event, SharedObserver},
     guest::Guest,
     keeper::{Job, Keeper, chain},
+    restore,
     run_parts::Phase,
     snapshot::{self, Failure},
     tape::Tape,
@@ -207,7 +208,7 @@ impl Caching {
             };
             let restored = match start.clone() {
                 None => Ok(None),
-                Some((_, record)) => self.restore_one(record, files).await,
+                Some((_, record)) => self.restore_one(plan, record, files).await,
             };
             match (restored, start) {
                 (Err(error), Some((index, record))) => {
@@ -239,6 +240,7 @@ impl Caching {
 
     async fn restore_one(
         &mut self,
+        plan: &Plan,
         record: StageRecord,
         files: &mut Disks,
     ) -> Result<Option<Saved>, EngineError> {
@@ -249,25 +251,15 @@ impl Caching {
         };
         let saved: Saved =
             serde_json::from_value(record.state.clone()).map_err(|e| unusable(e.into()))?;
+        let jobs = restore::jobs(plan, &saved.state, &record, files)
+            .map_err(|mismatch| unusable(mismatch.into()))?;
         files.make_directory()?;
-        let jobs: Vec<_> =
-            record.disks.iter().map(|(name, disk)| (files.raw(name), disk.clone())).collect();
         let session = Arc::clone(&self.cache.session);
-        let restored = tokio::task::spawn_blocking(move || -> Result<(), StoreError> {
-            std::thread::scope(|scope| {
-                let threads: Vec<_> = jobs
-                    .iter()
-                    .map(|(path, disk)| scope.spawn(|| session.restore(disk, path)))
-                    .collect();
-                threads.into_iter().try_for_each(|thread| match thread.join() {
-                    Ok(restored) => restored,
-                    Err(panic) => std::panic::resume_unwind(panic),
-                })
-            })
-        });
-        restored.await.map_err(|e| unusable(e.into()))?.map_err(|e| unusable(e.into()))?;
-        for (name, disk) in &record.disks {
-            files.restored(name, disk.bytes);
+        let restored =
+            tokio::task::spawn_blocking(move || restore::run(&session, &jobs).map(|()| jobs));
+        let jobs = restored.await.map_err(|e| unusable(e.into()))?;
+        for job in jobs.map_err(|e| unusable(e.into()))? {
+            files.restored(&job.name, job.disk.bytes);
         }
         self.fetched = record.fetched;
         if saved.progress.is_some() {
@@ -299,7 +291,7 @@ impl Caching {
             .map(|(_, key)| key);
         let keys = self.forecast.keys[self.first()..].iter().copied();
         for key in keys.chain(within).chain([outputs]) {
-            if let Err(error) = self.cache.session.forget(&digest(key)) {
+            if let Err(error) = self.cache.session.forget(&key.0) {
                 self.warn(&format!("an outdated result stays: {}", chain(&error)));
             }
         }
@@ -406,11 +398,15 @@ impl Caching {
         let Ended { plan, index, .. } = stage;
         let Some(key) = self.key_within(plan, index, saved) else { return Ok(()) };
         let Some(finished) = self.snapshot(plan, guest, files).await? else { return Ok(()) };
-        let name = format!("within {}", plan.stages[index].name);
         self.listen();
         let Told { connections, ran, log } = self.told.clone();
-        let record =
-            StageRecord { key: digest(key), name, connections, ran, ..self.record(stage, saved) };
+        let record = StageRecord {
+            key: key.0,
+            kind: RecordKind::Point,
+            connections,
+            ran,
+            ..self.record(stage, saved)
+        };
         self.keeper.keep(Job { record, log, finished: Some(finished) });
         self.tell_still();
         Ok(())
@@ -441,15 +437,16 @@ impl Caching {
         let inputs = stage_inputs(plan, stage, &self.cache.surroundings);
         StageRecord {
             version: RECORD_VERSION,
-            key: digest(self.forecast.keys[index]),
-            parent: index.checked_sub(1).map(|before| digest(self.forecast.keys[before])),
-            build: plan.name.clone(),
-            name: stage.name.clone(),
+            key: self.forecast.keys[index].0,
+            parent: index.checked_sub(1).map(|before| self.forecast.keys[before].0),
+            build: plan.name.as_str().into(),
+            kind: RecordKind::Stage,
+            name: cache::name_of(stage),
             created: seconds(),
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             disks: BTreeMap::new(),
             state: serde_json::to_value(saved).unwrap_or_default(),
-            inputs: inputs.into_iter().map(|(name, d)| (name, store::Digest(d.0))).collect(),
+            inputs,
             fetched: self.fetched,
             connections: Vec::new(),
             ran: Vec::new(),

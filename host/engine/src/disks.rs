@@ -12,8 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use checked::Printable;
 use machine::{BlockSize, Drive, DriveFormat, DriveSerial};
-use plan::{DiskRole, DiskSize, Plan};
+use plan::{DiskName, DiskRole, DiskSize, Plan};
 use store::{OverlaySource, RawSource, RawTarget};
 
 use crate::{EngineError, State, disk_base, guest::disk_serial};
@@ -22,6 +23,10 @@ use crate::{EngineError, State, disk_base, guest::disk_serial};
 /// not kept: every layer is one more table to look into for each reading of the
 /// guest, and the own VMM opens at most 64.
 const LAYERS_MAX: usize = 48;
+
+/// The largest disk whose size a fact may decide: the largest file of ext4, on which
+/// most build directories lie. A guest, or a record, can say any number.
+const FACT_BYTES_MAX: u64 = 16 << 40;
 
 /// The files of one disk.
 #[derive(Debug, Clone)]
@@ -37,7 +42,7 @@ struct Files {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finished {
     /// The disk.
-    pub(crate) disk: String,
+    pub(crate) disk: DiskName,
     /// Its size.
     pub(crate) bytes: u64,
     /// The file: raw when it is the lowest.
@@ -50,7 +55,7 @@ pub(crate) struct Finished {
 #[derive(Debug)]
 pub(crate) struct Disks {
     directory: PathBuf,
-    files: BTreeMap<String, Files>,
+    files: BTreeMap<DiskName, Files>,
 }
 
 impl Disks {
@@ -60,14 +65,14 @@ impl Disks {
     }
 
     /// The raw file of a disk.
-    pub(crate) fn raw(&self, disk: &str) -> PathBuf {
+    pub(crate) fn raw(&self, disk: &DiskName) -> PathBuf {
         self.directory.join(format!("{disk}.raw"))
     }
 
     /// Takes a disk whose raw file has been restored: its content is kept.
-    pub(crate) fn restored(&mut self, disk: &str, bytes: u64) {
+    pub(crate) fn restored(&mut self, disk: &DiskName, bytes: u64) {
         let chain = vec![self.raw(disk)];
-        self.files.insert(disk.to_owned(), Files { bytes, chain, kept: 1 });
+        self.files.insert(disk.clone(), Files { bytes, chain, kept: 1 });
     }
 
     /// Forgets and removes the files of all disks.
@@ -119,22 +124,22 @@ impl Disks {
 
     /// Whether the file that a disk's writes go to is one that is kept, so that
     /// it needs a layer before the first write.
-    pub(crate) fn needs_layer(&self, disk: &str) -> bool {
+    pub(crate) fn needs_layer(&self, disk: &DiskName) -> bool {
         self.files.get(disk).is_some_and(|files| files.kept == files.chain.len())
     }
 
     /// Where the next layer of a disk goes.
-    pub(crate) fn next_layer(&self, disk: &str) -> PathBuf {
+    pub(crate) fn next_layer(&self, disk: &DiskName) -> PathBuf {
         self.layer(disk, self.files.get(disk).map_or(0, |files| files.chain.len()))
     }
 
     /// A layer of a disk; the raw file below all of them would be number 0.
-    fn layer(&self, disk: &str, number: usize) -> PathBuf {
+    fn layer(&self, disk: &DiskName, number: usize) -> PathBuf {
         self.directory.join(format!("{disk}.{number}.qcow2"))
     }
 
     /// A layer has been put on a disk.
-    pub(crate) fn pushed(&mut self, disk: &str, layer: PathBuf) {
+    pub(crate) fn pushed(&mut self, disk: &DiskName, layer: PathBuf) {
         if let Some(files) = self.files.get_mut(disk) {
             files.chain.push(layer);
         }
@@ -170,7 +175,7 @@ impl Disks {
     }
 
     /// Whether a disk has files.
-    pub(crate) fn has(&self, disk: &str) -> bool {
+    pub(crate) fn has(&self, disk: &DiskName) -> bool {
         self.files.contains_key(disk)
     }
 
@@ -192,7 +197,7 @@ impl Disks {
     }
 
     /// The raw files of the target disks.
-    pub(crate) fn targets(&self, plan: &Plan) -> BTreeMap<String, PathBuf> {
+    pub(crate) fn targets(&self, plan: &Plan) -> BTreeMap<DiskName, PathBuf> {
         let targets = plan.disks.iter().filter(|disk| disk.role == DiskRole::Target);
         targets.map(|disk| (disk.name.clone(), self.raw(&disk.name))).collect()
     }
@@ -206,7 +211,7 @@ impl Disks {
 pub fn target_files(
     plan: &Plan,
     build_dir: &Path,
-) -> Result<BTreeMap<String, PathBuf>, EngineError> {
+) -> Result<BTreeMap<DiskName, PathBuf>, EngineError> {
     let mut disks = Disks::new(build_dir);
     for disk in &plan.disks {
         let raw = disks.raw(&disk.name);
@@ -247,9 +252,13 @@ pub(crate) fn disk_bytes(size: &DiskSize, state: &State) -> Result<Option<u64>, 
                 .parse::<u64>()
                 .ok()
                 .and_then(|kib| kib.checked_mul(1024))
+                .filter(|bytes| *bytes <= FACT_BYTES_MAX)
                 .map(Some)
                 .ok_or_else(|| {
-                    EngineError::Recipe(format!("the fact `{fact}` is `{text}`, which is no size"))
+                    let text = Printable::from(text.as_str());
+                    EngineError::Recipe(format!(
+                        "the fact `{fact}` is `{text}`, which is not the size of a disk in KiB"
+                    ))
                 }),
         },
     }

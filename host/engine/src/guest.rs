@@ -88,7 +88,7 @@ pub(crate) async fn establish(
     let mut disks = Vec::new();
     for (index, disk) in plan.disks.iter().enumerate() {
         if let Some(device) = find(&disk_serial(index)) {
-            disks.push((disk.name.clone(), device.path.clone(), device.bytes));
+            disks.push((disk.name.to_string(), device.path.clone(), device.bytes));
         }
     }
     let guest = Guest { session, disks, mounted: Vec::new() };

@@ -14,7 +14,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use store::{Changed, DiskState, Known, Session, StageRecord, StoreError};
+use store::{Changed, DiskName, DiskState, Known, Session, StageRecord, StoreError};
 
 use crate::{
     disks::{self, Disks, Finished},
@@ -53,7 +53,7 @@ impl Keeper {
     /// Starts with disks that were restored to their raw files.
     pub(crate) fn resume(
         session: Arc<Session>,
-        chains: BTreeMap<String, DiskState>,
+        chains: BTreeMap<DiskName, DiskState>,
         files: &Disks,
         observer: SharedObserver,
     ) -> Self {
@@ -63,8 +63,8 @@ impl Keeper {
 
     fn begin(
         session: Arc<Session>,
-        chains: BTreeMap<String, DiskState>,
-        restored: BTreeMap<String, PathBuf>,
+        chains: BTreeMap<DiskName, DiskState>,
+        restored: BTreeMap<DiskName, PathBuf>,
         observer: SharedObserver,
     ) -> Self {
         let (jobs, receiver) = mpsc::channel::<Job>();
@@ -121,12 +121,12 @@ impl Drop for Keeper {
 
 struct Work {
     session: Arc<Session>,
-    chains: BTreeMap<String, DiskState>,
+    chains: BTreeMap<DiskName, DiskState>,
     /// Raw files of disks that were there before this build; overlays lie over
     /// them until it ends.
-    restored: BTreeMap<String, PathBuf>,
+    restored: BTreeMap<DiskName, PathBuf>,
     /// What the layers of each disk say, as far as they are from here.
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<DiskName, Known>,
 }
 
 impl Work {

@@ -150,7 +150,7 @@ async fn make_table(
     let block = plan
         .disks
         .iter()
-        .find(|disk| disk.name == table.disk)
+        .find(|disk| disk.name == *table.disk)
         .map_or(512, |disk| u64::from(disk.block_bytes));
     let image = partition::lay_out(table, bytes, block, &|name| identifier(config, name))?;
     let prepare = |source| EngineError::Prepare {

@@ -24,6 +24,7 @@ mod keeper;
 mod layout;
 mod mkfs;
 mod partition;
+mod restore;
 mod run;
 mod run_parts;
 mod snapshot;

@@ -24,7 +24,7 @@ use std::{
 };
 
 use machine::{Drive, DriveFormat, DriveSerial, MachineSpec};
-use plan::{Context, Plan, RunParts, Stage, Step};
+use plan::{Context, DiskName, Plan, RunParts, Stage, Step};
 use session::{BootOptions, Session};
 
 use crate::{
@@ -48,7 +48,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default)]
 pub struct Built {
     /// The disk files by name: sparse, raw.
-    pub disks: BTreeMap<String, PathBuf>,
+    pub disks: BTreeMap<DiskName, PathBuf>,
     /// The facts at the end.
     pub facts: BTreeMap<String, String>,
     /// Seconds since 1970 when the network was first used for what was built,
@@ -443,7 +443,7 @@ fn no_guest() -> EngineError {
 fn lacks_disk(plan: &Plan, guest: &Guest, state: &State) -> bool {
     !state.has_own_device()
         && plan.disks.iter().any(|disk| {
-            guest.device(&disk.name).is_none()
+            guest.device(disk.name.as_str()).is_none()
                 && matches!(disk_bytes(&disk.size, state), Ok(Some(_)))
         })
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use plan::Plan;
+use plan::{DiskName, Plan};
 use session::{Session, SessionError};
 use wire::{MountEntry, Request};
 
@@ -23,7 +23,7 @@ pub(crate) async fn push(
     plan: &Plan,
     session: &Session,
     files: &mut Disks,
-    wanted: impl Fn(&Disks, &str) -> bool,
+    wanted: impl Fn(&Disks, &DiskName) -> bool,
 ) -> Result<(), EngineError> {
     for (index, disk) in plan.disks.iter().enumerate() {
         if !files.has(&disk.name) || !wanted(files, &disk.name) {

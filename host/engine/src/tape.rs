@@ -6,6 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use checked::Printable;
 use store::Ran;
 
 use crate::events::{Event, Observer, SharedObserver};
@@ -45,6 +46,7 @@ impl Tape {
 
     fn began(&self, name: String, origin: Option<String>) {
         let now = now_ms();
+        let (name, origin) = (name.into(), origin.map(Printable::from));
         let ran = Ran { name, origin, started_ms: now, ended_ms: now };
         self.ran.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
     }

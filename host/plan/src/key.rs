@@ -13,6 +13,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use checked::Printable;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -58,7 +59,7 @@ impl Surroundings {
 }
 
 /// The names and digests of inputs, to tell which of them has changed.
-pub type Inputs = BTreeMap<String, Digest>;
+pub type Inputs = BTreeMap<Printable, Digest>;
 
 impl StageKey {
     /// The keys of all stages of a plan, in order.
@@ -166,7 +167,7 @@ fn start(plan: &Plan, surroundings: &Surroundings) -> Digest {
 pub fn stage_inputs(plan: &Plan, stage: &Stage, surroundings: &Surroundings) -> Inputs {
     let mut inputs = Inputs::new();
     for (name, digest) in surroundings.inputs() {
-        inputs.insert(name.to_owned(), digest);
+        inputs.insert(name.into(), digest);
     }
     inputs.insert(
         "the disks".into(),
@@ -219,7 +220,7 @@ fn variables(inputs: &mut Inputs, env: &Env) {
 /// Inputs of one name count together.
 fn put(inputs: &mut Inputs, name: String, digest: Digest) {
     inputs
-        .entry(name)
+        .entry(name.into())
         .and_modify(|old| {
             if *old != digest {
                 *old = Digest::of(&[old.0, digest.0].concat());
@@ -231,11 +232,12 @@ fn put(inputs: &mut Inputs, name: String, digest: Digest) {
 /// The names of inputs that differ: those of the new one first, then those that
 /// are gone; variables last, for a step brings its own.
 #[must_use]
-pub fn changed_inputs(old: &Inputs, new: &Inputs) -> Vec<String> {
+pub fn changed_inputs(old: &Inputs, new: &Inputs) -> Vec<Printable> {
     let changed = new.iter().filter(|(name, digest)| old.get(*name) != Some(digest));
     let gone = old.keys().filter(|name| !new.contains_key(*name));
     let names = changed.map(|(name, _)| name.clone()).chain(gone.cloned());
-    let (variables, mut others): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with('$'));
+    let (variables, mut others): (Vec<_>, Vec<_>) =
+        names.partition(|name| name.as_str().starts_with('$'));
     others.extend(variables);
     others
 }

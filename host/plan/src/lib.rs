@@ -10,7 +10,8 @@
 //! appliance's userland with a writable layer that lives on the scratch disk.
 //! A step with [`Place::Image`] runs chrooted below [`Context::image_root`].
 //!
-//! Architecture invariant: this crate imports no other crate of the workspace.
+//! Architecture invariant: of the workspace, this crate imports only the checked types
+//! of names and digests.
 
 mod check;
 mod key;
@@ -21,6 +22,8 @@ mod script_name;
 mod stage;
 mod step;
 mod upload;
+
+pub use checked::{Digest, DiskName, InvalidDiskName};
 
 pub use check::{Complaint, check};
 pub use key::{Inputs, Point, StageKey, Surroundings, changed_inputs, stage_inputs};
@@ -33,8 +36,8 @@ pub use path::{GuestPath, InvalidPath};
 pub use script_name::{compare_scripts, is_script_name};
 pub use stage::{Bind, Context, Disk, DiskBase, DiskRole, DiskSize, Keep, Plan, Stage};
 pub use step::{
-    DevicePlace, Digest, Env, FactName, FileStep, FoundDevice, ImageSize, Place, ResolvConf, Run,
-    RunParts, Script, Step, Value,
+    DevicePlace, Env, FactName, FileStep, FoundDevice, ImageSize, Place, ResolvConf, Run, RunParts,
+    Script, Step, Value,
 };
 pub use upload::{FileSource, Upload, UploadEntry, UploadKind};
 

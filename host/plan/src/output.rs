@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use checked::DiskName;
 use serde::{Deserialize, Serialize};
 
 /// Everything that is written when the stages are done.
@@ -26,7 +27,7 @@ pub struct Outputs {
 #[serde(deny_unknown_fields)]
 pub struct ImageOutput {
     /// The disk, as named in [`crate::Plan::disks`].
-    pub disk: String,
+    pub disk: DiskName,
     /// The format's name in the `output` crate: `qcow2`, `raw`, …
     pub format: String,
     /// The file.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, FactName, GuestPath, Outputs, Step};
+use crate::{Digest, DiskName, FactName, GuestPath, Outputs, Step};
 
 /// A whole build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub struct Plan {
 #[serde(deny_unknown_fields)]
 pub struct Disk {
     /// Its name in the recipe (`image0`); the virtio serial is derived from it.
-    pub name: String,
+    pub name: DiskName,
     /// What it is for.
     pub role: DiskRole,
     /// How large it is.

@@ -38,7 +38,7 @@ use backend::Backend;
 pub use error::{Failure, RemoteError};
 pub use place::{Options, Place};
 pub use signature::{SECRET_MIN_BYTES, Secret};
-use store::{Digest, RECORD_VERSION, Session, StageRecord};
+use store::{Digest, RecordKind, Session, StageRecord};
 
 /// The version of the layout above.
 const LAYOUT: &str = "v1";
@@ -238,18 +238,21 @@ impl Remote {
     }
 }
 
-/// A record of another version, of another stage or from which no build can go
-/// on is none.
+/// The record of a stage, as far as a shared cache holds any: `None` for a record of
+/// another version, of another stage or of something else, and for one from which no
+/// build can go on.
 fn parse(content: &[u8], key: &Digest) -> Option<StageRecord> {
-    let record: StageRecord = match serde_json::from_slice(content) {
+    let record = match StageRecord::from_json(content, key) {
         Ok(record) => record,
         Err(error) => {
-            tracing::warn!(%key, %error, "a shared record is of no use");
+            tracing::warn!(%key, reason = %error.reason(), "a shared record is of no use");
             return None;
         }
     };
-    let useful = record.version == RECORD_VERSION && record.key == *key && record.resumable();
-    useful.then_some(record)
+    // What is pushed has none of these; they would be objects to fetch for nothing.
+    let foreign =
+        record.kind != RecordKind::Stage || record.log.is_some() || !record.files.is_empty();
+    (record.resumable() && !foreign).then_some(record)
 }
 
 fn object_path(digest: &Digest) -> String {

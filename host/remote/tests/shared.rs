@@ -15,7 +15,9 @@ use std::{
 };
 
 use remote::{Moved, Options, Place, Remote, RemoteError, Secret};
-use store::{Digest, DiskState, RECORD_VERSION, RawSource, Session, StageRecord, Store};
+use store::{
+    Digest, DiskName, DiskState, RECORD_VERSION, RawSource, RecordKind, Session, StageRecord, Store,
+};
 
 fn session(folder: &Path) -> Arc<Session> {
     Arc::new(Store::open(folder).unwrap().session().unwrap())
@@ -39,10 +41,11 @@ fn stage(session: &Session, folder: &Path, number: u8, bytes: usize) -> StageRec
         key: Digest([number; 32]),
         parent: None,
         build: "test".into(),
-        name: format!("{number}0_layer"),
+        kind: RecordKind::Stage,
+        name: format!("{number}0_layer").into(),
         created: 1_700_000_000,
         elapsed_ms: 5000,
-        disks: BTreeMap::from([("disk".into(), disks)]),
+        disks: BTreeMap::from([(DiskName::new("disk").unwrap(), disks)]),
         state: serde_json::json!({"some": "state"}),
         inputs: BTreeMap::new(),
         fetched: None,
@@ -200,7 +203,7 @@ async fn damage_is_told_and_nothing_wrong_is_kept() {
     // A record of another version is none, and neither is one of another stage.
     let path = walk(&cache.join("v1/stages")).pop().unwrap();
     let text = fs::read_to_string(&path).unwrap();
-    let other = text.replace("\"version\":1", "\"version\":999");
+    let other = text.replace("\"version\":2", "\"version\":999");
     assert_ne!(other, text);
     fs::write(&path, other).unwrap();
     assert_eq!(remote.fetch(&record.key, &yours).await.unwrap(), None);

@@ -92,7 +92,9 @@ fn tell(path: &str, answer: &Answer) -> String {
         let received = bytes(connection.received);
         let _ = writeln!(text, "  the stage was connected to {host}:{port} ({received} came)");
         for fetched in &connection.fetched {
-            let digest = fetched.sha256.as_deref().unwrap_or("not complete");
+            let digest = fetched
+                .sha256
+                .map_or_else(|| "not complete".to_owned(), |digest| digest.to_string());
             let size = bytes(fetched.bytes);
             let _ = writeln!(text, "    {} {size} sha256 {digest}", fetched.path);
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use store::{Content, Problem, StageRecord, Usage};
+use store::{Content, Problem, RecordKind, StageRecord, Usage};
 
 use super::{Context, Outcome, layers, resolve};
 use crate::{
@@ -204,6 +204,15 @@ fn describe(problem: &Problem) -> String {
     }
 }
 
+/// What a record is about.
+fn what_of(record: &StageRecord) -> String {
+    match record.kind {
+        RecordKind::Stage => record.name.to_string(),
+        RecordKind::Point => format!("within {}", record.name),
+        RecordKind::Outputs => "the finished files".to_owned(),
+    }
+}
+
 fn list(records: &[(SystemTime, StageRecord)]) -> String {
     let mut text = String::new();
     for (used, record) in records {
@@ -221,7 +230,7 @@ fn list(records: &[(SystemTime, StageRecord)]) -> String {
             text,
             "{key} {:<20} {:<24} used {} ago, {what}{network}",
             record.build,
-            record.name,
+            what_of(record),
             age(*used)
         );
     }

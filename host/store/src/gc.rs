@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use crate::{Digest, Result, Store, layout};
+use crate::{Digest, Printable, Result, Store, layout};
 
 /// What a store takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,7 +26,7 @@ pub struct Usage {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Collected {
     /// Names of the stages that were forgotten.
-    pub stages: Vec<String>,
+    pub stages: Vec<Printable>,
     /// Objects that were removed.
     pub objects: u64,
     /// Bytes that were freed.

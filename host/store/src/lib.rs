@@ -36,7 +36,6 @@
 
 mod changed;
 mod content;
-mod digest;
 mod error;
 mod extents;
 mod gc;
@@ -53,8 +52,8 @@ use std::{
 };
 
 pub use changed::{Changed, Known};
+pub use checked::{Digest, DiskName, Hex, Printable};
 pub use content::Content;
-pub use digest::{Digest, InvalidDigest};
 pub use error::{Result, StoreError};
 pub use extents::{
     Extent, ExtentSource, ExtentTarget, MAX_EXTENT_BYTES, Merged, RawSource, RawTarget,
@@ -64,7 +63,10 @@ pub use layer::LayerContent;
 use layout::Layout;
 pub use layout::{OnStep, Step};
 pub use overlay::OverlaySource;
-pub use record::{Connection, DiskState, Fetched, RECORD_VERSION, Ran, StageRecord, StoredFile};
+pub use record::{
+    Checksums, Connection, DiskState, Fetched, FileRole, InvalidRecord, RECORD_VERSION, Ran,
+    RecordKind, StageRecord, StoredFile,
+};
 pub use session::{Session, StoredLayer};
 pub use verify::{Problem, Verified};
 
@@ -179,10 +181,11 @@ impl Store {
     pub(crate) fn read_record(&self, key: &Digest) -> Result<Option<StageRecord>> {
         let path = self.layout.stage(key);
         let Some(content) = layout::read_small(&path, RECORD_MAX_BYTES)? else { return Ok(None) };
-        match parse_record(&content, key) {
+        match StageRecord::from_json(&content, key) {
             Ok(record) => Ok(Some(record)),
-            Err(reason) => {
-                tracing::warn!(path = %path.display(), reason, "a stage's record is of no use");
+            Err(error) => {
+                let reason = error.reason();
+                tracing::warn!(path = %path.display(), %reason, "a stage's record is of no use");
                 Ok(None)
             }
         }
@@ -203,14 +206,4 @@ impl Store {
         records.sort_by_key(|(used, record)| (*used, record.key));
         Ok(records)
     }
-}
-
-fn parse_record(content: &[u8], key: &Digest) -> Result<StageRecord, String> {
-    let value: serde_json::Value = serde_json::from_slice(content).map_err(|e| e.to_string())?;
-    let version = value.get("version").and_then(serde_json::Value::as_u64);
-    if version != Some(u64::from(RECORD_VERSION)) {
-        return Err(format!("it has version {version:?}, this vbuild knows {RECORD_VERSION}"));
-    }
-    let record: StageRecord = serde_json::from_value(value).map_err(|e| e.to_string())?;
-    if record.key == *key { Ok(record) } else { Err("it is of another stage".to_owned()) }
 }

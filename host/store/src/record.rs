@@ -5,12 +5,63 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use checked::{Digest, DiskName, Hex, Printable};
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
-
 /// The version of records; those of other versions are misses.
-pub const RECORD_VERSION: u32 = 1;
+pub const RECORD_VERSION: u32 = 2;
+
+/// Layers that a disk of a record may have. The engine merges chains of more than 32;
+/// a longer one only makes a foreign record costly to fetch.
+const LAYERS_MAX: usize = 64;
+
+/// Why bytes are not the record of a stage.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidRecord {
+    /// The JSON is wrong, or a value breaks the rules of its type.
+    #[error("it cannot be read")]
+    Json(#[from] serde_json::Error),
+    /// Another vbuild wrote it.
+    #[error("it has version {found:?}, this vbuild knows {RECORD_VERSION}")]
+    Version {
+        /// Its version, where there is a number.
+        found: Option<u64>,
+    },
+    /// It lies under the name of another stage.
+    #[error("it is of another stage")]
+    Key,
+    /// A disk is a chain of too many layers.
+    #[error("the disk `{disk}` has {found} layers, more than {LAYERS_MAX}")]
+    Layers {
+        /// The disk.
+        disk: DiskName,
+        /// How many layers it has.
+        found: usize,
+    },
+}
+
+impl InvalidRecord {
+    /// The error with its cause on one line.
+    #[must_use]
+    pub fn reason(&self) -> Printable {
+        match self {
+            Self::Json(error) => format!("{self}: {error}").into(),
+            _ => self.to_string().into(),
+        }
+    }
+}
+
+/// What a record is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecordKind {
+    /// A stage that has run to its end.
+    Stage,
+    /// A point between two scripts of a stage.
+    Point,
+    /// The files that a whole build has left on the host.
+    Outputs,
+}
 
 /// What is known about a stage that has run, or about the finished outputs of a
 /// build. With [`Self::disks`], the next stage can start from it.
@@ -24,20 +75,22 @@ pub struct StageRecord {
     /// The key of the stage before it.
     pub parent: Option<Digest>,
     /// The name of the build that it was made for.
-    pub build: String,
-    /// The stage's name, for people.
-    pub name: String,
+    pub build: Printable,
+    /// What it is about.
+    pub kind: RecordKind,
+    /// The name of the stage; of outputs, the name of the last one.
+    pub name: Printable,
     /// Seconds since 1970 when it had run.
     pub created: u64,
     /// How long it took, in milliseconds.
     pub elapsed_ms: u64,
     /// The disks as they were at its end, by name; none when they were not worth
     /// keeping.
-    pub disks: BTreeMap<String, DiskState>,
+    pub disks: BTreeMap<DiskName, DiskState>,
     /// What else must be known to go on from here, in the words of the engine.
     pub state: serde_json::Value,
     /// What went into its key, for telling which input changed.
-    pub inputs: BTreeMap<String, Digest>,
+    pub inputs: BTreeMap<Printable, Digest>,
     /// Seconds since 1970 when the network was first used, by this stage or one
     /// before it: from then on, the result ages.
     pub fetched: Option<u64>,
@@ -57,9 +110,9 @@ pub struct StageRecord {
 #[serde(deny_unknown_fields)]
 pub struct Ran {
     /// What: `install.d/10-x`, or a sentence.
-    pub name: String,
+    pub name: Printable,
     /// The element or other source that it came from.
-    pub origin: Option<String>,
+    pub origin: Option<Printable>,
     /// Milliseconds since 1970 when it began.
     pub started_ms: u64,
     /// Milliseconds since 1970 when it had ended.
@@ -82,7 +135,7 @@ pub struct DiskState {
 #[serde(deny_unknown_fields)]
 pub struct Connection {
     /// The host as the guest named it.
-    pub host: String,
+    pub host: Printable,
     /// The port.
     pub port: u16,
     /// Bytes to the server.
@@ -98,13 +151,13 @@ pub struct Connection {
 #[serde(deny_unknown_fields)]
 pub struct Fetched {
     /// Its path on the server.
-    pub path: String,
+    pub path: Printable,
     /// The status of the answer.
     pub status: Option<u16>,
     /// Bytes of it.
     pub bytes: u64,
-    /// SHA-256 in hexadecimal, when all of it came.
-    pub sha256: Option<String>,
+    /// Its digest, when all of it came.
+    pub sha256: Option<Digest>,
 }
 
 /// A file on the host that a build made.
@@ -112,18 +165,69 @@ pub struct Fetched {
 #[serde(deny_unknown_fields)]
 pub struct StoredFile {
     /// Which of the plan's outputs it is.
-    pub role: String,
+    pub role: FileRole,
     /// The object.
     pub object: Digest,
     /// Whether the object is a layer, as for files with holes, or the bytes.
     pub layer: bool,
     /// The file's size.
     pub bytes: u64,
-    /// Checksums that were made of it, in hexadecimal, by kind.
-    pub checksums: BTreeMap<String, String>,
+    /// Checksums that were made of it.
+    pub checksums: Checksums,
+}
+
+/// Which file of a build a [`StoredFile`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileRole {
+    /// The output of this position: an image or an archive.
+    File(usize),
+    /// The directory of this position, as an archive.
+    Directory(usize),
+    /// The plan, for questions about the build.
+    Plan,
+}
+
+/// Checksums of a file, as far as they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checksums {
+    /// MD5.
+    pub md5: Option<Hex<16>>,
+    /// SHA-256.
+    pub sha256: Option<Hex<32>>,
+    /// SHA-512.
+    pub sha512: Option<Hex<64>>,
 }
 
 impl StageRecord {
+    /// Reads the record of a stage.
+    ///
+    /// # Errors
+    /// When the bytes are no record of this version, or one of another stage.
+    pub fn from_json(bytes: &[u8], key: &Digest) -> Result<Self, InvalidRecord> {
+        /// The part that records of all versions have.
+        #[derive(Deserialize)]
+        struct Head {
+            version: Option<u64>,
+        }
+        let found = serde_json::from_slice::<Head>(bytes)?.version;
+        if found != Some(u64::from(RECORD_VERSION)) {
+            return Err(InvalidRecord::Version { found });
+        }
+        let record: Self = serde_json::from_slice(bytes)?;
+        if record.key != *key {
+            return Err(InvalidRecord::Key);
+        }
+        match record.disks.iter().find(|(_, disk)| disk.layers.len() > LAYERS_MAX) {
+            None => Ok(record),
+            Some((disk, state)) => {
+                let (disk, found) = (disk.clone(), state.layers.len());
+                Err(InvalidRecord::Layers { disk, found })
+            }
+        }
+    }
+
     /// How old what it took from the network is: zero when it took nothing,
     /// `None` when it seems to be from the future, that is, when a clock was set
     /// back, and nothing can be said.

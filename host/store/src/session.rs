@@ -94,7 +94,7 @@ impl Session {
         let Some(record) = self.store.read_record(key)? else { return Ok(None) };
         let layout = &self.store.layout;
         if let Some(missing) = record.objects().find(|digest| !layout.object(digest).is_file()) {
-            tracing::warn!(stage = record.name, %missing, "a stage's result is incomplete");
+            tracing::warn!(stage = %record.name, %missing, "a stage's result is incomplete");
             return Ok(None);
         }
         self.pin(record.objects().chain([*key]))?;

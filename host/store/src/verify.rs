@@ -4,7 +4,7 @@ use std::{fs::File, io};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{Digest, Result, Store, layout, parse_record};
+use crate::{Digest, Printable, Result, StageRecord, Store, layout};
 
 /// Something wrong in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,14 +16,14 @@ pub enum Problem {
         /// Its key.
         key: Digest,
         /// Why not.
-        reason: String,
+        reason: Printable,
     },
     /// A record names an object that is not there.
     Incomplete {
         /// The record's key.
         key: Digest,
         /// The stage's name.
-        stage: String,
+        stage: Printable,
         /// The object.
         missing: Digest,
     },
@@ -67,8 +67,8 @@ impl Store {
                 continue;
             };
             verified.records += 1;
-            let problem = match parse_record(&content, &key) {
-                Err(reason) => Some(Problem::BadRecord { key, reason }),
+            let problem = match StageRecord::from_json(&content, &key) {
+                Err(error) => Some(Problem::BadRecord { key, reason: error.reason() }),
                 Ok(record) => {
                     let gone = |digest: &Digest| !self.layout.object(digest).is_file();
                     let missing = record.objects().find(gone);

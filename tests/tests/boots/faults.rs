@@ -18,7 +18,7 @@ async fn fail(ground: &Ground, script: &str) -> String {
     let mut plan = plan(vec![stage("bad", Context::default(), vec![sh("the script", script)])]);
     plan.outputs.overwrite = true;
     plan.outputs.images = vec![ImageOutput {
-        disk: "image0".into(),
+        disk: plan::DiskName::new("image0").unwrap(),
         format: "qcow2".into(),
         path: ground.path("image.qcow2"),
         compress: true,

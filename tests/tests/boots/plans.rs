@@ -30,7 +30,13 @@ pub fn plan(stages: Vec<Stage>) -> Plan {
 }
 
 pub fn disk(name: &str, role: DiskRole, bytes: u64) -> Disk {
-    Disk { name: name.into(), role, size: DiskSize::Bytes(bytes), block_bytes: 512, base: None }
+    Disk {
+        name: plan::DiskName::new(name).unwrap(),
+        role,
+        size: DiskSize::Bytes(bytes),
+        block_bytes: 512,
+        base: None,
+    }
 }
 
 pub fn stage(name: &str, context: Context, steps: Vec<Step>) -> Stage {
@@ -128,7 +134,7 @@ pub fn whole(tar: &Path, raw: &Path) -> Plan {
     ]);
     plan.outputs.overwrite = true;
     plan.outputs.images = vec![ImageOutput {
-        disk: "image0".into(),
+        disk: plan::DiskName::new("image0").unwrap(),
         format: "raw".into(),
         path: raw.to_owned(),
         compress: false,
@@ -249,7 +255,7 @@ fn layout() -> Step {
             node(
                 "table",
                 NodeKind::Table(PartitionTable {
-                    disk: "image0".into(),
+                    disk: plan::DiskName::new("image0").unwrap(),
                     label: TableLabel::Mbr,
                     align: MIB,
                     partitions: vec![

@@ -79,15 +79,20 @@ fn put(cache: &Cache, plan: &Plan, kept: &[bool], fetched: &[Option<u64>]) {
         let inputs = stage_inputs(plan, stage, &cache.surroundings);
         let record = StageRecord {
             version: RECORD_VERSION,
-            key: digest(keys[index]),
+            key: keys[index].0,
             parent: None,
-            build: plan.name.clone(),
-            name: stage.name.clone(),
+            build: plan.name.as_str().into(),
+            kind: RecordKind::Stage,
+            name: name_of(stage),
             created: NOW,
             elapsed_ms: 0,
-            disks: if kept[index] { BTreeMap::from([("d".into(), disk)]) } else { BTreeMap::new() },
+            disks: if kept[index] {
+                BTreeMap::from([(plan::DiskName::new("d").unwrap(), disk)])
+            } else {
+                BTreeMap::new()
+            },
             state: serde_json::Value::Null,
-            inputs: inputs.into_iter().map(|(n, d)| (n, store::Digest(d.0))).collect(),
+            inputs,
             fetched: fetched[index],
             connections: Vec::new(),
             ran: Vec::new(),
@@ -206,8 +211,9 @@ fn a_phase_goes_on_at_the_first_script_that_differs() {
         let state = serde_json::json!({
             "state": serde_json::to_value(crate::State::default()).unwrap(), "progress": progress
         });
-        let mut record = cache.session.lookup(&digest(keys[1])).unwrap().unwrap();
-        record.key = digest(points[scripts].1);
+        let mut record = cache.session.lookup(&keys[1].0).unwrap().unwrap();
+        record.key = points[scripts].1.0;
+        record.kind = RecordKind::Point;
         record.state = state;
         cache.session.put_record(&record).unwrap();
     }

@@ -53,7 +53,7 @@ fn plan(steps: [Vec<Step>; 3]) -> Plan {
         name: "test".into(),
         recipe: "test".into(),
         disks: vec![Disk {
-            name: "scratch".into(),
+            name: crate::DiskName::scratch(),
             role: DiskRole::Scratch,
             size: DiskSize::Bytes(1 << 30),
             block_bytes: 512,
@@ -70,7 +70,7 @@ fn usual() -> [Vec<Step>; 3] {
 }
 
 /// From which stage on keys differ, and what the inputs of that stage say.
-fn differs(other: &Plan, around: &Surroundings) -> (Option<usize>, Vec<String>) {
+fn differs(other: &Plan, around: &Surroundings) -> (Option<usize>, Vec<Printable>) {
     let one = plan(usual());
     let keys = StageKey::of_plan(&one, &surroundings());
     let others = StageKey::of_plan(other, around);
@@ -121,7 +121,7 @@ fn the_key_of_outputs_follows_formats_and_not_names() {
     let with = |format: &str, path: &str| {
         let mut plan = plan(usual());
         plan.outputs.images = vec![ImageOutput {
-            disk: "image0".into(),
+            disk: crate::DiskName::new("image0").unwrap(),
             format: format.into(),
             path: path.into(),
             compress: false,
@@ -154,7 +154,11 @@ fn phase(scripts: Vec<crate::Script>) -> Step {
 
 /// How many points of a phase in the middle stage are shared with the usual one, and
 /// what the inputs of its stage say.
-fn shared_points(scripts: Vec<crate::Script>, before: &str, behind: &str) -> (usize, Vec<String>) {
+fn shared_points(
+    scripts: Vec<crate::Script>,
+    before: &str,
+    behind: &str,
+) -> (usize, Vec<Printable>) {
     let usual = vec![script("10-a", "a"), script("20-b", "b"), script("30-c", "c")];
     let of = |scripts, before: &str, behind: &str| {
         let stage = vec![upload("lib", "/h/lib", before, 0o644), phase(scripts), run(behind)];

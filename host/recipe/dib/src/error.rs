@@ -107,6 +107,10 @@ impl DibError {
             Self::Option(OptionError::Size(_)) => {
                 Some("a number with one of the units b, K, M, G: `--size 5G`".into())
             }
+            Self::BlockDevice(BlockDeviceError::Directory { path, .. }) => Some(format!(
+                "`--envvar DIB_BLOCK_DEVICE_CONFIG=file://{}` takes the configuration as yours",
+                path.display()
+            )),
             Self::Source(error) => error.hint(),
             _ => None,
         }

@@ -5,7 +5,7 @@ mod resolve;
 mod stages;
 mod steps;
 
-use plan::{Disk, DiskRole, DiskSize, FORMAT_VERSION, Plan};
+use plan::{Disk, DiskName, DiskRole, DiskSize, FORMAT_VERSION, Plan};
 
 use crate::{block_device::ConfigOrigin, error::DibError, options::DibOptions, source::Located};
 
@@ -41,7 +41,7 @@ const SCRATCH_BYTES: u64 = 64 << 30;
 pub fn lower(options: &DibOptions, located: &Located) -> Result<Lowered, DibError> {
     let build = Build::resolve(options, located)?;
     let mut disks = vec![Disk {
-        name: "scratch".to_owned(),
+        name: DiskName::scratch(),
         role: DiskRole::Scratch,
         size: DiskSize::Bytes(options.scratch_bytes.unwrap_or(SCRATCH_BYTES)),
         block_bytes: 512,

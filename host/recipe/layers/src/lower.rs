@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use plan::{
-    Bind, Context, Disk, DiskBase, DiskRole, DiskSize, Env, FileSource, FileStep, GuestPath,
-    ImageOutput, Keep, Outputs, Place, Plan, ResolvConf, Run, Stage, Step, Upload, UploadEntry,
-    UploadKind, Value,
+    Bind, Context, Disk, DiskBase, DiskName, DiskRole, DiskSize, Env, FileSource, FileStep,
+    GuestPath, ImageOutput, Keep, Outputs, Place, Plan, ResolvConf, Run, Stage, Step, Upload,
+    UploadEntry, UploadKind, Value,
 };
 
 use crate::{
@@ -112,7 +112,7 @@ pub fn lower(project: &Project, request: &Request<'_>) -> Result<Plan, InputErro
     Ok(Plan {
         outputs: Outputs {
             images: vec![ImageOutput {
-                disk: DISK.into(),
+                disk: DiskName::new(DISK).expect("a constant name"),
                 format: target.format.clone(),
                 path: target.path.clone(),
                 compress: target.compress,
@@ -163,14 +163,14 @@ pub fn inspect(name: &str, base: DiskBase, root: Option<&str>, to: &Path) -> Pla
 
 fn plan(name: &str, bytes: u64, base: DiskBase, stages: Vec<Stage>) -> Plan {
     let scratch = Disk {
-        name: "scratch".into(),
+        name: DiskName::scratch(),
         role: DiskRole::Scratch,
         size: DiskSize::Bytes(SCRATCH_BYTES),
         block_bytes: 512,
         base: None,
     };
     let disk = Disk {
-        name: DISK.into(),
+        name: DiskName::new(DISK).expect("a constant name"),
         role: DiskRole::Target,
         size: DiskSize::Bytes(bytes),
         block_bytes: 512,

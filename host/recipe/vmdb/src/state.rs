@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use plan::{DiskBase, TableLabel};
+use plan::{DiskBase, DiskName, TableLabel};
 
 use crate::table::Part;
 
@@ -12,7 +12,7 @@ pub(crate) struct ImageDisk {
     /// The path by which the spec speaks of it.
     pub(crate) path: String,
     /// The disk's name in the plan.
-    pub(crate) name: String,
+    pub(crate) name: DiskName,
     pub(crate) bytes: u64,
     /// What it begins with, when its partitions are taken over.
     pub(crate) base: Option<DiskBase>,

@@ -145,7 +145,7 @@ fn lower(
 
 /// The base as the plan knows it.
 pub(super) fn disk_base(base: &BaseImage) -> DiskBase {
-    DiskBase { path: base.raw.clone(), bytes: base.bytes, sha256: plan::Digest(base.digest.0) }
+    DiskBase { path: base.raw.clone(), bytes: base.bytes, sha256: base.digest }
 }
 
 /// What is written where.

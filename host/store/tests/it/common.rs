@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, io, path::Path};
 
 use store::{
-    Digest, DiskState, Extent, ExtentSource, ExtentTarget, RECORD_VERSION, Session, StageRecord,
-    Store, StoredLayer,
+    Digest, DiskName, DiskState, Extent, ExtentSource, ExtentTarget, RECORD_VERSION, RecordKind,
+    Session, StageRecord, Store, StoredLayer,
 };
 
 /// Size of the disks in memory.
@@ -76,13 +76,14 @@ pub(crate) fn record(number: u8, layers: &[Digest]) -> StageRecord {
         version: RECORD_VERSION,
         key: key(number),
         parent: None,
-        name: format!("stage {number}"),
+        kind: RecordKind::Stage,
+        name: format!("stage {number}").into(),
         created: 1_000_000_000,
         elapsed_ms: 1234,
-        disks: BTreeMap::from([("root".to_owned(), disk)]),
+        disks: BTreeMap::from([(DiskName::new("root").unwrap(), disk)]),
         state: serde_json::Value::Null,
         fetched: Some(1_000_000_000),
-        build: "test".to_owned(),
+        build: "test".into(),
         files: Vec::new(),
         inputs: BTreeMap::new(),
         connections: Vec::new(),

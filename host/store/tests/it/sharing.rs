@@ -60,7 +60,9 @@ fn records_of_other_versions_are_misses() {
     session.put_record(&newer).unwrap();
     assert_eq!(session.lookup(&key(1)).unwrap(), None);
     let found = store.verify(false).unwrap().problems;
-    assert!(matches!(&found[..], [Problem::BadRecord { reason, .. }] if reason.contains("99")));
+    assert!(
+        matches!(&found[..], [Problem::BadRecord { reason, .. }] if reason.as_str().contains("99"))
+    );
     store.verify(true).unwrap();
     assert_eq!(store.usage().unwrap().stages, 0);
 }

@@ -112,6 +112,22 @@ pub enum BlockDeviceError {
         /// What was asked for.
         size: String,
     },
+    /// A local_loop with a name that no file of a disk can have.
+    #[error(transparent)]
+    DiskName(plan::InvalidDiskName),
+    /// An element that keeps a disk outside of the folder in which vbuild runs.
+    #[error(
+        "`{}` keeps the disk `{disk}` in `{directory}`, which is not below the current directory",
+        path.display()
+    )]
+    Directory {
+        /// The element's configuration.
+        path: PathBuf,
+        /// The disk.
+        disk: plan::DiskName,
+        /// The folder.
+        directory: String,
+    },
     /// A size that cannot be read.
     #[error("Invalid size unit spec [{0}]")]
     InvalidSize(String),

@@ -1,9 +1,13 @@
 //! From the ordered graph to the plan's disks and layout.
 
-use plan::{Filesystem, FstabEntry, Layout, Mount, Node, NodeKind, PartitionTable, TableLabel};
+use std::path::{Component, Path};
+
+use plan::{
+    DiskName, Filesystem, FstabEntry, Layout, Mount, Node, NodeKind, PartitionTable, TableLabel,
+};
 
 use super::{
-    BlockDeviceError,
+    BlockDeviceError, ConfigOrigin,
     declare::{Fstab, Mkfs},
     graph::{Graph, GraphNode, Kind},
     lvm::Lvm,
@@ -13,7 +17,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DiskDeclaration {
     /// The name of the local_loop.
-    pub(crate) name: String,
+    pub(crate) name: DiskName,
     /// Its size; without one it is the size of the image.
     pub(crate) bytes: Option<u64>,
     /// 512 or 4096.
@@ -27,6 +31,26 @@ pub(crate) struct DiskDeclaration {
 pub(crate) struct BlockDevices {
     pub(crate) disks: Vec<DiskDeclaration>,
     pub(crate) layout: Layout,
+}
+
+impl BlockDevices {
+    /// Refuses a folder for a disk that an element, and not the user, has named, unless
+    /// it is below the current directory.
+    pub(crate) fn check_directories(&self, origin: &ConfigOrigin) -> Result<(), BlockDeviceError> {
+        let ConfigOrigin::Element(path) = origin else { return Ok(()) };
+        for disk in &self.disks {
+            let Some(directory) = &disk.directory else { continue };
+            let below = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+            if !Path::new(directory).components().all(below) {
+                return Err(BlockDeviceError::Directory {
+                    path: path.clone(),
+                    disk: disk.name.clone(),
+                    directory: directory.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The disk that becomes the image.
@@ -67,7 +91,7 @@ impl Lowering<'_> {
         let name = node.name.clone();
         match &node.kind {
             Kind::Loop(disk) => self.disks.push(DiskDeclaration {
-                name,
+                name: DiskName::new(name).map_err(BlockDeviceError::DiskName)?,
                 bytes: disk.bytes,
                 block_bytes: disk.block_bytes,
                 directory: disk.directory.clone(),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use plan::{Checksum, ImageOutput, Outputs, Step, TreeOutput};
+use plan::{Checksum, DiskName, ImageOutput, Outputs, Step, TreeOutput};
 
 use crate::{
     block_device::{DiskDeclaration, IMAGE_DISK},
@@ -18,7 +18,7 @@ pub(crate) fn outputs(build: &Build<'_>) -> Outputs {
         for format in &build.options.formats {
             if format.made_from == MadeFrom::Disk {
                 images.push(ImageOutput {
-                    disk: IMAGE_DISK.to_owned(),
+                    disk: DiskName::new(IMAGE_DISK).expect("a constant name"),
                     format: format.name.clone(),
                     path: output_path(build, &format.extension),
                     compress: !build.options.uncompressed,

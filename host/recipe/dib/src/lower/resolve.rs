@@ -222,6 +222,7 @@ impl Layout {
             Uuid::new_v5(&UUID_NAMESPACE, format!("{seed}\n{node}").as_bytes()).to_string()
         };
         let devices = configuration.lower(settings.block_bytes, &uuid_of)?;
+        devices.check_directories(&config.origin)?;
         Ok(Self { devices, symbols, root_options: root.options })
     }
 }

@@ -372,6 +372,37 @@ fn the_block_device_configuration_that_counts() {
 }
 
 #[test]
+fn an_element_keeps_disks_below_the_current_directory_alone() {
+    let small = Small::new();
+    let config = |name: &str, directory: &str| {
+        format!(
+            "
+- local_loop: {{name: image0, mkfs: {{name: mkfs_root, mount: {{mount_point: /}}}}}}
+- local_loop: {{name: '{name}', size: 1MiB, directory: '{directory}'}}
+"
+        )
+    };
+    let of_element = |text: String| {
+        small.file("elements/extra/block-device-default.yaml", &text);
+        small.lower(|_| ()).map(|lowered| image_paths(&lowered.plan))
+    };
+    assert_eq!(of_element(config("data", "a/b")).unwrap()[1], "a/b/data.raw");
+    for directory in ["/etc", "..", "a/../../b"] {
+        let error = of_element(config("data", directory)).unwrap_err();
+        assert!(error.to_string().contains("not below the current directory"), "{error}");
+        assert!(error.hint().unwrap().contains("DIB_BLOCK_DEVICE_CONFIG"));
+    }
+    let error = of_element(config("../data", "a")).unwrap_err();
+    assert!(error.to_string().contains("cannot name a disk"), "{error}");
+    // The user may name any folder.
+    let own = small.lower(|options| {
+        let text = config("data", "/srv");
+        options.envvars.push(("DIB_BLOCK_DEVICE_CONFIG".into(), text));
+    });
+    assert_eq!(image_paths(&own.unwrap().plan)[1], "/srv/data.raw");
+}
+
+#[test]
 fn data_disks_keep_their_raw_file_where_they_say() {
     let small = Small::new();
     let plan = small

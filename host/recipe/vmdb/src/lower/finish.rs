@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use plan::{
-    Disk, DiskRole, DiskSize, GuestPath, ImageOutput, Layout, Node, NodeKind, Outputs, Plan, Stage,
-    Step, Value,
+    Disk, DiskName, DiskRole, DiskSize, GuestPath, ImageOutput, Layout, Node, NodeKind, Outputs,
+    Plan, Stage, Step, Value,
 };
 
 use super::{Lowered, Lowering, Settings, Work};
@@ -35,7 +35,7 @@ impl Lowering<'_> {
         narration.opening =
             Narration::opening(&self.settings.spec, &spec.repr, self.settings.wording);
         let scratch = Disk {
-            name: "scratch".into(),
+            name: DiskName::scratch(),
             role: DiskRole::Scratch,
             size: DiskSize::Bytes(SCRATCH_BYTES),
             block_bytes: 512,
@@ -98,7 +98,7 @@ impl Lowering<'_> {
     fn write_tables(&mut self) {
         for disk in &self.disks {
             let (Some(label), Some((stage, step))) = (disk.label, disk.table_at) else { continue };
-            match table::table(&disk.name, label, disk.bytes, &disk.parts) {
+            match table::table(disk.name.as_str(), label, disk.bytes, &disk.parts) {
                 Ok(table) => {
                     let name = self.names.claim(&format!("table-{}", disk.name));
                     let node = Node { name, kind: NodeKind::Table(table) };

@@ -97,7 +97,7 @@ impl StepKind for Grub {
             Some(path) => lowering.disk("image-dev", path)?,
             None => lowering.disk_below("tag", &self.tag)?,
         };
-        let mut node = lowering.disks[disk].name.clone();
+        let mut node = lowering.disks[disk].name.to_string();
         let mut prepare = make_directories(&root, &["proc", "dev", "sys"])?;
         if let Some(efi) = &self.efi {
             flag_partition(lowering, "efi", efi, "esp")?;

@@ -1,7 +1,7 @@
 //! Images and their partitions: `mkimg`, `mklabel`, `mkpart`, `set_part_flag`
 //! and `kpartx`. A tag is bound to its partition, never to a place in a list.
 
-use plan::{DevicePlace, FoundDevice, Layout, Step, TableLabel};
+use plan::{DevicePlace, DiskName, FoundDevice, Layout, Step, TableLabel};
 
 use super::StepKind;
 use crate::{
@@ -52,7 +52,8 @@ fn add_disk(
     if lowering.disks.iter().any(|disk| disk.path == path) {
         return Err(Fault::new(key, format!("the image `{path}` is made a second time")));
     }
-    let name = lowering.names.claim("image");
+    let name = DiskName::new(lowering.names.claim("image"))
+        .map_err(|error| Fault::new(key, error.to_string()))?;
     lowering.disks.push(ImageDisk {
         path: path.to_owned(),
         name,
@@ -364,7 +365,7 @@ pub(super) fn take_over(
         let device = Device::Found { disk };
         lowering.add_tag(key, Tag { name, device, node, filesystem, mounted: None })?;
     }
-    let disk = lowering.disks[disk].name.clone();
+    let disk = lowering.disks[disk].name.to_string();
     lowering.stage("", None, false, vec![Step::FindDevices { disk, devices }.into()]);
     Ok(())
 }
