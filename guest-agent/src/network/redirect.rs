@@ -13,8 +13,9 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use vsock::VsockStream;
 use wire::Failure;
+use wire::egress::{Request, VERSION};
 
-use super::door::{Ask, ask};
+use super::door::ask;
 use super::names::Names;
 use super::{ADDRESS, THREAD_STACK_BYTES};
 use crate::console::say;
@@ -148,7 +149,8 @@ fn serve(client: TcpStream, names: &Names) {
         return reset(client);
     }
     let host = names.host_of(*meant.ip());
-    match ask(&Ask::Connect { host: &host, port: meant.port() }) {
+    let request = Request::Connect { v: VERSION, host: host.clone(), port: meant.port() };
+    match ask(&request) {
         Ok(door) => {
             if copy_both(&client, &door).is_err() {
                 reset(client);

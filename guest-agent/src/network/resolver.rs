@@ -13,8 +13,10 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg,
 };
 
+use wire::egress::{RefusalKind, Request, VERSION};
+
 use super::THREAD_STACK_BYTES;
-use super::door::{Ask, Kind, ask};
+use super::door::ask;
 use super::names::Names;
 use super::redirect::say_once;
 
@@ -146,11 +148,11 @@ fn answer_here(question: &Question, names: &Names) -> Option<(Code, Option<Ipv4A
 }
 
 fn answer_by_host(name: &str, names: &Names) -> (Code, Option<Ipv4Addr>) {
-    match ask(&Ask::Resolve { name }) {
+    match ask(&Request::Resolve { v: VERSION, name: name.to_owned() }) {
         Ok(_) => (Code::NoError, Some(names.give(name))),
         Err(refusal) => match refusal.kind {
-            Kind::Nxdomain => (Code::NoSuchName, None),
-            Kind::Policy => {
+            RefusalKind::Nxdomain => (Code::NoSuchName, None),
+            RefusalKind::Policy => {
                 say_once(&format!("network: {name} is refused: {}", refusal.message));
                 (Code::NoSuchName, None)
             }

@@ -24,7 +24,9 @@
 //! Stream 0 is never used. A final reply ends the stream: data of the agent
 //! always precedes it, and frames that the host still sends for it are dropped.
 
+pub mod egress;
 pub mod frame;
+pub mod fuzzing;
 pub mod message;
 
 pub use frame::{Frame, FrameError, FrameKind, PREFIX_BYTES};
@@ -37,8 +39,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// The vsock port on which the agent listens.
 pub const AGENT_PORT: u32 = 1024;
 
-/// The vsock port of the host to which the guest's network door connects; see
-/// the `egress` crate for what is spoken there.
+/// The vsock port of the host to which the guest's network connects; see [`egress`] for
+/// what is spoken there.
 pub const EGRESS_PORT: u32 = 1025;
 
 /// The largest payload of a data frame. 64 KiB is what one virtio-vsock packet

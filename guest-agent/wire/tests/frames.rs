@@ -164,3 +164,46 @@ fn the_largest_frames_pass_and_larger_ones_are_not_written() {
         assert!(frame.write_to(&mut Vec::new()).is_err());
     }
 }
+
+proptest! {
+    #[test]
+    fn messages_of_the_egress_port_are_read_from_any_bytes(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        wire::fuzzing::egress(&bytes);
+    }
+
+    #[test]
+    fn messages_of_the_egress_port_are_read_from_almost_right_bytes(
+        bodies in prop::collection::vec(egress_body(), 0..4),
+        damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let mut bytes = Vec::new();
+        for body in bodies {
+            bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
+            bytes.extend(body.into_bytes());
+        }
+        if let (Some((index, byte)), false) = (damage, bytes.is_empty()) {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        wire::fuzzing::egress(&bytes);
+    }
+}
+
+/// Bodies of requests and replies, most of them right.
+fn egress_body() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (0..3u32, "[a-z.\\\\\"]{0,30}", any::<u16>()).prop_map(|(v, host, port)| {
+            format!(r#"{{"v":{v},"op":"connect","host":"{host}","port":{port}}}"#)
+        }),
+        (0..3u32, "\\PC{0,3000}").prop_map(|(v, name)| {
+            let name = serde_json::to_string(&name).unwrap();
+            format!(r#"{{"v":{v},"op":"resolve","name":{name}}}"#)
+        }),
+        (any::<bool>(), any::<Option<u32>>()).prop_map(|(ok, addrs)| match addrs {
+            Some(addrs) => format!(r#"{{"ok":{ok},"addrs":{addrs}}}"#),
+            None => format!(r#"{{"ok":{ok},"kind":"policy","message":"m"}}"#),
+        }),
+    ]
+}

@@ -1,0 +1,328 @@
+//! The protocol of the guest's network: what the agent says on a new vsock stream to
+//! [`crate::EGRESS_PORT`], and what the host answers.
+//!
+//! ```text
+//!   guest ─► host   u32 LE length, JSON request
+//!   guest ◄─ host   u32 LE length, JSON reply
+//!   then, after a granted connect, raw bytes both ways; each direction ends on
+//!   its own
+//! ```
+//!
+//! ```json
+//! {"v":1,"op":"connect","host":"mirror.example","port":443}
+//! {"v":1,"op":"resolve","name":"mirror.example"}
+//! {"ok":true}
+//! {"ok":true,"addrs":2}
+//! {"ok":false,"kind":"policy","message":"…"}
+//! ```
+//!
+//! Both ends hold the other for hostile: the host reads requests of a guest in which a
+//! build script is root, and the agent's reader is the same code.
+
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The version of this protocol.
+pub const VERSION: u32 = 1;
+
+/// Largest frame, in bytes: a request holds one name of at most 253 bytes, a reply one
+/// message that is cut to fit.
+pub const FRAME_MAX_BYTES: usize = 4096;
+
+/// Bytes of a reply's message, so that its frame stays below the limit even when every
+/// byte is escaped with six.
+const MESSAGE_MAX_BYTES: usize = 600;
+
+/// Bytes before each frame: its length.
+const LENGTH_BYTES: usize = 4;
+
+/// What a guest asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// A TCP connection.
+    Connect {
+        /// [`VERSION`].
+        v: u32,
+        /// A name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// Whether a name exists.
+    Resolve {
+        /// [`VERSION`].
+        v: u32,
+        /// The name.
+        name: String,
+    },
+}
+
+/// Why a request was not granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalKind {
+    /// The other side refuses connections.
+    Refused,
+    /// There is no such name.
+    Nxdomain,
+    /// No way leads there.
+    Unreachable,
+    /// No answer in time.
+    Timeout,
+    /// The user did not allow it, or the request itself is wrong.
+    Policy,
+}
+
+/// What is refused, and in which words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The kind, for programs.
+    pub kind: RefusalKind,
+    /// The words, for the log and the guest.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal of any kind.
+    #[must_use]
+    pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// A refusal because of the user's rules.
+    #[must_use]
+    pub fn policy(message: impl Into<String>) -> Self {
+        Self::new(RefusalKind::Policy, message)
+    }
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reply {
+    /// Whether it was granted.
+    pub ok: bool,
+    /// For a name that exists: how many addresses it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addrs: Option<u32>,
+    /// Why it was not granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<RefusalKind>,
+    /// The same in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl Reply {
+    /// A granted request; with the number of addresses for a name.
+    #[must_use]
+    pub fn ok(addrs: Option<u32>) -> Self {
+        Self { ok: true, addrs, kind: None, message: None }
+    }
+
+    /// A request that is not granted.
+    #[must_use]
+    pub fn refused(refusal: &Refusal) -> Self {
+        let mut end = refusal.message.len().min(MESSAGE_MAX_BYTES);
+        while !refusal.message.is_char_boundary(end) {
+            end -= 1;
+        }
+        let message = Some(refusal.message[..end].to_owned());
+        Self { ok: false, addrs: None, kind: Some(refusal.kind), message }
+    }
+
+    /// The reply as a result: a refusal when the request was not granted. One without a
+    /// reason counts as one of the host's rules.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn granted(self) -> Result<(), Refusal> {
+        if self.ok {
+            return Ok(());
+        }
+        let kind = self.kind.unwrap_or(RefusalKind::Policy);
+        Err(Refusal::new(kind, self.message.unwrap_or_default()))
+    }
+}
+
+/// Why a frame could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    /// The stream failed, or ended within a frame.
+    #[error("the stream failed or ended within a frame")]
+    Io(#[from] io::Error),
+    /// The frame is larger than any can be.
+    #[error("a frame of {bytes} bytes, the limit is {FRAME_MAX_BYTES}")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The frame is not a message.
+    #[error("a malformed message: {0}")]
+    Malformed(String),
+    /// The other side speaks another version.
+    #[error("the guest speaks version {guest} of the egress protocol, this is version {VERSION}")]
+    Version {
+        /// The guest's version.
+        guest: u64,
+    },
+}
+
+/// A message of this protocol: [`Request`] or [`Reply`].
+pub trait Message: Serialize + DeserializeOwned + Sized {
+    /// Reads a message from the bytes of a frame, without its length.
+    ///
+    /// # Errors
+    /// When they are not a message, or one of another version.
+    fn from_body(body: &[u8]) -> Result<Self, EgressError> {
+        serde_json::from_slice(body).map_err(malformed)
+    }
+
+    /// The message as a frame, with its length.
+    ///
+    /// # Errors
+    /// When it is over [`FRAME_MAX_BYTES`].
+    fn to_frame(&self) -> Result<Vec<u8>, EgressError> {
+        let mut frame = vec![0; LENGTH_BYTES];
+        serde_json::to_writer(&mut frame, self).map_err(malformed)?;
+        let bytes = frame.len() - LENGTH_BYTES;
+        let length = u32::try_from(bytes).ok().filter(|_| bytes <= FRAME_MAX_BYTES);
+        let length = length.ok_or(EgressError::TooLarge { bytes })?;
+        frame[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+        Ok(frame)
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// When the stream ends or fails, or what it has is not a message.
+    fn read_from(reader: &mut impl Read) -> Result<Self, EgressError> {
+        let mut length = [0; LENGTH_BYTES];
+        reader.read_exact(&mut length)?;
+        let mut body = vec![0; body_bytes(length)?];
+        reader.read_exact(&mut body)?;
+        Self::from_body(&body)
+    }
+
+    /// Writes the message.
+    ///
+    /// # Errors
+    /// When the stream fails or the message is too large.
+    fn write_to(&self, writer: &mut impl Write) -> Result<(), EgressError> {
+        writer.write_all(&self.to_frame()?)?;
+        Ok(writer.flush()?)
+    }
+
+    /// Reads a message from an async stream.
+    ///
+    /// # Errors
+    /// As [`Message::read_from`].
+    #[cfg(feature = "tokio")]
+    fn read_async(
+        reader: &mut (impl tokio::io::AsyncRead + Unpin + Send),
+    ) -> impl Future<Output = Result<Self, EgressError>> + Send {
+        use tokio::io::AsyncReadExt;
+        async move {
+            let mut length = [0; LENGTH_BYTES];
+            reader.read_exact(&mut length).await?;
+            let mut body = vec![0; body_bytes(length)?];
+            reader.read_exact(&mut body).await?;
+            Self::from_body(&body)
+        }
+    }
+
+    /// Writes the message to an async stream, and flushes it.
+    ///
+    /// # Errors
+    /// As [`Message::write_to`].
+    #[cfg(feature = "tokio")]
+    fn write_async(
+        &self,
+        writer: &mut (impl tokio::io::AsyncWrite + Unpin + Send),
+    ) -> impl Future<Output = Result<(), EgressError>> + Send {
+        use tokio::io::AsyncWriteExt;
+        let frame = self.to_frame();
+        async move {
+            writer.write_all(&frame?).await?;
+            Ok(writer.flush().await?)
+        }
+    }
+}
+
+impl Message for Request {
+    fn from_body(body: &[u8]) -> Result<Self, EgressError> {
+        // The version first, so that another one gets the right message.
+        let value: serde_json::Value = serde_json::from_slice(body).map_err(malformed)?;
+        match value.get("v").and_then(serde_json::Value::as_u64) {
+            Some(guest) if guest != u64::from(VERSION) => Err(EgressError::Version { guest }),
+            _ => serde_json::from_value(value).map_err(malformed),
+        }
+    }
+}
+
+impl Message for Reply {}
+
+fn body_bytes(length: [u8; LENGTH_BYTES]) -> Result<usize, EgressError> {
+    let bytes = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+    if bytes > FRAME_MAX_BYTES { Err(EgressError::TooLarge { bytes }) } else { Ok(bytes) }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
+fn malformed(error: serde_json::Error) -> EgressError {
+    EgressError::Malformed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_is_what_this_page_says() {
+        let connect = r#"{"v":1,"op":"connect","host":"a.example","port":443}"#;
+        let request = Request::Connect { v: 1, host: "a.example".into(), port: 443 };
+        assert_eq!(Request::from_body(connect.as_bytes()).unwrap(), request);
+        let resolve = r#"{"v":1,"name":"a.example","op":"resolve"}"#;
+        let request = Request::Resolve { v: 1, name: "a.example".into() };
+        assert_eq!(Request::from_body(resolve.as_bytes()).unwrap(), request);
+        let text = |reply: &Reply| String::from_utf8(reply.to_frame().unwrap()[4..].to_vec());
+        assert_eq!(text(&Reply::ok(None)).unwrap(), r#"{"ok":true}"#);
+        assert_eq!(text(&Reply::ok(Some(2))).unwrap(), r#"{"ok":true,"addrs":2}"#);
+        let refusal = Refusal::new(RefusalKind::Nxdomain, "no");
+        assert_eq!(
+            text(&Reply::refused(&refusal)).unwrap(),
+            r#"{"ok":false,"kind":"nxdomain","message":"no"}"#
+        );
+    }
+
+    #[test]
+    fn messages_are_cut_to_fit_a_frame() {
+        let reply = Reply::refused(&Refusal::policy("\u{1}ü".repeat(5000)));
+        assert!(reply.to_frame().is_ok());
+        let long = Request::Resolve { v: 1, name: "a".repeat(5000) };
+        assert!(matches!(long.to_frame(), Err(EgressError::TooLarge { bytes: 5032 })));
+    }
+
+    #[test]
+    fn wrong_frames_have_their_own_errors() {
+        let request = |bytes: &[u8]| Request::read_from(&mut &bytes[..]).unwrap_err().to_string();
+        let frame = |json: &str| {
+            let mut bytes = u32::try_from(json.len()).unwrap().to_le_bytes().to_vec();
+            bytes.extend(json.as_bytes());
+            bytes
+        };
+        assert!(request(&frame(r#"{"v":2,"op":"new"}"#)).contains("speaks version 2"));
+        assert!(request(&frame(r#"{"v":1,"op":"new"}"#)).contains("malformed"));
+        assert!(request(&frame(r#"{"v":1,"op":"resolve","name":1}"#)).contains("malformed"));
+        let extra = r#"{"v":1,"op":"resolve","name":"a","x":1}"#;
+        assert!(request(&frame(extra)).contains("unknown field"));
+        assert!(request(&frame("[")).contains("malformed"));
+        assert!(request(&[255, 255, 255, 255]).contains("a frame of 4294967295 bytes"));
+        assert!(request(&[9, 0, 0, 0, b'{']).contains("ended within a frame"));
+        let reply = Reply::read_from(&mut &frame(r#"{"ok":false,"kind":"policy"}"#)[..]).unwrap();
+        assert_eq!(reply.granted().unwrap_err(), Refusal::policy(""));
+        assert!(Reply::read_from(&mut &frame(r#"{"ok":1}"#)[..]).is_err());
+    }
+}
