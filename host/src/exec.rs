@@ -23,11 +23,11 @@ const HELPER: &str = "/helper";
 /// # Errors
 /// When vbuild itself fails; a command that fails is no error.
 pub async fn exec(settings: &Settings, argv: &[String], ctx: &Ctx) -> Result<u8, CommandError> {
+    let network = Network::new(settings, ctx, None)?;
     let held = pipeline::hold_drive(settings)?;
     let build_dir = pipeline::make_build_dir(settings)?;
     let backend = backend::choose(settings, ctx).await?;
     let files = appliance::find_or_build(settings, &backend, &build_dir, ctx).await?;
-    let network = Network::new(settings, ctx, None)?;
     let certificates = pipeline::load_certificates(settings)?;
     let mut drives = vec![drive(engine::ROOT_SERIAL, files.root.clone(), DriveFormat::Raw, true)?];
     if let Some(held) = &held {
@@ -41,9 +41,10 @@ pub async fn exec(settings: &Settings, argv: &[String], ctx: &Ctx) -> Result<u8,
         initrd: files.initrd,
         cmdline: vec![format!("vbuild.root={}", engine::ROOT_SERIAL)],
         drives,
-        on_guest_connect: network
-            .as_ref()
-            .map_or_else(|| Arc::new(|_| ConnectDecision::Refuse) as _, Network::door),
+        on_guest_connect: network.as_ref().map_or_else(
+            || Arc::new(|_| ConnectDecision::Refuse) as _,
+            engine::Network::on_guest_connect,
+        ),
         verbose_console: settings.verbose_console,
         run_dir: build_dir.path().to_owned(),
     };

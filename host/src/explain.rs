@@ -44,6 +44,8 @@ pub struct Answer {
     pub stage: Printable,
     /// Connections of the stage.
     pub connections: Vec<Connection>,
+    /// How many more there were, of which nothing else is known.
+    pub more_connections: u64,
 }
 
 /// A build in the store.
@@ -81,6 +83,7 @@ pub async fn path(
         origin: ran.and_then(|ran| ran.origin.clone()),
         stage: stage.name.clone(),
         connections: stage.connections.clone(),
+        more_connections: stage.more_connections,
     })
 }
 
@@ -389,6 +392,7 @@ mod tests {
             inputs: BTreeMap::new(),
             fetched: None,
             connections: Vec::new(),
+            more_connections: 0,
             ran: ran.collect(),
             log: None,
             files: Vec::new(),

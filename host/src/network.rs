@@ -25,7 +25,8 @@ impl Network {
     /// fetched goes to `connections` too.
     ///
     /// # Errors
-    /// When an allowed host cannot be understood.
+    /// When an allowed host cannot be understood, or the environment names a proxy that
+    /// cannot be used.
     pub fn new(
         settings: &Settings,
         ctx: &Ctx,
@@ -34,8 +35,7 @@ impl Network {
         if !settings.network {
             return Ok(None);
         }
-        let policy = Policy::new(&settings.allow_hosts, settings.allow_private)
-            .map_err(|error| CommandError::new(Kind::Usage, error))?;
+        let policy = policy(settings)?;
         let observer = Arc::clone(&ctx.observer);
         let egress = Egress::new(
             policy,
@@ -51,24 +51,12 @@ impl Network {
                     refused: record.refused.clone(),
                 });
             }),
-        );
+        )
+        .map_err(proxy_error)?;
         Ok(Some(Self { egress: Arc::new(egress), handle: Handle::current() }))
     }
 
-    /// The door for the machine: one port leads to the egress service, every
-    /// other one nowhere.
-    #[must_use]
-    pub fn door(&self) -> OnGuestConnect {
-        let network = self.clone();
-        Arc::new(move |connect| {
-            if connect.port != wire::EGRESS_PORT {
-                return ConnectDecision::Refuse;
-            }
-            network.open().map_or(ConnectDecision::Refuse, ConnectDecision::Accept)
-        })
-    }
-
-    fn open(&self) -> std::io::Result<UnixStream> {
+    fn stream(&self) -> std::io::Result<UnixStream> {
         let (guest, host) = UnixStream::pair()?;
         host.set_nonblocking(true)?;
         let _runtime = self.handle.enter();
@@ -77,6 +65,56 @@ impl Network {
         self.handle.spawn(async move { egress.serve(host).await });
         Ok(guest)
     }
+}
+
+impl engine::Network for Network {
+    /// One port leads to the egress service, every other one nowhere.
+    fn on_guest_connect(&self) -> OnGuestConnect {
+        let network = self.clone();
+        Arc::new(move |connect| {
+            if connect.port != wire::EGRESS_PORT {
+                return ConnectDecision::Refuse;
+            }
+            // Each stream is a descriptor of this process: a guest that opens more than
+            // can be served gets no further ones.
+            if !network.egress.has_room() {
+                return ConnectDecision::Refuse;
+            }
+            network.stream().map_or(ConnectDecision::Refuse, ConnectDecision::Accept)
+        })
+    }
+
+    fn open(&self) {
+        self.egress.open();
+    }
+
+    fn close(&self, reason: &str) {
+        self.egress.close(reason);
+    }
+}
+
+/// Whether the network that the settings want can be had, before anything is made for it.
+///
+/// # Errors
+/// As those of [`Network::new`].
+pub fn check(settings: &Settings) -> Result<(), CommandError> {
+    if settings.network {
+        policy(settings)?;
+        egress::Upstream::from_environment(|name| std::env::var_os(name)).map_err(proxy_error)?;
+    }
+    Ok(())
+}
+
+fn policy(settings: &Settings) -> Result<Policy, CommandError> {
+    let policy = Policy::new(&settings.allow_hosts, settings.allow_private)
+        .map_err(|error| CommandError::new(Kind::Usage, error))?;
+    Ok(policy.with_proxy_resolves(settings.proxy_resolves))
+}
+
+/// A proxy that cannot be used is not passed by: it may be there to filter.
+fn proxy_error(error: reach::InvalidProxy) -> CommandError {
+    CommandError::new(Kind::Usage, error)
+        .hint("name a proxy that works, or say with NO_PROXY='*' that none shall be used")
 }
 
 /// What the store keeps of a connection.
@@ -93,5 +131,6 @@ fn connection(record: &egress::Record) -> store::Connection {
         sent: record.sent,
         received: record.received,
         fetched: fetched.collect(),
+        more_fetched: record.http_more,
     }
 }

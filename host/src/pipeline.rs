@@ -17,7 +17,7 @@ use crate::{
     build_dir::BuildDir,
     ca, drive,
     error::{CommandError, Kind},
-    network::Network,
+    network::{self, Network},
     progress::OutputProgress,
     settings::Settings,
     shared_cache::{self, Shared},
@@ -313,6 +313,7 @@ impl Prepared {
     /// # Errors
     /// What this host cannot give.
     pub async fn new(settings: &Settings, ctx: &Ctx) -> Result<Self, CommandError> {
+        network::check(settings)?;
         let held = hold_drive(settings)?;
         let build_dir = make_build_dir(settings)?;
         let backend = backend::choose(settings, ctx).await?;
@@ -345,7 +346,7 @@ impl Prepared {
                 .as_ref()
                 .map(|held| HelperDrive { path: held.path.clone(), format: held.format }),
             build_dir: self.build_dir.path().to_owned(),
-            network: network.as_ref().map(Network::door),
+            network: network.map(|network| Arc::new(network) as _),
             ca_bundle: load_certificates(settings)?,
             script_timeout: settings.script_timeout,
             fresh_machine_per_stage: settings.fresh_machine_per_stage,

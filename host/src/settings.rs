@@ -68,6 +68,8 @@ pub struct Settings {
     pub allow_hosts: Vec<String>,
     /// Whether private addresses may be reached too.
     pub allow_private: bool,
+    /// Whether the user's proxy is given names that are not resolved on this host.
+    pub proxy_resolves: bool,
     /// The user's helper drive.
     pub drive: Option<PathBuf>,
     /// Its format; found out otherwise.
@@ -121,6 +123,7 @@ impl Default for Settings {
             network: true,
             allow_hosts: Vec::new(),
             allow_private: false,
+            proxy_resolves: false,
             drive: None,
             drive_format: None,
             script_timeout: None,

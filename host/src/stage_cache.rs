@@ -301,6 +301,7 @@ fn try_keep(
         inputs: BTreeMap::new(),
         fetched,
         connections: Vec::new(),
+        more_connections: 0,
         ran: Vec::new(),
         log: None,
         files: stored,

@@ -15,11 +15,21 @@ use std::{
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
 
-use crate::protocol::{Refusal, RefusalKind};
+use wire::egress::{Refusal, RefusalKind};
 
 /// How long an attempt has before the next one starts beside it; the value that
 /// RFC 8305 recommends.
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Whether both ends of a connection are on this host: the kernel takes the address
+/// itself as the source only when it is its own, however it came to have it.
+pub(crate) fn is_to_this_host(stream: &TcpStream) -> bool {
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(local), Ok(peer)) => local.ip().to_canonical() == peer.ip().to_canonical(),
+        // A connection that has broken leads nowhere.
+        _ => false,
+    }
+}
 
 /// Connects to one of the addresses within `limit`.
 pub(crate) async fn connect(

@@ -5,7 +5,13 @@
 //! which files a build has fetched, and by their digests whether they are the
 //! same next time.
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use sha2::{Digest, Sha256};
 
@@ -13,14 +19,43 @@ use sha2::{Digest, Sha256};
 pub(crate) const PORT: u16 = 80;
 
 /// Bytes of a request's or an answer's head: what servers accept.
-const MAX_HEAD_BYTES: usize = 32 << 10;
+const HEAD_MAX_BYTES: usize = 32 << 10;
 
-/// Bytes of a path that are kept.
-const MAX_PATH_BYTES: usize = 1024;
+/// Bytes of a method: the longest registered one, `UPDATEREDIRECTREF`, has 17.
+const METHOD_MAX_BYTES: usize = 32;
 
-/// Exchanges of one connection that are kept; package tools end a connection
-/// after some hundred.
-const MAX_EXCHANGES: usize = 1000;
+/// Bytes of a path that are kept, escaped; package tools stay below 300.
+const PATH_MAX_BYTES: usize = 1024;
+
+/// Bytes of a digest in hexadecimal.
+const DIGEST_BYTES: usize = 64;
+
+/// Requests of one connection that have no answer yet; package tools send some tens
+/// before they wait.
+const WAITING_MAX: usize = 1000;
+
+/// Bytes of one connection's exchanges: some thousands of a package tool, which ends a
+/// connection after some hundred.
+const CONNECTION_MAX_BYTES: usize = 512 << 10;
+
+/// Bytes that the exchanges of all connections may take until they end.
+#[derive(Debug)]
+pub(crate) struct Budget(AtomicUsize);
+
+impl Budget {
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(AtomicUsize::new(bytes))
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let less = |left: usize| left.checked_sub(bytes);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
 
 /// A request and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +72,19 @@ pub struct Exchange {
     pub sha256: Option<String>,
 }
 
+impl Exchange {
+    /// What it takes in memory, its digest included.
+    fn cost_bytes(&self) -> usize {
+        size_of::<Self>() + self.method.len() + self.path.len() + DIGEST_BYTES
+    }
+}
+
 /// Looks at one connection.
-#[derive(Debug, Default)]
-pub(crate) struct Observed(Mutex<State>);
+#[derive(Debug)]
+pub(crate) struct Observed {
+    state: Mutex<State>,
+    budget: Arc<Budget>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -48,8 +93,40 @@ struct State {
     /// Exchanges that are complete, or were when the connection ended.
     done: Vec<Exchange>,
     /// Requests without an answer yet.
-    waiting: VecDeque<Exchange>,
+    waiting: VecDeque<Waiting>,
     hash: Sha256,
+    /// Bytes of the exchanges that are kept.
+    kept_bytes: usize,
+    /// Exchanges beyond the limits, of which nothing is kept.
+    more: u64,
+}
+
+impl State {
+    /// Takes note of a request, of its content where that has room; `None` when too
+    /// many are without an answer.
+    fn wait(&mut self, exchange: Exchange, budget: &Budget) -> Option<()> {
+        if self.waiting.len() >= WAITING_MAX {
+            return None;
+        }
+        let is_head = exchange.method == "HEAD";
+        let cost = exchange.cost_bytes();
+        let has_room = self.kept_bytes + cost <= CONNECTION_MAX_BYTES && budget.take(cost);
+        if has_room {
+            self.kept_bytes += cost;
+        } else {
+            self.more += 1;
+        }
+        self.waiting.push_back(Waiting { is_head, kept: has_room.then_some(exchange) });
+        Some(())
+    }
+}
+
+/// A request whose answer is not complete.
+#[derive(Debug)]
+struct Waiting {
+    /// Whether the answer has no body, whatever its head says.
+    is_head: bool,
+    kept: Option<Exchange>,
 }
 
 /// One direction of a connection.
@@ -85,18 +162,19 @@ enum Found<'a> {
 }
 
 impl Observed {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+        Self { state: Mutex::default(), budget }
+    }
+
     /// Bytes from the guest.
     pub(crate) fn up(&self, bytes: &[u8]) {
-        let Ok(mut state) = self.0.lock() else { return };
+        let Ok(mut state) = self.state.lock() else { return };
         let state = &mut *state;
         let mut side = std::mem::replace(&mut state.requests, Side::Off);
         side.feed(bytes, |found| match found {
             Found::Head(head) => {
                 let (exchange, body) = request(&head)?;
-                if state.done.len() + state.waiting.len() >= MAX_EXCHANGES {
-                    return None;
-                }
-                state.waiting.push_back(exchange);
+                state.wait(exchange, &self.budget)?;
                 Some(body)
             }
             Found::Body(_) | Found::End => Some(Side::default()),
@@ -106,47 +184,62 @@ impl Observed {
 
     /// Bytes from the server.
     pub(crate) fn down(&self, bytes: &[u8]) {
-        let Ok(mut state) = self.0.lock() else { return };
+        let Ok(mut state) = self.state.lock() else { return };
         let state = &mut *state;
         let mut side = std::mem::replace(&mut state.answers, Side::Off);
         side.feed(bytes, |found| match found {
             Found::Head(head) => {
-                let exchange = state.waiting.front_mut()?;
-                let (status, body) = answer(&head, &exchange.method)?;
+                let waiting = state.waiting.front_mut()?;
+                let (status, body) = answer(&head, waiting.is_head)?;
                 if (100..200).contains(&status) {
                     // The answer proper follows; 101 is another protocol.
                     return (status != 101).then(Side::default);
                 }
-                exchange.status = Some(status);
+                if let Some(exchange) = &mut waiting.kept {
+                    exchange.status = Some(status);
+                }
                 state.hash = Sha256::new();
                 Some(body)
             }
             Found::Body(part) => {
-                state.waiting.front_mut()?.body_bytes += part.len() as u64;
-                state.hash.update(part);
+                if let Some(exchange) = &mut state.waiting.front_mut()?.kept {
+                    exchange.body_bytes += part.len() as u64;
+                    state.hash.update(part);
+                }
                 Some(Side::default())
             }
             Found::End => {
-                let mut exchange = state.waiting.pop_front()?;
-                exchange.sha256 = Some(hex(&state.hash.finalize_reset()));
-                state.done.push(exchange);
+                if let Some(mut exchange) = state.waiting.pop_front()?.kept {
+                    exchange.sha256 = Some(hex(&state.hash.finalize_reset()));
+                    state.done.push(exchange);
+                }
                 Some(Side::default())
             }
         });
         state.answers = side;
     }
 
-    /// The exchanges, when the connection has ended; `whole` says that the
-    /// server ended it in order.
-    pub(crate) fn finish(self, whole: bool) -> Vec<Exchange> {
-        let Ok(mut state) = self.0.into_inner() else { return Vec::new() };
-        if let (Side::UntilEnd, true, Some(last)) =
-            (&state.answers, whole, state.waiting.front_mut())
-        {
+    /// The exchanges, when the connection has ended, and how many more there were;
+    /// `whole` says that the server ended it in order.
+    pub(crate) fn finish(self, whole: bool) -> (Vec<Exchange>, u64) {
+        let Ok(mut state) = self.state.lock() else { return (Vec::new(), 0) };
+        let mut state = std::mem::take(&mut *state);
+        self.budget.give_back(state.kept_bytes);
+        let last = state.waiting.front_mut().and_then(|waiting| waiting.kept.as_mut());
+        if let (Side::UntilEnd, true, Some(last)) = (&state.answers, whole, last) {
             last.sha256 = Some(hex(&state.hash.finalize()));
         }
-        state.done.extend(state.waiting);
-        state.done
+        state.done.extend(state.waiting.into_iter().filter_map(|waiting| waiting.kept));
+        (state.done, state.more)
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        // A connection that was given up; one that is finished has nothing left.
+        if let Ok(state) = self.state.get_mut() {
+            self.budget.give_back(state.kept_bytes);
+        }
     }
 }
 
@@ -227,7 +320,7 @@ fn until<'a>(
     end: &[u8],
 ) -> Option<(Vec<u8>, &'a [u8], bool)> {
     for (at, byte) in bytes.iter().enumerate() {
-        if gathered.len() >= MAX_HEAD_BYTES {
+        if gathered.len() >= HEAD_MAX_BYTES {
             return None;
         }
         gathered.push(*byte);
@@ -253,10 +346,12 @@ fn request(head: &[u8]) -> Option<(Exchange, Side)> {
     let mut words = first.split(' ');
     let (method, path, version) = (words.next()?, words.next()?, words.next()?);
     let plain = version.starts_with("HTTP/1.") && words.next().is_none();
-    if !plain || !method.bytes().all(|b| b.is_ascii_uppercase()) || method == "CONNECT" {
+    let is_method =
+        |text: &str| text.len() <= METHOD_MAX_BYTES && text.bytes().all(|b| b.is_ascii_uppercase());
+    if !plain || !is_method(method) || method == "CONNECT" {
         return None;
     }
-    let path = path.bytes().take(MAX_PATH_BYTES).flat_map(std::ascii::escape_default);
+    let path = path.bytes().flat_map(std::ascii::escape_default).take(PATH_MAX_BYTES);
     let exchange = Exchange {
         method: method.to_owned(),
         path: path.map(char::from).collect(),
@@ -268,12 +363,12 @@ fn request(head: &[u8]) -> Option<(Exchange, Side)> {
 }
 
 /// An answer's status, and the state of its body.
-fn answer(head: &[u8], method: &str) -> Option<(u16, Side)> {
+fn answer(head: &[u8], is_head: bool) -> Option<(u16, Side)> {
     let (first, fields) = parse(head)?;
     let mut words = first.split(' ');
     let version = words.next()?;
     let status: u16 = words.next()?.parse().ok().filter(|_| version.starts_with("HTTP/1."))?;
-    let without_body = method == "HEAD" || matches!(status, 204 | 304);
+    let without_body = is_head || matches!(status, 204 | 304);
     let body =
         if without_body { Side::Length(0) } else { framing(&fields)?.unwrap_or(Side::UntilEnd) };
     Some((status, body))
@@ -327,10 +422,10 @@ mod tests {
 
     /// Feeds both directions in pieces of `size` bytes.
     fn observe(up: &str, down: &str, size: usize, whole: bool) -> Vec<Exchange> {
-        let observed = Observed::default();
+        let observed = Observed::new(Arc::new(Budget::new(1 << 20)));
         up.as_bytes().chunks(size).for_each(|part| observed.up(part));
         down.as_bytes().chunks(size).for_each(|part| observed.down(part));
-        observed.finish(whole)
+        observed.finish(whole).0
     }
 
     fn exchange(method: &str, path: &str, status: Option<u16>, body: Option<&str>) -> Exchange {
@@ -391,5 +486,52 @@ mod tests {
         let odd = observe("GET /a HTTP/1.1\r\n\r\n", both, 100, true);
         assert_eq!((odd[0].status, &odd[0].sha256), (None, &None));
         assert_eq!(observe("", "HTTP/1.1 200 OK\r\n\r\n", 100, true), []);
+    }
+
+    /// Sends so many requests with such a path, each with its answer.
+    fn talk(observed: &Observed, requests: usize, path: &str) {
+        for _ in 0..requests {
+            observed.up(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
+            observed.down(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx");
+        }
+    }
+
+    fn bytes(exchanges: &[Exchange]) -> usize {
+        exchanges.iter().map(Exchange::cost_bytes).sum()
+    }
+
+    #[test]
+    fn what_is_kept_of_a_connection_is_bounded_and_the_rest_is_counted() {
+        let budget = Arc::new(Budget::new(64 << 20));
+        let observed = Observed::new(Arc::clone(&budget));
+        // One byte that becomes four when it is escaped.
+        talk(&observed, 5000, &format!("/{}", "\u{1}".repeat(1000)));
+        let (kept, more) = observed.finish(true);
+        assert!(bytes(&kept) <= CONNECTION_MAX_BYTES, "{} bytes", bytes(&kept));
+        assert!(kept.iter().all(|exchange| exchange.path.len() <= PATH_MAX_BYTES));
+        assert_eq!(kept.len() as u64 + more, 5000);
+        assert_eq!(budget.0.load(Ordering::Relaxed), 64 << 20, "all of it is given back");
+    }
+
+    #[test]
+    fn all_connections_share_one_budget() {
+        let budget = Arc::new(Budget::new(100 << 10));
+        let open: Vec<Observed> = (0..20).map(|_| Observed::new(Arc::clone(&budget))).collect();
+        open.iter().for_each(|observed| talk(observed, 100, "/a"));
+        let (kept, more) = open.into_iter().fold((0, 0), |(kept, more), observed| {
+            let (exchanges, rest) = observed.finish(true);
+            (kept + exchanges.len() as u64, more + rest)
+        });
+        assert!(kept < 1000 && kept + more == 2000, "{kept} and {more}");
+        let given_up = Observed::new(Arc::clone(&budget));
+        talk(&given_up, 100, "/a");
+        drop(given_up);
+        assert_eq!(budget.0.load(Ordering::Relaxed), 100 << 10);
+    }
+
+    #[test]
+    fn a_method_is_short() {
+        let up = format!("{} /a HTTP/1.1\r\n\r\n", "A".repeat(31_000));
+        assert_eq!(observe(&up, "HTTP/1.1 200 OK\r\n\r\n", 1000, true), []);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The guest has no network device. Its agent opens one vsock stream for each
 //! TCP connection that a program in the guest makes, and says in one frame where
-//! to ([`protocol`]). Here the name is checked against the user's [`Policy`],
+//! to ([`wire::egress`]). Here the name is checked against the user's [`Policy`],
 //! resolved, each address checked again, and one of exactly these addresses
 //! connected to; then bytes go both ways and the end is logged. Without this
 //! crate behind the port there is no network.
@@ -10,21 +10,18 @@
 //! Architecture invariant: nothing here knows about machines or the agent; the
 //! stream is any byte stream.
 
-mod address;
 mod connect;
 mod http;
 mod policy;
-pub mod protocol;
 mod record;
 mod relay;
 mod resolve;
 mod serve;
 mod upstream;
 
-pub use address::{Reach, reach};
 pub use http::Exchange;
-pub use policy::{Host, InvalidHost, InvalidRule, Policy, Rule};
+pub use policy::{InvalidRule, Policy, Rule};
 pub use record::{OnRecord, Record};
 pub use resolve::{Lookup, Resolve, SystemResolver};
-pub use serve::{Egress, Limits, Options, Totals};
-pub use upstream::{InvalidProxy, Upstream};
+pub use serve::{Egress, Limits, Options, ReadHostNetwork, Totals};
+pub use upstream::Upstream;

@@ -1,100 +1,36 @@
 //! Who may be reached: the user's rules on names and addresses.
 //!
-//! | the user said | names | addresses |
+//! | the user said | names | addresses behind a name |
 //! |---|---|---|
-//! | nothing | all | public ones |
-//! | `--allow-host NAME[:PORT]` | only those listed | for this name also private ones and the host itself |
+//! | nothing | all but those of private networks | public ones |
+//! | `--allow-host NAME[:PORT]` | only those listed | public ones |
 //! | `--allow-host *.SUFFIX[:PORT]` | only those listed | public ones |
-//! | `--allow-host ADDRESS[:PORT]` | | this address, whatever it is |
-//! | `--allow-private` | | private ones as well |
+//! | `--allow-host NAME[:PORT]=ADDRESS` | only those listed | this one, whatever it is; the name is not resolved |
+//! | `--allow-host ADDRESS[:PORT]` | | this address, whatever it is, when asked for as such |
+//! | `--allow-private` | those of private networks as well | private ones as well |
+//! | `--proxy-resolves` | | those that the user's proxy finds |
+//!
+//! A name that the user allows says which name may be asked for. It does not let the
+//! owner of the name's domain choose what is behind it: loopback, the host's own
+//! addresses, the link and metadata services need the address in the user's words.
 //!
 //! Names are checked before they are resolved, and each address after; the
-//! connection goes to the checked address. A name that resolves to another one
-//! a moment later changes nothing.
+//! connection goes to the checked address, also through a proxy. A name that resolves
+//! to another address a moment later changes nothing.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{net::IpAddr, str::FromStr};
 
-use crate::{
-    address::{Reach, reach},
-    protocol::Refusal,
-};
+use reach::{Host, HostNetwork, InvalidHost, LocalName, Reach, local_name};
 
-/// The longest name (RFC 1035 section 2.3.4).
-const MAX_NAME_BYTES: usize = 253;
-
-/// The longest label of a name (the same section).
-const MAX_LABEL_BYTES: usize = 63;
-
-/// A host as a request names it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Host {
-    /// A name, in lower case and without a final dot.
-    Name(String),
-    /// An address.
-    Address(IpAddr),
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => f.write_str(name),
-            Self::Address(address) => address.fmt(f),
-        }
-    }
-}
-
-/// Text that is neither a name nor an address.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no host name: {reason}")]
-pub struct InvalidHost {
-    /// The text, printable and bounded.
-    pub text: String,
-    /// What is wrong with it.
-    pub reason: &'static str,
-}
-
-impl InvalidHost {
-    fn new(text: &str, reason: &'static str) -> Self {
-        let text = text.chars().take(80).flat_map(char::escape_default).collect();
-        Self { text, reason }
-    }
-}
-
-impl FromStr for Host {
-    type Err = InvalidHost;
-
-    fn from_str(text: &str) -> Result<Self, InvalidHost> {
-        let invalid = |reason| Err(InvalidHost::new(text, reason));
-        let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-        if let Ok(address) = bare.parse() {
-            return Ok(Self::Address(address));
-        }
-        let name = text.strip_suffix('.').unwrap_or(text);
-        if name.is_empty() || name.len() > MAX_NAME_BYTES {
-            return invalid("it is empty or too long");
-        }
-        for label in name.split('.') {
-            let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-            if !(1..=MAX_LABEL_BYTES).contains(&label.len()) || !label.as_bytes().iter().all(good) {
-                return invalid("it has a label that no name has");
-            }
-        }
-        // `127.1` and `0x7f000001` mean addresses to old resolvers and to
-        // proxies; only the usual notation passes for one here.
-        let last = name.rsplit('.').next().unwrap_or_default();
-        let hexadecimal = last.to_ascii_lowercase().starts_with("0x");
-        if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) {
-            return invalid("it is an address in an unusual notation");
-        }
-        Ok(Self::Name(name.to_ascii_lowercase()))
-    }
-}
+use wire::egress::Refusal;
 
 /// One entry of the user's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     pattern: Pattern,
     port: Option<u16>,
+    /// What the name means, in place of the resolver's answer.
+    address: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +42,7 @@ enum Pattern {
 
 /// An allowed host that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{rule}` is no host to allow: {reason}")]
+#[error("`{rule}` is not a host to allow: {reason}")]
 pub struct InvalidRule {
     /// The text.
     pub rule: String,
@@ -117,20 +53,27 @@ pub struct InvalidRule {
 impl FromStr for Rule {
     type Err = InvalidRule;
 
-    /// Reads `NAME`, `*.SUFFIX` or an address, each with an optional `:PORT`;
-    /// IPv6 addresses with a port stand in brackets.
+    /// Reads `NAME`, `*.SUFFIX` or an address, each with an optional `:PORT`, a name
+    /// also with a final `=ADDRESS`; IPv6 addresses with a port stand in brackets.
     fn from_str(text: &str) -> Result<Self, InvalidRule> {
         let invalid = |reason| InvalidRule { rule: text.to_owned(), reason };
-        let (host, port) = match text.rsplit_once(':') {
+        let parse = |host: &str| host.parse().map_err(|e: InvalidHost| invalid(e.reason));
+        let (target, address) = match text.split_once('=') {
+            None => (text, None),
+            Some((target, address)) => match parse(address)? {
+                Host::Address(address) => (target, Some(address)),
+                Host::Name(_) => return Err(invalid("what follows `=` is not an address")),
+            },
+        };
+        let (host, port) = match target.rsplit_once(':') {
             // More colons are an address without a port.
-            Some((host, _)) if host.contains(':') && !host.ends_with(']') => (text, None),
+            Some((host, _)) if host.contains(':') && !host.ends_with(']') => (target, None),
             Some((host, port)) => {
                 let port = port.parse().ok().filter(|p| *p != 0);
                 (host, Some(port.ok_or_else(|| invalid("its port is no number from 1 to 65535"))?))
             }
-            None => (text, None),
+            None => (target, None),
         };
-        let parse = |host: &str| host.parse().map_err(|e: InvalidHost| invalid(e.reason));
         let pattern = match host.strip_prefix("*.") {
             None => Pattern::Exact(parse(host)?),
             Some(suffix) => match parse(suffix)? {
@@ -138,7 +81,10 @@ impl FromStr for Rule {
                 Host::Address(_) => return Err(invalid("addresses have nothing below them")),
             },
         };
-        Ok(Self { pattern, port })
+        if address.is_some() && !matches!(pattern, Pattern::Exact(Host::Name(_))) {
+            return Err(invalid("only a name without `*` can be given an address"));
+        }
+        Ok(Self { pattern, port, address })
     }
 }
 
@@ -163,6 +109,8 @@ pub struct Policy {
     rules: Vec<Rule>,
     /// Whether addresses of private networks may be reached.
     allow_private: bool,
+    /// Whether names go to the user's proxy unresolved.
+    proxy_resolves: bool,
 }
 
 impl Policy {
@@ -173,15 +121,31 @@ impl Policy {
     /// For a host that cannot be understood.
     pub fn new(allow_hosts: &[String], allow_private: bool) -> Result<Self, InvalidRule> {
         let rules = allow_hosts.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
-        Ok(Self { rules, allow_private })
+        Ok(Self { rules, allow_private, proxy_resolves: false })
+    }
+
+    /// The same with the word of `--proxy-resolves`: a name goes to the user's proxy as
+    /// it is, and what it leads to is the proxy's to decide.
+    #[must_use]
+    pub fn with_proxy_resolves(self, proxy_resolves: bool) -> Self {
+        Self { proxy_resolves, ..self }
+    }
+
+    /// Whether a proxy is given this name unresolved. Never names of the host itself: to
+    /// a proxy they mean the machine that it runs on.
+    pub(crate) fn leaves_to_proxy(&self, host: &Host) -> bool {
+        let Host::Name(name) = host else { return false };
+        self.proxy_resolves && local_name(name) != Some(LocalName::Localhost)
     }
 
     /// Whether a host may be asked for at all, before it is resolved.
     ///
     /// # Errors
-    /// When the list does not name it, or it is an address that is refused.
+    /// When the list does not name it, or when it is a name of private networks and
+    /// neither the list nor `--allow-private` opens it.
     pub fn check_host(&self, host: &Host, port: Option<u16>) -> Result<(), Refusal> {
-        if !self.rules.is_empty() && !self.rules.iter().any(|r| r.matches(host, port)) {
+        let listed = self.rules.iter().any(|rule| rule.matches(host, port));
+        if !self.rules.is_empty() && !listed {
             let target = match port {
                 Some(port) => format!("{host}:{port}"),
                 None => host.to_string(),
@@ -189,10 +153,23 @@ impl Policy {
             let message = format!("{target} is not among the hosts given by --allow-host");
             return Err(Refusal::policy(message));
         }
-        match host {
-            Host::Address(address) => self.check_address(host, port, *address),
-            Host::Name(_) => Ok(()),
+        let Host::Name(name) = host else { return Ok(()) };
+        match local_name(name) {
+            Some(local) if !listed && !self.allow_private => {
+                let remedy = match local {
+                    LocalName::Localhost => format!("--allow-host {name}=ADDRESS allows it"),
+                    _ => format!("--allow-private or --allow-host {name}=ADDRESS allows it"),
+                };
+                Err(Refusal::policy(format!("{name} is {local}; {remedy}")))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// The addresses that the user's own words give a name, in place of the resolver's.
+    pub(crate) fn given_addresses(&self, host: &Host, port: Option<u16>) -> Vec<IpAddr> {
+        let matching = self.rules.iter().filter(|rule| rule.matches(host, port));
+        matching.filter_map(|rule| rule.address).collect()
     }
 
     /// Whether this address may be connected to for this host.
@@ -205,33 +182,47 @@ impl Policy {
         host: &Host,
         port: Option<u16>,
         address: IpAddr,
+        network: &HostNetwork,
     ) -> Result<(), Refusal> {
-        let kind = reach(address);
-        let exact = |r: &&Rule| matches!(r.pattern, Pattern::Exact(_));
-        let named = self.rules.iter().filter(exact).any(|r| r.matches(host, port));
-        let literal = named && matches!(host, Host::Address(_));
-        let allowed = match kind {
+        let class = network.reach(address);
+        let allowed = match class {
             Reach::Public => true,
-            Reach::Private => named || self.allow_private,
-            Reach::Loopback => named,
-            Reach::LinkLocal => literal,
+            Reach::Private => self.allow_private || self.spells_out(host, port, address),
+            Reach::LinkLocal | Reach::Metadata | Reach::OwnHost | Reach::Loopback => {
+                self.spells_out(host, port, address)
+            }
             Reach::Unusable => false,
         };
-        if allowed {
-            return Ok(());
-        }
-        let what = match host {
-            Host::Name(name) => format!("{name} resolves to {address}, which is "),
-            Host::Address(_) => format!("{address} is "),
-        };
-        let remedy = match kind {
-            Reach::Private => format!("; --allow-host {host} or --allow-private allows it"),
-            Reach::Loopback => format!("; --allow-host {host} allows it"),
-            Reach::LinkLocal => format!("; --allow-host {address} allows it"),
-            Reach::Public | Reach::Unusable => String::new(),
-        };
-        Err(Refusal::policy(format!("{what}{}{remedy}", kind.describe())))
+        if allowed { Ok(()) } else { Err(refuse_address(host, address, class)) }
     }
+
+    /// Whether the user's own words contain this address for this host.
+    pub(crate) fn spells_out(&self, host: &Host, port: Option<u16>, address: IpAddr) -> bool {
+        self.rules.iter().filter(|rule| rule.matches(host, port)).any(|rule| match host {
+            Host::Address(_) => true,
+            Host::Name(_) => rule.address == Some(address),
+        })
+    }
+}
+
+/// The refusal of an address, with what would allow it.
+pub(crate) fn refuse_address(host: &Host, address: IpAddr, class: Reach) -> Refusal {
+    let what = match host {
+        Host::Name(name) => format!("{name} resolves to {address}, which is "),
+        Host::Address(_) => format!("{address} is "),
+    };
+    let rule = match host {
+        Host::Name(name) => format!("--allow-host {name}={address}"),
+        Host::Address(_) => format!("--allow-host {address}"),
+    };
+    let remedy = match class {
+        Reach::Private => format!("; {rule} or --allow-private allows it"),
+        Reach::LinkLocal | Reach::Metadata | Reach::OwnHost | Reach::Loopback => {
+            format!("; {rule} allows it")
+        }
+        Reach::Public | Reach::Unusable => String::new(),
+    };
+    Refusal::policy(format!("{what}{}{remedy}", class.describe()))
 }
 
 #[cfg(test)]
@@ -246,60 +237,96 @@ mod tests {
     fn verdict(policy: &Policy, host: &str, port: u16, address: &str) -> bool {
         let host: Host = host.parse().unwrap();
         let address = address.parse().unwrap();
+        let network = HostNetwork::new(
+            vec!["198.51.100.7".parse().unwrap()],
+            vec!["198.51.100.0/24".parse().unwrap()],
+        );
         policy.check_host(&host, Some(port)).is_ok()
-            && policy.check_address(&host, Some(port), address).is_ok()
+            && policy.check_address(&host, Some(port), address, &network).is_ok()
     }
 
-    #[test]
-    fn hosts_are_read_strictly() {
-        let name = |text: &str| text.parse::<Host>().map(|h| h.to_string());
-        assert_eq!(name("Deb.Example.").unwrap(), "deb.example");
-        assert_eq!(name("[::1]").unwrap(), "::1");
-        assert_eq!(name("_srv.a-b.c").unwrap(), "_srv.a-b.c");
-        let long = ["a"; 200].join(".");
-        for bad in ["", ".", "a..b", "a b", "a/b", "ä.example", "127.1", "0x7f.0x1", &long] {
-            assert!(name(bad).is_err(), "{bad}");
-        }
-        for bad in ["2130706433", "0x7f000001", "1.2.3.4.5", "a\u{0}b", "-.-.0x1F", "x\n"] {
-            assert!(name(bad).is_err(), "{bad}");
-        }
-    }
+    /// One address of each class that a name alone does not open.
+    const PROTECTED: [&str; 8] = [
+        "10.0.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "168.63.129.16",
+        "::1",
+        "fd00::1",
+        "198.51.100.7",
+        "198.51.100.8",
+    ];
 
     #[test]
     fn the_default_is_everything_public() {
         let policy = Policy::default();
         assert!(verdict(&policy, "a.example", 443, "203.0.113.9"));
         assert!(verdict(&policy, "8.8.8.8", 53, "8.8.8.8"));
-        for address in ["10.0.0.1", "127.0.0.1", "169.254.169.254", "::1", "fd00::1", "0.0.0.0"] {
+        for address in PROTECTED.into_iter().chain(["0.0.0.0"]) {
             assert!(!verdict(&policy, "a.example", 443, address), "{address}");
             assert!(!verdict(&policy, address, 443, address), "{address}");
+        }
+        for name in ["intranet", "localhost", "metadata.google.internal", "nas.local"] {
+            assert!(!verdict(&policy, name, 443, "203.0.113.9"), "{name}");
         }
     }
 
     #[test]
-    fn a_list_narrows_and_trusts_the_names_it_spells_out() {
-        let policy = policy(&["deb.example", "*.cdn.example:443", "169.254.169.254:80"], false);
+    fn a_list_narrows_and_a_name_lends_nothing_to_its_dns() {
+        let policy = policy(&["deb.example", "*.cdn.example:443", "intranet"], false);
         assert!(verdict(&policy, "deb.example", 80, "203.0.113.9"));
-        assert!(verdict(&policy, "deb.example", 80, "10.0.0.1"));
-        assert!(verdict(&policy, "deb.example", 80, "127.0.1.1"));
-        assert!(!verdict(&policy, "deb.example", 80, "169.254.169.254"));
+        assert!(verdict(&policy, "intranet", 80, "203.0.113.9"));
+        for address in PROTECTED {
+            assert!(!verdict(&policy, "deb.example", 80, address), "{address}");
+            assert!(!verdict(&policy, "a.cdn.example", 443, address), "{address}");
+        }
         assert!(verdict(&policy, "a.b.cdn.example", 443, "203.0.113.9"));
-        assert!(!verdict(&policy, "a.cdn.example", 443, "10.0.0.1"));
         assert!(!verdict(&policy, "a.cdn.example", 80, "203.0.113.9"));
         assert!(!verdict(&policy, "cdn.example", 443, "203.0.113.9"));
         assert!(!verdict(&policy, "evilcdn.example", 443, "203.0.113.9"));
         assert!(!verdict(&policy, "other.example", 443, "203.0.113.9"));
+    }
+
+    #[test]
+    fn an_address_in_the_users_words_is_open_whatever_it_is() {
+        for address in PROTECTED {
+            let named = format!("nas.example:80={address}");
+            let policy = policy(&[&named, "other.example"], false);
+            assert!(verdict(&policy, "nas.example", 80, address), "{address}");
+            assert!(!verdict(&policy, "nas.example", 81, address), "{address}");
+            assert!(!verdict(&policy, "other.example", 80, address), "{address}");
+            assert!(!verdict(&policy, address, 80, address), "{address}");
+            let host = "nas.example".parse().unwrap();
+            let given: IpAddr = address.parse().unwrap();
+            assert_eq!(policy.given_addresses(&host, Some(80)), [given]);
+        }
+        let policy = policy(&["169.254.169.254:80", "[::1]:80", "0.0.0.0"], false);
         assert!(verdict(&policy, "169.254.169.254", 80, "169.254.169.254"));
+        assert!(verdict(&policy, "::1", 80, "::1"));
         assert!(!verdict(&policy, "169.254.169.254", 81, "169.254.169.254"));
+        assert!(!verdict(&policy, "0.0.0.0", 80, "0.0.0.0"));
     }
 
     #[test]
     fn private_networks_on_request_and_nothing_more() {
         let policy = policy(&[], true);
-        assert!(verdict(&policy, "nas.example", 80, "192.168.1.1"));
-        assert!(verdict(&policy, "fd00::1", 80, "fd00::1"));
-        assert!(!verdict(&policy, "a.example", 80, "127.0.0.1"));
-        assert!(!verdict(&policy, "a.example", 80, "169.254.169.254"));
+        for private in ["192.168.1.1", "fd00::1", "198.51.100.8"] {
+            assert!(verdict(&policy, "nas", 80, private), "{private}");
+            assert!(verdict(&policy, private, 80, private), "{private}");
+        }
+        for local in ["127.0.0.1", "169.254.169.254", "168.63.129.16", "198.51.100.7"] {
+            assert!(!verdict(&policy, "a.example", 80, local), "{local}");
+            assert!(!verdict(&policy, local, 80, local), "{local}");
+        }
+    }
+
+    #[test]
+    fn names_of_the_host_are_never_left_to_a_proxy() {
+        let policy = policy(&["localhost", "a.example"], false).with_proxy_resolves(true);
+        assert!(policy.leaves_to_proxy(&"a.example".parse().unwrap()));
+        assert!(!policy.leaves_to_proxy(&"localhost".parse().unwrap()));
+        assert!(!policy.leaves_to_proxy(&"203.0.113.1".parse().unwrap()));
+        assert!(!Policy::default().leaves_to_proxy(&"a.example".parse().unwrap()));
     }
 
     #[test]
@@ -307,25 +334,45 @@ mod tests {
         for good in ["a", "a:1", "*.a.b", "1.2.3.4:80", "::1", "[::1]:80", "2001:db8::1"] {
             assert!(good.parse::<Rule>().is_ok(), "{good}");
         }
+        for good in ["a=1.2.3.4", "a:1=::1", "a=[::1]"] {
+            assert!(good.parse::<Rule>().is_ok(), "{good}");
+        }
         for bad in ["", "*", "*.", "*x.org", "a:", "a:0", "a:65536", "*.1.2.3.4", "a.*.b"] {
             assert!(bad.parse::<Rule>().is_err(), "{bad}");
         }
-        for bad in ["[::1]:x", "http://a", "a b"] {
+        for bad in ["[::1]:x", "http://a", "a b", "a=", "a=b", "=1.2.3.4", "*.a=1.2.3.4"] {
+            assert!(bad.parse::<Rule>().is_err(), "{bad}");
+        }
+        for bad in ["1.2.3.4=1.2.3.4", "a=1.2.3.4:80", "a=1.2.3.4=::1"] {
             assert!(bad.parse::<Rule>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn refusals_say_what_would_allow_it() {
-        let host: Host = "nas.example".parse().unwrap();
-        let address = "192.168.1.1".parse().unwrap();
-        let refused = Policy::default().check_address(&host, Some(80), address).unwrap_err();
+        let message = |host: &str, address: &str| {
+            let (host, address) = (host.parse().unwrap(), address.parse().unwrap());
+            let network = HostNetwork::default();
+            let checked = Policy::default().check_address(&host, Some(80), address, &network);
+            checked.unwrap_err().message
+        };
         assert_eq!(
-            refused.message,
+            message("nas.example", "192.168.1.1"),
             "nas.example resolves to 192.168.1.1, which is a private address; \
-             --allow-host nas.example or --allow-private allows it"
+             --allow-host nas.example=192.168.1.1 or --allow-private allows it"
         );
+        assert_eq!(
+            message("127.0.0.1", "127.0.0.1"),
+            "127.0.0.1 is a loopback address; --allow-host 127.0.0.1 allows it"
+        );
+        let host: Host = "nas.example".parse().unwrap();
         let refused = policy(&["a"], false).check_host(&host, Some(80)).unwrap_err();
         assert_eq!(refused.message, "nas.example:80 is not among the hosts given by --allow-host");
+        let refused = Policy::default().check_host(&"nas.local".parse().unwrap(), None);
+        assert_eq!(
+            refused.unwrap_err().message,
+            "nas.local is a name below `local`, which is for private networks; --allow-private or \
+             --allow-host nas.local=ADDRESS allows it"
+        );
     }
 }

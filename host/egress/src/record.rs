@@ -25,6 +25,8 @@ pub struct Record {
     pub broken: Option<String>,
     /// What was fetched, when it was by plain HTTP on port 80.
     pub http: Vec<Exchange>,
+    /// Exchanges beyond those, of which only the number is known.
+    pub http_more: u64,
 }
 
 /// Takes records, from any task, without blocking.

@@ -1,12 +1,26 @@
 //! Names to addresses, by the host's own resolver.
 
-use std::{future::Future, io, net::IpAddr, pin::Pin, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, ToSocketAddrs},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::protocol::{Refusal, RefusalKind};
+use tokio::sync::Semaphore;
+
+use wire::egress::{Refusal, RefusalKind};
 
 /// Addresses that are looked at for one name; a name with more of them is a
 /// load balancer's, and the rest are alike.
-const MAX_ADDRESSES: usize = 16;
+const ADDRESSES_MAX: usize = 16;
+
+/// Names that are looked up at once. The system's resolver blocks a thread for each, up
+/// to some 30 s where no name server answers and past the end of the request that asked,
+/// and the runtime has 512 such threads for everything.
+const LOOKUPS_MAX: usize = 32;
 
 /// A resolver's answer.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
@@ -19,19 +33,40 @@ pub trait Resolve: Send + Sync {
 }
 
 /// The host's resolver: its hosts file, its name servers, its caches.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemResolver;
+#[derive(Debug, Clone)]
+pub struct SystemResolver {
+    lookup: fn(&str) -> io::Result<Vec<IpAddr>>,
+    slots: Arc<Semaphore>,
+}
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self { lookup: getaddrinfo, slots: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+    }
+}
+
+fn getaddrinfo(name: &str) -> io::Result<Vec<IpAddr>> {
+    // The port is the interface's; it has no part in resolving.
+    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+}
 
 impl Resolve for SystemResolver {
     fn lookup<'a>(&'a self, name: &'a str) -> Lookup<'a> {
         Box::pin(async move {
-            // The port is the interface's; it has no part in resolving.
-            match tokio::net::lookup_host((name, 0)).await {
-                Ok(found) => Ok(found.map(|a| a.ip()).collect()),
+            let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)?;
+            let (lookup, name) = (self.lookup, name.to_owned());
+            let found = tokio::task::spawn_blocking(move || {
+                // Until the thread is free again, not until nobody waits any more.
+                let _slot = slot;
+                lookup(&name)
+            });
+            match found.await.map_err(io::Error::other)? {
                 // getaddrinfo's code does not get through; of its messages only
                 // this one means that asking again may help.
-                Err(e) if e.to_string().contains("Temporary failure") => Err(e),
-                Err(e) => Err(io::Error::new(io::ErrorKind::NotFound, e)),
+                Err(e) if !e.to_string().contains("Temporary failure") => {
+                    Err(io::Error::new(io::ErrorKind::NotFound, e))
+                }
+                found => found,
             }
         })
     }
@@ -56,11 +91,52 @@ pub(crate) async fn resolve(
         Ok(Ok(found)) => {
             let mut addresses = Vec::new();
             for address in found {
-                if addresses.len() < MAX_ADDRESSES && !addresses.contains(&address) {
+                if addresses.len() < ADDRESSES_MAX && !addresses.contains(&address) {
                     addresses.push(address);
                 }
             }
             if addresses.is_empty() { Err(gone()) } else { Ok(addresses) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    static HANGS: Mutex<()> = Mutex::new(());
+
+    /// A name server that does not answer.
+    fn hangs(_: &str) -> io::Result<Vec<IpAddr>> {
+        RUNNING.fetch_add(1, Ordering::SeqCst);
+        drop(HANGS.lock());
+        Err(io::Error::other("Temporary failure in name resolution"))
+    }
+
+    #[tokio::test]
+    async fn names_that_nobody_waits_for_any_more_do_not_occupy_more_threads() {
+        let held = HANGS.lock().unwrap();
+        let resolver = SystemResolver { lookup: hangs, ..SystemResolver::default() };
+        for round in 0..3 {
+            let asked = (0..LOOKUPS_MAX).map(|number| {
+                let (resolver, name) = (resolver.clone(), format!("{round}-{number}.example"));
+                tokio::spawn(async move {
+                    resolve(&resolver, &name, Duration::from_millis(20)).await.unwrap_err().kind
+                })
+            });
+            for ended in asked.collect::<Vec<_>>() {
+                assert_eq!(ended.await.unwrap(), RefusalKind::Timeout);
+            }
+        }
+        assert!(RUNNING.load(Ordering::SeqCst) <= LOOKUPS_MAX);
+        drop(held);
+        let late = resolve(&resolver, "late.example", Duration::from_secs(60)).await.unwrap_err();
+        assert!(late.message.contains("Temporary failure"), "{late}");
     }
 }

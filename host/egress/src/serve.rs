@@ -1,6 +1,7 @@
 //! One stream of the guest: its request, the policy, the connection, the bytes.
 
 use std::{
+    io,
     net::IpAddr,
     sync::{
         Arc,
@@ -9,16 +10,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reach::{Host, HostNetwork, InvalidHost, InvalidProxy, Reach};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
+use wire::egress::{EgressError, Message, Refusal, RefusalKind, Reply, Request};
 
 use crate::{
-    Host, InvalidHost, OnRecord, Policy, Record, Resolve, SystemResolver, Upstream, connect,
-    http::{self, Observed},
-    protocol::{self, ProtocolError, Refusal, RefusalKind, Reply, Request},
+    OnRecord, Policy, Record, Resolve, SystemResolver, Upstream, connect,
+    http::{self, Budget, Observed},
+    policy::refuse_address,
     relay::{self, Flow},
     resolve,
 };
@@ -26,11 +29,13 @@ use crate::{
 /// Bounds on what a guest can make the host do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Streams served at the same time; more of them wait, first come first
-    /// served. Package tools use a dozen connections; the rest is room for
-    /// builds that download in parallel.
+    /// Streams served at the same time. Package tools use a dozen connections; the
+    /// rest is room for builds that download in parallel.
     pub streams: usize,
-    /// From the stream's turn to its request.
+    /// Streams that wait for their turn, first come first served; more are refused.
+    /// Each is a descriptor of this process.
+    pub waiting: usize,
+    /// From the stream's beginning to its request.
     pub request: Duration,
     /// For resolving one name. Resolvers themselves give up after some 10 s.
     pub resolve: Duration,
@@ -39,19 +44,27 @@ pub struct Limits {
     /// A connection on which nothing moves ends. Long, for a server may think
     /// for minutes before the first byte of a large answer.
     pub idle: Duration,
+    /// Bytes of memory for what is noted about plain HTTP, all connections together,
+    /// until each of them ends.
+    pub observed_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             streams: 256,
+            waiting: 128,
             request: Duration::from_secs(30),
             resolve: Duration::from_secs(20),
             connect: Duration::from_secs(30),
             idle: Duration::from_secs(15 * 60),
+            observed_bytes: 32 << 20,
         }
     }
 }
+
+/// Lists the host's interfaces, at each request anew: a laptop changes networks.
+pub type ReadHostNetwork = Arc<dyn Fn() -> io::Result<HostNetwork> + Send + Sync>;
 
 /// What an egress service does differently from the usual.
 #[derive(Clone)]
@@ -62,6 +75,8 @@ pub struct Options {
     pub upstream: Option<Upstream>,
     /// Names to addresses.
     pub resolver: Arc<dyn Resolve>,
+    /// The host's own addresses and links.
+    pub host_network: ReadHostNetwork,
 }
 
 impl std::fmt::Debug for Options {
@@ -75,7 +90,12 @@ impl std::fmt::Debug for Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { limits: Limits::default(), upstream: None, resolver: Arc::new(SystemResolver) }
+        Self {
+            limits: Limits::default(),
+            upstream: None,
+            resolver: Arc::new(SystemResolver::default()),
+            host_network: Arc::new(HostNetwork::read),
+        }
     }
 }
 
@@ -105,7 +125,13 @@ pub struct Egress {
     policy: Policy,
     options: Options,
     on_record: OnRecord,
+    /// Room for streams, served or waiting.
+    places: Semaphore,
+    /// Room for streams that are served.
     slots: Semaphore,
+    budget: Arc<Budget>,
+    /// Why nothing may be reached at the moment, when that is so.
+    closed: watch::Sender<Option<Arc<str>>>,
     counters: Counters,
 }
 
@@ -118,30 +144,59 @@ impl std::fmt::Debug for Egress {
     }
 }
 
+/// How a host is reached.
+#[derive(Debug)]
+enum Way<'a> {
+    /// By one of these addresses.
+    Direct(Vec<IpAddr>),
+    /// By the user's proxy, which is asked for one of these.
+    Proxy(&'a Upstream, Vec<Host>),
+}
+
 /// A connection that has been made.
 struct Connected {
     stream: TcpStream,
     address: Option<IpAddr>,
 }
 
+/// Why a stream is not served.
+enum Ended {
+    /// The guest has closed it; nobody waits for an answer.
+    Gone,
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Ended {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 impl Egress {
     /// The service with a policy, and the proxy of this process's environment.
-    /// A proxy that cannot be used is reported in the log and not used.
-    #[must_use]
-    pub fn new(policy: Policy, on_record: OnRecord) -> Self {
-        let upstream = Upstream::from_environment(|name| std::env::var(name).ok());
-        let upstream = upstream.unwrap_or_else(|error| {
-            tracing::warn!(%error, "connecting without the proxy");
-            None
-        });
-        Self::with_options(policy, on_record, Options { upstream, ..Options::default() })
+    ///
+    /// # Errors
+    /// When the environment names a proxy that cannot be used.
+    pub fn new(policy: Policy, on_record: OnRecord) -> Result<Self, InvalidProxy> {
+        let upstream = Upstream::from_environment(|name| std::env::var_os(name))?;
+        let options = Options { upstream, ..Options::default() };
+        Ok(Self::with_options(policy, on_record, options))
     }
 
     /// The service with everything given.
     #[must_use]
     pub fn with_options(policy: Policy, on_record: OnRecord, options: Options) -> Self {
-        let slots = Semaphore::new(options.limits.streams);
-        Self { policy, options, on_record, slots, counters: Counters::default() }
+        let limits = &options.limits;
+        Self {
+            places: Semaphore::new(limits.streams + limits.waiting),
+            slots: Semaphore::new(limits.streams),
+            budget: Arc::new(Budget::new(limits.observed_bytes)),
+            closed: watch::Sender::new(None),
+            counters: Counters::default(),
+            policy,
+            options,
+            on_record,
+        }
     }
 
     /// Sums over all streams so far.
@@ -156,22 +211,48 @@ impl Egress {
         }
     }
 
+    /// Whether one more stream would be served or could wait. A caller that makes a
+    /// descriptor for each stream asks before it does.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
+    /// Refuses everything from now on, for a reason in words, and ends the connections
+    /// that there are.
+    pub fn close(&self, reason: &str) {
+        self.closed.send_replace(Some(reason.into()));
+    }
+
+    /// Serves requests again.
+    pub fn open(&self) {
+        self.closed.send_replace(None);
+    }
+
     /// Serves one stream of the guest to its end. Nothing that the guest does
     /// here is an error of the caller: everything goes to the guest as a reply,
     /// and connections and refusals to the observer as records.
     pub async fn serve(&self, mut guest: impl AsyncRead + AsyncWrite + Unpin + Send) {
-        // The semaphore is never closed.
-        let Ok(_slot) = self.slots.acquire().await else { return };
+        let Ok(_place) = self.places.try_acquire() else {
+            let message = format!("{} streams wait already", self.options.limits.waiting);
+            tracing::info!("a guest stream is refused: {message}");
+            reply(&mut guest, &Reply::refused(&Refusal::new(RefusalKind::Timeout, message))).await;
+            return;
+        };
         let started = Instant::now();
         let request = match self.read(&mut guest).await {
             Ok(Some(request)) => request,
             Ok(None) => return tracing::debug!("a guest stream without a request"),
             Err(refusal) => {
                 tracing::info!(%refusal, "a guest stream without a request");
-                // A guest that has gone needs no answer; here and below.
-                let _ = protocol::write_frame(&mut guest, &Reply::refused(&refusal)).await;
-                return;
+                return reply(&mut guest, &Reply::refused(&refusal)).await;
             }
+        };
+        let _slot = tokio::select! {
+            biased;
+            () = gone(&mut guest) => return tracing::debug!("a waiting guest stream has gone"),
+            // The semaphore is never closed.
+            slot = self.slots.acquire() => slot,
         };
         let (host, port) = match &request {
             Request::Connect { host, port, .. } => (printable(host), *port),
@@ -187,27 +268,35 @@ impl Egress {
             refused: None,
             broken: None,
             http: Vec::new(),
+            http_more: 0,
         };
         let served = match request {
             Request::Connect { host, port, .. } => {
                 self.serve_connection(&mut guest, &host, port, &mut record).await
             }
-            Request::Resolve { name, .. } => match self.resolve(&name).await {
-                Ok(count) => {
-                    let _ = protocol::write_frame(&mut guest, &Reply::ok(Some(count))).await;
+            Request::Resolve { name, .. } => {
+                match self.while_open(&mut guest, self.resolve(&name)).await {
                     // The connection that follows is what is worth a record.
-                    return;
+                    Ok(count) => return reply(&mut guest, &Reply::ok(Some(count))).await,
+                    Err(ended) => Err(ended),
                 }
-                Err(refusal) => Err(refusal),
-            },
-        };
-        if let Err(refusal) = served {
-            let _ = protocol::write_frame(&mut guest, &Reply::refused(&refusal)).await;
-            // Programs ask for names that do not exist all the time.
-            if port == 0 && refusal.kind == RefusalKind::Nxdomain {
-                return;
             }
-            record.refused = Some(refusal.message);
+        };
+        match served {
+            Ok(()) => {}
+            Err(Ended::Gone) => return tracing::debug!(?record, "a guest stream has gone"),
+            Err(Ended::Refused(refusal)) => {
+                let answer = Reply::refused(&refusal);
+                // Programs ask for names that do not exist all the time.
+                if port != 0 || refusal.kind != RefusalKind::Nxdomain {
+                    record.refused = Some(refusal.message);
+                    record.elapsed = started.elapsed();
+                    // Told before the guest has the answer, so that it belongs to the
+                    // script that has asked.
+                    self.account(&record);
+                }
+                return reply(&mut guest, &answer).await;
+            }
         }
         record.elapsed = started.elapsed();
         self.account(&record);
@@ -219,14 +308,40 @@ impl Egress {
         guest: &mut (impl AsyncRead + Unpin + Send),
     ) -> Result<Option<Request>, Refusal> {
         let limit = self.options.limits.request;
-        match tokio::time::timeout(limit, protocol::read_request(guest)).await {
+        match tokio::time::timeout(limit, Request::read_async(guest)).await {
             Ok(Ok(request)) => Ok(Some(request)),
-            Ok(Err(ProtocolError::Io(_))) => Ok(None),
+            Ok(Err(EgressError::Io(_))) => Ok(None),
             Ok(Err(e)) => Err(Refusal::policy(e.to_string())),
             Err(_) => {
                 let message = format!("no request within {} s", limit.as_secs());
                 Err(Refusal::new(RefusalKind::Timeout, message))
             }
+        }
+    }
+
+    /// Carries out what a guest has asked for, as long as it waits for it and nothing
+    /// closes the network.
+    async fn while_open<T>(
+        &self,
+        guest: &mut (impl AsyncRead + Unpin + Send),
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Ended> {
+        tokio::select! {
+            biased;
+            reason = self.closing() => Err(Refusal::policy(&*reason).into()),
+            () = gone(guest) => Err(Ended::Gone),
+            done = work => Ok(done?),
+        }
+    }
+
+    /// Ends when the network is closed, with the reason.
+    async fn closing(&self) -> Arc<str> {
+        let mut closed = self.closed.subscribe();
+        let reason = closed.wait_for(Option::is_some).await.ok().and_then(|now| now.clone());
+        match reason {
+            Some(reason) => reason,
+            // The sender lives as long as this service.
+            None => std::future::pending().await,
         }
     }
 
@@ -236,17 +351,24 @@ impl Egress {
         host: &str,
         port: u16,
         record: &mut Record,
-    ) -> Result<(), Refusal> {
-        let connected = self.connect(&parse(host)?, port).await?;
+    ) -> Result<(), Ended> {
+        let host = parse(host)?;
+        let connected = self.while_open(guest, self.connect(&host, port)).await?;
         self.counters.connected.fetch_add(1, Ordering::Relaxed);
         record.address = connected.address;
         let flow = Flow::default();
-        let mut done = protocol::write_frame(guest, &Reply::ok(None)).await;
+        let mut done = Reply::ok(None).write_async(guest).await.map_err(io::Error::other);
         if done.is_ok() {
             let idle = self.options.limits.idle;
-            let observed = (port == http::PORT).then(Observed::default);
-            done = relay::relay(guest, connected.stream, &flow, idle, observed.as_ref()).await;
-            record.http = observed.map(|o| o.finish(done.is_ok())).unwrap_or_default();
+            let observed = (port == http::PORT).then(|| Observed::new(Arc::clone(&self.budget)));
+            done = tokio::select! {
+                biased;
+                reason = self.closing() => Err(io::Error::other(&*reason)),
+                done = relay::relay(guest, connected.stream, &flow, idle, observed.as_ref()) => done,
+            };
+            if let Some(observed) = observed {
+                (record.http, record.http_more) = observed.finish(done.is_ok());
+            }
         }
         record.sent = flow.up.into_inner();
         record.received = flow.down.into_inner();
@@ -256,57 +378,118 @@ impl Egress {
 
     /// How many addresses of this host may be reached.
     async fn resolve(&self, name: &str) -> Result<u32, Refusal> {
-        let host = parse(name)?;
-        self.policy.check_host(&host, None)?;
-        if self.proxy_for(&host).is_some() {
-            // Often only the proxy can resolve; the connection will tell.
-            return Ok(1);
-        }
-        let allowed = self.addresses(&host, None).await?;
-        Ok(u32::try_from(allowed.len()).unwrap_or(u32::MAX))
+        Ok(match self.way(&parse(name)?, None).await? {
+            Way::Direct(addresses) => u32::try_from(addresses.len()).unwrap_or(u32::MAX),
+            Way::Proxy(_, targets) => u32::try_from(targets.len()).unwrap_or(u32::MAX),
+        })
     }
 
     async fn connect(&self, host: &Host, port: u16) -> Result<Connected, Refusal> {
         if port == 0 {
             return Err(Refusal::policy("port 0 is none"));
         }
-        self.policy.check_host(host, Some(port))?;
         let limit = self.options.limits.connect;
-        if let Some(proxy) = self.proxy_for(host) {
-            let stream = proxy.connect(host, port, limit).await?;
-            return Ok(Connected { stream, address: None });
-        }
-        let addresses = self.addresses(host, Some(port)).await?;
+        let addresses = match self.way(host, Some(port)).await? {
+            Way::Direct(addresses) => addresses,
+            Way::Proxy(proxy, targets) => {
+                let stream = proxy.connect(&targets, port, limit).await;
+                let by_address = !targets.contains(host);
+                let stream = stream.map_err(|refusal| match refusal.kind {
+                    RefusalKind::Refused if by_address => Refusal {
+                        message: format!(
+                            "{} ({host}); if the proxy decides by name, --proxy-resolves gives it \
+                             the name",
+                            refusal.message
+                        ),
+                        ..refusal
+                    },
+                    _ => refusal,
+                })?;
+                return Ok(Connected { stream, address: None });
+            }
+        };
         let stream = connect::connect(&addresses, port, limit).await?;
         let address = stream.peer_addr().ok().map(|a| a.ip());
+        // Whatever the interfaces are said to have: an address may be the host's by a
+        // route, or since a moment ago.
+        if let Some(address) = address
+            && connect::is_to_this_host(&stream)
+            && !self.policy.spells_out(host, Some(port), address)
+        {
+            return Err(refuse_address(host, address, Reach::OwnHost));
+        }
         Ok(Connected { stream, address })
     }
 
-    fn proxy_for(&self, host: &Host) -> Option<&Upstream> {
-        self.options.upstream.as_ref().filter(|proxy| !proxy.bypasses(host))
+    /// How this host may be reached, if the policy allows it.
+    async fn way(&self, host: &Host, port: Option<u16>) -> Result<Way<'_>, Refusal> {
+        self.policy.check_host(host, port)?;
+        let proxy = self.options.upstream.as_ref();
+        let proxy = proxy.filter(|proxy| !proxy.bypasses(host, port));
+        let given = self.policy.given_addresses(host, port);
+        if let Some(proxy) = proxy
+            && given.is_empty()
+            && self.policy.leaves_to_proxy(host)
+        {
+            return Ok(Way::Proxy(proxy, vec![host.clone()]));
+        }
+        let network = (self.options.host_network)().map_err(|error| {
+            Refusal::policy(format!("the host's own addresses cannot be listed: {error}"))
+        })?;
+        let found = if given.is_empty() { self.find(host, proxy).await? } else { given };
+        let allowed = self.allowed(host, port, found, &network)?;
+        let Some(proxy) = proxy else { return Ok(Way::Direct(allowed)) };
+        // A proxy does not reach what this host alone has.
+        let direct = |address: &IpAddr| {
+            network.reach(*address).is_local() || proxy.bypasses(&Host::Address(*address), port)
+        };
+        let (near, far): (Vec<IpAddr>, Vec<IpAddr>) = allowed.into_iter().partition(direct);
+        if near.is_empty() {
+            Ok(Way::Proxy(proxy, far.into_iter().map(Host::Address).collect()))
+        } else {
+            Ok(Way::Direct(near))
+        }
     }
 
-    /// The addresses of a host that the policy allows.
-    async fn addresses(&self, host: &Host, port: Option<u16>) -> Result<Vec<IpAddr>, Refusal> {
-        let found = match host {
-            Host::Address(address) => vec![*address],
-            Host::Name(name) => {
-                let resolver = self.options.resolver.as_ref();
-                resolve::resolve(resolver, name, self.options.limits.resolve).await?
-            }
+    /// The addresses of a host.
+    async fn find(&self, host: &Host, proxy: Option<&Upstream>) -> Result<Vec<IpAddr>, Refusal> {
+        let name = match host {
+            Host::Address(address) => return Ok(vec![*address]),
+            Host::Name(name) => name,
         };
+        let limit = self.options.limits.resolve;
+        let found = resolve::resolve(self.options.resolver.as_ref(), name, limit).await;
+        match (found, proxy) {
+            // In a network whose only way out is a proxy, hosts often cannot resolve
+            // public names. To hand the name over would let its owner choose what the
+            // proxy connects to.
+            (Err(refusal), Some(proxy)) => Err(Refusal::policy(format!(
+                "{}, seen from this host; the proxy {} is asked for checked addresses only, and \
+                 --proxy-resolves lets it resolve names itself",
+                refusal.message,
+                proxy.describe()
+            ))),
+            (found, _) => found,
+        }
+    }
+
+    /// Those of the addresses that the policy allows, of which there is at least one.
+    fn allowed(
+        &self,
+        host: &Host,
+        port: Option<u16>,
+        found: Vec<IpAddr>,
+        network: &HostNetwork,
+    ) -> Result<Vec<IpAddr>, Refusal> {
         let mut allowed = Vec::new();
-        let mut refusal = None;
+        let mut refusal = Refusal::policy(format!("{host} has no address"));
         for address in found {
-            match self.policy.check_address(host, port, address) {
+            match self.policy.check_address(host, port, address, network) {
                 Ok(()) => allowed.push(address),
-                Err(refused) => refusal = Some(refused),
+                Err(refused) => refusal = refused,
             }
         }
-        match refusal {
-            Some(refused) if allowed.is_empty() => Err(refused),
-            _ => Ok(allowed),
-        }
+        if allowed.is_empty() { Err(refusal) } else { Ok(allowed) }
     }
 
     fn account(&self, record: &Record) {
@@ -328,4 +511,15 @@ fn parse(host: &str) -> Result<Host, Refusal> {
 /// A name from the guest as it may appear in logs.
 fn printable(name: &str) -> String {
     name.chars().take(253).flat_map(char::escape_default).collect()
+}
+
+/// Sends a reply. A guest that has gone needs no answer.
+async fn reply(guest: &mut (impl AsyncWrite + Unpin + Send), reply: &Reply) {
+    let _ = reply.write_async(guest).await;
+}
+
+/// Ends when the guest has closed its stream, or sends what it has no reason to send:
+/// before the reply to its one request there is nothing to say.
+async fn gone(guest: &mut (impl AsyncRead + Unpin + Send)) {
+    let _ = guest.read_u8().await;
 }

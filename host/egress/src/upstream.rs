@@ -1,128 +1,83 @@
 //! The user's own proxy, when the host reaches the internet only through one.
 //!
 //! All connections go through it by `CONNECT`, also those to port 80, which the
-//! proxy has to permit. The proxy resolves the names, so with one only names
-//! and literal addresses are checked, not what names resolve to; hosts in
-//! `no_proxy` are connected to directly and checked in full.
+//! proxy has to permit. It is asked for addresses that were resolved and checked here,
+//! so that it connects to what was checked; only with `--proxy-resolves` is it asked
+//! for names.
 
-use std::{fmt, io, time::Duration};
+use std::{io, time::Duration};
 
+use reach::{Host, InvalidProxy, NoProxy, Proxies, Proxy, ProxyScheme, Scheme};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::{
-    policy::Host,
-    protocol::{Refusal, RefusalKind},
-};
+use wire::egress::{Refusal, RefusalKind};
 
 /// Bytes of the proxy's answer before the connection: a status line and some
 /// headers.
-const MAX_ANSWER_BYTES: usize = 16 << 10;
+const ANSWER_MAX_BYTES: usize = 16 << 10;
 
 /// A proxy that is asked for every connection.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    host: String,
-    port: u16,
-    /// `user:password`, if the URL has it.
-    credentials: Option<String>,
-    direct: Vec<String>,
-}
-
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the credentials: this ends up in logs.
-        write!(f, "Upstream({}:{})", self.host, self.port)
-    }
-}
-
-/// A proxy URL that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the proxy given by `{variable}` cannot be used: {reason}")]
-pub struct InvalidProxy {
-    /// The environment variable.
-    pub variable: String,
-    /// What is wrong; never the URL, which may hold a password.
-    pub reason: &'static str,
+    proxy: Proxy,
+    direct: NoProxy,
 }
 
 impl Upstream {
-    /// The proxy that the environment names: `https_proxy`, else `http_proxy`,
-    /// else `all_proxy`, in lower or upper case, with `no_proxy`. An empty
-    /// variable is none.
+    /// The proxy that the environment names for URLs with `https`, as all that a guest
+    /// asks for goes by `CONNECT`.
     ///
     /// # Errors
-    /// When the URL is malformed, or its scheme is not `http`.
+    /// When a variable names a proxy that cannot be used: not to use it would be a way
+    /// around it.
     pub fn from_environment(
-        variable: impl Fn(&str) -> Option<String>,
+        variable: impl Fn(&str) -> Option<std::ffi::OsString>,
     ) -> Result<Option<Self>, InvalidProxy> {
-        let read = |name: &str| {
-            let found = variable(name).map(|value| (name.to_owned(), value));
-            let found = found.or_else(|| {
-                let upper = name.to_ascii_uppercase();
-                variable(&upper).map(|value| (upper, value))
+        let proxies = Proxies::from_environment(variable)?;
+        let Some(proxy) = proxies.of(Scheme::Https).cloned() else { return Ok(None) };
+        if proxy.scheme != ProxyScheme::Http {
+            return Err(InvalidProxy {
+                setting: "https_proxy".to_owned(),
+                reason: "connections of the guest need a proxy that is spoken to by plain http",
             });
-            found.filter(|(_, value)| !value.is_empty())
-        };
-        let names = ["https_proxy", "http_proxy", "all_proxy"];
-        let Some((variable, url)) = names.into_iter().find_map(read) else { return Ok(None) };
-        let mut upstream = Self::parse(&url).map_err(|reason| InvalidProxy { variable, reason })?;
-        let direct = read("no_proxy").map(|(_, list)| list).unwrap_or_default();
-        let entries = direct.split(',').map(|e| e.trim().to_ascii_lowercase());
-        upstream.direct = entries.filter(|e| !e.is_empty()).collect();
-        Ok(Some(upstream))
-    }
-
-    /// Reads `http://[USER:PASSWORD@]HOST[:PORT][/]`, the scheme being optional.
-    fn parse(url: &str) -> Result<Self, &'static str> {
-        let rest = match url.split_once("://") {
-            None => url,
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some(_) => return Err("only proxies spoken to by plain http are supported"),
-        };
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let (credentials, address) = match authority.rsplit_once('@') {
-            Some((user, address)) => (Some(percent_decode(user)), address),
-            None => (None, authority),
-        };
-        let (host, port) = match address.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => {
-                (host, port.parse().map_err(|_| "its port is no number")?)
-            }
-            // What every proxy of this kind has listened on by default.
-            _ => (address, 3128),
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        if host.is_empty() {
-            return Err("it names no host");
         }
-        Ok(Self { host: host.to_owned(), port, credentials, direct: Vec::new() })
+        Ok(Some(Self { proxy, direct: proxies.direct().clone() }))
     }
 
-    /// Whether this host is to be connected to without the proxy: it, or a
-    /// domain it is in, is in `no_proxy`, or that is `*`.
+    /// Whether this host is to be connected to without the proxy.
     #[must_use]
-    pub fn bypasses(&self, host: &Host) -> bool {
-        let name = host.to_string();
-        self.direct.iter().any(|entry| {
-            let entry = entry.trim_start_matches("*.").trim_start_matches('.');
-            let below = matches!(host, Host::Name(_))
-                && name.strip_suffix(entry).is_some_and(|rest| rest.ends_with('.'));
-            entry == "*" || name == entry || below
-        })
+    pub fn bypasses(&self, host: &Host, port: Option<u16>) -> bool {
+        self.direct.matches(host, port)
     }
 
-    /// Opens a connection to `host:port` through the proxy.
+    /// The proxy in words for messages: its host and port.
+    pub(crate) fn describe(&self) -> String {
+        format!("{}:{}", self.proxy.host, self.proxy.port)
+    }
+
+    /// Opens a connection to the first of `targets` that the proxy reaches within
+    /// `limit`. `targets` has at least one host.
     pub(crate) async fn connect(
         &self,
-        host: &Host,
+        targets: &[Host],
         port: u16,
         limit: Duration,
     ) -> Result<TcpStream, Refusal> {
-        let attempt = self.tunnel(host, port);
-        tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+        let attempts = async {
+            let mut last = Refusal::new(RefusalKind::Unreachable, "there is no address to try");
+            for target in targets {
+                match self.tunnel(target, port).await {
+                    // The proxy may lack one family of addresses.
+                    Err(refusal) if is_unreachable(refusal.kind) => last = refusal,
+                    done => return done,
+                }
+            }
+            Err(last)
+        };
+        tokio::time::timeout(limit, attempts).await.unwrap_or_else(|_| {
             let message = format!("the proxy did not answer within {} s", limit.as_secs());
             Err(Refusal::new(RefusalKind::Timeout, message))
         })
@@ -130,19 +85,20 @@ impl Upstream {
 
     async fn tunnel(&self, host: &Host, port: u16) -> Result<TcpStream, Refusal> {
         let failed = |e: io::Error| {
-            let message = format!("the proxy {}:{} failed: {e}", self.host, self.port);
+            let message = format!("the proxy {} failed: {e}", self.describe());
             Refusal::new(RefusalKind::Unreachable, message)
         };
-        let mut stream =
-            TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
+        let mut stream = TcpStream::connect((self.proxy.host.as_str(), self.proxy.port))
+            .await
+            .map_err(failed)?;
         let _ = stream.set_nodelay(true);
         let target = match host {
             Host::Address(address) if address.is_ipv6() => format!("[{address}]:{port}"),
             _ => format!("{host}:{port}"),
         };
         let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
-        if let Some(credentials) = &self.credentials {
-            let encoded = base64(credentials.as_bytes());
+        if let Some((user, password)) = &self.proxy.credentials {
+            let encoded = base64(format!("{user}:{password}").as_bytes());
             request.push_str("Proxy-Authorization: Basic ");
             request.push_str(&encoded);
             request.push_str("\r\n");
@@ -164,12 +120,16 @@ impl Upstream {
     }
 }
 
+fn is_unreachable(kind: RefusalKind) -> bool {
+    matches!(kind, RefusalKind::Unreachable | RefusalKind::Timeout)
+}
+
 /// Reads the head of the proxy's answer, byte by byte so that nothing of the
 /// tunnel behind it is taken; returns the status.
 async fn read_status(stream: &mut TcpStream) -> io::Result<u16> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        if head.len() >= MAX_ANSWER_BYTES {
+        if head.len() >= ANSWER_MAX_BYTES {
             return Err(io::Error::other("its answer is too long"));
         }
         head.push(stream.read_u8().await?);
@@ -180,23 +140,6 @@ async fn read_status(stream: &mut TcpStream) -> io::Result<u16> {
     let speaks_http = words.next().is_some_and(|w| w.starts_with("HTTP/1."));
     let status = words.next().and_then(|w| w.parse().ok());
     status.filter(|_| speaks_http).ok_or_else(|| io::Error::other("its answer is not HTTP"))
-}
-
-fn percent_decode(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((byte, tail)) = rest.split_first() {
-        rest = tail;
-        let code = tail.get(..2).and_then(|c| std::str::from_utf8(c).ok());
-        match code.and_then(|c| u8::from_str_radix(c, 16).ok()) {
-            Some(decoded) if *byte == b'%' => {
-                bytes.push(decoded);
-                rest = &tail[2..];
-            }
-            _ => bytes.push(*byte),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -218,43 +161,16 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn from(pairs: &[(&str, &str)]) -> Result<Option<Upstream>, InvalidProxy> {
-        Upstream::from_environment(|name| {
-            pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
-        })
-    }
-
     #[test]
-    fn the_environment_names_the_proxy() {
-        assert_eq!(from(&[]), Ok(None));
-        assert_eq!(from(&[("http_proxy", "")]), Ok(None));
-        let proxy =
-            from(&[("HTTPS_PROXY", "http://u%40x:p@proxy.example:8080/")]).unwrap().unwrap();
-        assert_eq!((proxy.host.as_str(), proxy.port), ("proxy.example", 8080));
-        assert_eq!(proxy.credentials.as_deref(), Some("u@x:p"));
-        assert_eq!(format!("{proxy:?}"), "Upstream(proxy.example:8080)");
-        let bare = from(&[("http_proxy", "proxy")]).unwrap().unwrap();
-        assert_eq!((bare.host.as_str(), bare.port), ("proxy", 3128));
-        let v6 = from(&[("all_proxy", "http://[::1]:1")]).unwrap().unwrap();
-        assert_eq!((v6.host.as_str(), v6.port), ("::1", 1));
-        for bad in ["socks5://a:1", "https://a:1", "http://", "http://a:b"] {
-            assert_eq!(from(&[("http_proxy", bad)]).unwrap_err().variable, "http_proxy");
-        }
-    }
-
-    #[test]
-    fn hosts_that_bypass_it() {
-        let proxy =
-            from(&[("http_proxy", "p"), ("no_proxy", "a.example, .b.example,10.0.0.1,*.c")]);
-        let proxy = proxy.unwrap().unwrap();
-        for host in ["a.example", "x.a.example", "b.example", "x.b.example", "10.0.0.1", "y.c"] {
-            assert!(proxy.bypasses(&host.parse().unwrap()), "{host}");
-        }
-        for host in ["xa.example", "example", "10.0.0.11", "110.0.0.1"] {
-            assert!(!proxy.bypasses(&host.parse().unwrap()), "{host}");
-        }
-        let all = from(&[("http_proxy", "p"), ("no_proxy", "*")]).unwrap().unwrap();
-        assert!(all.bypasses(&"any.example".parse().unwrap()));
+    fn only_a_plain_http_proxy_can_carry_connections() {
+        let from = |value: &'static str| {
+            Upstream::from_environment(|name| (name == "https_proxy").then(|| value.into()))
+        };
+        assert_eq!(from("").unwrap(), None);
+        assert_eq!(from("http://me:secret@p:1").unwrap().unwrap().describe(), "p:1");
+        let error = from("https://me:secret@p:1").unwrap_err().to_string();
+        assert!(error.contains("plain http") && !error.contains("secret"), "{error}");
+        assert!(from("socks5://p:1").is_err());
     }
 
     #[test]

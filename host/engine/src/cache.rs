@@ -36,9 +36,45 @@ pub struct Cache {
     pub connections: Connections,
 }
 
+/// Bytes of memory for the connections of one stage. A package costs some 400, so this
+/// is room for 40,000 downloads.
+const CONNECTIONS_MAX_BYTES: usize = 16 << 20;
+
 /// Connections that have ended and belong to no stage yet.
 #[derive(Debug, Clone, Default)]
-pub struct Connections(Arc<Mutex<Vec<Connection>>>);
+pub struct Connections(Arc<Mutex<Ledger>>);
+
+/// Connections within a budget, and the number of those beyond it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ledger {
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) more: u64,
+    bytes: usize,
+}
+
+impl Ledger {
+    /// A ledger of what a record has.
+    pub(crate) fn resumed(connections: Vec<Connection>, more: u64) -> Self {
+        let bytes = connections.iter().map(Connection::cost_bytes).sum();
+        Self { connections, more, bytes }
+    }
+
+    fn push(&mut self, connection: Connection) {
+        let bytes = self.bytes + connection.cost_bytes();
+        if bytes > CONNECTIONS_MAX_BYTES {
+            self.more += 1;
+        } else {
+            self.bytes = bytes;
+            self.connections.push(connection);
+        }
+    }
+
+    /// Adds those of another ledger.
+    pub(crate) fn extend(&mut self, other: Self) {
+        other.connections.into_iter().for_each(|connection| self.push(connection));
+        self.more += other.more;
+    }
+}
 
 impl Connections {
     /// Takes note of one.
@@ -46,7 +82,7 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 
-    pub(crate) fn take(&self) -> Vec<Connection> {
+    pub(crate) fn take(&self) -> Ledger {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

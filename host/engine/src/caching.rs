@@ -13,11 +13,11 @@ use machine::OnGuestConnect;
 use plan::{Plan, Point, StageKey, Step, stage_inputs};
 use serde::{Deserialize, Serialize};
 use session::Session;
-use store::{Connection, RECORD_VERSION, Ran, RecordKind, StageRecord};
+use store::{RECORD_VERSION, Ran, RecordKind, StageRecord};
 
 use crate::{
     Cache, Config, EngineError, State,
-    cache::{self, Forecast, Refresh, Why},
+    cache::{self, Forecast, Ledger, Refresh, Why},
     clock,
     disks::Disks,
     events::{Event, SharedObserver},
@@ -74,7 +74,7 @@ pub(crate) struct Saved {
 /// What is told of a stage that is on its way.
 #[derive(Debug, Clone, Default)]
 struct Told {
-    connections: Vec<Connection>,
+    connections: Ledger,
     ran: Vec<Ran>,
     log: Vec<u8>,
 }
@@ -268,7 +268,8 @@ impl Caching {
                 // A log that is lost is no reason to build anew.
                 let _ = self.cache.session.get_blob(blob, &mut log);
             }
-            self.told = Told { connections: record.connections, ran: record.ran, log };
+            let connections = Ledger::resumed(record.connections, record.more_connections);
+            self.told = Told { connections, ran: record.ran, log };
         }
         self.keeper = Keeper::resume(
             Arc::clone(&self.cache.session),
@@ -343,7 +344,9 @@ impl Caching {
         let saved = Saved { state: state.clone(), progress: None };
         self.listen();
         let Told { connections, ran, log } = std::mem::take(&mut self.told);
-        let record = StageRecord { connections, ran, ..self.record(stage, &saved) };
+        let Ledger { connections, more: more_connections, .. } = connections;
+        let known = self.record(stage, &saved);
+        let record = StageRecord { connections, more_connections, ran, ..known };
         self.keeper.keep(Job { record, log, finished });
         self.tell_still();
         Ok(())
@@ -400,12 +403,15 @@ impl Caching {
         let Some(finished) = self.snapshot(plan, guest, files).await? else { return Ok(()) };
         self.listen();
         let Told { connections, ran, log } = self.told.clone();
+        let Ledger { connections, more: more_connections, .. } = connections;
+        let known = self.record(stage, saved);
         let record = StageRecord {
             key: key.0,
             kind: RecordKind::Point,
             connections,
+            more_connections,
             ran,
-            ..self.record(stage, saved)
+            ..known
         };
         self.keeper.keep(Job { record, log, finished: Some(finished) });
         self.tell_still();
@@ -449,6 +455,7 @@ impl Caching {
             inputs,
             fetched: self.fetched,
             connections: Vec::new(),
+            more_connections: 0,
             ran: Vec::new(),
             log: None,
             files: Vec::new(),

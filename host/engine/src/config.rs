@@ -106,6 +106,18 @@ impl std::fmt::Debug for Visit {
     }
 }
 
+/// The guest's network, which the engine opens for the stages that may use it.
+pub trait Network: Send + Sync {
+    /// Decides about the connections that a guest opens.
+    fn on_guest_connect(&self) -> OnGuestConnect;
+
+    /// Lets the guest reach what the user allows.
+    fn open(&self);
+
+    /// Refuses everything from now on, for a reason in words, and ends what is open.
+    fn close(&self, reason: &str);
+}
+
 /// How a plan is run.
 #[derive(Clone)]
 pub struct Config {
@@ -123,8 +135,8 @@ pub struct Config {
     pub helper: Option<HelperDrive>,
     /// A directory of this build alone, for disks and sockets.
     pub build_dir: PathBuf,
-    /// The door to the network; `None` when there is none.
-    pub network: Option<OnGuestConnect>,
+    /// The network; `None` when the run has none.
+    pub network: Option<Arc<dyn Network>>,
     /// Certificates (PEM) that scripts trust while they run.
     pub ca_bundle: Option<Vec<u8>>,
     /// The longest that one script may run.

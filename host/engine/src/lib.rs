@@ -34,8 +34,8 @@ mod tape;
 
 pub use cache::Cache;
 pub use config::{
-    ApplianceFiles, CarriedMount, Config, HelperDrive, MadeNode, Place, State, TreeSink, Visit,
-    Visitor,
+    ApplianceFiles, CarriedMount, Config, HelperDrive, MadeNode, Network, Place, State, TreeSink,
+    Visit, Visitor,
 };
 pub use disks::target_files;
 pub use error::EngineError;

@@ -261,6 +261,9 @@ impl Build<'_> {
     /// Brings a guest into the context of a stage.
     async fn enter(&mut self, index: usize) -> Result<(), EngineError> {
         let stage = &self.plan.stages[index];
+        if let Some(network) = &self.config.network {
+            if stage.network { network.open() } else { network.close(&no_network(stage)) }
+        }
         let renew = |guest: &Guest| {
             self.config.fresh_machine_per_stage || lacks_disk(self.plan, guest, &self.state)
         };
@@ -290,7 +293,7 @@ impl Build<'_> {
             memory_mib: config.memory_mib,
         });
         let nobody: machine::OnGuestConnect = Arc::new(|_| machine::ConnectDecision::Refuse);
-        let door = config.network.clone().unwrap_or(nobody);
+        let door = config.network.as_ref().map_or(nobody, |network| network.on_guest_connect());
         let spec = MachineSpec {
             name: self.plan.name.clone(),
             vcpus: config.vcpus,
@@ -390,6 +393,7 @@ impl Build<'_> {
         }
         self.enter(index).await?;
         let Some(guest) = &self.guest else { return Err(no_guest()) };
+        self.open_for_visitor();
         visit.visitor.visit(place(guest, &self.plan.stages[index], false)).await;
         Ok(())
     }
@@ -403,8 +407,17 @@ impl Build<'_> {
         let index = index.min(self.plan.stages.len().saturating_sub(1));
         self.enter(index).await?;
         let Some(guest) = &self.guest else { return Err(no_guest()) };
+        self.open_for_visitor();
         visit.visitor.visit(place(guest, &self.plan.stages[index], false)).await;
         Ok(())
+    }
+
+    /// Gives the network to somebody who works in the guest by hand, whatever the stage
+    /// has. The next stage sets it again.
+    fn open_for_visitor(&self) {
+        if let Some(network) = &self.config.network {
+            network.open();
+        }
     }
 
     /// Lets the visitor look at a failure.
@@ -413,9 +426,19 @@ impl Build<'_> {
             return;
         };
         if let Some(guest) = &self.guest {
+            self.open_for_visitor();
             visit.visitor.visit(place(guest, stage, true)).await;
         }
     }
+}
+
+/// Why nothing can be reached in a stage, and what can be done about it.
+fn no_network(stage: &Stage) -> String {
+    format!(
+        "the stage `{}` has no network; `vbuild plan` shows the stages that have one, and a command \
+         that needs it belongs into one of those",
+        stage.name
+    )
 }
 
 fn place<'a>(guest: &'a Guest, stage: &'a Stage, failed: bool) -> Place<'a> {

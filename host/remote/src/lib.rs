@@ -174,7 +174,12 @@ impl Remote {
         if self.exists(&path).await? {
             return Ok(moved);
         }
-        let record = StageRecord { log: None, connections: Vec::new(), ..record.clone() };
+        let record = StageRecord {
+            log: None,
+            connections: Vec::new(),
+            more_connections: 0,
+            ..record.clone()
+        };
         for digest in record.objects() {
             let path = object_path(&digest);
             if self.exists(&path).await? {

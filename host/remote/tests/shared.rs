@@ -50,6 +50,7 @@ fn stage(session: &Session, folder: &Path, number: u8, bytes: usize) -> StageRec
         inputs: BTreeMap::new(),
         fetched: None,
         connections: Vec::new(),
+        more_connections: 0,
         ran: Vec::new(),
         log: Some(log),
         files: Vec::new(),

@@ -10,8 +10,8 @@ use clap::{ArgAction, Args, ValueEnum, builder::ValueParser};
 
 use super::formats::{ChecksumKind, ContainerEngine};
 use super::values::{
-    ByteSize, CaBundle, EnvVar, MachineReadable, Share, ca_bundle, debug_level, gibibytes, memsize,
-    positive, smp,
+    ByteSize, CaBundle, EnvVar, MachineReadable, Share, allow_host, ca_bundle, debug_level,
+    gibibytes, memsize, positive, smp,
 };
 use crate::cli::reuse::ReuseArgs;
 
@@ -394,12 +394,28 @@ pub struct NetworkArgs {
     pub no_network: bool,
 
     /// Let scripts reach this host and no other; may be given several times
-    #[arg(long, value_name = "HOST[:PORT]")]
+    ///
+    /// HOST is a name, `*.` and the end of a name, or an address. A name opens the public
+    /// addresses that it resolves to; with =ADDRESS it means this address instead, whatever
+    /// it is. Loopback, link-local, cloud metadata and the host's own addresses are reached
+    /// only where they are written here.
+    #[arg(long, value_name = "HOST[:PORT][=ADDRESS]", value_parser = allow_host)]
     pub allow_host: Vec<String>,
 
-    /// Let scripts reach loopback, private and link-local addresses of the host's networks
+    /// Let scripts reach private addresses too, those of the host's links among them
+    ///
+    /// Loopback, link-local, cloud metadata and the host's own addresses stay closed, but for
+    /// those that --allow-host has.
     #[arg(long)]
     pub allow_private: bool,
+
+    /// Let the proxy of the environment resolve names that scripts ask for
+    ///
+    /// Without it a name is resolved on this host, its addresses are checked, and the proxy
+    /// is asked for a checked address. Use it where the host cannot resolve public names, or
+    /// the proxy decides by name; what names lead to is then the proxy's to decide.
+    #[arg(long)]
+    pub proxy_resolves: bool,
 
     /// Where vbuild's own downloads come from.
     #[command(flatten)]

@@ -238,6 +238,7 @@ const HOW: &[&str] = &[
     "no-delete-on-failure",
     "no-tmpfs",
     "on-failure",
+    "proxy-resolves",
     "quiet",
     "refresh",
     "remote-cache",

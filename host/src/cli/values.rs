@@ -278,6 +278,12 @@ pub(crate) fn ca_bundle(text: &str) -> Result<CaBundle, InvalidValue> {
     Ok(if text == "host" { CaBundle::Host } else { CaBundle::File(text.into()) })
 }
 
+/// A host that scripts may reach, in the words of `--allow-host`.
+pub(crate) fn allow_host(text: &str) -> Result<String, InvalidValue> {
+    let rule: Result<egress::Rule, _> = text.parse();
+    rule.map(|_| text.to_owned()).map_err(|error| invalid(error.to_string()))
+}
+
 /// A folder or file of the host that scripts may read: `HOST[:GUEST]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {

@@ -98,6 +98,12 @@ fn tell(path: &str, answer: &Answer) -> String {
             let size = bytes(fetched.bytes);
             let _ = writeln!(text, "    {} {size} sha256 {digest}", fetched.path);
         }
+        if connection.more_fetched > 0 {
+            let _ = writeln!(text, "    and {} more", connection.more_fetched);
+        }
+    }
+    if answer.more_connections > 0 {
+        let _ = writeln!(text, "  and {} more connections", answer.more_connections);
     }
     text
 }

@@ -62,6 +62,7 @@ pub fn guest_settings(args: &GuestArgs) -> Settings {
         network: !network.no_network,
         allow_hosts: network.allow_host.clone(),
         allow_private: network.allow_private,
+        proxy_resolves: network.proxy_resolves,
         drive: drive.drive.clone(),
         drive_format: drive.drive_format.map(|format| match format {
             DriveFormatArg::Raw => DriveFormat::Raw,
@@ -126,7 +127,7 @@ mod tests {
     fn every_option_arrives() {
         let line = "vbuild --accel tcg --smp 3 -m 512 --appliance-package a --appliance-package b \
                     --cache-dir /c --mirror http://m/d --ca-bundle host --no-network \
-                    --allow-host h:1 --allow-private --drive d.img --drive-format qcow2 \
+                    --allow-host h:1 --allow-private --proxy-resolves --drive d.img --drive-format qcow2 \
                     --timeout 9 --debug 2 --no-delete-on-failure --refresh=copy --max-age 12h \
                     --on-failure shell --remote-cache /shared --remote-key /secret deb";
         let expected = Settings {
@@ -140,6 +141,7 @@ mod tests {
             network: false,
             allow_hosts: vec!["h:1".into()],
             allow_private: true,
+            proxy_resolves: true,
             drive: Some("d.img".into()),
             drive_format: Some(DriveFormat::Qcow2),
             script_timeout: Some(Duration::from_secs(9)),

@@ -12,6 +12,9 @@ use super::text::sanitise;
 /// end of an apt run, few enough to fit a terminal.
 const TAIL_LINES: usize = 20;
 
+/// Refused connections that a failure shows; scripts try the same ones again and again.
+const REFUSED_MAX: usize = 5;
+
 /// A script that failed, or that ran when something else did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
@@ -25,6 +28,8 @@ pub struct Failure {
     pub place: &'static str,
     /// How it ended; `None` when it was still running.
     pub status: Option<ExitStatus>,
+    /// Connections of it that were refused: each host once, with the reason, sanitised.
+    pub refused: Vec<String>,
     /// Its last lines of output, sanitised.
     pub tail: Vec<String>,
 }
@@ -42,7 +47,20 @@ pub(crate) fn status_words(status: ExitStatus) -> String {
     }
 }
 
+/// A host that was asked for, in words; port 0 means that only its name was.
+pub(crate) fn host_and_port(host: &str, port: u16) -> String {
+    let host = sanitise(host);
+    if port == 0 { host.into_owned() } else { format!("{host}:{port}") }
+}
+
 impl Failure {
+    fn refuse(&mut self, target: &str, reason: &str) {
+        let line = format!("{target}: {}", sanitise(reason));
+        if self.refused.len() < REFUSED_MAX && !self.refused.contains(&line) {
+            self.refused.push(line);
+        }
+    }
+
     /// The block below an error's message, without its indentation.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
@@ -53,6 +71,7 @@ impl Failure {
         lines.push(format!("ran in:  {}", self.place));
         let ended = self.status.map_or_else(|| "still running".to_owned(), status_words);
         lines.push(format!("ended:   {ended}"));
+        lines.extend(self.refused.iter().map(|refused| format!("refused: {refused}")));
         match self.tail.len() {
             0 => lines.push("it wrote nothing".to_owned()),
             _ => lines.push("its last output:".to_owned()),
@@ -87,6 +106,7 @@ impl FailureWatch {
                         plan::Place::Image => "the image",
                     },
                     status: None,
+                    refused: Vec::new(),
                     tail: Vec::new(),
                 });
             }
@@ -95,6 +115,11 @@ impl FailureWatch {
                     self.tail.pop_front();
                 }
                 self.tail.push_back(sanitise(line).into_owned());
+            }
+            Event::Connection { host, port, refused: Some(reason), .. } => {
+                if let Some(script) = &mut self.current {
+                    script.refuse(&host_and_port(host, *port), reason);
+                }
             }
             Event::ScriptFinished { status, .. } if status.success() => self.current = None,
             Event::ScriptFinished { status, .. } => {
@@ -166,6 +191,33 @@ mod tests {
             ]
         );
         assert_eq!(lines[5], "  | line 10");
+    }
+
+    #[test]
+    fn refused_connections_are_told_with_the_script_that_tried() {
+        let mut watch = FailureWatch::default();
+        let refused = |port| Event::Connection {
+            host: "a\u{1b}.example".into(),
+            port,
+            sent: 0,
+            received: 0,
+            refused: Some("the stage `copy` has no network".into()),
+        };
+        watch.event(&refused(1));
+        watch.event(&started());
+        for port in [0, 80, 80] {
+            watch.event(&refused(port));
+        }
+        for port in 1..100 {
+            watch.event(&refused(port));
+        }
+        watch.event(&ended(ExitStatus::Code(1)));
+        let failure = watch.failure().unwrap();
+        assert_eq!(failure.refused.len(), REFUSED_MAX);
+        assert!(failure.refused.iter().all(|line| !line.contains('\u{1b}')), "{failure:?}");
+        assert!(failure.refused[0].ends_with("example: the stage `copy` has no network"));
+        assert!(failure.lines().iter().any(|line| line.starts_with("refused: ")
+            && line.ends_with("example:80: the stage `copy` has no network")));
     }
 
     #[test]

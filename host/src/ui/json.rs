@@ -71,6 +71,7 @@ impl<W: Write + Send> Render for Json<W> {
             "script": failure.map(|f| &f.script),
             "element": failure.and_then(|f| f.origin.as_ref()),
             "script_status": failure.and_then(|f| f.status).map(status_words),
+            "refused": failure.map(|f| &f.refused),
             "tail": failure.map(|f| &f.tail),
         });
         let message = complaint.chain.first().map_or("", String::as_str);

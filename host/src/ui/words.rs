@@ -3,7 +3,10 @@
 
 use engine::events::Event;
 
-use super::{failure::status_words, text};
+use super::{
+    failure::{host_and_port, status_words},
+    text,
+};
 
 /// How important a line is, which decides where it shows and in which colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,8 +98,9 @@ fn machine(event: &Event) -> Option<(Weight, String)> {
             )
         }
         Event::Connection { host, port, refused: Some(reason), .. } => {
-            let host = text::sanitise(host);
-            (Weight::Warning, format!("a connection to {host}:{port} was refused: {reason}"))
+            let (target, reason) = (host_and_port(host, *port), text::sanitise(reason));
+            let what = if *port == 0 { "the name" } else { "a connection to" };
+            (Weight::Warning, format!("{what} {target} was refused: {reason}"))
         }
         Event::Connection { host, port, sent, received, refused: None } => {
             let (host, sent, received) =

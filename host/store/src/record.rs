@@ -96,6 +96,9 @@ pub struct StageRecord {
     pub fetched: Option<u64>,
     /// Connections that it made; those of its parents are not among them.
     pub connections: Vec<Connection>,
+    /// Connections beyond those, of which only the number was kept.
+    #[serde(default)]
+    pub more_connections: u64,
     /// What ran in it, in order.
     pub ran: Vec<Ran>,
     /// Its log, as an object.
@@ -144,6 +147,22 @@ pub struct Connection {
     pub received: u64,
     /// What was fetched, where it could be seen.
     pub fetched: Vec<Fetched>,
+    /// Files beyond those, of which only the number was kept.
+    #[serde(default)]
+    pub more_fetched: u64,
+}
+
+impl Connection {
+    /// What it takes in memory, in bytes.
+    #[must_use]
+    pub fn cost_bytes(&self) -> usize {
+        let fetched = self.fetched.iter().map(|fetched| {
+            size_of::<Fetched>()
+                + fetched.path.len()
+                + fetched.sha256.as_ref().map_or(0, String::len)
+        });
+        size_of::<Self>() + self.host.len() + fetched.sum::<usize>()
+    }
 }
 
 /// A file that came by plain HTTP.

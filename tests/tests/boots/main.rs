@@ -14,6 +14,7 @@ mod faults;
 mod harness;
 mod hostile;
 mod machine;
+mod network;
 mod plans;
 mod program;
 mod session;

@@ -95,6 +95,7 @@ fn put(cache: &Cache, plan: &Plan, kept: &[bool], fetched: &[Option<u64>]) {
             inputs,
             fetched: fetched[index],
             connections: Vec::new(),
+            more_connections: 0,
             ran: Vec::new(),
             log: None,
             files: Vec::new(),
@@ -230,4 +231,37 @@ fn a_phase_goes_on_at_the_first_script_that_differs() {
     let more = goes_on(&[("10-a", "a"), ("20-b", "b"), ("22-x", "x"), ("30-c", "c")]);
     assert_eq!(more, (1, Some("20-b".into())));
     assert_eq!(goes_on(&[("10-a", "x"), ("20-b", "b"), ("30-c", "c")]), (0, None));
+}
+
+#[test]
+fn a_stage_keeps_connections_within_a_budget() {
+    let connections = Connections::default();
+    let fetched = store::Fetched {
+        path: format!("/{}", "a".repeat(1000)),
+        status: Some(200),
+        bytes: 1,
+        sha256: Some("0".repeat(64)),
+    };
+    let connection = |number: usize| store::Connection {
+        host: format!("{number}.example"),
+        port: 80,
+        sent: 1,
+        received: 1,
+        fetched: vec![fetched.clone(); 400],
+        more_fetched: 0,
+    };
+    (0..100).for_each(|number| connections.push(connection(number)));
+    let mut ledger = connections.take();
+    let bytes = |ledger: &Ledger| -> usize {
+        ledger.connections.iter().map(store::Connection::cost_bytes).sum()
+    };
+    assert!(bytes(&ledger) <= CONNECTIONS_MAX_BYTES && ledger.more > 0);
+    assert_eq!(ledger.connections.len() as u64 + ledger.more, 100);
+    // What a stage goes on with counts for the same budget.
+    (0..100).for_each(|number| connections.push(connection(number)));
+    ledger.extend(connections.take());
+    let mut resumed = Ledger::resumed(ledger.connections, ledger.more);
+    resumed.extend(Ledger::resumed(vec![connection(0)], 7));
+    assert!(bytes(&resumed) <= CONNECTIONS_MAX_BYTES);
+    assert_eq!(resumed.connections.len() as u64 + resumed.more, 208);
 }

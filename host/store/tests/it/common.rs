@@ -87,6 +87,7 @@ pub(crate) fn record(number: u8, layers: &[Digest]) -> StageRecord {
         files: Vec::new(),
         inputs: BTreeMap::new(),
         connections: Vec::new(),
+        more_connections: 0,
         ran: Vec::new(),
         log: None,
     }
