@@ -156,12 +156,9 @@ impl Connection {
     /// What it takes in memory, in bytes.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
-        let fetched = self.fetched.iter().map(|fetched| {
-            size_of::<Fetched>()
-                + fetched.path.len()
-                + fetched.sha256.as_ref().map_or(0, String::len)
-        });
-        size_of::<Self>() + self.host.len() + fetched.sum::<usize>()
+        let fetched = self.fetched.iter();
+        let fetched = fetched.map(|fetched| size_of::<Fetched>() + fetched.path.as_str().len());
+        size_of::<Self>() + self.host.as_str().len() + fetched.sum::<usize>()
     }
 }
 

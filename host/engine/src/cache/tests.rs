@@ -237,13 +237,13 @@ fn a_phase_goes_on_at_the_first_script_that_differs() {
 fn a_stage_keeps_connections_within_a_budget() {
     let connections = Connections::default();
     let fetched = store::Fetched {
-        path: format!("/{}", "a".repeat(1000)),
+        path: format!("/{}", "a".repeat(1000)).as_str().into(),
         status: Some(200),
         bytes: 1,
-        sha256: Some("0".repeat(64)),
+        sha256: None,
     };
     let connection = |number: usize| store::Connection {
-        host: format!("{number}.example"),
+        host: format!("{number}.example").as_str().into(),
         port: 80,
         sent: 1,
         received: 1,
