@@ -255,7 +255,7 @@ fn layout() -> Step {
             node(
                 "table",
                 NodeKind::Table(PartitionTable {
-                    disk: plan::DiskName::new("image0").unwrap(),
+                    disk: "image0".into(),
                     label: TableLabel::Mbr,
                     align: MIB,
                     partitions: vec![
