@@ -30,7 +30,7 @@ pub fn locate(cache_dir: &Path) -> Result<(PathBuf, Digest), CommandError> {
         })?;
         let digest = Digest::of(&bytes);
         let path = cache_dir.join("agent").join(digest.to_string()).join("vbuild-agent");
-        unpack(&path, &bytes).map_err(|error| {
+        unpack(&path, &bytes, digest).map_err(|error| {
             CommandError::new(Kind::Host, error)
                 .context(format!("cannot write the guest agent to {}", path.display()))
         })?;
@@ -77,16 +77,55 @@ fn read(path: PathBuf) -> Result<(PathBuf, Digest), CommandError> {
     Ok((path, Digest::of(&bytes)))
 }
 
-/// Writes the agent unless it is there already; another vbuild may do the same.
-fn unpack(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if fs::metadata(path).is_ok_and(|metadata| metadata.len() == bytes.len() as u64) {
-        return Ok(());
-    }
+/// Writes the agent unless it is there already; another vbuild may do the same. A guest runs
+/// it as its first process, so it counts by its content, and not through a link.
+fn unpack(path: &Path, bytes: &[u8], digest: Digest) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
+    if found(directory, path, bytes.len() as u64).is_ok_and(|found| found == digest) {
+        return Ok(());
+    }
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     io::Write::write_all(&mut file, bytes)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o755))?;
     file.persist(path)?;
     Ok(())
+}
+
+/// The digest of the agent that is there.
+fn found(directory: &Path, path: &Path, length: u64) -> io::Result<Digest> {
+    let name = Path::new(path.file_name().unwrap_or_default());
+    let mut bytes = Vec::new();
+    let file = rooted::Dir::open(directory)?.file(name)?;
+    // One byte more, so that a longer file has another digest.
+    io::Read::read_to_end(&mut io::Read::take(file, length + 1), &mut bytes)?;
+    Ok(Digest::of(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_counts_by_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent/vbuild-agent");
+        let write = || unpack(&path, b"the agent", Digest::of(b"the agent")).unwrap();
+        write();
+        // One of the same length, a longer one, a link to another file.
+        for other in ["THE AGENT", "the agent and more"] {
+            fs::write(&path, other).unwrap();
+            write();
+            assert_eq!(fs::read(&path).unwrap(), b"the agent");
+        }
+        let elsewhere = folder.path().join("elsewhere");
+        fs::write(&elsewhere, "the agent").unwrap();
+        fs::remove_file(&path).unwrap();
+        symlink(&elsewhere, &path).unwrap();
+        write();
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"the agent");
+    }
 }

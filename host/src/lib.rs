@@ -14,12 +14,14 @@ pub mod appliance;
 pub mod backend;
 pub mod build_dir;
 pub mod ca;
+pub mod cache_root;
 pub mod cli;
 pub mod commands;
 pub mod drive;
 pub mod error;
 pub mod exec;
 pub mod explain;
+pub mod host_paths;
 pub mod network;
 pub mod pipeline;
 pub mod progress;
@@ -45,9 +47,16 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     if argv.get(1).is_some_and(|verb| verb == microvm::VMM_VERB) {
         return microvm::vmm_child();
     }
+    // What is written from here on is the user's alone, unless it is an output.
+    rooted::make_umask_private();
     let console = ui::Console::of_process();
     let outcome = cli::parse(&argv).and_then(|(personality, invocation)| {
         let context = Context::of_process(console, personality, argv);
+        if let Some(args) = cache_root::args_of(&invocation)
+            && let Some(warning) = cache_root::prepare(args)?
+        {
+            console.print_warning(&warning);
+        }
         match invocation {
             Invocation::Print(text) => {
                 console.print(&text);

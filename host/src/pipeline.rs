@@ -442,8 +442,10 @@ pub fn surroundings(
 /// When it cannot be made.
 pub fn make_build_dir(settings: &Settings) -> Result<BuildDir, CommandError> {
     BuildDir::new(&settings.cache_dir).map_err(|error| {
+        let hint = error.hint();
         CommandError::new(Kind::Host, error)
             .context("cannot make a build directory")
+            .maybe_hint(hint)
             .hint("set TMPDIR or --cache-dir to a directory that you can write to")
     })
 }

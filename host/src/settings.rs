@@ -150,7 +150,8 @@ pub fn default_vcpus() -> u8 {
 }
 
 /// `$XDG_CACHE_HOME/vbuild`, else `~/.cache/vbuild`, else a directory of the
-/// user below the temporary directory, for users without a home.
+/// user below the temporary directory, for users without a home. Whether the directory
+/// can be trusted is for [`crate::cache_root`] to say.
 #[must_use]
 pub fn default_cache_dir() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());

@@ -19,6 +19,9 @@ use crate::{
     ui::bytes,
 };
 
+/// What is read of a secret's file: `openssl rand -hex 32` makes 65 bytes.
+const SECRET_MAX_BYTES: u64 = 64 << 10;
+
 /// The shared cache of a build, if it has one.
 ///
 /// # Errors
@@ -36,8 +39,11 @@ pub fn open(settings: &Settings) -> Result<Option<Remote>, CommandError> {
 
 /// The secret in a file, without the end of its last line.
 fn secret(file: &Path) -> Result<Secret, CommandError> {
-    let read = std::fs::read(file).map_err(|error| {
-        CommandError::new(Kind::Usage, error).context(format!("--remote-key {}", file.display()))
+    let read = rooted::read_secret(file, SECRET_MAX_BYTES).map_err(|error| {
+        let hint = error.hint();
+        CommandError::new(Kind::Usage, error)
+            .context(format!("--remote-key {}", file.display()))
+            .maybe_hint(hint)
     })?;
     Secret::new(read.trim_ascii_end()).ok_or_else(|| {
         let least = remote::SECRET_MIN_BYTES;

@@ -6,8 +6,9 @@
 //! on which an overlay still stands.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, Read, Seek, Write},
     os::unix::{
         ffi::{OsStrExt, OsStringExt},
         fs::MetadataExt,
@@ -44,12 +45,27 @@ pub struct Collected {
 /// only means that it may be made again one day.
 pub fn note_use(folder: &Path, path: &Path) {
     let Some(name) = path.file_name() else { return };
-    let used = folder.join(USED);
-    let noted = fs::create_dir_all(&used).and_then(|()| File::create(used.join(name)));
-    if let Ok(note) = noted {
+    if let Ok(note) = note(folder, USED, name) {
         // An empty file that was empty before would keep its time.
         let _ = note.set_modified(SystemTime::now());
     }
+}
+
+/// Opens a note for writing, and makes it when it is missing; nothing is written through a
+/// link.
+fn note(folder: &Path, kind: &str, name: &OsStr) -> Result<File, rooted::Error> {
+    fs::create_dir_all(folder).map_err(|source| rooted::Error::Io {
+        action: "make",
+        path: folder.to_owned(),
+        source,
+    })?;
+    let folder = rooted::Dir::open(folder)?;
+    let kind = Path::new(kind);
+    match folder.make_directory(kind, 0o700) {
+        Err(rooted::Error::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    folder.open_or_create(&kind.join(name), 0o600)
 }
 
 /// Takes note of an overlay over a raw disk of the cache.
@@ -59,17 +75,17 @@ pub fn note_use(folder: &Path, path: &Path) {
 pub fn note_overlay(folder: &Path, raw: &Path, overlay: &Path) -> Result<(), BaseError> {
     let Some(name) = raw.file_name() else { return Ok(()) };
     let overlay = fs::canonicalize(overlay).map_err(|e| BaseError::io("open", overlay, e))?;
-    let note = folder.join(OVERLAYS).join(name);
-    if overlays(&note).contains(&overlay) {
+    let path = folder.join(OVERLAYS).join(name);
+    if overlays(&path).contains(&overlay) {
         return Ok(());
     }
     let write = || -> io::Result<()> {
-        fs::create_dir_all(folder.join(OVERLAYS))?;
-        let mut file = OpenOptions::new().create(true).append(true).open(&note)?;
+        let mut file = note(folder, OVERLAYS, name)?;
+        file.seek(io::SeekFrom::End(0))?;
         file.write_all(&[overlay.as_os_str().as_bytes(), b"\0"].concat())?;
         file.sync_all()
     };
-    write().map_err(|e| BaseError::io("write", &note, e))
+    write().map_err(|e| BaseError::io("write", &path, e))
 }
 
 /// Overlays that were noted.
@@ -163,6 +179,20 @@ mod tests {
     fn old(path: &Path) {
         let time = SystemTime::now() - 40 * DAY;
         File::open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn notes_are_not_written_through_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("bases");
+        let precious = dir.path().join("precious");
+        fs::create_dir_all(folder.join(USED)).unwrap();
+        fs::write(&precious, "mine").unwrap();
+        std::os::unix::fs::symlink(&precious, folder.join(USED).join("a.raw")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), folder.join(OVERLAYS)).unwrap();
+        note_use(&folder, Path::new("/x/a.raw"));
+        assert!(note_overlay(&folder, Path::new("/x/precious"), &precious).is_err());
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "mine");
     }
 
     #[test]

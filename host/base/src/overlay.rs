@@ -78,8 +78,7 @@ pub fn write_overlay(
         Ok(written)
     };
     let written = write().map_err(|e| BaseError::io("write", to, e))?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.as_file().set_permissions(mode).map_err(|e| BaseError::io("write", to, e))?;
+    rooted::allow_user_mode(file.as_file(), 0o666).map_err(|e| BaseError::io("write", to, e))?;
     file.persist(to).map_err(|e| BaseError::io("name", to, e.error))?;
     Ok(written)
 }

@@ -31,6 +31,7 @@ mod snapshot;
 mod step;
 mod steps;
 mod tape;
+mod upload;
 
 pub use cache::Cache;
 pub use config::{

@@ -17,7 +17,7 @@ use crate::{
     Config, EngineError, State,
     command::{self, Command},
     guest::Guest,
-    steps,
+    upload,
 };
 
 /// Sources its arguments and prints the environment, NUL separated; when that fails,
@@ -98,7 +98,7 @@ pub(crate) async fn next(
 ) -> Result<(), EngineError> {
     let Some(script) = phase.next(parts).map(str::to_owned) else { return Ok(()) };
     if let Some(planned) = parts.scripts.iter().find(|planned| planned.name == script) {
-        steps::upload(&planned.upload, guest, stage).await?;
+        upload::upload(&planned.upload, guest, stage).await?;
     }
     let command = Command {
         phase: &parts.phase,

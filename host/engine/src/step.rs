@@ -6,7 +6,7 @@ use plan::{Plan, Stage, Step};
 
 use crate::{
     Config, EngineError, State, adopt, canonical, events::Event, grow, guest::Guest, layout,
-    run_parts, steps,
+    run_parts, steps, upload,
 };
 
 /// Does a step.
@@ -37,7 +37,7 @@ pub(crate) async fn run_step(
         config.observer.event(&Event::StepStarted { title: title.clone() });
     }
     match step {
-        Step::Upload(upload) => steps::upload(upload, guest, stage).await?,
+        Step::Upload(upload) => upload::upload(upload, guest, stage).await?,
         Step::Run(run) => run_parts::run_one(run, guest, stage, config, state).await?,
         Step::RunParts(parts) => run_parts::all(parts, guest, stage, config, state).await?,
         Step::File(file) => steps::file(file, guest, stage).await?,

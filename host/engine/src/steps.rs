@@ -1,17 +1,9 @@
 //! One function per kind of step that is not a command.
 
-use std::{
-    fs::File,
-    io::{Read, Write},
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
-use plan::{
-    Digest, FileSource, FileStep, GuestPath, ImageSize, ResolvConf, Stage, Upload, UploadEntry,
-    UploadKind,
-};
+use plan::{FileStep, GuestPath, ImageSize, ResolvConf, Stage};
 use session::SessionError;
-use sha2::{Digest as _, Sha256};
 use wire::{FileKind, FileOperation, FileStat, Reply, Request};
 
 use crate::{
@@ -19,15 +11,12 @@ use crate::{
     guest::{Guest, TOOLS, run_tool, tool},
 };
 
-/// Uploaded files carry one fixed time (2020-01-01), so that the same inputs
-/// give the same bytes wherever scripts copy them with their times.
-const UPLOAD_MTIME_S: u64 = 1_577_836_800;
 /// The image's size is a multiple of this, as diskimage-builder rounds it.
 const SIZE_UNIT_KIB: u64 = 64;
 
 /// A path of the tools root as root directory and path below it: inside the
 /// image its own root, so that absolute links of the image stay in the image.
-fn split(path: &GuestPath, stage: &Stage) -> (String, String) {
+pub(crate) fn split(path: &GuestPath, stage: &Stage) -> (String, String) {
     match &stage.context.image_root {
         Some(root) if root.contains(path) => {
             let below = &path.as_str()[root.as_str().trim_end_matches('/').len()..];
@@ -37,91 +26,12 @@ fn split(path: &GuestPath, stage: &Stage) -> (String, String) {
     }
 }
 
-fn failed(stage: &Stage, step: impl Into<String>) -> impl FnOnce(SessionError) -> EngineError {
+pub(crate) fn failed(
+    stage: &Stage,
+    step: impl Into<String>,
+) -> impl FnOnce(SessionError) -> EngineError {
     let (stage, step) = (stage.name.clone(), step.into());
     move |source| EngineError::Session { stage, step, source }
-}
-
-/// Puts files into the guest as one tar stream.
-pub(crate) async fn upload(
-    upload: &Upload,
-    guest: &Guest,
-    stage: &Stage,
-) -> Result<(), EngineError> {
-    let (root, path) = split(&upload.to, stage);
-    let entries = upload.entries.clone();
-    let changed = Arc::new(Mutex::new(None));
-    let noticed = Arc::clone(&changed);
-    let sent = guest
-        .session
-        .put_tar(&root, &path, move |writer| {
-            let mut archive = tar::Builder::new(writer);
-            for entry in &entries {
-                append(&mut archive, entry, &noticed)?;
-            }
-            archive.finish()
-        })
-        .await;
-    if let Some(path) = changed.lock().ok().and_then(|mut slot| slot.take()) {
-        return Err(EngineError::InputChanged(path));
-    }
-    sent.map_err(failed(stage, format!("upload {}", upload.what)))
-}
-
-fn append(
-    archive: &mut tar::Builder<&mut dyn Write>,
-    entry: &UploadEntry,
-    changed: &Mutex<Option<std::path::PathBuf>>,
-) -> std::io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(UPLOAD_MTIME_S);
-    header.set_size(0);
-    match &entry.kind {
-        UploadKind::Directory(mode) => {
-            header.set_entry_type(tar::EntryType::Directory);
-            header.set_mode(*mode);
-            archive.append_data(&mut header, &entry.path, std::io::empty())
-        }
-        UploadKind::Symlink(target) => {
-            header.set_entry_type(tar::EntryType::Symlink);
-            header.set_mode(0o777);
-            archive.append_link(&mut header, &entry.path, target)
-        }
-        UploadKind::File { mode, source: FileSource::Text(text) } => {
-            header.set_mode(*mode);
-            header.set_size(text.len() as u64);
-            archive.append_data(&mut header, &entry.path, text.as_bytes())
-        }
-        UploadKind::File { mode, source: FileSource::Host { path, bytes, sha256 } } => {
-            header.set_mode(*mode);
-            header.set_size(*bytes);
-            let mut reader = Hashing { inner: File::open(path)?, hash: Sha256::new() };
-            // A file that grew is cut and one that shrank fails here; either
-            // way the digest tells.
-            let sent = archive.append_data(&mut header, &entry.path, (&mut reader).take(*bytes));
-            if sent.is_err() || Digest(reader.hash.finalize().into()) != *sha256 {
-                *changed.lock().map_err(|_| std::io::Error::other("poisoned"))? =
-                    Some(path.clone());
-                return Err(std::io::Error::other("an input has changed"));
-            }
-            Ok(())
-        }
-    }
-}
-
-struct Hashing<R> {
-    inner: R,
-    hash: Sha256,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.hash.update(&buffer[..count]);
-        Ok(count)
-    }
 }
 
 /// A small change to the file tree.

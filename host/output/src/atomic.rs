@@ -31,7 +31,8 @@ use crate::{
     checksum::{Checksum, Digester},
 };
 
-/// Permissions before the umask, as for any file a user creates.
+/// Permissions before the user's umask, as for any file a user creates. They are given when
+/// the file is whole: while it is written it has those of the process.
 const MODE: u32 = 0o666;
 
 /// Attempts at finding an unused temporary name; they hold the process id and a
@@ -220,6 +221,8 @@ impl OutFile {
             move |e| OutputError::Io { action, path, source: e }
         };
         self.file.set_len(self.position).map_err(fail("extend", &self.destination))?;
+        rooted::allow_user_mode(&self.file, MODE)
+            .map_err(fail("set the mode of", &self.destination))?;
         self.file.sync_all().map_err(fail("flush", &self.destination))?;
         self.digester.take().map(Digester::finish).transpose()
     }

@@ -96,7 +96,9 @@ impl PendingTree {
     fn create(destination: &Path) -> Result<Self> {
         remove_stale(destination);
         let staging = temporary_name(destination);
-        fs::create_dir(&staging).map_err(|e| OutputError::io("create", &staging, e))?;
+        fs::create_dir(&staging)
+            .and_then(|()| rooted::allow_user_mode_at(&staging, 0o777))
+            .map_err(|e| OutputError::io("create", &staging, e))?;
         let lock = File::open(&staging).map_err(|e| OutputError::io("open", &staging, e))?;
         // Without locks (some network filesystems) leftovers merely stay.
         let _ = lock.try_lock();
@@ -116,12 +118,17 @@ impl PendingTree {
     /// When a rename fails, or something that is no directory is in the way.
     pub fn commit(self) -> Result<PathBuf> {
         let destination = self.destination.clone();
-        match fs::metadata(&destination) {
+        // A link in its place would carry what the guest wrote to wherever it leads.
+        match fs::symlink_metadata(&destination) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 fs::rename(&self.staging, &destination)
                     .map_err(|e| OutputError::io("rename the unpacked tree to", &destination, e))?;
             }
             Ok(meta) if meta.is_dir() => merge(&self.staging, &destination)?,
+            Ok(meta) if meta.is_symlink() => {
+                let e = io::Error::other("it is a symbolic link, which is not followed");
+                return Err(OutputError::io("unpack into", &destination, e));
+            }
             Ok(_) => {
                 let e = io::Error::from(io::ErrorKind::NotADirectory);
                 return Err(OutputError::io("unpack into", &destination, e));
@@ -188,14 +195,16 @@ impl Unpacker {
         let path = self.place(&entry.path);
         let make_error = |e| OutputError::io("create", &path, e);
         if let Some(parent) = path.parent() {
-            DirBuilder::new().recursive(true).create(parent).map_err(make_error)?;
+            rooted::make_user_directories(parent).map_err(make_error)?;
         }
         match entry.kind {
             Kind::Directory => {
                 let mode = entry.mode & 0o777 | 0o700;
                 match DirBuilder::new().mode(mode).create(&path) {
                     Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-                    done => done.map_err(make_error),
+                    done => done
+                        .and_then(|()| rooted::allow_user_mode_at(&path, mode))
+                        .map_err(make_error),
                 }
             }
             Kind::File => {
@@ -264,6 +273,7 @@ impl Unpacker {
             }
         }
         file.set_len(entry.size).map_err(fail)?;
+        rooted::allow_user_mode(&file, entry.mode & 0o777).map_err(fail)?;
         file.sync_all().map_err(fail)
     }
 
@@ -323,6 +333,18 @@ mod tests {
     }
 
     use tar::EntryType::{Directory, Link, Regular, Symlink};
+
+    #[test]
+    fn a_link_in_the_place_of_a_tree_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (autostart, to) = (folder.path().join("autostart"), folder.path().join("image.d"));
+        fs::create_dir(&autostart).unwrap();
+        std::os::unix::fs::symlink("autostart", &to).unwrap();
+        let error = unpack(&archive(&[("x.desktop", Regular, "Exec=sh")]), &to).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("symbolic link"), "{error}: {cause}");
+        assert_eq!(fs::read_dir(&autostart).unwrap().count(), 0);
+    }
 
     #[test]
     fn files_come_out_and_merge() {

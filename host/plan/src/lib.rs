@@ -21,6 +21,7 @@ mod path;
 mod script_name;
 mod stage;
 mod step;
+mod unix_path;
 mod upload;
 
 pub use checked::{Digest, DiskName, InvalidDiskName};
@@ -39,7 +40,8 @@ pub use step::{
     DevicePlace, Env, FactName, FileStep, FoundDevice, ImageSize, Place, ResolvConf, Run, RunParts,
     Script, Step, Value,
 };
-pub use upload::{FileSource, Upload, UploadEntry, UploadKind};
+pub use unix_path::{InvalidEscape, UnixPath};
+pub use upload::{DeviceKind, FileSource, Upload, UploadEntry, UploadKind};
 
 /// The version of the plan as data. It is part of every stage key: raise it
 /// whenever the same data would be carried out differently.

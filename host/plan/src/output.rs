@@ -31,6 +31,7 @@ pub struct ImageOutput {
     /// The format's name in the `output` crate: `qcow2`, `raw`, …
     pub format: String,
     /// The file.
+    #[serde(with = "crate::unix_path::host")]
     pub path: PathBuf,
     /// Whether the format compresses, where it can.
     pub compress: bool,
@@ -45,6 +46,7 @@ pub struct TreeOutput {
     /// The format's name in the `output` crate: `tar`, `tgz`, `squashfs`, …
     pub format: String,
     /// The file.
+    #[serde(with = "crate::unix_path::host")]
     pub path: PathBuf,
     /// Repository and tag for the container formats.
     pub target: Option<String>,

@@ -51,6 +51,7 @@ pub struct Disk {
 #[serde(deny_unknown_fields)]
 pub struct DiskBase {
     /// A raw disk, as a file of the host that is only read.
+    #[serde(with = "crate::unix_path::host")]
     pub path: PathBuf,
     /// Its size in bytes.
     pub bytes: u64,

@@ -170,6 +170,7 @@ pub enum Step {
         /// The directory in the guest.
         from: GuestPath,
         /// The directory on the host; made when needed, merged into.
+        #[serde(with = "crate::unix_path::host")]
         to: PathBuf,
     },
     /// Writes an output from a tree while it is mounted.

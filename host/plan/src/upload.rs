@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, GuestPath};
+use crate::{Digest, GuestPath, UnixPath, unix_path};
 
 /// Files to put into the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub struct Upload {
 #[serde(deny_unknown_fields)]
 pub struct UploadEntry {
     /// Path relative to [`Upload::to`].
-    pub path: String,
+    pub path: UnixPath,
     /// What it is.
     pub kind: UploadKind,
 }
@@ -34,8 +34,8 @@ pub struct UploadEntry {
 pub enum UploadKind {
     /// A directory with its permission bits.
     Directory(u32),
-    /// A symbolic link and what it says.
-    Symlink(String),
+    /// A symbolic link and what it says, to the byte.
+    Symlink(UnixPath),
     /// A regular file.
     File {
         /// Permission bits.
@@ -43,6 +43,29 @@ pub enum UploadKind {
         /// Its bytes.
         source: FileSource,
     },
+    /// A named pipe with its permission bits.
+    Fifo(u32),
+    /// A device node.
+    Device {
+        /// Permission bits.
+        mode: u32,
+        /// Which kind of device.
+        kind: DeviceKind,
+        /// The number of the driver.
+        major: u32,
+        /// The number of the device.
+        minor: u32,
+    },
+}
+
+/// The two kinds of device nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// A character device.
+    Character,
+    /// A block device.
+    Block,
 }
 
 /// Where the bytes of an uploaded file come from.
@@ -52,7 +75,9 @@ pub enum FileSource {
     /// A file of the host. Its digest was taken when the recipe was read; the
     /// engine refuses the file when it has changed since.
     Host {
-        /// The path.
+        /// The absolute path, without links: the engine opens it without following
+        /// any, so that what stands there by then cannot be another file.
+        #[serde(with = "unix_path::host")]
         path: PathBuf,
         /// Its size in bytes.
         bytes: u64,

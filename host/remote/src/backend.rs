@@ -5,6 +5,7 @@ use std::{
     fs::File,
     future::Future,
     io::{Read, Write},
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
 };
@@ -49,16 +50,16 @@ pub(crate) fn open(place: &Place, options: &Options) -> Result<Arc<dyn Backend>,
         Place::S3 { bucket, prefix } => {
             let store = s3(bucket, options).map_err(wrong)?;
             let prefix = Path::from(prefix.as_str());
-            Ok(Arc::new(Objects(Box::new(PrefixStore::new(store, prefix)))))
+            Ok(Arc::new(Objects { store: Box::new(PrefixStore::new(store, prefix)), folder: None }))
         }
         Place::Folder(folder) => {
-            let made = std::fs::create_dir_all(folder);
+            let made = rooted::make_user_directories(folder);
             made.map_err(|error| RemoteError::Place {
                 text: place.to_string(),
                 reason: format!("it cannot be made: {error}"),
             })?;
             let store = LocalFileSystem::new_with_prefix(folder).map_err(wrong)?;
-            Ok(Arc::new(Objects(Box::new(store))))
+            Ok(Arc::new(Objects { store: Box::new(store), folder: Some(folder.clone()) }))
         }
         Place::Ssh { host, port, folder } => {
             Ok(Arc::new(Ssh::new(&options.ssh, host, *port, folder)))
@@ -88,12 +89,29 @@ fn s3(bucket: &str, options: &Options) -> Result<impl ObjectStore, object_store:
 
 /// Anything that object_store reaches.
 #[derive(Debug)]
-struct Objects(Box<dyn ObjectStore>);
+struct Objects {
+    store: Box<dyn ObjectStore>,
+    /// Where they are files that others shall be able to read.
+    folder: Option<PathBuf>,
+}
+
+impl Objects {
+    /// Gives a file that was put the permissions that the user's umask leaves, and so the
+    /// directories that it is in. What belongs to others has them already.
+    fn share(&self, name: &str) {
+        let Some(folder) = &self.folder else { return };
+        let _ = rooted::allow_user_mode_at(&folder.join(name), 0o666);
+        let parents = std::path::Path::new(name).ancestors().skip(1);
+        for parent in parents.filter(|parent| !parent.as_os_str().is_empty()) {
+            let _ = rooted::allow_user_mode_at(&folder.join(parent), 0o777);
+        }
+    }
+}
 
 impl Backend for Objects {
     fn exists<'a>(&'a self, name: &'a str) -> Later<'a, bool> {
         Box::pin(async move {
-            match self.0.head(&Path::from(name)).await {
+            match self.store.head(&Path::from(name)).await {
                 Ok(_) => Ok(true),
                 Err(object_store::Error::NotFound { .. }) => Ok(false),
                 Err(error) => Err(error.into()),
@@ -103,7 +121,7 @@ impl Backend for Objects {
 
     fn get<'a>(&'a self, name: &'a str, to: &'a mut File) -> Later<'a, Option<u64>> {
         Box::pin(async move {
-            let found = match self.0.get(&Path::from(name)).await {
+            let found = match self.store.get(&Path::from(name)).await {
                 Ok(found) => found,
                 Err(object_store::Error::NotFound { .. }) => return Ok(None),
                 Err(error) => return Err(error.into()),
@@ -125,10 +143,11 @@ impl Backend for Objects {
             if bytes <= WHOLE_MAX_BYTES {
                 let mut content = Vec::new();
                 from.read_to_end(&mut content)?;
-                self.0.put(&path, PutPayload::from(content)).await?;
+                self.store.put(&path, PutPayload::from(content)).await?;
+                self.share(name);
                 return Ok(());
             }
-            let upload = self.0.put_multipart(&path).await?;
+            let upload = self.store.put_multipart(&path).await?;
             let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
             let mut buffer = vec![0; PART_BYTES];
             loop {
@@ -145,6 +164,7 @@ impl Backend for Objects {
                 parts.write(&buffer[..count]);
             }
             parts.finish().await?;
+            self.share(name);
             Ok(())
         })
     }

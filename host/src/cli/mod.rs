@@ -17,8 +17,8 @@ mod values;
 
 pub use build::{
     AccelArg, AccelArgs, BuildArgs, BuilderArgs, CacheDirArgs, DriveArgs, DriveFormatArg,
-    ElementArgs, GuestArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs, OutputArgs,
-    PackageArgs, ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs, ViewArgs,
+    ElementArgs, GuestArgs, HostPathArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs,
+    OutputArgs, PackageArgs, ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs, ViewArgs,
 };
 pub use formats::{ChecksumKind, ContainerEngine, Formats, format_names, parse as parse_formats};
 pub use getopt::{GetoptError, Options};
@@ -219,6 +219,7 @@ fn invocation_of(personality: Personality, args: &[OsString]) -> Result<Invocati
 /// Scripts do not see them: no result may depend on them.
 const HOW: &[&str] = &[
     "accel",
+    "allow-host-path",
     "at",
     "cache",
     "cache-dir",

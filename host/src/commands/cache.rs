@@ -92,7 +92,9 @@ fn create(path: &Path, size: ByteSize) -> Result<(), CommandError> {
             .context(failed())
             .maybe_hint(exists.then_some("choose another name, or remove the file first"))
     })?;
-    write(&file, bytes).map_err(|error| {
+    let made = rooted::allow_user_mode(&file, 0o666)
+        .and_then(|()| write(&file, bytes).map_err(io::Error::other));
+    made.map_err(|error| {
         let _ = std::fs::remove_file(path);
         CommandError::new(Kind::Host, error).context(failed())
     })

@@ -179,6 +179,12 @@ fn appliance_state(settings: &Settings) -> Finding {
 fn space(cache_dir: &Path) -> Finding {
     let place = existing_ancestor(cache_dir);
     let shown = cache_dir.display();
+    if let Err(error) = rooted::private_existing(cache_dir)
+        && error.is_distrust()
+    {
+        return Finding::new(Mark::Bad, format!("the cache {shown}: {error}"))
+            .hint("--cache-dir or XDG_CACHE_HOME puts the cache elsewhere");
+    }
     match nix::sys::statvfs::statvfs(&place) {
         Err(error) => Finding::new(Mark::Bad, format!("the cache {shown}: {error}")),
         Ok(stat) => {

@@ -9,12 +9,14 @@ use std::{
 };
 
 use clap::Args;
+use inputs::{SourceError, Sources};
 use serde::Deserialize;
 
 use super::{Context, Outcome, dib};
 use crate::{
-    cli::{self, BuildArgs, BuilderArgs, Invocation, OutputArgs, ViewArgs},
+    cli::{self, BuildArgs, BuilderArgs, HostPathArgs, Invocation, OutputArgs, ViewArgs},
     error::{CommandError, Kind},
+    host_paths,
 };
 
 /// The name of images that have none, and follow none that has one.
@@ -43,6 +45,9 @@ pub struct ImagesArgs {
     #[arg(short = 'p', long, value_name = "PATH")]
     pub element_path: Vec<PathBuf>,
 
+    /// What the definitions may name of the host.
+    #[command(flatten)]
+    pub host_paths: HostPathArgs,
     /// What builds.
     #[command(flatten)]
     pub builder: BuilderArgs,
@@ -210,6 +215,10 @@ pub fn run(context: &Context, args: &ImagesArgs) -> Outcome {
         definitions.extend(read(file)?);
     }
     let images = merged(definitions);
+    let places = Places::of(args)?;
+    for image in &images {
+        places.check(image)?;
+    }
     // Everything is read before anything is built.
     let builds: Vec<(Context, BuildArgs)> =
         images.iter().map(|image| build(context, args, image)).collect::<Result<_, _>>()?;
@@ -230,6 +239,58 @@ pub fn run(context: &Context, args: &ImagesArgs) -> Outcome {
         }
     }
     failed.map_or(Ok(0), Err)
+}
+
+/// Where the definitions may read and write.
+struct Places {
+    /// What they read, and their logs: in their own folders, and in the working folder where
+    /// they all lie in it.
+    own: Sources,
+    /// Images: in the working folder too, wherever the definitions lie.
+    images: Sources,
+}
+
+impl Places {
+    fn of(args: &ImagesArgs) -> Result<Self, CommandError> {
+        let here = std::env::current_dir().map_err(|error| {
+            CommandError::new(Kind::Host, error).context("cannot find the working folder")
+        })?;
+        let folder = |file: &PathBuf| here.join(file).parent().map(Path::to_owned);
+        let folders: Vec<PathBuf> = args.files.iter().filter_map(folder).collect();
+        let real = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let lie_here = folders.iter().all(|folder| real(folder).starts_with(real(&here)));
+        let mut allowed = host_paths::allowed(&args.host_paths)?;
+        allowed.extend(args.element_path.iter().cloned());
+        let sources = |here_too: bool| Sources {
+            lookup: vec![here.clone()],
+            own: folders.iter().cloned().chain(here_too.then(|| here.clone())).collect(),
+            allowed: allowed.clone(),
+            broad: host_paths::broad(),
+        };
+        Ok(Self { own: sources(lie_here), images: sources(true) })
+    }
+
+    /// # Errors
+    /// A definition that names something else of the host.
+    fn check(&self, image: &Image) -> Result<(), CommandError> {
+        if let Some(log) = image.logfile.as_deref().filter(|log| !log.is_empty()) {
+            host_paths::check_output("the logfile", Path::new(log), &self.own)?;
+        }
+        if let Some(name) = image.imagename.as_deref().filter(|name| !name.is_empty()) {
+            host_paths::check_output("the imagename", Path::new(name), &self.images)?;
+        }
+        let variable = |name: &str| image.environment.get(name).map(String::as_str);
+        let elements = variable("ELEMENTS_PATH").into_iter().flat_map(|list| list.split(':'));
+        let config = variable("DIB_BLOCK_DEVICE_CONFIG");
+        let config = config.and_then(|config| config.strip_prefix("file://"));
+        for path in elements.chain(config).filter(|path| !path.is_empty()) {
+            match self.own.find(Path::new(path)) {
+                Ok(_) | Err(SourceError::Missing(_)) => {}
+                Err(error) => return Err(host_paths::source_error(error)),
+            }
+        }
+        Ok(())
+    }
 }
 
 fn read(file: &Path) -> Result<Vec<Image>, CommandError> {

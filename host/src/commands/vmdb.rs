@@ -15,8 +15,9 @@ use vmdb::{Failure, Narrator, Options, Prepared, Wording};
 
 use super::{Context, Outcome, logs, machine_run, recipe, resolve};
 use crate::{
-    cli::{BuilderArgs, ChecksumKind, Formats, parse_formats, positive},
+    cli::{BuilderArgs, ChecksumKind, Formats, HostPathArgs, parse_formats, positive},
     error::{CommandError, Kind},
+    host_paths,
     pipeline::{self, Ctx},
     settings::Settings,
     ui::{self, Console, Ui, Verbosity},
@@ -90,6 +91,10 @@ pub struct VmdbArgs {
     /// Print the version as vmdb2 does, and end
     #[arg(long)]
     pub version: bool,
+
+    /// What the spec may name of the host.
+    #[command(flatten)]
+    pub host_paths: HostPathArgs,
 
     /// What builds.
     #[command(flatten)]
@@ -264,6 +269,8 @@ fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
         },
         arch: debian_architecture(std::env::consts::ARCH).to_owned(),
         directory,
+        allowed: host_paths::allowed(&args.host_paths)?,
+        broad: host_paths::broad(),
     })
 }
 

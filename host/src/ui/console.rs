@@ -44,6 +44,11 @@ impl Console {
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 
+    /// Writes a warning to standard error.
+    pub fn print_warning(&self, warning: &str) {
+        let _ = writeln!(std::io::stderr().lock(), "vbuild: warning: {warning}");
+    }
+
     /// Writes an error to standard error.
     pub fn print_error(&self, error: &CommandError) {
         let complaint = Complaint::of(error);

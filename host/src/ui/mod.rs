@@ -327,14 +327,24 @@ impl Observer for Ui {
 }
 
 fn create_log(path: &Path) -> Result<io::BufWriter<File>, CommandError> {
-    let failed = |error: io::Error| {
-        CommandError::new(Kind::Usage, error)
-            .context(format!("failed to create the log `{}`", path.display()))
-    };
+    let what = || format!("failed to create the log `{}`", path.display());
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(failed)?;
+        rooted::make_user_directories(folder)
+            .map_err(|error| CommandError::new(Kind::Usage, error).context(what()))?;
     }
-    File::create(path).map(io::BufWriter::new).map_err(failed)
+    rooted::create_private(path).map(io::BufWriter::new).map_err(|error| {
+        let hint = error.hint();
+        CommandError::new(Kind::Usage, error).context(what()).maybe_hint(hint)
+    })
+}
+
+/// A file that other programs of the user's choice read.
+fn create_output(path: &Path) -> io::Result<File> {
+    let file = File::create(path)?;
+    if file.metadata()?.is_file() {
+        rooted::allow_user_mode(&file, 0o666)?;
+    }
+    Ok(file)
 }
 
 pub(crate) fn open_channel(
@@ -344,7 +354,7 @@ pub(crate) fn open_channel(
     Ok(match channel {
         MachineReadable::Plain | MachineReadable::Stdout => Box::new(io::stdout()),
         MachineReadable::Stderr => Box::new(io::stderr()),
-        MachineReadable::File(path) => Box::new(File::create(path).map_err(|error| {
+        MachineReadable::File(path) => Box::new(create_output(path).map_err(|error| {
             CommandError::new(Kind::Usage, error)
                 .context(format!("failed to create `{}`", path.display()))
         })?),

@@ -1,9 +1,9 @@
 //! Where things are, and how a file comes to its name durably.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use crate::{Digest, Result, StoreError};
+use crate::{DIRECTORY_MODE, Digest, Result, StoreError};
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -70,7 +70,8 @@ impl Layout {
     pub(crate) fn create_directories(&self) -> Result<()> {
         for name in DIRECTORIES {
             let dir = self.root.join(name);
-            fs::create_dir_all(&dir).map_err(|e| StoreError::io("create", &dir, e))?;
+            let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&dir);
+            made.map_err(|e| StoreError::io("create", &dir, e))?;
         }
         Ok(())
     }

@@ -47,7 +47,8 @@ mod session;
 mod verify;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -72,6 +73,9 @@ pub use verify::{Problem, Verified};
 
 /// The version of the layout above.
 pub const STORE_VERSION: u32 = 1;
+
+/// A store holds disks with password files and logs with secrets: it is the user's alone.
+const DIRECTORY_MODE: u32 = 0o700;
 
 /// What stands before the number in `format`.
 const FORMAT_WORDS: &str = "vbuild store ";
@@ -105,7 +109,9 @@ impl Store {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_observed(root: &Path, on_step: Option<OnStep>) -> Result<Self> {
-        fs::create_dir_all(root).map_err(|e| StoreError::io("create", root, e))?;
+        // Whoever names the directory has seen to it that it is the user's alone.
+        let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(root);
+        made.map_err(|e| StoreError::io("create", root, e))?;
         // Sessions outlive changes of the working directory.
         let root = fs::canonicalize(root).map_err(|e| StoreError::io("find", root, e))?;
         let layout = Layout::new(root, on_step);

@@ -6,6 +6,7 @@
 //! other lines are remarks. `UPDATE_SNAPSHOTS=1` writes the outputs anew.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod paths;
 mod vmdb2;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/session.txt");
 
 /// A home with a diskimage-builder that has a handful of elements.
-fn make_home(home: &Path) {
+pub(crate) fn make_home(home: &Path) {
     let package = home.join("diskimage_builder");
     let write = |path: &str, text: &str| {
         let path = package.join(path);
@@ -67,7 +68,7 @@ fn make_home(home: &Path) {
 
 /// Runs one line of the script: words are split at blanks, `''` is an empty
 /// word, `[HOME]` the home.
-fn run(home: &Path, line: &str) -> Output {
+pub(crate) fn run(home: &Path, line: &str) -> Output {
     let home_text = home.to_str().unwrap();
     let mut words = line.split(' ').map(|word| match word {
         "''" => String::new(),

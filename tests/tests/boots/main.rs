@@ -20,4 +20,5 @@ mod program;
 mod session;
 mod stages;
 mod streams;
+mod uploads;
 mod vmdb;

@@ -92,6 +92,35 @@ fn unsafe_code_is_in_its_two_rooms() {
     none(&complaints);
 }
 
+/// What recipes name is looked up and opened by `inputs` and `rooted`, which follow no
+/// links. Everything else of a front end that reads the host says why.
+#[test]
+fn front_ends_read_the_host_through_rooted() {
+    const MAY: &[(&str, &str)] = &[
+        ("host/recipe/dib/src/source", "finds diskimage-builder itself, and pip's configuration"),
+        ("host/recipe/dib/src/block_device/choose.rs", "a file that the user's variable names"),
+        ("host/recipe/vmdb/src/cli.rs", "the spec that the command line names"),
+    ];
+    const READS: &[&str] =
+        &["fs::read(", "fs::read_to_string(", "fs::read_dir(", "File::open(", "fs::metadata("];
+    assert!(MAY.iter().all(|(_, reason)| !reason.is_empty()));
+    let mut complaints = Vec::new();
+    for (path, text) in files() {
+        let is_library = path.starts_with("host/recipe/") && path.contains("/src/");
+        let is_test = path.ends_with("tests.rs");
+        if !is_library || is_test || MAY.iter().any(|(may, _)| path.starts_with(may)) {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (number, line) in code.lines().enumerate() {
+            if READS.iter().any(|read| line.contains(read)) {
+                complaints.push(format!("{path}:{}: reads the host by itself", number + 1));
+            }
+        }
+    }
+    none(&complaints);
+}
+
 #[test]
 fn exceptions_from_lints_have_a_reason() {
     let mut complaints = Vec::new();

@@ -5,25 +5,85 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fs, io,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
+use rooted::{Dir, Error};
+
 use crate::options::DibOptions;
+
+/// Lists of names are some lines; a file over this is none.
+const NAMES_MAX_BYTES: u64 = 1 << 20;
 
 /// An element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
     /// Its name: the last part of its real path.
     pub name: String,
-    /// Its directory, symbolic links resolved.
+    /// Its directory, symbolic links resolved. It lies beneath [`Element::root`].
     pub path: PathBuf,
+    /// The directory of the search path that it was found in, symbolic links resolved.
+    /// Links of the element that stay beneath it may be read through.
+    pub root: PathBuf,
     /// Which entry of the search path it was found in.
     pub search_index: usize,
     /// `element-provides`.
     pub provides: BTreeSet<String>,
     /// `element-deps`, in the order of the file.
     pub depends: Vec<String>,
+    /// A list that is a link which leads out of [`Element::root`].
+    pub leads_out: Option<LeadsOut>,
+}
+
+/// A link that leads out of a directory of the search path, so that it is not followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeadsOut {
+    /// The link.
+    pub link: PathBuf,
+    /// The directory of the search path.
+    pub root: PathBuf,
+}
+
+impl Element {
+    /// Opens its directory.
+    pub(crate) fn open(&self) -> Result<Dir, Error> {
+        self.root()?.directory(&self.below(""))
+    }
+
+    /// Opens the directory of the search path.
+    pub(crate) fn root(&self) -> Result<Dir, Error> {
+        Dir::open(&self.root)
+    }
+
+    /// A path of the element, seen from the directory of the search path.
+    pub(crate) fn below(&self, path: &str) -> PathBuf {
+        self.path.strip_prefix(&self.root).unwrap_or(&self.path).join(path)
+    }
+
+    /// Reads a text of the element, through links that stay beneath the directory of the
+    /// search path; `None` when there is none. Gives its path too.
+    pub(crate) fn text(&self, name: &str) -> Result<Option<(PathBuf, String)>, Error> {
+        let root = self.root()?;
+        let text = read_text(&root, &self.below(name))?;
+        Ok(text.map(|text| (self.path.join(name), text)))
+    }
+}
+
+/// Reads a small file, through links that stay beneath the directory; `None` when there is
+/// none.
+fn read_text(root: &Dir, path: &Path) -> Result<Option<String>, Error> {
+    let found = match root.resolve(path) {
+        Ok(found) => found,
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = String::new();
+    let read = root.file(&found)?.take(NAMES_MAX_BYTES).read_to_string(&mut text);
+    match read {
+        Ok(_) => Ok(Some(text)),
+        Err(source) => Err(Error::Io { action: "read", path: root.path().join(path), source }),
+    }
 }
 
 /// What can be wrong with elements.
@@ -33,13 +93,15 @@ pub enum ElementError {
     #[error("ELEMENTS_PATH entry '{}' is not a directory", .0.display())]
     NotADirectory(PathBuf),
     /// An element, or a list in it, cannot be read.
-    #[error("cannot read `{}`", path.display())]
-    Unreadable {
-        /// The path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Unreadable(#[from] Error),
+    /// An element, or a list in it, is a link that leads out of the search path.
+    #[error(
+        "`{}` is a link that leads out of `{}`, so it is not followed",
+        .0.link.display(),
+        .0.root.display()
+    )]
+    LeadsOut(LeadsOut),
     /// An element that nobody has.
     #[error("Element '{0}' not found")]
     Missing(String),
@@ -75,6 +137,8 @@ fn provided(conflicts: &[(String, Vec<String>)]) -> String {
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
     elements: BTreeMap<String, Element>,
+    /// Links to directories that lead out of the search path, by name.
+    leading_out: BTreeMap<String, LeadsOut>,
     /// Elements that hide one of a later directory: `Element <a> overrides <b>`.
     pub warnings: Vec<String>,
 }
@@ -90,8 +154,9 @@ impl Catalogue {
             if !path.is_dir() {
                 return Err(ElementError::NotADirectory(path.clone()));
             }
-            for directory in directories(path)? {
-                let element = read_element(&directory, search_index)?;
+            let root = Dir::open(path)?;
+            for found in catalogue.directories(&root)? {
+                let element = read_element(&root, &found, search_index)?;
                 if let Some(hidden) = catalogue.elements.get(&element.name) {
                     catalogue.warnings.push(format!(
                         "Element <{}> overrides <{}>",
@@ -103,6 +168,34 @@ impl Catalogue {
             }
         }
         Ok(catalogue)
+    }
+
+    /// The elements of a directory of the search path, seen from there: its directories,
+    /// and links to directories that lie beneath it.
+    fn directories(&mut self, root: &Dir) -> Result<Vec<PathBuf>, ElementError> {
+        let mut found = Vec::new();
+        for name in root.names()? {
+            let path = Path::new(&name);
+            let metadata = root.metadata(path)?;
+            if metadata.is_dir() {
+                found.push(path.to_owned());
+            } else if metadata.is_symlink() {
+                match root.resolve(path) {
+                    Ok(real) if root.metadata(&real)?.is_dir() && real != Path::new("") => {
+                        found.push(real);
+                    }
+                    Err(Error::Outside { .. }) => {
+                        let link = root.path().join(path);
+                        let leads_out = LeadsOut { link, root: root.path().to_owned() };
+                        self.leading_out.insert(name.to_string_lossy().into_owned(), leads_out);
+                    }
+                    // A file, or a link to nothing.
+                    _ => {}
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// The element of a name.
@@ -132,6 +225,9 @@ impl Catalogue {
                 unknown.push(name);
                 continue;
             };
+            if let Some(leads_out) = &element.leads_out {
+                return Err(ElementError::LeadsOut(leads_out.clone()));
+            }
             for provide in &element.provides {
                 if let Some(by) = provided_by.get(provide) {
                     return Err(ElementError::ProvidedTwice {
@@ -151,7 +247,10 @@ impl Catalogue {
             chosen.extend(element.depends.iter().cloned());
         }
         if let Some(name) = unknown.into_iter().find(|name| !provided_by.contains_key(name)) {
-            return Err(ElementError::Missing(name));
+            return Err(match self.leading_out.get(&name) {
+                Some(leads_out) => ElementError::LeadsOut(leads_out.clone()),
+                None => ElementError::Missing(name),
+            });
         }
         check_conflicts(requested, &provided_by)?;
         if !provided_by.contains_key("operating-system") {
@@ -178,40 +277,33 @@ fn check_conflicts(
     if conflicts.is_empty() { Ok(()) } else { Err(ElementError::AlreadyProvided(conflicts)) }
 }
 
-fn directories(path: &Path) -> Result<Vec<PathBuf>, ElementError> {
-    let unreadable = |source| ElementError::Unreadable { path: path.to_owned(), source };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?.path();
-        if entry.is_dir() {
-            found.push(fs::canonicalize(&entry).map_err(unreadable)?);
+fn read_element(root: &Dir, below: &Path, search_index: usize) -> Result<Element, ElementError> {
+    let name = below.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut leads_out = None;
+    let mut names = |list: &str| match read_text(root, &below.join(list)) {
+        Ok(text) => Ok(names_of(&text.unwrap_or_default())),
+        // That counts once the element is wanted.
+        Err(Error::Outside { root, path }) => {
+            leads_out = Some(LeadsOut { link: root.join(path), root });
+            Ok(Vec::new())
         }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn read_element(path: &Path, search_index: usize) -> Result<Element, ElementError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let provides = read_names(&path.join("element-provides"))?.into_iter().collect();
-    let depends = read_names(&path.join("element-deps"))?;
-    Ok(Element { name, path: path.to_owned(), search_index, provides, depends })
+        Err(error) => Err(ElementError::Unreadable(error)),
+    };
+    let provides = names("element-provides")?.into_iter().collect();
+    let depends = names("element-deps")?;
+    let (path, root) = (root.path().join(below), root.path().to_owned());
+    Ok(Element { name, path, root, search_index, provides, depends, leads_out })
 }
 
 /// One name in a line; blanks around it and empty lines do not count.
-fn read_names(path: &Path) -> Result<Vec<String>, ElementError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(ElementError::Unreadable { path: path.to_owned(), source }),
-    };
+fn names_of(text: &str) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for name in text.lines().map(str::trim).filter(|name| !name.is_empty()) {
         if !names.iter().any(|known| known == name) {
             names.push(name.to_owned());
         }
     }
-    Ok(names)
+    names
 }
 
 /// The elements that a build starts from: what the user named, the block-device

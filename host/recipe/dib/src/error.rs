@@ -1,8 +1,8 @@
 //! The error of this crate, with what the edge needs for exit codes and hints.
 
 use crate::{
-    block_device::BlockDeviceError, elements::ElementError, files::FileError, hooks::HookError,
-    options::OptionError, source::SourceError,
+    block_device::BlockDeviceError, elements::ElementError, hooks::HookError, options::OptionError,
+    source::SourceError,
 };
 
 /// Why no plan could be made.
@@ -25,7 +25,7 @@ pub enum DibError {
     Source(#[from] SourceError),
     /// A file that cannot be read.
     #[error(transparent)]
-    File(#[from] FileError),
+    File(#[from] rooted::Error),
 }
 
 /// What kind of fault it is.
@@ -47,7 +47,7 @@ impl DibError {
     pub fn kind(&self) -> DibErrorKind {
         match self {
             Self::Option(_) => DibErrorKind::Usage,
-            Self::Element(ElementError::Unreadable { .. }) | Self::File(_) => DibErrorKind::Io,
+            Self::Element(ElementError::Unreadable(_)) | Self::File(_) => DibErrorKind::Io,
             Self::Hook(HookError::File(_)) => DibErrorKind::Io,
             Self::Element(_) | Self::Hook(_) | Self::BlockDevice(_) => DibErrorKind::Recipe,
             Self::Source(error) => error.kind(),
@@ -88,6 +88,9 @@ impl DibError {
             Self::Element(ElementError::Missing(name)) if name == "block-device" => {
                 Some("add one of block-device-mbr, block-device-gpt, block-device-efi".into())
             }
+            Self::Element(ElementError::LeadsOut(_)) => Some(
+                "put a copy in its place, or name the directory that it leads to with `-p`".into(),
+            ),
             Self::Element(ElementError::Missing(_)) => Some(
                 "elements are searched in `-p`, in ELEMENTS_PATH and in diskimage-builder itself"
                     .into(),

@@ -19,14 +19,20 @@
 //! hooks tree, and so may look at what is behind it. Other files of a phase's
 //! directory are there from its beginning.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod merge;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read as _,
+};
 
 use plan::{UploadEntry, compare_scripts, is_script_name};
+use rooted::Error;
 
 use crate::{
     elements::Element,
     environment::OUTPUT_VARIABLES,
-    files::{self, FileError, Found, Tree},
+    files::{Found, Tree, leads_to},
     phase::Phase,
 };
 
@@ -35,7 +41,7 @@ use crate::{
 pub enum HookError {
     /// A file cannot be read.
     #[error(transparent)]
-    File(#[from] FileError),
+    File(#[from] Error),
     /// Two elements have the same hook.
     #[error("There is a duplicated hook in your elements: {}", list(.0))]
     Duplicate(Vec<DuplicateHook>),
@@ -83,14 +89,13 @@ pub(crate) struct Hooks {
     single: BTreeSet<String>,
     /// Which of [`OUTPUT_VARIABLES`] a file of the merged tree names.
     named_variables: BTreeSet<&'static str>,
+    /// What the user should know: links that lead nowhere, files that are left out.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A script that becomes visible right before it runs: its name, the element that it
 /// is of, and its file.
 pub(crate) type SingleScript<'a> = (&'a str, &'a str, &'a Found);
-
-/// Directories of an element that are for its tests.
-const TEST_DIRECTORIES: [&str; 2] = ["tests", "test-elements"];
 
 impl Hooks {
     /// Reads and merges the elements, which must be in the order of their names.
@@ -98,17 +103,7 @@ impl Hooks {
         elements: &[Element],
         exclude_scripts: &[String],
     ) -> Result<Self, HookError> {
-        let mut hooks = Self::default();
-        let mut duplicates = Vec::new();
-        for element in elements {
-            let skip = |path: &str, directory: bool| skipped(path, directory, exclude_scripts);
-            let tree = files::read_tree(&element.path, &skip)?;
-            hooks.merge_tree(&element.name, &tree, &mut duplicates);
-            hooks.trees.insert(element.name.clone(), tree);
-        }
-        if !duplicates.is_empty() {
-            return Err(HookError::Duplicate(duplicates));
-        }
+        let mut hooks = merge::merge(elements, exclude_scripts)?;
         let texts = hooks.texts();
         hooks.find_early(&texts);
         hooks.find_single(&texts);
@@ -117,39 +112,10 @@ impl Hooks {
         Ok(hooks)
     }
 
-    /// Files directly in an element replace each other; files directly in one of
-    /// its directories must be of one element only; deeper ones replace each
-    /// other again.
-    fn merge_tree(&mut self, element: &str, tree: &Tree, duplicates: &mut Vec<DuplicateHook>) {
-        for (path, found) in tree {
-            // The original lists a hook directory without hidden files.
-            let second = path.split('/').nth(1);
-            if second.is_some_and(|name| name.starts_with('.')) {
-                continue;
-            }
-            let in_directory = path.matches('/').count() == 1;
-            if in_directory
-                && let Some(owner) = self.owners.get(path)
-                && !matches!(
-                    (&self.merged[path], found),
-                    (Found::Directory { .. }, Found::Directory { .. })
-                )
-            {
-                duplicates.push(DuplicateHook {
-                    path: path.clone(),
-                    elements: [owner.clone(), element.to_owned()],
-                });
-                continue;
-            }
-            self.merged.insert(path.clone(), found.clone());
-            self.owners.insert(path.clone(), element.to_owned());
-        }
-    }
-
     /// What the files of the merged tree say, without comments.
     fn texts(&self) -> BTreeMap<String, String> {
         let files = self.merged.iter().filter_map(|(path, found)| match found {
-            Found::File { host, .. } => Some((path.clone(), script(host)?)),
+            Found::File { host, .. } => Some((path.as_str().to_owned(), script(host)?)),
             _ => None,
         });
         files.collect()
@@ -182,12 +148,17 @@ impl Hooks {
             texts.iter().filter(of_phase).any(|(_, text)| text.contains(name))
         };
         let single = self.merged.iter().filter(|(path, found)| {
-            let Some((top, name)) = path.split_once('/') else { return false };
+            let Some((top, name)) = path.as_str().split_once('/') else { return false };
             let Some(phase) = Phase::of_directory(top) else { return false };
             let runs = matches!(found, Found::File { mode, .. } if mode & 0o111 != 0);
-            runs && is_script_name(name) && !self.early.contains_key(&phase) && !named(path)
+            // Behind a link to a directory, the element itself has no such place.
+            let own = self.owners.get(path.as_str()).and_then(|owner| self.trees.get(owner));
+            let runs = runs && own.is_some_and(|tree| tree.contains_key(path.as_str()));
+            runs && is_script_name(name)
+                && !self.early.contains_key(&phase)
+                && !named(path.as_str())
         });
-        self.single = single.map(|(path, _)| path.clone()).collect();
+        self.single = single.map(|(path, _)| path.as_str().to_owned()).collect();
     }
 
     /// The scripts of a phase that become visible right before they run, in the
@@ -199,7 +170,7 @@ impl Hooks {
             .iter()
             .filter_map(|path| {
                 let name = path.strip_prefix(&prefix)?;
-                Some((name, self.owners[path].as_str(), &self.merged[path]))
+                Some((name, self.owners[path].as_str(), &self.merged[path.as_str()]))
             })
             .collect();
         scripts.sort_by(|a, b| compare_scripts(a.0, b.0));
@@ -213,19 +184,18 @@ impl Hooks {
         let Some(second) = parts.next() else { return Visible::FromTheStart };
         let own = Visible::From(phase);
         let is_directory = matches!(found, Found::Directory { .. })
-            || tree
-                .get(&format!("{top}/{second}"))
-                .is_some_and(|found| matches!(found, Found::Directory { .. }));
+            || matches!(leads_to(tree, &format!("{top}/{second}")), Some(Found::Directory { .. }));
         let own = if is_directory { own.min(Visible::From(Phase::ExtraData)) } else { own };
         self.early.get(&phase).map_or(own, |early| own.min(*early))
     }
 
     /// The part of the merged tree that becomes visible then.
-    pub(crate) fn part(&self, visible: Visible) -> Result<Vec<UploadEntry>, FileError> {
+    pub(crate) fn part(&self, visible: Visible) -> Result<Vec<UploadEntry>, Error> {
         let files = self.merged.iter().filter(|(path, found)| {
-            !self.single.contains(*path) && self.visible(path, found, &self.merged) == visible
+            let path = path.as_str();
+            !self.single.contains(path) && self.visible(path, found, &self.merged) == visible
         });
-        files::upload_entries(files)
+        inputs::entries(files)
     }
 
     /// The part of an element's own tree that becomes visible then.
@@ -233,12 +203,13 @@ impl Hooks {
         &self,
         element: &str,
         visible: Visible,
-    ) -> Result<Vec<UploadEntry>, FileError> {
+    ) -> Result<Vec<UploadEntry>, Error> {
         let Some(tree) = self.trees.get(element) else { return Ok(Vec::new()) };
         let files = tree.iter().filter(|(path, found)| {
-            !self.single.contains(*path) && self.visible(path, found, tree) == visible
+            let path = path.as_str();
+            !self.single.contains(path) && self.visible(path, found, tree) == visible
         });
-        files::upload_entries(files)
+        inputs::entries(files)
     }
 
     /// The variables about outputs that scripts may want to know.
@@ -260,7 +231,7 @@ impl Hooks {
         let mut ambiguous = BTreeSet::new();
         for (path, owner) in &self.owners {
             let Some(rest) = path.strip_prefix(&prefix) else { continue };
-            if matches!(self.merged[path], Found::Directory { .. }) {
+            if matches!(self.merged[path.as_str()], Found::Directory { .. }) {
                 continue;
             }
             let name = rest.rsplit('/').next().unwrap_or(rest).to_owned();
@@ -278,25 +249,17 @@ impl Hooks {
     }
 }
 
-fn skipped(path: &str, directory: bool, exclude_scripts: &[String]) -> bool {
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    if parent.is_empty() {
-        // Documentation is no input of a build.
-        return (directory && TEST_DIRECTORIES.contains(&name)) || name == "README.rst";
-    }
-    !directory && exclude_scripts.iter().any(|excluded| excluded == name)
-}
-
 /// Largest file that is looked through for names of phases.
 const LARGEST_SCRIPT_BYTES: u64 = 1 << 20;
 
 /// What a file says, without comments.
 fn script(host: &std::path::Path) -> Option<String> {
-    let metadata = std::fs::metadata(host).ok()?;
-    if metadata.len() > LARGEST_SCRIPT_BYTES {
+    let mut bytes = Vec::new();
+    let file = rooted::open_file(host).ok()?;
+    file.take(LARGEST_SCRIPT_BYTES + 1).read_to_end(&mut bytes).ok()?;
+    if bytes.len() as u64 > LARGEST_SCRIPT_BYTES {
         return None;
     }
-    let bytes = std::fs::read(host).ok()?;
     Some(without_comments(&String::from_utf8_lossy(&bytes)))
 }
 

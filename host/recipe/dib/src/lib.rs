@@ -30,9 +30,8 @@ mod source;
 mod yaml;
 
 pub use block_device::{BlockDeviceError, ConfigOrigin, ConfigText, Symbols};
-pub use elements::{Catalogue, Element, ElementError, requested};
+pub use elements::{Catalogue, Element, ElementError, LeadsOut, requested};
 pub use error::{DibError, DibErrorKind};
-pub use files::FileError;
 pub use hooks::{DuplicateHook, HookError};
 pub use lower::{Lowered, lower};
 pub use options::{DibOptions, FormatChoice, MadeFrom, OptionError, Share, envvar, parse_size};

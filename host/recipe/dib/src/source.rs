@@ -109,7 +109,7 @@ impl SourceError {
         match self {
             Self::NotALibrary(path) => Some(format!(
                 "`-B` takes the `lib` directory of the Python package diskimage_builder; `{}` \
-                 has no file `die`",
+                 has no regular file `die`",
                 path.display()
             )),
             Self::Fetch(_) | Self::NotListed(_) | Self::Digest { .. } => Some(
@@ -135,7 +135,7 @@ pub fn locate<E: Fn(&str) -> Option<String>>(
     let mut elements = search_path(options, &mut warnings)?;
     let (package, lib, origin) = match &options.base_path {
         Some(lib) => {
-            if !lib.join("die").is_file() {
+            if !has_file(lib, "die") {
                 return Err(SourceError::NotALibrary(lib.clone()));
             }
             let lib = fs::canonicalize(lib)
@@ -182,10 +182,17 @@ fn search_path(
     Ok(paths)
 }
 
+/// A package whose files are links to elsewhere (some installers make such) is none: links
+/// are not followed, so it would arrive in the guest without content.
 fn is_package(path: &Path) -> bool {
-    path.join("lib/die").is_file()
+    has_file(path, "lib/die")
         && path.join("elements").is_dir()
-        && path.join("logging_config.py").is_file()
+        && has_file(path, "logging_config.py")
+}
+
+fn has_file(directory: &Path, name: &str) -> bool {
+    let metadata = rooted::Dir::open(directory).and_then(|dir| dir.metadata(Path::new(name)));
+    metadata.is_ok_and(|metadata| metadata.is_file())
 }
 
 fn find<E: Fn(&str) -> Option<String>>(

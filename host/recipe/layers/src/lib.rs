@@ -19,14 +19,13 @@
 
 mod config;
 mod hints;
-mod inputs;
 mod lower;
 mod project;
 
 pub use config::{Base, Config, ConfigError, Recipe, parse as parse_config, parse_root};
 pub use hints::{Bind, Hints};
-pub use inputs::InputError;
-pub use lower::{DISK, ROOT, Request, Target, inspect, lower};
+pub use inputs::{SourceError, Sources};
+pub use lower::{DISK, Lowered, ROOT, Request, Target, inspect, lower};
 pub use project::{
     BUILD_FOLDER, CONFIG_FILE, Kind, Layer, NewLayerError, Project, ProjectError, new_layer, read,
 };

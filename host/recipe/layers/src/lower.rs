@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 
 use plan::{
     Bind, Context, Disk, DiskBase, DiskName, DiskRole, DiskSize, Env, FileSource, FileStep,
-    GuestPath, ImageOutput, Keep, Outputs, Place, Plan, ResolvConf, Run, Stage, Step, Upload,
-    UploadEntry, UploadKind, Value,
+    GuestPath, ImageOutput, Keep, Outputs, Place, Plan, ResolvConf, Run, Stage, Step, UnixPath,
+    Upload, UploadEntry, UploadKind, Value,
 };
 
-use crate::{
-    Kind, Layer, Project, hints,
-    inputs::{self, InputError},
-};
+use inputs::{Source, SourceError, Sources};
+
+use crate::{Kind, Layer, Project, hints};
 
 /// The disk's name in the plan.
 pub const DISK: &str = "disk";
@@ -89,19 +88,29 @@ fn at(path: &str) -> GuestPath {
     GuestPath::new(path).expect("made of constant normal paths")
 }
 
+/// A project, lowered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lowered {
+    /// What is to be done.
+    pub plan: Plan,
+    /// What the user should know: files that are left out.
+    pub warnings: Vec<String>,
+}
+
 /// Lowers a project.
 ///
 /// # Errors
-/// A file of a layer that cannot be read.
-pub fn lower(project: &Project, request: &Request<'_>) -> Result<Plan, InputError> {
+/// A file of a layer that cannot or may not be read.
+pub fn lower(project: &Project, request: &Request<'_>) -> Result<Lowered, SourceError> {
+    let mut warnings = Vec::new();
     let folder = std::fs::canonicalize(&project.folder).unwrap_or(project.folder.clone());
     let name = folder.file_name().map_or("layers".into(), |name| name.to_string_lossy());
     let root = request.root.as_deref();
     let mut stages = vec![base_stage(request.size.is_some(), root), places_stage()];
     for layer in request.layers {
         stages.extend(match layer.kind {
-            Kind::BuildLayer => build_layer(layer)?,
-            Kind::ModifyDisk => vec![modify_disk(layer, root)?],
+            Kind::BuildLayer => build_layer(layer, &project.sources, &mut warnings)?,
+            Kind::ModifyDisk => vec![modify_disk(layer, root, &mut warnings)?],
         });
         if let (Some(stage), Some(limit)) = (stages.last_mut(), timeout(project, layer)) {
             stage.timeout_s = Some(limit);
@@ -109,7 +118,7 @@ pub fn lower(project: &Project, request: &Request<'_>) -> Result<Plan, InputErro
     }
     stages.push(stage("finish", mounted(), vec![Step::Trim]));
     let target = &request.target;
-    Ok(Plan {
+    let plan = Plan {
         outputs: Outputs {
             images: vec![ImageOutput {
                 disk: DiskName::new(DISK).expect("a constant name"),
@@ -123,7 +132,8 @@ pub fn lower(project: &Project, request: &Request<'_>) -> Result<Plan, InputErro
             epoch: None,
         },
         ..plan(&name, disk_bytes(request), request.base.clone(), stages)
-    })
+    };
+    Ok(Lowered { plan, warnings })
 }
 
 fn timeout(project: &Project, layer: &Layer) -> Option<u32> {
@@ -290,14 +300,19 @@ fn keep(layer: &Layer) -> Keep {
 
 /// A script in a chroot of the image. What its binds show must be there before
 /// its stage begins, so that is a stage of its own.
-fn build_layer(layer: &Layer) -> Result<Vec<Stage>, InputError> {
+fn build_layer(
+    layer: &Layer,
+    sources: &Sources,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Stage>, SourceError> {
     let mut stages = Vec::new();
     let mut binds =
         vec![bind(LAYER, &at("/mnt")), bind(TMP, &at("/tmp")), bind("/dev/shm", &at("/dev/shm"))];
     if !layer.hints.binds.is_empty() {
         let (mut entries, mut places) = (Vec::new(), Vec::new());
         for (index, wanted) in layer.hints.binds.iter().enumerate() {
-            let found = inputs::named(&layer.source(wanted), &index.to_string())?;
+            let source = layer.source(wanted, sources)?;
+            let found = named(&source, &index.to_string(), warnings)?;
             let is_folder = matches!(found[0].kind, UploadKind::Directory(_));
             places.push(format!("{ROOT}{}{}", wanted.to, if is_folder { "/" } else { "" }));
             entries.extend(found);
@@ -319,7 +334,7 @@ fn build_layer(layer: &Layer) -> Result<Vec<Stage>, InputError> {
     let steps = vec![
         empty(LAYER),
         empty(TMP),
-        upload(&format!("the folder of {}", layer.name), LAYER, inputs::tree(&layer.folder)?),
+        upload(&format!("the folder of {}", layer.name), LAYER, folder(layer, warnings)?),
         Step::ResolvConf(ResolvConf::Prepare),
         Step::Run(Run {
             what: layer.kind.script().into(),
@@ -341,13 +356,52 @@ fn build_layer(layer: &Layer) -> Result<Vec<Stage>, InputError> {
     Ok(stages)
 }
 
+/// What is in a layer's folder.
+fn folder(layer: &Layer, warnings: &mut Vec<String>) -> Result<Vec<UploadEntry>, SourceError> {
+    let failed = |source| SourceError::Unreadable { path: layer.folder.clone(), source };
+    let tree = rooted::Dir::open(&layer.real)
+        .and_then(|top| inputs::tree(&top, &|_, _| false))
+        .map_err(failed)?;
+    warnings.extend(tree.warnings());
+    inputs::entries(tree.files.iter().map(|(path, found)| (path, found))).map_err(failed)
+}
+
+/// A file or folder that a bind shows, under a name of its own.
+fn named(
+    source: &Source,
+    name: &str,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<UploadEntry>, SourceError> {
+    use std::os::unix::fs::MetadataExt;
+    let name = UnixPath::from(name);
+    let failed = |error| source.unreadable(error);
+    if source.metadata.is_file() {
+        return Ok(vec![inputs::entry(name, &source.file()?).map_err(failed)?]);
+    }
+    if !source.metadata.is_dir() {
+        return Err(source.wrong_kind("file or folder"));
+    }
+    let tree = source.tree()?;
+    warnings.extend(tree.warnings());
+    let mode = source.metadata.mode() & 0o7777;
+    let mut entries = vec![UploadEntry { path: name.clone(), kind: UploadKind::Directory(mode) }];
+    for (path, found) in &tree.files {
+        entries.push(inputs::entry(name.join(path), found).map_err(failed)?);
+    }
+    Ok(entries)
+}
+
 fn bind(from: &str, to: &GuestPath) -> Bind {
     Bind { from: at(from), to: at(&format!("{ROOT}{to}")), read_only: false }
 }
 
 /// A script on the bare disk. Afterwards the root is found anew, because
 /// partitions, volumes and identifiers may be others.
-fn modify_disk(layer: &Layer, root: Option<&str>) -> Result<Stage, InputError> {
+fn modify_disk(
+    layer: &Layer,
+    root: Option<&str>,
+    warnings: &mut Vec<String>,
+) -> Result<Stage, SourceError> {
     let path = format!("{STAND_INS}/first:{PATH}:{STAND_INS}/last");
     let run = |what: &str, argv: Vec<Value>| {
         let mut env = env(&path);
@@ -363,13 +417,14 @@ fn modify_disk(layer: &Layer, root: Option<&str>) -> Result<Stage, InputError> {
             capture: None,
         })
     };
-    let file = |path: &str, text| UploadEntry { path: path.to_owned(), kind: executable(text) };
-    let folder = |path: &str| UploadEntry { path: path.into(), kind: UploadKind::Directory(0o755) };
+    let file = |path: &str, text| UploadEntry { path: path.into(), kind: executable(text) };
+    let directory =
+        |path: &str| UploadEntry { path: path.into(), kind: UploadKind::Directory(0o755) };
     let stand_ins = vec![
-        folder("first"),
+        directory("first"),
         file("first/qemu-img", QEMU_IMG),
         file("first/qemu-nbd", QEMU_NBD),
-        folder("last"),
+        directory("last"),
         file("last/growpart", GROWPART),
         file("settle", SETTLE),
     ];
@@ -383,7 +438,7 @@ fn modify_disk(layer: &Layer, root: Option<&str>) -> Result<Stage, InputError> {
         Step::ForgetLayout,
         empty(LAYER),
         empty(IMAGES),
-        upload(&format!("the folder of {}", layer.name), LAYER, inputs::tree(&layer.folder)?),
+        upload(&format!("the folder of {}", layer.name), LAYER, folder(layer, warnings)?),
         upload("stand-ins for qemu-nbd", STAND_INS, stand_ins),
         Step::File(marker),
         run(

@@ -2,10 +2,13 @@
 //! are.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
+
+use inputs::{Source, SourceError, Sources};
 
 use crate::{Bind, Config, ConfigError, Hints, config};
 
@@ -45,6 +48,8 @@ pub struct Layer {
     pub name: String,
     /// Its folder.
     pub folder: PathBuf,
+    /// The folder without links.
+    pub(crate) real: PathBuf,
     /// Its script.
     pub kind: Kind,
     /// What the script's comments say.
@@ -64,6 +69,8 @@ pub struct Project {
     pub config: Config,
     /// What looks like a layer and is none.
     pub warnings: Vec<String>,
+    /// Which files of the host it may name.
+    pub sources: Sources,
 }
 
 /// Why a project cannot be read.
@@ -77,6 +84,20 @@ pub enum ProjectError {
         /// The cause.
         #[source]
         source: io::Error,
+    },
+    /// Something that it names is not its own, or not there.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A script that the layer has not got in the guest.
+    #[error(
+        "{} is a link to `{}`, but in the guest a layer has its own folder only",
+        path.display(), real.display()
+    )]
+    ScriptElsewhere {
+        /// The script.
+        path: PathBuf,
+        /// Where it leads.
+        real: PathBuf,
     },
     /// Its declaration is wrong.
     #[error(transparent)]
@@ -115,30 +136,30 @@ pub enum ProjectError {
     },
 }
 
-/// Reads a project.
+/// Reads a project. Beside its own files it may name those of `sources`, whose folders
+/// are those of the project.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub fn read(folder: &Path) -> Result<Project, ProjectError> {
-    let io_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ProjectError::Io { path, source }
-    };
-    let listed = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    let mut names: Vec<String> = listed
-        .map_err(io_error(folder))?
-        .iter()
-        .filter_map(|entry| entry.file_name().into_string().ok())
+pub fn read(folder: &Path, sources: Sources) -> Result<Project, ProjectError> {
+    let listed = rooted::Dir::open(folder).and_then(|top| top.names());
+    let names: Vec<String> = listed
+        .map_err(|source| ProjectError::Io { path: folder.to_owned(), source: source.into() })?
+        .into_iter()
+        .filter_map(|name| name.into_string().ok())
         .filter(|name| is_layer_name(name))
         .collect();
-    names.sort();
     let (mut layers, mut warnings) = (Vec::new(), Vec::new());
     for name in names {
-        let path = folder.join(&name);
-        if !path.is_dir() {
-            continue;
-        }
-        match layer(&name, path)? {
+        let found = match sources.find(Path::new(&name)) {
+            Ok(found) if found.metadata.is_dir() => found,
+            Err(error @ (SourceError::Outside { .. } | SourceError::Hidden { .. })) => {
+                return Err(error.into());
+            }
+            // A file, or a link to nothing.
+            _ => continue,
+        };
+        match layer(&name, folder.join(&name), &found, &sources)? {
             Some(layer) => layers.push(layer),
             None => warnings.push(format!(
                 "{name} has neither a `build-layer` nor a `modify-disk`, so it is no layer"
@@ -149,16 +170,23 @@ pub fn read(folder: &Path) -> Result<Project, ProjectError> {
         return Err(ProjectError::Empty(folder.to_owned()));
     }
     let path = folder.join(CONFIG_FILE);
-    let config = match fs::read_to_string(&path) {
-        Ok(text) => config::parse(&path.display().to_string(), &text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Config::default(),
-        Err(source) => return Err(ProjectError::Io { path, source }),
+    let config = match sources.find(Path::new(CONFIG_FILE)) {
+        Ok(found) => {
+            let mut text = String::new();
+            let read = rooted::open_file(&found.real)
+                .map_err(io::Error::from)
+                .and_then(|mut file| file.read_to_string(&mut text));
+            read.map_err(|source| ProjectError::Io { path: path.clone(), source })?;
+            config::parse(&path.display().to_string(), &text)?
+        }
+        Err(SourceError::Missing(_)) => Config::default(),
+        Err(error) => return Err(error.into()),
     };
     let known = |name: &String| layers.iter().any(|layer: &Layer| layer.name == *name);
     if let Some(layer) = config.timeouts.keys().find(|name| !known(name)).cloned() {
         return Err(ProjectError::UnknownTimeout { path, layer });
     }
-    Ok(Project { folder: folder.to_owned(), layers, config, warnings })
+    Ok(Project { folder: folder.to_owned(), layers, config, warnings, sources })
 }
 
 /// Two or more digits and an underscore.
@@ -167,24 +195,28 @@ fn is_layer_name(name: &str) -> bool {
     digits >= DIGITS_MIN && name.as_bytes().get(digits) == Some(&b'_')
 }
 
-fn layer(name: &str, folder: PathBuf) -> Result<Option<Layer>, ProjectError> {
-    let found = [Kind::BuildLayer, Kind::ModifyDisk]
-        .into_iter()
-        .find(|kind| folder.join(kind.script()).is_file());
-    let Some(kind) = found else { return Ok(None) };
+fn layer(
+    name: &str,
+    folder: PathBuf,
+    found: &Source,
+    sources: &Sources,
+) -> Result<Option<Layer>, ProjectError> {
+    let Some((kind, script)) = find_script(name, found, sources)? else { return Ok(None) };
     let path = folder.join(kind.script());
-    let metadata = fs::metadata(&path);
-    let (mode, bytes) = match metadata {
-        Ok(metadata) => (metadata.permissions().mode(), metadata.len()),
-        Err(source) => return Err(ProjectError::Io { path, source }),
-    };
-    if mode & 0o111 == 0 {
+    if !script.real.starts_with(&found.real) {
+        return Err(ProjectError::ScriptElsewhere { path, real: script.real });
+    }
+    if script.metadata.permissions().mode() & 0o111 == 0 {
         return Err(ProjectError::NotExecutable(path));
     }
     // What is no text has no comments.
-    let script = if bytes <= SCRIPT_MAX_BYTES {
-        match fs::read(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+    let script = if script.metadata.len() <= SCRIPT_MAX_BYTES {
+        let mut bytes = Vec::new();
+        let read = rooted::open_file(&script.real)
+            .map_err(io::Error::from)
+            .and_then(|file| file.take(SCRIPT_MAX_BYTES).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(source) => return Err(ProjectError::Io { path, source }),
         }
     } else {
@@ -195,7 +227,28 @@ fn layer(name: &str, folder: PathBuf) -> Result<Option<Layer>, ProjectError> {
         line,
         problem,
     })?;
-    Ok(Some(Layer { name: name.to_owned(), folder, kind, hints, script }))
+    let (name, real) = (name.to_owned(), found.real.clone());
+    Ok(Some(Layer { name, folder, real, kind, hints, script }))
+}
+
+/// The script of a layer, if it has one.
+fn find_script(
+    name: &str,
+    layer: &Source,
+    sources: &Sources,
+) -> Result<Option<(Kind, Source)>, ProjectError> {
+    for kind in [Kind::BuildLayer, Kind::ModifyDisk] {
+        match sources.find(&Path::new(name).join(kind.script())) {
+            Ok(script) if script.metadata.is_file() => return Ok(Some((kind, script))),
+            Ok(_) | Err(SourceError::Missing(_)) => {}
+            Err(SourceError::Outside { real, .. } | SourceError::Hidden { real, .. }) => {
+                let path = layer.path.join(kind.script());
+                return Err(ProjectError::ScriptElsewhere { path, real });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
 }
 
 impl Project {
@@ -217,9 +270,9 @@ impl Project {
 }
 
 impl Layer {
-    /// Where a bind's source is on the host.
-    pub(crate) fn source(&self, bind: &Bind) -> PathBuf {
-        self.folder.join(&bind.from)
+    /// What a bind shows.
+    pub(crate) fn source(&self, bind: &Bind, sources: &Sources) -> Result<Source, SourceError> {
+        sources.find(&Path::new(&self.name).join(&bind.from))
     }
 }
 
@@ -255,12 +308,13 @@ pub fn new_layer(project: &Path, name: &str) -> Result<PathBuf, NewLayerError> {
     }
     let folder = project.join(name);
     let script = folder.join(Kind::BuildLayer.script());
-    fs::create_dir(&folder).map_err(|source| match source.kind() {
+    let made = fs::create_dir(&folder).and_then(|()| rooted::allow_user_mode_at(&folder, 0o777));
+    made.map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => NewLayerError::Exists(folder.clone()),
         _ => NewLayerError::Io { path: folder.clone(), source },
     })?;
     fs::write(&script, "#!/bin/sh\nset -eu\n\n")
-        .and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
+        .and_then(|()| rooted::allow_user_mode_at(&script, 0o777))
         .map_err(|source| NewLayerError::Io { path: script.clone(), source })?;
     Ok(script)
 }

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use inputs::Sources;
+
 use crate::{
     complaint::{Source, SpecError},
     lower::{Lowered, Settings, lower},
@@ -61,6 +63,10 @@ pub struct Options {
     pub arch: String,
     /// The working directory.
     pub directory: PathBuf,
+    /// `--allow-host-path`: what the spec may name beside its own files.
+    pub allowed: Vec<PathBuf>,
+    /// Homes and folders for temporary files; see [`Sources::broad`].
+    pub broad: Vec<PathBuf>,
 }
 
 /// Why there is nothing to build.
@@ -141,10 +147,6 @@ pub fn prepare(options: &Options, stdin: &mut dyn Read) -> Result<Prepared, Fail
     let source = read_spec(options, stdin)?;
     let wrong = |error: SpecError| Failure::Spec(Box::new(error));
     let spec = spec::read(source.clone(), &variables, options.lenient).map_err(wrong)?;
-    let mut directories = vec![options.directory.clone()];
-    if let Some(parent) = Path::new(&options.spec).parent().filter(|_| options.spec != "-") {
-        directories.push(options.directory.join(parent));
-    }
     let settings = Settings {
         spec: options.spec.clone(),
         output: options.output.clone(),
@@ -155,12 +157,28 @@ pub fn prepare(options: &Options, stdin: &mut dyn Read) -> Result<Prepared, Fail
         format_options: options.format_options.clone(),
         checksums: options.checksums.clone(),
         arch: options.arch.clone(),
-        directories,
+        sources: sources(options),
         lenient: options.lenient,
         wording: options.wording,
     };
     let lowered = lower(&spec, &settings).map_err(wrong)?;
     Ok(Prepared { lowered, source })
+}
+
+/// What the spec may name: files of its own folder, and of the working directory where the
+/// spec lies in it; see [`Sources`].
+fn sources(options: &Options) -> Sources {
+    let here = options.directory.clone();
+    let parent = Path::new(&options.spec).parent().filter(|_| options.spec != "-");
+    let own = parent.map(|parent| here.join(parent));
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let lies_here = own.as_ref().is_none_or(|own| real(own).starts_with(real(&here)));
+    Sources {
+        lookup: [here.clone()].into_iter().chain(own.clone()).collect(),
+        own: own.into_iter().chain(lies_here.then_some(here)).collect(),
+        allowed: options.allowed.clone(),
+        broad: options.broad.clone(),
+    }
 }
 
 fn read_spec(options: &Options, stdin: &mut dyn Read) -> Result<Source, Failure> {

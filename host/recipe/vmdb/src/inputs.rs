@@ -2,135 +2,153 @@
 //! enter the guest. Each is read once here, for its digest.
 
 use std::{
-    fs::{self, File, Metadata},
-    io::Read,
-    os::unix::fs::PermissionsExt,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
-use plan::{Digest, DiskBase, FileSource, UploadEntry, UploadKind};
-use sha2::{Digest as _, Sha256};
+use inputs::{Found, Source, SourceError, Sources};
+use plan::{Digest, DiskBase, FileSource, UnixPath, UploadEntry, UploadKind};
 
-/// Files of one copied directory. A tree of this size already takes minutes to
-/// send; more is surely a directory that was not meant.
-const FILES_MAX: usize = 200_000;
 /// The largest key file: cryptsetup reads no more by default (8 MiB).
 const KEY_MAX_BYTES: u64 = 8 * 1024 * 1024;
+/// Where distributions and administrators put the public keys of archives. A spec may
+/// name one as a keyring.
+const KEYRING_FOLDERS: [&str; 3] =
+    ["/usr/share/keyrings", "/etc/apt/keyrings", "/etc/apt/trusted.gpg.d"];
 
 /// Why an input cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
-    #[error("cannot read `{}`: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("`{}` does not exist", .0.display())]
-    Missing(PathBuf),
-    #[error("`{}` is no {wanted}", path.display())]
-    Kind { path: PathBuf, wanted: &'static str },
-    #[error("`{}` has a name that is no UTF-8 text", .0.display())]
-    Name(PathBuf),
-    #[error("`{}` holds more than {FILES_MAX} files", .0.display())]
-    TooMany(PathBuf),
+    #[error(transparent)]
+    Source(#[from] SourceError),
     #[error("`{}` is larger than {KEY_MAX_BYTES} bytes or no UTF-8 text, which a key must be", .0.display())]
     Key(PathBuf),
 }
 
-/// Where relative paths are looked up, in order: vmdb2 takes the working
-/// directory; a spec that is used from elsewhere also finds its neighbours.
+impl InputError {
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Source(error) => error.hint(),
+            Self::Key(_) => None,
+        }
+    }
+}
+
+/// Where the spec's paths are looked up: vmdb2 takes the working directory; a spec that
+/// is used from elsewhere also finds its neighbours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Directories(pub(crate) Vec<PathBuf>);
+pub(crate) struct Directories(pub(crate) Sources);
 
 impl Directories {
-    /// The path that is meant, and what is there.
-    fn find(&self, path: &str) -> Result<(PathBuf, Metadata), InputError> {
-        for directory in &self.0 {
-            let candidate = directory.join(path);
-            match fs::metadata(&candidate) {
-                Ok(metadata) => return Ok((candidate, metadata)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => return Err(InputError::Io { path: candidate, source }),
-            }
-        }
-        let first = self.0.first().map_or_else(|| PathBuf::from(path), |dir| dir.join(path));
-        Err(InputError::Missing(first))
-    }
-
-    /// A regular file, read for its digest.
+    /// A regular file that the spec names, read for its digest.
     pub(crate) fn file(&self, path: &str) -> Result<HostFile, InputError> {
-        let (path, metadata) = self.find(path)?;
-        if !metadata.is_file() {
-            return Err(InputError::Kind { path, wanted: "regular file" });
-        }
-        HostFile::read(path, metadata.permissions().mode())
+        HostFile::read(&self.0.find(Path::new(path))?)
     }
 
-    /// The size of an image in whole sectors.
+    /// A regular file that the command line names, read for its digest.
+    pub(crate) fn file_of_user(&self, path: &str) -> Result<HostFile, InputError> {
+        HostFile::read(&self.0.find_of_user(Path::new(path))?)
+    }
+
+    /// A keyring: a file of the spec, or one of those that every user of the host has.
+    pub(crate) fn keyring(&self, path: &str) -> Result<HostFile, InputError> {
+        let mut sources = self.0.clone();
+        sources.allowed.extend(KEYRING_FOLDERS.map(PathBuf::from));
+        HostFile::read(&sources.find(Path::new(path))?)
+    }
+
+    /// The size of an image that the command line names, in whole sectors.
     pub(crate) fn size_of(&self, path: &str) -> Result<u64, InputError> {
-        let (path, metadata) = self.find(path)?;
-        if !metadata.is_file() {
-            return Err(InputError::Kind { path, wanted: "regular file" });
+        let source = self.0.find_of_user(Path::new(path))?;
+        if !source.metadata.is_file() {
+            return Err(source.wrong_kind("regular file").into());
         }
-        Ok(metadata.len() / 512 * 512)
+        Ok(source.metadata.len() / 512 * 512)
     }
 
-    /// Whether there is a regular file.
+    /// Whether there is a regular file. Nothing of it is read.
     pub(crate) fn has_file(&self, path: &str) -> bool {
-        self.find(path).is_ok_and(|(_, metadata)| metadata.is_file())
+        self.0.find_of_user(Path::new(path)).is_ok_and(|source| source.metadata.is_file())
     }
 
     /// The text of a key file.
     pub(crate) fn key(&self, path: &str) -> Result<String, InputError> {
-        let (path, metadata) = self.find(path)?;
-        if metadata.len() > KEY_MAX_BYTES {
-            return Err(InputError::Key(path));
+        let source = self.0.find(Path::new(path))?;
+        if source.metadata.len() > KEY_MAX_BYTES {
+            return Err(InputError::Key(source.path));
         }
-        match fs::read(&path) {
-            Ok(bytes) => String::from_utf8(bytes).map_err(|_| InputError::Key(path)),
-            Err(source) => Err(InputError::Io { path, source }),
-        }
+        read_text(&source, KEY_MAX_BYTES)?.ok_or(InputError::Key(source.path))
     }
 
-    /// A directory as entries of an upload. Links stay links; what is neither
-    /// file, directory nor link is passed over and named.
+    /// The text of a file, when it is a regular one that may be read and not larger than
+    /// `max_bytes`.
+    pub(crate) fn text(&self, path: &Path, max_bytes: u64) -> Option<String> {
+        read_text(&self.0.find(path).ok()?, max_bytes).ok()?
+    }
+
+    /// A directory as entries of an upload, without the bits of `umask`. Links stay
+    /// links.
     pub(crate) fn tree(&self, path: &str, umask: u32) -> Result<HostTree, InputError> {
-        let (path, metadata) = self.find(path)?;
-        if !metadata.is_dir() {
-            return Err(InputError::Kind { path, wanted: "directory" });
+        let source = self.0.find(Path::new(path))?;
+        let tree = source.tree()?;
+        let warnings = tree.warnings();
+        let entry = |(path, found): (UnixPath, Found)| {
+            let found = without(found, umask);
+            inputs::entry(path, &found).map_err(|error| source.unreadable(error))
+        };
+        let entries = tree.files.into_iter().map(entry).collect::<Result<_, _>>()?;
+        Ok(HostTree { entries, warnings })
+    }
+}
+
+/// `None` when it is larger, or no UTF-8.
+fn read_text(source: &Source, max_bytes: u64) -> Result<Option<String>, SourceError> {
+    let mut bytes = Vec::new();
+    let file = rooted::open_file(&source.real).map_err(|error| source.unreadable(error))?;
+    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|error| {
+        source.unreadable(rooted::Error::Io {
+            action: "read",
+            path: source.real.clone(),
+            source: error,
+        })
+    })?;
+    Ok(Some(bytes)
+        .filter(|bytes| bytes.len() as u64 <= max_bytes)
+        .and_then(|bytes| String::from_utf8(bytes).ok()))
+}
+
+/// A file without some permission bits.
+fn without(found: Found, umask: u32) -> Found {
+    match found {
+        Found::Symlink { .. } => found,
+        Found::Directory { mode } => Found::Directory { mode: mode & !umask },
+        Found::File { host, mode } => Found::File { host, mode: mode & !umask },
+        Found::Fifo { mode } => Found::Fifo { mode: mode & !umask },
+        Found::Device { mode, kind, major, minor } => {
+            Found::Device { mode: mode & !umask, kind, major, minor }
         }
-        let mut tree = HostTree { entries: Vec::new(), skipped: Vec::new() };
-        tree.walk(&path, "", umask)?;
-        Ok(tree)
     }
 }
 
 /// A file of the host.
 #[derive(Debug, Clone)]
 pub(crate) struct HostFile {
+    /// Its path as it was found.
     pub(crate) path: PathBuf,
     pub(crate) bytes: u64,
     pub(crate) mode: u32,
+    /// Its path without links.
+    real: PathBuf,
     sha256: Digest,
 }
 
 impl HostFile {
-    fn read(path: PathBuf, mode: u32) -> Result<Self, InputError> {
-        let digest = || -> std::io::Result<(u64, Digest)> {
-            let mut file = File::open(&path)?;
-            let mut hash = Sha256::new();
-            let mut buffer = vec![0; 128 * 1024];
-            let mut bytes = 0;
-            loop {
-                let count = file.read(&mut buffer)?;
-                if count == 0 {
-                    return Ok((bytes, Digest(hash.finalize().into())));
-                }
-                hash.update(&buffer[..count]);
-                bytes += count as u64;
-            }
+    fn read(source: &Source) -> Result<Self, InputError> {
+        let Found::File { host, mode } = source.file()? else {
+            return Err(source.wrong_kind("regular file").into());
         };
-        match digest() {
-            Ok((bytes, sha256)) => Ok(Self { path, bytes, mode: mode & 0o7777, sha256 }),
-            Err(source) => Err(InputError::Io { path, source }),
-        }
+        let (bytes, sha256) = inputs::measure(&host).map_err(|error| source.unreadable(error))?;
+        Ok(Self { path: source.path.clone(), bytes, mode, real: host, sha256 })
     }
 
     /// The file as what a disk begins with.
@@ -140,9 +158,9 @@ impl HostFile {
 
     /// The file as an entry of an upload.
     pub(crate) fn entry(&self, name: &str, mode: u32) -> UploadEntry {
-        let (path, bytes, sha256) = (self.path.clone(), self.bytes, self.sha256);
+        let (path, bytes, sha256) = (self.real.clone(), self.bytes, self.sha256);
         let source = FileSource::Host { path, bytes, sha256 };
-        UploadEntry { path: name.to_owned(), kind: UploadKind::File { mode, source } }
+        UploadEntry { path: name.into(), kind: UploadKind::File { mode, source } }
     }
 
     /// The last part of its path.
@@ -155,47 +173,6 @@ impl HostFile {
 #[derive(Debug)]
 pub(crate) struct HostTree {
     pub(crate) entries: Vec<UploadEntry>,
-    /// Devices, sockets and pipes.
-    pub(crate) skipped: Vec<PathBuf>,
-}
-
-impl HostTree {
-    fn walk(&mut self, directory: &Path, prefix: &str, umask: u32) -> Result<(), InputError> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| InputError::Io { path, source }
-        };
-        let mut names = fs::read_dir(directory)
-            .and_then(|entries| {
-                entries.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>()
-            })
-            .map_err(io(directory))?;
-        names.sort();
-        for name in names {
-            let path = directory.join(&name);
-            let text = name.to_str().ok_or_else(|| InputError::Name(path.clone()))?;
-            let relative = format!("{prefix}{text}");
-            let metadata = fs::symlink_metadata(&path).map_err(io(&path))?;
-            let mode = metadata.permissions().mode() & 0o7777 & !umask;
-            if self.entries.len() >= FILES_MAX {
-                return Err(InputError::TooMany(directory.to_owned()));
-            }
-            let kind = metadata.file_type();
-            if kind.is_symlink() {
-                let target = fs::read_link(&path).map_err(io(&path))?;
-                let target = target.to_str().ok_or_else(|| InputError::Name(path.clone()))?;
-                let kind = UploadKind::Symlink(target.to_owned());
-                self.entries.push(UploadEntry { path: relative, kind });
-            } else if kind.is_dir() {
-                let kind = UploadKind::Directory(mode);
-                self.entries.push(UploadEntry { path: relative.clone(), kind });
-                self.walk(&path, &format!("{relative}/"), umask)?;
-            } else if kind.is_file() {
-                self.entries.push(HostFile::read(path, mode)?.entry(&relative, mode));
-            } else {
-                self.skipped.push(path);
-            }
-        }
-        Ok(())
-    }
+    /// What is left out.
+    pub(crate) warnings: Vec<String>,
 }

@@ -257,7 +257,9 @@ fn carry_out(prepared: &Prepared, guest: &Path) {
                             fs::create_dir_all(&path).unwrap();
                             fs::set_permissions(&path, PermissionsExt::from_mode(*mode)).unwrap();
                         }
-                        UploadKind::Symlink(target) => symlink(target, &path).unwrap(),
+                        UploadKind::Symlink(target) => {
+                            symlink(target.to_path_buf(), &path).unwrap();
+                        }
                         UploadKind::File { mode, source } => {
                             match source {
                                 FileSource::Text(text) => fs::write(&path, text).unwrap(),
@@ -267,6 +269,7 @@ fn carry_out(prepared: &Prepared, guest: &Path) {
                             }
                             fs::set_permissions(&path, PermissionsExt::from_mode(*mode)).unwrap();
                         }
+                        other => panic!("the trees have no {other:?}"),
                     }
                 }
             }

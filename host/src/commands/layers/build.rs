@@ -8,7 +8,7 @@ use std::{
 };
 
 use base_image::{Backing, BaseImage, Format, write_overlay};
-use layers::{Layer, Project, ProjectError, Target};
+use layers::{Base, Layer, Project, ProjectError, Target};
 use plan::{DiskBase, Plan};
 
 use super::{LayersBuildArgs, RESULT, starting_image};
@@ -16,6 +16,7 @@ use crate::{
     cli::ChecksumKind,
     commands::{Context, Outcome, logs, machine_run, recipe, resolve},
     error::{CommandError, Kind},
+    host_paths,
     pipeline::{self, Ctx},
     settings::Settings,
     ui::{self, Ui, bytes},
@@ -54,7 +55,8 @@ struct Lowered {
 }
 
 fn read(args: &LayersBuildArgs) -> Result<Project, CommandError> {
-    layers::read(&args.project).map_err(project_error)
+    let sources = host_paths::sources(&args.project, &args.host_paths)?;
+    layers::read(&args.project, sources).map_err(project_error)
 }
 
 /// Lowers a project. A base image that is missing is fetched or built, because the
@@ -68,7 +70,10 @@ fn prepare(args: &LayersBuildArgs, project: &Project, ctx: &Ctx) -> Result<Lower
     let result = Artefact::of(args, project, chosen)?;
     result.make_folder()?;
     let base = find_base(args, project, &settings, ctx)?;
-    let plan = lower(args, project, chosen, &base, &result)?;
+    let layers::Lowered { plan, warnings } = lower(args, project, chosen, &base, &result)?;
+    for warning in warnings {
+        ctx.warn(warning);
+    }
     Ok(Lowered { plan, settings, base, result })
 }
 
@@ -82,6 +87,8 @@ fn project_error(error: ProjectError) -> CommandError {
     let hint = match &error {
         ProjectError::Empty(_) => Some("`vbuild layers new-layer 10_name` makes one".to_owned()),
         ProjectError::NotExecutable(path) => Some(format!("chmod +x {}", path.display())),
+        ProjectError::ScriptElsewhere { .. } => Some("put a copy of it in its place".to_owned()),
+        ProjectError::Source(error) => error.hint(),
         _ => None,
     };
     CommandError::new(Kind::Usage, error).maybe_hint(hint)
@@ -109,6 +116,11 @@ fn find_base(
         CommandError::usage("nothing says what the first layer starts from")
             .hint(format!("`base:` in {}, or --base IMAGE", layers::CONFIG_FILE))
     })?;
+    if let Base::Image { path, .. } = declared {
+        project.sources.find(Path::new(path)).map_err(|error| {
+            host_paths::source_error(error).hint("or name it on the command line: `--base`")
+        })?;
+    }
     starting_image::find(declared, &project.folder, settings, ctx)
 }
 
@@ -118,7 +130,7 @@ fn lower(
     chosen: &[Layer],
     base: &BaseImage,
     result: &Artefact,
-) -> Result<Plan, CommandError> {
+) -> Result<layers::Lowered, CommandError> {
     let size = args.size.map(|size| size.0).or(project.config.size);
     if let Some(size) = size.filter(|size| *size < base.bytes) {
         let text = format!(
@@ -140,7 +152,7 @@ fn lower(
             checksums: args.checksum.iter().copied().map(ChecksumKind::into_plan).collect(),
         },
     };
-    layers::lower(project, &request).map_err(|error| CommandError::new(Kind::Usage, error))
+    layers::lower(project, &request).map_err(host_paths::source_error)
 }
 
 /// The base as the plan knows it.
@@ -197,7 +209,7 @@ impl Artefact {
     /// there.
     fn make_folder(&self) -> Result<(), CommandError> {
         let Some(folder) = &self.own_folder else { return Ok(()) };
-        fs::create_dir_all(folder).map_err(|error| {
+        rooted::make_user_directories(folder).map_err(|error| {
             CommandError::new(Kind::Host, error)
                 .context(format!("cannot make {}", folder.display()))
         })

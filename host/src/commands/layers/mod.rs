@@ -11,8 +11,8 @@ use clap::{Args, Subcommand};
 use super::{Context, Outcome, boot, recipe};
 use crate::{
     cli::{
-        BuilderArgs, ByteSize, CacheDirArgs, ChecksumKind, MachineArgs, OutputArgs, SourceArgs,
-        positive,
+        BuilderArgs, ByteSize, CacheDirArgs, ChecksumKind, HostPathArgs, MachineArgs, OutputArgs,
+        SourceArgs, positive,
     },
     error::{CommandError, Kind},
     pipeline::Ctx,
@@ -94,6 +94,10 @@ pub struct LayersBuildArgs {
     #[arg(long, value_name = "KIND,...", require_equals = true, num_args = 0..=1,
           value_delimiter = ',', default_missing_values = ["md5", "sha256"])]
     pub checksum: Vec<ChecksumKind>,
+
+    /// What the project may name of the host.
+    #[command(flatten)]
+    pub host_paths: HostPathArgs,
 
     /// Fail a script that runs longer than this, where vbuild.yaml says nothing
     #[arg(long, value_name = "SECONDS", value_parser = positive)]

@@ -59,13 +59,24 @@ pub(crate) fn choose(
     let names = [format!("block-device-{file_arch}.yaml"), "block-device-default.yaml".to_owned()];
     for element in elements {
         for name in &names {
-            let path = element.path.join(name);
-            if path.exists() {
-                return read(ConfigOrigin::Element(path.clone()), path);
+            match element.text(name) {
+                Ok(Some((path, text))) => {
+                    return Ok(ConfigText { origin: ConfigOrigin::Element(path), text });
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let (path, reason) = (element.path.join(name), chain(&error));
+                    return Err(BlockDeviceError::Unreadable { path, reason });
+                }
             }
         }
     }
     Ok(ConfigText { origin: ConfigOrigin::Fallback, text: FALLBACK.to_owned() })
+}
+
+fn chain(error: &rooted::Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
 }
 
 fn read(origin: ConfigOrigin, path: PathBuf) -> Result<ConfigText, BlockDeviceError> {

@@ -1,5 +1,7 @@
 //! The rules of dependencies, on the facts of the original's own tests.
 
+use std::{fs, os::unix::fs::symlink};
+
 use super::*;
 
 /// Elements as the original's tests make them: name, dependencies, provides.
@@ -231,4 +233,51 @@ fn the_real_expansion_agrees() {
         }
     }
     assert!(agreed > 100, "{agreed}");
+}
+
+#[test]
+fn an_element_that_is_a_link_must_stay_beneath_the_search_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = fs::canonicalize(folder.path()).unwrap();
+    let (search, outside) = (root.join("elements"), root.join("outside"));
+    element(&search.join("group"), "grouped", &[], &["operating-system"]);
+    element(&outside, "secrets", &[], &["operating-system"]);
+    symlink("group/grouped", search.join("near")).unwrap();
+    symlink("../outside/secrets", search.join("far")).unwrap();
+    symlink(".", search.join("self")).unwrap();
+    symlink("nowhere", search.join("gone")).unwrap();
+    let catalogue = Catalogue::load(std::slice::from_ref(&search)).unwrap();
+    assert_eq!(catalogue.get("grouped").unwrap().path, search.join("group/grouped"));
+    assert!(catalogue.get("secrets").is_none());
+    let error = catalogue.expand(&["far".into()]).unwrap_err();
+    assert!(matches!(&error, ElementError::LeadsOut(_)), "{error}");
+    assert!(error.to_string().contains("elements/far` is a link that leads out of"), "{error}");
+    let error = catalogue.expand(&["gone".into()]).unwrap_err();
+    assert!(matches!(error, ElementError::Missing(_)), "{error}");
+    // Named on the command line, the other place is the user's word.
+    let catalogue = Catalogue::load(&[search, outside]).unwrap();
+    assert!(catalogue.get("secrets").is_some());
+}
+
+#[test]
+fn lists_are_read_through_links_that_stay_beneath_the_search_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = fs::canonicalize(folder.path()).unwrap();
+    let search = root.join("elements");
+    for name in ["one", "two", "three"] {
+        element(&search, name, &[], &["operating-system"]);
+        fs::remove_file(search.join(name).join("element-deps")).unwrap();
+    }
+    fs::write(search.join("deps"), "dependency\n").unwrap();
+    fs::write(root.join("secret"), "root:x:0:0\n").unwrap();
+    symlink("../deps", search.join("one/element-deps")).unwrap();
+    symlink("../../secret", search.join("two/element-deps")).unwrap();
+    symlink("nowhere", search.join("three/element-deps")).unwrap();
+    let catalogue = Catalogue::load(&[search]).unwrap();
+    assert_eq!(catalogue.get("one").unwrap().depends, ["dependency"]);
+    assert_eq!(catalogue.get("three").unwrap().depends, [""; 0]);
+    // One that leads out counts once its element is wanted, and nothing of it is read.
+    let error = catalogue.expand(&["two".into()]).unwrap_err();
+    assert!(error.to_string().contains("two/element-deps` is a link that leads out"), "{error}");
+    assert!(!error.to_string().contains("root:x"), "{error}");
 }

@@ -8,6 +8,8 @@ fn element(name: &str) -> Element {
     Element {
         name: name.to_owned(),
         path: PathBuf::from("/somewhere").join(name),
+        root: PathBuf::from("/somewhere"),
+        leads_out: None,
         search_index: 1,
         provides: BTreeSet::new(),
         depends: Vec::new(),

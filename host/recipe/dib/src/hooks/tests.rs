@@ -1,6 +1,12 @@
 //! Merging and visibility, on elements made for the test.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+};
+
+use plan::UploadKind;
 
 use super::*;
 
@@ -21,6 +27,13 @@ impl Elements {
         self
     }
 
+    fn link(&self, element: &str, path: &str, target: &str) -> &Self {
+        let link = self.root.path().join(element).join(path);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(target, link).unwrap();
+        self
+    }
+
     fn merge(&self, exclude: &[&str]) -> Result<Hooks, HookError> {
         let mut names: Vec<String> = fs::read_dir(self.root.path())
             .unwrap()
@@ -38,6 +51,8 @@ fn element(root: &Path, name: &str) -> Element {
     Element {
         name: name.to_owned(),
         path: root.join(name),
+        root: root.to_owned(),
+        leads_out: None,
         search_index: 0,
         provides: BTreeSet::new(),
         depends: Vec::new(),
@@ -49,7 +64,7 @@ fn single(hooks: &Hooks, phase: Phase) -> Vec<&str> {
 }
 
 fn paths(hooks: &Hooks, visible: Visible) -> Vec<String> {
-    hooks.part(visible).unwrap().into_iter().map(|entry| entry.path).collect()
+    hooks.part(visible).unwrap().into_iter().map(|entry| entry.path.to_string()).collect()
 }
 
 #[test]
@@ -112,7 +127,8 @@ fn excluded_scripts_are_gone_everywhere() {
         .file("a", "bin/10-x", "")
         .file("a", "10-x", "");
     let hooks = elements.merge(&["10-x", "unknown"]).unwrap();
-    assert_eq!(hooks.merged.keys().collect::<Vec<_>>(), ["10-x", "bin", "finalise.d", "install.d"]);
+    let left: Vec<&str> = hooks.merged.keys().map(plan::UnixPath::as_str).collect();
+    assert_eq!(left, ["10-x", "bin", "finalise.d", "install.d"]);
 }
 
 #[test]
@@ -192,7 +208,7 @@ fn a_script_that_uses_another_phase_sees_it() {
         .element_part("b", Visible::From(Phase::Root))
         .unwrap()
         .into_iter()
-        .map(|entry| entry.path)
+        .map(|entry| entry.path.to_string())
         .collect();
     assert_eq!(own, ["post-install.d/50-b"]);
 }
@@ -204,4 +220,118 @@ fn phases_are_found_as_whole_names() {
     assert_eq!(mentioned("ls /etc/install.d"), []);
     assert_eq!(mentioned(&without_comments("  # called by root.d\nls $TMP_HOOKS_PATH/bin")), []);
     assert_eq!(mentioned("ls /tmp/in_target.d/{install.d,root.d}"), [Phase::Root, Phase::Install]);
+}
+
+/// Links of the hooks that are uploaded at any time, with what they say.
+fn links(hooks: &Hooks) -> Vec<String> {
+    let times = Phase::ALL.map(Visible::From);
+    let all = [Visible::FromTheStart].into_iter().chain(times);
+    let mut links: Vec<String> = all
+        .flat_map(|visible| hooks.part(visible).unwrap())
+        .filter_map(|entry| match entry.kind {
+            UploadKind::Symlink(target) => Some(format!("{} -> {target}", entry.path)),
+            _ => None,
+        })
+        .collect();
+    links.sort();
+    links
+}
+
+#[test]
+fn links_reach_the_hooks_as_links_wherever_they_lead() {
+    let elements = Elements::new();
+    elements
+        .file("a", "scripts/x", "")
+        .link("a", "install.d/50-x", "../scripts/x")
+        .link("a", "install.d/a-source-install", "../scripts")
+        .link("a", "install.d/data", "/proc/self/environ")
+        .link("a", "static/etc/localtime", "/usr/share/zoneinfo/UTC")
+        .link("a", "static/etc/systemd/system/apt-daily.timer", "/dev/null")
+        .link("a", "static/usr/lib/gone", "nowhere")
+        .link("a", "static/usr/up", "../..")
+        .link("a", "self", ".")
+        .link("a", "pkg-map", "scripts/x")
+        .link("a", "README.md", "../../README.md");
+    let hooks = elements.merge(&[]).unwrap();
+    let expected = [
+        "README.md -> ../../README.md",
+        "install.d/50-x -> ../scripts/x",
+        "install.d/a-source-install -> ../scripts",
+        "install.d/data -> /proc/self/environ",
+        "pkg-map -> scripts/x",
+        "self -> .",
+        "static/etc/localtime -> /usr/share/zoneinfo/UTC",
+        "static/etc/systemd/system/apt-daily.timer -> /dev/null",
+        "static/usr/lib/gone -> nowhere",
+        "static/usr/up -> ../..",
+    ];
+    assert_eq!(links(&hooks), expected);
+    // What would have run, and does not without the file, is named.
+    let [warning] = &hooks.warnings[..] else { panic!("{:?}", hooks.warnings) };
+    assert!(warning.starts_with("`install.d/data` of the element a is a link"), "{warning}");
+    assert!(warning.contains("`/proc/self/environ`"), "{warning}");
+    // install-types looks for such directories, links to them too, in extra-data.d.
+    let early = paths(&hooks, Visible::From(Phase::ExtraData));
+    assert_eq!(early, ["install.d/a-source-install"]);
+}
+
+#[test]
+fn a_directory_of_hooks_may_be_a_link_beneath_the_search_path() {
+    let elements = Elements::new();
+    elements
+        .file("a", "install.d/10-a", "a")
+        .link("a", "pre-install.d", "install.d")
+        .link("a", "cleanup.d", "../b/shared")
+        .link("a", "finalise.d", "../../elsewhere")
+        .file("b", "shared/20-b", "b")
+        .file("b", "finalise.d/30-b", "b")
+        .file("b", "pre-install.d/40-b", "b");
+    let hooks = elements.merge(&[]).unwrap();
+    assert_eq!(paths(&hooks, Visible::From(Phase::PreInstall)), ["pre-install.d/10-a"]);
+    assert_eq!(paths(&hooks, Visible::From(Phase::Cleanup)), ["cleanup.d/20-b"]);
+    // A script at a place that the element itself does not have is not put there singly.
+    assert_eq!(single(&hooks, Phase::PreInstall), ["40-b"]);
+    assert_eq!(single(&hooks, Phase::Cleanup), [""; 0]);
+    assert_eq!(single(&hooks, Phase::Finalise), ["30-b"]);
+    let [warning] = &hooks.warnings[..] else { panic!("{:?}", hooks.warnings) };
+    assert!(warning.contains("`finalise.d` of the element a"), "{warning}");
+    assert!(warning.contains("leads out of"), "{warning}");
+    // The element's own tree still says what it says.
+    let own = hooks.element_part("a", Visible::FromTheStart).unwrap();
+    let is_link = |path: &str| {
+        own.iter().any(|entry| entry.path == path && matches!(entry.kind, UploadKind::Symlink(_)))
+    };
+    assert!(is_link("pre-install.d") && is_link("cleanup.d") && is_link("finalise.d"));
+}
+
+#[test]
+fn links_of_two_elements_collide_as_copying_them_would() {
+    let same = Elements::new();
+    same.link("a", "static/lib64", "usr/lib64").link("b", "static/lib64", "usr/lib64");
+    assert_eq!(links(&same.merge(&[]).unwrap()), ["static/lib64 -> usr/lib64"]);
+    let scripts = Elements::new();
+    scripts.file("a", "bin/x", "").link("a", "install.d/1-x", "../bin/x");
+    scripts.link("b", "install.d/1-x", "../bin/x");
+    assert!(scripts.merge(&[]).is_err());
+    for (directory, other) in [("a", "b"), ("b", "a")] {
+        let elements = Elements::new();
+        elements.file(directory, "static/usr/lib/x/y", "").link(other, "static/usr/lib/x", "/etc");
+        let error = elements.merge(&[]).unwrap_err().to_string();
+        assert!(error.contains("static/usr/lib/x in: a b"), "{error}");
+    }
+}
+
+#[test]
+fn names_need_not_be_utf8() {
+    use std::os::unix::ffi::OsStrExt;
+    let elements = Elements::new();
+    elements.file("a", "static/usr/share/doc/x", "");
+    let latin = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    fs::write(elements.root.path().join("a/static/usr/share/doc").join(latin), "").unwrap();
+    fs::write(elements.root.path().join("a").join(latin), "").unwrap();
+    let hooks = elements.merge(&[]).unwrap();
+    let entries = hooks.part(Visible::FromTheStart).unwrap();
+    let names: Vec<_> = entries.iter().map(|entry| entry.path.bytes().into_owned()).collect();
+    assert!(names.contains(&b"static/usr/share/doc/caf\xe9".to_vec()), "{names:?}");
+    assert!(names.contains(&b"caf\xe9".to_vec()), "{names:?}");
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use plan::{DiskSize, GuestPath, ImageSize, NodeKind};
+use rooted::Dir;
 use uuid::Uuid;
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     elements::{self, Catalogue, Element},
     environment::{Environment, SIZE_FACT},
     error::DibError,
+    files::{Tree, read_tree},
     guest,
     hooks::Hooks,
     lower::steps,
@@ -60,6 +62,18 @@ pub(crate) struct Build<'a> {
     /// Whether no image is wanted, only what cleanup.d leaves.
     pub(crate) ramdisk: bool,
     pub(crate) warnings: Vec<String>,
+    /// What `--share` gives to scripts.
+    pub(crate) shares: Vec<Shared>,
+}
+
+/// Files of the host that the user shares with scripts.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// What they are, for messages.
+    pub(crate) what: String,
+    /// Where they go.
+    pub(crate) to: GuestPath,
+    pub(crate) tree: Tree,
 }
 
 impl<'a> Build<'a> {
@@ -74,6 +88,7 @@ impl<'a> Build<'a> {
         let requested = elements::requested(options, &settings.arch);
         let elements = expand(options, located, &requested, &mut warnings)?;
         let hooks = Hooks::merge(&elements, &options.exclude_scripts)?;
+        warnings.extend(hooks.warnings.iter().cloned());
         let config = choose(settings.block_device_config.as_deref(), &elements, &settings.arch)?;
         let seed = seed(&image_name, &elements, &settings, &config.text);
         let layout = Layout::of(&config, options, &settings, &seed)?;
@@ -81,6 +96,7 @@ impl<'a> Build<'a> {
         let has_esp = elements.iter().any(|element| element.name.contains("block-device-efi"));
         let size = image_size(&settings, has_esp, &layout.symbols);
         let ramdisk = options.ramdisk || names("ironic-agent");
+        let shares = shared(options, &mut warnings)?;
         let root_uuid = root_uuid(&layout.devices);
         Ok(Self {
             ramdisk,
@@ -99,6 +115,7 @@ impl<'a> Build<'a> {
             image_name,
             directory,
             warnings,
+            shares,
         })
     }
 
@@ -136,6 +153,28 @@ impl<'a> Build<'a> {
 
 pub(crate) fn guest_path(option: &'static str, path: String) -> Result<GuestPath, OptionError> {
     GuestPath::new(path).map_err(|source| OptionError::GuestPath { option, source })
+}
+
+/// Reads what is shared. The user named it, so links that lead there are followed; those in it
+/// stay links.
+fn shared(options: &DibOptions, warnings: &mut Vec<String>) -> Result<Vec<Shared>, DibError> {
+    let mut shares = Vec::new();
+    for share in &options.shares {
+        let to = share.guest.clone().unwrap_or_else(|| share.host.display().to_string());
+        let to = guest_path("--share", to)?;
+        let what = format!("shared {}", share.host.display());
+        let (to, tree) = if share.host.is_dir() {
+            let (tree, told) = read_tree(&Dir::open(&share.host)?, &|_, _| false)?;
+            warnings.extend(told);
+            (to, tree)
+        } else {
+            let (parent, name) = to.as_str().rsplit_once('/').unwrap_or(("", to.as_str()));
+            let file = inputs::named_file(&share.host)?;
+            (steps::path(&format!("{parent}/")), Tree::from([(name.into(), file)]))
+        };
+        shares.push(Shared { what, to, tree });
+    }
+    Ok(shares)
 }
 
 fn check_docker(options: &DibOptions) -> Result<(), OptionError> {

@@ -11,19 +11,19 @@
 //! but is run with its neighbour: a script may have made the directory.
 
 use plan::{
-    Context, FileSource, FileStep, NodeKind, Place, ResolvConf, Run, Stage, Step, UploadEntry,
-    UploadKind, Value,
+    Context, FileSource, FileStep, NodeKind, Place, ResolvConf, Run, Stage, Step, UnixPath,
+    UploadEntry, UploadKind, Value,
 };
+use rooted::Dir;
 
 use crate::{
     environment::double_quoted,
     error::DibError,
-    files::{self, Found, Tree},
+    files::{self, Tree},
     guest,
     hooks::Visible,
     lower::{
         Build, outputs,
-        resolve::guest_path,
         steps::{
             directory_context, helper, image_context, inside, make_directory, path, run_parts,
             upload, write,
@@ -104,7 +104,10 @@ fn uploads(build: &Build<'_>, visible: Visible) -> Result<Vec<Step>, DibError> {
     };
     let mut elements = Vec::new();
     if visible == Visible::FromTheStart {
-        let directory = |path: String| UploadEntry { path, kind: UploadKind::Directory(0o755) };
+        let directory = |path: String| UploadEntry {
+            path: path.as_str().into(),
+            kind: UploadKind::Directory(0o755),
+        };
         elements.extend((0..build.located.elements.len()).map(|n| directory(n.to_string())));
         elements.extend(
             build
@@ -115,7 +118,8 @@ fn uploads(build: &Build<'_>, visible: Visible) -> Result<Vec<Step>, DibError> {
     }
     for element in &build.elements {
         for mut entry in build.hooks.element_part(&element.name, visible)? {
-            entry.path = format!("{}/{}/{}", element.search_index, element.name, entry.path);
+            let top = format!("{}/{}", element.search_index, element.name);
+            entry.path = UnixPath::from(top.as_str()).join(&entry.path);
             elements.push(entry);
         }
     }
@@ -183,21 +187,21 @@ fn prepare(build: &Build<'_>) -> Result<Stage, DibError> {
     let not_needed = |path: &str, directory: bool| {
         directory && matches!(path, "elements" | "lib" | "tests" | "block_device/tests")
     };
-    let package = files::read_tree(&build.located.package, &not_needed)?;
+    let package = files::read_tree(&Dir::open(&build.located.package)?, &not_needed)?.0;
     steps.extend(upload_tree("the package diskimage_builder", guest::PACKAGE, &package)?);
-    let lib = files::read_tree(&build.located.lib, &|_, _| false)?;
+    let lib = files::read_tree(&Dir::open(&build.located.lib)?, &|_, _| false)?.0;
     steps.extend(upload_tree("the library of diskimage-builder", guest::LIB, &lib)?);
     // Elements for other programs call it by name, the hooks tree has a copy.
     let runner = lib
         .get("dib-run-parts")
-        .map(|_| files::upload_entries(lib.iter().filter(|(path, _)| *path == "dib-run-parts")));
+        .map(|_| inputs::entries(lib.iter().filter(|(path, _)| **path == "dib-run-parts")));
     if let Some(runner) = runner.transpose()? {
         for directory in [guest::TOOLS_BIN, guest::HOOKS] {
             steps.extend(upload("dib-run-parts".into(), path(directory), runner.clone()));
         }
     }
     let chroot = UploadKind::File { mode: 0o755, source: FileSource::Text(CHROOT.to_owned()) };
-    let chroot = vec![UploadEntry { path: "chroot".to_owned(), kind: chroot }];
+    let chroot = vec![UploadEntry { path: "chroot".into(), kind: chroot }];
     steps.extend(upload("a chroot".into(), path(guest::TOOLS_BIN), chroot));
     for directory in [guest::MNT, guest::IMAGE_DIR, guest::HOOKS, guest::BLOCK_DEVICE] {
         steps.push(make_directory(path(directory)));
@@ -217,7 +221,7 @@ fn find_python(python: &str) -> Step {
 }
 
 fn upload_tree(what: &str, to: &str, tree: &Tree) -> Result<Option<Step>, DibError> {
-    Ok(upload(what.to_owned(), path(to), files::upload_entries(tree)?))
+    Ok(upload(what.to_owned(), path(to), inputs::entries(tree)?))
 }
 
 /// The configuration and its parameters, where scripts may look for them.
@@ -247,18 +251,9 @@ fn block_device_files(build: &Build<'_>) -> Vec<Step> {
 /// Files of the host that the user shares with scripts.
 fn shares(build: &Build<'_>) -> Result<Vec<Step>, DibError> {
     let mut steps = Vec::new();
-    for share in &build.options.shares {
-        let to = share.guest.clone().unwrap_or_else(|| share.host.display().to_string());
-        let to = guest_path("--share", to)?;
-        let what = format!("shared {}", share.host.display());
-        let (to, tree) = if share.host.is_dir() {
-            (to, files::read_tree(&share.host, &|_, _| false)?)
-        } else {
-            let (parent, name) = to.as_str().rsplit_once('/').unwrap_or(("", to.as_str()));
-            let file = Found::File { host: share.host.clone(), mode: 0o644 };
-            (path(&format!("{parent}/")), Tree::from([(name.to_owned(), file)]))
-        };
-        steps.extend(upload(what, to, files::upload_entries(&tree)?));
+    for share in &build.shares {
+        let entries = inputs::entries(&share.tree)?;
+        steps.extend(upload(share.what.clone(), share.to.clone(), entries));
     }
     Ok(steps)
 }

@@ -1,14 +1,14 @@
 //! Short ways to write steps.
 
 use plan::{
-    Bind, Context, FileStep, GuestPath, Place, Run, RunParts, Script, Step, Upload, UploadEntry,
-    Value,
+    Bind, Context, FileStep, GuestPath, Place, Run, RunParts, Script, Step, UnixPath, Upload,
+    UploadEntry, Value,
 };
 
 use crate::{
     environment::{Environment, guest_path},
     error::DibError,
-    files, guest,
+    guest,
     lower::Build,
     phase::Phase,
 };
@@ -55,16 +55,16 @@ pub(crate) fn run_parts(build: &Build<'_>, phase: Phase, cwd: GuestPath) -> Resu
         let element = build.elements.iter().find(|known| known.name == element);
         let directories = element.map(guest_path).into_iter().chain([guest::HOOKS.to_owned()]);
         // Both stand in the build directory, so that one upload is enough.
-        let places: Vec<String> = directories
+        let places: Vec<UnixPath> = directories
             .map(|directory| format!("{directory}/{}/{name}", phase.directory()))
-            .filter_map(|place| Some(place.strip_prefix(guest::UPLOADS)?.to_owned()))
+            .filter_map(|place| Some(place.strip_prefix(guest::UPLOADS)?.into()))
             .collect();
         scripts.push(Script {
             name: name.to_owned(),
             upload: Upload {
                 what: format!("{}/{name}", phase.directory()),
                 to: path(guest::UPLOADS),
-                entries: files::upload_entries(places.iter().map(|place| (place, found)))?,
+                entries: inputs::entries(places.iter().map(|place| (place, found)))?,
             },
         });
     }

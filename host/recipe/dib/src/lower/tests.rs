@@ -426,6 +426,7 @@ fn shares_become_uploads() {
     let host = small.root.path().join("shared");
     fs::create_dir(&host).unwrap();
     fs::write(host.join("key"), "k").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", host.join("link")).unwrap();
     let plan = small
         .lower(|options| {
             options.shares = vec![
@@ -435,12 +436,16 @@ fn shares_become_uploads() {
         })
         .unwrap()
         .plan;
+    // What is named may be a link; what is in it travels as it is.
+    let entries = plan.stages[0].steps.iter().flat_map(Step::uploads);
+    let link = entries.flat_map(|upload| &upload.entries).find(|entry| entry.path == "link");
+    assert_eq!(link.unwrap().kind, plan::UploadKind::Symlink("/etc/passwd".into()));
     let uploads: Vec<(String, String)> = plan.stages[0]
         .steps
         .iter()
         .filter_map(|step| match step {
             Step::Upload(upload) if upload.what.starts_with("shared") => {
-                Some((upload.to.to_string(), upload.entries[0].path.clone()))
+                Some((upload.to.to_string(), upload.entries[0].path.to_string()))
             }
             _ => None,
         })

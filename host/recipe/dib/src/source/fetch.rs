@@ -140,6 +140,16 @@ fn verify(url: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {
     }
 }
 
+/// Makes a directory with those between it and `top`. They go to guests with their modes, which
+/// therefore must not depend on the umask.
+fn make_directories(top: &Path, directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    for made in directory.ancestors().take_while(|ancestor| *ancestor != top) {
+        fs::set_permissions(made, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
 /// Unpacks into a directory beside `home` and renames it.
 fn unpack(archive: &[u8], parent: &Path, home: &Path) -> Result<(), SourceError> {
     let cache = |path: &Path| {
@@ -161,7 +171,7 @@ fn unpack(archive: &[u8], parent: &Path, home: &Path) -> Result<(), SourceError>
         }
         let to = package.join(relative);
         if entry.header().entry_type().is_dir() {
-            fs::create_dir_all(&to).map_err(cache(&to))?;
+            make_directories(temporary.path(), &to).map_err(cache(&to))?;
             continue;
         }
         if !entry.header().entry_type().is_file() {
@@ -169,7 +179,7 @@ fn unpack(archive: &[u8], parent: &Path, home: &Path) -> Result<(), SourceError>
         }
         let executable = entry.header().mode().map_err(broken)? & 0o111 != 0;
         let directory = to.parent().unwrap_or(&package);
-        fs::create_dir_all(directory).map_err(cache(directory))?;
+        make_directories(temporary.path(), directory).map_err(cache(directory))?;
         let mut file = fs::File::create(&to).map_err(cache(&to))?;
         io::copy(&mut entry, &mut file).map_err(cache(&to))?;
         let mode = if executable { 0o755 } else { 0o644 };

@@ -71,6 +71,25 @@ fn an_installed_package_is_found() {
 }
 
 #[test]
+fn a_package_of_links_is_none() {
+    let root = tempfile::tempdir().unwrap();
+    let store = package(&root.path().join("store"));
+    let farm = root.path().join("usr/lib/python3/dist-packages/diskimage_builder");
+    fs::create_dir_all(farm.join("lib")).unwrap();
+    fs::create_dir_all(farm.join("elements")).unwrap();
+    for file in ["lib/die", "logging_config.py"] {
+        std::os::unix::fs::symlink(store.join(file), farm.join(file)).unwrap();
+    }
+    let options = DibOptions::default();
+    assert!(find_in(root.path(), &options, &[], &NoNetwork).is_err(), "it would be fetched");
+    // The package itself may be one: the user's own, or the system's.
+    fs::remove_dir_all(&farm).unwrap();
+    std::os::unix::fs::symlink(&store, &farm).unwrap();
+    let located = find_in(root.path(), &options, &[], &NoNetwork).unwrap();
+    assert_eq!(located.origin, Origin::Installed);
+}
+
+#[test]
 fn the_base_path_is_checked() {
     let root = tempfile::tempdir().unwrap();
     let own = package(root.path());

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use plan::{Digest, StageKey, Surroundings};
 
 use super::*;
-use crate::project::{read, tests::project};
+use crate::project::{
+    read,
+    tests::{project, read_own, sources},
+};
 
 fn base() -> DiskBase {
     DiskBase { path: "/cache/base.raw".into(), bytes: 10 << 20, sha256: Digest::of(b"base") }
 }
 
 fn lowered(folder: &Path, size: Option<u64>, last: Option<&str>) -> Plan {
-    let project = read(folder).unwrap();
+    let project = read_own(folder).unwrap();
     let target = Target {
         format: "qcow2".into(),
         path: "/out/image.qcow2".into(),
@@ -20,8 +23,9 @@ fn lowered(folder: &Path, size: Option<u64>, last: Option<&str>) -> Plan {
         checksums: Vec::new(),
     };
     let layers = project.up_to(last).unwrap();
-    let plan =
-        lower(&project, &Request { base: base(), size, root: None, layers, target }).unwrap();
+    let request = Request { base: base(), size, root: None, layers, target };
+    let Lowered { plan, warnings } = lower(&project, &request).unwrap();
+    assert_eq!(warnings, [""; 0]);
     assert_eq!(plan::check(&plan), []);
     plan
 }
@@ -152,4 +156,85 @@ fn an_image_can_be_described() {
     let plan = inspect("a", base(), None, Path::new("/to"));
     assert_eq!(plan::check(&plan), []);
     assert!(plan.outputs.images.is_empty());
+}
+
+/// The uploads of a stage, path to kind.
+fn uploaded(plan: &Plan, stage: &str) -> BTreeMap<String, UploadKind> {
+    let stage = plan.stages.iter().find(|known| known.name == stage).unwrap();
+    let entries = stage.steps.iter().flat_map(Step::uploads).flat_map(|upload| &upload.entries);
+    entries.map(|entry| (entry.path.to_string(), entry.kind.clone())).collect()
+}
+
+#[test]
+fn a_layers_files_travel_as_they_are() {
+    use std::os::unix::{ffi::OsStrExt, fs::symlink, net::UnixListener};
+    let folder = project(&[("10_a/build-layer", "#!/bin/sh\n"), ("10_a/data/file", "x")]);
+    let at = |path: &str| folder.path().join("10_a").join(path);
+    let links = [
+        ("/etc/passwd", "passwd"),
+        ("/proc/self/environ", "data/env"),
+        ("..", "data/up"),
+        (".", "self"),
+        ("loop", "loop"),
+        ("nowhere", "gone"),
+        ("/dev/null", "null"),
+    ];
+    for (target, link) in links {
+        symlink(target, at(link)).unwrap();
+    }
+    let latin = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    std::fs::write(folder.path().join("10_a").join(latin), "x").unwrap();
+    nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let found = uploaded(&lowered(folder.path(), None, None), "10_a");
+    for (target, link) in links {
+        assert_eq!(found[link], UploadKind::Symlink(target.into()), "{link}");
+    }
+    assert!(matches!(found["caf\\xe9"], UploadKind::File { .. }), "{found:?}");
+    assert_eq!(found["pipe"], UploadKind::Fifo(0o600));
+    // A socket cannot be anything in the guest, and is named.
+    let _socket = UnixListener::bind(at("socket")).unwrap();
+    let project = read_own(folder.path()).unwrap();
+    let target = Target {
+        format: "qcow2".into(),
+        path: "/out".into(),
+        compress: true,
+        checksums: Vec::new(),
+    };
+    let layers = &project.layers[..];
+    let request = Request { base: base(), size: None, root: None, layers, target };
+    let warnings = lower(&project, &request).unwrap().warnings;
+    assert!(warnings[0].contains("10_a/socket` is a socket"), "{warnings:?}");
+}
+
+#[test]
+fn a_bind_shows_the_projects_files_and_others_by_permission_only() {
+    use std::os::unix::fs::symlink;
+    let secrets = tempfile::tempdir().unwrap();
+    std::fs::write(secrets.path().join("id"), "secret").unwrap();
+    let script = |from: &str| format!("#!/bin/sh\n# chroot-bind-mount {from} /srv\n");
+    let id = secrets.path().join("id").display().to_string();
+    for from in [id.as_str(), "../../../../../../../../etc/passwd", "link"] {
+        let text = script(from);
+        let folder = project(&[("10_a/build-layer", &text)]);
+        symlink(secrets.path().join("id"), folder.path().join("10_a/link")).unwrap();
+        let target = Target {
+            format: "qcow2".into(),
+            path: "/out".into(),
+            compress: true,
+            checksums: Vec::new(),
+        };
+        let try_lower = |sources: Sources| {
+            let project = read(folder.path(), sources).unwrap();
+            let layers = &project.layers[..];
+            let target = target.clone();
+            lower(&project, &Request { base: base(), size: None, root: None, layers, target })
+        };
+        let error = try_lower(sources(folder.path())).unwrap_err();
+        assert!(matches!(error, SourceError::Outside { .. }), "{from}: {error}");
+        assert!(error.hint().unwrap().contains("--allow-host-path"), "{error}");
+        let mut allowed = sources(folder.path());
+        allowed.allowed = vec![secrets.path().to_owned(), "/etc/passwd".into()];
+        let plan = try_lower(allowed).unwrap().plan;
+        assert!(matches!(uploaded(&plan, "10_a (binds)")["0"], UploadKind::File { .. }));
+    }
 }

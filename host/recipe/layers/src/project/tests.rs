@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// Reads a project that names nothing beside its own files.
+pub(crate) fn read_own(folder: &Path) -> Result<Project, ProjectError> {
+    read(folder, sources(folder))
+}
+
+pub(crate) fn sources(folder: &Path) -> Sources {
+    let own = vec![folder.to_owned()];
+    Sources { lookup: own.clone(), own, ..Sources::default() }
+}
+
 /// A project with scripts, `path` to content.
 pub(crate) fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -27,7 +37,7 @@ fn layers_are_folders_with_digits_and_a_script() {
         ("40_empty/README", "nothing"),
         ("50_file", "no folder"),
     ]);
-    let project = read(folder.path()).unwrap();
+    let project = read_own(folder.path()).unwrap();
     let layers: Vec<_> =
         project.layers.iter().map(|layer| (layer.name.as_str(), layer.kind)).collect();
     // Sorted as text, like vm-layer-builder does.
@@ -51,24 +61,62 @@ fn layers_are_folders_with_digits_and_a_script() {
 #[test]
 fn what_cannot_be_built_is_refused() {
     let empty = project(&[("README", "x")]);
-    assert!(matches!(read(empty.path()), Err(ProjectError::Empty(_))));
+    assert!(matches!(read_own(empty.path()), Err(ProjectError::Empty(_))));
     let plain = project(&[("10_a/build-layer", "echo no shebang, no mode\n")]);
-    assert!(matches!(read(plain.path()), Err(ProjectError::NotExecutable(_))));
+    assert!(matches!(read_own(plain.path()), Err(ProjectError::NotExecutable(_))));
     let hint = project(&[("10_a/build-layer", "#!/bin/sh\n# chroot-bind-mount x\n")]);
-    let error = read(hint.path()).unwrap_err().to_string();
+    let error = read_own(hint.path()).unwrap_err().to_string();
     assert!(error.contains("10_a/build-layer:2: a chroot-bind-mount has"), "{error}");
     let config =
         project(&[("10_a/build-layer", "#!/bin/sh\n"), ("vbuild.yaml", "timeouts:\n  11_b: 3s\n")]);
-    assert!(matches!(read(config.path()), Err(ProjectError::UnknownTimeout { .. })));
+    assert!(matches!(read_own(config.path()), Err(ProjectError::UnknownTimeout { .. })));
 }
 
 #[test]
 fn a_new_layer_is_a_layer() {
     let folder = tempfile::tempdir().unwrap();
     new_layer(folder.path(), "30_mine").unwrap();
-    assert_eq!(read(folder.path()).unwrap().layers[0].name, "30_mine");
+    assert_eq!(read_own(folder.path()).unwrap().layers[0].name, "30_mine");
     assert!(matches!(new_layer(folder.path(), "30_mine/"), Err(NewLayerError::Exists(_))));
     for bad in ["3_x", "30", "30_", "30-x", "a/30_x", "../30_x", "30_a/b"] {
         assert!(matches!(new_layer(folder.path(), bad), Err(NewLayerError::Name(_))), "{bad}");
     }
+}
+
+#[test]
+fn layers_and_their_scripts_are_the_projects_own() {
+    use std::os::unix::fs::symlink;
+    let outside =
+        project(&[("10_theirs/build-layer", "#!/bin/sh\n"), ("secret.yaml", "size: 1G\n")]);
+    let folder = project(&[
+        ("10_a/build-layer", "#!/bin/sh\n"),
+        ("common/20_b/scripts/build", "#!/bin/sh\n"),
+    ]);
+    let at = |path: &str| folder.path().join(path);
+    // A layer that is a link within the project, with a script that is one within the layer.
+    symlink("common/20_b", at("20_b")).unwrap();
+    symlink("scripts/build", at("common/20_b/build-layer")).unwrap();
+    let project = read_own(folder.path()).unwrap();
+    let names: Vec<&str> = project.layers.iter().map(|layer| layer.name.as_str()).collect();
+    assert_eq!(names, ["10_a", "20_b"]);
+    // A script that the guest would not have.
+    fs::remove_file(at("common/20_b/build-layer")).unwrap();
+    symlink("../../10_a/build-layer", at("common/20_b/build-layer")).unwrap();
+    let error = read_own(folder.path()).unwrap_err();
+    assert!(matches!(error, ProjectError::ScriptElsewhere { .. }), "{error}");
+    fs::remove_file(at("common/20_b/build-layer")).unwrap();
+    symlink(outside.path().join("10_theirs/build-layer"), at("common/20_b/build-layer")).unwrap();
+    let error = read_own(folder.path()).unwrap_err();
+    assert!(matches!(error, ProjectError::ScriptElsewhere { .. }), "{error}");
+    fs::remove_file(at("20_b")).unwrap();
+    // A layer of somebody else is one only when the user says so.
+    symlink(outside.path().join("10_theirs"), at("30_c")).unwrap();
+    let error = read_own(folder.path()).unwrap_err();
+    assert!(matches!(&error, ProjectError::Source(SourceError::Outside { .. })), "{error}");
+    let mut allowed = sources(folder.path());
+    allowed.allowed.push(outside.path().join("10_theirs"));
+    assert_eq!(read(folder.path(), allowed).unwrap().layers.len(), 2);
+    fs::remove_file(at("30_c")).unwrap();
+    symlink(outside.path().join("secret.yaml"), at(CONFIG_FILE)).unwrap();
+    assert!(matches!(read_own(folder.path()), Err(ProjectError::Source(_))));
 }

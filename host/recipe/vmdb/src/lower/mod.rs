@@ -13,8 +13,9 @@ mod command;
 mod finish;
 mod lookup;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::collections::BTreeSet;
 
+use inputs::Sources;
 use plan::{Bind, Context, GuestPath, Plan, Stage, Step, Value};
 
 pub(crate) use command::{Command, Work};
@@ -58,8 +59,8 @@ pub struct Settings {
     pub checksums: Vec<plan::Checksum>,
     /// The architecture of the machine that builds, as Debian calls it.
     pub arch: String,
-    /// Directories where relative paths of the spec are looked up, in order.
-    pub directories: Vec<PathBuf>,
+    /// Which files of the host the spec may name, and where relative paths are looked up.
+    pub sources: Sources,
     /// Whether what vmdb2 passes over in silence is only warned of.
     pub lenient: bool,
     /// Whose wording the narration has.
@@ -102,7 +103,7 @@ impl Fault {
     }
 
     pub(crate) fn input(key: &'static str) -> impl FnOnce(InputError) -> Self {
-        move |error| Self::new(key, error.to_string())
+        move |error| Self { hint: error.hint(), ..Self::new(key, error.to_string()) }
     }
 
     fn silent() -> Self {
@@ -176,7 +177,7 @@ pub(crate) enum Tarball {
 
 impl<'a> Lowering<'a> {
     fn new(settings: &'a Settings) -> Self {
-        let directories = Directories(settings.directories.clone());
+        let directories = Directories(settings.sources.clone());
         let on_host =
             settings.rootfs_tarball.as_ref().is_some_and(|path| directories.has_file(path));
         Self {

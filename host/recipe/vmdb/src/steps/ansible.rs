@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use plan::{Step, Upload, UploadEntry, UploadKind, Value as Word};
+use plan::{Step, UnixPath, Upload, UploadEntry, UploadKind, Value as Word};
 
 use super::{StepKind, debootstrap::text_entry};
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
     lower::{Fault, Lowering, guest_path},
     yaml::{self, Node, Value},
 };
+
+/// The largest file that is looked through for names of others; a spec may be as large.
+const YAML_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Directories beside a playbook that Ansible looks into by itself.
 const NEIGHBOURS: &[&str] = &[
@@ -79,6 +82,9 @@ impl StepKind for Ansible {
         let beside = playbook.path.parent().unwrap_or(Path::new("")).to_owned();
         files.neighbours(lowering, &beside)?;
         files.named(lowering, &beside, &playbook.path)?;
+        for warning in std::mem::take(&mut files.warnings) {
+            lowering.warn("playbook", warning);
+        }
         files.insert(text_entry("inventory", &format!("[{}]\n{root}\n", self.group), 0o644));
         let config = match &self.config_file {
             Some(path) => {
@@ -146,28 +152,32 @@ fn json(value: &Value) -> serde_json::Value {
 struct Files {
     entries: BTreeMap<String, UploadEntry>,
     scanned: BTreeSet<PathBuf>,
+    /// What is left out.
+    warnings: Vec<String>,
 }
 
 impl Files {
     /// Adds an entry, and the directories that it is in.
     fn insert(&mut self, entry: UploadEntry) {
-        for (at, _) in entry.path.match_indices('/') {
-            let path = entry.path[..at].to_owned();
+        for (at, _) in entry.path.as_str().match_indices('/') {
+            let path = &entry.path.as_str()[..at];
             let kind = UploadKind::Directory(0o755);
-            self.entries.entry(path.clone()).or_insert(UploadEntry { path, kind });
+            let directory = UploadEntry { path: path.into(), kind };
+            self.entries.entry(path.to_owned()).or_insert(directory);
         }
-        self.entries.insert(entry.path.clone(), entry);
+        self.entries.insert(entry.path.as_str().to_owned(), entry);
     }
 
     fn tree(&mut self, lowering: &Lowering<'_>, path: &Path, name: &str) -> Result<(), Fault> {
         let path = path.to_string_lossy();
         let tree = lowering.directories.tree(&path, 0o022).map_err(Fault::input("playbook"))?;
         let kind = UploadKind::Directory(0o755);
-        self.insert(UploadEntry { path: format!("playbook/{name}"), kind });
+        let top = UnixPath::from(format!("playbook/{name}").as_str());
+        self.insert(UploadEntry { path: top.clone(), kind });
         for entry in tree.entries {
-            let path = format!("playbook/{name}/{}", entry.path);
-            self.insert(UploadEntry { path, ..entry });
+            self.insert(UploadEntry { path: top.join(&entry.path), ..entry });
         }
+        self.warnings.extend(tree.warnings);
         Ok(())
     }
 
@@ -187,7 +197,7 @@ impl Files {
         if !self.scanned.insert(file.to_owned()) {
             return Ok(());
         }
-        let Ok(text) = std::fs::read_to_string(file) else { return Ok(()) };
+        let Some(text) = lowering.directories.text(file, YAML_MAX_BYTES) else { return Ok(()) };
         let Ok(document) = yaml::read(&text) else { return Ok(()) };
         let mut names = Vec::new();
         collect_names(&document.root, &mut names);

@@ -126,7 +126,7 @@ impl Debootstrap {
             let name = file.name();
             let name = name.strip_suffix(".pem").unwrap_or(&name);
             let name = format!("{}.crt", name.strip_suffix(".crt").unwrap_or(name));
-            if entries.iter().any(|entry| entry.path == name) {
+            if entries.iter().any(|entry| entry.path == name.as_str()) {
                 let message = format!("two certificates are called `{name}`");
                 return Err(Fault::new("tls_ca_certs", message));
             }
@@ -151,8 +151,10 @@ impl Debootstrap {
             work.push(lowering.in_image(root, "trust in the image", argv).work());
         }
         if let (Some(keyring), true) = (&self.keyring, self.install_keyring) {
-            let file = lowering.directories.file(keyring).map_err(|error| {
-                Fault::input("keyring")(error).hint("`install_keyring` needs a file of this host")
+            let file = lowering.directories.keyring(keyring).map_err(|error| {
+                let needs = "`install_keyring` needs a file of this host";
+                let hint = error.hint().unwrap_or_else(|| needs.to_owned());
+                Fault::input("keyring")(error).hint(hint)
             })?;
             // apt reads binary and armored keyrings by the ends of their names,
             // so no gnupg is needed in the image.
@@ -177,7 +179,7 @@ fn keyring_in_guest(
     if !lowering.directories.has_file(keyring) && keyring.starts_with("/usr/share/keyrings/") {
         return guest_path("keyring", keyring);
     }
-    let file = lowering.directories.file(keyring).map_err(Fault::input("keyring"))?;
+    let file = lowering.directories.keyring(keyring).map_err(Fault::input("keyring"))?;
     let to = lowering.own_directory();
     let name = file.name();
     let path = guest_path("keyring", &format!("{to}/{name}"))?;
@@ -255,5 +257,5 @@ impl StepKind for QemuDebootstrap {
 /// A text as an entry of an upload.
 pub(super) fn text_entry(name: &str, text: &str, mode: u32) -> UploadEntry {
     let source = FileSource::Text(text.to_owned());
-    UploadEntry { path: name.to_owned(), kind: UploadKind::File { mode, source } }
+    UploadEntry { path: name.into(), kind: UploadKind::File { mode, source } }
 }

@@ -48,7 +48,7 @@ fn place_file(
     entry: UploadEntry,
     owner: (u32, u32),
 ) {
-    let path = entry.path.clone();
+    let path = entry.path.as_str().to_owned();
     let (what, to) = (format!("/{path}"), root.clone());
     let mut work: Vec<Work> = vec![Step::Upload(Upload { what, to, entries: vec![entry] }).into()];
     if owner != (0, 0) {
@@ -199,10 +199,8 @@ impl StepKind for CopyDir {
     fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
         let (root, path) = inside(lowering, "copy-dir", &self.path)?;
         let tree = lowering.directories.tree(&self.src, self.umask).map_err(Fault::input("src"))?;
-        for path in &tree.skipped {
-            let message =
-                format!("`{}` is no file, directory or link and is left out", path.display());
-            lowering.warn("src", message);
+        for warning in tree.warnings {
+            lowering.warn("src", warning);
         }
         let staged = guest_path("", &format!("{}/tree", lowering.own_directory()))?;
         let (what, to) = (self.src.clone(), staged.clone());

@@ -333,7 +333,8 @@ impl Kpartx {
             let message = format!("`{}` is no raw image, which --image must be", self.device);
             return Err(Fault::new("kpartx", message).hint("`qemu-img convert` makes one of it"));
         }
-        let file = lowering.directories.file(&self.device).map_err(Fault::input("kpartx"))?;
+        let file = lowering.directories.file_of_user(&self.device);
+        let file = file.map_err(Fault::input("kpartx"))?;
         if file.bytes % size::SECTOR_BYTES != 0 {
             let message = format!("the size of `{}` is no multiple of 512", self.device);
             return Err(Fault::new("kpartx", message));

@@ -49,8 +49,10 @@ impl StepKind for UnpackRootfs {
             Tarball::Missing => return Ok(()),
             Tarball::InGuest => {}
             Tarball::OnHost => {
-                let file =
-                    lowering.directories.file(&path).map_err(Fault::input("unpack-rootfs"))?;
+                let file = lowering
+                    .directories
+                    .file_of_user(&path)
+                    .map_err(Fault::input("unpack-rootfs"))?;
                 let to = guest_path("", CACHE_AT)?;
                 let what = "root filesystem".into();
                 let entries = vec![file.entry(&name, 0o644)];
@@ -114,7 +116,7 @@ fn archive_format(name: &str) -> Option<&'static str> {
 
 /// Where a path of the command line is on the host.
 fn on_host(lowering: &Lowering<'_>, path: &str) -> PathBuf {
-    match lowering.settings.directories.first() {
+    match lowering.settings.sources.lookup.first() {
         Some(directory) => directory.join(path),
         None => path.into(),
     }
@@ -156,6 +158,8 @@ impl CacheRootfs {
         let argv = words.into_iter().map(Value::Text).collect();
         let file = on_host(lowering, path);
         let host = file.parent().map_or_else(PathBuf::new, Path::to_owned);
+        // The user's own links lead there; the unpacking itself follows none.
+        let host = std::fs::canonicalize(&host).unwrap_or(host);
         let work = vec![
             Step::File(FileStep::MakeDirectory { path: to.clone(), mode: 0o755 }).into(),
             lowering.tool("pack", argv).work(),

@@ -140,6 +140,10 @@ fn show_step(out: &mut String, step: &Step) {
                 let what = match &entry.kind {
                     UploadKind::Directory(mode) => format!("directory {mode:o}"),
                     UploadKind::Symlink(target) => format!("link to {target}"),
+                    UploadKind::Fifo(mode) => format!("fifo {mode:o}"),
+                    UploadKind::Device { kind, major, minor, .. } => {
+                        format!("{kind:?} {major}:{minor}")
+                    }
                     UploadKind::File { mode, source: FileSource::Text(text) } => {
                         format!("text {mode:o} {} bytes", text.len())
                     }

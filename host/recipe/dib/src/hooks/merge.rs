@@ -1,0 +1,209 @@
+//! The merging of elements' trees, by the rules of diskimage-builder's shell.
+//!
+//! It copies the content of each directory of an element, and the files directly in it,
+//! with `cp -a`: links arrive as links. Only the first level is looked through: where an
+//! element's `pre-install.d` is a link to its `install.d`, the content is copied. Here that
+//! is done when the link stays beneath the directory of the search path that the element
+//! was found in.
+
+use std::path::Path;
+
+use plan::UnixPath;
+use rooted::{Dir, Error};
+
+use super::{DuplicateHook, HookError, Hooks};
+use crate::{
+    elements::Element,
+    files::{Found, Tree, leads_to, read_tree},
+    phase::Phase,
+};
+
+/// Directories of an element that are for its tests.
+const TEST_DIRECTORIES: [&str; 2] = ["tests", "test-elements"];
+
+/// Reads and merges the elements, which must be in the order of their names.
+pub(super) fn merge(elements: &[Element], exclude_scripts: &[String]) -> Result<Hooks, HookError> {
+    let mut hooks = Hooks::default();
+    let mut duplicates = Vec::new();
+    for element in elements {
+        let skip = |path: &str, directory: bool| skipped(path, directory, exclude_scripts);
+        let (tree, warnings) = read_tree(&element.open()?, &skip)?;
+        hooks.warnings.extend(warnings);
+        let looked_through = look_through(&mut hooks, element, &tree, &skip)?;
+        hooks.merge_tree(&element.name, &looked_through, &mut duplicates);
+        hooks.trees.insert(element.name.clone(), tree);
+    }
+    if !duplicates.is_empty() {
+        return Err(HookError::Duplicate(duplicates));
+    }
+    hooks.warn_of_links();
+    Ok(hooks)
+}
+
+fn skipped(path: &str, directory: bool, exclude_scripts: &[String]) -> bool {
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    if parent.is_empty() {
+        // Documentation is no input of a build.
+        return (directory && TEST_DIRECTORIES.contains(&name)) || name == "README.rst";
+    }
+    !directory && exclude_scripts.iter().any(|excluded| excluded == name)
+}
+
+/// What stands behind a link directly in an element.
+enum Behind {
+    /// A directory beneath the search path, not around the link itself.
+    Directory(Dir),
+    /// Nothing that a hooks tree needs: a file, which is copied as a link.
+    Link,
+    /// Nothing at all.
+    Nothing,
+    /// Something outside of the search path.
+    Outside,
+}
+
+fn behind(element: &Element, path: &str) -> Result<Behind, Error> {
+    let root = element.root()?;
+    let found = match root.resolve(&element.below(path)) {
+        Ok(found) => found,
+        Err(Error::Outside { .. }) => return Ok(Behind::Outside),
+        Err(Error::Io { .. }) => return Ok(Behind::Nothing),
+        Err(error) => return Err(error),
+    };
+    // A link to a directory around it would put the element into itself.
+    let around = element.below("").starts_with(&found);
+    if around || !root.metadata(&found)?.is_dir() {
+        return Ok(Behind::Link);
+    }
+    root.directory(&found).map(Behind::Directory)
+}
+
+/// The tree as it is copied: the links directly in the element looked through.
+fn look_through(
+    hooks: &mut Hooks,
+    element: &Element,
+    tree: &Tree,
+    skip: &dyn Fn(&str, bool) -> bool,
+) -> Result<Tree, Error> {
+    let mut result = tree.clone();
+    let first = tree.iter().filter(|(path, _)| !path.as_str().contains('/'));
+    for (path, found) in first {
+        let Found::Symlink { target } = found else { continue };
+        let name = path.as_str();
+        match behind(element, name)? {
+            Behind::Link => {}
+            Behind::Nothing => {
+                result.remove(name);
+            }
+            Behind::Outside => {
+                if Phase::of_directory(name).is_some() || name == "environment.d" {
+                    result.remove(name);
+                }
+                if !name.starts_with("README") {
+                    hooks.warnings.push(format!(
+                        "`{path}` of the element {} is a link to `{target}`, which leads out of \
+                         `{}`: it is not followed. Put a copy in its place",
+                        element.name,
+                        element.root.display()
+                    ));
+                }
+            }
+            Behind::Directory(_) if TEST_DIRECTORIES.contains(&name) => {
+                result.remove(name);
+            }
+            Behind::Directory(directory) => {
+                let inner = |path: &str, directory| skip(&format!("{name}/{path}"), directory);
+                let (content, warnings) = read_tree(&directory, &inner)?;
+                hooks.warnings.extend(warnings);
+                let mode = {
+                    use std::os::unix::fs::MetadataExt;
+                    directory.metadata(Path::new(""))?.mode() & 0o7777
+                };
+                result.insert(path.clone(), Found::Directory { mode });
+                result.extend(content.into_iter().map(|(below, found)| (path.join(&below), found)));
+            }
+        }
+    }
+    Ok(result)
+}
+
+impl Hooks {
+    /// Files directly in an element replace each other; files directly in one of
+    /// its directories must be of one element only; deeper ones replace each
+    /// other again. A directory and something else never do.
+    fn merge_tree(&mut self, element: &str, tree: &Tree, duplicates: &mut Vec<DuplicateHook>) {
+        for (path, found) in tree {
+            // The original lists a hook directory without hidden files.
+            let second = path.as_str().split('/').nth(1);
+            if second.is_some_and(|name| name.starts_with('.')) {
+                continue;
+            }
+            match self.collision(path, found) {
+                Collision::None => {}
+                Collision::KeepsFirst => continue,
+                Collision::Duplicate(owner) => {
+                    duplicates.push(DuplicateHook {
+                        path: path.to_string(),
+                        elements: [owner, element.to_owned()],
+                    });
+                    continue;
+                }
+            }
+            self.merged.insert(path.clone(), found.clone());
+            self.owners.insert(path.as_str().to_owned(), element.to_owned());
+        }
+    }
+
+    fn collision(&self, path: &UnixPath, found: &Found) -> Collision {
+        let Some(first) = self.merged.get(path) else { return Collision::None };
+        let owner = || Collision::Duplicate(self.owners[path.as_str()].clone());
+        let slashes = path.as_str().matches('/').count();
+        match (first, found) {
+            (Found::Directory { .. }, Found::Directory { .. }) => Collision::None,
+            // A link to somewhere else, beside a directory that other elements fill.
+            (Found::Directory { .. }, Found::Symlink { .. }) if slashes == 0 => {
+                Collision::KeepsFirst
+            }
+            (Found::Symlink { .. }, Found::Directory { .. }) if slashes == 0 => Collision::None,
+            (Found::Directory { .. }, _) | (_, Found::Directory { .. }) => owner(),
+            // `[ ! -f ]` looks through a link, and `cp` replaces one by another.
+            (Found::Symlink { .. }, Found::Symlink { .. }) if slashes == 1 => {
+                match leads_to(&self.merged, path.as_str()) {
+                    Some(Found::File { .. }) => owner(),
+                    _ => Collision::None,
+                }
+            }
+            _ if slashes == 1 => owner(),
+            _ => Collision::None,
+        }
+    }
+
+    /// Names scripts that are links to something that the hooks tree does not have.
+    fn warn_of_links(&mut self) {
+        for (path, found) in &self.merged {
+            let Found::Symlink { target } = found else { continue };
+            let Some((top, name)) = path.as_str().split_once('/') else { continue };
+            let is_run = match Phase::of_directory(top) {
+                Some(_) => plan::is_script_name(name),
+                None => top == "environment.d" && !name.contains('/'),
+            };
+            if is_run && leads_to(&self.merged, path.as_str()).is_none() {
+                let element = &self.owners[path.as_str()];
+                self.warnings.push(format!(
+                    "`{path}` of the element {element} is a link to `{target}`, which is not \
+                     among the files of the elements: it runs only if that is in the guest. Put \
+                     the file itself in its place to have it run"
+                ));
+            }
+        }
+    }
+}
+
+/// What becomes of a file whose place is taken.
+enum Collision {
+    /// It takes the place.
+    None,
+    /// It does not, and nothing is wrong.
+    KeepsFirst,
+    /// It is a hook of two elements; the first one's.
+    Duplicate(String),
+}

@@ -1,0 +1,259 @@
+//! An open directory, and what can be done beneath it.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, Metadata},
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    dir,
+    errno::Errno,
+    fcntl::{OFlag, open, readlinkat},
+    sys::stat::{Mode, mkdirat},
+    unistd::{UnlinkatFlags, unlinkat},
+};
+
+use crate::{
+    Error, Kind, Result,
+    lookup::{self, Way},
+};
+
+/// An open directory. What is opened beneath it cannot lie elsewhere, whatever stands
+/// in its names.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+    way: Way,
+}
+
+/// Opens a regular file for reading by its absolute path, in which no component may
+/// be a symbolic link.
+///
+/// # Errors
+/// When there is no such file, it is no regular file, or a link stands in the way.
+pub fn open_file(path: &Path) -> Result<File> {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    root(Way::usual())?.file(below)
+}
+
+fn root(way: Way) -> Result<Dir> {
+    let path = Path::new("/");
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let fd = open(path, flags, Mode::empty()).map_err(|e| Error::io("open", path, e))?;
+    Ok(Dir { fd, path: path.to_owned(), way })
+}
+
+impl Dir {
+    /// Opens a directory that the user named; links in this path are the user's own
+    /// and are followed. [`Dir::path`] is free of them.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_by(path, Way::usual())
+    }
+
+    pub(crate) fn open_by(path: &Path, way: Way) -> Result<Self> {
+        let real = fs::canonicalize(path).map_err(|e| Error::io("open", path, e))?;
+        let below = real.strip_prefix("/").unwrap_or(&real);
+        root(way)?.directory(below)
+    }
+
+    /// The directory's absolute path, without links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn at(&self, path: &Path) -> PathBuf {
+        if path.as_os_str().is_empty() { self.path.clone() } else { self.path.join(path) }
+    }
+
+    fn fail(&self, action: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
+        let (at, path, root) = (self.at(path), path.to_owned(), self.path.clone());
+        move |error| match error {
+            Errno::ELOOP => Error::Link(at),
+            Errno::EXDEV => Error::Outside { path, root },
+            other => Error::io(action, &at, other),
+        }
+    }
+
+    fn raw(&self, path: &Path, flags: OFlag, mode: u32) -> nix::Result<OwnedFd> {
+        lookup::open(&self.fd, path, flags, Mode::from_bits_truncate(mode), self.way)
+    }
+
+    /// Opens a directory beneath this one.
+    ///
+    /// # Errors
+    /// When there is none, or a link stands in the way.
+    pub fn directory(&self, path: &Path) -> Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let fd = self.raw(path, flags, 0).map_err(self.fail("open", path))?;
+        Ok(Self { fd, path: self.at(path), way: self.way })
+    }
+
+    /// Opens a regular file beneath the directory for reading.
+    ///
+    /// # Errors
+    /// When there is none, it is something else, or a link stands in the way.
+    pub fn file(&self, path: &Path) -> Result<File> {
+        self.regular(path, "open", OFlag::O_RDONLY, 0)
+    }
+
+    /// Opens a regular file, and never waits for another end or a carrier. What is
+    /// not to be created is looked at before it is opened, because the mere opening of a
+    /// device can do something.
+    fn regular(&self, path: &Path, action: &'static str, flags: OFlag, mode: u32) -> Result<File> {
+        let check = |metadata: Metadata| match Kind::of(&metadata) {
+            Kind::File => Ok(()),
+            found => Err(Error::Kind { path: self.at(path), found, wanted: Kind::File }),
+        };
+        match self.metadata(path) {
+            Ok(metadata) if metadata.is_symlink() => return Err(Error::Link(self.at(path))),
+            Ok(metadata) => check(metadata)?,
+            Err(error) if error.is_missing() && flags.contains(OFlag::O_CREAT) => {}
+            Err(error) => return Err(error),
+        }
+        let flags = flags | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = File::from(self.raw(path, flags, mode).map_err(self.fail(action, path))?);
+        check(file.metadata().map_err(|e| Error::io("examine", &self.at(path), e))?)?;
+        Ok(file)
+    }
+
+    /// Opens a regular file for reading and writing, and makes it with these permission
+    /// bits when it is missing. Its content stays.
+    ///
+    /// # Errors
+    /// When it cannot be made, is something else, or a link stands in the way.
+    pub fn open_or_create(&self, path: &Path, mode: u32) -> Result<File> {
+        self.regular(path, "open", OFlag::O_RDWR | OFlag::O_CREAT, mode)
+    }
+
+    /// Opens an existing regular file for reading and writing.
+    ///
+    /// # Errors
+    /// As [`Dir::file`] says.
+    pub fn open_to_write(&self, path: &Path) -> Result<File> {
+        self.regular(path, "open", OFlag::O_RDWR, 0)
+    }
+
+    /// Makes a file that must not exist yet, for reading and writing.
+    ///
+    /// # Errors
+    /// When something has the name already, or a link stands in the way.
+    pub fn create_new(&self, path: &Path, mode: u32) -> Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        Ok(File::from(self.raw(path, flags, mode).map_err(self.fail("create", path))?))
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// When something has the name already, or a link stands in the way.
+    pub fn make_directory(&self, path: &Path, mode: u32) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        mkdirat(&parent.fd, name.as_path(), Mode::from_bits_truncate(mode))
+            .map_err(self.fail("make", path))
+    }
+
+    /// Removes a file or a link. Missing ones are fine.
+    ///
+    /// # Errors
+    /// When it cannot be removed, or is a directory.
+    pub fn remove_file(&self, path: &Path) -> Result<()> {
+        self.unlink(path, UnlinkatFlags::NoRemoveDir)
+    }
+
+    fn unlink(&self, path: &Path, flag: UnlinkatFlags) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        match unlinkat(&parent.fd, name.as_path(), flag) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(self.fail("remove", path)(error)),
+        }
+    }
+
+    /// Removes a directory and everything in it. Links in it are removed, not followed.
+    ///
+    /// # Errors
+    /// When something cannot be removed; the rest may be gone by then.
+    pub fn remove_tree(&self, path: &Path) -> Result<()> {
+        let inner = self.directory(path)?;
+        for name in inner.names()? {
+            let name = Path::new(&name);
+            match inner.metadata(name) {
+                Ok(metadata) if metadata.is_dir() => inner.remove_tree(name)?,
+                _ => inner.remove_file(name)?,
+            }
+        }
+        self.unlink(path, UnlinkatFlags::RemoveDir)
+    }
+
+    fn parent(&self, path: &Path) -> Result<(Self, PathBuf)> {
+        let name = path.file_name().ok_or_else(|| self.fail("name", path)(Errno::EXDEV))?;
+        let parent = path.parent().unwrap_or(Path::new(""));
+        Ok((self.directory(parent)?, name.into()))
+    }
+
+    /// What is known about a path, of a link itself where it is one.
+    ///
+    /// # Errors
+    /// When nothing is there, or a link stands before the last name.
+    pub fn metadata(&self, path: &Path) -> Result<Metadata> {
+        let file = File::from(self.raw(path, OFlag::O_PATH, 0).map_err(self.fail("find", path))?);
+        file.metadata().map_err(|e| Error::io("examine", &self.at(path), e))
+    }
+
+    /// What a link says.
+    ///
+    /// # Errors
+    /// When there is no link, or one stands before the last name.
+    pub fn read_link(&self, path: &Path) -> Result<OsString> {
+        let link = self.raw(path, OFlag::O_PATH, 0).map_err(self.fail("find", path))?;
+        readlinkat(&link, "").map_err(self.fail("read the link", path))
+    }
+
+    /// The path beneath this directory that a path leads to, following links that stay
+    /// beneath it. An absolute path, given or of a link, counts when it begins with
+    /// [`Dir::path`]. What is opened by the result is still opened without following
+    /// links, so a link that changes meanwhile is an error.
+    ///
+    /// # Errors
+    /// When a link or the path leads out or in a circle, or to nothing.
+    pub fn resolve(&self, path: &Path) -> Result<PathBuf> {
+        lookup::resolve(&self.fd, &self.path, path).map_err(|error| match error {
+            Errno::ELOOP => {
+                let source = io::Error::from_raw_os_error(Errno::ELOOP as i32);
+                Error::io("follow", &self.at(path), source)
+            }
+            other => self.fail("find", path)(other),
+        })
+    }
+
+    /// The names in the directory, in the order of their bytes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn names(&self) -> Result<Vec<OsString>> {
+        let list = || -> nix::Result<Vec<OsString>> {
+            let fd = self.raw(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
+            let mut names = Vec::new();
+            for entry in dir::Dir::from_fd(fd)?.iter() {
+                let name = entry?.file_name().to_bytes().to_vec();
+                if name != b"." && name != b".." {
+                    names.push(std::os::unix::ffi::OsStringExt::from_vec(name));
+                }
+            }
+            names.sort();
+            Ok(names)
+        };
+        list().map_err(self.fail("list", Path::new("")))
+    }
+
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+}

@@ -1,0 +1,224 @@
+//! The lookup of a path beneath an open directory, in two ways that agree: by the
+//! kernel's `openat2`, and component by component.
+//!
+//! A link gives `ELOOP` and a path that leads out gives `EXDEV`, whichever way is
+//! taken.
+
+use std::{
+    collections::VecDeque,
+    ffi::{OsStr, OsString},
+    os::fd::{AsFd, OwnedFd},
+    path::{Component, Path, PathBuf},
+    sync::OnceLock,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat},
+    sys::stat::{Mode, SFlag, fstatat},
+};
+
+/// The kernel asks for another try when a rename races with its lookup; more than
+/// this many in a row is somebody playing.
+const RACES_MAX: u32 = 64;
+/// Links that one path may lead through: what the kernel allows, MAXSYMLINKS.
+const LINKS_MAX: u32 = 40;
+
+/// How paths are looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By `openat2`.
+    Kernel,
+    /// Component by component.
+    Components,
+}
+
+impl Way {
+    /// By `openat2`, or by components where the kernel does not have that call (before 5.6)
+    /// or a seccomp profile refuses it: those of older container engines answer EPERM.
+    pub(crate) fn usual() -> Self {
+        static USUAL: OnceLock<Way> = OnceLock::new();
+        *USUAL.get_or_init(|| {
+            let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+            match openat2(AT_FDCWD, "/", how) {
+                Err(Errno::ENOSYS | Errno::EPERM) => Self::Components,
+                _ => Self::Kernel,
+            }
+        })
+    }
+}
+
+/// The names of a path beneath a directory.
+///
+/// # Errors
+/// `EXDEV` for an absolute path and for one with `..`.
+fn names(path: &Path) -> nix::Result<Vec<&OsStr>> {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::CurDir => {}
+            _ => return Err(Errno::EXDEV),
+        }
+    }
+    Ok(names)
+}
+
+/// Opens a path beneath a directory. No component may be a symbolic link; the last
+/// one may be with `O_PATH`, which opens the link itself.
+pub(crate) fn open(
+    at: impl AsFd,
+    path: &Path,
+    flags: OFlag,
+    mode: Mode,
+    way: Way,
+) -> nix::Result<OwnedFd> {
+    let names = names(path)?;
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match way {
+        Way::Kernel => by_kernel(&at, &names, flags, mode),
+        Way::Components => by_components(&at, &names, flags, mode),
+    }
+}
+
+fn by_kernel(at: &impl AsFd, names: &[&OsStr], flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
+    let path: PathBuf = if names.is_empty() { ".".into() } else { names.iter().collect() };
+    let mode = if flags.contains(OFlag::O_CREAT) { mode } else { Mode::empty() };
+    // With O_DIRECTORY a link that is not followed would be ENOTDIR.
+    let flags = if flags.contains(OFlag::O_DIRECTORY) { flags - OFlag::O_NOFOLLOW } else { flags };
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let how = OpenHow::new().flags(flags).mode(mode).resolve(resolve);
+    for _ in 0..RACES_MAX {
+        match openat2(at.as_fd(), path.as_path(), how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+    Err(Errno::ELOOP)
+}
+
+fn by_components(
+    at: &impl AsFd,
+    names: &[&OsStr],
+    flags: OFlag,
+    mode: Mode,
+) -> nix::Result<OwnedFd> {
+    let Some((last, parents)) = names.split_last() else {
+        return openat(at.as_fd(), ".", flags, mode);
+    };
+    let mut reached = at.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+    for name in parents {
+        reached = enter(&reached, name)?;
+    }
+    openat(&reached, *last, flags, mode).map_err(|error| link_error(error, &reached, last))
+}
+
+/// Opens a directory by its name in another one.
+fn enter(at: &impl AsFd, name: &OsStr) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(at.as_fd(), name, flags, Mode::empty()).map_err(|error| link_error(error, at, name))
+}
+
+/// What the kernel says of a link in the way depends on the flags; `openat2` always
+/// says `ELOOP`.
+fn link_error(error: Errno, at: &impl AsFd, name: &OsStr) -> Errno {
+    let in_the_way = matches!(error, Errno::ELOOP | Errno::ENOTDIR | Errno::EMLINK);
+    if in_the_way && is_link(at, name) { Errno::ELOOP } else { error }
+}
+
+fn is_link(at: &impl AsFd, name: &OsStr) -> bool {
+    fstatat(at.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
+}
+
+/// The path without links that a path leads to, following links that stay beneath
+/// the directory. `root` is the directory's own path: an absolute path, of the
+/// caller or of a link, counts from there when it begins with it.
+///
+/// # Errors
+/// `EXDEV` when the path leads out, `ELOOP` when it leads in a circle, `ENOENT` when
+/// nothing is there.
+pub(crate) fn resolve(at: impl AsFd, root: &Path, path: &Path) -> nix::Result<PathBuf> {
+    let mut pending: VecDeque<OsString> = VecDeque::new();
+    // Directories that were entered, with their names; the first is the root.
+    let mut entered: Vec<(OwnedFd, OsString)> = Vec::new();
+    let mut result = PathBuf::new();
+    let mut links = 0;
+    push_front(&mut pending, root, path, &mut entered, &mut result)?;
+    while let Some(name) = pending.pop_front() {
+        if name == ".." {
+            entered.pop().ok_or(Errno::EXDEV)?;
+            result.pop();
+            continue;
+        }
+        let target = match entered.last() {
+            Some((directory, _)) => step(directory, &name)?,
+            None => step(&at, &name)?,
+        };
+        match target {
+            Step::Link(target) => {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(Errno::ELOOP);
+                }
+                push_front(&mut pending, root, Path::new(&target), &mut entered, &mut result)?;
+            }
+            Step::Directory(directory) => {
+                result.push(&name);
+                entered.push((directory, name));
+            }
+            Step::Other if pending.iter().all(|rest| rest == ".") => {
+                result.push(&name);
+                return Ok(result);
+            }
+            Step::Other => return Err(Errno::ENOTDIR),
+        }
+    }
+    Ok(result)
+}
+
+/// Puts the names of a path before those that are still to be looked up. An absolute
+/// path begins anew at the root.
+fn push_front(
+    pending: &mut VecDeque<OsString>,
+    root: &Path,
+    path: &Path,
+    entered: &mut Vec<(OwnedFd, OsString)>,
+    result: &mut PathBuf,
+) -> nix::Result<()> {
+    let path = if path.is_absolute() {
+        entered.clear();
+        result.clear();
+        path.strip_prefix(root).map_err(|_| Errno::EXDEV)?
+    } else {
+        path
+    };
+    for component in path.components().rev() {
+        match component {
+            Component::Normal(name) => pending.push_front(name.to_owned()),
+            Component::ParentDir => pending.push_front("..".into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+enum Step {
+    Directory(OwnedFd),
+    Link(OsString),
+    Other,
+}
+
+fn step(at: &impl AsFd, name: &OsStr) -> nix::Result<Step> {
+    match readlinkat(at.as_fd(), name) {
+        Ok(target) => return Ok(Step::Link(target)),
+        // It is no link.
+        Err(Errno::EINVAL) => {}
+        Err(error) => return Err(error),
+    }
+    match enter(at, name) {
+        Ok(directory) => Ok(Step::Directory(directory)),
+        Err(Errno::ENOTDIR) => Ok(Step::Other),
+        Err(error) => Err(error),
+    }
+}
