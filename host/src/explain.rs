@@ -235,12 +235,11 @@ async fn look(
             .hint("build it again; --no-cache keeps nothing")
     };
     let kept = built.stages.iter().rev().find(|stage| stage.resumable()).ok_or_else(gone)?;
-    let index = built
-        .plan
-        .stages
-        .iter()
-        .position(|stage| kept.name == Printable::from(stage.name.as_str()));
-    let index = index.ok_or_else(gone)?;
+    let named = |stage: &plan::Stage| {
+        let name = Printable::from(stage.name.as_str());
+        kept.name == name
+    };
+    let index = built.plan.stages.iter().position(named).ok_or_else(gone)?;
     let looker = Arc::new(Looker {
         sources: sources(&built.plan),
         path,

@@ -198,7 +198,7 @@ fn egress_body() -> impl Strategy<Value = String> {
             format!(r#"{{"v":{v},"op":"connect","host":"{host}","port":{port}}}"#)
         }),
         (0..3u32, "\\PC{0,3000}").prop_map(|(v, name)| {
-            let name = serde_json::to_string(&name).unwrap();
+            let name = serde_json::to_string(&name).expect("text is JSON");
             format!(r#"{{"v":{v},"op":"resolve","name":{name}}}"#)
         }),
         (any::<bool>(), any::<Option<u32>>()).prop_map(|(ok, addrs)| match addrs {

@@ -102,26 +102,25 @@ pub(crate) async fn resolve(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Mutex;
 
     use super::*;
 
     static RUNNING: AtomicUsize = AtomicUsize::new(0);
-    static HANGS: Mutex<()> = Mutex::new(());
+    static HANGS: Mutex<()> = Mutex::const_new(());
 
     /// A name server that does not answer.
     fn hangs(_: &str) -> io::Result<Vec<IpAddr>> {
         RUNNING.fetch_add(1, Ordering::SeqCst);
-        drop(HANGS.lock());
+        drop(HANGS.blocking_lock());
         Err(io::Error::other("Temporary failure in name resolution"))
     }
 
     #[tokio::test]
     async fn names_that_nobody_waits_for_any_more_do_not_occupy_more_threads() {
-        let held = HANGS.lock().unwrap();
+        let held = HANGS.lock().await;
         let resolver = SystemResolver { lookup: hangs, ..SystemResolver::default() };
         for round in 0..3 {
             let asked = (0..LOOKUPS_MAX).map(|number| {

@@ -37,7 +37,7 @@ pub(crate) enum Mismatch {
         disk: DiskName,
         /// What is wrong with the fact, if it is there.
         #[source]
-        source: Option<EngineError>,
+        source: Option<Box<EngineError>>,
     },
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn jobs(
         let disk: Option<&Disk> = plan.disks.iter().find(|disk| disk.name == *name);
         let disk = disk.ok_or_else(|| Mismatch::Unknown(name.clone()))?;
         let unknown = |source| Mismatch::UnknownSize { disk: name.clone(), source };
-        let wanted = disk_bytes(&disk.size, state).map_err(|e| unknown(Some(e)))?;
+        let wanted = disk_bytes(&disk.size, state).map_err(|e| unknown(Some(Box::new(e))))?;
         let wanted = wanted.ok_or_else(|| unknown(None))?;
         if found.bytes != wanted {
             let (disk, found) = (name.clone(), found.bytes);
