@@ -224,6 +224,7 @@ impl MicrovmStage {
                     .map_err(machine::MachineError::from)?,
                 path: spec.root_image.clone(),
                 format: DriveFormat::Raw,
+                below: Vec::new(),
                 read_only: false,
                 durable: false,
                 block_size: BlockSize::B512,

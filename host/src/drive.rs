@@ -1,15 +1,20 @@
-//! The user's helper drive, before any machine sees it: it exists, its format is
-//! known, it looks like a disk, and nobody else uses it.
+//! The user's helper drive, before any machine sees it: it exists, its format is what
+//! the user said, it looks like a disk, and nobody else uses it.
+//!
+//! A guest can write anything over its drive, also the header of a format that names
+//! other files of the host. So the content never chooses the format: without
+//! `--drive-format` a drive is raw, and one that claims to be something else is refused.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::FileTypeExt,
+    io::{self, Seek, SeekFrom},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
+use base_image::Magic;
 use machine::DriveFormat;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 
 /// A drive smaller than this holds no filesystem worth mounting.
 const DRIVE_MIN_BYTES: u64 = 64 * 1024;
@@ -34,6 +39,27 @@ pub enum DriveError {
         /// Why.
         reason: String,
     },
+    /// Its content claims a format, and the user named none.
+    #[error(
+        "the drive {} begins as a {} file does, but without --drive-format a drive is raw",
+        path.display(), claimed.name()
+    )]
+    Claims {
+        /// The file.
+        path: PathBuf,
+        /// The format that the content claims.
+        claimed: Magic,
+    },
+    /// It was said to be qcow2, and its header is none or has a feature that is refused,
+    /// such as a backing file.
+    #[error("the drive {} cannot be used as qcow2", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with the header.
+        #[source]
+        source: io::Error,
+    },
     /// Another process holds it.
     #[error("the drive {} is in use by another vbuild", .0.display())]
     InUse(PathBuf),
@@ -46,6 +72,17 @@ impl DriveError {
         match self {
             Self::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 Some(format!("make one with `vbuild cache create {} --size 10G`", path.display()))
+            }
+            Self::Claims { claimed, .. } => {
+                let guest = "a guest of an earlier build can have written that over its drive, to \
+                             lead this build to other files of yours. `--drive-format raw` uses \
+                             the drive as the plain disk that `vbuild cache create` makes";
+                Some(match claimed {
+                    Magic::Qcow2 => {
+                        format!("{guest}; `--drive-format qcow2` is for a drive made as qcow2")
+                    }
+                    other => format!("{guest}; {} cannot be used", other.name()),
+                })
             }
             Self::InUse(_) => Some("wait for the other build, or use a drive of its own".into()),
             _ => None,
@@ -63,7 +100,7 @@ pub struct HeldDrive {
     _lock: Flock<File>,
 }
 
-/// Checks a drive and takes it.
+/// Checks a drive and takes it. Without a format it is raw.
 ///
 /// # Errors
 /// When it cannot be used, with the reason.
@@ -71,22 +108,28 @@ pub fn hold(path: &Path, format: Option<DriveFormat>) -> Result<HeldDrive, Drive
     let open = |source| DriveError::Open { path: path.to_owned(), source };
     let no_disk =
         |reason: &str| DriveError::NoDisk { path: path.to_owned(), reason: reason.to_owned() };
+    // O_NONBLOCK so that a pipe or a terminal in the place of a file is no wait.
+    let nonblocking = OFlag::O_NONBLOCK.bits();
     let metadata = std::fs::metadata(path).map_err(open)?;
     if !metadata.is_file() && !metadata.file_type().is_block_device() {
         return Err(no_disk("it is neither a regular file nor a block device"));
     }
-    let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(open)?;
-    let found = probe(&mut file).map_err(open)?;
-    let format = match (format, found) {
-        (Some(format), _) => format,
-        (None, Probed::Qcow2) => DriveFormat::Qcow2,
-        (None, Probed::Other(name)) => {
-            return Err(no_disk(&format!("it is a {name} file; raw and qcow2 can be used")));
-        }
-        (None, Probed::Raw) => DriveFormat::Raw,
-    };
-    if format == DriveFormat::Qcow2 && found != Probed::Qcow2 {
-        return Err(no_disk("it does not begin as a qcow2 file does"));
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(nonblocking)
+        .open(path)
+        .map_err(open)?;
+    if format.is_none()
+        && let Some(claimed) = Magic::read(&file).map_err(open)?
+    {
+        return Err(DriveError::Claims { path: path.to_owned(), claimed });
+    }
+    let format = format.unwrap_or(DriveFormat::Raw);
+    if format == DriveFormat::Qcow2 {
+        let header = qcow2::Header::read(&file);
+        let checked = header.and_then(|header| header.check_standalone().map_err(Into::into));
+        checked.map_err(|source| DriveError::Header { path: path.to_owned(), source })?;
     }
     let bytes = file.seek(SeekFrom::End(0)).map_err(open)?;
     if bytes < DRIVE_MIN_BYTES || (format == DriveFormat::Raw && bytes % 512 != 0) {
@@ -98,34 +141,10 @@ pub fn hold(path: &Path, format: Option<DriveFormat>) -> Result<HeldDrive, Drive
     Ok(HeldDrive { path, format, _lock: lock })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Probed {
-    Raw,
-    Qcow2,
-    Other(&'static str),
-}
-
-/// Looks at the first bytes of a file that the user named. Only the user's own
-/// word makes a file with a foreign magic a raw disk, so that a guest that wrote
-/// one cannot turn its raw drive into something else.
-fn probe(file: &mut File) -> io::Result<Probed> {
-    let mut head = Vec::new();
-    file.by_ref().take(16).read_to_end(&mut head)?;
-    Ok(match head.as_slice() {
-        [b'Q', b'F', b'I', 0xfb, ..] => Probed::Qcow2,
-        [b'K', b'D', b'M', b'V', ..] => Probed::Other("vmdk"),
-        [b'v', b'h', b'd', b'x', b'f', b'i', b'l', b'e', ..] => Probed::Other("vhdx"),
-        [b'c', b'o', b'n', b'e', b'c', b't', b'i', b'x', ..] => Probed::Other("vhd"),
-        [0x1f, 0x8b, ..] => Probed::Other("gzip"),
-        [b'P', b'K', 3, 4, ..] => Probed::Other("zip"),
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => Probed::Other("xz"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Probed::Other("zstd"),
-        _ => Probed::Raw,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use qcow2::{Backing, BackingFormat, create_layer};
+
     use super::*;
 
     fn file(bytes: &[u8], len: u64) -> tempfile::NamedTempFile {
@@ -135,18 +154,65 @@ mod tests {
         file
     }
 
+    fn qcow2(backing: Option<&str>) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let backing = backing.map(|name| Backing::new(Path::new(name), BackingFormat::Raw));
+        create_layer(file.as_file(), 1 << 20, backing).unwrap();
+        file
+    }
+
     #[test]
-    fn formats_are_found_or_refused() {
+    fn a_drive_is_what_the_user_says() {
         let raw = file(b"", 1 << 20);
         assert_eq!(hold(raw.path(), None).unwrap().format, DriveFormat::Raw);
-        let qcow2 = file(b"QFI\xfb\0\0\0\x03", 1 << 20);
-        assert_eq!(hold(qcow2.path(), None).unwrap().format, DriveFormat::Qcow2);
+        let made = qcow2(None);
+        let held = hold(made.path(), Some(DriveFormat::Qcow2)).unwrap();
+        assert_eq!(held.format, DriveFormat::Qcow2);
+        drop(held);
+        assert_eq!(
+            hold(made.path(), Some(DriveFormat::Raw)).unwrap().format,
+            DriveFormat::Raw,
+            "raw is the user's word too"
+        );
         let text = file(b"hello", 5);
         assert!(matches!(hold(text.path(), None), Err(DriveError::NoDisk { .. })));
-        let vmdk = file(b"KDMV", 1 << 20);
-        assert!(matches!(hold(vmdk.path(), None), Err(DriveError::NoDisk { .. })));
-        let wrong = hold(raw.path(), Some(DriveFormat::Qcow2));
-        assert!(matches!(wrong, Err(DriveError::NoDisk { .. })));
+        let wrong = hold(raw.path(), Some(DriveFormat::Qcow2)).unwrap_err();
+        assert!(matches!(wrong, DriveError::Header { .. }), "{wrong:?}");
+    }
+
+    /// What root in the guest of an earlier build can do.
+    #[test]
+    fn a_drive_that_claims_a_format_is_refused_by_name() {
+        let heads: [&[u8]; 4] = [b"QFI\xfb\0\0\0\x03", b"KDMV", b"vhdxfile", b"conectix"];
+        for head in heads {
+            let drive = file(head, 1 << 20);
+            let error = hold(drive.path(), None).unwrap_err();
+            assert!(matches!(error, DriveError::Claims { .. }), "{error:?}");
+            let name = drive.path().display().to_string();
+            assert!(error.to_string().contains(&name), "{error}");
+            let hint = error.hint().unwrap();
+            assert!(hint.contains("a guest") && hint.contains("--drive-format raw"), "{hint}");
+            assert!(hold(drive.path(), Some(DriveFormat::Raw)).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_qcow2_drive_stands_alone() {
+        let over = qcow2(Some("/etc/passwd"));
+        let error = hold(over.path(), Some(DriveFormat::Qcow2)).unwrap_err();
+        let DriveError::Header { source, .. } = &error else { panic!("{error:?}") };
+        assert!(source.to_string().contains("/etc/passwd"), "{source}");
+        let made = qcow2(None);
+        for (at, byte, reason) in [(79, 4, "external data"), (72, 1, "not known")] {
+            let file = qcow2(None);
+            let head = std::fs::read(made.path()).unwrap();
+            let mut head = head[..128].to_vec();
+            head[at] = byte;
+            std::os::unix::fs::FileExt::write_all_at(file.as_file(), &head, 0).unwrap();
+            let error = hold(file.path(), Some(DriveFormat::Qcow2)).unwrap_err();
+            let DriveError::Header { source, .. } = &error else { panic!("{error:?}") };
+            assert!(source.to_string().contains(reason), "{source}");
+        }
     }
 
     #[test]

@@ -79,7 +79,8 @@ fn drive(
 ) -> Result<Drive, CommandError> {
     let serial = DriveSerial::new(serial).map_err(|e| CommandError::new(Kind::Exec, e))?;
     let durable = !read_only;
-    Ok(Drive { serial, path, format, read_only, durable, block_size: BlockSize::B512 })
+    let (below, block_size) = (Vec::new(), BlockSize::B512);
+    Ok(Drive { serial, path, format, below, read_only, durable, block_size })
 }
 
 fn session_error(error: session::SessionError) -> CommandError {

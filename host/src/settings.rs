@@ -72,7 +72,7 @@ pub struct Settings {
     pub proxy_resolves: bool,
     /// The user's helper drive.
     pub drive: Option<PathBuf>,
-    /// Its format; found out otherwise.
+    /// Its format, by the user; raw otherwise.
     pub drive_format: Option<DriveFormat>,
     /// The longest that one script may run.
     pub script_timeout: Option<Duration>,

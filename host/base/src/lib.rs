@@ -17,6 +17,7 @@ mod error;
 mod fetch;
 mod gc;
 mod identify;
+mod magic;
 mod overlay;
 mod unpack;
 mod vmdk;
@@ -29,6 +30,7 @@ use std::{
 pub use error::BaseError;
 pub use fetch::{Expected, Fetched, fetch};
 pub use gc::{Collected, gc, note_overlay, note_use};
+pub use magic::Magic;
 pub use overlay::{Backing, Written, write_overlay};
 pub use store::Digest;
 pub use unpack::Format;

@@ -9,7 +9,7 @@ use std::{
 
 use store::{Extent, ExtentSource, ExtentTarget, OverlaySource, RawSource, RawTarget};
 
-use crate::{BaseError, vmdk};
+use crate::{BaseError, Magic, vmdk};
 
 /// Files that a qcow2 image may stand on; a longer chain is a mistake, or a loop.
 const CHAIN_MAX: usize = 32;
@@ -72,30 +72,24 @@ enum Found {
 }
 
 fn look(path: &Path) -> Result<Found, BaseError> {
-    let mut head = Vec::new();
     let file = File::open(path).map_err(|e| BaseError::io("open", path, e))?;
     let bytes = file.metadata().map_err(|e| BaseError::io("open", path, e))?.len();
-    file.take(32).read_to_end(&mut head).map_err(|e| BaseError::io("read", path, e))?;
-    let other = |name: &str| {
-        let advice = "convert it with `qemu-img convert -O qcow2`";
-        Err(BaseError::image(path, format!("it is a {name} file; {advice}")))
-    };
-    match head.as_slice() {
-        [b'Q', b'F', b'I', 0xfb, ..] => Ok(Found::Disk(Format::Qcow2)),
-        [b'K', b'D', b'M', b'V', ..] => Ok(Found::Disk(Format::Vmdk)),
-        head if head.starts_with(b"# Disk DescriptorFile") => Ok(Found::Disk(Format::Vmdk)),
-        [0x1f, 0x8b, ..] => Ok(Found::Packed(Packing::Gzip)),
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => Ok(Found::Packed(Packing::Xz)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Found::Packed(Packing::Zstd)),
-        head if head.starts_with(b"vhdxfile") => other("vhdx"),
-        head if head.starts_with(b"conectix") => other("vhd"),
-        head if head.starts_with(b"<<< ") => other("vdi"),
-        [b'P', b'K', 3, 4, ..] => Err(BaseError::image(path, "it is a zip archive")),
-        [b'B', b'Z', b'h', ..] => Err(BaseError::image(path, "it is packed with bzip2; unpack it")),
-        _ if bytes < DISK_MIN_BYTES => {
-            Err(BaseError::image(path, format!("{bytes} bytes are too few for a disk")))
+    let claimed = Magic::read(file).map_err(|e| BaseError::io("read", path, e))?;
+    let refused = |reason: String| Err(BaseError::image(path, reason));
+    match claimed {
+        Some(Magic::Qcow2) => Ok(Found::Disk(Format::Qcow2)),
+        Some(Magic::Vmdk) => Ok(Found::Disk(Format::Vmdk)),
+        Some(Magic::Gzip) => Ok(Found::Packed(Packing::Gzip)),
+        Some(Magic::Xz) => Ok(Found::Packed(Packing::Xz)),
+        Some(Magic::Zstd) => Ok(Found::Packed(Packing::Zstd)),
+        Some(magic @ (Magic::Vhdx | Magic::Vhd | Magic::Vdi | Magic::Qed | Magic::Parallels)) => {
+            let advice = "convert it with `qemu-img convert -O qcow2`";
+            refused(format!("it is a {} file; {advice}", magic.name()))
         }
-        _ => Ok(Found::Disk(Format::Raw)),
+        Some(Magic::Zip) => refused("it is a zip archive".to_owned()),
+        Some(Magic::Bzip2) => refused("it is packed with bzip2; unpack it".to_owned()),
+        None if bytes < DISK_MIN_BYTES => refused(format!("{bytes} bytes are too few for a disk")),
+        None => Ok(Found::Disk(Format::Raw)),
     }
 }
 
@@ -287,7 +281,7 @@ fn write_disk(chain: &Chain, to: &Path) -> Result<(), BaseError> {
 fn begins_as_qcow2(path: &Path) -> bool {
     let mut head = [0; 4];
     File::open(path).and_then(|file| file.read_exact_at(&mut head, 0)).is_ok()
-        && &head == b"QFI\xfb"
+        && head == qcow2::MAGIC
 }
 
 /// What of an extent lies on the disk: a file behind may be larger.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use checked::Printable;
-use machine::{BlockSize, Drive, DriveFormat, DriveSerial};
+use machine::{BlockSize, Drive, DriveFormat, DriveSerial, Layer};
 use plan::{DiskName, DiskRole, DiskSize, Plan};
 use store::{OverlaySource, RawSource, RawTarget};
 
@@ -106,14 +106,16 @@ impl Disks {
                 chain: vec![raw.clone()],
                 kept: 0,
             });
-            let path = files.chain.last().cloned().unwrap_or(raw);
-            let format = if files.chain.len() > 1 { DriveFormat::Qcow2 } else { DriveFormat::Raw };
+            let mut layers = layers(&files.chain).rev();
+            let Some(Layer { path, format }) = layers.next() else { continue };
+            let below = layers.collect();
             let block_size =
                 if disk.block_bytes == 4096 { BlockSize::B4096 } else { BlockSize::B512 };
             drives.push(Drive {
                 serial: serial(index)?,
                 path,
                 format,
+                below,
                 read_only: false,
                 durable: false,
                 block_size,
@@ -234,6 +236,15 @@ pub(crate) fn source(finished: &Finished) -> store::Result<Box<dyn store::Extent
         Box::new(RawSource::open(&finished.path)?)
     } else {
         Box::new(OverlaySource::open(&finished.path)?)
+    })
+}
+
+/// The files of a chain with their formats, from the lowest to the topmost: only the
+/// lowest is raw.
+fn layers(chain: &[PathBuf]) -> impl DoubleEndedIterator<Item = Layer> + '_ {
+    chain.iter().enumerate().map(|(index, path)| Layer {
+        path: path.clone(),
+        format: if index == 0 { DriveFormat::Raw } else { DriveFormat::Qcow2 },
     })
 }
 

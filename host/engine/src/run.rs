@@ -338,6 +338,7 @@ impl Build<'_> {
                 serial,
                 path,
                 format: DriveFormat::Raw,
+                below: Vec::new(),
                 read_only: false,
                 durable: false,
                 block_size: machine::BlockSize::B512,

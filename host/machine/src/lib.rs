@@ -12,7 +12,7 @@ pub mod accel;
 mod spec;
 
 pub use spec::{
-    BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, GuestConnect, InvalidSpec,
+    BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, GuestConnect, InvalidSpec, Layer,
     MachineSpec, OnGuestConnect, QUICK_BOOT_WORDS,
 };
 

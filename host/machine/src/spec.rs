@@ -60,8 +60,19 @@ impl fmt::Display for DriveSerial {
 pub enum DriveFormat {
     /// The file is the disk.
     Raw,
-    /// A qcow2 file, possibly with backing files.
+    /// A qcow2 file.
     Qcow2,
+}
+
+impl DriveFormat {
+    /// QEMU's name of the format, which is also what qcow2 headers hold.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
 }
 
 /// The logical block size that the guest sees.
@@ -85,6 +96,15 @@ impl BlockSize {
     }
 }
 
+/// A file that a drive's uppermost file stands on. It is only read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The file on the host.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: DriveFormat,
+}
+
 /// One virtio-blk device. All drives are opened with host caching and without
 /// host flushes (`cache=unsafe`) unless `durable` is set: a build that dies is
 /// thrown away, the user's helper drive is not.
@@ -92,10 +112,14 @@ impl BlockSize {
 pub struct Drive {
     /// How the guest finds it.
     pub serial: DriveSerial,
-    /// The file on the host.
+    /// The file on the host; the uppermost one where there are layers.
     pub path: PathBuf,
     /// Its format.
     pub format: DriveFormat,
+    /// The files under the uppermost one, nearest first, as the caller's own records name
+    /// them. No other file is opened for the drive: the backing file that a header names
+    /// is only compared with this list, because a guest may have written the header.
+    pub below: Vec<Layer>,
     /// Whether the guest may only read.
     pub read_only: bool,
     /// Whether a flush of the guest reaches stable storage of the host.
@@ -194,6 +218,13 @@ impl MachineSpec {
             if self.drives[..index].iter().any(|other| other.serial == drive.serial) {
                 return Err(InvalidSpec(format!("two drives have the serial `{}`", drive.serial)));
             }
+            let formats = std::iter::once(drive.format).chain(drive.below.iter().map(|l| l.format));
+            if formats.take(drive.below.len()).any(|format| format == DriveFormat::Raw) {
+                return Err(InvalidSpec(format!(
+                    "a raw file of the drive `{}` has layers below it",
+                    drive.serial
+                )));
+            }
         }
         Ok(())
     }
@@ -228,6 +259,7 @@ mod tests {
             serial: DriveSerial::new(serial).unwrap(),
             path: PathBuf::new(),
             format: DriveFormat::Raw,
+            below: Vec::new(),
             read_only: false,
             durable: false,
             block_size: BlockSize::default(),
@@ -245,11 +277,14 @@ mod tests {
     #[test]
     fn limits() {
         assert_eq!(spec().check(), Ok(()));
+        let below = vec![Layer { path: PathBuf::new(), format: DriveFormat::Qcow2 }];
+        let over_raw = Drive { below, ..drive("raw") };
         let broken = [
             MachineSpec { vcpus: 0, ..spec() },
             MachineSpec { vcpus: VCPUS_MAX + 1, ..spec() },
             MachineSpec { memory_mib: MEMORY_MIN_MIB - 1, ..spec() },
             MachineSpec { drives: vec![drive("a"), drive("a")], ..spec() },
+            MachineSpec { drives: vec![over_raw], ..spec() },
             MachineSpec {
                 drives: (0..=DRIVES_MAX).map(|n| drive(&format!("d{n}"))).collect(),
                 ..spec()

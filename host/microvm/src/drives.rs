@@ -9,11 +9,9 @@ use std::{
 };
 
 use machine::{Drive, DriveFormat};
+use qcow2::{Backing, BackingFormat, Header, create_layer as create_layer_file};
 
-use crate::{
-    control::Format,
-    devices::block::qcow2::header::{self, Header},
-};
+use crate::control::Format;
 
 /// Layers of one drive; a build makes one per stage.
 const LAYERS_MAX: usize = 64;
@@ -36,35 +34,38 @@ pub(crate) struct Layers {
     pub(crate) size: u64,
 }
 
-/// Opens a drive with all its backing files.
+/// Opens the files of a drive: those that the drive lists, and no other. A header that
+/// names a file below the last one is refused.
 pub(crate) fn open(drive: &Drive) -> Result<Layers, DriveError> {
     let mut files = Vec::new();
     let mut size = None;
-    let mut next = Some((drive.path.clone(), format(drive.format)));
-    while let Some((path, format)) = next.take() {
-        let at = |source| DriveError { path: path.clone(), source };
+    let top = (drive.path.as_path(), drive.format);
+    let below = drive.below.iter().map(|layer| (layer.path.as_path(), layer.format));
+    let mut layers = std::iter::once(top).chain(below).peekable();
+    while let Some((path, format)) = layers.next() {
+        let at = |source| DriveError { path: path.to_owned(), source };
         if files.len() >= LAYERS_MAX {
             return Err(at(io::Error::other(format!("more than {LAYERS_MAX} layers"))));
         }
         let writable = files.is_empty() && !drive.read_only;
-        let file = open_file(&path, writable).map_err(at)?;
-        match format {
-            Format::Raw => {
-                let len = io::Seek::seek(&mut &file, io::SeekFrom::End(0)).map_err(at)?;
-                size.get_or_insert(len);
-            }
-            Format::Qcow2 => {
+        let file = open_file(path, writable).map_err(at)?;
+        let bytes = match format {
+            DriveFormat::Raw => io::Seek::seek(&mut &file, io::SeekFrom::End(0)).map_err(at)?,
+            DriveFormat::Qcow2 => {
                 let header = Header::read(&file).map_err(at)?;
-                size.get_or_insert(header.size);
-                next = below(&path, &header).map_err(at)?;
+                if layers.peek().is_none() {
+                    header.check_standalone().map_err(|error| at(error.into()))?;
+                }
+                header.disk_bytes
             }
-        }
-        files.push((file, format));
+        };
+        size.get_or_insert(bytes);
+        files.push((file, self::format(format)));
     }
     Ok(Layers { files, size: size.unwrap_or(0) })
 }
 
-fn format(format: DriveFormat) -> Format {
+pub(crate) fn format(format: DriveFormat) -> Format {
     match format {
         DriveFormat::Raw => Format::Raw,
         DriveFormat::Qcow2 => Format::Qcow2,
@@ -83,26 +84,6 @@ fn open_file(path: &Path, writable: bool) -> io::Result<File> {
     Ok(file)
 }
 
-/// The backing file of an image. Its format must be named: guessing would let
-/// whoever wrote the file choose.
-fn below(path: &Path, header: &Header) -> io::Result<Option<(PathBuf, Format)>> {
-    let Some(backing) = header.backing() else { return Ok(None) };
-    let format = match backing.format.as_deref() {
-        Some("raw") => Format::Raw,
-        Some("qcow2") => Format::Qcow2,
-        Some(other) => {
-            return Err(io::Error::other(format!("backing format `{other}` is not supported")));
-        }
-        None => {
-            return Err(io::Error::other(
-                "it does not name its backing file's format; `qemu-img rebase -u -F` sets it",
-            ));
-        }
-    };
-    let base = path.parent().unwrap_or(Path::new("/"));
-    Ok(Some((base.join(&backing.name), format)))
-}
-
 /// Creates an empty layer of this size over `below` and opens it.
 pub(crate) fn create_layer(
     path: &Path,
@@ -112,19 +93,21 @@ pub(crate) fn create_layer(
 ) -> Result<File, DriveError> {
     let at = |source| DriveError { path: path.to_owned(), source };
     let file = File::options().read(true).write(true).create_new(true).open(path).map_err(at)?;
-    let name = match below_format {
-        Format::Raw => "raw",
-        Format::Qcow2 => "qcow2",
+    let format = match below_format {
+        Format::Raw => BackingFormat::Raw,
+        Format::Qcow2 => BackingFormat::Qcow2,
     };
-    // An absolute name, so that the layer still finds it from elsewhere.
+    // An absolute name, for people who look at the files of a failed build.
     let below = std::path::absolute(below).map_err(at)?;
-    header::create(&file, size, &below, name).map_err(at)?;
+    create_layer_file(&file, size, Some(Backing::new(&below, format))).map_err(at)?;
     Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
-    use machine::{BlockSize, DriveSerial};
+    use std::os::{fd::AsRawFd, unix::fs::FileExt};
+
+    use machine::{BlockSize, DriveSerial, Layer};
 
     use super::*;
 
@@ -133,27 +116,60 @@ mod tests {
             serial: DriveSerial::new("x").unwrap(),
             path,
             format,
+            below: Vec::new(),
             read_only: false,
             durable: false,
             block_size: BlockSize::B512,
         }
     }
 
+    fn layer(path: PathBuf, format: DriveFormat) -> Layer {
+        Layer { path, format }
+    }
+
     #[test]
-    fn a_chain_of_layers_is_followed_to_its_end() {
+    fn the_layers_that_are_listed_are_opened() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         File::create(at("base")).unwrap().set_len(1 << 20).unwrap();
         create_layer(&at("one"), 1 << 20, &at("base"), Format::Raw).unwrap();
         create_layer(&at("two"), 1 << 20, &at("one"), Format::Qcow2).unwrap();
-        let layers = open(&drive(at("two"), DriveFormat::Qcow2)).unwrap();
+        let below = vec![layer(at("one"), DriveFormat::Qcow2), layer(at("base"), DriveFormat::Raw)];
+        let chain = Drive { below, ..drive(at("two"), DriveFormat::Qcow2) };
+        let layers = open(&chain).unwrap();
         let formats: Vec<Format> = layers.files.iter().map(|(_, format)| *format).collect();
         assert_eq!(formats, [Format::Qcow2, Format::Qcow2, Format::Raw]);
         assert_eq!(layers.size, 1 << 20);
         assert!(create_layer(&at("two"), 1, &at("one"), Format::Raw).is_err(), "it exists");
         std::fs::remove_file(at("base")).unwrap();
-        let error = open(&drive(at("two"), DriveFormat::Qcow2)).unwrap_err();
+        let error = open(&chain).unwrap_err();
         assert!(error.to_string().contains("base"), "{error}");
+    }
+
+    /// What root in a guest can write over its drive.
+    #[test]
+    fn a_file_that_a_header_names_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("secret"), vec![b's'; 4096]).unwrap();
+        create_layer(&at("evil"), 1 << 20, &at("secret"), Format::Raw).unwrap();
+        let error = open(&drive(at("evil"), DriveFormat::Qcow2)).unwrap_err();
+        assert!(error.to_string().contains("evil"), "{error}");
+        assert!(error.source.to_string().contains("secret"), "{}", error.source);
+        // As a raw drive it is what it was, and one file.
+        let opened = open(&drive(at("evil"), DriveFormat::Raw)).unwrap();
+        assert_eq!(opened.files.len(), 1);
+        // In a chain, the name in the header has no meaning.
+        File::create(at("base")).unwrap().set_len(1 << 20).unwrap();
+        let below = vec![layer(at("base"), DriveFormat::Raw)];
+        let opened = open(&Drive { below, ..drive(at("evil"), DriveFormat::Qcow2) }).unwrap();
+        let link = format!("/proc/self/fd/{}", opened.files[1].0.as_raw_fd());
+        assert_eq!(std::fs::read_link(link).unwrap(), at("base").canonicalize().unwrap());
+        // An external data file, by its feature bit.
+        let file = File::options().write(true).open(at("evil")).unwrap();
+        file.write_all_at(&[4], 79).unwrap();
+        let error = open(&drive(at("evil"), DriveFormat::Qcow2)).unwrap_err();
+        assert!(error.source.to_string().contains("external data"), "{}", error.source);
     }
 
     #[test]

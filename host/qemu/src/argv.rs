@@ -113,31 +113,48 @@ pub(crate) fn node_name(drive: &Drive) -> String {
     format!("drive-{}", drive.serial)
 }
 
-/// The image of a drive, from the format down to the file.
+/// The image of a drive, from the format down to the file. QEMU opens no file by a name
+/// in a header: every qcow2 node is told its backing node, or that it has none. That a
+/// header names no external data file was checked before (`running::check_files`), as
+/// QEMU has no option for that.
 fn block_node(drive: &Drive) -> Result<Value, InvalidSpec> {
-    let path = utf8(&drive.path)?;
+    let mut backing = Value::Null;
+    for layer in drive.below.iter().rev() {
+        backing = image_node(drive, &layer.path, layer.format, true, backing)?;
+    }
+    let mut node = image_node(drive, &drive.path, drive.format, drive.read_only, backing)?;
+    node["node-name"] = json!(node_name(drive));
+    if !drive.read_only {
+        // Zeroes that the guest writes become holes.
+        node["detect-zeroes"] = json!("unmap");
+    }
+    Ok(node)
+}
+
+/// One file of a drive.
+fn image_node(
+    drive: &Drive,
+    path: &Path,
+    format: DriveFormat,
+    read_only: bool,
+    backing: Value,
+) -> Result<Value, InvalidSpec> {
     let cache = json!({ "direct": false, "no-flush": !drive.durable });
-    let format = match drive.format {
-        DriveFormat::Raw => "raw",
-        DriveFormat::Qcow2 => "qcow2",
-    };
     let mut node = json!({
-        "driver": format,
-        "node-name": node_name(drive),
-        "read-only": drive.read_only,
+        "driver": format.name(),
+        "read-only": read_only,
         "cache": cache,
         "discard": "unmap",
         "file": {
             "driver": "file",
-            "filename": path,
-            "read-only": drive.read_only,
+            "filename": utf8(path)?,
+            "read-only": read_only,
             "cache": cache,
             "discard": "unmap",
         },
     });
-    if !drive.read_only {
-        // Zeroes that the guest writes become holes.
-        node["detect-zeroes"] = json!("unmap");
+    if format == DriveFormat::Qcow2 {
+        node["backing"] = backing;
     }
     Ok(node)
 }
@@ -232,7 +249,7 @@ mod tests {
     use std::sync::Arc;
 
     use expect_test::{Expect, expect};
-    use machine::{BlockSize, ConnectDecision, DriveSerial};
+    use machine::{BlockSize, ConnectDecision, DriveSerial, Layer};
 
     use super::*;
 
@@ -256,6 +273,7 @@ mod tests {
             serial: DriveSerial::new(serial).unwrap(),
             path: path.into(),
             format: DriveFormat::Raw,
+            below: Vec::new(),
             read_only: false,
             durable: false,
             block_size: BlockSize::B512,
@@ -307,6 +325,14 @@ mod tests {
         spec.verbose_console = true;
         spec.drives = vec![
             drive("scratch", "/tmp/a,b \"c\".raw"),
+            Drive {
+                format: DriveFormat::Qcow2,
+                below: vec![
+                    Layer { path: "/d.1.qcow2".into(), format: DriveFormat::Qcow2 },
+                    Layer { path: "/d.raw".into(), format: DriveFormat::Raw },
+                ],
+                ..drive("resumed", "/d.2.qcow2")
+            },
             Drive { read_only: true, ..drive("tools", "/t.sqfs") },
             Drive {
                 format: DriveFormat::Qcow2,
@@ -346,9 +372,11 @@ mod tests {
                 -device virtio-rng-device,rng=rng
                 -blockdev {"cache":{"direct":false,"no-flush":true},"detect-zeroes":"unmap","discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/tmp/a,b \"c\".raw","read-only":false},"node-name":"drive-scratch","read-only":false}
                 -device {"discard":true,"drive":"drive-scratch","driver":"virtio-blk-device","id":"disk-scratch","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"scratch","werror":"stop","write-zeroes":true}
+                -blockdev {"backing":{"backing":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/d.raw","read-only":true},"read-only":true},"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/d.1.qcow2","read-only":true},"read-only":true},"cache":{"direct":false,"no-flush":true},"detect-zeroes":"unmap","discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/d.2.qcow2","read-only":false},"node-name":"drive-resumed","read-only":false}
+                -device {"discard":true,"drive":"drive-resumed","driver":"virtio-blk-device","id":"disk-resumed","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"resumed","werror":"stop","write-zeroes":true}
                 -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/t.sqfs","read-only":true},"node-name":"drive-tools","read-only":true}
                 -device {"discard":false,"drive":"drive-tools","driver":"virtio-blk-device","id":"disk-tools","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"tools","werror":"stop","write-zeroes":false}
-                -blockdev {"cache":{"direct":false,"no-flush":false},"detect-zeroes":"unmap","discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"file","filename":"/c.qcow2","read-only":false},"node-name":"drive-cache","read-only":false}
+                -blockdev {"backing":null,"cache":{"direct":false,"no-flush":false},"detect-zeroes":"unmap","discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"file","filename":"/c.qcow2","read-only":false},"node-name":"drive-cache","read-only":false}
                 -device {"discard":true,"drive":"drive-cache","driver":"virtio-blk-device","id":"disk-cache","logical_block_size":4096,"physical_block_size":4096,"rerror":"stop","serial":"cache","werror":"stop","write-zeroes":true}"#]],
         );
     }

@@ -3,16 +3,21 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    os::unix::net::UnixStream,
+    fs::{File, OpenOptions},
+    os::unix::{
+        fs::{FileTypeExt, OpenOptionsExt},
+        net::UnixStream,
+    },
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 
-use machine::{DriveSerial, HaltReason, Machine, MachineError, MachineSpec};
+use machine::{DriveFormat, DriveSerial, HaltReason, Machine, MachineError, MachineSpec};
 use microvm::VsockProcess;
+use nix::fcntl::OFlag;
 use qapi::qmp::{BlockdevSnapshotSync, NewImageMode, blockdev_snapshot_sync};
+use qcow2::Header;
 use tokio::sync::watch;
 
 use crate::{
@@ -166,23 +171,56 @@ impl QemuMachine {
     }
 }
 
-/// Checks what QEMU would only complain about in its own words.
+/// Checks what QEMU would only complain about in its own words, and what it would not:
+/// qcow2 files that name other files.
 pub(crate) fn check_files(spec: &MachineSpec) -> Result<(), MachineError> {
-    let files = [&spec.kernel, &spec.initrd].into_iter().map(|path| (path, false));
-    let drives = spec.drives.iter().map(|drive| (&drive.path, !drive.read_only));
-    for (path, write) in files.chain(drives) {
-        fs::OpenOptions::new().read(true).write(write).open(path).map_err(|cause| {
-            MachineError::Unavailable {
-                what: format!("`{}`", path.display()),
-                reason: format!(
-                    "it cannot be opened for {}: {cause}",
-                    if write { "writing" } else { "reading" }
-                ),
-                hint: None,
-            }
-        })?;
+    for path in [&spec.kernel, &spec.initrd] {
+        open_file(path, false)?;
+    }
+    for drive in &spec.drives {
+        check_image(&drive.path, drive.format, !drive.read_only, drive.below.is_empty())?;
+        for (index, layer) in drive.below.iter().enumerate() {
+            check_image(&layer.path, layer.format, false, index + 1 == drive.below.len())?;
+        }
     }
     Ok(())
+}
+
+/// Checks one file of a drive; the lowest must not name a file below it.
+fn check_image(
+    path: &Path,
+    format: DriveFormat,
+    write: bool,
+    lowest: bool,
+) -> Result<(), MachineError> {
+    let file = open_file(path, write)?;
+    if format == DriveFormat::Raw {
+        return Ok(());
+    }
+    let header = Header::read(&file);
+    let checked = header.and_then(|header| {
+        if lowest { header.check_standalone().map_err(Into::into) } else { Ok(()) }
+    });
+    checked.map_err(|cause| unusable(path, format!("it cannot be used as qcow2: {cause}")))
+}
+
+fn open_file(path: &Path, write: bool) -> Result<File, MachineError> {
+    // O_NONBLOCK so that a pipe in the place of a file is an error and not a wait.
+    let nonblocking = OFlag::O_NONBLOCK.bits();
+    let options =
+        || OpenOptions::new().read(true).write(write).custom_flags(nonblocking).open(path);
+    let usage = if write { "writing" } else { "reading" };
+    let file = options()
+        .map_err(|cause| unusable(path, format!("it cannot be opened for {usage}: {cause}")))?;
+    let kind = file.metadata().map(|metadata| metadata.file_type());
+    match kind {
+        Ok(kind) if kind.is_file() || kind.is_block_device() => Ok(file),
+        _ => Err(unusable(path, "it is neither a regular file nor a block device".to_owned())),
+    }
+}
+
+fn unusable(path: &Path, reason: String) -> MachineError {
+    MachineError::Unavailable { what: format!("`{}`", path.display()), reason, hint: None }
 }
 
 /// The reason of the end; to be called when nothing more will be seen.

@@ -286,7 +286,7 @@ async fn bad_files_are_named_before_and_by_qemu() {
     let mut spec = good();
     spec.drives.push(drive("bad", image.clone(), DriveFormat::Qcow2));
     let error = start(spec).await.to_string();
-    assert!(error.contains("not in qcow2 format"), "{error}");
+    assert!(error.contains("not a qcow2 image"), "{error}");
 
     let mut spec = good();
     spec.drives.push(drive("shared", image.clone(), DriveFormat::Raw));

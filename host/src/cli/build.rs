@@ -287,7 +287,11 @@ pub struct DriveArgs {
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub drive: Option<PathBuf>,
 
-    /// Format of the drive [default: detected]
+    /// Format of the drive [default: raw]
+    ///
+    /// The content never decides: a guest can write anything over its drive. Without this option,
+    /// a drive that begins as a file of another format does is refused. A qcow2 drive must not
+    /// stand on a backing file or have an external data file.
     #[arg(long, value_name = "FORMAT")]
     pub drive_format: Option<DriveFormatArg>,
 }

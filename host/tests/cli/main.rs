@@ -48,6 +48,9 @@ pub(crate) fn make_home(home: &Path) {
     }
     fs::create_dir(home.join("empty")).unwrap();
     fs::write(home.join("text.txt"), "hello").unwrap();
+    // What a guest can have made of its raw drive.
+    let claims = [b"QFI\xfb\0\0\0\x03".as_slice(), &[0; 1 << 16]].concat();
+    fs::write(home.join("claims.img"), claims).unwrap();
     let specs = [
         ("happy", "- echo: \"{{ who }}\"\n  teardown: bye\n- echo: bar\n"),
         ("unhappy", "- echo: foo\n  teardown: bye\n- error: yikes\n  teardown: 'WAT?!'\n"),

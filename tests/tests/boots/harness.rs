@@ -184,6 +184,7 @@ pub fn drive(serial: &str, path: PathBuf) -> machine::Drive {
         serial: machine::DriveSerial::new(serial).unwrap(),
         path,
         format: machine::DriveFormat::Raw,
+        below: Vec::new(),
         read_only: false,
         durable: false,
         block_size: machine::BlockSize::B512,

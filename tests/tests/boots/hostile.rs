@@ -7,7 +7,10 @@ use machine::HaltReason;
 use session::{BootOptions, SessionError};
 use tests::command;
 
-use crate::harness::{Prepared, drive, ground, shell};
+use crate::{
+    harness::{Ground, Prepared, drive, ground, shell},
+    program::{make_drive_named, stderr, vbuild},
+};
 
 /// Long enough for a boot in a machine that is itself emulated.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -136,4 +139,128 @@ async fn rubbish_in_every_register_harms_nobody_else() {
     // A session with a machine that is gone says so.
     let error = session.output(command(&["true"]), b"").await.unwrap_err();
     assert!(matches!(error, SessionError::Lost { .. } | SessionError::Machine(_)), "{error:?}");
+}
+
+/// What root in a guest does to its helper drive, with no tool but Python and mke2fs:
+/// shows how the drive begins, and writes a qcow2 image over it that leads to a file of
+/// the host. The disk in that image has a good ext4, so that the next machine mounts it
+/// and runs this again.
+///
+/// - `read`: the first 1024 bytes of the disk are in no cluster of the image, so they come
+///   from the backing file that the header names; everything else is in the image.
+/// - `write`: they are in the external data file that the header names, which is written
+///   to; everything else comes from a backing file, any ext4 of the host.
+const TAKE_OVER: &str = r#"
+import os, struct, subprocess, sys
+kind, victim, other = sys.argv[1:]
+CLUSTER, COPIED = 512, 1 << 63
+
+def serial(disk):
+    try:
+        return open(f"/sys/block/{disk}/serial").read().strip()
+    except OSError:
+        return None
+
+device = next(f"/dev/{disk}" for disk in os.listdir("/sys/block") if serial(disk) == "vbuild-helper")
+with open(device, "rb") as disk:
+    os.write(1, disk.read(64))
+
+if kind == "read":
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "/run/fs", "8M"], check=True)
+    content = open("/run/fs", "rb").read()
+    backing, external = victim, None
+else:
+    content = bytes(64 << 20)
+    backing, external = other, victim
+
+per_table = CLUSTER // 8
+clusters = len(content) // CLUSTER
+tables = clusters // per_table
+# header, refcount table, L1 table, L2 tables, data
+l1_at = 2 * CLUSTER
+l2_at = l1_at + (tables * 8 + CLUSTER - 1) // CLUSTER * CLUSTER
+data_at = l2_at + tables * CLUSTER
+entries, data = [0] * clusters, b""
+if kind == "read":
+    entries[2:] = [data_at + n * CLUSTER | COPIED for n in range(clusters - 2)]
+    data = content[2 * CLUSTER:]
+else:
+    entries[:2] = [COPIED, CLUSTER | COPIED]
+l1 = [l2_at + n * CLUSTER | COPIED for n in range(tables)]
+
+def extension(number, name):
+    return struct.pack(">II", number, len(name)) + name + bytes(-len(name) % 8)
+
+extensions = extension(0xe2792aca, b"raw")
+if external:
+    extensions += extension(0x44415441, external.encode())
+extensions += bytes(8)
+name_at = 104 + len(extensions)
+header = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, name_at, len(backing), 9, len(content), 0,
+                     tables, l1_at, CLUSTER, 1, 0, 0)
+header += struct.pack(">QQQII", 4 if external else 0, 0, 0, 4, 104)
+header = (header + extensions + backing.encode()).ljust(CLUSTER, b"\0")
+assert len(header) == CLUSTER
+tables_of = lambda numbers: b"".join(number.to_bytes(8, "big") for number in numbers)
+image = header + bytes(CLUSTER) + tables_of(l1).ljust(l2_at - l1_at, b"\0") + tables_of(entries) + data
+
+subprocess.run(["mount", "-o", "remount,ro", "/helper"], check=True)
+with open(device, "r+b") as disk:
+    disk.write(image)
+    disk.flush()
+    os.fsync(disk.fileno())
+"#;
+
+/// Runs that and the same command line once more.
+fn take_over(ground: &Ground, kind: &str) {
+    const SECRET: &[u8] = b"-----BEGIN OPENSSH PRIVATE KEY-----\nvery secret\n";
+    let victim = ground.path("victim");
+    let content = [SECRET, &[b'\n'; 4096]].concat();
+    fs::write(&victim, &content).unwrap();
+    let (name, other) = (format!("{kind}.img"), format!("{kind}-other.img"));
+    make_drive_named(ground, &name);
+    make_drive_named(ground, &other);
+    let run = |options: &[&str]| {
+        let words = [&["exec", "--no-network", "--drive", &name], options, &["--"]].concat();
+        let mut command = vbuild(ground, &words);
+        command.args(["python3", "-c", TAKE_OVER, kind]).arg(&victim).arg(ground.path(&other));
+        let output = command.output().unwrap();
+        assert!(
+            !output.stdout.windows(16).any(|part| SECRET.windows(16).any(|word| part == word)),
+            "the guest has read the host's file: {:?}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        assert!(fs::read(&victim).unwrap() == content, "the guest has written the host's file");
+        output
+    };
+    let first = run(&[]);
+    assert!(first.status.success(), "{}", stderr(&first));
+    assert_eq!(first.stdout, [0; 64], "how an ext4 begins");
+
+    // The same command line: refused before any machine, with the drive's name.
+    let second = run(&[]);
+    let text = stderr(&second);
+    assert_eq!(second.status.code(), Some(125), "{text}");
+    assert!(second.stdout.is_empty());
+    for word in [&name, "begins as a qcow2 file does", "--drive-format raw"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    // As what it is, it is the guest's bytes and no file system.
+    let raw = run(&["--drive-format", "raw"]);
+    assert!(stderr(&raw).contains("no filesystem that can be mounted"), "{}", stderr(&raw));
+    // Even the user's own word leads to no other file.
+    let qcow2 = run(&["--drive-format", "qcow2"]);
+    let text = stderr(&qcow2);
+    assert_eq!(qcow2.status.code(), Some(125), "{text}");
+    assert!(text.contains(&name) && qcow2.stdout.is_empty(), "{text}");
+    let reason = if kind == "read" { "backing file" } else { "external data file" };
+    assert!(text.contains(reason), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_that_a_guest_writes_over_its_drive_leads_nowhere() {
+    let name = "a_header_that_a_guest_writes_over_its_drive_leads_nowhere";
+    let Some(ground) = ground(name) else { return };
+    take_over(&ground, "read");
+    take_over(&ground, "write");
 }

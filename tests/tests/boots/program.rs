@@ -13,7 +13,7 @@ use tests::{names, process_with, vbuild_binary};
 use crate::harness::{Ground, ground};
 
 /// The binary with a verb, on the ground's cache.
-fn vbuild(ground: &Ground, words: &[&str]) -> Command {
+pub(crate) fn vbuild(ground: &Ground, words: &[&str]) -> Command {
     let mut command = Command::new(vbuild_binary());
     command
         .args(words.first())
@@ -30,13 +30,17 @@ fn vbuild(ground: &Ground, words: &[&str]) -> Command {
     command
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn make_drive(ground: &Ground) {
+    make_drive_named(ground, "cache.img");
+}
+
+pub(crate) fn make_drive_named(ground: &Ground, name: &str) {
     let make = Command::new(vbuild_binary())
-        .args(["cache", "create", "cache.img", "--size", "64M"])
+        .args(["cache", "create", name, "--size", "64M"])
         .current_dir(ground.dir.path())
         .env("HOME", ground.dir.path())
         .status()

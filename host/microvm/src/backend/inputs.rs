@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, fs::File, path::Path};
 
-use machine::{DriveFormat, DriveSerial, MachineError, MachineSpec};
+use machine::{DriveSerial, MachineError, MachineSpec};
 
 use super::{KVM_DEVICE, Top, io_error};
 use crate::{
-    control::{BootDrive, DESCRIPTORS_MAX, Format},
+    control::{BootDrive, DESCRIPTORS_MAX},
     drives::{self, DriveError},
 };
 
@@ -39,10 +39,7 @@ pub(super) fn open_everything(spec: &MachineSpec) -> Result<Opened, MachineError
             drive.serial.clone(),
             Top {
                 path: drive.path.clone(),
-                format: match drive.format {
-                    DriveFormat::Raw => Format::Raw,
-                    DriveFormat::Qcow2 => Format::Qcow2,
-                },
+                format: drives::format(drive.format),
                 size: layers.size,
                 read_only: drive.read_only,
             },

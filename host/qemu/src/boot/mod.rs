@@ -95,10 +95,7 @@ fn argv(spec: &BootSpec, accel: QemuAccel, console: Console) -> Result<Vec<OsStr
         let variables = comma_free(utf8(&uefi.variables)?);
         args.pair("-drive", format!("if=pflash,unit=1,format=raw,snapshot=on,file={variables}"));
     }
-    let format = match spec.format {
-        DriveFormat::Raw => "raw",
-        DriveFormat::Qcow2 => "qcow2",
-    };
+    let format = spec.format.name();
     let image = comma_free(utf8(&spec.image)?);
     // `snapshot` exists only for -drive, not for -blockdev.
     args.pair(

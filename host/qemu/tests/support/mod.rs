@@ -95,6 +95,7 @@ pub(crate) fn drive(serial: &str, path: PathBuf, format: DriveFormat) -> Drive {
         serial: DriveSerial::new(serial).expect("tests use good serials"),
         path,
         format,
+        below: Vec::new(),
         read_only: false,
         durable: false,
         block_size: BlockSize::B512,

@@ -13,7 +13,6 @@
 //! nothing. Not supported, and refused with a reason: encryption, external data
 //! files, extended L2 entries, and writing to images with internal snapshots.
 
-pub(crate) mod header;
 mod refcount;
 #[cfg(test)]
 mod tests;
@@ -25,12 +24,10 @@ use std::{
     os::unix::fs::FileExt,
 };
 
+use ::qcow2::{Compression, Header, read_table, read_up_to, write_table};
 use vm_memory::VolatileSlice;
 
-use self::{
-    header::{Compression, Header},
-    refcount::Refcounts,
-};
+use self::refcount::Refcounts;
 use super::{image::Image, raw::punch};
 use crate::devices::chain::{Direction, copy_in, part, total, transfer, zero};
 
@@ -92,7 +89,7 @@ impl Qcow2 {
             let refcounts = if read_only {
                 None
             } else {
-                header.check_writable()?;
+                header.check_writable().map_err(invalid)?;
                 header.clear_autoclear(&file)?;
                 let end = file.seek(SeekFrom::End(0))?;
                 Some(Refcounts::read(&file, &header, end)?)
@@ -132,7 +129,7 @@ impl Qcow2 {
             if self.l2_cache.len() >= L2_CACHE_TABLES {
                 self.l2_cache.clear(); // written through, so nothing is lost
             }
-            let entries = header::read_table(&self.file, table, self.l2_entries())?;
+            let entries = read_table(&self.file, table, self.l2_entries())?;
             self.l2_cache.insert(table, entries);
         }
         self.l2_cache.get_mut(&table).ok_or_else(|| invalid("an L2 table is missing"))
@@ -328,7 +325,7 @@ impl Qcow2 {
         }
         let table = self.allocate(1)?;
         let entries = vec![0; usize::try_from(self.l2_entries()).map_err(io::Error::other)?];
-        header::write_table(&self.file, table, &entries)?;
+        write_table(&self.file, table, &entries)?;
         self.l2_cache.insert(table, entries);
         let entry = table | COPIED;
         let slot = self.header.l1_offset + l1 as u64 * 8;
@@ -411,7 +408,7 @@ impl Qcow2 {
         let end = at + len as u64;
         let head = self.old_bytes(start, at)?;
         let tail_end = start + clusters * self.cluster;
-        let tail = self.old_bytes(end, tail_end.min(self.header.size.max(end)))?;
+        let tail = self.old_bytes(end, tail_end.min(self.header.disk_bytes.max(end)))?;
         let table = self.writable_l2(l1)?;
         let new = self.allocate(clusters)?;
         if !head.is_empty() {
@@ -453,7 +450,7 @@ impl Qcow2 {
         if backed && self.header.version < 3 {
             let mut zeros = vec![0; usize::try_from(self.cluster).map_err(io::Error::other)?];
             let len = self.within_cluster(start, zeros.len());
-            let len = len.min(usize::try_from(self.header.size - start).unwrap_or(len));
+            let len = len.min(usize::try_from(self.header.disk_bytes - start).unwrap_or(len));
             self.write_range(&[VolatileSlice::from(&mut zeros[..len])], start)?;
             return Ok(0);
         }
@@ -474,7 +471,8 @@ impl Qcow2 {
         while at < end {
             let start = at / self.cluster * self.cluster;
             let next = (start + self.cluster).min(end);
-            let whole = at == start && (next == start + self.cluster || next == self.header.size);
+            let whole =
+                at == start && (next == start + self.cluster || next == self.header.disk_bytes);
             if whole {
                 freed += self.zero_cluster(start)?;
             } else if parts && !matches!(self.entry(at)?, Entry::Zero(_)) {
@@ -487,23 +485,9 @@ impl Qcow2 {
     }
 }
 
-/// Reads as much as there is, up to the end of the file.
-fn read_up_to(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while done < into.len() {
-        match file.read_at(&mut into[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(got) => done += got,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(done)
-}
-
 impl Image for Qcow2 {
     fn len(&self) -> u64 {
-        self.header.size & !511
+        self.header.disk_bytes & !511
     }
 
     fn granularity(&self) -> u64 {

@@ -2,10 +2,9 @@
 
 use std::{collections::HashMap, fs::File, io, os::unix::fs::FileExt};
 
-use super::{
-    header::{Header, REFCOUNT_TABLE_MAX_BYTES, read_table, write_table},
-    invalid,
-};
+use ::qcow2::{Header, REFCOUNT_TABLE_MAX_BYTES, read_table, write_table};
+
+use super::invalid;
 
 /// A refcount table entry's offset.
 const OFFSET_MASK: u64 = !511;

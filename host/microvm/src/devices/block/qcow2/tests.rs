@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::Command};
 
+use ::qcow2::{Backing, BackingFormat, create_layer};
 use proptest::prelude::*;
 
 use super::*;
@@ -53,7 +54,7 @@ fn overlay(dir: &Path, size: u64) -> (Vec<u8>, Qcow2, std::path::PathBuf) {
     std::fs::write(&base, &pattern).unwrap();
     let top = dir.join("top.qcow2");
     let file = File::create_new(&top).unwrap();
-    header::create(&file, size, &base, "raw").unwrap();
+    create_layer(&file, size, Some(Backing::new(&base, BackingFormat::Raw))).unwrap();
     let backing = Raw::new(File::open(&base).unwrap()).unwrap();
     (pattern, open(&top, Some(Box::new(backing))), top)
 }
@@ -71,8 +72,8 @@ fn a_new_layer_shows_its_backing_and_keeps_writes_to_itself() {
     drop(image);
     assert_eq!(std::fs::read(dir.path().join("base.raw")).unwrap(), pattern);
     let header = Header::read(&open_file(&top)).unwrap();
-    let backing = header.backing().unwrap();
-    assert_eq!(backing.format.as_deref(), Some("raw"));
+    let backing = header.backing.unwrap();
+    assert_eq!(backing.format, Some(BackingFormat::Raw));
     assert!(backing.name.ends_with("base.raw"));
     img!("check", &top);
     img!("compare", "-f", "qcow2", &top, "-F", "qcow2", &top);
