@@ -147,6 +147,7 @@ pub async fn build_here(
     ctx: &Ctx,
 ) -> Result<(Vec<Written>, Option<Shared>), CommandError> {
     check(plan)?;
+    let before = breaks(plan, &settings.breaks)?;
     let targets = targets(plan);
     let shared = shared_cache::open(settings)?;
     let mut machine = Prepared::new(settings, ctx).await?;
@@ -165,7 +166,6 @@ pub async fn build_here(
     let trees = Trees::new(Arc::clone(&ctx.observer), checksums(plan), plan.outputs.epoch);
     let trees = if machine.cache.is_some() { trees.with_archives(&directory) } else { trees };
     let shell = shell::Shell::running(settings.break_command.clone());
-    let before = breaks(plan, &settings.breaks)?;
     let visit =
         settings.may_open_shell().then(|| shell.visit(None, before, settings.shell_on_failure));
     let config = machine.config(settings, ctx, Arc::new(trees.clone()), visit)?;

@@ -92,6 +92,8 @@ pub struct Settings {
     pub remote_cache: Option<remote::Place>,
     /// The file with the secret that what is shared is signed with.
     pub remote_key: Option<PathBuf>,
+    /// Whether results of a shared cache are used that nobody has signed.
+    pub remote_unsigned: bool,
     /// Open a shell in the machine when a script fails.
     pub shell_on_failure: bool,
     /// Where the build stops for a shell: `before-install`, `after-root`.
@@ -134,6 +136,7 @@ impl Default for Settings {
             stage_cache: StageCache::default(),
             remote_cache: None,
             remote_key: None,
+            remote_unsigned: false,
             shell_on_failure: false,
             breaks: Vec::new(),
             break_command: None,

@@ -244,6 +244,7 @@ const HOW: &[&str] = &[
     "refresh",
     "remote-cache",
     "remote-key",
+    "remote-unsigned",
     "smp",
     "timeout",
     "verbose",

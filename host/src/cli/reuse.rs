@@ -39,10 +39,18 @@ pub struct ReuseArgs {
 
     /// Trust in the shared cache only what is signed with the secret in FILE, and sign with it
     ///
-    /// Everybody who shares results needs the same file, of at least 16 bytes. Without one,
-    /// whoever can write to the place decides what is in images that are built from it.
+    /// Everybody who shares results needs the same file, of at least 16 bytes, which nobody else
+    /// may read (mode 0600). Names of results are made with it too, so that nobody without it
+    /// finds the value of a variable by trying.
     #[arg(long, value_name = "FILE", requires = "remote_cache")]
     pub remote_key: Option<PathBuf>,
+
+    /// Use results of a shared cache that nobody has signed
+    ///
+    /// Whoever can write to the place then decides what is in images that are built from it.
+    /// What came from there is used again only by builds with this option.
+    #[arg(long, conflicts_with = "remote_key")]
+    pub remote_unsigned: bool,
 
     /// What happens when a script fails, beside the failure
     ///

@@ -45,6 +45,7 @@ pub fn builder_settings(args: &BuilderArgs) -> Settings {
         },
         remote_cache: reuse.remote_cache.clone(),
         remote_key: reuse.remote_key.clone(),
+        remote_unsigned: reuse.remote_unsigned,
         shell_on_failure: reuse.on_failure == Some(OnFailureArg::Shell),
         ..guest_settings(&args.guest)
     }

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, de};
 
+use crate::base_recipe::{FrontEnd, Recipe};
+
 /// The largest number of bytes that a size may mean: what ext4 can hold at most
 /// with its usual blocks.
 const SIZE_MAX_BYTES: u64 = 16 << 40;
@@ -59,15 +61,6 @@ pub enum Base {
     Recipe(Recipe),
 }
 
-/// A command line of vbuild that makes the base image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recipe {
-    /// The front end: `dib`, `vmdb` or `layers`.
-    pub front_end: String,
-    /// Its arguments, without those that name the output.
-    pub arguments: Vec<String>,
-}
-
 /// The base as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,12 +105,9 @@ impl<'de> Deserialize<'de> for Base {
                         "the result of a recipe has no digest beforehand",
                     ));
                 }
-                if !matches!(front_end.as_str(), "dib" | "vmdb" | "layers") {
-                    return Err(de::Error::custom(
-                        "a base's recipe is one of dib, vmdb and layers",
-                    ));
-                }
-                Ok(Self::Recipe(Recipe { front_end, arguments: text.arguments }))
+                let recipe = FrontEnd::parse(&front_end)
+                    .and_then(|front_end| Recipe::parse(front_end, text.arguments));
+                recipe.map(Self::Recipe).map_err(de::Error::custom)
             }
             _ => Err(de::Error::custom("a base has exactly one of `image`, `url` and `recipe`")),
         }
@@ -297,7 +287,7 @@ mod tests {
         assert_eq!(config.packages, ["zerofree"]);
         assert_eq!(parse("f", "# nothing\n\n").unwrap(), Config::default());
         let recipe = parse("f", "base:\n  recipe: vmdb\n  arguments: [a.vmdb]\n").unwrap();
-        let expected = Recipe { front_end: "vmdb".into(), arguments: vec!["a.vmdb".into()] };
+        let expected = Recipe::parse(FrontEnd::Vmdb, vec!["a.vmdb".into()]).unwrap();
         assert_eq!(recipe.base, Some(Base::Recipe(expected)));
     }
 
@@ -312,6 +302,7 @@ mod tests {
             ("base:\n  url: https://x/y\n", "line 2", "needs its"),
             ("base:\n  url: ftp://x/y\n  sha256: aa\n", "line 2", "no sha256"),
             ("base:\n  recipe: cargo\n", "line 2", "one of dib"),
+            ("base:\n  recipe: dib\n  arguments: [--share, /x, vm]\n", "line 2", "`--share`"),
             ("timeouts:\n  10_a: 0s\n", "line 2", "no time"),
             ("size: 1G\nsize: 2G\n", "line 2", "size"),
             ("size: 1G\nroot: /dev/sda1\n", "line 2", "no filesystem"),

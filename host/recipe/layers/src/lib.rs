@@ -17,12 +17,14 @@
 //! Architecture invariant: reads files of the project, and nothing else of the
 //! host; the base image is found and verified by the caller.
 
+mod base_recipe;
 mod config;
 mod hints;
 mod lower;
 mod project;
 
-pub use config::{Base, Config, ConfigError, Recipe, parse as parse_config, parse_root};
+pub use base_recipe::{FrontEnd, Recipe};
+pub use config::{Base, Config, ConfigError, parse as parse_config, parse_root};
 pub use hints::{Bind, Hints};
 pub use inputs::{SourceError, Sources};
 pub use lower::{DISK, Lowered, ROOT, Request, Target, inspect, lower};

@@ -2,18 +2,20 @@
 //! makes.
 
 use std::{
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use base_image::{BaseError, BaseImage, Expected};
-use layers::{Base, Recipe};
+use layers::{Base, FrontEnd, Recipe};
+use machine::{DriveFormat, accel::Accel};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
-    settings::Settings,
+    settings::{CaSource, Settings},
 };
 
 /// Base images, below the user's cache directory.
@@ -86,7 +88,8 @@ fn run_recipe(
     };
     let project = std::fs::canonicalize(project).map_err(host)?;
     let mut hash = Sha256::new();
-    for word in recipe.arguments.iter().map(String::as_str).chain([recipe.front_end.as_str()]) {
+    let words = recipe.words();
+    for word in words.iter().map(String::as_str).chain([recipe.front_end.name()]) {
         hash.update(word);
         hash.update([0]);
     }
@@ -102,23 +105,139 @@ fn run_recipe(
     };
     let mut command = Command::new(&program);
     command.current_dir(&project);
-    match recipe.front_end.as_str() {
-        "dib" => {
-            command.args(["-t", "raw"]).arg("-o").arg(folder.join("base")).args(&recipe.arguments)
-        }
-        "vmdb" => command.arg("vmdb").args(&recipe.arguments).arg("--output").arg(&image),
-        _ => command.arg("layers").args(&recipe.arguments).arg("-o").arg(&image),
+    match recipe.front_end {
+        FrontEnd::Dib => command.args(["-t", "raw"]).arg("-o").arg(folder.join("base")),
+        FrontEnd::Vmdb => command.arg("vmdb").arg("--output").arg(&image),
+        FrontEnd::Layers => command.arg("layers").arg("-o").arg(&image),
     };
-    command.arg("--cache-dir").arg(&settings.cache_dir);
-    ctx.say(format!(
-        "the base image is built first: {} {}",
-        recipe.front_end,
-        recipe.arguments.join(" ")
-    ));
+    // What is built comes last: no word of the project is in the place of an option.
+    command.args(settings_words(&absolute(settings).map_err(host)?)).args(&words);
+    let what = words.join(" ");
+    ctx.say(format!("the base image is built first: {} {what}", recipe.front_end.name()));
     let status = command.status().map_err(host)?;
     if status.success() {
         return Ok(image);
     }
     let text = format!("the base image's own build failed ({status})");
     Err(CommandError::message(Kind::Build, text))
+}
+
+/// The options that tell another vbuild to run as this one does: the same machine,
+/// network, mirror, certificates and caches.
+fn settings_words(settings: &Settings) -> Vec<OsString> {
+    let mut words = Vec::new();
+    let mut add = |name: &str, value: &OsStr| {
+        let mut word = OsString::from(name);
+        word.push("=");
+        word.push(value);
+        words.push(word);
+    };
+    let accel = match settings.accel {
+        Accel::Auto => "auto",
+        Accel::Kvm => "kvm",
+        Accel::Tcg => "tcg",
+    };
+    add("--accel", accel.as_ref());
+    add("--smp", settings.vcpus.to_string().as_ref());
+    add("--memsize", settings.memory_mib.to_string().as_ref());
+    add("--cache-dir", settings.cache_dir.as_os_str());
+    for package in &settings.appliance_packages {
+        add("--appliance-package", package.as_ref());
+    }
+    for host in &settings.allow_hosts {
+        add("--allow-host", host.as_ref());
+    }
+    let place = settings.remote_cache.as_ref().map(ToString::to_string);
+    let format = settings.drive_format.map(|format| match format {
+        DriveFormat::Raw => "raw",
+        DriveFormat::Qcow2 => "qcow2",
+    });
+    let bundle = settings.ca_bundle.as_ref().map(|bundle| match bundle {
+        CaSource::Host => OsStr::new("host"),
+        CaSource::File(path) => path.as_os_str(),
+    });
+    for (name, value) in [
+        ("--mirror", settings.mirror.as_deref().map(OsStr::new)),
+        ("--ca-bundle", bundle),
+        ("--drive", settings.drive.as_deref().map(Path::as_os_str)),
+        ("--drive-format", format.map(OsStr::new)),
+        ("--remote-cache", place.as_deref().map(OsStr::new)),
+        ("--remote-key", settings.remote_key.as_deref().map(Path::as_os_str)),
+    ] {
+        if let Some(value) = value {
+            add(name, value);
+        }
+    }
+    for (name, given) in [
+        ("--no-network", !settings.network),
+        ("--allow-private", settings.allow_private),
+        ("--no-cache", !settings.stage_cache.enabled),
+        ("--remote-unsigned", settings.remote_unsigned),
+    ] {
+        if given {
+            words.push(name.into());
+        }
+    }
+    words
+}
+
+/// Paths of settings that are relative are meant from where vbuild was started, and the
+/// other vbuild starts in the project.
+fn absolute(settings: &Settings) -> std::io::Result<Settings> {
+    let whole = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
+    let ca_bundle = match &settings.ca_bundle {
+        Some(CaSource::File(path)) => Some(CaSource::File(std::path::absolute(path)?)),
+        other => other.clone(),
+    };
+    let remote_cache = match &settings.remote_cache {
+        Some(remote::Place::Folder(path)) => {
+            Some(remote::Place::Folder(std::path::absolute(path)?))
+        }
+        other => other.clone(),
+    };
+    Ok(Settings {
+        cache_dir: std::path::absolute(&settings.cache_dir)?,
+        drive: whole(&settings.drive)?,
+        remote_key: whole(&settings.remote_key)?,
+        ca_bundle,
+        remote_cache,
+        ..settings.clone()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::{self, Invocation},
+        commands::resolve,
+    };
+
+    #[test]
+    fn the_base_is_built_as_the_run_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            accel: Accel::Tcg,
+            vcpus: 3,
+            memory_mib: 777,
+            cache_dir: folder.path().join("cache"),
+            mirror: Some("http://m/d".into()),
+            ca_bundle: Some(CaSource::File("/ca.pem".into())),
+            appliance_packages: vec!["a".into()],
+            network: false,
+            allow_hosts: vec!["h:1".into()],
+            allow_private: true,
+            drive: Some("/d.img".into()),
+            drive_format: Some(DriveFormat::Raw),
+            remote_cache: Some(remote::Place::Folder("/shared".into())),
+            remote_unsigned: true,
+            ..Settings::default()
+        };
+        let mut argv = vec![OsString::from("vbuild")];
+        argv.extend(settings_words(&settings));
+        argv.push("deb".into());
+        let Invocation::Build(args) = cli::parse(&argv).unwrap().1 else { panic!("no build") };
+        assert_eq!(resolve::build_settings(&args), settings);
+        assert_eq!(absolute(&settings).unwrap(), settings);
+    }
 }
