@@ -46,6 +46,8 @@ pub struct Answer {
     pub connections: Vec<Connection>,
     /// How many more there were, of which nothing else is known.
     pub more_connections: u64,
+    /// The shared cache that the stage's result began with.
+    pub shared: Option<store::Origin>,
 }
 
 /// A build in the store.
@@ -84,6 +86,7 @@ pub async fn path(
         stage: stage.name.clone(),
         connections: stage.connections.clone(),
         more_connections: stage.more_connections,
+        shared: stage.origin.clone(),
     })
 }
 
@@ -395,6 +398,7 @@ mod tests {
             ran: ran.collect(),
             log: None,
             files: Vec::new(),
+            origin: None,
         }
     }
 

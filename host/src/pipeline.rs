@@ -189,8 +189,8 @@ pub async fn build_here(
     }
     if let Some(cache) = &machine.cache {
         let archives = trees.archives();
-        let fetched = built.fetched;
-        let made = stage_cache::Made { files: &files, archives: &archives, fetched };
+        let (fetched, origin) = (built.fetched, built.origin);
+        let made = stage_cache::Made { files: &files, archives: &archives, fetched, origin };
         stage_cache::keep(plan, &targets, cache, made, ctx);
     }
     let directories = trees.take_directories();
@@ -426,9 +426,11 @@ pub fn load_certificates(settings: &Settings) -> Result<Option<Vec<u8>>, Command
 pub fn surroundings(
     settings: &Settings,
     appliance: &ApplianceFiles,
+    salt: plan::Salt,
 ) -> Result<plan::Surroundings, CommandError> {
     let certificates = load_certificates(settings)?;
     Ok(plan::Surroundings {
+        salt,
         appliance: appliance.digest,
         network: settings.network,
         certificates: certificates.as_deref().map(plan::Digest::of),

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use engine::cache::{Refresh, Rules};
+use engine::cache::Rules;
 use machine::{DriveFormat, accel::Accel};
 
 /// Memory of the guest when nothing is said, in MiB. debootstrap and dpkg need
@@ -30,7 +30,7 @@ pub struct StageCache {
 
 impl Default for StageCache {
     fn default() -> Self {
-        let rules = Rules { max_age: Some(MAX_AGE_DEFAULT), refresh: Refresh::Nothing };
+        let rules = Rules { max_age: Some(MAX_AGE_DEFAULT), ..Rules::default() };
         Self { enabled: true, rules }
     }
 }

@@ -4,13 +4,15 @@
 //! Only a prefix of the stages is shared: up to the first whose result shall stay
 //! here or is never kept, because whatever follows holds it too.
 
+use std::time::SystemTime;
+
 use engine::{
     Cache,
-    cache::{self, Refresh},
+    cache::{self, Refresh, Trust},
 };
-use plan::{Keep, Plan, StageKey, Step};
-use remote::{Moved, Options, Remote, RemoteError, Secret};
-use std::{path::Path, time::SystemTime};
+use plan::{Keep, Plan, Salt, StageKey, Step, Surroundings};
+use remote::{Here, Moved, Options, Remote, RemoteError, Secret};
+use store::StageRecord;
 
 use crate::{
     error::{CommandError, Kind},
@@ -28,31 +30,45 @@ const SECRET_MAX_BYTES: u64 = 64 << 10;
 /// A place that cannot be used.
 pub fn open(settings: &Settings) -> Result<Option<Remote>, CommandError> {
     let Some(place) = &settings.remote_cache else { return Ok(None) };
-    let options = Options {
-        ca_bundle: pipeline::load_certificates(settings)?,
-        secret: settings.remote_key.as_deref().map(secret).transpose()?,
-        ..Options::default()
-    };
+    let secret = secret(settings)?;
+    if secret.is_none() && !settings.remote_unsigned {
+        let text = format!("--remote-cache {place}: nothing says whose results are trusted");
+        return Err(CommandError::usage(text)
+            .hint("`--remote-key FILE` trusts those that are signed with a common secret")
+            .hint("`--remote-unsigned` trusts everybody who can write to the place"));
+    }
+    let options =
+        Options { ca_bundle: pipeline::load_certificates(settings)?, secret, ..Options::default() };
     let remote = Remote::open(place.clone(), &options);
     remote.map(Some).map_err(|error| CommandError::new(Kind::Usage, error))
 }
 
-/// The secret in a file, without the end of its last line.
-fn secret(file: &Path) -> Result<Secret, CommandError> {
+/// The secret of `--remote-key`, without the end of its last line.
+///
+/// # Errors
+/// A file that cannot be read, that others can read, or that is too short.
+pub fn secret(settings: &Settings) -> Result<Option<Secret>, CommandError> {
+    let Some(file) = &settings.remote_key else { return Ok(None) };
+    let name = format!("--remote-key {}", file.display());
     let read = rooted::read_secret(file, SECRET_MAX_BYTES).map_err(|error| {
         let hint = error.hint();
-        CommandError::new(Kind::Usage, error)
-            .context(format!("--remote-key {}", file.display()))
-            .maybe_hint(hint)
+        CommandError::new(Kind::Usage, error).context(name.clone()).maybe_hint(hint)
     })?;
-    Secret::new(read.trim_ascii_end()).ok_or_else(|| {
+    let secret = Secret::new(read.trim_ascii_end()).ok_or_else(|| {
         let least = remote::SECRET_MIN_BYTES;
-        CommandError::usage(format!(
-            "--remote-key {}: it has less than {least} bytes",
-            file.display()
-        ))
-        .hint("`openssl rand -hex 32` makes a good one")
-    })
+        CommandError::usage(format!("{name}: it has less than {least} bytes"))
+            .hint("`openssl rand -hex 32` makes a good one")
+    })?;
+    Ok(Some(secret))
+}
+
+/// Whose results a build uses.
+///
+/// # Errors
+/// As [`secret`].
+pub fn trust(settings: &Settings) -> Result<Trust, CommandError> {
+    let key = secret(settings)?.map(|secret| secret.id());
+    Ok(Trust { key, unsigned: settings.remote_unsigned })
 }
 
 /// How many stages from the first on may be shared.
@@ -113,6 +129,7 @@ async fn try_fetch(
     ctx: &Ctx,
 ) -> Result<(), RemoteError> {
     let keys = StageKey::of_plan(plan, &cache.surroundings);
+    let keys_there = StageKey::of_plan(plan, &there(remote, cache));
     let wanted = match &cache.rules.refresh {
         Refresh::Nothing => plan.stages.len(),
         Refresh::Everything => 0,
@@ -123,7 +140,13 @@ async fn try_fetch(
         if is_here(cache, &key)? {
             break;
         }
-        let Some(moved) = remote.fetch(&key, &cache.session).await? else { continue };
+        let here = Here {
+            key,
+            parent: index.checked_sub(1).map(|before| keys[before].0),
+            inputs: plan::stage_inputs(plan, &plan.stages[index], &cache.surroundings),
+        };
+        let fetched = remote.fetch(&keys_there[index].0, here, &cache.session).await?;
+        let Some(moved) = fetched else { continue };
         let name = &plan.stages[index].name;
         if !is_here(cache, &key)? {
             ctx.say(format!("{name} is in {} and too old", remote.place()));
@@ -135,22 +158,34 @@ async fn try_fetch(
     Ok(())
 }
 
+/// What steps can see, with the salt of the shared cache.
+fn there(remote: &Remote, cache: &Cache) -> Surroundings {
+    let salt = remote.salt().map_or(Salt::PUBLIC, Salt::new);
+    Surroundings { salt, ..cache.surroundings.clone() }
+}
+
 /// Whether a build could go on from a stage without the shared cache.
 fn is_here(cache: &Cache, key: &store::Digest) -> Result<bool, RemoteError> {
     let found = cache.session.lookup(key).map_err(|source| RemoteError::Store { source })?;
     Ok(found.is_some_and(|record| {
-        record.resumable() && cache::check_age(&record, &cache.rules, SystemTime::now()).is_ok()
+        record.resumable() && cache::check_use(&record, &cache.rules, SystemTime::now()).is_ok()
     }))
 }
 
 async fn try_push(remote: &Remote, plan: &Plan, cache: &Cache) -> Result<Moved, RemoteError> {
     let keys = StageKey::of_plan(plan, &cache.surroundings);
+    let keys_there = StageKey::of_plan(plan, &there(remote, cache));
     let mut all = Moved::default();
-    for key in &keys[..shared_stages(plan)] {
-        let key = key.0;
-        let found = cache.session.lookup(&key).map_err(|source| RemoteError::Store { source })?;
-        let Some(record) = found.filter(store::StageRecord::resumable) else { continue };
-        let moved = remote.push(&record, &cache.session).await?;
+    for (key, there) in keys.iter().zip(&keys_there).take(shared_stages(plan)) {
+        let found = cache.session.lookup(&key.0).map_err(|source| RemoteError::Store { source })?;
+        // What others are given is what one would take oneself.
+        let trusted = |record: &StageRecord| {
+            cache::check_use(record, &cache.rules, SystemTime::now()).is_ok()
+        };
+        let Some(record) = found.filter(|record| record.resumable() && trusted(record)) else {
+            continue;
+        };
+        let moved = remote.push(&record, &there.0, &cache.session).await?;
         all.stages += moved.stages;
         all.objects += moved.objects;
         all.bytes += moved.bytes;
@@ -182,6 +217,53 @@ mod tests {
             outputs: Outputs::default(),
             helper_at: plan::GuestPath::new("/helper").unwrap(),
         }
+    }
+
+    fn error(settings: &Settings) -> String {
+        let error = open(settings).unwrap_err();
+        assert_eq!(error.kind, Kind::Usage);
+        format!("{error}: {}", error.hints.join("; "))
+    }
+
+    #[test]
+    fn somebody_must_be_trusted_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = remote::Place::Folder(folder.path().join("shared"));
+        let shared = Settings { remote_cache: Some(place), ..Settings::default() };
+        assert!(open(&Settings::default()).unwrap().is_none());
+        let said = error(&shared);
+        assert!(said.contains("--remote-key FILE") && said.contains("--remote-unsigned"), "{said}");
+        assert!(!folder.path().join("shared").exists(), "nothing is made before");
+        let unsigned = Settings { remote_unsigned: true, ..shared };
+        assert_eq!(open(&unsigned).unwrap().unwrap().salt(), None);
+        assert!(trust(&unsigned).unwrap().unsigned);
+    }
+
+    #[test]
+    fn a_key_is_for_the_eyes_of_its_user() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key");
+        let settings = Settings {
+            remote_cache: Some(remote::Place::Folder(folder.path().join("shared"))),
+            remote_key: Some(key.clone()),
+            ..Settings::default()
+        };
+        let write = |text: &str, mode: u32| {
+            std::fs::write(&key, text).unwrap();
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        for mode in [0o644, 0o660, 0o602, 0o666] {
+            write("sixteen bytes or more", mode);
+            let said = error(&settings);
+            assert!(said.contains("--remote-key") && said.contains("chmod 600"), "{said}");
+        }
+        write("short", 0o600);
+        assert!(error(&settings).contains("less than 16 bytes"));
+        write("sixteen bytes or more\n", 0o400);
+        assert!(open(&settings).unwrap().unwrap().salt().is_some());
+        let (trust, secret) = (trust(&settings).unwrap(), Secret::new(b"sixteen bytes or more"));
+        assert_eq!(trust, Trust { key: secret.map(|secret| secret.id()), unsigned: false });
     }
 
     #[test]

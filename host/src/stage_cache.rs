@@ -13,19 +13,20 @@ use std::{
 
 use engine::{
     ApplianceFiles, Cache,
-    cache::{self, Refresh},
+    cache::{self, Refresh, Rules},
 };
 use output::{Checksum, OutputError, Pending, PendingTree, Target};
-use plan::{Plan, StageKey, Step};
+use plan::{Plan, Salt, StageKey, Step};
 use store::{
-    Checksums, FileRole, Printable, RECORD_VERSION, RawSource, RawTarget, RecordKind, StageRecord,
-    Store, StoreError, StoredFile,
+    Checksums, FileRole, Origin, Printable, RECORD_VERSION, RawSource, RawTarget, RecordKind,
+    StageRecord, Store, StoreError, StoredFile,
 };
 
 use crate::{
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
+    shared_cache,
 };
 
 /// The unit of `st_blocks`.
@@ -56,22 +57,54 @@ pub fn store_error(error: StoreError) -> CommandError {
 /// costs only time: it is told, and the build goes on without.
 ///
 /// # Errors
-/// When certificates cannot be read.
+/// When certificates or the key of a shared cache cannot be read.
 pub fn for_build(
     settings: &Settings,
     appliance: &ApplianceFiles,
     ctx: &Ctx,
 ) -> Result<Option<Cache>, CommandError> {
+    opened(settings, appliance, ctx, || Store::open(&directory(&settings.cache_dir)).map(Some))
+}
+
+/// As [`for_build`] for a question: where there is no store, none is made.
+///
+/// # Errors
+/// As [`for_build`].
+pub fn for_question(
+    settings: &Settings,
+    appliance: &ApplianceFiles,
+    ctx: &Ctx,
+) -> Result<Option<Cache>, CommandError> {
+    opened(settings, appliance, ctx, || Store::open_existing(&directory(&settings.cache_dir)))
+}
+
+/// The salt of the keys that builds have, once there is a store.
+#[must_use]
+pub fn salt(settings: &Settings) -> Option<Salt> {
+    let store = Store::open_existing(&directory(&settings.cache_dir)).ok().flatten();
+    store.map(|store| Salt::new(store.salt()))
+}
+
+fn opened(
+    settings: &Settings,
+    appliance: &ApplianceFiles,
+    ctx: &Ctx,
+    open: impl FnOnce() -> Result<Option<Store>, StoreError>,
+) -> Result<Option<Cache>, CommandError> {
     if !settings.stage_cache.enabled {
         return Ok(None);
     }
-    let surroundings = pipeline::surroundings(settings, appliance)?;
-    let opened = Store::open(&directory(&settings.cache_dir)).and_then(|store| store.session());
+    let trust = shared_cache::trust(settings)?;
+    let opened = open().and_then(|store| match store {
+        None => Ok(None),
+        Some(store) => Ok(Some((store.session()?, Salt::new(store.salt())))),
+    });
     match opened {
-        Ok(session) => Ok(Some(Cache {
+        Ok(None) => Ok(None),
+        Ok(Some((session, salt))) => Ok(Some(Cache {
             session: Arc::new(session),
-            rules: settings.stage_cache.rules.clone(),
-            surroundings,
+            rules: Rules { trust, ..settings.stage_cache.rules.clone() },
+            surroundings: pipeline::surroundings(settings, appliance, salt)?,
             connections: cache::Connections::default(),
         })),
         Err(error) => {
@@ -141,7 +174,7 @@ fn record_of(
 ) -> Result<Option<StageRecord>, CommandError> {
     let key = StageKey::of_outputs(plan, &cache.surroundings).0;
     let Some(record) = cache.session.lookup(&key).map_err(store_error)? else { return Ok(None) };
-    if cache::check_age(&record, &cache.rules, SystemTime::now()).is_err() {
+    if cache::check_use(&record, &cache.rules, SystemTime::now()).is_err() {
         return Ok(None);
     }
     let known = |role: &FileRole| record.files.iter().any(|file| file.role == *role);
@@ -241,7 +274,7 @@ fn places<'a>(plan: &'a Plan, targets: &'a [Target]) -> Vec<(FileRole, Place<'a>
 }
 
 /// What a build has finished.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Made<'a> {
     /// Its files, in any order.
     pub files: &'a [Pending],
@@ -249,6 +282,8 @@ pub struct Made<'a> {
     pub archives: &'a [(PathBuf, PathBuf)],
     /// When the network was first used for them.
     pub fetched: Option<u64>,
+    /// The shared cache that the build began with.
+    pub origin: Option<Origin>,
 }
 
 /// Keeps the finished files of a build. A failure costs later builds time.
@@ -264,7 +299,7 @@ fn try_keep(
     cache: &Cache,
     made: Made<'_>,
 ) -> Result<(), CommandError> {
-    let Made { files, archives, fetched } = made;
+    let Made { files, archives, fetched, origin } = made;
     let mut stored = Vec::new();
     for (role, place) in places(plan, targets) {
         match place {
@@ -305,13 +340,19 @@ fn try_keep(
         ran: Vec::new(),
         log: None,
         files: stored,
+        origin,
     };
     cache.session.put_record(&record).map_err(store_error)
 }
 
-/// The plan itself, for questions about the build.
+/// The plan, for questions about the build: without the steps that have values of
+/// variables, commands or texts in them, of which no question is asked.
 fn store_plan(plan: &Plan, cache: &Cache) -> Result<StoredFile, CommandError> {
-    let json = serde_json::to_vec(plan).map_err(|e| CommandError::new(Kind::Build, e))?;
+    let mut plan = plan.clone();
+    for stage in &mut plan.stages {
+        stage.steps.retain(|step| matches!(step, Step::CopyTree { .. }));
+    }
+    let json = serde_json::to_vec(&plan).map_err(|e| CommandError::new(Kind::Build, e))?;
     let object = cache.session.put_blob(&mut json.as_slice()).map_err(store_error)?;
     Ok(StoredFile {
         role: FileRole::Plan,

@@ -16,9 +16,9 @@ use plan::{
     Inputs, Keep, Plan, Point, RunParts, Stage, StageKey, Step, Surroundings, changed_inputs,
     stage_inputs,
 };
-use store::{Connection, RecordKind, Session, StageRecord, StoreError};
+use store::{Connection, KeyId, Origin, RecordKind, Session, StageRecord, StoreError};
 
-use crate::caching::Saved;
+use crate::caching::SavedRecord;
 
 /// Inputs that a reason names; the rest are counted.
 const NAMED_INPUTS: usize = 3;
@@ -94,6 +94,29 @@ pub struct Rules {
     pub max_age: Option<Duration>,
     /// What runs again in any case.
     pub refresh: Refresh,
+    /// Whose results are used.
+    pub trust: Trust,
+}
+
+/// Which results of shared caches are used. What was built here always is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Trust {
+    /// The key that signed results must be signed with, if one is configured.
+    pub key: Option<KeyId>,
+    /// Whether results count that nobody has signed.
+    pub unsigned: bool,
+}
+
+impl Trust {
+    /// Whether a result is used. One that was signed stays trusted when no key is
+    /// configured: the user had named the key when it came.
+    fn covers(&self, origin: Option<&Origin>) -> bool {
+        match origin.map(|origin| origin.key) {
+            None => true,
+            Some(None) => self.unsigned,
+            Some(signed) => self.key.is_none() || self.key == signed,
+        }
+    }
 }
 
 /// What runs again although the store has it.
@@ -121,6 +144,13 @@ pub enum Why {
     Expired(Duration),
     /// It was made in the future: a clock was set back.
     Clock,
+    /// It came from a shared cache that is not trusted any more.
+    Untrusted {
+        /// The shared cache.
+        place: Printable,
+        /// Whether it was signed, with another key than the one that is configured.
+        signed: bool,
+    },
     /// The user said so.
     Refresh,
     /// It ran before, but its disks were not worth keeping, or are kept no more.
@@ -152,6 +182,12 @@ impl fmt::Display for Why {
                 age.as_secs() / 3600
             ),
             Self::Clock => f.write_str("it was made in the future; the clock was set back"),
+            Self::Untrusted { place, signed: false } => {
+                write!(f, "it came unsigned from {place}; --remote-unsigned permits that")
+            }
+            Self::Untrusted { place, signed: true } => {
+                write!(f, "it came from {place}, signed with another key than --remote-key")
+            }
             Self::Refresh => f.write_str("--refresh"),
             Self::NotKept => f.write_str("its result was not kept"),
             Self::Output => f.write_str("it writes to the host"),
@@ -206,17 +242,22 @@ impl Forecast {
     /// again, because they are too old or unwanted.
     #[must_use]
     pub(crate) fn outdated(&self) -> bool {
-        self.reasons
-            .iter()
-            .any(|why| matches!(why, Some(Why::Expired(_) | Why::Clock | Why::Refresh)))
+        self.reasons.iter().any(|why| {
+            matches!(why, Some(Why::Expired(_) | Why::Clock | Why::Refresh | Why::Untrusted { .. }))
+        })
     }
 }
 
-/// Whether a record may be used by its age, and why not.
+/// Whether a record may be used, by its origin and its age.
 ///
 /// # Errors
 /// Why not.
-pub fn check_age(record: &StageRecord, rules: &Rules, now: SystemTime) -> Result<(), Why> {
+pub fn check_use(record: &StageRecord, rules: &Rules, now: SystemTime) -> Result<(), Why> {
+    if let Some(origin) = record.origin.as_ref().filter(|origin| !rules.trust.covers(Some(origin)))
+    {
+        let (place, signed) = (origin.place.clone(), origin.key.is_some());
+        return Err(Why::Untrusted { place, signed });
+    }
     let Some(max_age) = rules.max_age else { return Ok(()) };
     match record.age(now) {
         Some(age) if age <= max_age => Ok(()),
@@ -260,7 +301,7 @@ pub(crate) fn forecast_until(
     let (mut resume, mut point) = (None, None);
     for index in (0..limit).rev() {
         if let Some(record) = cache.session.lookup(&keys[index].0)? {
-            if let Err(why) = check_age(&record, &cache.rules, now) {
+            if let Err(why) = check_use(&record, &cache.rules, now) {
                 own[index] = Some(why);
             } else if record.resumable() {
                 resume = Some((index, record));
@@ -287,7 +328,12 @@ pub(crate) fn forecast_until(
                 .map(|(_, old)| changed_inputs(old, &inputs))
                 .min_by_key(Vec::len);
             forecast.reasons[index] = Some(match (own[index].take(), changed) {
-                (Some(why @ (Why::Refresh | Why::Expired(_) | Why::Clock)), _) => why,
+                (
+                    Some(
+                        why @ (Why::Refresh | Why::Expired(_) | Why::Clock | Why::Untrusted { .. }),
+                    ),
+                    _,
+                ) => why,
                 (_, Some(names)) if !names.is_empty() => Why::Changed(names),
                 (Some(why), _) => why,
                 _ if index > first => Why::Follows(plan.stages[index - 1].name.clone()),
@@ -314,7 +360,7 @@ fn last_point(
 ) -> Result<Option<KeptPoint>, StoreError> {
     for (point, key) in points(plan, cache, keys, index).into_iter().rev() {
         let Some(record) = cache.session.lookup(&key.0)? else { continue };
-        if !record.resumable() || check_age(&record, &cache.rules, now).is_err() {
+        if !record.resumable() || check_use(&record, &cache.rules, now).is_err() {
             continue;
         }
         let Step::RunParts(parts) = &plan.stages[index].steps[point.step] else { continue };
@@ -329,12 +375,12 @@ fn last_point(
 /// this phase: a script that was found in the directory has run there, and one that
 /// the plan has got since would have run before it.
 fn next_script(record: &StageRecord, point: Point, parts: &RunParts) -> Option<String> {
-    let saved: Saved = serde_json::from_value(record.state.clone()).ok()?;
+    let saved: SavedRecord = serde_json::from_value(record.state.clone()).ok()?;
     let progress = saved.progress.filter(|progress| progress.step == point.step)?;
-    if progress.phase.in_place(parts) != point.scripts {
+    if progress.scripts.in_place(parts) != point.scripts {
         return None;
     }
-    progress.phase.next(parts).map(str::to_owned)
+    progress.scripts.next(parts).map(str::to_owned)
 }
 
 /// The inputs of the latest run of each stage of a build of this name.

@@ -10,10 +10,10 @@ use std::{
 };
 
 use machine::OnGuestConnect;
-use plan::{Plan, Point, StageKey, Step, stage_inputs};
+use plan::{Plan, Point, Salt, StageKey, Step, stage_inputs};
 use serde::{Deserialize, Serialize};
 use session::Session;
-use store::{RECORD_VERSION, Ran, RecordKind, StageRecord};
+use store::{Origin, RECORD_VERSION, Ran, RecordKind, StageRecord};
 
 use crate::{
     Cache, Config, EngineError, State,
@@ -24,7 +24,8 @@ use crate::{
     guest::Guest,
     keeper::{Job, Keeper, chain},
     restore,
-    run_parts::Phase,
+    run_parts::{Phase, Scripts},
+    sealed::Sealed,
     snapshot::{self, Failure},
     tape::Tape,
 };
@@ -53,8 +54,7 @@ const LAYERS_AT_A_PRICE: usize = 4;
 const LAYERS_FOR_STAGES: usize = 16;
 
 /// How far a stage has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// The step.
     pub(crate) step: usize,
@@ -63,12 +63,59 @@ pub(crate) struct Progress {
 }
 
 /// What is kept beside the disks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Saved {
     pub(crate) state: State,
     /// Within a stage.
     pub(crate) progress: Option<Progress>,
+}
+
+/// [`Saved`] as it stands in a record.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SavedRecord {
+    pub(crate) state: State,
+    pub(crate) progress: Option<ProgressRecord>,
+}
+
+/// [`Progress`] as it stands in a record: values of variables are sealed.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProgressRecord {
+    pub(crate) step: usize,
+    pub(crate) scripts: Scripts,
+    env: Sealed,
+}
+
+impl Saved {
+    /// For the record of this key; `None` when values cannot be sealed.
+    fn to_record(&self, salt: &Salt, key: StageKey) -> Option<serde_json::Value> {
+        let sealed = |progress: &Progress| {
+            Some(ProgressRecord {
+                step: progress.step,
+                scripts: progress.phase.scripts.clone(),
+                env: Sealed::seal(salt, &key.0, &progress.phase.env)?,
+            })
+        };
+        let progress = match &self.progress {
+            None => None,
+            Some(progress) => Some(sealed(progress)?),
+        };
+        serde_json::to_value(SavedRecord { state: self.state.clone(), progress }).ok()
+    }
+
+    /// From a record.
+    fn of_record(record: &StageRecord, salt: &Salt) -> Result<Self, String> {
+        let saved: SavedRecord =
+            serde_json::from_value(record.state.clone()).map_err(|e| e.to_string())?;
+        let open = |progress: ProgressRecord| {
+            let env = progress.env.open(salt, &record.key);
+            let env = env.ok_or("its variables were sealed by another store")?;
+            Ok(Progress { step: progress.step, phase: Phase { scripts: progress.scripts, env } })
+        };
+        let progress = saved.progress.map(open).transpose().map_err(str::to_owned)?;
+        Ok(Self { state: saved.state, progress })
+    }
 }
 
 /// What is told of a stage that is on its way.
@@ -95,6 +142,8 @@ pub(crate) struct Caching {
     opened: Arc<AtomicU64>,
     /// When the network was first used for what is on the disks now.
     pub(crate) fetched: Option<u64>,
+    /// The shared cache that what is on the disks now began with.
+    pub(crate) origin: Option<Origin>,
     /// Work since the disks were kept, as far as it is counted.
     unkept: Duration,
     /// Since when it is not counted.
@@ -143,6 +192,7 @@ impl Caching {
             forecast,
             opened: Arc::default(),
             fetched: None,
+            origin: None,
             unkept: Duration::ZERO,
             since: Instant::now(),
             ahead_ms: 0,
@@ -190,7 +240,14 @@ impl Caching {
     /// Why a stage runs, when that is worth a word.
     pub(crate) fn reason(&self, index: usize) -> Option<&Why> {
         self.forecast.reasons[index].as_ref().filter(|why| {
-            matches!(why, Why::Changed(_) | Why::Expired(_) | Why::Clock | Why::Refresh)
+            matches!(
+                why,
+                Why::Changed(_)
+                    | Why::Expired(_)
+                    | Why::Clock
+                    | Why::Refresh
+                    | Why::Untrusted { .. }
+            )
         })
     }
 
@@ -249,8 +306,8 @@ impl Caching {
             path: self.cache.session.store().root().to_owned(),
             source: std::io::Error::other(error),
         };
-        let saved: Saved =
-            serde_json::from_value(record.state.clone()).map_err(|e| unusable(e.into()))?;
+        let saved = Saved::of_record(&record, &self.cache.surroundings.salt)
+            .map_err(|e| unusable(e.into()))?;
         let jobs = restore::jobs(plan, &saved.state, &record, files)
             .map_err(|mismatch| unusable(mismatch.into()))?;
         files.make_directory()?;
@@ -262,6 +319,7 @@ impl Caching {
             files.restored(&job.name, job.disk.bytes);
         }
         self.fetched = record.fetched;
+        self.origin.clone_from(&record.origin);
         if saved.progress.is_some() {
             let mut log = Vec::new();
             if let Some(blob) = &record.log {
@@ -345,9 +403,10 @@ impl Caching {
         self.listen();
         let Told { connections, ran, log } = std::mem::take(&mut self.told);
         let Ledger { connections, more: more_connections, .. } = connections;
-        let known = self.record(stage, &saved);
-        let record = StageRecord { connections, more_connections, ran, ..known };
-        self.keeper.keep(Job { record, log, finished });
+        if let Some(known) = self.record(stage, self.forecast.keys[index], &saved) {
+            let record = StageRecord { connections, more_connections, ran, ..known };
+            self.keeper.keep(Job { record, log, finished });
+        }
         self.tell_still();
         Ok(())
     }
@@ -404,16 +463,11 @@ impl Caching {
         self.listen();
         let Told { connections, ran, log } = self.told.clone();
         let Ledger { connections, more: more_connections, .. } = connections;
-        let known = self.record(stage, saved);
-        let record = StageRecord {
-            key: key.0,
-            kind: RecordKind::Point,
-            connections,
-            more_connections,
-            ran,
-            ..known
-        };
-        self.keeper.keep(Job { record, log, finished: Some(finished) });
+        if let Some(known) = self.record(stage, key, saved) {
+            let kind = RecordKind::Point;
+            let record = StageRecord { kind, connections, more_connections, ran, ..known };
+            self.keeper.keep(Job { record, log, finished: Some(finished) });
+        }
         self.tell_still();
         Ok(())
     }
@@ -431,19 +485,20 @@ impl Caching {
         let Some(Step::RunParts(parts)) = plan.stages[index].steps.get(progress.step) else {
             return None;
         };
-        let here = Point { step: progress.step, scripts: progress.phase.in_place(parts) };
+        let here = Point { step: progress.step, scripts: progress.phase.scripts.in_place(parts) };
         let points = self.forecast.points(plan, &self.cache, index);
         points.into_iter().find(|(point, _)| *point == here).map(|(_, key)| key)
     }
 
-    /// What is known about a stage before it is stored.
-    fn record(&self, ended: Ended<'_>, saved: &Saved) -> StageRecord {
+    /// What is known about a stage, or a point in it, before it is stored. `None` when it
+    /// cannot be put down.
+    fn record(&self, ended: Ended<'_>, key: StageKey, saved: &Saved) -> Option<StageRecord> {
         let Ended { plan, index, elapsed } = ended;
         let stage = &plan.stages[index];
         let inputs = stage_inputs(plan, stage, &self.cache.surroundings);
-        StageRecord {
+        Some(StageRecord {
             version: RECORD_VERSION,
-            key: self.forecast.keys[index].0,
+            key: key.0,
             parent: index.checked_sub(1).map(|before| self.forecast.keys[before].0),
             build: plan.name.as_str().into(),
             kind: RecordKind::Stage,
@@ -451,7 +506,7 @@ impl Caching {
             created: seconds(),
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             disks: BTreeMap::new(),
-            state: serde_json::to_value(saved).unwrap_or_default(),
+            state: saved.to_record(&self.cache.surroundings.salt, key)?,
             inputs,
             fetched: self.fetched,
             connections: Vec::new(),
@@ -459,7 +514,8 @@ impl Caching {
             ran: Vec::new(),
             log: None,
             files: Vec::new(),
-        }
+            origin: self.origin.clone(),
+        })
     }
 
     async fn snapshot(

@@ -27,6 +27,7 @@ mod partition;
 mod restore;
 mod run;
 mod run_parts;
+mod sealed;
 mod snapshot;
 mod step;
 mod steps;

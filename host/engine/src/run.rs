@@ -54,6 +54,8 @@ pub struct Built {
     /// Seconds since 1970 when the network was first used for what was built,
     /// as far as that is known.
     pub fetched: Option<u64>,
+    /// The shared cache that the build began with, if it did.
+    pub origin: Option<store::Origin>,
 }
 
 /// Runs a plan to its end. The disks stay in [`Config::build_dir`].
@@ -140,12 +142,13 @@ impl Build<'_> {
         }
         self.power_off().await?;
         let fetched = self.caching.as_ref().and_then(|caching| caching.fetched);
+        let origin = self.caching.as_ref().and_then(|caching| caching.origin.clone());
         if end == self.plan.stages.len() {
             self.make_whole().await?;
         }
         self.emit(&Event::BuildFinished { elapsed: started.elapsed() });
         let disks = self.files.targets(self.plan);
-        Ok(Built { disks, facts: self.state.facts.clone(), fetched })
+        Ok(Built { disks, facts: self.state.facts.clone(), fetched, origin })
     }
 
     fn emit(&self, event: &Event) {

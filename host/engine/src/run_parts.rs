@@ -36,18 +36,35 @@ exec env -0 >&3
 const LINKS_MAX: usize = 8;
 
 /// A phase on its way: how far it has come, and the environment of its scripts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Phase {
+    /// How far it has come.
+    pub(crate) scripts: Scripts,
+    /// The environment after sourcing.
+    pub(crate) env: Variables,
+}
+
+/// Names and values of variables.
+pub(crate) type Variables = Vec<(String, String)>;
+
+impl Phase {
+    /// The script that runs next.
+    pub(crate) fn next<'a>(&'a self, parts: &'a RunParts) -> Option<&'a str> {
+        self.scripts.next(parts)
+    }
+}
+
+/// The scripts of a phase, and which of them have run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Phase {
+pub(crate) struct Scripts {
     /// Scripts that stood in the directory when the phase began.
     found: Vec<String>,
     /// The script that has run last.
     last: Option<String>,
-    /// The environment after sourcing.
-    env: Vec<(String, String)>,
 }
 
-impl Phase {
+impl Scripts {
     /// The script that runs next: one that was found, or one of the plan's that is
     /// not in place yet.
     pub(crate) fn next<'a>(&'a self, parts: &'a RunParts) -> Option<&'a str> {
@@ -78,13 +95,13 @@ pub(crate) async fn begin(
     let root = command::root_of(parts.place, stage)?;
     let found = scripts(guest, stage, &root, parts.directory.as_str()).await?;
     if found.is_empty() && parts.scripts.is_empty() {
-        return Ok(Phase { found, last: None, env: Vec::new() });
+        return Ok(Phase { scripts: Scripts { found, last: None }, env: Vec::new() });
     }
     let env = command::resolve_env(&parts.env, stage, config, state)?;
     let (phase, place, origins) = (&parts.phase, parts.place, Some(&parts.origins));
     let context = Sourcing { guest, stage, config, phase, place, origins };
     let env = context.source(parts.environment.as_ref().map(plan::GuestPath::as_str), env).await?;
-    Ok(Phase { found, last: None, env })
+    Ok(Phase { scripts: Scripts { found, last: None }, env })
 }
 
 /// Runs the next script of a phase, if there is one.
@@ -117,7 +134,7 @@ pub(crate) async fn next(
     if parts.block_device_output {
         note_block_device(&output, state)?;
     }
-    phase.last = Some(script);
+    phase.scripts.last = Some(script);
     Ok(())
 }
 
@@ -377,7 +394,7 @@ mod tests {
             scripts: vec![script("5-a"), script("50-c"), script("100-e")],
         };
         let found = vec!["99-d".into(), "10-b".into()];
-        let mut phase = Phase { found, last: None, env: Vec::new() };
+        let mut phase = Scripts { found, last: None };
         let mut order = Vec::new();
         while let Some(next) = phase.next(&parts).map(str::to_owned) {
             order.push((next.clone(), phase.in_place(&parts)));

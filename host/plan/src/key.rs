@@ -6,6 +6,10 @@
 //! helper drive is none either, and neither is the machine's shape (processors,
 //! memory, who runs it): no result may depend on them.
 //!
+//! Keys and digests of inputs are HMACs under a [`Salt`], so that nobody who reads a
+//! record finds a weak value in it (a password in a variable) by trying words. Who has
+//! the same salt has the same keys.
+//!
 //! Architecture invariant: an input that a step could have read is in its key,
 //! or was not visible to it. What a stage uploads is visible to it and to every
 //! later stage, and is in all their keys; what a later stage uploads is in none
@@ -14,8 +18,8 @@
 use std::{collections::BTreeMap, fmt};
 
 use checked::Printable;
+use ring::hmac;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     Digest, Env, FORMAT_VERSION, FileSource, Plan, Run, RunParts, Stage, Step, Upload, UploadEntry,
@@ -33,9 +37,62 @@ impl fmt::Display for StageKey {
     }
 }
 
-/// What steps can see beside the plan.
+/// The secret under which keys are made.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Salt([u8; 32]);
+
+impl Salt {
+    /// A salt that everybody knows: for results that are shared without a secret.
+    pub const PUBLIC: Self = Self(*b"vbuild: keys that have no secret");
+
+    /// A salt of these bytes.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Bytes for another purpose, from which the salt cannot be found.
+    #[must_use]
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
+        self.hash(purpose, &[]).0
+    }
+
+    /// The digest of parts under the salt. What `purpose` says keeps digests of
+    /// different things apart; it has no zero byte.
+    fn hash(&self, purpose: &str, parts: &[&[u8]]) -> Digest {
+        let mut hash = self.hasher(purpose);
+        for part in parts {
+            hash.update(part);
+        }
+        finish(&hash)
+    }
+
+    fn hasher(&self, purpose: &str) -> hmac::Context {
+        let mut hash = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
+        hash.update(purpose.as_bytes());
+        hash.update(&[0]);
+        hash
+    }
+}
+
+impl fmt::Debug for Salt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Salt(..)")
+    }
+}
+
+fn finish(hash: &hmac::Context) -> Digest {
+    let tag = hash.clone().sign();
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(tag.as_ref());
+    Digest(bytes)
+}
+
+/// What steps can see beside the plan, and the salt of the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Surroundings {
+    /// The secret under which keys are made.
+    pub salt: Salt,
     /// The appliance that runs them.
     pub appliance: Digest,
     /// Whether there is a network; its policy is not seen, its refusals are
@@ -50,11 +107,16 @@ pub struct Surroundings {
 impl Surroundings {
     fn inputs(&self) -> [(&'static str, Digest); 4] {
         [
-            ("the appliance", self.appliance),
-            ("whether there is a network", Digest::of(&[u8::from(self.network)])),
-            ("--ca-bundle", Digest::of(&json(&self.certificates))),
-            ("SOURCE_DATE_EPOCH", Digest::of(&json(&self.seed))),
+            ("the appliance", self.input(&self.appliance)),
+            ("whether there is a network", self.input(&self.network)),
+            ("--ca-bundle", self.input(&self.certificates)),
+            ("SOURCE_DATE_EPOCH", self.input(&self.seed)),
         ]
+    }
+
+    /// The digest of an input.
+    fn input<T: Serialize>(&self, value: &T) -> Digest {
+        self.salt.hash("input", &[&json(value)])
     }
 }
 
@@ -72,10 +134,8 @@ impl StageKey {
         plan.stages
             .iter()
             .map(|stage| {
-                let mut hash = Sha256::new();
-                hash.update(parent.0);
-                hash.update(json(&without_host_paths(stage)));
-                parent = Digest(hash.finalize().into());
+                let stage = json(&without_host_paths(stage));
+                parent = surroundings.salt.hash("stage", &[&parent.0, &stage]);
                 Self(parent)
             })
             .collect()
@@ -89,12 +149,9 @@ impl StageKey {
         for image in &mut images {
             image.path.clear();
         }
-        let mut hash = Sha256::new();
-        hash.update(b"outputs");
-        hash.update(last.map_or_else(|| start(plan, surroundings), |last| last.0).0);
-        hash.update(json(&images));
-        hash.update(json(&plan.outputs.checksums));
-        Self(Digest(hash.finalize().into()))
+        let last = last.map_or_else(|| start(plan, surroundings), |last| last.0);
+        let parts = [last.0.as_slice(), &json(&images), &json(&plan.outputs.checksums)];
+        Self(surroundings.salt.hash("outputs", &parts))
     }
 
     /// The keys of all points within a stage, in order, given that of the stage
@@ -111,24 +168,22 @@ impl StageKey {
         before: Option<Self>,
     ) -> Vec<(Point, Self)> {
         let stage = without_host_paths(&plan.stages[index]);
-        let mut hash = Sha256::new();
-        hash.update(b"within");
-        hash.update(before.map_or_else(|| start(plan, surroundings), |before| before.0).0);
+        let mut hash = surroundings.salt.hasher("within");
+        hash.update(&before.map_or_else(|| start(plan, surroundings), |before| before.0).0);
         let frame = Stage { steps: Vec::new(), ..stage.clone() };
-        hash.update(json(&frame));
+        hash.update(&json(&frame));
         let mut points = Vec::new();
         for (step, content) in stage.steps.iter().enumerate() {
             let Step::RunParts(parts) = content else {
-                hash.update(json(content));
+                hash.update(&json(content));
                 continue;
             };
-            hash.update(json(&Step::RunParts(without_scripts(parts))));
+            hash.update(&json(&Step::RunParts(without_scripts(parts))));
             for scripts in 0..=parts.scripts.len() {
                 if let Some(last) = scripts.checked_sub(1) {
-                    hash.update(json(&parts.scripts[last]));
+                    hash.update(&json(&parts.scripts[last]));
                 }
-                let key = Self(Digest(hash.clone().finalize().into()));
-                points.push((Point { step, scripts }, key));
+                points.push((Point { step, scripts }, Self(finish(&hash))));
             }
         }
         points
@@ -151,14 +206,14 @@ fn without_scripts(parts: &RunParts) -> RunParts {
 
 /// What the first stage's key continues.
 fn start(plan: &Plan, surroundings: &Surroundings) -> Digest {
-    let mut seed = Sha256::new();
-    seed.update(FORMAT_VERSION.to_le_bytes());
+    let mut hash = surroundings.salt.hasher("start");
+    hash.update(&FORMAT_VERSION.to_le_bytes());
     for (_, digest) in surroundings.inputs() {
-        seed.update(digest.0);
+        hash.update(&digest.0);
     }
-    seed.update(json(&disks_without_host_paths(plan)));
-    seed.update(json(&plan.helper_at));
-    Digest(seed.finalize().into())
+    hash.update(&json(&disks_without_host_paths(plan)));
+    hash.update(&json(&plan.helper_at));
+    finish(&hash)
 }
 
 /// The inputs of one stage by name. Whatever changes its key without its parent's
@@ -169,11 +224,10 @@ pub fn stage_inputs(plan: &Plan, stage: &Stage, surroundings: &Surroundings) -> 
     for (name, digest) in surroundings.inputs() {
         inputs.insert(name.into(), digest);
     }
-    inputs.insert(
-        "the disks".into(),
-        Digest::of(&json(&(&disks_without_host_paths(plan), &plan.helper_at))),
-    );
-    inputs.insert("the stage's mounts".into(), Digest::of(&json(&(&stage.context, stage.network))));
+    let disks = (disks_without_host_paths(plan), &plan.helper_at);
+    inputs.insert("the disks".into(), surroundings.input(&disks));
+    let mounts = (&stage.context, stage.network);
+    inputs.insert("the stage's mounts".into(), surroundings.input(&mounts));
     for step in &without_host_paths(stage).steps {
         let title = match step {
             Step::Upload(upload) => format!("upload {}", upload.what),
@@ -183,37 +237,37 @@ pub fn stage_inputs(plan: &Plan, stage: &Stage, surroundings: &Surroundings) -> 
         };
         let rest = match step {
             Step::Upload(upload) => {
-                uploaded(&mut inputs, upload);
-                Digest::of(&json(&upload.to))
+                uploaded(&mut inputs, upload, surroundings);
+                surroundings.input(&upload.to)
             }
             Step::Run(run) => {
-                variables(&mut inputs, &run.env);
-                Digest::of(&json(&Run { env: Env::new(), ..run.clone() }))
+                variables(&mut inputs, &run.env, surroundings);
+                surroundings.input(&Run { env: Env::new(), ..run.clone() })
             }
             Step::RunParts(parts) => {
-                variables(&mut inputs, &parts.env);
+                variables(&mut inputs, &parts.env, surroundings);
                 for script in &parts.scripts {
-                    uploaded(&mut inputs, &script.upload);
+                    uploaded(&mut inputs, &script.upload, surroundings);
                 }
-                Digest::of(&json(&RunParts { env: Env::new(), ..without_scripts(parts) }))
+                surroundings.input(&RunParts { env: Env::new(), ..without_scripts(parts) })
             }
-            step => Digest::of(&json(step)),
+            step => surroundings.input(step),
         };
         put(&mut inputs, format!("step `{title}`"), rest);
     }
     inputs
 }
 
-fn uploaded(inputs: &mut Inputs, upload: &Upload) {
+fn uploaded(inputs: &mut Inputs, upload: &Upload, surroundings: &Surroundings) {
     let to = upload.to.as_str().trim_end_matches('/');
     for UploadEntry { path, kind } in &upload.entries {
-        put(inputs, format!("{to}/{path}"), Digest::of(&json(kind)));
+        put(inputs, format!("{to}/{path}"), surroundings.input(kind));
     }
 }
 
-fn variables(inputs: &mut Inputs, env: &Env) {
+fn variables(inputs: &mut Inputs, env: &Env, surroundings: &Surroundings) {
     for (name, value) in env {
-        put(inputs, format!("${name}"), Digest::of(&json(value)));
+        put(inputs, format!("${name}"), surroundings.input(value));
     }
 }
 

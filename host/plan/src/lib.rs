@@ -27,7 +27,7 @@ mod upload;
 pub use checked::{Digest, DiskName, InvalidDiskName};
 
 pub use check::{Complaint, check};
-pub use key::{Inputs, Point, StageKey, Surroundings, changed_inputs, stage_inputs};
+pub use key::{Inputs, Point, Salt, StageKey, Surroundings, changed_inputs, stage_inputs};
 pub use layout::{
     Filesystem, FstabEntry, Layout, LayoutError, LogicalVolume, Luks, LvSize, MdArray, Mount, Node,
     NodeKind, Partition, PartitionTable, Size, TableLabel,

@@ -7,8 +7,11 @@
 //!   PREFIX/v1/signed/ab/cdef….json  the same, behind a line with its signature
 //! ```
 //!
-//! Both are the files of the store ([`store`]) of the same names, without logs and
-//! records of connections. A record is written after the objects that it names,
+//! Both are the files of the store ([`store`]) of the same names, without logs, inputs
+//! and records of connections. Keys there are made with a salt of the shared cache
+//! ([`Remote::salt`]), which follows from the secret: whoever has the secret has the same
+//! keys, and nobody else can find a weak value of a variable by trying. Without a secret
+//! the salt is known to all. A record is written after the objects that it names,
 //! and nothing is ever written twice, so readers and writers need no lock.
 //!
 //! Every object that is fetched is checked by its digest, which the record
@@ -16,7 +19,7 @@
 //! time and makes no wrong image. But a record says itself which objects belong to
 //! its key: without more, whoever may write to the place decides what its readers
 //! build. With a secret ([`Options::secret`]) only signed records are written and
-//! read. The signature ([`signature`]) covers the whole record, and by the digests
+//! read; without one, the user must say that unsigned ones count. The signature ([`signature`]) covers the whole record, and by the digests
 //! in it all objects, so it binds the content to the key; what is not signed with
 //! the secret is passed over, wherever it came from.
 //!
@@ -29,16 +32,18 @@ mod signature;
 mod ssh;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{Seek, SeekFrom},
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use backend::Backend;
 pub use error::{Failure, RemoteError};
 pub use place::{Options, Place};
 pub use signature::{SECRET_MIN_BYTES, Secret};
-use store::{Digest, RecordKind, Session, StageRecord};
+use store::{Digest, Origin, Printable, RecordKind, Session, StageRecord};
 
 /// The version of the layout above.
 const LAYOUT: &str = "v1";
@@ -51,6 +56,18 @@ pub struct Remote {
     place: Place,
     backend: Arc<dyn Backend>,
     secret: Option<Secret>,
+}
+
+/// What a stage is called in the user's own store, whose keys are made with another
+/// secret than those of the shared cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Here {
+    /// Its key.
+    pub key: Digest,
+    /// The key of the stage before it.
+    pub parent: Option<Digest>,
+    /// Its inputs.
+    pub inputs: BTreeMap<Printable, Digest>,
 }
 
 /// What has been moved.
@@ -80,17 +97,26 @@ impl Remote {
         &self.place
     }
 
-    /// Gets the result of a stage into the store, with all that it needs.
-    /// `None` when there is none that is of use.
+    /// The secret with which keys of stages there are made; `None` when results there are
+    /// not signed, and so everybody has the same keys.
+    #[must_use]
+    pub fn salt(&self) -> Option<[u8; 32]> {
+        self.secret.as_ref().map(Secret::salt)
+    }
+
+    /// Gets the result of a stage, which is called `there` in the shared cache, into the
+    /// store, with all that it needs. `None` when there is none that is of use. The record
+    /// says where it came from, and its age counts at the latest from now.
     ///
     /// # Errors
     /// When the cache cannot be reached, or holds something damaged.
     pub async fn fetch(
         &self,
-        key: &Digest,
+        there: &Digest,
+        here: Here,
         session: &Arc<Session>,
     ) -> Result<Option<Moved>, RemoteError> {
-        let path = self.stage_path(key);
+        let path = self.stage_path(there);
         let Some(content) = self.get_small(&path).await? else { return Ok(None) };
         let content = match &self.secret {
             None => content.as_slice(),
@@ -100,7 +126,7 @@ impl Remote {
                 reason: "it is not signed with the secret of --remote-key".into(),
             })?,
         };
-        let Some(record) = parse(content, key) else { return Ok(None) };
+        let Some(record) = parse(content, there) else { return Ok(None) };
         let mut moved = Moved { stages: 1, ..Moved::default() };
         for digest in record.objects() {
             // What is there, and whole, need not come again.
@@ -110,6 +136,19 @@ impl Remote {
             moved.bytes += self.fetch_object(&digest, session).await?;
             moved.objects += 1;
         }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let record = StageRecord {
+            key: here.key,
+            parent: here.parent,
+            inputs: here.inputs,
+            fetched: Some(record.fetched.map_or(now, |fetched| fetched.min(now))),
+            origin: Some(Origin {
+                place: self.place.to_string().into(),
+                key: self.secret.as_ref().map(Secret::id),
+                fetched: now,
+            }),
+            ..record
+        };
         let session = Arc::clone(session);
         blocking(move || session.put_record(&record)).await?;
         Ok(Some(moved))
@@ -159,27 +198,23 @@ impl Remote {
         })
     }
 
-    /// Puts the result of a stage there, with all that it needs, unless it is
-    /// there already.
+    /// Puts the result of a stage there under the key that it has there, with all that it
+    /// needs, unless it is there already.
     ///
     /// # Errors
     /// When it cannot be written; the record is then not there.
     pub async fn push(
         &self,
         record: &StageRecord,
+        there: &Digest,
         session: &Arc<Session>,
     ) -> Result<Moved, RemoteError> {
         let mut moved = Moved::default();
-        let path = self.stage_path(&record.key);
+        let path = self.stage_path(there);
         if self.exists(&path).await? {
             return Ok(moved);
         }
-        let record = StageRecord {
-            log: None,
-            connections: Vec::new(),
-            more_connections: 0,
-            ..record.clone()
-        };
+        let record = StageRecord { key: *there, ..record.for_others() };
         for digest in record.objects() {
             let path = object_path(&digest);
             if self.exists(&path).await? {

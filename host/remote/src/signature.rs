@@ -6,6 +6,7 @@
 use std::fmt;
 
 use ring::hmac;
+use store::{Hex, KeyId};
 
 /// The least a secret must have, in bytes: 128 bits, which nobody guesses.
 pub const SECRET_MIN_BYTES: usize = 16;
@@ -28,6 +29,24 @@ impl Secret {
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let enough = bytes.len() >= SECRET_MIN_BYTES;
         enough.then(|| Self(hmac::Key::new(hmac::HMAC_SHA256, bytes)))
+    }
+
+    /// What names the secret without giving it away.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        let tag = hmac::sign(&self.0, b"vbuild key id 1\n");
+        let mut id = [0; 8];
+        id.copy_from_slice(&tag.as_ref()[..8]);
+        Hex(id)
+    }
+
+    /// The salt for keys of stages: those who share the secret have the same keys.
+    #[must_use]
+    pub fn salt(&self) -> [u8; 32] {
+        let tag = hmac::sign(&self.0, b"vbuild stage keys 1\n");
+        let mut salt = [0; 32];
+        salt.copy_from_slice(tag.as_ref());
+        salt
     }
 
     /// The content behind its signature.
@@ -64,6 +83,15 @@ mod tests {
         }
         assert_eq!(secret.open(b""), None);
         assert_eq!(secret.open(b"\ncontent"), None);
+    }
+
+    #[test]
+    fn the_salt_and_the_name_follow_the_secret() {
+        let [one, same, other] = [7, 7, 8].map(|byte| Secret::new(&[byte; 16]).unwrap());
+        assert_eq!((one.salt(), one.id()), (same.salt(), same.id()));
+        assert_ne!(one.salt(), other.salt());
+        assert_ne!(one.id(), other.id());
+        assert_ne!(one.salt()[..8], one.id().0);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use remote::{Moved, Options, Place, Remote, RemoteError, Secret};
+use remote::{Here, Moved, Options, Place, Remote, RemoteError, Secret};
 use store::{
     Digest, DiskName, DiskState, RECORD_VERSION, RawSource, RecordKind, Session, StageRecord, Store,
 };
@@ -54,9 +54,20 @@ fn stage(session: &Session, folder: &Path, number: u8, bytes: usize) -> StageRec
         ran: Vec::new(),
         log: Some(log),
         files: Vec::new(),
+        origin: None,
     };
     session.put_record(&record).unwrap();
     record
+}
+
+/// The key that a stage has in the shared cache, which has another salt.
+fn there(key: Digest) -> Digest {
+    Digest(key.0.map(|byte| !byte))
+}
+
+/// What it is called here.
+fn here(key: Digest) -> Here {
+    Here { key, parent: None, inputs: BTreeMap::new() }
 }
 
 /// The whole way there and back; gives what the cache was told to hold.
@@ -66,20 +77,36 @@ async fn there_and_back(place: &Place, options: &Options) {
         (session(&folder.path().join("mine")), session(&folder.path().join("yours")));
     let record = stage(&mine, folder.path(), 1, 40 << 20);
     let remote = Remote::open(place.clone(), options).unwrap();
-    assert_eq!(remote.fetch(&record.key, &yours).await.unwrap(), None, "nothing there yet");
-    let pushed = remote.push(&record, &mine).await.unwrap();
+    assert_eq!(
+        remote.fetch(&there(record.key), here(record.key), &yours).await.unwrap(),
+        None,
+        "nothing there yet"
+    );
+    let pushed = remote.push(&record, &there(record.key), &mine).await.unwrap();
     assert_eq!((pushed.stages, pushed.objects), (1, 1), "the log stays");
     assert!(pushed.bytes > 32 << 20);
-    assert_eq!(remote.push(&record, &mine).await.unwrap(), Moved::default(), "once is enough");
-    let fetched = remote.fetch(&record.key, &yours).await.unwrap().unwrap();
+    assert_eq!(
+        remote.push(&record, &there(record.key), &mine).await.unwrap(),
+        Moved::default(),
+        "once is enough"
+    );
+    let fetched =
+        remote.fetch(&there(record.key), here(record.key), &yours).await.unwrap().unwrap();
     assert_eq!(fetched, pushed);
     let found = yours.lookup(&record.key).unwrap().unwrap();
-    assert_eq!(found, StageRecord { log: None, ..record.clone() });
+    // It says where it came from, and ages from now on, though it says that it used no
+    // network.
+    let origin = found.origin.clone().unwrap();
+    assert_eq!(origin.place.as_str(), place.to_string());
+    assert_eq!(origin.key, options.secret.as_ref().map(Secret::id));
+    assert_eq!(found.fetched, Some(origin.fetched));
+    let untold = StageRecord { origin: None, fetched: None, ..found.clone() };
+    assert_eq!(untold, StageRecord { log: None, ..record.clone() });
     let restored = folder.path().join("restored.raw");
     yours.restore(&found.disks["disk"], &restored).unwrap();
     assert!(fs::read(&restored).unwrap() == fs::read(folder.path().join("disk-1.raw")).unwrap());
     // What is there need not come again.
-    let again = remote.fetch(&record.key, &yours).await.unwrap().unwrap();
+    let again = remote.fetch(&there(record.key), here(record.key), &yours).await.unwrap().unwrap();
     assert_eq!((again.objects, again.bytes), (0, 0));
 }
 
@@ -112,8 +139,10 @@ async fn a_folder_behind_ssh() {
     // A machine that cannot be reached is an error that says so.
     let wrong: Place = format!("ssh://you@there{}", cache.display()).parse().unwrap();
     let remote = Remote::open(wrong, &options).unwrap();
-    let error =
-        remote.fetch(&Digest([1; 32]), &session(&folder.path().join("s"))).await.unwrap_err();
+    let error = remote
+        .fetch(&there(Digest([1; 32])), here(Digest([1; 32])), &session(&folder.path().join("s")))
+        .await
+        .unwrap_err();
     assert!(matches!(error, RemoteError::Transfer { .. }), "{error}");
 }
 
@@ -189,17 +218,17 @@ async fn damage_is_told_and_nothing_wrong_is_kept() {
     let remote = Remote::open(Place::Folder(cache.clone()), &Options::default()).unwrap();
     let mine = session(&folder.path().join("mine"));
     let record = stage(&mine, folder.path(), 2, 1 << 20);
-    remote.push(&record, &mine).await.unwrap();
+    remote.push(&record, &there(record.key), &mine).await.unwrap();
     let object = walk(&cache.join("v1/objects")).pop().unwrap();
     let mut bytes = fs::read(&object).unwrap();
     bytes[100] ^= 1;
     fs::write(&object, bytes).unwrap();
     let yours = session(&folder.path().join("yours"));
-    let error = remote.fetch(&record.key, &yours).await.unwrap_err();
+    let error = remote.fetch(&there(record.key), here(record.key), &yours).await.unwrap_err();
     assert!(error.to_string().contains("its digest is"), "{error}");
     assert_eq!(yours.lookup(&record.key).unwrap(), None);
     fs::remove_file(&object).unwrap();
-    let error = remote.fetch(&record.key, &yours).await.unwrap_err();
+    let error = remote.fetch(&there(record.key), here(record.key), &yours).await.unwrap_err();
     assert!(error.to_string().contains("is not there"), "{error}");
     // A record of another version is none, and neither is one of another stage.
     let path = walk(&cache.join("v1/stages")).pop().unwrap();
@@ -207,12 +236,15 @@ async fn damage_is_told_and_nothing_wrong_is_kept() {
     let other = text.replace("\"version\":2", "\"version\":999");
     assert_ne!(other, text);
     fs::write(&path, other).unwrap();
-    assert_eq!(remote.fetch(&record.key, &yours).await.unwrap(), None);
-    let key = Digest([3; 32]).to_string();
+    assert_eq!(remote.fetch(&there(record.key), here(record.key), &yours).await.unwrap(), None);
+    let key = there(Digest([3; 32])).to_string();
     let foreign = cache.join(format!("v1/stages/{}", &key[..2]));
     fs::create_dir_all(&foreign).unwrap();
     fs::write(foreign.join(format!("{}.json", &key[2..])), text).unwrap();
-    assert_eq!(remote.fetch(&Digest([3; 32]), &yours).await.unwrap(), None);
+    assert_eq!(
+        remote.fetch(&there(Digest([3; 32])), here(Digest([3; 32])), &yours).await.unwrap(),
+        None
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,26 +262,33 @@ async fn with_a_secret_only_what_is_signed_counts() {
     let record = stage(&mine, folder.path(), 5, 1 << 20);
     // Somebody without the secret says that the key means other disks.
     let forged = StageRecord { key: record.key, ..stage(&mine, folder.path(), 6, 1 << 20) };
-    nobodys.push(&forged, &mine).await.unwrap();
-    assert_eq!(ours.fetch(&record.key, &yours).await.unwrap(), None, "it is not signed");
-    ours.push(&record, &mine).await.unwrap();
-    ours.fetch(&record.key, &yours).await.unwrap().unwrap();
+    nobodys.push(&forged, &there(forged.key), &mine).await.unwrap();
+    assert_eq!(
+        ours.fetch(&there(record.key), here(record.key), &yours).await.unwrap(),
+        None,
+        "it is not signed"
+    );
+    ours.push(&record, &there(record.key), &mine).await.unwrap();
+    ours.fetch(&there(record.key), here(record.key), &yours).await.unwrap().unwrap();
     assert_eq!(yours.lookup(&record.key).unwrap().unwrap().disks, record.disks);
     // What is signed with another secret, or with none, or was moved to another key.
     let signed = walk(&cache.join("v1/signed")).pop().unwrap();
     let whole = fs::read(&signed).unwrap();
-    let error = theirs.fetch(&record.key, &yours).await.unwrap_err();
+    let error = theirs.fetch(&there(record.key), here(record.key), &yours).await.unwrap_err();
     assert!(error.to_string().contains("not signed"), "{error}");
     let text = fs::read(walk(&cache.join("v1/stages")).pop().unwrap()).unwrap();
     let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
     fs::write(&signed, [&whole[..=first], &text].concat()).unwrap();
-    let error = ours.fetch(&record.key, &yours).await.unwrap_err();
+    let error = ours.fetch(&there(record.key), here(record.key), &yours).await.unwrap_err();
     assert!(error.to_string().contains("not signed"), "{error}");
-    let other = Digest([9; 32]).to_string();
+    let other = there(Digest([9; 32])).to_string();
     let moved = cache.join(format!("v1/signed/{}", &other[..2]));
     fs::create_dir_all(&moved).unwrap();
     fs::write(moved.join(format!("{}.json", &other[2..])), whole).unwrap();
-    assert_eq!(ours.fetch(&Digest([9; 32]), &yours).await.unwrap(), None);
+    assert_eq!(
+        ours.fetch(&there(Digest([9; 32])), here(Digest([9; 32])), &yours).await.unwrap(),
+        None
+    );
 }
 
 /// A server on loopback, ended with the test.
@@ -311,7 +350,7 @@ fn s3() {
         let scratch = tempfile::tempdir().unwrap();
         let record = stage(&mine, scratch.path(), 4, 1 << 20);
         let remote = Remote::open(missing, &Options::default()).unwrap();
-        let error = runtime.block_on(remote.push(&record, &mine)).unwrap_err();
+        let error = runtime.block_on(remote.push(&record, &there(record.key), &mine)).unwrap_err();
         assert!(error.to_string().contains("s3://nobody/cache"), "{error}");
         assert!(mine.lookup(&record.key).unwrap().is_some(), "the local result stays");
         return;

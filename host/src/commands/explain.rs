@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
-use super::{Context, Outcome, machine_run, resolve};
+use super::{Context, Outcome, machine_run, resolve, store};
 use crate::{
     cli::{AccelArgs, CacheDirArgs, PackageArgs, SourceArgs},
     explain::{self, Answer},
@@ -86,6 +86,7 @@ fn tell(path: &str, answer: &Answer) -> String {
     if answer.name != answer.stage {
         let _ = write!(text, ", in the stage {}", answer.stage);
     }
+    text.push_str(&store::origin(answer.shared.as_ref()));
     text.push('\n');
     for connection in &answer.connections {
         let (host, port) = (&connection.host, connection.port);

@@ -95,7 +95,10 @@ fn keys(
     settings: &Settings,
     files: Result<ApplianceFiles, String>,
 ) -> Result<Vec<StageKey>, String> {
-    let around = pipeline::surroundings(settings, &files?).map_err(|error| error.to_string())?;
+    let files = files?;
+    let salt = stage_cache::salt(settings).ok_or("no store yet; the first build makes it")?;
+    let around =
+        pipeline::surroundings(settings, &files, salt).map_err(|error| error.to_string())?;
     Ok(StageKey::of_plan(plan, &around))
 }
 
@@ -106,7 +109,7 @@ fn cached(
     files: &ApplianceFiles,
     ctx: &Ctx,
 ) -> Result<Vec<String>, CommandError> {
-    let Some(cache) = stage_cache::for_build(settings, files, ctx)? else {
+    let Some(cache) = stage_cache::for_question(settings, files, ctx)? else {
         return Ok(vec!["runs: there is no cache".to_owned(); plan.stages.len()]);
     };
     if stage_cache::has_finished(plan, &pipeline::targets(plan), &cache) {

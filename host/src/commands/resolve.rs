@@ -41,7 +41,7 @@ pub fn builder_settings(args: &BuilderArgs) -> Settings {
     Settings {
         stage_cache: StageCache {
             enabled: !reuse.no_cache,
-            rules: Rules { max_age: reuse.max_age(), refresh },
+            rules: Rules { max_age: reuse.max_age(), refresh, ..Rules::default() },
         },
         remote_cache: reuse.remote_cache.clone(),
         remote_key: reuse.remote_key.clone(),
@@ -153,6 +153,7 @@ mod tests {
                 rules: Rules {
                     max_age: Some(Duration::from_secs(12 * 3600)),
                     refresh: Refresh::From("copy".into()),
+                    ..Rules::default()
                 },
             },
             remote_cache: Some(remote::Place::Folder("/shared".into())),
@@ -161,6 +162,15 @@ mod tests {
             ..Settings::default()
         };
         assert_eq!(settings(line), expected);
+    }
+
+    #[test]
+    fn unsigned_results_are_trusted_by_an_option_of_their_own() {
+        let unsigned = settings("vbuild --remote-cache /shared --remote-unsigned deb");
+        assert!(unsigned.remote_unsigned && unsigned.remote_key.is_none());
+        let line = "vbuild --remote-cache /shared --remote-unsigned --remote-key /k deb";
+        let argv: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        assert!(cli::parse(&argv).is_err());
     }
 
     #[test]

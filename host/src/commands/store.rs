@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use store::{Content, Problem, RecordKind, StageRecord, Usage};
+use store::{Content, Origin, Problem, RecordKind, StageRecord, Usage};
 
 use super::{Context, Outcome, layers, resolve};
 use crate::{
@@ -204,6 +204,15 @@ fn describe(problem: &Problem) -> String {
     }
 }
 
+/// Where a result came from, if it was not built here.
+pub(super) fn origin(origin: Option<&Origin>) -> String {
+    match origin {
+        None => String::new(),
+        Some(Origin { place, key: None, .. }) => format!(", from {place}, unsigned"),
+        Some(Origin { place, key: Some(key), .. }) => format!(", from {place}, signed by {key}"),
+    }
+}
+
 /// What a record is about.
 fn what_of(record: &StageRecord) -> String {
     match record.kind {
@@ -225,10 +234,11 @@ fn list(records: &[(SystemTime, StageRecord)]) -> String {
             (false, true) => format!("took {took}, disks not kept"),
         };
         let network = if record.fetched.is_some() { ", from the network" } else { "" };
+        let origin = origin(record.origin.as_ref());
         let key = &record.key.to_string()[..KEY_DIGITS];
         let _ = writeln!(
             text,
-            "{key} {:<20} {:<24} used {} ago, {what}{network}",
+            "{key} {:<20} {:<24} used {} ago, {what}{network}{origin}",
             record.build,
             what_of(record),
             age(*used)

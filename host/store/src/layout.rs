@@ -80,6 +80,10 @@ impl Layout {
         self.root.join("format")
     }
 
+    pub(crate) fn salt_file(&self) -> PathBuf {
+        self.root.join("salt")
+    }
+
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.root.join("lock")
     }

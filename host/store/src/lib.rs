@@ -3,6 +3,8 @@
 //!
 //! ```text
 //!   format                 "vbuild store 1\n"
+//!   salt                   32 random bytes, for the eyes of this user alone: what the
+//!                          keys of stages are made with
 //!   lock                   locked shared by every operation, exclusively by gc
 //!   objects/ab/cdef…       an object, named by the SHA-256 of its bytes
 //!   stages/ab/cdef….json   what is known about a stage, named by its key
@@ -29,6 +31,10 @@
 //! never takes it as long as the session's own lock is held, which ends with the
 //! process, however that ends.
 //!
+//! **Secrets**: values of variables stand in no record, neither in clear nor as a plain
+//! digest. Keys and digests of inputs are made with the store's salt, so each store has
+//! its own; the shared cache has one of its own, too.
+//!
 //! **Versions**: a store with another number in `format` is not touched. Records
 //! of another version, or that cannot be read, are misses.
 //!
@@ -43,6 +49,7 @@ mod layer;
 mod layout;
 mod overlay;
 mod record;
+mod salt;
 mod session;
 mod verify;
 
@@ -65,8 +72,8 @@ use layout::Layout;
 pub use layout::{OnStep, Step};
 pub use overlay::OverlaySource;
 pub use record::{
-    Checksums, Connection, DiskState, Fetched, FileRole, InvalidRecord, RECORD_VERSION, Ran,
-    RecordKind, StageRecord, StoredFile,
+    Checksums, Connection, DiskState, Fetched, FileRole, InvalidRecord, KeyId, Origin,
+    RECORD_VERSION, Ran, RecordKind, StageRecord, StoredFile,
 };
 pub use session::{Session, StoredLayer};
 pub use verify::{Problem, Verified};
@@ -87,10 +94,14 @@ const FORMAT_MAX_BYTES: u64 = 64;
 /// and connections.
 const RECORD_MAX_BYTES: u64 = 64 << 20;
 
+/// Bytes of the salt.
+const SALT_BYTES: usize = 32;
+
 /// A store in a directory.
 #[derive(Debug, Clone)]
 pub struct Store {
     layout: Layout,
+    salt: salt::Salt,
 }
 
 impl Store {
@@ -115,49 +126,40 @@ impl Store {
         // Sessions outlive changes of the working directory.
         let root = fs::canonicalize(root).map_err(|e| StoreError::io("find", root, e))?;
         let layout = Layout::new(root, on_step);
-        let store = Self { layout };
-        if !store.has_format()? {
-            store.refuse_foreign()?;
-            store.layout.create_directories()?;
+        if !has_format(&layout)? {
+            refuse_foreign(&layout)?;
+            layout.create_directories()?;
             let format = format!("{FORMAT_WORDS}{STORE_VERSION}\n");
-            store.layout.write(&store.layout.format_file(), format.as_bytes())?;
+            layout.write(&layout.format_file(), format.as_bytes())?;
         }
-        store.layout.create_directories()?;
-        Ok(store)
+        layout.create_directories()?;
+        let salt = salt::read_or_make(&layout)?;
+        Ok(Self { layout, salt })
+    }
+
+    /// Opens the store in a directory, if there is one; changes nothing there.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_existing(root: &Path) -> Result<Option<Self>> {
+        let Ok(root) = fs::canonicalize(root) else { return Ok(None) };
+        let layout = Layout::new(root, None);
+        if !has_format(&layout)? {
+            return Ok(None);
+        }
+        Ok(salt::read(&layout)?.map(|salt| Self { layout, salt }))
+    }
+
+    /// The secret with which the names of stages are made; it never leaves this user.
+    #[must_use]
+    pub fn salt(&self) -> [u8; SALT_BYTES] {
+        self.salt.0
     }
 
     /// The directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.layout.root()
-    }
-
-    fn has_format(&self) -> Result<bool> {
-        let path = self.layout.root().to_owned();
-        let Some(content) = layout::read_small(&self.layout.format_file(), FORMAT_MAX_BYTES)?
-        else {
-            return Ok(false);
-        };
-        let text = String::from_utf8_lossy(&content);
-        let number = text.strip_prefix(FORMAT_WORDS).and_then(|rest| rest.trim_end().parse().ok());
-        match number {
-            Some(STORE_VERSION) => Ok(true),
-            Some(found) => Err(StoreError::Newer { path, found, known: STORE_VERSION }),
-            None => Err(StoreError::NoStore { path, reason: "its `format` says something else" }),
-        }
-    }
-
-    /// A directory with other things in it is not taken over.
-    fn refuse_foreign(&self) -> Result<()> {
-        let ours = ["objects", "stages", "sessions", "tmp", "lock", "format"];
-        let foreign = |path: &PathBuf| {
-            path.file_name().is_none_or(|name| ours.iter().all(|own| name != *own))
-        };
-        if layout::list(self.layout.root())?.iter().any(foreign) {
-            let path = self.layout.root().to_owned();
-            return Err(StoreError::NoStore { path, reason: "it has other files in it" });
-        }
-        Ok(())
     }
 
     /// Takes the store's lock for an operation.
@@ -212,4 +214,30 @@ impl Store {
         records.sort_by_key(|(used, record)| (*used, record.key));
         Ok(records)
     }
+}
+
+fn has_format(layout: &Layout) -> Result<bool> {
+    let path = layout.root().to_owned();
+    let Some(content) = layout::read_small(&layout.format_file(), FORMAT_MAX_BYTES)? else {
+        return Ok(false);
+    };
+    let text = String::from_utf8_lossy(&content);
+    let number = text.strip_prefix(FORMAT_WORDS).and_then(|rest| rest.trim_end().parse().ok());
+    match number {
+        Some(STORE_VERSION) => Ok(true),
+        Some(found) => Err(StoreError::Newer { path, found, known: STORE_VERSION }),
+        None => Err(StoreError::NoStore { path, reason: "its `format` says something else" }),
+    }
+}
+
+/// A directory with other things in it is not taken over.
+fn refuse_foreign(layout: &Layout) -> Result<()> {
+    let ours = ["objects", "stages", "sessions", "tmp", "lock", "format", "salt"];
+    let foreign =
+        |path: &PathBuf| path.file_name().is_none_or(|name| ours.iter().all(|own| name != *own));
+    if layout::list(layout.root())?.iter().any(foreign) {
+        let path = layout.root().to_owned();
+        return Err(StoreError::NoStore { path, reason: "it has other files in it" });
+    }
+    Ok(())
 }

@@ -105,7 +105,25 @@ pub struct StageRecord {
     pub log: Option<Digest>,
     /// The files that it left on the host.
     pub files: Vec<StoredFile>,
+    /// The shared cache that it came from, or that a result came from on which it was
+    /// built; `None` when all of it was built here.
+    pub origin: Option<Origin>,
 }
+
+/// Where a record came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// The shared cache.
+    pub place: Printable,
+    /// The key that it was signed with; `None` for one that was not signed.
+    pub key: Option<KeyId>,
+    /// Seconds since 1970 when it was fetched.
+    pub fetched: u64,
+}
+
+/// The name of the secret of a shared cache, from which the secret cannot be found.
+pub type KeyId = Hex<8>;
 
 /// Something that ran in a stage, by the clock of its machine: what changed on
 /// its disks meanwhile was changed by it.
@@ -258,6 +276,20 @@ impl StageRecord {
     #[must_use]
     pub fn resumable(&self) -> bool {
         !self.disks.is_empty()
+    }
+
+    /// The record as others get it: without what is of use here alone.
+    #[must_use]
+    pub fn for_others(&self) -> Self {
+        Self {
+            parent: None,
+            inputs: BTreeMap::new(),
+            connections: Vec::new(),
+            more_connections: 0,
+            log: None,
+            origin: None,
+            ..self.clone()
+        }
     }
 
     /// Every object that the record needs.

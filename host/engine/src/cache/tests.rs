@@ -17,8 +17,9 @@ fn cache(dir: &tempfile::TempDir) -> Cache {
     let store = Store::open(dir.path()).unwrap();
     Cache {
         session: Arc::new(store.session().unwrap()),
-        rules: Rules { max_age: Some(Duration::from_secs(3600)), refresh: Refresh::Nothing },
+        rules: Rules { max_age: Some(Duration::from_secs(3600)), ..Rules::default() },
         surroundings: Surroundings {
+            salt: plan::Salt::new(store.salt()),
             appliance: Digest::of(b"appliance"),
             network: true,
             certificates: None,
@@ -99,6 +100,7 @@ fn put(cache: &Cache, plan: &Plan, kept: &[bool], fetched: &[Option<u64>]) {
             ran: Vec::new(),
             log: None,
             files: Vec::new(),
+            origin: None,
         };
         cache.session.put_record(&record).unwrap();
     }
@@ -207,7 +209,7 @@ fn a_phase_goes_on_at_the_first_script_that_differs() {
     let points = StageKey::points(&old, &cache.surroundings, 1, Some(keys[0]));
     for (scripts, last) in [(1, "10-a"), (2, "25-found")] {
         let progress = serde_json::json!({
-            "step": 0, "phase": { "found": ["25-found"], "last": last, "env": [] }
+            "step": 0, "scripts": { "found": ["25-found"], "last": last }, "env": ""
         });
         let state = serde_json::json!({
             "state": serde_json::to_value(crate::State::default()).unwrap(), "progress": progress
@@ -264,4 +266,32 @@ fn a_stage_keeps_connections_within_a_budget() {
     resumed.extend(Ledger::resumed(vec![connection(0)], 7));
     assert!(bytes(&resumed) <= CONNECTIONS_MAX_BYTES);
     assert_eq!(resumed.connections.len() as u64 + resumed.more, 208);
+}
+
+#[test]
+fn what_came_from_a_shared_cache_goes_when_the_trust_in_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cache = cache(&dir);
+    let plan = plan(&["a", "b"]);
+    put(&cache, &plan, &[true; 2], &[None; 2]);
+    let keys = StageKey::of_plan(&plan, &cache.surroundings);
+    let mut record = cache.session.lookup(&keys[1].0).unwrap().unwrap();
+    let (mine, theirs) = (store::Hex([1; 8]), store::Hex([2; 8]));
+    let mut used = |signed: Option<KeyId>, key: Option<KeyId>, unsigned: bool| {
+        let place = "s3://team".into();
+        record.origin = Some(Origin { place, key: signed, fetched: NOW });
+        cache.session.put_record(&record).unwrap();
+        cache.rules.trust = Trust { key, unsigned };
+        let words = told(&plan, &cache);
+        assert_eq!(words[0], "hit", "what was built here");
+        assert_eq!(forecast(&plan, &cache, now()).unwrap().outdated(), words[1] != "hit");
+        words[1].clone()
+    };
+    assert_eq!(used(Some(mine), Some(mine), false), "hit");
+    assert_eq!(used(Some(mine), None, false), "hit");
+    assert_eq!(used(None, None, true), "hit");
+    let word = "it came unsigned from s3://team; --remote-unsigned permits that";
+    assert_eq!(used(None, None, false), word);
+    assert_eq!(used(None, Some(mine), false), word);
+    assert!(used(Some(theirs), Some(mine), false).contains("another key"));
 }

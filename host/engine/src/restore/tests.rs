@@ -52,7 +52,7 @@ fn record(disks: &Value) -> Value {
         "version": RECORD_VERSION, "key": Digest([1; 32]), "parent": null, "build": "b",
         "kind": "stage", "name": "n", "created": 0, "elapsed_ms": 0, "disks": disks,
         "state": null, "inputs": {}, "fetched": null, "connections": [], "ran": [],
-        "log": null, "files": [],
+        "log": null, "files": [], "origin": null,
     })
 }
 

@@ -5,6 +5,7 @@ use crate::{Context, Disk, DiskRole, DiskSize, GuestPath, ImageOutput, Outputs, 
 
 fn surroundings() -> Surroundings {
     Surroundings {
+        salt: Salt::new([7; 32]),
         appliance: Digest::of(b"appliance"),
         network: true,
         certificates: None,
@@ -199,4 +200,30 @@ fn points_of_two_stages_or_two_parents_differ() {
     let key = |index, before| StageKey::points(&plan, &surroundings(), index, before)[0].1;
     let all = [key(0, None), key(1, Some(keys[0])), key(1, None), keys[0], keys[1]];
     assert_eq!(all.into_iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
+}
+
+/// The keys, points and digests of inputs that a build has under a salt.
+fn everything(salt: Salt) -> std::collections::BTreeSet<Digest> {
+    let around = Surroundings { salt, ..surroundings() };
+    let mut steps = usual();
+    steps[1].push(phase(vec![script("10-a", "a")]));
+    let plan = plan(steps);
+    let keys = StageKey::of_plan(&plan, &around);
+    let points = StageKey::points(&plan, &around, 1, Some(keys[0])).into_iter().map(|(_, key)| key);
+    let inputs =
+        plan.stages.iter().flat_map(|stage| stage_inputs(&plan, stage, &around).into_values());
+    let keys = keys.iter().copied().chain(points).chain([StageKey::of_outputs(&plan, &around)]);
+    keys.map(|key| key.0).chain(inputs).collect()
+}
+
+#[test]
+fn who_has_another_salt_has_other_keys_and_cannot_try_words() {
+    let mine = everything(Salt::new([7; 32]));
+    assert_eq!(mine, everything(Salt::new([7; 32])));
+    assert!(mine.is_disjoint(&everything(Salt::new([8; 32]))));
+    assert!(mine.is_disjoint(&everything(Salt::PUBLIC)));
+    // The digest that a variable's value had in a record: words could be tried.
+    let plain = Digest::of(&json(&crate::Value::from("1")));
+    assert!(!mine.contains(&plain));
+    assert_eq!(format!("{:?}", Salt::new([7; 32])), "Salt(..)");
 }

@@ -170,9 +170,7 @@ impl Recipe {
                 }
                 Err(format!("`{}` is no name of an element", word.escape_default()))
             }
-            FrontEnd::Vmdb | FrontEnd::Layers => {
-                check("", Takes::Path, Some(&word)).map(|()| word)
-            }
+            FrontEnd::Vmdb | FrontEnd::Layers => check("", Takes::Path, Some(&word)).map(|()| word),
         }
     }
 }

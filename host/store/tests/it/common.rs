@@ -85,6 +85,7 @@ pub(crate) fn record(number: u8, layers: &[Digest]) -> StageRecord {
         fetched: Some(1_000_000_000),
         build: "test".into(),
         files: Vec::new(),
+        origin: None,
         inputs: BTreeMap::new(),
         connections: Vec::new(),
         more_connections: 0,

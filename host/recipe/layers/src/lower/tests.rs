@@ -89,6 +89,7 @@ fn a_declared_size_grows_disk_and_root() {
 
 fn keys(plan: &Plan) -> BTreeMap<String, StageKey> {
     let surroundings = Surroundings {
+        salt: plan::Salt::PUBLIC,
         appliance: Digest::of(b"appliance"),
         network: true,
         certificates: None,
