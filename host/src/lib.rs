@@ -59,7 +59,7 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
         }
         match invocation {
             Invocation::Print(text) => {
-                console.print(&text);
+                console.print_own(&text);
                 Ok(0)
             }
             Invocation::Capabilities(channel) => commands::capabilities::run(&console, &channel),

@@ -18,4 +18,4 @@ mod printable;
 
 pub use digest::{Digest, Hex, InvalidHex};
 pub use disk_name::{DISK_NAME_MAX_BYTES, DiskName, InvalidDiskName};
-pub use printable::{PRINTABLE_MAX_CHARS, Printable};
+pub use printable::{PRINTABLE_MAX_CHARS, Paragraph, Printable, printable_json};

@@ -5,7 +5,12 @@
 //! (OSC 52), overwrite lines that were printed before, or turn the direction of writing
 //! around. [`Printable`] is the only type that carries such text to a renderer.
 
-use std::{borrow::Cow, fmt, iter::Peekable, str::Chars};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+    iter::Peekable,
+    str::Chars,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +65,50 @@ impl Printable {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// Text of several lines, of which each is [`Printable`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Paragraph(Vec<Printable>);
+
+impl Paragraph {
+    /// The lines.
+    #[must_use]
+    pub fn lines(&self) -> &[Printable] {
+        &self.0
+    }
+}
+
+impl From<&str> for Paragraph {
+    fn from(text: &str) -> Self {
+        Self(Printable::lines(text).collect())
+    }
+}
+
+impl fmt::Display for Paragraph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, line) in self.0.iter().enumerate() {
+            let end = if index == 0 { "" } else { "\n" };
+            write!(f, "{end}{line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// JSON in which what would steer a terminal is escaped. The value stays the same: such
+/// characters are in strings alone, and JSON escapes those below a space itself.
+#[must_use]
+pub fn printable_json(json: &str) -> String {
+    let mut clean = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || is_harmless(c) {
+            clean.push(c);
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(clean, "\\u{:04x}", u32::from(c));
+        }
+    }
+    clean
 }
 
 fn clean(text: &str) -> Cow<'_, str> {
@@ -126,15 +175,15 @@ fn skip_escape(introducer: char, chars: &mut Peekable<Chars<'_>>) {
             }
         }
         Some(']' | 'P' | 'X' | '^' | '_') => {
-            while let Some(c) = chars.next() {
-                match c {
-                    '\u{7}' | '\u{9c}' => break,
-                    '\u{1b}' => {
-                        chars.next_if_eq(&'\\');
-                        break;
-                    }
-                    _ => {}
-                }
+            // One without an end would hide the rest of the line.
+            if !chars.clone().any(ends_string) {
+                return;
+            }
+            while chars.next_if(|c| !ends_string(*c)).is_some() {}
+            if chars.next_if(|c| matches!(c, '\u{7}' | '\u{9c}')).is_none()
+                && chars.clone().take(2).eq(['\u{1b}', '\\'])
+            {
+                chars.nth(1);
             }
         }
         Some(' '..='/') => {
@@ -143,6 +192,11 @@ fn skip_escape(introducer: char, chars: &mut Peekable<Chars<'_>>) {
         }
         _ => {}
     }
+}
+
+/// What ends a string of a control sequence: BEL, ST, or the beginning of another one.
+fn ends_string(c: char) -> bool {
+    matches!(c, '\u{7}' | '\u{1b}' | '\u{90}' | '\u{98}' | '\u{9b}'..='\u{9f}')
 }
 
 impl fmt::Display for Printable {
@@ -227,6 +281,9 @@ mod tests {
         assert_eq!(message("\u{1b}]52;c;cm0gLXJmIH4K\u{7}a"), "a");
         assert_eq!(message("\u{1b}]52;c;cm0gLXJmIH4K\u{1b}\\a"), "a");
         assert_eq!(message("\u{1b}Pq#0;2;0;0;0\u{1b}\\a"), "a");
+        // Without an end it hides nothing, and cannot be ended by a later text.
+        assert_eq!(message("\u{1b}]52;c;cm0 was refused"), "52;c;cm0 was refused");
+        assert_eq!(message("\u{1b}]0;t\u{1b}[1ma\u{9d}b"), "ab");
     }
 
     #[test]
@@ -255,6 +312,24 @@ mod tests {
         assert_eq!(message("evil\nerror: harmless\u{2028}x"), "evil error: harmless x");
         let lines: Vec<_> = Printable::lines("a\r\nb\rc\n").collect();
         assert_eq!(lines, ["a", "b c"]);
+    }
+
+    #[test]
+    fn json_stays_the_same_value() {
+        let value =
+            serde_json::json!({"a": "\u{9b}2J \u{202e} ü \u{7f} \u{1b}]0;x\u{7}", "b": [1]});
+        for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
+            let clean = printable_json(&text);
+            assert!(clean.chars().all(|c| c == '\n' || is_harmless(c)), "{clean}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&clean).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn a_paragraph_keeps_its_lines() {
+        let text = Paragraph::from("a\u{1b}]52;c;x\u{7}\nb\rc");
+        assert_eq!(text.lines(), ["a", "b c"]);
+        assert_eq!(text.to_string(), "a\nb c");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use checked::Printable;
 use clap::Args;
 use machine::{BlockSize, DriveFormat, MachineError, accel::Verdict};
 use qemu::{
@@ -20,7 +21,6 @@ use crate::{
     backend,
     cli::{AccelArg, AccelArgs, DriveFormatArg, positive, smp},
     error::{CommandError, Kind},
-    ui::sanitise,
 };
 
 /// Lines of the console that are shown when the awaited text does not come.
@@ -152,7 +152,7 @@ async fn expect(
 }
 
 fn not_seen(error: NotSeen, console: &str) -> CommandError {
-    let lines: Vec<_> = console.lines().map(sanitise).collect();
+    let lines: Vec<_> = Printable::output_lines(console).map(String::from).collect();
     let tail = lines[lines.len().saturating_sub(CONSOLE_TAIL_LINES)..].join("\n");
     CommandError::new(Kind::Build, error).hint(format!("the end of the console:\n{tail}"))
 }

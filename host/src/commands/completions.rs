@@ -20,7 +20,7 @@ pub struct CompletionsArgs {
 /// # Errors
 /// None; the type is that of all verbs.
 pub fn run(context: &Context, args: &CompletionsArgs) -> Outcome {
-    context.console.print(&script(args.shell));
+    context.console.print_own(&script(args.shell));
     Ok(0)
 }
 

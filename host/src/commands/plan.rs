@@ -65,18 +65,18 @@ pub fn run(context: &Context, args: &PlanArgs) -> Outcome {
     let ctx = Ctx { observer: ui, cancel: watch::channel(false).1 };
     let Prepared { plan, settings } = recipe.prepare(context, &ctx)?;
     pipeline::check(&plan)?;
-    let text = if args.json {
-        serde_json::to_string_pretty(&plan)
-            .map_err(|error| CommandError::new(Kind::Build, error))?
-            + "\n"
-    } else {
-        let appliance = appliance_files(&settings);
-        let cached = match (&appliance, args.cache) {
-            (Ok(files), true) => Some(cached(&plan, &settings, files, &ctx)?),
-            _ => None,
-        };
-        text(&plan, &keys(&plan, &settings, appliance), cached.as_deref())
+    if args.json {
+        let json = serde_json::to_string_pretty(&plan)
+            .map_err(|error| CommandError::new(Kind::Build, error))?;
+        context.console.print_json(&(json + "\n"));
+        return Ok(0);
+    }
+    let appliance = appliance_files(&settings);
+    let cached = match (&appliance, args.cache) {
+        (Ok(files), true) => Some(cached(&plan, &settings, files, &ctx)?),
+        _ => None,
     };
+    let text = text(&plan, &keys(&plan, &settings, appliance), cached.as_deref());
     context.console.print(&text);
     Ok(0)
 }

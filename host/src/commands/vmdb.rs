@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use checked::Printable;
 use clap::{Args, ValueEnum};
 use engine::events::{Event, Observer};
 use vmdb::{Failure, Narrator, Options, Prepared, Wording};
@@ -322,7 +323,7 @@ impl Observer for Teller {
                 self.tell(|narrator| narrator.command().into_iter().collect());
             }
             Event::OutputLine { line, .. } if self.shows_output => {
-                self.tell(|_| vec![ui::sanitise(line).into_owned()]);
+                self.tell(|_| vec![Printable::output_line(line).into()]);
             }
             _ => {}
         }

@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use checked::{Paragraph, Printable, printable_json};
+
 use super::{
     Complaint,
     text::{Palette, Tone},
@@ -37,16 +39,31 @@ impl Console {
         Self { stderr_is_terminal: self.stderr_is_terminal && !shell, ..self }
     }
 
-    /// Writes text to standard output as it is. A reader that has gone away,
-    /// such as `head`, is no failure.
+    /// Writes text to standard output, without anything in its lines that would steer a
+    /// terminal. A reader that has gone away, such as `head`, is no failure.
     pub fn print(&self, text: &str) {
+        let mut clean = Paragraph::from(text).to_string();
+        if text.ends_with('\n') {
+            clean.push('\n');
+        }
+        self.print_own(&clean);
+    }
+
+    /// Writes a text of vbuild itself to standard output as it is: help, completions.
+    pub fn print_own(&self, text: &str) {
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 
     /// Writes a warning to standard error.
     pub fn print_warning(&self, warning: &str) {
+        let warning = Printable::message(warning);
         let _ = writeln!(std::io::stderr().lock(), "vbuild: warning: {warning}");
+    }
+
+    /// Writes JSON to standard output; what would steer a terminal is escaped.
+    pub fn print_json(&self, json: &str) {
+        self.print_own(&printable_json(json));
     }
 
     /// Writes an error to standard error.
@@ -57,7 +74,7 @@ impl Console {
         for (number, line) in complaint.lines().into_iter().enumerate() {
             let line = match number {
                 0 => palette.paint(Tone::Error, &format!("vbuild: error: {line}")),
-                _ => line,
+                _ => line.into(),
             };
             let _ = writeln!(err, "{line}");
         }

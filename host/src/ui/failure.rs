@@ -3,10 +3,9 @@
 
 use std::collections::VecDeque;
 
+use checked::Printable;
 use engine::events::Event;
 use wire::ExitStatus;
-
-use super::text::sanitise;
 
 /// Lines of output that a failure shows; enough for a Python traceback or the
 /// end of an apt run, few enough to fit a terminal.
@@ -28,10 +27,10 @@ pub struct Failure {
     pub place: &'static str,
     /// How it ended; `None` when it was still running.
     pub status: Option<ExitStatus>,
-    /// Connections of it that were refused: each host once, with the reason, sanitised.
-    pub refused: Vec<String>,
-    /// Its last lines of output, sanitised.
-    pub tail: Vec<String>,
+    /// Connections of it that were refused: each host once, with the reason.
+    pub refused: Vec<Printable>,
+    /// Its last lines of output.
+    pub tail: Vec<Printable>,
 }
 
 /// Words for how a command ended.
@@ -49,13 +48,13 @@ pub(crate) fn status_words(status: ExitStatus) -> String {
 
 /// A host that was asked for, in words; port 0 means that only its name was.
 pub(crate) fn host_and_port(host: &str, port: u16) -> String {
-    let host = sanitise(host);
-    if port == 0 { host.into_owned() } else { format!("{host}:{port}") }
+    let host = Printable::message(host);
+    if port == 0 { host.into() } else { format!("{host}:{port}") }
 }
 
 impl Failure {
     fn refuse(&mut self, target: &str, reason: &str) {
-        let line = format!("{target}: {}", sanitise(reason));
+        let line = Printable::from(format!("{target}: {}", Printable::message(reason)));
         if self.refused.len() < REFUSED_MAX && !self.refused.contains(&line) {
             self.refused.push(line);
         }
@@ -85,7 +84,7 @@ impl Failure {
 #[derive(Debug, Default)]
 pub(crate) struct FailureWatch {
     current: Option<Failure>,
-    tail: VecDeque<String>,
+    tail: VecDeque<Printable>,
 }
 
 impl FailureWatch {
@@ -114,7 +113,7 @@ impl FailureWatch {
                 if self.tail.len() == TAIL_LINES {
                     self.tail.pop_front();
                 }
-                self.tail.push_back(sanitise(line).into_owned());
+                self.tail.push_back(Printable::output_line(line));
             }
             Event::Connection { host, port, refused: Some(reason), .. } => {
                 if let Some(script) = &mut self.current {

@@ -7,6 +7,7 @@
 
 use std::io::Write;
 
+use checked::{Paragraph, printable_json};
 use engine::events::{Event, OutputStream};
 use serde_json::{Map, Value, json};
 
@@ -35,7 +36,8 @@ impl<W: Write + Send> Json<W> {
             line.extend(facts.into_iter().filter(|(_, value)| !value.is_null()));
         }
         // A reader that has gone away is no reason to fail a build.
-        let _ = writeln!(self.out, "{}", Value::Object(line)).and_then(|()| self.out.flush());
+        let line = printable_json(&Value::Object(line).to_string());
+        let _ = writeln!(self.out, "{line}").and_then(|()| self.out.flush());
     }
 }
 
@@ -56,14 +58,14 @@ impl<W: Write + Send> Render for Json<W> {
             Weight::Output => "output",
             Weight::Trace | Weight::Detail => "progress",
         };
-        self.write(at, kind, &message, facts(event));
+        self.write(at, kind, message.as_str(), facts(event));
     }
 
     fn failed(&mut self, at: &Stamp, complaint: &Complaint) {
         let failure = complaint.failure.as_ref();
         let facts = json!({
-            "causes": complaint.chain.get(1..).unwrap_or_default(),
-            "hints": complaint.hints,
+            "causes": texts(complaint.chain.get(1..).unwrap_or_default()),
+            "hints": texts(&complaint.hints),
             "tool_output": complaint.tool_output,
             "exit_status": complaint.exit_status,
             "log": complaint.log,
@@ -74,9 +76,13 @@ impl<W: Write + Send> Render for Json<W> {
             "refused": failure.map(|f| &f.refused),
             "tail": failure.map(|f| &f.tail),
         });
-        let message = complaint.chain.first().map_or("", String::as_str);
-        self.write(at, "error", message, facts);
+        let message = complaint.chain.first().map(ToString::to_string).unwrap_or_default();
+        self.write(at, "error", &message, facts);
     }
+}
+
+fn texts(paragraphs: &[Paragraph]) -> Vec<String> {
+    paragraphs.iter().map(ToString::to_string).collect()
 }
 
 fn facts(event: &Event) -> Value {

@@ -10,6 +10,7 @@
 
 use std::{io::Write as _, time::Duration};
 
+use checked::Printable;
 use engine::events::Event;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -109,9 +110,9 @@ impl Live {
     }
 
     /// Shows what runs now, with its own clock.
-    fn start_script(&self, name: String) {
+    fn start_script(&self, name: &str) {
         self.script.set_style(line_style(RUNNING));
-        self.script.set_message(name);
+        self.script.set_message(String::from(Printable::message(name)));
         self.script.reset_elapsed();
         self.script.enable_steady_tick(TICK);
         self.last.set_message("");
@@ -131,6 +132,7 @@ impl Live {
             Event::StageStarted { index, name } => {
                 self.scripts = 0;
                 self.stage_name.clone_from(name);
+                let name = Printable::message(name);
                 self.stage.set_prefix(format!("{name} ({}/{})", index + 1, self.stages));
             }
             Event::StageFinished { name, elapsed, .. } => {
@@ -138,6 +140,7 @@ impl Live {
                     0 => String::new(),
                     count => format!("{count} script{}, ", text::plural(count)),
                 };
+                let name = Printable::message(name);
                 let line = format!(
                     "[{:6.1}] {name}: {scripts}{}",
                     at.elapsed.as_secs_f64(),
@@ -147,18 +150,18 @@ impl Live {
                 self.clear_script();
             }
             Event::StepStarted { title } => {
-                self.start_script(text::capitalised(title));
+                self.start_script(&text::capitalised(title));
             }
             Event::ScriptStarted { phase, script, origin, .. } => {
                 self.scripts += usize::from(words::is_script(script));
                 let phase = if *phase == self.stage_name { "" } else { &format!("{phase}/") };
                 let origin = origin.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
-                self.start_script(format!("{phase}{script}{origin}"));
+                self.start_script(&format!("{phase}{script}{origin}"));
             }
             Event::OutputLine { line, .. } => {
-                let line = text::sanitise(line);
-                if !line.trim().is_empty() {
-                    self.last.set_message(line.into_owned());
+                let line = Printable::output_line(line);
+                if !line.as_str().trim().is_empty() {
+                    self.last.set_message(String::from(line));
                 }
             }
             Event::ScriptFinished { .. } | Event::StepFinished { .. } => self.clear_script(),
@@ -167,7 +170,8 @@ impl Live {
                 self.show_network();
             }
             Event::OutputProgress { path, done, total } => {
-                self.stage.set_prefix(format!("writing {}", path.display()));
+                let path = Printable::from(path.display().to_string());
+                self.stage.set_prefix(format!("writing {path}"));
                 let share = done.saturating_mul(100).checked_div(*total);
                 self.last.set_message(match share {
                     Some(percent) => format!("{percent} % of {}", text::bytes(*total)),
@@ -187,8 +191,8 @@ impl Render for Live {
             return;
         }
         match (weight, event) {
-            (Weight::Output, _) => self.keep(&line),
-            (Weight::Remark, _) => self.keep(&self.palette.paint(Tone::Remark, &line)),
+            (Weight::Output, _) => self.keep(line.as_str()),
+            (Weight::Remark, _) => self.keep(&self.palette.paint(Tone::Remark, line.as_str())),
             (Weight::Warning, _) => {
                 self.keep(&self.palette.paint(Tone::Warning, &format!("warning: {line}")));
             }
@@ -216,7 +220,7 @@ impl Render for Live {
                 let line = format!("vbuild: error: {line}");
                 self.last_words(&self.palette.paint(Tone::Error, &line));
             } else {
-                self.last_words(&line);
+                self.last_words(line.as_str());
             }
         }
     }

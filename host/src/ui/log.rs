@@ -57,7 +57,7 @@ impl<W: Write + Send> Render for Log<W> {
             self.profile(at);
         }
         if let Some((_, text)) = words::line(event) {
-            self.line(at, &text);
+            self.line(at, text.as_str());
         }
         match event {
             Event::ScriptFinished { phase, script, elapsed, .. } if words::is_script(script) => {

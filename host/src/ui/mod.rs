@@ -21,7 +21,7 @@ mod words;
 
 pub use console::Console;
 pub use failure::Failure;
-pub use text::{bytes, duration, plural, sanitise};
+pub use text::{bytes, duration, plural};
 pub use utc::Utc;
 
 use std::{
@@ -33,6 +33,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use checked::{Paragraph, Printable};
 use engine::events::{Event, Observer};
 
 use crate::{
@@ -88,13 +89,13 @@ impl Verbosity {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Complaint {
     /// The error and its causes, outermost first.
-    pub chain: Vec<String>,
+    pub chain: Vec<Paragraph>,
     /// The script that failed or was running.
     pub failure: Option<Failure>,
-    /// What a tool of vbuild's own wrote before it failed, sanitised.
-    pub tool_output: Vec<String>,
+    /// What a tool of vbuild's own wrote before it failed.
+    pub tool_output: Vec<Printable>,
     /// What the user can do.
-    pub hints: Vec<String>,
+    pub hints: Vec<Paragraph>,
     /// Where the whole log is.
     pub log: Option<PathBuf>,
     /// The exit status that vbuild ends with.
@@ -107,32 +108,38 @@ impl Complaint {
     pub fn of(error: &CommandError) -> Self {
         let output = error.tool_output().unwrap_or_default();
         Self {
-            chain: error.chain(),
+            chain: error.chain().iter().map(|text| text.as_str().into()).collect(),
             failure: None,
-            tool_output: output.lines().map(|line| sanitise(line).into_owned()).collect(),
-            hints: error.hints.clone(),
+            tool_output: Printable::output_lines(output).collect(),
+            hints: error.hints.iter().map(|hint| hint.as_str().into()).collect(),
             log: None,
             exit_status: error.exit_status(),
         }
     }
 
-    /// As people read it: the error, then indented what is known about it.
+    /// As people read it: the error, then indented what is known about it. Nothing in it
+    /// steers a terminal, whoever wrote it.
     #[must_use]
-    pub fn lines(&self) -> Vec<String> {
-        let mut chain = self.chain.iter();
-        let mut lines: Vec<String> = chain.next().cloned().into_iter().collect();
-        lines.extend(chain.map(|cause| format!("  because: {cause}")));
-        if let Some(failure) = &self.failure {
-            lines.extend(failure.lines().into_iter().map(|line| format!("  {line}")));
+    pub fn lines(&self) -> Vec<Printable> {
+        let mut lines: Vec<Printable> = Vec::new();
+        for (index, text) in self.chain.iter().enumerate() {
+            let begin = if index == 0 { "" } else { "  because: " };
+            let (first, more) = text.lines().split_first().unzip();
+            let first = first.map_or("", Printable::as_str);
+            lines.push(format!("{begin}{first}").into());
+            lines.extend(more.into_iter().flatten().cloned());
         }
-        lines.extend(self.tool_output.iter().map(|line| format!("    | {line}")));
+        if let Some(failure) = &self.failure {
+            lines.extend(failure.lines().into_iter().map(|line| format!("  {line}").into()));
+        }
+        lines.extend(self.tool_output.iter().map(|line| format!("    | {line}").into()));
         if let Some(log) = &self.log {
-            lines.push(format!("  the whole log: {}", log.display()));
+            lines.push(format!("  the whole log: {}", log.display()).into());
         }
         for hint in &self.hints {
-            let mut parts = hint.lines();
-            lines.push(format!("  hint: {}", parts.next().unwrap_or_default()));
-            lines.extend(parts.map(|part| format!("    {part}")));
+            let (first, more) = hint.lines().split_first().unzip();
+            lines.push(format!("  hint: {}", first.map_or("", Printable::as_str)).into());
+            lines.extend(more.into_iter().flatten().map(|part| format!("    {part}").into()));
         }
         lines
     }

@@ -54,7 +54,7 @@ impl<O: Write + Send, E: Write + Send> Render for Plain<O, E> {
             return;
         }
         match weight {
-            Weight::Output => self.say(None, &line),
+            Weight::Output => self.say(None, line.as_str()),
             Weight::Remark => {
                 let text = self.wrapped(format!("vbuild: {line}"));
                 self.say(Some(Tone::Remark), &text);

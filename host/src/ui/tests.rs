@@ -208,3 +208,74 @@ fn the_live_view_takes_every_event() {
     }
     view.closing(&stamp(), &["the end".into()]);
 }
+
+/// Text that sets the clipboard (OSC 52) and the title, clears the screen by C1, turns
+/// the direction of writing around, and overwrites what stands before it.
+const EVIL: &str = "a\u{1b}]52;c;cm0=\u{7}\u{1b}]0;t\u{7}\u{1b}[2K\u{9b}2J\u{202e}\u{7f}\rb";
+
+fn evil_events() -> Vec<Event> {
+    let text = || EVIL.to_owned();
+    vec![
+        Event::BuildStarted { name: text(), stages: 1 },
+        Event::MachineReady { boot: Duration::ZERO, kernel: text() },
+        Event::StageStarted { index: 0, name: text() },
+        Event::StepStarted { title: text() },
+        Event::ScriptStarted {
+            phase: text(),
+            script: text(),
+            origin: Some(text()),
+            place: Place::Image,
+        },
+        Event::OutputLine { stream: OutputStream::Stdout, line: text() },
+        Event::Connection { host: text(), port: 1, sent: 0, received: 0, refused: Some(text()) },
+        Event::OutputWritten {
+            path: EVIL.into(),
+            bytes: 0,
+            virtual_bytes: None,
+            elapsed: Duration::ZERO,
+        },
+        Event::Message { text: text() },
+        Event::Warning { text: text() },
+    ]
+}
+
+#[test]
+fn nothing_that_a_guest_wrote_steers_the_terminal() {
+    let error = CommandError::message(Kind::Build, EVIL)
+        .context(EVIL)
+        .hint(format!("the end of the guest's console:\n{EVIL}\n{EVIL}"));
+    let complaint = Complaint {
+        failure: Some(Failure {
+            phase: EVIL.into(),
+            script: EVIL.into(),
+            origin: Some(EVIL.into()),
+            place: "the image",
+            status: None,
+            refused: vec![EVIL.into()],
+            tail: vec![EVIL.into()],
+        }),
+        tool_output: vec![EVIL.into()],
+        log: Some(EVIL.into()),
+        ..Complaint::of(&error)
+    };
+    // What stands before a carriage return is not hidden by what stands behind it.
+    assert_eq!(complaint.lines()[0], "a b");
+    let out = Shared::default();
+    let off = Palette { on: false };
+    let verbosity = Verbosity { debug: 2, ..VERBOSE };
+    let (plain_out, err) = (out.clone(), out.clone());
+    let plain = plain::Plain { out: plain_out, err, verbosity, out_palette: off, err_palette: off };
+    let renderers: Vec<Box<dyn Render>> = vec![
+        Box::new(plain),
+        Box::new(log::Log::new(out.clone())),
+        Box::new(json::Json { out: out.clone(), output: true }),
+    ];
+    for mut renderer in renderers {
+        evil_events().iter().for_each(|event| renderer.event(&stamp(), event));
+        renderer.failed(&stamp(), &complaint);
+    }
+    let text = out.text();
+    assert!(text.lines().count() > 40, "{text:?}");
+    let steers = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+    assert_eq!(text.chars().find(|c| steers(*c)), None, "{text:?}");
+}

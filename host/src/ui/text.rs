@@ -1,81 +1,9 @@
-//! Words for terminals and logs: what a guest wrote made harmless, and numbers
-//! made readable.
+//! Words for terminals and logs: numbers made readable, lines wrapped and coloured.
 
-use std::{borrow::Cow, fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 /// Columns at which messages are wrapped; virt-dib's.
 const WRAP_COLUMNS: usize = 76;
-/// Longer lines of output are cut where people read them: a terminal shows no
-/// more, and a guest that never sends a newline must not fill memory.
-const LINE_MAX_CHARS: usize = 4096;
-
-/// Removes what could steer a terminal from a line that a guest wrote: escape
-/// sequences, other control characters, and the marks that turn the direction of
-/// writing around. After a carriage return only the last version of the line is
-/// kept, which is what a terminal would have shown.
-#[must_use]
-pub fn sanitise(line: &str) -> Cow<'_, str> {
-    let line = line.trim_end_matches('\r');
-    let line = line.rsplit('\r').next().unwrap_or_default();
-    let harmless = |c: char| !c.is_control() && !steers_direction(c);
-    if line.len() <= LINE_MAX_CHARS && line.chars().all(harmless) {
-        return Cow::Borrowed(line);
-    }
-    let mut clean = String::with_capacity(line.len().min(LINE_MAX_CHARS));
-    let mut chars = line.chars().peekable();
-    let mut count = 0;
-    while let Some(c) = chars.next() {
-        match c {
-            '\u{1b}' | '\u{9b}' => skip_escape(c, &mut chars),
-            '\t' => clean.push_str("    "),
-            c if harmless(c) => clean.push(c),
-            _ => {}
-        }
-        count += 1;
-        if count >= LINE_MAX_CHARS && chars.peek().is_some() {
-            clean.push('…');
-            break;
-        }
-    }
-    Cow::Owned(clean)
-}
-
-fn steers_direction(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Skips the rest of an escape sequence (ECMA-48: CSI up to its final byte, the
-/// string types up to their terminator, else intermediate bytes and one final).
-fn skip_escape(introducer: char, chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
-    let kind = if introducer == '\u{9b}' { Some('[') } else { chars.next() };
-    match kind {
-        Some('[') => {
-            for c in chars.by_ref() {
-                if ('\u{40}'..='\u{7e}').contains(&c) {
-                    break;
-                }
-            }
-        }
-        Some(']' | 'P' | 'X' | '^' | '_') => {
-            while let Some(c) = chars.next() {
-                match c {
-                    '\u{7}' | '\u{9c}' => break,
-                    '\u{1b}' => {
-                        chars.next_if_eq(&'\\');
-                        break;
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Some(' '..='/') => {
-            while chars.next_if(|c| (' '..='/').contains(c)).is_some() {}
-            chars.next();
-        }
-        _ => {}
-    }
-}
-
 /// Wraps words at 76 columns; lines that follow are not indented.
 #[must_use]
 pub(crate) fn wrap(text: &str) -> String {
@@ -180,35 +108,6 @@ impl Palette {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn escape_sequences_are_removed() {
-        assert_eq!(sanitise("plain ‘text’"), "plain ‘text’");
-        assert_eq!(sanitise("\u{1b}[31mred\u{1b}[0m"), "red");
-        assert_eq!(sanitise("\u{1b}]0;title\u{7}a"), "a");
-        assert_eq!(sanitise("\u{1b}]8;;http://x\u{1b}\\link"), "link");
-        assert_eq!(sanitise("\u{1b}(Bb"), "b");
-        assert_eq!(sanitise("\u{1b}cx"), "x");
-        assert_eq!(sanitise("\u{9b}2Jy"), "y");
-        assert_eq!(sanitise("a\u{8}\u{0}\u{7f}b"), "ab");
-        assert_eq!(sanitise("a\u{202e}b"), "ab");
-        assert_eq!(sanitise("cut off \u{1b}["), "cut off ");
-    }
-
-    #[test]
-    fn only_the_last_version_of_a_line_is_kept() {
-        assert_eq!(sanitise("10%\r50%\r100%"), "100%");
-        assert_eq!(sanitise("dos line\r"), "dos line");
-        assert_eq!(sanitise("a\tb"), "a    b");
-    }
-
-    #[test]
-    fn long_lines_are_cut() {
-        let long = "x".repeat(LINE_MAX_CHARS + 10);
-        let clean = sanitise(&long);
-        assert_eq!(clean.chars().count(), LINE_MAX_CHARS + 1);
-        assert!(clean.ends_with('…'));
-    }
 
     #[test]
     fn wrapping() {

@@ -1,6 +1,7 @@
 //! Events in words: one wording for the terminal, the plain lines and the JSON
 //! stream, and how important each is.
 
+use checked::Printable;
 use engine::events::Event;
 
 use super::{
@@ -30,10 +31,14 @@ pub(crate) const DEBUG_DETAIL: u32 = 1;
 /// Below this level of `--debug` traces are not shown.
 pub(crate) const DEBUG_TRACE: u32 = 2;
 
-/// The line for an event, if it has one. What a guest wrote in it is sanitised.
+/// The line for an event, if it has one.
 #[must_use]
-pub(crate) fn line(event: &Event) -> Option<(Weight, String)> {
-    scripts(event).or_else(|| machine(event)).or_else(|| outputs(event))
+pub(crate) fn line(event: &Event) -> Option<(Weight, Printable)> {
+    if let Event::OutputLine { line, .. } = event {
+        return Some((Weight::Output, Printable::output_line(line)));
+    }
+    let line = scripts(event).or_else(|| machine(event)).or_else(|| outputs(event));
+    line.map(|(weight, text)| (weight, text.into()))
 }
 
 /// Whether it is a script of an element, and not a command of vbuild's own: those
@@ -69,7 +74,6 @@ fn scripts(event: &Event) -> Option<(Weight, String)> {
         Event::ScriptStarted { phase, script, .. } => {
             (Weight::Detail, format!("{} ({phase})", text::capitalised(script)))
         }
-        Event::OutputLine { line, .. } => (Weight::Output, text::sanitise(line).into_owned()),
         Event::ScriptFinished { phase, script, status, elapsed, cpu } => (
             Weight::Detail,
             format!(
@@ -92,19 +96,15 @@ fn machine(event: &Event) -> Option<(Weight, String)> {
         }
         Event::MachineReady { boot, kernel } => {
             let boot = text::duration(*boot);
-            (
-                Weight::Detail,
-                format!("The machine answers after {boot}, with Linux {}", text::sanitise(kernel)),
-            )
+            (Weight::Detail, format!("The machine answers after {boot}, with Linux {kernel}"))
         }
         Event::Connection { host, port, refused: Some(reason), .. } => {
-            let (target, reason) = (host_and_port(host, *port), text::sanitise(reason));
+            let (target, reason) = (host_and_port(host, *port), Printable::message(reason));
             let what = if *port == 0 { "the name" } else { "a connection to" };
             (Weight::Warning, format!("{what} {target} was refused: {reason}"))
         }
         Event::Connection { host, port, sent, received, refused: None } => {
-            let (host, sent, received) =
-                (text::sanitise(host), text::bytes(*sent), text::bytes(*received));
+            let (sent, received) = (text::bytes(*sent), text::bytes(*received));
             (Weight::Trace, format!("Connection to {host}:{port}: {sent} out, {received} in"))
         }
         _ => return None,
@@ -119,8 +119,8 @@ fn outputs(event: &Event) -> Option<(Weight, String)> {
             let (size, time) = (text::bytes(*bytes), text::duration(*elapsed));
             (Weight::Progress, format!("Wrote {}: {size}{disk}, in {time}", path.display()))
         }
-        Event::Message { text: remark } => (Weight::Remark, text::sanitise(remark).into_owned()),
-        Event::Warning { text: warning } => (Weight::Warning, text::sanitise(warning).into_owned()),
+        Event::Message { text: remark } => (Weight::Remark, remark.clone()),
+        Event::Warning { text: warning } => (Weight::Warning, warning.clone()),
         Event::BuildFinished { .. } => (Weight::Progress, "Done".to_owned()),
         _ => return None,
     })
