@@ -215,45 +215,108 @@ fn invocation_of(personality: Personality, args: &[OsString]) -> Result<Invocati
     invocation(cli, &command)
 }
 
-/// Options that say how a build runs and what is told of it, not what is built.
-/// Scripts do not see them: no result may depend on them.
-const HOW: &[&str] = &[
-    "accel",
-    "allow-host-path",
-    "at",
-    "cache",
-    "cache-dir",
-    "colours",
-    "debug",
-    "drive",
-    "drive-format",
-    "in",
-    "json",
-    "logfile",
-    "machine-readable",
-    "max-age",
-    "memsize",
-    "min-tmpfs",
-    "mirror",
-    "no-cache",
-    "no-delete-on-failure",
-    "no-tmpfs",
-    "on-failure",
-    "proxy-resolves",
-    "quiet",
-    "refresh",
-    "remote-cache",
-    "remote-key",
-    "remote-unsigned",
-    "smp",
-    "timeout",
-    "verbose",
-    "wrap",
+/// What the result of a build may depend on by an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// The content of the image: every script sees the option in DIB_ARGS.
+    Content,
+    /// In which formats it is written, and where: scripts before cleanup.d do not see
+    /// it, so that another format needs no new build.
+    Outputs,
+    /// Nothing. What there is to depend on (the network, certificates, the appliance)
+    /// is in the keys of stages by itself.
+    Nothing,
+}
+
+/// The class of every long option of the verbs that build with elements; a test refuses
+/// one that is missing here.
+const CLASSES: &[(Class, &[&str])] = &[
+    (
+        Class::Content,
+        &[
+            "element-path",
+            "base-path",
+            "exclude-element",
+            "exclude-script",
+            "skip-base",
+            "ramdisk",
+            "ramdisk-element",
+            "extra-packages",
+            "install-type",
+            "envvar",
+            "share",
+            "image-cache",
+            "python",
+            "offline",
+            "trace",
+            "arch",
+            "size",
+            "image-size",
+            "image-extra-size",
+            "fs-type",
+            "mkfs-options",
+            "mkfs-journal-size",
+            "max-online-resize",
+            "root-label",
+        ],
+    ),
+    (
+        Class::Outputs,
+        &["checksum", "docker-target", "formats", "name", "qemu-img-options", "uncompressed"],
+    ),
+    (
+        Class::Nothing,
+        &[
+            "accel",
+            "allow-host",
+            "allow-private",
+            "appliance-package",
+            "at",
+            "ca-bundle",
+            "cache",
+            "cache-dir",
+            "colours",
+            "debug",
+            "debug-shell",
+            "drive",
+            "drive-format",
+            "help",
+            "json",
+            "load-into",
+            "logfile",
+            "long-options",
+            "machine-readable",
+            "max-age",
+            "memsize",
+            "min-tmpfs",
+            "mirror",
+            "network",
+            "no-cache",
+            "no-delete-on-failure",
+            "no-network",
+            "no-tmpfs",
+            "on-failure",
+            "proxy-resolves",
+            "quiet",
+            "refresh",
+            "remote-cache",
+            "remote-key",
+            "remote-unsigned",
+            "short-options",
+            "smp",
+            "timeout",
+            "verbose",
+            "version",
+            "wrap",
+        ],
+    ),
 ];
 
-/// Options that say in which formats what is built is written, and where. Scripts
-/// before cleanup.d do not see them, so that another format needs no new build.
-const WRITTEN: &[&str] = &["checksum", "formats", "name", "qemu-img-options", "uncompressed"];
+/// The options of some classes.
+fn options_of(classes: &[Class]) -> Vec<&'static str> {
+    let wanted = CLASSES.iter().filter(|(class, _)| classes.contains(class));
+    wanted.flat_map(|(_, names)| names.iter().copied()).collect()
+}
 
 /// Which words of a command line scripts see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,8 +333,8 @@ pub enum Words {
 pub fn recipe_words(words: Words, personality: Personality, args: &[OsString]) -> Vec<OsString> {
     let command = command();
     let unwanted = match words {
-        Words::Recipe => HOW.to_vec(),
-        Words::Content => [HOW, WRITTEN].concat(),
+        Words::Recipe => options_of(&[Class::Nothing]),
+        Words::Content => options_of(&[Class::Nothing, Class::Outputs]),
     };
     match verb_of(&command, personality, args) {
         Some(verb) => Options::of(verb).without(&args[1..], &unwanted),

@@ -205,3 +205,39 @@ fn sizes_exclude_each_other() {
 fn the_clap_command_is_sound() {
     Cli::command().debug_assert();
 }
+
+#[test]
+fn every_option_of_a_build_says_what_depends_on_it() {
+    let command = command();
+    let plan = command.find_subcommand("plan").unwrap();
+    let shell = command.find_subcommand("shell").unwrap();
+    let mut all: Vec<&str> = [&command, plan, shell]
+        .into_iter()
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(clap::Arg::get_long)
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    let mut classed = options_of(&[Class::Content, Class::Outputs, Class::Nothing]);
+    classed.sort_unstable();
+    assert_eq!(classed, all, "left: the classes of options; right: the options");
+}
+
+#[test]
+fn another_tag_or_permission_is_no_other_build() {
+    let words = |line: &str| recipe_words(Words::Content, Personality::Vbuild, &argv(line));
+    let plain = words("-x deb");
+    for how in [
+        "--docker-target team/x:2",
+        "--load-into docker",
+        "--debug-shell after-root",
+        "--allow-host h:1",
+        "--allow-private",
+        "--ca-bundle host",
+        "--appliance-package zfsutils",
+        "--network",
+        "--no-network",
+    ] {
+        assert_eq!(words(&format!("{how} -x deb")), plain, "{how}");
+    }
+}

@@ -346,7 +346,7 @@ mod tests {
             command_line: line.split_whitespace().skip(1).map(str::to_owned).collect(),
             content_line: line
                 .replace("--name d/n --formats raw,tar -u --qemu-img-options o=1 ", "")
-                .replace("--checksum ", "")
+                .replace("--docker-target t:1 --checksum ", "")
                 .split_whitespace()
                 .skip(1)
                 .map(str::to_owned)

@@ -171,6 +171,7 @@ fn settings_words(settings: &Settings) -> Vec<OsString> {
     for (name, given) in [
         ("--no-network", !settings.network),
         ("--allow-private", settings.allow_private),
+        ("--proxy-resolves", settings.proxy_resolves),
         ("--no-cache", !settings.stage_cache.enabled),
         ("--remote-unsigned", settings.remote_unsigned),
     ] {
@@ -227,6 +228,7 @@ mod tests {
             network: false,
             allow_hosts: vec!["h:1".into()],
             allow_private: true,
+            proxy_resolves: true,
             drive: Some("/d.img".into()),
             drive_format: Some(DriveFormat::Raw),
             remote_cache: Some(remote::Place::Folder("/shared".into())),
