@@ -142,6 +142,16 @@ pub struct Fetched {
     pub downloaded: u64,
 }
 
+/// The file of an earlier download, if it is there; nothing is downloaded.
+#[must_use]
+pub fn fetched(expected: &Expected, folder: &Path) -> Option<PathBuf> {
+    Some(download_path(expected, folder)).filter(|path| path.is_file())
+}
+
+fn download_path(expected: &Expected, folder: &Path) -> PathBuf {
+    folder.join("downloads").join(format!("{}-{}", expected.algorithm.name(), expected.hex))
+}
+
 /// Downloads a file once. `ca_bundle` are certificates (PEM) that are trusted
 /// beside those of the host.
 ///
@@ -154,7 +164,7 @@ pub fn fetch(
     ca_bundle: Option<&[u8]>,
 ) -> Result<Fetched, BaseError> {
     let downloads = folder.join("downloads");
-    let path = downloads.join(format!("{}-{}", expected.algorithm.name(), expected.hex));
+    let path = download_path(expected, folder);
     note_use(folder, &path);
     if path.is_file() {
         return Ok(Fetched { path, downloaded: 0 });

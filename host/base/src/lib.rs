@@ -28,7 +28,7 @@ use std::{
 };
 
 pub use error::BaseError;
-pub use fetch::{Expected, Fetched, fetch};
+pub use fetch::{Expected, Fetched, fetch, fetched};
 pub use gc::{Collected, gc, note_overlay, note_use};
 pub use magic::Magic;
 pub use overlay::{Backing, Written, write_overlay};

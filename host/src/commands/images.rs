@@ -86,13 +86,33 @@ struct Image {
     docker_target: Option<String>,
     packages: Option<Vec<String>>,
     skip_base: Option<bool>,
-    elements: Option<Vec<String>>,
+    elements: Option<Vec<ElementName>>,
+}
+
+/// The name of an element. The words of a definition become a command line, in which a
+/// name must not be an option.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct ElementName(String);
+
+impl TryFrom<String> for ElementName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.+".contains(&b);
+        if first && name.bytes().all(fine) {
+            Ok(Self(name))
+        } else {
+            Err(format!("`{}` is no name of an element", name.escape_default()))
+        }
+    }
 }
 
 impl Image {
     /// Takes over what a later definition says.
     fn merge(&mut self, later: Self) {
-        fn list(into: &mut Option<Vec<String>>, later: Option<Vec<String>>) {
+        fn list<T>(into: &mut Option<Vec<T>>, later: Option<Vec<T>>) {
             into.get_or_insert_default().extend(later.into_iter().flatten());
         }
         fn value<T>(into: &mut Option<T>, later: Option<T>) {
@@ -170,7 +190,7 @@ impl Image {
         let given = flags.into_iter().filter(|(_, given)| *given == Some(true));
         argv.extend(given.map(|(flag, _)| flag.to_owned()));
         argv.extend((0..self.debug_trace.unwrap_or(0)).map(|_| "-x".to_owned()));
-        argv.extend(self.elements.iter().flatten().cloned());
+        argv.extend(self.elements.iter().flatten().map(|element| element.0.clone()));
         argv
     }
 
@@ -386,6 +406,10 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_wrong_types_are_refused() {
+        for yaml in ["- elements: [--share=/h]", "- elements: [a, -x]", "- elements: [../a]"] {
+            let error = serde_saphyr::from_str::<Vec<Image>>(yaml).unwrap_err().to_string();
+            assert!(error.contains("no name of an element"), "{error}");
+        }
         for yaml in ["- elemnts: [a]", "- elements: a", "- image-size: 1.5", "a: 1"] {
             assert!(serde_saphyr::from_str::<Vec<Image>>(yaml).is_err(), "{yaml}");
         }

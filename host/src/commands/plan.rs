@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::{
     Context, Outcome,
+    layers::Missing,
     recipe::{OtherRecipe, Prepared, RecipeArgs},
 };
 use crate::{
@@ -63,7 +64,7 @@ pub fn run(context: &Context, args: &PlanArgs) -> Outcome {
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
     let ctx = Ctx { observer: ui, cancel: watch::channel(false).1 };
-    let Prepared { plan, settings } = recipe.prepare(context, &ctx)?;
+    let Prepared { plan, settings } = recipe.prepare(context, &ctx, Missing::Fail)?;
     pipeline::check(&plan)?;
     if args.json {
         let json = serde_json::to_string_pretty(&plan)

@@ -5,7 +5,7 @@ use plan::Plan;
 
 use super::{
     Context, dib,
-    layers::{self, LayersBuildArgs},
+    layers::{self, LayersBuildArgs, Missing},
     resolve,
     vmdb::{self, VmdbArgs},
 };
@@ -71,7 +71,12 @@ impl RecipeArgs<'_> {
     ///
     /// # Errors
     /// What is wrong with the recipe or its options.
-    pub fn prepare(&self, context: &Context, ctx: &Ctx) -> Result<Prepared, CommandError> {
+    pub fn prepare(
+        &self,
+        context: &Context,
+        ctx: &Ctx,
+        missing: Missing,
+    ) -> Result<Prepared, CommandError> {
         match self.other {
             None => {
                 let settings = self.settings();
@@ -79,7 +84,7 @@ impl RecipeArgs<'_> {
                 Ok(Prepared { plan, settings })
             }
             Some(OtherRecipe::Vmdb(args)) => vmdb::plan(args, ctx),
-            Some(OtherRecipe::Layers(args)) => layers::plan(args, ctx),
+            Some(OtherRecipe::Layers(args)) => layers::plan(args, ctx, missing),
         }
     }
 }

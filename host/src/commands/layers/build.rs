@@ -11,7 +11,7 @@ use base_image::{Backing, BaseImage, Format, write_overlay};
 use layers::{Base, Layer, Project, ProjectError, Target};
 use plan::{DiskBase, Plan};
 
-use super::{LayersBuildArgs, RESULT, starting_image};
+use super::{LayersBuildArgs, Missing, RESULT, starting_image};
 use crate::{
     cli::ChecksumKind,
     commands::{Context, Outcome, logs, machine_run, recipe, resolve},
@@ -35,7 +35,8 @@ pub(super) fn run(context: &Context, args: &LayersBuildArgs) -> Outcome {
     let mut first = Some(project);
     machine_run::run_attempts(&ui, async |ctx| {
         let project = first.take().map_or_else(|| read(args), Ok)?;
-        let Lowered { plan, settings, base, result } = prepare(args, &project, ctx)?;
+        let Lowered { plan, settings, base, result } = prepare(args, &project, ctx, Missing::Make)?;
+        result.make_folder()?;
         let (_, shared) = pipeline::build_here(&plan, &settings, ctx).await?;
         result.finish(&base, &starting_image::folder(&settings), ctx)?;
         match shared {
@@ -59,17 +60,21 @@ fn read(args: &LayersBuildArgs) -> Result<Project, CommandError> {
     layers::read(&args.project, sources).map_err(project_error)
 }
 
-/// Lowers a project. A base image that is missing is fetched or built, because the
-/// keys of the layers begin with its digest.
-fn prepare(args: &LayersBuildArgs, project: &Project, ctx: &Ctx) -> Result<Lowered, CommandError> {
+/// Lowers a project. Its base image must be there, because the keys of the layers begin
+/// with its digest.
+fn prepare(
+    args: &LayersBuildArgs,
+    project: &Project,
+    ctx: &Ctx,
+    missing: Missing,
+) -> Result<Lowered, CommandError> {
     for warning in &project.warnings {
         ctx.warn(warning.clone());
     }
     let settings = settings(args, project);
     let chosen = project.up_to(args.last.as_deref()).map_err(project_error)?;
     let result = Artefact::of(args, project, chosen)?;
-    result.make_folder()?;
-    let base = find_base(args, project, &settings, ctx)?;
+    let base = find_base(args, project, &settings, ctx, missing)?;
     let layers::Lowered { plan, warnings } = lower(args, project, chosen, &base, &result)?;
     for warning in warnings {
         ctx.warn(warning);
@@ -78,8 +83,12 @@ fn prepare(args: &LayersBuildArgs, project: &Project, ctx: &Ctx) -> Result<Lower
 }
 
 /// The plan of a project, for verbs that look at it.
-pub(super) fn plan(args: &LayersBuildArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError> {
-    let Lowered { plan, settings, .. } = prepare(args, &read(args)?, ctx)?;
+pub(super) fn plan(
+    args: &LayersBuildArgs,
+    ctx: &Ctx,
+    missing: Missing,
+) -> Result<recipe::Prepared, CommandError> {
+    let Lowered { plan, settings, .. } = prepare(args, &read(args)?, ctx, missing)?;
     Ok(recipe::Prepared { plan, settings })
 }
 
@@ -107,10 +116,11 @@ fn find_base(
     project: &Project,
     settings: &Settings,
     ctx: &Ctx,
+    missing: Missing,
 ) -> Result<BaseImage, CommandError> {
     if let Some(base) = &args.base {
         // What is typed is meant from where it is typed.
-        return starting_image::find(base, Path::new(""), settings, ctx);
+        return starting_image::find(base, Path::new(""), settings, ctx, missing);
     }
     let declared = project.config.base.as_ref().ok_or_else(|| {
         CommandError::usage("nothing says what the first layer starts from")
@@ -121,7 +131,7 @@ fn find_base(
             host_paths::source_error(error).hint("or name it on the command line: `--base`")
         })?;
     }
-    starting_image::find(declared, &project.folder, settings, ctx)
+    starting_image::find(declared, &project.folder, settings, ctx, missing)
 }
 
 fn lower(

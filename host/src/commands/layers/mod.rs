@@ -4,6 +4,8 @@ mod build;
 mod compare;
 mod starting_image;
 
+pub use starting_image::Missing;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -191,8 +193,12 @@ pub fn run(context: &Context, args: &LayersArgs) -> Outcome {
 ///
 /// # Errors
 /// A project or a base image that is wrong.
-pub fn plan(args: &LayersBuildArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError> {
-    build::plan(args, ctx)
+pub fn plan(
+    args: &LayersBuildArgs,
+    ctx: &Ctx,
+    missing: Missing,
+) -> Result<recipe::Prepared, CommandError> {
+    build::plan(args, ctx, missing)
 }
 
 /// Where base images are kept.

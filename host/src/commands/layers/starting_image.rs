@@ -33,6 +33,15 @@ pub(super) fn folder_in(cache_dir: &Path) -> PathBuf {
     cache_dir.join(FOLDER)
 }
 
+/// What happens when a base image is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// It is downloaded or built.
+    Make,
+    /// It is an error: a question about a build must not run one.
+    Fail,
+}
+
 /// Gets a base image.
 ///
 /// # Errors
@@ -42,6 +51,7 @@ pub(super) fn find(
     project: &Path,
     settings: &Settings,
     ctx: &Ctx,
+    missing: Missing,
 ) -> Result<BaseImage, CommandError> {
     let folder = folder(settings);
     match base {
@@ -51,6 +61,11 @@ pub(super) fn find(
         }
         Base::Url { url, digest } => {
             let expected = Expected::parse(digest).map_err(failure)?;
+            if missing == Missing::Fail {
+                let there = base_image::fetched(&expected, &folder);
+                let path = there.ok_or_else(|| not_here("downloaded"))?;
+                return base_image::open(&path, None, &folder).map_err(failure);
+            }
             let certificates = pipeline::load_certificates(settings)?;
             let fetched = base_image::fetch(url, &expected, &folder, certificates.as_deref())
                 .map_err(failure)?;
@@ -60,7 +75,13 @@ pub(super) fn find(
             base_image::open(&fetched.path, None, &folder).map_err(failure)
         }
         Base::Recipe(recipe) => {
-            let image = run_recipe(recipe, project, &folder, settings, ctx)?;
+            let image = match missing {
+                Missing::Make => run_recipe(recipe, project, &folder, settings, ctx)?,
+                Missing::Fail => {
+                    let image = recipe_folder(recipe, project, &folder)?.join(RECIPE_IMAGE);
+                    Some(image).filter(|path| path.is_file()).ok_or_else(|| not_here("built"))?
+                }
+            };
             base_image::open(&image, None, &folder).map_err(failure)
         }
     }
@@ -72,6 +93,30 @@ pub(super) fn failure(error: BaseError) -> CommandError {
         _ => Kind::Usage,
     };
     CommandError::new(kind, error)
+}
+
+/// The image in the folder of a recipe.
+const RECIPE_IMAGE: &str = "base.raw";
+
+/// Where the image of a recipe is kept.
+fn recipe_folder(recipe: &Recipe, project: &Path, folder: &Path) -> Result<PathBuf, CommandError> {
+    let project = std::fs::canonicalize(project).map_err(|error| {
+        CommandError::new(Kind::Usage, error)
+            .context(format!("cannot use the project {}", project.display()))
+    })?;
+    let mut hash = Sha256::new();
+    for word in recipe.words().iter().map(String::as_str).chain([recipe.front_end.name()]) {
+        hash.update(word);
+        hash.update([0]);
+    }
+    hash.update(project.as_os_str().as_encoded_bytes());
+    let name: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok(folder.join("recipes").join(name))
+}
+
+fn not_here(how: &str) -> CommandError {
+    let text = format!("the base image is not {how} yet, and a question does not do that");
+    CommandError::usage(text).hint("`vbuild layers` does; the keys of layers begin with its digest")
 }
 
 /// Runs another build of this program. What has not changed since the last time
@@ -86,19 +131,12 @@ fn run_recipe(
     let host = |error: std::io::Error| {
         CommandError::new(Kind::Host, error).context("cannot build the base image")
     };
+    let (bases, folder) = (folder, recipe_folder(recipe, project, folder)?);
     let project = std::fs::canonicalize(project).map_err(host)?;
-    let mut hash = Sha256::new();
     let words = recipe.words();
-    for word in words.iter().map(String::as_str).chain([recipe.front_end.name()]) {
-        hash.update(word);
-        hash.update([0]);
-    }
-    hash.update(project.as_os_str().as_encoded_bytes());
-    let name: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let (bases, folder) = (folder, folder.join("recipes").join(name));
     base_image::note_use(bases, &folder);
     std::fs::create_dir_all(&folder).map_err(host)?;
-    let image = folder.join("base.raw");
+    let image = folder.join(RECIPE_IMAGE);
     let program = match &settings.program {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(host)?,
@@ -213,6 +251,32 @@ mod tests {
         cli::{self, Invocation},
         commands::resolve,
     };
+
+    struct Nobody;
+
+    impl engine::events::Observer for Nobody {
+        fn event(&self, _: &engine::events::Event) {}
+    }
+
+    #[test]
+    fn a_question_neither_builds_nor_downloads_a_base() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache_dir = folder.path().join("cache");
+        let settings = Settings { cache_dir: cache_dir.clone(), ..Settings::default() };
+        let ctx = Ctx {
+            observer: std::sync::Arc::new(Nobody),
+            cancel: tokio::sync::watch::channel(false).1,
+        };
+        let recipe = "base:\n  recipe: vmdb\n  arguments: [a.vmdb]\n".to_owned();
+        let url = format!("base:\n  url: https://x.invalid/y\n  sha256: {}\n", "0".repeat(64));
+        for (yaml, word) in [(recipe, "not built yet"), (url, "not downloaded yet")] {
+            let base = layers::parse_config("vbuild.yaml", &yaml).unwrap().base.unwrap();
+            let found = find(&base, folder.path(), &settings, &ctx, Missing::Fail);
+            let error = found.unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(!cache_dir.exists(), "no folder is made");
+    }
 
     #[test]
     fn the_base_is_built_as_the_run_says() {
