@@ -213,8 +213,11 @@ mod tests {
         watch.event(&ended(ExitStatus::Code(1)));
         let failure = watch.failure().unwrap();
         assert_eq!(failure.refused.len(), REFUSED_MAX);
-        assert!(failure.refused.iter().all(|line| !line.contains('\u{1b}')), "{failure:?}");
-        assert!(failure.refused[0].ends_with("example: the stage `copy` has no network"));
+        assert!(
+            failure.refused.iter().all(|line| !line.as_str().contains('\u{1b}')),
+            "{failure:?}"
+        );
+        assert!(failure.refused[0].as_str().ends_with("example: the stage `copy` has no network"));
         assert!(failure.lines().iter().any(|line| line.starts_with("refused: ")
             && line.ends_with("example:80: the stage `copy` has no network")));
     }
