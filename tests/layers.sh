@@ -68,6 +68,11 @@ check "going back finds the old layer" not ran 20_app
 status=0
 "$vbuild" layers compare-layers "$work/flat.qcow2" "$work/project/build/first.qcow2" \
     --cache-dir "$work/one" > "$work/log" 2> "$work/errors" || status=$?
+check "a copy of an overlay is not one that vbuild has made" test "$status" -gt 1
+check "and the refusal says what allows it" grep -q -- --allow-backing= "$work/errors"
+status=0
+"$vbuild" layers compare-layers "$work/flat.qcow2" "$work/project/build/first.qcow2" \
+    "--allow-backing=$work/base.raw" --cache-dir "$work/one" > "$work/log" 2> "$work/errors" || status=$?
 check "the images differ" test "$status" = 1
 check "in the file of the last layer" grep -q '+ /etc/built-last' "$work/log"
 check "and in nothing else" test "$(grep -c '^  [-+~]' "$work/log")" = 1

@@ -7,19 +7,20 @@ use std::{
     path::Path,
 };
 
-use liblzma::read::XzDecoder;
-
 use crate::{
     fetch::{self, FetchError, Item, Progress},
     http::Client,
     index::{Index, Package},
     keys::Trust,
     mirror::{Mirror, Suite},
+    packed,
     release::{Expiry, Release, ReleaseError},
 };
 
 /// The only architecture there is a machine for.
 pub(crate) const ARCHITECTURE: &str = "amd64";
+/// The largest package index when unpacked; that of Debian's main has some 60 MB.
+const INDEX_MAX_BYTES: u64 = 1 << 30;
 /// What Debian itself ships is enough; firmware and non-free tools are of no
 /// use in a virtual machine.
 const COMPONENT: &str = "main";
@@ -142,5 +143,6 @@ impl Archive {
 
 fn read_index(index: &mut Index, path: &Path, archive: u8) -> io::Result<()> {
     let file = BufReader::new(File::open(path)?);
-    index.add(BufReader::with_capacity(256 << 10, XzDecoder::new_multi_decoder(file)), archive)
+    let index_text = packed::at_most(packed::xz(file)?, INDEX_MAX_BYTES);
+    index.add(BufReader::with_capacity(256 << 10, index_text), archive)
 }

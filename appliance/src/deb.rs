@@ -12,9 +12,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::packed;
+
 /// The largest control archive taken into memory. The largest real one (the
 /// digests of a kernel's headers) is below 3 MB.
 const CONTROL_MAX_BYTES: u64 = 32 << 20;
+/// The largest archive of a package when unpacked. The largest of Debian, debug symbols of a
+/// kernel, has some 6 GB.
+const UNPACKED_MAX_BYTES: u64 = 16 << 30;
 /// The largest number of files in one package; a kernel has 5,000.
 const ENTRIES_MAX: usize = 500_000;
 
@@ -257,14 +262,16 @@ fn read_inner(path: &Path, spool: &mut Spool, keep: &dyn Fn(&str) -> bool) -> io
     Err(invalid("it is not a Debian package of format 2"))
 }
 
-fn decompress<'a>(suffix: &str, input: &'a mut dyn Read) -> io::Result<Box<dyn Read + 'a>> {
-    Ok(match suffix {
+fn decompress<'a>(suffix: &str, input: &'a mut dyn Read) -> io::Result<impl Read + 'a> {
+    let input = BufReader::new(input);
+    let reader: Box<dyn Read + 'a> = match suffix {
         "" => Box::new(input),
-        ".gz" => Box::new(flate2::read::GzDecoder::new(input)),
-        ".xz" => Box::new(liblzma::read::XzDecoder::new(input)),
-        ".zst" => Box::new(zstd::Decoder::new(input)?),
+        ".gz" => Box::new(flate2::bufread::GzDecoder::new(input)),
+        ".xz" => Box::new(packed::xz(input)?),
+        ".zst" => Box::new(packed::zstd(input)?),
         other => return Err(invalid(&format!("it is compressed in an unknown way (`{other}`)"))),
-    })
+    };
+    Ok(packed::at_most(reader, UNPACKED_MAX_BYTES))
 }
 
 fn read_control(input: impl Read) -> io::Result<BTreeMap<String, Vec<u8>>> {

@@ -43,6 +43,7 @@ mod manifest;
 mod mirror;
 mod modules;
 mod packages;
+mod packed;
 mod release;
 mod root;
 mod solve;

@@ -9,7 +9,10 @@ use std::{
 
 use object::{Object, ObjectSection};
 
-use crate::deb::{Content, Deb, Kind};
+use crate::{
+    deb::{Content, Deb, Kind},
+    packed,
+};
 
 /// The largest module, unpacked, that is taken into memory; the largest real
 /// one is below 10 MB.
@@ -175,16 +178,16 @@ impl<'a> Modules<'a> {
     }
 }
 
-fn unpack(path: &str, packed: Vec<u8>) -> io::Result<Vec<u8>> {
+fn unpack(path: &str, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     let mut reader: Box<dyn Read + '_> = match path.rsplit('.').next() {
-        Some("xz") => Box::new(liblzma::read::XzDecoder::new(&*packed)),
-        Some("zst") => Box::new(zstd::Decoder::new(&*packed)?),
-        Some("gz") => Box::new(flate2::read::GzDecoder::new(&*packed)),
-        _ => return Ok(packed),
+        Some("xz") => Box::new(packed::xz(&*bytes)?),
+        Some("zst") => Box::new(packed::zstd(&*bytes)?),
+        Some("gz") => Box::new(flate2::read::GzDecoder::new(&*bytes)),
+        _ => return Ok(bytes),
     };
-    let mut bytes = Vec::new();
-    reader.by_ref().take(MODULE_MAX_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let mut module = Vec::new();
+    packed::at_most(&mut reader, MODULE_MAX_BYTES).read_to_end(&mut module)?;
+    Ok(module)
 }
 
 /// What a module needs: the `depends=` lines of its `.modinfo` section.

@@ -47,6 +47,26 @@ pub enum BaseError {
         /// Why.
         reason: String,
     },
+    /// A qcow2 file that names a backing file which nobody else has named.
+    #[error(
+        "{} stands on the backing file `{}`, and vbuild opens no file because an image names it",
+        path.display(), name.display()
+    )]
+    Backing {
+        /// The image.
+        path: PathBuf,
+        /// The name in its header.
+        name: PathBuf,
+    },
+    /// A qcow2 header that is damaged, or has a feature that is refused.
+    #[error("{} cannot be a base image", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: io::Error,
+    },
     /// A qcow2 file that is damaged.
     #[error("cannot read {}", path.display())]
     Qcow2 {
@@ -59,6 +79,18 @@ pub enum BaseError {
 }
 
 impl BaseError {
+    /// What the user can do.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Backing { .. } => Some(
+                "if you know that file: `--allow-backing` allows files in the folder of the image, \
+                 `--allow-backing=FILE` one file wherever it is",
+            ),
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         Self::Io { action, path: path.into(), source }
     }

@@ -13,7 +13,7 @@ use ureq::{
     tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
 };
 
-use crate::{BaseError, gc::note_use};
+use crate::{BaseError, gc::note_use, source::ImageFile};
 
 /// Name resolution and connecting; a server that needs longer is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -108,10 +108,11 @@ impl Expected {
     }
 
     /// Reads a whole file and compares.
-    pub(crate) fn check(&self, path: &Path) -> Result<(), BaseError> {
-        let mut hash = self.algorithm.hash();
-        let mut file = File::open(path).map_err(|e| BaseError::io("open", path, e))?;
-        copy(&mut file, &mut io::sink(), &mut hash).map_err(|e| BaseError::io("read", path, e))?;
+    pub(crate) fn check(&self, image: &ImageFile) -> Result<(), BaseError> {
+        let (path, mut hash) = (&image.path, self.algorithm.hash());
+        let copied =
+            image.from_start().and_then(|mut file| copy(&mut file, &mut io::sink(), &mut hash));
+        copied.map_err(|e| BaseError::io("read", path, e))?;
         self.compare(&path.display().to_string(), hash.hex())
     }
 }

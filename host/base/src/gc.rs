@@ -17,7 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::BaseError;
+use crate::{BaseError, backing};
 
 /// A build copies its base when its machine starts, soon after it has found it.
 const IN_USE: Duration = Duration::from_secs(3600);
@@ -134,6 +134,12 @@ pub fn gc(folder: &Path, unused_for: Duration) -> Result<Collected, BaseError> {
     for note in entries(&folder.join("seen"))? {
         if age(&note).is_some_and(|age| age >= limit) {
             // It only saves the reading of a file.
+            let _ = fs::remove_file(note);
+        }
+    }
+    for note in entries(&folder.join(backing::NOTES))? {
+        if !backing::is_live(&note) {
+            // A note about an overlay that is gone has no meaning.
             let _ = fs::remove_file(note);
         }
     }

@@ -3,17 +3,17 @@
 //! times; a file that was changed in place has other times.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, Metadata},
     io::{self, Read, Write},
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
 use sha2::{Digest as _, Sha256};
 use store::Digest;
 
-use crate::BaseError;
+use crate::{BaseError, source::ImageFile};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -22,23 +22,26 @@ const READ_BYTES: usize = 256 << 10;
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// The digest of a file and those behind it; of one file it is the file's own.
-pub(crate) fn digest(files: &[PathBuf], folder: &Path) -> Result<Digest, BaseError> {
-    let digests = files.iter().map(|file| of_file(file, folder)).collect::<Result<Vec<_>, _>>()?;
+pub(crate) fn digest<'a>(
+    files: impl Iterator<Item = &'a ImageFile>,
+    folder: &Path,
+) -> Result<Digest, BaseError> {
+    let digests = files.map(|file| of_file(file, folder)).collect::<Result<Vec<_>, _>>()?;
     Ok(match digests.as_slice() {
         [only] => Digest(*only),
         several => Digest(Sha256::digest(several.concat()).into()),
     })
 }
 
-fn of_file(path: &Path, folder: &Path) -> Result<[u8; 32], BaseError> {
-    let metadata = fs::metadata(path).map_err(|e| BaseError::io("open", path, e))?;
+fn of_file(image: &ImageFile, folder: &Path) -> Result<[u8; 32], BaseError> {
+    let (path, metadata) = (&image.path, image.metadata()?);
     let seen = folder.join("seen");
     let note = seen.join(hex::encode(Sha256::digest(path.as_os_str().as_encoded_bytes())));
     let stamp = stamp(&metadata);
     if let Some(known) = remembered(&note, &stamp) {
         return Ok(known);
     }
-    let found = hash(path).map_err(|e| BaseError::io("read", path, e))?;
+    let found = image.from_start().and_then(hash).map_err(|e| BaseError::io("read", path, e))?;
     let settled = metadata
         .modified()
         .ok()
@@ -80,8 +83,8 @@ fn remember(seen: &Path, note: &Path, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn hash(path: &Path) -> io::Result<[u8; 32]> {
-    let mut file = File::open(path)?;
+/// The digest of a regular file: anything else could be endless.
+fn hash(mut file: impl Read) -> io::Result<[u8; 32]> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -96,7 +99,14 @@ fn hash(path: &Path) -> io::Result<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::File, path::PathBuf};
+
     use super::*;
+
+    fn find(files: &[PathBuf], folder: &Path) -> Digest {
+        let files: Vec<_> = files.iter().map(|file| ImageFile::named(file).unwrap()).collect();
+        digest(files.iter(), folder).unwrap()
+    }
 
     #[test]
     fn a_file_that_settled_is_read_once() {
@@ -105,7 +115,7 @@ mod tests {
         fs::write(&image, "one").unwrap();
         let old = SystemTime::now() - Duration::from_secs(60);
         File::open(&image).unwrap().set_modified(old).unwrap();
-        let find = || digest(std::slice::from_ref(&image), folder.path()).unwrap();
+        let find = || find(std::slice::from_ref(&image), folder.path());
         assert_eq!(find().0, <[u8; 32]>::from(Sha256::digest("one")));
         // A note is believed: this one was changed to prove it.
         let note =
@@ -125,9 +135,9 @@ mod tests {
         for file in &files {
             fs::write(file, "same").unwrap();
         }
-        let both = digest(&files, folder.path()).unwrap();
-        assert_ne!(both, digest(&files[..1], folder.path()).unwrap());
+        let both = find(&files, folder.path());
+        assert_ne!(both, find(&files[..1], folder.path()));
         fs::write(&files[1], "other").unwrap();
-        assert_ne!(both, digest(&files, folder.path()).unwrap());
+        assert_ne!(both, find(&files, folder.path()));
     }
 }

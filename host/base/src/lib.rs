@@ -13,12 +13,14 @@
 //!
 //! Architecture invariant: knows no plans and no recipes.
 
+mod backing;
 mod error;
 mod fetch;
 mod gc;
 mod identify;
 mod magic;
 mod overlay;
+mod source;
 mod unpack;
 mod vmdk;
 
@@ -27,13 +29,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use backing::{AllowedBacking, Backing, note_backing};
 pub use error::BaseError;
 pub use fetch::{Expected, Fetched, fetch, fetched};
 pub use gc::{Collected, gc, note_overlay, note_use};
 pub use magic::Magic;
-pub use overlay::{Backing, Written, write_overlay};
+pub use overlay::{Written, write_overlay};
+pub use qcow2::BackingFormat;
 pub use store::Digest;
 pub use unpack::Format;
+
+use source::ImageFile;
+use unpack::Chain;
 
 /// A base image that is ready to be copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,21 +58,25 @@ pub struct BaseImage {
     pub format: Option<Format>,
 }
 
-/// Finds out what a local image is, and makes it a raw disk below `folder`.
+/// Finds out what a local image is, and makes it a raw disk below `folder`. A backing file
+/// is read only if vbuild has noted it ([`note_backing`]) or the user allows it.
 ///
 /// # Errors
-/// A file that cannot be read or is no image, a digest that differs.
+/// A file that cannot be read or is no image, a digest that differs, a backing file that
+/// is not allowed.
 pub fn open(
     file: &Path,
     expected: Option<&Expected>,
+    allowed: &AllowedBacking,
     folder: &Path,
 ) -> Result<BaseImage, BaseError> {
     let source = fs::canonicalize(file).map_err(|e| BaseError::io("open", file, e))?;
+    let image = ImageFile::named(&source)?;
     if let Some(expected) = expected {
-        expected.check(&source)?;
+        expected.check(&image)?;
     }
-    let chain = unpack::chain(&source)?;
-    let digest = identify::digest(&chain.files, folder)?;
+    let chain = Chain::of(image, allowed, folder)?;
+    let digest = identify::digest(chain.files(), folder)?;
     let disks = folder.join("disks");
     let raw = disks.join(format!("{digest}.raw"));
     let bytes = match fs::metadata(&raw) {
@@ -73,5 +84,20 @@ pub fn open(
         Err(_) => unpack::unpack(&chain, &disks, &raw)?,
     };
     gc::note_use(folder, &raw);
-    Ok(BaseImage { raw, bytes, digest, source, format: chain.format })
+    Ok(BaseImage { raw, bytes, digest, source, format: chain.format() })
+}
+
+/// The files of a qcow2 image with their formats, topmost first, under the rules of
+/// [`open`].
+///
+/// # Errors
+/// A header that is refused, a backing file that is not allowed or not there.
+pub fn layers(
+    file: &Path,
+    allowed: &AllowedBacking,
+    folder: &Path,
+) -> Result<Vec<(PathBuf, BackingFormat)>, BaseError> {
+    let source = fs::canonicalize(file).map_err(|e| BaseError::io("open", file, e))?;
+    let layers = backing::chain(ImageFile::named(&source)?, allowed, folder)?;
+    Ok(layers.into_iter().map(|layer| (layer.file.path, layer.format)).collect())
 }

@@ -4,16 +4,13 @@
 //! header, names | data… | L2 tables | L1 table | reference counts | their table
 //! ```
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use nix::unistd::{Whence, lseek};
 
-use crate::{BaseError, Format};
+use qcow2::BackingFormat;
+
+use crate::{Backing, BaseError};
 
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
@@ -29,15 +26,6 @@ const HEADER_BYTES: u32 = 104;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// The longest name that QEMU takes.
 const NAME_MAX_BYTES: usize = 1023;
-
-/// What an overlay stands on, as its header says it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backing {
-    /// The file; a relative path is meant from the overlay's folder.
-    pub path: PathBuf,
-    /// Its format.
-    pub format: Format,
-}
 
 /// An overlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +82,7 @@ struct Header<'a> {
     bytes: u64,
     l1_entries: u64,
     name: &'a str,
-    format: Format,
+    format: BackingFormat,
 }
 
 impl Writer<'_> {

@@ -2,28 +2,40 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::{FileExt, MetadataExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
+use liblzma::stream::{CONCATENATED, Stream};
+use qcow2::BackingFormat;
 use store::{Extent, ExtentSource, ExtentTarget, OverlaySource, RawSource, RawTarget};
 
-use crate::{BaseError, Magic, vmdk};
+use crate::{
+    AllowedBacking, BaseError, Magic,
+    backing::{self, Layer},
+    source::ImageFile,
+    vmdk,
+};
 
-/// Files that a qcow2 image may stand on; a longer chain is a mistake, or a loop.
-const CHAIN_MAX: usize = 32;
 /// What is smaller than this holds no filesystem.
 const DISK_MIN_BYTES: u64 = 64 * 1024;
 /// The largest disk: what ext4 can hold with its usual blocks. It bounds what a
 /// few compressed bytes can turn into.
-const DISK_MAX_BYTES: u64 = 16 << 40;
+pub(crate) const DISK_MAX_BYTES: u64 = 16 << 40;
+/// The most data of one disk, holes left out. No distribution's image has a tenth of this;
+/// it bounds what a small file, whose tables lead to the same bytes again and again, writes.
+const DATA_MAX_BYTES: u64 = 256 << 30;
+/// The largest file that is packed in another one, holes counted: a terabyte of zeros takes
+/// some minutes, and packs into a few megabytes.
+const UNPACKED_MAX_BYTES: u64 = 1 << 40;
+/// Memory of the xz decoder. The format allows dictionaries of 4 GiB; the largest preset,
+/// `xz -9`, needs 65 MiB.
+const XZ_MEMORY_MAX_BYTES: u64 = 256 << 20;
+/// The base-2 logarithm of zstd's window: 128 MiB, which is what `zstd -d` accepts, too.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// Bytes read at once.
 const READ_BYTES: usize = 256 << 10;
-/// Offset and size of a qcow2 file's header, as far as it is read.
-const HEADER_BYTES: usize = 4096;
-/// The header extension with the format of the backing file.
-const BACKING_FORMAT: u32 = 0xe279_2aca;
 
 /// How a disk stands in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,187 +48,91 @@ pub enum Format {
     Vmdk,
 }
 
-impl Format {
-    /// As QEMU calls it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-            Self::Vmdk => "vmdk",
-        }
-    }
-}
-
+/// How a file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
+pub(crate) enum Packing {
     Gzip,
     Xz,
     Zstd,
 }
 
-/// A file and those that it stands on.
+/// An image with all its files, opened.
 #[derive(Debug)]
-pub(crate) struct Chain {
-    /// The topmost first.
-    pub(crate) files: Vec<PathBuf>,
-    /// `None` for a compressed file.
-    pub(crate) format: Option<Format>,
-    packing: Option<Packing>,
+pub(crate) enum Chain {
+    /// A raw disk, or the layers of a qcow2 image, topmost first.
+    Layers(Vec<Layer>),
+    /// VMware's disk.
+    Vmdk(vmdk::Disk),
+    /// A compressed file.
+    Packed(ImageFile, Packing),
 }
 
-/// What a file is, by how it begins.
-enum Found {
-    Disk(Format),
-    Packed(Packing),
-}
-
-fn look(path: &Path) -> Result<Found, BaseError> {
-    let file = File::open(path).map_err(|e| BaseError::io("open", path, e))?;
-    let bytes = file.metadata().map_err(|e| BaseError::io("open", path, e))?.len();
-    let claimed = Magic::read(file).map_err(|e| BaseError::io("read", path, e))?;
-    let refused = |reason: String| Err(BaseError::image(path, reason));
-    match claimed {
-        Some(Magic::Qcow2) => Ok(Found::Disk(Format::Qcow2)),
-        Some(Magic::Vmdk) => Ok(Found::Disk(Format::Vmdk)),
-        Some(Magic::Gzip) => Ok(Found::Packed(Packing::Gzip)),
-        Some(Magic::Xz) => Ok(Found::Packed(Packing::Xz)),
-        Some(Magic::Zstd) => Ok(Found::Packed(Packing::Zstd)),
-        Some(magic @ (Magic::Vhdx | Magic::Vhd | Magic::Vdi | Magic::Qed | Magic::Parallels)) => {
-            let advice = "convert it with `qemu-img convert -O qcow2`";
-            refused(format!("it is a {} file; {advice}", magic.name()))
-        }
-        Some(Magic::Zip) => refused("it is a zip archive".to_owned()),
-        Some(Magic::Bzip2) => refused("it is packed with bzip2; unpack it".to_owned()),
-        None if bytes < DISK_MIN_BYTES => refused(format!("{bytes} bytes are too few for a disk")),
-        None => Ok(Found::Disk(Format::Raw)),
-    }
-}
-
-/// Finds out what a file is and what it stands on.
-pub(crate) fn chain(path: &Path) -> Result<Chain, BaseError> {
-    let format = match look(path)? {
-        Found::Packed(packing) => {
-            return Ok(Chain {
-                files: vec![path.to_owned()],
-                format: None,
-                packing: Some(packing),
-            });
-        }
-        Found::Disk(format) => format,
-    };
-    let mut files = vec![path.to_owned()];
-    if format == Format::Vmdk {
-        files.extend(vmdk::extents(path)?);
-    }
-    let mut top = path.to_owned();
-    let mut next = format;
-    while next == Format::Qcow2 {
-        let Some((behind, named)) = backing(&top)? else { break };
-        if files.len() >= CHAIN_MAX {
-            return Err(BaseError::image(
-                path,
-                format!("it stands on more than {CHAIN_MAX} files"),
-            ));
-        }
-        // Its content alone must not make vbuild read another file of the user:
-        // a guest can write such a header into its raw disk.
-        if top.extension().is_none_or(|extension| extension != "qcow2") {
-            let reason = "it stands on another file, but its name does not end in .qcow2";
-            return Err(BaseError::image(top, reason));
-        }
-        next = match named.as_deref() {
-            Some("raw") => Format::Raw,
-            Some("qcow2") => Format::Qcow2,
-            Some(other) => {
-                return Err(BaseError::image(
-                    top,
-                    format!("it stands on a file of format {other}"),
-                ));
+impl Chain {
+    /// Finds out what a file is, and opens what it stands on.
+    pub(crate) fn of(
+        image: ImageFile,
+        allowed: &AllowedBacking,
+        folder: &Path,
+    ) -> Result<Self, BaseError> {
+        let refused = |reason: String| Err(BaseError::image(&image.path, reason));
+        match image.magic()? {
+            Some(Magic::Qcow2) => Ok(Self::Layers(backing::chain(image, allowed, folder)?)),
+            Some(Magic::Vmdk) => Ok(Self::Vmdk(vmdk::Disk::open(image)?)),
+            Some(Magic::Gzip) => Ok(Self::Packed(image, Packing::Gzip)),
+            Some(Magic::Xz) => Ok(Self::Packed(image, Packing::Xz)),
+            Some(Magic::Zstd) => Ok(Self::Packed(image, Packing::Zstd)),
+            Some(
+                magic @ (Magic::Vhdx | Magic::Vhd | Magic::Vdi | Magic::Qed | Magic::Parallels),
+            ) => {
+                let advice = "convert it with `qemu-img convert -O qcow2`";
+                refused(format!("it is a {} file; {advice}", magic.name()))
             }
-            None => match look(&behind)? {
-                Found::Disk(format @ (Format::Raw | Format::Qcow2)) => format,
-                _ => return Err(BaseError::image(top, "it stands on a file that is no disk")),
+            Some(Magic::Zip) => refused("it is a zip archive".to_owned()),
+            Some(Magic::Bzip2) => refused("it is packed with bzip2; unpack it".to_owned()),
+            None => match image.bytes()? {
+                bytes if bytes < DISK_MIN_BYTES => {
+                    refused(format!("{bytes} bytes are too few for a disk"))
+                }
+                _ => Ok(Self::Layers(vec![Layer { file: image, format: BackingFormat::Raw }])),
             },
-        };
-        files.push(behind.clone());
-        top = behind;
+        }
     }
-    Ok(Chain { files, format: Some(format), packing: None })
-}
 
-/// The file behind a qcow2 image, and its format where that is said.
-fn backing(path: &Path) -> Result<Option<(PathBuf, Option<String>)>, BaseError> {
-    let file = File::open(path).map_err(|e| BaseError::io("open", path, e))?;
-    let mut head = Vec::new();
-    file.take(HEADER_BYTES as u64)
-        .read_to_end(&mut head)
-        .map_err(|e| BaseError::io("read", path, e))?;
-    let damaged = || BaseError::image(path, "its header is damaged");
-    let number = |at: usize, bytes: usize| {
-        let part = head.get(at..at + bytes)?;
-        Some(part.iter().fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte)))
-    };
-    let place = |number: u64| usize::try_from(number).map_err(|_| damaged());
-    let (at, length) = number(8, 8).zip(number(16, 4)).ok_or_else(damaged)?;
-    if at == 0 || length == 0 {
-        return Ok(None);
-    }
-    let (at, length) = (place(at)?, place(length)?);
-    let name = at.checked_add(length).and_then(|end| head.get(at..end)).ok_or_else(damaged)?;
-    let name = std::str::from_utf8(name).map_err(|_| damaged())?;
-    if name.contains(':') {
-        return Err(BaseError::image(path, format!("it stands on `{name}`, which is no file")));
-    }
-    let mut format = None;
-    let mut here = match number(4, 4) {
-        Some(3) => place(number(100, 4).ok_or_else(damaged)?)?,
-        _ => 72,
-    };
-    while let Some((kind, bytes)) = number(here, 4).zip(number(here + 4, 4)) {
-        let bytes = place(bytes)?;
-        if kind == 0 || here + 8 + bytes > head.len() {
-            break;
+    /// All files, the one that was named first.
+    pub(crate) fn files(&self) -> Box<dyn Iterator<Item = &ImageFile> + '_> {
+        match self {
+            Self::Layers(layers) => Box::new(layers.iter().map(|layer| &layer.file)),
+            Self::Vmdk(disk) => Box::new(disk.files()),
+            Self::Packed(file, _) => Box::new(std::iter::once(file)),
         }
-        if kind == u64::from(BACKING_FORMAT) {
-            let text = String::from_utf8_lossy(&head[here + 8..here + 8 + bytes]);
-            format = Some(text.into_owned());
-        }
-        here += 8 + bytes.next_multiple_of(8);
     }
-    let behind = path.parent().unwrap_or(Path::new("/")).join(name);
-    let behind = fs::canonicalize(&behind).map_err(|e| BaseError::io("open", behind, e))?;
-    Ok(Some((behind, format)))
+
+    /// The format; `None` for a compressed file.
+    pub(crate) fn format(&self) -> Option<Format> {
+        match self {
+            Self::Layers(layers) => layers.first().map(|layer| match layer.format {
+                BackingFormat::Raw => Format::Raw,
+                BackingFormat::Qcow2 => Format::Qcow2,
+            }),
+            Self::Vmdk(_) => Some(Format::Vmdk),
+            Self::Packed(..) => None,
+        }
+    }
 }
 
 /// Makes the raw disk; gives its size.
 pub(crate) fn unpack(chain: &Chain, disks: &Path, raw: &Path) -> Result<u64, BaseError> {
     fs::create_dir_all(disks).map_err(|e| BaseError::io("create", disks, e))?;
-    let before = stamps(&chain.files)?;
+    let before = stamps(chain)?;
     let work = tempfile::Builder::new()
         .prefix("part-")
         .tempdir_in(disks)
         .map_err(|e| BaseError::io("write in", disks, e))?;
     let made = work.path().join("disk.raw");
-    match chain.packing {
-        None => write_disk(chain, &made)?,
-        Some(packing) => {
-            let top = &chain.files[0];
-            let inner = work.path().join("unpacked");
-            decompress(top, packing, &inner)?;
-            // What was packed is a file of its own, so it has no name, and
-            // may stand on nothing.
-            let inside = self::chain(&inner).map_err(|error| match error {
-                BaseError::Image { reason, .. } => {
-                    BaseError::image(top, format!("what is packed in it: {reason}"))
-                }
-                error => error,
-            })?;
-            if inside.packing.is_some() {
-                return Err(BaseError::image(top, "it is packed twice"));
-            }
-            write_disk(&inside, &made)?;
-        }
+    match chain {
+        Chain::Layers(layers) => write_layers(layers, &made)?,
+        Chain::Vmdk(disk) => vmdk::unpack(disk, &made, &mut Written::default())?,
+        Chain::Packed(image, packing) => unpack_packed(image, *packing, work.path(), &made)?,
     }
     let file = fs::OpenOptions::new().write(true).open(&made);
     let finish = || -> io::Result<u64> {
@@ -227,61 +143,110 @@ pub(crate) fn unpack(chain: &Chain, disks: &Path, raw: &Path) -> Result<u64, Bas
         Ok(bytes)
     };
     let bytes = finish().map_err(|e| BaseError::io("write", &made, e))?;
-    if stamps(&chain.files)? != before {
-        return Err(BaseError::image(&chain.files[0], "it has changed while it was read"));
+    if stamps(chain)? != before {
+        let top = chain.files().next().map_or(raw, |file| &file.path);
+        return Err(BaseError::image(top, "it has changed while it was read"));
     }
     fs::rename(&made, raw).map_err(|e| BaseError::io("name", raw, e))?;
     Ok(bytes)
 }
 
-fn stamps(files: &[PathBuf]) -> Result<Vec<(u64, i64, i64)>, BaseError> {
-    files
-        .iter()
-        .map(|file| {
-            let metadata = fs::metadata(file).map_err(|e| BaseError::io("open", file, e))?;
-            Ok((metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
-        })
-        .collect()
+/// Makes the raw disk of a compressed image.
+fn unpack_packed(
+    image: &ImageFile,
+    packing: Packing,
+    work: &Path,
+    made: &Path,
+) -> Result<(), BaseError> {
+    let inner = work.join("unpacked");
+    decompress(image, packing, &inner)?;
+    // What was packed is a file of its own, in a folder of its own, and may stand on
+    // nothing.
+    let inside = ImageFile::named(&inner)
+        .and_then(|inner| Chain::of(inner, &AllowedBacking::default(), work))
+        .map_err(|error| within(error, &image.path))?;
+    match &inside {
+        Chain::Layers(layers) => write_layers(layers, made),
+        Chain::Vmdk(disk) => vmdk::unpack(disk, made, &mut Written::default()),
+        Chain::Packed(..) => Err(BaseError::image(&image.path, "it is packed twice")),
+    }
+    .map_err(|error| within(error, &image.path))
 }
 
-fn write_disk(chain: &Chain, to: &Path) -> Result<(), BaseError> {
-    let top = &chain.files[0];
-    if chain.format == Some(Format::Vmdk) {
-        return vmdk::unpack(top, to, DISK_MAX_BYTES);
-    }
-    let layer = |path: &Path, index: usize| -> Result<Box<dyn ExtentSource>, BaseError> {
-        let is_qcow2 = chain.format == Some(Format::Qcow2)
-            && (index + 1 < chain.files.len() || begins_as_qcow2(path));
-        let error = |source| BaseError::Qcow2 { path: path.to_owned(), source };
-        Ok(if is_qcow2 {
-            Box::new(OverlaySource::open(path).map_err(error)?)
-        } else {
-            Box::new(RawSource::open(path).map_err(error)?)
-        })
+/// An error about what was packed, told of the file that the user knows.
+fn within(error: BaseError, path: &Path) -> BaseError {
+    let reason = match error {
+        BaseError::Image { reason, .. } => reason,
+        BaseError::Backing { name, .. } => {
+            format!("it stands on the backing file `{}`", name.display())
+        }
+        BaseError::Header { source, .. } => source.to_string(),
+        error => return error,
     };
-    let bytes = layer(top, 0)?.disk_bytes();
-    if !(DISK_MIN_BYTES..=DISK_MAX_BYTES).contains(&bytes) {
-        return Err(BaseError::image(top, format!("its disk has {bytes} bytes")));
+    BaseError::image(path, format!("what is packed in it: {reason}"))
+}
+
+fn stamps(chain: &Chain) -> Result<Vec<(u64, i64, i64)>, BaseError> {
+    let stamp = |file: &ImageFile| {
+        let metadata = file.metadata()?;
+        Ok((metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
+    };
+    chain.files().map(stamp).collect()
+}
+
+/// The data that was written to a raw disk, for [`DATA_MAX_BYTES`].
+#[derive(Debug, Default)]
+pub(crate) struct Written(u64);
+
+impl Written {
+    /// Counts an extent that comes from a file.
+    pub(crate) fn add(&mut self, from: &Path, extent: &Extent) -> Result<(), BaseError> {
+        if let Extent::Data { bytes, .. } = extent {
+            self.0 = self.0.saturating_add(bytes.len() as u64);
+        }
+        if self.0 > DATA_MAX_BYTES {
+            let reason = format!("it holds more than {} GiB of data", DATA_MAX_BYTES >> 30);
+            return Err(BaseError::image(from, reason));
+        }
+        Ok(())
     }
+}
+
+fn write_layers(layers: &[Layer], to: &Path) -> Result<(), BaseError> {
+    let open = |layer: &Layer| -> Result<Box<dyn ExtentSource>, BaseError> {
+        let path = &layer.file.path;
+        let file = layer.file.reopen().map_err(|e| BaseError::io("open", path, e))?;
+        let source: Box<dyn ExtentSource> = match layer.format {
+            BackingFormat::Qcow2 => Box::new(
+                OverlaySource::new(file, path)
+                    .map_err(|source| BaseError::Qcow2 { path: path.clone(), source })?,
+            ),
+            BackingFormat::Raw => {
+                Box::new(RawSource::new(file).map_err(|e| BaseError::io("read", path, e))?)
+            }
+        };
+        let bytes = source.disk_bytes();
+        if !(DISK_MIN_BYTES..=DISK_MAX_BYTES).contains(&bytes) {
+            return Err(BaseError::image(path, format!("its disk has {bytes} bytes")));
+        }
+        Ok(source)
+    };
+    let Some(top) = layers.first() else { return Ok(()) };
+    let bytes = open(top)?.disk_bytes();
     let target = |source| BaseError::Qcow2 { path: to.to_owned(), source };
     let mut disk = RawTarget::create(to, bytes).map_err(target)?;
-    for (index, path) in chain.files.iter().enumerate().rev() {
-        let mut source = layer(path, index)?;
-        loop {
-            let read = source.next_extent().map_err(|e| BaseError::io("read", path, e))?;
-            let Some(extent) = read else { break };
-            let Some(extent) = clip(extent, bytes) else { continue };
+    let mut written = Written::default();
+    for layer in layers.iter().rev() {
+        let (path, mut source) = (&layer.file.path, open(layer)?);
+        // A file below may be larger than the disk.
+        while let Some(extent) = source.next_extent().map_err(|e| BaseError::io("read", path, e))?
+            && let Some(extent) = clip(extent, bytes)
+        {
+            written.add(path, &extent)?;
             disk.extent(&extent).map_err(|e| BaseError::io("write", to, e))?;
         }
     }
     Ok(())
-}
-
-/// The last file of a chain is raw or qcow2; the ones above it are qcow2.
-fn begins_as_qcow2(path: &Path) -> bool {
-    let mut head = [0; 4];
-    File::open(path).and_then(|file| file.read_exact_at(&mut head, 0)).is_ok()
-        && head == qcow2::MAGIC
 }
 
 /// What of an extent lies on the disk: a file behind may be larger.
@@ -300,34 +265,48 @@ fn clip(extent: Extent, disk_bytes: u64) -> Option<Extent> {
 }
 
 /// Unpacks a compressed file, leaving holes where it has zeros.
-fn decompress(from: &Path, packing: Packing, to: &Path) -> Result<(), BaseError> {
-    let file = File::open(from).map_err(|e| BaseError::io("open", from, e))?;
-    let input = BufReader::with_capacity(READ_BYTES, file);
-    let mut reader: Box<dyn Read> = match packing {
-        Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-        Packing::Xz => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(input)),
-        Packing::Zstd => Box::new(
-            zstd::Decoder::with_buffer(input).map_err(|e| BaseError::io("unpack", from, e))?,
-        ),
-    };
+fn decompress(image: &ImageFile, packing: Packing, to: &Path) -> Result<(), BaseError> {
+    let from = &image.path;
+    let failed = |error| BaseError::io("unpack", from, error);
+    let input = BufReader::with_capacity(READ_BYTES, image.from_start().map_err(failed)?);
+    let mut reader = reader(packing, input).map_err(failed)?;
     let out = File::create(to).map_err(|e| BaseError::io("create", to, e))?;
     let mut buffer = vec![0; READ_BYTES];
-    let mut at = 0_u64;
+    let (mut at, mut data) = (0_u64, 0_u64);
     loop {
-        let count = match fill(&mut *reader, &mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) => return Err(BaseError::io("unpack", from, error)),
-        };
+        let count = fill(&mut *reader, &mut buffer).map_err(failed)?;
+        if count == 0 {
+            break;
+        }
         if buffer[..count].iter().any(|byte| *byte != 0) {
             out.write_all_at(&buffer[..count], at).map_err(|e| BaseError::io("write", to, e))?;
+            data += count as u64;
         }
         at += count as u64;
-        if at > DISK_MAX_BYTES {
-            return Err(BaseError::image(from, "what is packed in it is too large"));
+        for (bytes, limit) in [(at, UNPACKED_MAX_BYTES), (data, DATA_MAX_BYTES)] {
+            if bytes > limit {
+                let reason = format!("what is packed in it is larger than {} GiB", limit >> 30);
+                return Err(BaseError::image(from, reason));
+            }
         }
     }
     out.set_len(at).and_then(|()| (&out).flush()).map_err(|e| BaseError::io("write", to, e))
+}
+
+/// A decompressor with a limit of its memory.
+fn reader(packing: Packing, input: impl BufRead + 'static) -> io::Result<Box<dyn Read>> {
+    Ok(match packing {
+        Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Packing::Xz => {
+            let stream = Stream::new_stream_decoder(XZ_MEMORY_MAX_BYTES, CONCATENATED)?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
+        }
+        Packing::Zstd => {
+            let mut decoder = zstd::Decoder::with_buffer(input)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+    })
 }
 
 fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {

@@ -6,7 +6,7 @@
 //! ```
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -15,7 +15,11 @@ use std::{
 use flate2::read::ZlibDecoder;
 use store::{Extent, ExtentSource, ExtentTarget, RawSource, RawTarget};
 
-use crate::BaseError;
+use crate::{
+    BaseError,
+    source::ImageFile,
+    unpack::{DISK_MAX_BYTES, Written},
+};
 
 const SECTOR: u64 = 512;
 /// The directory's place that means "see the footer".
@@ -26,41 +30,68 @@ const GRAIN_MAX_SECTORS: u64 = 2048;
 const TABLE_MAX_ENTRIES: u32 = 4096;
 /// Directory entries: 16 TiB of the smallest tables that occur.
 const DIRECTORY_MAX: u64 = 1 << 20;
+/// Files of one disk: 16 TiB in files of 2 GiB, as VMware splits disks, are twice as many.
+const EXTENTS_MAX: usize = 4096;
 /// A descriptor is a page of text.
 const DESCRIPTOR_MAX_BYTES: u64 = 64 * 1024;
 /// Grains are deflated streams (bit 16 of the flags).
 const COMPRESSED: u32 = 1 << 16;
 
 /// One file of a disk, as the descriptor names it.
+#[derive(Debug)]
 struct Named {
     sectors: u64,
     kind: String,
-    file: Option<PathBuf>,
+    file: Option<ImageFile>,
     /// Where a flat file's part begins, in sectors.
     from: u64,
 }
 
-fn is_sparse(path: &Path) -> Result<bool, BaseError> {
+/// A disk with all its files, opened.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    top: ImageFile,
+    /// The files that the descriptor names; `None` for a disk in one file.
+    extents: Option<Vec<Named>>,
+}
+
+impl Disk {
+    /// Opens the files that a descriptor names.
+    pub(crate) fn open(top: ImageFile) -> Result<Self, BaseError> {
+        let extents = if is_sparse(&top)? { None } else { Some(descriptor(&top)?) };
+        Ok(Self { top, extents })
+    }
+
+    /// All files, the descriptor first.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &ImageFile> {
+        let extents = self.extents.iter().flatten().filter_map(|named| named.file.as_ref());
+        std::iter::once(&self.top).chain(extents)
+    }
+}
+
+fn is_sparse(image: &ImageFile) -> Result<bool, BaseError> {
     let mut head = [0; 4];
-    let file = File::open(path).map_err(|e| BaseError::io("open", path, e))?;
-    file.read_exact_at(&mut head, 0).map_err(|e| BaseError::io("read", path, e))?;
+    let read = image.file.read_exact_at(&mut head, 0);
+    read.map_err(|e| BaseError::io("read", &image.path, e))?;
     Ok(&head == b"KDMV")
 }
 
-/// The files that a descriptor names; none for a disk in one file.
-pub(crate) fn extents(path: &Path) -> Result<Vec<PathBuf>, BaseError> {
-    if is_sparse(path)? {
-        return Ok(Vec::new());
-    }
-    Ok(descriptor(path)?.into_iter().filter_map(|named| named.file).collect())
+/// Whether a file has a name that VMware gives to the parts of this descriptor's disk:
+/// `disk.vmdk` names `disk-flat.vmdk`, `disk-s001.vmdk` and the like. Any other neighbour
+/// is not the disk's, whatever the descriptor says.
+fn is_part(descriptor: &Path, name: &str) -> bool {
+    let stem = descriptor.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let part = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix('-'));
+    let part = part.and_then(|rest| rest.strip_suffix(".vmdk"));
+    !stem.is_empty() && part.is_some_and(|part| !part.is_empty() && !part.contains('/'))
 }
 
-fn descriptor(path: &Path) -> Result<Vec<Named>, BaseError> {
-    let file = File::open(path).map_err(|e| BaseError::io("open", path, e))?;
+fn descriptor(image: &ImageFile) -> Result<Vec<Named>, BaseError> {
+    let path = &image.path;
     let mut text = String::new();
-    file.take(DESCRIPTOR_MAX_BYTES)
-        .read_to_string(&mut text)
-        .map_err(|e| BaseError::io("read", path, e))?;
+    let read =
+        |text: &mut String| image.from_start()?.take(DESCRIPTOR_MAX_BYTES).read_to_string(text);
+    read(&mut text).map_err(|e| BaseError::io("read", path, e))?;
     check_parent(path, &text)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut found = Vec::new();
@@ -69,6 +100,10 @@ fn descriptor(path: &Path) -> Result<Vec<Named>, BaseError> {
             continue;
         };
         let damaged = || BaseError::image(path, format!("its line `{line}` is unknown"));
+        if found.len() >= EXTENTS_MAX {
+            let reason = format!("it names more than {EXTENTS_MAX} files");
+            return Err(BaseError::image(path, reason));
+        }
         let mut words = rest.splitn(3, ' ');
         let sectors = words.next().and_then(|word| word.parse().ok()).ok_or_else(damaged)?;
         let kind = words.next().ok_or_else(damaged)?.to_owned();
@@ -78,8 +113,16 @@ fn descriptor(path: &Path) -> Result<Vec<Named>, BaseError> {
         let from = from.parse().map_err(|_| damaged())?;
         let file = match (kind.as_str(), name) {
             ("ZERO", _) => None,
-            ("FLAT" | "SPARSE" | "VMFS", Some(name)) if !name.contains('/') => {
-                Some(folder.join(name))
+            ("FLAT" | "SPARSE" | "VMFS", Some(name)) if is_part(path, &name) => {
+                Some(ImageFile::beside(&folder.join(name))?)
+            }
+            ("FLAT" | "SPARSE" | "VMFS", Some(name)) => {
+                let stem = path.file_stem().unwrap_or_default().display();
+                let reason = format!(
+                    "it names the file `{name}`, but the parts of its disk are named \
+                     `{stem}-….vmdk`"
+                );
+                return Err(BaseError::image(path, reason));
             }
             _ => return Err(damaged()),
         };
@@ -102,24 +145,25 @@ fn check_parent(path: &Path, text: &str) -> Result<(), BaseError> {
 }
 
 /// Makes a raw disk.
-pub(crate) fn unpack(path: &Path, to: &Path, max_bytes: u64) -> Result<(), BaseError> {
+pub(crate) fn unpack(source: &Disk, to: &Path, limits: &mut Written) -> Result<(), BaseError> {
+    let path = &source.top.path;
     let too_large = || BaseError::image(path, "its disk has an impossible size");
     let create = |bytes: u64| {
-        if bytes == 0 || bytes > max_bytes {
+        if bytes == 0 || bytes > DISK_MAX_BYTES {
             return Err(too_large());
         }
         RawTarget::create(to, bytes)
             .map_err(|source| BaseError::Qcow2 { path: to.to_owned(), source })
     };
     let mut disk;
-    if is_sparse(path)? {
-        let sparse = Sparse::open(path)?;
+    let Some(files) = &source.extents else {
+        let sparse = Sparse::open(&source.top)?;
         disk = create(sparse.capacity.checked_mul(SECTOR).ok_or_else(too_large)?)?;
-        return sparse.copy(0, &mut disk, to);
-    }
-    let files = descriptor(path)?;
+        return sparse.copy(0, &mut Target { disk: &mut disk, to, limits });
+    };
     let sectors = files.iter().try_fold(0_u64, |sum, named| sum.checked_add(named.sectors));
     disk = create(sectors.and_then(|sum| sum.checked_mul(SECTOR)).ok_or_else(too_large)?)?;
+    let mut target = Target { disk: &mut disk, to, limits };
     let mut at = 0;
     for named in files {
         let bytes = named.sectors * SECTOR;
@@ -127,11 +171,12 @@ pub(crate) fn unpack(path: &Path, to: &Path, max_bytes: u64) -> Result<(), BaseE
             ("SPARSE", Some(file)) => {
                 let sparse = Sparse::open(file)?;
                 if sparse.capacity > named.sectors {
-                    return Err(BaseError::image(file, "it is larger than its descriptor says"));
+                    let reason = "it is larger than its descriptor says";
+                    return Err(BaseError::image(&file.path, reason));
                 }
-                sparse.copy(at, &mut disk, to)?;
+                sparse.copy(at, &mut target)?;
             }
-            (_, Some(file)) => copy_flat(file, named.from, bytes, at, &mut disk, to)?,
+            (_, Some(file)) => copy_flat(file, named.from, bytes, at, &mut target)?,
             _ => {}
         }
         at += bytes;
@@ -139,29 +184,46 @@ pub(crate) fn unpack(path: &Path, to: &Path, max_bytes: u64) -> Result<(), BaseE
     Ok(())
 }
 
+/// The raw disk that is being made.
+struct Target<'a> {
+    disk: &'a mut RawTarget,
+    to: &'a Path,
+    limits: &'a mut Written,
+}
+
+impl Target<'_> {
+    fn write(&mut self, from: &Path, extent: &Extent) -> Result<(), BaseError> {
+        self.limits.add(from, extent)?;
+        self.disk.extent(extent).map_err(|e| BaseError::io("write", self.to, e))
+    }
+}
+
 /// A part of a flat file.
 fn copy_flat(
-    file: &Path,
+    image: &ImageFile,
     from: u64,
     bytes: u64,
     at: u64,
-    disk: &mut RawTarget,
-    to: &Path,
+    target: &mut Target<'_>,
 ) -> Result<(), BaseError> {
-    let error = |source| BaseError::Qcow2 { path: file.to_owned(), source };
-    let mut source = RawSource::open(file).map_err(error)?;
-    let start = from.checked_mul(SECTOR).ok_or_else(|| BaseError::image(file, "its offset"))?;
+    let path = &image.path;
+    let read = |error| BaseError::io("read", path, error);
+    let mut source = image.reopen().and_then(RawSource::new).map_err(read)?;
+    let start = from.checked_mul(SECTOR).ok_or_else(|| BaseError::image(path, "its offset"))?;
     let end = start.saturating_add(bytes);
-    while let Some(extent) = source.next_extent().map_err(|e| BaseError::io("read", file, e))? {
+    source.skip_to(start);
+    while let Some(extent) = source.next_extent().map_err(read)? {
         let Extent::Data { offset, bytes } = extent else { continue };
         let (first, last) = (offset.max(start), (offset + bytes.len() as u64).min(end));
+        if offset >= end {
+            break;
+        }
         if first >= last {
             continue;
         }
         let cut = |place: u64| usize::try_from(place - offset).unwrap_or(usize::MAX);
         let part = bytes[cut(first)..cut(last)].to_vec();
-        let extent = Extent::Data { offset: at + (first - start), bytes: part };
-        disk.extent(&extent).map_err(|e| BaseError::io("write", to, e))?;
+        target.write(path, &Extent::Data { offset: at + (first - start), bytes: part })?;
     }
     Ok(())
 }
@@ -178,9 +240,10 @@ struct Sparse {
 }
 
 impl Sparse {
-    fn open(path: &Path) -> Result<Self, BaseError> {
+    fn open(image: &ImageFile) -> Result<Self, BaseError> {
+        let path = &image.path;
         let bad = |reason: &str| BaseError::image(path, reason);
-        let file = File::open(path).map_err(|e| BaseError::io("open", path, e))?;
+        let file = image.reopen().map_err(|e| BaseError::io("open", path, e))?;
         let read = |at: u64| -> Result<[u8; 512], BaseError> {
             let mut header = [0; 512];
             file.read_exact_at(&mut header, at).map_err(|e| BaseError::io("read", path, e))?;
@@ -189,8 +252,8 @@ impl Sparse {
         let mut header = read(0)?;
         let descriptor = (u64_at(&header, 28), u64_at(&header, 36));
         if u64_at(&header, 56) == AT_END {
-            let length = fs::metadata(path).map_err(|e| BaseError::io("open", path, e))?.len();
-            let footer = length.checked_sub(2 * SECTOR).ok_or_else(|| bad("it is cut off"))?;
+            let footer =
+                image.bytes()?.checked_sub(2 * SECTOR).ok_or_else(|| bad("it is cut off"))?;
             header = read(footer)?;
         }
         let flags = u32_at(&header, 8);
@@ -237,7 +300,7 @@ impl Sparse {
     }
 
     /// Copies what there is to a disk, `at` bytes from its beginning.
-    fn copy(&self, at: u64, disk: &mut RawTarget, to: &Path) -> Result<(), BaseError> {
+    fn copy(&self, at: u64, target: &mut Target<'_>) -> Result<(), BaseError> {
         let bad = |reason: &str| BaseError::image(&self.path, reason);
         let covered = self.grain_sectors * u64::from(self.entries);
         let tables = self.capacity.div_ceil(covered);
@@ -259,7 +322,7 @@ impl Sparse {
                 let mut bytes = self.grain(u64::from(grain))?;
                 bytes.truncate(usize::try_from(sectors * SECTOR).unwrap_or_default());
                 let extent = Extent::Data { offset: at + first * SECTOR, bytes };
-                disk.extent(&extent).map_err(|e| BaseError::io("write", to, e))?;
+                target.write(&self.path, &extent)?;
             }
         }
         Ok(())

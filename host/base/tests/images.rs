@@ -11,7 +11,10 @@ use std::{
     process::Command,
 };
 
-use base_image::{Backing, Expected, Format, open, write_overlay};
+use base_image::{
+    AllowedBacking, Backing, BackingFormat, BaseError, BaseImage, Expected, Format, note_backing,
+    write_overlay,
+};
 use output::{Existing, RawFile, Silent, Target, commit, format, write_disks};
 
 const DISK_BYTES: u64 = 600 << 20;
@@ -68,6 +71,11 @@ fn written(disk: &Path, name: &str, to: PathBuf) -> PathBuf {
     let source = RawFile::open(disk).unwrap();
     commit(write_disks(&source, &[target], &Silent).unwrap(), Existing::Replace).unwrap();
     to
+}
+
+/// Opens an image that may stand on nothing but what vbuild has noted.
+fn open(file: &Path, expected: Option<&Expected>, folder: &Path) -> Result<BaseImage, BaseError> {
+    base_image::open(file, expected, &AllowedBacking::default(), folder)
 }
 
 /// qemu-img, where there is one.
@@ -149,7 +157,7 @@ fn what_is_no_image_is_refused_with_a_reason() {
         (b"hello", "too few"),
         (b"conectix and more", "vhd"),
         (b"PK\x03\x04", "zip"),
-        (b"QFI\xfb\0\0\0\x03 cut off", "header"),
+        (b"QFI\xfb\0\0\0\x03 cut off", "cannot be a base image"),
     ];
     for (content, word) in cases {
         let file = folder.path().join("x.qcow2");
@@ -173,11 +181,14 @@ fn an_overlay_holds_what_differs() {
     file.set_len(DISK_BYTES + (600 << 20)).unwrap();
     file.write_all_at(b"behind", DISK_BYTES + (599 << 20)).unwrap();
     let overlay = at("overlay.qcow2");
-    let backing = Backing { path: "base.img".into(), format: Format::Raw };
+    let backing = Backing { path: "base.img".into(), format: BackingFormat::Raw };
     let made = write_overlay(&disk, &base, &backing, &overlay).unwrap();
     assert_eq!(made.clusters, 5);
     assert!(made.bytes < 1 << 20, "{made:?}");
-    // Read back in process, over its base.
+    // Read back in process, over its base, once vbuild has noted that it stands on it.
+    let error = open(&overlay, None, &at("cache")).unwrap_err();
+    assert!(matches!(error, BaseError::Backing { .. }), "{error}");
+    note_backing(&at("cache"), &overlay, &backing).unwrap();
     let found = open(&overlay, None, &at("cache")).unwrap();
     assert_eq!(found.bytes, DISK_BYTES + (600 << 20));
     let (one, two) = (File::open(&found.raw).unwrap(), File::open(&disk).unwrap());
@@ -195,8 +206,190 @@ fn an_overlay_holds_what_differs() {
         assert!(report.contains("No errors were found"), "{report}");
         qemu_img(&["compare", "-F", "raw", &text(&overlay), &text(&disk)]);
     }
-    // A name that does not say qcow2 must not lead to other files.
-    fs::rename(&overlay, at("guest.img")).unwrap();
-    let error = open(&at("guest.img"), None, &at("cache")).unwrap_err().to_string();
-    assert!(error.contains("does not end in .qcow2"), "{error}");
+}
+
+/// A small overlay that somebody else has made.
+fn foreign(base: &Path, name: &Path, overlay: &Path) {
+    let file = File::create_new(overlay).unwrap();
+    let backing = qcow2::Backing::new(name, BackingFormat::Raw);
+    let bytes = fs::metadata(base).unwrap().len();
+    qcow2::create_layer(&file, bytes, Some(backing)).unwrap();
+}
+
+fn allow(files: &[&Path]) -> AllowedBacking {
+    AllowedBacking { beside: false, files: files.iter().map(|file| file.to_path_buf()).collect() }
+}
+
+const BESIDE: AllowedBacking = AllowedBacking { beside: true, files: Vec::new() };
+
+#[test]
+fn no_file_is_read_because_an_image_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir_all(at("home/downloads")).unwrap();
+    let secret = at("home/id_ed25519");
+    fs::write(&secret, "-----BEGIN OPENSSH PRIVATE KEY-----\nvery secret\n".repeat(2000)).unwrap();
+    let cache = at("cache");
+    let refused = |image: &Path, allowed: &AllowedBacking, word: &str| {
+        let error = base_image::open(image, None, allowed, &cache).unwrap_err();
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let text = format!("{error} {}", cause.unwrap_or_default());
+        assert!(text.contains(word), "{text}");
+        assert!(!at("cache/disks").exists(), "nothing was unpacked");
+        error
+    };
+    let image = at("home/downloads/debian-13-genericcloud-amd64.qcow2");
+    // The attacker's own digest, and whatever it names: absolute, above, beside, a device.
+    let device = Path::new("/dev/zero");
+    for name in [secret.as_path(), Path::new("../id_ed25519"), Path::new("key"), device] {
+        foreign(&secret, name, &image);
+        let error = refused(&image, &AllowedBacking::default(), "backing file");
+        assert!(error.hint().unwrap().contains("--allow-backing"));
+        fs::remove_file(&image).unwrap();
+    }
+    // Allowed are files in the same folder only, and no links.
+    for name in [secret.as_path(), Path::new("../id_ed25519"), Path::new("./../id_ed25519")] {
+        foreign(&secret, name, &image);
+        refused(&image, &BESIDE, "backing file");
+        fs::remove_file(&image).unwrap();
+    }
+    foreign(&secret, Path::new("key"), &image);
+    std::os::unix::fs::symlink(&secret, at("home/downloads/key")).unwrap();
+    refused(&image, &BESIDE, "a link");
+    fs::remove_file(at("home/downloads/key")).unwrap();
+    // A pipe is no wait.
+    nix::unistd::mkfifo(&at("home/downloads/key"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    refused(&image, &BESIDE, "not a regular file");
+    refused(&at("home/downloads/key"), &BESIDE, "not a regular file");
+    refused(device, &BESIDE, "not a regular file");
+    // An external data file, however it is allowed.
+    let file = OpenOptions::new().write(true).open(&image).unwrap();
+    file.write_all_at(&[4], 79).unwrap();
+    refused(&image, &BESIDE, "external data");
+}
+
+#[test]
+fn what_the_user_allows_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("other")).unwrap();
+    let base = at("base.img");
+    fs::write(&base, vec![b'b'; 1 << 20]).unwrap();
+    fs::copy(&base, at("other/base.img")).unwrap();
+    let opened = |image: &Path, allowed: &AllowedBacking| {
+        let found = base_image::open(image, None, allowed, &at("cache")).unwrap();
+        assert!(fs::read(found.raw).unwrap() == vec![b'b'; 1 << 20]);
+    };
+    foreign(&base, Path::new("base.img"), &at("beside.qcow2"));
+    opened(&at("beside.qcow2"), &BESIDE);
+    foreign(&base, Path::new("other/base.img"), &at("below.qcow2"));
+    opened(&at("below.qcow2"), &allow(&[&at("other/base.img")]));
+    foreign(&base, &at("other/base.img"), &at("absolute.qcow2"));
+    opened(&at("absolute.qcow2"), &allow(&[&at("base.img"), &at("other/base.img")]));
+    let layers =
+        base_image::layers(&at("absolute.qcow2"), &allow(&[&at("other/base.img")]), &at("cache"));
+    let formats: Vec<BackingFormat> =
+        layers.unwrap().into_iter().map(|(_, format)| format).collect();
+    assert_eq!(formats, [BackingFormat::Qcow2, BackingFormat::Raw]);
+    // The name must say that the image is one of layers: a guest can write such a header
+    // into its raw disk.
+    fs::rename(at("beside.qcow2"), at("guest.img")).unwrap();
+    let error = base_image::open(&at("guest.img"), None, &BESIDE, &at("cache")).unwrap_err();
+    assert!(error.to_string().contains("does not end in .qcow2"), "{error}");
+    // A chain that leads back to itself ends.
+    let name = at("loop.qcow2");
+    let file = File::create_new(&name).unwrap();
+    let itself = qcow2::Backing::new(Path::new("loop.qcow2"), BackingFormat::Qcow2);
+    qcow2::create_layer(&file, 1 << 20, Some(itself)).unwrap();
+    let error = base_image::open(&name, None, &BESIDE, &at("cache")).unwrap_err();
+    assert!(error.to_string().contains("more than 32 files"), "{error}");
+}
+
+#[test]
+fn a_note_about_an_overlay_counts_while_its_header_says_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let base = at("base.img");
+    fs::write(&base, vec![b'b'; 1 << 20]).unwrap();
+    foreign(&base, Path::new("base.img"), &at("made.qcow2"));
+    let backing = Backing { path: "base.img".into(), format: BackingFormat::Raw };
+    note_backing(&at("cache"), &at("made.qcow2"), &backing).unwrap();
+    open(&at("made.qcow2"), None, &at("cache")).unwrap();
+    // Somebody has put another image in its place.
+    fs::write(at("secret"), vec![b's'; 1 << 20]).unwrap();
+    fs::remove_file(at("made.qcow2")).unwrap();
+    foreign(&base, Path::new("secret"), &at("made.qcow2"));
+    let error = open(&at("made.qcow2"), None, &at("cache")).unwrap_err();
+    assert!(matches!(error, BaseError::Backing { .. }), "{error}");
+    // The note goes with the overlay.
+    fs::remove_file(at("made.qcow2")).unwrap();
+    base_image::gc(&at("cache"), std::time::Duration::ZERO).unwrap();
+    assert_eq!(fs::read_dir(at("cache/backing")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_vmdk_descriptor_names_only_its_own_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("id_rsa"), vec![b'S'; 200_000]).unwrap();
+    fs::write(at("id-card.pdf"), vec![b'S'; 200_000]).unwrap();
+    let refused = |descriptor: &str, name: &str, word: &str| {
+        let text = format!(
+            "# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\nRW 390 FLAT \"{name}\" 0\n"
+        );
+        fs::write(at(descriptor), text).unwrap();
+        let error = open(&at(descriptor), None, &at("cache")).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    };
+    refused("disk.vmdk", "id_rsa", "`disk-….vmdk`");
+    refused("id.vmdk", "id_rsa", "parts of its disk");
+    refused("id.vmdk", "id-card.pdf", "parts of its disk");
+    refused("disk.vmdk", "disk-/../id_rsa.vmdk", "parts of its disk");
+    std::os::unix::fs::symlink(at("id_rsa"), at("disk-flat.vmdk")).unwrap();
+    refused("disk.vmdk", "disk-flat.vmdk", "a link");
+    fs::remove_file(at("disk-flat.vmdk")).unwrap();
+    nix::unistd::mkfifo(&at("disk-flat.vmdk"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    refused("disk.vmdk", "disk-flat.vmdk", "not a regular file");
+}
+
+#[test]
+fn decompressors_have_a_limit_of_memory() {
+    use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let disk = vec![b'd'; 1 << 20];
+    let pack = |dictionary: u32| {
+        let mut options = LzmaOptions::new_preset(0).unwrap();
+        options.dict_size(dictionary);
+        let mut filters = Filters::new();
+        filters.lzma2(&options);
+        let stream = Stream::new_stream_encoder(&filters, Check::Crc32).unwrap();
+        let mut packed = Vec::new();
+        let mut encoder = liblzma::read::XzEncoder::new_stream(disk.as_slice(), stream);
+        std::io::Read::read_to_end(&mut encoder, &mut packed).unwrap();
+        packed
+    };
+    fs::write(at("small.xz"), pack(64 << 20)).unwrap();
+    open(&at("small.xz"), None, &at("cache")).unwrap();
+    // The header says how much memory the decoder would need.
+    let mut large = pack(64 << 20);
+    let filter = [0x21, 0x01, 28]; // LZMA2, one byte of properties: 64 MiB
+    let place = large.windows(3).position(|part| part == filter).unwrap();
+    large[place + 2] = 38; // 2 GiB
+    let header = usize::from(large[12]) * 4 + 4;
+    let sum = crc32(&large[12..12 + header - 4]);
+    large[12 + header - 4..12 + header].copy_from_slice(&sum.to_le_bytes());
+    fs::write(at("large.xz"), large).unwrap();
+    let error = open(&at("large.xz"), None, &at("cache")).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("memory"), "{cause}");
+}
+
+/// The checksum of xz headers.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |sum: u32, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+            if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 }
+        })
+    })
 }

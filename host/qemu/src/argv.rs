@@ -3,7 +3,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use machine::{Drive, DriveFormat, InvalidSpec, MachineSpec};
+use machine::{Drive, DriveFormat, InvalidSpec, Layer, MachineSpec};
 use serde_json::{Value, json};
 
 /// Descriptors that the child finds open beside the standard three.
@@ -118,11 +118,9 @@ pub(crate) fn node_name(drive: &Drive) -> String {
 /// header names no external data file was checked before (`running::check_files`), as
 /// QEMU has no option for that.
 fn block_node(drive: &Drive) -> Result<Value, InvalidSpec> {
-    let mut backing = Value::Null;
-    for layer in drive.below.iter().rev() {
-        backing = image_node(drive, &layer.path, layer.format, true, backing)?;
-    }
-    let mut node = image_node(drive, &drive.path, drive.format, drive.read_only, backing)?;
+    let cache = json!({ "direct": false, "no-flush": !drive.durable });
+    let top = ImageNode { path: &drive.path, format: drive.format, read_only: drive.read_only };
+    let mut node = image_node(&top, &drive.below, &cache)?;
     node["node-name"] = json!(node_name(drive));
     if !drive.read_only {
         // Zeroes that the guest writes become holes.
@@ -131,30 +129,44 @@ fn block_node(drive: &Drive) -> Result<Value, InvalidSpec> {
     Ok(node)
 }
 
-/// One file of a drive.
-fn image_node(
-    drive: &Drive,
-    path: &Path,
-    format: DriveFormat,
-    read_only: bool,
-    backing: Value,
+/// One file of an image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ImageNode<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) format: DriveFormat,
+    pub(crate) read_only: bool,
+}
+
+/// An image over the layers that it stands on, nearest first, which are only read.
+pub(crate) fn image_node(
+    top: &ImageNode<'_>,
+    below: &[Layer],
+    cache: &Value,
 ) -> Result<Value, InvalidSpec> {
-    let cache = json!({ "direct": false, "no-flush": !drive.durable });
-    let mut node = json!({
-        "driver": format.name(),
-        "read-only": read_only,
-        "cache": cache,
-        "discard": "unmap",
-        "file": {
-            "driver": "file",
-            "filename": utf8(path)?,
-            "read-only": read_only,
+    let mut node = Value::Null;
+    let layers = below.iter().rev().map(|layer| ImageNode {
+        path: &layer.path,
+        format: layer.format,
+        read_only: true,
+    });
+    for image in layers.chain([*top]) {
+        let backing = node;
+        node = json!({
+            "driver": image.format.name(),
+            "read-only": image.read_only,
             "cache": cache,
             "discard": "unmap",
-        },
-    });
-    if format == DriveFormat::Qcow2 {
-        node["backing"] = backing;
+            "file": {
+                "driver": "file",
+                "filename": utf8(image.path)?,
+                "read-only": image.read_only,
+                "cache": cache,
+                "discard": "unmap",
+            },
+        });
+        if image.format == DriveFormat::Qcow2 {
+            node["backing"] = backing;
+        }
     }
     Ok(node)
 }
@@ -249,7 +261,7 @@ mod tests {
     use std::sync::Arc;
 
     use expect_test::{Expect, expect};
-    use machine::{BlockSize, ConnectDecision, DriveSerial, Layer};
+    use machine::{BlockSize, ConnectDecision, DriveSerial};
 
     use super::*;
 

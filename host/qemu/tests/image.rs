@@ -68,6 +68,7 @@ fn spec(image: PathBuf, firmware: Firmware) -> BootSpec {
     BootSpec {
         image,
         format: DriveFormat::Raw,
+        below: Vec::new(),
         block_size: BlockSize::B512,
         firmware,
         memory_mib: 256,

@@ -9,12 +9,14 @@
 //! name of a verb is that verb; an element of such a name is written after `--`
 //! or after an option.
 
+mod backing;
 mod build;
 mod formats;
 mod getopt;
 mod reuse;
 mod values;
 
+pub use backing::BackingArgs;
 pub use build::{
     AccelArg, AccelArgs, BuildArgs, BuilderArgs, CacheDirArgs, DriveArgs, DriveFormatArg,
     ElementArgs, GuestArgs, HostPathArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs,

@@ -2,31 +2,29 @@
 
 use std::{
     fs::File,
-    io::Read as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use base_image::{BackingFormat, Magic};
 use checked::Printable;
 use clap::Args;
-use machine::{BlockSize, DriveFormat, MachineError, accel::Verdict};
+use machine::{BlockSize, DriveFormat, Layer, MachineError, accel::Verdict};
 use qemu::{
     Qemu, QemuAccel,
     boot::{BootSpec, Firmware, NotSeen, Session, find_uefi, on_terminal},
 };
 use tokio::sync::watch;
 
-use super::{Context, Outcome, machine_run};
+use super::{Context, Outcome, layers, machine_run, resolve};
 use crate::{
     backend,
-    cli::{AccelArg, AccelArgs, DriveFormatArg, positive, smp},
+    cli::{AccelArg, AccelArgs, BackingArgs, CacheDirArgs, DriveFormatArg, positive, smp},
     error::{CommandError, Kind},
 };
 
 /// Lines of the console that are shown when the awaited text does not come.
 const CONSOLE_TAIL_LINES: usize = 40;
-/// How a qcow2 file begins.
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// `vbuild boot`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -89,6 +87,13 @@ pub struct TrialArgs {
     /// Processors of the guest
     #[arg(long, value_name = "N", default_value = "2", value_parser = smp)]
     pub smp: u8,
+
+    /// What the image may stand on.
+    #[command(flatten)]
+    pub backing: BackingArgs,
+    /// Where vbuild has noted what its own images stand on.
+    #[command(flatten)]
+    pub cache_dir: CacheDirArgs,
 }
 
 fn block_size(text: &str) -> Result<BlockSize, String> {
@@ -158,9 +163,14 @@ fn not_seen(error: NotSeen, console: &str) -> CommandError {
 }
 
 fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
+    let format = format(&args.image, args.format)?;
     Ok(BootSpec {
-        format: format(&args.image, args.format)?,
+        format,
         image: args.image.clone(),
+        below: match format {
+            DriveFormat::Raw => Vec::new(),
+            DriveFormat::Qcow2 => below(&args.image, &args.trial)?,
+        },
         block_size: args.block_size,
         firmware: match args.trial.uefi {
             false => Firmware::Bios,
@@ -172,6 +182,22 @@ fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
     })
 }
 
+/// The files that a qcow2 image stands on, nearest first, by vbuild's notes and the
+/// user's word.
+fn below(image: &Path, trial: &TrialArgs) -> Result<Vec<Layer>, CommandError> {
+    let folder = layers::bases_folder(&resolve::cache_dir(&trial.cache_dir));
+    let files = base_image::layers(image, &trial.backing.allowed(), &folder)
+        .map_err(layers::base_failure)?;
+    let layer = |(path, format)| Layer {
+        path,
+        format: match format {
+            BackingFormat::Qcow2 => DriveFormat::Qcow2,
+            BackingFormat::Raw => DriveFormat::Raw,
+        },
+    };
+    Ok(files.into_iter().skip(1).map(layer).collect())
+}
+
 /// The image's format, by its name and not by its content: a guest has written
 /// that, and qcow2 can name other files of the host.
 fn format(image: &Path, asked: Option<DriveFormatArg>) -> Result<DriveFormat, CommandError> {
@@ -179,9 +205,7 @@ fn format(image: &Path, asked: Option<DriveFormatArg>) -> Result<DriveFormat, Co
         CommandError::new(Kind::Usage, error)
             .context(format!("cannot open the image {}", image.display()))
     };
-    let mut head = Vec::new();
-    File::open(image).and_then(|file| file.take(4).read_to_end(&mut head)).map_err(failed)?;
-    let is_qcow2 = head == QCOW2_MAGIC;
+    let is_qcow2 = File::open(image).and_then(Magic::read).map_err(failed)? == Some(Magic::Qcow2);
     let named_qcow2 = image.extension().is_some_and(|extension| extension == "qcow2");
     match (asked, named_qcow2) {
         (Some(DriveFormatArg::Raw), _) => Ok(DriveFormat::Raw),

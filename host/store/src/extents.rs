@@ -96,8 +96,21 @@ impl RawSource {
     /// When it cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| StoreError::io("open", path, e))?;
-        let len = file.metadata().map_err(|e| StoreError::io("examine", path, e))?.len();
+        Self::new(file).map_err(|e| StoreError::io("examine", path, e))
+    }
+
+    /// The same for a file that is open.
+    ///
+    /// # Errors
+    /// When its size cannot be found out.
+    pub fn new(file: File) -> io::Result<Self> {
+        let len = file.metadata()?.len();
         Ok(Self { file, len, at: 0, end: 0 })
+    }
+
+    /// Leaves out what is before an offset.
+    pub fn skip_to(&mut self, offset: u64) {
+        (self.at, self.end) = (offset, offset);
     }
 }
 

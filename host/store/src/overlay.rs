@@ -65,6 +65,14 @@ impl OverlaySource {
     /// overlays of running guests (encryption, external data, subclusters).
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| StoreError::io("open", path, e))?;
+        Self::new(file, path)
+    }
+
+    /// The same for a file that is open; the path is for errors.
+    ///
+    /// # Errors
+    /// As for [`OverlaySource::open`].
+    pub fn new(file: File, path: &Path) -> Result<Self> {
         let bad = |reason| StoreError::Qcow2 { path: path.to_owned(), reason };
         let mut header = [0; 112];
         let count = file.read_at(&mut header, 0).map_err(|e| StoreError::io("read", path, e))?;

@@ -8,13 +8,13 @@ pub use firmware::{Uefi, find_uefi};
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitStatus, thread, time::Duration};
 
-use machine::{BlockSize, DriveFormat, InvalidSpec, MachineError};
+use machine::{BlockSize, DriveFormat, InvalidSpec, Layer, MachineError};
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Qemu, QemuAccel,
-    argv::{Args, SANDBOX, TCG_CPU, utf8},
+    argv::{Args, ImageNode, SANDBOX, TCG_CPU, image_node, utf8},
     halt,
     process::{Exit, Input, LAST_STANDARD_FD, Launch, Process, helper_command},
 };
@@ -40,6 +40,9 @@ pub struct BootSpec {
     pub image: PathBuf,
     /// Its format, never guessed.
     pub format: DriveFormat,
+    /// The files that it stands on, nearest first. QEMU opens no other, whatever the
+    /// image's header names.
+    pub below: Vec<Layer>,
     /// The logical block size of the disk.
     pub block_size: BlockSize,
     /// The firmware.
@@ -95,12 +98,13 @@ fn argv(spec: &BootSpec, accel: QemuAccel, console: Console) -> Result<Vec<OsStr
         let variables = comma_free(utf8(&uefi.variables)?);
         args.pair("-drive", format!("if=pflash,unit=1,format=raw,snapshot=on,file={variables}"));
     }
-    let format = spec.format.name();
-    let image = comma_free(utf8(&spec.image)?);
+    let cache = json!({ "direct": false, "no-flush": true });
+    let image = ImageNode { path: &spec.image, format: spec.format, read_only: true };
+    let image = image_node(&image, &spec.below, &cache)?.to_string();
     // `snapshot` exists only for -drive, not for -blockdev.
     args.pair(
         "-drive",
-        format!("if=none,id=disk,format={format},snapshot=on,cache=unsafe,file={image}"),
+        format!("if=none,id=disk,snapshot=on,cache=unsafe,file=json:{}", comma_free(&image)),
     );
     let block = spec.block_size.bytes();
     let disk = json!({
@@ -259,6 +263,7 @@ mod tests {
         BootSpec {
             image: "/images/a,b.qcow2".into(),
             format: DriveFormat::Qcow2,
+            below: vec![Layer { path: "/images/base.raw".into(), format: DriveFormat::Raw }],
             block_size: BlockSize::B512,
             firmware: Firmware::Bios,
             memory_mib: 512,
@@ -300,6 +305,7 @@ mod tests {
         let uefi = Uefi { code: "/fw/code.fd".into(), variables: "/fw/vars.fd".into() };
         let spec = BootSpec {
             format: DriveFormat::Raw,
+            below: Vec::new(),
             block_size: BlockSize::B4096,
             firmware: Firmware::Uefi(uefi),
             network: true,

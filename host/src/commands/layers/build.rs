@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use base_image::{Backing, BaseImage, Format, write_overlay};
+use base_image::{Backing, BackingFormat, BaseImage, Format, note_backing, write_overlay};
 use layers::{Base, Layer, Project, ProjectError, Target};
 use plan::{DiskBase, Plan};
 
@@ -118,9 +118,12 @@ fn find_base(
     ctx: &Ctx,
     missing: Missing,
 ) -> Result<BaseImage, CommandError> {
+    let find = |base: &Base, project: &Path| {
+        starting_image::find(base, project, &args.backing.allowed(), settings, ctx, missing)
+    };
     if let Some(base) = &args.base {
         // What is typed is meant from where it is typed.
-        return starting_image::find(base, Path::new(""), settings, ctx, missing);
+        return find(base, Path::new(""));
     }
     let declared = project.config.base.as_ref().ok_or_else(|| {
         CommandError::usage("nothing says what the first layer starts from")
@@ -131,7 +134,7 @@ fn find_base(
             host_paths::source_error(error).hint("or name it on the command line: `--base`")
         })?;
     }
-    starting_image::find(declared, &project.folder, settings, ctx, missing)
+    find(declared, &project.folder)
 }
 
 fn lower(
@@ -236,6 +239,7 @@ impl Artefact {
         // of nothing.
         let _ = fs::remove_file(&self.disk);
         let written = written?;
+        note_backing(bases, overlay, &backing).map_err(starting_image::failure)?;
         if backing.path == base.raw {
             base_image::note_overlay(bases, &base.raw, overlay).map_err(starting_image::failure)?;
         }
@@ -267,8 +271,9 @@ impl Artefact {
 /// they can be moved together; else the raw disk in the cache.
 fn backing(base: &BaseImage, overlay: &Path) -> Backing {
     let format = match base.format {
-        Some(format @ (Format::Raw | Format::Qcow2)) if !is_cached(base) => format,
-        _ => return Backing { path: base.raw.clone(), format: Format::Raw },
+        Some(Format::Raw) if !is_cached(base) => BackingFormat::Raw,
+        Some(Format::Qcow2) if !is_cached(base) => BackingFormat::Qcow2,
+        _ => return Backing { path: base.raw.clone(), format: BackingFormat::Raw },
     };
     let folder = overlay.parent().filter(|path| !path.as_os_str().is_empty());
     let folder = fs::canonicalize(folder.unwrap_or(Path::new(".")));

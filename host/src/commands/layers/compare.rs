@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use base_image::AllowedBacking;
+
 use super::{CompareLayersArgs, build, starting_image};
 use crate::{
     commands::{Context, Outcome, machine_run, resolve},
@@ -43,8 +45,9 @@ pub(super) fn run(context: &Context, args: &CompareLayersArgs) -> Outcome {
     let ui = Arc::new(Ui::open(&view, &context.console)?);
     let (one, other) = machine_run::run(&ui, async |ctx| {
         let root = args.root.as_deref();
-        let one = describe(&args.one, root, &settings, &ctx).await?;
-        Ok((one, describe(&args.other, root, &settings, &ctx).await?))
+        let allowed = args.backing.allowed();
+        let one = describe(&args.one, root, &allowed, &settings, &ctx).await?;
+        Ok((one, describe(&args.other, root, &allowed, &settings, &ctx).await?))
     })?;
     let report = report(&one, &other);
     context.console.print(&report);
@@ -63,11 +66,12 @@ struct Content {
 async fn describe(
     path: &Path,
     root: Option<&str>,
+    allowed: &AllowedBacking,
     settings: &Settings,
     ctx: &Ctx,
 ) -> Result<Content, CommandError> {
     let image = named(path);
-    let found = base_image::open(&image, None, &starting_image::folder(settings))
+    let found = base_image::open(&image, None, allowed, &starting_image::folder(settings))
         .map_err(starting_image::failure)?;
     let directory = pipeline::make_build_dir(settings)?;
     let to = directory.path().join("description");

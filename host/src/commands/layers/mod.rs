@@ -13,8 +13,8 @@ use clap::{Args, Subcommand};
 use super::{Context, Outcome, boot, recipe};
 use crate::{
     cli::{
-        BuilderArgs, ByteSize, CacheDirArgs, ChecksumKind, HostPathArgs, MachineArgs, OutputArgs,
-        SourceArgs, positive,
+        BackingArgs, BuilderArgs, ByteSize, CacheDirArgs, ChecksumKind, HostPathArgs, MachineArgs,
+        OutputArgs, SourceArgs, positive,
     },
     error::{CommandError, Kind},
     pipeline::Ctx,
@@ -63,6 +63,10 @@ pub struct LayersBuildArgs {
     /// Start from this image, or URL#sha256=HEX, instead of the one in vbuild.yaml
     #[arg(long, value_name = "IMAGE")]
     pub base: Option<::layers::Base>,
+
+    /// What the base image may stand on.
+    #[command(flatten)]
+    pub backing: BackingArgs,
 
     /// Make the disk this large, with the root filesystem on it
     #[arg(long, value_name = "SIZE")]
@@ -162,6 +166,9 @@ pub struct CompareLayersArgs {
     #[arg(long, value_name = "NAME", value_parser = ::layers::parse_root)]
     pub root: Option<String>,
 
+    /// What the images may stand on.
+    #[command(flatten)]
+    pub backing: BackingArgs,
     /// What vbuild keeps between builds.
     #[command(flatten)]
     pub cache_dir: CacheDirArgs,
@@ -205,6 +212,11 @@ pub fn plan(
 #[must_use]
 pub fn bases_folder(cache_dir: &Path) -> PathBuf {
     starting_image::folder_in(cache_dir)
+}
+
+/// An error of a base image for the command line.
+pub(crate) fn base_failure(error: base_image::BaseError) -> CommandError {
+    starting_image::failure(error)
 }
 
 fn new_layer(context: &Context, args: &NewLayerArgs) -> Outcome {

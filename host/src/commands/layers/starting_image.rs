@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use base_image::{BaseError, BaseImage, Expected};
+use base_image::{AllowedBacking, BaseError, BaseImage, Expected};
 use layers::{Base, FrontEnd, Recipe};
 use machine::{DriveFormat, accel::Accel};
 use sha2::{Digest as _, Sha256};
@@ -42,13 +42,14 @@ pub enum Missing {
     Fail,
 }
 
-/// Gets a base image.
+/// Gets a base image. What is downloaded stands on nothing.
 ///
 /// # Errors
 /// When there is none, or another one than was promised.
 pub(super) fn find(
     base: &Base,
     project: &Path,
+    allowed: &AllowedBacking,
     settings: &Settings,
     ctx: &Ctx,
     missing: Missing,
@@ -57,7 +58,8 @@ pub(super) fn find(
     match base {
         Base::Image { path, digest } => {
             let expected = digest.as_deref().map(Expected::parse).transpose().map_err(failure)?;
-            base_image::open(&project.join(path), expected.as_ref(), &folder).map_err(failure)
+            let image = project.join(path);
+            base_image::open(&image, expected.as_ref(), allowed, &folder).map_err(failure)
         }
         Base::Url { url, digest } => {
             let expected = Expected::parse(digest).map_err(failure)?;
@@ -72,7 +74,8 @@ pub(super) fn find(
             if fetched.downloaded > 0 {
                 ctx.say(format!("downloaded {url}"));
             }
-            base_image::open(&fetched.path, None, &folder).map_err(failure)
+            base_image::open(&fetched.path, None, &AllowedBacking::default(), &folder)
+                .map_err(failure)
         }
         Base::Recipe(recipe) => {
             let image = match missing {
@@ -82,7 +85,7 @@ pub(super) fn find(
                     Some(image).filter(|path| path.is_file()).ok_or_else(|| not_here("built"))?
                 }
             };
-            base_image::open(&image, None, &folder).map_err(failure)
+            base_image::open(&image, None, &AllowedBacking::default(), &folder).map_err(failure)
         }
     }
 }
@@ -92,7 +95,8 @@ pub(super) fn failure(error: BaseError) -> CommandError {
         BaseError::Download { .. } => Kind::Build,
         _ => Kind::Usage,
     };
-    CommandError::new(kind, error)
+    let hint = error.hint();
+    CommandError::new(kind, error).maybe_hint(hint)
 }
 
 /// The image in the folder of a recipe.

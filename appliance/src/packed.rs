@@ -1,0 +1,82 @@
+//! Decompressors whose memory and output are limited. What they read comes from a mirror;
+//! a signed index vouches for its digest, which says nothing about its size unpacked.
+
+use std::io::{self, BufRead, Read};
+
+use liblzma::stream::{CONCATENATED, Stream};
+
+/// Memory of the xz decoder. The format allows dictionaries of 4 GiB; the largest preset,
+/// `xz -9`, needs 65 MiB.
+const XZ_MEMORY_MAX_BYTES: u64 = 256 << 20;
+/// The base-2 logarithm of zstd's window: 128 MiB, which is what `zstd -d` accepts, too.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// An xz stream, or several, one behind the other.
+pub(crate) fn xz<R: BufRead>(input: R) -> io::Result<liblzma::bufread::XzDecoder<R>> {
+    let stream = Stream::new_stream_decoder(XZ_MEMORY_MAX_BYTES, CONCATENATED)?;
+    Ok(liblzma::bufread::XzDecoder::new_stream(input, stream))
+}
+
+/// A zstd stream.
+pub(crate) fn zstd<'a, R: BufRead>(input: R) -> io::Result<zstd::Decoder<'a, R>> {
+    let mut decoder = zstd::Decoder::with_buffer(input)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+    Ok(decoder)
+}
+
+/// Fails when more is read than a limit; [`Read::take`] would end silently.
+pub(crate) fn at_most<R: Read>(input: R, bytes: u64) -> AtMost<R> {
+    AtMost { input, limit: bytes, left: bytes }
+}
+
+/// A reader with a limit.
+#[derive(Debug)]
+pub(crate) struct AtMost<R> {
+    input: R,
+    limit: u64,
+    left: u64,
+}
+
+impl<R: Read> Read for AtMost<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+            let reason = format!("it is larger than {} MiB when unpacked", self.limit >> 20);
+            io::Error::new(io::ErrorKind::InvalidData, reason)
+        })?;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use liblzma::stream::{Check, Filters, LzmaOptions};
+
+    use super::*;
+
+    fn packed(dictionary: u32) -> Vec<u8> {
+        let mut options = LzmaOptions::new_preset(0).unwrap();
+        options.dict_size(dictionary);
+        let mut filters = Filters::new();
+        filters.lzma2(&options);
+        let stream = Stream::new_stream_encoder(&filters, Check::Crc32).unwrap();
+        let mut out = Vec::new();
+        liblzma::read::XzEncoder::new_stream(&b"text"[..], stream).read_to_end(&mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn memory_and_size_have_limits() {
+        let mut text = String::new();
+        xz(packed(64 << 20).as_slice()).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "text");
+        // The encoder itself would need ten times this memory; the decoder is asked for it
+        // by the header alone.
+        let error = xz(packed(300 << 20).as_slice()).unwrap().read(&mut [0; 8]).unwrap_err();
+        assert!(error.to_string().contains("memory"), "{error}");
+        let mut all = Vec::new();
+        at_most(&[1; 8][..], 8).read_to_end(&mut all).unwrap();
+        let error = at_most(&[1; 9][..], 8).read_to_end(&mut all).unwrap_err();
+        assert!(error.to_string().contains("larger than"), "{error}");
+    }
+}
