@@ -275,7 +275,14 @@ mod tests {
         let url = format!("base:\n  url: https://x.invalid/y\n  sha256: {}\n", "0".repeat(64));
         for (yaml, word) in [(recipe, "not built yet"), (url, "not downloaded yet")] {
             let base = layers::parse_config("vbuild.yaml", &yaml).unwrap().base.unwrap();
-            let found = find(&base, folder.path(), &settings, &ctx, Missing::Fail);
+            let found = find(
+                &base,
+                folder.path(),
+                &AllowedBacking::default(),
+                &settings,
+                &ctx,
+                Missing::Fail,
+            );
             let error = found.unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
