@@ -66,7 +66,8 @@ pub(super) fn find(
             if missing == Missing::Fail {
                 let there = base_image::fetched(&expected, &folder);
                 let path = there.ok_or_else(|| not_here("downloaded"))?;
-                return base_image::open(&path, None, &folder).map_err(failure);
+                return base_image::open(&path, None, &AllowedBacking::default(), &folder)
+                    .map_err(failure);
             }
             let certificates = pipeline::load_certificates(settings)?;
             let fetched = base_image::fetch(url, &expected, &folder, certificates.as_deref())
