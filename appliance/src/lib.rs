@@ -33,6 +33,8 @@ mod error;
 mod events;
 mod fetch;
 mod first_stage;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod http;
 mod image;
 mod index;

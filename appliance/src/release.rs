@@ -97,7 +97,12 @@ impl Release {
         Self::read(&text, suite, expiry, now)
     }
 
-    fn read(text: &str, suite: &str, expiry: Expiry, now: u64) -> Result<Self, ReleaseError> {
+    pub(crate) fn read(
+        text: &str,
+        suite: &str,
+        expiry: Expiry,
+        now: u64,
+    ) -> Result<Self, ReleaseError> {
         let wrong = |problem: String| ReleaseError::Content { suite: suite.to_owned(), problem };
         let fields = deb822::Reader::new(text.as_bytes())
             .next_paragraph()

@@ -10,6 +10,8 @@ mod block;
 mod console;
 mod failure;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod init;
 mod modules;
 mod mounts;

@@ -114,7 +114,7 @@ struct Tree {
 
 /// A module and what must be loaded before it, in this order.
 #[derive(Debug, PartialEq, Eq)]
-struct Listed {
+pub(crate) struct Listed {
     path: PathBuf,
     depends: Vec<String>,
 }
@@ -201,7 +201,7 @@ fn is_file_of(path: &str, name: &str) -> bool {
 
 /// Finds a module in `modules.dep`: lines of `path: path path`, what is needed
 /// first standing last.
-fn find_in_list(list: &str, name: &str) -> Option<Listed> {
+pub(crate) fn find_in_list(list: &str, name: &str) -> Option<Listed> {
     list.lines().find_map(|line| {
         let (path, depends) = line.split_once(':')?;
         if !is_file_of(path, name) {
@@ -242,7 +242,7 @@ fn depends_of(path: &Path) -> io::Result<Vec<String>> {
 
 /// Finds `depends=` in `.modinfo`, which is a table of zero-terminated strings;
 /// it is the only place where the word follows a zero byte.
-fn depends_in(image: &[u8]) -> Vec<String> {
+pub(crate) fn depends_in(image: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
     let Some(start) = image.windows(KEY.len()).position(|window| window == KEY) else {
         return Vec::new();

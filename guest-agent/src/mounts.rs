@@ -208,7 +208,7 @@ pub(crate) fn list() -> Result<Vec<MountEntry>, Failure> {
 }
 
 /// Parses a line of mountinfo; see proc(5).
-fn parse_line(line: &str) -> Option<MountEntry> {
+pub(crate) fn parse_line(line: &str) -> Option<MountEntry> {
     let (before, after) = line.split_once(" - ")?;
     let mut fields = before.split(' ').skip(2);
     let (device, root, target) = (fields.next()?, fields.next()?, fields.next()?);

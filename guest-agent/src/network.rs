@@ -39,6 +39,9 @@ use crate::failure::Doing;
 use crate::modules;
 use names::Names;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use resolver::read_query;
+
 /// The guest's address and the gateway that nobody has, as users of QEMU know them.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);

@@ -2,12 +2,11 @@
 //! every extended attribute as `SCHILY.xattr.NAME` (file capabilities and access
 //! control lists are such attributes).
 //!
-//! The `tar` crate encodes and decodes the header blocks. The records around
-//! them are read here, because attribute values are binary and may hold the
-//! newline at which that crate splits them.
+//! The crate `tar-stream` reads, as it does on the host; the `tar` crate encodes
+//! the header blocks of what is packed, and the records around them are written
+//! here, because attribute values are binary.
 
 mod pack;
-mod read;
 mod unpack;
 
 pub(crate) use pack::pack;

@@ -249,11 +249,9 @@ fn restore_directory(
     file: &StoredFile,
     cache: &Cache,
 ) -> Result<Option<PendingTree>, CommandError> {
-    let mut archive = Vec::new();
-    cache.session.get_blob(&file.object, &mut archive).map_err(store_error)?;
+    let mut archive = cache.session.open_blob(&file.object).map_err(store_error)?;
     let limits = output::UnpackLimits::default();
-    output::unpack_tree(&mut archive.as_slice(), path, limits, &output::Silent)
-        .map_err(pipeline::output_error)
+    output::unpack_tree(&mut archive, path, limits, &output::Silent).map_err(pipeline::output_error)
 }
 
 /// The places of a plan's files on the host, by their roles.

@@ -133,6 +133,22 @@ fn respond(
     response
 }
 
+/// A query and what is answered, for the fuzz target.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_query(query: &[u8]) {
+    let names = Names::default();
+    match parse(query) {
+        Some(Ok(question)) => {
+            assert!(question.end <= query.len() && question.name.len() <= NAME_MAX_BYTES);
+            let (code, address) = answer_here(&question, &names).unwrap_or((Code::NoError, None));
+            let response = respond(query, Some(&question), code, address);
+            assert!(response.starts_with(&query[..2]) && response[2] & 0x80 != 0);
+        }
+        Some(Err(code)) => assert_eq!(respond(query, None, code, None).len(), HEAD_BYTES),
+        None => {}
+    }
+}
+
 /// What can be said without the host; `None` when it must be asked.
 fn answer_here(question: &Question, names: &Names) -> Option<(Code, Option<Ipv4Addr>)> {
     match question.kind {

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -20,10 +20,9 @@ use nix::sys::stat::{
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
-use tar::EntryType;
+use tar_stream::{Archive, Entry, Kind};
 use wire::Failure;
 
-use super::read::{Member, Reader};
 use crate::beneath::{Place, Root, proc_path};
 use crate::failure::Doing;
 use crate::stream::{Stream, StreamReader};
@@ -46,10 +45,11 @@ pub(crate) fn unpack(stream: &Stream, root: &str, path: &str) -> Result<(), Fail
         parent: None,
         buffer: vec![0; COPY_BYTES],
     };
-    let mut reader = Reader::new(StreamReader::new(stream));
-    while let Some(member) = reader.next().doing(action)? {
-        unpacker.member(&member, &mut reader).doing(|| {
-            format!("unpack `{}` below `{path}`", String::from_utf8_lossy(&member.path))
+    let mut archive = Archive::new(StreamReader::new(stream));
+    while let Some(entry) = archive.next_entry().map_err(io::Error::from).doing(action)? {
+        unpacker.entry(&entry, &mut archive).doing(|| {
+            let shown = String::from_utf8_lossy(&entry.path.join(&b'/')).into_owned();
+            format!("unpack `{shown}` below `{path}`")
         })?;
     }
     unpacker.finish()
@@ -58,7 +58,7 @@ pub(crate) fn unpack(stream: &Stream, root: &str, path: &str) -> Result<(), Fail
 struct Unpacker {
     root: Root,
     /// Directories whose attributes are still to be set.
-    directories: Vec<(PathBuf, Member)>,
+    directories: Vec<(PathBuf, Entry)>,
     /// The directory of the member before, which mostly is that of the next, too.
     parent: Option<(PathBuf, OwnedFd)>,
     buffer: Vec<u8>,
@@ -68,25 +68,15 @@ fn refused(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what.into())
 }
 
-/// The path of a member below the directory; empty for the directory itself.
-fn relative(bytes: &[u8]) -> io::Result<PathBuf> {
-    let mut path = PathBuf::new();
-    for component in Path::new(OsStr::from_bytes(bytes)).components() {
-        match component {
-            Component::Normal(name) => path.push(name),
-            Component::CurDir | Component::RootDir => {}
-            Component::ParentDir | Component::Prefix(_) => {
-                return Err(refused("the path leads out of the directory"));
-            }
-        }
-    }
-    Ok(path)
+/// Components as a path below the directory; empty for the directory itself.
+fn relative(components: &[Vec<u8>]) -> PathBuf {
+    components.iter().map(|component| OsStr::from_bytes(component)).collect()
 }
 
 impl Unpacker {
-    fn member(&mut self, member: &Member, content: &mut impl Read) -> io::Result<()> {
-        let path = relative(&member.path)?;
-        if member.kind == EntryType::Directory {
+    fn entry(&mut self, member: &Entry, content: &mut impl Read) -> io::Result<()> {
+        let path = relative(&member.path);
+        if member.kind == Kind::Directory {
             self.directory(&path, member)?;
             return Ok(());
         }
@@ -133,52 +123,56 @@ impl Unpacker {
     }
 
     /// Makes a member that is no directory; content is only read once it is made.
-    fn make(&mut self, place: &Place, member: &Member, content: &mut impl Read) -> io::Result<()> {
+    fn make(&mut self, place: &Place, member: &Entry, content: &mut impl Read) -> io::Result<()> {
         let (directory, name) = (&place.directory, place.name.as_os_str());
         match member.kind {
-            EntryType::Regular | EntryType::Continuous => {
+            Kind::File => {
                 let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
                 let mode = Mode::from_bits_truncate(0o600);
                 let file = File::from(openat(directory, name, flags, mode)?);
-                self.copy(content, &file, member.size)?;
+                self.copy(content, &file, member)?;
                 return set_file(&file, place, member);
             }
-            EntryType::Link => {
-                let target = self.root.place(&relative(&member.link)?)?;
+            Kind::HardLink => {
+                let target = self.root.place(&relative(&member.hard_link))?;
                 let from = target.name.as_os_str();
                 linkat(&target.directory, from, directory, name, AtFlags::empty())?;
                 return Ok(());
             }
-            EntryType::Symlink => symlinkat(OsStr::from_bytes(&member.link), directory, name)?,
-            EntryType::Char | EntryType::Block | EntryType::Fifo => {
+            Kind::Symlink => symlinkat(OsStr::from_bytes(&member.link), directory, name)?,
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 let kind = match member.kind {
-                    EntryType::Char => SFlag::S_IFCHR,
-                    EntryType::Block => SFlag::S_IFBLK,
+                    Kind::CharDevice => SFlag::S_IFCHR,
+                    Kind::BlockDevice => SFlag::S_IFBLK,
                     _ => SFlag::S_IFIFO,
                 };
                 let (major, minor) = member.device;
                 let device = makedev(u64::from(major), u64::from(minor));
                 mknodat(directory, name, kind, Mode::from_bits_truncate(0o600), device)?;
             }
-            other => return Err(refused(format!("members of type {other:?} are not supported"))),
+            Kind::Directory => return Err(refused("a directory is no file")),
         }
         set_special(place, member)
     }
 
-    fn copy(&mut self, content: &mut impl Read, file: &File, size: u64) -> io::Result<()> {
-        let mut offset = 0;
-        while offset < size {
-            let room = usize::try_from(size - offset).unwrap_or(usize::MAX).min(COPY_BYTES);
-            let piece = &mut self.buffer[..room];
-            content.read_exact(piece)?;
-            write_sparse(file, piece, offset)?;
-            offset += room as u64;
+    fn copy(&mut self, content: &mut impl Read, file: &File, member: &Entry) -> io::Result<()> {
+        let whole = [(0, member.size)];
+        for (start, length) in member.extents.as_deref().unwrap_or(&whole) {
+            let (mut offset, end) = (*start, start + length);
+            while offset < end {
+                let room = usize::try_from(end - offset).unwrap_or(usize::MAX).min(COPY_BYTES);
+                let piece = &mut self.buffer[..room];
+                content.read_exact(piece)?;
+                write_sparse(file, piece, offset)?;
+                offset += room as u64;
+            }
         }
         // A hole at the end has no byte that would give the file its size.
-        if size >= HOLE_BYTES as u64 { file.set_len(size) } else { Ok(()) }
+        let has_holes = member.extents.is_some() || member.size >= HOLE_BYTES as u64;
+        if has_holes { file.set_len(member.size) } else { Ok(()) }
     }
 
-    fn directory(&mut self, path: &Path, member: &Member) -> io::Result<()> {
+    fn directory(&mut self, path: &Path, member: &Entry) -> io::Result<()> {
         if !path.as_os_str().is_empty() {
             let place = self.place(path)?;
             let (directory, name) = (&place.directory, place.name.as_os_str());
@@ -192,8 +186,7 @@ impl Unpacker {
                 other => other?,
             }
         }
-        let member =
-            Member { path: Vec::new(), link: Vec::new(), xattrs: member.xattrs.clone(), ..*member };
+        let member = Entry { path: Vec::new(), link: Vec::new(), ..member.clone() };
         self.directories.push((path.to_owned(), member));
         Ok(())
     }
@@ -235,15 +228,15 @@ fn write_sparse(file: &File, piece: &[u8], offset: u64) -> io::Result<()> {
     }
 }
 
-fn owner(member: &Member) -> (Option<Uid>, Option<Gid>) {
+fn owner(member: &Entry) -> (Option<Uid>, Option<Gid>) {
     (Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))
 }
 
-fn time(member: &Member) -> TimeSpec {
-    TimeSpec::new(member.time.0, member.time.1)
+fn time(member: &Entry) -> TimeSpec {
+    TimeSpec::new(member.mtime.0, member.mtime.1.into())
 }
 
-fn set_file(file: &File, place: &Place, member: &Member) -> io::Result<()> {
+fn set_file(file: &File, place: &Place, member: &Entry) -> io::Result<()> {
     let path = match member.xattrs.is_empty() {
         true => CString::default(),
         false => place.proc_path()?,
@@ -251,7 +244,7 @@ fn set_file(file: &File, place: &Place, member: &Member) -> io::Result<()> {
     set_attributes(file, &path, member)
 }
 
-fn set_attributes(fd: &impl std::os::fd::AsFd, path: &CString, member: &Member) -> io::Result<()> {
+fn set_attributes(fd: &impl std::os::fd::AsFd, path: &CString, member: &Entry) -> io::Result<()> {
     let (uid, gid) = owner(member);
     fchown(fd, uid, gid)?;
     // Mode and capabilities after the owner, whose change clears them.
@@ -260,7 +253,7 @@ fn set_attributes(fd: &impl std::os::fd::AsFd, path: &CString, member: &Member) 
     Ok(futimens(fd, &time(member), &time(member))?)
 }
 
-fn set_xattrs(path: &CString, member: &Member) -> io::Result<()> {
+fn set_xattrs(path: &CString, member: &Entry) -> io::Result<()> {
     for (name, value) in &member.xattrs {
         let name = CString::new(name.clone())?;
         sys::set_xattr(path, &name, value)?;
@@ -269,11 +262,11 @@ fn set_xattrs(path: &CString, member: &Member) -> io::Result<()> {
 }
 
 /// Sets the attributes of what cannot be opened.
-fn set_special(place: &Place, member: &Member) -> io::Result<()> {
+fn set_special(place: &Place, member: &Entry) -> io::Result<()> {
     let (directory, name) = (&place.directory, place.name.as_os_str());
     let (uid, gid) = owner(member);
     fchownat(directory, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    if member.kind != EntryType::Symlink {
+    if member.kind != Kind::Symlink {
         let mode = Mode::from_bits_truncate(member.mode);
         fchmodat(directory, name, mode, FchmodatFlags::FollowSymlink)?;
     }
@@ -286,14 +279,6 @@ fn set_special(place: &Place, member: &Member) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
-
-    #[test]
-    fn members_cannot_lead_out() {
-        assert_eq!(relative(b"./a//b/").unwrap(), Path::new("a/b"));
-        assert_eq!(relative(b"/etc/x").unwrap(), Path::new("etc/x"));
-        assert_eq!(relative(b"./").unwrap(), Path::new(""));
-        assert!(relative(b"a/../../x").is_err());
-    }
 
     #[test]
     fn zeros_become_holes_and_read_the_same() {

@@ -1,6 +1,9 @@
 //! Frames over `Read` and `Write`, and with the feature `tokio` over async streams.
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    ops::RangeInclusive,
+};
 
 use crate::{Channel, DATA_MAX_BYTES, HEADER_MAX_BYTES};
 
@@ -15,7 +18,7 @@ pub enum FrameKind {
     Request = 1,
     /// Answers on a stream; JSON.
     Reply = 2,
-    /// Raw bytes on a channel.
+    /// Raw bytes on a channel: at least one.
     Data = 3,
     /// No more data on a channel.
     End = 4,
@@ -30,14 +33,15 @@ impl FrameKind {
             .find(|kind| *kind as u8 == number)
     }
 
-    /// The largest payload of a frame of this kind, in bytes.
+    /// How long the payload of a frame of this kind may be, in bytes. A data frame
+    /// is never empty: it would take a place in queues and no credit.
     #[must_use]
-    pub fn max_bytes(self) -> usize {
+    pub fn lengths(self) -> RangeInclusive<usize> {
         match self {
-            Self::Request | Self::Reply => HEADER_MAX_BYTES,
-            Self::Data => DATA_MAX_BYTES,
-            Self::End => 0,
-            Self::Credit => 4,
+            Self::Request | Self::Reply => 0..=HEADER_MAX_BYTES,
+            Self::Data => 1..=DATA_MAX_BYTES,
+            Self::End => 0..=0,
+            Self::Credit => 4..=4,
         }
     }
 }
@@ -95,8 +99,7 @@ impl Prefix {
         if (z0, z1) != (0, 0) || stream == 0 {
             return Err(broken("bad reserved field or stream"));
         }
-        let exact = matches!(kind, FrameKind::Credit) && length != 4;
-        if length > kind.max_bytes() || exact {
+        if !kind.lengths().contains(&length) {
             return Err(broken("payload length outside its limit"));
         }
         Ok(Self { length, kind, channel, stream })
@@ -104,7 +107,8 @@ impl Prefix {
 }
 
 impl Frame {
-    /// A data frame. The caller splits at [`DATA_MAX_BYTES`].
+    /// A data frame. The caller splits at [`DATA_MAX_BYTES`] and sends nothing for
+    /// no bytes.
     #[must_use]
     pub fn data(stream: u32, channel: Channel, payload: Vec<u8>) -> Self {
         Self { stream, kind: FrameKind::Data, channel, payload }
@@ -192,12 +196,12 @@ impl Frame {
     /// The prefix of the frame as bytes; the payload follows it.
     ///
     /// # Errors
-    /// When the payload is over its limit.
+    /// When the payload is outside its limits.
     pub fn prefix(&self) -> Result<[u8; PREFIX_BYTES], FrameError> {
         let length = u32::try_from(self.payload.len())
             .ok()
-            .filter(|_| self.payload.len() <= self.kind.max_bytes())
-            .ok_or_else(|| FrameError::Protocol("frame too large".into()))?;
+            .filter(|_| self.kind.lengths().contains(&self.payload.len()))
+            .ok_or_else(|| FrameError::Protocol("payload length outside its limit".into()))?;
         let mut prefix = [0; PREFIX_BYTES];
         prefix[..4].copy_from_slice(&length.to_le_bytes());
         prefix[4] = self.kind as u8;

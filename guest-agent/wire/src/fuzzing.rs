@@ -1,9 +1,41 @@
-//! Bodies for fuzzing, for `fuzz/` and for this crate's property tests. None may panic,
-//! loop, or take more memory than the limits allow, whatever the bytes are.
+//! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests. None
+//! may panic, loop, or take more memory than the limits allow, whatever the bytes are.
 
 use std::fmt::Debug;
 
-use crate::egress::{FRAME_MAX_BYTES, Message, Reply, Request};
+use crate::{
+    Frame,
+    egress::{FRAME_MAX_BYTES, Message, Reply, Request},
+};
+
+/// Bytes as a connection would bring them: reading never takes more memory than the
+/// limits allow, and what is understood is written back as the same bytes and the same
+/// message.
+///
+/// # Panics
+/// When that does not hold.
+pub fn frames(bytes: &[u8]) {
+    let mut rest = bytes;
+    loop {
+        let before = rest;
+        let Ok(Some(frame)) = Frame::read_from(&mut rest) else { break };
+        assert!(frame.kind.lengths().contains(&frame.payload.len()));
+        let written = frame.to_bytes().expect("what was read can be written");
+        assert_eq!(written, before[..before.len() - rest.len()]);
+        // Fields that were left out are written, and may take a header over its limit.
+        if let Ok(request) = frame.as_request()
+            && let Ok(again) = Frame::request(frame.stream, &request)
+        {
+            assert_eq!(again.as_request().expect("the same request"), request);
+        }
+        if let Ok(reply) = frame.as_reply()
+            && let Ok(again) = Frame::reply(frame.stream, &reply)
+        {
+            assert_eq!(again.as_reply().expect("the same reply"), reply);
+        }
+        let _ = frame.as_credit();
+    }
+}
 
 /// Bytes as a stream to the egress port brings them, in either direction: what is
 /// understood is written and read again as the same message.
@@ -19,5 +51,26 @@ fn messages<T: Message + PartialEq + Debug>(bytes: &[u8]) {
         let Ok(frame) = message.to_frame() else { continue };
         assert!(frame.len() <= FRAME_MAX_BYTES + 4);
         assert_eq!(T::read_from(&mut &frame[..]).expect("the same message"), message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn streams_of_frames(
+            frames in prop::collection::vec((1_u8..7, 0_u8..4, 0_u8..3, "\\PC{0,40}"), 0..6),
+        ) {
+            let mut bytes = Vec::new();
+            for (kind, channel, stream, text) in frames {
+                let length = u32::try_from(text.len()).unwrap_or_default();
+                bytes.extend(length.to_le_bytes());
+                bytes.extend([kind, channel, 0, 0, stream, 0, 0, 0]);
+                bytes.extend(text.bytes());
+            }
+            super::frames(&bytes);
+        }
     }
 }

@@ -11,7 +11,7 @@
 //! prefix  = u32 LE payload length | u8 kind | u8 channel | u16 LE zero | u32 LE stream
 //! kind    = 1 request (JSON)  host -> agent, opens the stream
 //!           2 reply   (JSON)  agent -> host; the last one has `Reply::is_final`
-//!           3 data    (raw)   either way, on a channel, within the credit
+//!           3 data    (raw)   either way, on a channel, within the credit; never empty
 //!           4 end     (empty) no more data on this channel in this direction
 //!           5 credit  (u32 LE) the receiver of a channel allows so many more bytes
 //! ```
@@ -26,6 +26,7 @@
 
 pub mod egress;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod message;
 

@@ -493,5 +493,27 @@ fn nodes(
     nodes
 }
 
+/// What a disk says of itself, for the fuzz target.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_reports(text: &str) {
+    let candidates: Vec<Candidate> = text
+        .split("\n\n")
+        .enumerate()
+        .map(|(index, report)| Candidate {
+            node: format!("disk-part{index}"),
+            device: format!("/dev/vda{index}"),
+            number: u32::try_from(index).ok(),
+            tags: parse_export(report),
+        })
+        .collect();
+    for line in parse_fstab(text) {
+        assert!(line.place.starts_with('/') && !line.place.split('/').any(|part| part == ".."));
+        let _ = resolve(&line, &candidates);
+    }
+    for (one, other) in pairs(text) {
+        assert!(!one.is_empty() && !one.starts_with('-') && !other.is_empty());
+    }
+}
+
 #[cfg(test)]
 mod tests;

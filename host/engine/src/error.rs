@@ -71,6 +71,16 @@ pub enum EngineError {
     /// The recipe itself is at fault in a way that shows only while it runs.
     #[error("{0}")]
     Recipe(String),
+    /// A tree that no image can be sized after.
+    #[error(
+        "the guest says that the image's tree takes {tree_kib} KiB, and an image is sized after \
+         {} KiB at most; give the size instead",
+        crate::steps::TREE_MAX_KIB
+    )]
+    ImageSize {
+        /// What the guest says, in KiB.
+        tree_kib: u64,
+    },
     /// A partition table that cannot be made.
     #[error(transparent)]
     Table(#[from] TableError),

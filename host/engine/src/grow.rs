@@ -161,6 +161,14 @@ fn parse(report: &[u8]) -> Result<Table, EngineError> {
         .map_err(|error| EngineError::Recipe(format!("sfdisk's report cannot be read: {error}")))
 }
 
+/// sfdisk's report, for the fuzz target.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_report(bytes: &[u8]) {
+    if let Ok(table) = parse(bytes) {
+        let _ = extended(&table, "/dev/vda");
+    }
+}
+
 /// The number of the extended partition.
 fn extended(table: &Table, device: &str) -> Option<u32> {
     let entry =

@@ -13,6 +13,10 @@ use crate::{
 
 /// The image's size is a multiple of this, as diskimage-builder rounds it.
 const SIZE_UNIT_KIB: u64 = 64;
+/// The largest tree that an image is sized after, in KiB: 16 TiB, the largest file
+/// of ext4 with blocks of 4 KiB, so no image of a larger tree could be written
+/// beside most builds.
+pub(crate) const TREE_MAX_KIB: u64 = 16 << 30;
 
 /// A path of the tools root as root directory and path below it: inside the
 /// image its own root, so that absolute links of the image stay in the image.
@@ -217,19 +221,24 @@ pub(crate) async fn image_size(
             _ => 0,
         }
     };
-    let kib = size_kib(size, tree_kib);
+    let kib = size_kib(size, tree_kib).ok_or(EngineError::ImageSize { tree_kib })?;
     state.facts.insert(size.fact.clone(), kib.to_string());
     Ok(())
 }
 
-fn size_kib(size: &ImageSize, tree_kib: u64) -> u64 {
+/// The size of the image in KiB; `None` when the guest's number is beyond
+/// [`TREE_MAX_KIB`] or the sum beyond what a number holds.
+fn size_kib(size: &ImageSize, tree_kib: u64) -> Option<u64> {
+    if tree_kib > TREE_MAX_KIB {
+        return None;
+    }
     let base = match (size.explicit_kib, size.extra_kib) {
         (Some(explicit), _) => explicit,
-        (None, Some(extra)) => tree_kib + extra + size.journal_kib,
+        (None, Some(extra)) => tree_kib.checked_add(extra)?.checked_add(size.journal_kib)?,
         // Divided by 0.6, in whole numbers.
-        (None, None) => tree_kib * 10 / 6 + size.journal_kib,
+        (None, None) => (tree_kib.checked_mul(10)? / 6).checked_add(size.journal_kib)?,
     };
-    (base + size.fixed_kib).div_ceil(SIZE_UNIT_KIB) * SIZE_UNIT_KIB
+    base.checked_add(size.fixed_kib)?.checked_next_multiple_of(SIZE_UNIT_KIB)
 }
 
 /// Copies what is in a directory, with everything that cp can keep.
@@ -328,9 +337,21 @@ mod tests {
 
     #[test]
     fn sizes_follow_the_formula() {
-        assert_eq!(size_kib(&size(None, None, 0), 600_000), 1_065_536);
-        assert_eq!(size_kib(&size(None, Some(204_800), 0), 600_000), 870_336);
-        assert_eq!(size_kib(&size(Some(1_000_000), None, 537_600), 9), 1_537_600);
-        assert_eq!(size_kib(&size(Some(65), None, 0), 9), 128);
+        assert_eq!(size_kib(&size(None, None, 0), 600_000), Some(1_065_536));
+        assert_eq!(size_kib(&size(None, Some(204_800), 0), 600_000), Some(870_336));
+        assert_eq!(size_kib(&size(Some(1_000_000), None, 537_600), 9), Some(1_537_600));
+        assert_eq!(size_kib(&size(Some(65), None, 0), 9), Some(128));
+    }
+
+    #[test]
+    fn no_number_of_the_guest_overflows_the_size() {
+        for tree_kib in [TREE_MAX_KIB + 1, u64::MAX / 10 + 1, u64::MAX - 1, u64::MAX] {
+            assert_eq!(size_kib(&size(None, None, 0), tree_kib), None);
+            assert_eq!(size_kib(&size(None, Some(1), 0), tree_kib), None);
+        }
+        assert!(size_kib(&size(None, None, 0), TREE_MAX_KIB).is_some());
+        assert_eq!(size_kib(&size(Some(u64::MAX - 9), None, 0), 0), None);
+        assert_eq!(size_kib(&size(None, Some(u64::MAX - 9), 0), 9), None);
+        assert_eq!(size_kib(&size(Some(9), None, u64::MAX - 9), 0), None);
     }
 }

@@ -288,6 +288,17 @@ impl Channel {
     }
 }
 
+/// A message as either side may get it, for the fuzz target.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<ToVmm>(bytes);
+    if let Ok(FromVmm::Ended { reason }) = serde_json::from_slice(bytes) {
+        let _ = HaltReason::from(reason);
+    }
+    let _ = serde_json::from_slice::<AskConnect>(bytes);
+    let _ = serde_json::from_slice::<Decision>(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs::File, io::Read, os::fd::AsFd};

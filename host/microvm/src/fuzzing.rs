@@ -1,6 +1,8 @@
-//! The bodies of the fuzz targets, for `fuzz/` and for this crate's own tests.
+//! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests.
 //! None may panic, loop or touch memory outside of the guest's, whatever the bytes
 //! are; sanitizers and the property tests see to it.
+
+use crate::devices;
 
 /// A ring of the block device and the memory behind it.
 pub fn block_request(bytes: &[u8]) {
@@ -10,6 +12,23 @@ pub fn block_request(bytes: &[u8]) {
 /// The rings of the vsock device and the packets in them.
 pub fn vsock_packet(bytes: &[u8]) {
     crate::devices::vsock::fuzz::run(bytes);
+}
+
+/// The rings of the devices, in memory that another thread changes meanwhile: what is
+/// read twice is not the same. The first byte chooses the device.
+pub fn racing_memory(bytes: &[u8]) {
+    let Some((device, bytes)) = bytes.split_first() else { return };
+    match device % 4 {
+        0 => devices::block::fuzz::run_beside_a_writer(bytes),
+        1 => devices::vsock::fuzz::run_beside_a_writer(bytes),
+        2 => devices::rng::fuzz(bytes),
+        _ => devices::balloon::fuzz(bytes),
+    }
+}
+
+/// What the processes of a machine say to each other.
+pub fn control_message(bytes: &[u8]) {
+    crate::control::fuzz(bytes);
 }
 
 /// Reads and writes of a device's registers, in any order.
@@ -22,9 +41,12 @@ pub fn kernel_header(bytes: &[u8]) {
     crate::boot::fuzz::run(bytes);
 }
 
-/// Guest memory and rings from bytes: what the block and vsock targets share.
+/// Guest memory and rings from bytes: what the targets of devices share.
 pub(crate) mod rings {
-    use std::sync::Arc;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
 
     use virtio_queue::{Queue, QueueT};
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -48,6 +70,36 @@ pub(crate) mod rings {
         let (head, rest) = bytes.split_at(len.min(bytes.len()));
         *bytes = rest;
         head
+    }
+
+    /// Works while another thread writes into the guest's memory, over and over, what
+    /// the bytes say: two for a place, two for a value.
+    pub(crate) fn beside_a_writer(memory: &GuestMemoryMmap, bytes: &[u8], work: impl FnOnce()) {
+        /// Ends the writer also when the work panics.
+        struct Done<'a>(&'a AtomicBool);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let (writes, done) = (bytes.as_chunks::<4>().0, AtomicBool::new(writes_nothing(bytes)));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for [low, high, value @ ..] in writes {
+                        // All rings lie in the first 64 KiB.
+                        let at = GuestAddress(u64::from(u16::from_le_bytes([*low, *high])));
+                        let _ = memory.write_slice(value, at);
+                    }
+                }
+            });
+            let _done = Done(&done);
+            work();
+        });
+    }
+
+    fn writes_nothing(bytes: &[u8]) -> bool {
+        bytes.len() < 4
     }
 
     /// Rings whose tables are the first bytes, and memory that is the rest.
@@ -110,6 +162,18 @@ mod tests {
         #[test]
         fn vsock_packets(bytes in bytes(4096)) {
             super::vsock_packet(&bytes);
+        }
+
+        #[test]
+        fn memory_that_changes(bytes in bytes(2048)) {
+            super::racing_memory(&bytes);
+        }
+
+        #[test]
+        fn control_messages(
+            text in "(\\{|\\}|\"start\":|\"connect\":|\"port\":|\"answer\":|\"id\":|\"error\":|\"ended\":|\"lost\"|null|[0-9]{1,20}|,|\"[a-z]{0,9}\"){0,20}",
+        ) {
+            super::control_message(text.as_bytes());
         }
 
         #[test]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tar_stream::TarError;
+
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
@@ -109,6 +111,15 @@ pub enum OutputError {
     /// The caller asked to stop.
     #[error("stopped on request")]
     Cancelled,
+}
+
+impl From<TarError> for OutputError {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Read(source) => Self::ReadTree(source),
+            TarError::Bad { entry, path, reason } => Self::BadTree { entry, path, reason },
+        }
+    }
 }
 
 impl OutputError {

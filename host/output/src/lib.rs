@@ -14,13 +14,14 @@
 //!
 //! Calls block and use threads; asynchronous callers put them on one.
 
-mod archive;
 mod atomic;
 mod checksum;
 mod commit;
 mod error;
 mod format;
 mod formats;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod pool;
 mod progress;
 mod restore;

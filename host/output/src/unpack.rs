@@ -7,7 +7,6 @@
 //! move into the existing one.
 
 use std::{
-    collections::HashSet,
     ffi::OsStr,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read},
@@ -18,18 +17,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tar_stream::{Archive, Entry, Kind, TRAILING_MAX_BYTES};
+
 use crate::{
     OutputError, Progress, Result,
-    archive::{Archive, Entry, Kind},
     atomic::{directory_of, sync_directory, temporary_name, temporary_prefix},
 };
 
 /// What a guest may leave at most.
 #[derive(Debug, Clone, Copy)]
 pub struct UnpackLimits {
-    /// Bytes of all files together.
+    /// Bytes of all files together, holes included.
     pub bytes: u64,
-    /// Members of the archive.
+    /// Members of the archive, and directories that only their paths name.
     pub entries: u64,
 }
 
@@ -51,6 +51,19 @@ pub struct PendingTree {
     _lock: File,
 }
 
+/// Memory for symbolic links, which are made last, in bytes: as many as members
+/// are allowed by default, with 300 bytes of path and target each.
+const LINKS_MAX_BYTES: usize = 32 << 20;
+
+/// What a member takes of the stream beside its data, in bytes: its header, the
+/// padding, and records with a path and some attributes. The stream is held to so much
+/// for each member, as it is copied to where the results of builds are kept.
+const ENTRY_OVERHEAD_BYTES: u64 = 16 << 10;
+
+/// What a link takes beside its bytes: two vectors and their place in a list that
+/// grows by doubling.
+const LINK_BYTES: usize = 128;
+
 /// Bytes copied at once.
 const COPY_BYTES: usize = 256 << 10;
 
@@ -67,12 +80,16 @@ pub fn unpack_tree(
     progress: &dyn Progress,
 ) -> Result<Option<PendingTree>> {
     let mut tree = PendingTree::create(destination)?;
-    let mut archive = Archive::new(tar);
+    let allowed = limits.entries.saturating_mul(ENTRY_OVERHEAD_BYTES);
+    let mut tar = tar.take(limits.bytes.saturating_add(allowed).saturating_add(TRAILING_MAX_BYTES));
+    let mut archive = Archive::new(&mut tar as &mut dyn Read);
     let mut unpacker = Unpacker {
         root: tree.staging.clone(),
+        limits,
         bytes_left: limits.bytes,
-        files: HashSet::new(),
+        entries_left: limits.entries,
         links: Vec::new(),
+        links_left: LINKS_MAX_BYTES,
     };
     while let Some(entry) = archive.next_entry()? {
         if progress.cancelled() {
@@ -82,10 +99,6 @@ pub fn unpack_tree(
             continue;
         }
         tree.entries += 1;
-        if tree.entries > limits.entries {
-            let reason = format!("more than {} members", limits.entries);
-            return Err(archive.bad(&entry.path.join(&b'/'), reason));
-        }
         unpacker.unpack(&mut archive, entry)?;
     }
     unpacker.make_links()?;
@@ -182,21 +195,23 @@ fn merge(from: &Path, to: &Path) -> Result<()> {
 
 struct Unpacker {
     root: PathBuf,
+    limits: UnpackLimits,
     bytes_left: u64,
-    /// Regular files so far: what hard links may point at.
-    files: HashSet<PathBuf>,
+    entries_left: u64,
     /// Symbolic links, made when nothing more is written: path and target.
     links: Vec<(PathBuf, Vec<u8>)>,
+    /// Bytes of memory that more of them may take.
+    links_left: usize,
 }
 
 impl Unpacker {
     fn unpack(&mut self, archive: &mut Archive<&mut dyn Read>, entry: Entry) -> Result<()> {
         let shown = entry.path.join(&b'/');
         let path = self.place(&entry.path);
+        self.count(1).map_err(|reason| archive.bad(&shown, reason))?;
         let make_error = |e| OutputError::io("create", &path, e);
-        if let Some(parent) = path.parent() {
-            rooted::make_user_directories(parent).map_err(make_error)?;
-        }
+        let made = make_parents(&path).map_err(make_error)?;
+        self.count(made).map_err(|reason| archive.bad(&shown, reason))?;
         match entry.kind {
             Kind::Directory => {
                 let mode = entry.mode & 0o777 | 0o700;
@@ -207,31 +222,41 @@ impl Unpacker {
                         .map_err(make_error),
                 }
             }
-            Kind::File => {
-                self.file(archive, &entry, &path)?;
-                self.files.insert(path);
-                Ok(())
-            }
+            Kind::File => self.file(archive, &entry, &path),
             Kind::HardLink => {
                 let target = self.place(&entry.hard_link);
-                if !self.files.contains(&target) {
-                    return Err(archive.bad(&shown, "a hard link to no file before it"));
+                // Nothing below the root is a symbolic link yet.
+                if !fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file()) {
+                    return Err(archive.bad(&shown, "a hard link to no file before it").into());
                 }
-                fs::hard_link(&target, &path).map_err(make_error)?;
-                self.files.insert(path);
-                Ok(())
+                fs::hard_link(&target, &path).map_err(make_error)
             }
             Kind::Symlink => {
                 if !stays_inside(&entry) {
-                    return Err(archive.bad(&shown, "a symbolic link that leads out of the tree"));
+                    let reason = "a symbolic link that leads out of the tree";
+                    return Err(archive.bad(&shown, reason).into());
                 }
+                let bytes = path.as_os_str().len() + entry.link.len() + LINK_BYTES;
+                let Some(left) = self.links_left.checked_sub(bytes) else {
+                    return Err(archive.bad(&shown, "more symbolic links than are kept").into());
+                };
+                self.links_left = left;
                 self.links.push((path, entry.link));
                 Ok(())
             }
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
-                Err(archive.bad(&shown, "a device or pipe, which has no place on the host"))
+                let reason = "a device or pipe, which has no place on the host";
+                Err(archive.bad(&shown, reason).into())
             }
         }
+    }
+
+    /// Counts files and directories that are made.
+    fn count(&mut self, made: u64) -> Result<(), String> {
+        let left = self.entries_left.checked_sub(made);
+        self.entries_left =
+            left.ok_or_else(|| format!("more than {} members", self.limits.entries))?;
+        Ok(())
     }
 
     fn place(&self, components: &[Vec<u8>]) -> PathBuf {
@@ -246,10 +271,10 @@ impl Unpacker {
         entry: &Entry,
         path: &Path,
     ) -> Result<()> {
-        let stored = archive.data_left();
-        let Some(left) = self.bytes_left.checked_sub(stored) else {
+        // With the holes: who copies the directory may not keep them.
+        let Some(left) = self.bytes_left.checked_sub(entry.size) else {
             let reason = "the files are larger than the limit for all of them together";
-            return Err(archive.bad(&entry.path.join(&b'/'), reason));
+            return Err(archive.bad(&entry.path.join(&b'/'), reason).into());
         };
         self.bytes_left = left;
         let fail = |e| OutputError::io("write", path, e);
@@ -283,6 +308,25 @@ impl Unpacker {
                 .map_err(|e| OutputError::io("create", path, e))?;
         }
         Ok(())
+    }
+}
+
+/// Makes the directories above a path that are missing; how many.
+fn make_parents(path: &Path) -> io::Result<u64> {
+    let Some(parent) = path.parent() else { return Ok(0) };
+    let make = || {
+        DirBuilder::new().create(parent)?;
+        rooted::allow_user_mode_at(parent, 0o777)
+    };
+    match make() {
+        Ok(()) => Ok(1),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && parent.is_dir() => Ok(0),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let made = make_parents(parent)?;
+            make()?;
+            Ok(made + 1)
+        }
+        Err(e) => Err(e),
     }
 }
 

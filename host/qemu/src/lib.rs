@@ -25,6 +25,8 @@ mod argv;
 pub mod boot;
 mod child;
 mod console;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod halt;
 mod process;
 mod program;

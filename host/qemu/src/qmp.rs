@@ -27,7 +27,7 @@ use tokio::{
 
 /// The longest line taken from QEMU. The longest answer to a command used here
 /// is some kilobytes; the greeting and events are hundreds of bytes.
-const LINE_MAX_BYTES: usize = 1 << 20;
+pub(crate) const LINE_MAX_BYTES: usize = 1 << 20;
 /// The pipe between filter and crate.
 const PIPE_BYTES: usize = 64 * 1024;
 /// How long QEMU may take to greet. It answers after loading its libraries and
@@ -156,7 +156,7 @@ impl Qmp {
 }
 
 /// Reads lines from QEMU, keeps events, passes the rest on.
-async fn filter(
+pub(crate) async fn filter(
     mut from_qemu: impl AsyncBufRead + Unpin,
     mut to_qapi: DuplexStream,
     mut observer: impl FnMut(Notice),

@@ -28,13 +28,25 @@ const PARTS_IN_FLIGHT: usize = 2;
 /// The answer of a backend, later.
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
 
+/// What came of getting a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Got {
+    /// There is none.
+    Missing,
+    /// All of it, so many bytes.
+    Whole(u64),
+    /// It has more bytes than were allowed; what was read of it is of no use.
+    Larger,
+}
+
 /// Files in a place, by name.
 pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
     /// Whether there is one.
     fn exists<'a>(&'a self, name: &'a str) -> Later<'a, bool>;
 
-    /// Reads one into a file; gives its size, or `None` when there is none.
-    fn get<'a>(&'a self, name: &'a str, to: &'a mut File) -> Later<'a, Option<u64>>;
+    /// Reads one into a file, which holds one byte more than `max_bytes` at most:
+    /// whoever can write to the place decides how large its files are.
+    fn get<'a>(&'a self, name: &'a str, to: &'a mut File, max_bytes: u64) -> Later<'a, Got>;
 
     /// Writes one, whole or not at all.
     fn put<'a>(&'a self, name: &'a str, from: &'a mut File, bytes: u64) -> Later<'a, ()>;
@@ -119,21 +131,29 @@ impl Backend for Objects {
         })
     }
 
-    fn get<'a>(&'a self, name: &'a str, to: &'a mut File) -> Later<'a, Option<u64>> {
+    fn get<'a>(&'a self, name: &'a str, to: &'a mut File, max_bytes: u64) -> Later<'a, Got> {
         Box::pin(async move {
             let found = match self.store.get(&Path::from(name)).await {
                 Ok(found) => found,
-                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(object_store::Error::NotFound { .. }) => return Ok(Got::Missing),
                 Err(error) => return Err(error.into()),
             };
+            // What it says of itself saves the transfer; the count below holds it
+            // to that.
+            if found.meta.size > max_bytes {
+                return Ok(Got::Larger);
+            }
             let mut stream = found.into_stream();
             let mut bytes = 0;
             while let Some(part) = stream.next().await {
                 let part = part?;
-                to.write_all(&part)?;
                 bytes += part.len() as u64;
+                if bytes > max_bytes {
+                    return Ok(Got::Larger);
+                }
+                to.write_all(&part)?;
             }
-            Ok(Some(bytes))
+            Ok(Got::Whole(bytes))
         })
     }
 

@@ -52,6 +52,15 @@ pub enum RemoteError {
         #[source]
         source: io::Error,
     },
+    /// A record that no reader would take.
+    #[error(
+        "what is known about the stage takes {bytes} bytes, more than the {} that are read",
+        crate::RECORD_MAX_BYTES
+    )]
+    RecordTooLarge {
+        /// Its size as JSON, in bytes.
+        bytes: usize,
+    },
     /// A record that cannot be written down.
     #[error("cannot encode what is known about a stage")]
     Encode {

@@ -39,7 +39,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use backend::Backend;
+use backend::{Backend, Got};
 pub use error::{Failure, RemoteError};
 pub use place::{Options, Place};
 pub use signature::{SECRET_MIN_BYTES, Secret};
@@ -47,8 +47,12 @@ use store::{Digest, Origin, Printable, RecordKind, Session, StageRecord};
 
 /// The version of the layout above.
 const LAYOUT: &str = "v1";
-/// A record lists some layers and facts; the store's own limit is the same.
-const RECORD_MAX_BYTES: u64 = 64 << 20;
+/// The largest record that is read or written, in bytes. It lists inputs (a hundred
+/// bytes each), layers and facts, without the log and the connections that the store
+/// keeps beside them; as JSON of the worst kind it takes sixteen times as much memory.
+const RECORD_MAX_BYTES: u64 = 8 << 20;
+/// The largest log of a stage, in bytes: twice what the engine keeps of one.
+const LOG_MAX_BYTES: u64 = 16 << 20;
 
 /// A shared cache.
 #[derive(Debug)]
@@ -128,12 +132,12 @@ impl Remote {
         };
         let Some(record) = parse(content, there) else { return Ok(None) };
         let mut moved = Moved { stages: 1, ..Moved::default() };
-        for digest in record.objects() {
+        for (digest, max_bytes) in objects(&record) {
             // What is there, and whole, need not come again.
             if self.has_locally(&digest, session).await? {
                 continue;
             }
-            moved.bytes += self.fetch_object(&digest, session).await?;
+            moved.bytes += self.fetch_object(&digest, max_bytes, session).await?;
             moved.objects += 1;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -171,17 +175,27 @@ impl Remote {
     async fn fetch_object(
         &self,
         digest: &Digest,
+        max_bytes: u64,
         session: &Arc<Session>,
     ) -> Result<u64, RemoteError> {
         let path = object_path(digest);
         let mut file = temporary()?;
         let failed = |source| RemoteError::transfer("get", &self.place, &path, source);
-        let bytes = self.backend.get(&path, &mut file).await.map_err(failed)?;
-        let bytes = bytes.ok_or_else(|| RemoteError::Damaged {
+        let damaged = |reason: String| RemoteError::Damaged {
             place: self.place.to_string(),
             what: path.clone(),
-            reason: "it is named by a stage, and is not there".into(),
-        })?;
+            reason,
+        };
+        let bytes = match self.backend.get(&path, &mut file, max_bytes).await.map_err(failed)? {
+            Got::Whole(bytes) => bytes,
+            Got::Missing => {
+                return Err(damaged("it is named by a stage, and is not there".into()));
+            }
+            Got::Larger => {
+                let reason = format!("it has more than the {max_bytes} bytes that its disk allows");
+                return Err(damaged(reason));
+            }
+        };
         let (session, wanted) = (Arc::clone(session), *digest);
         let found = blocking(move || {
             file.seek(SeekFrom::Start(0)).map_err(store::StoreError::Source)?;
@@ -191,11 +205,7 @@ impl Remote {
         if found == wanted {
             return Ok(bytes);
         }
-        Err(RemoteError::Damaged {
-            place: self.place.to_string(),
-            what: path,
-            reason: format!("its digest is {found}"),
-        })
+        Err(damaged(format!("its digest is {found}")))
     }
 
     /// Puts the result of a stage there under the key that it has there, with all that it
@@ -234,6 +244,9 @@ impl Remote {
             moved.bytes += bytes;
         }
         let json = serde_json::to_vec(&record).map_err(|source| RemoteError::Encode { source })?;
+        if json.len() as u64 > RECORD_MAX_BYTES {
+            return Err(RemoteError::RecordTooLarge { bytes: json.len() });
+        }
         let json = match &self.secret {
             Some(secret) => secret.seal(&json),
             None => json,
@@ -264,11 +277,15 @@ impl Remote {
     async fn get_small(&self, path: &str) -> Result<Option<Vec<u8>>, RemoteError> {
         let mut file = temporary()?;
         let failed = |source| RemoteError::transfer("get", &self.place, path, source);
-        let Some(bytes) = self.backend.get(path, &mut file).await.map_err(failed)? else {
-            return Ok(None);
-        };
-        if bytes > RECORD_MAX_BYTES {
-            return Ok(None);
+        // A signature stands on a line before the record.
+        let max_bytes = RECORD_MAX_BYTES + signature::LINE_BYTES;
+        match self.backend.get(path, &mut file, max_bytes).await.map_err(failed)? {
+            Got::Whole(_) => {}
+            Got::Missing => return Ok(None),
+            Got::Larger => {
+                tracing::warn!(path, max_bytes, "a shared record is larger than any that is read");
+                return Ok(None);
+            }
         }
         let mut content = Vec::new();
         file.seek(SeekFrom::Start(0))
@@ -293,6 +310,19 @@ fn parse(content: &[u8], key: &Digest) -> Option<StageRecord> {
     let foreign =
         record.kind != RecordKind::Stage || record.log.is_some() || !record.files.is_empty();
     (record.resumable() && !foreign).then_some(record)
+}
+
+/// The objects that a record needs, each with the most bytes that it can have.
+fn objects(record: &StageRecord) -> impl Iterator<Item = (Digest, u64)> + '_ {
+    let layers = record.disks.values().flat_map(|disk| {
+        let max_bytes = store::layer_max_bytes(disk.bytes);
+        disk.layers.iter().map(move |layer| (*layer, max_bytes))
+    });
+    let files = record.files.iter().map(|file| {
+        let max_bytes = if file.layer { store::layer_max_bytes(file.bytes) } else { file.bytes };
+        (file.object, max_bytes)
+    });
+    layers.chain(record.log.map(|log| (log, LOG_MAX_BYTES))).chain(files)
 }
 
 fn object_path(digest: &Digest) -> String {

@@ -10,6 +10,8 @@ use store::{Hex, KeyId};
 
 /// The least a secret must have, in bytes: 128 bits, which nobody guesses.
 pub const SECRET_MIN_BYTES: usize = 16;
+/// Bytes of the line before a signed record: 32 in hexadecimal, and its end.
+pub(crate) const LINE_BYTES: u64 = 65;
 /// What is signed begins so.
 const PURPOSE: &[u8] = b"vbuild shared record 1\n";
 

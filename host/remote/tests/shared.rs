@@ -247,6 +247,38 @@ async fn damage_is_told_and_nothing_wrong_is_kept() {
     );
 }
 
+/// Makes a file a tebibyte long, almost all of it a hole: whoever reads it to its
+/// end fills a disk.
+fn swell(file: &Path) {
+    fs::OpenOptions::new().write(true).open(file).unwrap().set_len(1 << 40).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_larger_than_it_can_be_is_not_read_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { ssh: ssh_here(folder.path()), ..Options::default() };
+    let cache = folder.path().join("cache");
+    let behind_ssh = format!("ssh://me@there{}", cache.display()).parse().unwrap();
+    let mine = session(&folder.path().join("mine"));
+    let yours = session(&folder.path().join("yours"));
+    let record = stage(&mine, folder.path(), 7, 1 << 20);
+    let places = [Place::Folder(cache.clone()), behind_ssh];
+    let [near, far] = places.map(|place| Remote::open(place, &options).unwrap());
+    near.push(&record, &mine).await.unwrap();
+    swell(&walk(&cache.join("v1/objects")).pop().unwrap());
+    for remote in [&near, &far] {
+        let error = remote.fetch(&record.key, &yours).await.unwrap_err().to_string();
+        assert!(
+            error.contains("it has more than the 2162688 bytes that its disk allows"),
+            "{error}"
+        );
+    }
+    swell(&walk(&cache.join("v1/stages")).pop().unwrap());
+    for remote in [&near, &far] {
+        assert_eq!(remote.fetch(&record.key, &yours).await.unwrap(), None);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_secret_only_what_is_signed_counts() {
     let folder = tempfile::tempdir().unwrap();

@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// The most output that [`Session::output`] keeps of each stream; the rest is
-/// dropped from the front, because errors stand at the end.
+/// dropped from the front, because errors stand at the end. The largest output
+/// that is parsed (a partition's tables, `dpkg` lists) is well below 1 MiB.
 const OUTPUT_KEPT_BYTES: usize = 4 * 1024 * 1024;
 
 /// How a process ended.
@@ -87,21 +88,46 @@ impl Session {
                 feed.end().await;
             });
         }
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let (mut stdout, mut stderr) = (Tail::default(), Tail::default());
         loop {
             match child.next().await? {
-                ChildEvent::Output(channel, bytes) => {
-                    let kept = if channel == Channel::Stderr { &mut stderr } else { &mut stdout };
-                    kept.extend_from_slice(&bytes);
-                    if kept.len() > OUTPUT_KEPT_BYTES {
-                        kept.drain(..kept.len() - OUTPUT_KEPT_BYTES);
-                    }
-                }
-                ChildEvent::Exited(exited) => {
-                    return Ok(Output { status: exited.status, stdout, stderr });
+                ChildEvent::Output(Channel::Stderr, bytes) => stderr.push(&bytes),
+                ChildEvent::Output(_, bytes) => stdout.push(&bytes),
+                ChildEvent::Exited(Exited { status, .. }) => {
+                    return Ok(Output { status, stdout: stdout.into(), stderr: stderr.into() });
                 }
             }
         }
+    }
+}
+
+/// The last [`OUTPUT_KEPT_BYTES`] of a stream.
+#[derive(Debug, Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    /// Cuts at twice the limit, so that each byte is moved once at most however
+    /// small the frames are.
+    fn push(&mut self, bytes: &[u8]) {
+        if self.0.len() + bytes.len() > 2 * OUTPUT_KEPT_BYTES {
+            self.cut();
+        }
+        if self.0.len() + bytes.len() > OUTPUT_KEPT_BYTES {
+            // All that is ever needed, and no doubling beyond.
+            self.0.reserve_exact((2 * OUTPUT_KEPT_BYTES).saturating_sub(self.0.len()));
+        }
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn cut(&mut self) {
+        self.0.drain(..self.0.len().saturating_sub(OUTPUT_KEPT_BYTES));
+    }
+}
+
+impl From<Tail> for Vec<u8> {
+    fn from(mut tail: Tail) -> Self {
+        tail.cut();
+        tail.0
     }
 }
 
@@ -202,5 +228,25 @@ impl Child {
             }
         });
         receiver
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_output_is_kept() {
+        // Twice the limit, and as much again while the vector grows.
+        let kept = memory_bound::within(4 * OUTPUT_KEPT_BYTES as u64, || {
+            let mut tail = Tail::default();
+            for number in 0..12 * OUTPUT_KEPT_BYTES / 1000 {
+                tail.push(&[u8::try_from(number % 251).unwrap(); 1000]);
+            }
+            tail.push(b"the error");
+            Vec::from(tail)
+        });
+        assert_eq!(kept.len(), OUTPUT_KEPT_BYTES);
+        assert!(kept.ends_with(b"the error"));
     }
 }

@@ -2,7 +2,7 @@
 //! directions, and one place that knows when the guest is gone.
 //!
 //! ```text
-//! reader task:  frames ──► per-stream queue (bounded by the credit given)
+//! reader task:  frames ──► inbox of the stream, which holds the agent to its credit
 //!                     └──► credit: permits of the stream's semaphores
 //! writer task:  queue of frames ──► socket, flushed when the queue is empty
 //! ```
@@ -10,7 +10,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -22,11 +22,12 @@ use tokio::{
     net::UnixStream,
     sync::{Semaphore, mpsc},
 };
-use wire::{
-    Channel, DATA_MAX_BYTES, Frame, FrameError, FrameKind, INITIAL_CREDIT_BYTES, Reply, Request,
-};
+use wire::{Channel, DATA_MAX_BYTES, Frame, FrameError, FrameKind, INITIAL_CREDIT_BYTES, Request};
 
-use crate::SessionError;
+use crate::{
+    SessionError,
+    inbox::{Inbox, Incoming},
+};
 
 /// Frames that wait for the socket. Each holds at most 64 KiB; when the queue is
 /// full, senders wait.
@@ -37,34 +38,29 @@ const CREDIT_PORTION_BYTES: u32 = INITIAL_CREDIT_BYTES / 4;
 /// before it is called lost.
 const HALT_REASON_WAIT: Duration = Duration::from_secs(5);
 
-/// What comes in on a stream.
-#[derive(Debug)]
-pub enum Incoming {
-    /// A reply.
-    Reply(Reply),
-    /// Bytes on a channel.
-    Data(Channel, Vec<u8>),
-    /// No more bytes on a channel.
-    End(Channel),
-}
-
 #[derive(Debug)]
 struct StreamEntry {
-    incoming: mpsc::UnboundedSender<Incoming>,
+    inbox: Arc<Inbox>,
     /// Bytes that may still be sent on [`Channel::Main`], the only channel
     /// towards the guest.
     send_credit: Arc<Semaphore>,
 }
 
-type Streams = Arc<Mutex<HashMap<u32, StreamEntry>>>;
+/// What the reader and the streams share.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    streams: Mutex<HashMap<u32, StreamEntry>>,
+    closed: AtomicBool,
+    /// How the agent broke the protocol, when that ended the connection.
+    broken: OnceLock<String>,
+}
 
 /// The connection to the agent.
 #[derive(Debug)]
 pub(crate) struct Connection {
     frames: mpsc::Sender<Frame>,
-    streams: Streams,
+    table: Arc<Table>,
     next_stream: AtomicU32,
-    closed: Arc<AtomicBool>,
     machine: Arc<dyn Machine>,
 }
 
@@ -73,36 +69,22 @@ impl Connection {
     pub(crate) fn new(socket: UnixStream, machine: Arc<dyn Machine>) -> Self {
         let (read, write) = socket.into_split();
         let (frames, queue) = mpsc::channel(WRITE_QUEUE_FRAMES);
-        let streams = Streams::default();
-        let closed = Arc::new(AtomicBool::new(false));
-        tokio::spawn(read_frames(
-            BufReader::with_capacity(2 * DATA_MAX_BYTES, read),
-            Arc::clone(&streams),
-            Arc::clone(&closed),
-        ));
+        let table = Arc::new(Table::default());
+        let reader = BufReader::with_capacity(2 * DATA_MAX_BYTES, read);
+        tokio::spawn(read_frames(reader, Arc::clone(&table)));
         tokio::spawn(write_frames(BufWriter::with_capacity(2 * DATA_MAX_BYTES, write), queue));
-        Self { frames, streams, next_stream: AtomicU32::new(1), closed, machine }
+        Self { frames, table, next_stream: AtomicU32::new(1), machine }
     }
 
     /// Opens a stream with a request.
     pub(crate) async fn open(self: &Arc<Self>, request: &Request) -> Result<Stream, SessionError> {
         let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
         let frame = Frame::request(id, request)?;
-        let (incoming, receiver) = mpsc::unbounded_channel();
-        let send_credit = Arc::new(Semaphore::new(INITIAL_CREDIT_BYTES as usize));
-        self.streams
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .insert(id, StreamEntry { incoming, send_credit: Arc::clone(&send_credit) });
+        let (inbox, send_credit) = self.table.open(id);
         // From here on, dropping the stream removes the entry.
-        let stream = Stream {
-            id,
-            connection: Arc::clone(self),
-            incoming: receiver,
-            send_credit,
-            owed: HashMap::new(),
-        };
-        if self.closed.load(Ordering::Acquire) || self.frames.send(frame).await.is_err() {
+        let stream =
+            Stream { id, connection: Arc::clone(self), inbox, send_credit, owed: HashMap::new() };
+        if self.table.closed.load(Ordering::Acquire) || self.frames.send(frame).await.is_err() {
             return Err(self.lost().await);
         }
         Ok(stream)
@@ -113,7 +95,7 @@ impl Connection {
         self: &Arc<Self>,
         request: &Request,
     ) -> Result<Option<Stream>, SessionError> {
-        if self.closed.load(Ordering::Acquire) || self.frames.is_closed() {
+        if self.table.closed.load(Ordering::Acquire) || self.frames.is_closed() {
             return Ok(None);
         }
         match self.open(request).await {
@@ -123,8 +105,12 @@ impl Connection {
         }
     }
 
-    /// The error for a connection that has ended, with the reason of the machine.
+    /// The error for a connection that has ended: how the agent broke the
+    /// protocol, or else the reason of the machine.
     pub(crate) async fn lost(&self) -> SessionError {
+        if let Some(how) = self.table.broken.get() {
+            return SessionError::Frame(FrameError::Protocol(how.clone()));
+        }
         let reason =
             tokio::time::timeout(HALT_REASON_WAIT, self.machine.wait()).await.unwrap_or_else(
                 |_| HaltReason::Lost("the guest agent closed its connection".to_owned()),
@@ -133,52 +119,51 @@ impl Connection {
     }
 }
 
-async fn read_frames(
-    mut socket: BufReader<tokio::net::unix::OwnedReadHalf>,
-    streams: Streams,
-    closed: Arc<AtomicBool>,
-) {
+async fn read_frames(mut socket: BufReader<tokio::net::unix::OwnedReadHalf>, table: Arc<Table>) {
     loop {
-        let frame = match Frame::read_async(&mut socket).await {
-            Ok(Some(frame)) => frame,
+        let read = Frame::read_async(&mut socket).await;
+        let dispatched = match read {
+            Ok(Some(frame)) => table.dispatch(frame),
             Ok(None) => break,
+            Err(error) => Err(error),
+        };
+        match dispatched {
+            Ok(()) => {}
+            Err(FrameError::Protocol(how)) => {
+                tracing::warn!(how, "the agent breaks the protocol");
+                let _ = table.broken.set(how);
+                break;
+            }
             Err(error) => {
                 tracing::debug!(%error, "connection to the agent ended");
                 break;
             }
-        };
-        if let Err(error) = dispatch(frame, &streams) {
-            tracing::warn!(%error, "the agent breaks the protocol");
-            break;
         }
     }
-    closed.store(true, Ordering::Release);
-    // Dropping the senders tells every waiting stream; closing the semaphores
-    // every waiting sender.
-    let mut streams = streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (_, entry) in streams.drain() {
-        entry.send_credit.close();
-    }
+    table.close();
 }
 
-/// Hands a frame to its stream. Frames of streams that nobody waits for any
-/// more are dropped: the host may lose interest while the agent still sends.
-fn dispatch(frame: Frame, streams: &Streams) -> Result<(), FrameError> {
-    let mut streams = streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let Some(entry) = streams.get(&frame.stream) else { return Ok(()) };
-    let incoming = match frame.kind {
-        FrameKind::Reply => {
-            let reply = frame.as_reply()?;
-            let is_final = reply.is_final();
-            let sent = entry.incoming.send(Incoming::Reply(reply));
-            if is_final || sent.is_err() {
-                streams.remove(&frame.stream);
-            }
-            return Ok(());
-        }
-        FrameKind::Data => Incoming::Data(frame.channel, frame.payload),
-        FrameKind::End => Incoming::End(frame.channel),
-        FrameKind::Credit => {
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, StreamEntry>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a stream.
+    pub(crate) fn open(&self, id: u32) -> (Arc<Inbox>, Arc<Semaphore>) {
+        let inbox = Arc::new(Inbox::default());
+        let send_credit = Arc::new(Semaphore::new(INITIAL_CREDIT_BYTES as usize));
+        let entry =
+            StreamEntry { inbox: Arc::clone(&inbox), send_credit: Arc::clone(&send_credit) };
+        self.lock().insert(id, entry);
+        (inbox, send_credit)
+    }
+
+    /// Hands a frame to its stream. Frames of streams that nobody waits for any
+    /// more are dropped: the host may lose interest while the agent still sends.
+    pub(crate) fn dispatch(&self, frame: Frame) -> Result<(), FrameError> {
+        let mut streams = self.lock();
+        let Some(entry) = streams.get(&frame.stream) else { return Ok(()) };
+        if frame.kind == FrameKind::Credit {
             let bytes = frame.as_credit()? as usize;
             let room = Semaphore::MAX_PERMITS - entry.send_credit.available_permits();
             if bytes > room {
@@ -187,13 +172,22 @@ fn dispatch(frame: Frame, streams: &Streams) -> Result<(), FrameError> {
             entry.send_credit.add_permits(bytes);
             return Ok(());
         }
-        FrameKind::Request => {
-            return Err(FrameError::Protocol("the agent sent a request".into()));
+        let stream = frame.stream;
+        if entry.inbox.accept(frame)? {
+            streams.remove(&stream);
         }
-    };
-    // A receiver that is gone has lost interest.
-    let _ = entry.incoming.send(incoming);
-    Ok(())
+        Ok(())
+    }
+
+    /// Tells every waiting stream and every waiting sender that the connection
+    /// has ended.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        for (_, entry) in self.lock().drain() {
+            entry.inbox.close();
+            entry.send_credit.close();
+        }
+    }
 }
 
 async fn write_frames(
@@ -220,7 +214,7 @@ async fn write_frames(
 pub(crate) struct Stream {
     id: u32,
     connection: Arc<Connection>,
-    incoming: mpsc::UnboundedReceiver<Incoming>,
+    inbox: Arc<Inbox>,
     send_credit: Arc<Semaphore>,
     /// Bytes taken from the queue whose credit is not given back yet.
     owed: HashMap<u8, u32>,
@@ -234,7 +228,7 @@ impl Stream {
     /// The next thing that comes in; an error when the guest is gone before the
     /// final reply.
     pub(crate) async fn next(&mut self) -> Result<Incoming, SessionError> {
-        let Some(incoming) = self.incoming.recv().await else {
+        let Some(incoming) = self.inbox.next().await else {
             return Err(self.connection.lost().await);
         };
         if let Incoming::Data(channel, bytes) = &incoming {
@@ -245,14 +239,16 @@ impl Stream {
 
     /// The next thing that comes in; `None` when the connection has ended.
     pub(crate) async fn try_next(&mut self) -> Option<Incoming> {
-        self.incoming.recv().await
+        self.inbox.next().await
     }
 
     async fn give_credit(&mut self, channel: Channel, bytes: usize) {
         let owed = self.owed.entry(channel as u8).or_default();
         *owed = owed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         if *owed >= CREDIT_PORTION_BYTES {
-            let credit = Frame::credit(self.id, channel, std::mem::take(owed));
+            let bytes = std::mem::take(owed);
+            self.inbox.allow(channel, bytes);
+            let credit = Frame::credit(self.id, channel, bytes);
             // A connection that is gone shows at the next receive.
             let _ = self.connection.frames.send(credit).await;
         }
@@ -270,11 +266,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.connection
-            .streams
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .remove(&self.id);
+        self.connection.table.lock().remove(&self.id);
         self.send_credit.close();
     }
 }

@@ -15,14 +15,17 @@ mod command;
 mod connection;
 mod error;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+mod inbox;
 
 use std::sync::Arc;
 
 pub use boot::{BootOptions, boot};
 pub use command::{Child, ChildControl, ChildEvent, ChildInput, Exited, Output};
-pub use connection::Incoming;
 pub use error::SessionError;
 pub use files::TarDownload;
+pub use inbox::Incoming;
 
 use connection::Connection;
 use machine::Machine;

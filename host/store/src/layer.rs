@@ -22,6 +22,14 @@ const ZEROS: u8 = 2;
 /// zstd's fastest ordinary level: a layer is made while a build waits.
 const LEVEL: i32 = 1;
 
+/// The most bytes that a layer of a disk takes: all of the disk, a record of 13 bytes
+/// for each 512 of it, and what zstd adds to what it cannot compress; twice as much
+/// as both, and a mebibyte.
+#[must_use]
+pub fn layer_max_bytes(disk_bytes: u64) -> u64 {
+    disk_bytes.saturating_add(disk_bytes / 16).saturating_add(1 << 20)
+}
+
 /// What a layer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LayerContent {

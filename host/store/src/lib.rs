@@ -44,6 +44,8 @@ mod changed;
 mod content;
 mod error;
 mod extents;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gc;
 mod layer;
 mod layout;
@@ -67,7 +69,7 @@ pub use extents::{
     Extent, ExtentSource, ExtentTarget, MAX_EXTENT_BYTES, Merged, RawSource, RawTarget,
 };
 pub use gc::{Collected, Usage};
-pub use layer::LayerContent;
+pub use layer::{LayerContent, layer_max_bytes};
 use layout::Layout;
 pub use layout::{OnStep, Step};
 pub use overlay::OverlaySource;

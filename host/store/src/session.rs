@@ -218,6 +218,15 @@ impl Session {
         })
     }
 
+    /// A blob to read from, whose content has been read once and found right.
+    ///
+    /// # Errors
+    /// As [`Self::get_layer`].
+    pub fn open_blob(&self, digest: &Digest) -> Result<io::BufReader<File>> {
+        self.get_blob(digest, &mut io::sink())?;
+        Ok(io::BufReader::with_capacity(COPY_BYTES, self.open(digest)?))
+    }
+
     /// Copies a blob into an empty file, sharing its blocks where the filesystem
     /// can.
     ///

@@ -136,6 +136,22 @@ impl Handler for Reports {
     fn request(&mut self, (): (), _: Option<&mut Activation>) {}
 }
 
+/// Serves rings made of the bytes, in memory that another thread changes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    use crate::fuzzing::rings;
+    let Ok(counters) = Counters::new() else { return };
+    let counters = Arc::new(counters);
+    let Some(mut active) = rings::activation(bytes, 3, &counters) else { return };
+    let mut device = Reports { counters, confine: None };
+    let memory = active.memory.clone();
+    rings::beside_a_writer(&memory, bytes, || {
+        for _ in 0..4 {
+            device.process(&mut active);
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use virtio_queue::{

@@ -16,10 +16,10 @@ use std::io::{self, Read};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tar_stream::{BLOCK_BYTES, file_header};
 
 use crate::{
     Checksum, OutputError, Result, Target,
-    archive::file_header,
     atomic::OutFile,
     checksum::Digester,
     commit::civil,
@@ -53,9 +53,6 @@ const LAYOUT_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
-
-/// The unit of tar.
-const BLOCK_BYTES: usize = 512;
 
 /// The tag of a name that has none.
 const DEFAULT_TAG: &str = "latest";

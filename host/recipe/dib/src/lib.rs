@@ -18,6 +18,8 @@ mod elements;
 mod environment;
 mod error;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod guest;
 mod hooks;
 mod lower;

@@ -4,6 +4,9 @@
 mod fetch;
 mod index;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use index::file_link as index_link;
+
 use std::{
     ffi::OsStr,
     fs, io,

@@ -4,11 +4,7 @@
 
 use std::{collections::HashMap, fmt};
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput};
-
-/// Nodes that a configuration may expand to through aliases. Real ones have
-/// dozens; the limit stops documents that double with every line.
-const NODES_MAX: usize = 100_000;
+use yaml_tree::{Content, Node, Position};
 
 /// Why a document cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,27 +32,20 @@ impl Value {
     /// Reads YAML. `y`, `no` and the like are text: nothing in this grammar is a
     /// truth value, but there are names and labels.
     pub(crate) fn parse(text: &str) -> Result<Self, YamlError> {
-        let mut options = Options::default();
-        // Another crate of the program may have turned them on for all.
-        options.set_emit_comments(false);
-        let mut builder = Builder {
-            events: Parser::new_from_str_with_options(text, options),
-            anchors: HashMap::new(),
-            nodes: 0,
-        };
-        let mut root = None;
-        loop {
-            let (event, span) = builder.next()?;
-            match event {
-                Event::StreamEnd => return Ok(root.unwrap_or(Self::Null)),
-                Event::StreamStart | Event::DocumentEnd => {}
-                Event::DocumentStart(..) if root.is_none() => {
-                    let (event, span) = builder.next()?;
-                    root = Some(builder.value(event, span)?);
-                }
-                Event::DocumentStart(..) => return Err(fault(span, "a second document begins")),
-                other => return Err(fault(span, format!("unexpected {other:?}"))),
+        match yaml_tree::read(text)? {
+            Some(node) => Self::of(&node),
+            None => Ok(Self::Null),
+        }
+    }
+
+    fn of(node: &Node) -> Result<Self, YamlError> {
+        match &*node.content {
+            Content::Scalar { text, plain: true } if node.tag.is_none() => Ok(plain(text)),
+            Content::Scalar { text, .. } => Ok(Self::Text(text.clone())),
+            Content::List(items) => {
+                items.iter().map(Self::of).collect::<Result<_, _>>().map(Self::List)
             }
+            Content::Map(entries) => mapping(entries).map(Self::Map),
         }
     }
 
@@ -145,98 +134,35 @@ fn write_text(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     write!(f, "{quote}")
 }
 
-fn fault(span: Span, message: impl Into<String>) -> YamlError {
-    let (line, column) = (span.start.line(), span.start.col() + 1);
-    YamlError { line, column, message: message.into() }
-}
-
-/// From the parser's events to values.
-struct Builder<'a> {
-    events: Parser<'a, StrInput<'a>>,
-    anchors: HashMap<usize, Value>,
-    nodes: usize,
-}
-
-impl<'a> Builder<'a> {
-    fn next(&mut self) -> Result<(Event<'a>, Span), YamlError> {
-        match self.events.next() {
-            Some(Ok(next)) => Ok(next),
-            Some(Err(error)) => {
-                let mark = error.marker();
-                let (line, column) = (mark.line(), mark.col() + 1);
-                Err(YamlError { line, column, message: error.info().to_owned() })
-            }
-            None => Err(YamlError { line: 0, column: 0, message: "it ends too early".into() }),
-        }
-    }
-
-    fn value(&mut self, event: Event<'a>, span: Span) -> Result<Value, YamlError> {
-        self.nodes += 1;
-        if self.nodes > NODES_MAX {
-            return Err(fault(span, format!("it has more than {NODES_MAX} values")));
-        }
-        let (anchor, value) = match event {
-            Event::Alias(id) => {
-                let known = self.anchors.get(&id).cloned();
-                let value =
-                    known.ok_or_else(|| fault(span, "an alias inside of what it stands for"))?;
-                // Copies count, so that aliases of aliases cannot fill memory.
-                self.nodes = self.nodes.saturating_add(weight(&value));
-                return Ok(value);
-            }
-            Event::Scalar(text, ScalarStyle::Plain, anchor, None) => (anchor, plain(&text)),
-            Event::Scalar(text, _, anchor, _) => (anchor, Value::Text(text.into_owned())),
-            Event::SequenceStart(_, anchor, _) => (anchor, Value::List(self.sequence()?)),
-            Event::MappingStart(_, anchor, _) => (anchor, Value::Map(self.mapping()?)),
-            other => return Err(fault(span, format!("unexpected {other:?}"))),
-        };
-        if anchor != 0 {
-            self.anchors.insert(anchor, value.clone());
-        }
-        Ok(value)
-    }
-
-    fn sequence(&mut self) -> Result<Vec<Value>, YamlError> {
-        let mut items = Vec::new();
-        loop {
-            let (event, span) = self.next()?;
-            if matches!(event, Event::SequenceEnd) {
-                return Ok(items);
-            }
-            items.push(self.value(event, span)?);
-        }
-    }
-
-    /// Of a key that is given twice the last one counts, at the place of the
-    /// first, as in Python.
-    fn mapping(&mut self) -> Result<Vec<(String, Value)>, YamlError> {
-        let mut entries: Vec<(String, Value)> = Vec::new();
-        loop {
-            let (event, span) = self.next()?;
-            if matches!(event, Event::MappingEnd) {
-                return Ok(entries);
-            }
-            let key = self.value(event, span)?;
-            if matches!(key, Value::List(_) | Value::Map(_)) {
-                return Err(fault(span, "a list or a map cannot be a key"));
-            }
-            let (event, span) = self.next()?;
-            let value = self.value(event, span)?;
-            let key = key.text();
-            match entries.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, old)) => *old = value,
-                None => entries.push((key, value)),
-            }
-        }
+impl From<yaml_tree::YamlError> for YamlError {
+    fn from(error: yaml_tree::YamlError) -> Self {
+        fault(error.at, error.message)
     }
 }
 
-fn weight(value: &Value) -> usize {
-    match value {
-        Value::List(items) => items.iter().map(weight).sum::<usize>() + 1,
-        Value::Map(entries) => entries.iter().map(|(_, value)| weight(value)).sum::<usize>() + 1,
-        _ => 1,
+fn fault(at: Position, message: impl Into<String>) -> YamlError {
+    YamlError { line: at.line, column: at.column, message: message.into() }
+}
+
+/// Of a key that is given twice the last one counts, at the place of the first, as
+/// in Python.
+fn mapping(nodes: &[(Node, Node)]) -> Result<Vec<(String, Value)>, YamlError> {
+    let mut entries: Vec<(String, Value)> = Vec::new();
+    let mut known: HashMap<String, usize> = HashMap::new();
+    for (key_node, node) in nodes {
+        let key = Value::of(key_node)?;
+        if matches!(key, Value::List(_) | Value::Map(_)) {
+            return Err(fault(key_node.at, "a list or a map cannot be a key"));
+        }
+        let (key, value) = (key.text(), Value::of(node)?);
+        if let Some(index) = known.get(&key) {
+            entries[*index].1 = value;
+            continue;
+        }
+        known.insert(key.clone(), entries.len());
+        entries.push((key, value));
     }
+    Ok(entries)
 }
 
 /// What a word without quotes is. Unlike in YAML 1.2, a number with an exponent
@@ -304,9 +230,26 @@ mod tests {
         assert_eq!(parse("a: 1\na: 2\n").to_string(), "{'a': 2}");
         let error = Value::parse("a: [1\nb: }").unwrap_err().to_string();
         assert!(error.starts_with("line 2 column"), "{error}");
+    }
+
+    #[test]
+    fn documents_cannot_explode() {
         let lists: String =
             (1..40).map(|n| format!("l{n}: &l{n} [*l{0}, *l{0}]\n", n - 1)).collect();
-        let error = Value::parse(&format!("l0: &l0 x\n{lists}")).unwrap_err();
-        assert!(error.to_string().contains("more than"), "{error}");
+        let long = format!("a: &x \"{}\"\nb: [{}]\n", "x".repeat(1 << 20), "*x, ".repeat(1500));
+        for text in [format!("l0: &l0 x\n{lists}"), long] {
+            let error = memory_bound::within(yaml_tree::EXPANDED_MAX_BYTES as u64, || {
+                Value::parse(&text).unwrap_err()
+            });
+            assert!(error.to_string().contains("expands to more than"), "{error}");
+        }
+        // As much as is let through, in values of which nothing is shared.
+        let much = format!("a: &x \"{}\"\nb: [{}]\n", "x".repeat(1 << 20), "*x, ".repeat(60));
+        memory_bound::within(yaml_tree::EXPANDED_MAX_BYTES as u64 * 3 / 2, || {
+            Value::parse(&much).unwrap()
+        });
+        // Keys in number are found by their hash.
+        let keys: String = (0..100_000).map(|n| format!("k{n}: 1\n")).collect();
+        assert_eq!(Value::parse(&keys).unwrap().as_map().unwrap().len(), 100_000);
     }
 }

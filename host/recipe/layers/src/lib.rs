@@ -19,6 +19,8 @@
 
 mod base_recipe;
 mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod hints;
 mod lower;
 mod project;

@@ -16,6 +16,8 @@
 pub mod cli;
 mod complaint;
 mod fields;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod inputs;
 mod lower;
 pub mod narration;

@@ -2,27 +2,28 @@
 //! descriptions are compared here.
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
+    fs::File,
+    io::BufReader,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use base_image::AllowedBacking;
 
-use super::{CompareLayersArgs, build, starting_image};
+use super::{
+    CompareLayersArgs, build,
+    description::{self, Comparison, Difference, Differences},
+    starting_image,
+};
 use crate::{
+    build_dir::BuildDir,
     commands::{Context, Outcome, machine_run, resolve},
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
     ui::{self, Ui, bytes},
 };
-
-/// Descriptions are lines of some hundred bytes for each file.
-const MANIFEST_MAX_BYTES: u64 = 4 << 30;
-/// Differences of one kind that are listed; all are counted.
-const LISTED_MAX: usize = 10_000;
 
 /// Compares.
 ///
@@ -49,18 +50,22 @@ pub(super) fn run(context: &Context, args: &CompareLayersArgs) -> Outcome {
         let one = describe(&args.one, root, &allowed, &settings, &ctx).await?;
         Ok((one, describe(&args.other, root, &allowed, &settings, &ctx).await?))
     })?;
-    let report = report(&one, &other);
+    let compared = description::compare(BufReader::new(&one.file), BufReader::new(&other.file));
+    let comparison = compared.map_err(|(which, error)| {
+        let image = [&one.image, &other.image][which].display();
+        CommandError::new(Kind::Build, error)
+            .context(format!("the description of {image} cannot be used"))
+    })?;
+    let report = report(&comparison);
     context.console.print(&report);
     Ok(u8::from(!report.is_empty()))
 }
 
-/// What is in an image.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Content {
-    /// By path: what the manifest says before it.
-    files: BTreeMap<String, String>,
-    /// By name and architecture.
-    packages: BTreeMap<String, String>,
+/// A description of an image, and the directory that holds it.
+struct Described {
+    image: PathBuf,
+    file: File,
+    _directory: BuildDir,
 }
 
 async fn describe(
@@ -69,7 +74,7 @@ async fn describe(
     allowed: &AllowedBacking,
     settings: &Settings,
     ctx: &Ctx,
-) -> Result<Content, CommandError> {
+) -> Result<Described, CommandError> {
     let image = named(path);
     let found = base_image::open(&image, None, allowed, &starting_image::folder(settings))
         .map_err(starting_image::failure)?;
@@ -83,21 +88,11 @@ async fn describe(
         ..settings.clone()
     };
     pipeline::build(&plan, &settings, ctx).await?;
-    let file = to.join("manifest");
-    let read = || -> std::io::Result<String> {
-        if std::fs::metadata(&file)?.len() > MANIFEST_MAX_BYTES {
-            return Err(std::io::Error::other("it is too large"));
-        }
-        std::fs::read_to_string(&file)
-    };
-    let text = read().map_err(|error| {
+    let file = File::open(to.join("manifest")).map_err(|error| {
         CommandError::new(Kind::Build, error)
             .context(format!("cannot read the description of {}", image.display()))
     })?;
-    parse(&text).ok_or_else(|| {
-        let text = format!("the description of {} is not whole", image.display());
-        CommandError::message(Kind::Build, text)
-    })
+    Ok(Described { image, file, _directory: directory })
 }
 
 /// A file, or the layer of that name that was built here.
@@ -112,89 +107,53 @@ fn named(path: &Path) -> PathBuf {
     }
 }
 
-/// Reads a description; `None` for one that is cut off.
-fn parse(text: &str) -> Option<Content> {
-    let mut content = Content::default();
-    for line in text.lines() {
-        if line == "end" {
-            return Some(content);
-        }
-        if let Some(package) = line.strip_prefix("package\t") {
-            let (name, version) = package.rsplit_once('\t')?;
-            content.packages.insert(name.replace('\t', ":"), version.to_owned());
-        } else {
-            let (facts, path) = line.rsplit_once('\t')?;
-            content.files.insert(path.to_owned(), facts.to_owned());
-        }
-    }
-    None
-}
-
 /// What differs, as text; nothing when they are equal.
-fn report(one: &Content, other: &Content) -> String {
+fn report(comparison: &Comparison) -> String {
     let mut text = String::new();
-    let packages = differences(&one.packages, &other.packages);
-    let files = differences(&one.files, &other.files);
-    let size = |facts: &str| facts.split('\t').nth(4).and_then(|n| n.parse().ok()).unwrap_or(0_u64);
-    list(&mut text, "packages", &packages, |name, before, after| match (before, after) {
-        (Some(before), Some(after)) => format!("~ {name} {before} -> {after}"),
-        (Some(before), None) => format!("- {name} {before}"),
-        (None, Some(after)) => format!("+ {name} {after}"),
-        (None, None) => String::new(),
+    list(&mut text, "packages", &comparison.packages, |name, before, after| {
+        match (before, after) {
+            (Some(before), Some(after)) => format!("~ {name} {before} -> {after}"),
+            (Some(before), None) => format!("- {name} {before}"),
+            (None, Some(after)) => format!("+ {name} {after}"),
+            (None, None) => String::new(),
+        }
     });
-    list(&mut text, "files", &files, |path, before, after| match (before, after) {
+    let size = |facts: &str| bytes(description::size(facts));
+    list(&mut text, "files", &comparison.files, |path, before, after| match (before, after) {
         (Some(before), Some(after)) => format!("~ {path} ({})", changes(before, after)),
-        (Some(before), None) => format!("- {path} ({})", bytes(size(before))),
-        (None, Some(after)) => format!("+ {path} ({})", bytes(size(after))),
+        (Some(before), None) => format!("- {path} ({})", size(before)),
+        (None, Some(after)) => format!("+ {path} ({})", size(after)),
         (None, None) => String::new(),
     });
     if !text.is_empty() {
-        let total =
-            |content: &Content| content.files.values().map(|facts| size(facts)).sum::<u64>();
-        let (before, after) = (total(one), total(other));
+        let [before, after] = comparison.totals;
         let _ = writeln!(
             text,
             "sizes\n  {} files, {} -> {} files, {}",
-            one.files.len(),
-            bytes(before),
-            other.files.len(),
-            bytes(after)
+            before.files,
+            bytes(before.bytes),
+            after.files,
+            bytes(after.bytes)
         );
     }
     text
 }
 
-type Difference<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
-
-fn differences<'a>(
-    one: &'a BTreeMap<String, String>,
-    other: &'a BTreeMap<String, String>,
-) -> Vec<Difference<'a>> {
-    let gone_or_changed = one.iter().filter_map(|(name, before)| {
-        let after = other.get(name).map(String::as_str);
-        (after != Some(before.as_str())).then_some((name.as_str(), Some(before.as_str()), after))
-    });
-    let new = other.iter().filter(|(name, _)| !one.contains_key(*name));
-    let new = new.map(|(name, after)| (name.as_str(), None, Some(after.as_str())));
-    let mut all: Vec<_> = gone_or_changed.chain(new).collect();
-    all.sort_unstable();
-    all
-}
-
 fn list(
     text: &mut String,
     title: &str,
-    differences: &[Difference<'_>],
+    differences: &Differences,
     line: impl Fn(&str, Option<&str>, Option<&str>) -> String,
 ) {
-    if differences.is_empty() {
+    if differences.count == 0 {
         return;
     }
     let _ = writeln!(text, "{title}");
-    for (name, before, after) in differences.iter().take(LISTED_MAX) {
-        let _ = writeln!(text, "  {}", line(name, *before, *after));
+    for Difference { name, before, after } in &differences.listed {
+        let _ = writeln!(text, "  {}", line(name, before.as_deref(), after.as_deref()));
     }
-    if let Some(more) = differences.len().checked_sub(LISTED_MAX).filter(|more| *more > 0) {
+    let more = differences.count - differences.listed.len() as u64;
+    if more > 0 {
         let _ = writeln!(text, "  and {more} more");
     }
 }
@@ -225,14 +184,15 @@ mod tests {
                    package\tbash\tamd64\t5.1\npackage\told\tall\t1\nend\n";
         let other = "d\t0755\t0\t0\t0\t-\t/etc\nf\t0600\t0\t0\t9\tcc\t/etc/a\nf\t0644\t0\t0\t7\tdd\t/etc/c\n\
                      package\tbash\tamd64\t5.2\nend\n";
-        let (one, other) = (parse(one).unwrap(), parse(other).unwrap());
+        let compare = |one: &str, other: &str| {
+            report(&description::compare(one.as_bytes(), other.as_bytes()).unwrap())
+        };
         assert_eq!(
-            report(&one, &other),
+            compare(one, other),
             "packages\n  ~ bash:amd64 5.1 -> 5.2\n  - old:all 1\n\
              files\n  ~ /etc/a (mode 0644 -> 0600, size 5 -> 9, content)\n  - /etc/b (5 B)\n  + /etc/c (7 B)\n\
              sizes\n  3 files, 10 B -> 3 files, 16 B\n"
         );
-        assert_eq!(report(&one, &one), "");
-        assert_eq!(parse("f\t0644\t0\t0\t5\taa\t/etc/a\n"), None, "cut off");
+        assert_eq!(compare(one, one), "");
     }
 }

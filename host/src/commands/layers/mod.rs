@@ -2,6 +2,7 @@
 
 mod build;
 mod compare;
+mod description;
 mod starting_image;
 
 pub use starting_image::Missing;

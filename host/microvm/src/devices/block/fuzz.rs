@@ -5,7 +5,12 @@ use std::sync::Arc;
 use machine::{BlockSize, DriveSerial};
 
 use super::{Disk, Setup, raw::Raw};
-use crate::{counters::Counters, devices::worker::Handler, fuzzing::rings, memory};
+use crate::{
+    counters::Counters,
+    devices::{virtio::Activation, worker::Handler},
+    fuzzing::rings,
+    memory,
+};
 
 /// The size of the disk.
 const DISK_BYTES: u64 = 1 << 20;
@@ -15,13 +20,28 @@ const TURNS: usize = 4;
 
 /// Serves a ring made of the bytes; the first says what kind of disk it is.
 pub(crate) fn run(bytes: &[u8]) {
-    let Some((kind, bytes)) = bytes.split_first() else { return };
-    let (Ok(file), Ok(counters)) = (memory::create_file(DISK_BYTES), Counters::new()) else {
-        return;
-    };
-    let (Ok(image), Ok(serial)) = (Raw::new(file), DriveSerial::new("fuzz")) else { return };
+    let Some((mut disk, mut active)) = disk(bytes) else { return };
+    let rested = (0..TURNS).any(|_| !disk.process(&mut active));
+    assert!(rested, "the disk found more work than the ring can hold");
+}
+
+/// The same in memory that another thread changes.
+pub(crate) fn run_beside_a_writer(bytes: &[u8]) {
+    let Some((mut disk, mut active)) = disk(bytes) else { return };
+    let memory = active.memory.clone();
+    rings::beside_a_writer(&memory, bytes, || {
+        for _ in 0..TURNS {
+            disk.process(&mut active);
+        }
+    });
+}
+
+fn disk(bytes: &[u8]) -> Option<(Disk, Activation)> {
+    let (kind, bytes) = bytes.split_first()?;
+    let (file, counters) = (memory::create_file(DISK_BYTES).ok()?, Counters::new().ok()?);
+    let (image, serial) = (Raw::new(file).ok()?, DriveSerial::new("fuzz").ok()?);
     let counters = Arc::new(counters);
-    let mut disk = Disk {
+    let disk = Disk {
         setup: Setup {
             serial,
             read_only: kind & 1 != 0,
@@ -33,7 +53,5 @@ pub(crate) fn run(bytes: &[u8]) {
         report: Some(Arc::new(|text| panic!("a disk that is whole failed: {text}"))),
         confine: None,
     };
-    let Some(mut active) = rings::activation(bytes, 1, &counters) else { return };
-    let rested = (0..TURNS).any(|_| !disk.process(&mut active));
-    assert!(rested, "the disk found more work than the ring can hold");
+    Some((disk, rings::activation(bytes, 1, &counters)?))
 }

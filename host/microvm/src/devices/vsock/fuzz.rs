@@ -5,7 +5,11 @@ use std::{os::unix::net::UnixStream, sync::Arc, time::Instant};
 use vsock_mux::{GUEST_CID, Mux};
 
 use super::MuxThread;
-use crate::{counters::Counters, devices::worker::Handler, fuzzing::rings};
+use crate::{
+    counters::Counters,
+    devices::{virtio::Activation, worker::Handler},
+    fuzzing::rings,
+};
 
 /// Turns of the thread after each other: a stream needs several to go through
 /// its states.
@@ -15,18 +19,34 @@ const REFUSED_BIT: u32 = 1;
 
 /// Works on three rings made of the bytes.
 pub(crate) fn run(bytes: &[u8]) {
+    let Some((mut thread, mut active)) = thread(bytes) else { return };
+    thread.activated(&mut active);
+    for _ in 0..TURNS {
+        thread.process(&mut active);
+    }
+}
+
+/// The same in memory that another thread changes.
+pub(crate) fn run_beside_a_writer(bytes: &[u8]) {
+    let Some((mut thread, mut active)) = thread(bytes) else { return };
+    let memory = active.memory.clone();
+    thread.activated(&mut active);
+    rings::beside_a_writer(&memory, bytes, || {
+        for _ in 0..TURNS {
+            thread.process(&mut active);
+        }
+    });
+}
+
+fn thread(bytes: &[u8]) -> Option<(MuxThread, Activation)> {
     let policy = |port: u32| {
         let (ours, theirs) = UnixStream::pair().ok()?;
         drop(theirs); // the host end closes at once
         (port & REFUSED_BIT == 0).then_some(ours)
     };
-    let (Ok((mux, connector)), Ok(counters)) =
-        (Mux::new(GUEST_CID, Arc::new(policy)), Counters::new())
-    else {
-        return;
-    };
-    let counters = Arc::new(counters);
-    let mut thread = MuxThread {
+    let (mux, connector) = Mux::new(GUEST_CID, Arc::new(policy)).ok()?;
+    let counters = Arc::new(Counters::new().ok()?);
+    let thread = MuxThread {
         mux,
         connector,
         counters: Arc::clone(&counters),
@@ -34,10 +54,5 @@ pub(crate) fn run(bytes: &[u8]) {
         confine: None,
     };
     let queues = vsock_mux::QUEUES as u64;
-    let Some(mut active) = rings::activation(bytes, queues, &counters) else { return };
-    thread.activated(&mut active);
-    for _ in 0..TURNS {
-        thread.process(&mut active);
-    }
-    thread.deactivated();
+    Some((thread, rings::activation(bytes, queues, &counters)?))
 }

@@ -9,7 +9,7 @@ use super::{
     BLOCK_BYTES,
     meta::{Meta, Place},
     nodes::{Body, File, Node, NodeId, Nodes},
-    xattr::{NO_XATTRS, Xattrs},
+    xattr::NO_XATTRS,
 };
 
 /// Entries below one header of a directory's list.
@@ -26,7 +26,6 @@ pub(super) struct Tables {
     pub(super) inodes: Meta,
     pub(super) directories: Meta,
     pub(super) ids: Vec<u32>,
-    pub(super) xattrs: Xattrs,
     id_index: HashMap<u32, u16>,
     /// Number of each node, from 1; 0 as long as it has none.
     numbers: Vec<u32>,
@@ -43,7 +42,6 @@ impl Tables {
             inodes: Meta::new(compress),
             directories: Meta::new(compress),
             ids: Vec::new(),
-            xattrs: Xattrs::default(),
             id_index: HashMap::new(),
             numbers: Vec::new(),
             places: Vec::new(),
@@ -86,7 +84,7 @@ impl Tables {
         }
         let listed_at = self.directories.place();
         let (size, subdirectories) = self.list(nodes, node)?;
-        let xattrs = self.xattrs.index(&node.xattrs);
+        let xattrs = node.xattrs;
         // The size counts three bytes for `.` and `..`, which are not stored.
         let size = size + 3;
         self.places[id] = Some(self.inodes.place());
@@ -152,7 +150,7 @@ impl Tables {
 
     fn file(&mut self, node: &Node, id: NodeId) -> Result<()> {
         let number = self.number(id);
-        let xattrs = self.xattrs.index(&node.xattrs);
+        let xattrs = node.xattrs;
         self.places[id] = Some(self.inodes.place());
         let mut inode = Vec::new();
         let extended = xattrs != NO_XATTRS;

@@ -18,9 +18,10 @@ mod xattr;
 
 use std::io::Read;
 
+use tar_stream::{Archive, Content, Entry, Kind};
+
 use crate::{
     OutputError, Result, Target,
-    archive::{Archive, Content, Entry, Kind},
     atomic::OutFile,
     format::{Format, Origin, Writer, no_options},
     pool::Ordered,
@@ -49,7 +50,8 @@ const XZ_PRESET: u32 = 6;
 /// Kernels keep a dictionary of one block and refuse what needs a larger one.
 const XZ_DICTIONARY_BYTES: u32 = 128 << 10;
 
-/// Blocks of all files together: 2 TiB of files, 64 MiB of lists of blocks.
+/// Blocks of all files together, and of fragments: 2 TiB of files, 64 MiB of lists
+/// of blocks.
 const MAX_BLOCKS: usize = 1 << 24;
 
 /// Marks the size of a block that is stored as it is.
@@ -164,16 +166,19 @@ impl<'a> Data<'a> {
         let small = usize::try_from(entry.size).is_ok_and(|size| size < BLOCK_BYTES);
         if small {
             let data = content.read(archive, BLOCK_BYTES)?;
+            // One block of fragments may be begun for it.
+            let shown = entry.path.join(&b'/');
+            if self.fragment.is_empty() || self.fragment.len() + data.len() > BLOCK_BYTES {
+                self.take_blocks(1).map_err(|reason| archive.bad(&shown, reason))?;
+            }
             return self.small_file(&data, node, nodes);
         }
         let blocks = entry.size.div_ceil(BLOCK_BYTES as u64);
         let blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
-        self.blocks = self.blocks.saturating_add(blocks);
-        if self.blocks > MAX_BLOCKS {
-            return Err(archive
-                .bad(&entry.path.join(&b'/'), "more file data than squashfs is written with"));
-        }
-        nodes.file_mut(node).start(entry.size, blocks);
+        let shown = entry.path.join(&b'/');
+        let refuse = |reason| archive.bad(&shown, reason);
+        self.take_blocks(blocks).map_err(refuse)?;
+        nodes.start_file(node, entry.size, blocks).map_err(refuse)?;
         for index in 0..blocks {
             if content.is_hole(BLOCK_BYTES as u64) {
                 content.skip(BLOCK_BYTES as u64);
@@ -187,6 +192,15 @@ impl<'a> Data<'a> {
         Ok(())
     }
 
+    /// Counts blocks of files and of fragments.
+    fn take_blocks(&mut self, count: usize) -> Result<(), &'static str> {
+        self.blocks = self.blocks.saturating_add(count);
+        if self.blocks > MAX_BLOCKS {
+            return Err("more file data than squashfs is written with");
+        }
+        Ok(())
+    }
+
     fn small_file(&mut self, data: &[u8], node: NodeId, nodes: &mut Nodes) -> Result<()> {
         if data.is_empty() {
             return Ok(());
@@ -195,7 +209,7 @@ impl<'a> Data<'a> {
             self.end_fragment(nodes)?;
         }
         let file = nodes.file_mut(node);
-        file.start(data.len() as u64, 0);
+        file.size = data.len() as u64;
         let offset = u32::try_from(self.fragment.len()).unwrap_or_default();
         file.fragment = Some(Fragment { index: self.fragments_begun, offset });
         self.fragment.extend_from_slice(data);
@@ -268,7 +282,7 @@ fn finish(
     let mut ids = Meta::new(target.compress);
     tables.ids.iter().for_each(|id| ids.append(&id.to_le_bytes()));
     let ids_at = append_indexed(out, ids, &[])?;
-    let xattrs_at = match tables.xattrs.finish(target.compress) {
+    let xattrs_at = match nodes.xattrs().finish(target.compress) {
         None => NO_TABLE,
         Some((pairs, sets, count)) => {
             let pairs_at = out.position();

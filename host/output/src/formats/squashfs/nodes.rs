@@ -2,11 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use crate::archive::Entry;
+use tar_stream::Entry;
 
-/// Files and directories of one tree; at some 300 bytes each a bound on memory
-/// that no operating system's tree comes near.
-const MAX_NODES: usize = 1 << 22;
+use super::xattr::{NO_XATTRS, Xattrs};
+
+/// Memory for one tree, in bytes. A distribution with sources and documentation
+/// has some 500,000 files, which take 250 MiB; four times that is let through.
+const TREE_MAX_BYTES: u64 = 1 << 30;
+
+/// What a node takes beside its name, its link and its blocks, in bytes: itself,
+/// twice because the list of all grows by doubling, and its inode.
+const NODE_BYTES: u64 = 2 * size_of::<Node>() as u64 + 96;
+
+/// What a name in a directory takes beside its bytes: the vector, the number, the
+/// share of a tree node that is half full, and the entry that is written.
+const NAME_BYTES: u64 = 128;
 
 /// Longest name of an entry in a squashfs directory.
 const MAX_NAME_BYTES: usize = 256;
@@ -21,7 +31,8 @@ pub(super) struct Node {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) mtime: u32,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The index of its set of attributes.
+    pub(super) xattrs: u32,
     pub(super) links: u32,
     pub(super) body: Body,
     pub(super) children: BTreeMap<Vec<u8>, NodeId>,
@@ -62,10 +73,6 @@ pub(super) struct Fragment {
 }
 
 impl File {
-    pub(super) fn start(&mut self, size: u64, blocks: usize) {
-        *self = Self { size, blocks: vec![0; blocks], ..Self::default() };
-    }
-
     pub(super) fn block(&mut self, index: usize, at: u64, field: u32) {
         self.at.get_or_insert(at);
         self.blocks[index] = field;
@@ -76,13 +83,16 @@ impl File {
 #[derive(Debug)]
 pub(super) struct Nodes {
     all: Vec<Node>,
+    xattrs: Xattrs,
+    /// Bytes of memory that may still be taken.
+    left: u64,
     /// What a regular file's data goes to when a later member has replaced it.
     removed: File,
 }
 
 impl Default for Nodes {
     fn default() -> Self {
-        Self { all: vec![implied_directory()], removed: File::default() }
+        Self::within(TREE_MAX_BYTES)
     }
 }
 
@@ -93,7 +103,7 @@ fn implied_directory() -> Node {
         uid: 0,
         gid: 0,
         mtime: 0,
-        xattrs: Vec::new(),
+        xattrs: NO_XATTRS,
         links: 1,
         body: Body::Directory,
         children: BTreeMap::new(),
@@ -101,6 +111,24 @@ fn implied_directory() -> Node {
 }
 
 impl Nodes {
+    /// A tree that takes so many bytes of memory at most.
+    fn within(left: u64) -> Self {
+        let (xattrs, removed) = (Xattrs::default(), File::default());
+        Self { all: vec![implied_directory()], xattrs, left, removed }
+    }
+
+    /// Takes memory from what is left.
+    fn take(&mut self, bytes: u64) -> Result<(), &'static str> {
+        let left = self.left.checked_sub(bytes);
+        self.left = left.ok_or("the tree has more files, names or attributes than are kept")?;
+        Ok(())
+    }
+
+    /// The sets of attributes.
+    pub(super) fn xattrs(&self) -> &Xattrs {
+        &self.xattrs
+    }
+
     pub(super) fn get(&self, id: NodeId) -> &Node {
         &self.all[id]
     }
@@ -123,15 +151,31 @@ impl Nodes {
         }
     }
 
+    /// Begins a file of so many bytes, in so many blocks.
+    pub(super) fn start_file(
+        &mut self,
+        id: NodeId,
+        size: u64,
+        blocks: usize,
+    ) -> Result<(), &'static str> {
+        // The list, and the inode that repeats it.
+        self.take(2 * 4 * blocks as u64)?;
+        *self.file_mut(id) = File { size, blocks: vec![0; blocks], ..File::default() };
+        Ok(())
+    }
+
     /// Adds a member; what was there by its name is replaced, except that a
     /// directory only gets new owners and modes.
     pub(super) fn add(&mut self, entry: &Entry, body: Body) -> Result<NodeId, &'static str> {
+        let (xattrs, bytes) = self.xattrs.index(&entry.xattrs);
+        self.take(bytes + entry.link.len() as u64)?;
         let node = Node {
             mode: u16::try_from(entry.mode & 0o7777).unwrap_or_default(),
             uid: entry.uid,
             gid: entry.gid,
-            mtime: u32::try_from(entry.mtime).unwrap_or(u32::MAX),
-            xattrs: entry.xattrs.clone(),
+            // Times outside of the format's range become its ends.
+            mtime: u32::try_from(entry.mtime.0.max(0)).unwrap_or(u32::MAX),
+            xattrs,
             links: 1,
             body,
             children: BTreeMap::new(),
@@ -212,15 +256,103 @@ impl Nodes {
         if name.len() > MAX_NAME_BYTES {
             return Err("a name that is too long");
         }
+        // A name that is replaced stays counted.
+        self.take(NAME_BYTES + 2 * name.len() as u64)?;
         self.all[parent].children.insert(name.to_vec(), id);
         Ok(())
     }
 
     fn push(&mut self, node: Node) -> Result<NodeId, &'static str> {
-        if self.all.len() >= MAX_NODES {
-            return Err("too many files");
-        }
+        self.take(NODE_BYTES)?;
         self.all.push(node);
         Ok(self.all.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tar_stream::Kind;
+
+    use super::*;
+
+    /// A small tree's worth of memory.
+    const BUDGET: u64 = 8 << 20;
+
+    fn entry(path: &str) -> Entry {
+        Entry {
+            path: path.split('/').map(|part| part.as_bytes().to_vec()).collect(),
+            kind: Kind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            size: 0,
+            link: Vec::new(),
+            hard_link: Vec::new(),
+            device: (0, 0),
+            xattrs: Vec::new(),
+            extents: None,
+        }
+    }
+
+    /// Adds members until the budget is spent, and holds what was taken against it.
+    #[track_caller]
+    fn fill(mut add: impl FnMut(&mut Nodes, usize) -> Result<(), &'static str>) {
+        memory_bound::within(BUDGET + BUDGET / 4, || {
+            let mut nodes = Nodes::within(BUDGET);
+            let full = (0..10_000_000).find_map(|number| add(&mut nodes, number).err());
+            let full = full.expect("the budget ends");
+            assert_eq!(full, "the tree has more files, names or attributes than are kept");
+        });
+    }
+
+    #[test]
+    fn whatever_a_tree_consists_of_stays_within_its_memory() {
+        // Directories that are only implied, of the longest names.
+        fill(|nodes, number| {
+            let path = format!("{number:0>255}/{number:0>255}/d");
+            nodes.add(&entry(&path), Body::Directory).map(drop)
+        });
+        // Nothing but names.
+        fill(|nodes, number| {
+            if number == 0 {
+                nodes.add(&entry("file"), Body::default())?;
+            }
+            nodes.link(&Entry { hard_link: vec![b"file".to_vec()], ..entry(&format!("{number}")) })
+        });
+        // One name for ever.
+        fill(|nodes, _| nodes.add(&entry("file"), Body::default()).map(drop));
+        // Links as long as they can be.
+        fill(|nodes, number| {
+            let link = vec![b'a'; 4095];
+            let entry = Entry { link: link.clone(), ..entry(&format!("{number}")) };
+            nodes.add(&entry, Body::Symlink(link)).map(drop)
+        });
+        // Attributes, the largest and the smallest that all differ.
+        for length in [1, 65_536] {
+            fill(|nodes, number| {
+                let name = format!("user.{number}").into_bytes();
+                let xattrs = vec![(name, vec![b'v'; length])];
+                let entry = Entry { xattrs, ..entry("file") };
+                nodes.add(&entry, Body::Directory).map(drop)
+            });
+        }
+        // Blocks of files that are all holes.
+        fill(|nodes, number| {
+            let id = nodes.add(&entry(&format!("{number}")), Body::default())?;
+            nodes.start_file(id, 1000 << 17, 1000)
+        });
+    }
+
+    #[test]
+    fn the_same_attributes_are_kept_once() {
+        memory_bound::within(4 << 20, || {
+            let mut nodes = Nodes::default();
+            let xattrs = vec![(b"security.selinux".to_vec(), vec![b'v'; 1 << 16])];
+            for number in 0..1000 {
+                let entry = Entry { xattrs: xattrs.clone(), ..entry(&format!("{number}")) };
+                nodes.add(&entry, Body::default()).unwrap();
+            }
+        });
     }
 }

@@ -1,6 +1,8 @@
 //! Extended attributes: sets of pairs, each set stored once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
+
+use tar_stream::Xattr;
 
 use super::meta::Meta;
 
@@ -10,38 +12,49 @@ pub(super) const NO_XATTRS: u32 = u32::MAX;
 /// The name spaces of the format, by their numbers.
 const PREFIXES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+type Pairs = Vec<Xattr>;
 
-/// All sets of attributes.
-#[derive(Default)]
+/// What a new set takes beside its bytes: two counters, its vector, and places in
+/// the list and the table, which grow by doubling.
+const SET_BYTES: u64 = 192;
+/// What a pair takes beside its bytes.
+const PAIR_BYTES: u64 = 2 * size_of::<Xattr>() as u64;
+
+/// All sets of attributes, each kept once.
+#[derive(Debug, Default)]
 pub(super) struct Xattrs {
-    by_pairs: HashMap<Pairs, u32>,
-    sets: Vec<Pairs>,
+    by_pairs: HashMap<Arc<Pairs>, u32>,
+    sets: Vec<Arc<Pairs>>,
 }
 
 impl Xattrs {
-    /// The index of a set; attributes of other name spaces, for which the format
-    /// has no number, are left out.
-    pub(super) fn index(&mut self, pairs: &[(Vec<u8>, Vec<u8>)]) -> u32 {
+    /// The index of a set, and the bytes of memory that it takes when it is new.
+    /// Attributes of other name spaces, for which the format has no number, are left
+    /// out.
+    pub(super) fn index(&mut self, pairs: &[Xattr]) -> (u32, u64) {
         let known = |name: &[u8]| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         let (kept, lost): (Vec<_>, Vec<_>) = pairs.iter().cloned().partition(|(n, _)| known(n));
         if let Some((name, _)) = lost.first() {
             tracing::debug!(name = %name.escape_ascii(), "squashfs cannot hold this attribute");
         }
         if kept.is_empty() {
-            return NO_XATTRS;
+            return (NO_XATTRS, 0);
         }
         if let Some(index) = self.by_pairs.get(&kept) {
-            return *index;
+            return (*index, 0);
         }
+        let bytes = |(name, value): &Xattr| (name.len() + value.len()) as u64 + PAIR_BYTES;
+        // Twice, because the table that is written has them again.
+        let taken = SET_BYTES + 2 * kept.iter().map(bytes).sum::<u64>();
+        let kept = Arc::new(kept);
         let index = u32::try_from(self.sets.len()).unwrap_or(NO_XATTRS);
-        self.by_pairs.insert(kept.clone(), index);
+        self.by_pairs.insert(Arc::clone(&kept), index);
         self.sets.push(kept);
-        index
+        (index, taken)
     }
 
     /// The pairs as metadata, the table of sets, and how many there are.
-    pub(super) fn finish(self, compress: bool) -> Option<(Vec<u8>, Meta, u32)> {
+    pub(super) fn finish(&self, compress: bool) -> Option<(Vec<u8>, Meta, u32)> {
         if self.sets.is_empty() {
             return None;
         }
@@ -49,7 +62,7 @@ impl Xattrs {
         let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or_default();
         for set in &self.sets {
             let place = pairs.place();
-            for (name, value) in set {
+            for (name, value) in set.iter() {
                 let known = PREFIXES.iter().position(|prefix| name.starts_with(prefix));
                 let space = known.unwrap_or_default();
                 let rest = &name[PREFIXES[space].len()..];

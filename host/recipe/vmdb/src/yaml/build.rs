@@ -1,17 +1,16 @@
-//! From parser events to nodes: anchors, merge keys, tags, duplicate keys.
+//! From the tree of a document to values: merge keys, tags, duplicate keys.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet, hash_map::Entry},
+};
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput, Tag};
+use yaml_tree::{Content, Tag};
 
 use super::{
     Node, Position, Value,
     scalar::{self, Plain},
 };
-
-/// Nodes that a spec may expand to through aliases. Real specs have hundreds;
-/// the limit stops documents that double with every line.
-const NODES_MAX: usize = 1_000_000;
 
 /// Why a document cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,53 +43,30 @@ pub struct Document {
 /// When it is no YAML, has more than one document, or holds something that the
 /// safe loader does not construct.
 pub fn read(text: &str) -> Result<Document, YamlError> {
-    let mut options = Options::default();
-    // Another crate of the program may have turned them on for all.
-    options.set_emit_comments(false);
-    let mut builder = Builder {
-        events: Parser::new_from_str_with_options(text, options),
-        anchors: HashMap::new(),
-        nodes: 0,
-        duplicates: Vec::new(),
+    let mut builder = Builder::default();
+    let root = match yaml_tree::read(text)? {
+        Some(tree) => builder.item(&tree)?.node()?,
+        None => Node { at: Position { line: 1, column: 1 }, value: Value::Null },
     };
-    let mut root = None;
-    loop {
-        let (event, span) = builder.next()?;
-        match event {
-            Event::StreamEnd => break,
-            Event::StreamStart | Event::DocumentEnd => {}
-            Event::DocumentStart(..) if root.is_none() => {
-                let (event, span) = builder.next()?;
-                root = Some(builder.node(event, span)?.node()?);
-            }
-            Event::DocumentStart(..) => {
-                return Err(error(position(span), "a second document begins here"));
-            }
-            other => return Err(error(position(span), format!("unexpected {other:?}"))),
-        }
-    }
-    let root = root.unwrap_or(Node { at: Position { line: 1, column: 1 }, value: Value::Null });
     Ok(Document { root, duplicates: builder.duplicates })
 }
 
-fn position(span: Span) -> Position {
-    Position { line: span.start.line(), column: span.start.col() + 1 }
+impl From<yaml_tree::YamlError> for YamlError {
+    fn from(fault: yaml_tree::YamlError) -> Self {
+        error(fault.at, fault.message)
+    }
 }
 
-struct Builder<'a> {
-    events: Parser<'a, StrInput<'a>>,
-    anchors: HashMap<usize, Item>,
-    nodes: usize,
+#[derive(Default)]
+struct Builder {
     duplicates: Vec<(String, Position)>,
 }
 
 /// A node, or a mark that only has a meaning as a key.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Item {
     at: Position,
     plain: Plain,
-    /// How many nodes it consists of.
-    weight: usize,
 }
 
 impl Item {
@@ -103,84 +79,32 @@ impl Item {
     }
 }
 
-impl<'a> Builder<'a> {
-    fn next(&mut self) -> Result<(Event<'a>, Span), YamlError> {
-        match self.events.next() {
-            Some(Ok(next)) => Ok(next),
-            Some(Err(fault)) => {
-                let mark = fault.marker();
-                let at = Position { line: mark.line(), column: mark.col() + 1 };
-                Err(error(at, fault.info()))
+impl Builder {
+    fn item(&mut self, tree: &yaml_tree::Node) -> Result<Item, YamlError> {
+        let (at, tag) = (tree.at, tree.tag.as_deref());
+        let plain = match &*tree.content {
+            Content::Scalar { text, plain } => scalar_of(text, *plain, tag, at)?,
+            Content::List(items) => {
+                let items =
+                    items.iter().map(|item| self.item(item)?.node()).collect::<Result<_, _>>();
+                Plain::Value(collection(Value::List(items?), tag, at)?)
             }
-            None => Err(error(Position::default(), "the file ends too early")),
-        }
-    }
-
-    fn node(&mut self, event: Event<'a>, span: Span) -> Result<Item, YamlError> {
-        let at = position(span);
-        let before = self.nodes;
-        self.count(at, 1)?;
-        let (anchor, plain) = match event {
-            Event::Alias(id) => {
-                let item = self
-                    .anchors
-                    .get(&id)
-                    .cloned()
-                    .ok_or_else(|| error(at, "an alias inside of what it stands for"))?;
-                self.count(at, item.weight)?;
-                return Ok(Item { at, ..item });
+            Content::Map(entries) => {
+                Plain::Value(collection(Value::Map(self.mapping(entries)?), tag, at)?)
             }
-            Event::Scalar(text, style, anchor, tag) => {
-                let plain = scalar_of(&text, style, tag.as_deref(), at)?;
-                (anchor, plain)
-            }
-            Event::SequenceStart(_, anchor, tag) => {
-                let items = self.sequence()?;
-                (anchor, Plain::Value(collection(Value::List(items), tag.as_deref(), at)?))
-            }
-            Event::MappingStart(_, anchor, tag) => {
-                let entries = self.mapping()?;
-                (anchor, Plain::Value(collection(Value::Map(entries), tag.as_deref(), at)?))
-            }
-            other => return Err(error(at, format!("unexpected {other:?}"))),
         };
-        let item = Item { at, plain, weight: self.nodes - before };
-        if anchor != 0 {
-            self.anchors.insert(anchor, item.clone());
-        }
-        Ok(item)
+        Ok(Item { at, plain })
     }
 
-    fn count(&mut self, at: Position, more: usize) -> Result<(), YamlError> {
-        self.nodes = self.nodes.saturating_add(more);
-        if self.nodes > NODES_MAX {
-            return Err(error(at, format!("the aliases expand to more than {NODES_MAX} nodes")));
-        }
-        Ok(())
-    }
-
-    fn sequence(&mut self) -> Result<Vec<Node>, YamlError> {
-        let mut items = Vec::new();
-        loop {
-            let (event, span) = self.next()?;
-            if matches!(event, Event::SequenceEnd) {
-                return Ok(items);
-            }
-            items.push(self.node(event, span)?.node()?);
-        }
-    }
-
-    fn mapping(&mut self) -> Result<Vec<(Node, Node)>, YamlError> {
+    fn mapping(
+        &mut self,
+        entries: &[(yaml_tree::Node, yaml_tree::Node)],
+    ) -> Result<Vec<(Node, Node)>, YamlError> {
         let mut merged: Vec<(Node, Node)> = Vec::new();
         let mut own: Vec<(Node, Node)> = Vec::new();
-        loop {
-            let (event, span) = self.next()?;
-            if matches!(event, Event::MappingEnd) {
-                break;
-            }
-            let key = self.node(event, span)?;
-            let (event, span) = self.next()?;
-            let value = self.node(event, span)?.node()?;
+        for (key, value) in entries {
+            let key = self.item(key)?;
+            let value = self.item(value)?.node()?;
             if matches!(key.plain, Plain::Merge) {
                 merged.extend(merge(value)?);
                 continue;
@@ -198,39 +122,65 @@ impl<'a> Builder<'a> {
             }
             own.push((key, value));
         }
-        let mut entries: Vec<(Node, Node)> = Vec::new();
+        let mut entries = Entries::default();
         for (key, value) in merged {
-            set(&mut entries, key, value);
+            entries.set(key, value);
         }
-        for (index, (key, _)) in own.iter().enumerate() {
-            if own[..index].iter().any(|(other, _)| same_key(other, key)) {
+        let mut seen = HashSet::new();
+        for (key, _) in &own {
+            if !seen.insert(Identity::of(key)) {
                 self.duplicates.push((key.repr(), key.at));
             }
         }
         for (key, value) in own {
-            set(&mut entries, key, value);
+            entries.set(key, value);
         }
-        Ok(entries)
+        Ok(entries.all)
     }
 }
 
-/// Python takes keys that compare equal for one: `1` and `true` too.
-fn same_key(a: &Node, b: &Node) -> bool {
-    let number = |node: &Node| match node.value {
-        Value::Bool(truth) => Some(i64::from(truth)),
-        Value::Int(number) => Some(number),
-        _ => None,
-    };
-    match (number(a), number(b)) {
-        (Some(a), Some(b)) => a == b,
-        _ => a.value == b.value,
+/// What decides whether two keys are one: Python takes keys that compare equal for
+/// one, `1` and `true` too.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Identity {
+    Number(i64),
+    Float(u64),
+    Text(String),
+    Other(&'static str, String),
+}
+
+impl Identity {
+    fn of(key: &Node) -> Self {
+        match &key.value {
+            Value::Bool(truth) => Self::Number(i64::from(*truth)),
+            Value::Int(number) => Self::Number(*number),
+            // Both zeros are one.
+            Value::Float(number) => Self::Float((number + 0.0).to_bits()),
+            Value::Text(text) => Self::Text(text.clone()),
+            Value::Other(kind, text) => Self::Other(kind, text.clone()),
+            // Lists and mappings are no keys.
+            other => Self::Other(other.kind(), String::new()),
+        }
     }
 }
 
-fn set(entries: &mut Vec<(Node, Node)>, key: Node, value: Node) {
-    match entries.iter_mut().find(|(other, _)| same_key(other, &key)) {
-        Some((_, old)) => *old = value,
-        None => entries.push((key, value)),
+/// A mapping that is being filled.
+#[derive(Default)]
+struct Entries {
+    all: Vec<(Node, Node)>,
+    places: HashMap<Identity, usize>,
+}
+
+impl Entries {
+    /// Of a key that comes again, the last value counts, at the place of the first.
+    fn set(&mut self, key: Node, value: Node) {
+        match self.places.entry(Identity::of(&key)) {
+            Entry::Occupied(place) => self.all[*place.get()].1 = value,
+            Entry::Vacant(place) => {
+                place.insert(self.all.len());
+                self.all.push((key, value));
+            }
+        }
     }
 }
 
@@ -252,16 +202,11 @@ fn merge(value: Node) -> Result<Vec<(Node, Node)>, YamlError> {
     }
 }
 
-fn scalar_of(
-    text: &str,
-    style: ScalarStyle,
-    tag: Option<&Tag>,
-    at: Position,
-) -> Result<Plain, YamlError> {
+fn scalar_of(text: &str, plain: bool, tag: Option<&Tag>, at: Position) -> Result<Plain, YamlError> {
     let wrong = |reason: String| error(at, reason);
     let value = |value| Ok(Plain::Value(value));
     let Some(tag) = tag else {
-        return if style == ScalarStyle::Plain {
+        return if plain {
             scalar::resolve(text).map_err(wrong)
         } else {
             value(Value::Text(text.to_owned()))
@@ -387,6 +332,16 @@ mod tests {
             let line = format!("a{level}: &a{level} [*a{before}, *a{before}, *a{before}]\n");
             text.push_str(&line);
         }
-        assert!(repr(&text).contains("more than 1000000 nodes"), "{}", repr(&text));
+        let long = format!("a: &x \"{}\"\nb: [{}]\n", "x".repeat(1 << 20), "*x, ".repeat(1500));
+        for text in [text, long] {
+            let said = memory_bound::within(yaml_tree::EXPANDED_MAX_BYTES as u64, || repr(&text));
+            assert!(said.contains("expands to more than 67108864 bytes"), "{said}");
+        }
+        // As much as is let through.
+        let much = format!("a: &x [{}]\nb: [{}]\n", "1,".repeat(4000), "*x, ".repeat(100));
+        memory_bound::within(yaml_tree::EXPANDED_MAX_BYTES as u64, || read(&much).unwrap());
+        let keys: String = (0..100_000).map(|n| format!("k{n}: 1\n")).collect();
+        let document = read(&keys).unwrap();
+        assert!(document.duplicates.is_empty() && document.root.get("k99999").is_some());
     }
 }

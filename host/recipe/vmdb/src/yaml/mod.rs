@@ -11,22 +11,7 @@ mod scalar;
 
 pub use build::{YamlError, read};
 
-use std::fmt;
-
-/// A place in the spec, counted from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Position {
-    /// Line.
-    pub line: usize,
-    /// Column, in characters.
-    pub column: usize,
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.line, self.column)
-    }
-}
+pub use yaml_tree::Position;
 
 /// A value with its place.
 #[derive(Debug, Clone, PartialEq)]

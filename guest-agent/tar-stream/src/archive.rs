@@ -1,0 +1,321 @@
+//! A tar stream as members: each header with everything that extensions before
+//! it said about it.
+
+use std::io::{self, Read};
+
+use crate::{
+    BLOCK_BYTES, DEPTH_MAX, EXTENSIONS_MAX_BYTES, Kind, PATH_MAX_BYTES, TRAILING_MAX_BYTES,
+    header::Header, records::Extended, sparse,
+};
+
+/// Bytes of a path in messages.
+const SHOWN_PATH_BYTES: usize = 120;
+
+/// An extended attribute: its name without NUL, and its value.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
+/// Why a stream cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum TarError {
+    /// The stream failed, or ended within an archive.
+    #[error("the tar stream breaks off")]
+    Read(#[source] io::Error),
+    /// The archive holds what is refused.
+    #[error("member {entry}{}: {reason}", shown(path))]
+    Bad {
+        /// The number of the member in the stream, from 1.
+        entry: u64,
+        /// Its path, escaped and shortened; empty when it is not known.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn shown(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!(" (`{path}`)") }
+}
+
+impl From<TarError> for io::Error {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Read(source) => source,
+            bad @ TarError::Bad { .. } => Self::new(io::ErrorKind::InvalidData, bad),
+        }
+    }
+}
+
+/// One member of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Path below the root, without empty, `.` and `..` components. The root
+    /// itself has none.
+    pub path: Vec<Vec<u8>>,
+    /// What it is.
+    pub kind: Kind,
+    /// Permissions with set-id and sticky bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// When it was last changed: seconds since 1970, rounded down, and
+    /// nanoseconds.
+    pub mtime: (i64, u32),
+    /// Size of a regular file in bytes, holes included.
+    pub size: u64,
+    /// Target of a symbolic link, as it is.
+    pub link: Vec<u8>,
+    /// Target of a hard link, in the form of `path`.
+    pub hard_link: Vec<Vec<u8>>,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// Extended attributes, each name once.
+    pub xattrs: Vec<Xattr>,
+    /// Where the data of a sparse file lies in it: offset and length in bytes, in
+    /// order and within `size`. `None` when it is not sparse.
+    pub extents: Option<Vec<(u64, u64)>>,
+}
+
+/// The members of a tar stream, one after another.
+#[derive(Debug)]
+pub struct Archive<R> {
+    input: R,
+    number: u64,
+    /// Data of the current member that has not been read yet.
+    data_left: u64,
+    /// Bytes behind the data up to the next header.
+    padding: u64,
+}
+
+impl<R: Read> Archive<R> {
+    /// Reads from a stream, which should be buffered where a read is expensive.
+    pub fn new(input: R) -> Self {
+        Self { input, number: 0, data_left: 0, padding: 0 }
+    }
+
+    /// The next member; what was not read of the current one is passed over.
+    /// `None` at the end, when the whole stream is read.
+    ///
+    /// # Errors
+    /// When the stream breaks off, or its next member is refused.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+        let mut extended = Extended::default();
+        let mut room = EXTENSIONS_MAX_BYTES;
+        loop {
+            self.pass_data()?;
+            let Some(header) = self.read_header()? else { return Ok(None) };
+            match header.kind {
+                b'x' => extended
+                    .records(&self.read_extension(&header, &mut room)?)
+                    .map_err(|reason| self.bad(&header.path, reason))?,
+                // Global records say nothing that a member's own do not.
+                b'g' => drop(self.read_extension(&header, &mut room)?),
+                b'L' => extended.path = Some(until_nul(self.read_extension(&header, &mut room)?)),
+                b'K' => extended.link = Some(until_nul(self.read_extension(&header, &mut room)?)),
+                _ => return self.entry(&header, extended).map(Some),
+            }
+        }
+    }
+
+    /// Reads data of the current member as it is stored, without the holes: all
+    /// that fits, or what is left.
+    ///
+    /// # Errors
+    /// When the stream breaks off.
+    pub fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
+        let want = usize::try_from(self.data_left).unwrap_or(usize::MAX).min(buffer.len());
+        self.read_exact(&mut buffer[..want])?;
+        self.data_left -= want as u64;
+        Ok(want)
+    }
+
+    /// Bytes of data of the current member that were not read yet, without the
+    /// holes.
+    #[must_use]
+    pub fn data_left(&self) -> u64 {
+        self.data_left
+    }
+
+    /// An error about the current member, whose path is given as its bytes.
+    #[must_use]
+    pub fn bad(&self, path: &[u8], reason: impl Into<String>) -> TarError {
+        let shown = &path[..path.len().min(SHOWN_PATH_BYTES)];
+        let path = shown.escape_ascii().to_string();
+        TarError::Bad { entry: self.number, path, reason: reason.into() }
+    }
+
+    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), TarError> {
+        self.input.read_exact(buffer).map_err(TarError::Read)
+    }
+
+    fn pass_data(&mut self) -> Result<(), TarError> {
+        let left = self.data_left.checked_add(self.padding);
+        let left = left.ok_or_else(|| self.bad(b"", "its size is absurd"))?;
+        let passed =
+            io::copy(&mut (&mut self.input).take(left), &mut io::sink()).map_err(TarError::Read)?;
+        if passed < left {
+            return Err(TarError::Read(io::ErrorKind::UnexpectedEof.into()));
+        }
+        (self.data_left, self.padding) = (0, 0);
+        Ok(())
+    }
+
+    fn read_header(&mut self) -> Result<Option<Header>, TarError> {
+        let mut block = [0; BLOCK_BYTES];
+        self.read_exact(&mut block)?;
+        if block.iter().all(|byte| *byte == 0) {
+            // The end is two blocks of zeros; whatever follows is padding.
+            self.read_exact(&mut block)?;
+            if block.iter().any(|byte| *byte != 0) {
+                return Err(self.bad(b"", "a single block of zeros between members"));
+            }
+            let behind = (&mut self.input).take(TRAILING_MAX_BYTES + 1);
+            if io::copy(&mut { behind }, &mut io::sink()).map_err(TarError::Read)?
+                > TRAILING_MAX_BYTES
+            {
+                let reason = format!("more than {TRAILING_MAX_BYTES} bytes behind the end");
+                return Err(self.bad(b"", reason));
+            }
+            return Ok(None);
+        }
+        self.number += 1;
+        let header = Header::parse(block).map_err(|reason| self.bad(b"", reason))?;
+        self.set_data(header.size);
+        Ok(Some(header))
+    }
+
+    fn set_data(&mut self, size: u64) {
+        self.data_left = size;
+        let block = BLOCK_BYTES as u64;
+        self.padding = (block - size % block) % block;
+    }
+
+    /// The data of an extension, out of the room that is left for all of them.
+    fn read_extension(&mut self, header: &Header, room: &mut u64) -> Result<Vec<u8>, TarError> {
+        let Some(left) = room.checked_sub(header.size) else {
+            let reason = format!("its attributes are larger than {EXTENSIONS_MAX_BYTES} bytes");
+            return Err(self.bad(&header.path, reason));
+        };
+        *room = left;
+        let mut data = vec![0; usize::try_from(header.size).unwrap_or_default()];
+        self.read_exact(&mut data)?;
+        self.data_left = 0;
+        Ok(data)
+    }
+
+    fn entry(&mut self, header: &Header, extended: Extended) -> Result<Entry, TarError> {
+        let name = extended.path.as_ref().unwrap_or(&header.path).clone();
+        let kind =
+            Kind::of(header.kind).ok_or_else(|| self.bad(&name, "an unknown kind of member"))?;
+        if let Some(size) = extended.size {
+            self.set_data(size);
+        }
+        if kind != Kind::File && self.data_left > 0 {
+            // Some packers give links the size of their target, and directories
+            // one of their own, without data.
+            if !matches!(kind, Kind::HardLink | Kind::Symlink | Kind::Directory) {
+                return Err(self.bad(&name, "data for something that is no regular file"));
+            }
+            self.set_data(0);
+        }
+        let path = components(&name).map_err(|reason| self.bad(&name, reason))?;
+        let link = extended.link.unwrap_or_else(|| header.link.clone());
+        if link.len() > PATH_MAX_BYTES {
+            return Err(self.bad(&name, format!("a target of more than {PATH_MAX_BYTES} bytes")));
+        }
+        let hard_link = match kind {
+            Kind::HardLink => components(&link).map_err(|reason| self.bad(&name, reason))?,
+            _ => Vec::new(),
+        };
+        if kind == Kind::Symlink && (link.is_empty() || link.contains(&0)) {
+            return Err(self.bad(&name, "a symbolic link without a target that can be"));
+        }
+        let mut entry = Entry {
+            path,
+            kind,
+            mode: header.mode & 0o7777,
+            uid: extended.uid.unwrap_or(header.uid),
+            gid: extended.gid.unwrap_or(header.gid),
+            mtime: extended.mtime.unwrap_or((header.mtime, 0)),
+            size: self.data_left,
+            link,
+            hard_link,
+            device: header.device,
+            xattrs: extended.xattrs,
+            extents: None,
+        };
+        self.sparse(header, extended.sparse_size, &mut entry).map_err(|error| match error {
+            sparse::MapError::Read(source) => TarError::Read(source),
+            sparse::MapError::Bad(reason) => self.bad(&name, reason),
+        })?;
+        Ok(entry)
+    }
+
+    /// Reads the map of a sparse file, in either form.
+    fn sparse(
+        &mut self,
+        header: &Header,
+        pax_size: Option<u64>,
+        entry: &mut Entry,
+    ) -> Result<(), sparse::MapError> {
+        let extents = if header.kind == b'S' {
+            sparse::gnu_map(&mut self.input, header, &mut entry.size)?
+        } else if let Some(real) = pax_size {
+            if entry.kind != Kind::File {
+                return Err(sparse::MapError::Bad("a sparse file that is no regular file"));
+            }
+            let (map, used) = sparse::pax_map(&mut self.input, self.data_left)?;
+            self.data_left -= used;
+            entry.size = real;
+            map
+        } else {
+            return Ok(());
+        };
+        sparse::check(&extents, entry.size, self.data_left).map_err(sparse::MapError::Bad)?;
+        entry.extents = Some(extents);
+        Ok(())
+    }
+}
+
+/// The data of the current member as it is stored.
+impl<R: Read> Read for Archive<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.data_left).unwrap_or(usize::MAX).min(buffer.len());
+        if want == 0 {
+            return Ok(0);
+        }
+        let count = self.input.read(&mut buffer[..want])?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.data_left -= count as u64;
+        Ok(count)
+    }
+}
+
+fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
+        bytes.truncate(end);
+    }
+    bytes
+}
+
+/// The components of a path, which must stay below the root.
+fn components(path: &[u8]) -> Result<Vec<Vec<u8>>, &'static str> {
+    if path.len() > PATH_MAX_BYTES {
+        return Err("a path that is longer than Linux takes");
+    }
+    if path.contains(&0) {
+        return Err("a path with a NUL byte");
+    }
+    let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+    let parts: Vec<Vec<u8>> = parts.take(DEPTH_MAX + 1).map(<[u8]>::to_vec).collect();
+    if parts.len() > DEPTH_MAX {
+        return Err("a path with too many components");
+    }
+    if parts.iter().any(|part| part == b"..") {
+        return Err("a path that leads out of the tree");
+    }
+    Ok(parts)
+}

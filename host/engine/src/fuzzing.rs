@@ -1,0 +1,22 @@
+//! The body of the fuzz target, for `tests/fuzz` and for this crate's own tests.
+
+/// What tools in the guest say of a disk that somebody else has made: fstab, blkid,
+/// pvs and lvs, sfdisk.
+pub fn reports(bytes: &[u8]) {
+    crate::grow::read_report(bytes);
+    crate::adopt::read_reports(&String::from_utf8_lossy(bytes));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn reports_of_every_kind(
+            text in "(UUID=|LABEL=|/dev/|mapper/|vg-lv|/disk/by-|sda1|vda|[a-z0-9=/\\\\|\"., \\n-]|/ ext4 |subvol=){0,60}",
+        ) {
+            memory_bound::within(1 << 20, || super::reports(text.as_bytes()));
+        }
+    }
+}

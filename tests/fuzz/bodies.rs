@@ -1,0 +1,39 @@
+//! The fuzz targets by name: what `targets.rs` runs under coverage guidance, and the
+//! test `corpus` with the inputs of the repository. A body is a function of the crate
+//! whose parser it is, where proptest runs it, too.
+
+/// A target: its name, which is that of its corpus and of its program, and its body.
+pub(crate) type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub(crate) const TARGETS: &[Target] = &[
+    ("agent_kernel_files", guest_agent::fuzzing::kernel_files),
+    ("agent_name_query", guest_agent::fuzzing::name_query),
+    ("appliance_package", appliance::fuzzing::package),
+    ("appliance_packages", appliance::fuzzing::packages),
+    ("appliance_release", appliance::fuzzing::release),
+    ("appliance_versions", appliance::fuzzing::versions),
+    ("dib_block_device", dib::fuzzing::block_device),
+    ("dib_index_page", dib::fuzzing::index_page),
+    ("engine_reports", engine::fuzzing::reports),
+    ("layers_config", layers::fuzzing::config),
+    ("layers_script", layers::fuzzing::script),
+    ("output_squashfs", output::fuzzing::squashfs),
+    ("output_unpack", output::fuzzing::unpack),
+    ("qemu_monitor", qemu::fuzzing::monitor),
+    ("session_dispatch", session::fuzzing::dispatch),
+    ("store_layer", store::fuzzing::layer),
+    ("store_overlay", store::fuzzing::overlay),
+    ("store_record", store::fuzzing::record),
+    ("tar_archive", tar_stream::fuzzing::archive),
+    ("vmdb_spec", vmdb::fuzzing::spec),
+    ("vmdb_template", vmdb::fuzzing::template),
+    ("vmm_block_request", microvm::fuzzing::block_request),
+    ("vmm_control_message", microvm::fuzzing::control_message),
+    ("vmm_kernel_header", microvm::fuzzing::kernel_header),
+    ("vmm_mmio_registers", microvm::fuzzing::mmio_registers),
+    ("vmm_racing_memory", microvm::fuzzing::racing_memory),
+    ("vmm_vsock_packet", microvm::fuzzing::vsock_packet),
+    ("wire_egress", wire::fuzzing::egress),
+    ("wire_frames", wire::fuzzing::frames),
+];
