@@ -23,6 +23,7 @@ if [ "$what" = test ]; then
     # The tests compare with other people's tools wherever they are installed.
     want qemu-img qemu-utils
     want setpriv util-linux
+    want strace strace
     want e2fsck e2fsprogs
     want sgdisk gdisk
     want iasl acpica-tools

@@ -22,6 +22,7 @@ pub mod error;
 pub mod exec;
 pub mod explain;
 pub mod host_paths;
+pub mod nested;
 pub mod network;
 pub mod pipeline;
 pub mod progress;
@@ -47,6 +48,11 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     if argv.get(1).is_some_and(|verb| verb == microvm::VMM_VERB) {
         return microvm::vmm_child();
     }
+    let argv = match nested::enter(argv) {
+        Ok(argv) => argv,
+        // Nobody is there any more who could be told.
+        Err(_) => return ExitCode::FAILURE,
+    };
     // What is written from here on is the user's alone, unless it is an output.
     rooted::make_umask_private();
     let console = ui::Console::of_process();

@@ -13,7 +13,7 @@ use ureq::{
     tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
 };
 
-use crate::{BaseError, gc::note_use, source::ImageFile};
+use crate::{BaseError, gc::note_use, source::ImageFile, unfinished};
 
 /// Name resolution and connecting; a server that needs longer is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -171,21 +171,19 @@ pub fn fetch(
         return Ok(Fetched { path, downloaded: 0 });
     }
     fs::create_dir_all(&downloads).map_err(|e| BaseError::io("create", &downloads, e))?;
-    let mut file = tempfile::Builder::new()
-        .prefix("part-")
-        .tempfile_in(&downloads)
-        .map_err(|e| BaseError::io("write in", &downloads, e))?;
+    let mut file =
+        unfinished::file(&downloads).map_err(|e| BaseError::io("write in", &downloads, e))?;
     let agent = agent(url, ca_bundle);
     let mut hash = expected.algorithm.hash();
     let mut failure = String::new();
     let mut total = 0;
     for _ in 0..ATTEMPTS {
-        match attempt(&agent, url, total, file.as_file_mut(), &mut hash) {
+        match attempt(&agent, url, total, file.work.as_file_mut(), &mut hash) {
             Ok(Progress::Whole(bytes)) => {
                 total += bytes;
                 expected.compare(url, hash.hex())?;
-                file.as_file().sync_all().map_err(|e| BaseError::io("write", &path, e))?;
-                file.persist(&path).map_err(|e| BaseError::io("name", &path, e.error))?;
+                file.work.as_file().sync_all().map_err(|e| BaseError::io("write", &path, e))?;
+                file.work.persist(&path).map_err(|e| BaseError::io("name", &path, e.error))?;
                 return Ok(Fetched { path, downloaded: total });
             }
             Ok(Progress::Broken(bytes, reason)) => {

@@ -13,7 +13,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use store::Digest;
 
-use crate::{BaseError, source::ImageFile};
+use crate::{BaseError, source::ImageFile, unfinished};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -77,9 +77,9 @@ fn remembered(note: &Path, stamp: &str) -> Option<[u8; 32]> {
 
 fn remember(seen: &Path, note: &Path, text: &str) -> io::Result<()> {
     fs::create_dir_all(seen)?;
-    let mut file = tempfile::NamedTempFile::new_in(seen)?;
-    file.write_all(text.as_bytes())?;
-    file.persist(note)?;
+    let mut file = unfinished::file(seen)?;
+    file.work.write_all(text.as_bytes())?;
+    file.work.persist(note)?;
     Ok(())
 }
 

@@ -21,6 +21,7 @@ mod identify;
 mod magic;
 mod overlay;
 mod source;
+mod unfinished;
 mod unpack;
 mod vmdk;
 

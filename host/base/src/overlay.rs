@@ -10,7 +10,7 @@ use nix::unistd::{Whence, lseek};
 
 use qcow2::BackingFormat;
 
-use crate::{Backing, BaseError};
+use crate::{Backing, BaseError, unfinished};
 
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
@@ -50,10 +50,8 @@ pub fn write_overlay(
     let open = |path: &Path| File::open(path).map_err(|e| BaseError::io("open", path, e));
     let (changed, under) = (open(disk)?, open(base)?);
     let folder = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new()
-        .prefix(".part-")
-        .tempfile_in(folder)
-        .map_err(|e| BaseError::io("write in", folder, e))?;
+    let unfinished = unfinished::file(folder).map_err(|e| BaseError::io("write in", folder, e))?;
+    let file = unfinished.work;
     let name = backing.path.to_str().filter(|name| name.len() <= NAME_MAX_BYTES);
     let name = name.ok_or_else(|| BaseError::image(&backing.path, "its name cannot be written"))?;
     let write = || -> io::Result<Written> {

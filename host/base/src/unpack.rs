@@ -15,7 +15,7 @@ use crate::{
     AllowedBacking, BaseError, Magic,
     backing::{self, Layer},
     source::ImageFile,
-    vmdk,
+    unfinished, vmdk,
 };
 
 /// What is smaller than this holds no filesystem.
@@ -124,10 +124,9 @@ impl Chain {
 pub(crate) fn unpack(chain: &Chain, disks: &Path, raw: &Path) -> Result<u64, BaseError> {
     fs::create_dir_all(disks).map_err(|e| BaseError::io("create", disks, e))?;
     let before = stamps(chain)?;
-    let work = tempfile::Builder::new()
-        .prefix("part-")
-        .tempdir_in(disks)
-        .map_err(|e| BaseError::io("write in", disks, e))?;
+    let unfinished =
+        unfinished::directory(disks).map_err(|e| BaseError::io("write in", disks, e))?;
+    let work = &unfinished.work;
     let made = work.path().join("disk.raw");
     match chain {
         Chain::Layers(layers) => write_layers(layers, &made)?,

@@ -111,9 +111,11 @@ pub fn lower(
         env: |name: &str| context.variable(name).map(str::to_owned),
         root: Path::new("/"),
     };
-    let located = dib::locate(&options, &world, &HttpFetcher::default())
-        .map_err(DibError::from)
-        .map_err(|error| dib_error(context.personality, error))?;
+    let located = machine_run::until_signalled(ctx, || {
+        dib::locate(&options, &world, &HttpFetcher::default())
+            .map_err(DibError::from)
+            .map_err(|error| dib_error(context.personality, error))
+    })?;
     let lowered =
         dib::lower(&options, &located).map_err(|error| dib_error(context.personality, error))?;
     ctx.say(format!("Expanded elements: {}", lowered.elements.join(" ")));

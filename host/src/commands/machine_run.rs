@@ -1,7 +1,14 @@
 //! What every verb with a machine has around it: the runtime, the signals and
 //! the view of the user.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use engine::events::SharedObserver;
 use tokio::{
@@ -15,6 +22,44 @@ use crate::{
     ui::{self, Console, Ui, Verbosity},
 };
 
+/// How long threads may take to end whose work nobody waits for any more.
+const GIVEN_UP_LIMIT: Duration = Duration::from_secs(1);
+
+/// Whether the main thread does something that cannot hear of a wish to stop.
+static IS_DEAF: AtomicBool = AtomicBool::new(false);
+
+/// Does something that may wait for long and cannot be asked to stop, such as a
+/// download. A signal ends the process at once meanwhile; there is no machine yet that
+/// had to come down, and the next run removes what the work has left.
+///
+/// # Errors
+/// When a signal came before, and what the work fails with.
+pub fn until_signalled<T>(
+    ctx: &Ctx,
+    work: impl FnOnce() -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    struct Deaf;
+    impl Drop for Deaf {
+        fn drop(&mut self) {
+            IS_DEAF.store(false, Ordering::SeqCst);
+        }
+    }
+    // In this order, and whoever takes signals the other way round: one of the two sees
+    // what the other has done.
+    IS_DEAF.store(true, Ordering::SeqCst);
+    let _deaf = Deaf;
+    if *ctx.cancel.borrow() {
+        return Err(stopped());
+    }
+    work()
+}
+
+/// The error of work that a signal has stopped.
+#[must_use]
+pub fn stopped() -> CommandError {
+    CommandError::message(Kind::Interrupted, "the build was stopped")
+}
+
 /// Runs asynchronous work with the user's view on it. SIGINT, SIGTERM and
 /// SIGHUP ask it to stop; the second of them does not ask.
 ///
@@ -25,14 +70,17 @@ pub fn run<T>(
     work: impl AsyncFnOnce(Ctx) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let outcome = runtime().and_then(|runtime| {
-        runtime.block_on(async {
+        let outcome = runtime.block_on(async {
             let (cancel, cancelled) = watch::channel(false);
             let signals = tokio::spawn(stop_on_signals(cancel, Arc::clone(ui))?);
             let observer: SharedObserver = ui.clone();
             let outcome = work(Ctx { observer, cancel: cancelled }).await;
             signals.abort();
             outcome
-        })
+        });
+        // A download that was given up cannot be stopped; it ends with the process.
+        runtime.shutdown_timeout(GIVEN_UP_LIMIT);
+        outcome
     });
     match &outcome {
         Ok(_) => ui.succeeded(),
@@ -112,9 +160,12 @@ fn stop_on_signals(
                 _ = hangup.recv() => "SIGHUP",
             };
             if !repeated {
-                ui.warning(format!("{name}: stopping; once more to stop at once"));
                 // Nobody listens any more when the work is already done.
                 let _ = cancel.send(true);
+                if IS_DEAF.load(Ordering::SeqCst) {
+                    break;
+                }
+                ui.warning(format!("{name}: stopping; once more to stop at once"));
             }
         }
         let error = CommandError::message(Kind::Interrupted, format!("stopped by {name}"));

@@ -98,10 +98,12 @@ pub fn appliance_settings(
     }
 }
 
-/// vbuild's own cache directory.
+/// vbuild's own cache directory, as an absolute path: overlays name what lies in it,
+/// and the build of a base image runs in another directory.
 #[must_use]
 pub fn cache_dir(args: &CacheDirArgs) -> PathBuf {
-    args.cache_dir.clone().unwrap_or_else(crate::settings::default_cache_dir)
+    let said = args.cache_dir.clone().unwrap_or_else(crate::settings::default_cache_dir);
+    std::path::absolute(&said).unwrap_or(said)
 }
 
 #[cfg(test)]
@@ -122,6 +124,12 @@ mod tests {
     #[test]
     fn nothing_said_means_the_defaults() {
         assert_eq!(settings("vbuild deb"), Settings::default());
+    }
+
+    #[test]
+    fn a_cache_directory_is_meant_from_where_it_is_typed() {
+        let said = CacheDirArgs { cache_dir: Some("some/where".into()) };
+        assert_eq!(cache_dir(&said), std::env::current_dir().unwrap().join("some/where"));
     }
 
     #[test]

@@ -67,6 +67,8 @@ impl<W: Write + Send> Render for Log<W> {
             Event::StageFinished { .. } => self.profile(at),
             _ => {}
         }
+        // A process that is killed has no other moment to write what it holds back.
+        let _ = self.out.flush();
     }
 
     fn closing(&mut self, at: &Stamp, lines: &[String]) {

@@ -200,6 +200,15 @@ fn the_log_has_times_in_utc_and_a_table_for_each_phase() {
 }
 
 #[test]
+fn the_log_holds_nothing_back_that_a_kill_would_lose() {
+    let out = Shared::default();
+    let mut log = log::Log::new(std::io::BufWriter::new(out.clone()));
+    let [started, ..] = &script(ExitStatus::Code(0))[..] else { panic!("it has started") };
+    log.event(&stamp(), started);
+    assert!(out.text().ends_with("Running: install.d/10-x\n"), "{}", out.text());
+}
+
+#[test]
 fn the_live_view_takes_every_event() {
     let events = [script(ExitStatus::Code(0)), script(ExitStatus::Signal(9)), remarks()].concat();
     let mut view = live::Live::hidden(VERBOSE);

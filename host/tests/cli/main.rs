@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod paths;
+mod signals;
 mod vmdb2;
 
 use std::{

@@ -4,7 +4,6 @@
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use base_image::{AllowedBacking, BaseError, BaseImage, Expected};
@@ -13,7 +12,9 @@ use machine::{DriveFormat, accel::Accel};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    commands::machine_run,
     error::{CommandError, Kind},
+    nested,
     pipeline::{self, Ctx},
     settings::{CaSource, Settings},
 };
@@ -55,11 +56,16 @@ pub(super) fn find(
     missing: Missing,
 ) -> Result<BaseImage, CommandError> {
     let folder = folder(settings);
+    let none = AllowedBacking::default();
+    let open = |path: &Path, expected: Option<&Expected>, allowed: &AllowedBacking| {
+        machine_run::until_signalled(ctx, || {
+            base_image::open(path, expected, allowed, &folder).map_err(failure)
+        })
+    };
     match base {
         Base::Image { path, digest } => {
             let expected = digest.as_deref().map(Expected::parse).transpose().map_err(failure)?;
-            let image = project.join(path);
-            base_image::open(&image, expected.as_ref(), allowed, &folder).map_err(failure)
+            open(&project.join(path), expected.as_ref(), allowed)
         }
         Base::Url { url, digest } => {
             let expected = Expected::parse(digest).map_err(failure)?;
@@ -70,13 +76,13 @@ pub(super) fn find(
                     .map_err(failure);
             }
             let certificates = pipeline::load_certificates(settings)?;
-            let fetched = base_image::fetch(url, &expected, &folder, certificates.as_deref())
-                .map_err(failure)?;
+            let fetched = machine_run::until_signalled(ctx, || {
+                base_image::fetch(url, &expected, &folder, certificates.as_deref()).map_err(failure)
+            })?;
             if fetched.downloaded > 0 {
                 ctx.say(format!("downloaded {url}"));
             }
-            base_image::open(&fetched.path, None, &AllowedBacking::default(), &folder)
-                .map_err(failure)
+            open(&fetched.path, None, &none)
         }
         Base::Recipe(recipe) => {
             let image = match missing {
@@ -86,7 +92,7 @@ pub(super) fn find(
                     Some(image).filter(|path| path.is_file()).ok_or_else(|| not_here("built"))?
                 }
             };
-            base_image::open(&image, None, &AllowedBacking::default(), &folder).map_err(failure)
+            open(&image, None, &none)
         }
     }
 }
@@ -146,7 +152,7 @@ fn run_recipe(
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(host)?,
     };
-    let mut command = Command::new(&program);
+    let mut command = nested::command(&program);
     command.current_dir(&project);
     match recipe.front_end {
         FrontEnd::Dib => command.args(["-t", "raw"]).arg("-o").arg(folder.join("base")),
@@ -157,7 +163,9 @@ fn run_recipe(
     command.args(settings_words(&absolute(settings).map_err(host)?)).args(&words);
     let what = words.join(" ");
     ctx.say(format!("the base image is built first: {} {what}", recipe.front_end.name()));
-    let status = command.status().map_err(host)?;
+    let Some(status) = nested::run(&mut command, &ctx.cancel).map_err(host)? else {
+        return Err(machine_run::stopped());
+    };
     if status.success() {
         return Ok(image);
     }

@@ -1,0 +1,185 @@
+//! Where the rounds happen: a folder, and where the kernel allows it a user and a
+//! mount namespace, in which small filesystems can be mounted by an ordinary user.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::{prctl, statvfs::statvfs},
+    unistd::{getgid, getuid},
+};
+
+/// The name of the harness's mirror, which the command lines say is this machine.
+pub(crate) const MIRROR_NAME: &str = "mirror.test";
+
+/// The room of a filesystem that is not full yet; nothing is taken of it in advance.
+const ROOMY: &str = "1g";
+
+/// Attempts at making a filesystem full while somebody writes to it.
+const FILL_ATTEMPTS: u32 = 100;
+
+/// The ground of all rounds.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    /// The program that is tested.
+    vbuild: PathBuf,
+    /// A cache with an appliance.
+    cache: PathBuf,
+    /// The recipes of this harness, and the elements of the tests.
+    pub(crate) recipes: PathBuf,
+    pub(crate) elements: PathBuf,
+    /// What the rounds are in.
+    work: PathBuf,
+    /// Why there are no namespaces.
+    pub(crate) without_namespaces: Option<String>,
+    /// Only faults whose names contain this.
+    pub(crate) only: Option<String>,
+    accel: String,
+}
+
+impl Ground {
+    /// Takes the ground that the environment names, and enters it.
+    pub(crate) fn enter() -> Result<Self> {
+        let path = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+        let needed = |name: &str| {
+            let value = path(name).with_context(|| format!("{name} is not set"))?;
+            fs::canonicalize(&value).with_context(|| format!("{name}={}", value.display()))
+        };
+        let work = needed("VBUILD_FAULTS_DIR")?;
+        let mut ground = Self {
+            vbuild: needed("VBUILD")?,
+            cache: needed("VBUILD_TEST_CACHE")?,
+            recipes: needed("VBUILD_FAULTS_RECIPES")?,
+            elements: needed("VBUILD_FAULTS_ELEMENTS")?,
+            work,
+            without_namespaces: None,
+            only: env::var("VBUILD_FAULTS_ONLY").ok(),
+            accel: env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into()),
+        };
+        // Whoever loses his parent becomes a child of this process.
+        prctl::set_child_subreaper(true)?;
+        if let Err(error) = enter_namespaces() {
+            let why = format!("no user and mount namespace: {error:#}");
+            println!("faults: {why}");
+            ground.without_namespaces = Some(why);
+        }
+        Ok(ground)
+    }
+
+    /// The folder of a round.
+    pub(crate) fn round(&self, seed: u64) -> PathBuf {
+        self.work.join(seed.to_string())
+    }
+
+    /// The folder of something that several rounds use.
+    pub(crate) fn common(&self, name: &str) -> PathBuf {
+        self.work.join(name)
+    }
+
+    /// Makes the cache of a round: empty, but with the appliance of all.
+    pub(crate) fn furnish_cache(&self, cache: &Path) -> Result<()> {
+        fs::create_dir_all(cache)?;
+        for name in ["appliance", "agent", "diskimage-builder"] {
+            let (from, to) = (self.cache.join(name), cache.join(name));
+            if !from.is_dir() || to.exists() {
+                continue;
+            }
+            if self.without_namespaces.is_some() {
+                let linked = Command::new("cp").arg("-al").args([&from, &to]).status()?;
+                ensure!(linked.success(), "cannot link {} to {}", to.display(), from.display());
+                continue;
+            }
+            fs::create_dir(&to)?;
+            mount(Some(&from), &to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .with_context(|| format!("show {} in {}", from.display(), to.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes out of a round's folder what is mounted there, and removes the folder.
+    pub(crate) fn clear(&self, folder: &Path) -> Result<()> {
+        self.unmount(folder)?;
+        fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))
+    }
+
+    /// Takes out of a folder what is mounted there.
+    pub(crate) fn unmount(&self, folder: &Path) -> Result<()> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        let mut places: Vec<&str> =
+            places.filter(|place| Path::new(place).starts_with(folder)).collect();
+        places.reverse();
+        for place in places {
+            umount2(place, MntFlags::MNT_DETACH).with_context(|| format!("unmount {place}"))?;
+        }
+        Ok(())
+    }
+
+    /// vbuild with an environment of its own: a home in the folder, nothing else.
+    pub(crate) fn command(&self, folder: &Path) -> Command {
+        let mut command = Command::new(&self.vbuild);
+        command
+            .env_clear()
+            .env("HOME", folder)
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+            .env("TERM", "dumb")
+            .current_dir(folder);
+        if let Some(agent) = env::var_os("VBUILD_AGENT") {
+            command.env("VBUILD_AGENT", agent);
+        }
+        command
+    }
+
+    /// What shall run the machines, and how large they are.
+    pub(crate) fn machine(&self) -> [&str; 6] {
+        ["--accel", &self.accel, "--smp", "1", "--memsize", "512"]
+    }
+}
+
+/// Becomes the master of a user and a mount namespace, with the same user and group
+/// in it; what is executed has no rights there.
+fn enter_namespaces() -> Result<()> {
+    let (uid, gid) = (getuid(), getgid());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).context("unshare")?;
+    fs::write("/proc/self/setgroups", "deny").context("setgroups")?;
+    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).context("uid_map")?;
+    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")).context("gid_map")?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("make / private")
+}
+
+/// Mounts a filesystem of its own on a folder, which can be made full.
+pub(crate) fn mount_small(folder: &Path) -> Result<()> {
+    let options = format!("size={ROOMY},mode=0755");
+    mount(Some("faults"), folder, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+        .with_context(|| format!("mount a small filesystem on {}", folder.display()))
+}
+
+/// Leaves so much room in a folder that [`mount_small`] has mounted on.
+pub(crate) fn make_full(folder: &Path, room_kib: u64) -> Result<()> {
+    for _ in 0..FILL_ATTEMPTS {
+        let room = statvfs(folder)?;
+        let used = (room.blocks() - room.blocks_free()) * room.fragment_size();
+        if resize(folder, &format!("{}k", used.div_ceil(1024) + room_kib)).is_ok() {
+            return Ok(());
+        }
+    }
+    bail!("{} could not be made full: somebody writes faster", folder.display())
+}
+
+/// Makes room again.
+pub(crate) fn make_room(folder: &Path) -> Result<()> {
+    resize(folder, ROOMY)
+}
+
+fn resize(folder: &Path, size: &str) -> Result<()> {
+    let options = format!("size={size}");
+    mount(None::<&str>, folder, None::<&str>, MsFlags::MS_REMOUNT, Some(options.as_str()))
+        .with_context(|| format!("resize {} to {size}", folder.display()))
+}
