@@ -4,17 +4,19 @@
 use std::{
     fs::File,
     io::{self, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
+use download::{Client, DownloadError};
+
 use crate::{
-    fetch::{self, FetchError, Item, Progress},
-    http::Client,
+    fetch::{self, Item, Progress},
     index::{Index, Package},
     keys::Trust,
     mirror::{Mirror, Suite},
     packed,
     release::{Expiry, Release, ReleaseError},
+    seen::SeenDates,
 };
 
 /// The only architecture there is a machine for.
@@ -24,13 +26,15 @@ const INDEX_MAX_BYTES: u64 = 1 << 30;
 /// What Debian itself ships is enough; firmware and non-free tools are of no
 /// use in a virtual machine.
 const COMPONENT: &str = "main";
+/// The largest InRelease file that is taken: they have about 150 KB.
+const RELEASE_MAX_BYTES: u64 = 8 << 20;
 
 /// Why the state of the archive is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// Something could not be fetched.
     #[error(transparent)]
-    Fetch(#[from] FetchError),
+    Fetch(#[from] DownloadError),
     /// A Release file is not to be believed.
     #[error(transparent)]
     Release(#[from] ReleaseError),
@@ -47,6 +51,15 @@ pub enum ArchiveError {
     BadIndex {
         /// The suite.
         suite: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The record of the states that mirrors have served cannot be used.
+    #[error("cannot use `{}`; remove it if it is damaged", path.display())]
+    SeenDates {
+        /// The record.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -79,6 +92,8 @@ pub(crate) struct Source<'a> {
     pub expiry: Expiry,
     /// Seconds since the epoch.
     pub now: u64,
+    /// The record of the newest state of each suite.
+    pub seen: &'a Path,
 }
 
 impl Archive {
@@ -95,10 +110,15 @@ impl Archive {
     ) -> Result<Self, ArchiveError> {
         let suites = source.mirror.suites(source.release);
         let path = format!("{COMPONENT}/binary-{ARCHITECTURE}/Packages.xz");
+        let unusable = |source_error| ArchiveError::SeenDates {
+            path: source.seen.to_owned(),
+            source: source_error,
+        };
+        let mut seen = SeenDates::read(source.seen).map_err(unusable)?;
         let (mut items, mut dates, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         for suite in &suites {
             let base = format!("{}/dists/{}", suite.archive, suite.name);
-            let message = client.text(&format!("{base}/InRelease"))?;
+            let message = client.text(&format!("{base}/InRelease"), RELEASE_MAX_BYTES)?;
             let keyring = source.trust.keyring(suite.role);
             let release =
                 Release::verify(&message, &suite.name, keyring, source.expiry, source.now)?;
@@ -112,9 +132,20 @@ impl Archive {
                 urls.insert(0, format!("{base}/{folder}/by-hash/SHA256/{}", listed.sha256));
             }
             items.push(Item { urls, sha256: listed.sha256.clone(), size: listed.size });
+            match (seen.newer(&base, &release.date), source.expiry) {
+                (None, _) => seen.note(&base, &release.date),
+                (Some(newer), expiry) => {
+                    let old = ReleaseError::rolled_back(&suite.name, &release.date, &seen, newer);
+                    match expiry {
+                        Expiry::Refuse => return Err(old.into()),
+                        Expiry::Warn => warnings.push(old.to_string()),
+                    }
+                }
+            }
             dates.push(release.date);
             warnings.extend(release.warning);
         }
+        seen.write().map_err(unusable)?;
         fetch::fetch_all(client, dir, &items, tell)?;
         let mut index = Index::default();
         for (number, (suite, item)) in (0..).zip(suites.iter().zip(&items)) {

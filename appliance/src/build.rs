@@ -20,6 +20,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use download::Client;
+
 use crate::{
     apt_conf::AptConf,
     archive::{ARCHITECTURE, Archive, ArchiveError, Source},
@@ -30,7 +32,6 @@ use crate::{
     events::{Event, Events, Phase},
     fetch::{self, Item},
     first_stage::{self, FirstStage, FirstStageSpec},
-    http::Client,
     image::{self, ImageOptions},
     index::Package,
     kernel,
@@ -222,10 +223,11 @@ impl Plan {
             Some(url) => Mirror::from_url(url)?,
             None => Mirror::from_host()?,
         };
-        let client = Client::new(request.ca_file.as_deref(), &apt)?;
+        let client = fetch::client(request.ca_file.as_deref(), &apt)?;
         let expiry = if apt.takes_expired() { Expiry::Warn } else { Expiry::Refuse };
         let (mirror, release) = (&mirror, request.release.as_str());
-        let source = Source { mirror, release, trust, expiry, now: now() };
+        let seen = &cache.seen_dates();
+        let source = Source { mirror, release, trust, expiry, now: now(), seen };
         let archive = Archive::load(&client, source, &cache.files_dir(), &mut |progress| {
             events.event(Event::Download(Phase::Indices, progress));
         })?;

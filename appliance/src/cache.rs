@@ -153,6 +153,11 @@ impl Cache {
         self.dir.join("files")
     }
 
+    /// The record of the newest state of each suite.
+    pub(crate) fn seen_dates(&self) -> PathBuf {
+        self.dir.join("suite-dates.json")
+    }
+
     pub(crate) fn initrd_dir(&self) -> PathBuf {
         self.dir.join("initrd")
     }

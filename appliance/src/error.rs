@@ -2,10 +2,12 @@
 
 use std::{error::Error as _, io, path::PathBuf};
 
+use download::DownloadError;
+
 use crate::{
-    archive::ArchiveError, deb::DebError, fetch::FetchError, image::ImageError,
-    kernel::KernelError, keys::SignatureError, mirror::MirrorError, release::ReleaseError,
-    root::RootError, solve::SolveError,
+    archive::ArchiveError, deb::DebError, image::ImageError, kernel::KernelError,
+    keys::SignatureError, mirror::MirrorError, release::ReleaseError, root::RootError,
+    solve::SolveError,
 };
 
 /// Why there is no appliance.
@@ -31,7 +33,7 @@ pub enum Error {
     Solve(#[from] SolveError),
     /// A package could not be fetched.
     #[error("cannot fetch the packages of the appliance")]
-    Fetch(#[from] FetchError),
+    Fetch(#[from] DownloadError),
     /// A package could not be read.
     #[error("cannot unpack the packages of the appliance")]
     Deb(#[from] DebError),
@@ -125,7 +127,9 @@ impl Error {
             Self::UnknownRelease { .. } | Self::Mirror(_) | Self::Solve(_) => ErrorKind::Request,
             Self::Archive(ArchiveError::Fetch(error)) | Self::Fetch(error) => fetch_kind(error),
             Self::Archive(ArchiveError::Release(
-                ReleaseError::Signature { .. } | ReleaseError::Expired { .. },
+                ReleaseError::Signature { .. }
+                | ReleaseError::Expired { .. }
+                | ReleaseError::RolledBack { .. },
             )) => ErrorKind::SignatureWrong,
             Self::FirstStage(_)
             | Self::Configure { .. }
@@ -138,8 +142,16 @@ impl Error {
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
-        if let Self::Fetch(FetchError::CaFile { .. }) = self {
-            return Some("give a file with PEM certificates");
+        match self {
+            Self::Fetch(DownloadError::Certificates { .. }) => {
+                return Some("give a file with PEM certificates");
+            }
+            Self::Fetch(DownloadError::Proxy(_)) => {
+                return Some(
+                    "name a proxy that works, or say with NO_PROXY='*' that none shall be used",
+                );
+            }
+            _ => {}
         }
         Some(match self.kind() {
             ErrorKind::MirrorUnreachable => {
@@ -184,14 +196,20 @@ impl Error {
     }
 }
 
-fn fetch_kind(error: &FetchError) -> ErrorKind {
+fn fetch_kind(error: &DownloadError) -> ErrorKind {
     match error {
-        FetchError::Unreachable { .. } | FetchError::Status { .. } | FetchError::Broken { .. } => {
-            ErrorKind::MirrorUnreachable
-        }
-        FetchError::WrongDigest { .. } => ErrorKind::HashWrong,
-        FetchError::CaFile { .. } => ErrorKind::Request,
-        FetchError::File { .. } => ErrorKind::Other,
+        DownloadError::Unreachable { .. }
+        | DownloadError::Status { .. }
+        | DownloadError::Broken { .. }
+        | DownloadError::Redirect { .. }
+        | DownloadError::TooLarge { .. }
+        | DownloadError::Wasteful { .. }
+        | DownloadError::NotText { .. } => ErrorKind::MirrorUnreachable,
+        DownloadError::WrongDigest { .. } => ErrorKind::HashWrong,
+        DownloadError::Certificates { .. }
+        | DownloadError::Proxy(_)
+        | DownloadError::Url { .. } => ErrorKind::Request,
+        DownloadError::File { .. } => ErrorKind::Other,
     }
 }
 
@@ -206,14 +224,14 @@ mod tests {
     #[test]
     fn a_full_disk_is_seen_through_the_chain() {
         let source = io::Error::from(io::ErrorKind::StorageFull);
-        let error = Error::Fetch(FetchError::File { path: "x".into(), source });
+        let error = Error::Fetch(DownloadError::File { path: "x".into(), source });
         assert_eq!(error.kind(), ErrorKind::DiskFull);
         assert!(error.hint().unwrap().contains("make room"));
     }
 
     #[test]
     fn kinds() {
-        let unreachable = FetchError::Unreachable { url: "u".to_owned(), why: "w".to_owned() };
+        let unreachable = DownloadError::Unreachable { url: "u".to_owned(), why: "w".to_owned() };
         let error = Error::Archive(ArchiveError::Fetch(unreachable));
         assert_eq!(error.kind(), ErrorKind::MirrorUnreachable);
         let error = Error::UnknownRelease { release: "x".to_owned() };

@@ -35,7 +35,6 @@ mod fetch;
 mod first_stage;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
-mod http;
 mod image;
 mod index;
 mod initramfs;
@@ -48,6 +47,7 @@ mod packages;
 mod packed;
 mod release;
 mod root;
+mod seen;
 mod solve;
 #[cfg(test)]
 mod test_mirror;
@@ -58,9 +58,10 @@ pub use archive::ArchiveError;
 pub use build::{DEFAULT_RELEASE, RELEASES, Request, build, find};
 pub use cache::{Appliance, Cache, Freed};
 pub use deb::DebError;
+pub use download::DownloadError;
 pub use error::{Error, ErrorKind};
 pub use events::{Event, Events, Phase, Silent};
-pub use fetch::{FetchError, Progress};
+pub use fetch::Progress;
 pub use first_stage::{FirstStage, FirstStageSpec};
 pub use image::ImageError;
 pub use initramfs::MODULE_LIST;

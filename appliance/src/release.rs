@@ -1,10 +1,11 @@
 //! A suite's signed Release file: where trust in everything below begins.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     date, deb822,
     keys::{Keyring, SignatureError},
+    seen::SeenDates,
 };
 
 /// How long after `Valid-Until` a Release file is still taken, with a warning.
@@ -43,6 +44,33 @@ pub enum ReleaseError {
         /// The date it states.
         until: String,
     },
+    /// The mirror serves an older state than before.
+    #[error(
+        "the release file of `{suite}` is dated `{date}`, and this mirror had one of `{newer}`; \
+         if it went back on purpose, remove `{}`", record.display()
+    )]
+    RolledBack {
+        /// The suite.
+        suite: String,
+        /// Its date.
+        date: String,
+        /// The newest date that was seen.
+        newer: String,
+        /// Where that is recorded.
+        record: PathBuf,
+    },
+}
+
+impl ReleaseError {
+    /// A state that is older than one of the same mirror before.
+    pub(crate) fn rolled_back(suite: &str, date: &str, seen: &SeenDates, newer: &str) -> Self {
+        Self::RolledBack {
+            suite: suite.to_owned(),
+            date: date.to_owned(),
+            newer: newer.to_owned(),
+            record: seen.path().to_owned(),
+        }
+    }
 }
 
 /// What to do with a Release file that is past its date.

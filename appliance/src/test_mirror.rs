@@ -206,6 +206,11 @@ impl TestMirror {
 
     /// Serves what was added, newly signed.
     pub(crate) fn publish(&self) {
+        self.publish_dated(&today());
+    }
+
+    /// The same with another date.
+    pub(crate) fn publish_dated(&self, date: &str) {
         let mut index = String::new();
         for (name, (control, bytes)) in &self.debs {
             let digest = hex::encode(Sha256::digest(bytes));
@@ -225,8 +230,7 @@ impl TestMirror {
             let digest = hex::encode(Sha256::digest(&packed));
             let base = format!("/{archive}/dists/{suite}");
             let release = format!(
-                "Origin: Debian\nCodename: {suite}\nDate: {}\nSHA256:\n {digest} {} main/binary-amd64/Packages.xz\n",
-                today(),
+                "Origin: Debian\nCodename: {suite}\nDate: {date}\nSHA256:\n {digest} {} main/binary-amd64/Packages.xz\n",
                 packed.len()
             );
             self.server.put(&format!("{base}/main/binary-amd64/Packages.xz"), packed);

@@ -17,6 +17,7 @@ pub mod ca;
 pub mod cache_root;
 pub mod cli;
 pub mod commands;
+pub mod downloads;
 pub mod drive;
 pub mod error;
 pub mod exec;

@@ -201,6 +201,34 @@ fn a_refresh_takes_newer_packages_and_gc_removes_the_old_ones() {
 }
 
 #[test]
+fn a_mirror_that_goes_back_to_an_older_state_is_refused() {
+    let scene = Scene::new();
+    let cache = Cache::new(&scene.dir.path().join("cache"));
+    cache.create().unwrap();
+    let load = |expiry| {
+        let mirror = Mirror::from_url(&scene.mirror.server.url()).unwrap();
+        let (mirror, trust, seen) = (&mirror, &scene.trust, &cache.seen_dates());
+        let source = Source { mirror, release: "bookworm", trust, expiry, now: now(), seen };
+        let client = fetch::client(None, &AptConf::default()).unwrap();
+        Archive::load(&client, source, &cache.files_dir(), &mut |_| {})
+    };
+    load(Expiry::Refuse).unwrap();
+    // Genuine, signed, without `Valid-Until`, and older than what was there.
+    scene.mirror.publish_dated("Thu, 01 Jan 2015 00:00:00 UTC");
+    let error = Error::Archive(load(Expiry::Refuse).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::SignatureWrong, "{error:?}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains(cache.seen_dates().to_str().unwrap()), "{cause}");
+    assert!(cause.contains("01 Jan 2015"), "{cause}");
+    // The host's apt takes old states: a warning, and the newest date stays.
+    assert!(load(Expiry::Warn).unwrap().warnings[0].contains("01 Jan 2015"));
+    assert!(load(Expiry::Refuse).is_err());
+    // The user's word that it went back on purpose.
+    std::fs::remove_file(cache.seen_dates()).unwrap();
+    load(Expiry::Refuse).unwrap();
+}
+
+#[test]
 fn two_builders_make_one_appliance() {
     let scene = Scene::new();
     let request = scene.request(&[]);

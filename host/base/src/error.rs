@@ -32,13 +32,8 @@ pub enum BaseError {
     #[error("`{0}` is no digest, such as sha256:HEX or sha512:HEX")]
     NoDigest(String),
     /// A download that failed.
-    #[error("cannot download {url}: {reason}")]
-    Download {
-        /// From where.
-        url: String,
-        /// Why.
-        reason: String,
-    },
+    #[error(transparent)]
+    Download(#[from] download::DownloadError),
     /// A file that is no image, or one that cannot be read here.
     #[error("{} cannot be a base image: {reason}", path.display())]
     Image {

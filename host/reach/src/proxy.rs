@@ -170,13 +170,16 @@ impl Proxies {
         Ok(Self { http: first(&http, &https), https: first(&https, &http), direct })
     }
 
-    /// The same with other proxies where the environment names none.
+    /// Whether the environment says anything: it names a proxy, or that there is none.
+    #[must_use]
+    pub fn decides(&self) -> bool {
+        self.http.is_some() || self.https.is_some() || self.direct.everything
+    }
+
+    /// The same with other proxies where the environment says nothing.
     #[must_use]
     pub fn or(self, http: Option<Proxy>, https: Option<Proxy>) -> Self {
-        if self.http.is_some() || self.https.is_some() || self.direct.everything {
-            return self;
-        }
-        Self { http, https, ..self }
+        if self.decides() { self } else { Self { http, https, ..self } }
     }
 
     /// The proxy for URLs of a scheme, whatever their host.

@@ -9,14 +9,13 @@ use std::{
 use super::{Context, Outcome, logs, machine_run, resolve};
 use crate::{
     cli::{BuildArgs, ChecksumKind, EnvVar, Personality, Words, comma_list, recipe_words},
+    downloads::IndexFetcher,
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
     settings::Settings,
     ui::{self, Ui},
 };
-use dib::{
-    DibError, DibErrorKind, DibOptions, FormatChoice, HttpFetcher, Lowered, MadeFrom, World,
-};
+use dib::{DibError, DibErrorKind, DibOptions, FormatChoice, Lowered, MadeFrom, World};
 
 /// Variables beside `DIB_*` that diskimage-builder itself reads.
 const DIB_VARIABLES: &[&str] = &["FS_TYPE", "ROOT_LABEL", "ACI_MANIFEST", "break", "break_cmd"];
@@ -111,8 +110,9 @@ pub fn lower(
         env: |name: &str| context.variable(name).map(str::to_owned),
         root: Path::new("/"),
     };
+    let fetcher = IndexFetcher::new(settings);
     let located = machine_run::until_signalled(ctx, || {
-        dib::locate(&options, &world, &HttpFetcher::default())
+        dib::locate(&options, &world, &fetcher)
             .map_err(DibError::from)
             .map_err(|error| dib_error(context.personality, error))
     })?;

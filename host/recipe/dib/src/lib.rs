@@ -38,6 +38,4 @@ pub use hooks::{DuplicateHook, HookError};
 pub use lower::{Lowered, lower};
 pub use options::{DibOptions, FormatChoice, MadeFrom, OptionError, Share, envvar, parse_size};
 pub use phase::Phase;
-pub use source::{
-    FetchFailure, Fetcher, HttpFetcher, Located, Origin, SourceError, VERSION, World, locate,
-};
+pub use source::{FetchFailure, Fetcher, Located, Origin, SourceError, VERSION, World, locate};

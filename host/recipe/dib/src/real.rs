@@ -7,8 +7,27 @@ use std::{
 
 use crate::{
     options::DibOptions,
-    source::{HttpFetcher, Located, World, locate},
+    source::{FetchFailure, Fetcher, Located, World, locate},
 };
+
+/// The network, as vbuild has it.
+struct Http(download::Client);
+
+impl Fetcher for Http {
+    fn get(&self, url: &str, limit: u64) -> Result<Vec<u8>, FetchFailure> {
+        let failure = |e: download::DownloadError| FetchFailure {
+            url: url.to_owned(),
+            reason: e.to_string(),
+        };
+        self.0.bytes(url, limit, Some("text/html, */*;q=0.5")).map_err(failure)
+    }
+}
+
+/// The network, with the proxies of the environment.
+pub(crate) fn network() -> impl Fetcher {
+    let options = download::Options::from_environment(None).expect("proxies that can be used");
+    Http(download::Client::new(&options).expect("a client without extra certificates"))
+}
 
 /// The release's package and where it is, or nothing when it cannot be had; the
 /// reason is printed.
@@ -21,7 +40,7 @@ pub(crate) fn located() -> Option<Located> {
             root: Path::new("/nowhere"),
             env: |name: &str| name.starts_with("PIP_").then(|| std::env::var(name).ok()).flatten(),
         };
-        match locate(&DibOptions::default(), &world, &HttpFetcher::default()) {
+        match locate(&DibOptions::default(), &world, &network()) {
             Ok(located) => Ok((cache, located)),
             Err(error) => Err(format!("{error}: {:?}", std::error::Error::source(&error))),
         }

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use fetch::{FetchFailure, Fetcher, HttpFetcher};
+pub use fetch::{FetchFailure, Fetcher};
 
 use crate::{error::DibErrorKind, options::DibOptions};
 

@@ -99,7 +99,7 @@ pub(super) fn find(
 
 pub(super) fn failure(error: BaseError) -> CommandError {
     let kind = match &error {
-        BaseError::Download { .. } => Kind::Build,
+        BaseError::Download(_) => Kind::Build,
         _ => Kind::Usage,
     };
     let hint = error.hint();

@@ -7,18 +7,12 @@
 //! The directory is made beside its place and renamed, so it is whole or absent.
 
 use std::{
-    fs,
-    io::{self, Read},
+    fs, io,
     os::unix::fs::PermissionsExt,
     path::{Component, Path, PathBuf},
-    time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
-use ureq::{
-    Agent, Proxy,
-    tls::{RootCerts, TlsConfig},
-};
 
 use super::{Origin, SourceError, VERSION, World, index, is_package};
 
@@ -32,11 +26,6 @@ const ARCHIVE_PREFIX: &str = "diskimage_builder-3.43.0/diskimage_builder";
 const PAGE_MAX_BYTES: u64 = 8 << 20;
 /// Longest archive: this one has 0.6 MB.
 const ARCHIVE_MAX_BYTES: u64 = 32 << 20;
-/// Name resolution and connecting; an index that needs longer is down.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Silence after which a connection counts as dead.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// A download that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{url}`: {reason}")]
@@ -47,55 +36,14 @@ pub struct FetchFailure {
     pub reason: String,
 }
 
-/// Gets a file from the network.
+/// Gets a file from the network: with the run's certificates, proxies and retries, which
+/// are the caller's.
 pub trait Fetcher {
     /// The bytes at an address, `limit` at most.
     ///
     /// # Errors
     /// When they cannot be had.
     fn get(&self, url: &str, limit: u64) -> Result<Vec<u8>, FetchFailure>;
-}
-
-/// The real network, with the host's trust store and proxies.
-#[derive(Debug)]
-pub struct HttpFetcher {
-    agent: Agent,
-}
-
-impl Default for HttpFetcher {
-    fn default() -> Self {
-        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
-        let config = Agent::config_builder()
-            .tls_config(tls)
-            .proxy(Proxy::try_from_env())
-            .timeout_resolve(Some(CONNECT_TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(STALL_TIMEOUT))
-            .timeout_per_read(Some(STALL_TIMEOUT))
-            .user_agent(concat!("vbuild/", env!("CARGO_PKG_VERSION")))
-            .build();
-        Self { agent: Agent::new_with_config(config) }
-    }
-}
-
-impl Fetcher for HttpFetcher {
-    fn get(&self, url: &str, limit: u64) -> Result<Vec<u8>, FetchFailure> {
-        let failure = |reason: String| FetchFailure { url: url.to_owned(), reason };
-        // Some indexes answer in JSON unless they are asked for HTML.
-        let request = self.agent.get(url).header("Accept", "text/html, */*;q=0.5");
-        let mut response = request.call().map_err(|error| failure(error.to_string()))?;
-        let mut bytes = Vec::new();
-        response
-            .body_mut()
-            .as_reader()
-            .take(limit + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| failure(error.to_string()))?;
-        if bytes.len() as u64 > limit {
-            return Err(failure(format!("longer than {limit} bytes")));
-        }
-        Ok(bytes)
-    }
 }
 
 /// The release from the cache, or else from the index.

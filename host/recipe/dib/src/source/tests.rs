@@ -168,7 +168,7 @@ fn the_real_release_is_fetched_once() {
         root: root.path(),
         env: |name: &str| name.starts_with("PIP_").then(|| std::env::var(name).ok()).flatten(),
     };
-    let located = match locate(&DibOptions::default(), &world, &HttpFetcher::default()) {
+    let located = match locate(&DibOptions::default(), &world, &crate::real::network()) {
         Ok(located) => located,
         Err(error @ SourceError::Fetch(_)) => {
             println!("skipped: {error}: {:?}", std::error::Error::source(&error));
