@@ -6,6 +6,7 @@ use machine::accel::{self, CacheKey, Chosen, Emulator, ProbeCache, ProbeReport};
 use qemu::{Qemu, QemuAccel};
 
 use crate::{
+    confinement::{self, Telling},
     error::{CommandError, Kind},
     pipeline::Ctx,
     settings::Settings,
@@ -62,6 +63,10 @@ pub async fn choose(settings: &Settings, ctx: &Ctx) -> Result<Backend, CommandEr
         CommandError::new(Kind::Host, nothing).maybe_hint(hint)
     })?;
     let program = settings.program.clone();
+    let require = settings.require_confinement;
+    if require {
+        confinement::of_machines(program.clone()).await?;
+    }
     let backend: Arc<dyn machine::Backend> = match (choice.chosen, program) {
         (Chosen::Microvm, None) => Arc::new(microvm::Microvm::new()),
         (Chosen::Microvm, Some(program)) => {
@@ -80,5 +85,6 @@ pub async fn choose(settings: &Settings, ctx: &Ctx) -> Result<Backend, CommandEr
         let hint = choice.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
         ctx.warn(format!("accelerator: {}{hint}", choice.reason));
     }
+    let backend = Arc::new(Telling::new(backend, Arc::clone(&ctx.observer), require));
     Ok(Backend { backend, description: choice.reason })
 }

@@ -21,6 +21,9 @@ pub enum Kind {
     },
     /// This machine lacks something: QEMU, memory, disk space, a right.
     Host,
+    /// The kernel does not grant every layer of the confinement, and
+    /// `--require-confinement` demands it.
+    Unconfined,
     /// SIGINT, SIGTERM or SIGHUP.
     Interrupted,
     /// vbuild itself, not the command, failed in `vbuild exec`.
@@ -33,14 +36,15 @@ pub enum Kind {
 ///
 /// virt-dib has 1 for everything, and callers test for that, so the kinds that
 /// it knows stay 1. Only what it does not have is told apart: `exec` passes a
-/// command's status on and needs one of its own, which is env(1)'s, and `vmdb`
-/// keeps vmdb2's.
+/// command's status on and needs one of its own, which is env(1)'s, `vmdb`
+/// keeps vmdb2's, and a demand that virt-dib does not know has its own.
 #[must_use]
 pub fn exit_status(kind: Kind) -> u8 {
     match kind {
         Kind::Usage | Kind::Build | Kind::Host | Kind::Interrupted => 1,
         Kind::ExtraData { status } => status.max(1),
         Kind::VmdbUsage => 2,
+        Kind::Unconfined => 3,
         Kind::Exec => 125,
     }
 }

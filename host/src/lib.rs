@@ -17,6 +17,7 @@ pub mod ca;
 pub mod cache_root;
 pub mod cli;
 pub mod commands;
+pub mod confinement;
 pub mod downloads;
 pub mod drive;
 pub mod error;
@@ -49,6 +50,9 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     if argv.get(1).is_some_and(|verb| verb == microvm::VMM_VERB) {
         return microvm::vmm_child();
     }
+    if argv.get(1).is_some_and(|verb| verb == confine::trial::TRIAL_VERB) {
+        return confine::trial::in_place(argv.into_iter().skip(2));
+    }
     let argv = match nested::enter(argv) {
         Ok(argv) => argv,
         // Nobody is there any more who could be told.
@@ -57,6 +61,11 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     // What is written from here on is the user's alone, unless it is an output.
     rooted::make_umask_private();
     let console = ui::Console::of_process();
+    // An image of its memory would hold what the guest was not to see: variables,
+    // keys of caches, the user's terminal. Only a broken kernel refuses.
+    if let Err(error) = confine::forbid_memory_images() {
+        tracing::warn!(%error, "this process may leave an image of its memory");
+    }
     let outcome = cli::parse(&argv).and_then(|(personality, invocation)| {
         let context = Context::of_process(console, personality, argv);
         if let Some(args) = cache_root::args_of(&invocation)

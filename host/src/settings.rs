@@ -49,6 +49,8 @@ pub enum CaSource {
 pub struct Settings {
     /// What shall run the machine.
     pub accel: Accel,
+    /// Whether a kernel that does not grant every layer of the confinement is an error.
+    pub require_confinement: bool,
     /// Virtual processors.
     pub vcpus: u8,
     /// Guest memory in MiB.
@@ -116,6 +118,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             accel: Accel::Auto,
+            require_confinement: false,
             vcpus: default_vcpus(),
             memory_mib: MEMORY_DEFAULT_MIB,
             cache_dir: default_cache_dir(),

@@ -161,6 +161,11 @@ fn exit_statuses() -> String {
         ),
         (exit_status(Kind::VmdbUsage), "vbuild vmdb: the command line is wrong."),
         (
+            exit_status(Kind::Unconfined),
+            "\\fB\\-\\-require\\-confinement\\fR was given, and the kernel does not grant every \
+             layer; no machine was started.",
+        ),
+        (
             exit_status(Kind::Exec),
             "vbuild exec: the command line is wrong, or vbuild itself failed. Every other status is the command's own; 124 when \
              its time was up, 128 and the number of the signal that ended it.",

@@ -35,6 +35,18 @@ pub enum Event {
         /// Memory in MiB.
         memory_mib: u32,
     },
+    /// A process that handles what the guest writes has confined itself.
+    Confined {
+        /// Which.
+        process: String,
+        /// What holds, for people.
+        holds: String,
+        /// The version of landlock that the kernel granted; none when it granted
+        /// nothing.
+        landlock: Option<u32>,
+        /// The layers that do not hold; none when all do.
+        lacks: Vec<String>,
+    },
     /// The agent has answered.
     MachineReady {
         /// From the start of the machine to the hello.

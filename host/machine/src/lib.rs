@@ -18,6 +18,8 @@ pub use spec::{
 
 use std::{os::unix::net::UnixStream, path::Path};
 
+use confine::Confinement;
+
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HaltReason {
@@ -116,6 +118,9 @@ pub trait Machine: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When the drive is unknown or the layer cannot be created.
     async fn push_layer(&self, drive: &DriveSerial, new_layer: &Path) -> Result<(), MachineError>;
+
+    /// What confines each process that handles what the guest writes.
+    fn confinement(&self) -> Vec<Confinement>;
 
     /// Numbers for benchmarks and `--debug`: name and value, such as
     /// `("exits_mmio", 1234)` or `("rss_kib", 70000)`.

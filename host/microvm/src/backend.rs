@@ -27,18 +27,19 @@ use std::{
     thread,
 };
 
-use machine::{Backend, DriveSerial, HaltReason, Machine, MachineError, MachineSpec};
+use confine::Confinement;
+use machine::{Backend, DriveFormat, DriveSerial, HaltReason, Machine, MachineError, MachineSpec};
 use tokio::sync::{oneshot, watch};
 use vsock_mux::ConnectError;
 
 use self::{
-    inputs::{Opened, drive_error, open_everything},
+    inputs::{Opened, open_everything},
     output::{Tail, Words},
     process::{Launch, Launched, Process, StartError, describe},
     resident::Mappings,
 };
 use crate::{
-    control::{Boot, Channel, Format, FromVmm, Role, Sandbox, Start, ToVmm},
+    control::{Boot, Channel, FromVmm, Role, Sandbox, Start, ToVmm},
     counters::Counters,
     drives,
 };
@@ -152,13 +153,14 @@ struct Shared {
     end: watch::Sender<Option<HaltReason>>,
     console: Arc<Mutex<Tail>>,
     drives: Mutex<BTreeMap<DriveSerial, Top>>,
+    confinement: Confinement,
 }
 
 /// The uppermost layer of a drive.
 #[derive(Debug, Clone)]
 struct Top {
     path: PathBuf,
-    format: Format,
+    format: DriveFormat,
     size: u64,
     read_only: bool,
 }
@@ -223,10 +225,11 @@ fn start(backend: &Microvm, spec: &MachineSpec) -> Result<Running, MachineError>
         let fds: Vec<BorrowedFd<'_>> = files.chain(opened.layers.iter().map(AsFd::as_fd)).collect();
         control.send(&ToVmm::Start(Start::new(backend.sandbox, machine(spec, &opened))), &fds)
     });
-    let Launched { control, child, words, mappings } = launched.map_err(|error| match error {
-        StartError::Io { action, source } => io_error(format!("failed to {action}"))(source),
-        StartError::Process(reason) => MachineError::Vmm { action: "start".to_owned(), reason },
-    })?;
+    let Launched { control, child, words, landlock, mappings } =
+        launched.map_err(|error| match error {
+            StartError::Io { action, source } => io_error(format!("failed to {action}"))(source),
+            StartError::Process(reason) => MachineError::Vmm { action: "start".to_owned(), reason },
+        })?;
     let shared = Arc::new(Shared {
         control,
         counters,
@@ -238,6 +241,11 @@ fn start(backend: &Microvm, spec: &MachineSpec) -> Result<Running, MachineError>
         end: watch::Sender::new(None),
         console,
         drives: Mutex::new(opened.tops),
+        confinement: Confinement {
+            process: "VMM".to_owned(),
+            landlock,
+            system_calls: backend.sandbox.into(),
+        },
     });
     Ok((shared, child, words))
 }
@@ -263,7 +271,10 @@ fn listen(shared: &Shared) -> Option<HaltReason> {
                     let _ = asker.send(error);
                 }
             }
-            Ok(Some((FromVmm::Started | FromVmm::Failed { .. }, _))) => {}
+            Ok(Some((
+                FromVmm::Started { .. } | FromVmm::Failed { .. } | FromVmm::Tried { .. },
+                _,
+            ))) => {}
             Ok(None) => return None,
             Err(error) => {
                 tracing::warn!(%error, "the VMM sent a message that cannot be read");
@@ -387,13 +398,16 @@ impl Machine for Handle {
         if top.read_only {
             return Err(refuse("the drive is read-only"));
         }
-        let file = drives::create_layer(new_layer, top.size, &top.path, top.format)
-            .map_err(|error| drive_error(&error))?;
+        let file = drives::create_layer(new_layer, top.size, &top.path, top.format)?;
         let serial = drive.as_str().to_owned();
         self.ask(&action, |id| ToVmm::PushLayer { id, serial }, &[file.as_fd()]).await?;
-        let top = Top { path: new_layer.to_owned(), format: Format::Qcow2, ..top };
+        let top = Top { path: new_layer.to_owned(), format: DriveFormat::Qcow2, ..top };
         lock(&self.shared.drives).insert(drive.clone(), top);
         Ok(())
+    }
+
+    fn confinement(&self) -> Vec<Confinement> {
+        vec![self.shared.confinement.clone()]
     }
 
     fn counters(&self) -> Vec<(String, u64)> {

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use confine::Landlock;
 use kvm_ioctls::Kvm;
 use machine::{BlockSize, DriveSerial, HaltReason};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -41,7 +42,8 @@ use crate::{
         vsock::Vsock,
         worker::Requests,
     },
-    sandbox::{self, Kind, Lists, SandboxError},
+    sandbox::{self, Confined, Kind, SandboxError},
+    trial,
     vcpu::End,
     vhost,
     vm::{Parts, Running, Vm, VmError},
@@ -93,7 +95,8 @@ pub fn vmm_child() -> ExitCode {
     let control = Channel::from_fd(unsafe { OwnedFd::from_raw_fd(0) });
     die_of_panics();
     limit_arenas();
-    let ended = match begin(&control) {
+    let begun = sandbox::close_inherited().map_err(ChildError::from).and_then(|()| begin(&control));
+    let ended = match begun {
         Ok((Start { role: Role::Machine(boot), sandbox, .. }, fds)) => {
             match build(boot, sandbox, fds) {
                 Ok(machine) => Ok(machine.serve(&control)),
@@ -101,6 +104,9 @@ pub fn vmm_child() -> ExitCode {
             }
         }
         Ok((Start { role: Role::Vsock, sandbox, .. }, fds)) => vhost::serve(sandbox, fds, control),
+        Ok((Start { role: Role::Trial { kind, attempt }, sandbox, .. }, _)) => {
+            trial::serve(sandbox, kind, attempt, &control).map_err(|error| (error, control))
+        }
         Err(error) => Err((error, control)),
     };
     ended.unwrap_or_else(|(error, control)| {
@@ -150,7 +156,7 @@ struct Machine {
     running: Running,
     connector: Connector,
     disks: Vec<(String, Requests<Swap>)>,
-    lists: Lists,
+    landlock: Landlock,
     /// What tells the parent how much memory this process holds.
     mappings: Option<File>,
 }
@@ -176,11 +182,8 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
     // Without /proc the parent does without.
     let mappings = File::open("/proc/self/smaps").ok();
 
-    sandbox::confine_process()?;
     let largest = images.iter().map(|image| image.len()).max().unwrap_or(0);
-    let file_bytes = largest.saturating_add(largest / 8).saturating_add(FILE_SLACK_BYTES);
-    sandbox::limit_file_size(file_bytes)?;
-    let lists = Lists::compile(mode)?;
+    let Confined { lists, landlock } = sandbox::confine_process(mode, file_bytes_max(largest))?;
 
     let end = Arc::new(End::new().map_err(io_error("create an event"))?);
     let ending = Arc::clone(&end);
@@ -225,8 +228,14 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
         devices,
     )?;
     let vcpu_lists = lists.clone();
-    let running = vm.start(move || vcpu_lists.apply(Kind::Vcpu))?;
-    Ok(Machine { running, connector, disks, lists, mappings })
+    let running = vm.start(move || vcpu_lists.apply(Kind::Vcpu), || lists.apply(Kind::Main))?;
+    Ok(Machine { running, connector, disks, landlock, mappings })
+}
+
+/// The size that no file of a process may exceed whose largest disk is `disk_bytes`.
+#[must_use]
+pub fn file_bytes_max(disk_bytes: u64) -> u64 {
+    disk_bytes.saturating_add(disk_bytes / 8).saturating_add(FILE_SLACK_BYTES)
 }
 
 /// Takes the first message, and ends with the parent from then on.
@@ -242,7 +251,7 @@ fn begin(control: &Channel) -> Result<(Start, Vec<OwnedFd>), ChildError> {
             env!("CARGO_PKG_VERSION")
         )));
     }
-    sandbox::die_with(start.parent)?;
+    confine::die_with(start.parent).map_err(SandboxError::from)?;
     Ok((start, fds))
 }
 
@@ -306,10 +315,10 @@ pub(crate) fn ask_parent(policy: Channel) -> Result<vsock_mux::OnGuestConnect, C
 
 impl Machine {
     fn serve(mut self, control: &Channel) -> ExitCode {
-        self.lists.apply(Kind::Main);
         let mappings = self.mappings.take();
         let files: Vec<_> = mappings.iter().map(AsFd::as_fd).collect();
-        if control.send(&FromVmm::Started, &files).is_err() {
+        let started = FromVmm::Started { landlock: self.landlock.clone() };
+        if control.send(&started, &files).is_err() {
             self.running.end(HaltReason::Killed);
         }
         drop(mappings);

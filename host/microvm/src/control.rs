@@ -21,12 +21,15 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
+use confine::{Landlock, SystemCalls, trial::Attempt};
 use machine::HaltReason;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
     sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::sandbox::Kind;
 
 /// The longest message: 16 drives and a command line are a few KiB.
 const MESSAGE_MAX_BYTES: usize = 64 << 10;
@@ -64,6 +67,15 @@ pub enum Sandbox {
     Log,
 }
 
+impl From<Sandbox> for SystemCalls {
+    fn from(sandbox: Sandbox) -> Self {
+        match sandbox {
+            Sandbox::Enforce => Self::Listed,
+            Sandbox::Log => Self::Noted,
+        }
+    }
+}
+
 /// The first message to a process: what it is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,6 +106,14 @@ pub(crate) enum Role {
     /// counters, the policy socket, and a listening socket on which that VMM's
     /// vhost-user connection waits.
     Vsock,
+    /// A process that confines itself as the others do and then tries what it must
+    /// not be able to do. Without an attempt it only tells what confines it.
+    Trial {
+        /// As which kind of thread.
+        kind: Kind,
+        /// What it tries.
+        attempt: Option<Attempt>,
+    },
 }
 
 /// The machine as the VMM process needs it. Its descriptors, in order: KVM,
@@ -126,12 +146,14 @@ pub(crate) enum ToVmm {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum FromVmm {
-    /// The processors run.
-    Started,
+    /// The process is confined and serves; its processors run.
+    Started { landlock: Landlock },
     /// The machine could not be built.
     Failed { reason: String },
     /// The answer to the request with this id; an error is its text.
     Answer { id: u64, error: Option<String> },
+    /// An attempt was carried out; an error is why it failed.
+    Tried { error: Option<String> },
     /// The machine has ended; the process ends next.
     Ended { reason: Halt },
 }

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use machine::{Drive, DriveFormat};
+use machine::{Drive, DriveFormat, MachineError};
 use qcow2::{Backing, BackingFormat, Header, create_layer as create_layer_file};
 
 use crate::control::Format;
@@ -65,6 +65,31 @@ pub(crate) fn open(drive: &Drive) -> Result<Layers, DriveError> {
     Ok(Layers { files, size: size.unwrap_or(0) })
 }
 
+/// The open files of a drive, for another VMM.
+#[derive(Debug)]
+pub struct OpenDrive {
+    /// The uppermost file first; it alone may be writable.
+    pub files: Vec<File>,
+    /// The size of the disk that the guest sees.
+    pub disk_bytes: u64,
+}
+
+/// Opens the files of a drive by the same rules as for the own VMM.
+///
+/// # Errors
+/// When one cannot be opened, or names a file that the drive does not list.
+pub fn open_drive(drive: &Drive) -> Result<OpenDrive, MachineError> {
+    let layers = open(drive).map_err(|error| drive_error(&error))?;
+    let files = layers.files.into_iter().map(|(file, _)| file).collect();
+    Ok(OpenDrive { files, disk_bytes: layers.size })
+}
+
+/// A drive's error as the caller of a backend sees it.
+pub(crate) fn drive_error(error: &DriveError) -> MachineError {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    MachineError::Unavailable { what: error.to_string(), reason: cause, hint: None }
+}
+
 pub(crate) fn format(format: DriveFormat) -> Format {
     match format {
         DriveFormat::Raw => Format::Raw,
@@ -84,22 +109,25 @@ fn open_file(path: &Path, writable: bool) -> io::Result<File> {
     Ok(file)
 }
 
-/// Creates an empty layer of this size over `below` and opens it.
-pub(crate) fn create_layer(
+/// Creates an empty layer of a disk of this size over `below` and opens it.
+///
+/// # Errors
+/// When the file exists or cannot be written.
+pub fn create_layer(
     path: &Path,
-    size: u64,
+    disk_bytes: u64,
     below: &Path,
-    below_format: Format,
-) -> Result<File, DriveError> {
-    let at = |source| DriveError { path: path.to_owned(), source };
+    below_format: DriveFormat,
+) -> Result<File, MachineError> {
+    let at = |source| drive_error(&DriveError { path: path.to_owned(), source });
     let file = File::options().read(true).write(true).create_new(true).open(path).map_err(at)?;
     let format = match below_format {
-        Format::Raw => BackingFormat::Raw,
-        Format::Qcow2 => BackingFormat::Qcow2,
+        DriveFormat::Raw => BackingFormat::Raw,
+        DriveFormat::Qcow2 => BackingFormat::Qcow2,
     };
     // An absolute name, for people who look at the files of a failed build.
     let below = std::path::absolute(below).map_err(at)?;
-    create_layer_file(&file, size, Some(Backing::new(&below, format))).map_err(at)?;
+    create_layer_file(&file, disk_bytes, Some(Backing::new(&below, format))).map_err(at)?;
     Ok(file)
 }
 
@@ -132,15 +160,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         File::create(at("base")).unwrap().set_len(1 << 20).unwrap();
-        create_layer(&at("one"), 1 << 20, &at("base"), Format::Raw).unwrap();
-        create_layer(&at("two"), 1 << 20, &at("one"), Format::Qcow2).unwrap();
+        create_layer(&at("one"), 1 << 20, &at("base"), DriveFormat::Raw).unwrap();
+        create_layer(&at("two"), 1 << 20, &at("one"), DriveFormat::Qcow2).unwrap();
         let below = vec![layer(at("one"), DriveFormat::Qcow2), layer(at("base"), DriveFormat::Raw)];
         let chain = Drive { below, ..drive(at("two"), DriveFormat::Qcow2) };
         let layers = open(&chain).unwrap();
         let formats: Vec<Format> = layers.files.iter().map(|(_, format)| *format).collect();
         assert_eq!(formats, [Format::Qcow2, Format::Qcow2, Format::Raw]);
         assert_eq!(layers.size, 1 << 20);
-        assert!(create_layer(&at("two"), 1, &at("one"), Format::Raw).is_err(), "it exists");
+        assert!(create_layer(&at("two"), 1, &at("one"), DriveFormat::Raw).is_err(), "it exists");
         std::fs::remove_file(at("base")).unwrap();
         let error = open(&chain).unwrap_err();
         assert!(error.to_string().contains("base"), "{error}");
@@ -152,7 +180,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::write(at("secret"), vec![b's'; 4096]).unwrap();
-        create_layer(&at("evil"), 1 << 20, &at("secret"), Format::Raw).unwrap();
+        create_layer(&at("evil"), 1 << 20, &at("secret"), DriveFormat::Raw).unwrap();
         let error = open(&drive(at("evil"), DriveFormat::Qcow2)).unwrap_err();
         assert!(error.to_string().contains("evil"), "{error}");
         assert!(error.source.to_string().contains("secret"), "{}", error.source);

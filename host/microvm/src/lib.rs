@@ -16,7 +16,8 @@
 //! Reading order: [`probe`] says whether `/dev/kvm` is worth using; `layout`,
 //! `memory`, `long_mode`, `boot`, `acpi`, `cpu` make a machine that a stock
 //! kernel starts on; `devices` is what it finds; `kick`, `vcpu`, `vm` run it;
-//! `sandbox`, `control`, `child` are the process it runs in; `drives`, `backend`
+//! `sandbox`, `control`, `child` are the process it runs in, and `trial` is that
+//! process when it tries to break out; `drives`, `backend`
 //! are the parent's side. `vhost` is the vsock device alone, for QEMU's machines,
 //! in such a process too.
 //!
@@ -52,11 +53,15 @@ mod layout;
 mod long_mode;
 mod memory;
 mod sandbox;
+mod trial;
 mod vcpu;
 mod vhost;
 mod vm;
 
 pub use backend::{Microvm, VMM_VERB};
-pub use child::vmm_child;
+pub use child::{file_bytes_max, vmm_child};
 pub use control::Sandbox;
+pub use drives::{OpenDrive, create_layer, open_drive};
+pub use sandbox::limit_file_size;
+pub use trial::{ConfinedThread, confinement, try_out};
 pub use vhost::VsockProcess;

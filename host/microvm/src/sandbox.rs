@@ -1,35 +1,39 @@
-//! What the VMM process takes away from itself.
+//! What the VMM process and its siblings take away from themselves.
 //!
 //! After the first package script the guest is untrusted, so the process that
 //! emulates its devices has no paths, no network and no other process to reach:
 //! it holds the passed descriptors and may use them with the system calls that
 //! its threads need. Layers, outside in: no new privileges, death with the
 //! parent, resource limits, landlock without any exception, and a seccomp list
-//! per kind of thread.
+//! per kind of thread. All but the lists are the crate `confine`'s.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope,
-};
+use confine::{ConfineError, Landlock, Paths};
 use nix::sys::{
-    resource::{Resource, getrlimit, setrlimit},
+    resource::{Resource, setrlimit},
     signal::{SigHandler, Signal, signal},
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::control::Sandbox;
 
 /// Descriptors: 1024 guest connections, as many halves in flight to the parent,
 /// and some hundred for layers and events.
 const DESCRIPTORS_MAX: u64 = 4096;
+/// The standard three.
+const LAST_STANDARD_FD: i32 = 2;
 
 /// Errors of confining the process.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SandboxError {
+    /// A layer that every process can have.
+    #[error(transparent)]
+    Process(#[from] ConfineError),
     /// A system call failed.
     #[error("failed to {action}")]
     System {
@@ -39,9 +43,6 @@ pub(crate) enum SandboxError {
         #[source]
         source: io::Error,
     },
-    /// The parent died while this process started.
-    #[error("the parent process has ended")]
-    Orphaned,
     /// A seccomp list could not be compiled.
     #[error("failed to compile the system call list of {kind:?} threads: {reason}")]
     Compile {
@@ -52,55 +53,49 @@ pub(crate) enum SandboxError {
     },
 }
 
-fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> SandboxError {
-    move |e| SandboxError::System { action, source: e.into() }
+/// Closes what the parent's own parent left open without the close-on-exec flag;
+/// before anything else is opened.
+pub(crate) fn close_inherited() -> Result<(), SandboxError> {
+    Ok(confine::close_above(LAST_STANDARD_FD)?)
 }
 
-/// Ties this process to its parent's life.
-pub(crate) fn die_with(parent: i32) -> Result<(), SandboxError> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(system("set the death signal"))?;
-    if nix::unistd::getppid().as_raw() == parent { Ok(()) } else { Err(SandboxError::Orphaned) }
+/// What the whole process is confined by, and the lists for its threads.
+#[derive(Debug)]
+pub(crate) struct Confined {
+    /// The lists.
+    pub(crate) lists: Lists,
+    /// What the kernel granted of landlock.
+    pub(crate) landlock: Landlock,
 }
 
-/// Confines the whole process; before any thread is started.
-pub(crate) fn confine_process() -> Result<(), SandboxError> {
-    nix::sys::prctl::set_no_new_privs().map_err(system("give up new privileges"))?;
-    nix::sys::prctl::set_dumpable(false).map_err(system("forbid memory dumps"))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(system("forbid core files"))?;
-    let (_, hard) =
-        getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the descriptor limit"))?;
-    let files = DESCRIPTORS_MAX.min(hard);
-    setrlimit(Resource::RLIMIT_NOFILE, files, files)
-        .map_err(system("limit the number of descriptors"))?;
-    // A kernel without landlock leaves one layer out; the others hold.
-    let _ = confine_paths();
-    Ok(())
+/// Confines the whole process; before any thread is started. Every process of this
+/// crate that handles what a guest writes comes through here. Its files may not grow
+/// beyond `file_bytes`.
+pub(crate) fn confine_process(mode: Sandbox, file_bytes: u64) -> Result<Confined, SandboxError> {
+    confine::forbid_privileges()?;
+    confine::forbid_memory_images()?;
+    confine::limit_descriptors(DESCRIPTORS_MAX)?;
+    limit_file_size(file_bytes)
+        .map_err(|source| SandboxError::System { action: "limit the size of files", source })?;
+    let landlock = confine::restrict(&Paths::default())?;
+    Ok(Confined { lists: Lists::compile(mode)?, landlock })
 }
 
-/// Forbids every path, every TCP port, and signals to other processes.
-fn confine_paths() -> Result<(), landlock::RulesetError> {
-    const NEWEST: ABI = ABI::V6;
-    Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
-        .scope(Scope::from_all(NEWEST))?
-        .create()?
-        .restrict_self()?;
-    Ok(())
-}
-
-/// Bounds the size of files: a disk may not grow beyond what its format needs.
-/// A write beyond it is an I/O error of that disk.
-pub(crate) fn limit_file_size(bytes: u64) -> Result<(), SandboxError> {
+/// Bounds the size of files, memory files included, of this process and of what it
+/// becomes: a disk may not grow beyond what its format needs. A write beyond it is an
+/// I/O error of that disk.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn limit_file_size(bytes: u64) -> io::Result<()> {
     // SAFETY: ignoring a signal installs no handler code.
-    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }
-        .map_err(system("ignore the file size signal"))?;
-    setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes).map_err(system("limit the size of files"))
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    Ok(setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)?)
 }
 
 /// Kinds of threads, each with its list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// Messages with the parent.
     Main,
@@ -118,7 +113,15 @@ pub(crate) enum Kind {
     Vhost,
 }
 
-const KINDS: [Kind; 7] =
+impl Kind {
+    /// Whether all threads of its process have this one list, because a library
+    /// starts them.
+    pub(crate) fn is_of_whole_process(self) -> bool {
+        self == Self::Vhost
+    }
+}
+
+pub(crate) const KINDS: [Kind; 7] =
     [Kind::Main, Kind::Vcpu, Kind::Block, Kind::Vsock, Kind::Rng, Kind::Balloon, Kind::Vhost];
 
 /// What every thread needs: memory of the allocator, locks, waiting, signals,
@@ -183,9 +186,9 @@ const STREAMS: &[i64] = &[
     libc::SYS_setsockopt,
 ];
 
-/// How a thread begins that was started before the list applied to it.
-const BEGINNING: &[i64] =
-    &[libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_sched_getaffinity, libc::SYS_prlimit64];
+/// How a thread begins that was started before the list applied to it; it also asks for
+/// the limit of its stack, see [`own_limits`].
+const BEGINNING: &[i64] = &[libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_sched_getaffinity];
 
 /// How the vhost-user library gets its one connection and the guest's memory.
 const VHOST: &[i64] = &[
@@ -258,11 +261,20 @@ fn rules(kind: Kind, pid: u64) -> Result<Rules, seccompiler::Error> {
         const PR_SET_NAME: u64 = 15;
         controls.push(one(1, Dword, SeccompCmpOp::Eq, F_DUPFD_CLOEXEC)?);
         rules.insert(libc::SYS_prctl, vec![one(0, Dword, SeccompCmpOp::Eq, PR_SET_NAME)?]);
+        rules.insert(libc::SYS_prlimit64, vec![own_limits()?]);
     }
     rules.insert(libc::SYS_fcntl, controls);
     // Kicks of this process's own threads.
     rules.insert(libc::SYS_tgkill, vec![one(0, Qword, SeccompCmpOp::Eq, pid)?]);
     Ok(rules)
+}
+
+/// Reading a limit of the process itself: process 0, and no new limit. With another
+/// process, prlimit64 changes the limits of whatever the user runs.
+fn own_limits() -> Result<SeccompRule, seccompiler::BackendError> {
+    let itself = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+    let nothing_new = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+    SeccompRule::new(vec![itself, nothing_new])
 }
 
 /// Calls that fail with "permission denied" instead of ending the process: a C
@@ -368,16 +380,6 @@ mod tests {
     /// Set for the process that confines itself.
     const CONFINED: &str = "VBUILD_TEST_CONFINED";
 
-    /// Whether this kernel has landlock: it then tells its version.
-    fn has_landlock() -> bool {
-        const VERSION: u32 = 1;
-        // SAFETY: without attributes the call only returns a number.
-        let version = unsafe {
-            libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, VERSION)
-        };
-        version > 0
-    }
-
     /// Runs this test once more in a process of its own, because there is no way
     /// back from confinement.
     #[test]
@@ -391,15 +393,14 @@ mod tests {
             assert!(status.unwrap().success());
             return;
         }
-        let paths = has_landlock();
-        confine_process().unwrap();
-        limit_file_size(1 << 20).unwrap();
+        let confined = confine_process(Sandbox::Enforce, 1 << 20).unwrap();
         assert!(nix::sys::prctl::get_no_new_privs().unwrap());
         assert!(!nix::sys::prctl::get_dumpable().unwrap());
+        let getrlimit = nix::sys::resource::getrlimit;
         assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
         assert_eq!(getrlimit(Resource::RLIMIT_FSIZE).unwrap(), (1 << 20, 1 << 20));
         assert!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().1 <= DESCRIPTORS_MAX);
-        if paths {
+        if let Landlock::Held { .. } = confined.landlock {
             let error = std::fs::File::open("/etc/passwd").unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
             assert!(std::fs::write("/tmp/vbuild-test-confined", "").is_err());

@@ -17,4 +17,5 @@ mod device;
 mod parent;
 
 pub(crate) use child::serve;
+pub(crate) use parent::NAME;
 pub use parent::VsockProcess;

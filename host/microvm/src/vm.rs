@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool, mpsc},
+    sync::{Arc, Barrier, Mutex, PoisonError, atomic::AtomicBool, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -168,26 +168,27 @@ impl Vm {
         Ok(Self { bus, end: parts.end, vcpus, _vm: vm, _memory: memory })
     }
 
-    /// Starts the processors; each thread runs `confine` first.
+    /// Starts the processors. Each thread runs `confine` first and this one
+    /// `confine_starter`; no processor begins before all have.
     pub(crate) fn start(
         self,
         confine: impl Fn() + Clone + Send + 'static,
+        confine_starter: impl FnOnce(),
     ) -> Result<Running, VmError> {
         kick::install_handler().map_err(resource("a signal handler"))?;
         let mut threads = Vec::new();
         // All processors wait for the last one's thread, so that an error on
         // the way leaves none of them running.
-        let gate = Arc::new(std::sync::Barrier::new(self.vcpus.len() + 1));
+        let gate = Gate::new(self.vcpus.len());
         for (index, vcpu) in (0u8..).zip(self.vcpus) {
             let (bus, end) = (Arc::clone(&self.bus), Arc::clone(&self.end));
-            let (confine, gate) = (confine.clone(), Arc::clone(&gate));
+            let (confine, gate) = (confine.clone(), gate.clone());
             let (send, kicker) = mpsc::sync_channel(1);
             let body = move || {
                 let vcpu = Kickable::new(vcpu);
                 // The starter waits for it in the next lines.
                 let _ = send.send(Kickable::kicker());
-                confine();
-                gate.wait();
+                gate.pass(confine);
                 vcpu::run(vcpu, index, &bus, &end);
             };
             let thread = thread::Builder::new()
@@ -200,8 +201,25 @@ impl Vm {
             })?;
             threads.push((thread, kicker));
         }
-        gate.wait();
+        gate.pass(confine_starter);
         Ok(Running { threads, end: self.end, bus: self.bus, _vm: self._vm, _memory: self._memory })
+    }
+}
+
+/// What all threads pass together, each after it has confined itself: so the guest's
+/// first instruction finds no thread that is not.
+#[derive(Debug, Clone)]
+struct Gate(Arc<Barrier>);
+
+impl Gate {
+    /// For the processors and their starter.
+    fn new(vcpus: usize) -> Self {
+        Self(Arc::new(Barrier::new(vcpus + 1)))
+    }
+
+    fn pass(&self, confine: impl FnOnce()) {
+        confine();
+        self.0.wait();
     }
 }
 
@@ -278,5 +296,39 @@ impl Running {
             slot.lock().unwrap_or_else(PoisonError::into_inner).shut_down();
         }
         self.end.reason().unwrap_or(HaltReason::Killed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn count(confined: &AtomicUsize) {
+        confined.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn no_processor_begins_before_every_thread_is_confined() {
+        const VCPUS: usize = 3;
+        let (gate, confined) = (Gate::new(VCPUS), Arc::new(AtomicUsize::new(0)));
+        let processors: Vec<_> = (0..VCPUS)
+            .map(|_| {
+                let (gate, confined) = (gate.clone(), Arc::clone(&confined));
+                thread::spawn(move || {
+                    gate.pass(|| count(&confined));
+                    confined.load(Ordering::SeqCst)
+                })
+            })
+            .collect();
+        while confined.load(Ordering::SeqCst) < VCPUS {
+            thread::yield_now();
+        }
+        assert!(processors.iter().all(|thread| !thread.is_finished()));
+        gate.pass(|| count(&confined));
+        for thread in processors {
+            assert_eq!(thread.join().unwrap(), VCPUS + 1);
+        }
     }
 }

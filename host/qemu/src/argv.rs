@@ -6,10 +6,7 @@ use std::{ffi::OsString, path::Path};
 use machine::{Drive, DriveFormat, InvalidSpec, Layer, MachineSpec};
 use serde_json::{Value, json};
 
-/// Descriptors that the child finds open beside the standard three.
-pub(crate) const QMP_FD: i32 = 3;
-/// The descriptor of the vhost-user connection.
-pub(crate) const VHOST_FD: i32 = 4;
+use crate::handed::SetId;
 
 /// A processor for Linux under TCG: everything that QEMU emulates, without what
 /// costs and brings nothing to a build. QEMU knows all these names since 5.2.
@@ -49,17 +46,24 @@ pub(crate) struct Host {
     pub(crate) tsc_khz: Option<u32>,
 }
 
+/// What QEMU gets as descriptors, by its own names for them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Given<'a> {
+    /// The number of the monitor's connection.
+    pub(crate) qmp: i32,
+    /// The number of the vhost-user connection.
+    pub(crate) vhost: i32,
+    /// The files of each drive, the uppermost first.
+    pub(crate) images: &'a [Vec<SetId>],
+}
+
 /// QEMU's arguments, without the program.
 ///
 /// # Errors
-/// For a path that is not UTF-8, as JSON cannot carry it.
-pub(crate) fn argv(spec: &MachineSpec, host: Host) -> Result<Vec<OsString>, InvalidSpec> {
+/// For a path that is not UTF-8, as QEMU's options cannot carry it.
+pub(crate) fn argv(spec: &MachineSpec, host: Host, given: Given<'_>) -> Result<Args, InvalidSpec> {
     let mut args = Args(Vec::new());
-    // With exactly 2 GiB, QEMU 10's microvm and Debian's 6.1 kernel disagree
-    // about the last page: the first block request arrives as zeros and the boot
-    // hangs. 2040 and 2049 MiB boot, so one MiB more is given.
-    let memory_mib = if spec.memory_mib == 2048 { 2049 } else { spec.memory_mib };
-    let memory = format!("{memory_mib}M");
+    let memory = format!("{}M", memory_mib(spec));
     args.word("-nodefaults");
     args.word("-no-user-config");
     args.word("-no-reboot");
@@ -83,8 +87,8 @@ pub(crate) fn argv(spec: &MachineSpec, host: Host) -> Result<Vec<OsString>, Inva
     args.pair("-smp", spec.vcpus.to_string());
     args.pair("-m", memory.clone());
     args.pair("-object", format!("memory-backend-memfd,id=mem,size={memory},share=on"));
-    args.pair("-kernel", &spec.kernel);
-    args.pair("-initrd", &spec.initrd);
+    args.pair("-kernel", utf8(&spec.kernel)?);
+    args.pair("-initrd", utf8(&spec.initrd)?);
     args.pair("-append", kernel_command_line(spec, host));
     // Without this, virtio-mmio offers only the legacy device, which has no
     // VIRTIO_F_VERSION_1.
@@ -92,18 +96,26 @@ pub(crate) fn argv(spec: &MachineSpec, host: Host) -> Result<Vec<OsString>, Inva
     // The pipe of the standard output is the console; the input is /dev/null.
     args.pair("-chardev", "stdio,id=console,mux=off,signal=off");
     args.pair("-serial", "chardev:console");
-    args.pair("-chardev", format!("socket,id=qmp,fd={QMP_FD}"));
+    args.pair("-chardev", format!("socket,id=qmp,fd={}", given.qmp));
     args.pair("-mon", "chardev=qmp,mode=control");
-    args.pair("-chardev", format!("socket,id=vsock,fd={VHOST_FD}"));
+    args.pair("-chardev", format!("socket,id=vsock,fd={}", given.vhost));
     args.pair("-device", "vhost-user-vsock-device,chardev=vsock");
     // getrandom(2) never blocks, so it cannot stall the start of a guest.
     args.pair("-object", "rng-builtin,id=rng");
     args.pair("-device", "virtio-rng-device,rng=rng");
-    for drive in &spec.drives {
-        args.pair("-blockdev", block_node(drive)?.to_string());
+    for (drive, sets) in spec.drives.iter().zip(given.images) {
+        args.pair("-blockdev", block_node(drive, sets).to_string());
         args.pair("-device", block_device(drive).to_string());
     }
-    Ok(args.0)
+    Ok(args)
+}
+
+/// The memory that a machine gets.
+pub(crate) fn memory_mib(spec: &MachineSpec) -> u32 {
+    // With exactly 2 GiB, QEMU 10's microvm and Debian's 6.1 kernel disagree
+    // about the last page: the first block request arrives as zeros and the boot
+    // hangs. 2040 and 2049 MiB boot, so one MiB more is given.
+    if spec.memory_mib == 2048 { 2049 } else { spec.memory_mib }
 }
 
 /// The name of the node that a drive starts with. A serial has no character
@@ -115,60 +127,78 @@ pub(crate) fn node_name(drive: &Drive) -> String {
 
 /// The image of a drive, from the format down to the file. QEMU opens no file by a name
 /// in a header: every qcow2 node is told its backing node, or that it has none. That a
-/// header names no external data file was checked before (`running::check_files`), as
-/// QEMU has no option for that.
-fn block_node(drive: &Drive) -> Result<Value, InvalidSpec> {
-    let cache = json!({ "direct": false, "no-flush": !drive.durable });
-    let top = ImageNode { path: &drive.path, format: drive.format, read_only: drive.read_only };
-    let mut node = image_node(&top, &drive.below, &cache)?;
+/// header names no external data file was checked when the files were opened, as QEMU
+/// has no option for that.
+fn block_node(drive: &Drive, sets: &[SetId]) -> Value {
+    let access = Access { read_only: drive.read_only, durable: drive.durable };
+    let mut node = chain_node(sets, drive.format, &drive.below, access);
     node["node-name"] = json!(node_name(drive));
     if !drive.read_only {
         // Zeroes that the guest writes become holes.
         node["detect-zeroes"] = json!("unmap");
     }
-    Ok(node)
+    node
 }
 
-/// One file of an image.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ImageNode<'a> {
-    pub(crate) path: &'a Path,
-    pub(crate) format: DriveFormat,
-    pub(crate) read_only: bool,
-}
-
-/// An image over the layers that it stands on, nearest first, which are only read.
-pub(crate) fn image_node(
-    top: &ImageNode<'_>,
+/// An image over the layers that it stands on, which are only read. `sets` begin with the
+/// image's own file; the layers' follow, nearest first.
+pub(crate) fn chain_node(
+    sets: &[SetId],
+    format: DriveFormat,
     below: &[Layer],
-    cache: &Value,
-) -> Result<Value, InvalidSpec> {
+    access: Access,
+) -> Value {
+    let formats = std::iter::once(format).chain(below.iter().map(|layer| layer.format));
+    let mut layers: Vec<_> = sets.iter().zip(formats).collect();
+    layers.reverse();
     let mut node = Value::Null;
-    let layers = below.iter().rev().map(|layer| ImageNode {
-        path: &layer.path,
-        format: layer.format,
-        read_only: true,
-    });
-    for image in layers.chain([*top]) {
-        let backing = node;
-        node = json!({
-            "driver": image.format.name(),
-            "read-only": image.read_only,
+    let top = layers.len().saturating_sub(1);
+    for (index, (set, format)) in layers.into_iter().enumerate() {
+        let read_only = access.read_only || index < top;
+        node = image_node(*set, format, Access { read_only, ..access }, node);
+    }
+    node
+}
+
+/// A new uppermost layer of a drive that runs. It has no backing node yet; the one that
+/// it is put on becomes that.
+pub(crate) fn layer_node(name: &str, set: SetId, durable: bool) -> Value {
+    let access = Access { read_only: false, durable };
+    let mut node = image_node(set, DriveFormat::Qcow2, access, Value::Null);
+    node["node-name"] = json!(name);
+    node["detect-zeroes"] = json!("unmap");
+    node
+}
+
+/// How a file is used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Access {
+    pub(crate) read_only: bool,
+    /// Whether a flush of the guest reaches stable storage.
+    pub(crate) durable: bool,
+}
+
+/// One file of an image, and the node below it.
+pub(crate) fn image_node(set: SetId, format: DriveFormat, access: Access, below: Value) -> Value {
+    let Access { read_only, durable } = access;
+    let cache = json!({ "direct": false, "no-flush": !durable });
+    let mut node = json!({
+        "driver": format.name(),
+        "read-only": read_only,
+        "cache": cache,
+        "discard": "unmap",
+        "file": {
+            "driver": "file",
+            "filename": set.path(),
+            "read-only": read_only,
             "cache": cache,
             "discard": "unmap",
-            "file": {
-                "driver": "file",
-                "filename": utf8(image.path)?,
-                "read-only": image.read_only,
-                "cache": cache,
-                "discard": "unmap",
-            },
-        });
-        if image.format == DriveFormat::Qcow2 {
-            node["backing"] = backing;
-        }
+        },
+    });
+    if format == DriveFormat::Qcow2 {
+        node["backing"] = below;
     }
-    Ok(node)
+    node
 }
 
 /// The device of a drive.
@@ -231,6 +261,7 @@ pub(crate) fn utf8(path: &Path) -> Result<&str, InvalidSpec> {
 }
 
 /// Options and their values.
+#[derive(Debug)]
 pub(crate) struct Args(pub(crate) Vec<OsString>);
 
 impl Args {
@@ -261,7 +292,7 @@ mod tests {
     use std::sync::Arc;
 
     use expect_test::{Expect, expect};
-    use machine::{BlockSize, ConnectDecision, DriveSerial};
+    use machine::{BlockSize, ConnectDecision, DriveSerial, Layer};
 
     use super::*;
 
@@ -293,7 +324,11 @@ mod tests {
     }
 
     fn check(spec: &MachineSpec, host: Host, expected: &Expect) {
-        expected.assert_eq(&one_per_line(&argv(spec, host).unwrap()));
+        let mut sets = (1..).map(SetId);
+        let files = spec.drives.iter().map(|drive| 1 + drive.below.len());
+        let images: Vec<Vec<SetId>> = files.map(|n| sets.by_ref().take(n).collect()).collect();
+        let given = Given { qmp: 3, vhost: 4, images: &images };
+        expected.assert_eq(&one_per_line(&argv(spec, host, given).unwrap().0));
     }
 
     const TCG: Host = Host { accel: QemuAccel::Tcg, tsc_khz: Some(1_999_700) };
@@ -382,13 +417,13 @@ mod tests {
                 -device vhost-user-vsock-device,chardev=vsock
                 -object rng-builtin,id=rng
                 -device virtio-rng-device,rng=rng
-                -blockdev {"cache":{"direct":false,"no-flush":true},"detect-zeroes":"unmap","discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/tmp/a,b \"c\".raw","read-only":false},"node-name":"drive-scratch","read-only":false}
+                -blockdev {"cache":{"direct":false,"no-flush":true},"detect-zeroes":"unmap","discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/dev/fdset/1","read-only":false},"node-name":"drive-scratch","read-only":false}
                 -device {"discard":true,"drive":"drive-scratch","driver":"virtio-blk-device","id":"disk-scratch","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"scratch","werror":"stop","write-zeroes":true}
-                -blockdev {"backing":{"backing":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/d.raw","read-only":true},"read-only":true},"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/d.1.qcow2","read-only":true},"read-only":true},"cache":{"direct":false,"no-flush":true},"detect-zeroes":"unmap","discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/d.2.qcow2","read-only":false},"node-name":"drive-resumed","read-only":false}
+                -blockdev {"backing":{"backing":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/dev/fdset/4","read-only":true},"read-only":true},"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/dev/fdset/3","read-only":true},"read-only":true},"cache":{"direct":false,"no-flush":true},"detect-zeroes":"unmap","discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/dev/fdset/2","read-only":false},"node-name":"drive-resumed","read-only":false}
                 -device {"discard":true,"drive":"drive-resumed","driver":"virtio-blk-device","id":"disk-resumed","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"resumed","werror":"stop","write-zeroes":true}
-                -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/t.sqfs","read-only":true},"node-name":"drive-tools","read-only":true}
+                -blockdev {"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":true},"discard":"unmap","driver":"file","filename":"/dev/fdset/5","read-only":true},"node-name":"drive-tools","read-only":true}
                 -device {"discard":false,"drive":"drive-tools","driver":"virtio-blk-device","id":"disk-tools","logical_block_size":512,"physical_block_size":4096,"rerror":"stop","serial":"tools","werror":"stop","write-zeroes":false}
-                -blockdev {"backing":null,"cache":{"direct":false,"no-flush":false},"detect-zeroes":"unmap","discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"file","filename":"/c.qcow2","read-only":false},"node-name":"drive-cache","read-only":false}
+                -blockdev {"backing":null,"cache":{"direct":false,"no-flush":false},"detect-zeroes":"unmap","discard":"unmap","driver":"qcow2","file":{"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"file","filename":"/dev/fdset/6","read-only":false},"node-name":"drive-cache","read-only":false}
                 -device {"discard":true,"drive":"drive-cache","driver":"virtio-blk-device","id":"disk-cache","logical_block_size":4096,"physical_block_size":4096,"rerror":"stop","serial":"cache","werror":"stop","write-zeroes":true}"#]],
         );
     }
@@ -397,10 +432,8 @@ mod tests {
     fn a_path_that_is_not_utf8_is_refused() {
         use std::os::unix::ffi::OsStringExt;
         let mut spec = spec();
-        let mut bad = drive("x", "");
-        bad.path = std::path::PathBuf::from(OsString::from_vec(vec![b'/', 0xff]));
-        spec.drives.push(bad);
-        let refused = argv(&spec, TCG).unwrap_err();
+        spec.kernel = std::path::PathBuf::from(OsString::from_vec(vec![b'/', 0xff]));
+        let refused = argv(&spec, TCG, Given { qmp: 3, vhost: 4, images: &[] }).err().unwrap();
         assert!(refused.to_string().contains("UTF-8"), "{refused}");
     }
 }

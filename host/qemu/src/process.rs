@@ -7,14 +7,16 @@
 
 use std::{
     ffi::OsString,
-    io::{self, Write},
+    io::{self, PipeReader, Read, Write},
     os::{fd::OwnedFd, unix::process::CommandExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{self, Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
+
+use confine::{Confinement, Landlock, Paths, SystemCalls};
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::{
@@ -25,12 +27,15 @@ use nix::{
 use tokio::sync::oneshot;
 
 use crate::{
-    child::CHILD_VERB,
+    child::{CHILD_VERB, Orders},
     console::{TAIL_MAX_BYTES, Tail, follow},
+    needs,
 };
 
 /// The highest of the standard descriptors.
 pub(crate) const LAST_STANDARD_FD: i32 = 2;
+/// More than the report of a starting QEMU takes.
+const REPORT_MAX_BYTES: u64 = 64 << 10;
 /// How long a killed QEMU may take to give back gigabytes of memory.
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -48,6 +53,10 @@ pub(crate) struct Launch {
     pub(crate) args: Vec<OsString>,
     /// What it inherits beside the standard three, numbered from 3 on.
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// What it may open by itself.
+    pub(crate) paths: Paths,
+    /// The size that no file of it may exceed.
+    pub(crate) file_bytes: u64,
     /// Its standard input.
     pub(crate) input: Input,
     /// How much of the console is kept.
@@ -61,6 +70,8 @@ pub(crate) enum Input {
     Null,
     /// What [`Process::send`] writes.
     Pipe,
+    /// The terminal of this process, and so are its output and its complaints.
+    Terminal,
 }
 
 /// How QEMU ended.
@@ -78,6 +89,8 @@ pub(crate) struct Process {
     child: Arc<Watched>,
     /// The guest's serial console.
     pub(crate) console: Tail,
+    /// What confines it; nothing is known of one that did not get that far.
+    pub(crate) confinement: Option<Confinement>,
     pid: u32,
 }
 
@@ -97,8 +110,13 @@ impl Process {
         thread::Builder::new()
             .name("qemu".to_owned())
             .spawn(move || watch(launch, &tail, started, on_exit))?;
-        let (child, pid) = when_started.await.map_err(io::Error::other)??;
-        Ok(Self { child, console, pid })
+        let (child, pid, landlock) = when_started.await.map_err(io::Error::other)??;
+        let confinement = landlock.map(|landlock| Confinement {
+            process: "QEMU".to_owned(),
+            landlock,
+            system_calls: SystemCalls::Refused,
+        });
+        Ok(Self { child, console, confinement, pid })
     }
 
     /// Ends QEMU at once. Harmless when it has ended.
@@ -185,12 +203,12 @@ fn ticks(stat: &str) -> Option<u64> {
     user.checked_add(system)
 }
 
-type Started = oneshot::Sender<io::Result<(Arc<Watched>, u32)>>;
+type Started = oneshot::Sender<io::Result<(Arc<Watched>, u32, Option<Landlock>)>>;
 
 /// The life of QEMU, on its thread.
 fn watch(launch: Launch, console: &Tail, started: Started, on_exit: impl FnOnce(Exit)) {
-    let mut child = match spawn(launch) {
-        Ok(child) => child,
+    let (mut child, report) = match spawn(launch) {
+        Ok(spawned) => spawned,
         Err(cause) => {
             let _ = started.send(Err(cause));
             return;
@@ -210,7 +228,7 @@ fn watch(launch: Launch, console: &Tail, started: Started, on_exit: impl FnOnce(
             let complaint = &complaint;
             scope.spawn(move || follow(stderr, complaint));
         }
-        if started.send(Ok((Arc::clone(&child), pid))).is_err() {
+        if started.send(Ok((Arc::clone(&child), pid, landlock(report)))).is_err() {
             // Whoever asked has gone meanwhile.
             child.kill();
         }
@@ -222,43 +240,45 @@ fn watch(launch: Launch, console: &Tail, started: Started, on_exit: impl FnOnce(
     on_exit(Exit { status, complaint: complaint.text() });
 }
 
-fn spawn(launch: Launch) -> io::Result<Child> {
+/// What the process tells before it becomes QEMU. Ends when it does.
+fn landlock(report: PipeReader) -> Option<Landlock> {
+    let mut text = Vec::new();
+    report.take(REPORT_MAX_BYTES).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn spawn(launch: Launch) -> io::Result<(Child, PipeReader)> {
+    let (report, told) = io::pipe()?;
     let mut mappings = Vec::new();
     let mut last_fd = LAST_STANDARD_FD;
-    for parent_fd in launch.descriptors {
+    for parent_fd in launch.descriptors.into_iter().chain([told.into()]) {
         last_fd += 1;
         mappings.push(FdMapping { parent_fd, child_fd: last_fd });
     }
-    let mut command = helper_command(&launch.helper, &launch.program, &launch.args, last_fd);
-    command
-        .stdin(match launch.input {
-            Input::Null => Stdio::null(),
-            Input::Pipe => Stdio::piped(),
-        })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // Ctrl-C on the terminal is for vbuild, which ends QEMU in its own way.
-        .process_group(0)
-        .fd_mappings(mappings)
-        .map_err(io::Error::other)?;
-    command.spawn()
-}
-
-/// The command that becomes QEMU, see [`crate::exec_child`].
-pub(crate) fn helper_command(
-    helper: &Path,
-    program: &Path,
-    args: &[OsString],
-    last_fd: i32,
-) -> Command {
-    let mut command = Command::new(helper);
+    let orders = Orders {
+        parent: i32::try_from(process::id()).map_err(io::Error::other)?,
+        report_fd: last_fd,
+        file_bytes: launch.file_bytes,
+        paths: launch.paths,
+    };
+    let mut command = Command::new(launch.helper);
     command
         .arg(CHILD_VERB)
-        .arg(process::id().to_string())
-        .arg(last_fd.to_string())
-        .arg(program)
-        .args(args);
-    command
+        .arg(serde_json::to_string(&orders)?)
+        .arg(std::path::absolute(launch.program)?)
+        .args(launch.args)
+        .env_clear()
+        .envs(needs::kept())
+        .current_dir("/");
+    if launch.input == Input::Terminal {
+        command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    } else {
+        let input = if launch.input == Input::Pipe { Stdio::piped() } else { Stdio::null() };
+        // Ctrl-C on the terminal is for vbuild, which ends QEMU in its own way.
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    }
+    command.fd_mappings(mappings).map_err(io::Error::other)?;
+    Ok((command.spawn()?, report))
 }
 
 #[cfg(test)]

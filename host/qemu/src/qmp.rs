@@ -11,19 +11,32 @@
 //! its reader and every command with it. So no event reaches it. The filter also
 //! bounds the length of a line, which the crate does not.
 
-use std::{io, os::unix::net::UnixStream, sync::Arc, time::Duration};
+use std::{
+    io::{self, IoSlice},
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    sync::Arc,
+    time::Duration,
+};
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use qapi::{
     Command,
     futures::{QapiService, QmpStreamTokio},
     qmp::QmpCommand,
 };
+use serde::Serialize;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream},
     net::unix::OwnedWriteHalf,
+    sync::Mutex,
     time::timeout,
 };
+
+use crate::handed::SetId;
 
 /// The longest line taken from QEMU. The longest answer to a command used here
 /// is some kilobytes; the greeting and events are hundreds of bytes.
@@ -98,9 +111,25 @@ pub(crate) enum QmpError {
 
 type Service = QapiService<QmpStreamTokio<OwnedWriteHalf>>;
 
+/// `blockdev-add` with a node as JSON, as the command line has it.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct BlockdevAdd(pub(crate) Value);
+
+impl Command for BlockdevAdd {
+    type Ok = qapi::Empty;
+    const NAME: &'static str = "blockdev-add";
+    const ALLOW_OOB: bool = false;
+}
+
+impl QmpCommand for BlockdevAdd {}
+
 /// A connection to QEMU's monitor.
 pub(crate) struct Qmp {
     service: Arc<Service>,
+    /// The same connection, for descriptors, and whose turn it is to send: nothing may
+    /// come between a descriptor and the command that takes it.
+    socket: Mutex<UnixStream>,
 }
 
 impl std::fmt::Debug for Qmp {
@@ -117,6 +146,7 @@ impl Qmp {
         observer: impl FnMut(Notice) + Send + 'static,
     ) -> Result<Self, QmpError> {
         stream.set_nonblocking(true)?;
+        let socket = Mutex::new(stream.try_clone()?);
         let (read, write) = tokio::net::UnixStream::from_std(stream)?.into_split();
         let (filtered, for_qapi) = tokio::io::duplex(PIPE_BYTES);
         tokio::spawn(filter(BufReader::new(read), filtered, observer));
@@ -131,11 +161,35 @@ impl Qmp {
         };
         let stream = timeout(GREETING_LIMIT, shake).await.map_err(|_| QmpError::NoGreeting)??;
         let (service, _reader) = stream.spawn_tokio();
-        Ok(Self { service: Arc::new(service) })
+        Ok(Self { service: Arc::new(service), socket })
+    }
+
+    /// Sends a descriptor, which becomes part of a set.
+    pub(crate) async fn add_fd(&self, set: SetId, file: BorrowedFd<'_>) -> Result<(), QmpError> {
+        let socket = self.socket.lock().await;
+        // It needs a byte to travel with: a blank between two commands is nothing in JSON.
+        // QEMU keeps the descriptor for the command that follows.
+        let files = [file.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&files)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        // Blocks never: QEMU has answered every command before, so the buffer is empty.
+        sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b" ")], &rights, flags, None)
+            .map_err(io::Error::from)?;
+        let command = qapi::qmp::add_fd { fdset_id: Some(set.0.into()), opaque: None };
+        self.send(command).await.map(drop)
     }
 
     /// Executes a command.
     pub(crate) async fn execute<C>(&self, command: C) -> Result<C::Ok, QmpError>
+    where
+        C: Command + QmpCommand + Send + Sync + 'static,
+        C::Ok: Send + 'static,
+    {
+        let _turn = self.socket.lock().await;
+        self.send(command).await
+    }
+
+    async fn send<C>(&self, command: C) -> Result<C::Ok, QmpError>
     where
         C: Command + QmpCommand + Send + Sync + 'static,
         C::Ok: Send + 'static,

@@ -3,29 +3,27 @@
 
 use std::{
     collections::HashMap,
-    fs::{File, OpenOptions},
-    os::unix::{
-        fs::{FileTypeExt, OpenOptionsExt},
-        net::UnixStream,
-    },
-    path::Path,
+    fs::File,
+    os::{fd::AsFd, unix::net::UnixStream},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 
+use confine::Confinement;
 use machine::{DriveFormat, DriveSerial, HaltReason, Machine, MachineError, MachineSpec};
-use microvm::VsockProcess;
-use nix::fcntl::OFlag;
-use qapi::qmp::{BlockdevSnapshotSync, NewImageMode, blockdev_snapshot_sync};
-use qcow2::Header;
+use microvm::{OpenDrive, VsockProcess, create_layer, file_bytes_max, open_drive};
+use qapi::qmp::{BlockdevSnapshot, blockdev_snapshot};
 use tokio::sync::watch;
 
 use crate::{
-    argv::{Host, argv, node_name, utf8},
+    Qemu,
+    argv::{Given, Host, argv, layer_node, memory_mib, node_name},
     console::TAIL_MAX_BYTES,
     halt::{self, Seen},
+    handed::{Handed, Names, SetId, read_only},
     process::{Exit, Input, Launch, Process},
-    qmp::{Notice, Qmp},
+    qmp::{BlockdevAdd, Notice, Qmp, QmpError},
 };
 
 /// How long the last events are waited for after QEMU has ended; they are in
@@ -82,48 +80,102 @@ pub(crate) struct QemuMachine {
     process: Process,
     qmp: Qmp,
     vsock: VsockProcess,
-    /// The node at the top of each drive, and how many layers it has got.
-    layers: tokio::sync::Mutex<HashMap<DriveSerial, Layers>>,
+    layers: tokio::sync::Mutex<Layers>,
     ended: watch::Receiver<Option<HaltReason>>,
 }
 
+/// The files of the drives, which change while the machine runs.
 #[derive(Debug)]
 struct Layers {
-    top: String,
+    names: Names,
+    tops: HashMap<DriveSerial, Top>,
+}
+
+/// The uppermost layer of a drive.
+#[derive(Debug, Clone)]
+struct Top {
+    node: String,
+    path: PathBuf,
+    format: DriveFormat,
+    disk_bytes: u64,
+    read_only: bool,
+    durable: bool,
+    /// How many layers were put on it.
     pushed: u32,
+}
+
+/// The drives of a machine, opened.
+struct Drives {
+    /// QEMU's names of each drive's files.
+    sets: Vec<Vec<SetId>>,
+    tops: HashMap<DriveSerial, Top>,
+    /// The size that no file of the machine exceeds.
+    file_bytes: u64,
+}
+
+fn open_drives(spec: &MachineSpec, handed: &mut Handed) -> Result<Drives, MachineError> {
+    // The guest's memory is a file as well.
+    let mut file_bytes = u64::from(memory_mib(spec)) << 20;
+    let (mut sets, mut tops) = (Vec::new(), HashMap::new());
+    for drive in &spec.drives {
+        let OpenDrive { files, disk_bytes } = open_drive(drive)?;
+        file_bytes = file_bytes.max(file_bytes_max(disk_bytes));
+        let below = drive.below.iter().map(|layer| &layer.path);
+        let paths = std::iter::once(&drive.path).chain(below);
+        let mut own = Vec::new();
+        for (index, (path, file)) in paths.zip(files).enumerate() {
+            let writable = index == 0 && !drive.read_only;
+            let set = handed.give_image(path, file, writable);
+            own.push(set.map_err(io_error(format!("open `{}` once more", path.display())))?);
+        }
+        sets.push(own);
+        let top = Top {
+            node: node_name(drive),
+            path: drive.path.clone(),
+            format: drive.format,
+            disk_bytes,
+            read_only: drive.read_only,
+            durable: drive.durable,
+            pushed: 0,
+        };
+        tops.insert(drive.serial.clone(), top);
+    }
+    Ok(Drives { sets, tops, file_bytes })
+}
+
+fn io_error(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> MachineError {
+    let action = action.into();
+    move |source| MachineError::Io { action, source }
 }
 
 impl QemuMachine {
     /// Starts QEMU and shakes hands with its monitor.
     pub(crate) async fn start(
-        helper: &Path,
-        program: &Path,
+        qemu: &Qemu,
         host: Host,
         spec: MachineSpec,
     ) -> Result<Self, MachineError> {
-        let args = argv(&spec, host)?;
-        let io = |action: &str| {
-            let action = action.to_owned();
-            move |source| MachineError::Io { action, source }
-        };
         let watched = Arc::new(Watched::default());
-        let at_failure = Arc::clone(&watched);
-        let on_failure = move |cause| at_failure.vsock_failed(cause);
-        let policy = Arc::clone(&spec.on_guest_connect);
-        let (starter, run_dir) = (helper.to_owned(), spec.run_dir.clone());
-        let starting = tokio::task::spawn_blocking(move || {
-            VsockProcess::start(&starter, &run_dir, policy, on_failure)
-        });
-        let started = starting.await.map_err(std::io::Error::other).flatten();
-        let (vsock, vhost) = started.map_err(io("start the vsock device"))?;
-        let (qmp, qmp_of_qemu) = UnixStream::pair().map_err(io("make the monitor's connection"))?;
-        tracing::debug!(program = %program.display(), ?args, "starting QEMU");
+        let (vsock, vhost) = start_vsock(qemu, &spec, &watched).await?;
+        let (qmp, qmp_of_qemu) =
+            UnixStream::pair().map_err(io_error("make the monitor's connection"))?;
+        let mut handed = Handed::default();
+        let (qmp_fd, vhost_fd) = (handed.give(qmp_of_qemu.into()), handed.give(vhost.into()));
+        let drives = open_drives(&spec, &mut handed)?;
+        let given = Given { qmp: qmp_fd, vhost: vhost_fd, images: &drives.sets };
+        let mut args = argv(&spec, host, given)?;
+        handed.arguments(&mut args);
+        let mut paths = qemu.paths().await?;
+        paths.read.extend(boot_files(&spec)?);
+        let names = handed.names.clone();
+        tracing::debug!(program = %qemu.program.display(), ?args, "starting QEMU");
         let launch = Launch {
-            helper: helper.to_owned(),
-            program: program.to_owned(),
-            args,
-            // In this order they become the numbers that the arguments name.
-            descriptors: vec![qmp_of_qemu.into(), vhost.into()],
+            helper: qemu.helper.clone(),
+            program: qemu.program.clone(),
+            args: args.0,
+            descriptors: handed.into_descriptors(),
+            paths,
+            file_bytes: drives.file_bytes,
             input: Input::Null,
             console_max_bytes: TAIL_MAX_BYTES,
         };
@@ -137,7 +189,7 @@ impl QemuMachine {
             let _ = tell.send(Some(why(&at_exit, &exit)));
         })
         .await
-        .map_err(io("start QEMU"))?;
+        .map_err(io_error("start QEMU"))?;
         *watched.process() = Some(process.clone());
 
         let observed = Arc::clone(&watched);
@@ -147,20 +199,27 @@ impl QemuMachine {
         };
         let qmp = match Qmp::negotiate(qmp, observer).await {
             Ok(qmp) => qmp,
-            Err(cause) => return Err(not_started(&process, ended, &cause.to_string()).await),
+            Err(cause) => return Err(not_started(&process, ended, &names, &cause).await),
         };
-        let layers = spec
-            .drives
-            .iter()
-            .map(|drive| (drive.serial.clone(), Layers { top: node_name(drive), pushed: 0 }));
-        Ok(Self {
-            layers: tokio::sync::Mutex::new(layers.collect()),
-            watched,
-            process,
-            qmp,
-            vsock,
-            ended,
-        })
+        let layers = tokio::sync::Mutex::new(Layers { names, tops: drives.tops });
+        Ok(Self { layers, watched, process, qmp, vsock, ended })
+    }
+
+    /// Puts a new layer on a drive: QEMU is sent the file, makes a node of it, and moves
+    /// the drive onto that.
+    async fn put_layer(
+        &self,
+        set: SetId,
+        node: &str,
+        top: &Top,
+        file: &File,
+    ) -> Result<(), QmpError> {
+        for file in [read_only(file)?.as_fd(), file.as_fd()] {
+            self.qmp.add_fd(set, file).await?;
+        }
+        self.qmp.execute(BlockdevAdd(layer_node(node, set, top.durable))).await?;
+        let snapshot = BlockdevSnapshot { node: top.node.clone(), overlay: node.to_owned() };
+        self.qmp.execute(blockdev_snapshot(snapshot)).await.map(drop)
     }
 
     fn has_ended(&self) -> Result<(), MachineError> {
@@ -171,56 +230,36 @@ impl QemuMachine {
     }
 }
 
-/// Checks what QEMU would only complain about in its own words, and what it would not:
-/// qcow2 files that name other files.
-pub(crate) fn check_files(spec: &MachineSpec) -> Result<(), MachineError> {
-    for path in [&spec.kernel, &spec.initrd] {
-        open_file(path, false)?;
-    }
-    for drive in &spec.drives {
-        check_image(&drive.path, drive.format, !drive.read_only, drive.below.is_empty())?;
-        for (index, layer) in drive.below.iter().enumerate() {
-            check_image(&layer.path, layer.format, false, index + 1 == drive.below.len())?;
-        }
-    }
-    Ok(())
-}
-
-/// Checks one file of a drive; the lowest must not name a file below it.
-fn check_image(
-    path: &Path,
-    format: DriveFormat,
-    write: bool,
-    lowest: bool,
-) -> Result<(), MachineError> {
-    let file = open_file(path, write)?;
-    if format == DriveFormat::Raw {
-        return Ok(());
-    }
-    let header = Header::read(&file);
-    let checked = header.and_then(|header| {
-        if lowest { header.check_standalone().map_err(Into::into) } else { Ok(()) }
+/// Starts the vsock device and gives QEMU's end of its connection.
+async fn start_vsock(
+    qemu: &Qemu,
+    spec: &MachineSpec,
+    watched: &Arc<Watched>,
+) -> Result<(VsockProcess, UnixStream), MachineError> {
+    let at_failure = Arc::clone(watched);
+    let on_failure = move |cause| at_failure.vsock_failed(cause);
+    let policy = Arc::clone(&spec.on_guest_connect);
+    let (starter, run_dir) = (qemu.helper.clone(), spec.run_dir.clone());
+    let starting = tokio::task::spawn_blocking(move || {
+        VsockProcess::start(&starter, &run_dir, policy, on_failure)
     });
-    checked.map_err(|cause| unusable(path, format!("it cannot be used as qcow2: {cause}")))
+    let started = starting.await.map_err(std::io::Error::other).flatten();
+    started.map_err(io_error("start the vsock device"))
 }
 
-fn open_file(path: &Path, write: bool) -> Result<File, MachineError> {
-    // O_NONBLOCK so that a pipe in the place of a file is an error and not a wait.
-    let nonblocking = OFlag::O_NONBLOCK.bits();
-    let options =
-        || OpenOptions::new().read(true).write(write).custom_flags(nonblocking).open(path);
-    let usage = if write { "writing" } else { "reading" };
-    let file = options()
-        .map_err(|cause| unusable(path, format!("it cannot be opened for {usage}: {cause}")))?;
-    let kind = file.metadata().map(|metadata| metadata.file_type());
-    match kind {
-        Ok(kind) if kind.is_file() || kind.is_block_device() => Ok(file),
-        _ => Err(unusable(path, "it is neither a regular file nor a block device".to_owned())),
-    }
-}
-
-fn unusable(path: &Path, reason: String) -> MachineError {
-    MachineError::Unavailable { what: format!("`{}`", path.display()), reason, hint: None }
+/// The files that QEMU reads by their paths, because it takes them in no other way.
+/// Checked here, as it would only complain in its own words.
+fn boot_files(spec: &MachineSpec) -> Result<Vec<PathBuf>, MachineError> {
+    let check = |path: &PathBuf| {
+        let unusable = |cause: std::io::Error| MachineError::Unavailable {
+            what: format!("`{}`", path.display()),
+            reason: format!("it cannot be opened for reading: {cause}"),
+            hint: None,
+        };
+        File::open(path).map_err(unusable)?;
+        Ok(path.clone())
+    };
+    [&spec.kernel, &spec.initrd].into_iter().map(check).collect()
 }
 
 /// The reason of the end; to be called when nothing more will be seen.
@@ -237,7 +276,8 @@ fn why(watched: &Watched, exit: &Exit) -> HaltReason {
 async fn not_started(
     process: &Process,
     mut ended: watch::Receiver<Option<HaltReason>>,
-    monitor: &str,
+    names: &Names,
+    monitor: &QmpError,
 ) -> MachineError {
     let left = tokio::time::timeout(LAST_EVENTS_LIMIT, ended.wait_for(Option::is_some)).await;
     let said = match left {
@@ -248,7 +288,7 @@ async fn not_started(
         _ => None,
     };
     process.kill();
-    let reason = said.unwrap_or_else(|| monitor.to_owned());
+    let reason = names.in_words(&said.unwrap_or_else(|| monitor.to_string()));
     if let Some(image) = image_in_use(&reason) {
         return MachineError::Unavailable {
             what: format!("`{image}`"),
@@ -300,20 +340,26 @@ impl Machine for QemuMachine {
             action: format!("put the layer `{}` on the drive `{drive}`", new_layer.display()),
             reason,
         };
-        let layer = layers.get_mut(drive).ok_or_else(|| failed("no such drive".to_owned()))?;
-        let node = format!("drive-{drive}.{}", layer.pushed + 1);
-        let command = blockdev_snapshot_sync(BlockdevSnapshotSync {
-            device: None,
-            format: Some("qcow2".to_owned()),
-            mode: Some(NewImageMode::absolute_paths),
-            node_name: Some(layer.top.clone()),
-            snapshot_node_name: Some(node.clone()),
-            snapshot_file: utf8(new_layer)?.to_owned(),
-        });
-        self.qmp.execute(command).await.map_err(|cause| failed(cause.to_string()))?;
-        layer.top = node;
-        layer.pushed += 1;
+        let top = layers.tops.get(drive).cloned();
+        let top = top.ok_or_else(|| failed("no such drive".to_owned()))?;
+        if top.read_only {
+            return Err(failed("the drive is read-only".to_owned()));
+        }
+        let file = create_layer(new_layer, top.disk_bytes, &top.path, top.format)?;
+        let set = layers.names.add(new_layer);
+        let pushed = top.pushed + 1;
+        let node = format!("drive-{drive}.{pushed}");
+        let put = self.put_layer(set, &node, &top, &file).await;
+        put.map_err(|cause| failed(layers.names.in_words(&cause.to_string())))?;
+        let path = new_layer.to_owned();
+        let top = Top { node, path, format: DriveFormat::Qcow2, pushed, ..top };
+        layers.tops.insert(drive.clone(), top);
         Ok(())
+    }
+
+    fn confinement(&self) -> Vec<Confinement> {
+        let own = self.process.confinement.clone();
+        own.into_iter().chain([self.vsock.confinement()]).collect()
     }
 
     fn counters(&self) -> Vec<(String, u64)> {

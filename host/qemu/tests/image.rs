@@ -94,12 +94,17 @@ async fn bios_boots_the_disk_and_leaves_it_alone() {
 }
 
 #[tokio::test]
-async fn what_qemu_complains_about_is_told() {
+async fn what_is_wrong_is_told_before_and_by_qemu() {
     let Some(qemu) = qemu() else { return };
-    let spec = spec("/no/such/image".into(), Firmware::Bios);
-    let mut session = Session::start(&qemu, &spec).await.unwrap();
-    let error = session.expect("anything", LIMIT).await.unwrap_err().to_string();
+    let missing = spec("/no/such/image".into(), Firmware::Bios);
+    let error = Session::start(&qemu, &missing).await.unwrap_err().to_string();
     assert!(error.contains("/no/such/image"), "{error}");
+    // More than a processor can address.
+    let dir = tempfile::tempdir().unwrap();
+    let impossible = BootSpec { memory_mib: u32::MAX, ..spec(image(&dir).0, Firmware::Bios) };
+    let mut session = Session::start(&qemu, &impossible).await.unwrap();
+    let error = session.expect("anything", LIMIT).await.unwrap_err().to_string();
+    assert!(error.contains("QEMU ended with status 1"), "{error}");
     assert!(session.ended(LIMIT).await.is_some());
 }
 

@@ -358,6 +358,15 @@ pub struct AccelArgs {
     /// `vbuild doctor` shows every check.
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub accel: AccelArg,
+
+    /// Fail when the kernel cannot confine vbuild's processes in every layer
+    ///
+    /// The processes that handle what a guest writes have no paths, no sockets and no other
+    /// process to reach. On a kernel without landlock one layer is missing; `-v` tells, and
+    /// machines start nevertheless. With this option they do not, and the exit status is 3
+    /// (125 for `exec`). `vbuild doctor` shows what holds.
+    #[arg(long)]
+    pub require_confinement: bool,
 }
 
 /// The machine's memory.

@@ -9,10 +9,11 @@ use std::{
 use base_image::{BackingFormat, Magic};
 use checked::Printable;
 use clap::Args;
+use confine::Confinement;
 use machine::{BlockSize, DriveFormat, Layer, MachineError, accel::Verdict};
 use qemu::{
     Qemu, QemuAccel,
-    boot::{BootSpec, Firmware, NotSeen, Session, find_uefi, on_terminal},
+    boot::{BootSpec, Firmware, NotSeen, Session, Terminal, find_uefi},
 };
 use tokio::sync::watch;
 
@@ -20,6 +21,7 @@ use super::{Context, Outcome, layers, machine_run, resolve};
 use crate::{
     backend,
     cli::{AccelArg, AccelArgs, BackingArgs, CacheDirArgs, DriveFormatArg, positive, smp},
+    confinement,
     error::{CommandError, Kind},
 };
 
@@ -57,7 +59,8 @@ pub struct TrialArgs {
     #[arg(long)]
     pub uefi: bool,
 
-    /// Give the guest a network card behind QEMU's user-mode network
+    /// Give the guest a network card behind QEMU's user-mode network: it reaches whatever this
+    /// host does, and the host itself as 10.0.2.2
     #[arg(long = "with-network")]
     pub network: bool,
 
@@ -116,13 +119,20 @@ pub fn run(context: &Context, args: &BootArgs) -> Outcome {
     let spec = spec(args)?;
     let accel = accel(args.trial.accel.accel)?;
     let qemu = Qemu::new(None, accel).map_err(machine_error)?;
+    let require = args.trial.accel.require_confinement;
+    let demand = |held: &[Confinement]| if require { confinement::demand(held) } else { Ok(()) };
     if args.trial.expect.is_empty() {
-        let status =
-            machine_run::runtime()?.block_on(on_terminal(&qemu, &spec)).map_err(machine_error)?;
+        let status = machine_run::runtime()?.block_on(async {
+            let mut terminal = Terminal::start(&qemu, &spec).await.map_err(machine_error)?;
+            demand(&terminal.confinement())?;
+            terminal.wait().await.map_err(machine_error)
+        })?;
         return Ok(u8::from(!status.success()));
     }
     machine_run::quietly(&context.console, async |ctx| {
-        expect(&qemu, &spec, args, ctx.cancel).await
+        let mut session = Session::start(&qemu, &spec).await.map_err(machine_error)?;
+        demand(&session.confinement())?;
+        expect(&mut session, args, ctx.cancel).await
     })?;
     for text in &args.trial.expect {
         context.console.print(&format!("`{text}` appeared on the console\n"));
@@ -132,13 +142,11 @@ pub fn run(context: &Context, args: &BootArgs) -> Outcome {
 
 /// Waits for one text after another, and answers, until somebody says stop.
 async fn expect(
-    qemu: &Qemu,
-    spec: &BootSpec,
+    session: &mut Session,
     args: &BootArgs,
     mut cancel: watch::Receiver<bool>,
 ) -> Result<(), CommandError> {
     let limit = Duration::from_secs(args.trial.timeout.into());
-    let mut session = Session::start(qemu, spec).await.map_err(machine_error)?;
     for (number, text) in args.trial.expect.iter().enumerate() {
         let seen = tokio::select! {
             seen = session.expect(text, limit) => seen,

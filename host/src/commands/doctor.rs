@@ -9,10 +9,15 @@ use std::{
 use clap::Args;
 use machine::accel::{self, Accel, Emulator, Outcome as CheckOutcome, ProbeReport};
 
-use super::{Context, Outcome, resolve};
+use confine::Confinement;
+use qemu::{Qemu, QemuAccel};
+
+use super::{Context, Outcome, machine_run, resolve};
 use crate::{
     appliance, backend,
     cli::{AccelArgs, CacheDirArgs, MemoryArgs, PackageArgs, SourceArgs},
+    confinement,
+    error::{Kind, exit_status},
     settings::Settings,
     ui::bytes,
 };
@@ -25,7 +30,8 @@ const MEMORY_BESIDE_BYTES: u64 = 256 << 20;
 
 /// `vbuild doctor`.
 #[derive(Debug, Clone, PartialEq, Args)]
-#[command(after_help = "The exit status is 0 when builds can run here, however fast.")]
+#[command(after_help = "The exit status is 0 when builds can run here, however fast, and 3 when \
+                        only --require-confinement would stop them.")]
 pub struct DoctorArgs {
     /// What would run the machine.
     #[command(flatten)]
@@ -43,6 +49,9 @@ pub struct DoctorArgs {
     #[command(flatten)]
     pub cache_dir: CacheDirArgs,
 }
+
+/// The section about what confines the processes of a machine.
+const CONFINEMENT: &str = "confinement";
 
 /// How a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,12 +96,19 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Outcome {
         ("hardware virtualisation", kvm(&report)),
         ("QEMU", vec![emulation(&emulator)]),
         ("what runs the machine", vec![decision(settings.accel, &report, &emulator)]),
+        (CONFINEMENT, confined(accel.require_confinement)),
         ("appliance", vec![appliance_state(&settings)]),
         ("this host", vec![space(&settings.cache_dir), memory_state(memory_mib)]),
     ];
     context.console.print(&text(&sections));
-    let fatal = sections[2..].iter().flat_map(|(_, findings)| findings);
-    Ok(u8::from(fatal.into_iter().any(|finding| finding.mark == Mark::Bad)))
+    let bad = |section: &(&str, Vec<Finding>)| section.1.iter().any(|it| it.mark == Mark::Bad);
+    let (confined, others): (Vec<_>, Vec<_>) =
+        sections[2..].iter().partition(|(title, _)| *title == CONFINEMENT);
+    Ok(match (others.into_iter().any(bad), confined.into_iter().any(bad)) {
+        (true, _) => exit_status(Kind::Host),
+        (false, true) => exit_status(Kind::Unconfined),
+        (false, false) => 0,
+    })
 }
 
 fn text(sections: &[(&str, Vec<Finding>)]) -> String {
@@ -150,6 +166,35 @@ fn decision(asked: Accel, report: &ProbeReport, emulator: &Emulator) -> Finding 
             ..Finding::new(Mark::Bad, format!("--accel {asked}: {nothing}"))
         },
     }
+}
+
+/// What confines each process that handles what a guest writes, asked of processes that
+/// are started for that.
+fn confined(require: bool) -> Vec<Finding> {
+    let judge = |held: Confinement| {
+        let mark = match held.lacks().is_empty() {
+            true => Mark::Good,
+            false if require => Mark::Bad,
+            false => Mark::Note,
+        };
+        let finding = Finding::new(mark, held.to_string());
+        if mark == Mark::Good { finding } else { finding.hint(confinement::REMEDY) }
+    };
+    let failed = |error: String| Finding::new(Mark::Bad, error);
+    let mut findings = match microvm::confinement(Path::new(confinement::SELF)) {
+        Ok(held) => held.into_iter().map(judge).collect(),
+        Err(error) => vec![failed(format!("a process cannot confine itself: {error}"))],
+    };
+    // Where there is no QEMU, another section says so.
+    if let Ok(qemu) = Qemu::new(None, QemuAccel::Tcg) {
+        let asked = machine_run::runtime().map(|runtime| runtime.block_on(qemu.confinement()));
+        findings.push(match asked {
+            Ok(Ok(held)) => judge(held),
+            Ok(Err(error)) => failed(format!("QEMU: {error}")),
+            Err(error) => failed(error.to_string()),
+        });
+    }
+    findings
 }
 
 fn appliance_state(settings: &Settings) -> Finding {

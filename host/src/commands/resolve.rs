@@ -87,6 +87,7 @@ pub fn appliance_settings(
             AccelArg::Kvm => Accel::Kvm,
             AccelArg::Tcg => Accel::Tcg,
         },
+        require_confinement: accel.require_confinement,
         appliance_packages: packages.appliance_package.clone(),
         mirror: source.mirror.clone(),
         ca_bundle: source.ca_bundle.as_ref().map(|bundle| match bundle {
@@ -138,9 +139,10 @@ mod tests {
                     --cache-dir /c --mirror http://m/d --ca-bundle host --no-network \
                     --allow-host h:1 --allow-private --proxy-resolves --drive d.img --drive-format qcow2 \
                     --timeout 9 --debug 2 --no-delete-on-failure --refresh=copy --max-age 12h \
-                    --on-failure shell --remote-cache /shared --remote-key /secret deb";
+                    --require-confinement --on-failure shell --remote-cache /shared --remote-key /secret deb";
         let expected = Settings {
             accel: Accel::Tcg,
+            require_confinement: true,
             vcpus: 3,
             memory_mib: 512,
             appliance_packages: vec!["a".into(), "b".into()],

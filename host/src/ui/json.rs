@@ -56,7 +56,7 @@ impl<W: Write + Send> Render for Json<W> {
             Weight::Progress => "message",
             Weight::Output if !self.output => return,
             Weight::Output => "output",
-            Weight::Trace | Weight::Detail => "progress",
+            Weight::Trace | Weight::Detail | Weight::Closer => "progress",
         };
         self.write(at, kind, message.as_str(), facts(event));
     }
@@ -95,6 +95,9 @@ fn facts(event: &Event) -> Value {
         }
         Event::MachineStarting { accel, vcpus, memory_mib } => json!({
             "event": "machine-starting", "accel": accel, "vcpus": vcpus, "memory_mib": memory_mib,
+        }),
+        Event::Confined { process, landlock, lacks, .. } => json!({
+            "event": "confined", "process": process, "landlock": landlock, "lacks": lacks,
         }),
         Event::MachineReady { boot, kernel } => json!({
             "event": "machine-ready", "seconds": boot.as_secs_f64(), "kernel": kernel,

@@ -198,7 +198,7 @@ impl Render for Live {
             }
             // Stages are kept when they end; what they do shows below.
             (Weight::Progress, Event::OutputWritten { .. } | Event::StageCached { .. })
-            | (Weight::Detail | Weight::Trace, _) => {
+            | (Weight::Detail | Weight::Trace | Weight::Closer, _) => {
                 let line = format!("[{:6.1}] {line}", at.elapsed.as_secs_f64());
                 self.keep(&self.palette.paint(Tone::Progress, &line));
             }

@@ -78,6 +78,7 @@ impl Verbosity {
         match weight {
             Weight::Trace => self.debug >= DEBUG_TRACE,
             Weight::Detail => self.debug >= DEBUG_DETAIL,
+            Weight::Closer => self.output || self.debug >= DEBUG_DETAIL,
             Weight::Output => self.output,
             Weight::Progress | Weight::Remark => !self.quiet,
             Weight::Warning => true,

@@ -63,7 +63,7 @@ impl<O: Write + Send, E: Write + Send> Render for Plain<O, E> {
                 let text = self.wrapped(format!("vbuild: warning: {line}"));
                 self.complain(Tone::Warning, &text);
             }
-            Weight::Trace | Weight::Detail | Weight::Progress => {
+            Weight::Trace | Weight::Detail | Weight::Closer | Weight::Progress => {
                 let text = self.wrapped(format!("[{:6.1}] {line}", at.elapsed.as_secs_f64()));
                 self.say(Some(Tone::Progress), &text);
             }

@@ -110,6 +110,26 @@ fn verbose_shows_what_scripts_write_without_what_steers_terminals() {
 }
 
 #[test]
+fn what_confines_a_process_is_for_those_who_look_closer() {
+    let confined = [Event::Confined {
+        process: "QEMU".into(),
+        holds: "QEMU: landlock 7".into(),
+        landlock: Some(7),
+        lacks: Vec::new(),
+    }];
+    let detailed = Verbosity { debug: 1, ..USUAL };
+    for verbosity in [VERBOSE, detailed] {
+        assert_eq!(plain(verbosity, &confined).0, "[  12.3] Confined: QEMU: landlock 7\n");
+    }
+    assert_eq!(plain(USUAL, &confined).0, "");
+    let out = Shared::default();
+    let renderer = json::Json { out: out.clone(), output: false };
+    drop(with_renderer(Box::new(renderer), &confined));
+    let line: serde_json::Value = serde_json::from_str(&out.text()).unwrap();
+    assert_eq!((&line["event"], &line["landlock"]), (&"confined".into(), &7.into()));
+}
+
+#[test]
 fn quiet_leaves_warnings() {
     let (out, err) = plain(QUIET, &[script(ExitStatus::Code(0)), remarks()].concat());
     assert_eq!(out, "");

@@ -16,6 +16,8 @@ pub(crate) enum Weight {
     Trace,
     /// Shown from `--debug 1` on.
     Detail,
+    /// What one wants to know who looks closely: shown with `-v`, and from `--debug 1` on.
+    Closer,
     /// A line of a script's output, shown with `-v`.
     Output,
     /// A step of the build, hidden by `-q`.
@@ -94,6 +96,7 @@ fn machine(event: &Event) -> Option<(Weight, String)> {
             let what = format!("{accel}, {vcpus} processor{s}, {memory_mib} MiB");
             (Weight::Progress, format!("Starting the machine: {what}"))
         }
+        Event::Confined { holds, .. } => (Weight::Closer, format!("Confined: {holds}")),
         Event::MachineReady { boot, kernel } => {
             let boot = text::duration(*boot);
             (Weight::Detail, format!("The machine answers after {boot}, with Linux {kernel}"))

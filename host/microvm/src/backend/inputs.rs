@@ -7,7 +7,7 @@ use machine::{DriveSerial, MachineError, MachineSpec};
 use super::{KVM_DEVICE, Top, io_error};
 use crate::{
     control::{BootDrive, DESCRIPTORS_MAX},
-    drives::{self, DriveError},
+    drives::{self, drive_error},
 };
 
 /// Everything that is opened before the process is started.
@@ -39,7 +39,7 @@ pub(super) fn open_everything(spec: &MachineSpec) -> Result<Opened, MachineError
             drive.serial.clone(),
             Top {
                 path: drive.path.clone(),
-                format: drives::format(drive.format),
+                format: drive.format,
                 size: layers.size,
                 read_only: drive.read_only,
             },
@@ -61,9 +61,4 @@ pub(super) fn open_everything(spec: &MachineSpec) -> Result<Opened, MachineError
         });
     }
     Ok(opened)
-}
-
-pub(super) fn drive_error(error: &DriveError) -> MachineError {
-    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    MachineError::Unavailable { what: error.to_string(), reason: cause, hint: None }
 }

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use confine::Landlock;
 use machine::{ConnectDecision, GuestConnect, OnGuestConnect};
 use nix::{
     sys::{
@@ -82,6 +83,8 @@ pub(crate) struct Launched {
     pub(crate) control: Channel,
     pub(crate) child: Child,
     pub(crate) words: Words,
+    /// What the kernel granted it of landlock.
+    pub(crate) landlock: Landlock,
     /// Of a process that shows them.
     pub(crate) mappings: Option<Mappings>,
 }
@@ -131,7 +134,7 @@ pub(crate) fn launch(
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(String::new()),
         Err(e) => Err(format!("it does not take its first message: {e}")),
     };
-    let files = started.map_err(|reason| {
+    let (landlock, files) = started.map_err(|reason| {
         // It has ended by itself or has nothing to lose yet.
         let _ = child.kill();
         let status = child.wait().ok();
@@ -141,7 +144,7 @@ pub(crate) fn launch(
         })
     })?;
     let mappings = files.into_iter().next().map(Mappings::of);
-    Ok(Launched { control, child, words, mappings })
+    Ok(Launched { control, child, words, landlock, mappings })
 }
 
 /// Opens a stream to a port of the guest; the process gets its other half.
@@ -203,13 +206,15 @@ impl Process {
     }
 }
 
-/// Waits for the first word of a process, and gives the files that came with it. An
-/// empty error means that it ended without one.
-fn wait_for_start(control: &Channel) -> Result<Vec<OwnedFd>, String> {
+/// Waits for the first word of a process, and gives what confines it and the files that
+/// came with it. An empty error means that it ended without one.
+fn wait_for_start(control: &Channel) -> Result<(Landlock, Vec<OwnedFd>), String> {
     let bounded = |timeout| control.set_timeout(timeout).map_err(|e| e.to_string());
     bounded(Some(START_TIMEOUT))?;
     match control.receive::<FromVmm>() {
-        Ok(Some((FromVmm::Started, files))) => bounded(None).map(|()| files),
+        Ok(Some((FromVmm::Started { landlock }, files))) => {
+            bounded(None).map(|()| (landlock, files))
+        }
         Ok(Some((FromVmm::Failed { reason }, _))) => Err(reason),
         Ok(Some((other, _))) => Err(format!("its first word was {other:?}")),
         Ok(None) => Err(String::new()),

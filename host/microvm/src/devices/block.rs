@@ -51,6 +51,11 @@ const SECTOR_BYTES: u64 = 512;
 const DISCARD_MAX_SECTORS: u32 = 1 << 21;
 /// Segments of one discard request; the driver collects as many.
 const DISCARD_MAX_SEGMENTS: u32 = 64;
+/// The most sectors of one request to write zeros, which are real writes where a hole is
+/// not wanted or the file system has none: as much as a chain of data may carry.
+const ZEROES_MAX_SECTORS: u32 = 1 << 17;
+/// Segments of one request to write zeros; Linux never sends more.
+const ZEROES_MAX_SEGMENTS: u32 = 1;
 
 const F_SEG_MAX: u64 = 1 << 2;
 const F_READ_ONLY: u64 = 1 << 5;
@@ -147,8 +152,8 @@ fn config_space(setup: &Setup, image: &dyn Image) -> Vec<u8> {
         DISCARD_MAX_SECTORS,
         DISCARD_MAX_SEGMENTS,
         alignment,
-        DISCARD_MAX_SECTORS,
-        DISCARD_MAX_SEGMENTS,
+        ZEROES_MAX_SECTORS,
+        ZEROES_MAX_SEGMENTS,
         1, // zero writes may unmap; one byte and padding
     ] {
         config.extend_from_slice(&value.to_le_bytes());

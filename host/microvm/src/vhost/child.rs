@@ -8,6 +8,7 @@ use std::{
     thread,
 };
 
+use confine::Landlock;
 use vsock_mux::{Connector, GUEST_CID, Mux};
 
 use super::device;
@@ -15,7 +16,7 @@ use crate::{
     child::{ChildError, ask_parent, connect, io_error},
     control::{Channel, FromVmm, Sandbox, ToVmm},
     counters::Counters,
-    sandbox::{self, Kind, Lists},
+    sandbox::{self, Confined, Kind},
 };
 
 /// The device writes to no file: its page of counters and the guest's memory are
@@ -30,7 +31,7 @@ pub(crate) fn serve(
 ) -> Result<ExitCode, (ChildError, Channel)> {
     let control = Arc::new(control);
     match start(mode, fds, &control) {
-        Ok(connector) => Ok(listen(&control, &connector)),
+        Ok((connector, landlock)) => Ok(listen(&control, &connector, landlock)),
         Err(error) => match Arc::try_unwrap(control) {
             Ok(control) => Err((error, control)),
             // The device runs already and ends with the process.
@@ -43,14 +44,12 @@ fn start(
     mode: Sandbox,
     fds: Vec<OwnedFd>,
     control: &Arc<Channel>,
-) -> Result<Connector, ChildError> {
+) -> Result<(Connector, Landlock), ChildError> {
     let Ok([counters, policy, listener]) = <[OwnedFd; 3]>::try_from(fds) else {
         return Err(ChildError::Message("three files belong to it".to_owned()));
     };
     let counters = Arc::new(Counters::open(File::from(counters))?);
-    sandbox::confine_process()?;
-    sandbox::limit_file_size(FILE_BYTES_MAX)?;
-    let lists = Lists::compile(mode)?;
+    let Confined { lists, landlock } = sandbox::confine_process(mode, FILE_BYTES_MAX)?;
     let (mux, connector) = Mux::new(GUEST_CID, ask_parent(Channel::from_fd(policy))?)?;
     let listener = UnixListener::from(listener);
     let daemon = device::start((mux, connector.clone()), counters, listener)
@@ -70,11 +69,11 @@ fn start(
     // The library starts its threads by itself, so all of them get one list, after
     // the last was started.
     lists.apply_to_all(Kind::Vhost);
-    Ok(connector)
+    Ok((connector, landlock))
 }
 
-fn listen(control: &Channel, connector: &Connector) -> ExitCode {
-    if control.send(&FromVmm::Started, &[]).is_err() {
+fn listen(control: &Channel, connector: &Connector, landlock: Landlock) -> ExitCode {
+    if control.send(&FromVmm::Started { landlock }, &[]).is_err() {
         return ExitCode::SUCCESS;
     }
     // Otherwise the parent is gone, or talks rubbish: nothing is left to do.

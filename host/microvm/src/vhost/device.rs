@@ -17,10 +17,11 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::{
     epoll::EventSet,
     event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
+    eventfd::EventFd,
 };
 use vsock_mux::{Connector, Mux, RX_QUEUE, TX_QUEUE};
 
-use crate::counters::Counters;
+use crate::{counters::Counters, devices::virtio::event};
 
 /// RX and TX; QEMU serves the event queue itself.
 const VHOST_QUEUES: usize = 2;
@@ -29,6 +30,12 @@ const QUEUE_MAX_SIZE: u16 = 1024;
 /// The event number of the mux's descriptor. Queues have 0 and 1, and 2 is the
 /// library's own.
 const HOST_EVENT: u16 = 3;
+/// The event number of the device's word to itself that there is more to do.
+const AGAIN_EVENT: u16 = 4;
+/// Calls of the mux, of 128 packets each, after which the thread lets others at the
+/// device: a guest that keeps its rings full would otherwise keep the lock for ever, and
+/// with it the thread that hears QEMU. Half of the largest ring.
+const BATCH: usize = 4;
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Vring = VringMutex<Memory>;
 
@@ -46,6 +53,8 @@ pub(super) struct Backend {
     device: Arc<Mutex<Device>>,
     connector: Connector,
     counters: Arc<Counters>,
+    /// Readable while there is more to do.
+    again: Arc<EventFd>,
     /// The mux's configuration space, which never changes.
     config: [u8; 8],
 }
@@ -109,7 +118,7 @@ impl VhostUserBackend for Backend {
 
     fn handle_event(
         &self,
-        _event: u16,
+        event: u16,
         _set: EventSet,
         vrings: &[Vring],
         _thread: usize,
@@ -117,6 +126,10 @@ impl VhostUserBackend for Backend {
         let (Some(rx), Some(tx)) = (vrings.get(RX_QUEUE), vrings.get(TX_QUEUE)) else {
             return Err(io::Error::other("the vsock device needs two queues"));
         };
+        if event == AGAIN_EVENT {
+            // Fails only when it is not set.
+            let _ = self.again.read();
+        }
         let mut rx = rx.get_mut();
         let mut tx = tx.get_mut();
         let mut device = self.device();
@@ -127,7 +140,7 @@ impl VhostUserBackend for Backend {
             mux.process(&*memory, idle_rx, idle_tx);
             return Ok(());
         }
-        loop {
+        for _ in 0..BATCH {
             let progress = mux.process(&*memory, rx.get_queue_mut(), tx.get_queue_mut());
             if progress.signal_rx {
                 rx.signal_used_queue()?;
@@ -140,11 +153,26 @@ impl VhostUserBackend for Backend {
                 return Ok(());
             }
         }
+        self.counters.set_vsock(&self.connector.stats());
+        self.again.write(1)
     }
 }
 
 /// The device on its threads.
 pub(super) type Daemon = VhostUserDaemon<Backend>;
+
+/// The device before it has a connection.
+fn backend(
+    (mux, connector): (Mux, Connector),
+    memory: Memory,
+    counters: Arc<Counters>,
+) -> io::Result<Backend> {
+    let config = mux.config_space();
+    let again = Arc::new(event()?);
+    let idle = || Queue::new(QUEUE_MAX_SIZE).map_err(|e| io::Error::other(e.to_string()));
+    let device = Device { mux, memory, idle_rx: idle()?, idle_tx: idle()? };
+    Ok(Backend { device: Arc::new(Mutex::new(device)), connector, counters, again, config })
+}
 
 /// Starts the device behind the connection that waits on the socket.
 pub(super) fn start(
@@ -152,18 +180,18 @@ pub(super) fn start(
     counters: Arc<Counters>,
     listener: UnixListener,
 ) -> io::Result<Daemon> {
-    let config = mux.config_space();
-    let mux_fd = mux.as_raw_fd();
     let memory = Memory::new(GuestMemoryMmap::new());
-    let idle = || Queue::new(QUEUE_MAX_SIZE).map_err(|e| io::Error::other(e.to_string()));
-    let device = Device { mux, memory: memory.clone(), idle_rx: idle()?, idle_tx: idle()? };
-    let backend = Backend { device: Arc::new(Mutex::new(device)), connector, counters, config };
+    let mux_fd = mux.as_raw_fd();
+    let backend = backend((mux, connector), memory.clone(), counters)?;
+    let again = backend.again.as_raw_fd();
     let failed = |what: Error| io::Error::other(what.to_string());
     let mut daemon =
         VhostUserDaemon::new("vhost-vsock".to_owned(), backend, memory).map_err(failed)?;
     daemon.start(&mut Listener::from(listener)).map_err(failed)?;
     for handler in daemon.get_epoll_handlers() {
-        handler.register_listener(mux_fd, EventSet::IN, u64::from(HOST_EVENT))?;
+        for (fd, event) in [(mux_fd, HOST_EVENT), (again, AGAIN_EVENT)] {
+            handler.register_listener(fd, EventSet::IN, u64::from(event))?;
+        }
     }
     Ok(daemon)
 }
@@ -174,5 +202,60 @@ pub(super) fn wait(mut daemon: Daemon) -> Result<(), String> {
     match daemon.wait() {
         Ok(()) | Err(Error::HandleRequest(Hangup::Disconnected | Hangup::PartialMessage)) => Ok(()),
         Err(cause) => Err(cause.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_queue::{
+        desc::{RawDescriptor, split::Descriptor},
+        mock::MockSplitQueue,
+    };
+    use vm_memory::GuestAddress;
+    use vsock_mux::GUEST_CID;
+
+    use super::*;
+
+    /// More than the mux takes in one call.
+    const RING_SIZE: u16 = 1024;
+    const RINGS: [u64; VHOST_QUEUES] = [0, 0x1_0000];
+    const DATA: u64 = 0x2_0000;
+
+    fn vring(memory: &Memory, ring: &MockSplitQueue<'_, GuestMemoryMmap>) -> Vring {
+        let vring = Vring::new(memory.clone(), RING_SIZE).unwrap();
+        vring.set_queue_size(RING_SIZE);
+        let (descriptors, avail, used) =
+            (ring.desc_table_addr(), ring.avail_addr(), ring.used_addr());
+        vring.set_queue_info(descriptors.0, avail.0, used.0).unwrap();
+        vring.set_queue_ready(true);
+        vring.set_enabled(true);
+        vring
+    }
+
+    #[test]
+    fn a_guest_that_keeps_its_ring_full_does_not_keep_the_device() {
+        let plain = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4_0000)]).unwrap();
+        let memory = Memory::new(plain.clone());
+        let rings = RINGS.map(|at| MockSplitQueue::create(&plain, GuestAddress(at), RING_SIZE));
+        // All entries of the ring are the same empty packet, which needs no answer.
+        let packet = RawDescriptor::from(Descriptor::new(DATA, 44, 0, 0));
+        rings[TX_QUEUE].desc_table().store(0, packet).unwrap();
+        rings[TX_QUEUE].avail().idx().store(RING_SIZE);
+
+        let mux = Mux::new(GUEST_CID, Arc::new(|_| None)).unwrap();
+        let counters = Arc::new(Counters::new().unwrap());
+        let backend = backend(mux, memory.clone(), counters).unwrap();
+        let vrings: Vec<Vring> = rings.iter().map(|ring| vring(&memory, ring)).collect();
+        let handle = |event| backend.handle_event(event, EventSet::IN, &vrings, 0).unwrap();
+        let used = || rings[TX_QUEUE].used().idx().load();
+        let more = || backend.again.read().is_ok_and(|count| count > 0);
+
+        handle(0);
+        assert_eq!(used(), RING_SIZE / 2);
+        assert!(more(), "it wakes itself");
+        handle(AGAIN_EVENT);
+        handle(AGAIN_EVENT);
+        assert_eq!(used(), RING_SIZE);
+        assert!(!more(), "nothing is left to do");
     }
 }

@@ -17,6 +17,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use confine::Confinement;
 use machine::OnGuestConnect;
 
 use crate::{
@@ -31,6 +32,8 @@ use crate::{
 
 /// What the process is called in errors.
 const WHO: &str = "the process of the vsock device";
+/// What it is called where people read what confines it.
+pub(crate) const NAME: &str = "vsock device";
 /// The name of the socket for the moment in which it exists.
 const SOCKET_NAME: &str = "vhost-vsock";
 /// How the names of its counters begin; the others stay zero.
@@ -44,6 +47,7 @@ struct Shared {
     process: Process,
     /// Its end is wanted.
     ending: AtomicBool,
+    confinement: Confinement,
 }
 
 /// A running vsock device in a confined process. It ends with the other VMM's
@@ -104,6 +108,12 @@ impl VsockProcess {
         let mut counters = self.shared.counters.snapshot();
         counters.retain(|(name, _)| name.starts_with(COUNTERS));
         counters
+    }
+
+    /// What confines the process.
+    #[must_use]
+    pub fn confinement(&self) -> Confinement {
+        self.shared.confinement.clone()
     }
 
     /// The process, while it lives.
@@ -168,9 +178,12 @@ fn begin(device: Device) -> io::Result<(Shared, Child, Words)> {
         let fds = [counters.file().as_fd(), asking.fd(), device.listener.as_fd()];
         control.send(&ToVmm::Start(Start::new(Sandbox::Enforce, Role::Vsock)), &fds)
     });
-    let Launched { control, child, words, .. } = launched.map_err(io::Error::other)?;
+    let Launched { control, child, words, landlock, .. } = launched.map_err(io::Error::other)?;
     let process = Process::of(&child);
-    Ok((Shared { control, counters, process, ending: AtomicBool::new(false) }, child, words))
+    let confinement =
+        Confinement { process: NAME.to_owned(), landlock, system_calls: Sandbox::Enforce.into() };
+    let ending = AtomicBool::new(false);
+    Ok((Shared { control, counters, process, ending, confinement }, child, words))
 }
 
 /// A listener with one connection waiting, and that connection's other end: the

@@ -1,28 +1,34 @@
 //! Booting a finished image on an ordinary PC: `vbuild boot IMAGE` for people,
 //! [`Session`] for tests. The image is never written to; what the guest changes
-//! goes to a temporary file that QEMU has already deleted.
+//! goes to temporary files without names. QEMU is confined as for a build, and gets
+//! these files and the image as descriptors.
 
+mod argv;
+mod files;
 mod firmware;
 
 pub use firmware::{Uefi, find_uefi};
 
-use std::{ffi::OsString, io, path::PathBuf, process::ExitStatus, thread, time::Duration};
+use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
-use machine::{BlockSize, DriveFormat, InvalidSpec, Layer, MachineError};
-use serde_json::json;
+use confine::Confinement;
+use machine::{BlockSize, DriveFormat, Layer, MachineError};
 use tokio::{sync::watch, time::Instant};
 
+use self::{argv::argv, files::open_files};
 use crate::{
-    Qemu, QemuAccel,
-    argv::{Args, ImageNode, SANDBOX, TCG_CPU, image_node, utf8},
-    halt,
-    process::{Exit, Input, LAST_STANDARD_FD, Launch, Process, helper_command},
+    Qemu, halt,
+    handed::{Handed, Names},
+    process::{Exit, Input, Launch, Process},
 };
 
 /// The console text that a session keeps: a verbose boot prints some 100 KiB.
 const CONSOLE_MAX_BYTES: usize = 1 << 20;
 /// How often a session looks for what it waits for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where the host's resolvers are named.
+const RESOLVERS: [&str; 1] = ["/etc/resolv.conf"];
 
 /// The firmware that starts the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,87 +70,94 @@ enum Console {
     Pipe,
 }
 
-/// QEMU's arguments, without the program.
-fn argv(spec: &BootSpec, accel: QemuAccel, console: Console) -> Result<Vec<OsString>, InvalidSpec> {
-    let mut args = Args(Vec::new());
-    args.word("-nodefaults");
-    args.word("-no-user-config");
-    args.pair("-display", "none");
-    args.pair("-sandbox", SANDBOX);
-    // Without graphics, SeaBIOS and boot loaders talk to the serial port.
-    args.pair("-machine", "q35,graphics=off");
-    match accel {
-        QemuAccel::Tcg => {
-            args.pair("-accel", "tcg,thread=multi");
-            args.pair("-cpu", TCG_CPU);
-        }
-        QemuAccel::Kvm => {
-            args.pair("-accel", "kvm");
-            args.pair("-cpu", "host");
-        }
-    }
-    args.pair("-smp", spec.vcpus.to_string());
-    args.pair("-m", format!("{}M", spec.memory_mib));
-    match console {
-        Console::Terminal => args.pair("-serial", "mon:stdio"),
-        Console::Pipe => {
-            args.pair("-chardev", "stdio,id=console,mux=off,signal=off");
-            args.pair("-serial", "chardev:console");
-        }
-    }
-    if let Firmware::Uefi(uefi) = &spec.firmware {
-        let code = comma_free(utf8(&uefi.code)?);
-        args.pair("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
-        let variables = comma_free(utf8(&uefi.variables)?);
-        args.pair("-drive", format!("if=pflash,unit=1,format=raw,snapshot=on,file={variables}"));
-    }
-    let cache = json!({ "direct": false, "no-flush": true });
-    let image = ImageNode { path: &spec.image, format: spec.format, read_only: true };
-    let image = image_node(&image, &spec.below, &cache)?.to_string();
-    // `snapshot` exists only for -drive, not for -blockdev.
-    args.pair(
-        "-drive",
-        format!("if=none,id=disk,snapshot=on,cache=unsafe,file=json:{}", comma_free(&image)),
-    );
-    let block = spec.block_size.bytes();
-    let disk = json!({
-        "driver": "virtio-blk-pci", "drive": "disk", "bootindex": 0,
-        "logical_block_size": block, "physical_block_size": block,
-    });
-    args.pair("-device", disk.to_string());
-    args.pair("-object", "rng-builtin,id=rng");
-    args.pair("-device", "virtio-rng-pci,rng=rng");
-    if spec.network {
-        args.pair("-netdev", "user,id=net");
-        args.pair("-device", "virtio-net-pci,netdev=net");
-    }
-    Ok(args.0)
-}
-
-/// A path as a value of an old-style option, in which a comma is doubled.
-fn comma_free(path: &str) -> String {
-    path.replace(',', ",,")
-}
-
 fn start_failed(source: io::Error) -> MachineError {
     MachineError::Io { action: "start QEMU".to_owned(), source }
 }
 
-/// Boots the image on the terminal of this process and waits for its end. The
-/// terminal is QEMU's meanwhile: Ctrl-A X ends it, Ctrl-C goes to the guest.
-///
-/// # Errors
-/// When QEMU cannot be started.
-pub async fn on_terminal(qemu: &Qemu, spec: &BootSpec) -> Result<ExitStatus, MachineError> {
-    let args = argv(spec, qemu.accel, Console::Terminal)?;
-    let mut command = helper_command(&qemu.helper, &qemu.program, &args, LAST_STANDARD_FD);
-    let (tell, told) = tokio::sync::oneshot::channel();
-    // The parent-death signal follows the thread, see `process`.
-    thread::Builder::new()
-        .name("qemu".to_owned())
-        .spawn(move || tell.send(command.status()))
-        .map_err(start_failed)?;
-    told.await.map_err(|cause| start_failed(io::Error::other(cause)))?.map_err(start_failed)
+/// A started QEMU, and how it will have ended.
+#[derive(Debug)]
+struct Started {
+    process: Process,
+    names: Names,
+    ended: watch::Receiver<Option<Exit>>,
+}
+
+impl Started {
+    fn confinement(&self) -> Vec<Confinement> {
+        self.process.confinement.iter().cloned().collect()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.process.kill();
+        self.process.wait_gone();
+    }
+}
+
+async fn start(qemu: &Qemu, spec: &BootSpec, console: Console) -> Result<Started, MachineError> {
+    let mut handed = Handed::default();
+    let files = open_files(spec, &mut handed)?;
+    let mut args = argv(spec, qemu.accel, console, &files);
+    handed.arguments(&mut args);
+    let names = handed.names.clone();
+    let mut paths = qemu.paths().await?;
+    if spec.network {
+        // QEMU's user-mode network connects by itself, and asks the host's resolvers.
+        paths.network = true;
+        paths.read.extend(RESOLVERS.iter().map(PathBuf::from).filter(|path| path.exists()));
+    }
+    tracing::debug!(program = %qemu.program.display(), ?args, "starting QEMU");
+    let launch = Launch {
+        helper: qemu.helper.clone(),
+        program: qemu.program.clone(),
+        args: args.0,
+        descriptors: handed.into_descriptors(),
+        paths,
+        file_bytes: files.file_bytes,
+        input: match console {
+            Console::Terminal => Input::Terminal,
+            Console::Pipe => Input::Pipe,
+        },
+        console_max_bytes: CONSOLE_MAX_BYTES,
+    };
+    let (tell, ended) = watch::channel(None);
+    let on_exit = move |exit: Exit| {
+        let _ = tell.send(Some(exit));
+    };
+    let process = Process::start(launch, on_exit).await.map_err(start_failed)?;
+    Ok(Started { process, names, ended })
+}
+
+/// A booted image on the terminal of this process. The terminal is QEMU's meanwhile:
+/// Ctrl-A X ends it, Ctrl-C goes to the guest. Dropping it ends the guest.
+#[derive(Debug)]
+pub struct Terminal(Started);
+
+impl Terminal {
+    /// Boots the image.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub async fn start(qemu: &Qemu, spec: &BootSpec) -> Result<Self, MachineError> {
+        start(qemu, spec, Console::Terminal).await.map(Self)
+    }
+
+    /// What confines the processes that handle what the guest writes.
+    #[must_use]
+    pub fn confinement(&self) -> Vec<Confinement> {
+        self.0.confinement()
+    }
+
+    /// Waits for the end of QEMU.
+    ///
+    /// # Errors
+    /// When nobody knows how it ended.
+    pub async fn wait(&mut self) -> Result<ExitStatus, MachineError> {
+        let gone = || start_failed(io::Error::other("the thread that watches QEMU is gone"));
+        let exit = self.0.ended.wait_for(Option::is_some).await.map_err(|_| gone())?.clone();
+        exit.ok_or_else(gone)?.status.map_err(|cause| start_failed(io::Error::other(cause)))
+    }
 }
 
 /// Why a text did not appear on the console.
@@ -172,8 +185,7 @@ pub enum NotSeen {
 /// it ends the guest.
 #[derive(Debug)]
 pub struct Session {
-    process: Process,
-    ended: watch::Receiver<Option<String>>,
+    started: Started,
     /// How far the console has been looked through.
     looked: u64,
 }
@@ -185,20 +197,19 @@ impl Session {
     /// When QEMU cannot be started. What it complains about afterwards shows in
     /// [`Session::expect`].
     pub async fn start(qemu: &Qemu, spec: &BootSpec) -> Result<Self, MachineError> {
-        let launch = Launch {
-            helper: qemu.helper.clone(),
-            program: qemu.program.clone(),
-            args: argv(spec, qemu.accel, Console::Pipe)?,
-            descriptors: Vec::new(),
-            input: Input::Pipe,
-            console_max_bytes: CONSOLE_MAX_BYTES,
-        };
-        let (tell, ended) = watch::channel(None);
-        let on_exit = move |exit: Exit| {
-            let _ = tell.send(Some(halt::ending(&exit)));
-        };
-        let process = Process::start(launch, on_exit).await.map_err(start_failed)?;
-        Ok(Self { process, ended, looked: 0 })
+        Ok(Self { started: start(qemu, spec, Console::Pipe).await?, looked: 0 })
+    }
+
+    /// What confines the processes that handle what the guest writes.
+    #[must_use]
+    pub fn confinement(&self) -> Vec<Confinement> {
+        self.started.confinement()
+    }
+
+    /// How QEMU ended, in words.
+    fn ending(&self) -> Option<String> {
+        let exit = self.started.ended.borrow().clone();
+        exit.map(|exit| self.started.names.in_words(&halt::ending(&exit)))
     }
 
     /// Waits until this text appears behind what was found the last time.
@@ -209,8 +220,8 @@ impl Session {
         let deadline = Instant::now() + limit;
         loop {
             // Looked at in this order, so that the last words are not missed.
-            let ending = self.ended.borrow().clone();
-            if let Some(end) = self.process.console.find(needle.as_bytes(), self.looked) {
+            let ending = self.ending();
+            if let Some(end) = self.started.process.console.find(needle.as_bytes(), self.looked) {
                 self.looked = end;
                 return Ok(());
             }
@@ -230,111 +241,19 @@ impl Session {
     /// # Errors
     /// When the guest has ended.
     pub fn send(&self, text: &str) -> io::Result<()> {
-        self.process.send(text.as_bytes())
+        self.started.process.send(text.as_bytes())
     }
 
     /// Waits for the end of QEMU and says how it came, or `None` after `limit`.
     pub async fn ended(&mut self, limit: Duration) -> Option<String> {
-        let ended = tokio::time::timeout(limit, self.ended.wait_for(Option::is_some)).await;
-        ended.ok()?.ok()?.clone()
+        let ended = self.started.ended.wait_for(Option::is_some);
+        tokio::time::timeout(limit, ended).await.ok()?.ok()?;
+        self.ending()
     }
 
     /// The console so far, its last mebibyte at least.
     #[must_use]
     pub fn console(&self) -> String {
-        self.process.console.text()
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.process.kill();
-        self.process.wait_gone();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use expect_test::{Expect, expect};
-
-    use super::*;
-
-    fn spec() -> BootSpec {
-        BootSpec {
-            image: "/images/a,b.qcow2".into(),
-            format: DriveFormat::Qcow2,
-            below: vec![Layer { path: "/images/base.raw".into(), format: DriveFormat::Raw }],
-            block_size: BlockSize::B512,
-            firmware: Firmware::Bios,
-            memory_mib: 512,
-            vcpus: 2,
-            network: false,
-        }
-    }
-
-    fn check(spec: &BootSpec, accel: QemuAccel, console: Console, expected: &Expect) {
-        expected.assert_eq(&crate::argv::one_per_line(&argv(spec, accel, console).unwrap()));
-    }
-
-    #[test]
-    fn bios_on_a_terminal() {
-        check(
-            &spec(),
-            QemuAccel::Tcg,
-            Console::Terminal,
-            &expect![[r#"
-                -nodefaults
-                -no-user-config
-                -display none
-                -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-                -machine q35,graphics=off
-                -accel tcg,thread=multi
-                -cpu max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave,-avx,-avx2
-                -smp 2
-                -m 512M
-                -serial mon:stdio
-                -drive if=none,id=disk,format=qcow2,snapshot=on,cache=unsafe,file=/images/a,,b.qcow2
-                -device {"bootindex":0,"drive":"disk","driver":"virtio-blk-pci","logical_block_size":512,"physical_block_size":512}
-                -object rng-builtin,id=rng
-                -device virtio-rng-pci,rng=rng"#]],
-        );
-    }
-
-    #[test]
-    fn uefi_in_a_session() {
-        let uefi = Uefi { code: "/fw/code.fd".into(), variables: "/fw/vars.fd".into() };
-        let spec = BootSpec {
-            format: DriveFormat::Raw,
-            below: Vec::new(),
-            block_size: BlockSize::B4096,
-            firmware: Firmware::Uefi(uefi),
-            network: true,
-            ..spec()
-        };
-        check(
-            &spec,
-            QemuAccel::Kvm,
-            Console::Pipe,
-            &expect![[r#"
-            -nodefaults
-            -no-user-config
-            -display none
-            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-            -machine q35,graphics=off
-            -accel kvm
-            -cpu host
-            -smp 2
-            -m 512M
-            -chardev stdio,id=console,mux=off,signal=off
-            -serial chardev:console
-            -drive if=pflash,unit=0,format=raw,readonly=on,file=/fw/code.fd
-            -drive if=pflash,unit=1,format=raw,snapshot=on,file=/fw/vars.fd
-            -drive if=none,id=disk,format=raw,snapshot=on,cache=unsafe,file=/images/a,,b.qcow2
-            -device {"bootindex":0,"drive":"disk","driver":"virtio-blk-pci","logical_block_size":4096,"physical_block_size":4096}
-            -object rng-builtin,id=rng
-            -device virtio-rng-pci,rng=rng
-            -netdev user,id=net
-            -device virtio-net-pci,netdev=net"#]],
-        );
+        self.started.process.console.text()
     }
 }

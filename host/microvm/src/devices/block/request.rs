@@ -6,6 +6,7 @@ use vm_memory::VolatileSlice;
 
 use super::{
     CHAIN_MAX_BYTES, DISCARD_MAX_SECTORS, DISCARD_MAX_SEGMENTS, Disk, SECTOR_BYTES, Setup,
+    ZEROES_MAX_SECTORS, ZEROES_MAX_SEGMENTS,
 };
 use crate::{
     counters::Counter,
@@ -82,8 +83,8 @@ impl<'a> Request<'a> {
             T_FLUSH => Action::Flush,
             T_GET_ID if room > ID_BYTES => Action::Id(to_guest),
             T_GET_ID => Action::Refuse(S_IOERR),
-            T_DISCARD => ranges(&from_guest, disk_len, Action::Discard),
-            T_WRITE_ZEROES => ranges(&from_guest, disk_len, Action::WriteZeroes),
+            T_DISCARD => ranges(&from_guest, disk_len, &DISCARD, Action::Discard),
+            T_WRITE_ZEROES => ranges(&from_guest, disk_len, &ZEROES, Action::WriteZeroes),
             _ => Action::Refuse(S_UNSUPPORTED),
         };
         Some(Self { action, status })
@@ -159,16 +160,26 @@ fn data<'a>(
     }
 }
 
+/// What one request may ask for, as the configuration space tells the driver.
+struct Most {
+    segments: u32,
+    sectors: u32,
+}
+
+const DISCARD: Most = Most { segments: DISCARD_MAX_SEGMENTS, sectors: DISCARD_MAX_SECTORS };
+const ZEROES: Most = Most { segments: ZEROES_MAX_SEGMENTS, sectors: ZEROES_MAX_SECTORS };
+
 /// Reads the segments of a discard or zero write. A flag that is not known, or
 /// "unmap" on a discard, is "unsupported" by the specification.
 fn ranges<'a>(
     slices: &[VolatileSlice<'_>],
     disk_len: u64,
+    most: &Most,
     action: fn(Vec<Extent>) -> Action<'a>,
 ) -> Action<'a> {
     let bytes = total(slices);
-    let most = SEGMENT_BYTES * DISCARD_MAX_SEGMENTS as usize;
-    if bytes == 0 || !bytes.is_multiple_of(SEGMENT_BYTES) || bytes > most {
+    let bytes_max = SEGMENT_BYTES * most.segments as usize;
+    if bytes == 0 || !bytes.is_multiple_of(SEGMENT_BYTES) || bytes > bytes_max {
         return Action::Refuse(S_IOERR);
     }
     let mut raw = vec![0; bytes];
@@ -183,7 +194,7 @@ fn ranges<'a>(
         }
         let len = u64::from(sectors) * SECTOR_BYTES;
         match extent(sector, len, disk_len) {
-            Some(offset) if sectors <= DISCARD_MAX_SECTORS => {
+            Some(offset) if sectors <= most.sectors => {
                 extents.push(Extent { offset, len, unmap: flags & SEGMENT_UNMAP != 0 });
             }
             _ => return Action::Refuse(S_IOERR),

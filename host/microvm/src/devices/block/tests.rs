@@ -160,6 +160,31 @@ fn discards_and_zero_writes_make_holes() {
     assert_eq!(ask(&mut bench, 11, &[0; 8]), 1, "half a segment");
 }
 
+/// The guest does not choose how much the host writes for one request.
+#[test]
+fn one_request_writes_a_bounded_number_of_zeros() {
+    let mut bench = bench(false);
+    let sectors = 2 * ZEROES_MAX_SECTORS;
+    bench.file.set_len(u64::from(sectors) * SECTOR_BYTES).unwrap();
+    bench.disk.image = Box::new(Raw::new(bench.file.try_clone().unwrap()).unwrap());
+    let segment = |sectors: u32, flags: u32| {
+        [&0u64.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
+    };
+    let ask = |bench: &mut Bench, segments: &[u8]| {
+        bench.memory.write_slice(segments, GuestAddress(DATA)).unwrap();
+        bench.run(13, 0, &[readable(DATA, u32::try_from(segments.len()).unwrap())]).0
+    };
+    for unmap in [0, 1] {
+        assert_eq!(ask(&mut bench, &segment(ZEROES_MAX_SECTORS + 1, unmap)), 1);
+        assert_eq!(ask(&mut bench, &segment(1, unmap).repeat(2)), 1, "two segments");
+    }
+    assert_eq!(bench.file.metadata().unwrap().blocks(), 0, "nothing was written");
+    assert_eq!(ask(&mut bench, &segment(8, 0)), 0);
+    let config = config_space(&bench.disk.setup, bench.disk.image.as_ref());
+    let word = |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap());
+    assert_eq!((word(48), word(52)), (ZEROES_MAX_SECTORS, ZEROES_MAX_SEGMENTS));
+}
+
 #[test]
 fn zeros_that_are_written_become_a_hole() {
     const LEN: u32 = 64 << 10;

@@ -1,0 +1,133 @@
+//! Descriptors that QEMU inherits or is sent: it opens no drive by its path.
+//!
+//! QEMU's name of a file that it got as a descriptor is `/dev/fdset/N`: a set of
+//! descriptors of one file that differ in what they allow. QEMU takes the one that
+//! fits when it opens the name, which it does again when an image with a new layer
+//! above becomes read-only.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use crate::{argv::Args, process::LAST_STANDARD_FD};
+
+/// A set's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SetId(pub(crate) u32);
+
+impl SetId {
+    /// QEMU's name of the file.
+    pub(crate) fn path(self) -> String {
+        format!("/dev/fdset/{}", self.0)
+    }
+}
+
+/// The names of the files behind the sets, for messages.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Names(BTreeMap<SetId, PathBuf>);
+
+impl Names {
+    /// Takes a file under a number of its own.
+    pub(crate) fn add(&mut self, path: &Path) -> SetId {
+        let number = self.0.keys().last().map_or(1, |last| last.0 + 1);
+        self.0.insert(SetId(number), path.to_owned());
+        SetId(number)
+    }
+
+    /// A text of QEMU with the files' names instead of its own.
+    pub(crate) fn in_words(&self, text: &str) -> String {
+        // The longest number first, because the name of the tenth begins as the first's.
+        self.0.iter().rev().fold(text.to_owned(), |text, (set, path)| {
+            text.replace(&set.path(), &path.display().to_string())
+        })
+    }
+}
+
+/// What a new QEMU inherits beside its standard streams, in the order of the numbers
+/// that it has there.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    descriptors: Vec<OwnedFd>,
+    sets: Vec<(i32, SetId)>,
+    /// The files of the sets.
+    pub(crate) names: Names,
+}
+
+impl Handed {
+    /// Hands over a descriptor and gives its number in QEMU.
+    pub(crate) fn give(&mut self, descriptor: OwnedFd) -> i32 {
+        self.descriptors.push(descriptor);
+        let count = i32::try_from(self.descriptors.len()).unwrap_or(i32::MAX);
+        LAST_STANDARD_FD.saturating_add(count)
+    }
+
+    /// Hands over a file that QEMU is to use as an image.
+    ///
+    /// # Errors
+    /// When the file cannot be opened once more.
+    pub(crate) fn give_image(
+        &mut self,
+        path: &Path,
+        file: File,
+        writable: bool,
+    ) -> io::Result<SetId> {
+        let set = self.names.add(path);
+        if writable {
+            let reader = read_only(&file)?;
+            let number = self.give(reader.into());
+            self.sets.push((number, set));
+        }
+        let number = self.give(file.into());
+        self.sets.push((number, set));
+        Ok(set)
+    }
+
+    /// The arguments that make sets of the descriptors.
+    pub(crate) fn arguments(&self, args: &mut Args) {
+        for (number, set) in &self.sets {
+            args.pair("-add-fd", format!("fd={number},set={}", set.0));
+        }
+    }
+
+    /// The descriptors.
+    pub(crate) fn into_descriptors(self) -> Vec<OwnedFd> {
+        self.descriptors
+    }
+}
+
+/// The same file, to be read only.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(crate) fn read_only(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_have_numbers_and_qemus_words_their_names() {
+        let mut handed = Handed::default();
+        let (reader, writer) = io::pipe().unwrap();
+        assert_eq!((handed.give(reader.into()), handed.give(writer.into())), (3, 4));
+        for number in 1..=10 {
+            let file = tempfile::tempfile().unwrap();
+            let path = PathBuf::from(format!("/disks/{number}"));
+            let set = handed.give_image(&path, file, number == 2).unwrap();
+            assert_eq!(set, SetId(number));
+        }
+        let mut args = Args(Vec::new());
+        handed.arguments(&mut args);
+        let text = crate::argv::one_per_line(&args.0);
+        assert!(text.starts_with("-add-fd fd=5,set=1\n-add-fd fd=6,set=2\n-add-fd fd=7,set=2\n"));
+        let words = handed.names.in_words("using the image [/dev/fdset/10]? /dev/fdset/1");
+        assert_eq!(words, "using the image [/disks/10]? /disks/1");
+        assert_eq!(handed.into_descriptors().len(), 13);
+    }
+}

@@ -1,0 +1,142 @@
+//! What confines the processes that meet a guest: told to whoever looks closely, and
+//! demanded by `--require-confinement`.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use confine::{Confinement, Landlock};
+use engine::events::{Event, SharedObserver};
+use machine::{Backend, Machine, MachineError, MachineSpec};
+
+use crate::error::{CommandError, Kind};
+
+/// The program of this process, whatever has become of its file.
+pub(crate) const SELF: &str = "/proc/self/exe";
+
+/// What to do about a layer that is missing.
+pub(crate) const REMEDY: &str = "a kernel of 5.13 or newer with landlock among its security modules (the \
+                      boot option `lsm=`) grants all layers; without --require-confinement the \
+                      other layers are held to be enough";
+
+/// A backend that tells once of each process what confines it.
+pub(crate) struct Telling {
+    backend: std::sync::Arc<dyn Backend>,
+    observer: SharedObserver,
+    require: bool,
+    told: Mutex<Vec<Confinement>>,
+}
+
+impl std::fmt::Debug for Telling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Telling").field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+impl Telling {
+    pub(crate) fn new(
+        backend: std::sync::Arc<dyn Backend>,
+        observer: SharedObserver,
+        require: bool,
+    ) -> Self {
+        Self { backend, observer, require, told: Mutex::default() }
+    }
+
+    fn tell(&self, held: &Confinement) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if !told.contains(held) {
+            told.push(held.clone());
+            self.observer.event(&event(held));
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Backend for Telling {
+    fn name(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError> {
+        let machine = self.backend.start(spec).await?;
+        let held = machine.confinement();
+        held.iter().for_each(|held| self.tell(held));
+        // Asked before as well, of a process that confined itself only for that; this is
+        // the machine itself. Dropping it ends it.
+        match held.iter().find(|held| !held.lacks().is_empty()) {
+            Some(less) if self.require => Err(MachineError::Unavailable {
+                what: format!("every layer of the confinement of {}", less.process),
+                reason: less.lacks().join(", "),
+                hint: Some(REMEDY.to_owned()),
+            }),
+            _ => Ok(machine),
+        }
+    }
+}
+
+fn event(held: &Confinement) -> Event {
+    Event::Confined {
+        process: held.process.clone(),
+        holds: held.to_string(),
+        landlock: match held.landlock {
+            Landlock::Held { abi } => Some(abi),
+            Landlock::Absent { .. } => None,
+        },
+        lacks: held.lacks(),
+    }
+}
+
+/// What confines a machine's processes here, asked of some that are started for that;
+/// `program` becomes them, this very program when it is not said.
+///
+/// # Errors
+/// When a layer is missing, or the process does not start.
+pub(crate) async fn of_machines(program: Option<PathBuf>) -> Result<(), CommandError> {
+    let asking = move || microvm::confinement(program.as_deref().unwrap_or(Path::new(SELF)));
+    let asked = tokio::task::spawn_blocking(asking).await;
+    let held = asked.map_err(std::io::Error::other).flatten();
+    let held = held.map_err(|error| {
+        CommandError::new(Kind::Host, error).context("cannot find out what confines a machine")
+    })?;
+    demand(&held)
+}
+
+/// The demand of `--require-confinement`.
+///
+/// # Errors
+/// When a layer is missing.
+pub(crate) fn demand(held: &[Confinement]) -> Result<(), CommandError> {
+    let less = held.iter().find(|held| !held.lacks().is_empty());
+    less.map_or(Ok(()), |less| {
+        let text = format!("{} would lack {}", less.process, less.lacks().join(", "));
+        Err(CommandError::message(Kind::Unconfined, text).hint(REMEDY))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use confine::SystemCalls;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_layer_is_an_error_of_its_own() {
+        let held = |landlock| Confinement {
+            process: "QEMU".into(),
+            landlock,
+            system_calls: SystemCalls::Refused,
+        };
+        let all = held(Landlock::Held { abi: 1 });
+        let none = held(Landlock::Absent { reason: "the kernel does not have it".into() });
+        assert!(demand(&[all.clone()]).is_ok());
+        let error = demand(&[all.clone(), none.clone()]).unwrap_err();
+        assert_eq!(error.exit_status(), 3);
+        let text = error.to_string();
+        assert_eq!(text, "QEMU would lack landlock (the kernel does not have it)");
+        let Event::Confined { landlock, lacks, .. } = event(&none) else { unreachable!() };
+        assert_eq!((landlock, lacks.len()), (None, 1));
+        let Event::Confined { landlock, lacks, .. } = event(&all) else { unreachable!() };
+        assert_eq!((landlock, lacks.len()), (Some(1), 0));
+    }
+}
