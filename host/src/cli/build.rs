@@ -307,19 +307,6 @@ pub struct CacheDirArgs {
     pub cache_dir: Option<PathBuf>,
 }
 
-/// What a recipe may read of the host beside its own files.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-#[command(next_help_heading = SCRIPTS)]
-pub struct HostPathArgs {
-    /// Let the recipe name PATH of the host, which is not in its own folder; may be given several times
-    ///
-    /// A recipe may name files of its own folder (and of the working folder, where the recipe lies
-    /// in it). Other files, hidden ones of a home or of a folder for temporary files, and links
-    /// that lead to such are read only when this option has named them, or a folder that they are in.
-    #[arg(long, value_name = "PATH", value_parser = path())]
-    pub allow_host_path: Vec<PathBuf>,
-}
-
 /// Formats of the helper drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DriveFormatArg {

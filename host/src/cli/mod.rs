@@ -13,17 +13,19 @@ mod backing;
 mod build;
 mod formats;
 mod getopt;
+mod host_paths;
 mod reuse;
 mod values;
 
 pub use backing::BackingArgs;
 pub use build::{
     AccelArg, AccelArgs, BuildArgs, BuilderArgs, CacheDirArgs, DriveArgs, DriveFormatArg,
-    ElementArgs, GuestArgs, HostPathArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs,
-    OutputArgs, PackageArgs, ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs, ViewArgs,
+    ElementArgs, GuestArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs, OutputArgs,
+    PackageArgs, ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs, ViewArgs,
 };
 pub use formats::{ChecksumKind, ContainerEngine, Formats, format_names, parse as parse_formats};
 pub use getopt::{GetoptError, Options};
+pub use host_paths::HostPathArgs;
 pub use reuse::{OnFailureArg, ReuseArgs};
 pub(crate) use values::age;
 pub use values::{
