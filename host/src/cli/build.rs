@@ -13,7 +13,7 @@ use super::values::{
     ByteSize, CaBundle, EnvVar, MachineReadable, Share, allow_host, ca_bundle, debug_level,
     gibibytes, memsize, positive, smp,
 };
-use crate::cli::reuse::ReuseArgs;
+use crate::cli::reuse::{CacheDirArgs, ReuseArgs};
 
 const ELEMENTS: &str = "Elements";
 const SCRIPTS: &str = "What scripts see";
@@ -294,17 +294,6 @@ pub struct DriveArgs {
     /// stand on a backing file or have an external data file.
     #[arg(long, value_name = "FORMAT")]
     pub drive_format: Option<DriveFormatArg>,
-}
-
-/// vbuild's own cache.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-#[command(next_help_heading = CACHES)]
-pub struct CacheDirArgs {
-    /// Folder of the host for vbuild's own cache [default: $XDG_CACHE_HOME/vbuild]
-    ///
-    /// Appliances, results of builds, fetched elements and the logs of builds.
-    #[arg(long, value_name = "DIR", value_parser = path())]
-    pub cache_dir: Option<PathBuf>,
 }
 
 /// Formats of the helper drive.

@@ -19,14 +19,14 @@ mod values;
 
 pub use backing::BackingArgs;
 pub use build::{
-    AccelArg, AccelArgs, BuildArgs, BuilderArgs, CacheDirArgs, DriveArgs, DriveFormatArg,
-    ElementArgs, GuestArgs, ImageArgs, MachineArgs, MemoryArgs, NetworkArgs, OutputArgs,
-    PackageArgs, ProcessorArgs, ScriptArgs, SourceArgs, TmpfsArgs, ViewArgs,
+    AccelArg, AccelArgs, BuildArgs, BuilderArgs, DriveArgs, DriveFormatArg, ElementArgs, GuestArgs,
+    ImageArgs, MachineArgs, MemoryArgs, NetworkArgs, OutputArgs, PackageArgs, ProcessorArgs,
+    ScriptArgs, SourceArgs, TmpfsArgs, ViewArgs,
 };
 pub use formats::{ChecksumKind, ContainerEngine, Formats, format_names, parse as parse_formats};
 pub use getopt::{GetoptError, Options};
 pub use host_paths::HostPathArgs;
-pub use reuse::{OnFailureArg, ReuseArgs};
+pub use reuse::{CacheDirArgs, OnFailureArg, ReuseArgs};
 pub(crate) use values::age;
 pub use values::{
     Age, ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, comma_list, positive,

@@ -79,3 +79,14 @@ impl ReuseArgs {
         }
     }
 }
+
+/// vbuild's own cache.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(next_help_heading = CACHES)]
+pub struct CacheDirArgs {
+    /// Folder of the host for vbuild's own cache [default: $XDG_CACHE_HOME/vbuild]
+    ///
+    /// Appliances, results of builds, fetched elements and the logs of builds.
+    #[arg(long, value_name = "DIR", value_parser = clap::builder::ValueParser::path_buf())]
+    pub cache_dir: Option<PathBuf>,
+}
