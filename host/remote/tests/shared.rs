@@ -264,10 +264,11 @@ async fn what_is_larger_than_it_can_be_is_not_read_to_its_end() {
     let record = stage(&mine, folder.path(), 7, 1 << 20);
     let places = [Place::Folder(cache.clone()), behind_ssh];
     let [near, far] = places.map(|place| Remote::open(place, &options).unwrap());
-    near.push(&record, &mine).await.unwrap();
+    near.push(&record, &there(record.key), &mine).await.unwrap();
     swell(&walk(&cache.join("v1/objects")).pop().unwrap());
     for remote in [&near, &far] {
-        let error = remote.fetch(&record.key, &yours).await.unwrap_err().to_string();
+        let fetched = remote.fetch(&there(record.key), here(record.key), &yours).await;
+        let error = fetched.unwrap_err().to_string();
         assert!(
             error.contains("it has more than the 2162688 bytes that its disk allows"),
             "{error}"
@@ -275,7 +276,8 @@ async fn what_is_larger_than_it_can_be_is_not_read_to_its_end() {
     }
     swell(&walk(&cache.join("v1/stages")).pop().unwrap());
     for remote in [&near, &far] {
-        assert_eq!(remote.fetch(&record.key, &yours).await.unwrap(), None);
+        let fetched = remote.fetch(&there(record.key), here(record.key), &yours).await;
+        assert_eq!(fetched.unwrap(), None);
     }
 }
 
