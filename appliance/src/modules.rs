@@ -204,7 +204,7 @@ fn depends(module: &Module) -> Result<Vec<String>, ModuleError> {
     Ok(parse_depends(data))
 }
 
-fn parse_depends(modinfo: &[u8]) -> Vec<String> {
+pub(crate) fn parse_depends(modinfo: &[u8]) -> Vec<String> {
     modinfo
         .split(|byte| *byte == 0)
         .filter_map(|field| std::str::from_utf8(field).ok()?.strip_prefix("depends="))

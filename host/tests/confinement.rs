@@ -98,7 +98,9 @@ fn bait() -> Bait {
 fn leaking() -> OwnedFd {
     const FREE_FROM: i32 = 200;
     let null = fs::File::open("/dev/null").unwrap();
-    rustix::io::fcntl_dupfd(null, FREE_FROM).unwrap()
+    let leaking = rustix::io::fcntl_dupfd_cloexec(null, FREE_FROM).unwrap();
+    rustix::io::fcntl_setfd(&leaking, rustix::io::FdFlags::empty()).unwrap();
+    leaking
 }
 
 fn program() -> PathBuf {

@@ -18,7 +18,7 @@ pub use spec::{
 
 use std::{os::unix::net::UnixStream, path::Path};
 
-use confine::Confinement;
+pub use confine::Confinement;
 
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

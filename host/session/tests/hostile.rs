@@ -84,6 +84,10 @@ impl Machine for Hostile {
         Ok(())
     }
 
+    fn confinement(&self) -> Vec<machine::Confinement> {
+        Vec::new()
+    }
+
     fn counters(&self) -> Vec<(String, u64)> {
         Vec::new()
     }
