@@ -176,8 +176,9 @@ else:
 per_table = CLUSTER // 8
 clusters = len(content) // CLUSTER
 tables = clusters // per_table
-# header, refcount table, L1 table, L2 tables, data
-l1_at = 2 * CLUSTER
+# header, refcount table, refcount blocks, L1 table, L2 tables, data
+BLOCKS = 128  # of 256 counts each
+l1_at = (1 + BLOCKS * 8 // CLUSTER + BLOCKS) * CLUSTER
 l2_at = l1_at + (tables * 8 + CLUSTER - 1) // CLUSTER * CLUSTER
 data_at = l2_at + tables * CLUSTER
 entries, data = [0] * clusters, b""
@@ -197,12 +198,16 @@ if external:
 extensions += bytes(8)
 name_at = 104 + len(extensions)
 header = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, name_at, len(backing), 9, len(content), 0,
-                     tables, l1_at, CLUSTER, 1, 0, 0)
+                     tables, l1_at, CLUSTER, BLOCKS * 8 // CLUSTER, 0, 0)
 header += struct.pack(">QQQII", 4 if external else 0, 0, 0, 4, 104)
 header = (header + extensions + backing.encode()).ljust(CLUSTER, b"\0")
 assert len(header) == CLUSTER
 tables_of = lambda numbers: b"".join(number.to_bytes(8, "big") for number in numbers)
-image = header + bytes(CLUSTER) + tables_of(l1).ljust(l2_at - l1_at, b"\0") + tables_of(entries) + data
+blocks_at = l1_at - BLOCKS * CLUSTER
+used = (data_at + len(data)) // CLUSTER
+image = header + tables_of([blocks_at + n * CLUSTER for n in range(BLOCKS)])
+image += (b"\0\1" * used).ljust(BLOCKS * CLUSTER, b"\0")
+image += tables_of(l1).ljust(l2_at - l1_at, b"\0") + tables_of(entries) + data
 
 subprocess.run(["mount", "-o", "remount,ro", "/helper"], check=True)
 with open(device, "r+b") as disk:
