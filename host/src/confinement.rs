@@ -129,7 +129,7 @@ mod tests {
         };
         let all = held(Landlock::Held { abi: 1 });
         let none = held(Landlock::Absent { reason: "the kernel does not have it".into() });
-        assert!(demand(&[all.clone()]).is_ok());
+        assert!(demand(std::slice::from_ref(&all)).is_ok());
         let error = demand(&[all.clone(), none.clone()]).unwrap_err();
         assert_eq!(error.exit_status(), 3);
         let text = error.to_string();

@@ -1,7 +1,6 @@
 //! The inputs of `tests/fuzz/corpus`: what coverage guidance has found worth keeping,
 //! and what broke a parser once. Every one is run here, by the ordinary compiler, and
 //! takes little memory.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;

@@ -1,7 +1,7 @@
 //! Downloads: once, into the cache, under the digest that was promised.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -30,7 +30,7 @@ impl Expected {
     /// Reads a whole file and compares.
     pub(crate) fn check(&self, image: &ImageFile) -> Result<(), BaseError> {
         let path = &image.path;
-        let read = image.from_start().and_then(|mut file| self.0.of(&mut file));
+        let read = image.rewound().and_then(|mut file| self.0.of(&mut file));
         let found = read.map_err(|e| BaseError::io("read", path, e))?;
         if found == self.0.hex() {
             return Ok(());

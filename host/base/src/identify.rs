@@ -41,7 +41,7 @@ fn of_file(image: &ImageFile, folder: &Path) -> Result<[u8; 32], BaseError> {
     if let Some(known) = remembered(&note, &stamp) {
         return Ok(known);
     }
-    let found = image.from_start().and_then(hash).map_err(|e| BaseError::io("read", path, e))?;
+    let found = image.rewound().and_then(hash).map_err(|e| BaseError::io("read", path, e))?;
     let settled = metadata
         .modified()
         .ok()

@@ -43,12 +43,12 @@ impl ImageFile {
 
     /// What the file claims to be by how it begins.
     pub(crate) fn magic(&self) -> Result<Option<Magic>, BaseError> {
-        let read = self.from_start().and_then(Magic::read);
+        let read = self.rewound().and_then(Magic::read);
         read.map_err(|e| BaseError::io("read", &self.path, e))
     }
 
     /// The same open file, to be read from its beginning by one reader at a time.
-    pub(crate) fn from_start(&self) -> io::Result<impl Read + use<>> {
+    pub(crate) fn rewound(&self) -> io::Result<impl Read + use<>> {
         let mut file = self.reopen()?;
         file.seek(SeekFrom::Start(0))?;
         Ok(file)

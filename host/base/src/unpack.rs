@@ -267,7 +267,7 @@ fn clip(extent: Extent, disk_bytes: u64) -> Option<Extent> {
 fn decompress(image: &ImageFile, packing: Packing, to: &Path) -> Result<(), BaseError> {
     let from = &image.path;
     let failed = |error| BaseError::io("unpack", from, error);
-    let input = BufReader::with_capacity(READ_BYTES, image.from_start().map_err(failed)?);
+    let input = BufReader::with_capacity(READ_BYTES, image.rewound().map_err(failed)?);
     let mut reader = reader(packing, input).map_err(failed)?;
     let out = File::create(to).map_err(|e| BaseError::io("create", to, e))?;
     let mut buffer = vec![0; READ_BYTES];

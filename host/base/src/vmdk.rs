@@ -89,8 +89,7 @@ fn is_part(descriptor: &Path, name: &str) -> bool {
 fn descriptor(image: &ImageFile) -> Result<Vec<Named>, BaseError> {
     let path = &image.path;
     let mut text = String::new();
-    let read =
-        |text: &mut String| image.from_start()?.take(DESCRIPTOR_MAX_BYTES).read_to_string(text);
+    let read = |text: &mut String| image.rewound()?.take(DESCRIPTOR_MAX_BYTES).read_to_string(text);
     read(&mut text).map_err(|e| BaseError::io("read", path, e))?;
     check_parent(path, &text)?;
     let folder = path.parent().unwrap_or(Path::new("/"));

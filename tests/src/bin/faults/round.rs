@@ -85,7 +85,7 @@ fn disturb_and_repeat(
     let mut draw = draw.clone();
     let mut command = site.command(ground, references)?;
     let stalls = matches!(draw.fault, Fault::Mirror(Behaviour::Stalls { .. }));
-    if stalls && draw.seed % 2 == 0 {
+    if stalls && draw.seed.is_multiple_of(2) {
         command.args(["--timeout", SCRIPT_LIMIT_S]);
     }
     strike::prepare(&draw, references);

@@ -313,7 +313,7 @@ fn damage(file: &Path, how: Damage, chance: &mut StdRng) -> Result<()> {
             overwrite(file, &content)
         }
         Damage::Unreadable => {
-            fs::set_permissions(file, fs::Permissions::from_mode(0))?;
+            fs::set_permissions(file, fs::Permissions::from_mode(0o0))?;
             Ok(())
         }
     }
