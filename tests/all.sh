@@ -126,7 +126,7 @@ step "tests that boot guests"
 mkdir -p "$work/tests/cache"
 cp -a "$work/home/.cache/vbuild/appliance" "$work/tests/cache/"
 [ "$(id -u)" -ne 0 ] || chown -R root:root "$work/tests"
-VBUILD_TEST_CACHE="$work/tests/cache" timeout 3000 cargo test --locked --package tests \
+VBUILD_TEST_CACHE="$work/tests/cache" timeout 3000 cargo test --locked --workspace \
     --test boots --test elements -- --nocapture --test-threads=1
 
 step "layer folders"

@@ -273,7 +273,7 @@ mod tests {
         let written = Shared::default();
         let queue = Queue::new(written.clone());
         let mut expected = Vec::new();
-        for (stream, size) in [(1, 5), (2, 60_000), (3, 0), (4, 4096), (5, 4097)] {
+        for (stream, size) in [(1, 5), (2, 60_000), (3, 1), (4, 4096), (5, 4097)] {
             let frame = Frame::data(stream, Channel::Main, vec![7; size]);
             expected.extend(frame.to_bytes().unwrap());
             // The last is sent, and takes what was left with it.
@@ -297,7 +297,7 @@ mod tests {
                 .map(|stream| {
                     let queue = &queue;
                     scope.spawn(move || {
-                        for size in 0..500 {
+                        for size in 1..500 {
                             let frame = Frame::data(stream, Channel::Main, vec![7; size * 40]);
                             let result = match size % 2 {
                                 0 => queue.send_data(frame),
@@ -313,7 +313,7 @@ mod tests {
             queue.close();
         });
         let bytes = written.0.lock().unwrap();
-        let (mut rest, mut next) = (bytes.as_slice(), [0; 9]);
+        let (mut rest, mut next) = (bytes.as_slice(), [1; 9]);
         while let Some(frame) = Frame::read_from(&mut rest).unwrap() {
             let expected = &mut next[frame.stream as usize];
             assert_eq!(frame.payload.len(), *expected * 40, "in the order of its stream");

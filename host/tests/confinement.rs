@@ -54,7 +54,7 @@ fn bait() -> Bait {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let socket = folder.path().join("socket");
     let unix = UnixListener::bind(&socket).unwrap();
-    let name = format!("vbuild-test-{}", std::process::id());
+    let name = format!("vbuild-test-{}", folder.path().display());
     let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
     let mut victim = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     victim.stdout.take();

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use base_image::AllowedBacking;
-use clap::Args;
+use clap::{
+    Args,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 
 /// The backing files that are allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
@@ -15,8 +18,13 @@ pub struct BackingArgs {
     /// any other is refused. By itself, the option allows regular files in the folder of the
     /// image; with =FILE it allows that file. It may be given several times.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true,
-          default_missing_value = "")]
+          default_missing_value = "", value_parser = any_path())]
     pub allow_backing: Vec<PathBuf>,
+}
+
+/// A path, or nothing for the option alone.
+fn any_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 impl BackingArgs {

@@ -306,6 +306,7 @@ const CLASSES: &[(Class, &[&str])] = &[
             "remote-cache",
             "remote-key",
             "remote-unsigned",
+            "require-confinement",
             "short-options",
             "smp",
             "timeout",

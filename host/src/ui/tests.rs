@@ -225,7 +225,7 @@ fn the_log_holds_nothing_back_that_a_kill_would_lose() {
     let mut log = log::Log::new(std::io::BufWriter::new(out.clone()));
     let [started, ..] = &script(ExitStatus::Code(0))[..] else { panic!("it has started") };
     log.event(&stamp(), started);
-    assert!(out.text().ends_with("Running: install.d/10-x\n"), "{}", out.text());
+    assert!(out.text().ends_with("Stage: install.d\n"), "{}", out.text());
 }
 
 #[test]

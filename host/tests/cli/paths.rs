@@ -127,7 +127,8 @@ fn definitions_write_and_read_in_their_own_folder() {
     let dry = |definition: &str, more: &str| {
         let text = format!("- elements: [os]\n  skip-base: true\n  {definition}\n");
         fs::write(project.join("images.yaml"), text).unwrap();
-        let output = run(&home, &format!("vbuild images --dry-run {more} project/images.yaml"));
+        let line = format!("vbuild images --dry-run {more} project/images.yaml");
+        let output = run(&home, &line.replace("  ", " "));
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code().unwrap(), errors)
     };

@@ -13,7 +13,13 @@ const LONG_FILES: &[(&str, usize, &str)] = &[
     ("guest-agent/src/spawn.rs", 600, "a process from its request to its end is one state machine"),
     ("guest-agent/src/sys.rs", 600, "the room for unsafe code has one door"),
     ("guest-agent/wire/src/message.rs", 650, "the protocol is read in one piece"),
+    ("host/egress/src/http.rs", 560, "one exchange is read by one state machine"),
+    ("host/egress/src/serve.rs", 550, "one connection from its request to its end"),
+    ("host/engine/src/adopt.rs", 550, "what tools say of a disk, and what follows"),
+    ("host/engine/src/caching.rs", 580, "one build's use of the store"),
+    ("host/qcow2/src/header.rs", 670, "the header of the format, with the rules for hostile ones"),
     ("host/microvm/src/backend.rs", 700, "the VMM process from its start to its end"),
+    ("host/src/cli/build.rs", 520, "the options of a build are read in one piece"),
     ("host/microvm/src/devices/block/qcow2.rs", 600, "one format, read and written"),
 ];
 /// Where `unsafe` may be.
@@ -163,6 +169,7 @@ fn only_the_view_and_the_edge_write_to_the_terminal() {
         "guest-agent/",
         "host/qemu/src/child.rs",
         "host/microvm/src/child.rs",
+        "host/confine/src/trial.rs",
     ];
     let mut complaints = Vec::new();
     for (path, text) in files() {
