@@ -32,6 +32,10 @@ pub enum TarError {
     },
 }
 
+fn ends_early() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within a member")
+}
+
 fn shown(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!(" (`{path}`)") }
 }
@@ -146,7 +150,11 @@ impl<R: Read> Archive<R> {
     }
 
     fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), TarError> {
-        self.input.read_exact(buffer).map_err(TarError::Read)
+        let read = self.input.read_exact(buffer);
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => TarError::Read(ends_early()),
+            _ => TarError::Read(error),
+        })
     }
 
     fn pass_data(&mut self) -> Result<(), TarError> {
@@ -155,7 +163,7 @@ impl<R: Read> Archive<R> {
         let passed =
             io::copy(&mut (&mut self.input).take(left), &mut io::sink()).map_err(TarError::Read)?;
         if passed < left {
-            return Err(TarError::Read(io::ErrorKind::UnexpectedEof.into()));
+            return Err(TarError::Read(ends_early()));
         }
         (self.data_left, self.padding) = (0, 0);
         Ok(())
@@ -287,7 +295,7 @@ impl<R: Read> Read for Archive<R> {
         }
         let count = self.input.read(&mut buffer[..want])?;
         if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(ends_early());
         }
         self.data_left -= count as u64;
         Ok(count)
