@@ -105,10 +105,6 @@ step "a command in a fresh guest, with a helper drive and the network"
         sh -ec 'id -u; uname -r; test -d /helper/lost+found; echo kept >/helper/note'
     as_user "$work/bin/vbuild" exec --drive cache.img --no-network -- cat /helper/note
 )
-step "twenty builds that are disturbed"
-mkdir -p "$work/faults"
-TMPDIR="$work/faults" VBUILD="$work/bin/vbuild" VBUILD_TEST_CACHE="$work/home/.cache/vbuild" \
-    timeout 2400 sh tests/faults.sh 20
 if [ "$level" = guest ]; then
     unit_tests
     exit 0
