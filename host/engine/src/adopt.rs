@@ -168,6 +168,7 @@ pub(crate) async fn find_devices(
     let mut filesystems = Vec::new();
     for device in wanted {
         let is_it = |candidate: &&mut Candidate| match &device.place {
+            DevicePlace::Disk => candidate.node == disk,
             DevicePlace::Partition(number) => candidate.number == Some(*number),
             DevicePlace::Volume(group, name) => candidate.node == format!("{group}/{name}"),
         };

@@ -33,19 +33,22 @@ fn copy_base(base: &DiskBase, path: &Path, bytes: u64) -> io::Result<()> {
     };
     let partial = name(".part");
     let mut from = File::open(&base.path)?;
-    if from.metadata()?.len() != base.bytes {
+    let there = from.metadata()?.len();
+    let base_end = base.offset.checked_add(base.bytes).ok_or(io::ErrorKind::InvalidInput)?;
+    // Around a partition there is more of the disk.
+    if there < base_end || (base.offset == 0 && there != base_end) {
         return Err(io::Error::other(format!(
-            "its base {} has changed: it has not {} bytes",
+            "its base {} has changed: it has not {base_end} bytes",
             base.path.display(),
-            base.bytes
         )));
     }
     let mut to = File::create(&partial)?;
     to.set_len(bytes)?;
-    let mut at = 0;
-    while let Some((start, end)) = next_data(&from, at)? {
+    let mut at = base.offset;
+    while let Some((start, end)) = next_data(&from, at)?.filter(|(start, _)| *start < base_end) {
+        let end = end.min(base_end);
         from.seek(SeekFrom::Start(start))?;
-        to.seek(SeekFrom::Start(start))?;
+        to.seek(SeekFrom::Start(start - base.offset))?;
         // This is copy_file_range(2), which shares blocks where the filesystem
         // can.
         let copied = copy(&mut io::Read::take(&mut from, end - start), &mut to)?;
@@ -84,7 +87,8 @@ mod tests {
         file.set_len(64 << 20).unwrap();
         file.write_all_at(b"here", 1 << 20).unwrap();
         file.write_all_at(b"there", (64 << 20) - 5).unwrap();
-        let base = DiskBase { path: from, bytes: 64 << 20, sha256: plan::Digest::of(b"") };
+        let sha256 = plan::Digest::of(b"");
+        let base = DiskBase { path: from, offset: 0, bytes: 64 << 20, sha256 };
         let disk = folder.path().join("disks/disk.raw");
         make_disk(&disk, 100 << 20, Some(&base)).unwrap();
         let made = OpenOptions::new().read(true).write(true).open(&disk).unwrap();
@@ -104,11 +108,32 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_file_is_copied_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = folder.path().join("base.raw");
+        let file = File::create(&from).unwrap();
+        file.set_len(8 << 20).unwrap();
+        file.write_all_at(&[b'x'; 3 << 20], 1 << 20).unwrap();
+        let sha256 = plan::Digest::of(b"");
+        let base = DiskBase { path: from, offset: 2 << 20, bytes: 1 << 20, sha256 };
+        let disk = folder.path().join("disk.raw");
+        make_disk(&disk, 3 << 20, Some(&base)).unwrap();
+        let made = fs::read(&disk).unwrap();
+        assert_eq!(made.len(), 3 << 20);
+        assert!(made[..1 << 20].iter().all(|byte| *byte == b'x'));
+        assert!(made[1 << 20..].iter().all(|byte| *byte == 0), "nothing from behind the part");
+        let beyond = DiskBase { bytes: 7 << 20, ..base };
+        let error = make_disk(&folder.path().join("b.raw"), 7 << 20, Some(&beyond)).unwrap_err();
+        assert!(error.to_string().contains("it has not 9437184 bytes"), "{error}");
+    }
+
+    #[test]
     fn a_base_of_another_size_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let from = folder.path().join("base.raw");
         fs::write(&from, b"short").unwrap();
-        let base = DiskBase { path: from, bytes: 512, sha256: plan::Digest::of(b"") };
+        let sha256 = plan::Digest::of(b"");
+        let base = DiskBase { path: from, offset: 0, bytes: 512, sha256 };
         let disk = folder.path().join("disk.raw");
         let error = make_disk(&disk, 512, Some(&base)).unwrap_err();
         assert!(error.to_string().contains("base.raw has changed"), "{error}");

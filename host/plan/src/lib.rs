@@ -32,7 +32,7 @@ pub use layout::{
     Filesystem, FstabEntry, Layout, LayoutError, LogicalVolume, Luks, LvSize, MdArray, Mount, Node,
     NodeKind, Partition, PartitionTable, Size, TableLabel,
 };
-pub use output::{Checksum, ImageOutput, Outputs, TreeOutput};
+pub use output::{Checksum, ImageOutput, LENGTH_FACT, Outputs, TreeOutput};
 pub use path::{GuestPath, InvalidPath};
 pub use script_name::{compare_scripts, is_script_name};
 pub use stage::{Bind, Context, Disk, DiskBase, DiskRole, DiskSize, Keep, Plan, Stage};

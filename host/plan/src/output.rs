@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use checked::DiskName;
 use serde::{Deserialize, Serialize};
 
+/// Before the name of a disk, the fact that says how much of it is written to image
+/// files, from its beginning, in KiB. Without the fact all of it is written.
+pub const LENGTH_FACT: &str = "length-kib.";
+
 /// Everything that is written when the stages are done.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -53,11 +53,19 @@ pub struct DiskBase {
     /// A raw disk, as a file of the host that is only read.
     #[serde(with = "crate::unix_path::host")]
     pub path: PathBuf,
+    /// Where in the file the disk begins: that of a partition, say. In bytes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub offset: u64,
     /// Its size in bytes.
     pub bytes: u64,
-    /// The digest of what it was made from. It stands for the content in keys:
-    /// whoever makes the plan has compared it.
+    /// The digest of what the whole file was made from. It stands for the content in
+    /// keys: whoever makes the plan has compared it.
     pub sha256: Digest,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a disk is for.

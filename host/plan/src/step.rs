@@ -64,6 +64,8 @@ pub struct FoundDevice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DevicePlace {
+    /// The disk itself, which has no partition table.
+    Disk,
     /// A partition, by its number.
     Partition(u32),
     /// A logical volume: its group and its name.
@@ -73,6 +75,7 @@ pub enum DevicePlace {
 impl std::fmt::Display for DevicePlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Disk => f.write_str("filesystem"),
             Self::Partition(number) => write!(f, "partition {number}"),
             Self::Volume(group, name) => write!(f, "volume `{group}/{name}`"),
         }

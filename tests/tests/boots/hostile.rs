@@ -240,7 +240,7 @@ fn take_over(ground: &Ground, kind: &str) {
     };
     let first = run(&[]);
     assert!(first.status.success(), "{}", stderr(&first));
-    assert_eq!(first.stdout, [0; 64], "how an ext4 begins");
+    assert!(first.stdout.starts_with(&[0; 64]), "how an ext4 begins: {first:?}");
 
     // The same command line: refused before any machine, with the drive's name.
     let second = run(&[]);

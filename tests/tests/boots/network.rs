@@ -36,7 +36,7 @@ greeting() {{
     local line=
     # A connection that is refused ends at once; the limit is for one that hangs.
     if ! {{ exec 3<>"/dev/tcp/$1/{port}"; }} 2>/dev/null; then echo none; return; fi
-    read -r -t 100 line <&3 || [ $? -le 128 ] || line=hangs
+    read -r -t 100 line <&3 2>/dev/null || [ $? -le 128 ] || line=hangs
     exec 3>&-
     echo "${{line:-none}}"
 }}

@@ -153,7 +153,7 @@ impl HostFile {
 
     /// The file as what a disk begins with.
     pub(crate) fn base(&self) -> DiskBase {
-        DiskBase { path: self.path.clone(), bytes: self.bytes, sha256: self.sha256 }
+        DiskBase { path: self.path.clone(), offset: 0, bytes: self.bytes, sha256: self.sha256 }
     }
 
     /// The file as an entry of an upload.

@@ -170,7 +170,7 @@ fn lower(
 
 /// The base as the plan knows it.
 pub(super) fn disk_base(base: &BaseImage) -> DiskBase {
-    DiskBase { path: base.raw.clone(), bytes: base.bytes, sha256: base.digest }
+    DiskBase { path: base.raw.clone(), offset: 0, bytes: base.bytes, sha256: base.digest }
 }
 
 /// What is written where.

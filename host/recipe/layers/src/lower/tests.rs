@@ -11,7 +11,8 @@ use crate::project::{
 };
 
 fn base() -> DiskBase {
-    DiskBase { path: "/cache/base.raw".into(), bytes: 10 << 20, sha256: Digest::of(b"base") }
+    let sha256 = Digest::of(b"base");
+    DiskBase { path: "/cache/base.raw".into(), offset: 0, bytes: 10 << 20, sha256 }
 }
 
 fn lowered(folder: &Path, size: Option<u64>, last: Option<&str>) -> Plan {

@@ -357,8 +357,8 @@ pub(super) fn take_over(
     for (place, wished, name) in found {
         let node = match &place {
             DevicePlace::Partition(_) => lowering.names.claim(&wished),
-            // Volumes have names already.
-            DevicePlace::Volume(..) => wished,
+            // Disks and volumes have names already.
+            DevicePlace::Disk | DevicePlace::Volume(..) => wished,
         };
         let filesystem = lowering.names.claim(&format!("fs-{}", plain_name(&name)));
         devices.push(FoundDevice { place, name: node.clone(), filesystem: filesystem.clone() });

@@ -1,0 +1,165 @@
+//! The files of an artifact: destinations, where they come from, permissions.
+
+use crate::{
+    environment::Environment,
+    haskell::Term,
+    place::{Fault, Place, Text},
+    types::{ArtifactSource, Content, SourceConversion},
+};
+
+/// A file that is generated for an artifact.
+#[derive(Debug, Clone)]
+pub struct InstanceSource {
+    /// Its path below the directory of the artifact.
+    pub destination: Text,
+    /// What it is made of.
+    pub origin: Origin,
+    /// Permissions of owner, group and all, when the file gives them.
+    pub permissions: Option<Permissions>,
+}
+
+impl InstanceSource {
+    /// The destination as a normal path below the artifact's directory.
+    ///
+    /// # Errors
+    /// When it is not below it.
+    pub fn path(&self) -> Result<String, Fault> {
+        crate::check::relative(&self.destination).ok_or_else(|| {
+            let message = format!(
+                "the destination `{}` is not within the artifact's directory",
+                self.destination.text
+            );
+            Fault::new(self.destination.at, message)
+        })
+    }
+}
+
+/// Permissions as they are given: not yet known to be digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permissions {
+    /// Owner, group, all.
+    pub digits: [i64; 3],
+    /// Where they are given.
+    pub at: Option<Place>,
+}
+
+impl Permissions {
+    /// The mode of a file.
+    ///
+    /// # Errors
+    /// When a digit is not one of 0 to 7.
+    pub fn mode(self) -> Result<u32, Fault> {
+        let mut mode = 0;
+        for (digit, who) in self.digits.into_iter().zip(["owner", "group", "all"]) {
+            let bits = u32::try_from(digit).ok().filter(|bits| *bits <= 7).ok_or_else(|| {
+                Fault::new(self.at, format!("Bad '{who}' permission {digit}: 0 to 7 is possible"))
+            })?;
+            mode = mode << 3 | bits;
+        }
+        Ok(mode)
+    }
+}
+
+/// What a file is made of.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A file, whose path is a template once more.
+    File {
+        /// Its path.
+        path: Text,
+        /// What is done with its text.
+        conversion: SourceConversion,
+    },
+    /// Generated content.
+    Content(Content),
+}
+
+/// Directories and permissions that hold around a source.
+#[derive(Debug, Clone, Default)]
+struct Around {
+    from: String,
+    into: String,
+    permissions: Option<Permissions>,
+}
+
+/// All sources that an artifact sees, outer ones first.
+pub(super) fn gather(
+    sources: &[&[ArtifactSource]],
+    environment: &Environment,
+) -> Result<Vec<InstanceSource>, Fault> {
+    let mut gathered = Vec::new();
+    for source in sources.iter().copied().flatten() {
+        gather_one(source, &Around::default(), environment, &mut gathered)?;
+    }
+    Ok(gathered)
+}
+
+fn gather_one(
+    source: &ArtifactSource,
+    around: &Around,
+    environment: &Environment,
+    gathered: &mut Vec<InstanceSource>,
+) -> Result<(), Fault> {
+    let mut add = |destination: &Text, origin| -> Result<(), Fault> {
+        let path = environment.expand(destination)?;
+        let destination = path.with(join(&around.into, &path));
+        let permissions = around.permissions;
+        gathered.push(InstanceSource { destination, origin, permissions });
+        Ok(())
+    };
+    let (inner, body) = match source {
+        ArtifactSource::FromFile(destination, file) => {
+            let path = environment.expand(&file.path)?;
+            let path = path.with(join(&around.from, &path));
+            return add(destination, Origin::File { path, conversion: file.conversion });
+        }
+        ArtifactSource::FromContent(destination, content) => {
+            return add(destination, Origin::Content(content.clone()));
+        }
+        ArtifactSource::SetPermissions(owner, group, all, body) => {
+            let at = place_of(body);
+            if around.permissions.is_some() {
+                let message = format!(
+                    "B9 internal error: Permission for source already defined:\n{}",
+                    source.shown().laid_out()
+                );
+                return Err(
+                    Fault::new(at, message).hint("SetPermissions cannot stand in SetPermissions")
+                );
+            }
+            let permissions = Some(Permissions { digits: [*owner, *group, *all], at });
+            (Around { permissions, ..around.clone() }, body)
+        }
+        ArtifactSource::FromDirectory(directory, body) => {
+            let from = join(&around.from, &environment.expand(directory)?);
+            (Around { from, ..around.clone() }, body)
+        }
+        ArtifactSource::IntoDirectory(directory, body) => {
+            let into = join(&around.into, &environment.expand(directory)?);
+            (Around { into, ..around.clone() }, body)
+        }
+    };
+    body.iter().try_for_each(|source| gather_one(source, &inner, environment, gathered))
+}
+
+/// A place near a list of sources.
+fn place_of(sources: &[ArtifactSource]) -> Option<Place> {
+    sources.iter().find_map(|source| match source {
+        ArtifactSource::FromFile(text, _)
+        | ArtifactSource::FromContent(text, _)
+        | ArtifactSource::FromDirectory(text, _)
+        | ArtifactSource::IntoDirectory(text, _) => Some(text.at),
+        ArtifactSource::SetPermissions(_, _, _, body) => place_of(body),
+    })
+}
+
+/// Puts paths together; an absolute one stands alone.
+fn join(directory: &str, path: &str) -> String {
+    if directory.is_empty() || path.starts_with('/') {
+        path.to_owned()
+    } else if directory.ends_with('/') {
+        format!("{directory}{path}")
+    } else {
+        format!("{directory}/{path}")
+    }
+}

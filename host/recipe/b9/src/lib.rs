@@ -1,0 +1,83 @@
+//! B9 4.0.0: artifacts of disk images and cloud-init seeds, generated from Haskell
+//! terms, lowered to a plan.
+//!
+//! ```text
+//! .b9 ── haskell ──► generator ── expand ──► instances ── content ──► files
+//!                        │                       └─ assemblies ── lower ──► plan
+//!                        └─ reformat
+//! ```
+//!
+//! Everything that can be known before a machine boots is decided here: which artifacts
+//! there are, what every variable and every generated file is, what becomes of each
+//! image. What B9 does on the host with sudo and a container is steps of the plan.
+//!
+//! Architecture invariant: reads only the files that a recipe names, through
+//! [`Inputs`]; runs nothing and writes nothing.
+
+mod check;
+mod config;
+mod content;
+mod environment;
+mod erlang;
+mod expand;
+pub mod fuzzing;
+mod haskell;
+mod images;
+mod layout;
+mod lower;
+mod number;
+mod place;
+mod script;
+pub mod seed;
+pub mod shared;
+mod template;
+pub mod types;
+mod yaml;
+
+pub use check::{Findings, check};
+pub use config::{
+    CachePath, Config, ConfigError, IniError, LogLevel, NEW_FILE, Repository, read_config,
+    with_repository,
+};
+pub use content::{Inputs, Renderer};
+pub use environment::Environment;
+pub use expand::{Instance, InstanceSource, Origin, Permissions, expand};
+pub use haskell::{Bytes, FILE_BYTES_MAX, NESTING_MAX};
+pub use images::{ImageStep, Images, SizeChange, ext4_features};
+pub use lower::{Output, Request, Share, lower, lower_session};
+pub use place::{Fault, File, Files, Place, Text};
+pub use script::{runs_anything, to_bash, to_container_bash};
+pub use template::TemplateError;
+pub use types::ArtifactGenerator;
+
+use haskell::Term as _;
+
+/// Reads the files of a build, in order, and joins their artifacts: those of the first
+/// come first, and no variable crosses from one to the next.
+///
+/// # Errors
+/// The first thing that is wrong in the first file that is.
+pub fn read(files: &Files) -> Result<ArtifactGenerator, Fault> {
+    let mut generators = Vec::new();
+    for (number, file) in files.0.iter().enumerate() {
+        generators.push(haskell::read(&file.text, u32::try_from(number).unwrap_or(u32::MAX))?);
+    }
+    Ok(ArtifactGenerator::Let(Vec::new(), generators))
+}
+
+/// The text of a file in B9's layout, without a final newline.
+///
+/// # Errors
+/// As [`read`].
+pub fn reformatted(files: &Files, number: usize) -> Result<String, Fault> {
+    let text = files.0.get(number).map_or("", |file| &file.text);
+    let generator = haskell::read(text, u32::try_from(number).unwrap_or(u32::MAX))?;
+    Ok(reformat(&generator))
+}
+
+fn reformat(generator: &ArtifactGenerator) -> String {
+    generator.shown().laid_out()
+}
+
+#[cfg(test)]
+mod vectors;

@@ -1,0 +1,395 @@
+//! From an artifact of images to a plan.
+//!
+//! ```text
+//! image0 … imageN   a disk each, bare: made from a base, or empty and formatted
+//!   images          filesystems made, what stands on bases found
+//!   source sizes    SourceImage … (Resize …)
+//!   places          mount points that the root image lacks
+//!   script          chroot of the image on /, other images and shares bound into it
+//!   tidy            mount points removed again, free blocks given back
+//!   sizes           LocalFile … (Resize …)
+//!   fixup           with the images as block devices
+//! ```
+//!
+//! A disk is as large as its image ever gets; how much of it is written in the end is
+//! a fact of the last resize.
+
+mod script;
+mod sizes;
+mod steps;
+
+use std::path::PathBuf;
+
+use plan::{
+    Bind, Context, Disk, DiskBase, DiskName, DiskRole, DiskSize, Filesystem, FoundDevice,
+    GuestPath, ImageOutput, Layout, Mount, Node, NodeKind, Outputs, Plan, Run, Stage, Step,
+    UploadEntry, Value,
+};
+
+use crate::{
+    images::{Images, SizeChange, destination_resize, ext4_features, source_resize},
+    place::{Fault, Text},
+    types::{FileSystem, ImageSource, MountPoint},
+};
+
+use sizes::Sizes;
+use steps::{at, command, directory, upload};
+
+/// Where the filesystems of the images are mounted, by their numbers.
+const IMAGES: &str = "/build/b9/images";
+/// What stands behind shared directories.
+const SHARES: &str = "/build/b9/shares";
+/// What was changed in them.
+const CHANGED: &str = "/build/b9/changed";
+/// The script, and where the image sees it.
+const SCRIPT: &str = "/build/b9/script";
+const SCRIPT_IN_IMAGE: &str = "/.vbuild-b9";
+/// Tools of this crate, and what they note.
+const TOOLS: &str = "/build/b9/tools";
+const NOTES: &str = "/build/b9/notes";
+/// The fixup, and the current directory that it sees.
+const FIXUP: &str = "/build/b9/fixup";
+const CURRENT: &str = "/build/b9/current";
+/// The scratch disk: sparse, so this only bounds what shared directories may hold.
+const SCRATCH_BYTES: u64 = 64 << 30;
+
+/// An artifact, and what the host knows about it.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The artifact's name.
+    pub id: &'a Text,
+    /// Its images.
+    pub images: Images<'a>,
+    /// What each image begins with, unless it is new.
+    pub bases: Vec<Option<DiskBase>>,
+    /// What is on each image; of a shared one, its `.b9si` says so.
+    pub filesystems: Vec<FileSystem>,
+    /// The generated files.
+    pub sources: Vec<UploadEntry>,
+    /// What is in each shared directory of the host, in the order of the script.
+    pub shares: Vec<Share>,
+    /// What the fixup sees of the host, if there is one.
+    pub current: Option<Share>,
+    /// What is written: for each image a file and a format, if anything.
+    pub outputs: Vec<Option<Output>>,
+    /// `ext4_attributes` of the configuration.
+    pub attributes: Option<&'a [String]>,
+    /// The longest that the script may run, in seconds.
+    pub script_timeout_s: Option<u32>,
+    /// The longest that any other step may run, in seconds.
+    pub step_timeout_s: Option<u32>,
+}
+
+/// A directory of the host that the guest sees.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Share {
+    /// The directory, absolute.
+    pub directory: PathBuf,
+    /// What is in it.
+    pub entries: Vec<UploadEntry>,
+}
+
+/// A file that an image is written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: crate::types::ImageType,
+}
+
+/// Lowers an artifact of images.
+///
+/// # Errors
+/// What cannot be done in a guest.
+pub fn lower(request: &Request<'_>) -> Result<Plan, Fault> {
+    let lowering = Lowering { request, sizes: sizes(request) };
+    let mut stages = vec![lowering.images(request.images.running_script().is_some())?];
+    stages.extend(lowering.resize("source sizes", |target| source_resize(&target.source))?);
+    if request.images.running_script().is_some() {
+        stages.extend(lowering.script()?);
+    }
+    stages.extend(lowering.resize("sizes", |target| destination_resize(&target.destination))?);
+    stages.extend(lowering.fixup()?);
+    Ok(lowering.plan(stages))
+}
+
+/// Lowers a visit of a user to images: nothing is written but shared directories.
+///
+/// Gives the plan, and the number of the stage before which the user comes.
+///
+/// # Errors
+/// When no image is mounted on `/`.
+pub fn lower_session(request: &Request<'_>) -> Result<(Plan, usize), Fault> {
+    let lowering = Lowering { request, sizes: sizes(request) };
+    let mut stages = vec![lowering.images(true)?];
+    stages.extend(lowering.session()?);
+    let last = stages.len() - 1;
+    Ok((lowering.plan(stages), last))
+}
+
+impl Lowering<'_> {
+    fn plan(&self, mut stages: Vec<Stage>) -> Plan {
+        for stage in stages.iter_mut().filter(|stage| stage.timeout_s.is_none()) {
+            stage.timeout_s = self.request.step_timeout_s;
+        }
+        Plan {
+            format_version: plan::FORMAT_VERSION,
+            name: self.request.id.text.clone(),
+            recipe: "b9".into(),
+            disks: self.disks(),
+            stages,
+            outputs: self.outputs(),
+            helper_at: at("/build/helper"),
+        }
+    }
+}
+
+/// How large each image gets.
+fn sizes(request: &Request<'_>) -> Vec<Sizes> {
+    let targets = request.images.targets.iter().zip(&request.bases);
+    targets
+        .map(|(target, base)| {
+            let first = match (&target.source, base) {
+                (ImageSource::EmptyImage(_, _, _, size), _) => size.bytes().unwrap_or(0),
+                (_, base) => base.as_ref().map_or(0, |base| base.bytes),
+            };
+            Sizes::new(
+                first,
+                source_resize(&target.source).and_then(SizeChange::of),
+                destination_resize(&target.destination).and_then(SizeChange::of),
+            )
+        })
+        .collect()
+}
+
+fn disk(number: usize) -> String {
+    format!("image{number}")
+}
+
+fn disk_name(number: usize) -> DiskName {
+    DiskName::new(disk(number)).expect("letters and a number are the name of a disk")
+}
+
+fn filesystem_node(number: usize) -> String {
+    format!("image{number}:fs")
+}
+
+/// The fact with the size that an image file has in the end, in KiB.
+fn size_fact(number: usize) -> String {
+    format!("{}{}", plan::LENGTH_FACT, disk(number))
+}
+
+struct Lowering<'a> {
+    request: &'a Request<'a>,
+    sizes: Vec<Sizes>,
+}
+
+impl Lowering<'_> {
+    fn disks(&self) -> Vec<Disk> {
+        let scratch = Disk {
+            name: DiskName::scratch(),
+            role: DiskRole::Scratch,
+            size: DiskSize::Bytes(SCRATCH_BYTES),
+            block_bytes: 512,
+            base: None,
+        };
+        let images = self.sizes.iter().zip(&self.request.bases).enumerate();
+        let images = images.map(|(number, (sizes, base))| Disk {
+            name: disk_name(number),
+            role: DiskRole::Target,
+            size: DiskSize::Bytes(sizes.largest.next_multiple_of(512)),
+            block_bytes: 512,
+            base: base.clone(),
+        });
+        std::iter::once(scratch).chain(images).collect()
+    }
+
+    fn outputs(&self) -> Outputs {
+        let images = self.request.outputs.iter().enumerate();
+        let images = images.filter_map(|(number, output)| {
+            let output = output.as_ref()?;
+            let qcow2 = output.format == crate::types::ImageType::QCow2;
+            Some(ImageOutput {
+                disk: disk_name(number),
+                format: output.format.name().into(),
+                path: output.path.clone(),
+                compress: false,
+                options: qcow2.then(|| "compat=1.1,lazy_refcounts=on".into()),
+            })
+        });
+        Outputs { images: images.collect(), overwrite: true, ..Outputs::default() }
+    }
+
+    /// The images as they begin, and directories for what comes later.
+    fn images(&self, mounted: bool) -> Result<Stage, Fault> {
+        let mut made = [IMAGES, SCRIPT, TOOLS, NOTES, FIXUP].map(str::to_owned).to_vec();
+        for number in 0..self.shares().len() {
+            made.extend([format!("{SHARES}/{number}"), format!("{CHANGED}/{number}")]);
+        }
+        let current = self.request.current.iter();
+        made.extend(current.flat_map(|_| [CURRENT.to_owned(), format!("{CHANGED}/current")]));
+        let mut steps: Vec<Step> = made.iter().map(|path| directory(path)).collect();
+        steps.push(steps::tools(TOOLS));
+        let mut nodes = Vec::new();
+        for (number, target) in self.request.images.targets.iter().enumerate() {
+            match &target.source {
+                ImageSource::EmptyImage(label, filesystem, ..) => {
+                    nodes.extend(self.new_filesystem(number, label, *filesystem)?);
+                }
+                _ if mounted && matches!(target.mount_point, MountPoint::At(_)) => {
+                    steps.push(Step::FindDevices {
+                        disk: disk(number),
+                        devices: vec![FoundDevice {
+                            place: plan::DevicePlace::Disk,
+                            name: disk(number),
+                            filesystem: filesystem_node(number),
+                        }],
+                    });
+                }
+                _ => {}
+            }
+            if mounted && matches!(target.mount_point, MountPoint::At(_)) {
+                let mount = Mount {
+                    base: filesystem_node(number),
+                    mount_point: format!("/{number}"),
+                    fstab: None,
+                };
+                let name = format!("{}:mount", disk(number));
+                nodes.push(Node { name, kind: NodeKind::Mount(mount) });
+            }
+        }
+        // Also without any: it sets the facts that name the disks' devices.
+        steps.push(Step::CreateLayout(Layout { nodes }));
+        // What is known now; a resize sets it anew.
+        for (number, sizes) in self.sizes.iter().enumerate() {
+            let cut = sizes.last.filter(|last| *last < sizes.largest);
+            steps.extend(cut.map(|bytes| Step::SetFact {
+                fact: size_fact(number),
+                value: (bytes / 1024).to_string().into(),
+            }));
+        }
+        Ok(steps::stage("images", Context::default(), steps))
+    }
+
+    fn new_filesystem(
+        &self,
+        number: usize,
+        label: &Text,
+        filesystem: FileSystem,
+    ) -> Result<Option<Node>, Fault> {
+        let label = label.text.clone();
+        // As options, because two images may have one label.
+        let (fstype, options) = match filesystem {
+            FileSystem::NoFileSystem => return Ok(None),
+            FileSystem::Ext4 | FileSystem::Ext4With64Bit => {
+                let mut options = ext4_features(filesystem, self.request.attributes);
+                options.extend(["-L".into(), label]);
+                ("ext4", options)
+            }
+            // `-I` permits a whole device.
+            FileSystem::Vfat => ("vfat", vec!["-I".into(), "-n".into(), label]),
+            FileSystem::Iso9660 => {
+                let at = self.request.id.at;
+                return Err(Fault::new(at, "an empty image cannot be ISO9660"));
+            }
+        };
+        let made = Filesystem {
+            base: disk(number),
+            fstype: fstype.into(),
+            label: None,
+            uuid: None,
+            options,
+        };
+        Ok(Some(Node { name: filesystem_node(number), kind: NodeKind::Filesystem(made) }))
+    }
+
+    /// Changes sizes of filesystems. A change of the image alone takes no work, unless
+    /// only the guest knows whether it is allowed.
+    fn resize(
+        &self,
+        name: &str,
+        resize: impl Fn(&crate::types::ImageTarget) -> Option<crate::types::ImageResize>,
+    ) -> Result<Option<Stage>, Fault> {
+        let last = name == "sizes";
+        let mut steps = Vec::new();
+        for (number, target) in self.request.images.targets.iter().enumerate() {
+            let Some(change) = resize(target).and_then(SizeChange::of) else { continue };
+            let sizes = &self.sizes[number];
+            let before = if last { sizes.middle } else { Some(sizes.first) };
+            if let (SizeChange::Container(wanted), Some(before)) = (change, before) {
+                if wanted < before {
+                    let message = format!(
+                        "ResizeImage to {wanted} bytes would cut off data: image {number} has {before}"
+                    );
+                    return Err(Fault::new(self.request.id.at, message));
+                }
+                continue;
+            }
+            let current = match before {
+                Some(bytes) => Value::Text(bytes.to_string()),
+                // Known once the stage before it is done; its fact is in KiB.
+                None => Value::Fact(size_fact(number)),
+            };
+            let script = if before.is_some() {
+                "exec \"$0\" \"$@\""
+            } else {
+                "device=$1 kib=$2; shift 2; exec \"$0\" \"$device\" $((kib * 1024)) \"$@\""
+            };
+            let argv = [
+                "/bin/bash".into(),
+                "-c".into(),
+                script.into(),
+                format!("{TOOLS}/resize").into(),
+                Value::Fact(format!("device.{}", disk(number))),
+                current,
+                sizes::word(change).into(),
+            ];
+            let what = format!("resize image {number}");
+            steps.push(Step::Run(Run {
+                capture: Some(size_fact(number)),
+                ..command(&what, argv.to_vec())
+            }));
+        }
+        Ok((!steps.is_empty()).then(|| steps::stage(name, Context::default(), steps)))
+    }
+
+    fn fixup(&self) -> Result<Option<Stage>, Fault> {
+        let Some(fixup) = self.request.images.fixup else { return Ok(None) };
+        let Some(current) = &self.request.current else {
+            let message = "the fixup's current directory is not known";
+            return Err(Fault::new(self.request.id.at, message));
+        };
+        let place = current.directory.to_str().and_then(|path| GuestPath::new(path).ok());
+        let place = place.filter(steps::can_be_bound).ok_or_else(|| {
+            let message = format!(
+                "the fixup cannot run in {}: the guest has files of its own there",
+                current.directory.display()
+            );
+            Fault::new(self.request.id.at, message).hint("start vbuild in a folder of a project")
+        })?;
+        let mut argv: Vec<Value> =
+            vec![format!("{TOOLS}/fixup").into(), format!("{FIXUP}/run.sh").into()];
+        for (number, sizes) in self.sizes.iter().enumerate() {
+            argv.push(Value::Fact(format!("device.{}", disk(number))));
+            argv.push(match sizes.last {
+                Some(bytes) => format!("{bytes}b").into(),
+                None => Value::Fact(size_fact(number)),
+            });
+        }
+        let bind = Bind { from: at(CURRENT), to: place.clone(), read_only: false };
+        let context = Context { binds: vec![bind], ..Context::default() };
+        let mut steps = vec![
+            steps::script("the fixup", FIXUP, &crate::to_bash(fixup)),
+            upload("the current directory", CURRENT, current.entries.clone()),
+            steps::mark(TOOLS, NOTES),
+            Step::Run(Run { cwd: place, ..command("fixup", argv) }),
+        ];
+        let back = (CURRENT.to_owned(), format!("{CHANGED}/current"));
+        steps.extend(steps::bring_back(TOOLS, NOTES, back, &current.directory));
+        Ok(Some(Stage { network: true, ..steps::stage("fixup", context, steps) }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

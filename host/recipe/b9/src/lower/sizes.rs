@@ -1,0 +1,81 @@
+//! How large an image is on its way: the disk that it stands on must have room for the
+//! largest that it gets.
+
+use crate::images::SizeChange;
+
+/// The sizes of an image, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// At the beginning.
+    pub(super) first: u64,
+    /// Before the changes of the destination, when that is known before the build.
+    pub(super) middle: Option<u64>,
+    /// In the end, when that is known before the build.
+    pub(super) last: Option<u64>,
+    /// The most that it can get.
+    pub(super) largest: u64,
+}
+
+impl Sizes {
+    /// With the change of the source and that of the destination.
+    pub(super) fn new(
+        first: u64,
+        source: Option<SizeChange>,
+        destination: Option<SizeChange>,
+    ) -> Self {
+        let mut it = Self { first, middle: None, last: Some(first), largest: first };
+        let mut most = first;
+        for (change, is_source) in [(source, true), (destination, false)] {
+            if let Some(change) = change {
+                (it.last, most) = match change {
+                    SizeChange::Container(bytes) | SizeChange::Filesystem(bytes) => {
+                        (Some(bytes), bytes)
+                    }
+                    SizeChange::Minimum => (None, most),
+                    SizeChange::MinimumPlus(bytes) => {
+                        (None, most.next_multiple_of(1024).saturating_add(bytes))
+                    }
+                };
+                it.largest = it.largest.max(most);
+            }
+            if is_source {
+                it.middle = it.last;
+            }
+        }
+        it
+    }
+}
+
+/// A change as the tool `resize` takes it.
+pub(super) fn word(change: SizeChange) -> String {
+    match change {
+        SizeChange::Container(bytes) => format!("container:{bytes}"),
+        SizeChange::Filesystem(bytes) => format!("filesystem:{bytes}"),
+        SizeChange::Minimum => "minimum".into(),
+        SizeChange::MinimumPlus(bytes) => format!("minimum+:{bytes}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_has_room_for_the_largest() {
+        let sizes = |source, destination| Sizes::new(100 << 20, source, destination);
+        let grown = sizes(Some(SizeChange::Filesystem(300 << 20)), Some(SizeChange::Minimum));
+        assert_eq!((grown.middle, grown.last, grown.largest), (Some(300 << 20), None, 300 << 20));
+        let cut = sizes(None, Some(SizeChange::Filesystem(50 << 20)));
+        assert_eq!(
+            (cut.middle, cut.last, cut.largest),
+            (Some(100 << 20), Some(50 << 20), 100 << 20)
+        );
+        let more = sizes(Some(SizeChange::Minimum), Some(SizeChange::MinimumPlus(64 << 20)));
+        assert_eq!((more.middle, more.last, more.largest), (None, None, 164 << 20));
+        let kept = sizes(None, None);
+        assert_eq!(
+            (kept.middle, kept.last, kept.largest),
+            (Some(100 << 20), Some(100 << 20), 100 << 20)
+        );
+    }
+}

@@ -1,0 +1,226 @@
+//! Where something stands in the files of a build, and what is wrong there: every
+//! fault can show the line that it is about.
+
+use std::fmt;
+
+/// A place in one of the files of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Place {
+    /// The number of the file in [`Files`].
+    pub file: u32,
+    /// Bytes before it.
+    pub offset: u32,
+}
+
+/// Line and column, counted from 1; columns are characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub column: usize,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// The position of a byte of a text.
+#[must_use]
+pub(crate) fn position(text: &str, offset: usize) -> Position {
+    let mut end = offset.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let before = &text[..end];
+    let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    Position { line, column: before[start..].chars().count() + 1 }
+}
+
+/// The most characters of a line that an excerpt shows: two lines of a wide terminal.
+const EXCERPT_CHARS: usize = 160;
+
+/// A line of a text with a mark below the place, ready to print.
+#[must_use]
+pub(crate) fn excerpt(text: &str, at: Position) -> String {
+    let Some(line) = text.split('\n').nth(at.line - 1) else { return String::new() };
+    let line = line.trim_end_matches('\r');
+    // Of a very long line, what is around the place.
+    let skipped = at.column.saturating_sub(EXCERPT_CHARS / 2);
+    let shown: String = line
+        .chars()
+        .skip(skipped)
+        .take(EXCERPT_CHARS)
+        .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+        .collect();
+    // Tabs stay tabs, so that the mark stands below what it means.
+    let lead: String = shown
+        .chars()
+        .take(at.column - 1 - skipped)
+        .map(|c| if c == '\t' { '\t' } else { ' ' })
+        .collect();
+    let number = at.line.to_string();
+    let margin = " ".repeat(number.len());
+    format!("  {number} | {shown}\n  {margin} | {lead}^")
+}
+
+/// A file that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Its path as it was given.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// The files of a build, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Files(pub Vec<File>);
+
+impl Files {
+    /// The fault as text: its place, its message, the line it is about, and the hint.
+    #[must_use]
+    pub fn show(&self, fault: &Fault) -> String {
+        let mut text = String::new();
+        let found = fault.at.and_then(|at| Some((self.0.get(at.file as usize)?, at)));
+        if let Some((file, at)) = found {
+            let position = position(&file.text, at.offset as usize);
+            text = format!("{}:{position}: {}\n", file.name, fault.message);
+            text.push_str(&excerpt(&file.text, position));
+        } else {
+            text.push_str(&fault.message);
+        }
+        if let Some(hint) = &fault.hint {
+            text.push_str("\n  hint: ");
+            text.push_str(hint);
+        }
+        text
+    }
+
+    /// `FILE:LINE:COLUMN` of a place.
+    #[must_use]
+    pub fn name_of(&self, at: Place) -> String {
+        self.0.get(at.file as usize).map_or_else(String::new, |file| {
+            format!("{}:{}", file.name, position(&file.text, at.offset as usize))
+        })
+    }
+}
+
+/// Something that is wrong, or worth a warning.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// Where in the files of the build; none when it is about no file.
+    pub at: Option<Place>,
+    /// What.
+    pub message: String,
+    /// What the user can do.
+    pub hint: Option<String>,
+}
+
+impl Fault {
+    pub(crate) fn new(at: impl Into<Option<Place>>, message: impl Into<String>) -> Self {
+        Self { at: at.into(), message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The fault with a place, unless it has one.
+    pub(crate) fn or_at(mut self, at: Place) -> Self {
+        self.at.get_or_insert(at);
+        self
+    }
+}
+
+/// A string of a file, with its place.
+#[derive(Debug, Clone)]
+pub struct Text {
+    /// The characters.
+    pub text: String,
+    /// Where it begins.
+    pub at: Place,
+}
+
+impl Text {
+    /// The same place with other characters.
+    pub(crate) fn with(&self, text: String) -> Self {
+        Self { text, at: self.at }
+    }
+}
+
+impl std::ops::Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+/// The known word that an unknown one was probably meant to be.
+pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    /// No constructor has as many letters; what is longer is no slip of the finger.
+    const WORD_CHARS: usize = 40;
+    if word.chars().count() > WORD_CHARS {
+        return None;
+    }
+    let plain = |text: &str| text.to_lowercase().replace('_', "");
+    let word = plain(word);
+    known
+        .iter()
+        .map(|candidate| (distance(&word, &plain(candidate)), *candidate))
+        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len() / 4))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// How many letters must be put in, taken out or changed.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut next = vec![i];
+        for j in 1..=b.len() {
+            let change = row[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            next.push(change.min(row[j] + 1).min(next[j - 1] + 1));
+        }
+        row = next;
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_shows_its_line() {
+        let file = File { name: "a.b9".into(), text: "Let []\n\t[ é $ ]\n".into() };
+        let offset = u32::try_from(file.text.find('$').unwrap()).unwrap();
+        let fault = Fault::new(Place { file: 0, offset }, "found `$`").hint("use parentheses");
+        assert_eq!(
+            Files(vec![file]).show(&fault),
+            "a.b9:2:6: found `$`\n  2 | \t[ é $ ]\n    | \t    ^\n  hint: use parentheses"
+        );
+    }
+
+    #[test]
+    fn of_a_long_line_the_place_is_shown() {
+        let text = format!("{}$", "x".repeat(1000));
+        let shown = excerpt(&text, position(&text, 1000));
+        assert!(shown.contains("x$") && shown.len() < 400, "{shown}");
+    }
+
+    #[test]
+    fn the_nearest_word_is_found() {
+        assert_eq!(nearest("EmptyArtifakt", &["EmptyArtifact", "Each"]), Some("EmptyArtifact"));
+        assert_eq!(nearest("true", &["True", "False"]), Some("True"));
+        assert_eq!(nearest("Gb", &["KB", "MB", "GB"]), Some("GB"));
+        assert_eq!(nearest("Whatever", &["KB", "MB", "GB"]), None);
+    }
+}
