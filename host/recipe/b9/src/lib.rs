@@ -29,7 +29,7 @@ mod number;
 mod place;
 mod script;
 pub mod seed;
-pub mod shared;
+pub mod share_index;
 mod template;
 pub mod types;
 mod yaml;

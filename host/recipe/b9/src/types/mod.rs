@@ -7,7 +7,7 @@ mod content;
 mod generator;
 mod image;
 mod script;
-mod shared;
+mod shared_image;
 
 pub use content::{
     Ast, CloudConfig, Content, ErlangPropList, SourceConversion, SourceFile, YamlLiteral,
@@ -20,4 +20,4 @@ pub use image::{
     ImageType, MountPoint, Partition, SizeUnit,
 };
 pub use script::{CmdVerbosity, CpuArch, Script, SharedDirectory, VmScript};
-pub use shared::{SharedImage, SharedImageBuildId, SharedImageDate, SharedImageName};
+pub use shared_image::{SharedImage, SharedImageBuildId, SharedImageDate, SharedImageName};

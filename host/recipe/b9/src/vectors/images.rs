@@ -8,7 +8,7 @@ use crate::{
     Environment, ImageStep, Images, Instance, SizeChange, check, expand, ext4_features,
     haskell::{Term, read},
     seed::{SeedFile, iso, vfat},
-    shared::{Revision, newest},
+    share_index::{Revision, newest},
     types::{
         ArtifactAssembly, ArtifactGenerator, CloudInitType, ImageDestination, ImageSource,
         ImageType, Partition,
