@@ -34,7 +34,8 @@ VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent"
 export VBUILD_AGENT
 cargo build --locked --package vbuild
 tests=$(cargo test --locked --workspace --test boots --test elements --bench vmm --no-run \
-    --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+    --message-format=json | grep -E '"kind":\["(test|bench)"\]' |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vbuild-lab.XXXXXX")
 trap 'rm -rf "$work"' EXIT
