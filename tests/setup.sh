@@ -26,6 +26,9 @@ if [ "$what" = test ]; then
     want strace strace
     want e2fsck e2fsprogs
     want sgdisk gdisk
+    want sfdisk fdisk
+    want partx util-linux
+    want unshare util-linux
     want iasl acpica-tools
     want unsquashfs squashfs-tools
     [ -e /usr/share/OVMF/OVMF_CODE.fd ] || [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || packages="$packages ovmf"
