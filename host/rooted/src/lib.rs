@@ -34,7 +34,7 @@ mod walk;
 
 pub use dir::{Dir, open_file};
 pub use error::Error;
-pub use named::{create_private, read_secret};
+pub use named::{RECIPE_MAX_BYTES, create_private, read_recipe, read_secret};
 pub use private::{private, private_existing};
 pub use umask::{
     allow_user_mode, allow_user_mode_at, make_umask_private, make_user_directories, user_mode,

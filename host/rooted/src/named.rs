@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
-    io::Read as _,
+    io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
@@ -75,6 +75,23 @@ pub fn read_secret(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(max_bytes).read_to_end(&mut bytes).map_err(io)?;
     Ok(bytes)
+}
+
+/// The longest recipe that is read: files that people write are far below a mebibyte.
+pub const RECIPE_MAX_BYTES: u64 = 8 << 20;
+
+/// Reads the text of a recipe: what people write, to its end.
+///
+/// # Errors
+/// When it cannot be read, is not UTF-8, or is longer than [`RECIPE_MAX_BYTES`].
+pub fn read_recipe(file: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    let read = file.take(RECIPE_MAX_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > RECIPE_MAX_BYTES {
+        let reason = format!("it is longer than {} MiB", RECIPE_MAX_BYTES >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

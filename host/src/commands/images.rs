@@ -317,7 +317,8 @@ fn read(file: &Path) -> Result<Vec<Image>, CommandError> {
     let what = |error: CommandError| {
         error.context(format!("cannot read the image definitions in {}", file.display()))
     };
-    let text = std::fs::read_to_string(file)
+    let text = std::fs::File::open(file)
+        .and_then(rooted::read_recipe)
         .map_err(|error| what(CommandError::new(Kind::Usage, error)))?;
     serde_saphyr::from_str(&text).map_err(|error| what(CommandError::usage(error.to_string())))
 }

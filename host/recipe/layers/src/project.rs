@@ -172,11 +172,10 @@ pub fn read(folder: &Path, sources: Sources) -> Result<Project, ProjectError> {
     let path = folder.join(CONFIG_FILE);
     let config = match sources.find(Path::new(CONFIG_FILE)) {
         Ok(found) => {
-            let mut text = String::new();
-            let read = rooted::open_file(&found.real)
+            let text = rooted::open_file(&found.real)
                 .map_err(io::Error::from)
-                .and_then(|mut file| file.read_to_string(&mut text));
-            read.map_err(|source| ProjectError::Io { path: path.clone(), source })?;
+                .and_then(rooted::read_recipe)
+                .map_err(|source| ProjectError::Io { path: path.clone(), source })?;
             config::parse(&path.display().to_string(), &text)?
         }
         Err(SourceError::Missing(_)) => Config::default(),

@@ -5,7 +5,7 @@
 //! What Jinja2 shows of Python comes with it: a variable without value renders
 //! as `None`, `{{ arch }}` has quotes, and a variable that nobody set is empty.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use minijinja::{
     Environment, Error, ErrorKind, Output, State, Value as Jinja, escape_formatter,
@@ -17,6 +17,9 @@ use crate::yaml::{Node, Position, Value, repr_text};
 /// Work that one template may do, in minijinja's unit of about an instruction.
 /// Real templates need tens; the limit ends endless ones within a second.
 const FUEL: u64 = 1_000_000;
+
+/// The longest text that one template may give.
+const RENDERED_MAX_BYTES: usize = 8 << 20;
 
 /// The variables of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,6 +102,8 @@ pub fn render(node: &Node, variables: &Variables) -> Result<Node, TemplateError>
     environment.set_formatter(format_as_python);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    // Its messages then name what is undefined.
+    environment.set_debug(true);
     environment.set_fuel(Some(FUEL));
     let context: BTreeMap<&str, Jinja> = variables
         .values
@@ -116,8 +121,7 @@ fn render_node(
     let value = match &node.value {
         Value::Text(text) if !text.contains(['{', '\n']) => Value::Text(text.clone()),
         Value::Text(text) => Value::Text(
-            environment
-                .render_str(text, context.clone())
+            render_text(text, environment, context)
                 .map_err(|error| TemplateError { at: node.at, message: describe(&error) })?,
         ),
         Value::Bool(truth) => Value::Bool(*truth),
@@ -143,13 +147,47 @@ fn render_node(
     Ok(Node { at: node.at, value })
 }
 
+fn render_text(
+    text: &str,
+    environment: &Environment<'_>,
+    context: &Jinja,
+) -> Result<String, Error> {
+    let mut rendered = Rendered(Vec::new());
+    environment.template_from_str(text)?.render_captured_to(context.clone(), &mut rendered)?;
+    // What was written came from text.
+    Ok(String::from_utf8_lossy(&rendered.0).into_owned())
+}
+
+/// What a template has given so far.
+struct Rendered(Vec<u8>);
+
+impl io::Write for Rendered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > RENDERED_MAX_BYTES {
+            let reason = format!("it gives more than {RENDERED_MAX_BYTES} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The message of a template error, with its line when there is more than one.
 fn describe(error: &Error) -> String {
     let what = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     };
-    let what = if error.kind() == ErrorKind::OutOfFuel { "it does not end".into() } else { what };
+    let cause = std::error::Error::source(error);
+    let what = match (error.kind(), cause) {
+        (ErrorKind::OutOfFuel, _) => "it does not end".to_owned(),
+        (ErrorKind::WriteFailure, Some(cause)) => cause.to_string(),
+        _ => what,
+    };
     match error.line() {
         Some(line) if line > 1 => format!("the template is wrong in its line {line}: {what}"),
         _ => format!("the template is wrong: {what}"),
@@ -235,6 +273,9 @@ mod tests {
         let endless =
             "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
         assert_eq!(rendered(endless), "the template is wrong: it does not end");
+        let piece = "x".repeat(1000);
+        let long = format!("{{% for a in range(50000) %}}{piece}{{% endfor %}}");
+        assert_eq!(rendered(&long), "the template is wrong: it gives more than 8388608 bytes");
     }
 
     #[test]
