@@ -10,6 +10,7 @@
 
 use std::{
     fs::File,
+    io::Read,
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -34,7 +35,7 @@ use crate::{
     first_stage::{self, FirstStage, FirstStageSpec},
     image::{self, ImageOptions},
     index::Package,
-    kernel,
+    kernel, kernel_image,
     keys::Trust,
     manifest::{self, FORMAT, KernelEntry, Manifest, PackageEntry, SuiteEntry},
     mirror::Mirror,
@@ -315,9 +316,13 @@ impl Plan {
         let image = folder.join(cache::ROOT_FILE);
         image::write(&tree, &spools, &image, &self.image_options())?;
         let path = folder.join(cache::KERNEL_FILE);
-        let mut bzimage = kernel.image.open(&spools).map_err(Error::file("cannot read", &path))?;
-        File::create(&path)
-            .and_then(|mut file| std::io::copy(&mut bzimage, &mut file))
+        let mut bzimage = Vec::new();
+        kernel
+            .image
+            .open(&spools)
+            .and_then(|mut image| image.read_to_end(&mut bzimage))
+            .map_err(Error::file("cannot read", &path))?;
+        std::fs::write(&path, kernel_image::unpacked(&bzimage).unwrap_or(bzimage))
             .map_err(Error::file("cannot write", &path))?;
         let path = folder.join(cache::MODULES_FILE);
         std::fs::write(&path, &kernel.modules_archive)

@@ -6,7 +6,7 @@
 //!   files/SHA256         packages and indices, by their digest
 //!   requests/KEY         the digest of the appliance that answers a request
 //!   DIGEST/              one appliance, read-only
-//!     manifest.json  vmlinuz  modules.cpio  root.img
+//!     manifest.json  kernel  modules.cpio  root.img
 //!   initrd/…             initramfs files, one for each agent and appliance
 //!   new-PID-N/           an appliance being made; removed by the next builder
 //! ```
@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use crate::{error::Error, initramfs, manifest::Manifest};
 
 /// The name of the kernel in an appliance.
-pub(crate) const KERNEL_FILE: &str = "vmlinuz";
+pub(crate) const KERNEL_FILE: &str = "kernel";
 /// The name of the archive of modules.
 pub(crate) const MODULES_FILE: &str = "modules.cpio";
 /// The name of the tool root.
@@ -61,7 +61,7 @@ pub struct Appliance {
 }
 
 impl Appliance {
-    /// The kernel, a bzImage.
+    /// The kernel: an ELF file with a PVH entry, or else a bzImage.
     #[must_use]
     pub fn kernel(&self) -> PathBuf {
         self.dir.join(KERNEL_FILE)

@@ -26,7 +26,7 @@ const LINE_MAX_BYTES: usize = 4096;
 /// it as root, unmount, and power off. It needs no network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirstStageSpec {
-    /// A bzImage.
+    /// An ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
     /// The initramfs with the agent.
     pub initrd: PathBuf,

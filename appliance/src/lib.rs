@@ -39,6 +39,7 @@ mod image;
 mod index;
 mod initramfs;
 mod kernel;
+mod kernel_image;
 mod keys;
 mod manifest;
 mod mirror;

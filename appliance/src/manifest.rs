@@ -9,7 +9,7 @@ use crate::{configure, error::Error, packages};
 
 /// The version of the manifest and of the layout of an appliance. It is part of
 /// every digest, so that appliances of different versions do not meet.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// What an appliance is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,7 +20,7 @@ use crate::{Cache, events::SharedObserver};
 /// The appliance that the build runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApplianceFiles {
-    /// A bzImage.
+    /// An ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
     /// An initramfs with the agent.
     pub initrd: PathBuf,

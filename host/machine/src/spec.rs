@@ -157,7 +157,7 @@ pub struct MachineSpec {
     pub vcpus: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// A Linux bzImage.
+    /// A Linux kernel: an ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
     /// The initramfs, or an archive of several concatenated ones.
     pub initrd: PathBuf,
