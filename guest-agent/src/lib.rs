@@ -22,6 +22,7 @@ mod serve;
 mod shutdown;
 mod spawn;
 mod stream;
+mod sync_filter;
 mod sys;
 mod tar;
 mod tree;

@@ -180,11 +180,13 @@ fn start(name: &str, request: &Spawn, stdio: &Stdio) -> Result<Pid, Failure> {
             stdio.stderr.as_ref().unwrap_or(&stdio.stdout).as_fd(),
         ],
         terminal: request.terminal.is_some(),
+        ignore_sync: request.ignore_sync,
     };
     sys::launch(&launch).map_err(|(step, errno)| {
         let action = match step {
             LaunchStep::Clone | LaunchStep::Exec => what,
             LaunchStep::Streams => format!("set up the streams of `{name}`"),
+            LaunchStep::Filter => format!("filter the syncs of `{name}`"),
             LaunchStep::Root => {
                 format!("enter the root `{}`", request.root.as_deref().unwrap_or("/"))
             }

@@ -28,6 +28,8 @@ pub(crate) enum LaunchStep {
     Clone,
     /// Its session, terminal or standard streams.
     Streams,
+    /// Filtering the calls that wait for disks.
+    Filter,
     /// Changing the root directory.
     Root,
     /// Changing the working directory.
@@ -61,6 +63,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) stdio: [BorrowedFd<'a>; 3],
     /// Whether standard input is a terminal that is to control the session.
     pub(crate) terminal: bool,
+    /// Whether calls that wait for disks succeed at once.
+    pub(crate) ignore_sync: bool,
 }
 
 /// What the child sees; it lives in the parent's memory, which both share.
@@ -75,7 +79,18 @@ struct ChildView {
     groups_len: usize,
     stdio: [i32; 3],
     terminal: bool,
+    filter: Option<libc::sock_fprog>,
     failed: Option<(LaunchStep, i32)>,
+}
+
+/// The filter of [`crate::sync_filter`] in the form that prctl(2) takes.
+fn sync_filter_program() -> libc::sock_fprog {
+    let filter = &crate::sync_filter::FILTER;
+    // The kernel only reads it, although the type of the field says otherwise.
+    libc::sock_fprog {
+        len: u16::try_from(filter.len()).unwrap_or_default(),
+        filter: filter.as_ptr().cast_mut(),
+    }
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
@@ -100,6 +115,7 @@ pub(crate) fn launch(launch: &Launch<'_>) -> Result<Pid, (LaunchStep, Errno)> {
         groups_len: launch.groups.len(),
         stdio: launch.stdio.map(|fd| fd.as_raw_fd()),
         terminal: launch.terminal,
+        filter: launch.ignore_sync.then(sync_filter_program),
         failed: None,
     };
     // Aligned to 16 bytes by its element type, as the ABI wants a stack.
@@ -174,6 +190,17 @@ fn child_prepare(view: &ChildView) -> LaunchStep {
         // refuse the flag, and there every descriptor is close-on-exec anyway.
         libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         child_limits();
+        // Without `no_new_privs`, which would take sudo from scripts: that is why it comes
+        // before the identity, while the process may still do it.
+        if let Some(filter) = &view.filter
+            && libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::c_ulong::from(libc::SECCOMP_MODE_FILTER),
+                &raw const *filter,
+            ) < 0
+        {
+            return LaunchStep::Filter;
+        }
         if !view.root.is_null() && libc::chroot(view.root) < 0 {
             return LaunchStep::Root;
         }

@@ -259,6 +259,8 @@ impl MicrovmStage {
                 root: Some(IMAGE.into()),
                 merge_stderr: true,
                 timeout_ms: Some(timeout),
+                // A clean shutdown writes everything back before the image is used.
+                ignore_sync: true,
                 ..Spawn::default()
             })
             .await?;

@@ -349,6 +349,7 @@ impl Prepared {
             network: network.map(|network| Arc::new(network) as _),
             ca_bundle: load_certificates(settings)?,
             script_timeout: settings.script_timeout,
+            keep_sync: settings.keep_sync,
             fresh_machine_per_stage: settings.fresh_machine_per_stage,
             seed: settings.seed.clone(),
             verbose_console: settings.verbose_console,

@@ -78,6 +78,8 @@ pub struct Settings {
     pub drive_format: Option<DriveFormat>,
     /// The longest that one script may run.
     pub script_timeout: Option<Duration>,
+    /// Whether syncs of scripts reach the disks.
+    pub keep_sync: bool,
     /// Whether the guest's kernel logs to the console from the start.
     pub verbose_console: bool,
     /// The vbuild binary that becomes the machine's processes; this very program
@@ -132,6 +134,7 @@ impl Default for Settings {
             drive: None,
             drive_format: None,
             script_timeout: None,
+            keep_sync: false,
             verbose_console: false,
             program: None,
             fresh_machine_per_stage: false,

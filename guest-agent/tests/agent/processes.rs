@@ -57,6 +57,23 @@ fn nothing_is_added_to_the_environment_and_the_order_is_kept() {
 }
 
 #[test]
+fn syncs_are_ignored_where_that_is_asked_for() {
+    if nix_id("-u") != 0 {
+        println!("skipped syncs_are_ignored_where_that_is_asked_for: it needs root");
+        return;
+    }
+    let client = Client::connect();
+    // There is nothing to sync in /dev/null, and the kernel says so. `env` shows that
+    // the filter is inherited.
+    for command in ["sync /dev/null", "env sync -d /dev/null"] {
+        let real = run(&client, shell(command));
+        assert_eq!(status(&real), ExitStatus::Code(1), "{command}");
+        let ignored = run(&client, Spawn { ignore_sync: true, ..shell(command) });
+        assert_eq!(status(&ignored), ExitStatus::Code(0), "{command}: {ignored:?}");
+    }
+}
+
+#[test]
 fn a_program_that_is_not_there_is_a_failure_and_no_exit() {
     let client = Client::connect();
     let mut spawn = shell("");

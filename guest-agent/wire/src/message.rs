@@ -240,6 +240,10 @@ pub struct Spawn {
     pub terminal: Option<TerminalSize>,
     /// Kill the process group after so long.
     pub timeout_ms: Option<u64>,
+    /// Whether calls that wait for disks (fsync, fdatasync, msync, sync, syncfs,
+    /// sync_file_range) succeed at once without doing anything, for the process and
+    /// all that it starts.
+    pub ignore_sync: bool,
 }
 
 /// Standard input of a process.

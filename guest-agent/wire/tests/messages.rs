@@ -29,6 +29,7 @@ fn full_spawn() -> Spawn {
         merge_stderr: true,
         terminal: Some(TerminalSize { rows: 24, columns: 80 }),
         timeout_ms: Some(u64::MAX),
+        ignore_sync: true,
     }
 }
 
@@ -147,7 +148,8 @@ fn the_json_is_pinned() {
         r#"{"verb":"spawn","argv":["sh","-c"],"env":[["A","1"]],"cwd":"/","root":"/mnt","#,
         r#""uid":1,"gid":2,"groups":[3],"mounts":[{"source":"tmpfs","target":"/tmp","#,
         r#""fstype":"tmpfs","options":["nosuid"]}],"stdin":"stream","merge_stderr":true,"#,
-        r#""terminal":{"rows":24,"columns":80},"timeout_ms":18446744073709551615}"#,
+        r#""terminal":{"rows":24,"columns":80},"timeout_ms":18446744073709551615,"#,
+        r#""ignore_sync":true}"#,
     );
     assert_eq!(json(&Request::Spawn(full_spawn())), expected);
     let reply = Reply::Exited { status: ExitStatus::Code(3), cpu_ms: 4 };

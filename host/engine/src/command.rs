@@ -229,6 +229,7 @@ fn spawn_of(command: &Command<'_>, stage: &Stage, config: &Config) -> Result<Spa
         stdin: if command.stdin.is_some() { Stdin::Stream } else { Stdin::Null },
         timeout_ms: time_limit(stage, config)
             .map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+        ignore_sync: !config.keep_sync,
         ..Spawn::default()
     })
 }

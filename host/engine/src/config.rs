@@ -141,6 +141,9 @@ pub struct Config {
     pub ca_bundle: Option<Vec<u8>>,
     /// The longest that one script may run.
     pub script_timeout: Option<Duration>,
+    /// Whether scripts wait for disks when they ask for it. Otherwise such calls succeed
+    /// at once: the engine itself brings all disks to rest before it keeps or writes them.
+    pub keep_sync: bool,
     /// Whether every stage gets a fresh machine; for tests and debugging.
     pub fresh_machine_per_stage: bool,
     /// Seed of identifiers (UUIDs, disk signatures); random ones without.

@@ -67,6 +67,17 @@ pub struct BuilderArgs {
     /// What of earlier builds is used again.
     #[command(flatten)]
     pub reuse: ReuseArgs,
+
+    /// Let scripts wait for their disks when they sync
+    ///
+    /// Without this option, fsync(2), fdatasync(2), msync(2), sync(2), syncfs(2) and
+    /// sync_file_range(2) of scripts, and of all that they start, succeed at once. Nothing is
+    /// lost by it: vbuild writes everything back itself before it keeps a result or writes an
+    /// output, and a machine that dies takes its build with it. Package managers sync after
+    /// every file, so builds take much longer with this option. Boot loaders that look for
+    /// their files on the disk under a mounted filesystem may need it.
+    #[arg(long, help_heading = MACHINE)]
+    pub keep_sync: bool,
 }
 
 /// A machine and what it is given, for every verb that runs something in one.

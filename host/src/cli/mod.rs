@@ -286,6 +286,7 @@ const CLASSES: &[(Class, &[&str])] = &[
             "drive-format",
             "help",
             "json",
+            "keep-sync",
             "load-into",
             "logfile",
             "long-options",

@@ -47,6 +47,7 @@ pub fn builder_settings(args: &BuilderArgs) -> Settings {
         remote_key: reuse.remote_key.clone(),
         remote_unsigned: reuse.remote_unsigned,
         shell_on_failure: reuse.on_failure == Some(OnFailureArg::Shell),
+        keep_sync: args.keep_sync,
         ..guest_settings(&args.guest)
     }
 }
@@ -139,7 +140,7 @@ mod tests {
                     --cache-dir /c --mirror http://m/d --ca-bundle host --no-network \
                     --allow-host h:1 --allow-private --proxy-resolves --drive d.img --drive-format qcow2 \
                     --timeout 9 --debug 2 --no-delete-on-failure --refresh=copy --max-age 12h \
-                    --require-confinement --on-failure shell --remote-cache /shared --remote-key /secret deb";
+                    --require-confinement --keep-sync --on-failure shell --remote-cache /shared --remote-key /secret deb";
         let expected = Settings {
             accel: Accel::Tcg,
             require_confinement: true,
@@ -156,6 +157,7 @@ mod tests {
             drive: Some("d.img".into()),
             drive_format: Some(DriveFormat::Qcow2),
             script_timeout: Some(Duration::from_secs(9)),
+            keep_sync: true,
             verbose_console: true,
             keep_failed: true,
             stage_cache: StageCache {

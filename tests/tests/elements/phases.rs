@@ -146,6 +146,19 @@ fn scripts_inside_have_roots_home_and_a_clean_environment() {
 }
 
 #[test]
+fn syncs_of_scripts_are_not_carried_out() {
+    let Some(all) = everything("syncs_of_scripts") else { return };
+    let records = all.built.records("all");
+    for phase in INSIDE {
+        // One filter: mode 2 of seccomp(2). Not every system's sync(1) takes a file.
+        assert_eq!(records.fact(phase, "seccomp"), "2", "{phase}");
+    }
+    for phase in ["root.d", "cleanup.d"] {
+        assert_eq!(records.fact(phase, "sync-null"), "ignored", "{phase}");
+    }
+}
+
+#[test]
 fn scripts_inside_see_the_systems_mounts() {
     let Some(all) = everything("mounts") else { return };
     let records = all.built.records("all");
