@@ -20,7 +20,6 @@
 //! machine has a network before they try.
 
 mod door;
-mod names;
 mod netlink;
 mod redirect;
 mod resolver;
@@ -31,16 +30,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 
+use name_service::Names;
 use nix::sys::socket::{setsockopt, sockopt};
 use wire::Failure;
 
 use crate::console::say;
 use crate::failure::Doing;
 use crate::modules;
-use names::Names;
 
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use resolver::read_query;
+pub(crate) use name_service::read_query;
 
 /// The guest's address and the gateway that nobody has, as users of QEMU know them.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);

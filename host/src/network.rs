@@ -2,7 +2,7 @@
 
 use std::{os::unix::net::UnixStream, sync::Arc};
 
-use egress::{Egress, Policy};
+use egress::{Egress, OnRecord, Policy};
 use engine::{cache::Connections, events::Event};
 use machine::{ConnectDecision, OnGuestConnect};
 use tokio::runtime::Handle;
@@ -35,25 +35,23 @@ impl Network {
         if !settings.network {
             return Ok(None);
         }
-        let policy = policy(settings)?;
         let observer = Arc::clone(&ctx.observer);
-        let egress = Egress::new(
-            policy,
-            Arc::new(move |record: &egress::Record| {
-                if let Some(connections) = &connections {
-                    connections.push(connection(record));
-                }
-                observer.event(&Event::Connection {
-                    host: record.host.clone(),
-                    port: record.port,
-                    sent: record.sent,
-                    received: record.received,
-                    refused: record.refused.clone(),
-                });
-            }),
-        )
-        .map_err(proxy_error)?;
-        Ok(Some(Self { egress: Arc::new(egress), handle: Handle::current() }))
+        let on_record = move |record: &egress::Record| {
+            if let Some(connections) = &connections {
+                connections.push(connection(record));
+            }
+            observer.event(&connection_event(record));
+        };
+        Self::with_policy(policy(settings)?, Arc::new(on_record)).map(Some)
+    }
+
+    /// The network that a policy allows.
+    ///
+    /// # Errors
+    /// When the environment names a proxy that cannot be used.
+    pub fn with_policy(policy: Policy, on_record: OnRecord) -> Result<Self, CommandError> {
+        let egress = Egress::new(policy, on_record).map_err(proxy_error)?;
+        Ok(Self { egress: Arc::new(egress), handle: Handle::current() })
     }
 
     fn stream(&self) -> std::io::Result<UnixStream> {
@@ -106,15 +104,40 @@ pub fn check(settings: &Settings) -> Result<(), CommandError> {
 }
 
 fn policy(settings: &Settings) -> Result<Policy, CommandError> {
-    let policy = Policy::new(&settings.allow_hosts, settings.allow_private)
+    let Settings { allow_hosts, allow_private, proxy_resolves, .. } = settings;
+    rules(allow_hosts, *allow_private, *proxy_resolves)
+}
+
+/// The policy of rules as they are written on the command line.
+///
+/// # Errors
+/// When an allowed host cannot be understood.
+pub fn rules(
+    allow_hosts: &[String],
+    allow_private: bool,
+    proxy_resolves: bool,
+) -> Result<Policy, CommandError> {
+    let policy = Policy::new(allow_hosts, allow_private)
         .map_err(|error| CommandError::new(Kind::Usage, error))?;
-    Ok(policy.with_proxy_resolves(settings.proxy_resolves))
+    Ok(policy.with_proxy_resolves(proxy_resolves))
 }
 
 /// A proxy that cannot be used is not passed by: it may be there to filter.
 fn proxy_error(error: reach::InvalidProxy) -> CommandError {
     CommandError::new(Kind::Usage, error)
         .hint("name a proxy that works, or say with NO_PROXY='*' that none shall be used")
+}
+
+/// What observers are told of a connection.
+#[must_use]
+pub fn connection_event(record: &egress::Record) -> Event {
+    Event::Connection {
+        host: record.host.clone(),
+        port: record.port,
+        sent: record.sent,
+        received: record.received,
+        refused: record.refused.clone(),
+    }
 }
 
 /// What the store keeps of a connection.

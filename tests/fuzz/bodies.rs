@@ -18,6 +18,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("engine_reports", engine::fuzzing::reports),
     ("layers_config", layers::fuzzing::config),
     ("layers_script", layers::fuzzing::script),
+    ("netstack_frames", netstack::fuzzing::frames),
     ("output_squashfs", output::fuzzing::squashfs),
     ("output_unpack", output::fuzzing::unpack),
     ("qemu_monitor", qemu::fuzzing::monitor),

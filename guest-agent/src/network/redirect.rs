@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use name_service::Names;
 use nix::sys::socket::{setsockopt, sockopt};
 use vsock::VsockStream;
 use wire::Failure;
 use wire::egress::{Request, VERSION};
 
 use super::door::ask;
-use super::names::Names;
 use super::{ADDRESS, THREAD_STACK_BYTES};
 use crate::console::say;
 use crate::failure::Doing;

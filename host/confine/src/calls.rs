@@ -23,7 +23,7 @@ use crate::ConfineError;
 const X32: i64 = 0x4000_0000;
 
 /// Calls that are refused whatever their arguments are.
-const REFUSED: &[&[i64]] = &[PROCESSES, ATTRIBUTES, WORLDS, DOORS];
+const REFUSED: &[&[i64]] = &[SOCKETS, PROCESSES, ATTRIBUTES, WORLDS, DOORS];
 
 /// Ways to another process of this host or of another one. What QEMU speaks with
 /// is connected before it starts.
@@ -133,14 +133,13 @@ const TERMINAL_INPUT: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Puts the list on this thread, its later threads and the program that it becomes; with
-/// `network`, it may make sockets.
+/// Puts the list on this thread, its later threads and the program that it becomes.
 ///
 /// # Errors
 /// When the kernel has no seccomp.
-pub fn refuse_calls_of_emulators(network: bool) -> Result<(), ConfineError> {
+pub fn refuse_calls_of_emulators() -> Result<(), ConfineError> {
     let own = u64::from(std::process::id());
-    for program in [refusals(own, network), absences()] {
+    for program in [refusals(own), absences()] {
         program
             .and_then(|program| seccompiler::apply_filter(&program).map_err(Into::into))
             .map_err(|error: Failure| ConfineError::Calls(error.0))?;
@@ -163,9 +162,8 @@ impl From<seccompiler::BackendError> for Failure {
     }
 }
 
-fn refusals(own: u64, network: bool) -> Result<BpfProgram, Failure> {
-    let sockets = if network { &[] } else { SOCKETS };
-    let calls = REFUSED.iter().copied().flatten().chain(sockets);
+fn refusals(own: u64) -> Result<BpfProgram, Failure> {
+    let calls = REFUSED.iter().copied().flatten();
     let mut rules: Rules = calls.map(|call| (*call, Vec::new())).collect();
     let one = |index, len, op, value| -> Result<SeccompRule, Failure> {
         Ok(SeccompRule::new(vec![SeccompCondition::new(index, len, op, value)?])?)
@@ -210,7 +208,7 @@ mod tests {
     fn confined<T: Send + 'static>(attempt: impl FnOnce() -> T + Send + 'static) -> T {
         let body = move || {
             crate::forbid_privileges().unwrap();
-            refuse_calls_of_emulators(false).unwrap();
+            refuse_calls_of_emulators().unwrap();
             attempt()
         };
         std::thread::spawn(body).join().unwrap()

@@ -25,12 +25,10 @@ pub struct Paths {
     pub run: Vec<PathBuf>,
     /// Devices to be read, written and controlled.
     pub devices: Vec<PathBuf>,
-    /// Whether TCP ports may be reached, too.
-    pub network: bool,
 }
 
-/// Forbids every path but these, every TCP port unless there is a network, abstract sockets of others, and
-/// signals to other processes. A kernel that has less of landlock grants less, and
+/// Forbids every path but these, every TCP port, abstract sockets of others, and signals
+/// to other processes. A kernel that has less of landlock grants less, and
 /// one without it nothing: the answer says so.
 ///
 /// # Errors
@@ -47,8 +45,7 @@ pub fn restrict(paths: &Paths) -> Result<Landlock, ConfineError> {
         }
     }
     // A ruleset that the kernel does not take leaves one layer out, which is told.
-    Ok(apply(rules, paths.network)
-        .unwrap_or_else(|cause| Landlock::Absent { reason: cause.to_string() }))
+    Ok(apply(rules).unwrap_or_else(|cause| Landlock::Absent { reason: cause.to_string() }))
 }
 
 fn rule(path: &Path, access: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, ConfineError> {
@@ -63,12 +60,11 @@ fn rule(path: &Path, access: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, 
     Ok(PathBeneath::new(fd, access))
 }
 
-fn apply(rules: Vec<PathBeneath<PathFd>>, network: bool) -> Result<Landlock, RulesetError> {
+fn apply(rules: Vec<PathBeneath<PathFd>>) -> Result<Landlock, RulesetError> {
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))?;
-    let ruleset =
-        if network { ruleset } else { ruleset.handle_access(AccessNet::from_all(NEWEST))? };
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?;
     let status = ruleset
         .scope(Scope::from_all(NEWEST))?
         .create()?

@@ -42,6 +42,7 @@ use crate::{
         vsock::Vsock,
         worker::Requests,
     },
+    nic,
     sandbox::{self, Confined, Kind, SandboxError},
     trial,
     vcpu::End,
@@ -104,6 +105,9 @@ pub fn vmm_child() -> ExitCode {
             }
         }
         Ok((Start { role: Role::Vsock, sandbox, .. }, fds)) => vhost::serve(sandbox, fds, control),
+        Ok((Start { role: Role::Nic { door_port }, sandbox, .. }, fds)) => {
+            nic::serve(sandbox, door_port, fds, &control).map_err(|error| (error, control))
+        }
         Ok((Start { role: Role::Trial { kind, attempt }, sandbox, .. }, _)) => {
             trial::serve(sandbox, kind, attempt, &control).map_err(|error| (error, control))
         }

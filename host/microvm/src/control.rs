@@ -106,6 +106,12 @@ pub(crate) enum Role {
     /// counters, the policy socket, and a listening socket on which that VMM's
     /// vhost-user connection waits.
     Vsock,
+    /// The other end of the network card of a machine that another VMM runs. Its
+    /// descriptors: the counters, the policy socket, and the stream of frames.
+    Nic {
+        /// The port that stands for the network's door on the policy socket.
+        door_port: u32,
+    },
     /// A process that confines itself as the others do and then tries what it must
     /// not be able to do. Without an attempt it only tells what confines it.
     Trial {

@@ -18,8 +18,8 @@
 //! kernel starts on; `devices` is what it finds; `kick`, `vcpu`, `vm` run it;
 //! `sandbox`, `control`, `child` are the process it runs in, and `trial` is that
 //! process when it tries to break out; `drives`, `backend`
-//! are the parent's side. `vhost` is the vsock device alone, for QEMU's machines,
-//! in such a process too.
+//! are the parent's side. For QEMU's machines, `vhost` is the vsock device alone and `nic`
+//! the other end of a network card, each in such a process too (`device_process`).
 //!
 //! Architecture invariant: once confined, which is before there is a guest, the VMM
 //! process opens no path, and it holds no socket but those it was given; nothing the guest writes makes a device thread panic,
@@ -46,12 +46,14 @@ mod child;
 mod control;
 mod counters;
 mod cpu;
+mod device_process;
 mod devices;
 mod drives;
 mod kick;
 mod layout;
 mod long_mode;
 mod memory;
+mod nic;
 mod sandbox;
 mod trial;
 mod vcpu;
@@ -62,6 +64,7 @@ pub use backend::{Microvm, VMM_VERB};
 pub use child::{file_bytes_max, vmm_child};
 pub use control::Sandbox;
 pub use drives::{OpenDrive, create_layer, open_drive};
+pub use nic::NicProcess;
 pub use sandbox::limit_file_size;
 pub use trial::{ConfinedThread, confinement, try_out};
 pub use vhost::VsockProcess;

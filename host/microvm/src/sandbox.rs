@@ -111,6 +111,8 @@ pub(crate) enum Kind {
     Balloon,
     /// Any thread of a vsock device that serves another VMM.
     Vhost,
+    /// The other end of another VMM's network card.
+    Nic,
 }
 
 impl Kind {
@@ -121,8 +123,16 @@ impl Kind {
     }
 }
 
-pub(crate) const KINDS: [Kind; 7] =
-    [Kind::Main, Kind::Vcpu, Kind::Block, Kind::Vsock, Kind::Rng, Kind::Balloon, Kind::Vhost];
+pub(crate) const KINDS: [Kind; 8] = [
+    Kind::Main,
+    Kind::Vcpu,
+    Kind::Block,
+    Kind::Vsock,
+    Kind::Rng,
+    Kind::Balloon,
+    Kind::Vhost,
+    Kind::Nic,
+];
 
 /// What every thread needs: memory of the allocator, locks, waiting, signals,
 /// its end.
@@ -209,6 +219,8 @@ fn calls(kind: Kind) -> Vec<i64> {
         Kind::Vsock => &[SOCKETS, STREAMS],
         Kind::Vhost => &[SOCKETS, STREAMS, BEGINNING, VHOST],
         Kind::Rng => &[&[libc::SYS_getrandom]],
+        // Its tables are hash maps, which want a random seed.
+        Kind::Nic => &[SOCKETS, &[libc::SYS_getrandom]],
     };
     EVERY_THREAD.iter().chain(own.iter().copied().flatten()).copied().collect()
 }
@@ -223,7 +235,7 @@ fn ioctls(kind: Kind) -> &'static [u64] {
     const FIONBIO: u64 = 0x5421;
     match kind {
         Kind::Vcpu => &[KVM_RUN, KVM_GET_REGS, KVM_TRANSLATE],
-        Kind::Vsock | Kind::Vhost => &[FIONBIO],
+        Kind::Vsock | Kind::Vhost | Kind::Nic => &[FIONBIO],
         Kind::Main | Kind::Block | Kind::Rng | Kind::Balloon => &[],
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     },
     child::{ChildError, io_error},
     control::{Channel, FromVmm, Role, Sandbox, Start, ToVmm},
+    nic,
     sandbox::{self, Confined, Kind},
     vhost,
 };
@@ -112,7 +113,10 @@ pub fn confinement(program: &Path) -> io::Result<Vec<Confinement>> {
         let system_calls = Sandbox::Enforce.into();
         Ok(Confinement { process: name.to_owned(), landlock, system_calls })
     };
-    [("VMM", Kind::Main), (vhost::NAME, Kind::Vhost)].into_iter().map(ask).collect()
+    [("VMM", Kind::Main), (vhost::NAME, Kind::Vhost), (nic::NAME, Kind::Nic)]
+        .into_iter()
+        .map(ask)
+        .collect()
 }
 
 fn start(program: &Path, kind: Kind, attempt: Option<Attempt>) -> io::Result<Launched> {

@@ -85,7 +85,7 @@ fn confine_process(orders: &Orders) -> io::Result<Landlock> {
         confine::forbid_core_files()?;
         confine::limit_descriptors(DESCRIPTORS_MAX)?;
         let landlock = confine::restrict(&orders.paths)?;
-        confine::refuse_calls_of_emulators(orders.paths.network)?;
+        confine::refuse_calls_of_emulators()?;
         Ok(landlock)
     };
     rest().map_err(|error: confine::ConfineError| io::Error::other(chain(&error)))

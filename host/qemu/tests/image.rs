@@ -73,7 +73,7 @@ fn spec(image: PathBuf, firmware: Firmware) -> BootSpec {
         firmware,
         memory_mib: 256,
         vcpus: 1,
-        network: false,
+        network: None,
     }
 }
 

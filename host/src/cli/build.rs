@@ -9,18 +9,18 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum, builder::ValueParser};
 
 use super::formats::{ChecksumKind, ContainerEngine};
+use super::network::NetworkArgs;
+use super::reuse::{CacheDirArgs, ReuseArgs};
 use super::values::{
-    ByteSize, CaBundle, EnvVar, MachineReadable, Share, allow_host, ca_bundle, debug_level,
-    gibibytes, memsize, positive, smp,
+    ByteSize, EnvVar, MachineReadable, Share, debug_level, gibibytes, memsize, positive, smp,
 };
-use crate::cli::reuse::{CacheDirArgs, ReuseArgs};
 
 const ELEMENTS: &str = "Elements";
 const SCRIPTS: &str = "What scripts see";
 const IMAGE: &str = "The image";
 const CACHES: &str = "Caches";
 const MACHINE: &str = "The machine";
-const NETWORK: &str = "The network";
+pub(super) const NETWORK: &str = "The network";
 const OUTPUT: &str = "What vbuild tells";
 
 fn path() -> ValueParser {
@@ -392,63 +392,6 @@ pub enum AccelArg {
     Kvm,
     /// Translation by QEMU
     Tcg,
-}
-
-/// What the machine may reach, and what vbuild fetches for it.
-#[derive(Debug, Clone, PartialEq, Args)]
-#[command(next_help_heading = NETWORK)]
-pub struct NetworkArgs {
-    /// Give scripts a network (the default)
-    #[arg(long, overrides_with_all = ["no_network", "network"])]
-    pub network: bool,
-
-    /// Give scripts no network at all, and set DIB_OFFLINE=1
-    #[arg(long, overrides_with_all = ["no_network", "network"])]
-    pub no_network: bool,
-
-    /// Let scripts reach this host and no other; may be given several times
-    ///
-    /// HOST is a name, `*.` and the end of a name, or an address. A name opens the public
-    /// addresses that it resolves to; with =ADDRESS it means this address instead, whatever
-    /// it is. Loopback, link-local, cloud metadata and the host's own addresses are reached
-    /// only where they are written here.
-    #[arg(long, value_name = "HOST[:PORT][=ADDRESS]", value_parser = allow_host)]
-    pub allow_host: Vec<String>,
-
-    /// Let scripts reach private addresses too, those of the host's links among them
-    ///
-    /// Loopback, link-local, cloud metadata and the host's own addresses stay closed, but for
-    /// those that --allow-host has.
-    #[arg(long)]
-    pub allow_private: bool,
-
-    /// Let the proxy of the environment resolve names that scripts ask for
-    ///
-    /// Without it a name is resolved on this host, its addresses are checked, and the proxy
-    /// is asked for a checked address. Use it where the host cannot resolve public names, or
-    /// the proxy decides by name; what names lead to is then the proxy's to decide.
-    #[arg(long)]
-    pub proxy_resolves: bool,
-
-    /// Where vbuild's own downloads come from.
-    #[command(flatten)]
-    pub source: SourceArgs,
-}
-
-/// Where the appliance comes from, and who is trusted.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-#[command(next_help_heading = NETWORK)]
-pub struct SourceArgs {
-    /// Where the appliance's packages come from [default: the host's own apt sources]
-    #[arg(long, value_name = "URL")]
-    pub mirror: Option<String>,
-
-    /// Certificates to trust beside the usual ones: a PEM file, or `host` for the host's
-    ///
-    /// For networks whose proxy inspects TLS. They are known to the appliance and, while scripts
-    /// run, in the image; they never become part of it.
-    #[arg(long, value_name = "FILE|host", value_parser = ca_bundle)]
-    pub ca_bundle: Option<CaBundle>,
 }
 
 /// What is told, and where.

@@ -14,18 +14,20 @@ mod build;
 mod formats;
 mod getopt;
 mod host_paths;
+mod network;
 mod reuse;
 mod values;
 
 pub use backing::BackingArgs;
 pub use build::{
     AccelArg, AccelArgs, BuildArgs, BuilderArgs, DriveArgs, DriveFormatArg, ElementArgs, GuestArgs,
-    ImageArgs, MachineArgs, MemoryArgs, NetworkArgs, OutputArgs, PackageArgs, ProcessorArgs,
-    ScriptArgs, SourceArgs, TmpfsArgs, ViewArgs,
+    ImageArgs, MachineArgs, MemoryArgs, OutputArgs, PackageArgs, ProcessorArgs, ScriptArgs,
+    TmpfsArgs, ViewArgs,
 };
 pub use formats::{ChecksumKind, ContainerEngine, Formats, format_names, parse as parse_formats};
 pub use getopt::{GetoptError, Options};
 pub use host_paths::HostPathArgs;
+pub use network::{NetworkArgs, ReachArgs, SourceArgs};
 pub use reuse::{CacheDirArgs, OnFailureArg, ReuseArgs};
 pub(crate) use values::age;
 pub use values::{

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,19 +11,23 @@ use base_image::{BackingFormat, Magic};
 use checked::Printable;
 use clap::Args;
 use confine::Confinement;
+use engine::Network as _;
 use machine::{BlockSize, DriveFormat, Layer, MachineError, accel::Verdict};
 use qemu::{
     Qemu, QemuAccel,
-    boot::{BootSpec, Firmware, NotSeen, Session, Terminal, find_uefi},
+    boot::{BootSpec, Firmware, Network, NotSeen, Session, Terminal, find_uefi},
 };
 use tokio::sync::watch;
 
 use super::{Context, Outcome, layers, machine_run, resolve};
 use crate::{
     backend,
-    cli::{AccelArg, AccelArgs, BackingArgs, CacheDirArgs, DriveFormatArg, positive, smp},
+    cli::{
+        AccelArg, AccelArgs, BackingArgs, CacheDirArgs, DriveFormatArg, ReachArgs, positive, smp,
+    },
     confinement,
     error::{CommandError, Kind},
+    network::{self, connection_event},
 };
 
 /// Lines of the console that are shown when the awaited text does not come.
@@ -59,10 +64,17 @@ pub struct TrialArgs {
     #[arg(long)]
     pub uefi: bool,
 
-    /// Give the guest a network card behind QEMU's user-mode network: it reaches whatever this
-    /// host does, and the host itself as 10.0.2.2
+    /// Give the guest a network card, by which it reaches public hosts as scripts of builds do
+    ///
+    /// It gets the address 10.0.2.15 by DHCP, with a gateway and a name server. TCP over IPv4
+    /// and names lead out. Loopback, private and link-local addresses, cloud metadata and the
+    /// host's own addresses are closed, but for what --allow-host and --allow-private open.
     #[arg(long = "with-network")]
     pub network: bool,
+
+    /// What the guest may reach.
+    #[command(flatten)]
+    pub reach: ReachArgs,
 
     /// Do not show the console, but wait until TEXT appears on it and end; may be given
     /// several times, for one text after another
@@ -116,13 +128,16 @@ pub fn run(context: &Context, args: &BootArgs) -> Outcome {
     if args.trial.answer.len() > args.trial.expect.len() {
         return Err(CommandError::usage("there are more answers (--answer) than texts (--expect)"));
     }
-    let spec = spec(args)?;
+    let network = way_out(&args.trial)?;
+    let mut spec = spec(args)?;
     let accel = accel(args.trial.accel.accel)?;
     let qemu = Qemu::new(None, accel).map_err(machine_error)?;
     let require = args.trial.accel.require_confinement;
     let demand = |held: &[Confinement]| if require { confinement::demand(held) } else { Ok(()) };
     if args.trial.expect.is_empty() {
         let status = machine_run::runtime()?.block_on(async {
+            // The terminal is the guest's, so nobody is told of its connections.
+            spec.network = network.map(|policy| door(policy, Arc::new(|_| {}))).transpose()?;
             let mut terminal = Terminal::start(&qemu, &spec).await.map_err(machine_error)?;
             demand(&terminal.confinement())?;
             terminal.wait().await.map_err(machine_error)
@@ -130,6 +145,9 @@ pub fn run(context: &Context, args: &BootArgs) -> Outcome {
         return Ok(u8::from(!status.success()));
     }
     machine_run::quietly(&context.console, async |ctx| {
+        let observer = Arc::clone(&ctx.observer);
+        let on_record = move |record: &egress::Record| observer.event(&connection_event(record));
+        spec.network = network.map(|policy| door(policy, Arc::new(on_record))).transpose()?;
         let mut session = Session::start(&qemu, &spec).await.map_err(machine_error)?;
         demand(&session.confinement())?;
         expect(&mut session, args, ctx.cancel).await
@@ -138,6 +156,25 @@ pub fn run(context: &Context, args: &BootArgs) -> Outcome {
         context.console.print(&format!("`{text}` appeared on the console\n"));
     }
     Ok(0)
+}
+
+/// The policy of the guest's network, if it is to have one.
+fn way_out(trial: &TrialArgs) -> Result<Option<egress::Policy>, CommandError> {
+    let ReachArgs { allow_host, allow_private, proxy_resolves } = &trial.reach;
+    if trial.network {
+        return network::rules(allow_host, *allow_private, *proxy_resolves).map(Some);
+    }
+    if trial.reach == ReachArgs::default() {
+        return Ok(None);
+    }
+    Err(CommandError::usage("what a guest may reach is said for a guest without a network")
+        .hint("add `--with-network`"))
+}
+
+/// The network's door for QEMU's card.
+fn door(policy: egress::Policy, on_record: egress::OnRecord) -> Result<Network, CommandError> {
+    let network = network::Network::with_policy(policy, on_record)?;
+    Ok(Network { door: network.on_guest_connect(), port: wire::EGRESS_PORT })
 }
 
 /// Waits for one text after another, and answers, until somebody says stop.
@@ -186,7 +223,7 @@ fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
         },
         memory_mib: args.trial.memsize,
         vcpus: args.trial.smp,
-        network: args.trial.network,
+        network: None,
     })
 }
 

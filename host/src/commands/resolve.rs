@@ -62,9 +62,9 @@ pub fn guest_settings(args: &GuestArgs) -> Settings {
         vcpus: machine.processors.smp.unwrap_or(appliance.vcpus),
         memory_mib: machine.memory.memsize.unwrap_or(appliance.memory_mib),
         network: !network.no_network,
-        allow_hosts: network.allow_host.clone(),
-        allow_private: network.allow_private,
-        proxy_resolves: network.proxy_resolves,
+        allow_hosts: network.reach.allow_host.clone(),
+        allow_private: network.reach.allow_private,
+        proxy_resolves: network.reach.proxy_resolves,
         drive: drive.drive.clone(),
         drive_format: drive.drive_format.map(|format| match format {
             DriveFormatArg::Raw => DriveFormat::Raw,

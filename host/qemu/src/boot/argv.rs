@@ -14,8 +14,15 @@ const THROWN_AWAY: Access = Access { read_only: false, durable: false };
 /// Files that are only read.
 const READ: Access = Access { read_only: true, durable: false };
 
-/// QEMU's arguments, without the program.
-pub(super) fn argv(spec: &BootSpec, accel: QemuAccel, console: Console, files: &Files) -> Args {
+/// QEMU's arguments, without the program. `card` is the number of the descriptor that
+/// carries the frames of a network card.
+pub(super) fn argv(
+    spec: &BootSpec,
+    accel: QemuAccel,
+    console: Console,
+    files: &Files,
+    card: Option<i32>,
+) -> Args {
     let mut args = Args(Vec::new());
     args.word("-nodefaults");
     args.word("-no-user-config");
@@ -63,8 +70,9 @@ pub(super) fn argv(spec: &BootSpec, accel: QemuAccel, console: Console, files: &
     args.pair("-device", disk.to_string());
     args.pair("-object", "rng-builtin,id=rng");
     args.pair("-device", "virtio-rng-pci,rng=rng");
-    if spec.network {
-        args.pair("-netdev", "user,id=net");
+    if let Some(number) = card {
+        // A stream of frames to `microvm::NicProcess`; QEMU itself opens no socket.
+        args.pair("-netdev", format!("socket,id=net,fd={number}"));
         args.pair("-device", "virtio-net-pci,netdev=net");
     }
     args
@@ -96,14 +104,16 @@ mod tests {
             firmware: Firmware::Bios,
             memory_mib: 512,
             vcpus: 2,
-            network: false,
+            network: None,
         }
     }
 
     fn check(spec: &BootSpec, accel: QemuAccel, console: Console, expected: &Expect) {
         let flash = matches!(spec.firmware, Firmware::Uefi(_)).then_some([SetId(3), SetId(4)]);
         let files = Files { image: vec![SetId(1)], changes: SetId(2), flash, file_bytes: 0 };
-        expected.assert_eq(&crate::argv::one_per_line(&argv(spec, accel, console, &files).0));
+        let card = (console == Console::Pipe).then_some(7);
+        let args = argv(spec, accel, console, &files, card);
+        expected.assert_eq(&crate::argv::one_per_line(&args.0));
     }
 
     #[test]
@@ -137,7 +147,6 @@ mod tests {
             format: DriveFormat::Raw,
             block_size: BlockSize::B4096,
             firmware: Firmware::Uefi(uefi),
-            network: true,
             ..spec()
         };
         check(
@@ -162,7 +171,7 @@ mod tests {
             -device {"bootindex":0,"drive":"disk","driver":"virtio-blk-pci","logical_block_size":4096,"physical_block_size":4096}
             -object rng-builtin,id=rng
             -device virtio-rng-pci,rng=rng
-            -netdev user,id=net
+            -netdev socket,id=net,fd=7
             -device virtio-net-pci,netdev=net"#]],
         );
     }

@@ -9,10 +9,11 @@ mod firmware;
 
 pub use firmware::{Uefi, find_uefi};
 
-use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{io, os::unix::net::UnixStream, path::PathBuf, process::ExitStatus, time::Duration};
 
 use confine::Confinement;
-use machine::{BlockSize, DriveFormat, Layer, MachineError};
+use machine::{BlockSize, DriveFormat, Layer, MachineError, OnGuestConnect};
+use microvm::NicProcess;
 use tokio::{sync::watch, time::Instant};
 
 use self::{argv::argv, files::open_files};
@@ -26,9 +27,6 @@ use crate::{
 const CONSOLE_MAX_BYTES: usize = 1 << 20;
 /// How often a session looks for what it waits for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Where the host's resolvers are named.
-const RESOLVERS: [&str; 1] = ["/etc/resolv.conf"];
 
 /// The firmware that starts the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +55,23 @@ pub struct BootSpec {
     pub memory_mib: u32,
     /// Number of processors.
     pub vcpus: u8,
-    /// Whether there is a network card, behind QEMU's user-mode network.
-    pub network: bool,
+    /// What the network card leads to; without it there is none.
+    pub network: Option<Network>,
+}
+
+/// The way out of a booted image.
+#[derive(Clone)]
+pub struct Network {
+    /// Gives streams to the network's door.
+    pub door: OnGuestConnect,
+    /// The port for which it does.
+    pub port: u32,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").field("port", &self.port).finish_non_exhaustive()
+    }
 }
 
 /// Whose console it is.
@@ -80,11 +93,13 @@ struct Started {
     process: Process,
     names: Names,
     ended: watch::Receiver<Option<Exit>>,
+    card: Option<NicProcess>,
 }
 
 impl Started {
     fn confinement(&self) -> Vec<Confinement> {
-        self.process.confinement.iter().cloned().collect()
+        let card = self.card.as_ref().map(NicProcess::confinement);
+        self.process.confinement.iter().cloned().chain(card).collect()
     }
 }
 
@@ -98,15 +113,16 @@ impl Drop for Started {
 async fn start(qemu: &Qemu, spec: &BootSpec, console: Console) -> Result<Started, MachineError> {
     let mut handed = Handed::default();
     let files = open_files(spec, &mut handed)?;
-    let mut args = argv(spec, qemu.accel, console, &files);
+    let card = match &spec.network {
+        Some(network) => Some(start_card(qemu, network).await?),
+        None => None,
+    };
+    let (card, frames) = card.map_or((None, None), |(card, frames)| (Some(card), Some(frames)));
+    let number = frames.map(|frames| handed.give(frames.into()));
+    let mut args = argv(spec, qemu.accel, console, &files, number);
     handed.arguments(&mut args);
     let names = handed.names.clone();
-    let mut paths = qemu.paths().await?;
-    if spec.network {
-        // QEMU's user-mode network connects by itself, and asks the host's resolvers.
-        paths.network = true;
-        paths.read.extend(RESOLVERS.iter().map(PathBuf::from).filter(|path| path.exists()));
-    }
+    let paths = qemu.paths().await?;
     tracing::debug!(program = %qemu.program.display(), ?args, "starting QEMU");
     let launch = Launch {
         helper: qemu.helper.clone(),
@@ -126,7 +142,23 @@ async fn start(qemu: &Qemu, spec: &BootSpec, console: Console) -> Result<Started
         let _ = tell.send(Some(exit));
     };
     let process = Process::start(launch, on_exit).await.map_err(start_failed)?;
-    Ok(Started { process, names, ended })
+    Ok(Started { process, names, ended, card })
+}
+
+/// Starts the other end of the network card, and gives QEMU's end.
+async fn start_card(
+    qemu: &Qemu,
+    network: &Network,
+) -> Result<(NicProcess, UnixStream), MachineError> {
+    let (helper, Network { door, port }) = (qemu.helper.clone(), network.clone());
+    let failed = |source| MachineError::Io { action: "start the network card".into(), source };
+    let start = move || {
+        // The guest then has a card on which nothing answers.
+        let on_failure = |reason: String| tracing::error!("the network has ended: {reason}");
+        NicProcess::start(&helper, port, door, on_failure)
+    };
+    let started = tokio::task::spawn_blocking(start).await;
+    started.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
 }
 
 /// A booted image on the terminal of this process. The terminal is QEMU's meanwhile:

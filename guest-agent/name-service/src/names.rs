@@ -32,7 +32,7 @@ struct Table {
 
 /// The names that have addresses.
 #[derive(Debug, Default)]
-pub(super) struct Names(Mutex<Table>);
+pub struct Names(Mutex<Table>);
 
 impl Names {
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -40,14 +40,15 @@ impl Names {
     }
 
     /// The address of a name that the host found a short while ago.
-    pub(super) fn known(&self, name: &str) -> Option<Ipv4Addr> {
+    #[must_use]
+    pub fn known(&self, name: &str) -> Option<Ipv4Addr> {
         let table = self.lock();
         let known = table.by_name.get(name).filter(|known| Instant::now() < known.until)?;
         Some(Ipv4Addr::from(FIRST + known.index))
     }
 
     /// Gives a name that the host has found its address; it keeps the one it has.
-    pub(super) fn give(&self, name: &str) -> Ipv4Addr {
+    pub fn give(&self, name: &str) -> Ipv4Addr {
         let until = Instant::now() + KNOWN_FOR;
         let mut table = self.lock();
         if let Some(known) = table.by_name.get_mut(name) {
@@ -65,7 +66,8 @@ impl Names {
     }
 
     /// What to ask the host for: the name of such an address, or the address itself.
-    pub(super) fn host_of(&self, address: Ipv4Addr) -> String {
+    #[must_use]
+    pub fn host_of(&self, address: Ipv4Addr) -> String {
         let index = u32::from(address).wrapping_sub(FIRST);
         let name = (index < COUNT).then(|| self.lock().by_index.get(&index).cloned()).flatten();
         name.unwrap_or_else(|| address.to_string())
