@@ -31,14 +31,20 @@ fi
 
 lints() {
     step "lints"
-    cargo clippy --workspace --all-targets --locked -- -D warnings
+    agent
+    cargo clippy --release --workspace --all-targets --locked -- -D warnings
 }
 unit_tests() {
     step "tests without a machine"
+    cargo test --release --workspace --locked
+}
+# The agent for the tests. It is in the program too, as tests/build.sh puts it there: so
+# that is not compiled twice.
+agent() {
     cargo agent --locked
     VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent"
-    export VBUILD_AGENT
-    cargo test --workspace --locked
+    VBUILD_EMBED_AGENT=$VBUILD_AGENT
+    export VBUILD_AGENT VBUILD_EMBED_AGENT
 }
 if [ "$level" = unit ]; then
     lints
@@ -46,19 +52,14 @@ if [ "$level" = unit ]; then
     exit 0
 fi
 
-# The release build comes first, because the image that it then makes takes long
-# and mostly keeps one processor busy: everything else runs beside it. So does the
-# build, for most of its time, and the lints run beside that. `timeout` hands a signal
-# to all that it has started, so nothing outlives this script.
+# The release build comes first, because the image that it then makes takes long and
+# mostly keeps one processor busy: everything else runs beside it. Lints and tests use
+# the release profile, too: macros, build scripts and other people's crates are then
+# compiled once. `timeout` hands a signal to all that it has started, so nothing
+# outlives this script.
 if [ "$level" != image ]; then
-    step "the release build, and the lints beside it"
-    timeout 3600 sh tests/build.sh &
-    build_job=$!
-    trap 'kill "$build_job" 2>/dev/null || true' EXIT
-    lints
-    step "the rest of the release build"
-    wait "$build_job"
-    trap - EXIT
+    step "the release build"
+    timeout 3600 sh tests/build.sh
 fi
 
 # From here on as an ordinary user: no capability, no way to get one, a home of
@@ -106,6 +107,7 @@ step "a command in a fresh guest, with a helper drive and the network"
     as_user "$work/bin/vbuild" exec --drive cache.img --no-network -- cat /helper/note
 )
 if [ "$level" = guest ]; then
+    lints
     unit_tests
     exit 0
 fi
@@ -115,6 +117,7 @@ VBUILD_TEST_DIR="$work" timeout 4500 sh "$here/tests/all.sh" image >"$work/image
 image_job=$!
 trap 'kill "$image_job" 2>/dev/null || true' EXIT
 
+lints
 unit_tests
 
 step "tests that boot guests"
@@ -122,7 +125,7 @@ step "tests that boot guests"
 mkdir -p "$work/tests/cache"
 cp -a "$work/home/.cache/vbuild/appliance" "$work/tests/cache/"
 [ "$(id -u)" -ne 0 ] || chown -R root:root "$work/tests"
-VBUILD_TEST_CACHE="$work/tests/cache" timeout 3000 cargo test --locked --workspace \
+VBUILD_TEST_CACHE="$work/tests/cache" timeout 3000 cargo test --release --locked --workspace \
     --test boots --test elements -- --nocapture --test-threads=1
 
 step "layer folders"

@@ -30,17 +30,17 @@ note() {
 
 if [ "$what" = units ] || [ "$what" = all ]; then
     for package in dib engine output vbuild; do
-        cargo test --locked --no-fail-fast -p "$package" 2>&1 | tee "$log" || true
+        cargo test --release --locked --no-fail-fast -p "$package" 2>&1 | tee "$log" || true
         note
     done
 fi
 if [ "$what" = guests ] || [ "$what" = all ]; then
     : "${VBUILD_TEST_CACHE:?names no cache with an appliance}"
-    cargo test --locked --no-fail-fast -p tests --test elements -- --test-threads=1 2>&1 |
+    cargo test --release --locked --no-fail-fast -p tests --test elements -- --test-threads=1 2>&1 |
         tee "$log" || true
     note
-    cargo test --locked --no-fail-fast -p tests --test boots -- --test-threads=1 faults:: 2>&1 |
+    cargo test --release --locked --no-fail-fast -p tests --test boots -- --test-threads=1 faults:: 2>&1 |
         tee "$log" || true
     note
 fi
-UPDATE_CONFORMANCE=1 cargo test --locked -q -p tests --test tidy conformance
+UPDATE_CONFORMANCE=1 cargo test --release --locked -q -p tests --test tidy conformance

@@ -30,15 +30,15 @@ cd "$here"
 if [ -z "${VBUILD:-}" ]; then
     cargo agent --locked
     VBUILD_EMBED_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent" \
-        cargo build --locked --workspace --bin vbuild
-    VBUILD="$target/debug/vbuild"
+        cargo build --release --locked --workspace --bin vbuild
+    VBUILD="$target/release/vbuild"
 fi
-[ -n "${VBUILD_FAULTS:-}" ] || cargo build --locked --workspace --bin faults
+[ -n "${VBUILD_FAULTS:-}" ] || cargo build --release --locked --workspace --bin faults
 
 # The user may not be able to read where the sources are.
 work=$(mktemp -d "${TMPDIR:-/tmp}/vbuild-faults.XXXXXX")
 cp "$VBUILD" "$work/vbuild"
-cp "${VBUILD_FAULTS:-$target/debug/faults}" "$work/faults"
+cp "${VBUILD_FAULTS:-$target/release/faults}" "$work/faults"
 cp -R tests/faults "$work/recipes"
 cp -R tests/elements "$work/elements"
 mkdir "$work/rounds"

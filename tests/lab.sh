@@ -31,9 +31,10 @@ suites=$* beside=
 
 cargo agent --locked
 VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent"
-export VBUILD_AGENT
-cargo build --locked --package vbuild
-tests=$(cargo test --locked --workspace --test boots --test elements --bench vmm --no-run \
+VBUILD_EMBED_AGENT=$VBUILD_AGENT
+export VBUILD_AGENT VBUILD_EMBED_AGENT
+cargo build --release --locked --workspace --bin vbuild
+tests=$(cargo test --release --locked --workspace --test boots --test elements --bench vmm --no-run \
     --message-format=json | grep -E '"kind":\["(test|bench)"\]' |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
@@ -41,7 +42,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/vbuild-lab.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 cache=${VBUILD_TEST_CACHE:-$work/cache}
-vbuild() { "$target/debug/vbuild" "$@"; }
+vbuild() { "$target/release/vbuild" "$@"; }
 outside="--accel tcg --cache-dir $cache"
 # shellcheck disable=SC2086
 vbuild appliance build $outside
@@ -56,11 +57,11 @@ esac
 
 # What level 1 gets: programs where the tests expect them, and the appliance.
 lab=$work/lab
-mkdir -p "$lab/target/debug/deps" "$lab/cache/appliance" "$lab/tests"
-strip -o "$lab/target/debug/vbuild" "$target/debug/vbuild"
+mkdir -p "$lab/target/release/deps" "$lab/cache/appliance" "$lab/tests"
+strip -o "$lab/target/release/vbuild" "$target/release/vbuild"
 for program in $tests; do
     name=$(basename "$program")
-    strip -o "$lab/target/debug/deps/${name%-*}" "$program"
+    strip -o "$lab/target/release/deps/${name%-*}" "$program"
 done
 cp "$VBUILD_AGENT" "$lab/agent"
 cp -R tests/elements tests/layers tests/layers.sh "$lab/tests/"
@@ -69,7 +70,7 @@ case " $suites $beside " in
 *" build "*)
     # The same build over QEMU, here, to compare with.
     mkdir "$lab/reference"
-    sh tests/lab/build.sh "$target/debug/vbuild" tcg "$cache" "$here/tests/elements" "$lab/reference"
+    sh tests/lab/build.sh "$target/release/vbuild" tcg "$cache" "$here/tests/elements" "$lab/reference"
     ;;
 esac
 # What that fetched: diskimage-builder's own elements.
@@ -95,7 +96,7 @@ lane() {
         status=0
         # In the foreground: what ends this script by its group ends level 1 too.
         # shellcheck disable=SC2086
-        timeout --foreground "${LAB_TIMEOUT:-1200}" "$target/debug/vbuild" exec $outside $extra --no-network \
+        timeout --foreground "${LAB_TIMEOUT:-1200}" "$target/release/vbuild" exec $outside $extra --no-network \
             --smp "${LAB_SMP:-1}" --memsize "${LAB_MEMORY:-4096}" --drive "$work/$name.img" -- \
             env LAB_FILTER="${LAB_FILTER:-}" sh /helper/inside.sh "$@" || status=$?
         case $status in

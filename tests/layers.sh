@@ -5,7 +5,7 @@
 # usage: tests/layers.sh [VBUILD]      (about two minutes; the appliance must be built)
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-vbuild=${1:-$here/../target/debug/vbuild}
+vbuild=${1:-$here/../target/release/vbuild}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/vbuild
 work=$(mktemp -d "${TMPDIR:-/tmp}/vbuild-layers.XXXXXX")
 trap 'rm -rf "$work"' EXIT

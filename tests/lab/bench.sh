@@ -2,4 +2,4 @@
 # The figures of the KVM lab, in level 1: the own VMM beside QEMU with KVM.
 set -eu
 qemu-system-x86_64 --version | head -1
-exec ./target/debug/deps/vmm
+exec ./target/release/deps/vmm

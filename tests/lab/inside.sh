@@ -12,12 +12,12 @@ VBUILD_TEST_CACHE=/helper/cache
 VBUILD_TEST_ACCEL=kvm
 export HOME TMPDIR VBUILD_AGENT VBUILD_TEST_CACHE VBUILD_TEST_ACCEL
 mkdir -p "$HOME" "$TMPDIR"
-vbuild=/helper/target/debug/vbuild
+vbuild=/helper/target/release/vbuild
 modprobe kvm-amd
 
 began=$(date +%s)
 step() { printf '\n=== lab: %s (%s s)\n' "$1" "$(($(date +%s) - began))"; }
-boots() { ./target/debug/deps/boots --nocapture --test-threads=1 "$@"; }
+boots() { ./target/release/deps/boots --nocapture --test-threads=1 "$@"; }
 
 for suite in $suites; do
     step "$suite"

@@ -15,7 +15,7 @@ use std::{
 #[must_use]
 pub fn vbuild_binary() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
-    let binary = test.ancestors().nth(2).expect("target/debug/deps/TEST").join("vbuild");
+    let binary = test.ancestors().nth(2).expect("target/release/deps/TEST").join("vbuild");
     assert!(binary.is_file(), "{} is missing: run `cargo build`", binary.display());
     binary
 }
