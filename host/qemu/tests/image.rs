@@ -86,7 +86,7 @@ async fn bios_boots_the_disk_and_leaves_it_alone() {
     if let Err(cause) = session.expect("the disk speaks", LIMIT).await {
         panic!("{cause}\n{}", session.console());
     }
-    session.send("knock").unwrap();
+    session.send("knock").await.unwrap();
     session.expect("knock", LIMIT).await.unwrap();
     let missing = session.expect("never said", Duration::from_millis(200)).await.unwrap_err();
     assert!(matches!(missing, NotSeen::TimedOut { .. }), "{missing}");

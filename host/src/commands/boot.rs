@@ -193,7 +193,7 @@ async fn expect(
         };
         seen.map_err(|error| not_seen(error, &session.console()))?;
         if let Some(answer) = args.trial.answer.get(number) {
-            session.send(&format!("{answer}\r")).map_err(|error| {
+            session.send(&format!("{answer}\r")).await.map_err(|error| {
                 CommandError::new(Kind::Host, error).context("cannot type into the guest")
             })?;
         }

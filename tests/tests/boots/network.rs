@@ -1,7 +1,15 @@
 //! The guest's way out: what a name in the user's words reaches, and what a stage without
 //! a network reaches.
 
-use std::net::SocketAddr;
+use std::{
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use engine::events::Event;
 use plan::{Context, Stage};
@@ -11,6 +19,7 @@ use vbuild::pipeline;
 use crate::{
     harness::{Ground, ground},
     plans::{self, sh, stage},
+    program::{stderr, vbuild},
 };
 
 /// Greets each connection and keeps it open.
@@ -108,4 +117,58 @@ done"#;
     let (host, reason) = refusals(&ground).pop().unwrap();
     assert_eq!(host, "other.example:0");
     assert!(reason.contains("--allow-host"), "{reason}");
+}
+
+/// Serves one script to everybody, and counts who came.
+fn web(script: &'static str) -> (u16, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let came = Arc::clone(&count);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            came.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.read(&mut [0; 2048]);
+            let length = script.len();
+            let answer = format!("HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n{script}");
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (port, count)
+}
+
+/// The card's own boot ROM, iPXE, is the guest: no disk can be booted, so it asks for an
+/// address, and then takes commands.
+#[test]
+fn a_booted_image_reaches_what_is_allowed_and_nothing_else() {
+    let Some(ground) = ground("a_booted_image_reaches_what_is_allowed") else { return };
+    if qemu::find(None).is_err() {
+        println!("skipped a_booted_image_reaches_what_is_allowed: there is no QEMU");
+        return;
+    }
+    std::fs::write(ground.path("empty.raw"), vec![0; 1 << 20]).unwrap();
+    let (port, came) = web("#!ipxe\necho it came through\n");
+    let chain = |name: &str| format!("chain http://{name}:{port}/script");
+    let (allowed, other, gateway) =
+        (chain("web.example"), chain("other.example"), chain("10.0.2.2"));
+    let allow = format!("web.example:{port}=127.0.0.1");
+    let mut boot = vbuild(&ground, &["boot", "empty.raw", "--with-network", "--allow-host"]);
+    boot.arg(allow).args(["--timeout", "120"]);
+    let conversation = [
+        // Ctrl-B.
+        ("iPXE command line", "\u{2}"),
+        ("iPXE>", "dhcp"),
+        (".. ok", &allowed),
+        ("it came through", &other),
+        // The link in an error's message.
+        ("http://ipxe.org/", &gateway),
+        ("http://ipxe.org/", ""),
+    ];
+    for (expected, answer) in conversation {
+        boot.args(["--expect", expected, "--answer", answer]);
+    }
+    let output = boot.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(came.load(Ordering::SeqCst), 1);
 }

@@ -25,6 +25,10 @@ use crate::{
 
 /// The console text that a session keeps: a verbose boot prints some 100 KiB.
 const CONSOLE_MAX_BYTES: usize = 1 << 20;
+/// Keys typed at once: half of what the keyboard buffer of a BIOS holds.
+const KEYS_AT_ONCE: usize = 8;
+/// How long a guest has for them: a BIOS looks 18 times a second.
+const TYPING_PAUSE: Duration = Duration::from_millis(120);
 /// How often a session looks for what it waits for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -268,12 +272,17 @@ impl Session {
         }
     }
 
-    /// Types this text, to which a line end is not added.
+    /// Types this text, to which a line end is not added. It is typed at a pace that
+    /// firmware and boot loaders take: their buffers hold a dozen keys.
     ///
     /// # Errors
     /// When the guest has ended.
-    pub fn send(&self, text: &str) -> io::Result<()> {
-        self.started.process.send(text.as_bytes())
+    pub async fn send(&self, text: &str) -> io::Result<()> {
+        for keys in text.as_bytes().chunks(KEYS_AT_ONCE) {
+            self.started.process.send(keys)?;
+            tokio::time::sleep(TYPING_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Waits for the end of QEMU and says how it came, or `None` after `limit`.
