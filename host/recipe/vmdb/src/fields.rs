@@ -207,8 +207,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The names of the flags under which the step is skipped; see
-    /// [`crate::Unless`].
+    /// The names of the flags under which the step is skipped, from its key `unless`: one
+    /// name or a list of them.
     pub(crate) fn unless(&mut self) -> Option<Vec<String>> {
         match self.ask("unless") {
             None => None,
