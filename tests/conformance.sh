@@ -29,7 +29,7 @@ note() {
 }
 
 if [ "$what" = units ] || [ "$what" = all ]; then
-    for package in dib engine output vbuild; do
+    for package in dib engine output vbuild b9 base-image remote; do
         cargo test --release --locked --no-fail-fast -p "$package" 2>&1 | tee "$log" || true
         note
     done
@@ -39,8 +39,10 @@ if [ "$what" = guests ] || [ "$what" = all ]; then
     cargo test --release --locked --no-fail-fast -p tests --test elements -- --test-threads=1 2>&1 |
         tee "$log" || true
     note
-    cargo test --release --locked --no-fail-fast -p tests --test boots -- --test-threads=1 faults:: 2>&1 |
-        tee "$log" || true
-    note
+    for module in faults b9; do
+        cargo test --release --locked --no-fail-fast -p tests --test boots -- --test-threads=1 "$module::" 2>&1 |
+            tee "$log" || true
+        note
+    done
 fi
 UPDATE_CONFORMANCE=1 cargo test --release --locked -q -p tests --test tidy conformance

@@ -7,7 +7,7 @@ use rooted::Error;
 use crate::{
     cli::{BuilderArgs, CacheDirArgs, Invocation, Verb},
     commands::{
-        appliance::ApplianceVerb, layers::LayersVerb, recipe::OtherRecipe, resolve,
+        appliance::ApplianceVerb, b9::B9Verb, layers::LayersVerb, recipe::OtherRecipe, resolve,
         store::StoreVerb,
     },
     error::{CommandError, Kind},
@@ -26,6 +26,11 @@ pub fn args_of(invocation: &Invocation) -> Option<&CacheDirArgs> {
                 None => Some(&args.build.builder.guest.cache_dir),
                 Some(LayersVerb::CompareLayers(args)) => Some(&args.cache_dir),
                 Some(LayersVerb::NewLayer(_) | LayersVerb::TestBoot(_)) => None,
+            },
+            Verb::B9(args) => match &args.verb {
+                B9Verb::Build(args) => Some(&args.guest.cache_dir),
+                B9Verb::Run(args) => Some(&args.guest.cache_dir),
+                _ => None,
             },
             Verb::Images(args) => Some(&args.builder.guest.cache_dir),
             Verb::Plan(args) => Some(of_recipe(args.recipe.as_ref(), &args.build.builder)),
@@ -55,6 +60,7 @@ fn of_recipe<'a>(other: Option<&'a OtherRecipe>, elements: &'a BuilderArgs) -> &
         None => &elements.guest.cache_dir,
         Some(OtherRecipe::Vmdb(args)) => &args.builder.guest.cache_dir,
         Some(OtherRecipe::Layers(args)) => &args.builder.guest.cache_dir,
+        Some(OtherRecipe::B9(args)) => &args.build.guest.cache_dir,
     }
 }
 

@@ -2,7 +2,7 @@
 //! machine → find or make the appliance → run the plan → write the disks →
 //! give the outputs their names.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use engine::{
     ApplianceFiles, Cache, Config, EngineError, HelperDrive,
@@ -185,6 +185,7 @@ pub async fn build_here(
     };
     let mut files = trees.take();
     for (disk, path) in built.disks {
+        cut(&disk, &path, &built.facts)?;
         files.extend(write_disk(plan, disk, path, ctx).await?);
     }
     if let Some(cache) = &machine.cache {
@@ -362,6 +363,29 @@ impl Prepared {
     }
 }
 
+/// Leaves of a disk what a build wants to be written, where it says so: see
+/// [`plan::LENGTH_FACT`]. The number comes from the guest.
+fn cut(
+    disk: &plan::DiskName,
+    path: &std::path::Path,
+    facts: &BTreeMap<String, String>,
+) -> Result<(), CommandError> {
+    let Some(text) = facts.get(&format!("{}{disk}", plan::LENGTH_FACT)) else { return Ok(()) };
+    let host = |error: std::io::Error| {
+        CommandError::new(Kind::Host, error).context(format!("cannot cut {}", path.display()))
+    };
+    let file = std::fs::OpenOptions::new().write(true).open(path).map_err(host)?;
+    let all = file.metadata().map_err(host)?.len();
+    let wanted = text.parse::<u64>().ok().and_then(|kib| kib.checked_mul(1024));
+    match wanted.filter(|bytes| (1..=all).contains(bytes)) {
+        Some(bytes) => file.set_len(bytes).map_err(host),
+        None => {
+            let text = format!("the guest says that {text:?} KiB of {disk} count, of {all} bytes");
+            Err(CommandError::message(Kind::Build, text))
+        }
+    }
+}
+
 /// Writes all outputs of one disk.
 async fn write_disk(
     plan: &Plan,
@@ -484,3 +508,30 @@ pub fn output_error(error: output::OutputError) -> CommandError {
 
 /// How long a plain command in the guest may take to come down afterwards.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The guest's number is taken only where it can be true.
+    #[test]
+    fn a_disk_is_cut_to_the_length_that_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let disk = plan::DiskName::new("image0").unwrap();
+        let cut_to = |length: Option<&str>| {
+            std::fs::write(&path, vec![1; 64 << 10]).unwrap();
+            let name = format!("{}image0", plan::LENGTH_FACT);
+            let facts = length.map(|length| (name, length.to_owned())).into_iter().collect();
+            cut(&disk, &path, &facts).map(|()| std::fs::metadata(&path).unwrap().len())
+        };
+        assert_eq!(cut_to(None).unwrap(), 64 << 10);
+        assert_eq!(cut_to(Some("64")).unwrap(), 64 << 10);
+        assert_eq!(cut_to(Some("7")).unwrap(), 7 << 10);
+        for bad in ["0", "65", "-1", "x", "", "18446744073709551615"] {
+            let error = cut_to(Some(bad)).unwrap_err().to_string();
+            assert!(error.starts_with("the guest says"), "{bad}: {error}");
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), 64 << 10);
+        }
+    }
+}

@@ -91,6 +91,7 @@ fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command)
     let mut below = verb.get_subcommands();
     // Some do something without a verb below them.
     if verb.has_subcommands() && !verb.is_args_conflicts_with_subcommands_set() {
+        page.push_str(&options_of_all_below(verb, &name)?);
         return below.try_for_each(|below| verb_section(page, below, &name, build));
     }
     let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
@@ -119,6 +120,8 @@ fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command)
         .fold(verb.clone(), |verb, arg| verb.mut_arg(arg.get_id(), |arg| arg.hide(true)));
     let own = own.mut_args(|arg| match arg.get_id().as_str() {
         "help" | "version" => arg.hide(true),
+        // They are told once, above.
+        _ if arg.is_global_set() => arg.hide(true),
         _ => arg.help_heading(None::<&str>),
     });
     page.push_str(&options(&own)?);
@@ -134,6 +137,23 @@ fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command)
         let _ = writeln!(page, ".PP\n{text}");
     }
     below.try_for_each(|below| verb_section(page, below, &name, build))
+}
+
+/// The options that stand before and behind every verb below one.
+fn options_of_all_below(verb: &Command, name: &str) -> Result<String> {
+    if !verb.get_arguments().any(Arg::is_global_set) {
+        return Ok(String::new());
+    }
+    let mut text = format!(".SS \"{} [OPTIONS] VERB\"\n", escaped(name));
+    let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+    let more = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let _ = writeln!(text, "{}.\n{}", escaped(&about), escaped(&more));
+    let common = verb.clone().mut_args(|arg| {
+        let told = arg.is_global_set();
+        arg.hide(!told).help_heading(None::<&str>)
+    });
+    text += &options(&common)?;
+    Ok(text)
 }
 
 /// A verb that shares more options than this shares all of them.

@@ -16,10 +16,13 @@
 mod backing;
 mod error;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gc;
 mod identify;
 mod magic;
 mod overlay;
+mod partition;
 mod source;
 mod unfinished;
 mod unpack;
@@ -36,6 +39,7 @@ pub use fetch::{Expected, Fetched, fetch, fetched};
 pub use gc::{Collected, gc, note_overlay, note_use};
 pub use magic::Magic;
 pub use overlay::{Written, write_overlay};
+pub use partition::{Partition, partition};
 pub use qcow2::BackingFormat;
 pub use store::Digest;
 pub use unpack::Format;

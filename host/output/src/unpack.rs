@@ -1,7 +1,7 @@
 //! `NAME.d`: what the build left for the host, unpacked from the guest's stream.
 //!
 //! The guest is not trusted. Files go to a fresh directory beside the
-//! destination, in which no symbolic link exists while anything is written;
+//! destination, or in it where it is there already, in which no symbolic link exists while anything is written;
 //! links come last, and only those that lead to a place inside. No owners, no
 //! devices, no set-id bits. On commit the directory takes its name, or its files
 //! move into the existing one.
@@ -107,8 +107,9 @@ pub fn unpack_tree(
 
 impl PendingTree {
     fn create(destination: &Path) -> Result<Self> {
-        remove_stale(destination);
-        let staging = temporary_name(destination);
+        let beside = Self::beside(destination);
+        remove_stale(&beside);
+        let staging = temporary_name(&beside);
         fs::create_dir(&staging)
             .and_then(|()| rooted::allow_user_mode_at(&staging, 0o777))
             .map_err(|e| OutputError::io("create", &staging, e))?;
@@ -116,6 +117,17 @@ impl PendingTree {
         // Without locks (some network filesystems) leftovers merely stay.
         let _ = lock.try_lock();
         Ok(Self { staging, destination: destination.to_owned(), entries: 0, _lock: lock })
+    }
+
+    /// What the fresh directory is made beside: the destination, or something in it where it
+    /// is there already, because the user may write in it and not beside it.
+    fn beside(destination: &Path) -> PathBuf {
+        let is_there = fs::symlink_metadata(destination).is_ok_and(|meta| meta.is_dir());
+        match destination.file_name() {
+            Some(name) if is_there => destination.join(name),
+            None => destination.join("tree"),
+            Some(_) => destination.to_owned(),
+        }
     }
 
     /// Where it will be.

@@ -16,7 +16,7 @@ use object_store::{
     aws::AmazonS3Builder, local::LocalFileSystem, path::Path, prefix::PrefixStore,
 };
 
-use crate::{Options, Place, RemoteError, error::Failure, ssh::Ssh};
+use crate::{Listed, Options, Place, RemoteError, error::Failure, ssh::Ssh};
 
 /// What is larger goes in parts: S3 takes at most 5 GiB at once.
 const WHOLE_MAX_BYTES: u64 = 16 << 20;
@@ -48,6 +48,10 @@ pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
     /// whoever can write to the place decides how large its files are.
     fn get<'a>(&'a self, name: &'a str, to: &'a mut File, max_bytes: u64) -> Later<'a, Got>;
 
+    /// The files of a folder; none when there is no such folder. More than `max` are an
+    /// error: whoever can write to the place decides how many there are.
+    fn list<'a>(&'a self, folder: &'a str, max: usize) -> Later<'a, Vec<Listed>>;
+
     /// Writes one, whole or not at all.
     fn put<'a>(&'a self, name: &'a str, from: &'a mut File, bytes: u64) -> Later<'a, ()>;
 }
@@ -73,9 +77,7 @@ pub(crate) fn open(place: &Place, options: &Options) -> Result<Arc<dyn Backend>,
             let store = LocalFileSystem::new_with_prefix(folder).map_err(wrong)?;
             Ok(Arc::new(Objects { store: Box::new(store), folder: Some(folder.clone()) }))
         }
-        Place::Ssh { host, port, folder } => {
-            Ok(Arc::new(Ssh::new(&options.ssh, host, *port, folder)))
-        }
+        Place::Ssh { host, port, folder } => Ok(Arc::new(Ssh::new(options, host, *port, folder))),
     }
 }
 
@@ -97,6 +99,11 @@ fn s3(bucket: &str, options: &Options) -> Result<impl ObjectStore, object_store:
     // Only an endpoint that the user writes with http:// is reached so.
     let client = client.with_allow_http(plain);
     AmazonS3Builder::from_env().with_client_options(client).with_bucket_name(bucket).build()
+}
+
+/// That a folder has more files than are listed.
+pub(crate) fn too_many(max: usize) -> Failure {
+    format!("it has more than {max} files").into()
 }
 
 /// Anything that object_store reaches.
@@ -154,6 +161,28 @@ impl Backend for Objects {
                 to.write_all(&part)?;
             }
             Ok(Got::Whole(bytes))
+        })
+    }
+
+    fn list<'a>(&'a self, folder: &'a str, max: usize) -> Later<'a, Vec<Listed>> {
+        Box::pin(async move {
+            let folder = Path::from(folder);
+            let mut found = self.store.list(Some(&folder));
+            let mut listed = Vec::new();
+            while let Some(file) = found.next().await {
+                let file = file?;
+                // What is in folders of the folder is none of it.
+                let mut below = match file.location.prefix_match(&folder) {
+                    Some(below) => below,
+                    None => continue,
+                };
+                let (Some(name), None) = (below.next(), below.next()) else { continue };
+                if listed.len() >= max {
+                    return Err(too_many(max));
+                }
+                listed.push(Listed { name: name.as_ref().to_owned(), bytes: file.size });
+            }
+            Ok(listed)
         })
     }
 

@@ -28,6 +28,7 @@
 mod backend;
 mod error;
 mod place;
+mod shelf;
 mod signature;
 mod ssh;
 
@@ -42,6 +43,7 @@ use std::{
 use backend::{Backend, Got};
 pub use error::{Failure, RemoteError};
 pub use place::{Options, Place};
+pub use shelf::{Listed, Shelf};
 pub use signature::{SECRET_MIN_BYTES, Secret};
 use store::{Digest, Origin, Printable, RecordKind, Session, StageRecord};
 

@@ -32,6 +32,8 @@ pub enum Place {
 pub struct Options {
     /// The ssh program.
     pub ssh: PathBuf,
+    /// The one key that ssh offers, instead of the user's usual ones.
+    pub ssh_key: Option<PathBuf>,
     /// Certificates (PEM) that are trusted beside those of the host.
     pub ca_bundle: Option<Vec<u8>>,
     /// What records must be signed with.
@@ -40,7 +42,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ssh: "ssh".into(), ca_bundle: None, secret: None }
+        Self { ssh: "ssh".into(), ssh_key: None, ca_bundle: None, secret: None }
     }
 }
 

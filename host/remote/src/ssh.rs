@@ -2,8 +2,10 @@
 //! configuration. There, a shell, `cat`, `mkdir` and `mv` are enough.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::Write,
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
@@ -13,12 +15,17 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::backend::{Backend, Got, Later};
+use crate::{
+    Listed, Options,
+    backend::{Backend, Got, Later, too_many},
+};
 
 /// What a remote command says with its status: there is no such file.
 const MISSING: i32 = 44;
 /// Bytes of an error message that are kept and told.
 const MESSAGE_MAX_BYTES: u64 = 2000;
+/// A file in a list: its size, and the longest name that Linux allows.
+const LISTED_MAX_BYTES: u64 = 280;
 /// Bytes that are read at once.
 const COPY_BYTES: usize = 256 << 10;
 
@@ -26,14 +33,16 @@ const COPY_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Ssh {
     program: PathBuf,
+    key: Option<PathBuf>,
     host: String,
     port: Option<u16>,
     folder: String,
 }
 
 impl Ssh {
-    pub(crate) fn new(program: &Path, host: &str, port: Option<u16>, folder: &str) -> Self {
-        Self { program: program.into(), host: host.into(), port, folder: folder.into() }
+    pub(crate) fn new(options: &Options, host: &str, port: Option<u16>, folder: &str) -> Self {
+        let Options { ssh: program, ssh_key: key, .. } = options.clone();
+        Self { program, key, host: host.into(), port, folder: folder.into() }
     }
 
     /// Runs a script there, with `$1` the file that it is about.
@@ -60,6 +69,9 @@ impl Ssh {
         let mut command = Command::new(&self.program);
         // Nobody sits there to answer questions, in the middle of a build.
         command.args(["-o", "BatchMode=yes"]);
+        if let Some(key) = &self.key {
+            command.args(["-o", "IdentitiesOnly=yes", "-i"]).arg(literal(key));
+        }
         if let Some(port) = self.port {
             command.args(["-p", &port.to_string()]);
         }
@@ -116,6 +128,21 @@ fn failed(status: ExitStatus, said: &str) -> std::io::Error {
     std::io::Error::other(format!("ssh: {status}: {said}"))
 }
 
+/// A path as ssh takes it, for which `%` has a meaning.
+fn literal(path: &Path) -> OsString {
+    let parts = path.as_os_str().as_bytes().split(|byte| *byte == b'%');
+    OsString::from_vec(parts.collect::<Vec<_>>().join(&b"%%"[..]))
+}
+
+/// What the script of a list says: sizes and names.
+fn listed(text: &str) -> Vec<Listed> {
+    let line = |line: &str| {
+        let (bytes, name) = line.trim_start().split_once(' ')?;
+        Some(Listed { bytes: bytes.parse().ok()?, name: name.to_owned() })
+    };
+    text.lines().filter_map(line).collect()
+}
+
 /// A word for a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
@@ -158,6 +185,40 @@ impl Backend for Ssh {
         })
     }
 
+    fn list<'a>(&'a self, folder: &'a str, max: usize) -> Later<'a, Vec<Listed>> {
+        Box::pin(async move {
+            let script = format!(
+                "test -d \"$1\" || exit {MISSING}; cd -- \"$1\" >/dev/null || exit 1; for file in *; do \
+                 if test -f \"$file\"; then printf '%s %s\\n' \"$(wc -c < \"$file\")\" \"$file\"; fi; done"
+            );
+            let mut child = self.start(&script, folder, Stdio::null(), Stdio::piped())?;
+            let Some(output) = child.stdout.take() else {
+                return Err(std::io::Error::other("ssh: no output").into());
+            };
+            let most = (max as u64).saturating_mul(LISTED_MAX_BYTES);
+            let mut text = Vec::new();
+            // Dropping the child ends it when it has more to say.
+            let copied = async {
+                let bytes = output.take(most + 1).read_to_end(&mut text).await?;
+                if bytes as u64 > most { Err(Stopped::Larger) } else { Ok(()) }
+            };
+            let heard = async { Ok(said(&mut child).await?) };
+            let said = match tokio::try_join!(copied, heard) {
+                Ok(((), said)) => said,
+                Err(Stopped::Larger) => return Err(too_many(max)),
+                Err(Stopped::Failed(error)) => return Err(error.into()),
+            };
+            let status = child.wait().await?;
+            match status.code() {
+                Some(0) => {}
+                Some(MISSING) => return Ok(Vec::new()),
+                _ => return Err(failed(status, &said).into()),
+            }
+            let listed = listed(&String::from_utf8_lossy(&text));
+            if listed.len() > max { Err(too_many(max)) } else { Ok(listed) }
+        })
+    }
+
     fn put<'a>(&'a self, name: &'a str, from: &'a mut File, bytes: u64) -> Later<'a, ()> {
         Box::pin(async move {
             // A connection that breaks leaves a part under another name, because
@@ -176,6 +237,14 @@ impl Backend for Ssh {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_and_names() {
+        let file = |name: &str, bytes| Listed { name: name.into(), bytes };
+        let found = listed("  12 a b\n0 c\nnonsense\nx y\n");
+        assert_eq!(found, [file("a b", 12), file("c", 0)]);
+        assert_eq!(literal(Path::new("/50%/key")), "/50%%/key");
+    }
 
     #[test]
     fn words_for_a_shell() {

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use remote::{Here, Moved, Options, Place, Remote, RemoteError, Secret};
+use remote::{Here, Moved, Options, Place, Remote, RemoteError, Secret, Shelf};
 use store::{
     Digest, DiskName, DiskState, RECORD_VERSION, RawSource, RecordKind, Session, StageRecord, Store,
 };
@@ -144,6 +144,45 @@ async fn a_folder_behind_ssh() {
         .await
         .unwrap_err();
     assert!(matches!(error, RemoteError::Transfer { .. }), "{error}");
+}
+
+/// Files by name: listed, replaced, and held to what they may be.
+async fn shelf(place: Place, options: &Options) {
+    let shelf = Shelf::open(place, options).unwrap();
+    assert_eq!(shelf.list("images", 10).await.unwrap(), []);
+    let put = async |name: &str, text: &str| {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        shelf.put(&format!("images/{name}"), &mut file, text.len() as u64).await.unwrap();
+    };
+    put("b it's", "a part").await;
+    put("b it's", "the whole").await;
+    put("a", "").await;
+    put("below/c", "not listed").await;
+    let listed: Vec<(String, u64)> =
+        shelf.list("images", 10).await.unwrap().into_iter().map(|l| (l.name, l.bytes)).collect();
+    assert_eq!(listed, [("a".to_owned(), 0), ("b it's".to_owned(), 9)]);
+    let error = shelf.list("images", 1).await.unwrap_err();
+    assert!(format!("{error:?}").contains("more than 1 files"), "{error:?}");
+    let mut file = tempfile::tempfile().unwrap();
+    assert_eq!(shelf.get("images/b it's", &mut file, 9).await.unwrap(), Some(9));
+    assert_eq!(shelf.get("images/b it's", &mut file, 8).await.unwrap(), None);
+    assert_eq!(shelf.get("images/gone", &mut file, 8).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_shelf() {
+    let folder = tempfile::tempdir().unwrap();
+    shelf(Place::Folder(folder.path().join("here")), &Options::default()).await;
+    // With a key: the program that stands for ssh takes it before the `--`.
+    let options = Options {
+        ssh: ssh_here(folder.path()),
+        ssh_key: Some("/some/key".into()),
+        ..Options::default()
+    };
+    let there = format!("ssh://me@there:2222{}", folder.path().join("th'ere").display());
+    shelf(there.parse().unwrap(), &options).await;
 }
 
 /// What is run as root wants a directory for itself.

@@ -77,6 +77,8 @@ pub enum Verb {
     Vmdb(Box<commands::vmdb::VmdbArgs>),
     /// Build a stack of layer folders, as vm-layer-builder has them
     Layers(Box<commands::layers::LayersArgs>),
+    /// Build what files of B9 describe, and keep its shared images
+    B9(Box<commands::b9::B9Args>),
     /// Build the images that definitions in YAML name
     Images(Box<commands::images::ImagesArgs>),
     /// Show what a build would do, without doing it
@@ -118,6 +120,8 @@ pub enum Personality {
     RamdiskImageCreate,
     /// vmdb2's: the verb `vmdb`.
     Vmdb2,
+    /// b9c's: the verb `b9`.
+    B9c,
 }
 
 impl Personality {
@@ -129,6 +133,7 @@ impl Personality {
             Some("disk-image-create") => Self::DiskImageCreate,
             Some("ramdisk-image-create") => Self::RamdiskImageCreate,
             Some("vmdb2") => Self::Vmdb2,
+            Some("b9c") => Self::B9c,
             _ => Self::Vbuild,
         }
     }
@@ -136,7 +141,7 @@ impl Personality {
     /// Whether the first word can be a verb.
     #[must_use]
     fn has_verbs(self) -> bool {
-        matches!(self, Self::Vbuild | Self::Vmdb2)
+        matches!(self, Self::Vbuild | Self::Vmdb2 | Self::B9c)
     }
 
     /// Whether the environment is input, as it is for diskimage-builder.
@@ -177,8 +182,10 @@ pub fn parse(argv: &[OsString]) -> Result<(Personality, Invocation), CommandErro
         argv.split_first().map_or((OsString::new(), argv), |(p, a)| (p.clone(), a));
     let personality = Personality::of(&program);
     let mut args = args.to_vec();
-    if personality == Personality::Vmdb2 {
-        args.insert(0, "vmdb".into());
+    match personality {
+        Personality::Vmdb2 => args.insert(0, "vmdb".into()),
+        Personality::B9c => args.insert(0, "b9".into()),
+        _ => {}
     }
     let parsed = invocation_of(personality, &args);
     parsed.map(|invocation| (personality, invocation)).map_err(|error| {

@@ -225,7 +225,7 @@ fn words(context: &Context, which: Words) -> Vec<String> {
 /// told otherwise.
 fn overwrites(context: &Context) -> bool {
     match context.personality {
-        Personality::Vbuild | Personality::VirtDib | Personality::Vmdb2 => true,
+        Personality::Vbuild | Personality::VirtDib | Personality::Vmdb2 | Personality::B9c => true,
         Personality::DiskImageCreate | Personality::RamdiskImageCreate => {
             context.variable("OVERWRITE_OLD_IMAGE").is_some_and(|value| !value.is_empty())
         }

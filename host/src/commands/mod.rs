@@ -2,6 +2,7 @@
 //! Below them what verbs share.
 
 pub mod appliance;
+pub mod b9;
 pub mod boot;
 pub mod cache;
 pub mod capabilities;
@@ -69,6 +70,7 @@ pub fn run(context: &Context, verb: Verb) -> Outcome {
     match verb {
         Verb::Vmdb(args) => vmdb::run(context, &args),
         Verb::Layers(args) => layers::run(context, &args),
+        Verb::B9(args) => b9::run(context, &args),
         Verb::Images(args) => images::run(context, &args),
         Verb::Plan(args) => plan::run(context, &args),
         Verb::Shell(args) => shell::run(context, &args),

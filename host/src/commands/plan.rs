@@ -64,7 +64,8 @@ pub fn run(context: &Context, args: &PlanArgs) -> Outcome {
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
     let ctx = Ctx { observer: ui, cancel: watch::channel(false).1 };
-    let Prepared { plan, settings } = recipe.prepare(context, &ctx, Missing::Fail)?;
+    let Prepared { plan, settings, files: _files } =
+        recipe.prepare(context, &ctx, Missing::Fail)?;
     pipeline::check(&plan)?;
     if args.json {
         let json = serde_json::to_string_pretty(&plan)

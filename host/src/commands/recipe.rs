@@ -4,7 +4,9 @@ use clap::Subcommand;
 use plan::Plan;
 
 use super::{
-    Context, dib,
+    Context,
+    b9::{self, B9PlanArgs},
+    dib,
     layers::{self, LayersBuildArgs, Missing},
     resolve,
     vmdb::{self, VmdbArgs},
@@ -24,6 +26,8 @@ pub enum OtherRecipe {
     Vmdb(Box<VmdbArgs>),
     /// The build of a stack of layer folders
     Layers(Box<LayersBuildArgs>),
+    /// The build of an artifact that a file of B9 describes
+    B9(Box<B9PlanArgs>),
 }
 
 /// A recipe as its own command line tells it.
@@ -42,6 +46,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// The settings.
     pub settings: Settings,
+    /// Files that were made for the plan, and are there as long as this.
+    pub files: Option<tempfile::TempDir>,
 }
 
 impl RecipeArgs<'_> {
@@ -54,6 +60,7 @@ impl RecipeArgs<'_> {
                 OutputArgs { logfile: args.log.clone(), ..self.elements.output.clone() }
             }
             Some(OtherRecipe::Layers(args)) => args.output.clone(),
+            Some(OtherRecipe::B9(_)) => self.elements.output.clone(),
         }
     }
 
@@ -64,6 +71,7 @@ impl RecipeArgs<'_> {
             None => resolve::build_settings(self.elements),
             Some(OtherRecipe::Vmdb(args)) => resolve::builder_settings(&args.builder),
             Some(OtherRecipe::Layers(args)) => resolve::builder_settings(&args.builder),
+            Some(OtherRecipe::B9(args)) => b9::build_settings(&args.build),
         }
     }
 
@@ -81,10 +89,11 @@ impl RecipeArgs<'_> {
             None => {
                 let settings = self.settings();
                 let plan = dib::lower(context, self.elements, &settings, ctx)?.plan;
-                Ok(Prepared { plan, settings })
+                Ok(Prepared { plan, settings, files: None })
             }
             Some(OtherRecipe::Vmdb(args)) => vmdb::plan(args, ctx),
             Some(OtherRecipe::Layers(args)) => layers::plan(args, ctx, missing),
+            Some(OtherRecipe::B9(args)) => b9::plan(context, args, ctx),
         }
     }
 }

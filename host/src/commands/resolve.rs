@@ -9,7 +9,7 @@ use machine::{DriveFormat, accel::Accel};
 use crate::{
     cli::{
         AccelArg, AccelArgs, BuildArgs, BuilderArgs, CaBundle, CacheDirArgs, DriveFormatArg,
-        GuestArgs, OnFailureArg, PackageArgs, SourceArgs,
+        GuestArgs, OnFailureArg, PackageArgs, ReachArgs, ReuseArgs, SourceArgs,
     },
     settings::{CaSource, Settings, StageCache},
 };
@@ -32,7 +32,13 @@ pub fn build_settings(args: &BuildArgs) -> Settings {
 /// said about results of earlier builds.
 #[must_use]
 pub fn builder_settings(args: &BuilderArgs) -> Settings {
-    let reuse = &args.reuse;
+    let settings = Settings { keep_sync: args.keep_sync, ..guest_settings(&args.guest) };
+    with_reuse(settings, &args.reuse)
+}
+
+/// The settings with what is said about results of earlier builds.
+#[must_use]
+pub fn with_reuse(settings: Settings, reuse: &ReuseArgs) -> Settings {
     let refresh = match reuse.refresh.as_deref() {
         None => Refresh::Nothing,
         Some("") => Refresh::Everything,
@@ -47,8 +53,7 @@ pub fn builder_settings(args: &BuilderArgs) -> Settings {
         remote_key: reuse.remote_key.clone(),
         remote_unsigned: reuse.remote_unsigned,
         shell_on_failure: reuse.on_failure == Some(OnFailureArg::Shell),
-        keep_sync: args.keep_sync,
-        ..guest_settings(&args.guest)
+        ..settings
     }
 }
 
@@ -62,15 +67,23 @@ pub fn guest_settings(args: &GuestArgs) -> Settings {
         vcpus: machine.processors.smp.unwrap_or(appliance.vcpus),
         memory_mib: machine.memory.memsize.unwrap_or(appliance.memory_mib),
         network: !network.no_network,
-        allow_hosts: network.reach.allow_host.clone(),
-        allow_private: network.reach.allow_private,
-        proxy_resolves: network.reach.proxy_resolves,
         drive: drive.drive.clone(),
         drive_format: drive.drive_format.map(|format| match format {
             DriveFormatArg::Raw => DriveFormat::Raw,
             DriveFormatArg::Qcow2 => DriveFormat::Qcow2,
         }),
-        ..appliance
+        ..with_reach(appliance, &network.reach)
+    }
+}
+
+/// The settings with what scripts may reach.
+#[must_use]
+pub fn with_reach(settings: Settings, reach: &ReachArgs) -> Settings {
+    Settings {
+        allow_hosts: reach.allow_host.clone(),
+        allow_private: reach.allow_private,
+        proxy_resolves: reach.proxy_resolves,
+        ..settings
     }
 }
 

@@ -162,7 +162,7 @@ pub fn plan(args: &VmdbArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError
     }
     warn(&prepared, ctx);
     let settings = settings(args, &prepared);
-    Ok(recipe::Prepared { plan: prepared.lowered.plan, settings })
+    Ok(recipe::Prepared { plan: prepared.lowered.plan, settings, files: None })
 }
 
 fn warn(prepared: &Prepared, ctx: &Ctx) {

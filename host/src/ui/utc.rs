@@ -67,6 +67,20 @@ impl Utc {
         format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}")
     }
 
+    /// `23:17:35`, as B9's logs have it.
+    #[must_use]
+    pub fn time_of_day(&self) -> String {
+        let Self { hour, minute, second, .. } = self;
+        format!("{hour:02}:{minute:02}:{second:02}")
+    }
+
+    /// `2026-11-20-23:17:35`, as B9 dates builds.
+    #[must_use]
+    pub fn build_date(&self) -> String {
+        let Self { year, month, day, .. } = self;
+        format!("{year:04}-{month:02}-{day:02}-{}", self.time_of_day())
+    }
+
     /// `20261120-231735`, for names of files.
     #[must_use]
     pub fn compact(&self) -> String {
@@ -102,5 +116,6 @@ mod tests {
         assert_eq!(time.log_stamp(), "2001-09-09 01:46:40.007");
         assert_eq!(time.to_the_minute(), "2001-09-09 01:46");
         assert_eq!(time.compact(), "20010909-014640");
+        assert_eq!(time.build_date(), "2001-09-09-01:46:40");
     }
 }

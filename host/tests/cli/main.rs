@@ -6,6 +6,7 @@
 //! other lines are remarks. `UPDATE_SNAPSHOTS=1` writes the outputs anew.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod b9;
 mod paths;
 mod signals;
 mod vmdb2;

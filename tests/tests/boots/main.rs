@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "a test that is skipped says why")]
 #![expect(unreachable_pub, reason = "a test has no outside")]
 
+mod b9;
 mod cache;
 mod disks;
 mod faults;

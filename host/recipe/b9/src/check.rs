@@ -272,13 +272,7 @@ impl Findings {
         }
         let needs = SizeChange::of(resize).is_some_and(SizeChange::is_of_filesystem);
         if let Some(other) = filesystem.filter(|filesystem| needs && !filesystem.is_ext4()) {
-            let name = crate::haskell::Term::shown(&other).one_line();
-            let fault = Fault::new(
-                at,
-                format!("Invalid image type or filesystem, cannot resize image: {name}"),
-            );
-            self.faults
-                .push(fault.hint("only ext4 can be resized; ResizeImage changes the image alone"));
+            self.faults.push(no_resize(at, other));
         }
     }
 
@@ -340,6 +334,13 @@ impl Findings {
             self.fault(path.at, message);
         }
     }
+}
+
+/// That the size of a filesystem cannot be changed.
+pub(crate) fn no_resize(at: Place, filesystem: FileSystem) -> Fault {
+    let name = crate::haskell::Term::shown(&filesystem).one_line();
+    Fault::new(at, format!("Invalid image type or filesystem, cannot resize image: {name}"))
+        .hint("only ext4 can be resized; ResizeImage changes the image alone")
 }
 
 fn place_of(source: &ImageSource) -> Place {

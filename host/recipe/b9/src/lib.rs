@@ -20,6 +20,7 @@ mod content;
 mod environment;
 mod erlang;
 mod expand;
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod haskell;
 mod images;
@@ -32,12 +33,13 @@ pub mod seed;
 pub mod share_index;
 mod template;
 pub mod types;
+mod visit;
 mod yaml;
 
 pub use check::{Findings, check};
 pub use config::{
-    CachePath, Config, ConfigError, IniError, LogLevel, NEW_FILE, Repository, read_config,
-    with_repository,
+    CachePath, Config, ConfigError, IniError, LogLevel, NEW_FILE as NEW_CONFIG_FILE, Repository,
+    read_config, with_repository,
 };
 pub use content::{Inputs, Renderer};
 pub use environment::Environment;
@@ -49,6 +51,7 @@ pub use place::{Fault, File, Files, Place, Text};
 pub use script::{runs_anything, to_bash, to_container_bash};
 pub use template::TemplateError;
 pub use types::ArtifactGenerator;
+pub use visit::visit;
 
 use haskell::Term as _;
 

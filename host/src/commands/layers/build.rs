@@ -89,7 +89,7 @@ pub(super) fn plan(
     missing: Missing,
 ) -> Result<recipe::Prepared, CommandError> {
     let Lowered { plan, settings, .. } = prepare(args, &read(args)?, ctx, missing)?;
-    Ok(recipe::Prepared { plan, settings })
+    Ok(recipe::Prepared { plan, settings, files: None })
 }
 
 fn project_error(error: ProjectError) -> CommandError {

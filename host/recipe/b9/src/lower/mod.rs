@@ -304,6 +304,16 @@ impl Lowering<'_> {
         Ok(Some(Node { name: filesystem_node(number), kind: NodeKind::Filesystem(made) }))
     }
 
+    /// Of a shared image only now is it known what is on it.
+    fn check_filesystem(&self, number: usize, change: SizeChange) -> Result<(), Fault> {
+        match self.request.filesystems.get(number) {
+            Some(filesystem) if change.is_of_filesystem() && !filesystem.is_ext4() => {
+                Err(crate::check::no_resize(self.request.id.at, *filesystem))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Changes sizes of filesystems. A change of the image alone takes no work, unless
     /// only the guest knows whether it is allowed.
     fn resize(
@@ -315,6 +325,7 @@ impl Lowering<'_> {
         let mut steps = Vec::new();
         for (number, target) in self.request.images.targets.iter().enumerate() {
             let Some(change) = resize(target).and_then(SizeChange::of) else { continue };
+            self.check_filesystem(number, change)?;
             let sizes = &self.sizes[number];
             let before = if last { sizes.middle } else { Some(sizes.first) };
             if let (SizeChange::Container(wanted), Some(before)) = (change, before) {

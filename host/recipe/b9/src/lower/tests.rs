@@ -147,6 +147,38 @@ fn an_image_is_not_cut() {
     assert!(lowered(&text.replace("99 MB", "100 MB")).is_ok());
 }
 
+/// What is on a shared image is known when it is found.
+#[test]
+fn only_ext4_changes_its_size() {
+    let instance = instance(
+        "Artifact (IID \"a\") (VmImages [ImageTarget Transient (From \"s\" ShrinkToMinimum) NotMounted] NoVmScript)",
+    );
+    let lowered = |filesystem: FileSystem| {
+        let base = DiskBase {
+            path: "/base".into(),
+            offset: 0,
+            bytes: 100 << 20,
+            sha256: Digest::of(b"base"),
+        };
+        lower(&Request {
+            id: &instance.id,
+            images: Images::of(&instance.assembly).unwrap(),
+            bases: vec![Some(base)],
+            filesystems: vec![filesystem],
+            sources: Vec::new(),
+            shares: Vec::new(),
+            current: None,
+            outputs: vec![None],
+            attributes: None,
+            script_timeout_s: None,
+            step_timeout_s: None,
+        })
+    };
+    assert!(lowered(FileSystem::Ext4).is_ok());
+    let fault = lowered(FileSystem::Vfat).unwrap_err();
+    assert!(fault.message.ends_with("cannot resize image: VFAT"), "{fault}");
+}
+
 /// Row 85: two images of one label are two disks.
 #[test]
 fn one_label_may_stand_on_two_images() {

@@ -1,0 +1,287 @@
+//! `vbuild b9 build`: artifact after artifact, in the order of their files.
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Instant};
+
+use b9::{
+    Images, LogLevel,
+    types::{ArtifactAssembly, ImageDestination, ImageSource},
+};
+
+use super::{
+    args::{B9BuildArgs, B9PlanArgs, CommonArgs, GuestArgs},
+    configuration::Configuration,
+    host_files::HostFiles,
+    images::{self, Surroundings},
+    narration::Narrator,
+    place::RunPlace,
+    recipe::{Artifact, Recipe},
+    remotes,
+    repository::Cache,
+    seeds,
+};
+use crate::{
+    commands::{Context, Outcome, logs, machine_run, recipe as recipes, resolve},
+    error::{CommandError, Kind},
+    pipeline::{self, Ctx},
+    settings::Settings,
+    ui::{self, Console, Ui, Verbosity},
+};
+
+/// The settings of a machine, as far as the command line says them.
+pub(super) fn guest_settings(args: &GuestArgs) -> Settings {
+    let GuestArgs { cache_dir, machine, no_network, reach, source } = args;
+    let appliance =
+        resolve::appliance_settings(&machine.accel, &machine.packages, source, cache_dir);
+    Settings {
+        vcpus: machine.processors.smp.unwrap_or(appliance.vcpus),
+        memory_mib: machine.memory.memsize.unwrap_or(appliance.memory_mib),
+        network: !no_network,
+        ..resolve::with_reach(appliance, reach)
+    }
+}
+
+/// The settings of a build, as far as the command line says them.
+#[must_use]
+pub fn build_settings(args: &B9BuildArgs) -> Settings {
+    let settings = Settings { keep_sync: args.keep_sync, ..guest_settings(&args.guest) };
+    resolve::with_reuse(settings, &args.reuse)
+}
+
+/// What the configuration says of the machine, where the command line says nothing.
+pub(super) fn with_configuration(
+    settings: Settings,
+    args: &GuestArgs,
+    configuration: &Configuration<'_>,
+) -> Settings {
+    let least =
+        configuration.config.guest_ram_mib.filter(|_| args.machine.memory.memsize.is_none());
+    Settings { memory_mib: settings.memory_mib.max(least.unwrap_or(0)), ..settings }
+}
+
+/// Standard output is b9c's alone, so the usual lines are shown only where they go to the
+/// terminal by the other stream.
+fn view(
+    common: &CommonArgs,
+    args: &B9BuildArgs,
+    settings: &Settings,
+    console: &Console,
+) -> ui::Settings {
+    let live = console.stdout_is_terminal
+        && console.stderr_is_terminal
+        && !common.verbose
+        && !common.quiet;
+    ui::Settings {
+        verbosity: Verbosity { quiet: !live, output: false, debug: 0, wrap: false },
+        colours: false,
+        log: logs::new_log(&settings.cache_dir),
+        json: args.machine_readable.clone(),
+    }
+}
+
+/// Builds.
+///
+/// # Errors
+/// Files that are wrong, and whatever the first artifact that fails does so with.
+pub(super) fn run(context: &Context, common: &CommonArgs, args: &B9BuildArgs) -> Outcome {
+    let configuration = Configuration::read(context, common)?;
+    if let Some(repository) = configuration.repository()? {
+        remotes::check(&repository)?;
+    }
+    let settings = with_configuration(build_settings(args), &args.guest, &configuration);
+    let console = context.console.shared_with_shell(settings.may_open_shell());
+    let ui = Arc::new(Ui::open(&view(common, args, &settings, &console), &console)?);
+    machine_run::run_attempts(&ui, async |ctx| {
+        let log = configuration.log_file();
+        let narrator = Narrator::new(
+            context.console,
+            configuration.level(),
+            log.as_deref(),
+            Arc::clone(&ctx.observer),
+        )?;
+        let narrator = Arc::new(narrator);
+        let ctx = Ctx { observer: narrator.clone(), cancel: ctx.cancel.clone() };
+        let began = Instant::now();
+        let built = build(args, &configuration, &settings, &narrator, &ctx).await;
+        if let Err(error) = &built {
+            narrator.say(LogLevel::Error, &error.to_string());
+        }
+        narrator.say(LogLevel::Info, &format!("DURATION: {}s", began.elapsed().as_secs()));
+        built
+    })?;
+    Ok(0)
+}
+
+async fn build(
+    args: &B9BuildArgs,
+    configuration: &Configuration<'_>,
+    settings: &Settings,
+    narrator: &Narrator,
+    ctx: &Ctx,
+) -> Result<(), CommandError> {
+    for note in configuration.without_effect() {
+        narrator.say(LogLevel::Debug, &note);
+    }
+    let host = HostFiles::of(&args.recipe)?;
+    let cache = Cache::new(configuration.cache()?);
+    let place = RunPlace::made(configuration)?;
+    let recipe = machine_run::until_signalled(ctx, || {
+        Recipe::read(&args.recipe, &place, &place.instances(), &host, settings, ctx)
+    })?;
+    let allowed = args.recipe.backing.allowed();
+    let around = Surroundings {
+        configuration,
+        place: &place,
+        host: &host,
+        cache: &cache,
+        settings,
+        allowed: &allowed,
+        makes: true,
+    };
+    check(&recipe, around, ctx)?;
+    for artifact in &recipe.artifacts {
+        artifact.write_generated()?;
+    }
+    for artifact in &recipe.artifacts {
+        match &artifact.instance.assembly {
+            ArtifactAssembly::CloudInit(types, path) => {
+                seeds::write(artifact, types, path, &host, narrator)?;
+            }
+            _ => {
+                build_images(artifact, &recipe, around, narrator, ctx).await.map_err(|error| {
+                    let id = &artifact.instance.id.text;
+                    error.context(format!(
+                        "Error creating 'VmImages' for instance '{id}-{}'",
+                        place.build_id
+                    ))
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn build_images(
+    artifact: &Artifact,
+    recipe: &Recipe,
+    around: Surroundings<'_>,
+    narrator: &Narrator,
+    ctx: &Ctx,
+) -> Result<(), CommandError> {
+    // An image that is shared by an artifact before this one is here by now.
+    let (plan, filesystems) =
+        machine_run::until_signalled(ctx, || images::plan(artifact, recipe, around, ctx))?;
+    pipeline::check(&plan)?;
+    images::make_folders(&plan)?;
+    let (_, results) = pipeline::build_here(&plan, around.settings, ctx).await?;
+    let shared = images::deliver(artifact, &filesystems, around, narrator, ctx)?;
+    if let Some(repository) = around.configuration.repository()? {
+        for revision in &shared {
+            remotes::push(&repository, around.cache, revision, ctx).await?;
+            narrator.say(LogLevel::Info, &format!("PUSHED '{}'", revision.name));
+        }
+    }
+    match results {
+        Some(results) => results.push(&plan, ctx).await,
+        None => Ok(()),
+    }
+}
+
+/// What can be known of all artifacts before the first one is built: that the images which
+/// they begin with are here, or are made by one before, and that what they write may be
+/// written.
+fn check(recipe: &Recipe, around: Surroundings<'_>, ctx: &Ctx) -> Result<(), CommandError> {
+    let mut made: BTreeSet<PathBuf> = BTreeSet::new();
+    let mut shared: BTreeSet<&str> = BTreeSet::new();
+    for artifact in &recipe.artifacts {
+        let images = match &artifact.instance.assembly {
+            ArtifactAssembly::CloudInit(types, path) => {
+                seeds::check(types, path, around.host)?;
+                continue;
+            }
+            assembly => Images::of(assembly),
+        };
+        let targets = images.map_or(&[][..], |images| images.targets);
+        for target in targets {
+            match &target.source {
+                ImageSource::From(name, _) if !shared.contains(name.text.as_str()) => {
+                    around.cache.newest(name, ctx)?;
+                }
+                ImageSource::SourceImage(image, ..) | ImageSource::CopyOnWrite(image)
+                    if !made.contains(&around.host.here.join(&image.path.text)) =>
+                {
+                    around.host.image(&image.path)?;
+                }
+                _ => {}
+            }
+        }
+        for (number, target) in targets.iter().enumerate() {
+            made.extend(around.output(&target.destination, number)?.map(|output| output.path));
+            if let ImageDestination::Share(name, ..) = &target.destination {
+                shared.insert(&name.text);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The plan of one artifact, for verbs that look at it.
+///
+/// # Errors
+/// Files that are wrong, or none or several artifacts that could be meant.
+pub fn plan(
+    context: &Context,
+    args: &B9PlanArgs,
+    ctx: &Ctx,
+) -> Result<recipes::Prepared, CommandError> {
+    let configuration = Configuration::read(context, &args.common)?;
+    let settings =
+        with_configuration(build_settings(&args.build), &args.build.guest, &configuration);
+    let host = HostFiles::of(&args.build.recipe)?;
+    let cache = Cache::new(configuration.cache()?);
+    let place = RunPlace::planned(&configuration)?;
+    let files = tempfile::tempdir().map_err(|error| {
+        CommandError::new(Kind::Host, error).context("cannot make the generated files")
+    })?;
+    let recipe = Recipe::read(&args.build.recipe, &place, files.path(), &host, &settings, ctx)?;
+    let artifact = choose(&recipe, args.artifact.as_deref())?;
+    artifact.write_generated()?;
+    let allowed = args.build.recipe.backing.allowed();
+    let around = Surroundings {
+        configuration: &configuration,
+        place: &place,
+        host: &host,
+        cache: &cache,
+        settings: &settings,
+        allowed: &allowed,
+        makes: false,
+    };
+    let (plan, _) = images::plan(artifact, &recipe, around, ctx)?;
+    Ok(recipes::Prepared { plan, settings, files: Some(files) })
+}
+
+/// The artifact that is meant.
+fn choose<'r>(recipe: &'r Recipe, id: Option<&str>) -> Result<&'r Artifact, CommandError> {
+    let with_images: Vec<&Artifact> = recipe
+        .artifacts
+        .iter()
+        .filter(|artifact| Images::of(&artifact.instance.assembly).is_some())
+        .collect();
+    let ids: Vec<&str> =
+        with_images.iter().map(|artifact| artifact.instance.id.text.as_str()).collect();
+    let known = ids.join(", ");
+    match (id, with_images.as_slice()) {
+        (None, []) => Err(CommandError::usage("the files describe no images, so there is no plan")),
+        (None, [only]) => Ok(only),
+        (None, _) => {
+            Err(CommandError::usage("the files describe several artifacts, each with its own plan")
+                .hint(format!("`--artifact ID` names one of {known}")))
+        }
+        (Some(id), _) => {
+            let found = ids.iter().position(|known| *known == id);
+            found.map(|index| with_images[index]).ok_or_else(|| {
+                CommandError::usage(format!("the files describe no images for `{id}`"))
+                    .hint(format!("there are {known}"))
+            })
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The configuration of B9: which file counts, and what the command line says over it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use b9::{CachePath, Config, LogLevel, Repository};
+
+use super::{
+    args::{AddRepoArgs, CommonArgs},
+    remotes::Remote,
+};
+use crate::{
+    commands::Context,
+    error::{CommandError, Kind},
+};
+
+/// What B9 4.0.0 looks for behind the name of its one configuration, in this order.
+const SUFFIXES: [&str; 4] = [".4.0.0", ".4.0", ".4", ""];
+/// A configuration is some kilobytes, also with a hundred repositories.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+/// The folder of a user for B9.
+const USER_FOLDER: &str = ".b9";
+/// Where shared images are kept when nothing is said.
+const CACHE_FOLDER: &str = ".b9/repo-cache";
+/// The port of ssh, when `add-repo` is given none.
+const SSH_PORT: u16 = 22;
+
+/// A configuration, and what the command line says over it.
+#[derive(Debug)]
+pub(super) struct Configuration<'a> {
+    /// What the file says.
+    pub(super) config: Config,
+    options: &'a CommonArgs,
+    home: Option<PathBuf>,
+    file: PathBuf,
+    text: String,
+}
+
+impl<'a> Configuration<'a> {
+    /// Reads the configuration that counts. B9's default one is made where it is missing.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be understood.
+    pub(super) fn read(context: &Context, options: &'a CommonArgs) -> Result<Self, CommandError> {
+        let home = context.variable("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+        let candidates = candidates(&options.configuration_file, home.as_deref())?;
+        let found = candidates.iter().find(|path| path.exists()).cloned();
+        let file = match found {
+            Some(file) => file,
+            None => make_default(context, options, &candidates)?,
+        };
+        let text = read_text(&file)?;
+        let config = b9::read_config(&text).map_err(|error| {
+            CommandError::new(Kind::Usage, error)
+                .context(format!("cannot use the configuration `{}`", file.display()))
+        })?;
+        Ok(Self { config, options, home, file, text })
+    }
+
+    /// The least that is shown on standard output; nothing without one.
+    pub(super) fn level(&self) -> Option<LogLevel> {
+        match (self.options.verbose, self.options.quiet) {
+            (true, _) => Some(LogLevel::Trace),
+            (_, true) => Some(LogLevel::Error),
+            _ => self.config.verbosity,
+        }
+    }
+
+    pub(super) fn log_file(&self) -> Option<PathBuf> {
+        self.options.log_file.clone().or_else(|| self.config.log_file.clone().map(PathBuf::from))
+    }
+
+    /// Where build directories are made.
+    pub(super) fn build_root(&self) -> Option<PathBuf> {
+        let of_file = || self.config.build_dir_root.clone().map(PathBuf::from);
+        self.options.build_root_dir.clone().or_else(of_file)
+    }
+
+    pub(super) fn keeps_build_directory(&self) -> bool {
+        self.options.keep_build_dir || self.config.keep_temp_dirs
+    }
+
+    pub(super) fn has_predictable_build_directory(&self) -> bool {
+        self.options.predictable_build_dir || !self.config.unique_build_dirs
+    }
+
+    /// The folder of shared images.
+    ///
+    /// # Errors
+    /// When it is below the home, and there is none.
+    pub(super) fn cache(&self) -> Result<PathBuf, CommandError> {
+        let below_home = |path: &str| match &self.home {
+            Some(home) => Ok(home.join(path)),
+            None => {
+                Err(no_home("where shared images are kept").hint("`--repo-cache DIR` names it"))
+            }
+        };
+        match (&self.options.repo_cache, &self.config.repository_cache) {
+            (Some(folder), _) => Ok(folder.clone()),
+            (None, Some(CachePath::Path(path))) => Ok(PathBuf::from(path)),
+            (None, Some(CachePath::InHome(path))) => below_home(path),
+            (None, Some(CachePath::InTemp(path))) => Ok(std::env::temp_dir().join(path)),
+            (None, None) => below_home(CACHE_FOLDER),
+        }
+    }
+
+    /// The repository that is used, if one is: one of the configuration, or a place.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub(super) fn repository(&self) -> Result<Option<Remote>, CommandError> {
+        let Some(id) = self.options.repo.as_ref().or(self.config.repository.as_ref()) else {
+            return Ok(None);
+        };
+        if let Some(found) = self.config.repositories.iter().find(|one| one.id == *id) {
+            return Ok(Some(Remote::of(found)));
+        }
+        if id.contains('/') {
+            return Remote::at(id).map(Some);
+        }
+        let known: Vec<&str> = self.config.repositories.iter().map(|one| one.id.as_str()).collect();
+        Err(CommandError::usage(format!(
+            "selected remote repo '\"{id}\"' not configured, valid remote repos are: {}",
+            known.join(", ")
+        ))
+        .hint("a folder with a `/`, s3://BUCKET/PREFIX or ssh://HOST/FOLDER is a repository, too"))
+    }
+
+    /// The repository that is used, or else all of the configuration.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub(super) fn repositories(&self) -> Result<Vec<Remote>, CommandError> {
+        Ok(match self.repository()? {
+            Some(one) => vec![one],
+            None => self.config.repositories.iter().map(Remote::of).collect(),
+        })
+    }
+
+    /// What of the configuration and the options has no effect here.
+    pub(super) fn without_effect(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.config.engines.is_empty() {
+            notes.push(format!(
+                "the configuration's sections of container engines ({}) only give limits of time and \
+                 memory: scripts run in a microVM",
+                self.config.engines.join(", ")
+            ));
+        }
+        if let Some(network) = self.options.container_network.as_ref().filter(|net| *net != "host")
+        {
+            notes.push(format!("`--network {network}`: the machine has a network of its own"));
+        }
+        notes
+    }
+
+    /// Writes a repository into the file that was read.
+    ///
+    /// # Errors
+    /// When what is said of it cannot be, or the file cannot be written.
+    pub(super) fn add_repository(&self, args: &AddRepoArgs) -> Result<(), CommandError> {
+        let repository = repository(args)?;
+        let text = b9::with_repository(&self.text, &repository);
+        // What would not be understood the next time is not written.
+        b9::read_config(&text).map_err(|error| {
+            CommandError::new(Kind::Usage, error).context("the repository cannot be described so")
+        })?;
+        write(&self.file, &text)
+    }
+
+    /// What the effective configuration is, for the number of a build.
+    pub(super) fn digest_input(&self) -> String {
+        format!("{:?}\0{:?}", self.config, self.options)
+    }
+}
+
+fn repository(args: &AddRepoArgs) -> Result<Repository, CommandError> {
+    let (port, user) = match args.port_and_user.as_slice() {
+        [port, user] => {
+            let number = port.parse().ok().filter(|port| *port > 0);
+            (number.ok_or_else(|| CommandError::usage(format!("`{port}` is no port")))?, user)
+        }
+        [user] => (SSH_PORT, user),
+        _ => return Err(CommandError::usage("who logs in at the repository is not said")),
+    };
+    let key = fs::canonicalize(&args.key).map_err(|error| {
+        CommandError::new(Kind::Usage, error)
+            .context(format!("cannot find the key `{}`", args.key.display()))
+    })?;
+    let key = key.to_str().ok_or_else(|| CommandError::usage("the path of the key is no text"))?;
+    Ok(Repository {
+        id: args.id.clone(),
+        remote_path: args.directory.clone(),
+        ssh_priv_key_file: key.to_owned(),
+        ssh_remote_host: args.host.clone(),
+        ssh_remote_port: port,
+        ssh_remote_user: user.clone(),
+    })
+}
+
+/// The files that are tried, in order.
+fn candidates(given: &[PathBuf], home: Option<&Path>) -> Result<Vec<PathBuf>, CommandError> {
+    let with_suffixes = |base: &Path| {
+        let with = |suffix: &&str| {
+            let mut path = base.as_os_str().to_owned();
+            path.push(suffix);
+            PathBuf::from(path)
+        };
+        SUFFIXES.iter().map(with).collect()
+    };
+    match (given, home) {
+        ([], Some(home)) => Ok(with_suffixes(&home.join(USER_FOLDER).join("b9.conf"))),
+        ([], None) => Err(no_home("where B9's configuration is").hint("`-c FILE` names it")),
+        ([one], _) => Ok(with_suffixes(one)),
+        (several, _) => Ok(several.to_vec()),
+    }
+}
+
+fn no_home(what: &str) -> CommandError {
+    CommandError::usage(format!("HOME is not set, and so it is not known {what}"))
+}
+
+/// Makes the user's configuration, unless another one is wanted.
+fn make_default(
+    context: &Context,
+    options: &CommonArgs,
+    candidates: &[PathBuf],
+) -> Result<PathBuf, CommandError> {
+    let tried: Vec<String> = candidates.iter().map(|path| format!("{path:?}")).collect();
+    let none = format!("B9 config file resolver: None of these files exists [{}]", tried.join(","));
+    let file = match (options.configuration_file.is_empty(), candidates.last()) {
+        (true, Some(file)) => file.clone(),
+        _ => return Err(CommandError::usage(none).hint("Please provide a valid config file path.")),
+    };
+    context.console.print_warning(&none);
+    context
+        .console
+        .print_warning(&format!("creating a new config file with defaults at: {}", file.display()));
+    write(&file, b9::NEW_CONFIG_FILE)?;
+    Ok(file)
+}
+
+fn read_text(file: &Path) -> Result<String, CommandError> {
+    super::read_text(file, FILE_MAX_BYTES).map_err(|error| {
+        CommandError::new(Kind::Usage, error)
+            .context(format!("cannot read the configuration `{}`", file.display()))
+    })
+}
+
+/// Writes the file as a whole; one that is there keeps its permissions.
+fn write(file: &Path, text: &str) -> Result<(), CommandError> {
+    super::outputs::replace_text(file, text).map_err(|error| {
+        CommandError::new(Kind::Host, error)
+            .context(format!("cannot write the configuration `{}`", file.display()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_files_are_tried() {
+        let shown = |given: &[&str], home: Option<&str>| {
+            let given: Vec<PathBuf> = given.iter().map(PathBuf::from).collect();
+            let found = candidates(&given, home.map(Path::new));
+            found.map(|all| all.iter().map(|path| path.display().to_string()).collect::<Vec<_>>())
+        };
+        let suffixed = |base: &str| SUFFIXES.map(|suffix| format!("{base}{suffix}")).to_vec();
+        assert_eq!(shown(&[], Some("/h")).unwrap(), suffixed("/h/.b9/b9.conf"));
+        assert_eq!(shown(&["x.conf"], Some("/h")).unwrap(), suffixed("x.conf"));
+        assert_eq!(shown(&["x", "y"], Some("/h")).unwrap(), ["x", "y"]);
+        assert!(shown(&[], None).unwrap_err().to_string().starts_with("HOME is not set"));
+    }
+
+    #[test]
+    fn the_port_of_a_repository_may_be_left_out() {
+        let key = tempfile::NamedTempFile::new().unwrap();
+        let args = |port_and_user: &[&str]| AddRepoArgs {
+            id: "main".into(),
+            directory: "/srv/b9".into(),
+            key: key.path().to_owned(),
+            host: "host".into(),
+            port_and_user: port_and_user.iter().map(ToString::to_string).collect(),
+        };
+        let of = |words: &[&str]| {
+            let made = repository(&args(words))?;
+            Ok::<_, CommandError>((made.ssh_remote_port, made.ssh_remote_user))
+        };
+        assert_eq!(of(&["me"]).unwrap(), (22, "me".into()));
+        assert_eq!(of(&["2222", "me"]).unwrap(), (2222, "me".into()));
+        for bad in ["0", "70000", "x"] {
+            assert!(of(&[bad, "me"]).unwrap_err().to_string().contains("is no port"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! `vbuild b9`: a substitute for b9c 4.0.0. Started under the name `b9c` it is all there is.
+//!
+//! ```text
+//! args ─► configuration ─► recipe ─► images ─► pipeline ─► deliver ─► repository ─► remotes
+//!                            │    └► seeds
+//!                            └ files that are generated, in the place of the run
+//! ```
+//!
+//! What b9c says goes to standard output by the narration, errors and warnings to standard
+//! error as everywhere in vbuild.
+
+mod args;
+mod build;
+mod configuration;
+mod host_files;
+mod images;
+mod narration;
+mod outputs;
+mod place;
+mod recipe;
+mod remotes;
+mod repository;
+mod session;
+
+mod seeds;
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    sync::Arc,
+};
+
+pub use args::{
+    AddRepoArgs, B9Args, B9BuildArgs, B9PlanArgs, B9Verb, CommonArgs, GuestArgs, NameArgs,
+    PullArgs, RecipeArgs, ReformatArgs, RunArgs,
+};
+pub use build::{build_settings, plan};
+
+use b9::{LogLevel, share_index};
+use configuration::Configuration;
+use narration::Narrator;
+use repository::Cache;
+
+use super::{Context, Outcome, machine_run};
+use crate::{
+    cli::Personality,
+    error::{CommandError, Kind},
+    pipeline::Ctx,
+};
+
+/// The version of B9 that this is a substitute for.
+const B9_VERSION: &str = "4.0.0";
+
+/// Does what the verb says.
+///
+/// # Errors
+/// Whatever it fails with.
+pub fn run(context: &Context, args: &B9Args) -> Outcome {
+    let common = &args.common;
+    match &args.verb {
+        B9Verb::Build(args) => build::run(context, common, args),
+        B9Verb::Run(args) => session::run(context, common, args),
+        B9Verb::Push(args) => push(context, common, args),
+        B9Verb::Pull(args) => pull(context, common, args),
+        B9Verb::List => list(context, common),
+        B9Verb::CleanLocal => clean_local(context, common),
+        B9Verb::CleanRemote => clean_remote(context, common),
+        B9Verb::AddRepo(args) => {
+            Configuration::read(context, common)?.add_repository(args)?;
+            Ok(0)
+        }
+        B9Verb::Reformat(args) => reformat(context, args),
+        B9Verb::Version => {
+            let own = match context.personality {
+                Personality::B9c => String::new(),
+                _ => format!(" (vbuild {})", env!("CARGO_PKG_VERSION")),
+            };
+            context.console.print(&format!("{B9_VERSION}{own}\n"));
+            Ok(0)
+        }
+    }
+}
+
+/// Runs what takes no build, and says what it does as a build does.
+fn told<T>(
+    context: &Context,
+    configuration: &Configuration<'_>,
+    level: Option<LogLevel>,
+    work: impl AsyncFnOnce(Ctx) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    machine_run::quietly(&context.console, async |ctx| {
+        let log = configuration.log_file();
+        let narrator =
+            Narrator::new(context.console, level, log.as_deref(), Arc::clone(&ctx.observer))?;
+        work(Ctx { observer: Arc::new(narrator), cancel: ctx.cancel }).await
+    })
+}
+
+fn push(context: &Context, common: &CommonArgs, args: &NameArgs) -> Outcome {
+    let configuration = Configuration::read(context, common)?;
+    let Some(repository) = configuration.repository()? else {
+        let text = "No repository specified! Use '-r' to specify a repo BEFORE 'push'.";
+        return Err(CommandError::usage(text));
+    };
+    let cache = Cache::new(configuration.cache()?);
+    told(context, &configuration, configuration.level(), async |ctx| {
+        let revisions = cache.local_revisions(&ctx)?;
+        let revision = share_index::newest(&revisions, &args.name)
+            .ok_or_else(|| CommandError::usage(format!("Nothing found for {:?}.", args.name)))?;
+        remotes::push(&repository, &cache, revision, &ctx).await
+    })?;
+    Ok(0)
+}
+
+fn pull(context: &Context, common: &CommonArgs, args: &PullArgs) -> Outcome {
+    let configuration = Configuration::read(context, common)?;
+    let repositories = configuration.repositories()?;
+    let cache = Cache::new(configuration.cache()?);
+    told(context, &configuration, configuration.level(), async |ctx| {
+        let mut known = Vec::new();
+        for repository in &repositories {
+            known.push((repository, remotes::learn(repository, &cache, &ctx).await?));
+        }
+        let Some(name) = &args.name else { return Ok(()) };
+        let newest = known.iter().filter_map(|(repository, revisions)| {
+            share_index::newest(revisions, name).map(|revision| (revision, *repository))
+        });
+        let newest = newest.max_by(|(one, _), (other, _)| one.cmp(other));
+        let Some((revision, repository)) = newest else {
+            let text = format!("failed to pull: SharedImageName {name:?}");
+            return Err(CommandError::usage(text)
+                .hint("`vbuild b9 -r ID list` shows what a repository has"));
+        };
+        let keep = configuration.config.max_cached_shared_images;
+        remotes::pull(repository, &cache, revision, keep, &ctx).await
+    })?;
+    Ok(0)
+}
+
+/// The list in b9c's own words.
+fn list(context: &Context, common: &CommonArgs) -> Outcome {
+    let configuration = Configuration::read(context, common)?;
+    let cache = Cache::new(configuration.cache()?);
+    let repository = configuration.repository()?;
+    // The list is read by programs.
+    let level = configuration.level().filter(|_| common.verbose);
+    let revisions = told(context, &configuration, level, async |ctx| match &repository {
+        Some(repository) => cache.known_revisions(&repository.folder(), &ctx),
+        None => cache.local_revisions(&ctx),
+    })?;
+    let mut lines = match &repository {
+        Some(repository) => vec![format!("Showing shared images on: {}", repository.id)],
+        None => [
+            "Showing local shared images only.",
+            "",
+            "To view the contents of a remote repo add",
+            "the '-r' switch with one of the remote",
+            "repository ids.",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    };
+    let repositories = &configuration.config.repositories;
+    if !repositories.is_empty() {
+        lines.extend(["".to_owned(), "Available remote repositories:".to_owned()]);
+        lines.extend(repositories.iter().map(|repository| format!(" * {}", repository.id)));
+    }
+    if revisions.is_empty() {
+        lines.extend(["", "", "NO SHARED IMAGES", ""].map(str::to_owned));
+    } else {
+        lines.push(String::new());
+        lines.extend(share_index::table(&revisions));
+        lines.push(String::new());
+    }
+    context.console.print(&(lines.join("\n") + "\n"));
+    Ok(0)
+}
+
+fn clean_local(context: &Context, common: &CommonArgs) -> Outcome {
+    let configuration = Configuration::read(context, common)?;
+    let cache = Cache::new(configuration.cache()?);
+    let Some(keep) = configuration.config.max_cached_shared_images else {
+        context.console.print(
+            "All shared images are kept: the configuration has no max_cached_shared_images.\n",
+        );
+        return Ok(0);
+    };
+    told(context, &configuration, configuration.level(), async |ctx| {
+        let revisions = cache.local_revisions(&ctx)?;
+        let names: std::collections::BTreeSet<&str> =
+            revisions.iter().map(|revision| revision.name.as_str()).collect();
+        names.into_iter().try_for_each(|name| cache.retain(name, keep, &ctx).map(drop))
+    })?;
+    Ok(0)
+}
+
+/// Nothing is removed from the repositories themselves.
+fn clean_remote(context: &Context, common: &CommonArgs) -> Outcome {
+    let configuration = Configuration::read(context, common)?;
+    let cache = Cache::new(configuration.cache()?);
+    for repository in configuration.repositories()? {
+        let folder = cache.of_repository(&repository.folder());
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(CommandError::new(Kind::Host, error)
+                    .context(format!("cannot remove `{}`", folder.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(0)
+}
+
+/// Prints files in B9's layout and writes them so; nothing is written when one of them
+/// cannot be understood.
+fn reformat(context: &Context, args: &ReformatArgs) -> Outcome {
+    let files = recipe::read_files(&args.project_file)?;
+    let texts = (0..files.0.len()).map(|number| {
+        b9::reformatted(&files, number).map_err(|fault| recipe::fault(&files, &fault))
+    });
+    let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
+    for (path, text) in args.project_file.iter().zip(&texts) {
+        context.console.print(&format!("{text}\n"));
+        outputs::replace_text(path, text).map_err(|error| {
+            CommandError::new(Kind::Host, error)
+                .context(format!("cannot write `{}`", path.display()))
+        })?;
+    }
+    Ok(0)
+}
+
+/// The text of a file that is not larger than it can be.
+fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(max_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
+        let text = format!("it is larger than the {max_bytes} bytes that it can have");
+        return Err(io::Error::other(text));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        io::Error::other(format!("it is no UTF-8 text: byte {at} begins no character"))
+    })
+}

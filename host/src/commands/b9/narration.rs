@@ -1,0 +1,159 @@
+//! What b9c says: lines with a level and the time in UTC, on standard output as far as the
+//! user wants to see them, and all of them in the log file.
+
+use std::{
+    fs::File,
+    io::Write as _,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use b9::LogLevel;
+use checked::Printable;
+use engine::events::{Event, Observer, OutputStream, SharedObserver};
+
+use crate::{
+    error::{CommandError, Kind},
+    ui::{Console, Utc},
+};
+
+/// Says what a build does, and passes its events on.
+pub(super) struct Narrator {
+    console: Console,
+    /// The least that is shown, if anything is.
+    level: Option<LogLevel>,
+    log: Option<Mutex<File>>,
+    next: SharedObserver,
+}
+
+impl Narrator {
+    /// Opens the log.
+    ///
+    /// # Errors
+    /// When that cannot be done; its folder must be there.
+    pub(super) fn new(
+        console: Console,
+        level: Option<LogLevel>,
+        log: Option<&Path>,
+        next: SharedObserver,
+    ) -> Result<Self, CommandError> {
+        let open = |path: &Path| {
+            let file = File::options().append(true).create(true).open(path).map_err(|error| {
+                CommandError::new(Kind::Usage, error)
+                    .context(format!("cannot write the log `{}`", path.display()))
+            })?;
+            Ok::<_, CommandError>(Mutex::new(file))
+        };
+        Ok(Self { console, level, log: log.map(open).transpose()?, next })
+    }
+
+    /// Says something.
+    pub(super) fn say(&self, level: LogLevel, text: &str) {
+        let time = Utc::from(SystemTime::now()).time_of_day();
+        let lines = text
+            .lines()
+            .map(|line| format!("[{}] {time} - {}\n", name(level), Printable::output_line(line)));
+        let lines: String = lines.collect();
+        if self.level.is_some_and(|least| rank(level) >= rank(least)) {
+            self.console.print(&lines);
+        }
+        if let Some(log) = &self.log {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            // A full disk must not end a build that would otherwise succeed.
+            let _ = log.write_all(lines.as_bytes());
+        }
+    }
+}
+
+/// The level as it stands in a line.
+fn name(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Trace => " TRACE ",
+        LogLevel::Debug => " DEBUG ",
+        LogLevel::Info => " INFO  ",
+        LogLevel::Error => " ERROR ",
+        LogLevel::Nothing => "       ",
+    }
+}
+
+fn rank(level: LogLevel) -> u8 {
+    match level {
+        LogLevel::Trace => 0,
+        LogLevel::Debug => 1,
+        LogLevel::Info => 2,
+        LogLevel::Error => 3,
+        LogLevel::Nothing => 4,
+    }
+}
+
+impl Observer for Narrator {
+    fn event(&self, event: &Event) {
+        match event {
+            Event::OutputLine { stream: OutputStream::Stdout, line } => {
+                self.say(LogLevel::Trace, line);
+            }
+            Event::OutputLine { stream: OutputStream::Stderr, line } => {
+                self.say(LogLevel::Error, line);
+            }
+            Event::StageStarted { name, .. } => self.say(LogLevel::Debug, &format!("RUN {name}")),
+            Event::StageCached { name, .. } => {
+                self.say(LogLevel::Debug, &format!("UNCHANGED {name}"));
+            }
+            Event::ScriptFinished { script, status: wire::ExitStatus::TimedOut, .. } => {
+                self.say(LogLevel::Error, &format!("COMMAND TIMED OUT [{script}]"));
+            }
+            Event::Message { text } => self.say(LogLevel::Debug, text),
+            Event::Warning { text } => self.say(LogLevel::Error, text),
+            _ => {}
+        }
+        self.next.event(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn event(&self, _: &Event) {}
+    }
+
+    /// Row 120.
+    #[test]
+    fn the_log_has_all_levels_and_is_appended_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::fs::write(&path, "before\n").unwrap();
+        let console =
+            Console { stdout_is_terminal: false, stderr_is_terminal: false, colours: false };
+        let narrator = Narrator::new(console, None, Some(&path), Arc::new(Nobody)).unwrap();
+        narrator.say(LogLevel::Info, "one\ntwo");
+        narrator.event(&Event::OutputLine { stream: OutputStream::Stdout, line: "out".into() });
+        narrator.event(&Event::OutputLine { stream: OutputStream::Stderr, line: "err".into() });
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<(&str, &str)> = text
+            .lines()
+            .map(|line| match line.split_once(" - ") {
+                Some((head, text)) => (&head[..9.min(head.len())], text),
+                None => (line, ""),
+            })
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                ("before", ""),
+                ("[ INFO  ]", "one"),
+                ("[ INFO  ]", "two"),
+                ("[ TRACE ]", "out"),
+                ("[ ERROR ]", "err")
+            ]
+        );
+        let missing = folder.path().join("missing/log");
+        assert!(Narrator::new(console, None, Some(&missing), Arc::new(Nobody)).is_err());
+    }
+}

@@ -1,0 +1,235 @@
+//! Repositories of shared images on other machines, in B9's own layout: what they have, and
+//! images on the way there and back.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use b9::{
+    Repository,
+    share_index::{FOLDER, Revision, SUFFIX},
+};
+use remote::{Listed, Options, Place, Shelf};
+
+use super::{
+    outputs,
+    repository::{Cache, DESCRIPTION_MAX_BYTES},
+};
+use crate::{
+    error::{CommandError, Kind},
+    pipeline::Ctx,
+};
+
+/// The largest image that is pulled; ten times the largest that a distribution offers.
+const IMAGE_MAX_BYTES: u64 = 256 << 30;
+/// The most revisions of a repository that are looked at.
+const REVISIONS_MAX: usize = 10_000;
+
+/// A repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Remote {
+    /// What it is called.
+    pub(super) id: String,
+    place: Place,
+    /// The one key that opens it, if it is behind ssh and the configuration names it.
+    key: Option<PathBuf>,
+}
+
+impl Remote {
+    /// One of the configuration.
+    pub(super) fn of(repository: &Repository) -> Self {
+        let place = Place::Ssh {
+            host: format!("{}@{}", repository.ssh_remote_user, repository.ssh_remote_host),
+            port: Some(repository.ssh_remote_port),
+            folder: repository.remote_path.trim_end_matches('/').to_owned(),
+        };
+        let key = Some(PathBuf::from(&repository.ssh_priv_key_file));
+        Self { id: repository.id.clone(), place, key }
+    }
+
+    /// One that is written as a place: a folder, s3:// or ssh://.
+    ///
+    /// # Errors
+    /// What is no place.
+    pub(super) fn at(place: &str) -> Result<Self, CommandError> {
+        let parsed = place.parse().map_err(|error| CommandError::new(Kind::Usage, error))?;
+        Ok(Self { id: place.to_owned(), place: parsed, key: None })
+    }
+
+    /// The name of its folder in the cache.
+    pub(super) fn folder(&self) -> String {
+        self.id.replace(['/', ':'], "_")
+    }
+}
+
+/// That a repository can be used, as far as that can be known here.
+///
+/// # Errors
+/// When its key is missing.
+pub(super) fn check(repository: &Remote) -> Result<(), CommandError> {
+    open(repository).map(drop)
+}
+
+fn open(repository: &Remote) -> Result<Shelf, CommandError> {
+    if let Some(key) = repository.key.as_ref().filter(|key| !key.is_file()) {
+        return Err(CommandError::usage(format!(
+            "SSH Key file '{}' for repository '{}' is missing.",
+            key.display(),
+            repository.id
+        )));
+    }
+    let options = Options { ssh_key: repository.key.clone(), ..Options::default() };
+    Shelf::open(repository.place.clone(), &options)
+        .map_err(|error| CommandError::new(Kind::Usage, error))
+}
+
+fn failed(repository: &Remote) -> impl Fn(remote::RemoteError) -> CommandError {
+    let id = repository.id.clone();
+    let ssh = matches!(repository.place, Place::Ssh { .. });
+    let hint = "the host's key must be known: `ssh HOST` as the same user asks about it once";
+    move |error| {
+        CommandError::new(Kind::Build, error)
+            .context(format!("the repository `{id}` cannot be used"))
+            .maybe_hint(ssh.then_some(hint))
+    }
+}
+
+fn host(error: io::Error) -> CommandError {
+    CommandError::new(Kind::Host, error).context("cannot keep what a repository sends")
+}
+
+/// Puts a revision there, its image first. What is there already, and whole, stays.
+///
+/// # Errors
+/// When it cannot be put there.
+pub(super) async fn push(
+    repository: &Remote,
+    cache: &Cache,
+    revision: &Revision,
+    ctx: &Ctx,
+) -> Result<(), CommandError> {
+    let shelf = open(repository)?;
+    let there = shelf.list(FOLDER, REVISIONS_MAX).await.map_err(failed(repository))?;
+    for path in [cache.image(revision), cache.description(revision)] {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut file = File::open(&path).map_err(|error| {
+            CommandError::new(Kind::Host, error)
+                .context(format!("cannot read the shared image `{}`", path.display()))
+        })?;
+        let bytes = file.metadata().map_err(host)?.len();
+        if there.contains(&Listed { name: name.clone(), bytes }) {
+            continue;
+        }
+        shelf
+            .put(&format!("{FOLDER}/{name}"), &mut file, bytes)
+            .await
+            .map_err(failed(repository))?;
+    }
+    ctx.say(format!("pushed {} to {}", revision.image_file(), repository.id));
+    Ok(())
+}
+
+/// Learns what a repository has. What it has no more is forgotten.
+///
+/// # Errors
+/// When it cannot be reached.
+pub(super) async fn learn(
+    repository: &Remote,
+    cache: &Cache,
+    ctx: &Ctx,
+) -> Result<Vec<Revision>, CommandError> {
+    let shelf = open(repository)?;
+    let there = shelf.list(FOLDER, REVISIONS_MAX).await.map_err(failed(repository))?;
+    let suffix = format!(".{SUFFIX}");
+    let mut found = Vec::new();
+    for listed in there.iter().filter(|listed| listed.name.ends_with(&suffix)) {
+        let mut file = tempfile::tempfile().map_err(host)?;
+        let path = format!("{FOLDER}/{}", listed.name);
+        let came =
+            shelf.get(&path, &mut file, DESCRIPTION_MAX_BYTES).await.map_err(failed(repository))?;
+        let mut text = String::new();
+        file.seek(SeekFrom::Start(0)).map_err(host)?;
+        let read = match came {
+            None => Err("it is not there any more, or larger than it can be".to_owned()),
+            Some(_) => file.read_to_string(&mut text).map_err(|error| error.to_string()),
+        };
+        let revision = read.and_then(|_| Revision::read(&text).map_err(|fault| fault.to_string()));
+        match revision {
+            // A description without its image is a push that broke off.
+            Ok(revision) if there.iter().any(|one| one.name == revision.image_file()) => {
+                found.push(revision);
+            }
+            Ok(revision) => {
+                ctx.warn(format!("{}: `{}` is missing", repository.id, revision.image_file()));
+            }
+            Err(reason) => {
+                let name = &listed.name;
+                ctx.warn(format!(
+                    "{}: `{name}` describes no shared image: {reason}",
+                    repository.id
+                ));
+            }
+        }
+    }
+    keep(&cache.of_repository(&repository.folder()), &found).map_err(host)?;
+    found.sort();
+    Ok(found)
+}
+
+/// Writes what is known of a repository in the place of what was.
+fn keep(folder: &Path, revisions: &[Revision]) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    rooted::make_user_directories(folder)?;
+    revisions.iter().try_for_each(|revision| {
+        outputs::write(&folder.join(revision.description_file()), revision.text().as_bytes())
+    })
+}
+
+/// Gets a revision, unless it is here.
+///
+/// # Errors
+/// When it does not come, or not whole.
+pub(super) async fn pull(
+    repository: &Remote,
+    cache: &Cache,
+    revision: &Revision,
+    keep: Option<u32>,
+    ctx: &Ctx,
+) -> Result<(), CommandError> {
+    if cache.local_revisions(ctx)?.contains(revision) {
+        return Ok(());
+    }
+    let shelf = open(repository)?;
+    let there = shelf.list(FOLDER, REVISIONS_MAX).await.map_err(failed(repository))?;
+    let name = revision.image_file();
+    let told = there.iter().find(|listed| listed.name == name).map(|listed| listed.bytes);
+    let mut file = tempfile::NamedTempFile::new_in(cache.make()?).map_err(host)?;
+    let path = format!("{FOLDER}/{name}");
+    let came = shelf
+        .get(&path, file.as_file_mut(), told.unwrap_or(0).min(IMAGE_MAX_BYTES))
+        .await
+        .map_err(failed(repository))?;
+    if told.is_none() || came != told {
+        let text = format!("failed to pull: SharedImageName {:?}", revision.name);
+        let reason = match (told, came) {
+            (Some(told), Some(came)) => format!("{came} of the {told} bytes of `{name}` came"),
+            (Some(_), None) => format!("`{name}` is larger than it was, or gone"),
+            (None, _) => format!("`{name}` is not there"),
+        };
+        return Err(CommandError::message(Kind::Build, reason).context(text));
+    }
+    rooted::allow_user_mode(file.as_file(), 0o666).map_err(host)?;
+    file.as_file().sync_all().map_err(host)?;
+    let (_, path) = file.keep().map_err(|error| host(error.error))?;
+    let added = cache.add(revision, &path, keep, ctx);
+    if added.is_err() {
+        // It is of no use under this name.
+        let _ = fs::remove_file(&path);
+    }
+    added
+}

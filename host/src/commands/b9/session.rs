@@ -1,0 +1,173 @@
+//! `vbuild b9 run`: a command of the user in a copy of a shared image, with the user's
+//! terminal, between the stages that bring the working folder there and back.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use b9::{Images, Request, Share};
+use engine::{Place, Visit, Visitor};
+use wire::{ExitStatus, Spawn};
+
+use super::{
+    args::{CommonArgs, RecipeArgs, RunArgs},
+    build,
+    configuration::Configuration,
+    host_files::HostFiles,
+    images::{self, Surroundings},
+    place::RunPlace,
+    repository::Cache,
+};
+use crate::{
+    commands::{Context, Outcome, machine_run},
+    error::{CommandError, Kind},
+    pipeline::{self, Ctx},
+    settings::Settings,
+    shell::{self, ShellError},
+    trees::Trees,
+};
+
+/// Shells that a user may want, the first that the image has.
+const SHELL: &str = "for shell in zsh bash; do command -v $shell >/dev/null && exec $shell; done; \
+                     exec sh";
+
+/// Runs.
+///
+/// # Errors
+/// When there is no such image, or the machine fails; a command that fails is no error.
+pub(super) fn run(context: &Context, common: &CommonArgs, args: &RunArgs) -> Outcome {
+    let configuration = Configuration::read(context, common)?;
+    let settings =
+        build::with_configuration(build::guest_settings(&args.guest), &args.guest, &configuration);
+    let cache = Cache::new(configuration.cache()?);
+    // Standard output is the command's, unless the user wants to see what is done.
+    let level = configuration.level().filter(|_| common.verbose);
+    super::told(context, &configuration, level, async |ctx| {
+        let plan = plan(args, &configuration, &cache, &settings, &ctx)?;
+        visit(&plan.0, plan.1, &args.command, &settings, &ctx).await
+    })
+}
+
+/// The plan, and the stage before which the user comes.
+fn plan(
+    args: &RunArgs,
+    configuration: &Configuration<'_>,
+    cache: &Cache,
+    settings: &Settings,
+    ctx: &Ctx,
+) -> Result<(plan::Plan, usize), CommandError> {
+    let host = HostFiles::of(&RecipeArgs::default())?;
+    let here = std::fs::canonicalize(&host.here).map_err(|error| {
+        CommandError::new(Kind::Host, error).context("cannot find the working folder")
+    })?;
+    let shared = match host.directory(&here, &BTreeSet::new()) {
+        Ok((share, warnings)) => {
+            warnings.into_iter().for_each(|warning| ctx.warn(warning));
+            Some(share)
+        }
+        Err(error) if host.is_broad(&here) => {
+            ctx.warn(format!("the working folder is not shared: {error}"));
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let folder = shared.as_ref().map(|_| {
+        here.to_str()
+            .ok_or_else(|| CommandError::usage("the path of the working folder is no text"))
+    });
+    let (id, assembly) = b9::visit(&args.name, folder.transpose()?);
+    let Some(images) = Images::of(&assembly) else {
+        return Err(CommandError::usage("there is no image to run in"));
+    };
+    let place = RunPlace::planned(configuration)?;
+    let around = Surroundings {
+        configuration,
+        place: &place,
+        host: &host,
+        cache,
+        settings,
+        allowed: &base_image::AllowedBacking::default(),
+        makes: false,
+    };
+    let beginning = machine_run::until_signalled(ctx, || {
+        images::begin(&images.targets[0].source, around, ctx)
+    })?;
+    let request = Request {
+        id: &id,
+        images,
+        bases: vec![beginning.base],
+        filesystems: vec![beginning.filesystem],
+        sources: Vec::new(),
+        shares: shared.into_iter().collect::<Vec<Share>>(),
+        current: None,
+        outputs: vec![None],
+        attributes: None,
+        // Nobody is told how long to sit at a shell.
+        script_timeout_s: None,
+        step_timeout_s: None,
+    };
+    b9::lower_session(&request).map_err(|fault| CommandError::usage(fault.to_string()))
+}
+
+/// Runs the plan with the user in it; gives the exit status of the command.
+async fn visit(
+    plan: &plan::Plan,
+    before: usize,
+    command: &[String],
+    settings: &Settings,
+    ctx: &Ctx,
+) -> Result<u8, CommandError> {
+    pipeline::check(plan)?;
+    let machine = pipeline::Prepared::new(settings, ctx).await?;
+    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
+    let user = Arc::new(User { command: command.to_vec(), ended: Mutex::default() });
+    let visit = Visit {
+        visitor: user.clone(),
+        after: None,
+        before: vec![before],
+        on_failure: false,
+        from: None,
+    };
+    let config = machine.config(settings, ctx, Arc::new(trees.clone()), Some(visit))?;
+    engine::run(plan, &config).await.map_err(pipeline::engine_error)?;
+    for directory in trees.take_directories() {
+        directory.commit().map_err(pipeline::output_error)?;
+    }
+    let ended = user.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match ended {
+        None => Err(CommandError::message(Kind::Build, "the command was not run")),
+        Some(Err(error)) => {
+            Err(CommandError::new(Kind::Build, error).context("the command was lost"))
+        }
+        Some(Ok(ExitStatus::Code(code))) => Ok(u8::try_from(code).unwrap_or(1)),
+        Some(Ok(ExitStatus::Signal(signal))) => Ok(u8::try_from(128 + signal).unwrap_or(255)),
+        Some(Ok(ExitStatus::TimedOut)) => Ok(124),
+    }
+}
+
+/// The user, who runs one command.
+struct User {
+    command: Vec<String>,
+    ended: Mutex<Option<Result<ExitStatus, ShellError>>>,
+}
+
+#[async_trait::async_trait]
+impl Visitor for User {
+    async fn visit(&self, place: Place<'_>) {
+        // A shell finds the command as a user does, and its words stay what they are.
+        let script = if self.command.is_empty() { SHELL } else { "exec \"$@\"" };
+        let words = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);
+        let mut env = shell::environment();
+        env.push(("USER".into(), "root".into()));
+        let spawn = Spawn {
+            argv: words.into_iter().chain(self.command.iter().cloned()).collect(),
+            env,
+            cwd: "/".into(),
+            root: place.image.clone(),
+            ..Spawn::default()
+        };
+        let ended = shell::join(place.session, spawn).await;
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+    }
+}
