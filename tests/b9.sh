@@ -34,7 +34,7 @@ member() { qemu-img info --output=json "$1" | python3 -c "import json,sys; print
 inputs() {
     vbuild exec --no-network -- true
     cache=${VBUILD_TEST_HOME:-$work/home}/.cache/vbuild
-    root=$(ls -t "$cache"/appliance/*/root.ext4 2>/dev/null | head -n 1)
+    root=$(ls -t "$cache"/appliance/*/root.img 2>/dev/null | head -n 1)
     [ -n "$root" ] || fail "the appliance has no root in $cache"
     mkdir -p in
     cp --sparse=always "$root" in/base.raw
