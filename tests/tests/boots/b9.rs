@@ -70,7 +70,8 @@ async fn artifacts_are_built_and_a_failing_one_leaves_nothing() {
     assert_eq!(built.status.code(), Some(1), "{all}");
     assert!(all.contains("Error creating 'VmImages' for instance 'fails-"), "{all}");
     assert!(all.contains("[ TRACE ] ") && all.contains("to be seen"), "{all}");
-    assert!(!at("out/fails.raw").exists() && !at("out/failed").exists());
+    assert!(!at("out/fails.raw").exists());
+    assert_eq!(fs::read_dir(at("out/failed")).unwrap().count(), 0);
 
     let report = |name: &str| text(&at("out/report").join(name));
     assert_eq!(report("env"), "home=/root user=root\n");
