@@ -276,7 +276,9 @@ fn connections_have_a_limit_and_make_room_when_they_end() {
         let closed = |handle: &&SocketHandle| {
             guest.sockets.get::<tcp::Socket<'_>>(**handle).state() == tcp::State::Closed
         };
-        (handles.iter().filter(closed).count() == 20).then_some(())
+        let refused = handles.iter().filter(closed).count();
+        // The threads of the host come to their streams later.
+        (refused == 20 && most.load(Ordering::SeqCst) == CONNECTIONS_MAX).then_some(())
     });
     assert_eq!(most.load(Ordering::SeqCst), CONNECTIONS_MAX);
 }

@@ -22,7 +22,11 @@ fn every_constructor_is_in_the_manual() {
     let words: Vec<&str> = manual.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
     let mut count = 0;
     for line in TYPES.iter().flat_map(|text| text.lines()) {
-        let Some((_, rest)) = line.trim().split_once(" = \"") else { continue };
+        let line = line.trim();
+        let Some((_, rest)) = line.split_once(" = \"").filter(|_| !line.starts_with("const "))
+        else {
+            continue;
+        };
         // A type and its one constructor: the second one is read.
         let name = match rest.split_once("\"(\"") {
             Some((_, constructor)) => constructor,

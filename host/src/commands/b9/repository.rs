@@ -252,7 +252,7 @@ mod tests {
         fs::write(local.join("odd.b9si"), "SharedImage").unwrap();
         assert_eq!(ids(&cache.local_revisions(&ctx).unwrap()), ["0A-03"]);
         assert!(local.join("odd.b9si").exists());
-        let told = warnings.0.lock().unwrap();
+        let told = warnings.0.lock().unwrap().clone();
         assert!(told[0].contains("odd.b9si` describes no shared image"), "{told:?}");
         let error = cache.newest("other", &ctx).unwrap_err().to_string();
         assert_eq!(error, "Nothing found for SharedImageName \"other\".");
