@@ -30,6 +30,8 @@ pub enum Kind {
     Exec,
     /// The command line of `vbuild vmdb` is wrong.
     VmdbUsage,
+    /// `vbuild layers compare-layers` could not compare.
+    NotCompared,
 }
 
 /// The exit status of each kind; vbuild(1) repeats this table.
@@ -43,7 +45,7 @@ pub fn exit_status(kind: Kind) -> u8 {
     match kind {
         Kind::Usage | Kind::Build | Kind::Host | Kind::Interrupted => 1,
         Kind::ExtraData { status } => status.max(1),
-        Kind::VmdbUsage => 2,
+        Kind::VmdbUsage | Kind::NotCompared => 2,
         Kind::Unconfined => 3,
         Kind::Exec => 125,
     }

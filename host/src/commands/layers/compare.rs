@@ -30,6 +30,14 @@ use crate::{
 /// # Errors
 /// An image that cannot be read.
 pub(super) fn run(context: &Context, args: &CompareLayersArgs) -> Outcome {
+    compare(context, args).map_err(|error| match error.kind {
+        Kind::Unconfined | Kind::Interrupted => error,
+        // 1 means that they differ.
+        _ => CommandError { kind: Kind::NotCompared, ..error },
+    })
+}
+
+fn compare(context: &Context, args: &CompareLayersArgs) -> Outcome {
     let machine = &args.machine;
     let source = &args.source;
     let appliance =
