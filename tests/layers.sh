@@ -71,7 +71,7 @@ status=0
 check "a copy of an overlay is not one that vbuild has made" test "$status" -gt 1
 check "and the refusal says what allows it" grep -q -- --allow-backing= "$work/errors"
 status=0
-"$vbuild" layers compare-layers "$work/flat.qcow2" "$work/project/build/first.qcow2" \
+"$vbuild" layers compare-layers --exit-code "$work/flat.qcow2" "$work/project/build/first.qcow2" \
     "--allow-backing=$work/base.raw" --cache-dir "$work/one" > "$work/log" 2> "$work/errors" || status=$?
 check "the images differ" test "$status" = 1
 check "in the file of the last layer" grep -q '+ /etc/built-last' "$work/log"

@@ -14,6 +14,3 @@ pub(crate) use unpack::unpack;
 
 /// Unit of a tar stream.
 const BLOCK_BYTES: usize = 512;
-
-/// What stands before the name of an extended attribute in a PAX record.
-const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";

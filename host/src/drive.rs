@@ -105,6 +105,23 @@ pub struct HeldDrive {
 /// # Errors
 /// When it cannot be used, with the reason.
 pub fn hold(path: &Path, format: Option<DriveFormat>) -> Result<HeldDrive, DriveError> {
+    let (file, format) = checked(path, format)?;
+    let open = |source| DriveError::Open { path: path.to_owned(), source };
+    let path = std::fs::canonicalize(path).map_err(open)?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| DriveError::InUse(path.clone()))?;
+    Ok(HeldDrive { path, format, _lock: lock })
+}
+
+/// Checks a drive without taking it: another build may have it now.
+///
+/// # Errors
+/// When it cannot be used, with the reason.
+pub fn check(path: &Path, format: Option<DriveFormat>) -> Result<(), DriveError> {
+    checked(path, format).map(drop)
+}
+
+fn checked(path: &Path, format: Option<DriveFormat>) -> Result<(File, DriveFormat), DriveError> {
     let open = |source| DriveError::Open { path: path.to_owned(), source };
     let no_disk =
         |reason: &str| DriveError::NoDisk { path: path.to_owned(), reason: reason.to_owned() };
@@ -135,10 +152,7 @@ pub fn hold(path: &Path, format: Option<DriveFormat>) -> Result<HeldDrive, Drive
     if bytes < DRIVE_MIN_BYTES || (format == DriveFormat::Raw && bytes % 512 != 0) {
         return Err(no_disk(&format!("its size of {bytes} bytes is not that of a disk")));
     }
-    let path = std::fs::canonicalize(path).map_err(open)?;
-    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| DriveError::InUse(path.clone()))?;
-    Ok(HeldDrive { path, format, _lock: lock })
+    Ok((file, format))
 }
 
 #[cfg(test)]

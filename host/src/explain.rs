@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -124,6 +124,37 @@ pub async fn sizes(
     let mut shares: Vec<_> = shares.into_iter().collect();
     shares.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     Ok(shares)
+}
+
+/// The disk of a build of layers as one of them left it, in a file of a directory; `None`
+/// when no build of that name has kept it. The latest build counts.
+///
+/// # Errors
+/// A store that cannot be read.
+pub fn restore_layer(
+    settings: &Settings,
+    build: &str,
+    layer: &str,
+    directory: &Path,
+) -> Result<Option<PathBuf>, CommandError> {
+    let Ok(built) = find(settings, build) else { return Ok(None) };
+    let (recipe, layer) = ("layers", Printable::from(layer));
+    if built.plan.recipe != recipe {
+        return Ok(None);
+    }
+    let Some(target) = built.plan.disks.iter().find(|disk| disk.role == plan::DiskRole::Target)
+    else {
+        return Ok(None);
+    };
+    let stage = built.stages.iter().find(|stage| stage.name == layer);
+    let disk = stage.and_then(|stage| {
+        let mut disks = stage.disks.iter();
+        disks.find(|(name, _)| name.as_str() == target.name.as_str()).map(|(_, disk)| disk)
+    });
+    let Some(disk) = disk else { return Ok(None) };
+    let path = directory.join("layer.raw");
+    built.session.restore(disk, &path).map_err(store_error)?;
+    Ok(Some(path))
 }
 
 /// The build that an image or a name means, the latest if there are several.

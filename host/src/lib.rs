@@ -9,12 +9,14 @@
 //! Architecture invariant: only this package names both backends and every
 //! front end, and only its `ui` writes to the terminal.
 
+pub mod advice;
 pub mod agent;
 pub mod appliance;
 pub mod backend;
 pub mod build_dir;
 pub mod ca;
 pub mod cache_root;
+pub mod checks;
 pub mod cli;
 pub mod commands;
 pub mod confinement;
@@ -74,10 +76,7 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
             console.print_warning(&warning);
         }
         match invocation {
-            Invocation::Print(text) => {
-                console.print_own(&text);
-                Ok(0)
-            }
+            Invocation::Print(text) => console.print_own(&text).map(|()| 0),
             Invocation::Capabilities(channel) => commands::capabilities::run(&console, &channel),
             Invocation::Verb(verb) => commands::run(&context, *verb),
             Invocation::Build(args) => commands::dib::run(&context, &args),

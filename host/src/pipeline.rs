@@ -13,9 +13,9 @@ use plan::Plan;
 use tokio::sync::watch;
 
 use crate::{
-    appliance, backend,
+    advice, appliance, backend,
     build_dir::BuildDir,
-    ca, drive,
+    ca, checks, drive,
     error::{CommandError, Kind},
     network::{self, Network},
     progress::OutputProgress,
@@ -52,22 +52,6 @@ impl Ctx {
     }
 }
 
-/// Everything wrong with a plan and its outputs, before any machine boots.
-///
-/// # Errors
-/// All complaints in one error.
-pub fn check(plan: &Plan) -> Result<Vec<Target>, CommandError> {
-    let mut complaints: Vec<String> = plan::check(plan).iter().map(ToString::to_string).collect();
-    let targets = targets(plan);
-    if let Err(errors) = output::check(&targets) {
-        complaints.extend(errors.iter().map(ToString::to_string));
-    }
-    if complaints.is_empty() {
-        return Ok(targets.into_iter().filter(is_disk).collect());
-    }
-    Err(CommandError::usage(complaints.join("\n")))
-}
-
 fn is_disk(target: &Target) -> bool {
     target.format.origin == output::Origin::Disk
 }
@@ -79,7 +63,12 @@ pub fn targets(plan: &Plan) -> Vec<Target> {
     let epoch = plan.outputs.epoch;
     let disks = plan.outputs.images.iter().filter_map(|image| {
         let format = output::format(&image.format)?;
+        let disk = plan.disks.iter().find(|disk| disk.name == image.disk)?;
         Some(Target {
+            disk_bytes: match disk.size {
+                plan::DiskSize::Bytes(bytes) => Some(bytes),
+                plan::DiskSize::FactKib(_) => None,
+            },
             compress: image.compress,
             options: image.options.clone(),
             checksums: checksums.clone(),
@@ -91,6 +80,7 @@ pub fn targets(plan: &Plan) -> Vec<Target> {
         let plan::Step::ExportTree { output: tree, .. } = step else { return None };
         let format = output::format(&tree.format)?;
         Some(Target {
+            checksums: checksums.clone(),
             container: tree.target.clone(),
             identity: identity(epoch, &tree.path),
             ..Target::new(format, &tree.path)
@@ -146,8 +136,8 @@ pub async fn build_here(
     settings: &Settings,
     ctx: &Ctx,
 ) -> Result<(Vec<Written>, Option<Shared>), CommandError> {
-    check(plan)?;
-    let before = breaks(plan, &settings.breaks)?;
+    checks::outputs(plan, false)?;
+    let before = checks::settings(plan, settings)?;
     let targets = targets(plan);
     let shared = shared_cache::open(settings)?;
     let mut machine = Prepared::new(settings, ctx).await?;
@@ -180,7 +170,9 @@ pub async fn build_here(
             if settings.keep_failed && !retry && !matches!(error, EngineError::Cancelled) {
                 keep_outputs(plan, &directory, &trees, ctx).await?;
             }
-            return Err(CommandError { retry, ..engine_error(error) });
+            let hints = advice::hints(plan, &error);
+            let error = hints.into_iter().fold(engine_error(error), CommandError::hint);
+            return Err(CommandError { retry, ..error });
         }
     };
     let mut files = trees.take();
@@ -224,33 +216,6 @@ async fn keep_outputs(
     Ok(())
 }
 
-/// The stages before which a shell opens: those of `before-PHASE`, and those
-/// behind the ones of `after-PHASE`.
-///
-/// # Errors
-/// When no stage runs the phase.
-fn breaks(plan: &Plan, points: &[String]) -> Result<Vec<usize>, CommandError> {
-    points
-        .iter()
-        .map(|point| {
-            let (when, phase) = point.split_once('-').unwrap_or((point, ""));
-            let runs = |step: &plan::Step| match step {
-                plan::Step::RunParts(parts) => parts.phase.trim_end_matches(".d") == phase,
-                _ => false,
-            };
-            let stage = plan.stages.iter().position(|stage| stage.steps.iter().any(runs));
-            match (when, stage) {
-                ("before", Some(stage)) => Ok(stage),
-                ("after", Some(stage)) => Ok(stage + 1),
-                _ => Err(CommandError::usage(format!(
-                    "break: `{point}` is neither before-PHASE, after-PHASE nor after-error"
-                ))
-                .hint("phases are root, extra-data, pre-install and so on, without `.d`")),
-            }
-        })
-        .collect()
-}
-
 /// Opens a shell in the machine of a plan, after so many of its stages. What is
 /// not in the cache runs; nothing is written.
 ///
@@ -262,7 +227,8 @@ pub async fn shell(
     ctx: &Ctx,
     after: usize,
 ) -> Result<(), CommandError> {
-    check(plan)?;
+    checks::stages(plan)?;
+    checks::settings(plan, settings)?;
     let machine = Prepared::new(settings, ctx).await?;
     let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
     let visit = shell::Shell::after(after);
@@ -425,10 +391,14 @@ async fn write_disk(
 /// When it cannot be used.
 pub fn hold_drive(settings: &Settings) -> Result<Option<drive::HeldDrive>, CommandError> {
     let Some(path) = &settings.drive else { return Ok(None) };
-    drive::hold(path, settings.drive_format).map(Some).map_err(|error| {
-        let hint = error.hint();
-        CommandError::new(Kind::Usage, error).maybe_hint(hint)
-    })
+    drive::hold(path, settings.drive_format).map(Some).map_err(drive_error)
+}
+
+/// The error of a drive for the command line.
+#[must_use]
+pub fn drive_error(error: drive::DriveError) -> CommandError {
+    let hint = error.hint();
+    CommandError::new(Kind::Usage, error).maybe_hint(hint)
 }
 
 /// Loads the certificates that guests shall trust.

@@ -35,6 +35,16 @@ impl output::Progress for OutputProgress {
                 let total = totals.get(path).map_or(0, |(total, _)| *total);
                 self.observer.event(&Event::OutputProgress { path: path.to_owned(), done, total });
             }
+            output::Event::Lost { format, path, what, count, first } => {
+                let files = if count == 1 { "one file" } else { "files" };
+                let number = if count == 1 { String::new() } else { format!("{count} ") };
+                self.observer.event(&Event::Warning {
+                    text: format!(
+                        "{}: {format} cannot hold {what}: {number}{files}, the first is `{first}`",
+                        path.display()
+                    ),
+                });
+            }
             output::Event::Finished { path, bytes } => {
                 let (total, started) = totals.get(path).copied().unwrap_or((0, Instant::now()));
                 self.observer.event(&Event::OutputWritten {

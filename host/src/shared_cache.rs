@@ -24,11 +24,12 @@ use crate::{
 /// What is read of a secret's file: `openssl rand -hex 32` makes 65 bytes.
 const SECRET_MAX_BYTES: u64 = 64 << 10;
 
-/// The shared cache of a build, if it has one.
+/// Whether there is a shared cache, and its secret if it has one, without asking it
+/// anything.
 ///
 /// # Errors
-/// A place that cannot be used.
-pub fn open(settings: &Settings) -> Result<Option<Remote>, CommandError> {
+/// Options that leave open who is trusted, or a secret that cannot be used.
+pub fn check(settings: &Settings) -> Result<Option<Secret>, CommandError> {
     let Some(place) = &settings.remote_cache else { return Ok(None) };
     let secret = secret(settings)?;
     if secret.is_none() && !settings.remote_unsigned {
@@ -37,6 +38,16 @@ pub fn open(settings: &Settings) -> Result<Option<Remote>, CommandError> {
             .hint("`--remote-key FILE` trusts those that are signed with a common secret")
             .hint("`--remote-unsigned` trusts everybody who can write to the place"));
     }
+    Ok(secret)
+}
+
+/// The shared cache of a build, if it has one.
+///
+/// # Errors
+/// A place that cannot be used.
+pub fn open(settings: &Settings) -> Result<Option<Remote>, CommandError> {
+    let Some(place) = &settings.remote_cache else { return Ok(None) };
+    let secret = check(settings)?;
     let options =
         Options { ca_bundle: pipeline::load_certificates(settings)?, secret, ..Options::default() };
     let remote = Remote::open(place.clone(), &options);
@@ -76,7 +87,9 @@ fn shared_stages(plan: &Plan) -> usize {
     let stays = |step: &Step| matches!(step, Step::Fetch { .. } | Step::ExportTree { .. });
     plan.stages
         .iter()
-        .position(|stage| stage.keep != Keep::Shared || stage.steps.iter().any(stays))
+        .position(|stage| {
+            !matches!(stage.keep, Keep::Shared | Keep::Disks) || stage.steps.iter().any(stays)
+        })
         .unwrap_or(plan.stages.len())
 }
 

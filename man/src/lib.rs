@@ -12,6 +12,10 @@ use clap::{Arg, Command};
 use clap_mangen::Man;
 use vbuild::error::{Kind, exit_status};
 
+/// When the manual was last changed in its substance; the pages of sections 5 and 7 have it
+/// in their headers too.
+pub const DATE: &str = "2026-11-30";
+
 /// The sections written by hand, in the order of the page.
 const BEHIND_VERBS: &[&str] =
     &[include_str!("../sections/environment.roff"), include_str!("../sections/files.roff")];
@@ -33,8 +37,9 @@ pub fn vbuild_1() -> Result<String> {
         ".\\\" Rendered from the command line's types by the crate `man`; edit those, or man/sections.\n",
     );
     page += APOSTROPHE;
-    let man = Man::new(command.clone()).manual("vbuild manual");
-    page += &rendered(|out| man.render_title(out))?;
+    let man = Man::new(command.clone());
+    let version = format!("vbuild {}", command.get_version().unwrap_or_default());
+    let _ = writeln!(page, ".TH VBUILD 1 \"{DATE}\" \"{version}\" \"vbuild manual\"");
     page += &rendered(|out| man.render_name_section(out))?;
     page += include_str!("../sections/synopsis.roff");
     page += include_str!("../sections/description.roff");
@@ -66,6 +71,8 @@ fn rendered(render: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>)
 /// The options of a command, with their groups as sub-sections.
 fn options(command: &Command) -> Result<String> {
     let text = rendered(|out| Man::new(command.clone()).render_options_section(out))?;
+    // A break beside a space is none.
+    let text = text.replace(".br\n\n.br\n", "\n").replace(".br\n.sp\n.br\n", ".sp\n");
     Ok(text
         .lines()
         .filter(|line| *line != ".SH OPTIONS")
@@ -89,8 +96,8 @@ fn capitalised(heading: &str) -> String {
 fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command) -> Result<()> {
     let name = format!("{above} {}", verb.get_name());
     let mut below = verb.get_subcommands();
-    // Some do something without a verb below them.
-    if verb.has_subcommands() && !verb.is_args_conflicts_with_subcommands_set() {
+    // Most do something without a verb below them.
+    if verb.is_subcommand_required_set() {
         page.push_str(&options_of_all_below(verb, &name)?);
         return below.try_for_each(|below| verb_section(page, below, &name, build));
     }
@@ -130,7 +137,11 @@ fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command)
             .iter()
             .filter_map(|arg| Some(format!("\\fB\\-\\-{}\\fR", escaped(arg.get_long()?))))
             .collect();
-        let text = match names.len() > SHARED_NAMED_MAX {
+        let has_all = build
+            .get_arguments()
+            .filter(|arg| !arg.is_hide_set() && shares(build, arg))
+            .all(|arg| shared.iter().any(|own| own.get_id() == arg.get_id()));
+        let text = match has_all {
             true => "All options of a build.".to_owned(),
             false => format!("As for a build: {}.", names.join(", ")),
         };
@@ -155,9 +166,6 @@ fn options_of_all_below(verb: &Command, name: &str) -> Result<String> {
     text += &options(&common)?;
     Ok(text)
 }
-
-/// A verb that shares more options than this shares all of them.
-const SHARED_NAMED_MAX: usize = 30;
 
 fn shares(build: &Command, arg: &Arg) -> bool {
     let common = |other: &Arg| other.get_id() == arg.get_id() && other.get_help() == arg.get_help();

@@ -1,5 +1,7 @@
 //! The committed manual is the one that the command line's types render.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{fs, path::Path};
 
 #[test]
@@ -15,6 +17,49 @@ fn the_manual_is_up_to_date() {
         committed == rendered,
         "man/vbuild.1 is not what the command line's types render; run the tests of `man` with UPDATE_MAN=1 set"
     );
+}
+
+/// Every page of the folder.
+fn pages() -> Vec<(std::path::PathBuf, String)> {
+    let folder = fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let files = folder.map(|entry| entry.unwrap().path());
+    let is_page = |path: &std::path::PathBuf| {
+        path.extension()
+            .is_some_and(|end| end.to_str().is_some_and(|end| end.parse::<u8>().is_ok()))
+    };
+    files.filter(is_page).map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn every_page_has_its_date_and_version_where_they_belong() {
+    let pages = pages();
+    assert!(pages.len() > 3, "{pages:?}");
+    for (path, page) in pages {
+        let name = path.file_stem().unwrap().to_string_lossy().to_uppercase().replace('-', "\\-");
+        let section = path.extension().unwrap().to_string_lossy().into_owned();
+        let version = vbuild::cli::command().get_version().unwrap().to_owned();
+        let head = format!(
+            ".TH {name} {section} \"{}\" \"vbuild {version}\" \"vbuild manual\"",
+            man::DATE
+        );
+        assert!(page.lines().any(|line| line == head), "{}: no line {head}", path.display());
+    }
+}
+
+#[test]
+fn mandoc_finds_nothing_wrong() {
+    for (path, _) in pages() {
+        let lint = std::process::Command::new("mandoc")
+            .args(["-T", "lint", "-W", "warning"])
+            .arg(&path)
+            .output();
+        let Ok(output) = lint else {
+            println!("skipped: mandoc is not installed");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    }
 }
 
 #[test]

@@ -54,7 +54,11 @@ pub fn members(path: &Path) -> BTreeMap<String, Member> {
             })
             .collect();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let name = text(&entry.path_bytes());
+        let below = |name: String| match name.strip_prefix("./") {
+            Some(below) if !below.is_empty() => below.to_owned(),
+            _ => name,
+        };
+        let name = below(text(&entry.path_bytes()));
         let header = entry.header();
         let device = match header.entry_type() {
             tar::EntryType::Char | tar::EntryType::Block => Some((
@@ -68,7 +72,10 @@ pub fn members(path: &Path) -> BTreeMap<String, Member> {
             mode: header.mode().unwrap(),
             owner: (header.uid().unwrap(), header.gid().unwrap()),
             device,
-            link: entry.link_name_bytes().map(|link| text(&link)),
+            link: entry.link_name_bytes().map(|link| match header.entry_type() {
+                tar::EntryType::Link => below(text(&link)),
+                _ => text(&link),
+            }),
             seconds: header.mtime().unwrap(),
             extensions,
             content: Vec::new(),

@@ -13,7 +13,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, minor};
 use tar::{EntryType, Header};
 use wire::{DATA_MAX_BYTES, Failure};
 
-use super::{BLOCK_BYTES, XATTR_PREFIX};
+use super::BLOCK_BYTES;
 use crate::beneath::{Root, proc_path};
 use crate::failure::Doing;
 use crate::stream::{Stream, StreamWriter};
@@ -80,7 +80,11 @@ impl<W: Write> Packer<W> {
 
     fn member(&mut self, entry: &Entry<'_>) -> io::Result<()> {
         let (kind, stat) = (entry.kind(), &entry.stat);
-        let mut name = entry.path.as_os_str().as_bytes().to_vec();
+        // As `tar -C TREE .` writes them, in whose archives people look for `./etc/passwd`.
+        let mut name = match entry.path.as_os_str().as_bytes() {
+            own @ b"./" => own.to_vec(),
+            below => [b"./", below].concat(),
+        };
         let mut link = Vec::new();
         let entry_type = match kind {
             // Nothing that a process listens on can be in an archive.
@@ -230,13 +234,24 @@ fn records(name: &[u8], link: &[u8], size: u64, stat: &FileStat, xattrs: &Xattrs
             record(&mut bytes, key, id.to_string().as_bytes());
         }
     }
-    if stat.st_mtime < 0 {
-        record(&mut bytes, b"mtime", stat.st_mtime.to_string().as_bytes());
+    if stat.st_mtime < 0 || stat.st_mtime_nsec != 0 {
+        record(&mut bytes, b"mtime", time(stat.st_mtime, stat.st_mtime_nsec).as_bytes());
     }
     for (name, value) in xattrs {
-        record(&mut bytes, &[XATTR_PREFIX, name].concat(), value);
+        record(&mut bytes, &tar_stream::xattr_key(name), value);
     }
     bytes
+}
+
+/// A time as a decimal number of seconds: the whole ones are rounded down, and before 1970 the
+/// fraction goes the other way.
+fn time(seconds: i64, nanoseconds: i64) -> String {
+    let (sign, whole, fraction) = match (seconds, nanoseconds) {
+        (seconds, 0) => return seconds.to_string(),
+        (0.., nanoseconds) => ("", seconds.unsigned_abs(), nanoseconds),
+        (_, nanoseconds) => ("-", (seconds + 1).unsigned_abs(), 1_000_000_000 - nanoseconds),
+    };
+    format!("{sign}{whole}.{fraction:09}").trim_end_matches('0').to_owned()
 }
 
 fn record(bytes: &mut Vec<u8>, key: &[u8], value: &[u8]) {
@@ -296,6 +311,17 @@ mod tests {
             let said: usize = std::str::from_utf8(&bytes[..digits]).unwrap().parse().unwrap();
             assert_eq!(said, bytes.len());
         }
+    }
+
+    #[test]
+    fn times_keep_their_fractions() {
+        assert_eq!(time(5, 0), "5");
+        assert_eq!(time(-5, 0), "-5");
+        assert_eq!(time(5, 500_000_000), "5.5");
+        assert_eq!(time(5, 1), "5.000000001");
+        // A quarter of a second before 1970, and before the second before that.
+        assert_eq!(time(-1, 750_000_000), "-0.25");
+        assert_eq!(time(-2, 750_000_000), "-1.25");
     }
 
     #[test]

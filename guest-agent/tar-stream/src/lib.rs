@@ -31,6 +31,7 @@ mod write;
 pub use archive::{Archive, Entry, TarError, Xattr};
 pub use content::Content;
 pub use header::{BLOCK_BYTES, Kind};
+pub use records::xattr_key;
 pub use write::file_header;
 
 /// The longest path or link target, in bytes: `PATH_MAX` of Linux without its NUL,

@@ -4,6 +4,40 @@ use crate::{
     PATH_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES, XATTRS_MAX, archive::Xattr,
 };
 
+/// What the keys of extended attributes begin with.
+const XATTR_KEY: &[u8] = b"SCHILY.xattr.";
+
+/// The key that stands for an extended attribute: as GNU tar has it, `=`, which ends a key, and
+/// `%` are written as hexadecimal digits.
+#[must_use]
+pub fn xattr_key(name: &[u8]) -> Vec<u8> {
+    let mut key = XATTR_KEY.to_vec();
+    for byte in name {
+        match byte {
+            b'=' => key.extend_from_slice(b"%3D"),
+            b'%' => key.extend_from_slice(b"%25"),
+            other => key.push(*other),
+        }
+    }
+    key
+}
+
+/// The name that a key stands for, without what the keys begin with.
+fn xattr_of_key(key: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(key.len());
+    let mut rest = key;
+    while let Some((first, tail)) = rest.split_first() {
+        let (byte, tail) = match (rest.strip_prefix(b"%3D"), rest.strip_prefix(b"%25")) {
+            (Some(tail), _) => (b'=', tail),
+            (_, Some(tail)) => (b'%', tail),
+            _ => (*first, tail),
+        };
+        name.push(byte);
+        rest = tail;
+    }
+    name
+}
+
 /// What extensions say about the next member.
 #[derive(Debug, Default)]
 pub(crate) struct Extended {
@@ -54,8 +88,8 @@ impl Extended {
                 return Err("a sparse file in an outdated form");
             }
             _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattr(name, value)?;
+                if let Some(name) = key.strip_prefix(XATTR_KEY) {
+                    self.xattr(&xattr_of_key(name), value)?;
                 }
             }
         }
@@ -134,6 +168,18 @@ mod tests {
         extended.records(&bytes).unwrap();
         assert_eq!(extended.uid, Some(70000));
         assert_eq!(extended.xattrs, [(b"user.x".to_vec(), value.to_vec())]);
+    }
+
+    #[test]
+    fn attributes_keep_their_names() {
+        for name in ["user.a=b", "user.100%", "user.%3D", "user.plain", "user.=%25="] {
+            let key = xattr_key(name.as_bytes());
+            assert!(!key.contains(&b'='), "{name}");
+            let mut extended = Extended::default();
+            extended.record(&key, b"v=w").unwrap();
+            assert_eq!(extended.xattrs, [(name.as_bytes().to_vec(), b"v=w".to_vec())]);
+        }
+        assert_eq!(xattr_key(b"user.a=b"), b"SCHILY.xattr.user.a%3Db");
     }
 
     #[test]

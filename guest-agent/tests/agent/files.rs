@@ -220,7 +220,7 @@ fn excludes_leave_out_trees_or_content() {
     std::io::Write::write_all(&mut listing.stdin.take().unwrap(), &archive).unwrap();
     let output = listing.wait_with_output().unwrap();
     let names = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(names, "./\nkeep/\nkeep/file\ntmp/\nvar/\n");
+    assert_eq!(names, "./\n./keep/\n./keep/file\n./tmp/\n./var/\n");
 }
 
 #[test]

@@ -14,6 +14,7 @@
 //! Architecture invariant: knows no plans and no recipes.
 
 mod backing;
+mod blocks;
 mod error;
 mod fetch;
 #[cfg(any(test, feature = "fuzzing"))]

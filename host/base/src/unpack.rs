@@ -14,6 +14,7 @@ use store::{Extent, ExtentSource, ExtentTarget, OverlaySource, RawSource, RawTar
 use crate::{
     AllowedBacking, BaseError, Magic,
     backing::{self, Layer},
+    blocks,
     source::ImageFile,
     unfinished, vmdk,
 };
@@ -46,6 +47,8 @@ pub enum Format {
     Qcow2,
     /// VMware's.
     Vmdk,
+    /// A table of blocks: VirtualBox's, and both of Hyper-V.
+    Blocks,
 }
 
 /// How a file is compressed.
@@ -63,6 +66,8 @@ pub(crate) enum Chain {
     Layers(Vec<Layer>),
     /// VMware's disk.
     Vmdk(vmdk::Disk),
+    /// VirtualBox's disk, or Hyper-V's.
+    Blocks(blocks::Disk),
     /// A compressed file.
     Packed(ImageFile, Packing),
 }
@@ -81,9 +86,10 @@ impl Chain {
             Some(Magic::Gzip) => Ok(Self::Packed(image, Packing::Gzip)),
             Some(Magic::Xz) => Ok(Self::Packed(image, Packing::Xz)),
             Some(Magic::Zstd) => Ok(Self::Packed(image, Packing::Zstd)),
-            Some(
-                magic @ (Magic::Vhdx | Magic::Vhd | Magic::Vdi | Magic::Qed | Magic::Parallels),
-            ) => {
+            Some(magic @ (Magic::Vhdx | Magic::Vhd | Magic::Vdi)) => {
+                Ok(Self::Blocks(blocks::Disk::of(image, magic)))
+            }
+            Some(magic @ (Magic::Qed | Magic::Parallels)) => {
                 let advice = "convert it with `qemu-img convert -O qcow2`";
                 refused(format!("it is a {} file; {advice}", magic.name()))
             }
@@ -92,6 +98,9 @@ impl Chain {
             None => match image.bytes()? {
                 bytes if bytes < DISK_MIN_BYTES => {
                     refused(format!("{bytes} bytes are too few for a disk"))
+                }
+                _ if blocks::Disk::fixed_vhd(&image)? => {
+                    Ok(Self::Blocks(blocks::Disk::of_fixed_vhd(image)))
                 }
                 _ => Ok(Self::Layers(vec![Layer { file: image, format: BackingFormat::Raw }])),
             },
@@ -103,6 +112,7 @@ impl Chain {
         match self {
             Self::Layers(layers) => Box::new(layers.iter().map(|layer| &layer.file)),
             Self::Vmdk(disk) => Box::new(disk.files()),
+            Self::Blocks(disk) => Box::new(std::iter::once(&disk.file)),
             Self::Packed(file, _) => Box::new(std::iter::once(file)),
         }
     }
@@ -115,6 +125,7 @@ impl Chain {
                 BackingFormat::Qcow2 => Format::Qcow2,
             }),
             Self::Vmdk(_) => Some(Format::Vmdk),
+            Self::Blocks(_) => Some(Format::Blocks),
             Self::Packed(..) => None,
         }
     }
@@ -131,6 +142,7 @@ pub(crate) fn unpack(chain: &Chain, disks: &Path, raw: &Path) -> Result<u64, Bas
     match chain {
         Chain::Layers(layers) => write_layers(layers, &made)?,
         Chain::Vmdk(disk) => vmdk::unpack(disk, &made, &mut Written::default())?,
+        Chain::Blocks(disk) => blocks::unpack(disk, &made, &mut Written::default())?,
         Chain::Packed(image, packing) => unpack_packed(image, *packing, work.path(), &made)?,
     }
     let file = fs::OpenOptions::new().write(true).open(&made);
@@ -167,6 +179,7 @@ fn unpack_packed(
     match &inside {
         Chain::Layers(layers) => write_layers(layers, made),
         Chain::Vmdk(disk) => vmdk::unpack(disk, made, &mut Written::default()),
+        Chain::Blocks(disk) => blocks::unpack(disk, made, &mut Written::default()),
         Chain::Packed(..) => Err(BaseError::image(&image.path, "it is packed twice")),
     }
     .map_err(|error| within(error, &image.path))

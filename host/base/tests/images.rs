@@ -99,6 +99,10 @@ fn every_format_gives_the_same_disk() {
         (written(&disk, "qcow2", at("a.qcow2")), Some(Format::Qcow2)),
         (written(&disk, "vmdk", at("a.vmdk")), Some(Format::Vmdk)),
         (written(&disk, "vmdk-stream", at("b.vmdk")), Some(Format::Vmdk)),
+        (written(&disk, "vdi", at("a.vdi")), Some(Format::Blocks)),
+        (written(&disk, "vhd", at("a.vhd")), Some(Format::Blocks)),
+        (written(&disk, "vhd-fixed", at("b.vhd")), Some(Format::Blocks)),
+        (written(&disk, "vhdx", at("a.vhdx")), Some(Format::Blocks)),
     ];
     let mut digests = Vec::new();
     for (file, format) in files {
@@ -110,7 +114,7 @@ fn every_format_gives_the_same_disk() {
     }
     digests.sort();
     digests.dedup();
-    assert_eq!(digests.len(), 4, "the digest is of the file");
+    assert_eq!(digests.len(), 8, "the digest is of the file");
 }
 
 #[test]
@@ -155,7 +159,7 @@ fn what_is_no_image_is_refused_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let cases: [(&[u8], &str); 4] = [
         (b"hello", "too few"),
-        (b"conectix and more", "vhd"),
+        (b"conectix and more", "cut off"),
         (b"PK\x03\x04", "zip"),
         (b"QFI\xfb\0\0\0\x03 cut off", "cannot be a base image"),
     ];

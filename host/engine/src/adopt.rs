@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use plan::{
     DevicePlace, Filesystem, FoundDevice, FstabEntry, LogicalVolume, LvSize, Mount, Node, NodeKind,
-    PartitionTable, Plan, TableLabel,
+    PartitionTable, Placing, Plan, TableLabel,
 };
 use wire::{BlockDevice, FileOperation, Reply, Request};
 
@@ -459,7 +459,7 @@ fn nodes(
         let table = PartitionTable {
             disk: disk.to_owned(),
             label: if gpt { TableLabel::Gpt } else { TableLabel::Mbr },
-            align: 0,
+            placing: Placing::Exact { extended: None },
             partitions: Vec::new(),
         };
         let name = format!("{disk}-table");

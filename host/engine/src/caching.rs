@@ -10,7 +10,7 @@ use std::{
 };
 
 use machine::OnGuestConnect;
-use plan::{Plan, Point, Salt, StageKey, Step, stage_inputs};
+use plan::{Keep, Plan, Point, Salt, StageKey, Step, stage_inputs};
 use serde::{Deserialize, Serialize};
 use session::Session;
 use store::{Origin, RECORD_VERSION, Ran, RecordKind, StageRecord};
@@ -397,7 +397,10 @@ impl Caching {
         if self.keeper.has_failed() {
             return Ok(());
         }
-        let worth = self.unkept >= WORTH_KEEPING && index < self.last_kept && files.can_grow_by(0);
+        let is_wanted = plan.stages[index].keep == Keep::Disks;
+        let worth = (self.unkept >= WORTH_KEEPING || is_wanted)
+            && index < self.last_kept
+            && files.can_grow_by(0);
         let finished = if worth { self.snapshot(plan, guest, files).await? } else { None };
         let saved = Saved { state: state.clone(), progress: None };
         self.listen();

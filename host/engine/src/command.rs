@@ -13,6 +13,7 @@ use crate::{
     Config, EngineError, State, certificates,
     events::{Event, OutputStream},
     guest::{Guest, TOOLS},
+    start,
 };
 
 /// Longer lines of output are cut: a terminal and a log are for people.
@@ -165,7 +166,28 @@ pub(crate) async fn run_capturing(
         place: command.place,
     });
     let started = Instant::now();
-    let mut child = guest.session.spawn(spawn).await.map_err(session_error)?;
+    let mut lines = Lines::default();
+    let mut begun = guest.session.spawn(spawn.clone()).await;
+    if let Err(error) = &begun
+        && let Some(again) = start::by_bash(&spawn, error)
+    {
+        begun = guest.session.spawn(again).await;
+    }
+    let mut child = match begun {
+        Ok(child) => child,
+        Err(error) => {
+            let reason = start::reason(guest, &spawn, command.place, &error).await;
+            let Some(reason) = reason else { return Err(session_error(error).into()) };
+            lines.take(OutputStream::Stderr, format!("{reason}\n").as_bytes(), &mut |e| emit(e));
+            let ended = Ended {
+                status: ExitStatus::Code(start::CANNOT_START),
+                elapsed: started.elapsed(),
+                cpu: Duration::ZERO,
+            };
+            emit(ended.event(&command));
+            return Err(ended.failed(&command, stage, config, lines, Vec::new()));
+        }
+    };
     if let (Some(input), Some(text)) = (child.take_input(), command.stdin) {
         let text = text.to_owned();
         tokio::spawn(async move {
@@ -173,7 +195,6 @@ pub(crate) async fn run_capturing(
             input.end().await;
         });
     }
-    let mut lines = Lines::default();
     let mut captured = Vec::new();
     let exited = loop {
         match child.next().await.map_err(session_error)? {
@@ -191,27 +212,53 @@ pub(crate) async fn run_capturing(
         }
     };
     lines.finish(&mut |event| emit(event));
-    emit(Event::ScriptFinished {
-        phase: command.phase.to_owned(),
-        script: command.script.to_owned(),
-        status: exited.status,
-        elapsed: started.elapsed(),
-        cpu: exited.cpu,
-    });
+    let ended = Ended { status: exited.status, elapsed: started.elapsed(), cpu: exited.cpu };
+    emit(ended.event(&command));
     if exited.status.success() {
         return Ok(captured);
     }
-    let (place, elapsed, cpu) = (command.place, started.elapsed(), exited.cpu);
-    let untold = command.quiet.then_some(Untold { place, elapsed, cpu });
-    let error = EngineError::Script {
-        phase: command.phase.to_owned(),
-        script: command.script.to_owned(),
-        origin: command.origin.cloned(),
-        status: exited.status,
-        timeout: time_limit(stage, config).filter(|_| exited.status == ExitStatus::TimedOut),
-        tail: lines.tail.into(),
-    };
-    Err(Failed { error, captured, untold })
+    Err(ended.failed(&command, stage, config, lines, captured))
+}
+
+/// How a command ended.
+struct Ended {
+    status: ExitStatus,
+    elapsed: Duration,
+    cpu: Duration,
+}
+
+impl Ended {
+    fn event(&self, command: &Command<'_>) -> Event {
+        Event::ScriptFinished {
+            phase: command.phase.to_owned(),
+            script: command.script.to_owned(),
+            status: self.status,
+            elapsed: self.elapsed,
+            cpu: self.cpu,
+        }
+    }
+
+    fn failed(
+        self,
+        command: &Command<'_>,
+        stage: &Stage,
+        config: &Config,
+        lines: Lines,
+        captured: Vec<u8>,
+    ) -> Failed {
+        let Self { status, elapsed, cpu } = self;
+        let untold = command.quiet.then_some(Untold { place: command.place, elapsed, cpu });
+        let error = EngineError::Script {
+            phase: command.phase.to_owned(),
+            script: command.script.to_owned(),
+            origin: command.origin.cloned(),
+            place: command.place,
+            status,
+            timeout: time_limit(stage, config).filter(|_| status == ExitStatus::TimedOut),
+            tail: lines.tail.into(),
+        };
+        Failed { error, captured, untold }
+    }
 }
 
 /// How long a script of a stage may run.

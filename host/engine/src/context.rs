@@ -6,8 +6,9 @@ use wire::{FileOperation, MountEntry, MountSpec, Reply, Request};
 
 use crate::{
     CarriedMount, EngineError, State,
+    events::SharedObserver,
     guest::{Guest, HELPER, Mounted, SCRATCH, TOOLS},
-    layout,
+    layout, steps,
 };
 
 /// The mounts that a context means, in order.
@@ -93,10 +94,17 @@ pub(crate) async fn enter(
     context: &Context,
     previous: Option<&Context>,
     state: &mut State,
+    observer: &SharedObserver,
 ) -> Result<(), EngineError> {
     let prepare = |action: String| move |source| EngineError::Prepare { action, source };
     let wanted = wanted(context, guest, state)?;
     let same = wanted.iter().zip(&guest.mounted).take_while(|(a, b)| **a == b.spec).count();
+    // What a script has left running in the image would keep these mounts busy.
+    let left = previous.and_then(|context| context.image_root.as_ref());
+    if let Some(root) = left.filter(|_| same < guest.mounted.len()) {
+        let ended = steps::kill_processes(guest, observer, root).await;
+        ended.map_err(prepare("end left-over processes".to_owned()))?;
+    }
     if let Some(below) = below_left_root(context, previous) {
         unmount_carried(guest, state, |target| target.starts_with(&below)).await?;
     }

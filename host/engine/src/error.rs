@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use plan::Place;
 use session::SessionError;
 use wire::ExitStatus;
 
@@ -23,6 +24,8 @@ pub enum EngineError {
         script: String,
         /// The element it came from.
         origin: Option<String>,
+        /// Where it ran.
+        place: Place,
         /// How it ended.
         status: ExitStatus,
         /// The limit, for one that was timed out.

@@ -31,6 +31,7 @@ mod run;
 mod run_parts;
 mod sealed;
 mod snapshot;
+mod start;
 mod step;
 mod steps;
 mod tape;
@@ -44,5 +45,5 @@ pub use config::{
 pub use disks::target_files;
 pub use error::EngineError;
 pub use guest::{HELPER_SERIAL, ROOT_SERIAL, mount_drive};
-pub use partition::{Placed, TableError, TableImage, lay_out};
+pub use partition::{Placed, TableError, TableImage, check_tables, lay_out};
 pub use run::{Built, run};

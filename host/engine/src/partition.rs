@@ -4,10 +4,15 @@
 //! The guest never runs a partitioner: the host computes the few sectors, the
 //! agent writes them, and the kernel reads the table again.
 
+mod gpt_types;
+
 use std::io::{Read, Seek, SeekFrom, Write};
 
 use mbrman::{CHS, LogicalPartition, MBRPartitionEntry};
-use plan::{PartitionTable, Size, TableLabel};
+use plan::{
+    Disk, DiskSize, Extended, NodeKind, Partition, PartitionTable, Placing, Plan, Size, Step,
+    TableLabel,
+};
 use uuid::Uuid;
 
 /// The heads and sectors that every BIOS of the last decades pretends.
@@ -19,6 +24,8 @@ const EXTENDED_TYPE: u8 = 0x0f;
 /// GPT keeps 33 blocks of backup at the end; diskimage-builder leaves a whole
 /// alignment unit free, so that sizes come out the same.
 const MIB: u64 = 1024 * 1024;
+/// Sectors of an MBR.
+const SECTOR_BYTES: u64 = 512;
 
 /// Why a table cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +96,17 @@ pub struct TableImage {
     pub partitions: Vec<Placed>,
 }
 
+/// Where everything lies.
+#[derive(Debug, Default)]
+struct Arrangement {
+    /// The partitions, in the order of the table.
+    placed: Vec<Placed>,
+    /// MBR: the extended partition.
+    extended: Option<Extended>,
+    /// MBR: where the boot records of the logical partitions are, in bytes.
+    records: Vec<u64>,
+}
+
 /// Lays a table out on a disk of `disk_bytes` with blocks of `block_bytes`.
 /// `id` gives the identifiers: the same name gives the same one.
 ///
@@ -100,9 +118,13 @@ pub fn lay_out(
     block_bytes: u64,
     id: &dyn Fn(&str) -> Uuid,
 ) -> Result<TableImage, TableError> {
+    let arranged = match table.placing {
+        Placing::InOrder { align } => in_order(table, align.max(block_bytes), disk_bytes)?,
+        Placing::Exact { extended } => exact(table, extended, disk_bytes, block_bytes)?,
+    };
     match table.label {
-        TableLabel::Gpt => gpt(table, disk_bytes, block_bytes, id),
-        TableLabel::Mbr => mbr(table, disk_bytes, block_bytes, id),
+        TableLabel::Gpt => gpt(table, arranged, disk_bytes, block_bytes, id),
+        TableLabel::Mbr => mbr(table, arranged, disk_bytes, block_bytes, id),
     }
 }
 
@@ -110,28 +132,32 @@ fn align_up(value: u64, align: u64) -> u64 {
     value.div_ceil(align).saturating_mul(align)
 }
 
-/// The size of a partition that starts at `start`, when `end` is the first
-/// byte that it may not use.
+/// Where a partition may go, and what it may take a part of.
+struct Room {
+    /// Its first byte.
+    start: u64,
+    /// The first byte that it may not use.
+    end: u64,
+    /// What percentages are of.
+    free: u64,
+    /// What sizes are cut to.
+    unit: u64,
+}
+
+/// The size of a partition.
 fn size_of(
     table: &PartitionTable,
     index: usize,
-    start: u64,
-    end: u64,
+    room: &Room,
     disk_bytes: u64,
 ) -> Result<u64, TableError> {
     let partition = &table.partitions[index];
+    let Room { start, end, free, unit } = *room;
     let left = end.saturating_sub(start);
-    let unit = table.align.max(512);
-    let share = |of: u64, milli: u32| {
-        let bytes = u128::from(of) * u128::from(milli) / 100_000;
-        u64::try_from(bytes).unwrap_or(u64::MAX)
-    };
     let wanted = match partition.size {
         Size::Bytes(bytes) => bytes,
-        Size::MilliPercent(milli) => share(left, milli),
+        Size::Percent(percent) => percent.of(free),
         Size::EndAt(offset) => offset.saturating_sub(start),
-        Size::EndAtMilliPercent(milli) if milli >= 100_000 => left,
-        Size::EndAtMilliPercent(milli) => share(disk_bytes, milli).saturating_sub(start),
     };
     let bytes = wanted / unit * unit;
     if bytes == 0 || bytes > left {
@@ -146,67 +172,170 @@ fn size_of(
     Ok(bytes)
 }
 
+fn mbr_fault(table: &PartitionTable, reason: &str) -> TableError {
+    TableError::Mbr { disk: table.disk.clone(), reason: reason.to_owned() }
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// How many primary partitions an MBR has, all of which must be given first.
+fn primaries(table: &PartitionTable) -> Result<usize, TableError> {
+    if table.label == TableLabel::Gpt {
+        return Ok(table.partitions.len());
+    }
+    let primaries = table.partitions.iter().take_while(|partition| partition.primary).count();
+    if table.partitions[primaries..].iter().any(|partition| partition.primary) {
+        return Err(mbr_fault(table, "all primary partitions must be given first"));
+    }
+    Ok(primaries)
+}
+
+/// One partition after the other, aligned, as diskimage-builder places them.
+fn in_order(
+    table: &PartitionTable,
+    align: u64,
+    disk_bytes: u64,
+) -> Result<Arrangement, TableError> {
+    let is_gpt = table.label == TableLabel::Gpt;
+    let (margin, unit) = if is_gpt { (MIB, MIB) } else { (align, SECTOR_BYTES) };
+    let last = disk_bytes.saturating_sub(margin) / align * align;
+    let primaries = primaries(table)?;
+    let mut next = align_up(margin, align);
+    // diskimage-builder's sgdisk keeps 2 MiB, and counts what sizes say, not what they are
+    // cut to.
+    let mut unused = disk_bytes.saturating_sub(2 * MIB);
+    let mut arranged = Arrangement::default();
+    for (index, partition) in table.partitions.iter().enumerate() {
+        let is_logical = index >= primaries;
+        if index == primaries {
+            let number = number(primaries + 1);
+            arranged.extended = Some(Extended { number, start: next, end: disk_bytes });
+        }
+        // Each logical partition has its own boot record one unit before it.
+        let after = if is_logical { next + align } else { next };
+        let start = partition.start.map_or(after, |start| align_up(start, align).max(after));
+        let free = if is_gpt { unused } else { disk_bytes.saturating_sub(next + align) };
+        let is_end = matches!(partition.size, Size::EndAt(_));
+        // On an MBR only percentages leave the last unit free.
+        let end = if is_gpt || is_end { last } else { disk_bytes };
+        let unit = if is_end { align } else { unit };
+        let bytes = size_of(table, index, &Room { start, end, free, unit }, disk_bytes)?;
+        unused = unused.saturating_sub(match partition.size {
+            Size::Bytes(bytes) => bytes,
+            Size::Percent(percent) => percent.of(unused),
+            Size::EndAt(_) => bytes,
+        });
+        if is_logical {
+            arranged.records.push(next);
+        }
+        let number = number(if is_logical { 5 + index - primaries } else { index + 1 });
+        arranged.placed.push(Placed { name: partition.name.clone(), number, start, bytes });
+        next = align_up(start + bytes, align);
+    }
+    Ok(arranged)
+}
+
+/// Every partition where it was said to be.
+fn exact(
+    table: &PartitionTable,
+    extended: Option<Extended>,
+    disk_bytes: u64,
+    block_bytes: u64,
+) -> Result<Arrangement, TableError> {
+    let mut arranged = Arrangement { extended, ..Arrangement::default() };
+    let (mut primary, mut logical) = (0, 4);
+    for (index, partition) in table.partitions.iter().enumerate() {
+        let start = partition.start.unwrap_or_default();
+        let free = disk_bytes.saturating_sub(start);
+        let room = Room { start, end: disk_bytes, free, unit: block_bytes };
+        let bytes = size_of(table, index, &room, disk_bytes)?;
+        let number = if table.label == TableLabel::Gpt || partition.primary {
+            primary += 1;
+            if extended.is_some_and(|extended| extended.number == primary) {
+                primary += 1;
+            }
+            primary
+        } else {
+            let extended =
+                extended.ok_or_else(|| mbr_fault(table, "there is no extended partition"))?;
+            // The chain of boot records begins where the extended partition does.
+            let own = start.saturating_sub(block_bytes);
+            arranged.records.push(if logical == 4 { extended.start } else { own });
+            logical += 1;
+            logical
+        };
+        arranged.placed.push(Placed { name: partition.name.clone(), number, start, bytes });
+    }
+    Ok(arranged)
+}
+
 fn gpt(
     table: &PartitionTable,
+    arranged: Arrangement,
     disk_bytes: u64,
     block_bytes: u64,
     id: &dyn Fn(&str) -> Uuid,
 ) -> Result<TableImage, TableError> {
     let encode = |reason: String| TableError::Encode { disk: table.disk.clone(), reason };
-    let align = table.align.max(block_bytes);
     let mut image = SparseDisk::new(disk_bytes);
     let guid = id(&table.disk).to_bytes_le();
     let mut gpt =
         gptman::GPT::new_from(&mut image, block_bytes, guid).map_err(|e| encode(e.to_string()))?;
-    let end = (disk_bytes.saturating_sub(MIB)) / align * align;
-    let mut next = align_up(MIB, align);
-    let mut placed = Vec::new();
-    for (index, partition) in table.partitions.iter().enumerate() {
-        let start = partition.start.map_or(next, |start| align_up(start, align).max(next));
-        let bytes = size_of(table, index, start, end, disk_bytes)?;
-        let type_guid = gpt_type(&partition.type_code).ok_or_else(|| TableError::Type {
-            name: partition.name.clone(),
-            type_code: partition.type_code.clone(),
-            label: "GPT",
-        })?;
-        let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
-        gpt[number] = gptman::GPTPartitionEntry {
+    for (partition, placed) in table.partitions.iter().zip(&arranged.placed) {
+        let type_guid = gpt_type_of(partition)?;
+        gpt[placed.number] = gptman::GPTPartitionEntry {
             partition_type_guid: type_guid.to_bytes_le(),
             unique_partition_guid: id(&partition.name).to_bytes_le(),
-            starting_lba: start / block_bytes,
-            ending_lba: (start + bytes) / block_bytes - 1,
+            starting_lba: placed.start / block_bytes,
+            ending_lba: (placed.start + placed.bytes) / block_bytes - 1,
             attribute_bits: if partition.boot { 1 << 2 } else { 0 },
             partition_name: partition.name.as_str().into(),
         };
-        placed.push(Placed { name: partition.name.clone(), number, start, bytes });
-        next = align_up(start + bytes, align);
     }
     gptman::GPT::write_protective_mbr_into(&mut image, block_bytes)
         .map_err(|e| encode(e.to_string()))?;
     gpt.write_into(&mut image).map_err(|e| encode(e.to_string()))?;
-    Ok(TableImage { writes: image.into_writes(), partitions: placed })
+    Ok(TableImage { writes: image.into_writes(), partitions: arranged.placed })
 }
 
-/// GUIDs of the sgdisk codes that image recipes use (sgdisk(8), `-L`); any
-/// other type is given as a GUID itself.
-fn gpt_type(code: &str) -> Option<Uuid> {
-    let guid = match code.to_ascii_uppercase().as_str() {
-        "EF00" => "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
-        "EF02" => "21686148-6449-6e6f-744e-656564454649",
-        "8200" => "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f",
-        "8300" | "83" | "" => "0fc63daf-8483-4772-8e79-3d69d8477de4",
-        "8302" => "933ac7e1-2eb4-4f13-b844-0e14e2aef915",
-        "8303" => "44479540-f297-41b2-9af7-d131d5f0458a",
-        "8304" => "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
-        "8305" => "b921b045-1df0-41c3-af44-4c6f280d3fae",
-        "8309" => "ca7d7ccb-63ed-4c53-861c-1742536059cc",
-        "8E00" => "e6d6d379-f507-44c2-a23c-238f2a3df928",
-        "FD00" => "a19d880f-05fc-4d3b-a006-743f0f84911e",
-        "4100" => "9e1a2d38-c612-4316-aa26-8b49521e5a8b",
-        "0700" => "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7",
-        other => return Uuid::parse_str(other).ok(),
-    };
-    Uuid::parse_str(guid).ok()
+/// What is wrong with the partition tables of a plan, as far as that is known before a
+/// machine runs: types always, and places where the size of the disk is known.
+#[must_use]
+pub fn check_tables(plan: &Plan) -> Vec<TableError> {
+    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
+    let layouts = steps.filter_map(|step| match step {
+        Step::CreateLayout(layout) => Some(layout),
+        _ => None,
+    });
+    let tables = layouts.flat_map(|layout| &layout.nodes).filter_map(|node| match &node.kind {
+        NodeKind::Table(table) => Some(table),
+        _ => None,
+    });
+    tables.filter_map(|table| check_table(table, plan).err()).collect()
+}
+
+fn check_table(table: &PartitionTable, plan: &Plan) -> Result<(), TableError> {
+    for (index, partition) in table.partitions.iter().enumerate() {
+        match table.label {
+            TableLabel::Mbr => drop(mbr_type(table, index)?),
+            TableLabel::Gpt => drop(gpt_type_of(partition)?),
+        }
+    }
+    let disk = plan.disks.iter().find(|disk| disk.name == table.disk.as_str());
+    if let Some(Disk { size: DiskSize::Bytes(bytes), block_bytes, .. }) = disk {
+        lay_out(table, *bytes, u64::from(*block_bytes), &|_| Uuid::nil())?;
+    }
+    Ok(())
+}
+
+fn gpt_type_of(partition: &Partition) -> Result<Uuid, TableError> {
+    gpt_types::guid(&partition.type_code).ok_or_else(|| TableError::Type {
+        name: partition.name.clone(),
+        type_code: partition.type_code.clone(),
+        label: "GPT",
+    })
 }
 
 fn chs(lba: u64) -> CHS {
@@ -245,18 +374,24 @@ fn mbr_type(table: &PartitionTable, index: usize) -> Result<u8, TableError> {
 
 fn mbr(
     table: &PartitionTable,
+    arranged: Arrangement,
     disk_bytes: u64,
     block_bytes: u64,
     id: &dyn Fn(&str) -> Uuid,
 ) -> Result<TableImage, TableError> {
-    let fault = |reason: String| TableError::Mbr { disk: table.disk.clone(), reason };
     let encode = |reason: String| TableError::Encode { disk: table.disk.clone(), reason };
-    let align = table.align.max(block_bytes);
     let sector = |bytes: u64| bytes / block_bytes;
-    // The last alignment unit stays free, as diskimage-builder leaves it.
-    let end = disk_bytes.saturating_sub(align) / align * align;
-    if sector(end) > u64::from(u32::MAX) {
-        return Err(fault("the disk is larger than 2^32 blocks".into()));
+    let Arrangement { placed, extended, records } = arranged;
+    let spans = placed.iter().map(|placed| (placed.start, placed.bytes));
+    let spans =
+        spans.chain(extended.map(|extended| (extended.start, extended.end - extended.start)));
+    let is_beyond = |(start, bytes): (u64, u64)| sector(start.max(bytes)) > u64::from(u32::MAX);
+    if spans.into_iter().any(is_beyond) {
+        return Err(mbr_fault(table, "a partition lies beyond 2^32 blocks"));
+    }
+    let entries = placed.len() - records.len() + usize::from(extended.is_some());
+    if entries > 4 {
+        return Err(mbr_fault(table, "more than four entries"));
     }
     let mut image = SparseDisk::new(disk_bytes);
     let id_bytes = id(&table.disk).into_bytes();
@@ -264,49 +399,41 @@ fn mbr(
     let block = u32::try_from(block_bytes).unwrap_or(512);
     let mut mbr =
         mbrman::MBR::new_from(&mut image, block, signature).map_err(|e| encode(e.to_string()))?;
-    let primaries = table.partitions.iter().take_while(|partition| partition.primary).count();
-    if table.partitions[primaries..].iter().any(|partition| partition.primary) {
-        return Err(fault("all primary partitions must be given first".into()));
-    }
-    let logical = table.partitions.len() > primaries;
-    if primaries + usize::from(logical) > 4 {
-        return Err(fault("more than four entries".into()));
-    }
-    let mut next = align;
-    let mut placed = Vec::new();
-    for (index, partition) in table.partitions.iter().enumerate() {
-        if index == primaries {
-            let sectors = sector(end - next);
-            mbr[primaries + 1] = mbr_entry(sector(next), sectors, EXTENDED_TYPE, false);
+    if let Some(Extended { number, start, end }) = extended {
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        if !(1..=4).contains(&number) {
+            return Err(mbr_fault(table, "an extended partition is one of the four entries"));
         }
-        // Each logical partition has its own boot record one unit before it.
-        let ebr = next;
-        let gap = if partition.primary { 0 } else { align };
-        let after = next + gap;
-        let start = partition.start.map_or(after, |start| align_up(start, align).max(after));
-        let bytes = size_of(table, index, start, end, disk_bytes)?;
+        mbr[number] = mbr_entry(sector(start), sector(end - start), EXTENDED_TYPE, false);
+    }
+    let mut records = records.into_iter();
+    for (index, (partition, placed)) in table.partitions.iter().zip(&placed).enumerate() {
+        let (start, bytes) = (placed.start, placed.bytes);
         let entry =
             mbr_entry(sector(start), sector(bytes), mbr_type(table, index)?, partition.boot);
-        let number = if partition.primary {
-            mbr[index + 1] = entry;
-            index + 1
-        } else {
-            let ebr_sectors = sector(start + bytes - ebr);
-            mbr.logical_partitions.push(LogicalPartition {
-                partition: entry,
-                absolute_ebr_lba: u32::try_from(sector(ebr)).unwrap_or(u32::MAX),
-                ebr_sectors: Some(u32::try_from(ebr_sectors).unwrap_or(u32::MAX)),
-                ebr_first_chs: chs(sector(ebr)),
-                ebr_last_chs: Some(chs(sector(ebr) + ebr_sectors - 1)),
-                bootstrap_code: [0; 446],
-            });
-            5 + index - primaries
-        };
-        let number = u32::try_from(number).unwrap_or(u32::MAX);
-        placed.push(Placed { name: partition.name.clone(), number, start, bytes });
-        next = align_up(start + bytes, align);
+        if partition.primary {
+            mbr[usize::try_from(placed.number).unwrap_or(usize::MAX)] = entry;
+            continue;
+        }
+        let ebr = records.next().unwrap_or(start);
+        let ebr_sectors = sector(start + bytes - ebr);
+        mbr.logical_partitions.push(LogicalPartition {
+            partition: entry,
+            absolute_ebr_lba: u32::try_from(sector(ebr)).unwrap_or(u32::MAX),
+            ebr_sectors: Some(u32::try_from(ebr_sectors).unwrap_or(u32::MAX)),
+            ebr_first_chs: chs(sector(ebr)),
+            ebr_last_chs: Some(chs(sector(ebr) + ebr_sectors - 1)),
+            bootstrap_code: [0; 446],
+        });
     }
     mbr.write_into(&mut image).map_err(|e| encode(e.to_string()))?;
+    if let Some(extended) = extended.filter(|_| mbr.logical_partitions.is_empty()) {
+        // Without its signature, the first boot record would be no valid one.
+        let mut record = [0; 512];
+        record[510..].copy_from_slice(&[0x55, 0xaa]);
+        image.seek(SeekFrom::Start(extended.start)).map_err(|e| encode(e.to_string()))?;
+        image.write_all(&record).map_err(|e| encode(e.to_string()))?;
+    }
     Ok(TableImage { writes: image.into_writes(), partitions: placed })
 }
 
@@ -373,102 +500,4 @@ impl Seek for SparseDisk {
 }
 
 #[cfg(test)]
-mod tests {
-    use plan::Partition;
-
-    use super::*;
-
-    fn part(name: &str, size: Size, type_code: &str, primary: bool) -> Partition {
-        Partition {
-            name: name.into(),
-            start: None,
-            size,
-            type_code: type_code.into(),
-            boot: primary,
-            primary,
-        }
-    }
-
-    fn table(label: TableLabel, partitions: Vec<Partition>) -> PartitionTable {
-        PartitionTable { disk: "image0".into(), label, align: MIB, partitions }
-    }
-
-    fn id(name: &str) -> Uuid {
-        Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
-    }
-
-    #[test]
-    fn a_full_primary_leaves_a_unit_at_each_end() {
-        let table =
-            table(TableLabel::Mbr, vec![part("root", Size::MilliPercent(100_000), "83", true)]);
-        let image = lay_out(&table, 600 * MIB, 512, &id).unwrap();
-        assert_eq!(
-            image.partitions,
-            [Placed { name: "root".into(), number: 1, start: MIB, bytes: 598 * MIB }]
-        );
-        let sector = &image.writes[0].1;
-        assert_eq!(&sector[510..512], [0x55, 0xaa]);
-        // Boot flag, LBA 2048, type 83, and a CHS end that is right (0x11, not 0x13).
-        assert_eq!(sector[446], 0x80);
-        assert_eq!(sector[450], 0x83);
-        assert_eq!(sector[454..458], 2048_u32.to_le_bytes());
-        assert_eq!(sector[452] & 0x3f, chs(599 * 2048 - 1).sector);
-    }
-
-    #[test]
-    fn logical_partitions_count_from_five() {
-        let logical = |n: usize| part(&format!("l{n}"), Size::Bytes(10 * MIB), "83", false);
-        let mut partitions = vec![part("root", Size::Bytes(100 * MIB), "83", true)];
-        partitions.extend((0..64).map(logical));
-        let image = lay_out(&table(TableLabel::Mbr, partitions), 1024 * MIB, 512, &id).unwrap();
-        let numbers: Vec<u32> = image.partitions.iter().map(|p| p.number).collect();
-        assert_eq!(numbers[..3], [1, 5, 6]);
-        assert_eq!(numbers.len(), 65);
-        assert_eq!(image.partitions[1].start, 102 * MIB);
-        assert_eq!(image.partitions[2].start, 113 * MIB);
-    }
-
-    #[test]
-    fn gpt_places_in_order_and_keeps_the_backup() {
-        let image = lay_out(
-            &table(
-                TableLabel::Gpt,
-                vec![
-                    part("ESP", Size::Bytes(8 * MIB), "EF00", false),
-                    part("BSP", Size::Bytes(8 * MIB), "EF02", false),
-                    part("root", Size::MilliPercent(100_000), "8300", false),
-                ],
-            ),
-            1024 * MIB,
-            512,
-            &id,
-        )
-        .unwrap();
-        let sizes: Vec<u64> = image.partitions.iter().map(|p| p.bytes / MIB).collect();
-        assert_eq!(sizes, [8, 8, 1006]);
-        // The backup header stands in the very last block.
-        let last = image.writes.last().unwrap();
-        assert!(last.0 + last.1.len() as u64 > 1024 * MIB - 512);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_named() {
-        let table = table(TableLabel::Gpt, vec![part("pv", Size::Bytes(40 << 30), "8e00", false)]);
-        let error = lay_out(&table, 5 << 30, 512, &id).unwrap_err();
-        assert!(matches!(error, TableError::Full { ref name, .. } if name == "pv"), "{error}");
-    }
-
-    #[test]
-    fn a_block_size_of_4096_moves_the_header() {
-        let table =
-            table(TableLabel::Gpt, vec![part("root", Size::MilliPercent(100_000), "8300", false)]);
-        let image = lay_out(&table, 100 * MIB, 4096, &id).unwrap();
-        let header = image
-            .writes
-            .iter()
-            .find(|(offset, bytes)| *offset <= 4096 && 4096 < offset + bytes.len() as u64)
-            .unwrap();
-        let at = usize::try_from(4096 - header.0).unwrap();
-        assert_eq!(&header.1[at..at + 8], b"EFI PART");
-    }
-}
+mod tests;

@@ -278,7 +278,8 @@ impl Build<'_> {
         }
         let Some(running) = &mut self.guest else { return Err(no_guest()) };
         let fresh = self.previous.is_none();
-        context::enter(running, &stage.context, self.previous, &mut self.state).await?;
+        let observer = &self.config.observer;
+        context::enter(running, &stage.context, self.previous, &mut self.state, observer).await?;
         if fresh {
             let before = index.checked_sub(1).map(|before| &self.plan.stages[before].context);
             context::forget_left(&stage.context, before, &mut self.state);
@@ -364,7 +365,8 @@ impl Build<'_> {
         // Contexts are left through the empty one; carried mounts are kept in
         // the state, because the next machine makes them again.
         let carried = self.state.carried.clone();
-        context::enter(&mut guest, &Context::default(), None, &mut self.state).await?;
+        let observer = &self.config.observer;
+        context::enter(&mut guest, &Context::default(), None, &mut self.state, observer).await?;
         self.state.carried = carried;
         if self.state.has_own_device() {
             release_loops(&guest).await?;

@@ -16,22 +16,18 @@ use wire::{FileKind, FileOperation, FileStat, Reply, Request};
 use crate::{
     Config, EngineError, State,
     command::{self, Command},
+    events::Event,
     guest::Guest,
     upload,
 };
 
-/// Sources its arguments and prints the environment, NUL separated; when that fails,
-/// the file that failed. What the files print goes to standard error.
-const CAPTURE_ENVIRONMENT: &str = r#"set -ue -o pipefail
-exec 3>&1 1>&2
-trap 'printf %s "${_vbuild_file:-}" >&3' EXIT
-for _vbuild_file in "$@"; do
-    # shellcheck disable=SC1090
-    source "$_vbuild_file"
-done
-unset _vbuild_file
-exec env -0 >&3
-"#;
+/// Sources its arguments and prints the environment, NUL separated, with what else children
+/// of the shell inherit as the variable [`PRELUDE`]; when that fails, or one of the files
+/// leaves the shell, the file. What the files print goes to standard error.
+const CAPTURE_ENVIRONMENT: &str = include_str!("../scripts/environment.sh");
+/// A variable with commands that give a script what no variable can: the mask of new files,
+/// the working directory and limits, as far as files of environment.d have changed them.
+const PRELUDE: &str = "_vbuild_prelude";
 /// How many symbolic links are followed to a script.
 const LINKS_MAX: usize = 8;
 
@@ -62,6 +58,9 @@ pub(crate) struct Scripts {
     found: Vec<String>,
     /// The script that has run last.
     last: Option<String>,
+    /// Whether a file of environment.d has left the shell with success, so that none runs.
+    #[serde(default)]
+    left: bool,
 }
 
 impl Scripts {
@@ -75,7 +74,7 @@ impl Scripts {
 
     /// Whether a script runs after what has run.
     pub(crate) fn is_left(&self, name: &str) -> bool {
-        self.last.as_ref().is_none_or(|last| compare_scripts(last, name).is_lt())
+        !self.left && self.last.as_ref().is_none_or(|last| compare_scripts(last, name).is_lt())
     }
 
     /// How many of the plan's scripts are in place.
@@ -94,14 +93,19 @@ pub(crate) async fn begin(
 ) -> Result<Phase, EngineError> {
     let root = command::root_of(parts.place, stage)?;
     let found = scripts(guest, stage, &root, parts.directory.as_str()).await?;
-    if found.is_empty() && parts.scripts.is_empty() {
-        return Ok(Phase { scripts: Scripts { found, last: None }, env: Vec::new() });
+    let scripts = Scripts { found, last: None, left: false };
+    if scripts.found.is_empty() && parts.scripts.is_empty() {
+        return Ok(Phase { scripts, env: Vec::new() });
     }
     let env = command::resolve_env(&parts.env, stage, config, state)?;
     let (phase, place, origins) = (&parts.phase, parts.place, Some(&parts.origins));
-    let context = Sourcing { guest, stage, config, phase, place, origins };
-    let env = context.source(parts.environment.as_ref().map(plan::GuestPath::as_str), env).await?;
-    Ok(Phase { scripts: Scripts { found, last: None }, env })
+    let cwd = parts.cwd.as_str();
+    let context = Sourcing { guest, stage, config, phase, place, origins, cwd };
+    let directory = parts.environment.as_ref().map(plan::GuestPath::as_str);
+    Ok(match context.source(directory, env).await? {
+        Some(env) => Phase { scripts, env },
+        None => Phase { scripts: Scripts { left: true, ..scripts }, env: Vec::new() },
+    })
 }
 
 /// Runs the next script of a phase, if there is one.
@@ -117,13 +121,14 @@ pub(crate) async fn next(
     if let Some(planned) = parts.scripts.iter().find(|planned| planned.name == script) {
         upload::upload(&planned.upload, guest, stage).await?;
     }
+    let (argv, env) = as_inherited(format!("{}/{script}", parts.directory), parts, &phase.env);
     let command = Command {
         phase: &parts.phase,
         script: &script,
         origin: parts.origins.get(&script),
         place: parts.place,
-        argv: vec![format!("{}/{script}", parts.directory)],
-        env: phase.env.clone(),
+        argv,
+        env,
         cwd: parts.cwd.as_str(),
         stdin: None,
         capture: parts.block_device_output,
@@ -136,6 +141,25 @@ pub(crate) async fn next(
     }
     phase.scripts.last = Some(script);
     Ok(())
+}
+
+/// How a script is started, and with what environment: as a child of the shell that has
+/// sourced environment.d.
+fn as_inherited(path: String, parts: &RunParts, env: &Variables) -> (Vec<String>, Variables) {
+    let prelude = env.iter().find(|(name, _)| name == PRELUDE).map(|(_, commands)| commands);
+    let mut env: Variables = env.iter().filter(|(name, _)| name != PRELUDE).cloned().collect();
+    // A shell sets it by itself; other programs look for it.
+    if prelude.is_none() && !env.iter().any(|(name, _)| name == "PWD") {
+        env.push(("PWD".to_owned(), parts.cwd.to_string()));
+    }
+    let argv = match prelude {
+        None => vec![path],
+        Some(commands) => {
+            let commands = format!("{commands}exec \"$0\"");
+            vec!["/bin/bash".to_owned(), "-c".to_owned(), commands, path]
+        }
+    };
+    (argv, env)
 }
 
 /// Runs a phase from its beginning to its end.
@@ -162,9 +186,11 @@ pub(crate) async fn run_one(
     state: &mut State,
 ) -> Result<(), EngineError> {
     let env = command::resolve_env(&run.env, stage, config, state)?;
-    let (phase, place, origins) = (&stage.name, run.place, None);
-    let context = Sourcing { guest, stage, config, phase, place, origins };
-    let env = context.source(run.environment.as_ref().map(plan::GuestPath::as_str), env).await?;
+    let (phase, place, origins, cwd) = (&stage.name, run.place, None, run.cwd.as_str());
+    let context = Sourcing { guest, stage, config, phase, place, origins, cwd };
+    let directory = run.environment.as_ref().map(plan::GuestPath::as_str);
+    let Some(mut env) = context.source(directory, env).await? else { return Ok(()) };
+    env.retain(|(name, _)| name != PRELUDE);
     let argv =
         run.argv.iter().map(|word| command::resolve(word, state)).collect::<Result<_, _>>()?;
     let command = Command {
@@ -195,25 +221,30 @@ struct Sourcing<'a> {
     phase: &'a str,
     place: plan::Place,
     origins: Option<&'a BTreeMap<String, String>>,
+    cwd: &'a str,
 }
 
 impl Sourcing<'_> {
-    /// The environment after sourcing the files of a directory.
+    /// The environment after sourcing the files of a directory; `None` when one of them has
+    /// left the shell with success, which is told.
     async fn source(
         &self,
         directory: Option<&str>,
-        env: Vec<(String, String)>,
-    ) -> Result<Vec<(String, String)>, EngineError> {
-        let Some(directory) = directory else { return Ok(env) };
+        env: Variables,
+    ) -> Result<Option<Variables>, EngineError> {
+        let Some(directory) = directory else { return Ok(Some(env)) };
         let root = command::root_of(self.place, self.stage)?;
-        let mut files: Vec<String> = list(self.guest, self.stage, &root, directory)
-            .await?
-            .into_iter()
-            .filter(|(name, stat)| is_environment_name(name) && stat.kind != FileKind::Directory)
-            .map(|(name, _)| format!("{directory}/{name}"))
-            .collect();
+        let mut files = Vec::new();
+        for (name, stat) in list(self.guest, self.stage, &root, directory).await? {
+            if !is_environment_name(&name) {
+                continue;
+            }
+            let path = format!("{directory}/{name}");
+            let stat = follow(self.guest, self.stage, &root, path.clone(), stat).await?;
+            files.extend(stat.filter(|stat| stat.kind == FileKind::File).map(|_| path));
+        }
         if files.is_empty() {
-            return Ok(env);
+            return Ok(Some(env));
         }
         files.sort();
         let mut argv: Vec<String> =
@@ -226,16 +257,34 @@ impl Sourcing<'_> {
             place: self.place,
             argv,
             env,
-            cwd: "/",
+            cwd: self.cwd,
             stdin: None,
             capture: true,
             echo: false,
             quiet: true,
         };
         match command::run_capturing(self.guest, self.stage, self.config, command).await {
-            Ok(output) => Ok(parse_environment(&output)),
+            Ok(output) => Ok(match parse_environment(&output) {
+                Ok(env) => Some(env),
+                Err(file) => {
+                    self.tell_left(&file);
+                    None
+                }
+            }),
             Err(failed) => Err(self.name_file(failed)),
         }
+    }
+
+    fn tell_left(&self, file: &str) {
+        let name = format!("environment.d/{}", file.rsplit('/').next().unwrap_or(file));
+        let element = self.origins.and_then(|origins| origins.get(&name));
+        let element = element.map(|element| format!(" (element {element})")).unwrap_or_default();
+        let text = format!(
+            "{name}{element} leaves the shell with `exit 0`, so no script of {} runs, as in \
+             diskimage-builder",
+            self.phase
+        );
+        self.config.observer.event(&Event::Warning { text });
     }
 
     /// Puts the file that failed, and its element, into what is told of it.
@@ -251,17 +300,20 @@ impl Sourcing<'_> {
     }
 }
 
-fn parse_environment(bytes: &[u8]) -> Vec<(String, String)> {
-    bytes
-        .split(|byte| *byte == 0)
-        .filter_map(|entry| {
-            let entry = String::from_utf8_lossy(entry);
-            let (name, value) = entry.split_once('=')?;
-            // bash adds these for itself; a script's own shell sets its own.
-            let own = matches!(name, "_" | "SHLVL" | "PWD" | "OLDPWD");
-            (!own).then(|| (name.to_owned(), value.to_owned()))
-        })
-        .collect()
+/// What [`CAPTURE_ENVIRONMENT`] prints; the error is the file that has left the shell.
+fn parse_environment(bytes: &[u8]) -> Result<Variables, String> {
+    // Every entry ends with a NUL, the name of a file does not.
+    let Some(entries) = bytes.strip_suffix(b"\0") else {
+        return Err(String::from_utf8_lossy(bytes).into_owned());
+    };
+    let variables = entries.split(|byte| *byte == 0).filter_map(|entry| {
+        let entry = String::from_utf8_lossy(entry);
+        let (name, value) = entry.split_once('=')?;
+        // bash adds these for itself; a script's own shell sets its own.
+        let own = matches!(name, "_" | "SHLVL" | "PWD" | "OLDPWD");
+        (!own).then(|| (name.to_owned(), value.to_owned()))
+    });
+    Ok(variables.collect())
 }
 
 fn is_environment_name(name: &str) -> bool {
@@ -394,7 +446,7 @@ mod tests {
             scripts: vec![script("5-a"), script("50-c"), script("100-e")],
         };
         let found = vec!["99-d".into(), "10-b".into()];
-        let mut phase = Scripts { found, last: None };
+        let mut phase = Scripts { found, last: None, left: false };
         let mut order = Vec::new();
         while let Some(next) = phase.next(&parts).map(str::to_owned) {
             order.push((next.clone(), phase.in_place(&parts)));
@@ -403,6 +455,8 @@ mod tests {
         let order: Vec<_> = order.iter().map(|(name, place)| (name.as_str(), *place)).collect();
         assert_eq!(order, [("5-a", 0), ("10-b", 1), ("50-c", 1), ("99-d", 2), ("100-e", 2)]);
         assert_eq!(phase.in_place(&parts), 3);
+        let left = Scripts { found: vec!["10-b".into()], last: None, left: true };
+        assert_eq!(left.next(&parts), None);
     }
 
     #[test]
@@ -420,9 +474,83 @@ mod tests {
 
     #[test]
     fn environment_is_read_back() {
-        let env = parse_environment(b"A=1\0B=x=y\nz\0_=/usr/bin/env\0BASH_FUNC_f%%=() { :; }\0");
+        let printed = b"A=1\0B=x=y\nz\0_=/usr/bin/env\0BASH_FUNC_f%%=() { :; }\0";
+        let env = parse_environment(printed).unwrap();
         let names: Vec<&str> = env.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["A", "B", "BASH_FUNC_f%%"]);
         assert_eq!(env[1].1, "x=y\nz");
+        assert_eq!(
+            parse_environment(b"/hooks/environment.d/10-a"),
+            Err("/hooks/environment.d/10-a".into())
+        );
+    }
+
+    /// What the script prints for files with this content; each stands in a folder of its own.
+    fn sourced(files: &[&str]) -> (Option<i32>, Result<Variables, String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = files.iter().enumerate().map(|(number, text)| {
+            let path = folder.path().join(format!("{number}-file"));
+            std::fs::write(&path, text).unwrap();
+            path
+        });
+        let output = std::process::Command::new("bash")
+            .args(["-c", CAPTURE_ENVIRONMENT, "environment.d"])
+            .args(paths.collect::<Vec<_>>())
+            .current_dir("/")
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("GIVEN", "1")
+            .output()
+            .unwrap();
+        (output.status.code(), parse_environment(&output.stdout))
+    }
+
+    #[test]
+    fn what_environment_files_export_is_inherited() {
+        let (status, env) =
+            sourced(&["export A='two words'; B=mine", "unset GIVEN; f() { :; }; export -f f"]);
+        assert_eq!(status, Some(0));
+        let env = env.unwrap();
+        let value = |of: &str| env.iter().find(|(name, _)| name == of).map(|(_, v)| v.as_str());
+        assert_eq!(value("A"), Some("two words"));
+        assert_eq!((value("B"), value("GIVEN"), value(PRELUDE)), (None, None, None));
+        assert!(value("BASH_FUNC_f%%").is_some());
+    }
+
+    #[test]
+    fn mask_directory_and_limits_are_inherited_too() {
+        let (_, env) = sourced(&["umask 027; cd /usr/bin; ulimit -S -n 99"]);
+        let parts = RunParts {
+            phase: "install.d".into(),
+            place: plan::Place::Tools,
+            directory: plan::GuestPath::new("/hooks/install.d").unwrap(),
+            environment: None,
+            env: Vec::new(),
+            cwd: plan::GuestPath::new("/").unwrap(),
+            origins: BTreeMap::new(),
+            block_device_output: false,
+            scripts: Vec::new(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("50-x");
+        // It has no first line: bash runs it, as it would in the original.
+        std::fs::write(&script, "umask; pwd; ulimit -S -n; echo \"$0\"\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&script, mode).unwrap();
+        let (argv, env) = as_inherited(script.display().to_string(), &parts, &env.unwrap());
+        assert!(!env.iter().any(|(name, _)| name == PRELUDE));
+        let output =
+            std::process::Command::new(&argv[0]).args(&argv[1..]).envs(env).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, format!("0027\n/usr/bin\n99\n{}\n", script.display()));
+    }
+
+    #[test]
+    fn a_file_that_leaves_the_shell_is_named() {
+        let (status, env) = sourced(&["A=1", "exit 0", "export B=1"]);
+        assert_eq!(status, Some(0));
+        assert!(env.unwrap_err().ends_with("/1-file"));
+        assert_eq!(sourced(&["echo $UNSET"]).0, Some(1));
+        assert_eq!(sourced(&["false | true"]).0, Some(1));
     }
 }

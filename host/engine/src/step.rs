@@ -70,7 +70,9 @@ pub(crate) async fn run_step(
         Step::ClampTimes { root, epoch } => canonical::clamp_times(guest, root, *epoch).await?,
         Step::Canonicalise { epoch } => canonical::make(*epoch, config, guest, state).await?,
         Step::CopyTree { from, to } => steps::copy_tree(guest, from, to).await?,
-        Step::KillProcesses { root } => steps::kill_processes(guest, stage, root).await?,
+        Step::KillProcesses { root } => steps::kill_processes(guest, &config.observer, root)
+            .await
+            .map_err(steps::failed(stage, "end left-over processes"))?,
         Step::Fetch { from, to } => steps::fetch(guest, stage, config, from, to).await?,
         Step::ExportTree { root, exclude, output } => {
             steps::export(guest, stage, config, root, exclude, output).await?;

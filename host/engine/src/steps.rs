@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use checked::Printable;
 use plan::{FileStep, GuestPath, ImageSize, ResolvConf, Stage};
 use session::SessionError;
 use wire::{FileKind, FileOperation, FileStat, Reply, Request};
 
 use crate::{
     Config, EngineError, State,
+    events::{Event, SharedObserver},
     guest::{Guest, TOOLS, run_tool, tool},
 };
 
@@ -238,7 +240,23 @@ fn size_kib(size: &ImageSize, tree_kib: u64) -> Option<u64> {
         // Divided by 0.6, in whole numbers.
         (None, None) => (tree_kib.checked_mul(10)? / 6).checked_add(size.journal_kib)?,
     };
-    base.checked_add(size.fixed_kib)?.checked_next_multiple_of(SIZE_UNIT_KIB)
+    let formula = base.checked_add(size.fixed_kib)?;
+    let least = match size.explicit_kib {
+        Some(_) => 0,
+        None => least_kib(size, tree_kib)?,
+    };
+    formula.max(least).checked_next_multiple_of(SIZE_UNIT_KIB)
+}
+
+/// The least that a disk for a tree must have.
+fn least_kib(size: &ImageSize, tree_kib: u64) -> Option<u64> {
+    /// Superblocks and group descriptors, whatever the size.
+    const METADATA_KIB: u64 = 2048;
+    let content = tree_kib.checked_add(size.journal_kib)?.checked_add(METADATA_KIB)?;
+    // Of a filesystem of ext4 with an inode of 256 bytes for 4 KiB, a sixteenth is inodes;
+    // bitmaps and a reserve for growing are less than a fortieth.
+    let root = content.checked_mul(11)? / 10;
+    root.max(size.root_least_kib).checked_add(size.beside_kib)
 }
 
 /// Copies what is in a directory, with everything that cp can keep.
@@ -252,21 +270,41 @@ pub(crate) async fn copy_tree(
     run_tool(&guest.session, &argv).await.map(drop)
 }
 
-/// Ends processes whose root is below a directory.
+/// Ends its first argument's users; see there.
+const END_PROCESSES: &str = include_str!("../scripts/end-processes.sh");
+/// So many processes are named.
+const NAMED_MAX: usize = 5;
+
+/// Ends processes that scripts have left behind and that use files below a directory, which
+/// would keep it from being unmounted. Tells which.
 pub(crate) async fn kill_processes(
     guest: &Guest,
-    stage: &Stage,
+    observer: &SharedObserver,
     root: &GuestPath,
-) -> Result<(), EngineError> {
-    let pattern = format!("{}*", Guest::tools_path(root));
-    let script = r#"find /proc -maxdepth 2 -name root -lname "$1" 2>/dev/null |
-        while IFS=/ read -r _ _ pid _; do kill -KILL "$pid"; done; true"#;
-    guest
-        .session
-        .output(tool(&["sh", "-c", script, "sh", &pattern]), b"")
-        .await
-        .map(drop)
-        .map_err(failed(stage, "end left-over processes"))
+) -> Result<(), SessionError> {
+    let root = Guest::tools_path(root);
+    let ended = guest.session.output(tool(&["sh", "-c", END_PROCESSES, "sh", &root]), b"").await?;
+    let printed = String::from_utf8_lossy(&ended.stdout);
+    if let Some(text) = ended_in_words(&printed) {
+        observer.event(&Event::Warning { text });
+    }
+    Ok(())
+}
+
+/// What is told of ended processes.
+fn ended_in_words(printed: &str) -> Option<String> {
+    let processes: Vec<String> = printed
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(pid, name)| format!("{name} ({pid})"))
+        .collect();
+    let more = match processes.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let named = processes.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    (!processes.is_empty())
+        .then(|| format!("ended processes that scripts have left behind: {named}{more}"))
 }
 
 /// Sends a directory to the host, if anything is in it.
@@ -299,11 +337,39 @@ pub(crate) async fn export(
     output: &plan::TreeOutput,
 ) -> Result<(), EngineError> {
     let tree = Guest::tools_path(root);
+    tell_sockets(guest, stage, config, &tree, &output.path).await?;
     let archive = guest.session.get_tar(&tree, "/", exclude.to_vec(), false).await;
     let archive = archive.map_err(failed(stage, "read the image's tree"))?;
     let (trees, what) = (Arc::clone(&config.trees), output.clone());
     let written = tokio::task::spawn_blocking(move || trees.export(&what, Box::new(archive))).await;
     flatten(written, &output.path)
+}
+
+/// No archive has sockets, which are nothing without the process that listens: they are left
+/// out, and that is told.
+async fn tell_sockets(
+    guest: &Guest,
+    stage: &Stage,
+    config: &Config,
+    tree: &str,
+    output: &std::path::Path,
+) -> Result<(), EngineError> {
+    let script = r#"cd "$1" && find . -type s -printf . | wc -c && find . -type s -print -quit"#;
+    let said = guest.session.output(tool(&["sh", "-c", script, "sh", tree]), b"").await;
+    let said = said.map_err(failed(stage, "look for sockets"))?;
+    let said = String::from_utf8_lossy(&said.stdout);
+    let mut lines = said.lines();
+    let count: u64 = lines.next().and_then(|count| count.trim().parse().ok()).unwrap_or(0);
+    if count > 0 {
+        let first = Printable::from(lines.next().unwrap_or_default().trim_start_matches("./"));
+        config.observer.event(&Event::Warning {
+            text: format!(
+                "{}: an archive cannot hold sockets: {count} left out, the first is `{first}`",
+                output.display()
+            ),
+        });
+    }
+    Ok(())
 }
 
 type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -331,8 +397,68 @@ mod tests {
             extra_kib,
             journal_kib: 65536,
             fixed_kib,
+            beside_kib: 0,
+            root_least_kib: 0,
             fact: "f".into(),
         }
+    }
+
+    #[test]
+    fn the_disk_of_a_tiny_tree_has_room_for_what_is_not_the_tree() {
+        assert_eq!(size_kib(&size(None, None, 0), 1000), Some(75_456));
+        let beside = ImageSize { beside_kib: 12_288, ..size(None, None, 0) };
+        assert_eq!(size_kib(&beside, 1000), Some(87_744));
+        let xfs =
+            ImageSize { journal_kib: 0, root_least_kib: 307_200, ..size(None, Some(1024), 0) };
+        assert_eq!(size_kib(&xfs, 1000), Some(307_200));
+        // What the user asks for is not touched.
+        assert_eq!(size_kib(&size(Some(64), None, 0), 1000), Some(64));
+        assert_eq!(size_kib(&size(None, None, 0), TREE_MAX_KIB).unwrap() % 64, 0);
+    }
+
+    #[test]
+    fn processes_that_were_left_behind_are_named() {
+        assert_eq!(ended_in_words(""), None);
+        assert_eq!(
+            ended_in_words("7 sleep\n12 gpg-agent\n").unwrap(),
+            "ended processes that scripts have left behind: sleep (7), gpg-agent (12)"
+        );
+        let many: String = (0..7).map(|pid| format!("{pid} x\n")).collect();
+        assert!(ended_in_words(&many).unwrap().ends_with("x (4) and 2 more"));
+    }
+
+    #[test]
+    fn processes_that_use_a_directory_are_ended_and_no_others() {
+        use std::process::{Command, Stdio};
+        let folder = tempfile::tempdir().unwrap();
+        let used = folder.path().canonicalize().unwrap().join("used");
+        let beside = folder.path().canonicalize().unwrap().join("used-not");
+        for directory in [&used, &beside] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        let start = |directory: &std::path::Path, how: &str| {
+            let mut shell = Command::new("sh");
+            let child =
+                shell.args(["-c", how]).current_dir(directory).stdout(Stdio::null()).spawn();
+            child.unwrap()
+        };
+        let mut polite = start(&used, "exec sleep 60");
+        let mut deaf = start(&used, "trap '' TERM; sleep 60; sleep 60");
+        let mut other = start(&beside, "exec sleep 60");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let output =
+            Command::new("sh").args(["-c", END_PROCESSES, "sh"]).arg(&used).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        for child in [&polite, &deaf] {
+            assert!(printed.contains(&child.id().to_string()), "{printed}");
+        }
+        assert!(!printed.contains(&format!("{} ", other.id())), "{printed}");
+        for child in [&mut polite, &mut deaf] {
+            assert!(!child.wait().unwrap().success());
+        }
+        assert!(other.try_wait().unwrap().is_none(), "it still runs");
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]

@@ -29,6 +29,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     OutputError, Result,
     checksum::{Checksum, Digester},
+    losses::Losses,
+    place,
 };
 
 /// Permissions before the user's umask, as for any file a user creates. They are given when
@@ -52,6 +54,8 @@ pub(crate) struct OutFile {
     remove_on_drop: bool,
     position: u64,
     digester: Option<Digester>,
+    /// What the format cannot hold of what is written.
+    pub(crate) losses: Losses,
 }
 
 impl std::fmt::Debug for Digester {
@@ -71,7 +75,7 @@ pub(crate) fn directory_of(path: &Path) -> &Path {
 impl OutFile {
     /// Starts a file for `destination`; with `named` it has a name at once.
     pub(crate) fn create(destination: &Path, named: bool) -> Result<Self> {
-        check_destination(destination)?;
+        place::check_kind(destination)?;
         remove_stale(destination);
         let dir = directory_of(destination);
         if !named {
@@ -127,13 +131,14 @@ impl OutFile {
             remove_on_drop: true,
             position: 0,
             digester: None,
+            losses: Losses::default(),
         }
     }
 
     /// Takes a finished file of the same filesystem as it stands: it will be
     /// renamed. Until then it keeps its name, whatever happens.
     pub(crate) fn adopt(from: &Path, destination: &Path) -> Result<Self> {
-        check_destination(destination)?;
+        place::check_kind(destination)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -268,22 +273,6 @@ impl Drop for OutFile {
     }
 }
 
-/// Refuses what a rename would silently replace by a file, or cannot replace.
-fn check_destination(path: &Path) -> Result<()> {
-    let refuse = |text: &'static str| {
-        Err(OutputError::io("write", path, io::Error::new(io::ErrorKind::InvalidInput, text)))
-    };
-    if path.file_name().is_none() {
-        return refuse("it names no file");
-    }
-    match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_file() || meta.is_symlink() => Ok(()),
-        Ok(_) => refuse("it exists and is not a regular file"),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(OutputError::io("examine", path, e)),
-    }
-}
-
 fn lock(file: &File, path: &Path) -> Result<()> {
     match file.try_lock() {
         // A lock that another run's clean-up holds for a moment is no harm: it
@@ -408,7 +397,7 @@ mod tests {
     fn directories_and_devices_are_no_destinations() {
         let dir = tempfile::tempdir().unwrap();
         let error = OutFile::create(dir.path(), false).unwrap_err();
-        assert!(matches!(error, OutputError::Io { action: "write", .. }), "{error:?}");
+        assert!(matches!(error, OutputError::Unwritable { .. }), "{error:?}");
         assert!(OutFile::create(Path::new("/dev/null"), false).is_err());
         let missing = OutFile::create(&dir.path().join("no/such/dir"), false).unwrap_err();
         assert!(missing.to_string().contains("no/such"), "{missing}");

@@ -56,10 +56,11 @@ impl Checksum {
     }
 }
 
-/// The line that `md5sum FILE` and its kin print for a file: names with a
-/// backslash or a line break are escaped and the line marked with a backslash.
+/// The line that `md5sum FILE` and its kin print for a file beside them, so that they check it
+/// wherever both lie: names with a backslash or a line break are escaped and the line marked
+/// with a backslash.
 pub(crate) fn line(hex: &str, path: &Path) -> Vec<u8> {
-    let name = path.as_os_str().as_bytes();
+    let name = path.file_name().unwrap_or_default().as_bytes();
     let mut line = Vec::with_capacity(hex.len() + name.len() + 4);
     if name.iter().any(|b| matches!(b, b'\\' | b'\n' | b'\r')) {
         line.push(b'\\');

@@ -133,6 +133,7 @@ fn keep_dated(path: &Path) -> Result<Option<PathBuf>> {
         if from.exists() {
             let to = kind.file_for(&kept);
             fs::rename(&from, &to).map_err(|e| OutputError::io("keep", &from, e))?;
+            rename_in(&to, &kept)?;
         }
     }
     // A second name first, so that the file never is without one; where hard
@@ -141,6 +142,25 @@ fn keep_dated(path: &Path) -> Result<Option<PathBuf>> {
         fs::rename(path, &kept).map_err(|e| OutputError::io("keep", path, e))?;
     }
     Ok(Some(kept))
+}
+
+/// Names another file in a checksum file; one that somebody else wrote stays as it is.
+fn rename_in(file: &Path, name: &Path) -> Result<()> {
+    const LINE_MAX_BYTES: u64 = 64 << 10;
+    let length = fs::symlink_metadata(file).map_err(|e| OutputError::io("examine", file, e))?.len();
+    if length > LINE_MAX_BYTES {
+        return Ok(());
+    }
+    let old = fs::read(file).map_err(|e| OutputError::io("read", file, e))?;
+    let old = String::from_utf8_lossy(&old);
+    let hex = old.trim_start_matches('\\').split_once("  ").map(|(hex, _)| hex);
+    let Some(hex) = hex.filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())) else {
+        return Ok(());
+    };
+    let mut out = OutFile::create(file, false)?;
+    out.append(&checksum::line(hex, name))?;
+    out.seal()?;
+    out.rename_into_place()
 }
 
 /// `NAME-YYYY.MM.DD-HH.MM.SS.ext`, from the second attempt on with a counter.
@@ -223,7 +243,9 @@ mod tests {
             (fs::read(&path).unwrap(), fs::read(&kept).unwrap()),
             (b"two".into(), b"one".into())
         );
-        assert!(fs::read_to_string(Checksum::Md5.file_for(&kept)).unwrap().starts_with("11  "));
+        let old = fs::read_to_string(Checksum::Md5.file_for(&kept)).unwrap();
+        let name = kept.file_name().unwrap().to_str().unwrap();
+        assert_eq!(old, format!("11  {name}\n"));
         assert!(Checksum::Sha256.file_for(&kept).exists());
         assert!(!Checksum::Sha256.file_for(&path).exists(), "it was of the older image");
         assert!(fs::read_to_string(Checksum::Md5.file_for(&path)).unwrap().starts_with("33  "));

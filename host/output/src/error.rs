@@ -29,6 +29,14 @@ pub enum OutputError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A path that an output cannot have.
+    #[error("cannot write `{}`: {reason}", .path.display())]
+    Unwritable {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Two outputs would be the same file.
     #[error("two outputs would both be written to `{}`", .0.display())]
     SamePath(PathBuf),
@@ -132,6 +140,9 @@ impl OutputError {
                 Some(format!("the formats are {}", names.join(", ")))
             }
             Self::MissingTool { tool, needed_for } => Some(format!("install {tool}, {needed_for}")),
+            Self::Unwritable { path, .. } if path.starts_with("~") => {
+                Some("the shell expands `~` only where a word begins with it: write $HOME".into())
+            }
             Self::Io { source, path, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 let dir = path.parent().unwrap_or(Path::new("."));
                 Some(format!("make room on the filesystem of `{}`", dir.display()))

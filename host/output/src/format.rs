@@ -2,7 +2,9 @@
 
 use std::{io::Read, path::PathBuf};
 
-use crate::{Checksum, OutputError, Result, atomic::OutFile, formats, run::DiskInput, tools};
+use crate::{
+    Checksum, OutputError, Result, atomic::OutFile, formats, place, run::DiskInput, tools,
+};
 
 /// What a format is made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct Format {
     pub about: &'static str,
     /// What it is made from.
     pub origin: Origin,
+    /// The largest disk that it describes, in bytes.
+    pub(crate) max_bytes: u64,
     /// Whether it is written front to back, so that checksums cost no pass.
     pub(crate) sequential: bool,
     /// The program this target needs, if its options are not done in process;
@@ -96,6 +100,8 @@ pub struct Target {
     pub identity: Identity,
     /// Whether a raw file that is the source may become the output by a rename.
     pub adopt: bool,
+    /// The size of the disk in bytes, where it is known before it is written.
+    pub disk_bytes: Option<u64>,
 }
 
 impl Target {
@@ -112,6 +118,7 @@ impl Target {
             checksums: Vec::new(),
             identity: Identity::random(),
             adopt: false,
+            disk_bytes: None,
         }
     }
 }
@@ -180,15 +187,21 @@ pub fn parse_formats(list: &str) -> Result<Vec<&'static Format>> {
 }
 
 /// Checks before the build what would make an output fail after it: options,
-/// missing programs, outputs that would overwrite each other.
+/// missing programs, disks that are too large, outputs that would overwrite each other, paths
+/// that cannot be written. With `are_made`, directories of outputs are made where they are missing.
 ///
 /// # Errors
 /// Every complaint, not only the first.
-pub fn check(targets: &[Target]) -> Result<(), Vec<OutputError>> {
+pub fn check(targets: &[Target], are_made: bool) -> Result<(), Vec<OutputError>> {
     let mut complaints = Vec::new();
     for (index, target) in targets.iter().enumerate() {
         if targets[..index].iter().any(|t| t.path == target.path) {
             complaints.push(OutputError::SamePath(target.path.clone()));
+        }
+        complaints.extend(place::check_file(&target.path, &target.checksums, are_made).err());
+        let (format, max) = (target.format.name, target.format.max_bytes);
+        if let Some(bytes) = target.disk_bytes.filter(|bytes| *bytes > max) {
+            complaints.push(OutputError::TooLarge { format, bytes, max });
         }
         match (target.format.needs)(target) {
             Ok(Some(need)) if tools::find(need.tool).is_none() => {
@@ -263,9 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn disks_that_are_too_large_are_refused_before_they_are_built() {
+        for (name, bytes) in [("vhd", 3 << 40), ("vmdk", 3 << 40), ("vhdx", 65 << 40)] {
+            let target = |bytes| Target {
+                disk_bytes: Some(bytes),
+                ..Target::new(format(name).unwrap(), "a.image")
+            };
+            check(&[target(1 << 40)], false).unwrap();
+            let complaints = check(&[target(bytes)], false).unwrap_err();
+            assert!(matches!(complaints[..], [OutputError::TooLarge { .. }]), "{complaints:?}");
+        }
+    }
+
+    #[test]
     fn two_outputs_of_one_name_are_refused() {
         let raw = format("raw").unwrap();
-        let complaints = check(&[Target::new(raw, "a.raw"), Target::new(raw, "a.raw")]);
+        let complaints = check(&[Target::new(raw, "a.raw"), Target::new(raw, "a.raw")], false);
         assert!(matches!(complaints.unwrap_err()[..], [OutputError::SamePath(_)]));
     }
 }

@@ -22,6 +22,8 @@ mod format;
 mod formats;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod losses;
+mod place;
 mod pool;
 mod progress;
 mod restore;
@@ -37,6 +39,7 @@ pub use format::{
     FORMATS, Format, Identity, Need, Origin, Target, check, container_architecture, format,
     parse_formats,
 };
+pub use place::{check_directory, check_file};
 pub use progress::{Event, Progress, Silent};
 pub use restore::restore;
 pub use run::{write_disks, write_trees};

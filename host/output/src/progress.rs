@@ -27,6 +27,19 @@ pub enum Event<'a> {
         /// Where the output goes.
         path: &'a Path,
     },
+    /// The format cannot hold something of the tree.
+    Lost {
+        /// The format's name.
+        format: &'static str,
+        /// Where the output goes.
+        path: &'a Path,
+        /// What is lost, as a clause that ends with what becomes of it.
+        what: &'static str,
+        /// How many files lose it.
+        count: u64,
+        /// The first of them, printable and bounded.
+        first: &'a str,
+    },
     /// The output is complete under its temporary name.
     Finished {
         /// Where the output goes.

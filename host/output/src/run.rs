@@ -198,6 +198,9 @@ fn settle(
 ) -> Result<Pending> {
     outcome?;
     let path = &target.path;
+    for (what, count, first) in file.losses.told() {
+        progress.event(Event::Lost { format: target.format.name, path, what, count, first });
+    }
     if !target.checksums.is_empty() {
         progress.event(Event::Digesting { path });
     }

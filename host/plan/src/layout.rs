@@ -81,10 +81,39 @@ pub struct PartitionTable {
     pub disk: String,
     /// Its label.
     pub label: TableLabel,
-    /// Alignment of partitions in bytes.
-    pub align: u64,
+    /// Who says where the partitions lie.
+    pub placing: Placing,
     /// The partitions in order of their numbers.
     pub partitions: Vec<Partition>,
+}
+
+/// Who says where partitions lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Placing {
+    /// They follow one another, aligned to this many bytes, and a unit stays free at both ends
+    /// of the disk.
+    InOrder {
+        /// The unit in bytes.
+        align: u64,
+    },
+    /// Each lies from its start to its end, wherever the label leaves room.
+    Exact {
+        /// MBR: the extended partition, which need not hold any logical one.
+        extended: Option<Extended>,
+    },
+}
+
+/// An extended partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extended {
+    /// Its number, from 1 to 4, which no primary partition then has.
+    pub number: u32,
+    /// Where it begins, in bytes.
+    pub start: u64,
+    /// Where it ends, in bytes.
+    pub end: u64,
 }
 
 /// A partition. Its name is a node name.
@@ -95,14 +124,15 @@ pub struct Partition {
     pub name: String,
     /// Where it begins, in bytes; `None` for right after the one before.
     pub start: Option<u64>,
-    /// How large it is.
+    /// How large it is. [`Size::Bytes`] and [`Size::Percent`] are diskimage-builder's, so
+    /// what they come to is cut to whole sectors on an MBR and to whole MiB on GPT.
     pub size: Size,
     /// MBR: a byte in hexadecimal (`83`); GPT: an sgdisk code (`8300`, `EF00`) or a GUID.
     pub type_code: String,
     /// The boot flag of an MBR entry; legacy-BIOS-bootable on GPT.
     pub boot: bool,
-    /// MBR: a primary partition. Otherwise it is logical, in an extended one
-    /// that covers the rest of the disk. No meaning on GPT.
+    /// MBR: a primary partition. Otherwise it is logical, in an extended one, which covers
+    /// the rest of the disk where nothing else is said. No meaning on GPT.
     pub primary: bool,
 }
 
@@ -112,12 +142,62 @@ pub struct Partition {
 pub enum Size {
     /// Bytes.
     Bytes(u64),
-    /// Thousandths of a percent of what is left: 100000 is everything.
-    MilliPercent(u32),
+    /// A part of what is left.
+    Percent(Percent),
     /// Up to this offset from the start of the disk, in bytes.
     EndAt(u64),
-    /// Up to this many thousandths of a percent of the whole disk.
-    EndAtMilliPercent(u32),
+}
+
+/// A percentage, as the double that diskimage-builder reckons with.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Percent(f64);
+
+// No NaN is among the values.
+impl Eq for Percent {}
+
+impl Percent {
+    /// All of it.
+    pub const ALL: Self = Self(100.0);
+
+    /// From a number of 0 to 100.
+    #[must_use]
+    pub fn new(percent: f64) -> Option<Self> {
+        (0.0..=100.0).contains(&percent).then_some(Self(percent))
+    }
+
+    /// So much of a number of bytes, in the arithmetic of the original, which gives other
+    /// results than whole numbers do.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "disks are below 2^53 bytes, and a part of one is not negative"
+    )]
+    pub fn of(self, bytes: u64) -> u64 {
+        (bytes as f64 * self.0 / 100.0) as u64
+    }
+}
+
+impl TryFrom<f64> for Percent {
+    type Error = String;
+
+    fn try_from(percent: f64) -> Result<Self, String> {
+        Self::new(percent).ok_or_else(|| format!("{percent} is no percentage"))
+    }
+}
+
+impl From<Percent> for f64 {
+    fn from(percent: Percent) -> Self {
+        percent.0
+    }
+}
+
+impl std::fmt::Display for Percent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}%", self.0)
+    }
 }
 
 /// An LVM logical volume.

@@ -29,8 +29,8 @@ pub use checked::{Digest, DiskName, InvalidDiskName};
 pub use check::{Complaint, check};
 pub use key::{Inputs, Point, Salt, StageKey, Surroundings, changed_inputs, stage_inputs};
 pub use layout::{
-    Filesystem, FstabEntry, Layout, LayoutError, LogicalVolume, Luks, LvSize, MdArray, Mount, Node,
-    NodeKind, Partition, PartitionTable, Size, TableLabel,
+    Extended, Filesystem, FstabEntry, Layout, LayoutError, LogicalVolume, Luks, LvSize, MdArray,
+    Mount, Node, NodeKind, Partition, PartitionTable, Percent, Placing, Size, TableLabel,
 };
 pub use output::{Checksum, ImageOutput, LENGTH_FACT, Outputs, TreeOutput};
 pub use path::{GuestPath, InvalidPath};

@@ -117,6 +117,9 @@ pub enum Keep {
     /// Kept in the cache, and given to others through a shared one.
     #[default]
     Shared,
+    /// The same, and its disks however quick it was, because somebody may want to look at
+    /// them: what a layer has made.
+    Disks,
     /// Kept in the cache of this user only.
     Local,
     /// Never kept: the stage runs in every build, and so do those behind it.

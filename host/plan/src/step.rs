@@ -349,6 +349,9 @@ pub enum ResolvConf {
 /// The size formula of diskimage-builder 3.43: the tree's KiB, plus `extra_kib`
 /// or else divided by 0.6, plus the journal, plus `fixed_kib`, rounded up to
 /// 64 KiB. With `explicit_kib` only `fixed_kib` is added.
+///
+/// Small trees come to less than mkfs needs: then it is the least that can hold the tree, the
+/// journal, what a filesystem needs for itself, and what else stands on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageSize {
@@ -362,6 +365,10 @@ pub struct ImageSize {
     pub journal_kib: u64,
     /// Always added: 525 MiB with an ESP.
     pub fixed_kib: u64,
+    /// What partitions of a given size and the partition table take.
+    pub beside_kib: u64,
+    /// The smallest root filesystem of its type.
+    pub root_least_kib: u64,
     /// The fact that is set.
     pub fact: FactName,
 }

@@ -12,7 +12,8 @@ use super::formats::{ChecksumKind, ContainerEngine};
 use super::network::NetworkArgs;
 use super::reuse::{CacheDirArgs, ReuseArgs};
 use super::values::{
-    ByteSize, EnvVar, MachineReadable, Share, debug_level, gibibytes, memsize, positive, smp,
+    ByteSize, EnvVar, MachineReadable, Share, debug_level, image_extra_size, image_size,
+    max_online_resize, memsize, positive, smp,
 };
 
 const ELEMENTS: &str = "Elements";
@@ -162,6 +163,14 @@ pub struct ScriptArgs {
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub envvar: Vec<EnvVar>,
 
+    /// Take nothing from the environment that vbuild was started with
+    ///
+    /// `--envvar NAME` without a value then gives nothing. Under the name disk-image-create none of
+    /// the variables that it reads reaches the build; only ELEMENTS_PATH still says where elements
+    /// are.
+    #[arg(short = 'c', long)]
+    pub clear_environment: bool,
+
     /// Let scripts read a file or folder of the host; may be given several times
     ///
     /// It appears read-only in the guest under GUEST, or under its own absolute path. No other
@@ -227,12 +236,16 @@ pub struct ImageArgs {
     pub size: Option<ByteSize>,
 
     /// Size of the disk in GiB, as disk-image-create takes it
-    #[arg(long, value_name = "GIB", value_parser = gibibytes, conflicts_with = "image_extra_size")]
+    ///
+    /// The number at the beginning counts, with or without a fraction, and always GiB: `6GiB` is 6.
+    /// What stands behind it is passed over, as diskimage-builder does; a unit that is not this one
+    /// is told.
+    #[arg(long, value_name = "GIB", value_parser = image_size, conflicts_with = "image_extra_size")]
     pub image_size: Option<String>,
 
     /// Free space to add to what the files need, in MiB
-    #[arg(long, value_name = "MIB", value_parser = positive)]
-    pub image_extra_size: Option<u32>,
+    #[arg(long, value_name = "MIB", value_parser = image_extra_size)]
+    pub image_extra_size: Option<String>,
 
     /// Filesystem of the root [default: ext4]
     #[arg(long, value_name = "TYPE")]
@@ -247,8 +260,8 @@ pub struct ImageArgs {
     pub mkfs_journal_size: Option<u32>,
 
     /// How far the root can be grown while mounted, in blocks of the filesystem
-    #[arg(long, value_name = "BLOCKS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub max_online_resize: Option<u64>,
+    #[arg(long, value_name = "BLOCKS", value_parser = max_online_resize)]
+    pub max_online_resize: Option<String>,
 
     /// Label of the root filesystem [default: cloudimg-rootfs; img-rootfs on xfs]
     #[arg(long, value_name = "LABEL")]

@@ -67,6 +67,46 @@ pub(super) const VIRT_DIB_OPTIONS: &[&str] = &[
     "wrap",
 ];
 
+/// Options of disk-image-create 3.43, by the same rule.
+pub(super) const DISK_IMAGE_CREATE_OPTIONS: &[&str] = &[
+    "checksum",
+    "docker-target",
+    "help",
+    "image-cache",
+    "image-size",
+    "install-type",
+    "logfile",
+    "max-online-resize",
+    "min-tmpfs",
+    "mkfs-options",
+    "no-tmpfs",
+    "offline",
+    "qemu-img-options",
+    "ramdisk-element",
+    "root-label",
+    "version",
+];
+
+/// Whose rules of getopt a command line follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Syntax {
+    /// virt-dib's `getopt_long_only`: a long option may have one dash.
+    #[default]
+    LongOnly,
+    /// disk-image-create's getopt(1): one dash begins letters and nothing else, and a
+    /// prefix of one of its own options wins over whatever vbuild has added.
+    Long,
+}
+
+impl Syntax {
+    fn options_of_old(self) -> &'static [&'static str] {
+        match self {
+            Self::LongOnly => VIRT_DIB_OPTIONS,
+            Self::Long => DISK_IMAGE_CREATE_OPTIONS,
+        }
+    }
+}
+
 /// An option that cannot be understood. The texts are those of getopt, which
 /// scripts and people know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -139,30 +179,24 @@ impl Opt {
 
 /// The options that a command knows.
 #[derive(Debug, Clone)]
-pub struct Options(Vec<Opt>);
+pub struct Options {
+    options: Vec<Opt>,
+    syntax: Syntax,
+}
 
 impl Options {
     /// Reads them from a clap command.
     #[must_use]
-    pub fn of(command: &Command) -> Self {
-        Self(command.get_arguments().filter_map(Opt::of).collect())
-    }
-
-    /// Gives a letter to another option, taking it from the one that had it.
-    pub fn assign_letter(&mut self, letter: char, long: &str) {
-        for option in &mut self.0 {
-            option.letters.retain(|other| *other != letter);
-            if option.long == long {
-                option.letters.push(letter);
-            }
-        }
+    pub fn of(command: &Command, syntax: Syntax) -> Self {
+        let options = command.get_arguments().filter_map(Opt::of).collect();
+        Self { options, syntax }
     }
 
     /// Every long option as it is typed, sorted, as `--long-options` lists them.
     #[must_use]
     pub fn long_names(&self) -> Vec<String> {
         let mut names: Vec<String> =
-            self.0.iter().flat_map(Opt::names).map(|name| format!("--{name}")).collect();
+            self.options.iter().flat_map(Opt::names).map(|name| format!("--{name}")).collect();
         names.sort();
         names
     }
@@ -170,26 +204,37 @@ impl Options {
     /// Every short option as it is typed, sorted, as `--short-options` lists them.
     #[must_use]
     pub fn short_names(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            self.0.iter().flat_map(|o| &o.letters).map(|letter| format!("-{letter}")).collect();
+        let mut names: Vec<String> = self
+            .options
+            .iter()
+            .flat_map(|o| &o.letters)
+            .map(|letter| format!("-{letter}"))
+            .collect();
         names.sort();
         names
     }
 
     fn by_letter(&self, letter: u8) -> Option<&Opt> {
-        self.0.iter().find(|option| option.letters.contains(&char::from(letter)))
+        self.options.iter().find(|option| option.letters.contains(&char::from(letter)))
     }
 
     /// The option that a name or an unambiguous prefix of one stands for.
     fn by_name(&self, typed: &[u8]) -> Result<Option<&Opt>, Vec<String>> {
-        if let Some(option) = self.0.iter().find(|o| o.names().any(|n| n.as_bytes() == typed)) {
+        let exact = self.options.iter().find(|o| o.names().any(|n| n.as_bytes() == typed));
+        let old = self.syntax.options_of_old();
+        let is_old = |name: &str| old.contains(&name);
+        let added = |o: &Opt| self.syntax == Syntax::Long && !o.names().any(is_old);
+        if let Some(option) = exact.filter(|option| !added(option)) {
             return Ok(Some(option));
         }
         let starts = |name: &str| !typed.is_empty() && name.as_bytes().starts_with(typed);
         let with_prefix = |wanted: &dyn Fn(&str) -> bool| -> Vec<&Opt> {
-            self.0.iter().filter(|o| o.names().any(|n| starts(n) && wanted(n))).collect()
+            self.options.iter().filter(|o| o.names().any(|n| starts(n) && wanted(n))).collect()
         };
-        let known_of_old = with_prefix(&|name| VIRT_DIB_OPTIONS.contains(&name));
+        let known_of_old = with_prefix(&is_old);
+        if let (Some(option), []) = (exact, &known_of_old[..]) {
+            return Ok(Some(option));
+        }
         let all = with_prefix(&|_| true);
         match (&known_of_old[..], &all[..]) {
             ([one], _) | (_, [one]) => Ok(Some(one)),
@@ -239,17 +284,46 @@ impl Options {
     #[must_use]
     pub fn without(&self, args: &[OsString], unwanted: &[&str]) -> Vec<OsString> {
         let mut kept = Vec::new();
+        self.each(args, &mut |typed, read| {
+            if !read.iter().any(|word| unwanted.contains(&long_name(word).as_str())) {
+                kept.extend_from_slice(typed);
+            }
+        });
+        kept
+    }
+
+    /// How the user has spelled an option, if it was given by a letter or another of its
+    /// names: `-t` for `--formats`.
+    #[must_use]
+    pub fn spelled(&self, args: &[OsString], long: &str) -> Option<String> {
+        let option = self.options.iter().find(|option| option.long == long)?;
+        let mut spelled = None;
+        self.each(args, &mut |typed, read| {
+            if !read.iter().any(|word| long_name(word) == long) {
+                return;
+            }
+            let word = before_equals(&printable(&typed[0]));
+            let name = word.trim_start_matches('-');
+            let letter = option.letters.iter().find(|letter| name.contains(**letter));
+            spelled = match letter {
+                _ if option.names().any(|other| other == name) => Some(word),
+                Some(letter) if !word.starts_with("--") => Some(format!("-{letter}")),
+                _ => None,
+            };
+        });
+        spelled
+    }
+
+    /// Reads arguments one option at a time: gives its words as typed, and what is read
+    /// from them, which is nothing for other words and what cannot be read.
+    fn each(&self, args: &[OsString], take: &mut dyn FnMut(&[OsString], &[OsString])) {
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
-            let behind = rest.as_slice();
+            let before = args.len() - rest.as_slice().len() - 1;
             let mut read = Vec::new();
             // What cannot be read is refused elsewhere.
             let _ = match arg.as_bytes() {
-                b"--" => {
-                    kept.push(arg.clone());
-                    kept.extend_from_slice(behind);
-                    break;
-                }
+                b"--" => return take(&args[before..], &[]),
                 [b'-', b'-', name @ ..] => {
                     self.long(name, &printable(arg), &mut rest, &mut read).map(drop)
                 }
@@ -258,14 +332,8 @@ impl Options {
                 }
                 _ => Ok(()),
             };
-            let name = |word: &OsString| before_equals(&printable(word));
-            if read.iter().any(|word| unwanted.contains(&name(word).trim_start_matches('-'))) {
-                continue;
-            }
-            kept.push(arg.clone());
-            kept.extend_from_slice(&behind[..behind.len() - rest.as_slice().len()]);
+            take(&args[before..args.len() - rest.as_slice().len()], &read);
         }
-        kept
     }
 
     /// One dash: a lone letter first, then a long name, then a group of letters.
@@ -277,13 +345,15 @@ impl Options {
         out: &mut Vec<OsString>,
     ) -> Result<(), GetoptError> {
         let lone_letter = name.len() == 1 && self.by_letter(name[0]).is_some();
-        if !lone_letter && self.long(name, &printable(arg), rest, out)?.is_some() {
+        let may_be_long = self.syntax == Syntax::LongOnly && !lone_letter;
+        if may_be_long && self.long(name, &printable(arg), rest, out)?.is_some() {
             return Ok(());
         }
         let mut letters = name;
         while let [letter, tail @ ..] = letters {
             let Some(option) = self.by_letter(*letter) else {
-                return Err(if out.is_empty() && letters.len() == name.len() && name.len() > 1 {
+                let whole = out.is_empty() && letters.len() == name.len() && name.len() > 1;
+                return Err(if whole && self.syntax == Syntax::LongOnly {
                     GetoptError::Unrecognized(before_equals(&printable(arg)))
                 } else {
                     GetoptError::InvalidLetter(char::from(*letter))
@@ -345,6 +415,11 @@ fn printable(arg: &OsStr) -> String {
     arg.to_string_lossy().into_owned()
 }
 
+/// The name of the option in a word that was read.
+fn long_name(word: &OsString) -> String {
+    before_equals(&printable(word)).trim_start_matches('-').to_owned()
+}
+
 fn before_equals(typed: &str) -> String {
     typed.split('=').next().unwrap_or_default().to_owned()
 }
@@ -367,7 +442,7 @@ mod tests {
             Arg::new("base").long("base-path").short('B'),
             Arg::new("mr").long("machine-readable").require_equals(true).num_args(0..=1),
         ]);
-        Options::of(&command)
+        Options::of(&command, Syntax::LongOnly)
     }
 
     #[track_caller]
@@ -440,12 +515,54 @@ mod tests {
         assert_eq!(options().normalise(&args), Ok(vec!["--name=".into()]));
     }
 
+    /// What disk-image-create's own getopt makes of a line.
+    #[track_caller]
+    fn check_long(typed: &str, expected: &str) {
+        let command = Command::new("t").disable_help_flag(true).args([
+            Arg::new("name").long("name").short('o'),
+            Arg::new("skip-base").long("skip-base").short('n').action(ArgAction::SetTrue),
+            Arg::new("no-cache").long("no-cache").action(ArgAction::SetTrue),
+            Arg::new("no-tmpfs").long("no-tmpfs").action(ArgAction::SetTrue),
+            Arg::new("ramdisk").long("ramdisk").action(ArgAction::SetTrue),
+            Arg::new("ramdisk-element").long("ramdisk-element"),
+            Arg::new("mkfs-options").long("mkfs-options"),
+            Arg::new("mkfs-journal-size").long("mkfs-journal-size"),
+            Arg::new("image-cache").long("image-cache"),
+            Arg::new("image-size").long("image-size"),
+        ]);
+        let args: Vec<OsString> = typed.split_whitespace().map(OsString::from).collect();
+        let answer = match Options::of(&command, Syntax::Long).normalise(&args) {
+            Ok(words) => words.iter().map(|w| printable(w)).collect::<Vec<_>>().join(" "),
+            Err(error) => format!("error: {error}"),
+        };
+        assert_eq!(answer, expected, "for `{typed}`");
+    }
+
     #[test]
-    fn letters_can_be_assigned_again() {
-        let mut options = options();
-        options.assign_letter('v', "name");
-        let args = ["-v", "x"].map(OsString::from);
-        assert_eq!(options.normalise(&args), Ok(vec!["--name=x".into()]));
-        assert_eq!(options.short_names(), ["-B", "-o", "-v", "-x"]);
+    fn disk_image_creates_dashes_and_prefixes() {
+        check_long("-no img", "--skip-base --name=img");
+        check_long("-oimg", "--name=img");
+        check_long("-name", "error: invalid option -- 'a'");
+        check_long("--no", "--no-tmpfs");
+        check_long("--no-c", "--no-cache");
+        check_long("--ramdisk x", "--ramdisk-element=x");
+        check_long("--mkfs -K", "--mkfs-options=-K");
+        check_long("--mkfs-journal-size 8", "--mkfs-journal-size=8");
+        let both =
+            "error: option '--image' is ambiguous; possibilities: '--image-cache' '--image-size'";
+        check_long("--image 3", both);
+    }
+
+    #[test]
+    fn how_an_option_was_spelled() {
+        let spelled = |line: &str, long: &str| {
+            let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            options().spelled(&args, long)
+        };
+        assert_eq!(spelled("-vo x", "name").as_deref(), Some("-o"));
+        assert_eq!(spelled("--name=x", "name").as_deref(), Some("--name"));
+        assert_eq!(spelled("--colors", "colours").as_deref(), Some("--colors"));
+        assert_eq!(spelled("--nam x", "name"), None);
+        assert_eq!(spelled("-- -o x", "name"), None);
     }
 }

@@ -15,8 +15,10 @@ mod formats;
 mod getopt;
 mod host_paths;
 mod network;
+mod personality;
 mod reuse;
 mod values;
+mod verbs;
 
 pub use backing::BackingArgs;
 pub use build::{
@@ -25,19 +27,24 @@ pub use build::{
     TmpfsArgs, ViewArgs,
 };
 pub use formats::{ChecksumKind, ContainerEngine, Formats, format_names, parse as parse_formats};
-pub use getopt::{GetoptError, Options};
+pub use getopt::{GetoptError, Options, Syntax};
 pub use host_paths::HostPathArgs;
 pub use network::{NetworkArgs, ReachArgs, SourceArgs};
+pub use personality::Personality;
 pub use reuse::{CacheDirArgs, OnFailureArg, ReuseArgs};
 pub(crate) use values::age;
 pub use values::{
     Age, ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, comma_list, positive,
     smp,
 };
+pub use verbs::{hint as verb_hint, near_verb};
 
-use std::{error::Error as _, ffi::OsString, path::Path};
+use std::{error::Error as _, ffi::OsString};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    FromArgMatches, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::{
     commands,
@@ -53,7 +60,8 @@ use crate::{
     override_usage = "vbuild [OPTIONS] ELEMENT...\n       vbuild VERB [OPTIONS] ...",
     after_help = "A first word that is the name of a verb is that verb; an element of that name is written \
                   after `--`. Options and elements may be mixed, a long option may be given with one dash \
-                  and by any unambiguous prefix. vbuild(1) tells it all.",
+                  and by any unambiguous prefix. `vbuild help VERB` tells of a verb, vbuild(1) tells it \
+                  all.",
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     subcommand_value_name = "VERB",
@@ -106,51 +114,6 @@ pub enum Verb {
     Completions(commands::completions::CompletionsArgs),
 }
 
-/// The name under which vbuild was started decides whose command line it reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Personality {
-    /// Its own.
-    Vbuild,
-    /// virt-dib's: the same without verbs.
-    VirtDib,
-    /// disk-image-create's: no verbs, `-p` takes packages, and variables of the
-    /// environment that diskimage-builder reads are read.
-    DiskImageCreate,
-    /// ramdisk-image-create's: as above, and `--ramdisk` is given.
-    RamdiskImageCreate,
-    /// vmdb2's: the verb `vmdb`.
-    Vmdb2,
-    /// b9c's: the verb `b9`.
-    B9c,
-}
-
-impl Personality {
-    /// By the last part of the program's name.
-    #[must_use]
-    pub fn of(program: &OsString) -> Self {
-        match Path::new(program).file_name().and_then(|name| name.to_str()) {
-            Some("virt-dib") => Self::VirtDib,
-            Some("disk-image-create") => Self::DiskImageCreate,
-            Some("ramdisk-image-create") => Self::RamdiskImageCreate,
-            Some("vmdb2") => Self::Vmdb2,
-            Some("b9c") => Self::B9c,
-            _ => Self::Vbuild,
-        }
-    }
-
-    /// Whether the first word can be a verb.
-    #[must_use]
-    fn has_verbs(self) -> bool {
-        matches!(self, Self::Vbuild | Self::Vmdb2 | Self::B9c)
-    }
-
-    /// Whether the environment is input, as it is for diskimage-builder.
-    #[must_use]
-    pub fn reads_dib_environment(self) -> bool {
-        matches!(self, Self::DiskImageCreate | Self::RamdiskImageCreate)
-    }
-}
-
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Invocation {
@@ -164,13 +127,11 @@ pub enum Invocation {
     Print(String),
 }
 
-/// The clap command, complete with what clap adds itself; for the manual and
+/// The clap command of vbuild itself, complete with what clap adds; for the manual and
 /// the completions.
 #[must_use]
 pub fn command() -> clap::Command {
-    let mut command = Cli::command();
-    command.build();
-    command
+    Personality::Vbuild.command()
 }
 
 /// Reads a command line; `argv[0]` is the program's name.
@@ -181,51 +142,100 @@ pub fn parse(argv: &[OsString]) -> Result<(Personality, Invocation), CommandErro
     let (program, args) =
         argv.split_first().map_or((OsString::new(), argv), |(p, a)| (p.clone(), a));
     let personality = Personality::of(&program);
-    let mut args = args.to_vec();
-    match personality {
-        Personality::Vmdb2 => args.insert(0, "vmdb".into()),
-        Personality::B9c => args.insert(0, "b9".into()),
-        _ => {}
+    let command = personality.command();
+    match invocation_of(personality, &command, args) {
+        Ok(invocation) => Ok((personality, invocation)),
+        Err(error) => {
+            let verb = verb_of(&command, args).map(clap::Command::get_name);
+            let kind = match verb {
+                // It must not look like the command's own failure.
+                Some("exec") => Kind::Exec,
+                Some("vmdb") => Kind::VmdbUsage,
+                // 1 would mean that they differ.
+                Some("layers") if args.get(1).is_some_and(|verb| verb == "compare-layers") => {
+                    Kind::NotCompared
+                }
+                _ if personality == Personality::Vmdb2 => Kind::VmdbUsage,
+                _ => error.kind,
+            };
+            let name = personality.name();
+            let hint = format!("Try ‘{name} --help’ or consult vbuild(1) for more information.");
+            let hints = error.hints.into_iter().map(|other| match other.as_str() {
+                HELP_HINT => hint.clone(),
+                _ => other,
+            });
+            let meant = verb.is_none().then(|| verb_hint(personality, args, &[])).flatten();
+            Err(CommandError { kind, hints: hints.collect(), ..error }.maybe_hint(meant))
+        }
     }
-    let parsed = invocation_of(personality, &args);
-    parsed.map(|invocation| (personality, invocation)).map_err(|error| {
-        let verb = args.first().and_then(|verb| verb.to_str()).filter(|_| personality.has_verbs());
-        let kind = match verb {
-            // It must not look like the command's own failure.
-            Some("exec") => Kind::Exec,
-            Some("vmdb") => Kind::VmdbUsage,
-            _ => return error,
-        };
-        CommandError { kind, ..error }
-    })
 }
 
-fn invocation_of(personality: Personality, args: &[OsString]) -> Result<Invocation, CommandError> {
-    let command = command();
-    let mut words = vec![OsString::from("vbuild")];
-    match verb_of(&command, personality, args) {
+fn invocation_of(
+    personality: Personality,
+    command: &clap::Command,
+    args: &[OsString],
+) -> Result<Invocation, CommandError> {
+    let mut words = vec![OsString::from(personality.name())];
+    let asked = match personality {
+        Personality::Vbuild => verbs::as_options(command, args)?,
+        _ => None,
+    };
+    let args = asked.as_deref().unwrap_or(args);
+    // The options of a command line that getopt reads, and its arguments.
+    let mut read = None;
+    match verb_of(command, args) {
         Some(verb) if takes_elements(verb) && other_recipe(verb, &args[1..]).is_none() => {
             words.push(args[0].clone());
-            words.extend(Options::of(verb).normalise(&args[1..]).map_err(getopt_error)?);
+            read = Some((Options::of(verb, Syntax::LongOnly), &args[1..]));
         }
         Some(_) => words.extend_from_slice(args),
+        // clap reads the command lines of programs that have no elements.
+        None if !personality.builds_elements() => words.extend_from_slice(args),
         None => {
-            let mut options = Options::of(&command);
-            if personality.reads_dib_environment() {
-                options.assign_letter('p', "extra-packages");
-            }
             if personality == Personality::RamdiskImageCreate {
                 words.push("--ramdisk".into());
             }
-            words.extend(options.normalise(args).map_err(getopt_error)?);
+            read = Some((Options::of(command, personality.syntax()), args));
         }
+    }
+    if let Some((options, args)) = &read {
+        words.extend(options.normalise(args).map_err(getopt_error)?);
     }
     let matches = match command.clone().try_get_matches_from(&words) {
         Ok(matches) => matches,
-        Err(error) => return clap_error(&error).map(Invocation::Print),
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return Err(verbs::lacks_verb(command, &words));
+        }
+        Err(error) => {
+            let spelled = |long: &str| read.as_ref()?.0.spelled(read.as_ref()?.1, long);
+            let printed = clap_error(&error, &spelled)?;
+            return Ok(Invocation::Print(match error.kind() {
+                ErrorKind::DisplayVersion => personality.version(printed),
+                _ => printed,
+            }));
+        }
     };
-    let cli = Cli::from_arg_matches(&matches).map_err(|error| usage(error.to_string()))?;
-    invocation(cli, &command)
+    let wrong = |error: clap::Error| usage(error.to_string());
+    match personality {
+        Personality::Vbuild => {
+            let cli = Cli::from_arg_matches(&matches).map_err(wrong)?;
+            match cli.verb {
+                Some(verb) => Ok(Invocation::Verb(Box::new(verb))),
+                None => invocation(cli.build, command, personality),
+            }
+        }
+        Personality::Vmdb2 => {
+            let args = commands::vmdb::VmdbArgs::from_arg_matches(&matches).map_err(wrong)?;
+            Ok(Invocation::Verb(Box::new(Verb::Vmdb(Box::new(args)))))
+        }
+        Personality::B9c => {
+            let args = commands::b9::B9Args::from_arg_matches(&matches).map_err(wrong)?;
+            Ok(Invocation::Verb(Box::new(Verb::B9(Box::new(args)))))
+        }
+        _ => {
+            invocation(BuildArgs::from_arg_matches(&matches).map_err(wrong)?, command, personality)
+        }
+    }
 }
 
 /// What the result of a build may depend on by an option.
@@ -252,6 +262,7 @@ const CLASSES: &[(Class, &[&str])] = &[
             "exclude-element",
             "exclude-script",
             "skip-base",
+            "clear-environment",
             "ramdisk",
             "ramdisk-element",
             "extra-packages",
@@ -346,30 +357,20 @@ pub enum Words {
 /// Words of a command line, as typed.
 #[must_use]
 pub fn recipe_words(words: Words, personality: Personality, args: &[OsString]) -> Vec<OsString> {
-    let command = command();
+    let command = personality.command();
     let unwanted = match words {
         Words::Recipe => options_of(&[Class::Nothing]),
         Words::Content => options_of(&[Class::Nothing, Class::Outputs]),
     };
-    match verb_of(&command, personality, args) {
-        Some(verb) => Options::of(verb).without(&args[1..], &unwanted),
-        None => {
-            let mut options = Options::of(&command);
-            if personality.reads_dib_environment() {
-                options.assign_letter('p', "extra-packages");
-            }
-            options.without(args, &unwanted)
-        }
+    match verb_of(&command, args) {
+        Some(verb) => Options::of(verb, Syntax::LongOnly).without(&args[1..], &unwanted),
+        None => Options::of(&command, personality.syntax()).without(args, &unwanted),
     }
 }
 
-fn verb_of<'a>(
-    command: &'a clap::Command,
-    personality: Personality,
-    args: &[OsString],
-) -> Option<&'a clap::Command> {
-    let first = args.first()?.to_str()?;
-    personality.has_verbs().then(|| command.find_subcommand(first)).flatten()
+/// The verb of a command line; only vbuild's own has any.
+fn verb_of<'a>(command: &'a clap::Command, args: &[OsString]) -> Option<&'a clap::Command> {
+    command.find_subcommand(args.first()?.to_str()?)
 }
 
 fn takes_elements(verb: &clap::Command) -> bool {
@@ -394,17 +395,18 @@ fn other_recipe(verb: &clap::Command, args: &[OsString]) -> Option<usize> {
     None
 }
 
-fn invocation(cli: Cli, command: &clap::Command) -> Result<Invocation, CommandError> {
-    if let Some(verb) = cli.verb {
-        return Ok(Invocation::Verb(Box::new(verb)));
-    }
-    let build = cli.build;
+fn invocation(
+    build: BuildArgs,
+    command: &clap::Command,
+    personality: Personality,
+) -> Result<Invocation, CommandError> {
     let lines = |names: Vec<String>| Invocation::Print(names.join("\n") + "\n");
+    let options = Options::of(command, personality.syntax());
     if build.long_options {
-        return Ok(lines(Options::of(command).long_names()));
+        return Ok(lines(options.long_names()));
     }
     if build.short_options {
-        return Ok(lines(Options::of(command).short_names()));
+        return Ok(lines(options.short_names()));
     }
     check_elements(&build).map(|capabilities| match capabilities {
         Some(channel) => Invocation::Capabilities(channel),
@@ -428,9 +430,11 @@ fn check_elements(build: &BuildArgs) -> Result<Option<MachineReadable>, CommandE
     Ok(None)
 }
 
+/// Where to look; [`parse`] puts in the program's own name.
+const HELP_HINT: &str = "Try ‘vbuild --help’ or consult vbuild(1) for more information.";
+
 fn usage(message: impl Into<String>) -> CommandError {
-    CommandError::usage(message)
-        .hint("Try ‘vbuild --help’ or consult vbuild(1) for more information.")
+    CommandError::usage(message).hint(HELP_HINT)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
@@ -438,24 +442,49 @@ fn getopt_error(error: GetoptError) -> CommandError {
     usage(error.to_string())
 }
 
-/// Help and the version are no errors; everything else is put into our words.
-fn clap_error(error: &clap::Error) -> Result<String, CommandError> {
+/// Help and the version are no errors; everything else is put into our words. An option is
+/// named as the user has spelled it.
+fn clap_error(
+    error: &clap::Error,
+    spelled: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, CommandError> {
+    let option = option_of(error);
+    let name_as_typed =
+        |text: &str| match option.as_deref().and_then(|long| Some((long, spelled(long)?))) {
+            Some((long, typed)) => text.replacen(&format!("--{long}"), &typed, 1),
+            None => text.to_owned(),
+        };
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(error.render().to_string()),
         ErrorKind::ValueValidation if error.source().is_some_and(|s| s.is::<InvalidValue>()) => {
-            Err(usage(error.source().map(ToString::to_string).unwrap_or_default()))
+            let text = error.source().map(ToString::to_string).unwrap_or_default();
+            let named = |long: &String| text.contains(&format!("--{long}"));
+            Err(usage(name_as_typed(&match option.as_ref().filter(|long| !named(long)) {
+                Some(long) => format!("--{long}: {text}"),
+                None => text,
+            })))
         }
         _ => {
             let text = error.render().to_string();
             let text = text.strip_prefix("error: ").unwrap_or(&text);
             let mut paragraphs = text.split("\n\n");
-            let mut complaint = usage(paragraphs.next().unwrap_or_default().trim_end());
+            let complaint = paragraphs.next().unwrap_or_default().trim_end();
+            let mut complaint = usage(name_as_typed(complaint));
             for tip in paragraphs.filter_map(|p| p.trim().strip_prefix("tip: ")) {
                 complaint = complaint.hint(tip.trim_end());
             }
             Err(complaint)
         }
     }
+}
+
+/// The long name of the option that an error is about.
+fn option_of(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let name = argument.strip_prefix("--")?;
+    Some(name.split([' ', '=', '[']).next().unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]

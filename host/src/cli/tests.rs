@@ -1,5 +1,7 @@
 //! The command line against the rows of virt-dib's behaviour.
 
+use std::path::Path;
+
 use super::*;
 
 fn argv(line: &str) -> Vec<OsString> {
@@ -62,27 +64,33 @@ fn the_last_of_single_options_and_all_of_lists() {
 
 #[test]
 fn messages_of_virt_dib() {
-    let table: [(&[&str], &str); 14] = [
+    let table: [(&[&str], &str); 19] = [
         (&["vbuild"], "at least one distribution root element must be specified"),
         (&["vbuild", "--formats", "bogus", "d"], "invalid format ‘bogus’ in --formats"),
         (&["vbuild", "--formats", "", "d"], "invalid format ‘’ in --formats"),
         (&["vbuild", "--formats", ",", "d"], "invalid format ‘’ in --formats"),
         (&["vbuild", "--debug", "-1", "d"], "--debug parameter must be >= 0"),
-        (&["vbuild", "--debug", "abc", "d"], "‘abc’ is not a numeric value."),
-        (&["vbuild", "--size", "10", "d"], "10: cannot parse size field"),
-        (&["vbuild", "--size", "1T", "d"], "1T: cannot parse size field"),
-        (&["vbuild", "--size", "1.2.3G", "d"], "1.2.3G: cannot parse size field"),
+        (&["vbuild", "--debug", "abc", "d"], "--debug: ‘abc’ is not a numeric value."),
+        (&["vbuild", "--size", "10", "d"], "--size: 10: cannot parse size field"),
+        (&["vbuild", "--size", "1T", "d"], "--size: 1T: cannot parse size field"),
+        (&["vbuild", "--size", "1.2.3G", "d"], "--size: 1.2.3G: cannot parse size field"),
         (
             &["vbuild", "--machine-readable=foo"],
             "invalid format string for --machine-readable: foo",
         ),
         (&["vbuild", "--bogus", "d"], "unrecognized option '--bogus'"),
         (&["vbuild", "--name"], "option '--name' requires an argument"),
-        (&["vbuild", "--smp", "0", "d"], "invalid smp parameter: 0 (1 to 16 are possible)"),
+        (&["vbuild", "--smp", "0", "d"], "--smp: invalid smp parameter: 0 (1 to 16 are possible)"),
         (
             &["vbuild", "--memsize", "100", "d"],
-            "too small value for memsize (must be at least 256)",
+            "--memsize: too small value for memsize (must be at least 256)",
         ),
+        // The option is named as it was given.
+        (&["vbuild", "-m", "100", "d"], "-m: too small value for memsize (must be at least 256)"),
+        (&["vbuild", "-t", "x", "d"], "invalid format ‘x’ in -t"),
+        (&["vbuild", "--timeout", "0", "d"], "--timeout: `0` must be at least 1"),
+        (&["vbuild", "--share", "a:b", "d"], "--share: the guest's path in `a:b` must be absolute"),
+        (&["disk-image-create", "-xt", "x", "d"], "invalid format ‘x’ in -t"),
     ];
     for (words, message) in table {
         assert_eq!(refused(words), message, "for {words:?}");
@@ -156,13 +164,34 @@ fn disk_image_create_has_its_own_letters() {
     assert_eq!(args.image.arch.as_deref(), Some("arm64"));
     assert_eq!(args.image.name, "img");
     assert_eq!(args.scripts.trace, 2);
-    assert!(args.elements.skip_base);
+    assert!(args.elements.skip_base && !args.scripts.clear_environment);
 }
 
 #[test]
 fn the_letters_of_disk_image_create_work_in_vbuild_too() {
     let args = build("vbuild -a arm64 -o img -t raw -n deb --image-size 2.5");
     assert_eq!((args.image.name.as_str(), args.image.image_size.as_deref()), ("img", Some("2.5")));
+}
+
+#[test]
+fn a_drop_in_shows_the_other_programs_name_and_no_verbs() {
+    let print = |line: &str| match parse(&argv(line)).unwrap().1 {
+        Invocation::Print(text) => text,
+        other => panic!("{other:?}"),
+    };
+    for name in ["virt-dib", "disk-image-create", "ramdisk-image-create", "vmdb2"] {
+        for help in [print(&format!("{name} --help")), print(&format!("/usr/bin/{name} -h"))] {
+            assert!(help.contains(&format!("Usage: {name} ")), "{help}");
+            assert!(!help.contains("Verbs:") && !help.contains("Usage: vbuild"), "{help}");
+        }
+        let error = parse(&argv(&format!("{name} --bogus"))).unwrap_err();
+        assert!(error.hints.iter().any(|h| h.contains(&format!("‘{name} --help’"))), "{error:?}");
+    }
+    assert_eq!(print("disk-image-create --version"), format!("{}\n", dib::VERSION));
+    assert_eq!(print("ramdisk-image-create --ver"), format!("{}\n", dib::VERSION));
+    assert!(print("virt-dib -V").starts_with("virt-dib 1.48 (vbuild "));
+    assert!(print("disk-image-create -h").contains("-p, --extra-packages"));
+    assert!(print("virt-dib -h").contains("-p, --element-path"));
 }
 
 #[test]
@@ -203,7 +232,10 @@ fn sizes_exclude_each_other() {
 
 #[test]
 fn the_clap_command_is_sound() {
-    Cli::command().debug_assert();
+    for name in ["vbuild", "virt-dib", "disk-image-create", "ramdisk-image-create", "vmdb2", "b9c"]
+    {
+        Personality::of(&name.into()).command().debug_assert();
+    }
 }
 
 #[test]

@@ -3,7 +3,11 @@
 //! Texts that virt-dib also has are its texts, typographic quotes included:
 //! scripts match on them. Everything else follows vbuild's own style.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 /// The largest integer that virt-dib accepted (2^30 either way); nothing here
 /// needs more.
@@ -14,7 +18,9 @@ const MEMSIZE_MIN_MIB: i64 = 256;
 const SMP_MAX: i64 = 16;
 /// 2^60, beyond any file system's largest file; keeps arithmetic on sizes far
 /// from overflow.
-const SIZE_MAX_BYTES: u64 = 1 << 60;
+const SIZE_MAX_BYTES: f64 = 1_152_921_504_606_846_976.0;
+/// Disks are made of whole sectors.
+const SECTOR_BYTES: u64 = 512;
 
 /// A value that an option cannot take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,8 +131,9 @@ pub(crate) fn age(text: &str) -> Result<Age, InvalidValue> {
     Ok(Age(Some(Duration::from_secs(seconds))))
 }
 
-/// A size in bytes, as `--size` takes it: a number, fractions allowed, and one of
-/// `b`, `K`, `M`, `G`.
+/// A size in bytes, as virt-dib's `--size` takes it: a number, fractions allowed, and one
+/// of `b`, `K`, `M`, `G`. Disks have whole sectors, so it is rounded up to these, as QEMU
+/// rounds the file that virt-dib makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
@@ -134,54 +141,66 @@ impl FromStr for ByteSize {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let unparsable = || invalid(format!("{text}: cannot parse size field"));
-        let (number, shift) = match text.char_indices().last() {
-            Some((at, 'b')) => (&text[..at], 0),
-            Some((at, 'K')) => (&text[..at], 10),
-            Some((at, 'M')) => (&text[..at], 20),
-            Some((at, 'G')) => (&text[..at], 30),
+        let unparsable = || {
+            invalid(format!(
+                "{text}: cannot parse size field (a number and one of b, K, M, G: `5G`)"
+            ))
+        };
+        let (number, unit) = match text.char_indices().last() {
+            Some((at, 'b')) => (&text[..at], 1.0),
+            Some((at, 'K')) => (&text[..at], 1024.0),
+            Some((at, 'M')) => (&text[..at], 1024.0 * 1024.0),
+            Some((at, 'G')) => (&text[..at], 1024.0 * 1024.0 * 1024.0),
             _ => return Err(unparsable()),
         };
-        let bytes = scaled(number, 1 << shift).ok_or_else(unparsable)?;
+        if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+            return Err(unparsable());
+        }
+        // Doubles, as in the original, so that a fraction is the same number of bytes.
+        let bytes = number.parse::<f64>().map_err(|_| unparsable())? * unit;
+        if bytes > SIZE_MAX_BYTES {
+            return Err(invalid(format!("{text}: the size is more than any file can have")));
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "cutting off the fraction is wanted, and the range is checked"
+        )]
+        let bytes = bytes as u64;
         if bytes == 0 {
             return Err(invalid(format!("{text}: the size must not be zero")));
         }
-        Ok(Self(bytes))
+        Ok(Self(bytes.next_multiple_of(SECTOR_BYTES)))
     }
 }
 
-/// `--image-size N` of disk-image-create: GiB, fractions allowed. The text is
-/// kept, because diskimage-builder's own rounding applies to it.
+/// `--image-size N` of disk-image-create, which counts GiB. The text is kept: scripts see
+/// it.
 ///
 /// # Errors
-/// What is no number above zero.
-pub(crate) fn gibibytes(text: &str) -> Result<String, InvalidValue> {
-    match scaled(text, 1 << 30) {
-        Some(bytes) if bytes > 0 => Ok(text.to_owned()),
-        _ => Err(invalid(format!("{text}: cannot parse size field"))),
-    }
+/// What does not begin with a number above zero.
+pub(crate) fn image_size(text: &str) -> Result<String, InvalidValue> {
+    of_dib(text, dib::size("--image-size", text, dib::Unit::Gib))
 }
 
-/// A decimal fraction times a unit, in integer arithmetic so that `0.1G` is the
-/// same number of bytes on every machine. `None` for anything malformed.
-fn scaled(number: &str, unit: u64) -> Option<u64> {
-    /// More digits than this change nothing in a number of bytes.
-    const FRACTION_DIGITS: usize = 18;
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let all_digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    if (whole.is_empty() && fraction.is_empty()) || !all_digits(whole) || !all_digits(fraction) {
-        return None;
-    }
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let kept = &fraction[..fraction.len().min(FRACTION_DIGITS)];
-    let part = if kept.is_empty() {
-        0
-    } else {
-        let numerator = kept.parse::<u128>().ok()? * u128::from(unit);
-        u64::try_from(numerator / 10_u128.pow(u32::try_from(kept.len()).ok()?)).ok()?
-    };
-    let bytes = whole.checked_mul(unit)?.checked_add(part)?;
-    (bytes <= SIZE_MAX_BYTES).then_some(bytes)
+/// `--image-extra-size N` of disk-image-create, which counts MiB.
+///
+/// # Errors
+/// What does not begin with a number above zero.
+pub(crate) fn image_extra_size(text: &str) -> Result<String, InvalidValue> {
+    of_dib(text, dib::size("--image-extra-size", text, dib::Unit::Mib))
+}
+
+/// `--max-online-resize N`.
+///
+/// # Errors
+/// What is no number of blocks.
+pub(crate) fn max_online_resize(text: &str) -> Result<String, InvalidValue> {
+    of_dib(text, dib::blocks("--max-online-resize", text))
+}
+
+fn of_dib<T>(text: &str, read: Result<T, dib::OptionError>) -> Result<String, InvalidValue> {
+    read.map(|_| text.to_owned()).map_err(|error| invalid(error.to_string()))
 }
 
 /// One variable for the scripts: `NAME=VALUE`, or `NAME` to take the value that
@@ -293,6 +312,18 @@ pub struct Share {
     pub guest: Option<String>,
 }
 
+impl Share {
+    /// The guest's path: what is typed, or else the host's, from where it is typed.
+    #[must_use]
+    pub fn guest(&self, here: &Path) -> String {
+        let own = || {
+            let path = std::path::absolute(here.join(&self.host));
+            path.unwrap_or_else(|_| self.host.clone()).display().to_string()
+        };
+        self.guest.clone().unwrap_or_else(own)
+    }
+}
+
 impl FromStr for Share {
     type Err = InvalidValue;
 
@@ -321,26 +352,40 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_virt_dib() {
-        assert_eq!(size("10b"), Ok(10));
-        assert_eq!(size("8K"), Ok(8192));
-        assert_eq!(size("512M"), Ok(512 << 20));
-        assert_eq!(size("1.5G"), Ok(3 << 29));
-        assert_eq!(size(".5G"), Ok(1 << 29));
-        assert_eq!(size("5.G"), Ok(5 << 30));
-        for bad in
-            ["10", "1T", "1k", "1.2.3G", ".G", "G", "", "-1G", "1 G", "99999999999999999999G"]
+        let table = [
+            ("10b", 512),
+            ("1024b", 1024),
+            ("8K", 8192),
+            ("512M", 512 << 20),
+            ("1.5G", 3 << 29),
+            (".5G", 1 << 29),
+            ("5.G", 5 << 30),
+            // What is no whole sector is rounded up to one.
+            ("0.1G", 107_374_592),
+            ("1.2G", 1_288_490_496),
+            ("2.1G", 2_254_857_728),
+        ];
+        for (text, bytes) in table {
+            assert_eq!(size(text), Ok(bytes), "for `{text}`");
+        }
+        for bad in ["10", "1T", "1k", "1.2.3G", ".G", "G", "", "-1G", "1 G", "1e3G", "infG", "1é"]
         {
-            assert_eq!(size(bad), Err(format!("{bad}: cannot parse size field")), "for `{bad}`");
+            let message = size(bad).unwrap_err();
+            assert!(message.starts_with(&format!("{bad}: cannot parse size field")), "{message}");
+            assert!(message.contains("b, K, M, G"), "{message}");
         }
         assert_eq!(size("0G"), Err("0G: the size must not be zero".into()));
-        assert_eq!(size("0.1G"), Ok(107_374_182));
+        assert!(size("99999999999999999999G").unwrap_err().contains("more than any file"));
     }
 
     #[test]
-    fn image_sizes_are_gibibytes() {
-        assert_eq!(gibibytes("2.5"), Ok("2.5".into()));
-        assert!(gibibytes("2G").is_err());
-        assert!(gibibytes("0").is_err());
+    fn image_sizes_are_awks() {
+        for fine in ["2.5", "6GiB", "8Gb", "275G"] {
+            assert_eq!(image_size(fine), Ok(fine.into()));
+        }
+        assert!(image_size("0").is_err() && image_size("abc").is_err());
+        assert_eq!(image_extra_size("0.5MiB"), Ok("0.5MiB".into()));
+        assert!(max_online_resize("0").is_err());
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn info(context: &Context, args: &ApplianceInfoArgs) -> Outcome {
             "`vbuild appliance list` shows all of them, `vbuild appliance build` makes one",
         ));
     };
-    context.console.print(&description(found.manifest(), args.packages));
+    context.console.print(&description(found.manifest(), args.packages))?;
     Ok(0)
 }
 
@@ -191,14 +191,16 @@ fn list(context: &Context, args: &ApplianceListArgs) -> Outcome {
             bytes(manifest.root_bytes),
         );
     }
-    context.console.print(&text);
+    context.console.print(&text)?;
     Ok(0)
 }
 
 fn gc(context: &Context, args: &ApplianceGcArgs) -> Outcome {
     let console = context.console;
     let mut waiting = |lock: &std::path::Path| {
-        console.print(&format!("another vbuild uses the cache; waiting for {}\n", lock.display()));
+        // A remark: what counts is the answer below.
+        let text = format!("another vbuild uses the cache; waiting for {}\n", lock.display());
+        let _ = console.print(&text);
     };
     let freed =
         cache(&args.cache_dir).gc(args.all, &mut waiting).map_err(appliance::appliance_error)?;
@@ -209,6 +211,6 @@ fn gc(context: &Context, args: &ApplianceGcArgs) -> Outcome {
         freed.files,
         ui::plural(freed.files),
         bytes(freed.bytes)
-    ));
+    ))?;
     Ok(0)
 }

@@ -44,7 +44,8 @@ pub struct BootArgs {
     #[arg(value_name = "IMAGE")]
     pub image: PathBuf,
 
-    /// Its format [default: qcow2 for *.qcow2, else raw]
+    /// Its format [default: qcow2 for *.qcow2, what the suffix says for vmdk, vhd, vhdx, vdi and
+    /// packed images, else raw]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<DriveFormatArg>,
 
@@ -153,7 +154,7 @@ pub fn run(context: &Context, args: &BootArgs) -> Outcome {
         expect(&mut session, args, ctx.cancel).await
     })?;
     for text in &args.trial.expect {
-        context.console.print(&format!("`{text}` appeared on the console\n"));
+        context.console.print(&format!("`{text}` appeared on the console\n"))?;
     }
     Ok(0)
 }
@@ -208,14 +209,15 @@ fn not_seen(error: NotSeen, console: &str) -> CommandError {
 }
 
 fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
-    let format = format(&args.image, args.format)?;
+    let image = readable(args)?;
+    let format = format(&image, args.format)?;
     Ok(BootSpec {
         format,
-        image: args.image.clone(),
         below: match format {
             DriveFormat::Raw => Vec::new(),
-            DriveFormat::Qcow2 => below(&args.image, &args.trial)?,
+            DriveFormat::Qcow2 => below(&image, &args.trial)?,
         },
+        image,
         block_size: args.block_size,
         firmware: match args.trial.uefi {
             false => Firmware::Bios,
@@ -225,6 +227,21 @@ fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
         vcpus: args.trial.smp,
         network: None,
     })
+}
+
+/// Endings of images that are read by vbuild itself, and booted as the raw disk that comes of
+/// it: QEMU's drivers for them never see what a guest has written.
+const READ_FIRST: &[&str] = &["vmdk", "vhd", "vhdx", "vdi", "gz", "xz", "zst"];
+
+/// The image, or the raw disk in the cache that was made of it. Its name decides, as ever.
+fn readable(args: &BootArgs) -> Result<PathBuf, CommandError> {
+    let ending = args.image.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    if args.format.is_some() || !READ_FIRST.contains(&ending) {
+        return Ok(args.image.clone());
+    }
+    let folder = layers::bases_folder(&resolve::cache_dir(&args.trial.cache_dir));
+    let found = base_image::open(&args.image, None, &args.trial.backing.allowed(), &folder);
+    found.map(|image| image.raw).map_err(layers::base_failure)
 }
 
 /// The files that a qcow2 image stands on, nearest first, by vbuild's notes and the

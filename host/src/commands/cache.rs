@@ -74,7 +74,7 @@ pub fn run(context: &Context, command: CacheCommand) -> Outcome {
     let DriveFilesystem::Ext4 = args.fs;
     create(&args.file, args.size)?;
     let size = ui::bytes(args.size.0);
-    context.console.print(&format!("made {}: ext4, {size}\n", args.file.display()));
+    context.console.print(&format!("made {}: ext4, {size}\n", args.file.display()))?;
     Ok(0)
 }
 

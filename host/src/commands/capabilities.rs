@@ -1,9 +1,12 @@
 //! `vbuild --machine-readable` without elements: what this vbuild can do, one
 //! fact per line, in the form that virt-dib's list had.
 
+use std::io::{ErrorKind, Write as _};
+
 use super::Outcome;
 use crate::{
     cli::{MachineReadable, format_names},
+    error::{CommandError, Kind},
     ui::{Console, open_channel},
 };
 
@@ -14,10 +17,17 @@ use crate::{
 pub fn run(console: &Console, channel: &MachineReadable) -> Outcome {
     let list = list();
     match channel {
-        MachineReadable::Plain | MachineReadable::Stdout => console.print(&list),
+        MachineReadable::Plain | MachineReadable::Stdout => console.print(&list)?,
         other => {
-            // As everywhere: a reader that has gone away is no failure.
-            let _ = open_channel(other)?.write_all(list.as_bytes());
+            let mut channel = open_channel(other)?;
+            match channel.write_all(list.as_bytes()).and_then(|()| channel.flush()) {
+                // As everywhere: a reader that has gone away is no failure.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                    return Err(CommandError::new(Kind::Host, error)
+                        .context("cannot write to the channel of --machine-readable"));
+                }
+                _ => {}
+            }
         }
     }
     Ok(0)

@@ -1,6 +1,6 @@
 //! `vbuild completions SHELL`.
 
-use clap::Args;
+use clap::{Args, Command};
 use clap_complete::Shell;
 
 use super::{Context, Outcome};
@@ -20,7 +20,7 @@ pub struct CompletionsArgs {
 /// # Errors
 /// None; the type is that of all verbs.
 pub fn run(context: &Context, args: &CompletionsArgs) -> Outcome {
-    context.console.print_own(&script(args.shell));
+    context.console.print_own(&script(args.shell))?;
     Ok(0)
 }
 
@@ -28,13 +28,45 @@ pub fn run(context: &Context, args: &CompletionsArgs) -> Outcome {
 #[must_use]
 pub fn script(shell: Shell) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut crate::cli::command(), "vbuild", &mut script);
+    let mut command = match shell {
+        Shell::Zsh => without_words(&crate::cli::command()),
+        _ => crate::cli::command(),
+    };
+    clap_complete::generate(shell, &mut command, "vbuild", &mut script);
     String::from_utf8_lossy(&script).into_owned()
+}
+
+/// The command without the words that can stand in the place of a verb (elements, a project):
+/// zsh's script counts words by their places, and would offer the verbs in the second.
+fn without_words(command: &Command) -> Command {
+    let has_verbs = command.has_subcommands();
+    let mut copy = Command::new(command.get_name().to_owned())
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .disable_help_subcommand(true);
+    if let Some(about) = command.get_about() {
+        copy = copy.about(about.clone());
+    }
+    let args = command.get_arguments().filter(|arg| !has_verbs || !arg.is_positional());
+    copy = copy.args(args.cloned());
+    copy.subcommands(command.get_subcommands().map(without_words))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_zsh_no_word_stands_before_a_verb() {
+        let script = script(Shell::Zsh);
+        // `'*::elements -- …'` before `":: :_vbuild_commands"`.
+        for (at, _) in script.match_indices("_commands\" \\\n") {
+            let before = script[..at].rsplit("_arguments").next().unwrap_or_default();
+            let words =
+                before.lines().filter(|line| line.starts_with("'*::") || line.starts_with("'::"));
+            assert_eq!(words.count(), 0, "{before}");
+        }
+    }
 
     #[test]
     fn every_shell_learns_options_and_verbs() {

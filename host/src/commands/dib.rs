@@ -6,9 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{Context, Outcome, logs, machine_run, resolve};
+use super::{Context, Outcome, caller, logs, machine_run, resolve};
 use crate::{
-    cli::{BuildArgs, ChecksumKind, EnvVar, Personality, Words, comma_list, recipe_words},
+    advice,
+    cli::{
+        BuildArgs, ChecksumKind, ContainerEngine, EnvVar, Formats, Personality, Words, comma_list,
+        recipe_words, verb_hint,
+    },
     downloads::IndexFetcher,
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
@@ -17,33 +21,45 @@ use crate::{
 };
 use dib::{DibError, DibErrorKind, DibOptions, FormatChoice, Lowered, MadeFrom, World};
 
-/// Variables beside `DIB_*` that diskimage-builder itself reads.
-const DIB_VARIABLES: &[&str] = &["FS_TYPE", "ROOT_LABEL", "ACI_MANIFEST", "break", "break_cmd"];
-
 /// Builds.
 ///
 /// # Errors
 /// Whatever the build fails with, told already once the view is open.
 pub fn run(context: &Context, args: &BuildArgs) -> Outcome {
-    let mut settings = resolve::build_settings(args);
-    take_breaks(context, args, &mut settings);
+    let settings = settings(context, args);
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
     let console = context.console.shared_with_shell(settings.may_open_shell());
-    let ui = Arc::new(Ui::open(&ui::Settings::of(&args.output, log), &console)?);
+    let mut view = ui::Settings::of(&args.output, log);
+    view.verbosity.quiet |= caller::is_quiet(context, args);
+    let ui = Arc::new(Ui::open(&view, &console)?);
     machine_run::run_attempts(&ui, async |ctx| {
         let lowered = lower(context, args, &settings, ctx)?;
-        let loading = container_archive(args)?;
+        let loading = container_archive(args.image.load_into, Some(&args.image.formats))?;
         let written = pipeline::build(&lowered.plan, &settings, ctx).await?;
-        load(args, loading, &written, ctx)
+        load(args.image.load_into, loading, &written, ctx)
     })?;
     Ok(0)
 }
 
+/// The settings of a build.
+#[must_use]
+pub fn settings(context: &Context, args: &BuildArgs) -> Settings {
+    let mut settings = resolve::build_settings(args);
+    take_breaks(context, args, &mut settings);
+    settings
+}
+
 /// The format whose archive `--load-into` takes.
-fn container_archive(args: &BuildArgs) -> Result<Option<&'static str>, CommandError> {
-    let Some(engine) = args.image.load_into else { return Ok(None) };
-    let formats = &args.image.formats.0;
-    let found = ["docker", "oci"].iter().find(|name| formats.iter().any(|f| f.name == **name));
+///
+/// # Errors
+/// When no container image is made, or the engine is missing.
+pub(crate) fn container_archive(
+    engine: Option<ContainerEngine>,
+    formats: Option<&Formats>,
+) -> Result<Option<&'static str>, CommandError> {
+    let Some(engine) = engine else { return Ok(None) };
+    let is_made = |name: &str| formats.is_some_and(|formats| formats.names().any(|f| f == name));
+    let found = ["docker", "oci"].iter().find(|name| is_made(name));
     let name = found.ok_or_else(|| {
         CommandError::usage("--load-into: no container image is among the outputs")
             .hint("--formats docker --docker-target NAME:TAG writes one")
@@ -54,14 +70,17 @@ fn container_archive(args: &BuildArgs) -> Result<Option<&'static str>, CommandEr
 }
 
 /// Gives the finished container image to the engine.
-fn load(
-    args: &BuildArgs,
+///
+/// # Errors
+/// When the engine does not take it.
+pub(crate) fn load(
+    engine: Option<ContainerEngine>,
     format: Option<&'static str>,
     written: &[output::Written],
     ctx: &Ctx,
 ) -> Result<(), CommandError> {
     let archive = written.iter().find(|file| Some(file.format) == format);
-    if let (Some(engine), Some(archive)) = (args.image.load_into, archive) {
+    if let (Some(engine), Some(archive)) = (engine, archive) {
         output::load_container(engine.command(), &archive.path).map_err(pipeline::output_error)?;
         ctx.say(format!("loaded {} into {}", archive.path.display(), engine.command()));
     }
@@ -71,7 +90,7 @@ fn load(
 /// `--debug-shell`, and the variable `break` as diskimage-builder reads it: points
 /// separated by commas, at which a shell opens, or `break_cmd` runs.
 fn take_breaks(context: &Context, args: &BuildArgs, settings: &mut Settings) {
-    let variables = envvars(context, &args.scripts.envvar);
+    let variables = envvars(context, args);
     let value = |of: &str| {
         variables.iter().rev().find(|(name, _)| name == of).map(|(_, value)| value.clone())
     };
@@ -103,8 +122,10 @@ pub fn lower(
     }
     let source_date_epoch = settings.seed.as_deref().map(source_date_epoch).transpose()?;
     let options = DibOptions { source_date_epoch, ..options(context, args) };
-    check_directory(&options.name)?;
+    check_first_word(context, &options)?;
+    check_outputs(&options)?;
     ctx.say(format!("Elements: {}", options.elements.join(" ")));
+    caller::tell(context, args, ctx);
     let world = World {
         cache: &settings.cache_dir,
         env: |name: &str| context.variable(name).map(str::to_owned),
@@ -122,7 +143,11 @@ pub fn lower(
     if !lowered.variables.is_empty() {
         ctx.say(format!("Carried environment variables: {}", lowered.variables.join(" ")));
     }
-    for warning in located.warnings.iter().chain(&lowered.warnings) {
+    let unpassed = caller::unpassed(context, args, &lowered);
+    let packages = &settings.appliance_packages;
+    let engine = advice::missing_engine(&lowered.elements, &options.envvars, packages);
+    let own = unpassed.iter().chain(&engine);
+    for warning in located.warnings.iter().chain(&lowered.warnings).chain(own) {
         ctx.warn(warning.clone());
     }
     Ok(lowered)
@@ -136,16 +161,51 @@ fn source_date_epoch(text: &str) -> Result<u64, CommandError> {
     })
 }
 
-/// Outputs are written when everything else is done: too late to find out that
-/// there is no such directory.
-fn check_directory(name: &Path) -> Result<(), CommandError> {
-    match name.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
-        Some(parent) => Err(CommandError::usage(format!(
-            "--name: there is no directory `{}`",
-            parent.display()
-        ))),
+/// A first word that is no verb is an element; one that is nearly a verb, and no element that
+/// is at hand, is met before any element is fetched.
+fn check_first_word(context: &Context, options: &DibOptions) -> Result<(), CommandError> {
+    let own = options.base_path.as_ref().map(|lib| lib.join("../elements"));
+    let listed = options.elements_path.iter().flat_map(|paths| paths.split(':')).map(Path::new);
+    let paths: Vec<&Path> = options
+        .element_paths
+        .iter()
+        .map(PathBuf::as_path)
+        .chain(own.as_deref())
+        .chain(listed)
+        .collect();
+    let args = context.argv.get(1..).unwrap_or_default();
+    match verb_hint(context.personality, args, &paths) {
+        Some(hint) => {
+            let word = args.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+            Err(CommandError::usage(format!("no verb and no element is called `{word}`"))
+                .hint(hint))
+        }
         None => Ok(()),
     }
+}
+
+/// Outputs are written when everything else is done: too late to find out that one of them
+/// cannot be.
+fn check_outputs(options: &DibOptions) -> Result<(), CommandError> {
+    let name = &options.name;
+    let refused = |reason: String| Err(CommandError::usage(format!("--name: {reason}")));
+    if let Some(parent) =
+        name.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir())
+    {
+        return refused(format!("there is no directory `{}`", parent.display()));
+    }
+    let named = |suffix: &str| {
+        let mut path = name.clone().into_os_string();
+        path.push(format!(".{suffix}"));
+        PathBuf::from(path)
+    };
+    let suffixes: Vec<&str> = options.formats.iter().map(|f| f.extension.as_str()).collect();
+    let checked = if options.ramdisk {
+        output::check_directory(&named("d"))
+    } else {
+        suffixes.iter().try_for_each(|suffix| output::check_file(&named(suffix), &[], false))
+    };
+    checked.or_else(|error| refused(error.to_string()))
 }
 
 fn dib_error(personality: Personality, error: DibError) -> CommandError {
@@ -154,13 +214,13 @@ fn dib_error(personality: Personality, error: DibError) -> CommandError {
         DibErrorKind::Fetch => Kind::Build,
         DibErrorKind::Io => Kind::Host,
     };
-    let hint = error.hint();
+    let hints = error.hints();
     let words = error.virt_dib_words().filter(|_| !personality.reads_dib_environment());
     let error = match words {
         Some(words) => CommandError::message(kind, words),
         None => CommandError::new(kind, error),
     };
-    error.maybe_hint(hint)
+    hints.into_iter().fold(error, CommandError::hint)
 }
 
 /// The options of the recipe.
@@ -168,33 +228,35 @@ fn dib_error(personality: Personality, error: DibError) -> CommandError {
 pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
     let BuildArgs { elements, scripts, image, builder, output, .. } = args;
     let network = &builder.guest.network;
+    let of_caller = |name: &str| caller::setting(context, args, name).map(str::to_owned);
     DibOptions {
         elements: elements.elements.clone(),
         base_path: elements.base_path.clone(),
         element_paths: elements.element_path.clone(),
         elements_path: context.variable("ELEMENTS_PATH").map(str::to_owned),
         arch: image.arch.clone(),
-        skip_base: elements.skip_base,
+        skip_base: elements.skip_base || caller::flag(context, args, "SKIP_BASE"),
         ramdisk: elements.ramdisk,
-        ramdisk_element: elements.ramdisk_element.clone(),
+        ramdisk_element: elements.ramdisk_element.clone().or_else(|| of_caller("RAMDISK_ELEMENT")),
         exclude_elements: elements.exclude_element.clone(),
         exclude_scripts: elements.exclude_script.clone(),
         extra_packages: comma_list(&elements.extra_packages),
-        envvars: envvars(context, &scripts.envvar),
+        envvars: envvars(context, args),
+        home: context.variable("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
         name: PathBuf::from(&image.name),
         formats: image.formats.0.iter().copied().map(format_choice).collect(),
         uncompressed: image.uncompressed,
-        qemu_img_options: image.qemu_img_options.clone(),
+        qemu_img_options: image.qemu_img_options.clone().or_else(|| of_caller("QEMU_IMG_OPTIONS")),
         docker_target: image.docker_target.clone(),
         checksums: image.checksum.iter().copied().map(ChecksumKind::into_plan).collect(),
-        overwrite: overwrites(context),
+        overwrite: overwrites(context, args),
         fs_type: image.fs_type.clone(),
         mkfs_options: image.mkfs_options.clone(),
         root_label: image.root_label.clone(),
         size: image.size.map(|size| size.0),
         image_size_gib: image.image_size.clone(),
-        image_extra_size_mib: image.image_extra_size.map(|size| size.to_string()),
-        max_online_resize: image.max_online_resize.map(|blocks| blocks.to_string()),
+        image_extra_size_mib: image.image_extra_size.clone(),
+        max_online_resize: image.max_online_resize.clone(),
         journal_size_mib: image.mkfs_journal_size.map(|size| size.to_string()),
         install_type: elements.install_type.clone(),
         image_cache: scripts.image_cache.clone(),
@@ -223,28 +285,18 @@ fn words(context: &Context, which: Words) -> Vec<String> {
 
 /// virt-dib replaced an existing output; diskimage-builder renames it unless
 /// told otherwise.
-fn overwrites(context: &Context) -> bool {
-    match context.personality {
-        Personality::Vbuild | Personality::VirtDib | Personality::Vmdb2 | Personality::B9c => true,
-        Personality::DiskImageCreate | Personality::RamdiskImageCreate => {
-            context.variable("OVERWRITE_OLD_IMAGE").is_some_and(|value| !value.is_empty())
-        }
-    }
+fn overwrites(context: &Context, args: &BuildArgs) -> bool {
+    !context.personality.reads_dib_environment()
+        || caller::flag(context, args, "OVERWRITE_OLD_IMAGE")
 }
 
 /// The variables for scripts: under diskimage-builder's names those of the
 /// environment that it would read, then the options.
-fn envvars(context: &Context, options: &[EnvVar]) -> Vec<(String, String)> {
-    let mut variables = Vec::new();
-    if context.personality.reads_dib_environment() {
-        let read = |name: &str| name.starts_with("DIB_") || DIB_VARIABLES.contains(&name);
-        variables.extend(context.environment.iter().filter_map(|(name, value)| {
-            let name = name.to_str().filter(|name| read(name))?;
-            Some((name.to_owned(), value.to_str()?.to_owned()))
-        }));
-    }
-    variables.extend(options.iter().filter_map(|option| match option {
+fn envvars(context: &Context, args: &BuildArgs) -> Vec<(String, String)> {
+    let mut variables = caller::passed(context, args);
+    variables.extend(args.scripts.envvar.iter().filter_map(|option| match option {
         EnvVar::Set(name, value) => Some((name.clone(), value.clone())),
+        EnvVar::FromHost(_) if args.scripts.clear_environment => None,
         EnvVar::FromHost(name) => Some((name.clone(), context.variable(name)?.to_owned())),
     }));
     variables
@@ -371,11 +423,42 @@ mod tests {
 
     #[test]
     fn under_the_name_of_disk_image_create_the_environment_counts() {
-        let environment = [("DIB_RELEASE", "sid"), ("FS_TYPE", "xfs"), ("SECRET", "1")];
+        let environment = [
+            ("DIB_RELEASE", "sid"),
+            ("FS_TYPE", "xfs"),
+            ("REG_METHOD", "portal"),
+            ("SECRET", "1"),
+            ("http_proxy", "http://p.example:3128"),
+        ];
+        let passed =
+            [pair("DIB_RELEASE", "sid"), pair("FS_TYPE", "xfs"), pair("REG_METHOD", "portal")];
         let options = of("disk-image-create deb", &environment);
-        assert_eq!(options.envvars, [pair("DIB_RELEASE", "sid"), pair("FS_TYPE", "xfs")]);
+        assert_eq!(options.envvars, passed);
+        assert_eq!(of("virt-dib deb", &environment).envvars, []);
         assert!(!options.overwrite);
+        let set = [("SKIP_BASE", "1"), ("QEMU_IMG_OPTIONS", "o=1"), ("RAMDISK_ELEMENT", "r")];
+        let options = of("disk-image-create deb", &set);
+        assert!(options.skip_base);
+        assert_eq!(options.qemu_img_options.as_deref(), Some("o=1"));
+        assert_eq!(options.ramdisk_element.as_deref(), Some("r"));
+        assert!(!of("virt-dib deb", &set).skip_base);
         assert!(of("disk-image-create deb", &[("OVERWRITE_OLD_IMAGE", "1")]).overwrite);
+    }
+
+    #[test]
+    fn dash_c_clears_the_environment_and_leaves_the_options() {
+        let environment = [("DIB_RELEASE", "sid"), ("OVERWRITE_OLD_IMAGE", "1"), ("A", "1")];
+        let environment =
+            [&environment[..], &[("ELEMENTS_PATH", "/e"), ("SKIP_BASE", "1")]].concat();
+        let line = "disk-image-create -c --envvar A --envvar B=2 --image-size 3 deb";
+        let options = of(line, &environment);
+        assert_eq!(options.envvars, [pair("B", "2")]);
+        assert!(!options.overwrite && !options.skip_base);
+        assert_eq!(options.image_size_gib.as_deref(), Some("3"));
+        assert_eq!(options.elements_path.as_deref(), Some("/e"));
+        let kept = of(&line.replace("-c ", ""), &environment);
+        assert_eq!(kept.envvars, [pair("DIB_RELEASE", "sid"), pair("A", "1"), pair("B", "2")]);
+        assert!(kept.overwrite && kept.skip_base);
     }
 
     #[test]

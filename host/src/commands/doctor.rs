@@ -100,7 +100,7 @@ pub fn run(context: &Context, args: &DoctorArgs) -> Outcome {
         ("appliance", vec![appliance_state(&settings)]),
         ("this host", vec![space(&settings.cache_dir), memory_state(memory_mib)]),
     ];
-    context.console.print(&text(&sections));
+    context.console.print(&text(&sections))?;
     let bad = |section: &(&str, Vec<Finding>)| section.1.iter().any(|it| it.mark == Mark::Bad);
     let (confined, others): (Vec<_>, Vec<_>) =
         sections[2..].iter().partition(|(title, _)| *title == CONFINEMENT);

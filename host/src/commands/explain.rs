@@ -74,7 +74,7 @@ pub fn run(context: &Context, args: &ExplainArgs) -> Outcome {
     let settings = settings(&args.built);
     machine_run::quietly(&context.console, async |ctx| {
         let answer = explain::path(&settings, &ctx, &args.built.build, &args.path).await?;
-        context.console.print(&tell(&args.path, &answer));
+        context.console.print(&tell(&args.path, &answer))?;
         Ok(())
     })?;
     Ok(0)
@@ -119,9 +119,9 @@ pub fn run_du(context: &Context, args: &DuArgs) -> Outcome {
         let shares = explain::sizes(&settings, &ctx, &args.built.build, args.by_step).await?;
         let total: u64 = shares.iter().map(|(_, size)| size).sum();
         for (name, size) in &shares {
-            context.console.print(&format!("{:>12}  {name}\n", bytes(*size)));
+            context.console.print(&format!("{:>12}  {name}\n", bytes(*size)))?;
         }
-        context.console.print(&format!("{:>12}  in all\n", bytes(total)));
+        context.console.print(&format!("{:>12}  in all\n", bytes(total)))?;
         Ok(())
     })?;
     Ok(0)

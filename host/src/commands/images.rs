@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{Context, Outcome, dib};
 use crate::{
-    cli::{self, BuildArgs, BuilderArgs, HostPathArgs, Invocation, OutputArgs, ViewArgs},
+    cli::{self, BuildArgs, BuilderArgs, HostPathArgs, Invocation, OutputArgs, Share, ViewArgs},
     error::{CommandError, Kind},
     host_paths,
 };
@@ -44,6 +44,12 @@ pub struct ImagesArgs {
     /// Search PATH for elements; may be given several times, the first that has an element wins
     #[arg(short = 'p', long, value_name = "PATH")]
     pub element_path: Vec<PathBuf>,
+
+    /// Let scripts read a file or folder of the host; may be given several times
+    ///
+    /// It appears read-only in the guest under GUEST, or under its own absolute path.
+    #[arg(long, value_name = "HOST[:GUEST]")]
+    pub share: Vec<Share>,
 
     /// What the definitions may name of the host.
     #[command(flatten)]
@@ -181,6 +187,7 @@ impl Image {
         option("--docker-target", self.docker_target.clone());
         option("-p", self.packages.as_ref().map(|list| list.join(",")));
         let flags = [
+            ("-c", self.clear),
             ("-u", self.uncompressed),
             ("--checksum", self.checksum),
             ("--no-tmpfs", self.no_tmpfs),
@@ -192,6 +199,11 @@ impl Image {
         argv.extend((0..self.debug_trace.unwrap_or(0)).map(|_| "-x".to_owned()));
         argv.extend(self.elements.iter().flatten().map(|element| element.0.clone()));
         argv
+    }
+
+    /// What the image is called, for messages.
+    fn title(&self) -> &str {
+        self.imagename.as_deref().unwrap_or(DEFAULT_NAME)
     }
 
     /// The image as one would type it, for people.
@@ -244,7 +256,7 @@ pub fn run(context: &Context, args: &ImagesArgs) -> Outcome {
         images.iter().map(|image| build(context, args, image)).collect::<Result<_, _>>()?;
     let mut failed = None;
     for (image, (context, build)) in images.iter().zip(&builds) {
-        context.console.print(&format!("{}\n", image.shown()));
+        context.console.print(&format!("{}\n", image.shown()))?;
         if args.dry_run {
             continue;
         }
@@ -335,16 +347,26 @@ fn build(
     let Invocation::Build(build) = invocation else {
         return Err(CommandError::usage(format!("`{}` builds no image", image.shown())));
     };
+    // The definition names them on purpose, so they pass whatever they are called.
+    let variables = image.environment.iter().map(|(name, value)| {
+        format!("{name}={value}").parse().map_err(|error: cli::InvalidValue| {
+            CommandError::usage(error.to_string())
+                .context(format!("the `environment` of the image `{}`", image.title()))
+        })
+    });
+    let scripts = cli::ScriptArgs {
+        envvar: variables.collect::<Result<_, _>>()?,
+        share: args.share.clone(),
+        ..build.scripts
+    };
     let build = BuildArgs {
         builder: args.builder.clone(),
+        scripts,
         output: OutputArgs { view: args.view.clone(), ..build.output },
         elements: cli::ElementArgs { element_path: args.element_path.clone(), ..build.elements },
         ..*build
     };
-    let mut environment = match image.clear {
-        Some(true) => BTreeMap::new(),
-        _ => context.environment.clone(),
-    };
+    let mut environment = context.environment.clone();
     environment.extend(image.environment.iter().map(|(name, value)| (name.into(), value.into())));
     Ok((Context { personality, argv, environment, ..context.clone() }, build))
 }

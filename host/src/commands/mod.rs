@@ -19,6 +19,7 @@ pub mod shell;
 pub mod store;
 pub mod vmdb;
 
+mod caller;
 pub mod logs;
 pub mod machine_run;
 pub mod resolve;

@@ -13,7 +13,7 @@ use super::{
     recipe::{OtherRecipe, Prepared, RecipeArgs},
 };
 use crate::{
-    appliance,
+    appliance, checks,
     cli::BuildArgs,
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
@@ -64,13 +64,14 @@ pub fn run(context: &Context, args: &PlanArgs) -> Outcome {
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
     let ctx = Ctx { observer: ui, cancel: watch::channel(false).1 };
-    let Prepared { plan, settings, files: _files } =
+    let Prepared { plan, settings, makes_folders, files: _files } =
         recipe.prepare(context, &ctx, Missing::Fail)?;
-    pipeline::check(&plan)?;
+    checks::outputs(&plan, makes_folders)?;
+    checks::settings(&plan, &settings)?;
     if args.json {
         let json = serde_json::to_string_pretty(&plan)
             .map_err(|error| CommandError::new(Kind::Build, error))?;
-        context.console.print_json(&(json + "\n"));
+        context.console.print_json(&(json + "\n"))?;
         return Ok(0);
     }
     let appliance = appliance_files(&settings);
@@ -79,7 +80,7 @@ pub fn run(context: &Context, args: &PlanArgs) -> Outcome {
         _ => None,
     };
     let text = text(&plan, &keys(&plan, &settings, appliance), cached.as_deref());
-    context.console.print(&text);
+    context.console.print(&text)?;
     Ok(0)
 }
 

@@ -48,6 +48,8 @@ pub struct Prepared {
     pub settings: Settings,
     /// Files that were made for the plan, and are there as long as this.
     pub files: Option<tempfile::TempDir>,
+    /// Whether a build makes folders of its outputs where they are missing.
+    pub makes_folders: bool,
 }
 
 impl RecipeArgs<'_> {
@@ -87,9 +89,11 @@ impl RecipeArgs<'_> {
     ) -> Result<Prepared, CommandError> {
         match self.other {
             None => {
-                let settings = self.settings();
+                let settings = dib::settings(context, self.elements);
+                let image = &self.elements.image;
+                dib::container_archive(image.load_into, Some(&image.formats))?;
                 let plan = dib::lower(context, self.elements, &settings, ctx)?.plan;
-                Ok(Prepared { plan, settings, files: None })
+                Ok(Prepared { plan, settings, files: None, makes_folders: false })
             }
             Some(OtherRecipe::Vmdb(args)) => vmdb::plan(args, ctx),
             Some(OtherRecipe::Layers(args)) => layers::plan(args, ctx, missing),

@@ -54,7 +54,7 @@ pub fn run(context: &Context, args: &ShellArgs) -> Outcome {
     let console = Console { stderr_is_terminal: false, ..context.console };
     let ui = Arc::new(Ui::open(&ui::Settings::of(&output, log), &console)?);
     machine_run::run(&ui, async |ctx| {
-        let Prepared { plan, settings, files: _files } =
+        let Prepared { plan, settings, files: _files, makes_folders: _ } =
             recipe.prepare(context, &ctx, Missing::Make)?;
         let after = stages_before(&plan, &args.at)?;
         pipeline::shell(&plan, &settings, &ctx, after).await

@@ -105,24 +105,24 @@ pub fn run(context: &Context, command: StoreCommand) -> Outcome {
     match command.verb {
         StoreVerb::Ls(args) => {
             let records = open(&args.cache_dir)?.records().map_err(store_error)?;
-            print(&list(&records));
+            print(&list(&records))?;
         }
         StoreVerb::Du(args) => {
             let store = open(&args.cache_dir)?;
             let usage = store.usage().map_err(store_error)?;
-            print(&format!("{}\n", used(&usage)));
+            print(&format!("{}\n", used(&usage)))?;
             if args.blocks {
-                print(&blocks(&store.content().map_err(store_error)?));
+                print(&blocks(&store.content().map_err(store_error)?))?;
             }
         }
         StoreVerb::Verify(args) => {
             let store = open(&args.cache_dir)?;
             let verified = store.verify(args.repair).map_err(store_error)?;
             for problem in &verified.problems {
-                print(&format!("{}\n", describe(problem)));
+                print(&format!("{}\n", describe(problem)))?;
             }
             let (objects, records) = (verified.objects, verified.records);
-            print(&format!("read {objects} objects and {records} records\n"));
+            print(&format!("read {objects} objects and {records} records\n"))?;
             if !verified.problems.is_empty() && !args.repair {
                 let text = format!("the store `{}` is damaged", store.root().display());
                 return Err(CommandError::message(Kind::Build, text).hint(
@@ -134,11 +134,11 @@ pub fn run(context: &Context, command: StoreCommand) -> Outcome {
             let limit = args.max_size.map(|size| size.0);
             let collected = open(&args.cache_dir)?.gc(limit).map_err(store_error)?;
             for stage in &collected.stages {
-                print(&format!("forgot {stage}\n"));
+                print(&format!("forgot {stage}\n"))?;
             }
             let (freed, left) = (bytes(collected.bytes), used(&collected.left));
-            print(&format!("freed {freed} in {} objects; left: {left}\n", collected.objects));
-            print(&collect_bases(&args, &collected.left)?);
+            print(&format!("freed {freed} in {} objects; left: {left}\n", collected.objects))?;
+            print(&collect_bases(&args, &collected.left)?)?;
         }
     }
     Ok(0)

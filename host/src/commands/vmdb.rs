@@ -12,11 +12,15 @@ use std::{
 use checked::Printable;
 use clap::{Args, ValueEnum};
 use engine::events::{Event, Observer};
-use vmdb::{Failure, Narrator, Options, Prepared, Wording};
+use vmdb::{Failure, FormatChoice, Narrator, Options, Prepared, Wording};
 
-use super::{Context, Outcome, logs, machine_run, recipe, resolve};
+use super::{Context, Outcome, dib, logs, machine_run, recipe, resolve};
 use crate::{
-    cli::{BuilderArgs, ChecksumKind, Formats, HostPathArgs, parse_formats, positive},
+    checks,
+    cli::{
+        BuilderArgs, ChecksumKind, ContainerEngine, Formats, HostPathArgs, Share, parse_formats,
+        positive,
+    },
     error::{CommandError, Kind},
     host_paths,
     pipeline::{self, Ctx},
@@ -80,6 +84,29 @@ pub struct VmdbArgs {
     #[arg(long, value_name = "OPTIONS")]
     pub qemu_img_options: Option<String>,
 
+    /// Repository and tag of container outputs
+    #[arg(long, value_name = "REPOSITORY[:TAG]")]
+    pub docker_target: Option<String>,
+
+    /// Load the finished container image into the engine that runs here
+    #[arg(long, value_name = "ENGINE")]
+    pub load_into: Option<ContainerEngine>,
+
+    /// Let `shell` and `ansible` steps read a file or folder of the host; may be given several times
+    ///
+    /// It appears in the machine under GUEST, or under its own absolute path. As /build/spec it is
+    /// the working directory of `shell` steps, in place of the spec's own folder.
+    #[arg(long, value_name = "HOST[:GUEST]")]
+    pub share: Vec<Share>,
+
+    /// Keep the spec's own folder from `shell` steps
+    ///
+    /// Without this option they see it, read only, as their working directory, because the steps
+    /// of most specs read files that lie beside the spec. A home, a folder for temporary files and
+    /// `/` are never seen as a whole; what the build writes and files over 256 MiB are left out.
+    #[arg(long)]
+    pub no_share_spec: bool,
+
     /// Write checksums beside each output [default when given: md5,sha256]
     #[arg(long, value_name = "KIND,...", require_equals = true, num_args = 0..=1,
           value_delimiter = ',', default_missing_values = ["md5", "sha256"])]
@@ -119,16 +146,29 @@ pub enum WordingArg {
 /// A spec that cannot be read or is wrong, and whatever the build fails with.
 pub fn run(context: &Context, args: &VmdbArgs) -> Outcome {
     if args.version {
-        let version = [env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR")];
-        context.console.print(&format!("{}\n", version.join(".")));
+        // That of the vmdb2 whose words -v shows: scripts compare it.
+        let wording = args.wording.to_possible_value();
+        let version = wording.map(|value| value.get_name().to_owned()).unwrap_or_default();
+        context.console.print(&format!("{version}\n"))?;
         return Ok(0);
     }
+    build_spec(context, args).map_err(|error| match error.kind {
+        // What is wrong with the spec itself is a failed build, as vmdb2 has it.
+        Kind::Usage => CommandError { kind: Kind::VmdbUsage, ..error },
+        _ => error,
+    })
+}
+
+fn build_spec(context: &Context, args: &VmdbArgs) -> Outcome {
     let options = options(args)?;
     let mut prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
     if prepared.is_local() {
         return run_local(&context.console, args, &prepared);
     }
     let settings = settings(args, &prepared);
+    let loading = dib::container_archive(args.load_into, args.formats.as_ref())?;
+    // What is wrong with the outputs is told like everything else, before anything is shown.
+    checks::outputs(&prepared.lowered.plan, false)?;
     let console = context.console.shared_with_shell(settings.may_open_shell());
     let ui = Arc::new(Ui::open(&view(args, &settings, &console), &console)?);
     let mut first = true;
@@ -137,7 +177,8 @@ pub fn run(context: &Context, args: &VmdbArgs) -> Outcome {
         if !std::mem::take(&mut first) && options.spec != "-" {
             prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
         }
-        build(args, &prepared, &settings, ctx.clone(), console).await
+        let written = build(args, &prepared, &settings, ctx.clone(), console).await?;
+        dib::load(args.load_into, loading, &written, ctx)
     })?;
     Ok(0)
 }
@@ -157,17 +198,22 @@ fn settings(args: &VmdbArgs, prepared: &Prepared) -> Settings {
 /// A spec that cannot be read or is wrong, or that needs no machine.
 pub fn plan(args: &VmdbArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError> {
     let prepared = vmdb::prepare(&options(args)?, &mut std::io::stdin()).map_err(failure)?;
+    dib::container_archive(args.load_into, args.formats.as_ref())?;
     if prepared.is_local() {
         return Err(CommandError::usage("the spec only speaks, so there is nothing to plan"));
     }
     warn(&prepared, ctx);
     let settings = settings(args, &prepared);
-    Ok(recipe::Prepared { plan: prepared.lowered.plan, settings, files: None })
+    let plan = prepared.lowered.plan;
+    Ok(recipe::Prepared { plan, settings, files: None, makes_folders: false })
 }
 
 fn warn(prepared: &Prepared, ctx: &Ctx) {
     for warning in &prepared.lowered.warnings {
         ctx.warn(warning.show(&prepared.source));
+    }
+    for note in &prepared.lowered.notes {
+        ctx.warn(note.clone());
     }
 }
 
@@ -189,7 +235,7 @@ async fn build(
     settings: &Settings,
     ctx: Ctx,
     console: Console,
-) -> Result<(), CommandError> {
+) -> Result<Vec<output::Written>, CommandError> {
     warn(prepared, &ctx);
     let teller = Arc::new(Teller {
         ctx: ctx.clone(),
@@ -204,11 +250,9 @@ async fn build(
     let heard = Ctx { observer: teller.clone(), cancel: ctx.cancel };
     let outcome = pipeline::build(&prepared.lowered.plan, settings, &heard).await;
     teller.tell(|narrator| narrator.end(outcome.is_ok()));
-    outcome.map(drop).map_err(|error| {
-        match teller.stage().and_then(|stage| prepared.place_of_stage(stage)) {
-            Some(place) => error.context(format!("the build failed at {place}")),
-            None => error,
-        }
+    outcome.map_err(|error| match teller.stage().and_then(|stage| prepared.place_of_stage(stage)) {
+        Some(place) => error.context(format!("the build failed at {place}")),
+        None => error,
     })
 }
 
@@ -229,7 +273,7 @@ fn run_local(console: &Console, args: &VmdbArgs, prepared: &Prepared) -> Outcome
     let local = prepared.lowered.narration.run_local();
     for line in &local.lines {
         if args.verbose {
-            console.print(&format!("{line}\n"));
+            console.print(&format!("{line}\n"))?;
         }
         ui.message(line);
     }
@@ -246,7 +290,18 @@ fn run_local(console: &Console, args: &VmdbArgs, prepared: &Prepared) -> Outcome
 }
 
 fn failure(failure: Failure) -> CommandError {
-    CommandError::new(Kind::Usage, failure)
+    let kind = match &failure {
+        Failure::NoTarget | Failure::Empty(_) | Failure::Variable(_) | Failure::Share(_) => {
+            Kind::VmdbUsage
+        }
+        Failure::Read { .. } | Failure::TooLarge(_) | Failure::Spec(_) => Kind::Build,
+    };
+    let hint = match &failure {
+        Failure::NoTarget => Some("`--output FILE` names the image that is made"),
+        Failure::Variable(_) => Some("such as `--variable suite=bookworm`"),
+        _ => None,
+    };
+    CommandError::new(kind, failure).maybe_hint(hint)
 }
 
 fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
@@ -259,7 +314,8 @@ fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
         image: args.image.clone(),
         rootfs_tarball: args.rootfs_tarball.clone(),
         variables: args.variable.clone(),
-        formats: args.formats.iter().flat_map(Formats::names).map(str::to_owned).collect(),
+        formats: args.formats.iter().flat_map(|formats| &formats.0).map(format_choice).collect(),
+        docker_target: args.docker_target.clone(),
         compress: !args.uncompressed,
         format_options: args.qemu_img_options.clone(),
         checksums: args.checksum.iter().copied().map(ChecksumKind::into_plan).collect(),
@@ -269,10 +325,33 @@ fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
             WordingArg::V041 => Wording::V041,
         },
         arch: debian_architecture(std::env::consts::ARCH).to_owned(),
-        directory,
         allowed: host_paths::allowed(&args.host_paths)?,
         broad: host_paths::broad(),
+        shares: args
+            .share
+            .iter()
+            .map(|share| vmdb::Share {
+                host: directory.join(&share.host),
+                guest: share.guest(&directory),
+            })
+            .collect(),
+        shares_folder: !args.no_share_spec,
+        written: args
+            .log
+            .iter()
+            .cloned()
+            .chain([resolve::cache_dir(&args.builder.guest.cache_dir)])
+            .collect(),
+        directory,
     })
+}
+
+fn format_choice(format: &&'static output::Format) -> FormatChoice {
+    FormatChoice {
+        name: format.name.to_owned(),
+        suffix: format.suffix.to_owned(),
+        is_of_tree: format.origin == output::Origin::Tree,
+    }
 }
 
 /// Debian's name of a processor that Rust names.
@@ -303,7 +382,8 @@ impl Teller {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = say(&mut state.narrator);
         if let Some(console) = &self.console {
-            lines.iter().for_each(|line| console.print(&format!("{line}\n")));
+            // Told on the way, as progress is; the build goes on without a reader.
+            lines.iter().for_each(|line| drop(console.print(&format!("{line}\n"))));
         }
     }
 

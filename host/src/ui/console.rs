@@ -1,6 +1,6 @@
 //! The standard streams, for verbs whose answer is text.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 
 use checked::{Paragraph, Printable, printable_json};
 
@@ -8,7 +8,7 @@ use super::{
     Complaint,
     text::{Palette, Tone},
 };
-use crate::error::CommandError;
+use crate::error::{CommandError, Kind};
 
 /// What is known about the standard streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,18 +41,29 @@ impl Console {
 
     /// Writes text to standard output, without anything in its lines that would steer a
     /// terminal. A reader that has gone away, such as `head`, is no failure.
-    pub fn print(&self, text: &str) {
+    ///
+    /// # Errors
+    /// When it cannot be written: an answer that nobody has is no success.
+    pub fn print(&self, text: &str) -> Result<(), CommandError> {
         let mut clean = Paragraph::from(text).to_string();
         if text.ends_with('\n') {
             clean.push('\n');
         }
-        self.print_own(&clean);
+        self.print_own(&clean)
     }
 
     /// Writes a text of vbuild itself to standard output as it is: help, completions.
-    pub fn print_own(&self, text: &str) {
+    ///
+    /// # Errors
+    /// As [`Self::print`].
+    pub fn print_own(&self, text: &str) -> Result<(), CommandError> {
         let mut out = std::io::stdout().lock();
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(CommandError::new(Kind::Host, error).context("cannot write to standard output"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes a warning to standard error.
@@ -62,8 +73,11 @@ impl Console {
     }
 
     /// Writes JSON to standard output; what would steer a terminal is escaped.
-    pub fn print_json(&self, json: &str) {
-        self.print_own(&printable_json(json));
+    ///
+    /// # Errors
+    /// As [`Self::print`].
+    pub fn print_json(&self, json: &str) -> Result<(), CommandError> {
+        self.print_own(&printable_json(json))
     }
 
     /// Writes an error to standard error.

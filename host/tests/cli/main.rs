@@ -7,8 +7,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod b9;
+mod completions;
+mod originals;
+mod outputs;
 mod paths;
 mod signals;
+mod verbs;
 mod vmdb2;
 
 use std::{

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use plan::{
     Context, Disk, DiskRole, DiskSize, FileSource, Filesystem, FstabEntry, GuestPath, ImageOutput,
-    Layout, Mount, Node, NodeKind, Outputs, Partition, PartitionTable, Place, Plan, Run, RunParts,
-    Size, Stage, Step, TableLabel, TreeOutput, Upload, UploadEntry, UploadKind,
+    Layout, Mount, Node, NodeKind, Outputs, Partition, PartitionTable, Place, Placing, Plan, Run,
+    RunParts, Size, Stage, Step, TableLabel, TreeOutput, Upload, UploadEntry, UploadKind,
 };
 
 pub const MIB: u64 = 1 << 20;
@@ -257,10 +257,10 @@ fn layout() -> Step {
                 NodeKind::Table(PartitionTable {
                     disk: "image0".into(),
                     label: TableLabel::Mbr,
-                    align: MIB,
+                    placing: Placing::InOrder { align: MIB },
                     partitions: vec![
                         partition("boot", Size::Bytes(64 * MIB)),
-                        partition("root", Size::MilliPercent(100_000)),
+                        partition("root", Size::Percent(plan::Percent::ALL)),
                     ],
                 }),
             ),

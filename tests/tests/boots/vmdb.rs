@@ -27,6 +27,7 @@ fn prepared(ground: &Ground, spec: &str, tarball: Option<&Path>) -> Prepared {
         output: Some(text(&ground.path("out.img"))),
         rootfs_tarball: tarball.map(text),
         variables: vec!["word=a variable".into()],
+        shares_folder: true,
         compress: true,
         arch: "amd64".into(),
         directory: ground.dir.path().to_owned(),
@@ -94,6 +95,7 @@ async fn a_spec_builds_and_its_tarball_saves_the_second_build_work() {
     assert_eq!(packed["usr/bin/hello"].0, 0o755);
     assert_eq!(packed["srv/link"].3, "deep/one");
     assert!(!packed.contains_key("etc/fstab"), "fstab came after the tarball");
+    assert!(!packed.contains_key("etc/resolv.conf"), "it is no part of the tree");
 
     std::fs::remove_file(&image).unwrap();
     let second = prepared(&ground, "small.vmdb", Some(&tarball));
@@ -113,15 +115,18 @@ async fn a_spec_builds_and_its_tarball_saves_the_second_build_work() {
         &session,
         "mount -o ro ${D}2 /run/at; mount -o ro ${D}1 /run/at/boot/efi; cd /run/at
          cat etc/motd; echo; stat -c '%a %u %g' etc/motd; chroot . /nothing 2>/dev/null || true
-         readlink srv/link; cat boot/efi/note; cat etc/fstab; blkid -o value -s LABEL ${D}1",
+         readlink srv/link; cat boot/efi/note; ls etc/resolv.conf 2>/dev/null || echo gone
+         cat etc/fstab; blkid -o value -s LABEL ${D}1",
     )
     .await;
     let lines: Vec<&str> = seen.lines().filter(|line| !line.is_empty()).collect();
     assert_eq!(lines[..4], ["made from a variable", "640 3 4", "deep/one", "from outside"]);
+    // It was there for the step, and is gone from the image.
+    assert_eq!(lines[4..6], ["resolver", "gone"]);
     let uuid_of = |line: &str| line.starts_with("UUID=");
-    assert!(uuid_of(lines[4]) && lines[4].ends_with(" / ext4 defaults 0 1"), "{seen}");
-    assert!(uuid_of(lines[5]) && lines[5].ends_with(" /boot/efi vfat defaults 0 1"), "{seen}");
-    assert_eq!(lines[6..], ["EFI"]);
+    assert!(uuid_of(lines[6]) && lines[6].ends_with(" / ext4 defaults 0 1"), "{seen}");
+    assert!(uuid_of(lines[7]) && lines[7].ends_with(" /boot/efi vfat defaults 0 1"), "{seen}");
+    assert_eq!(lines[8..], ["EFI"]);
     drop(session);
     goes_on(&ground, &image).await;
 }

@@ -23,7 +23,7 @@ fn the_element_for_mbr() {
     let root = &table[0];
     assert_eq!((root.number, root.start, root.boot), (1, 2048, true));
     assert_eq!(root.kind, "83");
-    assert_eq!(root.sectors * 512, disk / MIB * MIB - 2 * MIB, "a mebibyte at each end");
+    assert_eq!(root.sectors * 512, disk - 2 * MIB, "a mebibyte at each end, to the sector");
     chs_is_valid(&image, root.start, root.sectors);
     let part = cut(&image, root);
     assert_eq!(blkid(&part, "LABEL"), "cloudimg-rootfs");

@@ -86,6 +86,8 @@ fn the_filesystem_is_made_as_asked(raw: &Path) {
 
 fn archives_hold_the_same(dir: &Path) {
     let plain = members(&dir.join("out.tar"));
+    let first = host("tar", &["-tf", "out.tar"], dir);
+    assert!(first.lines().all(|name| name.starts_with("./")), "{first}");
     assert!(plain.contains_key("keep/file"), "the older out.tar was replaced");
     for (packed, program) in [("out.tgz", "gzip"), ("out.tar.zst", "zstd")] {
         if !has_program("every_format", program) {
@@ -231,9 +233,18 @@ fn sizes_and_compression_are_what_was_asked_for() {
         "cluster_size=2M",
         "--image-extra-size",
         "40",
+        "--envvar",
+        "TMPDIR=/nowhere",
         "tiny-os",
+        "rough",
     ];
-    shop.build(&arguments);
+    // Scripts as only bash runs them, and one that leaves a process running in the image.
+    let built = shop.build(&arguments);
+    for script in ["40-no-first-line", "41-empty", "42-leaves-a-process", "43-temporary"] {
+        assert!(built.scripts().contains(&format!("install.d/{script}")), "{:?}", built.scripts());
+    }
+    let ended = "ended processes that scripts have left behind: sleep (";
+    assert!(built.stderr.contains(ended), "{}", built.stderr);
     if has_program("sizes", "qemu-img") {
         let text = host("qemu-img", &["info", "--output=json", "small.qcow2"], shop.dir.path());
         let info: serde_json::Value = serde_json::from_str(&text).unwrap();

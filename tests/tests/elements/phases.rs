@@ -310,6 +310,7 @@ fn what_is_only_for_the_build_is_cleaned() {
     assert!(!tree.contains_key("root/a.log") && !tree.contains_key("root/sub/b.log"));
     assert_eq!(tree["root/keep.txt"].content, b"x\n");
     assert!(!tree.contains_key("probe-records"));
+    assert!(!tree.contains_key("lost+found/of-root.d"), "what root.d lost stays lost");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::io::{self, Read};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tar_stream::{BLOCK_BYTES, file_header};
+use tar_stream::{BLOCK_BYTES, Entry, file_header};
 
 use crate::{
     Checksum, OutputError, Result, Target,
@@ -25,6 +25,7 @@ use crate::{
     commit::civil,
     format::{Format, Need, Origin, Writer, no_options},
     formats::{tar, tgz},
+    losses::{Losses, Watch},
 };
 
 /// For `docker load` and for everything that reads OCI archives.
@@ -33,6 +34,7 @@ pub(crate) const DOCKER: Format = Format {
     suffix: "docker.tar",
     about: "a container image for `docker load` and `podman load`",
     origin: Origin::Tree,
+    max_bytes: u64::MAX,
     sequential: false,
     needs: needs_name,
     write: Writer::Tree(write_docker),
@@ -44,6 +46,7 @@ pub(crate) const OCI: Format = Format {
     suffix: "oci.tar",
     about: "a container image as an OCI archive",
     origin: Origin::Tree,
+    max_bytes: u64::MAX,
     sequential: false,
     needs: may_have_name,
     write: Writer::Tree(write_oci),
@@ -76,7 +79,33 @@ fn write_oci(tar: &mut dyn Read, out: &mut OutFile, target: &Target) -> Result<(
     write(tar, out, target, false)
 }
 
+/// Names that a layer cannot hold as files: engines take them for marks that other files of
+/// the layers below are gone (whiteouts).
+fn note_losses(entry: &Entry, losses: &mut Losses) {
+    if entry.path.iter().any(|name| name.starts_with(b".wh.")) {
+        losses.add(
+            "files called `.wh.…`, which engines take for marks that remove other files",
+            &entry.path,
+        );
+    }
+}
+
 fn write(tree: &mut dyn Read, out: &mut OutFile, target: &Target, docker: bool) -> Result<()> {
+    std::thread::scope(|scope| {
+        let (mut watched, looking) = Watch::start(scope, tree, note_losses);
+        let written = write_archive(&mut watched, out, target, docker);
+        drop(watched);
+        out.losses = looking.join().map_err(|_| OutputError::WorkerLost)?;
+        written
+    })
+}
+
+fn write_archive(
+    tree: &mut dyn Read,
+    out: &mut OutFile,
+    target: &Target,
+    docker: bool,
+) -> Result<()> {
     let reference = target.container.as_deref().map(Reference::parse).transpose()?;
     let mut archive = Archive { out, unix_time: target.identity.unix_time };
     archive.member("oci-layout", &json_bytes(&json!({ "imageLayoutVersion": "1.0.0" })))?;

@@ -22,6 +22,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "raw",
     about: "the disk as it is, sparse",
     origin: Origin::Disk,
+    max_bytes: u64::MAX,
     sequential: true,
     needs: no_options,
     write: Writer::Disk(write),

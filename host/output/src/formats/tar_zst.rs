@@ -18,6 +18,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "tar.zst",
     about: "the tree as a tar archive compressed by zstd",
     origin: Origin::Tree,
+    max_bytes: u64::MAX,
     sequential: true,
     needs: no_options,
     write: Writer::Tree(write),

@@ -79,6 +79,14 @@ pub(crate) fn tool(argv: &[&str]) -> Option<String> {
     Some(text)
 }
 
+/// Checks what a checksum file says, beside it as people do.
+pub(crate) fn verified(kind: &str, file: &Path) {
+    let (dir, name) = (file.parent().unwrap(), file.file_name().unwrap());
+    let script = "cd \"$1\" && \"$2sum\" -c --quiet \"$3\"";
+    let name = name.to_str().unwrap();
+    tool(&["sh", "-c", script, "sh", text(dir), kind, name]);
+}
+
 /// Names in a directory, sorted.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::common::{names, noise, text, tool};
+use crate::common::{names, noise, text, tool, verified};
 use output::{Checksum, Existing, Origin, Silent, Target, commit, format, write_trees};
 
 /// A tree on disk and its archive, made by the reference tar.
@@ -55,7 +55,7 @@ fn archives_unpack_to_the_same_tree() {
         fs::remove_dir_all(&back).unwrap();
         for kind in &target.checksums {
             let file = kind.file_for(&target.path);
-            tool(&[&format!("{}sum", kind.suffix()), "-c", "--quiet", text(&file)]);
+            verified(kind.suffix(), &file);
         }
     }
     tool(&["gzip", "-t", "-S", "tgz", text(&targets[1].path)]);
@@ -175,12 +175,13 @@ fn container_images_hold_together() {
 
 #[test]
 fn a_docker_image_needs_a_name() {
-    let complaints = output::check(&[target("docker", Path::new("x"))]).unwrap_err();
+    let dir = tempfile::tempdir().unwrap();
+    let complaints = output::check(&[target("docker", dir.path())], false).unwrap_err();
     assert_eq!(
         complaints[0].to_string(),
         "docker: a target was not specified, use ‘--docker-target’"
     );
-    assert!(output::check(&[target("oci", Path::new("x"))]).is_ok());
+    assert!(output::check(&[target("oci", dir.path())], false).is_ok());
 }
 
 /// A member for the archive below.
@@ -226,6 +227,60 @@ fn unusual_archive() -> Vec<u8> {
     zeros[700_000] = 1;
     member(&mut builder, "zeros", tar::EntryType::Regular, &zeros);
     builder.into_inner().unwrap()
+}
+
+/// Keeps what is told to be lost.
+#[derive(Default)]
+struct Lost(std::sync::Mutex<Vec<String>>);
+
+impl output::Progress for Lost {
+    fn event(&self, event: output::Event<'_>) {
+        if let output::Event::Lost { format, what, count, first, .. } = event {
+            self.0.lock().unwrap().push(format!("{format}: {what}: {count}, {first}"));
+        }
+    }
+}
+
+#[test]
+fn what_a_format_cannot_hold_is_told_once_with_a_count_and_the_first_path() {
+    let acl = ("SCHILY.xattr.system.posix_acl_access", b"\x02\0\0\0".as_slice());
+    let mut builder = tar::Builder::new(Vec::new());
+    for name in ["a/one", "a/two"] {
+        builder.append_pax_extensions([acl]).unwrap();
+        member(&mut builder, name, tar::EntryType::Regular, b"x");
+    }
+    let other = ("SCHILY.xattr.system.other", b"1".as_slice());
+    builder.append_pax_extensions([("mtime", b"-1.5".as_slice()), other]).unwrap();
+    member(&mut builder, "old", tar::EntryType::Regular, b"x");
+    builder.append_pax_extensions([("mtime", b"4294967296".as_slice())]).unwrap();
+    member(&mut builder, "new", tar::EntryType::Regular, b"x");
+    member(&mut builder, "a/.wh.kept", tar::EntryType::Regular, b"x");
+    member(&mut builder, "a/.wh.d/x", tar::EntryType::Regular, b"x");
+    let tar = builder.into_inner().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let lost = |name: &str| {
+        let mut target = target(name, dir.path());
+        target.container = name.starts_with("docker").then(|| "a:1".to_owned());
+        let lost = Lost::default();
+        write_trees(&mut tar.as_slice(), &[target], &lost).unwrap();
+        lost.0.into_inner().unwrap()
+    };
+    assert_eq!(
+        lost("squashfs"),
+        [
+            "squashfs: POSIX ACLs, and files have their plain modes there: 2, a/one",
+            "squashfs: extended attributes outside of user, trusted and security: 1, old",
+            "squashfs: times before 1970 and after 2106, and files have the nearest there: 2, old",
+        ]
+    );
+    for name in ["docker", "oci"] {
+        let expected = format!(
+            "{name}: files called `.wh.…`, which engines take for marks that remove other files: 2, \
+             a/.wh.kept"
+        );
+        assert_eq!(lost(name), [expected]);
+    }
+    assert_eq!(lost("tgz"), Vec::<String>::new());
 }
 
 #[test]

@@ -103,8 +103,17 @@ pub enum ElementError {
     )]
     LeadsOut(LeadsOut),
     /// An element that nobody has.
-    #[error("Element '{0}' not found")]
-    Missing(String),
+    #[error("Element '{name}' not found")]
+    Missing {
+        /// Its name.
+        name: String,
+        /// The elements whose element-deps name it; none when the user did.
+        needed_by: Vec<String>,
+        /// Entries of the search path that are no directories.
+        no_directories: Vec<PathBuf>,
+        /// An element whose name is nearly the same.
+        similar: Option<String>,
+    },
     /// Two elements that provide the same.
     #[error("{what}: already provided by {}", python_list(by))]
     ProvidedTwice {
@@ -112,6 +121,8 @@ pub enum ElementError {
         what: String,
         /// Who was first.
         by: Vec<String>,
+        /// Who provides it too, and the element that depends on it, if one does.
+        too: (String, Option<String>),
     },
     /// Elements that were asked for although another one takes their place.
     #[error("The following elements are already provided by another element{}", provided(.0))]
@@ -141,6 +152,8 @@ pub struct Catalogue {
     leading_out: BTreeMap<String, LeadsOut>,
     /// Elements that hide one of a later directory: `Element <a> overrides <b>`.
     pub warnings: Vec<String>,
+    /// Entries of the search path that were passed over, as they are no directories.
+    pub no_directories: Vec<PathBuf>,
 }
 
 impl Catalogue {
@@ -150,14 +163,19 @@ impl Catalogue {
     /// When a directory is none or cannot be read.
     pub fn load(paths: &[PathBuf]) -> Result<Self, ElementError> {
         let mut catalogue = Self::default();
+        let mut seen = BTreeSet::new();
         for (search_index, path) in paths.iter().enumerate().rev() {
             if !path.is_dir() {
                 return Err(ElementError::NotADirectory(path.clone()));
             }
             let root = Dir::open(path)?;
+            // A directory that is in the search path twice does not override itself.
+            let again = !seen.insert(root.path().to_owned());
             for found in catalogue.directories(&root)? {
                 let element = read_element(&root, &found, search_index)?;
-                if let Some(hidden) = catalogue.elements.get(&element.name) {
+                let hidden = catalogue.elements.get(&element.name);
+                if let Some(hidden) = hidden.filter(|hidden| !again && hidden.path != element.path)
+                {
                     catalogue.warnings.push(format!(
                         "Element <{}> overrides <{}>",
                         element.path.display(),
@@ -217,6 +235,8 @@ impl Catalogue {
         // Names that no element has yet. A later element may provide them: the
         // original fails or succeeds by the chance order of a set.
         let mut unknown: Vec<String> = Vec::new();
+        // Who named an element first, for those that the user did not.
+        let mut wanted_by: BTreeMap<String, String> = BTreeMap::new();
         while let Some(name) = queue.pop_front() {
             if provided_by.contains_key(&name) || !done.insert(name.clone()) {
                 continue;
@@ -230,16 +250,18 @@ impl Catalogue {
             }
             for provide in &element.provides {
                 if let Some(by) = provided_by.get(provide) {
-                    return Err(ElementError::ProvidedTwice {
-                        what: provide.clone(),
-                        by: by.clone(),
-                    });
+                    let too = (name.clone(), wanted_by.get(&name).cloned());
+                    let (what, by) = (provide.clone(), by.clone());
+                    return Err(ElementError::ProvidedTwice { what, by, too });
                 }
             }
             for provide in &element.provides {
                 provided_by.insert(provide.clone(), vec![name.clone()]);
             }
             for dependency in &element.depends {
+                if !requested.contains(dependency) {
+                    wanted_by.entry(dependency.clone()).or_insert_with(|| name.clone());
+                }
                 if !chosen.contains(dependency) && !provided_by.contains_key(dependency) {
                     queue.push_back(dependency.clone());
                 }
@@ -249,7 +271,7 @@ impl Catalogue {
         if let Some(name) = unknown.into_iter().find(|name| !provided_by.contains_key(name)) {
             return Err(match self.leading_out.get(&name) {
                 Some(leads_out) => ElementError::LeadsOut(leads_out.clone()),
-                None => ElementError::Missing(name),
+                None => self.missing(name, requested, &chosen),
             });
         }
         check_conflicts(requested, &provided_by)?;
@@ -262,6 +284,33 @@ impl Catalogue {
             .filter_map(|name| self.elements.get(name))
             .cloned()
             .collect())
+    }
+}
+
+impl Catalogue {
+    /// The error for an element that is not there, with everybody who wants it.
+    fn missing(
+        &self,
+        name: String,
+        requested: &[String],
+        chosen: &BTreeSet<String>,
+    ) -> ElementError {
+        let by_user = requested.contains(&name);
+        let needed_by = chosen
+            .iter()
+            .filter(|other| {
+                !by_user && self.elements.get(*other).is_some_and(|e| e.depends.contains(&name))
+            })
+            .cloned()
+            .collect();
+        let names: Vec<&str> = self.elements.keys().map(String::as_str).collect();
+        let similar = yaml_tree::nearest(&name, &names).map(str::to_owned);
+        ElementError::Missing {
+            name,
+            needed_by,
+            no_directories: self.no_directories.clone(),
+            similar,
+        }
     }
 }
 

@@ -31,6 +31,9 @@ const PATH_INSIDE: &str =
 /// format a new build, so before cleanup.d only elements that name one have it.
 pub(crate) const OUTPUT_VARIABLES: [&str; 3] = ["IMAGE_TYPE", "DIB_CHECKSUM", "DOCKER_TARGET"];
 
+/// Variables about places outside, which the original takes away when it enters the image.
+const NOT_INSIDE: [&str; 2] = ["TMPDIR", "VIRTUAL_ENV"];
+
 /// Prints a message and leaves with the status of the command before.
 const DIE: &str = "() { local status=$?; set +x; echo \"$@\"; exit \"$status\"; }";
 
@@ -71,6 +74,9 @@ impl Environment<'_> {
     /// The environment of a phase's scripts.
     pub(crate) fn of(&self, phase: Phase) -> Env {
         let mut env = self.common();
+        if phase.is_inside() {
+            env.0.retain(|(name, _)| !NOT_INSIDE.contains(&name.as_str()));
+        }
         env.set("HOME", if phase.is_inside() { "/root" } else { guest::HOME });
         env.set("PATH", if phase.is_inside() { PATH_INSIDE } else { PATH_OUTSIDE });
         if matches!(phase, Phase::Root | Phase::Cleanup) {

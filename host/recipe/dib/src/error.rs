@@ -59,7 +59,9 @@ impl DibError {
     #[must_use]
     pub fn virt_dib_words(&self) -> Option<String> {
         match self {
-            Self::Element(ElementError::Missing(name)) => Some(format!("element {name} not found")),
+            Self::Element(ElementError::Missing { name, .. }) => {
+                Some(format!("element {name} not found"))
+            }
             Self::Element(ElementError::NoOperatingSystem) => {
                 Some("please include an operating system element".into())
             }
@@ -81,25 +83,27 @@ impl DibError {
         }
     }
 
-    /// What the user can do about it.
+    /// What the user should know of it, and can do about it.
     #[must_use]
-    pub fn hint(&self) -> Option<String> {
+    pub fn hints(&self) -> Vec<String> {
+        if let Self::Element(error @ ElementError::Missing { .. }) = self {
+            return hints_for_missing(error);
+        }
+        self.hint().into_iter().collect()
+    }
+
+    fn hint(&self) -> Option<String> {
         match self {
-            Self::Element(ElementError::Missing(name)) if name == "block-device" => {
-                Some("add one of block-device-mbr, block-device-gpt, block-device-efi".into())
-            }
             Self::Element(ElementError::LeadsOut(_)) => Some(
                 "put a copy in its place, or name the directory that it leads to with `-p`".into(),
-            ),
-            Self::Element(ElementError::Missing(_)) => Some(
-                "elements are searched in `-p`, in ELEMENTS_PATH and in diskimage-builder itself"
-                    .into(),
             ),
             Self::Element(ElementError::NoOperatingSystem) => {
                 Some("for example `debian-minimal` or `ubuntu-minimal`".into())
             }
-            Self::Element(ElementError::ProvidedTwice { .. }) => {
-                Some("leave one of the two out".into())
+            Self::Element(ElementError::ProvidedTwice { by, too: (too, needed_by), .. }) => {
+                let because = needed_by.as_ref().map(|by| format!(", which {by} depends on,"));
+                let by = by.join(" ");
+                Some(format!("{too}{} provides it too: leave {by} or {too} out", because.unwrap_or_default()))
             }
             Self::Element(ElementError::AlreadyProvided(_)) => {
                 Some("leave these elements out of the command line".into())
@@ -107,15 +111,39 @@ impl DibError {
             Self::Hook(HookError::Duplicate(_)) => {
                 Some("leave one of the elements out, or the script with `--exclude-script`".into())
             }
-            Self::Option(OptionError::Size(_)) => {
-                Some("a number with one of the units b, K, M, G: `--size 5G`".into())
+            Self::Hook(HookError::LineEnds(_)) => {
+                Some("the files have line ends of Windows; `dos2unix FILE` or `sed -i 's/\\r$//' FILE` mends them".into())
             }
-            Self::BlockDevice(BlockDeviceError::Directory { path, .. }) => Some(format!(
-                "`--envvar DIB_BLOCK_DEVICE_CONFIG=file://{}` takes the configuration as yours",
-                path.display()
-            )),
+            Self::BlockDevice(error) => error.hint(),
             Self::Source(error) => error.hint(),
             _ => None,
         }
     }
+}
+
+fn hints_for_missing(error: &ElementError) -> Vec<String> {
+    let ElementError::Missing { name, needed_by, no_directories, similar } = error else {
+        return Vec::new();
+    };
+    let mut hints = Vec::new();
+    match needed_by.as_slice() {
+        [] => {}
+        [one] => hints.push(format!("`element-deps` of the element {one} names it")),
+        many => {
+            hints.push(format!("`element-deps` of these elements name it: {}", many.join(", ")))
+        }
+    }
+    hints.extend(similar.as_ref().map(|similar| format!("did you mean `{similar}`?")));
+    let paths = no_directories.iter();
+    hints.extend(paths.map(|path| {
+        format!("-p: `{}` is not a directory, so no element was looked for in it", path.display())
+    }));
+    hints.push(match name.as_str() {
+        "block-device" => {
+            "add one of block-device-mbr, block-device-gpt, block-device-efi".to_owned()
+        }
+        _ => "elements are searched in `-p`, in ELEMENTS_PATH and in diskimage-builder itself"
+            .to_owned(),
+    });
+    hints
 }

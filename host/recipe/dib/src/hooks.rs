@@ -45,6 +45,14 @@ pub enum HookError {
     /// Two elements have the same hook.
     #[error("There is a duplicated hook in your elements: {}", list(.0))]
     Duplicate(Vec<DuplicateHook>),
+    /// Scripts whose first line ends as Windows ends lines, so that the kernel looks for an
+    /// interpreter whose name ends with a carriage return.
+    #[error("the first line of these scripts ends with CR LF, so no interpreter is found for them:{}", lines(.0))]
+    LineEnds(Vec<std::path::PathBuf>),
+}
+
+fn lines(paths: &[std::path::PathBuf]) -> String {
+    paths.iter().map(|path| format!("\n{}", path.display())).collect()
 }
 
 /// A hook that two elements have.
@@ -89,6 +97,10 @@ pub(crate) struct Hooks {
     single: BTreeSet<String>,
     /// Which of [`OUTPUT_VARIABLES`] a file of the merged tree names.
     named_variables: BTreeSet<&'static str>,
+    /// Variables that files of the merged tree name as a shell does.
+    pub(crate) mentioned: BTreeSet<String>,
+    /// Names of `--exclude-script` that took a file away.
+    pub(crate) excluded: BTreeSet<String>,
     /// What the user should know: links that lead nowhere, files that are left out.
     pub(crate) warnings: Vec<String>,
 }
@@ -104,12 +116,28 @@ impl Hooks {
         exclude_scripts: &[String],
     ) -> Result<Self, HookError> {
         let mut hooks = merge::merge(elements, exclude_scripts)?;
+        hooks.check_line_ends()?;
         let texts = hooks.texts();
+        hooks.mentioned = texts.values().flat_map(|text| variables(text)).collect();
         hooks.find_early(&texts);
         hooks.find_single(&texts);
         let named = |name: &&str| texts.values().any(|text| text.contains(*name));
         hooks.named_variables = OUTPUT_VARIABLES.into_iter().filter(named).collect();
         Ok(hooks)
+    }
+
+    /// Refuses scripts that the kernel cannot start, wherever the image gets its programs.
+    fn check_line_ends(&self) -> Result<(), HookError> {
+        let scripts = self.merged.iter().filter_map(|(path, found)| match found {
+            Found::File { host, mode } if mode & 0o111 != 0 => {
+                let (top, name) = path.as_str().split_once('/')?;
+                let runs = Phase::of_directory(top).is_some() && is_script_name(name);
+                runs.then_some(host)
+            }
+            _ => None,
+        });
+        let wrong: Vec<_> = scripts.filter(|host| first_line_is_windows(host)).cloned().collect();
+        if wrong.is_empty() { Ok(()) } else { Err(HookError::LineEnds(wrong)) }
     }
 
     /// What the files of the merged tree say, without comments.
@@ -217,6 +245,33 @@ impl Hooks {
         &self.named_variables
     }
 
+    /// The names of the files in hook directories.
+    pub(crate) fn script_names(&self) -> Vec<&str> {
+        let files =
+            self.merged.iter().filter(|(_, found)| !matches!(found, Found::Directory { .. }));
+        files.filter_map(|(path, _)| Some(path.as_str().rsplit_once('/')?.1)).collect()
+    }
+
+    /// What files of environment.d set to a plain value: file, name and value. Such a value
+    /// may name a file of the host, as one that the user gives.
+    pub(crate) fn assignments(&self) -> Vec<(String, String, String)> {
+        let mut found = Vec::new();
+        for (path, file) in &self.merged {
+            let Found::File { host, .. } = file else { continue };
+            if !path.as_str().starts_with("environment.d/") {
+                continue;
+            }
+            for (name, value) in script(host).iter().flat_map(|text| assigned(text)) {
+                found.push((
+                    format!("{path} of the element {}", self.owners[path.as_str()]),
+                    name,
+                    value,
+                ));
+            }
+        }
+        found
+    }
+
     /// Whether any element has a directory for the phase.
     pub(crate) fn has_phase(&self, phase: Phase) -> bool {
         self.merged.contains_key(phase.directory())
@@ -261,6 +316,49 @@ fn script(host: &std::path::Path) -> Option<String> {
         return None;
     }
     Some(without_comments(&String::from_utf8_lossy(&bytes)))
+}
+
+/// The longest first line that is looked at: the kernel looks at 256 bytes.
+const FIRST_LINE_BYTES: u64 = 256;
+
+fn first_line_is_windows(host: &std::path::Path) -> bool {
+    let mut bytes = Vec::new();
+    let Ok(file) = rooted::open_file(host) else { return false };
+    let read = file.take(FIRST_LINE_BYTES).read_to_end(&mut bytes);
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    read.is_ok() && line.len() < bytes.len() && line.starts_with(b"#!") && line.ends_with(b"\r")
+}
+
+/// `NAME=value` and `export NAME=${NAME:-value}`, where the value holds no expansion.
+fn assigned(text: &str) -> Vec<(String, String)> {
+    let one = |line: &str| {
+        let line = line.trim();
+        let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+        let (name, value) = line.split_once('=')?;
+        let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(fine) {
+            return None;
+        }
+        let unquoted = |text: &str| text.trim_matches(['"', '\'']).to_owned();
+        let value = unquoted(value);
+        let default = value.strip_prefix(&format!("${{{name}:-"));
+        let default = default.and_then(|rest| rest.strip_suffix('}'));
+        let value = default.map_or(value.clone(), unquoted);
+        (!value.contains(['$', '`'])).then(|| (name.to_owned(), value))
+    };
+    text.lines().filter_map(one).collect()
+}
+
+/// Names behind `$` and `${`.
+fn variables(text: &str) -> BTreeSet<String> {
+    let names = text.split('$').skip(1).filter_map(|rest| {
+        let rest = rest.strip_prefix('{').unwrap_or(rest);
+        let rest = rest.strip_prefix(['!', '#']).unwrap_or(rest);
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let name = &rest[..end];
+        (!name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit())).then_some(name)
+    });
+    names.map(str::to_owned).collect()
 }
 
 fn without_comments(text: &str) -> String {

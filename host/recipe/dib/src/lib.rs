@@ -22,7 +22,9 @@ mod files;
 pub mod fuzzing;
 mod guest;
 mod hooks;
+mod host_files;
 mod lower;
+mod numbers;
 mod options;
 mod phase;
 #[cfg(test)]
@@ -31,11 +33,12 @@ mod settings;
 mod source;
 mod yaml;
 
-pub use block_device::{BlockDeviceError, ConfigOrigin, ConfigText, Symbols};
+pub use block_device::{BlockDeviceError, ConfigOrigin, ConfigText, SizeFault, Symbols};
 pub use elements::{Catalogue, Element, ElementError, LeadsOut, requested};
 pub use error::{DibError, DibErrorKind};
 pub use hooks::{DuplicateHook, HookError};
 pub use lower::{Lowered, lower};
-pub use options::{DibOptions, FormatChoice, MadeFrom, OptionError, Share, envvar, parse_size};
+pub use numbers::{Unit, blocks, size};
+pub use options::{DibOptions, FormatChoice, MadeFrom, OptionError, Share};
 pub use phase::Phase;
 pub use source::{FetchFailure, Fetcher, Located, Origin, SourceError, VERSION, World, locate};

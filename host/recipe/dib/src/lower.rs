@@ -5,6 +5,8 @@ mod resolve;
 mod stages;
 mod steps;
 
+use std::collections::BTreeSet;
+
 use plan::{Disk, DiskName, DiskRole, DiskSize, FORMAT_VERSION, Plan};
 
 use crate::{block_device::ConfigOrigin, error::DibError, options::DibOptions, source::Located};
@@ -22,6 +24,8 @@ pub struct Lowered {
     pub elements: Vec<String>,
     /// Names of the user's variables that scripts will see.
     pub variables: Vec<String>,
+    /// Names of variables that files of the elements use.
+    pub mentioned: BTreeSet<String>,
     /// Where the block-device configuration came from.
     pub block_device_config: ConfigOrigin,
     /// Things that the user should know, beside those of [`Located`].
@@ -73,6 +77,7 @@ pub fn lower(options: &DibOptions, located: &Located) -> Result<Lowered, DibErro
         requested: build.requested.clone(),
         elements: build.elements.iter().map(|element| element.name.clone()).collect(),
         variables: build.settings.variables.keys().cloned().collect(),
+        mentioned: build.hooks.mentioned.clone(),
         block_device_config: build.config.origin.clone(),
         warnings: build.warnings.clone(),
     })

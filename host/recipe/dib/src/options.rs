@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use plan::Checksum;
 
-use crate::block_device::whole;
-
 /// All options of a build. Every field has the meaning that virt-dib's or
 /// disk-image-create's manual gives the option; what neither an option nor a
 /// variable says gets diskimage-builder's default when the plan is made.
@@ -34,7 +32,7 @@ pub struct DibOptions {
     pub exclude_scripts: Vec<String>,
     /// `--extra-packages`, installed after install.d.
     pub extra_packages: Vec<String>,
-    /// `--envvar`, resolved by [`envvar`]; later ones win.
+    /// `--envvar`, with their values; later ones win.
     pub envvars: Vec<(String, String)>,
     /// `--name`, with directories or without.
     pub name: PathBuf,
@@ -56,7 +54,7 @@ pub struct DibOptions {
     pub mkfs_options: Option<String>,
     /// `--root-label`.
     pub root_label: Option<String>,
-    /// `--size` in bytes, see [`parse_size`]: the disk is exactly so large.
+    /// `--size` in bytes: the disk is exactly so large.
     pub size: Option<u64>,
     /// `--image-size` in GiB, with a fraction or without.
     pub image_size_gib: Option<String>,
@@ -87,6 +85,8 @@ pub struct DibOptions {
     pub content_line: Vec<String>,
     /// `--share`: files of the host that scripts may see.
     pub shares: Vec<Share>,
+    /// The user's home, for paths that begin with `~`.
+    pub home: Option<PathBuf>,
     /// `SOURCE_DATE_EPOCH`: the same inputs shall give the same bytes, and no
     /// file is younger than this.
     pub source_date_epoch: Option<u64>,
@@ -126,15 +126,24 @@ pub struct Share {
 /// Why an option's value is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    /// A variable without a name, or with a name that no shell takes.
-    #[error("--envvar: `{0}` does not name a variable")]
-    EnvironmentName(String),
-    /// A NUL in a value.
-    #[error("--envvar: the value of `{0}` contains a NUL byte")]
-    EnvironmentValue(String),
     /// A size that is none.
-    #[error("{0}: cannot parse size field")]
-    Size(String),
+    #[error("{option}: `{value}` is no number of {unit} above zero")]
+    Size {
+        /// The option or variable.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What it counts.
+        unit: &'static str,
+    },
+    /// A number of blocks that is none.
+    #[error("{option}: `{value}` is no number of blocks, with or without one of K, M, G, T")]
+    Blocks {
+        /// The option or variable.
+        option: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// A number that is none.
     #[error("{option}: `{value}` is not a number")]
     Number {
@@ -163,107 +172,4 @@ pub enum OptionError {
     /// A docker image without a name.
     #[error("docker: a target was not specified, use ‘--docker-target’")]
     NoDockerTarget,
-}
-
-/// Reads one `--envvar`: `NAME=value`, or `NAME` to carry over the caller's
-/// variable, which gives nothing when that is not set.
-///
-/// # Errors
-/// When there is no valid name before the `=`.
-pub fn envvar(
-    text: &str,
-    caller: impl Fn(&str) -> Option<String>,
-) -> Result<Option<(String, String)>, OptionError> {
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Some(value.to_owned())),
-        None => (text, caller(text)),
-    };
-    let starts = |c: char| c.is_ascii_alphabetic() || c == '_';
-    let goes_on = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if !name.starts_with(starts) || !name.chars().all(goes_on) {
-        return Err(OptionError::EnvironmentName(text.to_owned()));
-    }
-    if value.as_ref().is_some_and(|value| value.contains('\0')) {
-        return Err(OptionError::EnvironmentValue(name.to_owned()));
-    }
-    Ok(value.map(|value| (name.to_owned(), value)))
-}
-
-/// Reads `--size`: digits with or without a fraction, and one of `b`, `K`, `M`,
-/// `G`, all counting by 1024. The result is rounded up to whole sectors.
-///
-/// # Errors
-/// When the text is something else.
-pub fn parse_size(text: &str) -> Result<u64, OptionError> {
-    let fail = || OptionError::Size(text.to_owned());
-    let unit = text.chars().next_back().ok_or_else(fail)?;
-    let factor: f64 = match unit {
-        'b' => 1.0,
-        'K' => 1024.0,
-        'M' => 1_048_576.0,
-        'G' => 1_073_741_824.0,
-        _ => return Err(fail()),
-    };
-    let number = &text[..text.len() - 1];
-    if number.is_empty() || !number.chars().all(|c| c.is_ascii_digit() || c == '.') {
-        return Err(fail());
-    }
-    let number: f64 = number.parse().map_err(|_| fail())?;
-    let bytes = whole((number * factor).floor()).ok_or_else(fail)?;
-    Some(bytes.next_multiple_of(SECTOR_BYTES)).filter(|bytes| *bytes > 0).ok_or_else(fail)
-}
-
-/// Disks are made of whole sectors.
-const SECTOR_BYTES: u64 = 512;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn nothing(_: &str) -> Option<String> {
-        None
-    }
-
-    #[test]
-    fn sizes_of_virt_dib() {
-        let table = [
-            ("5G", 5 << 30),
-            ("1.5G", 3 << 29),
-            ("512M", 512 << 20),
-            ("8K", 8192),
-            ("10b", 512),
-            ("1024b", 1024),
-        ];
-        for (text, bytes) in table {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-    }
-
-    #[test]
-    fn other_sizes_are_refused_with_virt_dibs_text() {
-        for text in ["10", "1T", "10k", "1.2.3G", "G", "", "-1G", "0G", "1 G", "1é"] {
-            let message = parse_size(text).unwrap_err().to_string();
-            assert_eq!(message, format!("{text}: cannot parse size field"));
-        }
-    }
-
-    #[test]
-    fn envvar_in_both_forms() {
-        let caller = |name: &str| (name == "A").then(|| "of the caller".to_owned());
-        assert_eq!(envvar("A", caller), Ok(Some(("A".into(), "of the caller".into()))));
-        assert_eq!(envvar("B", caller), Ok(None));
-        assert_eq!(envvar("A=", caller), Ok(Some(("A".into(), String::new()))));
-        assert_eq!(envvar("A=x=y", nothing), Ok(Some(("A".into(), "x=y".into()))));
-    }
-
-    #[test]
-    fn variables_without_a_name_are_refused() {
-        for text in ["=x", "", "=", "1A=x", "A-B=x", "A B"] {
-            assert!(envvar(text, nothing).is_err(), "{text}");
-        }
-        assert_eq!(
-            envvar("=x", nothing).unwrap_err().to_string(),
-            "--envvar: `=x` does not name a variable"
-        );
-    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use plan::Checksum;
 
 use crate::{
-    block_device::whole,
+    numbers::{self, Unit, count},
     options::{DibOptions, OptionError},
 };
 
@@ -14,7 +14,6 @@ use crate::{
 /// grown a lot after they were made.
 const DEFAULT_JOURNAL_MIB: u64 = 64;
 const KIB_PER_MIB: u64 = 1024;
-const KIB_PER_GIB: f64 = 1_048_576.0;
 
 /// How large the image becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) block_device_config: Option<String>,
     pub(crate) show_usage: bool,
     pub(crate) show_usage_full: bool,
+    /// Values that may mean something else than the user thinks.
+    pub(crate) warnings: Vec<String>,
     /// The user's variables, the last of each name.
     pub(crate) variables: BTreeMap<String, String>,
 }
@@ -61,10 +62,20 @@ impl Settings {
         let variable = |name: &str| variables.get(name).filter(|value| !value.is_empty()).cloned();
         let flag = |name: &str| variable(name).is_some_and(|value| value != "0");
         let debug_trace = match (options.debug_trace, variable("DIB_DEBUG_TRACE")) {
-            (0, Some(value)) => number("DIB_DEBUG_TRACE", &value)?,
+            (0, Some(value)) => {
+                let level = count("DIB_DEBUG_TRACE", &value)?;
+                u32::try_from(level).unwrap_or(u32::MAX)
+            }
             (level, _) => level,
         };
-        let journal = options.journal_size_mib.clone().or_else(|| variable("DIB_JOURNAL_SIZE"));
+        let journal = given("--mkfs-journal-size", &options.journal_size_mib)
+            .or_else(|| Some(("DIB_JOURNAL_SIZE", variable("DIB_JOURNAL_SIZE")?)));
+        let online_resize = given("--max-online-resize", &options.max_online_resize)
+            .or_else(|| Some(("MAX_ONLINE_RESIZE", variable("MAX_ONLINE_RESIZE")?)));
+        if let Some((option, blocks)) = &online_resize {
+            numbers::blocks(option, blocks)?;
+        }
+        let mut warnings = Vec::new();
         let checksums = match variable("DIB_CHECKSUM") {
             Some(value) if options.checksums.is_empty() => checksums(&value),
             _ => options.checksums.clone(),
@@ -81,15 +92,12 @@ impl Settings {
                 .or_else(|| variable("FS_TYPE"))
                 .unwrap_or_else(|| "ext4".into()),
             root_label: options.root_label.clone().or_else(|| variable("ROOT_LABEL")),
-            size: size(options, &variable)?,
+            size: size(options, &variable, &mut warnings)?,
             journal_mib: journal
-                .map(|value| number("--mkfs-journal-size", &value))
+                .map(|(option, value)| count(option, &value))
                 .transpose()?
                 .unwrap_or(DEFAULT_JOURNAL_MIB),
-            max_online_resize: options
-                .max_online_resize
-                .clone()
-                .or_else(|| variable("MAX_ONLINE_RESIZE")),
+            max_online_resize: online_resize.map(|(_, blocks)| blocks),
             install_type: options
                 .install_type
                 .clone()
@@ -103,6 +111,7 @@ impl Settings {
             block_device_config: variable("DIB_BLOCK_DEVICE_CONFIG"),
             show_usage: flag("DIB_SHOW_IMAGE_USAGE"),
             show_usage_full: flag("DIB_SHOW_IMAGE_USAGE_FULL"),
+            warnings,
             variables,
         })
     }
@@ -113,38 +122,38 @@ impl Settings {
     }
 }
 
-fn number<T: std::str::FromStr>(option: &'static str, value: &str) -> Result<T, OptionError> {
-    value.trim().parse().map_err(|_| OptionError::Number { option, value: value.to_owned() })
+/// An option that was given, under its own name.
+fn given(option: &'static str, value: &Option<String>) -> Option<(&'static str, String)> {
+    value.clone().map(|value| (option, value))
 }
 
 fn size(
     options: &DibOptions,
     variable: &dyn Fn(&str) -> Option<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<SizeChoice, OptionError> {
-    let kib = |option: &'static str, value: &str, factor: f64| {
-        let count: f64 = number(option, value)?;
-        whole((count * factor).floor())
-            .ok_or_else(|| OptionError::Number { option, value: value.to_owned() })
-    };
     if let Some(bytes) = options.size {
         return Ok(SizeChoice::Exact(bytes));
     }
-    let gib = options.image_size_gib.clone().or_else(|| variable("DIB_IMAGE_SIZE"));
+    let mut kib = |(option, value): (&'static str, String), unit| {
+        let (kib, warning) = numbers::size(option, &value, unit)?;
+        warnings.extend(warning);
+        Ok(kib)
+    };
+    let gib = given("--image-size", &options.image_size_gib)
+        .or_else(|| Some(("DIB_IMAGE_SIZE", variable("DIB_IMAGE_SIZE")?)));
     if let Some(gib) = gib {
-        return Ok(SizeChoice::Kib(kib("--image-size", &gib, KIB_PER_GIB)?));
+        return Ok(SizeChoice::Kib(kib(gib, Unit::Gib)?));
     }
-    let extra = options.image_extra_size_mib.clone().or_else(|| variable("DIB_IMAGE_EXTRA_SIZE"));
-    let extra_kib = extra.map(|mib| kib("--image-extra-size", &mib, 1024.0)).transpose()?;
+    let extra = given("--image-extra-size", &options.image_extra_size_mib)
+        .or_else(|| Some(("DIB_IMAGE_EXTRA_SIZE", variable("DIB_IMAGE_EXTRA_SIZE")?)));
+    let extra_kib = extra.map(|extra| kib(extra, Unit::Mib)).transpose()?;
     Ok(SizeChoice::Computed { extra_kib })
 }
 
 fn block_bytes(value: Option<String>) -> Result<Option<u32>, OptionError> {
-    match value.as_deref() {
-        None => Ok(None),
-        Some("512") => Ok(Some(512)),
-        Some("4096") => Ok(Some(4096)),
-        Some(other) => Err(OptionError::BlockSize(other.to_owned())),
-    }
+    let Some(value) = value else { return Ok(None) };
+    crate::block_device::block_bytes(&value).map(Some).ok_or(OptionError::BlockSize(value))
 }
 
 /// `DIB_CHECKSUM`: `1` for both, or names of kinds.
@@ -224,13 +233,34 @@ mod tests {
     }
 
     #[test]
-    fn bad_numbers_are_named() {
-        let options = DibOptions { image_size_gib: Some("big".into()), ..DibOptions::default() };
-        assert_eq!(
-            Settings::resolve(&options).unwrap_err().to_string(),
-            "--image-size: `big` is not a number"
-        );
-        let options = DibOptions { image_size_gib: Some("-1".into()), ..DibOptions::default() };
-        assert!(Settings::resolve(&options).is_err());
+    fn bad_numbers_are_named_with_what_was_given() {
+        let refused = |variables: &[(&str, &str)], change: &dyn Fn(&mut DibOptions)| {
+            let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            let envvars = variables.iter().map(pair).collect();
+            let mut options = DibOptions { envvars, ..DibOptions::default() };
+            change(&mut options);
+            Settings::resolve(&options).unwrap_err().to_string()
+        };
+        let option = refused(&[], &|options| options.image_size_gib = Some("big".into()));
+        assert_eq!(option, "--image-size: `big` is no number of GiB above zero");
+        for (name, value) in [
+            ("DIB_IMAGE_SIZE", "big"),
+            ("DIB_IMAGE_EXTRA_SIZE", "-1"),
+            ("DIB_JOURNAL_SIZE", "64M"),
+            ("MAX_ONLINE_RESIZE", "0"),
+            ("DIB_DEBUG_TRACE", "much"),
+            ("DIB_BLOCK_SIZE", "1k"),
+        ] {
+            let message = refused(&[(name, value)], &|_| ());
+            assert!(message.starts_with(&format!("{name}: `{value}`")), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_does_not_count_is_a_warning() {
+        assert_eq!(settings(&[("DIB_IMAGE_SIZE", "275G")], |_| ()).warnings, [""; 0]);
+        let settings = settings(&[("DIB_IMAGE_SIZE", "500M")], |_| ());
+        assert_eq!(settings.size, SizeChoice::Kib(500 << 20));
+        assert!(settings.warnings[0].starts_with("DIB_IMAGE_SIZE: `500M` is 500 GiB"));
     }
 }

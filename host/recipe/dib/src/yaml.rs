@@ -21,16 +21,18 @@ pub(crate) struct YamlError {
 pub(crate) enum Value {
     Null,
     Bool(bool),
-    Int(i64),
-    Float(f64),
+    /// With how it is written.
+    Int(i128, String),
+    /// With how it is written.
+    Float(f64, String),
     Text(String),
     List(Vec<Value>),
     Map(Vec<(String, Value)>),
 }
 
 impl Value {
-    /// Reads YAML. `y`, `no` and the like are text: nothing in this grammar is a
-    /// truth value, but there are names and labels.
+    /// Reads YAML as PyYAML does, with one difference: `no`, `on` and the like are text.
+    /// Nothing in this grammar is a truth value, but there are names and labels.
     pub(crate) fn parse(text: &str) -> Result<Self, YamlError> {
         match yaml_tree::read(text)? {
             Some(node) => Self::of(&node),
@@ -57,6 +59,15 @@ impl Value {
         }
     }
 
+    /// The value as it is written: what a name, a label or a type means that YAML takes for
+    /// a number. The original stumbles over most of these.
+    pub(crate) fn written(&self) -> String {
+        match self {
+            Self::Int(_, written) | Self::Float(_, written) => written.clone(),
+            other => other.text(),
+        }
+    }
+
     pub(crate) fn as_map(&self) -> Option<&[(String, Value)]> {
         match self {
             Self::Map(entries) => Some(entries),
@@ -76,8 +87,8 @@ impl Value {
         match self {
             Self::Null => serde_json::Value::Null,
             Self::Bool(value) => (*value).into(),
-            Self::Int(value) => (*value).into(),
-            Self::Float(value) => (*value).into(),
+            Self::Int(value, _) => i64::try_from(*value).unwrap_or(i64::MAX).into(),
+            Self::Float(value, _) => (*value).into(),
             Self::Text(value) => value.clone().into(),
             Self::List(items) => items.iter().map(Self::to_json).collect(),
             Self::Map(entries) => {
@@ -94,8 +105,8 @@ impl fmt::Display for Value {
             Self::Null => f.write_str("None"),
             Self::Bool(true) => f.write_str("True"),
             Self::Bool(false) => f.write_str("False"),
-            Self::Int(value) => write!(f, "{value}"),
-            Self::Float(value) => write!(f, "{value:?}"),
+            Self::Int(value, _) => write!(f, "{value}"),
+            Self::Float(value, _) => write!(f, "{value:?}"),
             Self::Text(text) => write_text(f, text),
             Self::List(items) => {
                 f.write_str("[")?;
@@ -165,31 +176,128 @@ fn mapping(nodes: &[(Node, Node)]) -> Result<Vec<(String, Value)>, YamlError> {
     Ok(entries)
 }
 
-/// What a word without quotes is. Unlike in YAML 1.2, a number with an exponent
-/// needs a point, as in Python's: `8E00` is the type of a partition.
+/// What a word without quotes is, by the resolver of PyYAML, which is YAML 1.1's: `010` is
+/// eight, `1_000` a thousand, `1:30` ninety, and a number with an exponent needs a point and
+/// a sign, so that `8E00` is the type of a partition.
 fn plain(text: &str) -> Value {
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let is_decimal = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
         "true" | "True" | "TRUE" => return Value::Bool(true),
         "false" | "False" | "FALSE" => return Value::Bool(false),
         _ => {}
     }
-    let text_value = || Value::Text(text.to_owned());
-    if let Some(hex) = digits.strip_prefix("0x").filter(|hex| !hex.is_empty()) {
-        return i64::from_str_radix(hex, 16).map_or_else(|_| text_value(), Value::Int);
+    let written = || text.to_owned();
+    match (float(text), integer(text)) {
+        (Some(number), _) => Value::Float(number, written()),
+        (None, Some(number)) => Value::Int(number, written()),
+        (None, None) => Value::Text(written()),
     }
-    if is_decimal(digits) {
-        return text.parse().map_or_else(|_| text_value(), Value::Int);
+}
+
+/// A sign and what it stands before.
+fn signed(text: &str) -> (bool, &str) {
+    match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
     }
-    let is_float = digits.split_once('.').is_some_and(|(whole, fraction)| {
-        is_decimal(whole) && fraction.bytes().all(|byte| byte.is_ascii_digit())
-    });
-    match text.parse() {
-        Ok(float) if is_float => Value::Float(float),
-        _ => text_value(),
-    }
+}
+
+/// Digits and underscores, a digit of 1 to 9 first, or 0 alone.
+fn is_decimal(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    text == "0"
+        || (matches!(bytes.next(), Some(b'1'..=b'9'))
+            && bytes.all(|byte| byte.is_ascii_digit() || byte == b'_'))
+}
+
+/// The parts of a number to the base of 60 behind the first.
+fn are_sixtieths<'a>(mut parts: impl Iterator<Item = &'a str>) -> bool {
+    parts.all(|part| {
+        part.len() <= 2
+            && part.parse::<u8>().is_ok_and(|number| number < 60)
+            && !part.starts_with('+')
+    })
+}
+
+fn integer(text: &str) -> Option<i128> {
+    let (negative, digits) = signed(text);
+    let radix = |digits: &str, radix: u32| {
+        let plain: String = digits.chars().filter(|c| *c != '_').collect();
+        let fine = !digits.is_empty() && digits.chars().all(|c| c == '_' || c.is_digit(radix));
+        fine.then(|| i128::from_str_radix(&plain, radix).ok()).flatten()
+    };
+    let number = match digits.split_once(':') {
+        Some((first, rest)) => {
+            let fine = is_decimal(first) && first != "0" && are_sixtieths(rest.split(':'));
+            let parts = fine.then(|| std::iter::once(first).chain(rest.split(':')))?;
+            parts
+                .map(|part| radix(part, 10))
+                .try_fold(0_i128, |sum, part| sum.checked_mul(60)?.checked_add(part?))
+        }
+        None if digits.starts_with("0b") => radix(&digits[2..], 2),
+        None if digits.starts_with("0x") => radix(&digits[2..], 16),
+        None if digits.len() > 1 && digits.starts_with('0') => {
+            radix(&digits[1..], 8).or_else(|| {
+                // `0_` is a zero to the original.
+                digits.bytes().all(|byte| matches!(byte, b'0' | b'_')).then_some(0)
+            })
+        }
+        None if is_decimal(digits) => radix(digits, 10),
+        None => None,
+    }?;
+    Some(if negative { -number } else { number })
+}
+
+fn float(text: &str) -> Option<f64> {
+    let (negative, digits) = signed(text);
+    let number = match digits {
+        ".inf" | ".Inf" | ".INF" => f64::INFINITY,
+        ".nan" | ".NaN" | ".NAN" if digits == text => f64::NAN,
+        _ => {
+            let (mantissa, exponent) = match digits.find(['e', 'E']) {
+                Some(at) => (&digits[..at], Some(&digits[at + 1..])),
+                None => (digits, None),
+            };
+            let (whole, fraction) = mantissa.split_once('.')?;
+            let all = |text: &str, allowed: fn(u8) -> bool| text.bytes().all(allowed);
+            let digit_or_gap = |byte: u8| byte.is_ascii_digit() || byte == b'_';
+            let begins = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+            if !all(fraction, digit_or_gap) || exponent.is_some_and(|e| !is_exponent(e)) {
+                return None;
+            }
+            let plain = |text: &str| text.replace('_', "");
+            match whole.split_once(':') {
+                Some((first, rest)) => {
+                    let fine = begins(first) && all(first, digit_or_gap);
+                    if !fine || exponent.is_some() || !are_sixtieths(rest.split(':')) {
+                        return None;
+                    }
+                    let parts = std::iter::once(first).chain(rest.split(':'));
+                    let mut whole = 0.0;
+                    for part in parts {
+                        whole = whole * 60.0 + plain(part).parse::<f64>().ok()?;
+                    }
+                    whole + format!("0.{}", plain(fraction)).parse::<f64>().ok()?
+                }
+                None if whole.is_empty() => {
+                    // A sign before the point alone makes it text.
+                    if !begins(fraction) || digits != text {
+                        return None;
+                    }
+                    plain(digits).parse().ok()?
+                }
+                None if begins(whole) && all(whole, digit_or_gap) => plain(digits).parse().ok()?,
+                None => return None,
+            }
+        }
+    };
+    Some(if negative { -number } else { number })
+}
+
+/// A sign and digits.
+fn is_exponent(text: &str) -> bool {
+    text.strip_prefix(['+', '-'])
+        .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -220,8 +328,42 @@ mod tests {
             assert_eq!(parse(word), Value::Text(word.into()));
         }
         assert_eq!(parse("'8300'"), Value::Text("8300".into()));
-        assert_eq!(parse("8300"), Value::Int(8300));
-        assert_eq!(parse("0x82"), Value::Int(0x82));
+        assert_eq!(parse("8300"), Value::Int(8300, "8300".into()));
+        assert_eq!(parse("0x82"), Value::Int(0x82, "0x82".into()));
+    }
+
+    #[test]
+    fn numbers_are_those_of_pyyaml() {
+        let words = "0 1 -1 +1 010 -010 08 0o10 0_ 0_1 1_000 1_ _1 0x1F 0X1F 0x_f 0x 0b101 0b2 -0b1 1:30 \
+                     1:60 01:30 1:3:5 -1:30 1.5 1. .5 -.5 +1.5 1_0.5_0 1e3 1.e3 1.0e3 1.0e+3 1.0E-3 .5e+1 \
+                     .inf -.inf +.INF .nan -.nan . .. -.  1.2.3 1:30.5 1:30.5e+1 01.5 00 1__0 40G 8E00 EF00 \
+                     10% 99999999999999999999 0x7fffffffffffffffffff";
+        let script = "import sys, yaml\n\
+                      for word in sys.argv[1:]: print(str(yaml.safe_load('[' + word + ']')[0]))";
+        let python = std::process::Command::new("python3")
+            .args(["-c", script])
+            .args(words.split_whitespace())
+            .output();
+        let Some(output) = python.ok().filter(|output| output.status.success()) else {
+            println!("skipped: there is no python3 with yaml");
+            return;
+        };
+        let output = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.lines().count(), words.split_whitespace().count());
+        for (word, expected) in words.split_whitespace().zip(output.lines()) {
+            let ours = match plain(word) {
+                Value::Float(number, _) if !number.is_finite() => number.to_string().to_lowercase(),
+                other => other.text(),
+            };
+            assert_eq!(ours, expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_kept() {
+        for word in ["0700", "1_0", "1.50", "x", "0x0c"] {
+            assert_eq!(parse(word).written(), word);
+        }
     }
 
     #[test]

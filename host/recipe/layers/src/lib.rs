@@ -29,7 +29,7 @@ pub use base_recipe::{FrontEnd, Recipe};
 pub use config::{Base, Config, ConfigError, parse as parse_config, parse_root};
 pub use hints::{Bind, Hints};
 pub use inputs::{SourceError, Sources};
-pub use lower::{DISK, Lowered, ROOT, Request, Target, inspect, lower};
+pub use lower::{DISK, File, Lowered, ROOT, Request, Target, inspect, lower};
 pub use project::{
     BUILD_FOLDER, CONFIG_FILE, Kind, Layer, NewLayerError, Project, ProjectError, new_layer, read,
 };

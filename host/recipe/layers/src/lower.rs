@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use plan::{
     Bind, Context, Disk, DiskBase, DiskName, DiskRole, DiskSize, Env, FileSource, FileStep,
-    GuestPath, ImageOutput, Keep, Outputs, Place, Plan, ResolvConf, Run, Stage, Step, UnixPath,
-    Upload, UploadEntry, UploadKind, Value,
+    GuestPath, ImageOutput, Keep, Outputs, Place, Plan, ResolvConf, Run, Stage, Step, TreeOutput,
+    UnixPath, Upload, UploadEntry, UploadKind, Value,
 };
 
 use inputs::{Source, SourceError, Sources};
@@ -74,14 +74,27 @@ pub struct Request<'a> {
 /// What is written at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
+    /// The files.
+    pub files: Vec<File>,
+    /// Whether formats compress that can.
+    pub compress: bool,
+    /// Options for qcow2, or for the format that is the only one, `k=v,k=v`.
+    pub options: Option<String>,
+    /// Checksums beside it.
+    pub checksums: Vec<plan::Checksum>,
+}
+
+/// A file that is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
     /// The format's name.
     pub format: String,
     /// The file.
     pub path: PathBuf,
-    /// Whether the format compresses.
-    pub compress: bool,
-    /// Checksums beside it.
-    pub checksums: Vec<plan::Checksum>,
+    /// Whether it is made of the tree, and not of the disk.
+    pub is_of_tree: bool,
+    /// Name and tag of a container image.
+    pub container: Option<String>,
 }
 
 fn at(path: &str) -> GuestPath {
@@ -116,17 +129,25 @@ pub fn lower(project: &Project, request: &Request<'_>) -> Result<Lowered, Source
             stage.timeout_s = Some(limit);
         }
     }
-    stages.push(stage("finish", mounted(), vec![Step::Trim]));
     let target = &request.target;
+    let (trees, disks): (Vec<&File>, Vec<&File>) =
+        target.files.iter().partition(|file| file.is_of_tree);
+    let mut finish: Vec<Step> = trees.into_iter().map(export).collect();
+    finish.push(Step::Trim);
+    stages.push(stage("finish", mounted(), finish));
+    let is_only = disks.len() == 1;
     let plan = Plan {
         outputs: Outputs {
-            images: vec![ImageOutput {
-                disk: DiskName::new(DISK).expect("a constant name"),
-                format: target.format.clone(),
-                path: target.path.clone(),
-                compress: target.compress,
-                options: None,
-            }],
+            images: disks
+                .into_iter()
+                .map(|file| ImageOutput {
+                    disk: DiskName::new(DISK).expect("a constant name"),
+                    format: file.format.clone(),
+                    path: file.path.clone(),
+                    compress: target.compress,
+                    options: target.options.clone().filter(|_| is_only || file.format == "qcow2"),
+                })
+                .collect(),
             checksums: target.checksums.clone(),
             overwrite: true,
             epoch: None,
@@ -134,6 +155,14 @@ pub fn lower(project: &Project, request: &Request<'_>) -> Result<Lowered, Source
         ..plan(&name, disk_bytes(request), request.base.clone(), stages)
     };
     Ok(Lowered { plan, warnings })
+}
+
+/// An archive of the tree.
+fn export(file: &File) -> Step {
+    let target = file.container.clone();
+    let output = TreeOutput { format: file.format.clone(), path: file.path.clone(), target };
+    // Only the filesystem itself has a use for it.
+    Step::ExportTree { root: at(ROOT), exclude: vec!["lost+found".into()], output }
 }
 
 fn timeout(project: &Project, layer: &Layer) -> Option<u32> {
@@ -298,6 +327,14 @@ fn keep(layer: &Layer) -> Keep {
     }
 }
 
+/// The same for the end of a layer, which `compare-layers` may be asked about.
+fn keep_disks(layer: &Layer) -> Keep {
+    match keep(layer) {
+        Keep::Shared => Keep::Disks,
+        other => other,
+    }
+}
+
 /// A script in a chroot of the image. What its binds show must be there before
 /// its stage begins, so that is a stage of its own.
 fn build_layer(
@@ -352,7 +389,7 @@ fn build_layer(
         empty(TMP),
     ];
     let run = stage(&layer.name, context, steps);
-    stages.push(Stage { network: true, keep: keep(layer), ..run });
+    stages.push(Stage { network: true, keep: keep_disks(layer), ..run });
     Ok(stages)
 }
 
@@ -456,7 +493,7 @@ fn modify_disk(
         empty(IMAGES),
     ];
     let context = Context::default();
-    Ok(Stage { network: true, keep: keep(layer), ..stage(&layer.name, context, steps) })
+    Ok(Stage { network: true, keep: keep_disks(layer), ..stage(&layer.name, context, steps) })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::{
     complaint::{Source, SpecError},
     lower::{Lowered, Settings, lower},
     narration::{StepNote, Wording},
-    spec,
+    shares, spec,
     template::{VariableError, Variables},
 };
 
@@ -22,11 +22,14 @@ const SPEC_MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// Exit status of a build or spec that failed; a wrong command line gives 2.
 pub const EXIT_FAILED: u8 = 1;
 
-/// Endings of file names that mean a format.
-const FORMATS: &[(&str, &str)] = &[
+/// Endings of file names that mean a format of disks. A test of the program holds them
+/// against what it writes.
+pub const FORMATS: &[(&str, &str)] = &[
     ("qcow2", "qcow2"),
     ("vmdk", "vmdk"),
+    ("stream.vmdk", "vmdk-stream"),
     ("vhd", "vhd"),
+    ("fixed.vhd", "vhd-fixed"),
     ("vpc", "vhd"),
     ("vhdx", "vhdx"),
     ("vdi", "vdi"),
@@ -48,7 +51,9 @@ pub struct Options {
     /// `--variable`, each as `NAME=VALUE`.
     pub variables: Vec<String>,
     /// `--formats`: instead of the one that the output's name tells.
-    pub formats: Vec<String>,
+    pub formats: Vec<FormatChoice>,
+    /// `--docker-target`: name and tag of container images.
+    pub docker_target: Option<String>,
     /// Whether formats compress that can.
     pub compress: bool,
     /// Options for the format, `k=v,k=v`.
@@ -67,6 +72,32 @@ pub struct Options {
     pub allowed: Vec<PathBuf>,
     /// Homes and folders for temporary files; see [`Sources::broad`].
     pub broad: Vec<PathBuf>,
+    /// `--share`: files of the host that commands of the spec may read.
+    pub shares: Vec<Share>,
+    /// Whether `shell` steps see the spec's own folder.
+    pub shares_folder: bool,
+    /// What vbuild itself writes on the host in this run, beside the outputs.
+    pub written: Vec<PathBuf>,
+}
+
+/// A format that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormatChoice {
+    /// Its name.
+    pub name: String,
+    /// What is appended to the output's name, without the dot before it.
+    pub suffix: String,
+    /// Whether it is made of the tree, and not of the disk.
+    pub is_of_tree: bool,
+}
+
+/// Files of the host that the user shares with commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// On the host.
+    pub host: PathBuf,
+    /// In the guest, absolute.
+    pub guest: String,
 }
 
 /// Why there is nothing to build.
@@ -75,9 +106,15 @@ pub enum Failure {
     /// Neither `--output` nor `--image`.
     #[error("neither --output nor --image says what to build")]
     NoTarget,
+    /// An option whose value says nothing.
+    #[error("{0} is empty")]
+    Empty(&'static str),
     /// A wrong `--variable`.
-    #[error(transparent)]
+    #[error("--variable: {0}")]
     Variable(#[from] VariableError),
+    /// A `--share` that cannot be read.
+    #[error("--share: {0}")]
+    Share(String),
     /// The spec cannot be read.
     #[error("cannot read the spec `{path}`")]
     Read {
@@ -135,6 +172,17 @@ pub fn prepare(options: &Options, stdin: &mut dyn Read) -> Result<Prepared, Fail
     if options.output.is_none() && options.image.is_none() {
         return Err(Failure::NoTarget);
     }
+    let named = [
+        ("SPEC", Some(&options.spec)),
+        ("--output", options.output.as_ref()),
+        ("--image", options.image.as_ref()),
+        ("--rootfs-tarball", options.rootfs_tarball.as_ref()),
+    ];
+    for (name, value) in named {
+        if value.is_some_and(String::is_empty) {
+            return Err(Failure::Empty(name));
+        }
+    }
     let mut variables = Variables::new(
         options.output.as_deref(),
         options.image.as_deref(),
@@ -153,11 +201,15 @@ pub fn prepare(options: &Options, stdin: &mut dyn Read) -> Result<Prepared, Fail
         image: options.image.clone(),
         rootfs_tarball: options.rootfs_tarball.clone(),
         formats: options.formats.clone(),
+        docker_target: options.docker_target.clone(),
         compress: options.compress,
         format_options: options.format_options.clone(),
         checksums: options.checksums.clone(),
         arch: options.arch.clone(),
         sources: sources(options),
+        shares: shares::read(&options.shares).map_err(Failure::Share)?,
+        folder: folder(options),
+        written: written(options),
         lenient: options.lenient,
         wording: options.wording,
     };
@@ -181,6 +233,25 @@ fn sources(options: &Options) -> Sources {
     }
 }
 
+/// The folder that `shell` steps see.
+fn folder(options: &Options) -> Option<PathBuf> {
+    if !options.shares_folder || options.spec == "-" {
+        return None;
+    }
+    let own = options.directory.join(&options.spec);
+    own.parent().and_then(|folder| std::fs::canonicalize(folder).ok())
+}
+
+/// Every file of the host that this run writes, by absolute paths without links.
+fn written(options: &Options) -> Vec<PathBuf> {
+    let files = [&options.output, &options.image, &options.rootfs_tarball];
+    let files = files.into_iter().flatten().map(PathBuf::from);
+    files
+        .chain(options.written.iter().cloned())
+        .map(|file| shares::real_place(&options.directory.join(file)))
+        .collect()
+}
+
 fn read_spec(options: &Options, stdin: &mut dyn Read) -> Result<Source, Failure> {
     let fail = |source| Failure::Read { path: options.spec.clone(), source };
     let mut text = String::new();
@@ -202,12 +273,23 @@ fn read_spec(options: &Options, stdin: &mut dyn Read) -> Result<Source, Failure>
 /// endings mean a raw image.
 #[must_use]
 pub fn format_of(path: &str) -> (&'static str, &str) {
-    let ending = path
-        .rsplit_once('.')
-        .filter(|(stem, ending)| !stem.is_empty() && !stem.ends_with('/') && !ending.contains('/'));
-    let known = ending.and_then(|(stem, ending)| {
-        let (_, format) = FORMATS.iter().find(|(known, _)| *known == ending)?;
-        Some((*format, stem))
+    let known = FORMATS.iter().filter_map(|(ending, format)| {
+        let stem = path.strip_suffix(ending)?.strip_suffix('.')?;
+        (!stem.is_empty() && !stem.ends_with('/')).then_some((*format, stem))
     });
-    known.unwrap_or(("raw", path))
+    // `x.fixed.vhd` is more than `x.vhd`.
+    known.min_by_key(|(_, stem)| stem.len()).unwrap_or(("raw", path))
+}
+
+/// Where a format of an output is written: under the output's own name when that means this
+/// format, or ends as it does and the format is the only one; else with its own suffix.
+#[must_use]
+pub fn file_of(output: &str, format: &FormatChoice, is_only: bool) -> PathBuf {
+    let (own, stem) = format_of(output);
+    let ending = format.suffix.rsplit('.').next().unwrap_or_default();
+    let ends_so = output.strip_suffix(ending).is_some_and(|stem| stem.ends_with('.'));
+    if own == format.name || (is_only && ends_so) {
+        return PathBuf::from(output);
+    }
+    PathBuf::from(format!("{stem}.{}", format.suffix))
 }

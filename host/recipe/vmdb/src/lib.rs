@@ -21,6 +21,7 @@ pub mod fuzzing;
 mod inputs;
 mod lower;
 pub mod narration;
+mod shares;
 mod size;
 pub mod spec;
 mod state;
@@ -29,7 +30,7 @@ mod table;
 pub mod template;
 pub mod yaml;
 
-pub use cli::{Failure, Options, Prepared, prepare};
+pub use cli::{Failure, FormatChoice, Options, Prepared, Share, prepare};
 pub use complaint::{Complaint, Source, SpecError};
 pub use lower::{Lowered, Settings, lower};
 pub use narration::{LocalRun, Narration, Narrator, StepNote, Wording};

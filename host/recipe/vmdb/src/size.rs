@@ -75,59 +75,105 @@ pub(crate) fn volume_bytes(text: &str) -> Option<u64> {
     extents.checked_mul(EXTENT_BYTES).filter(|bytes| *bytes > 0)
 }
 
-/// A place on a disk as parted reads it: a sector, and how far from it the
-/// partition may be moved to be aligned.
+/// A place on a disk as parted reads it: the sector that was meant, and the range around
+/// it that the unit leaves open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Location {
-    /// The sector that was meant.
+    /// The sector, within the disk.
     pub(crate) sector: u64,
-    /// How many sectors it may be off.
-    pub(crate) radius: u64,
-    /// Whether the unit is a power of two: then an end means the sector before.
-    pub(crate) binary: bool,
+    /// The first sector that may be meant.
+    pub(crate) low: u64,
+    /// The last one.
+    pub(crate) high: u64,
+    /// Whether the unit is written `MiB`, `GiB` or `TiB`: as an end it means the sector before.
+    pub(crate) is_border: bool,
 }
+
+/// Why a text is no place on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoLocation {
+    /// No number with a unit that is known.
+    Form,
+    /// Behind the end of the disk, or before its beginning.
+    Outside,
+}
+
+/// The units of places, for messages.
+pub(crate) const LOCATION_UNITS: &str = "a number with s (sectors), B, kB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB or %, \
+     in megabytes without a unit, and negative from the end of the disk";
 
 /// Reads `10MB`, `1GiB`, `50%`, `2048s`, `-1s`: megabytes without a unit,
 /// negative numbers from the end of the disk.
-pub(crate) fn location(text: &str, disk_bytes: u64) -> Option<Location> {
-    let text = text.trim();
-    let (negative, body) = match text.strip_prefix('-') {
+pub(crate) fn location(text: &str, disk_bytes: u64) -> Result<Location, NoLocation> {
+    let (is_negative, body) = match text.trim().strip_prefix('-') {
         Some(body) => (true, body),
-        None => (false, text),
+        None => (false, text.trim()),
     };
-    let (number, unit) = split_unit(body);
-    let sectors = disk_bytes / SECTOR_BYTES;
-    let unit = unit.to_ascii_lowercase();
-    let kilo = |letter: &str| "kmgtpe".find(letter).and_then(|at| u32::try_from(at + 1).ok());
-    let (unit_bytes, binary) = match unit.as_str() {
-        "" => (power(1000, 2), false),
-        "s" => (SECTOR_BYTES, true),
-        "b" => (1, true),
-        // A percent is a hundredth of the disk, whole sectors of it.
-        "%" => (disk_bytes / 100, false),
+    let end = body.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(body.len());
+    let (number, unit) = body.split_at(end);
+    let (unit_bytes, is_exact, is_border) = unit_of(unit, disk_bytes).ok_or(NoLocation::Form)?;
+    let sectors = i128::from(disk_bytes / SECTOR_BYTES);
+    let distance = units_in_sectors(number, unit_bytes).ok_or(NoLocation::Form)?;
+    let sector = if is_negative { sectors - distance } else { distance };
+    // As parted has it: half a unit to either side, but nothing around exact units.
+    let radius = match is_exact {
+        true => 0,
+        false => i128::from((unit_bytes.div_ceil(SECTOR_BYTES) / 2).saturating_sub(1)),
+    };
+    let clipped = |sector: i128| sector.clamp(0, sectors - 1);
+    let (low, high) = (clipped(sector - radius), clipped(sector + radius));
+    if sectors == 0 || low - sector > radius || sector - high > radius {
+        return Err(NoLocation::Outside);
+    }
+    let sector_of = |sector: i128| u64::try_from(clipped(sector)).unwrap_or_default();
+    Ok(Location {
+        sector: sector_of(sector),
+        low: sector_of(low),
+        high: sector_of(high),
+        is_border,
+    })
+}
+
+/// The bytes of a unit, whether it leaves nothing open, and whether as an end it is a border.
+fn unit_of(unit: &str, disk_bytes: u64) -> Option<(u64, bool, bool)> {
+    let lower = unit.to_ascii_lowercase();
+    Some(match lower.as_str() {
+        "" => (power(1000, 2), false, false),
+        "s" => (SECTOR_BYTES, true, false),
+        "b" => (1, true, false),
+        // A percent is a hundredth of the disk, in whole bytes.
+        "%" => (disk_bytes / 100, false, false),
         _ => {
-            let letter = unit.get(..1)?;
-            match unit.get(1..)? {
-                "" | "b" => (power(1000, kilo(letter)?), false),
-                "i" | "ib" => (power(1024, kilo(letter)?), true),
+            let letter = lower.chars().next()?;
+            let exponent = u32::try_from("kmgt".find(letter)? + 1).ok()?;
+            match lower.get(1..)? {
+                "" | "b" => (power(1000, exponent), false, false),
+                "i" => (power(1024, exponent), true, false),
+                // parted does not count KiB among them.
+                "ib" => (power(1024, exponent), true, exponent > 1 && unit.ends_with('B')),
                 _ => return None,
             }
         }
-    };
-    let bytes = if unit == "%" {
-        let milli = thousandths(number)?.checked_mul(u128::from(disk_bytes))?;
-        u64::try_from(milli / 100_000).ok()?
-    } else {
-        scaled(number, unit_bytes)?
-    };
-    let sector = bytes / SECTOR_BYTES;
-    let sector = if negative { sectors.checked_sub(sector)? } else { sector };
-    // Measured with parted 3.5: half a unit to either side.
-    let radius = if binary { 0 } else { unit_bytes / SECTOR_BYTES / 2 };
-    // An exact end in sectors is that sector itself.
-    let binary = binary && unit != "s" && unit != "b";
-    Some(Location { sector, radius, binary })
+    })
 }
+
+/// A number of units, with a fraction, in whole sectors.
+fn units_in_sectors(number: &str, unit_bytes: u64) -> Option<i128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = format!("{whole}{fraction}");
+    if digits.is_empty()
+        || digits.len() > NUMBER_DIGITS
+        || !digits.bytes().all(|b| b.is_ascii_digit())
+    {
+        return None;
+    }
+    let scale = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let bytes = digits.parse::<i128>().ok()?.checked_mul(i128::from(unit_bytes))?;
+    Some(bytes / scale / i128::from(SECTOR_BYTES))
+}
+
+/// Digits of a number with its fraction: what 128 bits hold, multiplied with any unit.
+const NUMBER_DIGITS: usize = 18;
 
 #[cfg(test)]
 mod tests {
@@ -166,15 +212,21 @@ mod tests {
     #[test]
     fn locations_are_read_as_by_parted() {
         let disk = 1 << 30;
-        let at = |text| location(text, disk).map(|l| (l.sector, l.radius, l.binary));
-        assert_eq!(at("10MiB"), Some((20480, 0, true)));
-        assert_eq!(at("10M"), Some((19531, 976, false)));
-        assert_eq!(at("10"), Some((19531, 976, false)));
-        assert_eq!(at("2048s"), Some((2048, 0, false)));
-        assert_eq!(at("-1s"), Some((2_097_151, 0, false)));
-        assert_eq!(at("100%"), Some((2_097_152, 10485, false)));
-        assert_eq!(at("1Gi"), Some((2_097_152, 0, true)));
-        assert_eq!(at("ten"), None);
-        assert_eq!(at("-2GiB"), None);
+        let at = |text| location(text, disk).map(|l| (l.sector, l.low, l.high, l.is_border));
+        assert_eq!(at("10MiB"), Ok((20480, 20480, 20480, true)));
+        assert_eq!(at("10mib"), Ok((20480, 20480, 20480, false)));
+        assert_eq!(at("10Mi"), Ok((20480, 20480, 20480, false)));
+        assert_eq!(at("10M"), Ok((19531, 18555, 20507, false)));
+        assert_eq!(at("10"), Ok((19531, 18555, 20507, false)));
+        assert_eq!(at(".5k"), Ok((0, 0, 0, false)));
+        assert_eq!(at("2048s"), Ok((2048, 2048, 2048, false)));
+        assert_eq!(at("-1s"), Ok((2_097_151, 2_097_151, 2_097_151, false)));
+        assert_eq!(at("100%"), Ok((2_097_151, 2_086_666, 2_097_151, false)));
+        for text in ["1Gi", "-2GiB", "-0s", "2G"] {
+            assert_eq!(at(text), Err(NoLocation::Outside), "{text}");
+        }
+        for text in ["ten", "", "-", "1P", "1 MiB", "1.2.3M", "1e3M", "1MiBs"] {
+            assert_eq!(at(text), Err(NoLocation::Form), "{text}");
+        }
     }
 }

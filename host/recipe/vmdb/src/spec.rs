@@ -83,7 +83,7 @@ pub fn read(source: Source, variables: &Variables, lenient: bool) -> Result<Spec
         .enumerate()
         .filter_map(|(index, node)| reader.step(index + 1, node, variables))
         .collect();
-    reader.unknown_at_top(root);
+    reader.unknown_at_top(root, &document.anchored);
     if !reader.complaints.is_empty() {
         return Err(SpecError::new(&source, reader.complaints));
     }
@@ -100,19 +100,23 @@ struct Reader {
 impl Reader {
     fn take(&mut self, step: Option<&str>, fault: FieldFault) {
         let FieldFault { at, message, hint, lenient } = fault;
-        let complaint = Complaint { at, step: step.map(str::to_owned), message, hint };
+        let mut complaint = Complaint { at, step: step.map(str::to_owned), message, hint };
         if lenient && self.lenient {
             self.warnings.push(complaint);
-        } else {
-            self.complaints.push(complaint);
+            return;
         }
+        if lenient {
+            complaint = complaint.can_be_passed_over();
+        }
+        self.complaints.push(complaint);
     }
 
     /// vmdb2 looks at `steps` alone; what else stands there was meant to do
-    /// something.
-    fn unknown_at_top(&mut self, root: &Node) {
+    /// something, unless it is the place where an anchor is.
+    fn unknown_at_top(&mut self, root: &Node, anchored: &[Position]) {
         let Value::Map(entries) = &root.value else { return };
-        for (key, _) in entries.iter().filter(|(key, _)| key.text() != Some("steps")) {
+        let others = entries.iter().filter(|(key, _)| key.text() != Some("steps"));
+        for (key, _) in others.filter(|(key, _)| !anchored.contains(&key.at)) {
             let fault = FieldFault {
                 at: key.at,
                 message: format!("unknown key {}", key.repr()),

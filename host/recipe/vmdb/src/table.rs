@@ -1,14 +1,13 @@
 //! Partition tables as parted would make them, computed beforehand: a table is
 //! written whole, so all of a disk's `mkpart` steps become one node.
 
-use plan::{Partition, PartitionTable, Size, TableLabel};
+mod place;
 
-use crate::size::{ALIGN_BYTES, Location, SECTOR_BYTES, location};
+use plan::{Extended, Partition, PartitionTable, Placing, Size, TableLabel};
 
-/// Sectors of [`ALIGN_BYTES`].
-const ALIGN: u64 = ALIGN_BYTES / SECTOR_BYTES;
-/// Sectors that a GPT takes at the start of the disk, and less one at its end.
-const GPT_SECTORS: u64 = 34;
+pub(crate) use place::{Misplaced, fits, place};
+
+use crate::size::SECTOR_BYTES;
 
 /// A partition's role in an MBR. On GPT all are primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,160 +33,34 @@ pub(crate) struct Part {
     pub(crate) flags: Vec<(String, bool)>,
 }
 
-/// Sectors that partitions of a disk may use.
-fn usable(label: TableLabel, sectors: u64) -> (u64, u64) {
-    match label {
-        TableLabel::Mbr => (1, sectors),
-        TableLabel::Gpt => (GPT_SECTORS, sectors.saturating_sub(GPT_SECTORS - 1)),
-    }
-}
-
-/// Where a partition goes, or why it cannot.
-pub(crate) fn place(
-    label: TableLabel,
-    disk_bytes: u64,
-    others: &[Part],
-    role: Role,
-    words: (&str, &str),
-) -> Result<(u64, u64), String> {
-    let wrong = |text: &str| format!("`{text}` is no place on the disk of {disk_bytes} bytes");
-    let start = location(words.0, disk_bytes).ok_or_else(|| wrong(words.0))?;
-    let end = location(words.1, disk_bytes).ok_or_else(|| wrong(words.1))?;
-    let sectors = disk_bytes / SECTOR_BYTES;
-    let (low, high) = usable(label, sectors);
-    if start.sector >= sectors || end.sector > sectors {
-        return Err(format!("`{} {}` is beyond the end of the disk", words.0, words.1));
-    }
-    // A binary unit or a percentage names a border; a sector names a sector.
-    let exact_end = if end.binary { end.sector } else { end.sector + 1 };
-    if exact_end <= start.sector {
-        return Err(format!("the end `{}` is not behind the start `{}`", words.1, words.0));
-    }
-    let others: Vec<&Part> = others
-        .iter()
-        .filter(|other| (other.role == Role::Extended) == (role == Role::Extended))
-        .filter(|other| (other.role == Role::Logical) == (role == Role::Logical))
-        .collect();
-    let is_free = |sector: u64| !others.iter().any(|o| (o.start..o.end).contains(&sector));
-    // A border that is within reach is meant.
-    let behind_others: Vec<u64> = others.iter().map(|other| other.end).collect();
-    let mut before_others: Vec<u64> = others.iter().map(|other| other.start).collect();
-    before_others.push(high);
-    let start_wish = snapped(&start, &behind_others).unwrap_or(start.sector);
-    let aligned_start = nearest_aligned(&start, start_wish, (low, high), &is_free);
-    let end_border = border(&end);
-    let end_wish = snapped(&end_border, &before_others);
-    let aligned_end =
-        nearest_aligned(&end_border, end_wish.unwrap_or(end_border.sector), (low, high), &|s| {
-            is_free(s - 1)
-        });
-    let (first, behind) = match (aligned_start, aligned_end) {
-        (Some(first), Some(behind)) if first < behind => (first, behind),
-        // What cannot be aligned is taken as it is. Only a start at nothing,
-        // which parted puts right behind the table, is aligned here.
-        (None, behind) if start.radius > 0 && start.sector < low => {
-            (ALIGN, behind.unwrap_or(exact_end).min(high))
-        }
-        _ => (start_wish.max(low), end_wish.unwrap_or(exact_end).min(high)),
-    };
-    if behind <= first {
-        return Err(format!("nothing is left between `{}` and `{}`", words.0, words.1));
-    }
-    // The table is written in one go, in order.
-    if let Some(other) = others.iter().find(|o| behind <= o.start) {
-        return Err(format!(
-            "`{} {}` lies before the partition `{}`, which must then come later in the spec",
-            words.0, words.1, other.node
-        ));
-    }
-    if let Some(other) = others.iter().find(|o| first < o.end && o.start < behind) {
-        return Err(format!(
-            "`{} {}` (sectors {first} to {}) overlaps the partition `{}`",
-            words.0,
-            words.1,
-            behind - 1,
-            other.node
-        ));
-    }
-    Ok((first, behind))
-}
-
-/// The border that an end means.
-fn border(end: &Location) -> Location {
-    let exact = !end.binary && end.radius == 0;
-    Location { sector: if exact { end.sector + 1 } else { end.sector }, ..*end }
-}
-
-/// The nearest of several borders that a location may mean.
-fn snapped(at: &Location, borders: &[u64]) -> Option<u64> {
-    borders
-        .iter()
-        .copied()
-        .filter(|border| border.abs_diff(at.sector) <= at.radius)
-        .min_by_key(|border| border.abs_diff(at.sector))
-}
-
-/// The free aligned sector nearest to what is wished, as near to the location
-/// as its unit demands.
-fn nearest_aligned(
-    at: &Location,
-    wish: u64,
-    (low, high): (u64, u64),
-    is_free: &dyn Fn(u64) -> bool,
-) -> Option<u64> {
-    let from = at.sector.saturating_sub(at.radius).max(low).div_ceil(ALIGN);
-    let to = at.sector.saturating_add(at.radius).min(high) / ALIGN;
-    (from..=to)
-        .map(|unit| unit * ALIGN)
-        .filter(|sector| *sector > 0 && is_free(*sector))
-        .min_by_key(|sector| sector.abs_diff(wish))
-}
-
 /// The table as the plan has it, or why it cannot be written.
 pub(crate) fn table(
     disk: &str,
     label: TableLabel,
-    disk_bytes: u64,
     parts: &[Part],
 ) -> Result<PartitionTable, String> {
-    let sectors = disk_bytes / SECTOR_BYTES;
-    // The last unit of an MBR disk stays free, as the engine lays tables out.
-    let last = (sectors / ALIGN).saturating_sub(1) * ALIGN;
-    let is_round = |sector: u64| sector.is_multiple_of(ALIGN);
-    let round =
-        parts.iter().all(|part| is_round(part.start) && (is_round(part.end) || part.end > last));
     let mut partitions = Vec::new();
-    let mut reached = 0;
-    let mut logical = false;
-    for part in parts.iter().filter(|part| part.role != Role::Extended) {
-        if part.start < reached {
-            return Err(format!("the partition `{}` stands before an earlier one", part.node));
+    let mut extended = None;
+    let mut entries = 0;
+    for part in parts {
+        let (start, end) = (part.start * SECTOR_BYTES, part.end * SECTOR_BYTES);
+        entries += u32::from(part.role != Role::Logical);
+        if part.role == Role::Extended {
+            extended = Some(Extended { number: entries, start, end });
+            continue;
         }
-        if logical && part.role == Role::Primary {
-            return Err(format!(
-                "the partition `{}` is primary, but follows a logical one",
-                part.node
-            ));
-        }
-        reached = part.end;
-        logical |= part.role == Role::Logical;
         let (type_code, boot) = type_of(label, part)?;
-        let end = if label == TableLabel::Mbr {
-            part.end.min(last.max(part.start + 1))
-        } else {
-            part.end
-        };
         partitions.push(Partition {
             name: part.node.clone(),
-            start: Some(part.start * SECTOR_BYTES),
-            size: Size::EndAt(end * SECTOR_BYTES),
+            start: Some(start),
+            size: Size::EndAt(end),
             type_code,
             boot,
             primary: part.role == Role::Primary,
         });
     }
-    let align = if round { ALIGN_BYTES } else { SECTOR_BYTES };
-    Ok(PartitionTable { disk: disk.to_owned(), label, align, partitions })
+    let placing = Placing::Exact { extended };
+    Ok(PartitionTable { disk: disk.to_owned(), label, placing, partitions })
 }
 
 /// The names of filesystems that parted takes for a new partition.

@@ -101,28 +101,28 @@ fn partitions_filesystems_and_mounts() {
         &[],
         |_| (),
         expect![[r#"
-        disk scratch Scratch Bytes(68719476736)
-        disk image Target Bytes(4294967296)
-        01-mkimg in -
-        02-mklabel in -
-          make table-image Gpt align 1048576
-            efi Some(1048576) EndAt(511705088) type EF00 boot false primary true
-            root Some(511705088) EndAt(4293918720) type 8300 boot false primary true
-        07-mkfs in -
-          make fs-efi Filesystem(Filesystem { base: "efi", fstype: "vfat", label: Some("EFI"), uuid: None, options: ["-F", "32"] })
-        08-mkfs in -
-          make fs-root Filesystem(Filesystem { base: "root", fstype: "ext4", label: Some("root"), uuid: None, options: ["-O", "^large_dir,^metadata_csum_seed", "-O", "^orphan_file"] })
-        09-mount in -
-          make mount-root Mount(Mount { base: "fs-root", mount_point: "/root", fstab: None })
-        10-mount in /build/image/root
-          mkdir /build/image/root/boot/efi 755
-          make mount-efi Mount(Mount { base: "fs-efi", mount_point: "/root/boot/efi", fstab: None })
-        11-fstab in /build/image/root
-          run [step 11 (fstab): write fstab] sh -c SCRIPT "write fstab" /build/image/root fs <uuid.fs-root> / ext4 - fs <uuid.fs-efi> /boot/efi vfat -
-        finish in -
-          trim
-        output image raw out.img
-    "#]],
+            disk scratch Scratch Bytes(68719476736)
+            disk image Target Bytes(4294967296)
+            01-mkimg in -
+            02-mklabel in -
+              make table-image Gpt
+                efi Some(1048576) EndAt(511705088) type EF00 boot false primary true
+                root Some(511705088) EndAt(4293918720) type 8300 boot false primary true
+            07-mkfs in -
+              make fs-efi Filesystem(Filesystem { base: "efi", fstype: "vfat", label: Some("EFI"), uuid: None, options: ["-F", "32"] })
+            08-mkfs in -
+              make fs-root Filesystem(Filesystem { base: "root", fstype: "ext4", label: Some("root"), uuid: None, options: ["-O", "^large_dir,^metadata_csum_seed", "-O", "^orphan_file"] })
+            09-mount in -
+              make mount-root Mount(Mount { base: "fs-root", mount_point: "/root", fstab: None })
+            10-mount in /build/image/root
+              mkdir /build/image/root/boot/efi 755
+              make mount-efi Mount(Mount { base: "fs-efi", mount_point: "/root/boot/efi", fstab: None })
+            11-fstab in /build/image/root
+              run [step 11 (fstab): write fstab] sh -c SCRIPT "write fstab" /build/image/root fs <uuid.fs-root> / ext4 - fs <uuid.fs-efi> /boot/efi vfat -
+            finish in -
+              trim
+            output image raw out.img
+        "#]],
     );
 }
 
@@ -171,37 +171,37 @@ fn lvm_luks_and_other_filesystems() {
         &[],
         |options| options.output = Some("disk.qcow2".into()),
         expect![[r#"
-        disk scratch Scratch Bytes(68719476736)
-        disk image Target Bytes(2147483648)
-        01-mkimg in -
-        02-mklabel in -
-          make table-image Gpt align 1048576
-            pv Some(1048576) EndAt(2146435072) type 8E00 boot false primary true
-        06-cryptsetup in -
-          make crypt Luks(Luks { base: "pv", passphrase: "secret", options: ["--pbkdf", "argon2id"] })
-        07-vgcreate in -
-          make pv-crypt PhysicalVolume { base: "crypt", options: [] }
-          make vg VolumeGroup { bases: ["pv-crypt"], options: [] }
-        08-lvcreate in -
-          make root LogicalVolume(LogicalVolume { group: "vg", size: Bytes(1073741824), thin_pool: None, is_thin_pool: false, options: [] })
-        09-lvcreate in -
-          make data LogicalVolume(LogicalVolume { group: "vg", size: Extents("100%FREE"), thin_pool: None, is_thin_pool: false, options: [] })
-        11-mkfs in -
-          make fs-data Filesystem(Filesystem { base: "data", fstype: "f2fs", label: None, uuid: None, options: ["-l", "data"] })
-          run [step 11 (mkfs): look for the UUID] blkid -c /dev/null -o value -s UUID <device.data> > <uuid.fs-data>
-        12-mkfs in -
-          make fs-root Filesystem(Filesystem { base: "root", fstype: "xfs", label: None, uuid: None, options: [] })
-        13-mount in -
-          make mount-root Mount(Mount { base: "fs-root", mount_point: "/root", fstab: None })
-        14-mount in /build/image/root
-          mkdir /build/image/root/srv 755
-          make mount-data Mount(Mount { base: "fs-data", mount_point: "/root/srv", fstab: None })
-        15-fstab in /build/image/root
-          run [step 15 (fstab): write fstab] sh -c SCRIPT "write fstab" /build/image/root fs <uuid.fs-root> / xfs - fs <uuid.fs-data> /srv f2fs - crypt <uuid.crypt> crypt - -
-        finish in -
-          trim
-        output image qcow2 disk.qcow2
-    "#]],
+            disk scratch Scratch Bytes(68719476736)
+            disk image Target Bytes(2147483648)
+            01-mkimg in -
+            02-mklabel in -
+              make table-image Gpt
+                pv Some(1048576) EndAt(2146435072) type 8E00 boot false primary true
+            06-cryptsetup in -
+              make crypt Luks(Luks { base: "pv", passphrase: "secret", options: ["--pbkdf", "argon2id"] })
+            07-vgcreate in -
+              make pv-crypt PhysicalVolume { base: "crypt", options: [] }
+              make vg VolumeGroup { bases: ["pv-crypt"], options: [] }
+            08-lvcreate in -
+              make root LogicalVolume(LogicalVolume { group: "vg", size: Bytes(1073741824), thin_pool: None, is_thin_pool: false, options: [] })
+            09-lvcreate in -
+              make data LogicalVolume(LogicalVolume { group: "vg", size: Extents("100%FREE"), thin_pool: None, is_thin_pool: false, options: [] })
+            11-mkfs in -
+              make fs-data Filesystem(Filesystem { base: "data", fstype: "f2fs", label: None, uuid: None, options: ["-l", "data"] })
+              run [step 11 (mkfs): look for the UUID] blkid -c /dev/null -o value -s UUID <device.data> > <uuid.fs-data>
+            12-mkfs in -
+              make fs-root Filesystem(Filesystem { base: "root", fstype: "xfs", label: None, uuid: None, options: [] })
+            13-mount in -
+              make mount-root Mount(Mount { base: "fs-root", mount_point: "/root", fstab: None })
+            14-mount in /build/image/root
+              mkdir /build/image/root/srv 755
+              make mount-data Mount(Mount { base: "fs-data", mount_point: "/root/srv", fstab: None })
+            15-fstab in /build/image/root
+              run [step 15 (fstab): write fstab] sh -c SCRIPT "write fstab" /build/image/root fs <uuid.fs-root> / xfs - fs <uuid.fs-data> /srv f2fs - crypt <uuid.crypt> crypt - -
+            finish in -
+              trim
+            output image qcow2 disk.qcow2
+        "#]],
     );
 }
 
@@ -216,20 +216,20 @@ fn keys_of_containers() {
         &[("key", "secret\n")],
         |_| (),
         expect![[r#"
-        disk scratch Scratch Bytes(68719476736)
-        disk image Target Bytes(1073741824)
-        01-mkimg in -
-        02-mklabel in -
-          make table-image Mbr align 1048576
-            root Some(1048576) EndAt(1072693248) type 83 boot false primary true
-        05-cryptsetup in -
-          make a Luks(Luks { base: "root", passphrase: "secret\n", options: ["--pbkdf", "argon2id"] })
-        06-cryptsetup in -
-          make b Luks(Luks { base: "a", passphrase: "key of b until the build ends", options: ["--pbkdf", "argon2id"] })
-        finish in -
-          run [finish: replace the key] sh -c SCRIPT "replace the key" <device.a> "key of b until the build ends" "echo secret"
-        output image raw out.img
-    "#]],
+            disk scratch Scratch Bytes(68719476736)
+            disk image Target Bytes(1073741824)
+            01-mkimg in -
+            02-mklabel in -
+              make table-image Mbr
+                root Some(1048576) EndAt(1073741824) type 83 boot false primary true
+            05-cryptsetup in -
+              make a Luks(Luks { base: "root", passphrase: "secret\n", options: ["--pbkdf", "argon2id"] })
+            06-cryptsetup in -
+              make b Luks(Luks { base: "a", passphrase: "key of b until the build ends", options: ["--pbkdf", "argon2id"] })
+            finish in -
+              run [finish: replace the key] sh -c SCRIPT "replace the key" <device.a> "key of b until the build ends" "echo secret"
+            output image raw out.img
+        "#]],
     );
 }
 
@@ -274,6 +274,7 @@ fn debootstrap_apt_and_commands() {
               run [step 7 (debootstrap): debootstrap] debootstrap --arch amd64 --variant - --components main,contrib --keyring /build/vmdb/07/own.gpg --include ssh bookworm /build/image/root http://mirror.example/debian
               remove /build/image/root/etc/resolv.conf
               remove /build/image/root/etc/hostname
+              run [step 7 (debootstrap): lend files of /etc] sh -c SCRIPT "lend files of /etc" give /build/image/root /build/vmdb/lent/build/image/root resolv.conf hostname
               upload to /build/image/root/usr/local/share/ca-certificates
                 ca.crt: file 644 1 bytes
               run [step 7 (debootstrap): trust in the image] sh -c SCRIPT "trust in the image" /build/image/root chroot /build/image/root sh -ec "! command -v update-ca-certificates >/dev/null || update-ca-certificates"
@@ -311,9 +312,10 @@ fn debootstrap_apt_and_commands() {
             12-shell in /build/image/root network
               mkdir /build/spec 755
               run [step 12 (shell): links by UUID] sh -c SCRIPT "links by UUID" <uuid.fs-root> <device.root>
-              run [step 12 (shell): shell] ROOT=/build/image/root DM_DISABLE_UDEV=1 sh -c SCRIPT shell "echo hello > \"$ROOT/etc/motd\"" out.img <device.image>
+              run [step 12 (shell): shell] ROOT=/build/image/root DM_DISABLE_UDEV=1 sh -c SCRIPT shell "echo hello > \"$ROOT/etc/motd\"" /build/spec out.img <device.image>
               end processes in /build/image/root
             finish in -
+              run [finish: take back files of /etc] sh -c SCRIPT "take back files of /etc" take /build/image/root /build/vmdb/lent/build/image/root
               trim
             output image raw out.img
         "#]],
@@ -338,6 +340,7 @@ fn another_architecture_is_emulated() {
               run [step 7 (qemu-debootstrap): debootstrap] debootstrap --arch arm64 --variant - --components main bookworm /build/image/root http://mirror.example/debian
               remove /build/image/root/etc/resolv.conf
               remove /build/image/root/etc/hostname
+              run [step 7 (qemu-debootstrap): lend files of /etc] sh -c SCRIPT "lend files of /etc" give /build/image/root /build/vmdb/lent/build/image/root resolv.conf hostname
               end processes in /build/image/root
             07-qemu-debootstrap-update in /build/image/root network
               run [step 7 (qemu-debootstrap): emulate] sh -c SCRIPT emulate arm64
@@ -348,6 +351,7 @@ fn another_architecture_is_emulated() {
               run [step 8 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec true
               end processes in /build/image/root
             finish in -
+              run [finish: take back files of /etc] sh -c SCRIPT "take back files of /etc" take /build/image/root /build/vmdb/lent/build/image/root
               trim
             output image raw out.img
             package qemu-user-static
@@ -440,10 +444,14 @@ fn a_tarball_skips_what_made_it() {
           run [step 8 (debootstrap): debootstrap] debootstrap --arch amd64 --variant - --components main bookworm /build/image/root http://mirror.example/debian
           remove /build/image/root/etc/resolv.conf
           remove /build/image/root/etc/hostname
+          run [step 8 (debootstrap): lend files of /etc] sh -c SCRIPT "lend files of /etc" give /build/image/root /build/vmdb/lent/build/image/root resolv.conf hostname
           end processes in /build/image/root
         09-cache-rootfs in /build/image/root
+          run [step 9 (cache-rootfs): without lent files of /etc] sh -c SCRIPT "without lent files of /etc" hide /build/image/root /build/vmdb/lent/build/image/root
           export /build/image/root as tgz root.tar.gz
+          run [step 9 (cache-rootfs): without lent files of /etc] sh -c SCRIPT "without lent files of /etc" show /build/image/root /build/vmdb/lent/build/image/root
         finish in -
+          run [finish: take back files of /etc] sh -c SCRIPT "take back files of /etc" take /build/image/root /build/vmdb/lent/build/image/root
           trim
         output image raw out.img
     "#]].assert_eq(&stages(&[]));
@@ -454,10 +462,12 @@ fn a_tarball_skips_what_made_it() {
           upload to /build/rootfs-cache
             root.tar.gz: file 644 3 bytes
           run [step 7 (unpack-rootfs): unpack] tar -C /build/image/root -xf /build/rootfs-cache/root.tar.gz --numeric-owner
+          run [step 7 (unpack-rootfs): lend files of /etc] sh -c SCRIPT "lend files of /etc" give /build/image/root /build/vmdb/lent/build/image/root resolv.conf
         08-debootstrap in /build/image/root network
           run [step 8 (debootstrap): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
           end processes in /build/image/root
         finish in -
+          run [finish: take back files of /etc] sh -c SCRIPT "take back files of /etc" take /build/image/root /build/vmdb/lent/build/image/root
           trim
         output image raw out.img
     "#]].assert_eq(&stages(&[("root.tar.gz", "tar")]));
@@ -558,7 +568,7 @@ fn grub_for_bios_and_uefi() {
             disk image Target Bytes(1073741824)
             01-mkimg in -
             02-mklabel in -
-              make table-image Gpt align 1048576
+              make table-image Gpt
                 efi Some(1048576) EndAt(209715200) type EF00 boot false primary true
                 root Some(209715200) EndAt(1072693248) type 8300 boot false primary true
             06-mkfs in -
@@ -640,45 +650,45 @@ stepz: []
         &[],
         |_| (),
         expect![[r#"
-        spec.vmdb:3:11: step 1 (mkimg): the key `size` is an integer (4), but must be a string
-          3 |     size: 4
-            |           ^
-          hint: put the value in quotes
-        spec.vmdb:4:5: step 2 (mkpart): lacks the key `start`
-          4 |   - mkpart: primary
-            |     ^
-        spec.vmdb:6:5: step 2 (mkpart): unknown key `strat`
-          6 |     strat: 0%
-            |     ^
-          hint: did you mean `start`?
-        spec.vmdb:8:5: step 3: no step has the keys `mkfz`
-          8 |   - mkfz: ext4
-            |     ^
-          hint: did you mean `mkfs`?
-        spec.vmdb:9:5: step 4 (apt): lacks the key `tag`
-          9 |   - apt: update
-            |     ^
-        spec.vmdb:9:10: step 4 (apt): the key `apt` is `update`
-          9 |   - apt: update
-            |          ^
-          hint: the one operation is `install`
-        spec.vmdb:10:15: step 4 (apt): the key `packages` is a string ('less'), but must be a list
-          10 |     packages: less
-             |               ^
-        spec.vmdb:11:13: step 4 (apt): the key `unless` is an integer (1), but must be a flag or a list of flags
-          11 |     unless: 1
-             |             ^
-        spec.vmdb:14:5: step 5 (chroot): unknown key `colour`
-          14 |     colour: red
-             |     ^
-          hint: the keys are `chroot`, `shell`, `unless`
-        spec.vmdb:15:5: step 6: is an integer, but must be a mapping
-          15 |   - 12
-             |     ^
-        spec.vmdb:16:1: unknown key 'stepz'
-          16 | stepz: []
-             | ^
-          hint: a spec has the one key `steps`"#]],
+            spec.vmdb:3:11: step 1 (mkimg): the key `size` is an integer (4), but must be a string
+              3 |     size: 4
+                |           ^
+              hint: put the value in quotes
+            spec.vmdb:4:5: step 2 (mkpart): lacks the key `start`
+              4 |   - mkpart: primary
+                |     ^
+            spec.vmdb:6:5: step 2 (mkpart): unknown key `strat`
+              6 |     strat: 0%
+                |     ^
+              hint: did you mean `start`?; `--lenient` takes the spec as vmdb2 does, and only warns
+            spec.vmdb:8:5: step 3: no step has the keys `mkfz`
+              8 |   - mkfz: ext4
+                |     ^
+              hint: did you mean `mkfs`?
+            spec.vmdb:9:5: step 4 (apt): lacks the key `tag`
+              9 |   - apt: update
+                |     ^
+            spec.vmdb:9:10: step 4 (apt): the key `apt` is `update`
+              9 |   - apt: update
+                |          ^
+              hint: the one operation is `install`
+            spec.vmdb:10:15: step 4 (apt): the key `packages` is a string ('less'), but must be a list
+              10 |     packages: less
+                 |               ^
+            spec.vmdb:11:13: step 4 (apt): the key `unless` is an integer (1), but must be a flag or a list of flags
+              11 |     unless: 1
+                 |             ^
+            spec.vmdb:14:5: step 5 (chroot): unknown key `colour`
+              14 |     colour: red
+                 |     ^
+              hint: the keys are `chroot`, `shell`, `unless`; `--lenient` takes the spec as vmdb2 does, and only warns
+            spec.vmdb:15:5: step 6: is an integer, but must be a mapping
+              15 |   - 12
+                 |     ^
+            spec.vmdb:16:1: unknown key 'stepz'
+              16 | stepz: []
+                 | ^
+              hint: a spec has the one key `steps`; `--lenient` takes the spec as vmdb2 does, and only warns"#]],
     );
     let text = "steps:
   - {mkimg: out.img, size: 1G}
@@ -700,11 +710,8 @@ stepz: []
         &[],
         |_| (),
         expect![[r#"
-            spec.vmdb:5:41: step 4 (mkpart): `40% 100%` (sectors 838860 to 2097118) overlaps the partition `root`
+            spec.vmdb:5:41: step 4 (mkpart): `40% 100%` (sectors 838860 to 2097151) overlaps the partition `root`
               5 |   - {mkpart: b, device: out.img, start: 40%, end: 100%, tag: data}
-                |                                         ^
-            spec.vmdb:7:41: step 6 (mkpart): `50% 55%` lies before the partition `late`, which must then come later in the spec
-              7 |   - {mkpart: d, device: out.img, start: 50%, end: 55%, tag: early}
                 |                                         ^
             spec.vmdb:8:47: step 7 (set_part_flag): the label of `out.img` has no flag `lba`
               8 |   - {set_part_flag: out.img, tag: late, flag: lba}
@@ -723,11 +730,11 @@ stepz: []
             spec.vmdb:14:14: step 13 (chroot): there is no tag `other` at this step
               14 |   - {chroot: other, shell: x, unless: rootfs_unpackt}
                  |              ^
-              hint: the tags are `root`, `late`
+              hint: the tags are `root`, `late`, `early`
             spec.vmdb:14:39: step 13 (chroot): no step sets the flag `rootfs_unpackt`
               14 |   - {chroot: other, shell: x, unless: rootfs_unpackt}
                  |                                       ^
-              hint: the one flag is `rootfs_unpacked`"#]],
+              hint: the one flag is `rootfs_unpacked`; `--lenient` takes the spec as vmdb2 does, and only warns"#]],
     );
 }
 

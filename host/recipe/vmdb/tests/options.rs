@@ -7,12 +7,17 @@ mod common;
 use std::fs;
 
 use common::{options, show, try_prepare};
-use vmdb::{Failure, cli::format_of, prepare};
+use vmdb::{Failure, FormatChoice, cli::format_of, prepare};
 
 const SPEC: &str = "steps:
   - {mkimg: \"{{ output }}\", size: 1M}
   - {mkimg: second.vmdk, size: 1M}
 ";
+
+fn format(name: &str, suffix: &str) -> FormatChoice {
+    let is_of_tree = ["tar", "docker"].contains(&name);
+    FormatChoice { name: name.into(), suffix: suffix.into(), is_of_tree }
+}
 
 fn outputs(change: impl FnOnce(&mut vmdb::Options)) -> Vec<String> {
     let prepared = try_prepare(SPEC, &[], change).unwrap();
@@ -25,15 +30,32 @@ fn formats_follow_the_ending_or_the_option() {
     assert_eq!(outputs(|_| ()), ["image raw out.img", "image2 vmdk second.vmdk"]);
     let many = outputs(|options| {
         options.output = Some("a/out.qcow2".into());
-        options.formats = vec!["qcow2".into(), "vhd".into()];
+        options.formats = vec![format("qcow2", "qcow2"), format("vhd", "vhd")];
     });
     assert_eq!(many, ["image qcow2 a/out.qcow2", "image vhd a/out.vhd", "image2 vmdk second.vmdk"]);
+    // One name for one format, as builds of elements have it.
+    let suffixes = outputs(|options| {
+        let formats = [("vhd-fixed", "fixed.vhd"), ("vmdk-stream", "stream.vmdk"), ("raw", "raw")];
+        options.formats = formats.map(|(name, suffix)| format(name, suffix)).to_vec();
+    });
+    assert_eq!(
+        suffixes[..3],
+        ["image vhd-fixed out.fixed.vhd", "image vmdk-stream out.stream.vmdk", "image raw out.img"]
+    );
+    let only = outputs(|options| {
+        options.output = Some("out.vhd".into());
+        options.formats = vec![format("vhd-fixed", "fixed.vhd")];
+    });
+    assert_eq!(only[0], "image vhd-fixed out.vhd");
     for (path, expected) in [
         ("a.img", ("raw", "a")),
         ("a.b/c", ("raw", "a.b/c")),
         (".qcow2", ("raw", ".qcow2")),
         ("x.tar", ("raw", "x.tar")),
         ("x.vdi", ("vdi", "x")),
+        ("x.fixed.vhd", ("vhd-fixed", "x")),
+        ("x.stream.vmdk", ("vmdk-stream", "x")),
+        ("d/.fixed.vhd", ("vhd", "d/.fixed")),
     ] {
         assert_eq!(format_of(path), expected);
     }
@@ -119,7 +141,15 @@ fn wrong_options_are_named() {
     let fail = |options: &vmdb::Options| prepare(options, &mut std::io::empty()).unwrap_err();
     assert!(matches!(fail(&options), Failure::Read { path, .. } if path == "missing.vmdb"));
     options.variables = vec!["a".into()];
-    assert_eq!(fail(&options).to_string(), "variable `a` must have the form NAME=VALUE");
+    assert_eq!(
+        fail(&options).to_string(),
+        "--variable: variable `a` must have the form NAME=VALUE"
+    );
+    for empty in ["--output", "--rootfs-tarball"] {
+        options.output = Some(if empty == "--output" { "" } else { "x" }.into());
+        options.rootfs_tarball = Some(String::new());
+        assert_eq!(fail(&options).to_string(), format!("{empty} is empty"));
+    }
     options.output = None;
     assert!(matches!(fail(&options), Failure::NoTarget));
 }

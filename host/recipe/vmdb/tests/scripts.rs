@@ -187,9 +187,58 @@ fn shell_steps_see_the_image_by_its_path() {
     fs::write(&device, "sectors").unwrap();
     let image = place.path().join("deep/out.img");
     let text = format!("cat {}; false; echo not reached", image.display());
-    let output = run(SHELL, &[&text, path(&image), path(&device)]);
+    let output = run(SHELL, &[&text, "/nowhere", path(&image), path(&device)]);
     assert_eq!(output.stdout, b"sectors");
     assert_eq!(output.status.code(), Some(1));
+
+    // A relative path is made where the working directory can be written to.
+    let writable = place.path().join("files");
+    fs::create_dir(&writable).unwrap();
+    let text = format!("cd {}; cat out/x.img", writable.display());
+    let output = run(SHELL, &[&text, path(&writable), "out/x.img", path(&device)]);
+    assert_eq!(output.stdout, b"sectors");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn what_a_tree_is_lent_is_taken_back_if_it_is_still_the_same() {
+    const LENT: &str = include_str!("../scripts/lent.sh");
+    let here = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let image = image();
+    let root = path(image.path());
+    let notes = image.path().join("notes");
+    let lent = |what: &str| {
+        let names = if what == "give" { &["resolv.conf", "hostname", "gone"][..] } else { &[] };
+        let output = run(LENT, &[&[what, root, path(&notes)], names].concat());
+        assert!(output.status.success(), "{what}: {output:?}");
+    };
+    let at = |name: &str| image.path().join("etc").join(name);
+    lent("give");
+    assert_eq!(fs::read_to_string(at("resolv.conf")).unwrap(), here);
+    assert!(!at("gone").exists());
+    lent("hide");
+    assert!(!at("resolv.conf").exists());
+    lent("show");
+    assert_eq!(fs::read_to_string(at("resolv.conf")).unwrap(), here);
+    // What a step made of one is kept, and what it removed stays away.
+    fs::write(at("hostname"), "pi\n").unwrap();
+    lent("take");
+    assert!(!at("resolv.conf").exists() && !notes.exists());
+    assert_eq!(fs::read_to_string(at("hostname")).unwrap(), "pi\n");
+    lent("give");
+    fs::remove_file(at("resolv.conf")).unwrap();
+    for what in ["hide", "show", "take"] {
+        lent(what);
+        assert!(!at("resolv.conf").exists(), "{what}");
+    }
+    // What the tree has itself is left alone, a link that leads nowhere too.
+    fs::write(at("hostname"), "own\n").unwrap();
+    symlink("../run/stub.conf", at("resolv.conf")).unwrap();
+    for what in ["give", "hide", "show", "take"] {
+        lent(what);
+        assert_eq!(fs::read_to_string(at("hostname")).unwrap(), "own\n");
+        assert!(at("resolv.conf").is_symlink(), "{what}");
+    }
 }
 
 #[test]
@@ -217,5 +266,5 @@ fn every_script_is_valid_for_the_shell() {
         assert!(output.status.success(), "{}: {output:?}", file.display());
         seen += 1;
     }
-    assert!(seen >= 11, "{seen} scripts");
+    assert!(seen >= 12, "{seen} scripts");
 }

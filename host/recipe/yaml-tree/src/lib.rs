@@ -9,11 +9,14 @@
 //! with all its text, because a dialect makes one of it: a document is refused when
 //! its dialect could take more than [`EXPANDED_MAX_BYTES`] of memory.
 
+mod nearest;
+
 use std::{collections::HashMap, fmt, rc::Rc};
 
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput};
 
 pub use granit_parser::Tag;
+pub use nearest::nearest;
 
 /// The largest text of a document, in bytes. Real ones have a few kilobytes; a
 /// recipe with whole files in it has some hundred.
@@ -69,6 +72,8 @@ pub struct Node {
     pub tag: Option<Rc<Tag>>,
     /// What it is.
     pub content: Rc<Content>,
+    /// Whether it, or something in it, is named by an anchor here; an alias is not.
+    pub is_anchored: bool,
     /// What it counts for with all that is below it, in bytes.
     weight: usize,
 }
@@ -155,6 +160,7 @@ impl<'a> Builder<'a> {
     fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node, YamlError> {
         let at = position(span);
         let before = self.taken;
+        let anchors = self.anchors.len();
         let (anchor, tag, content) = match event {
             Event::Alias(id) => {
                 let known =
@@ -162,7 +168,7 @@ impl<'a> Builder<'a> {
                         YamlError::new(at, "an alias inside of what it stands for")
                     })?;
                 self.take(at, known.weight)?;
-                return Ok(Node { at, ..known });
+                return Ok(Node { at, is_anchored: false, ..known });
             }
             Event::Scalar(text, style, anchor, tag) => {
                 self.take(at, NODE_BYTES + text.len())?;
@@ -180,7 +186,9 @@ impl<'a> Builder<'a> {
             other => return Err(YamlError::new(at, format!("unexpected {other:?}"))),
         };
         let tag = tag.map(|tag| Rc::new(tag.into_owned()));
-        let node = Node { at, tag, content: Rc::new(content), weight: self.taken - before };
+        let is_anchored = anchor != 0 || self.anchors.len() > anchors;
+        let (content, weight) = (Rc::new(content), self.taken - before);
+        let node = Node { at, tag, content, is_anchored, weight };
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }

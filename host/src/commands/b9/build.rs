@@ -20,6 +20,7 @@ use super::{
     seeds,
 };
 use crate::{
+    checks,
     commands::{Context, Outcome, logs, machine_run, recipe as recipes, resolve},
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
@@ -170,7 +171,7 @@ async fn build_images(
     // An image that is shared by an artifact before this one is here by now.
     let (plan, filesystems) =
         machine_run::until_signalled(ctx, || images::plan(artifact, recipe, around, ctx))?;
-    pipeline::check(&plan)?;
+    checks::outputs(&plan, true)?;
     images::make_folders(&plan)?;
     let (_, results) = pipeline::build_here(&plan, around.settings, ctx).await?;
     let shared = images::deliver(artifact, &filesystems, around, narrator, ctx)?;
@@ -256,7 +257,7 @@ pub fn plan(
         makes: false,
     };
     let (plan, _) = images::plan(artifact, &recipe, around, ctx)?;
-    Ok(recipes::Prepared { plan, settings, files: Some(files) })
+    Ok(recipes::Prepared { plan, settings, files: Some(files), makes_folders: true })
 }
 
 /// The artifact that is meant.

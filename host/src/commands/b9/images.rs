@@ -232,13 +232,14 @@ fn open(
     let folder = layers::bases_folder(&around.settings.cache_dir);
     let opened = base_image::open(file, None, allowed, &folder).map_err(layers::base_failure)?;
     let found = match opened.format {
-        Some(Format::Raw) => Some(ImageType::Raw),
-        Some(Format::Qcow2) => Some(ImageType::QCow2),
-        Some(Format::Vmdk) => Some(ImageType::Vmdk),
-        None => None,
+        Some(Format::Raw) => Ok(ImageType::Raw),
+        Some(Format::Qcow2) => Ok(ImageType::QCow2),
+        Some(Format::Vmdk) => Ok(ImageType::Vmdk),
+        Some(Format::Blocks) => Err("a disk of VirtualBox or Hyper-V"),
+        None => Err("a compressed file"),
     };
-    if found != Some(format) {
-        let found = found.map_or("a compressed file", ImageType::name);
+    if found != Ok(format) {
+        let found = found.map_or_else(|other| other, ImageType::name);
         let text = format!("`{}` is {found}, and not {} as is said", file.display(), format.name());
         return Err(CommandError::usage(text).hint("the type of an Image tells what the file is"));
     }
@@ -249,14 +250,25 @@ fn disk_base(base: &BaseImage) -> DiskBase {
     DiskBase { path: base.raw.clone(), offset: 0, bytes: base.bytes, sha256: base.digest }
 }
 
+/// The folders that a build makes where they are missing: those of its images, and those
+/// that scripts write in.
+pub(super) fn folders(plan: &Plan) -> Vec<PathBuf> {
+    let images = plan.outputs.images.iter().map(|image| outputs::folder_of(&image.path));
+    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
+    let shared = steps.filter_map(|step| match step {
+        plan::Step::Fetch { to, .. } => Some(to.as_path()),
+        _ => None,
+    });
+    images.chain(shared).map(Path::to_owned).collect()
+}
+
 /// Makes the folders of what a plan writes.
 ///
 /// # Errors
 /// When one cannot be made.
 pub(super) fn make_folders(plan: &Plan) -> Result<(), CommandError> {
-    for image in &plan.outputs.images {
-        let folder = outputs::folder_of(&image.path);
-        rooted::make_user_directories(folder).map_err(|error| {
+    for folder in folders(plan) {
+        rooted::make_user_directories(&folder).map_err(|error| {
             CommandError::new(Kind::Host, error)
                 .context(format!("cannot make the folder `{}`", folder.display()))
         })?;

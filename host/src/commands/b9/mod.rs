@@ -76,7 +76,7 @@ pub fn run(context: &Context, args: &B9Args) -> Outcome {
                 Personality::B9c => String::new(),
                 _ => format!(" (vbuild {})", env!("CARGO_PKG_VERSION")),
             };
-            context.console.print(&format!("{B9_VERSION}{own}\n"));
+            context.console.print(&format!("{B9_VERSION}{own}\n"))?;
             Ok(0)
         }
     }
@@ -173,7 +173,7 @@ fn list(context: &Context, common: &CommonArgs) -> Outcome {
         lines.extend(share_index::table(&revisions));
         lines.push(String::new());
     }
-    context.console.print(&(lines.join("\n") + "\n"));
+    context.console.print(&(lines.join("\n") + "\n"))?;
     Ok(0)
 }
 
@@ -183,7 +183,7 @@ fn clean_local(context: &Context, common: &CommonArgs) -> Outcome {
     let Some(keep) = configuration.config.max_cached_shared_images else {
         context.console.print(
             "All shared images are kept: the configuration has no max_cached_shared_images.\n",
-        );
+        )?;
         return Ok(0);
     };
     told(context, &configuration, configuration.level(), async |ctx| {
@@ -221,7 +221,7 @@ fn reformat(context: &Context, args: &ReformatArgs) -> Outcome {
     });
     let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
     for (path, text) in args.project_file.iter().zip(&texts) {
-        context.console.print(&format!("{text}\n"));
+        context.console.print(&format!("{text}\n"))?;
         outputs::replace_text(path, text).map_err(|error| {
             CommandError::new(Kind::Host, error)
                 .context(format!("cannot write `{}`", path.display()))

@@ -56,7 +56,8 @@ impl Narrator {
             .map(|line| format!("[{}] {time} - {}\n", name(level), Printable::output_line(line)));
         let lines: String = lines.collect();
         if self.level.is_some_and(|least| rank(level) >= rank(least)) {
-            self.console.print(&lines);
+            // As of the log: a reader that has gone must not end a build.
+            let _ = self.console.print(&lines);
         }
         if let Some(log) = &self.log {
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,6 +20,7 @@ use super::{
     repository::Cache,
 };
 use crate::{
+    checks,
     commands::{Context, Outcome, machine_run},
     error::{CommandError, Kind},
     pipeline::{self, Ctx},
@@ -118,7 +119,7 @@ async fn visit(
     settings: &Settings,
     ctx: &Ctx,
 ) -> Result<u8, CommandError> {
-    pipeline::check(plan)?;
+    checks::stages(plan)?;
     let machine = pipeline::Prepared::new(settings, ctx).await?;
     let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
     let user = Arc::new(User { command: command.to_vec(), ended: Mutex::default() });

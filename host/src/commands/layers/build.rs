@@ -14,7 +14,7 @@ use plan::{DiskBase, Plan};
 use super::{LayersBuildArgs, Missing, RESULT, starting_image};
 use crate::{
     cli::ChecksumKind,
-    commands::{Context, Outcome, logs, machine_run, recipe, resolve},
+    commands::{Context, Outcome, dib, logs, machine_run, recipe, resolve},
     error::{CommandError, Kind},
     host_paths,
     pipeline::{self, Ctx},
@@ -37,8 +37,10 @@ pub(super) fn run(context: &Context, args: &LayersBuildArgs) -> Outcome {
         let project = first.take().map_or_else(|| read(args), Ok)?;
         let Lowered { plan, settings, base, result } = prepare(args, &project, ctx, Missing::Make)?;
         result.make_folder()?;
-        let (_, shared) = pipeline::build_here(&plan, &settings, ctx).await?;
+        let loading = dib::container_archive(args.load_into, args.formats.as_ref())?;
+        let (written, shared) = pipeline::build_here(&plan, &settings, ctx).await?;
         result.finish(&base, &starting_image::folder(&settings), ctx)?;
+        dib::load(args.load_into, loading, &written, ctx)?;
         match shared {
             Some(shared) => shared.push(&plan, ctx).await,
             None => Ok(()),
@@ -74,6 +76,8 @@ fn prepare(
     let settings = settings(args, project);
     let chosen = project.up_to(args.last.as_deref()).map_err(project_error)?;
     let result = Artefact::of(args, project, chosen)?;
+    // Before a base image is fetched for nothing.
+    result.check()?;
     let base = find_base(args, project, &settings, ctx, missing)?;
     let layers::Lowered { plan, warnings } = lower(args, project, chosen, &base, &result)?;
     for warning in warnings {
@@ -88,8 +92,9 @@ pub(super) fn plan(
     ctx: &Ctx,
     missing: Missing,
 ) -> Result<recipe::Prepared, CommandError> {
-    let Lowered { plan, settings, .. } = prepare(args, &read(args)?, ctx, missing)?;
-    Ok(recipe::Prepared { plan, settings, files: None })
+    dib::container_archive(args.load_into, args.formats.as_ref())?;
+    let Lowered { plan, settings, result, .. } = prepare(args, &read(args)?, ctx, missing)?;
+    Ok(recipe::Prepared { plan, settings, files: None, makes_folders: result.own_folder.is_some() })
 }
 
 fn project_error(error: ProjectError) -> CommandError {
@@ -159,9 +164,9 @@ fn lower(
         root: args.root.clone().or_else(|| project.config.root.clone()),
         layers: chosen,
         target: Target {
-            format: result.format.clone(),
-            path: result.disk.clone(),
+            files: result.files.clone(),
             compress: !args.uncompressed,
+            options: args.qemu_img_options.clone().filter(|_| result.overlay.is_none()),
             checksums: args.checksum.iter().copied().map(ChecksumKind::into_plan).collect(),
         },
     };
@@ -176,11 +181,10 @@ pub(super) fn disk_base(base: &BaseImage) -> DiskBase {
 /// What is written where.
 #[derive(Debug)]
 struct Artefact {
-    /// What the pipeline writes: the image, or the raw disk for the overlay.
-    disk: PathBuf,
-    format: String,
-    /// The overlay, and the link to it.
-    overlay: Option<(PathBuf, PathBuf)>,
+    /// What the pipeline writes: images and archives, or the raw disk for the overlay.
+    files: Vec<layers::File>,
+    /// The raw disk, the overlay, and the link to it.
+    overlay: Option<(PathBuf, PathBuf, PathBuf)>,
     /// The project's folder of results, when it goes there.
     own_folder: Option<PathBuf>,
 }
@@ -199,23 +203,47 @@ impl Artefact {
         let own_folder = args.file.is_none().then_some(build);
         let suffix = file.extension().map(|suffix| suffix.to_string_lossy().into_owned());
         let suffix = suffix.unwrap_or_default();
+        let plain = |format: &str, path: PathBuf| layers::File {
+            format: format.to_owned(),
+            path,
+            is_of_tree: false,
+            container: None,
+        };
+        if let Some(formats) = &args.formats {
+            let files = formats.0.iter().map(|format| file_of(args, &file, format)).collect();
+            return Ok(Self { files, overlay: None, own_folder });
+        }
         if args.flatten || suffix != "qcow2" {
-            let format = if suffix == "img" { "raw".to_owned() } else { suffix };
-            if output::format(&format).is_none_or(|f| f.origin != output::Origin::Disk) {
+            let Some(format) = format_of(&file) else {
                 let text = format!("{}: its suffix is no format of a disk", file.display());
                 return Err(CommandError::usage(text).hint("such as .qcow2, .raw or .vmdk"));
-            }
-            return Ok(Self { disk: file, format, overlay: None, own_folder });
+            };
+            return Ok(Self { files: vec![plain(format, file)], overlay: None, own_folder });
+        }
+        if args.qemu_img_options.is_some() {
+            let text = "--qemu-img-options: an overlay has none";
+            return Err(CommandError::usage(text).hint("`--flatten` writes an image that has"));
         }
         let folder = file.parent().filter(|path| !path.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         let last = chosen.last().map_or("base", |layer| layer.name.as_str());
+        let disk = folder.join(format!(".{last}.raw"));
         Ok(Self {
-            disk: folder.join(format!(".{last}.raw")),
-            format: "raw".into(),
-            overlay: Some((folder.join(format!("{last}.qcow2")), file)),
+            files: vec![plain("raw", disk.clone())],
+            overlay: Some((disk, folder.join(format!("{last}.qcow2")), file)),
             own_folder,
         })
+    }
+
+    /// Whether all that is written can be.
+    fn check(&self) -> Result<(), CommandError> {
+        let overlay = self.overlay.iter().flat_map(|(_, overlay, link)| [overlay, link]);
+        for path in overlay.chain(self.files.iter().map(|file| &file.path)) {
+            output::check_file(path, &[], self.own_folder.is_some()).map_err(|error| {
+                CommandError { kind: Kind::Usage, ..pipeline::output_error(error) }
+            })?;
+        }
+        Ok(())
     }
 
     /// Makes the project's own folder of results; one that the user names must be
@@ -231,13 +259,13 @@ impl Artefact {
     /// Turns the disk into an overlay over the base, and links to it. The file
     /// that a base in the cache was made from may change, its raw disk never does.
     fn finish(&self, base: &BaseImage, bases: &Path, ctx: &Ctx) -> Result<(), CommandError> {
-        let Some((overlay, link)) = &self.overlay else { return Ok(()) };
+        let Some((disk, overlay, link)) = &self.overlay else { return Ok(()) };
         let backing = backing(base, overlay);
-        let written = write_overlay(&self.disk, &base.raw, &backing, overlay)
-            .map_err(starting_image::failure);
+        let written =
+            write_overlay(disk, &base.raw, &backing, overlay).map_err(starting_image::failure);
         // It was only on the way to the overlay; if it stays, it is in the way
         // of nothing.
-        let _ = fs::remove_file(&self.disk);
+        let _ = fs::remove_file(disk);
         let written = written?;
         note_backing(bases, overlay, &backing).map_err(starting_image::failure)?;
         if backing.path == base.raw {
@@ -264,6 +292,30 @@ impl Artefact {
         ctx.say(format!("{} leads to it", link.display()));
         Ok(())
     }
+}
+
+/// A format of the result, by the rules that specs have.
+fn file_of(args: &LayersBuildArgs, file: &Path, format: &'static output::Format) -> layers::File {
+    let choice = vmdb::FormatChoice {
+        name: format.name.to_owned(),
+        suffix: format.suffix.to_owned(),
+        is_of_tree: format.origin == output::Origin::Tree,
+    };
+    let is_only = args.formats.as_ref().is_some_and(|formats| formats.0.len() == 1);
+    let container = matches!(format.name, "docker" | "oci").then(|| args.docker_target.clone());
+    layers::File {
+        path: vmdb::cli::file_of(&file.to_string_lossy(), &choice, is_only),
+        format: choice.name,
+        is_of_tree: choice.is_of_tree,
+        container: container.flatten(),
+    }
+}
+
+/// The format of a disk that a file's name means, in the same words as an output of a spec.
+fn format_of(file: &Path) -> Option<&'static str> {
+    let name = file.file_name()?.to_str()?;
+    let (format, stem) = vmdb::cli::format_of(name);
+    (stem != name).then_some(format)
 }
 
 /// What the overlay's header names: the user's own file where that is a disk as

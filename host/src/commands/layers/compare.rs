@@ -20,6 +20,7 @@ use crate::{
     build_dir::BuildDir,
     commands::{Context, Outcome, machine_run, resolve},
     error::{CommandError, Kind},
+    explain,
     pipeline::{self, Ctx},
     settings::Settings,
     ui::{self, Ui, bytes},
@@ -32,7 +33,6 @@ use crate::{
 pub(super) fn run(context: &Context, args: &CompareLayersArgs) -> Outcome {
     compare(context, args).map_err(|error| match error.kind {
         Kind::Unconfined | Kind::Interrupted => error,
-        // 1 means that they differ.
         _ => CommandError { kind: Kind::NotCompared, ..error },
     })
 }
@@ -65,8 +65,8 @@ fn compare(context: &Context, args: &CompareLayersArgs) -> Outcome {
             .context(format!("the description of {image} cannot be used"))
     })?;
     let report = report(&comparison);
-    context.console.print(&report);
-    Ok(u8::from(!report.is_empty()))
+    context.console.print(&report)?;
+    Ok(u8::from(args.exit_code && !report.is_empty()))
 }
 
 /// A description of an image, and the directory that holds it.
@@ -84,9 +84,14 @@ async fn describe(
     ctx: &Ctx,
 ) -> Result<Described, CommandError> {
     let image = named(path);
-    let found = base_image::open(&image, None, allowed, &starting_image::folder(settings))
-        .map_err(starting_image::failure)?;
     let directory = pipeline::make_build_dir(settings)?;
+    let kept = match image.exists() {
+        true => None,
+        false => kept_layer(&image, settings, directory.path())?,
+    };
+    let file = kept.as_deref().unwrap_or(&image);
+    let found = base_image::open(file, None, allowed, &starting_image::folder(settings))
+        .map_err(|error| starting_image::failure(error).maybe_hint(not_built(&image)))?;
     let to = directory.path().join("description");
     let name = image.display().to_string();
     let plan = layers::inspect(&name, build::disk_base(&found), root, &to);
@@ -113,6 +118,40 @@ fn named(path: &Path) -> PathBuf {
         Some(layer) if (!path.exists() || path.is_dir()) && layer.is_file() => layer,
         _ => path.to_owned(),
     }
+}
+
+/// The disk as a layer of the project that was built last left it: builds write the last
+/// layer alone, and the store has the others.
+fn kept_layer(
+    image: &Path,
+    settings: &Settings,
+    directory: &Path,
+) -> Result<Option<PathBuf>, CommandError> {
+    let Some(layer) = image.file_stem().and_then(|stem| stem.to_str()) else { return Ok(None) };
+    let here = std::env::current_dir().map_err(|error| CommandError::new(Kind::Host, error))?;
+    let folder = image.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = here.join(folder.unwrap_or(Path::new(".")));
+    let project = match folder.ends_with(::layers::BUILD_FOLDER) {
+        true => folder.parent().unwrap_or(&folder).to_owned(),
+        false => folder,
+    };
+    let project = std::fs::canonicalize(&project).unwrap_or(project);
+    let Some(build) = project.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
+    if !project.join(layer).is_dir() {
+        return Ok(None);
+    }
+    explain::restore_layer(settings, build, layer, directory)
+}
+
+/// What may be wrong with a file that is not there.
+fn not_built(image: &Path) -> Option<String> {
+    let name = image.file_stem().unwrap_or_default().to_string_lossy();
+    (!image.exists()).then(|| {
+        format!(
+            "`{name}` is no layer that the last build here has kept: `vbuild layers` keeps all but \
+             those with `nocache`, unless --no-cache is given"
+        )
+    })
 }
 
 /// What differs, as text; nothing when they are equal.

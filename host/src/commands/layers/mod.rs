@@ -14,8 +14,8 @@ use clap::{Args, Subcommand};
 use super::{Context, Outcome, boot, recipe};
 use crate::{
     cli::{
-        BackingArgs, BuilderArgs, ByteSize, CacheDirArgs, ChecksumKind, HostPathArgs, MachineArgs,
-        OutputArgs, SourceArgs, positive,
+        BackingArgs, BuilderArgs, ByteSize, CacheDirArgs, ChecksumKind, ContainerEngine, Formats,
+        HostPathArgs, MachineArgs, OutputArgs, SourceArgs, parse_formats, positive,
     },
     error::{CommandError, Kind},
     pipeline::Ctx,
@@ -93,6 +93,23 @@ pub struct LayersBuildArgs {
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub file: Option<PathBuf>,
 
+    /// What to write, instead of what the result's suffix tells, each without an overlay;
+    /// comma-separated
+    #[arg(long, value_name = "FORMAT,...", value_parser = parse_formats)]
+    pub formats: Option<Formats>,
+
+    /// Repository and tag of container outputs
+    #[arg(long, value_name = "REPOSITORY[:TAG]")]
+    pub docker_target: Option<String>,
+
+    /// Load the finished container image into the engine that runs here
+    #[arg(long, value_name = "ENGINE")]
+    pub load_into: Option<ContainerEngine>,
+
+    /// Options for a flattened image, as `qemu-img -o` takes them
+    #[arg(long, value_name = "OPTIONS")]
+    pub qemu_img_options: Option<String>,
+
     /// Do not compress a flattened image
     #[arg(short = 'u', long)]
     pub uncompressed: bool,
@@ -150,9 +167,9 @@ pub struct TestBootArgs {
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(
     after_help = "Each image is copied into a machine of its own and only read there, so both may \
-                        be in use, and may hold volumes of the same names. The exit status is 0 \
-                        when they are equal, 1 when they differ, and larger when they cannot be \
-                        compared."
+                        be in use, and may hold volumes of the same names. What differs is printed, \
+                        and nothing when they are equal. The exit status is 0; with --exit-code it is \
+                        1 when they differ. It is 2 when they cannot be compared."
 )]
 pub struct CompareLayersArgs {
     /// An image, or a layer of the project that was built last
@@ -166,6 +183,10 @@ pub struct CompareLayersArgs {
     /// The root filesystem that is meant, where the images have several; as for a build
     #[arg(long, value_name = "NAME", value_parser = ::layers::parse_root)]
     pub root: Option<String>,
+
+    /// End with 1 when they differ
+    #[arg(long)]
+    pub exit_code: bool,
 
     /// What the images may stand on.
     #[command(flatten)]
@@ -228,7 +249,7 @@ fn new_layer(context: &Context, args: &NewLayerArgs) -> Outcome {
         };
         CommandError::new(kind, error)
     })?;
-    context.console.print(&format!("{}\n", script.display()));
+    context.console.print(&format!("{}\n", script.display()))?;
     Ok(0)
 }
 

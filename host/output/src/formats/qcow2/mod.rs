@@ -34,6 +34,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "qcow2",
     about: "QEMU's format, compressed unless -u is given",
     origin: Origin::Disk,
+    max_bytes: u64::MAX,
     sequential: false,
     needs,
     write: Writer::Disk(write),

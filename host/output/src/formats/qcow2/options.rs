@@ -110,9 +110,52 @@ fn cluster_bits(size: &str) -> Option<u32> {
     (9..=21).contains(&bits).then_some(bits)
 }
 
+/// Options of `qemu-img convert -O qcow2`, and the values that those have which have few.
+const KNOWN: &[(&str, &[&str])] = &[
+    ("backing_file", &[]),
+    ("backing_fmt", &[]),
+    ("cluster_size", &[]),
+    ("compat", &[]),
+    ("compression_type", &[]),
+    ("data_file", &[]),
+    ("data_file_raw", SWITCH),
+    ("encryption", SWITCH),
+    ("extended_l2", SWITCH),
+    ("extent_size_hint", &[]),
+    ("lazy_refcounts", &[]),
+    ("nocow", SWITCH),
+    ("preallocation", &["off", "metadata", "falloc", "full"]),
+    ("refcount_bits", &["1", "2", "4", "8", "16", "32", "64"]),
+];
+
+const SWITCH: &[&str] = &["on", "off"];
+
+/// Refuses what `qemu-img` would refuse when the build is done.
+fn check_known(target: &Target, key: &str, value: &str) -> Result<()> {
+    let known = KNOWN.iter().find(|(known, _)| *known == key);
+    let is_encryption = key.starts_with("encrypt.");
+    let Some((_, values)) = known.filter(|_| !is_encryption) else {
+        let names: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
+        let reason = match is_encryption {
+            true => "it needs a secret object, which cannot be given".to_owned(),
+            false => format!("qcow2 has no such option; it has {}", names.join(", ")),
+        };
+        return Err(bad_option(target, &format!("{key}={value}"), &reason));
+    };
+    if values.is_empty() || values.contains(&value) {
+        return Ok(());
+    }
+    Err(bad_option(
+        target,
+        &format!("{key}={value}"),
+        format!("it is one of {}", values.join(", ")),
+    ))
+}
+
 /// Names `qemu-img` when an option is beyond this writer.
 pub(super) fn needs(target: &Target) -> Result<Option<Need>> {
     let options = split_options(target.options.as_deref().unwrap_or(""));
+    options.iter().try_for_each(|(key, value)| check_known(target, key, value))?;
     match options.iter().find(|(key, value)| !in_process(key, value)) {
         Some((key, _)) => {
             Ok(Some(Need { tool: TOOL, reason: format!("for the qcow2 option `{key}`") }))
@@ -186,12 +229,22 @@ mod tests {
         for here in ["compat=0.10", "cluster_size=2M,compression_type=zstd", "preallocation=off"] {
             assert_eq!(needs(&target(here, true)).unwrap(), None, "{here}");
         }
-        for there in ["preallocation=metadata", "refcount_bits=1", "size=3", "unknown=1"] {
+        for there in ["preallocation=metadata", "refcount_bits=1", "extended_l2=on"] {
             let need = needs(&target(there, true)).unwrap().unwrap();
             assert_eq!(need.tool, "qemu-img");
             assert!(need.reason.contains(there.split('=').next().unwrap()), "{}", need.reason);
         }
-        for bad in ["compat=2", "cluster_size=3M", "compat=0.10,compression_type=zstd"] {
+        for bad in [
+            "size=3",
+            "cluster_sise=2M",
+            "unknown",
+            "refcount_bits=17",
+            "preallocation=on",
+            "encrypt.format=luks",
+            "compat=2",
+            "cluster_size=3M",
+            "compat=0.10,compression_type=zstd",
+        ] {
             assert!(
                 matches!(needs(&target(bad, true)), Err(OutputError::BadOption { .. })),
                 "{bad}"

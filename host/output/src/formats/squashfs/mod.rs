@@ -9,7 +9,8 @@
 //! by xz on all cores. Inodes and directories wait in memory until the data is
 //! written. Hard links, devices, sparse files and the extended attributes that
 //! squashfs knows (user, trusted, security: file capabilities among them) are
-//! kept; POSIX ACLs have no place in the format.
+//! kept. POSIX ACLs have no place in the format, nor has a time before 1970 or after 2106, and
+//! that is told; times are whole seconds.
 
 mod inode;
 mod meta;
@@ -24,6 +25,7 @@ use crate::{
     OutputError, Result, Target,
     atomic::OutFile,
     format::{Format, Origin, Writer, no_options},
+    losses::Losses,
     pool::Ordered,
     source::is_zero,
 };
@@ -35,6 +37,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "squash",
     about: "the tree as a squashfs filesystem",
     origin: Origin::Tree,
+    max_bytes: u64::MAX,
     sequential: false,
     needs: no_options,
     write: Writer::Tree(write),
@@ -71,6 +74,7 @@ pub(crate) fn write(tar: &mut dyn Read, out: &mut OutFile, target: &Target) -> R
     let mut data = Data::new(out, target.compress);
     let mut nodes = Nodes::default();
     while let Some(entry) = archive.next_entry()? {
+        note_losses(&entry, &mut data.out.losses);
         let shown = entry.path.join(&b'/');
         let refuse = |reason: &str| archive.bad(&shown, reason);
         let body = match entry.kind {
@@ -93,6 +97,21 @@ pub(crate) fn write(tar: &mut dyn Read, out: &mut OutFile, target: &Target) -> R
     }
     let fragments = data.finish(&mut nodes)?;
     finish(&mut nodes, &fragments, out, target)
+}
+
+/// What of a member has no place in the format.
+fn note_losses(entry: &Entry, losses: &mut Losses) {
+    let has = |wanted: fn(&[u8]) -> bool| entry.xattrs.iter().any(|(name, _)| wanted(name));
+    if has(|name| name.starts_with(b"system.posix_acl_")) {
+        losses.add("POSIX ACLs, and files have their plain modes there", &entry.path);
+    }
+    if has(|name| !xattr::is_known(name) && !name.starts_with(b"system.posix_acl_")) {
+        losses.add("extended attributes outside of user, trusted and security", &entry.path);
+    }
+    if u32::try_from(entry.mtime.0).is_err() {
+        losses
+            .add("times before 1970 and after 2106, and files have the nearest there", &entry.path);
+    }
 }
 
 /// Compresses a block in the one way that kernels read: one stream, whose check

@@ -12,6 +12,11 @@ pub(super) const NO_XATTRS: u32 = u32::MAX;
 /// The name spaces of the format, by their numbers.
 const PREFIXES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
+/// Whether the format has a number for a name's space.
+pub(super) fn is_known(name: &[u8]) -> bool {
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 type Pairs = Vec<Xattr>;
 
 /// What a new set takes beside its bytes: two counters, its vector, and places in
@@ -30,13 +35,9 @@ pub(super) struct Xattrs {
 impl Xattrs {
     /// The index of a set, and the bytes of memory that it takes when it is new.
     /// Attributes of other name spaces, for which the format has no number, are left
-    /// out.
+    /// out, which the caller tells.
     pub(super) fn index(&mut self, pairs: &[Xattr]) -> (u32, u64) {
-        let known = |name: &[u8]| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        let (kept, lost): (Vec<_>, Vec<_>) = pairs.iter().cloned().partition(|(n, _)| known(n));
-        if let Some((name, _)) = lost.first() {
-            tracing::debug!(name = %name.escape_ascii(), "squashfs cannot hold this attribute");
-        }
+        let kept: Vec<_> = pairs.iter().filter(|(name, _)| is_known(name)).cloned().collect();
         if kept.is_empty() {
             return (NO_XATTRS, 0);
         }

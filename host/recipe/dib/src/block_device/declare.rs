@@ -6,7 +6,7 @@ use plan::{Partition, Size, TableLabel};
 use super::{
     BlockDeviceError,
     expand::{Entry, lookup},
-    units,
+    units::{self, SizeFault},
 };
 use crate::yaml::Value;
 
@@ -51,7 +51,7 @@ pub(crate) struct Fstab {
 const DEFAULT_ALIGN_BYTES: u64 = 1 << 20;
 
 pub(crate) fn text(entry: &Entry, key: &str) -> Option<String> {
-    entry.get(key).filter(|value| **value != Value::Null).map(Value::text)
+    entry.get(key).filter(|value| **value != Value::Null).map(Value::written)
 }
 
 /// A list of words, or one word.
@@ -62,7 +62,7 @@ pub(crate) fn words(
 ) -> Result<Vec<String>, BlockDeviceError> {
     match value {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::List(items)) => Ok(items.iter().map(Value::text).collect()),
+        Some(Value::List(items)) => Ok(items.iter().map(Value::written).collect()),
         Some(Value::Map(_)) => Err(BlockDeviceError::BadValue {
             node: node.to_owned(),
             key,
@@ -70,6 +70,23 @@ pub(crate) fn words(
         }),
         Some(other) => Ok(split(&other.text())),
     }
+}
+
+/// A size with the way in which it is written, for messages.
+pub(crate) fn size<T>(
+    node: &str,
+    key: &'static str,
+    value: Option<&Value>,
+    read: impl Fn(&str) -> Result<T, SizeFault>,
+) -> Result<Option<T>, BlockDeviceError> {
+    let Some(value) = value.filter(|value| **value != Value::Null) else { return Ok(None) };
+    let fault = |fault| BlockDeviceError::Size {
+        node: node.to_owned(),
+        key,
+        value: value.written(),
+        fault,
+    };
+    read(&value.text()).map(Some).map_err(fault)
 }
 
 fn split(text: &str) -> Vec<String> {
@@ -84,14 +101,12 @@ pub(crate) fn local_loop(
     entry: &Entry,
     block_bytes: Option<u32>,
 ) -> Result<Loop, BlockDeviceError> {
-    let bytes = text(entry, "size").map(|spec| units::absolute(&spec)).transpose()?;
-    let block_bytes = match (block_bytes, text(entry, "block_size").as_deref()) {
+    let bytes = size(&entry.name(), "size", entry.get("size"), units::absolute)?;
+    let block_bytes = match (block_bytes, text(entry, "block_size")) {
         (Some(bytes), _) => bytes,
-        (None, None | Some("512")) => 512,
-        (None, Some("4096")) => 4096,
-        (None, Some(other)) => {
-            return Err(BlockDeviceError::BlockSize { disk: entry.name(), size: other.to_owned() });
-        }
+        (None, None) => 512,
+        (None, Some(size)) => units::block_bytes(&size)
+            .ok_or_else(|| BlockDeviceError::BlockSize { disk: entry.name(), size })?,
     };
     Ok(Loop { bytes, directory: text(entry, "directory"), block_bytes })
 }
@@ -105,9 +120,11 @@ pub(crate) fn partitioning(entry: &Entry) -> Result<Table, BlockDeviceError> {
         "gpt" => TableLabel::Gpt,
         _ => return Err(BlockDeviceError::TableLabel),
     };
-    let align = match text(entry, "align") {
-        Some(spec) => units::absolute(&spec)?,
-        None => DEFAULT_ALIGN_BYTES,
+    let align = size(&entry.name(), "align", entry.get("align"), units::alignment)?;
+    let align = match label {
+        TableLabel::Mbr => align.unwrap_or(DEFAULT_ALIGN_BYTES),
+        // The original leaves it to sgdisk, which knows nothing of the key.
+        TableLabel::Gpt => DEFAULT_ALIGN_BYTES,
     };
     let partitions: Vec<Partition> =
         list.iter().map(|item| partition(item, label)).collect::<Result<_, _>>()?;
@@ -123,7 +140,7 @@ pub(crate) fn partitioning(entry: &Entry) -> Result<Table, BlockDeviceError> {
 fn partition(item: &Value, label: TableLabel) -> Result<Partition, BlockDeviceError> {
     let keys = item.as_map().unwrap_or_default();
     let get = |key| lookup(keys, key).filter(|value| **value != Value::Null);
-    let name = get("name").map(Value::text).unwrap_or_default();
+    let name = get("name").map(Value::written).unwrap_or_default();
     let flags = words(&name, "flags", get("flags"))?;
     if label == TableLabel::Gpt && flags.iter().any(|flag| flag == "primary") {
         return Err(BlockDeviceError::PrimaryOnGpt);
@@ -131,11 +148,9 @@ fn partition(item: &Value, label: TableLabel) -> Result<Partition, BlockDeviceEr
     if let Some(flag) = flags.iter().find(|flag| !matches!(flag.as_str(), "boot" | "primary")) {
         return Err(BlockDeviceError::UnknownFlag(flag.clone()));
     }
-    let size: Size = get("size")
-        .map(Value::text)
-        .ok_or_else(|| BlockDeviceError::NoSize(name.clone()))
-        .and_then(|spec| units::relative(&spec))?;
-    let type_code = type_code(&name, get("type").map(Value::text), label)?;
+    let size: Size = size(&name, "size", get("size"), units::relative)?
+        .ok_or_else(|| BlockDeviceError::NoSize(name.clone()))?;
+    let type_code = type_code(&name, get("type").map(Value::written), label)?;
     let has = |flag: &str| flags.iter().any(|found| found == flag);
     Ok(Partition {
         start: None,

@@ -2,6 +2,13 @@
 
 use std::path::PathBuf;
 
+use yaml_tree::{Content, Node};
+
+use super::{
+    choose::{ConfigOrigin, ConfigText},
+    units::{SizeFault, UNITS_IN_WORDS},
+};
+
 /// A fault of a block-device configuration. Where diskimage-builder has a text
 /// for it, this is that text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +112,7 @@ pub enum BlockDeviceError {
         base: String,
     },
     /// A block size that does not exist.
-    #[error("`{disk}`: block_size {size} is neither 512 nor 4096")]
+    #[error("`{disk}`: `block_size` is `{size}`, which is neither 512 nor 4096")]
     BlockSize {
         /// The disk.
         disk: String,
@@ -129,11 +136,27 @@ pub enum BlockDeviceError {
         directory: String,
     },
     /// A size that cannot be read.
-    #[error("Invalid size unit spec [{0}]")]
-    InvalidSize(String),
-    /// A unit that does not exist.
-    #[error("unit_str [{0}] not known")]
-    UnknownUnit(String),
+    #[error("`{node}`: `{key}` is `{value}`: {fault} ({UNITS_IN_WORDS})")]
+    Size {
+        /// The node.
+        node: String,
+        /// The key.
+        key: &'static str,
+        /// The value, as it is written.
+        value: String,
+        /// Why it is none.
+        fault: SizeFault,
+    },
+    /// A fault, and where it stands.
+    #[error("{source} (line {line} of {place})")]
+    At {
+        /// The fault.
+        source: Box<BlockDeviceError>,
+        /// The line, from 1.
+        line: usize,
+        /// The file or variable.
+        place: String,
+    },
     /// Two nodes of one name.
     #[error("Duplicate node name: {0}")]
     DuplicateName(String),
@@ -188,4 +211,65 @@ pub enum BlockDeviceError {
     /// There is no disk to make the image of.
     #[error("the block-device configuration has no local_loop named `image0`")]
     NoImage,
+}
+
+impl BlockDeviceError {
+    /// What the user can do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::At { source, .. } => source.hint(),
+            Self::Directory { path, .. } => Some(format!(
+                "`--envvar DIB_BLOCK_DEVICE_CONFIG=file://{}` takes the configuration as yours",
+                path.display()
+            )),
+            _ => None,
+        }
+    }
+
+    /// The same with the line at which the value stands that it is about.
+    pub(crate) fn at(self, config: &ConfigText) -> Self {
+        let (node, key, value) = match &self {
+            Self::Size { node, key, value, .. } => (node, *key, value),
+            Self::BadValue { node, key, found } => (node, *key, found),
+            Self::BlockSize { disk, size } => (disk, "block_size", size),
+            _ => return self,
+        };
+        let Some(line) = line_of(&config.text, node, key, value) else { return self };
+        let place = match &config.origin {
+            ConfigOrigin::File(path) | ConfigOrigin::Element(path) => {
+                format!("`{}`", path.display())
+            }
+            ConfigOrigin::Variable => "DIB_BLOCK_DEVICE_CONFIG".to_owned(),
+            ConfigOrigin::Fallback => "the built-in configuration".to_owned(),
+        };
+        Self::At { source: Box::new(self), line, place }
+    }
+}
+
+/// The line of a key with a value, in the map of a name if there are several.
+fn line_of(text: &str, node: &str, key: &str, value: &str) -> Option<usize> {
+    let top = yaml_tree::read(text).ok()??;
+    let mut found: Vec<(bool, usize)> = Vec::new();
+    let mut pending = vec![top];
+    while let Some(next) = pending.pop() {
+        match &*next.content {
+            Content::List(items) => pending.extend(items.iter().cloned()),
+            Content::Map(entries) => {
+                let scalar = |node: &Node| match &*node.content {
+                    Content::Scalar { text, .. } => Some(text.clone()),
+                    _ => None,
+                };
+                let has = |(name, other): &&(Node, Node), key: &str, value: &str| {
+                    scalar(name).as_deref() == Some(key) && scalar(other).as_deref() == Some(value)
+                };
+                let named = entries.iter().any(|entry| has(&entry, "name", node));
+                let values = entries.iter().filter(|entry| has(entry, key, value));
+                found.extend(values.map(|(_, value)| (named, value.at.line)));
+                pending.extend(entries.iter().map(|(_, value)| value.clone()));
+            }
+            Content::Scalar { .. } => {}
+        }
+    }
+    found.sort_by_key(|(named, line)| (!named, *line));
+    found.first().map(|(_, line)| *line)
 }

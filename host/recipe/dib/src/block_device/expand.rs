@@ -70,7 +70,7 @@ impl Entry {
     }
 
     pub(crate) fn name(&self) -> String {
-        self.get("name").map(Value::text).unwrap_or_default()
+        self.get("name").map(Value::written).unwrap_or_default()
     }
 
     #[cfg(test)]
@@ -133,8 +133,8 @@ fn recurse(
     }
     let base = lookup(&this, "base").cloned();
     let name = match (lookup(values, "name"), &base) {
-        (Some(name), _) => name.text(),
-        (None, Some(base)) => format!("{}_{}", module.name(), base.text()),
+        (Some(name), _) => name.written(),
+        (None, Some(base)) => format!("{}_{}", module.name(), base.written()),
         (None, None) => return Err(BlockDeviceError::NoName { module: module.name() }),
     };
     set(&mut this, "name", Value::Text(name.clone()));
@@ -171,7 +171,7 @@ fn partitions(
         let mut new = Vec::new();
         for (key, value) in keys {
             match Module::named(key) {
-                Some(child) => recurse(child, value, Some(&name.text()), output)?,
+                Some(child) => recurse(child, value, Some(&name.written()), output)?,
                 None => set(&mut new, key, value.clone()),
             }
         }

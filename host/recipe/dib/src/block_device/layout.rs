@@ -3,7 +3,8 @@
 use std::path::{Component, Path};
 
 use plan::{
-    DiskName, Filesystem, FstabEntry, Layout, Mount, Node, NodeKind, PartitionTable, TableLabel,
+    DiskName, Filesystem, FstabEntry, Layout, Mount, Node, NodeKind, PartitionTable, Placing,
+    TableLabel,
 };
 
 use super::{
@@ -161,7 +162,7 @@ impl Lowering<'_> {
         let kind = NodeKind::Table(PartitionTable {
             disk: table.base.clone(),
             label: table.label,
-            align: table.align,
+            placing: Placing::InOrder { align: table.align },
             partitions: table.partitions.clone(),
         });
         self.push(name, kind);

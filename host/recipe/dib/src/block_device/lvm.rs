@@ -5,7 +5,7 @@ use plan::{LogicalVolume, LvSize};
 
 use super::{
     BlockDeviceError,
-    declare::words,
+    declare::{size, words},
     expand::{Entry, lookup},
     units,
 };
@@ -60,7 +60,7 @@ fn items<'a>(
 }
 
 fn text(keys: Keys<'_>, key: &str) -> Option<String> {
-    lookup(keys, key).filter(|value| **value != Value::Null).map(Value::text)
+    lookup(keys, key).filter(|value| **value != Value::Null).map(Value::written)
 }
 
 fn required(keys: Keys<'_>, key: &str, message: &str) -> Result<String, BlockDeviceError> {
@@ -111,11 +111,9 @@ fn read_logical(
 ) -> Result<(String, LogicalVolume), BlockDeviceError> {
     let name = required(keys, "name", "Missing 'name' in lvs config")?;
     let group = required(keys, "base", "Missing 'base' in lvs config")?;
-    let size = match (text(keys, "size"), text(keys, "extents")) {
-        (Some(spec), _) => {
-            let bytes = units::absolute(&spec)?;
-            LvSize::Bytes(bytes - bytes % EXTENT_BYTES)
-        }
+    let bytes = size(&name, "size", lookup(keys, "size"), units::absolute)?;
+    let size = match (bytes, text(keys, "extents")) {
+        (Some(bytes), _) => LvSize::Bytes(bytes - bytes % EXTENT_BYTES),
         (None, Some(extents)) => LvSize::Extents(extents),
         (None, None) => return fault("Missing 'size' or 'extents' in lvs config"),
     };

@@ -21,10 +21,11 @@ mod units;
 pub use choose::{ConfigOrigin, ConfigText};
 pub use error::BlockDeviceError;
 pub use symbols::Symbols;
+pub use units::SizeFault;
 
 pub(crate) use choose::choose;
 pub(crate) use layout::{BlockDevices, DiskDeclaration, IMAGE_DISK};
-pub(crate) use units::whole;
+pub(crate) use units::{block_bytes, whole};
 
 use crate::yaml::Value;
 use expand::{Entry, Module, set};

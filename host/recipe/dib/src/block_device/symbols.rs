@@ -20,7 +20,7 @@ pub struct Symbols {
 }
 
 fn text(entry: &Entry, key: &str) -> Option<String> {
-    entry.get(key).filter(|value| **value != Value::Null).map(Value::text)
+    entry.get(key).filter(|value| **value != Value::Null).map(Value::written)
 }
 
 /// The filesystem mounted in a place.

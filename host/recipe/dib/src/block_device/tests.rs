@@ -4,7 +4,7 @@
 use std::{fs, path::Path, process::Command};
 
 use expect_test::{Expect, expect};
-use plan::{LvSize, NodeKind, Size};
+use plan::{LvSize, NodeKind, Placing, Size};
 
 use super::*;
 use crate::real::release;
@@ -26,7 +26,7 @@ fn lower(text: &str) -> Result<BlockDevices, BlockDeviceError> {
 fn size(size: Size) -> String {
     match size {
         Size::Bytes(bytes) => format!("{bytes}B"),
-        Size::MilliPercent(thousandths) => format!("{thousandths}m%"),
+        Size::Percent(percent) => percent.to_string(),
         other => format!("{other:?}"),
     }
 }
@@ -51,7 +51,8 @@ fn print(devices: &BlockDevices) -> String {
 fn kind(kind: &NodeKind) -> String {
     match kind {
         NodeKind::Table(table) => {
-            format!("{:?} on {} align {}", table.label, table.disk, table.align)
+            let Placing::InOrder { align } = table.placing else { panic!("{table:?}") };
+            format!("{:?} on {} align {align}", table.label, table.disk)
         }
         NodeKind::LogicalVolume(volume) => {
             let size = match &volume.size {
@@ -124,7 +125,7 @@ fn a_tree_with_everything() {
             partitioning_image0: Mbr on image0 align 2097152
               boot 536870912B type 41 boot primary
               swap 1000000000B type 83
-              root 33500m% type 83
+              root 33.5% type 83
               efi 8388608B type 83
             mkfs_data: xfs on data label Some("mkfs_data") uuid Some("uuid-of-mkfs_data") []
             mkfs_boot: ext3 on boot label Some("mkfs_boot") uuid Some("uuid-of-mkfs_boot") []
@@ -200,7 +201,7 @@ fn containers_and_arrays() {
             partitioning_image0: Gpt on image0 align 1048576
               a 1073741824B type 8300
             partitioning_image1: Gpt on image1 align 1048576
-              b 100000m% type 8300
+              b 100% type 8300
             mirror: Md(MdArray { bases: ["a", "b"], level: "1", metadata: "1.0" })
             crypt: Luks(Luks { base: "mirror", passphrase: "secret", options: ["--type", "luks1"] })
             mkfs_root: ext4 on crypt label Some("cloudimg-rootfs") uuid Some("uuid-of-mkfs_root") ["-i", "4096"]
@@ -230,7 +231,11 @@ fn faults_of_entries() {
         ("- mkfs: {name: x, base: y}", "Mkfs config needs [type]"),
         ("- mount: {name: x, base: y}", "MountPoint config needs [mount_point]"),
         ("- mkfs: {name: x, base: y, type: ext4}", "Edge not defined: y->x"),
-        ("- local_loop: {name: x, size: 1X}", "unit_str [X] not known"),
+        (
+            "- local_loop: {name: x, size: 1X}",
+            "`x`: `size` is `1X`: unit_str [X] not known (TiB, GiB, MiB and KiB count by 1024; TB, \
+             GB, MB, KB and T, G, M, K by 1000; B and no unit are bytes)",
+        ),
         ("- local_loop: {name: x, block_size: 520}", "`x`: block_size 520 is neither 512 nor 4096"),
         (
             "- local_loop: {name: x, mkfs: {type: xfs, label: longer-than-12}}",

@@ -1,8 +1,27 @@
 //! Sizes as the block-device layer writes them: `GiB` counts by 1024, but `G`
 //! and `GB` by 1000.
 
-use super::BlockDeviceError;
-use plan::Size;
+use plan::{Percent, Size};
+
+/// Why a text is no size, in the words of diskimage-builder where it has some.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SizeFault {
+    /// It has no number, or is too large.
+    #[error("Invalid size unit spec [{0}]")]
+    Invalid(String),
+    /// A unit that does not exist.
+    #[error("unit_str [{0}] not known")]
+    UnknownUnit(String),
+    /// An alignment of nothing.
+    #[error("it is less than a sector of 512 bytes")]
+    NoSector,
+    /// More than everything, or less than nothing.
+    #[error("it is no percentage of 0 to 100")]
+    NoPercentage,
+}
+
+/// The units, for messages.
+pub(crate) const UNITS_IN_WORDS: &str = "TiB, GiB, MiB and KiB count by 1024; TB, GB, MB, KB and T, G, M, K by 1000; B and no unit are bytes";
 
 /// Units, longest first as in diskimage-builder; no unit means bytes.
 const UNITS: [(&str, u64); 14] = [
@@ -22,14 +41,19 @@ const UNITS: [(&str, u64); 14] = [
     ("", 1),
 ];
 
+/// What an alignment counts in.
+const SECTOR_BYTES: u64 = 512;
+
 /// Largest size accepted: 2^53 bytes (8 PiB) is exact in a double, which is
 /// what the arithmetic of the original is done in.
 const LARGEST_BYTES: f64 = 9_007_199_254_740_992.0;
 
 /// An absolute size in bytes: a number with an optional fraction, at most one
 /// blank, and a unit.
-pub(crate) fn absolute(spec: &str) -> Result<u64, BlockDeviceError> {
-    let invalid = || BlockDeviceError::InvalidSize(spec.to_owned());
+pub(crate) fn absolute(spec: &str) -> Result<u64, SizeFault> {
+    let invalid = || SizeFault::Invalid(spec.to_owned());
+    // Python's `$` matches before a last line feed, which block scalars have.
+    let spec = spec.strip_suffix('\n').unwrap_or(spec);
     let digits = spec.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(spec.len());
     let (number, rest) = spec.split_at(digits);
     let unit = rest.strip_prefix(' ').unwrap_or(rest);
@@ -40,7 +64,7 @@ pub(crate) fn absolute(spec: &str) -> Result<u64, BlockDeviceError> {
         .iter()
         .find(|(name, _)| *name == unit)
         .map(|(_, factor)| *factor)
-        .ok_or_else(|| BlockDeviceError::UnknownUnit(unit.to_owned()))?;
+        .ok_or_else(|| SizeFault::UnknownUnit(unit.to_owned()))?;
     if number.is_empty() {
         return Ok(factor);
     }
@@ -50,19 +74,44 @@ pub(crate) fn absolute(spec: &str) -> Result<u64, BlockDeviceError> {
     whole(bytes).ok_or_else(invalid)
 }
 
+/// An alignment of partitions: whole sectors, and at least one.
+pub(crate) fn alignment(spec: &str) -> Result<u64, SizeFault> {
+    let bytes = absolute(spec)? / SECTOR_BYTES * SECTOR_BYTES;
+    if bytes == 0 { Err(SizeFault::NoSector) } else { Ok(bytes) }
+}
+
+/// The size of a disk's blocks, in the spellings that losetup takes.
+pub(crate) fn block_bytes(spec: &str) -> Option<u32> {
+    match spec.to_ascii_lowercase().as_str() {
+        "512" | "0x200" => Some(512),
+        "4096" | "4k" | "4kib" | "0x1000" => Some(4096),
+        _ => None,
+    }
+}
+
 /// A size of a partition: absolute, or a percentage of what is left.
-pub(crate) fn relative(spec: &str) -> Result<Size, BlockDeviceError> {
+pub(crate) fn relative(spec: &str) -> Result<Size, SizeFault> {
     let Some(percent) = spec.strip_suffix('%') else {
         return absolute(spec).map(Size::Bytes);
     };
-    let invalid = || BlockDeviceError::InvalidSize(spec.to_owned());
-    let percent: f64 = percent.trim().parse().map_err(|_| invalid())?;
-    let thousandths = whole((percent * 1000.0).round()).ok_or_else(invalid)?;
-    u32::try_from(thousandths)
-        .ok()
-        .filter(|thousandths| *thousandths <= 100_000)
-        .map(Size::MilliPercent)
-        .ok_or_else(invalid)
+    let number = python_float(percent).ok_or_else(|| SizeFault::Invalid(spec.to_owned()))?;
+    Percent::new(number).map(Size::Percent).ok_or(SizeFault::NoPercentage)
+}
+
+/// A text that Python's `float()` takes: blanks around it, and single underscores between
+/// digits.
+fn python_float(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let digit = |at: Option<u8>| at.is_some_and(|byte| byte.is_ascii_digit());
+    let bytes = text.as_bytes();
+    let gaps = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'_');
+    for (at, _) in gaps {
+        let before = at.checked_sub(1).map(|before| bytes[before]);
+        if !digit(before) || !digit(bytes.get(at + 1).copied()) {
+            return None;
+        }
+    }
+    text.replace('_', "").parse().ok()
 }
 
 /// The whole part of a number that is neither negative nor absurd.
@@ -92,9 +141,23 @@ mod tests {
             ("20 GiB", 20 << 30),
             (".5GiB", 1 << 29),
             ("GiB", 1 << 30),
+            ("10GiB\n", 10 << 30),
+            ("1500000000.0", 1_500_000_000),
         ];
         for (spec, bytes) in table {
             assert_eq!(absolute(spec).unwrap(), bytes, "{spec}");
+        }
+    }
+
+    #[test]
+    fn alignments_and_blocks() {
+        assert_eq!(alignment("1000"), Ok(512));
+        assert_eq!(alignment("4MiB"), Ok(4 << 20));
+        assert_eq!(alignment("0"), Err(SizeFault::NoSector));
+        for (spec, bytes) in
+            [("512", Some(512)), ("4K", Some(4096)), ("4KiB", Some(4096)), ("1k", None)]
+        {
+            assert_eq!(block_bytes(spec), bytes, "{spec}");
         }
     }
 
@@ -108,9 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn percentages_keep_three_places() {
-        assert_eq!(relative("100%").unwrap(), Size::MilliPercent(100_000));
-        assert_eq!(relative("33.3%").unwrap(), Size::MilliPercent(33_300));
+    fn percentages_are_doubles() {
+        let percent = |number| Size::Percent(Percent::new(number).unwrap());
+        assert_eq!(relative("100%").unwrap(), Size::Percent(Percent::ALL));
+        assert_eq!(relative("33.3333%").unwrap(), percent(33.3333));
+        assert_eq!(relative("1_0 %").unwrap(), percent(10.0));
+        assert_eq!(relative(" 5e1%").unwrap(), percent(50.0));
+        assert_eq!(relative("1__0%"), Err(SizeFault::Invalid("1__0%".into())));
+        assert_eq!(relative("nan%"), Err(SizeFault::NoPercentage));
         assert_eq!(relative("8MiB").unwrap(), Size::Bytes(8 << 20));
         assert!(relative("101%").is_err());
         assert!(relative("-1%").is_err());

@@ -253,7 +253,7 @@ fn an_element_that_is_a_link_must_stay_beneath_the_search_path() {
     assert!(matches!(&error, ElementError::LeadsOut(_)), "{error}");
     assert!(error.to_string().contains("elements/far` is a link that leads out of"), "{error}");
     let error = catalogue.expand(&["gone".into()]).unwrap_err();
-    assert!(matches!(error, ElementError::Missing(_)), "{error}");
+    assert!(matches!(error, ElementError::Missing { .. }), "{error}");
     // Named on the command line, the other place is the user's word.
     let catalogue = Catalogue::load(&[search, outside]).unwrap();
     assert!(catalogue.get("secrets").is_some());

@@ -86,6 +86,18 @@ fn what_differs_between_phases() {
 }
 
 #[test]
+fn variables_about_places_outside_do_not_enter_the_image() {
+    let options = variables(&[("TMPDIR", "/nowhere"), ("VIRTUAL_ENV", "/venv"), ("KEPT", "1")]);
+    for phase in Phase::ALL {
+        let env = environment(&options, phase);
+        for name in ["TMPDIR", "VIRTUAL_ENV"] {
+            assert_eq!(text(&env, name).is_some(), !phase.is_inside(), "{phase:?} {name}");
+        }
+        assert_eq!(text(&env, "KEPT").as_deref(), Some("1"));
+    }
+}
+
+#[test]
 fn the_builds_variables_win_over_the_users() {
     let options =
         variables(&[("ARCH", "amd64"), ("HOME", "/x"), ("IMAGE_NAME", "x"), ("FOO", "a b\"$c")]);

@@ -6,7 +6,7 @@
 //! is done when the link stays beneath the directory of the search path that the element
 //! was found in.
 
-use std::path::Path;
+use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
 use plan::UnixPath;
 use rooted::{Dir, Error};
@@ -26,12 +26,21 @@ pub(super) fn merge(elements: &[Element], exclude_scripts: &[String]) -> Result<
     let mut hooks = Hooks::default();
     let mut duplicates = Vec::new();
     for element in elements {
-        let skip = |path: &str, directory: bool| skipped(path, directory, exclude_scripts);
+        let excluded = RefCell::new(BTreeSet::new());
+        let skip = |path: &str, directory: bool| {
+            if is_excluded(path, directory, exclude_scripts) {
+                let name = path.rsplit('/').next().unwrap_or(path);
+                excluded.borrow_mut().insert(name.to_owned());
+                return true;
+            }
+            is_no_input(path, directory)
+        };
         let (tree, warnings) = read_tree(&element.open()?, &skip)?;
         hooks.warnings.extend(warnings);
         let looked_through = look_through(&mut hooks, element, &tree, &skip)?;
         hooks.merge_tree(&element.name, &looked_through, &mut duplicates);
         hooks.trees.insert(element.name.clone(), tree);
+        hooks.excluded.extend(excluded.into_inner());
     }
     if !duplicates.is_empty() {
         return Err(HookError::Duplicate(duplicates));
@@ -40,13 +49,15 @@ pub(super) fn merge(elements: &[Element], exclude_scripts: &[String]) -> Result<
     Ok(hooks)
 }
 
-fn skipped(path: &str, directory: bool, exclude_scripts: &[String]) -> bool {
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    if parent.is_empty() {
-        // Documentation is no input of a build.
-        return (directory && TEST_DIRECTORIES.contains(&name)) || name == "README.rst";
-    }
-    !directory && exclude_scripts.iter().any(|excluded| excluded == name)
+/// Documentation and tests, which are no input of a build.
+fn is_no_input(path: &str, directory: bool) -> bool {
+    !path.contains('/') && ((directory && TEST_DIRECTORIES.contains(&path)) || path == "README.rst")
+}
+
+/// Whether `--exclude-script` takes a file away: one of that name, in any directory.
+fn is_excluded(path: &str, directory: bool, exclude_scripts: &[String]) -> bool {
+    let name = path.rsplit_once('/').map(|(_, name)| name);
+    !directory && name.is_some_and(|name| exclude_scripts.iter().any(|excluded| excluded == name))
 }
 
 /// What stands behind a link directly in an element.

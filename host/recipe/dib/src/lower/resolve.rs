@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use plan::{DiskSize, GuestPath, ImageSize, NodeKind};
+use plan::{DiskSize, GuestPath, ImageSize, NodeKind, PartitionTable, Size};
 use rooted::Dir;
 use uuid::Uuid;
 
 use crate::{
     block_device::{
-        BlockDeviceError, BlockDevices, ConfigText, Configuration, RootParameters, Symbols, choose,
+        BlockDeviceError, BlockDevices, ConfigText, Configuration, IMAGE_DISK, RootParameters,
+        Symbols, choose,
     },
     elements::{self, Catalogue, Element},
     environment::{Environment, SIZE_FACT},
@@ -16,6 +17,7 @@ use crate::{
     files::{Tree, read_tree},
     guest,
     hooks::Hooks,
+    host_files::{self, Host},
     lower::steps,
     options::{DibOptions, OptionError},
     settings::{Settings, SizeChoice},
@@ -84,18 +86,26 @@ impl<'a> Build<'a> {
         let settings = Settings::resolve(options)?;
         check_docker(options)?;
         let (directory, image_name) = image_name(options)?;
-        let mut warnings = Vec::new();
+        let mut warnings = settings.warnings.clone();
         let requested = elements::requested(options, &settings.arch);
         let elements = expand(options, located, &requested, &mut warnings)?;
         let hooks = Hooks::merge(&elements, &options.exclude_scripts)?;
         warnings.extend(hooks.warnings.iter().cloned());
+        for excluded in &options.exclude_scripts {
+            if !hooks.excluded.contains(excluded) {
+                let names = hooks.script_names();
+                warnings.push(unmatched("--exclude-script", excluded, "script", &names));
+            }
+        }
         let config = choose(settings.block_device_config.as_deref(), &elements, &settings.arch)?;
         let seed = seed(&image_name, &elements, &settings, &config.text);
-        let layout = Layout::of(&config, options, &settings, &seed)?;
+        let layout =
+            Layout::of(&config, options, &settings, &seed).map_err(|error| error.at(&config))?;
         let names = |name: &str| elements.iter().any(|element| element.name == name);
         let has_esp = elements.iter().any(|element| element.name.contains("block-device-efi"));
-        let size = image_size(&settings, has_esp, &layout.symbols);
+        let size = image_size(&settings, has_esp, &layout.symbols, &layout.devices);
         let ramdisk = options.ramdisk || names("ironic-agent");
+        warnings.extend(unseen_files(options, &settings, &hooks));
         let shares = shared(options, &mut warnings)?;
         let root_uuid = root_uuid(&layout.devices);
         Ok(Self {
@@ -153,6 +163,24 @@ impl<'a> Build<'a> {
 
 pub(crate) fn guest_path(option: &'static str, path: String) -> Result<GuestPath, OptionError> {
     GuestPath::new(path).map_err(|source| OptionError::GuestPath { option, source })
+}
+
+/// Files of the host that options and variables name, and no script sees.
+fn unseen_files(options: &DibOptions, settings: &Settings, hooks: &Hooks) -> Vec<String> {
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let home = options.home.as_deref();
+    let host = Host { here: &here, home, shares: &options.shares };
+    let mut warnings = host_files::of_variables(&settings.variables, &host);
+    let assignments = hooks.assignments();
+    warnings.extend(host_files::of_environment(&assignments, &settings.variables, &host));
+    let cache = options.image_cache.as_deref().filter(|cache| Path::new(cache).is_dir());
+    warnings.extend(cache.map(|cache| {
+        format!(
+            "--image-cache: `{cache}` of this host is not used: it names a folder of the drive, which \
+             `--drive` keeps between builds"
+        )
+    }));
+    warnings
 }
 
 /// Reads what is shared. The user named it, so links that lead there are followed; those in it
@@ -214,8 +242,16 @@ fn expand(
     requested: &[String],
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Element>, DibError> {
-    let catalogue = Catalogue::load(&located.elements)?;
+    let mut catalogue = Catalogue::load(&located.elements)?;
+    let paths = options.element_paths.iter();
+    catalogue.no_directories = paths.filter(|path| !path.is_dir()).cloned().collect();
     let mut elements = catalogue.expand(requested)?;
+    for excluded in &options.exclude_elements {
+        if !elements.iter().any(|element| element.name == *excluded) {
+            let names: Vec<&str> = elements.iter().map(|element| element.name.as_str()).collect();
+            warnings.push(unmatched("--exclude-element", excluded, "element", &names));
+        }
+    }
     elements.retain(|element| !options.exclude_elements.contains(&element.name));
     let used = |warning: &&String| {
         elements.iter().any(|element| {
@@ -224,6 +260,13 @@ fn expand(
     };
     warnings.extend(catalogue.warnings.iter().filter(used).cloned());
     Ok(elements)
+}
+
+/// The warning for an exclusion that takes nothing away.
+fn unmatched(option: &str, name: &str, what: &str, names: &[&str]) -> String {
+    let meant = yaml_tree::nearest(name, names);
+    let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+    format!("{option}: no {what} of this build is called `{name}`, so nothing is left out{meant}")
 }
 
 /// What makes two builds the same, for UUIDs that do not change between them.
@@ -301,7 +344,42 @@ fn root_uuid(devices: &BlockDevices) -> String {
         .unwrap_or_default()
 }
 
-fn image_size(settings: &Settings, has_esp: bool, symbols: &Symbols) -> ImageBytes {
+/// What partitions of a given size take of the image's disk, and the table itself.
+fn beside_kib(devices: &BlockDevices) -> u64 {
+    /// The units at both ends, and what is lost by alignment.
+    const TABLE_KIB: u64 = 4096;
+    let tables = devices.layout.nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::Table(table) if table.disk == IMAGE_DISK => Some(table),
+        _ => None,
+    });
+    let sizes = |table: &PartitionTable| {
+        let bytes = table.partitions.iter().map(|partition| match partition.size {
+            Size::Bytes(bytes) => bytes / 1024,
+            _ => 0,
+        });
+        bytes.fold(TABLE_KIB, u64::saturating_add)
+    };
+    tables.map(sizes).fold(0, u64::saturating_add)
+}
+
+/// The smallest filesystem that mkfs makes of a type.
+fn root_least_kib(fstype: &str) -> u64 {
+    const MIB: u64 = 1024;
+    match fstype {
+        // mkfs.xfs refuses less than 300 MiB, mkfs.btrfs less than 109.
+        "xfs" => 300 * MIB,
+        "btrfs" => 128 * MIB,
+        "f2fs" => 64 * MIB,
+        _ => 0,
+    }
+}
+
+fn image_size(
+    settings: &Settings,
+    has_esp: bool,
+    symbols: &Symbols,
+    devices: &BlockDevices,
+) -> ImageBytes {
     let esp_kib = if has_esp { ESP_KIB } else { 0 };
     let known = |bytes: u64| ImageBytes {
         disk: DiskSize::Bytes(bytes),
@@ -323,6 +401,8 @@ fn image_size(settings: &Settings, has_esp: bool, symbols: &Symbols) -> ImageByt
                 extra_kib,
                 journal_kib: if symbols.root_fstype == "ext4" { settings.journal_kib() } else { 0 },
                 fixed_kib: esp_kib,
+                beside_kib: beside_kib(devices),
+                root_least_kib: root_least_kib(&symbols.root_fstype),
                 fact: SIZE_FACT.to_owned(),
             }),
         },

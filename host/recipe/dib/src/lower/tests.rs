@@ -390,7 +390,7 @@ fn an_element_keeps_disks_below_the_current_directory_alone() {
     for directory in ["/etc", "..", "a/../../b"] {
         let error = of_element(config("data", directory)).unwrap_err();
         assert!(error.to_string().contains("not below the current directory"), "{error}");
-        assert!(error.hint().unwrap().contains("DIB_BLOCK_DEVICE_CONFIG"));
+        assert!(error.hints().concat().contains("DIB_BLOCK_DEVICE_CONFIG"));
     }
     let error = of_element(config("../data", "a")).unwrap_err();
     assert!(error.to_string().contains("cannot name a disk"), "{error}");
@@ -471,7 +471,7 @@ fn faults_have_kinds_and_hints() {
     let small = Small::new();
     let fault = |change: fn(&mut DibOptions)| {
         let error = small.lower(change).unwrap_err();
-        (error.to_string(), error.kind(), error.hint().is_some())
+        (error.to_string(), error.kind(), !error.hints().is_empty())
     };
     assert_eq!(
         fault(|options| options.elements.clear()),

@@ -17,12 +17,13 @@ fn base() -> DiskBase {
 
 fn lowered(folder: &Path, size: Option<u64>, last: Option<&str>) -> Plan {
     let project = read_own(folder).unwrap();
-    let target = Target {
+    let file = File {
         format: "qcow2".into(),
         path: "/out/image.qcow2".into(),
-        compress: true,
-        checksums: Vec::new(),
+        is_of_tree: false,
+        container: None,
     };
+    let target = Target { files: vec![file], compress: true, options: None, checksums: Vec::new() };
     let layers = project.up_to(last).unwrap();
     let request = Request { base: base(), size, root: None, layers, target };
     let Lowered { plan, warnings } = lower(&project, &request).unwrap();
@@ -56,7 +57,7 @@ fn a_layer_is_a_stage_or_two() {
         [
             ("base", Keep::Shared, None, false),
             ("places", Keep::Shared, None, false),
-            ("05_resize", Keep::Shared, Some(300), true),
+            ("05_resize", Keep::Disks, Some(300), true),
             ("10_base", Keep::Local, Some(300), true),
             ("20_app (binds)", Keep::No, None, false),
             ("20_app", Keep::No, Some(3600), true),
@@ -196,12 +197,9 @@ fn a_layers_files_travel_as_they_are() {
     // A socket cannot be anything in the guest, and is named.
     let _socket = UnixListener::bind(at("socket")).unwrap();
     let project = read_own(folder.path()).unwrap();
-    let target = Target {
-        format: "qcow2".into(),
-        path: "/out".into(),
-        compress: true,
-        checksums: Vec::new(),
-    };
+    let file =
+        File { format: "qcow2".into(), path: "/out".into(), is_of_tree: false, container: None };
+    let target = Target { files: vec![file], compress: true, options: None, checksums: Vec::new() };
     let layers = &project.layers[..];
     let request = Request { base: base(), size: None, root: None, layers, target };
     let warnings = lower(&project, &request).unwrap().warnings;
@@ -219,12 +217,14 @@ fn a_bind_shows_the_projects_files_and_others_by_permission_only() {
         let text = script(from);
         let folder = project(&[("10_a/build-layer", &text)]);
         symlink(secrets.path().join("id"), folder.path().join("10_a/link")).unwrap();
-        let target = Target {
+        let file = File {
             format: "qcow2".into(),
             path: "/out".into(),
-            compress: true,
-            checksums: Vec::new(),
+            is_of_tree: false,
+            container: None,
         };
+        let target =
+            Target { files: vec![file], compress: true, options: None, checksums: Vec::new() };
         let try_lower = |sources: Sources| {
             let project = read(folder.path(), sources).unwrap();
             let layers = &project.layers[..];

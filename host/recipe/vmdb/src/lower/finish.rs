@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use plan::{
     Disk, DiskName, DiskRole, DiskSize, GuestPath, ImageOutput, Layout, Node, NodeKind, Outputs,
-    Plan, Stage, Step, Value,
+    Plan, Stage, Step, TreeOutput, Value,
 };
 
 use super::{Lowered, Lowering, Settings, Work};
 use crate::{
+    cli::FormatChoice,
     complaint::{Complaint, SpecError},
     narration::Narration,
     spec::Spec,
@@ -26,6 +27,7 @@ impl Lowering<'_> {
         if !self.failed && !self.stages.is_empty() {
             self.finish_stage();
         }
+        self.unseen_shares();
         self.write_tables();
         let outputs = self.outputs();
         if !self.complaints.is_empty() {
@@ -60,20 +62,38 @@ impl Lowering<'_> {
         let mut warnings = spec.warnings.clone();
         warnings.extend(self.warnings);
         warnings.sort_by_key(|warning| warning.at);
-        Ok(Lowered { plan, packages: self.packages.into_iter().collect(), warnings, narration })
+        let packages = self.packages.into_iter().collect();
+        Ok(Lowered { plan, packages, warnings, notes: self.notes, narration })
     }
 
-    /// What comes after the last step: keys are replaced, free blocks given
-    /// back. Mounts of system directories are gone by then.
+    /// A share that no command can see was meant for something.
+    fn unseen_shares(&mut self) {
+        if self.has_host_files || self.stages.is_empty() {
+            return;
+        }
+        let unseen = self.settings.shares.iter().map(|share| {
+            format!(
+                "--share {}: only `shell` and `ansible` steps see what is shared, and the spec has \
+                 none that runs",
+                share.host.display()
+            )
+        });
+        self.notes.extend(unseen);
+    }
+
+    /// What comes after the last step: what the tree was lent is taken away, keys are
+    /// replaced, archives of the tree are made, free blocks given back. Mounts of system
+    /// directories are gone by then.
     fn finish_stage(&mut self) {
         self.binds.clear();
         self.current.0 = "finish".into();
-        let mut work: Vec<Work> = Vec::new();
+        let mut work = self.take_lent();
         for (node, old, command) in std::mem::take(&mut self.rekeys) {
             let arguments = vec![Value::Fact(format!("device.{node}")), old.into(), command.into()];
             let shown = ["cryptsetup", "luksChangeKey", &node];
             work.push(self.script("replace the key", REKEY_SH, arguments).shown(&shown).work());
         }
+        work.extend(self.trees());
         if self.tags.iter().any(|tag| tag.mounted.is_some()) {
             work.push(Step::Trim.into());
         }
@@ -98,7 +118,7 @@ impl Lowering<'_> {
     fn write_tables(&mut self) {
         for disk in &self.disks {
             let (Some(label), Some((stage, step))) = (disk.label, disk.table_at) else { continue };
-            match table::table(disk.name.as_str(), label, disk.bytes, &disk.parts) {
+            match table::table(disk.name.as_str(), label, &disk.parts) {
                 Ok(table) => {
                     let name = self.names.claim(&format!("table-{}", disk.name));
                     let node = Node { name, kind: NodeKind::Table(table) };
@@ -122,27 +142,75 @@ impl Lowering<'_> {
         for disk in &self.disks {
             let is_output = Some(&disk.path) == self.settings.output.as_ref()
                 || Some(&disk.path) == self.settings.image.as_ref();
-            let (own, path) = crate::cli::format_of(&disk.path);
             let wanted: Vec<(String, PathBuf)> = if is_output && !self.settings.formats.is_empty() {
-                let by_format = |format: &String| {
-                    let file =
-                        if *format == own { disk.path.clone() } else { format!("{path}.{format}") };
-                    (format.clone(), PathBuf::from(file))
-                };
-                self.settings.formats.iter().map(by_format).collect()
+                let formats = self.settings.formats.iter().filter(|format| !format.is_of_tree);
+                let named =
+                    formats.map(|format| (format.name.clone(), self.file_of(&disk.path, format)));
+                named.collect()
             } else {
+                let (own, _) = crate::cli::format_of(&disk.path);
                 vec![(own.to_owned(), PathBuf::from(&disk.path))]
             };
-            images.extend(wanted.into_iter().map(|(format, path)| ImageOutput {
-                disk: disk.name.clone(),
-                format,
-                path,
-                compress: self.settings.compress,
-                options: self.settings.format_options.clone(),
+            // As for builds of elements: where qcow2 is among several, they are its options.
+            let several = wanted.len() > 1 && wanted.iter().any(|(format, _)| format == "qcow2");
+            images.extend(wanted.into_iter().map(|(format, path)| {
+                ImageOutput {
+                    disk: disk.name.clone(),
+                    options: self
+                        .settings
+                        .format_options
+                        .clone()
+                        .filter(|_| is_output && (!several || format == "qcow2")),
+                    format,
+                    path,
+                    compress: self.settings.compress,
+                }
             }));
         }
         // vmdb2 writes over what is there.
         Outputs { images, checksums: self.settings.checksums.clone(), overwrite: true, epoch: None }
+    }
+}
+
+impl Lowering<'_> {
+    /// Where a format of the output is written.
+    fn file_of(&self, output: &str, format: &FormatChoice) -> PathBuf {
+        crate::cli::file_of(output, format, self.settings.formats.len() == 1)
+    }
+
+    /// Archives of the tree, for formats that are made of it.
+    fn trees(&mut self) -> Vec<Work> {
+        let formats: Vec<FormatChoice> =
+            self.settings.formats.iter().filter(|format| format.is_of_tree).cloned().collect();
+        let output = self.settings.output.clone().or_else(|| self.settings.image.clone());
+        let (Some(first), Some(output)) = (formats.first(), output) else { return Vec::new() };
+        let root = self.root_tag().and_then(|tag| self.root_of("", &tag));
+        let Ok(root) = root else {
+            if self.complaints.is_empty() {
+                self.complaints.push(Complaint {
+                    at: Position { line: 1, column: 1 },
+                    step: None,
+                    message: format!(
+                        "--formats: {} is made of the tree, but no step mounts a filesystem at `/`",
+                        first.name
+                    ),
+                    hint: None,
+                });
+            }
+            return Vec::new();
+        };
+        let export = |format: &FormatChoice| {
+            let path = self.file_of(&output, format);
+            let target = match format.name.as_str() {
+                "docker" | "oci" => self.settings.docker_target.clone(),
+                _ => None,
+            };
+            let output = TreeOutput { format: format.name.clone(), path, target };
+            // Only the filesystem itself has a use for it.
+            let exclude = vec!["lost+found".to_owned()];
+            Step::ExportTree { root: root.clone(), exclude, output }.into()
+        };
+        formats.iter().map(export).collect()
     }
 }
 

@@ -4,16 +4,18 @@
 //!
 //! ```text
 //! /build/image/TAG       where a filesystem is mounted that has no `dirname`
-//! /build/spec            working directory of `shell`
+//! /build/spec            working directory of `shell`: the spec's folder, read only
 //! /build/vmdb/NN         what step NN needs from the host
 //! /build/rootfs-cache    the tarball of cache-rootfs and unpack-rootfs
 //! ```
 
 mod command;
 mod finish;
+mod host_files;
+mod lent;
 mod lookup;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use inputs::Sources;
 use plan::{Bind, Context, GuestPath, Plan, Stage, Step, Value};
@@ -21,9 +23,11 @@ use plan::{Bind, Context, GuestPath, Plan, Stage, Step, Value};
 pub(crate) use command::{Command, Work};
 
 use crate::{
+    cli::FormatChoice,
     complaint::{Complaint, SpecError},
     inputs::{Directories, InputError},
     narration::{Narration, StepNote, Wording},
+    shares::Shared,
     spec::{self, Spec},
     state::{ImageDisk, Names, Tag},
     steps::Action,
@@ -34,8 +38,8 @@ use crate::{
 pub(crate) const LAYOUT_AT: &str = "/build/image";
 /// What steps need of their own.
 pub(crate) const OWN_AT: &str = "/build/vmdb";
-/// The working directory of `shell`. Nothing is put there: a directory of the
-/// host that is shared as this one is what the command sees.
+/// The working directory of `shell`: the spec's own folder is bound to it, or what the user
+/// shares under this name is put there.
 pub(crate) const WORK_AT: &str = "/build/spec";
 
 /// What a spec is lowered with, beside its text.
@@ -50,7 +54,9 @@ pub struct Settings {
     /// `--rootfs-tarball`.
     pub rootfs_tarball: Option<String>,
     /// Formats of the output, when not told by its suffix.
-    pub formats: Vec<String>,
+    pub formats: Vec<FormatChoice>,
+    /// Name and tag of container images.
+    pub docker_target: Option<String>,
     /// Whether formats compress that can.
     pub compress: bool,
     /// Options for the format, `k=v,k=v`.
@@ -61,6 +67,12 @@ pub struct Settings {
     pub arch: String,
     /// Which files of the host the spec may name, and where relative paths are looked up.
     pub sources: Sources,
+    /// What the user shares with commands.
+    pub shares: Vec<Shared>,
+    /// The folder that `shell` steps see, without links.
+    pub folder: Option<PathBuf>,
+    /// Every file of the host that the run writes, without links.
+    pub written: Vec<PathBuf>,
     /// Whether what vmdb2 passes over in silence is only warned of.
     pub lenient: bool,
     /// Whose wording the narration has.
@@ -77,6 +89,8 @@ pub struct Lowered {
     pub packages: Vec<String>,
     /// What is worth knowing, but no reason to stop.
     pub warnings: Vec<Complaint>,
+    /// What is worth knowing of the build as a whole, a line each.
+    pub notes: Vec<String>,
     /// What is said under `-v`.
     pub narration: Narration,
 }
@@ -119,8 +133,10 @@ pub fn lower(spec: &Spec, settings: &Settings) -> Result<Lowered, SpecError> {
     let mut lowering = Lowering::new(settings);
     for step in &spec.steps {
         step.action.fixed_name().into_iter().for_each(|name| lowering.names.promise(name));
-        if matches!(step.action, Action::UnpackRootfs(_)) {
-            lowering.unpack_steps.push(step.number);
+        match &step.action {
+            Action::UnpackRootfs(_) => lowering.unpack_steps.push(step.number),
+            Action::Mkimg(image) => lowering.images.push(image.path.clone()),
+            _ => {}
         }
     }
     for step in &spec.steps {
@@ -155,6 +171,15 @@ pub(crate) struct Lowering<'a> {
     /// Numbers of the steps that unpack it.
     unpack_steps: Vec<usize>,
     pub(crate) got_eatmydata: bool,
+    /// Paths of all images that the spec makes.
+    images: Vec<String>,
+    /// Whether files of the host have been put into the machine.
+    has_host_files: bool,
+    /// Whether the spec's folder is among them.
+    has_folder: bool,
+    /// Roots of trees that hold something for the time of the build.
+    lent: Vec<GuestPath>,
+    notes: Vec<String>,
     binds: Vec<(String, Bind)>,
     stages: Vec<Stage>,
     narration: Narration,
@@ -196,6 +221,11 @@ impl<'a> Lowering<'a> {
             tarball: if on_host { Tarball::OnHost } else { Tarball::Missing },
             unpack_steps: Vec::new(),
             got_eatmydata: false,
+            images: Vec::new(),
+            has_host_files: false,
+            has_folder: false,
+            lent: Vec::new(),
+            notes: Vec::new(),
             binds: Vec::new(),
             stages: Vec::new(),
             narration: Narration::default(),
@@ -257,7 +287,7 @@ impl<'a> Lowering<'a> {
             if self.settings.lenient {
                 self.warnings.push(complaint);
             } else {
-                self.complaints.push(complaint);
+                self.complaints.push(complaint.can_be_passed_over());
             }
         }
         flags.iter().all(|flag| flag == "rootfs_unpacked" && self.rootfs_unpacked)

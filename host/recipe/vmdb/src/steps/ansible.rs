@@ -74,6 +74,7 @@ impl StepKind for Ansible {
     fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
         lowering.packages.insert("ansible".into());
         let root = lowering.root_of("ansible", &self.tag)?;
+        lowering.put_host_files(false)?;
         let at = lowering.own_directory();
         let playbook =
             lowering.directories.file(&self.playbook).map_err(Fault::input("playbook"))?;

@@ -51,11 +51,19 @@ impl StepKind for Shell {
 
     fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
         let root = lowering.root_of("root-fs", &self.tag)?;
-        let path = guest_path("", WORK_AT)?;
-        let directory = FileStep::MakeDirectory { path, mode: 0o755 };
-        let mut work: Vec<Work> = vec![Step::File(directory).into()];
+        lowering.put_host_files(true)?;
+        let mut work: Vec<Work> = Vec::new();
+        // Where the working directory can be written to: the image gets its name there.
+        let writable = if lowering.has_folder() {
+            lowering.folder_at()?
+        } else {
+            let path = guest_path("", WORK_AT)?;
+            let directory = FileStep::MakeDirectory { path: path.clone(), mode: 0o755 };
+            work.push(Step::File(directory).into());
+            path
+        };
         work.extend(lowering.preparation());
-        let mut arguments = vec![self.shell.as_str().into()];
+        let mut arguments = vec![self.shell.as_str().into(), writable.as_str().into()];
         arguments.extend(lowering.link_arguments());
         let command = lowering
             .script("shell", SHELL_SH, arguments)
@@ -66,7 +74,6 @@ impl StepKind for Shell {
             .shown(&["sh", "-ec", &self.shell]);
         work.push(command.work());
         work.push(Step::KillProcesses { root: root.clone() }.into());
-        lowering.stage("", Some(&root), true, work);
-        Ok(())
+        lowering.stage_in_folder(&root, work)
     }
 }

@@ -92,6 +92,8 @@ impl StepKind for Debootstrap {
         let argv = words.into_iter().map(Value::Text).collect();
         work.push(lowering.tool("debootstrap", argv).work());
         work.extend(remove_leaks(&root)?);
+        // What was removed may have been of another machine, where debootstrap ran before.
+        work.push(lowering.lend(&root, &["resolv.conf", "hostname"]));
         self.install_trust(lowering, &root, &mut work)?;
         work.push(Step::KillProcesses { root: root.clone() }.into());
         lowering.stage("", Some(&root), true, work);

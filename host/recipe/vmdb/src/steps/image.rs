@@ -10,7 +10,7 @@ use crate::{
     lower::{Fault, Lowering},
     size,
     state::{Device, ImageDisk, Tag, plain_name},
-    table::{self, Part, Role},
+    table::{self, Misplaced, Part, Role},
 };
 
 /// Makes an empty image.
@@ -106,6 +106,12 @@ impl StepKind for Mklabel {
         if lowering.disks[index].label.is_some() {
             return Err(Fault::new("device", format!("`{}` already has a label", self.device)));
         }
+        let bytes = lowering.disks[index].bytes;
+        if !table::fits(label, bytes) {
+            let label = &self.label;
+            let message = format!("an image of {bytes} bytes is too small for a {label} label");
+            return Err(Fault::new("mklabel", message));
+        }
         let at = lowering.stage_count();
         lowering.stage("", None, false, vec![Step::CreateLayout(Layout::default()).into()]);
         let disk = &mut lowering.disks[index];
@@ -171,13 +177,9 @@ impl StepKind for Mkpart {
                 return Err(fault.hint("the kinds are `primary`, `extended` and `logical`"));
             }
         };
-        if role == Role::Primary && disk.parts.iter().any(|part| part.role == Role::Logical) {
-            let message = "a primary partition must come before the logical ones";
-            return Err(Fault::new("mkpart", message));
-        }
         let (start, end) =
             table::place(label, disk.bytes, &disk.parts, role, (&self.start, &self.end))
-                .map_err(|message| Fault::new("start", message))?;
+                .map_err(|Misplaced { key, message }| Fault::new(key, message))?;
         let part = disk.parts.len();
         let wished = match &self.tag {
             Some(tag) => plain_name(tag),

@@ -10,7 +10,7 @@ use plan::{FileStep, GuestPath, Step, TreeOutput, Upload, Value};
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering, Tarball, guest_path},
+    lower::{Fault, Lowering, Tarball, Work, guest_path},
 };
 
 /// Where the tarball is in the guest.
@@ -64,6 +64,7 @@ impl StepKind for UnpackRootfs {
         let words = ["tar", "-C", root.as_str(), "-xf", &file, "--numeric-owner"];
         let argv: Vec<Value> = words.iter().map(|word| (*word).into()).collect();
         work.push(lowering.tool("unpack", argv).work());
+        work.push(lowering.lend(&root, &["resolv.conf"]));
         lowering.stage("", Some(&root), false, work);
         lowering.rootfs_unpacked = true;
         Ok(())
@@ -127,7 +128,8 @@ fn export(lowering: &mut Lowering<'_>, root: GuestPath, path: &str, format: &str
     let path = on_host(lowering, path);
     let output = TreeOutput { format: format.to_owned(), path, target: None };
     let step = Step::ExportTree { root: root.clone(), exclude: Vec::new(), output };
-    lowering.bare_stage(&root, vec![step.into()]);
+    let work = lowering.without_lent(&root, vec![step.into()]);
+    lowering.bare_stage(&root, work);
     lowering.tarball = Tarball::OnHost;
 }
 
@@ -160,11 +162,11 @@ impl CacheRootfs {
         let host = file.parent().map_or_else(PathBuf::new, Path::to_owned);
         // The user's own links lead there; the unpacking itself follows none.
         let host = std::fs::canonicalize(&host).unwrap_or(host);
-        let work = vec![
-            Step::File(FileStep::MakeDirectory { path: to.clone(), mode: 0o755 }).into(),
-            lowering.tool("pack", argv).work(),
-            Step::Fetch { from: to, to: host }.into(),
-        ];
+        let pack = vec![lowering.tool("pack", argv).work()];
+        let make = FileStep::MakeDirectory { path: to.clone(), mode: 0o755 };
+        let mut work: Vec<Work> = vec![Step::File(make).into()];
+        work.extend(lowering.without_lent(&root, pack));
+        work.push(Step::Fetch { from: to, to: host }.into());
         lowering.stage("", Some(&root), false, work);
         lowering.tarball = Tarball::InGuest;
         Ok(())

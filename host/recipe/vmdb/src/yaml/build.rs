@@ -35,6 +35,8 @@ pub struct Document {
     pub root: Node,
     /// Keys that were given twice in one mapping: the key, and where again.
     pub duplicates: Vec<(String, Position)>,
+    /// Where the keys of the top level stand whose values hold an anchor.
+    pub anchored: Vec<Position>,
 }
 
 /// Reads one document.
@@ -44,11 +46,18 @@ pub struct Document {
 /// safe loader does not construct.
 pub fn read(text: &str) -> Result<Document, YamlError> {
     let mut builder = Builder::default();
+    let mut anchored = Vec::new();
     let root = match yaml_tree::read(text)? {
-        Some(tree) => builder.item(&tree)?.node()?,
+        Some(tree) => {
+            if let Content::Map(entries) = &*tree.content {
+                let named = entries.iter().filter(|(_, value)| value.is_anchored);
+                anchored.extend(named.map(|(key, _)| key.at));
+            }
+            builder.item(&tree)?.node()?
+        }
         None => Node { at: Position { line: 1, column: 1 }, value: Value::Null },
     };
-    Ok(Document { root, duplicates: builder.duplicates })
+    Ok(Document { root, duplicates: builder.duplicates, anchored })
 }
 
 impl From<yaml_tree::YamlError> for YamlError {

@@ -58,7 +58,8 @@ pub(crate) fn show(prepared: &Prepared) -> String {
         if stage.context.binds != binds {
             binds.clone_from(&stage.context.binds);
             for bind in &binds {
-                writeln!(out, "  bound {} -> {}", bind.from, bind.to).unwrap();
+                let how = if bind.read_only { "read only " } else { "" };
+                writeln!(out, "  bound {how}{} -> {}", bind.from, bind.to).unwrap();
             }
         }
         for step in &stage.steps {
@@ -73,6 +74,9 @@ pub(crate) fn show(prepared: &Prepared) -> String {
     }
     for warning in &prepared.lowered.warnings {
         writeln!(out, "warning {} {warning}", warning.at).unwrap();
+    }
+    for note in &prepared.lowered.notes {
+        writeln!(out, "note {note}").unwrap();
     }
     for complaint in plan::check(plan) {
         writeln!(out, "PLAN {complaint}").unwrap();
@@ -110,12 +114,11 @@ fn show_step(out: &mut String, step: &Step) {
             for node in &layout.nodes {
                 match &node.kind {
                     NodeKind::Table(table) => {
-                        writeln!(
-                            out,
-                            "  make {} {:?} align {}",
-                            node.name, table.label, table.align
-                        )
-                        .unwrap();
+                        writeln!(out, "  make {} {:?}", node.name, table.label).unwrap();
+                        if let plan::Placing::Exact { extended: Some(extended) } = table.placing {
+                            let plan::Extended { number, start, end } = extended;
+                            writeln!(out, "    extended {number} from {start} to {end}").unwrap();
+                        }
                         for part in &table.partitions {
                             writeln!(
                                 out,

@@ -1,0 +1,112 @@
+//! Scripts that the kernel does not start by itself: bash, which runs them in the
+//! original, does, or says why not.
+
+use nix::errno::Errno;
+use plan::Place;
+use session::SessionError;
+use wire::Spawn;
+
+use crate::guest::Guest;
+
+/// What runs a file that is neither a program nor names an interpreter.
+const SHELL: &str = "/bin/bash";
+/// The exit status of bash for what it cannot start.
+pub(crate) const CANNOT_START: i32 = 126;
+/// Files over this are no scripts whose first line is looked at.
+const SCRIPT_MAX_BYTES: u64 = 1 << 20;
+
+/// The number of the system's error, where the guest told one.
+fn errno(error: &SessionError) -> Option<Errno> {
+    match error {
+        SessionError::Guest(failure) => failure.errno.map(Errno::from_raw),
+        _ => None,
+    }
+}
+
+/// How bash would run what the kernel refused: as a script of its own, if it has no first
+/// line that says otherwise or is empty.
+pub(crate) fn by_bash(spawn: &Spawn, error: &SessionError) -> Option<Spawn> {
+    let argv = std::iter::once(SHELL.to_owned()).chain(spawn.argv.iter().cloned()).collect();
+    (errno(error) == Some(Errno::ENOEXEC)).then(|| Spawn { argv, ..spawn.clone() })
+}
+
+/// Why a script could not be started, as far as it is the script's own fault.
+pub(crate) async fn reason(
+    guest: &Guest,
+    spawn: &Spawn,
+    place: Place,
+    error: &SessionError,
+) -> Option<String> {
+    let errno = errno(error)?;
+    let (root, script) = (spawn.root.as_deref().unwrap_or("/"), spawn.argv.first()?);
+    if !matches!(errno, Errno::ENOENT | Errno::EACCES) || !script.starts_with('/') {
+        return None;
+    }
+    let content = guest.session.get_file(root, script, SCRIPT_MAX_BYTES).await.ok()?;
+    Some(format!("{script}: {}", describe(&content, place, errno)))
+}
+
+/// What is wrong with a script that is there.
+fn describe(content: &[u8], place: Place, errno: Errno) -> String {
+    let here = match place {
+        Place::Tools => "the appliance",
+        Place::Image => "the image",
+    };
+    let line = content.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(line) = line.strip_prefix(b"#!") else {
+        return match errno {
+            Errno::ENOENT => format!("it is a program whose loader is not in {here}"),
+            errno => format!("it cannot be run: {}", errno.desc()),
+        };
+    };
+    let line = String::from_utf8_lossy(line);
+    let interpreter = line.trim_start().split([' ', '\t']).next().unwrap_or_default();
+    match (interpreter.strip_suffix('\r'), errno) {
+        (Some(meant), _) => format!(
+            "bad interpreter: its lines end with CR LF as on Windows, so `{meant}` and a carriage return is \
+             looked for; `sed -i 's/\\r$//'` mends the file"
+        ),
+        (None, Errno::ENOENT) => {
+            format!("bad interpreter: its first line names `{interpreter}`, which is not in {here}")
+        }
+        (None, errno) => {
+            format!("bad interpreter: its first line names `{interpreter}`: {}", errno.desc())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(errno: Errno) -> SessionError {
+        SessionError::Guest(wire::Failure {
+            action: "run".into(),
+            reason: errno.desc().into(),
+            errno: Some(errno as i32),
+        })
+    }
+
+    #[test]
+    fn bash_runs_what_has_no_first_line_of_its_own() {
+        let spawn = Spawn { argv: vec!["/h/50-x".into(), "a".into()], ..Spawn::default() };
+        let again = by_bash(&spawn, &refused(Errno::ENOEXEC)).unwrap();
+        assert_eq!(again.argv, ["/bin/bash", "/h/50-x", "a"]);
+        assert!(by_bash(&spawn, &refused(Errno::ENOENT)).is_none());
+    }
+
+    #[test]
+    fn the_true_cause_is_named() {
+        let says = |content: &str, errno| describe(content.as_bytes(), Place::Image, errno);
+        assert!(says("#!/bin/bash\r\nx\r\n", Errno::ENOENT).contains("CR LF as on Windows"));
+        assert!(says("#!/bin/bash -e\r\n", Errno::ENOENT).contains("names `/bin/bash`"));
+        assert_eq!(
+            says("#! /usr/bin/python -u\n", Errno::ENOENT),
+            "bad interpreter: its first line names `/usr/bin/python`, which is not in the image"
+        );
+        assert!(says("\u{7f}ELF", Errno::ENOENT).contains("loader is not in the image"));
+        assert!(
+            says("#!/etc/passwd\n", Errno::EACCES).contains("`/etc/passwd`: Permission denied")
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! Verbs by name: help about one, those that stand below a group, and what a mistyped one was
+//! meant to be.
+
+use std::{ffi::OsString, fmt::Write as _, path::Path};
+
+use clap::Command;
+
+use super::{Personality, usage};
+use crate::error::CommandError;
+
+/// How alike a word must be to a verb to be taken for it with letters mistyped: `complete` is
+/// `completions` to 0.64, and no other word of the kind is further off.
+const ALIKE: f64 = 0.6;
+
+/// Elements of diskimage-builder whose names are that much alike.
+const ELEMENTS_LIKE_VERBS: &[&str] = &["bootc", "docker", "rhel", "uboot"];
+
+/// The verb that a word was probably meant to be. Elements of diskimage-builder are words of
+/// their own.
+#[must_use]
+pub fn near_verb(word: &str) -> Option<String> {
+    if ELEMENTS_LIKE_VERBS.contains(&word) {
+        return None;
+    }
+    let command = super::command();
+    let verbs = command.get_subcommands().map(|verb| verb.get_name().to_owned());
+    let alike = |verb: &String| strsim::normalized_damerau_levenshtein(word, verb);
+    verbs
+        .chain(["help".to_owned(), "version".to_owned()])
+        .filter(|verb| alike(verb) >= ALIKE && verb != word)
+        .max_by(|a, b| alike(a).total_cmp(&alike(b)))
+}
+
+/// The hint about a first word that is no verb but nearly one, unless an element has the name.
+#[must_use]
+pub fn hint(personality: Personality, args: &[OsString], paths: &[&Path]) -> Option<String> {
+    let word = args.first()?.to_str().filter(|word| !word.starts_with('-'))?;
+    let is_element = paths.iter().any(|path| path.join(word).is_dir());
+    if personality != Personality::Vbuild || is_element {
+        return None;
+    }
+    near_verb(word).map(|verb| format!("did you mean the verb `{verb}`? `vbuild help` lists all"))
+}
+
+/// `help VERB...` and `version` as the options that they stand for.
+///
+/// # Errors
+/// Help about something that is no verb.
+pub(super) fn as_options(
+    command: &Command,
+    args: &[OsString],
+) -> Result<Option<Vec<OsString>>, CommandError> {
+    let Some((first, rest)) = args.split_first() else { return Ok(None) };
+    if first == "version" && rest.is_empty() {
+        return Ok(Some(vec!["--version".into()]));
+    }
+    if first != "help" {
+        return Ok(None);
+    }
+    let mut at = command;
+    for word in rest {
+        let found = word.to_str().and_then(|word| at.find_subcommand(word));
+        at = found.ok_or_else(|| {
+            let word = word.to_string_lossy();
+            let above = if rest.len() > 1 { at.get_name() } else { "vbuild" };
+            usage(format!("{above} has no verb `{word}`"))
+                .maybe_hint(near_verb(&word).map(|verb| format!("did you mean `{verb}`?")))
+        })?;
+    }
+    Ok(Some(rest.iter().cloned().chain(["--help".into()]).collect()))
+}
+
+/// That a verb is a group, and what stands below it.
+pub(super) fn lacks_verb(command: &Command, words: &[OsString]) -> CommandError {
+    let mut name = "vbuild".to_owned();
+    let mut at = command;
+    for word in words.iter().skip(1).filter_map(|word| word.to_str()) {
+        let Some(below) = at.find_subcommand(word) else { continue };
+        let _ = write!(name, " {word}");
+        at = below;
+    }
+    let verbs: Vec<(&str, String)> = at
+        .get_subcommands()
+        .filter(|verb| !verb.is_hide_set())
+        .map(|verb| {
+            (verb.get_name(), verb.get_about().map(ToString::to_string).unwrap_or_default())
+        })
+        .collect();
+    let width = verbs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let mut text = format!("`{name}` needs one of its verbs:");
+    for (name, about) in verbs {
+        let _ = write!(text, "\n  {name:<width$}  {about}");
+    }
+    CommandError::usage(text).hint(format!("`{name} VERB --help` tells of each"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn mistyped_verbs_are_known_and_elements_are_none() {
+        for (typed, meant) in [
+            ("docter", "doctor"),
+            ("vmbd", "vmdb"),
+            ("layer", "layers"),
+            ("appliances", "appliance"),
+            ("complete", "completions"),
+            ("stroe", "store"),
+            ("image", "images"),
+            ("bot", "boot"),
+            ("halp", "help"),
+        ] {
+            assert_eq!(near_verb(typed).as_deref(), Some(meant), "{typed}");
+        }
+        for element in
+            ["bootc", "docker", "rhel", "uboot", "debian-minimal", "vm", "base", "cache-url"]
+        {
+            assert_eq!(near_verb(element), None, "{element}");
+        }
+    }
+
+    #[test]
+    fn an_element_of_the_users_own_is_no_mistyped_verb() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("stores")).unwrap();
+        let args = words("stores vm");
+        assert!(hint(Personality::Vbuild, &args, &[]).unwrap().contains("`store`"));
+        assert_eq!(hint(Personality::Vbuild, &args, &[folder.path()]), None);
+        assert_eq!(hint(Personality::DiskImageCreate, &args, &[]), None);
+        assert_eq!(hint(Personality::Vbuild, &words("--stores"), &[]), None);
+    }
+
+    #[test]
+    fn help_and_version_are_words_too() {
+        let command = super::super::command();
+        let read = |line: &str| as_options(&command, &words(line)).map_err(|e| e.to_string());
+        assert_eq!(read("help"), Ok(Some(words("--help"))));
+        assert_eq!(read("help store gc"), Ok(Some(words("store gc --help"))));
+        assert_eq!(read("version"), Ok(Some(words("--version"))));
+        assert_eq!(read("vmdb help"), Ok(None));
+        assert_eq!(read("help docter"), Err("vbuild has no verb `docter`".into()));
+        assert!(read("help store frob").is_err());
+    }
+
+    #[test]
+    fn a_group_lists_its_verbs() {
+        let command = super::super::command();
+        for group in command.get_subcommands().filter(|verb| verb.is_subcommand_required_set()) {
+            let line = words(&format!("vbuild {}", group.get_name()));
+            let text = lacks_verb(&command, &line).to_string();
+            for verb in group.get_subcommands().filter(|verb| verb.get_name() != "help") {
+                assert!(text.contains(&format!("\n  {}", verb.get_name())), "{text}");
+            }
+        }
+    }
+}

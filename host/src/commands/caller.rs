@@ -1,0 +1,171 @@
+//! The environment of the caller under diskimage-builder's names: what of it reaches
+//! scripts, what else counts, and what is told about the rest.
+//!
+//! diskimage-builder gives scripts all of it. Here secrets of the caller stay out of
+//! images, so only what diskimage-builder and its elements document is passed; the rest is
+//! named where the elements of the build use it.
+
+use dib::Lowered;
+
+use super::Context;
+use crate::{cli::BuildArgs, pipeline::Ctx};
+
+/// Variables beside `DIB_*` that diskimage-builder 3.43 or its elements document.
+const DOCUMENTED: &[&str] = &[
+    "ACI_MANIFEST",
+    "ARCH",
+    "BASE_IMAGE_FILE",
+    "BASE_IMAGE_TAG",
+    "DISTRO_NAME",
+    "EFI_BOOT_DIR",
+    "FS_TYPE",
+    "HW_DISCOVERY_URL",
+    "INIT_SYSTEM",
+    "MAX_ONLINE_RESIZE",
+    "NO_SOURCE_REPOSITORIES",
+    "PIP_DOWNLOAD_CACHE",
+    "PYTHON_TARGETS",
+    "ROOT_LABEL",
+    "UBOOT_KERNEL_ADDR",
+    "UBOOT_KERNEL_EP",
+    "YUM",
+    "break",
+    "break_cmd",
+];
+
+/// What the names of documented variables begin with.
+const DOCUMENTED_PREFIXES: &[&str] = &["DIB_", "GENTOO_", "REG_"];
+
+/// Variables that shells and programs have for themselves; no script means the caller's.
+const USUAL: &[&str] = &[
+    "COLUMNS",
+    "DISPLAY",
+    "EDITOR",
+    "ELEMENTS_PATH",
+    "HOME",
+    "HOSTNAME",
+    "IMAGE_NAME",
+    "LANG",
+    "LINES",
+    "LOGNAME",
+    "MAIL",
+    "OLDPWD",
+    "OVERWRITE_OLD_IMAGE",
+    "PATH",
+    "PS1",
+    "PS4",
+    "PWD",
+    "QEMU_IMG_OPTIONS",
+    "RAMDISK_ELEMENT",
+    "SHELL",
+    "SHLVL",
+    "SKIP_BASE",
+    "TERM",
+    "TMPDIR",
+    "USER",
+    "VIRTUAL_ENV",
+    "_",
+];
+
+/// Variables with the proxies of programs.
+const PROXIES: &[&str] = &[
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "FTP_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// Whether the environment counts for a build at all.
+fn counts(context: &Context, args: &BuildArgs) -> bool {
+    context.personality.reads_dib_environment() && !args.scripts.clear_environment
+}
+
+/// The variables of the caller that scripts get.
+pub(super) fn passed(context: &Context, args: &BuildArgs) -> Vec<(String, String)> {
+    if !counts(context, args) {
+        return Vec::new();
+    }
+    let documented = |name: &str| {
+        DOCUMENTED.contains(&name)
+            || DOCUMENTED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    };
+    let variables = context.environment.iter().filter_map(|(name, value)| {
+        let name = name.to_str().filter(|name| documented(name))?;
+        Some((name.to_owned(), value.to_str()?.to_owned()))
+    });
+    variables.collect()
+}
+
+/// A variable that diskimage-builder reads itself, when it is not empty.
+pub(super) fn setting<'a>(context: &'a Context, args: &BuildArgs, name: &str) -> Option<&'a str> {
+    let value = context.variable(name).filter(|value| !value.is_empty());
+    value.filter(|_| counts(context, args))
+}
+
+/// Whether such a variable is set to something that means yes.
+pub(super) fn flag(context: &Context, args: &BuildArgs, name: &str) -> bool {
+    setting(context, args, name).is_some_and(|value| value != "0")
+}
+
+/// Whether `DIB_QUIET` silences the terminal.
+pub(super) fn is_quiet(context: &Context, args: &BuildArgs) -> bool {
+    flag(context, args, "DIB_QUIET")
+}
+
+/// Tells in one line which of the documented variables without `DIB_` are passed, and that
+/// proxies are not.
+pub(super) fn tell(context: &Context, args: &BuildArgs, ctx: &Ctx) {
+    if !counts(context, args) {
+        return;
+    }
+    let passed = passed(context, args);
+    let names = passed.iter().map(|(name, _)| name.as_str());
+    let names: Vec<&str> = names.filter(|name| !name.starts_with("DIB_")).collect();
+    let set = |name: &&&str| context.variable(name).is_some_and(|value| !value.is_empty());
+    let proxies: Vec<&str> = PROXIES.iter().filter(set).copied().collect();
+    let mut parts = Vec::new();
+    if !names.is_empty() {
+        parts.push(format!("passed to scripts: {}", names.join(" ")));
+    }
+    if !proxies.is_empty() {
+        parts.push(format!(
+            "not passed: {}, as vbuild itself goes through the proxy for scripts",
+            proxies.join(" ")
+        ));
+    }
+    if !parts.is_empty() {
+        ctx.say(format!("Variables of the environment {}", parts.join("; ")));
+    }
+}
+
+/// A warning about variables that are set here and that files of the elements use, but that
+/// are not passed.
+pub(super) fn unpassed(context: &Context, args: &BuildArgs, lowered: &Lowered) -> Option<String> {
+    if !counts(context, args) {
+        return None;
+    }
+    let mine = |name: &str| {
+        USUAL.contains(&name)
+            || PROXIES.contains(&name)
+            || name.starts_with("LC_")
+            || lowered.variables.iter().any(|passed| passed == name)
+    };
+    let names: Vec<&str> = context
+        .environment
+        .keys()
+        .filter_map(|name| name.to_str())
+        .filter(|name| lowered.mentioned.contains(*name) && !mine(name))
+        .collect();
+    let first = names.first()?;
+    Some(format!(
+        "scripts of these elements use variables that are set here and not passed: {}; `--envvar {first}` \
+         passes one",
+        names.join(" ")
+    ))
+}
