@@ -31,6 +31,9 @@ if [ "$what" = test ]; then
     want unshare util-linux
     want iasl acpica-tools
     want unsquashfs squashfs-tools
+    want mandoc mandoc
+    want zsh zsh
+    want fish fish
     [ -e /usr/share/OVMF/OVMF_CODE.fd ] || [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || packages="$packages ovmf"
 fi
 

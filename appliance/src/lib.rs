@@ -33,7 +33,6 @@ mod error;
 mod events;
 mod fetch;
 mod first_stage;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod image;
 mod index;

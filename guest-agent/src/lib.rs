@@ -10,7 +10,6 @@ mod block;
 mod console;
 mod failure;
 mod files;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod init;
 mod modules;

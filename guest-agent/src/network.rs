@@ -38,7 +38,6 @@ use crate::console::say;
 use crate::failure::Doing;
 use crate::modules;
 
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use name_service::read_query;
 
 /// The guest's address and the gateway that nobody has, as users of QEMU know them.

@@ -12,7 +12,8 @@ use crate::{drive, error::CommandError, network, pipeline, settings::Settings, s
 /// All complaints in one error.
 pub fn outputs(plan: &Plan, makes_folders: bool) -> Result<(), CommandError> {
     let mut complaints = of_stages(plan);
-    let mut errors = output::check(&pipeline::targets(plan), makes_folders).err().unwrap_or_default();
+    let mut errors =
+        output::check(&pipeline::targets(plan), makes_folders).err().unwrap_or_default();
     let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
     errors.extend(steps.filter_map(|step| match step {
         plan::Step::Fetch { to, .. } if !makes_folders => output::check_directory(to).err(),

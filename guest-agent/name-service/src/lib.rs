@@ -11,6 +11,5 @@ mod names;
 mod query;
 
 pub use names::Names;
-#[cfg(any(test, feature = "fuzzing"))]
 pub use query::read_query;
 pub use query::{Code, QUERY_MAX_BYTES, Question, answer_here, parse, respond};

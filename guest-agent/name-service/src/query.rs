@@ -152,7 +152,6 @@ pub fn answer_here(question: &Question, names: &Names) -> Option<(Code, Option<I
 }
 
 /// A query and what is answered, for the fuzz target.
-#[cfg(any(test, feature = "fuzzing"))]
 pub fn read_query(query: &[u8]) {
     let names = Names::default();
     match parse(query) {

@@ -21,7 +21,6 @@
 
 mod archive;
 mod content;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod header;
 mod records;

@@ -26,7 +26,6 @@
 
 pub mod egress;
 pub mod frame;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod message;
 

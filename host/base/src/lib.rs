@@ -17,7 +17,6 @@ mod backing;
 mod blocks;
 mod error;
 mod fetch;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gc;
 mod identify;

@@ -495,7 +495,6 @@ fn nodes(
 }
 
 /// What a disk says of itself, for the fuzz target.
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn read_reports(text: &str) {
     let candidates: Vec<Candidate> = text
         .split("\n\n")

@@ -188,13 +188,7 @@ pub(crate) async fn run_capturing(
             return Err(ended.failed(&command, stage, config, lines, Vec::new()));
         }
     };
-    if let (Some(input), Some(text)) = (child.take_input(), command.stdin) {
-        let text = text.to_owned();
-        tokio::spawn(async move {
-            input.send(text.as_bytes()).await;
-            input.end().await;
-        });
-    }
+    send_input(&mut child, command.stdin);
     let mut captured = Vec::new();
     let exited = loop {
         match child.next().await.map_err(session_error)? {
@@ -218,6 +212,17 @@ pub(crate) async fn run_capturing(
         return Ok(captured);
     }
     Err(ended.failed(&command, stage, config, lines, captured))
+}
+
+/// Gives a command its standard input, beside everything else.
+fn send_input(child: &mut session::Child, text: Option<&str>) {
+    if let (Some(input), Some(text)) = (child.take_input(), text) {
+        let text = text.to_owned();
+        tokio::spawn(async move {
+            input.send(text.as_bytes()).await;
+            input.end().await;
+        });
+    }
 }
 
 /// How a command ended.

@@ -162,7 +162,6 @@ fn parse(report: &[u8]) -> Result<Table, EngineError> {
 }
 
 /// sfdisk's report, for the fuzz target.
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn read_report(bytes: &[u8]) {
     if let Ok(table) = parse(bytes) {
         let _ = extended(&table, "/dev/vda");

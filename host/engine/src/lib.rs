@@ -18,7 +18,6 @@ mod context;
 mod disk_base;
 mod disks;
 mod error;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod grow;
 mod guest;

@@ -5,8 +5,9 @@
 //! agent writes them, and the kernel reads the table again.
 
 mod gpt_types;
+mod sparse_disk;
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 
 use mbrman::{CHS, LogicalPartition, MBRPartitionEntry};
 use plan::{
@@ -14,6 +15,8 @@ use plan::{
     TableLabel,
 };
 use uuid::Uuid;
+
+use sparse_disk::SparseDisk;
 
 /// The heads and sectors that every BIOS of the last decades pretends.
 const CHS_HEADS: u32 = 255;
@@ -313,19 +316,21 @@ pub fn check_tables(plan: &Plan) -> Vec<TableError> {
         NodeKind::Table(table) => Some(table),
         _ => None,
     });
-    tables.filter_map(|table| check_table(table, plan).err()).collect()
+    tables.filter_map(|table| check_table(table, &plan.disks).err()).collect()
 }
 
-fn check_table(table: &PartitionTable, plan: &Plan) -> Result<(), TableError> {
+fn check_table(table: &PartitionTable, disks: &[Disk]) -> Result<(), TableError> {
     for (index, partition) in table.partitions.iter().enumerate() {
         match table.label {
             TableLabel::Mbr => drop(mbr_type(table, index)?),
             TableLabel::Gpt => drop(gpt_type_of(partition)?),
         }
     }
-    let disk = plan.disks.iter().find(|disk| disk.name == table.disk.as_str());
+    let disk = disks.iter().find(|disk| disk.name == table.disk.as_str());
     if let Some(Disk { size: DiskSize::Bytes(bytes), block_bytes, .. }) = disk {
-        lay_out(table, *bytes, u64::from(*block_bytes), &|_| Uuid::nil())?;
+        lay_out(table, *bytes, u64::from(*block_bytes), &|name| {
+            Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
+        })?;
     }
     Ok(())
 }
@@ -435,68 +440,6 @@ fn mbr(
         image.write_all(&record).map_err(|e| encode(e.to_string()))?;
     }
     Ok(TableImage { writes: image.into_writes(), partitions: placed })
-}
-
-/// A disk of which only the written bytes exist.
-struct SparseDisk {
-    bytes: u64,
-    position: u64,
-    writes: std::collections::BTreeMap<u64, Vec<u8>>,
-}
-
-impl SparseDisk {
-    fn new(bytes: u64) -> Self {
-        Self { bytes, position: 0, writes: std::collections::BTreeMap::new() }
-    }
-
-    /// The writes with touching ones joined.
-    fn into_writes(self) -> Vec<(u64, Vec<u8>)> {
-        let mut joined: Vec<(u64, Vec<u8>)> = Vec::new();
-        for (offset, bytes) in self.writes {
-            match joined.last_mut() {
-                Some((start, last)) if *start + last.len() as u64 == offset => last.extend(bytes),
-                _ => joined.push((offset, bytes)),
-            }
-        }
-        joined
-    }
-}
-
-impl Read for SparseDisk {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        // The encoders only seek; a fresh disk reads as zeros.
-        buffer.fill(0);
-        self.position += buffer.len() as u64;
-        Ok(buffer.len())
-    }
-}
-
-impl Write for SparseDisk {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.position + bytes.len() as u64 > self.bytes {
-            return Err(std::io::ErrorKind::WriteZero.into());
-        }
-        self.writes.insert(self.position, bytes.to_vec());
-        self.position += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Seek for SparseDisk {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(delta) => self.bytes.checked_add_signed(delta),
-            SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
-        };
-        self.position =
-            target.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
-        Ok(self.position)
-    }
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@
 //! has its own output, time and exit status, and is a boundary. Scripts of the plan
 //! are put into the directory right before they run.
 
+mod listing;
+
 use std::collections::BTreeMap;
 
-use plan::{Run, RunParts, Stage, compare_scripts, is_script_name};
+use plan::{Run, RunParts, Stage, compare_scripts};
 use serde::{Deserialize, Serialize};
-use wire::{FileKind, FileOperation, FileStat, Reply, Request};
+use wire::FileKind;
 
 use crate::{
     Config, EngineError, State,
@@ -28,8 +30,6 @@ const CAPTURE_ENVIRONMENT: &str = include_str!("../scripts/environment.sh");
 /// A variable with commands that give a script what no variable can: the mask of new files,
 /// the working directory and limits, as far as files of environment.d have changed them.
 const PRELUDE: &str = "_vbuild_prelude";
-/// How many symbolic links are followed to a script.
-const LINKS_MAX: usize = 8;
 
 /// A phase on its way: how far it has come, and the environment of its scripts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub(crate) async fn begin(
     state: &State,
 ) -> Result<Phase, EngineError> {
     let root = command::root_of(parts.place, stage)?;
-    let found = scripts(guest, stage, &root, parts.directory.as_str()).await?;
+    let found = listing::scripts(guest, stage, &root, parts.directory.as_str()).await?;
     let scripts = Scripts { found, last: None, left: false };
     if scripts.found.is_empty() && parts.scripts.is_empty() {
         return Ok(Phase { scripts, env: Vec::new() });
@@ -235,12 +235,12 @@ impl Sourcing<'_> {
         let Some(directory) = directory else { return Ok(Some(env)) };
         let root = command::root_of(self.place, self.stage)?;
         let mut files = Vec::new();
-        for (name, stat) in list(self.guest, self.stage, &root, directory).await? {
+        for (name, stat) in listing::list(self.guest, self.stage, &root, directory).await? {
             if !is_environment_name(&name) {
                 continue;
             }
             let path = format!("{directory}/{name}");
-            let stat = follow(self.guest, self.stage, &root, path.clone(), stat).await?;
+            let stat = listing::follow(self.guest, self.stage, &root, path.clone(), stat).await?;
             files.extend(stat.filter(|stat| stat.kind == FileKind::File).map(|_| path));
         }
         if files.is_empty() {
@@ -320,90 +320,6 @@ fn is_environment_name(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
-/// The scripts that stand in a directory.
-async fn scripts(
-    guest: &Guest,
-    stage: &Stage,
-    root: &str,
-    directory: &str,
-) -> Result<Vec<String>, EngineError> {
-    let mut names = Vec::new();
-    for (name, stat) in list(guest, stage, root, directory).await? {
-        if !is_script_name(&name) {
-            continue;
-        }
-        let path = format!("{directory}/{name}");
-        let stat = follow(guest, stage, root, path, stat).await?;
-        if stat.is_some_and(|stat| stat.kind == FileKind::File && stat.mode & 0o111 != 0) {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-async fn ask(guest: &Guest, stage: &Stage, operation: FileOperation) -> Result<Reply, EngineError> {
-    guest.session.request(&Request::File(operation)).await.map_err(|source| EngineError::Session {
-        stage: stage.name.clone(),
-        step: "look for scripts".into(),
-        source,
-    })
-}
-
-/// Names and status of a directory's entries; none when it is missing.
-async fn list(
-    guest: &Guest,
-    stage: &Stage,
-    root: &str,
-    directory: &str,
-) -> Result<Vec<(String, FileStat)>, EngineError> {
-    let stat = FileOperation::Stat { root: root.into(), path: directory.into() };
-    if matches!(ask(guest, stage, stat).await?, Reply::Stat { stat: None }) {
-        return Ok(Vec::new());
-    }
-    let listing = FileOperation::List { root: root.into(), path: directory.into() };
-    match ask(guest, stage, listing).await? {
-        Reply::Entries { entries } => Ok(entries),
-        _ => Ok(Vec::new()),
-    }
-}
-
-/// Follows symbolic links to what they lead to.
-async fn follow(
-    guest: &Guest,
-    stage: &Stage,
-    root: &str,
-    mut path: String,
-    mut stat: FileStat,
-) -> Result<Option<FileStat>, EngineError> {
-    for _ in 0..LINKS_MAX {
-        let Some(link) = stat.link.take() else { return Ok(Some(stat)) };
-        path = join(&path, &link);
-        let operation = FileOperation::Stat { root: root.into(), path: path.clone() };
-        match ask(guest, stage, operation).await? {
-            Reply::Stat { stat: Some(next) } => stat = next,
-            _ => return Ok(None),
-        }
-    }
-    Ok(None)
-}
-
-/// Where a link leads, without leaving the root.
-fn join(path: &str, link: &str) -> String {
-    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-    let whole = if link.starts_with('/') { link.to_owned() } else { format!("{parent}/{link}") };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in whole.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
-}
-
 /// Takes `IMAGE_BLOCK_DEVICE=` from the output of block-device.d.
 fn note_block_device(output: &[u8], state: &mut State) -> Result<(), EngineError> {
     let text = String::from_utf8_lossy(output);
@@ -463,13 +379,6 @@ mod tests {
     fn names_of_environment_files() {
         assert!(is_environment_name("10-a.bash"));
         assert!(!is_environment_name("10-a~"));
-    }
-
-    #[test]
-    fn links_stay_inside() {
-        assert_eq!(join("/in/install.d/10-x", "../x-install/10-x"), "/in/x-install/10-x");
-        assert_eq!(join("/a/b", "/c/./d"), "/c/d");
-        assert_eq!(join("/a", "../../../e"), "/e");
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //! bytes. The image is taken from the distribution, but it is checked like any
 //! other input: a corrupt one is an error with its reason, not a dead guest.
 
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 
 use std::{

@@ -317,7 +317,6 @@ impl Channel {
 }
 
 /// A message as either side may get it, for the fuzz target.
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = serde_json::from_slice::<ToVmm>(bytes);
     if let Ok(FromVmm::Ended { reason }) = serde_json::from_slice(bytes) {

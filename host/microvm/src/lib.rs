@@ -34,7 +34,6 @@
 // it to KVM, and writes one byte of kvm_run from a signal handler; none of
 // that has a safe interface.
 
-#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod probe;

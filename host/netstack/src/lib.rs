@@ -20,7 +20,6 @@
 mod dhcp;
 mod door;
 mod flow;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gateway;
 mod link;

@@ -238,7 +238,8 @@ mod tests {
         for name in ["plain", "with space", "back\\slash", "new\nline"] {
             let path = dir.path().join(name);
             std::fs::write(&path, b"abc").unwrap();
-            let out = std::process::Command::new("md5sum").arg(&path).output().unwrap();
+            let mut command = std::process::Command::new("md5sum");
+            let out = command.arg(name).current_dir(dir.path()).output().unwrap();
             assert_eq!(
                 String::from_utf8_lossy(&out.stdout),
                 String::from_utf8_lossy(&line("900150983cd24fb0d6963f7d28e17f72", &path)),

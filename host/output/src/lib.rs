@@ -20,7 +20,6 @@ mod commit;
 mod error;
 mod format;
 mod formats;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod losses;
 mod place;

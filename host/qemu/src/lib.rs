@@ -30,7 +30,6 @@ mod argv;
 pub mod boot;
 mod child;
 mod console;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod halt;
 mod handed;

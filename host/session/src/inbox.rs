@@ -102,7 +102,6 @@ impl Inbox {
     }
 
     /// What came in, without waiting.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn try_next(&self) -> Option<Incoming> {
         self.lock().queue.pop_front()
     }

@@ -15,7 +15,6 @@ mod command;
 mod connection;
 mod error;
 mod files;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod inbox;
 

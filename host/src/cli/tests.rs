@@ -71,9 +71,18 @@ fn messages_of_virt_dib() {
         (&["vbuild", "--formats", ",", "d"], "invalid format ‘’ in --formats"),
         (&["vbuild", "--debug", "-1", "d"], "--debug parameter must be >= 0"),
         (&["vbuild", "--debug", "abc", "d"], "--debug: ‘abc’ is not a numeric value."),
-        (&["vbuild", "--size", "10", "d"], "--size: 10: cannot parse size field"),
-        (&["vbuild", "--size", "1T", "d"], "--size: 1T: cannot parse size field"),
-        (&["vbuild", "--size", "1.2.3G", "d"], "--size: 1.2.3G: cannot parse size field"),
+        (
+            &["vbuild", "--size", "10", "d"],
+            "--size: 10: cannot parse size field (a number and one of b, K, M, G: `5G`)",
+        ),
+        (
+            &["vbuild", "--size", "1T", "d"],
+            "--size: 1T: cannot parse size field (a number and one of b, K, M, G: `5G`)",
+        ),
+        (
+            &["vbuild", "--size", "1.2.3G", "d"],
+            "--size: 1.2.3G: cannot parse size field (a number and one of b, K, M, G: `5G`)",
+        ),
         (
             &["vbuild", "--machine-readable=foo"],
             "invalid format string for --machine-readable: foo",

@@ -363,7 +363,7 @@ mod tests {
             // What is no whole sector is rounded up to one.
             ("0.1G", 107_374_592),
             ("1.2G", 1_288_490_496),
-            ("2.1G", 2_254_857_728),
+            ("2.1G", 2_254_858_240),
         ];
         for (text, bytes) in table {
             assert_eq!(size(text), Ok(bytes), "for `{text}`");

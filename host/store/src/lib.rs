@@ -44,7 +44,6 @@ mod changed;
 mod content;
 mod error;
 mod extents;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gc;
 mod layer;

@@ -1,6 +1,6 @@
 //! Tables as other programs read them.
 
-use plan::Percent;
+use plan::{DiskName, Percent};
 
 use super::*;
 
@@ -81,20 +81,23 @@ fn logical_partitions_count_from_five() {
 
 #[test]
 fn gpt_places_in_order_and_keeps_the_backup() {
-    let image = lay_out(
-        &table(
-            TableLabel::Gpt,
-            vec![
-                part("ESP", Size::Bytes(8 * MIB), "EF00", false),
-                part("BSP", Size::Bytes(8 * MIB), "EF02", false),
-                part("root", Size::Percent(Percent::ALL), "8300", false),
-            ],
-        ),
-        1024 * MIB,
-        512,
-        &id,
-    )
-    .unwrap();
+    let table = table(
+        TableLabel::Gpt,
+        vec![
+            part("ESP", Size::Bytes(8 * MIB), "EF00", false),
+            part("BSP", Size::Bytes(8 * MIB), "EF02", false),
+            part("root", Size::Percent(Percent::ALL), "8300", false),
+        ],
+    );
+    let disk = Disk {
+        name: DiskName::try_from("image0".to_owned()).unwrap(),
+        role: plan::DiskRole::Target,
+        size: DiskSize::Bytes(1024 * MIB),
+        block_bytes: 512,
+        base: None,
+    };
+    check_table(&table, &[disk]).unwrap();
+    let image = lay_out(&table, 1024 * MIB, 512, &id).unwrap();
     let sizes: Vec<u64> = image.partitions.iter().map(|p| p.bytes / MIB).collect();
     assert_eq!(sizes, [8, 8, 1006]);
     // The backup header stands in the very last block.

@@ -10,7 +10,6 @@
 //! can be replaced between two requests: that is how a stage boundary gets its
 //! new layer while the guest runs.
 
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 pub(crate) mod image;
 pub(crate) mod qcow2;

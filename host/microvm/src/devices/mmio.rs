@@ -11,7 +11,6 @@
 //! allow is ignored; rings that are not valid at DRIVER_OK make the device
 //! report "needs reset", and its worker never sees them.
 
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 
 use std::{io, sync::Arc};

@@ -120,7 +120,6 @@ impl Handler for Source {
 }
 
 /// Serves rings made of the bytes, in memory that another thread changes.
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     use crate::fuzzing::rings;
     let Ok(counters) = Counters::new() else { return };

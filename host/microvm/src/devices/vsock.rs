@@ -1,6 +1,5 @@
 //! virtio-vsock: the shared mux core on a thread of its own.
 
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 
 use std::{

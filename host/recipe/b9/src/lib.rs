@@ -20,7 +20,6 @@ mod content;
 mod environment;
 mod erlang;
 mod expand;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod haskell;
 mod images;

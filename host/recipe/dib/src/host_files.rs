@@ -157,8 +157,8 @@ impl Host<'_> {
             return None;
         }
         let path = normal(&path);
-        let below = |directory: &&str| path.starts_with(directory);
-        let system = SYSTEM.iter().any(|directory| below(&directory)) && !path.starts_with(LOCAL);
+        let below = |directory: &str| path.starts_with(directory);
+        let system = SYSTEM.iter().any(|directory| below(directory)) && !path.starts_with(LOCAL);
         let common = COMMON.iter().any(|directory| path == Path::new(directory));
         let etc = path.starts_with("/etc") && !is_file;
         let metadata = path.metadata().ok().filter(|_| !system && !common && !etc)?;

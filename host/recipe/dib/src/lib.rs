@@ -18,7 +18,6 @@ mod elements;
 mod environment;
 mod error;
 mod files;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod guest;
 mod hooks;

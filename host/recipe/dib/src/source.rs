@@ -4,7 +4,6 @@
 mod fetch;
 mod index;
 
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use index::file_link as index_link;
 
 use std::{

@@ -19,7 +19,6 @@
 
 mod base_recipe;
 mod config;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod hints;
 mod lower;

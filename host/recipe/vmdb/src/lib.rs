@@ -16,7 +16,6 @@
 pub mod cli;
 mod complaint;
 mod fields;
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod inputs;
 mod lower;

@@ -225,18 +225,16 @@ fn faults_of_entries() {
             "- {zzz: {foo: bar, n: 1}}",
             "Config entry is not a plugin value: {'zzz': {'foo': 'bar', 'n': 1}}",
         ),
-        ("- mkfs: ext4", "`mkfs` needs settings, found 'ext4'"),
-        ("- mkfs: {type: ext4}", "`mkfs` needs a `name`, as it has no `base`"),
-        ("- mkfs: {name: x, type: ext4}", "Mkfs config needs [base]"),
-        ("- mkfs: {name: x, base: y}", "Mkfs config needs [type]"),
-        ("- mount: {name: x, base: y}", "MountPoint config needs [mount_point]"),
         ("- mkfs: {name: x, base: y, type: ext4}", "Edge not defined: y->x"),
         (
             "- local_loop: {name: x, size: 1X}",
             "`x`: `size` is `1X`: unit_str [X] not known (TiB, GiB, MiB and KiB count by 1024; TB, \
              GB, MB, KB and T, G, M, K by 1000; B and no unit are bytes)",
         ),
-        ("- local_loop: {name: x, block_size: 520}", "`x`: block_size 520 is neither 512 nor 4096"),
+        (
+            "- local_loop: {name: x, block_size: 520}",
+            "`x`: `block_size` is `520`, which is neither 512 nor 4096",
+        ),
         (
             "- local_loop: {name: x, mkfs: {type: xfs, label: longer-than-12}}",
             "Label [longer-than-12] too long for filesystem [xfs]: 14 > 12",
@@ -279,6 +277,20 @@ fn faults_of_entries() {
         } else {
             assert_eq!(found, message, "{text}");
         }
+    }
+}
+
+#[test]
+fn what_entries_need() {
+    let cases = [
+        ("- mkfs: ext4", "`mkfs` needs settings, found 'ext4'"),
+        ("- mkfs: {type: ext4}", "`mkfs` needs a `name`, as it has no `base`"),
+        ("- mkfs: {name: x, type: ext4}", "Mkfs config needs [base]"),
+        ("- mkfs: {name: x, base: y}", "Mkfs config needs [type]"),
+        ("- mount: {name: x, base: y}", "MountPoint config needs [mount_point]"),
+    ];
+    for (text, message) in cases {
+        assert_eq!(fails(text), message, "{text}");
     }
 }
 

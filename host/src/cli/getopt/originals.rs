@@ -1,0 +1,87 @@
+//! The options that the originals have: their prefixes mean what they meant.
+
+/// Options of virt-dib 1.48. A prefix that is ambiguous only because of options
+/// that came later means what it meant for virt-dib.
+pub(in crate::cli) const VIRT_DIB_OPTIONS: &[&str] = &[
+    "arch",
+    "checksum",
+    "color",
+    "colors",
+    "colour",
+    "colours",
+    "debug",
+    "docker-target",
+    "drive",
+    "drive-format",
+    "element-path",
+    "envvar",
+    "exclude-element",
+    "exclude-script",
+    "extra-packages",
+    "formats",
+    "fs-type",
+    "help",
+    "image-cache",
+    "install-type",
+    "long-options",
+    "machine-readable",
+    "memsize",
+    "mkfs-options",
+    "name",
+    "network",
+    "no-delete-on-failure",
+    "no-network",
+    "python",
+    "qemu-img-options",
+    "quiet",
+    "ramdisk",
+    "ramdisk-element",
+    "root-label",
+    "short-options",
+    "size",
+    "skip-base",
+    "smp",
+    "verbose",
+    "version",
+    "wrap",
+];
+
+/// Options of disk-image-create 3.43, by the same rule.
+const DISK_IMAGE_CREATE_OPTIONS: &[&str] = &[
+    "checksum",
+    "docker-target",
+    "help",
+    "image-cache",
+    "image-size",
+    "install-type",
+    "logfile",
+    "max-online-resize",
+    "min-tmpfs",
+    "mkfs-options",
+    "no-tmpfs",
+    "offline",
+    "qemu-img-options",
+    "ramdisk-element",
+    "root-label",
+    "version",
+];
+
+/// Whose rules of getopt a command line follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Syntax {
+    /// virt-dib's `getopt_long_only`: a long option may have one dash.
+    #[default]
+    LongOnly,
+    /// disk-image-create's getopt(1): one dash begins letters and nothing else, and a
+    /// prefix of one of its own options wins over whatever vbuild has added.
+    Long,
+}
+
+impl Syntax {
+    pub(super) fn options_of_old(self) -> &'static [&'static str] {
+        match self {
+            Self::LongOnly => VIRT_DIB_OPTIONS,
+            Self::Long => DISK_IMAGE_CREATE_OPTIONS,
+        }
+    }
+}
