@@ -3,14 +3,16 @@
 #
 #   1. formatting and lints          2. tests that need no machine
 #   3. real boots of the appliance   4. a real Debian image, built as an ordinary
-#      user (uid 65534 when run as root) and booted to its login prompt, beside
-#      the others
+#      user (uid 65534 when run as root) and booted to its login prompt
 #   5. the own VMM on an emulated KVM: tests/lab.sh
 #
-# usage: tests/all.sh [unit|guest|image|all]
+# 4 and 5 run beside the others, one after the other, so that neither processor waits.
+#
+# usage: tests/all.sh [unit|guest|image|beside|all]
 #   unit   1 and 2
 #   guest  and the appliance, made as that user, with a command run in it
 #   image  4 alone, with the program that is in VBUILD_TEST_DIR/bin
+#   beside 4 and 5, as `all` starts them
 #   all    everything (the default)
 # VBUILD_TEST_DIR keeps the caches of 3 and 4 between runs.
 set -eu
@@ -19,10 +21,16 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
 target=${CARGO_TARGET_DIR:-$here/target}
 
+# The parts that run beside the rest need no set-up and no build.
+case $level in
+image | beside) part=of_it ;;
+*) part=whole ;;
+esac
+
 step() { printf '\n=== %s (%s s)\n' "$1" "$(($(date +%s) - started))"; }
 started=$(date +%s)
 
-if [ "$level" != image ]; then
+if [ "$part" = whole ]; then
     step "set-up"
     sh tests/setup.sh test
     step "formatting"
@@ -57,7 +65,7 @@ fi
 # the release profile, too: macros, build scripts and other people's crates are then
 # compiled once. `timeout` hands a signal to all that it has started, so nothing
 # outlives this script.
-if [ "$level" != image ]; then
+if [ "$part" = whole ]; then
     step "the release build"
     timeout 3600 sh tests/build.sh
 fi
@@ -66,7 +74,7 @@ fi
 # its own that holds nothing.
 work=${VBUILD_TEST_DIR:-$(mktemp -d "${TMPDIR:-/tmp}/vbuild-tests.XXXXXX")}
 mkdir -p "$work/home" "$work/bin" "$work/image"
-[ "$level" = image ] || cp "$target/release/vbuild" tests/first-image.sh tests/ground.sh "$work/bin/"
+[ "$part" = of_it ] || cp "$target/release/vbuild" tests/first-image.sh tests/ground.sh "$work/bin/"
 chmod -R a+rX "$work/bin"
 chmod a+rx "$work"
 if [ "$(id -u)" -eq 0 ]; then
@@ -79,6 +87,19 @@ as_user() {
     $user env -i HOME="$work/home" PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin TERM=dumb \
         VBUILD="$work/bin/vbuild" VBUILD_ARGS="${VBUILD_ARGS:-}" "$@"
 }
+
+if [ "$level" = beside ]; then
+    status=0
+    VBUILD_TEST_DIR="$work" timeout 4500 sh "$here/tests/all.sh" image >"$work/image.log" 2>&1 || status=$?
+    echo "$status" >"$work/image.status"
+    # The lab needs what the tests compile.
+    while [ ! -e "$work/compiled" ]; do sleep 1; done
+    status=0
+    VBUILD_TEST_CACHE="$work/lab-cache" LAB_TIMEOUT=2400 timeout 4500 \
+        sh tests/lab.sh doctor machine devices build >"$work/lab.log" 2>&1 || status=$?
+    echo "$status" >"$work/lab.status"
+    exit 0
+fi
 
 if [ "$level" = image ]; then
     cd "$work/image"
@@ -112,19 +133,25 @@ if [ "$level" = guest ]; then
     exit 0
 fi
 
-# What the image does is told at the end.
-VBUILD_TEST_DIR="$work" timeout 4500 sh "$here/tests/all.sh" image >"$work/image.log" 2>&1 &
-image_job=$!
-trap 'kill "$image_job" 2>/dev/null || true' EXIT
+# What the image and the lab do is told at the end.
+rm -f "$work/compiled"
+VBUILD_TEST_DIR="$work" timeout 7200 sh "$here/tests/all.sh" beside &
+beside=$!
+trap 'kill "$beside" 2>/dev/null || true' EXIT
 
 lints
 unit_tests
 
+# The caches of guests' tests and of the lab are copies, because those run as whoever called
+# this.
+for cache in tests/cache lab-cache; do
+    mkdir -p "$work/$cache"
+    cp -a "$work/home/.cache/vbuild/appliance" "$work/$cache/"
+    [ "$(id -u)" -ne 0 ] || chown -R root:root "$work/$cache"
+done
+touch "$work/compiled"
+
 step "tests that boot guests"
-# Their cache is a copy, because they run as whoever called this.
-mkdir -p "$work/tests/cache"
-cp -a "$work/home/.cache/vbuild/appliance" "$work/tests/cache/"
-[ "$(id -u)" -ne 0 ] || chown -R root:root "$work/tests"
 VBUILD_TEST_CACHE="$work/tests/cache" timeout 3000 cargo test --release --locked --workspace \
     --test boots --test elements -- --nocapture --test-threads=1
 
@@ -133,16 +160,14 @@ cp -R tests/layers tests/layers.sh "$work/bin/"
 chmod -R a+rX "$work/bin"
 (cd "$work/home" && as_user sh "$work/bin/layers.sh" "$work/bin/vbuild")
 
-step "the image that was built meanwhile"
-status=0
-wait "$image_job" || status=$?
+step "the image and the KVM lab, which ran beside"
+wait "$beside"
 trap - EXIT
-cat "$work/image.log"
-[ "$status" -eq 0 ]
-
-step "the KVM lab"
-VBUILD_TEST_CACHE="$work/tests/cache" timeout 2700 sh tests/lab.sh
-rm -rf "$work/tests"
+for name in image lab; do
+    cat "$work/$name.log"
+    [ "$(cat "$work/$name.status")" -eq 0 ]
+done
+rm -rf "$work/tests" "$work/lab-cache"
 
 step "done"
 [ -n "${VBUILD_TEST_DIR:-}" ] || rm -rf "$work"
