@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use engine::EngineError;
-use plan::{Place, Plan};
+use plan::{NodeKind, Place, Plan, Step};
 
 /// Debian's packages of programs whose names differ.
 const PACKAGES: &[(&str, &str)] = &[
@@ -12,7 +12,13 @@ const PACKAGES: &[(&str, &str)] = &[
     ("makepkg", "makepkg"),
     ("mcopy", "mtools"),
     ("mkfs.btrfs", "btrfs-progs"),
+    ("mkfs.exfat", "exfatprogs"),
     ("mkfs.f2fs", "f2fs-tools"),
+    ("mkfs.jfs", "jfsutils"),
+    ("mkfs.nilfs2", "nilfs-tools"),
+    ("mkfs.ntfs", "ntfs-3g"),
+    ("mkfs.reiserfs", "reiserfsprogs"),
+    ("mkfs.udf", "udftools"),
     ("mkfs.xfs", "xfsprogs"),
     ("mksquashfs", "squashfs-tools"),
     ("pacman", "pacman-package-manager"),
@@ -86,6 +92,43 @@ pub fn missing_engine(
     let wanted = elements.iter().any(|name| name == element);
     (wanted && !packages.iter().any(|name| name == package))
         .then(|| format!("the element {element} runs `{engine}`: {}", of_program(engine)))
+}
+
+/// Types of filesystems whose mkfs the appliance has.
+const FILESYSTEMS: [&str; 12] = [
+    "bfs", "btrfs", "cramfs", "ext2", "ext3", "ext4", "fat", "minix", "msdos", "swap", "vfat",
+    "xfs",
+];
+
+/// What is wrong with the filesystems of a plan: their mkfs is not in the appliance. The second
+/// text says what helps.
+#[must_use]
+pub fn missing_mkfs(plan: &Plan, packages: &[String]) -> Option<(String, String)> {
+    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
+    let layouts = steps.filter_map(|step| match step {
+        Step::CreateLayout(layout) => Some(layout),
+        _ => None,
+    });
+    let mut filesystems =
+        layouts.flat_map(|layout| &layout.nodes).filter_map(|node| match &node.kind {
+            NodeKind::Filesystem(filesystem) => Some((&node.name, &filesystem.fstype)),
+            _ => None,
+        });
+    let (name, program, package) = filesystems.find_map(|(name, fstype)| {
+        let program = format!("mkfs.{fstype}");
+        let package = PACKAGES.iter().find(|known| known.0 == program).map(|known| known.1);
+        // A package that is not known to have it may have it.
+        let added = match package {
+            Some(package) => packages.iter().any(|added| added == package),
+            None => !packages.is_empty(),
+        };
+        (!added && !FILESYSTEMS.contains(&fstype.as_str())).then_some((name, program, package))
+    })?;
+    let package = package.unwrap_or("PACKAGE");
+    Some((
+        format!("the filesystem `{name}` needs `{program}`, which is not in the appliance"),
+        format!("`--appliance-package {package}` adds the Debian package that has it"),
+    ))
 }
 
 fn package_of(program: &str) -> &str {

@@ -3,7 +3,9 @@
 use engine::cache::Refresh;
 use plan::Plan;
 
-use crate::{drive, error::CommandError, network, pipeline, settings::Settings, shared_cache};
+use crate::{
+    advice, drive, error::CommandError, network, pipeline, settings::Settings, shared_cache,
+};
 
 /// Everything wrong with a plan and its outputs, before any machine boots. With `makes_folders`,
 /// folders of outputs are made where they are missing.
@@ -66,6 +68,9 @@ pub fn settings(plan: &Plan, settings: &Settings) -> Result<Vec<usize>, CommandE
         let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
         return Err(CommandError::usage(format!("--refresh: the build has no stage `{name}`"))
             .hint(format!("its stages: {}", names.join(", "))));
+    }
+    if let Some((missing, help)) = advice::missing_mkfs(plan, &settings.appliance_packages) {
+        return Err(CommandError::usage(missing).hint(help));
     }
     network::check(settings)?;
     pipeline::load_certificates(settings)?;

@@ -177,10 +177,10 @@ pub(crate) async fn run_capturing(
         Ok(child) => child,
         Err(error) => {
             let reason = start::reason(guest, &spawn, command.place, &error).await;
-            let Some(reason) = reason else { return Err(session_error(error).into()) };
+            let Some((status, reason)) = reason else { return Err(session_error(error).into()) };
             lines.take(OutputStream::Stderr, format!("{reason}\n").as_bytes(), &mut |e| emit(e));
             let ended = Ended {
-                status: ExitStatus::Code(start::CANNOT_START),
+                status: ExitStatus::Code(status),
                 elapsed: started.elapsed(),
                 cpu: Duration::ZERO,
             };

@@ -11,7 +11,9 @@ use crate::guest::Guest;
 /// What runs a file that is neither a program nor names an interpreter.
 const SHELL: &str = "/bin/bash";
 /// The exit status of bash for what it cannot start.
-pub(crate) const CANNOT_START: i32 = 126;
+const CANNOT_START: i32 = 126;
+/// The exit status of bash for a command that is in no directory of PATH.
+const NOT_FOUND: i32 = 127;
 /// Files over this are no scripts whose first line is looked at.
 const SCRIPT_MAX_BYTES: u64 = 1 << 20;
 
@@ -30,20 +32,24 @@ pub(crate) fn by_bash(spawn: &Spawn, error: &SessionError) -> Option<Spawn> {
     (errno(error) == Some(Errno::ENOEXEC)).then(|| Spawn { argv, ..spawn.clone() })
 }
 
-/// Why a script could not be started, as far as it is the script's own fault.
+/// Why a script could not be started, as far as it is the script's own fault: the exit status
+/// that bash would give, and its reason.
 pub(crate) async fn reason(
     guest: &Guest,
     spawn: &Spawn,
     place: Place,
     error: &SessionError,
-) -> Option<String> {
+) -> Option<(i32, String)> {
     let errno = errno(error)?;
     let (root, script) = (spawn.root.as_deref().unwrap_or("/"), spawn.argv.first()?);
+    if errno == Errno::ENOENT && !script.contains('/') {
+        return Some((NOT_FOUND, format!("{script}: command not found")));
+    }
     if !matches!(errno, Errno::ENOENT | Errno::EACCES) || !script.starts_with('/') {
         return None;
     }
     let content = guest.session.get_file(root, script, SCRIPT_MAX_BYTES).await.ok()?;
-    Some(format!("{script}: {}", describe(&content, place, errno)))
+    Some((CANNOT_START, format!("{script}: {}", describe(&content, place, errno))))
 }
 
 /// What is wrong with a script that is there.

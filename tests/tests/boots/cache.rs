@@ -171,7 +171,7 @@ async fn a_failed_build_goes_on_where_it_failed() {
     assert_eq!(build(&again, &mended).await, ["one", "two", "three"]);
     again.settings.stage_cache.rules.refresh = Refresh::From("four".into());
     let error = pipeline::build(&mended, &again.settings, &again.ctx).await.unwrap_err();
-    assert!(error.source.to_string().contains("there is no stage `four`"), "{error:?}");
+    assert!(error.source.to_string().contains("no stage `four`"), "{error:?}");
 }
 
 /// The objects of a store.

@@ -94,6 +94,17 @@ fn an_interpreter_that_is_missing_is_named() {
 }
 
 #[test]
+fn a_program_that_is_missing_is_named_as_by_bash() {
+    let Some(shop) = workshop("missing program") else { return };
+    let trap = ["--envvar", "TRAP=install-packages", "--extra-packages", "p", "tiny-os", "traps"];
+    let built = shop.run(&trap);
+    assert_eq!(built.status, Some(1));
+    for part in ["install-packages: command not found", "exit status 127"] {
+        assert!(built.stderr.contains(part), "{part} in {}", built.stderr);
+    }
+}
+
+#[test]
 fn odd_letters_in_values_reach_scripts_as_they_are() {
     let Some(shop) = workshop("odd letters") else { return };
     let (name, label) = ("my $(image) \"1\"", "la\"b$e 'l");
