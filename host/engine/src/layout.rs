@@ -203,6 +203,9 @@ async fn make_volume(guest: &Guest, name: &str, volume: &LogicalVolume) -> Resul
     run_tool(&guest.session, &words).await.map(drop)
 }
 
+/// The largest sectors that LUKS2 has.
+const LUKS_SECTOR_BYTES: u64 = 4096;
+
 async fn make_luks(
     guest: &Guest,
     luks: &Luks,
@@ -211,6 +214,13 @@ async fn make_luks(
 ) -> Result<(), EngineError> {
     let mut argv =
         vec!["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", uuid];
+    // cryptsetup takes sectors of 4096 bytes where the disk has them, even for a partition
+    // that ends within one, and then cannot open what it has made.
+    let size = run_tool(&guest.session, &["blockdev", "--getsize64", device]).await?;
+    let size: Option<u64> = String::from_utf8_lossy(&size).trim().parse().ok();
+    if size.is_none_or(|bytes| bytes % LUKS_SECTOR_BYTES != 0) {
+        argv.extend(["--sector-size", "512"]);
+    }
     argv.extend(luks.options.iter().map(String::as_str));
     argv.extend(["--key-file", "-", device]);
     run_tool_with(&guest.session, &argv, luks.passphrase.as_bytes()).await.map(drop)
