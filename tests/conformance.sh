@@ -40,8 +40,8 @@ if [ "$what" = guests ] || [ "$what" = all ]; then
     cargo test --release --locked --no-fail-fast --workspace --test elements -- --test-threads=1 2>&1 |
         tee "$log" || true
     note
-    for module in faults b9; do
-        cargo test --release --locked --no-fail-fast --workspace --test boots -- --test-threads=1 "$module::" 2>&1 |
+    for tests in faults:: b9:: cache::two_builds network::a_stage_without; do
+        cargo test --release --locked --no-fail-fast --workspace --test boots -- --test-threads=1 "$tests" 2>&1 |
             tee "$log" || true
         note
     done

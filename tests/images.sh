@@ -134,9 +134,12 @@ run() {
             says etc/hostname debian
             says etc/machine-id uninitialized
             says etc/network/interfaces.d/eth0 dhcp
-            says etc/apt/sources.list.d/default.list "$mirror"
+            says etc/apt/sources.list.d/default.list "$mirror bookworm main"
+            says etc/apt/sources.list.d/updates.list "$mirror bookworm-updates main"
+            says etc/apt/sources.list.d/security.list "$mirror-security bookworm-security main"
             test -s "$work/out/minimal.d/dib-manifests/dib-element-manifest"
             test -s "$work/out/minimal.d/dib-manifests/dib-manifest-dpkg-minimal"
+            says etc/dib-manifests/dib-manifest-dpkg-minimal base-files
             ;;
         vm-mbr)
             build vm-mbr $with_user debian-minimal vm devuser small-initrd

@@ -408,6 +408,7 @@ mod tests {
     fn definitions_of_one_name_are_merged() {
         let yaml = "
 - elements: [a]
+  arch: amd64
   environment: {A: '1', B: '1'}
 - elements: [b]
   environment: {B: '2'}

@@ -140,7 +140,9 @@ fn capabilities_are_one_fact_per_line() {
     let text = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "vbuild");
-    assert!(lines.contains(&"output:qcow2"));
+    for format in ["docker", "qcow2", "raw", "squashfs", "tar", "tgz", "vhd"] {
+        assert!(lines.contains(&format!("output:{format}").as_str()), "{format} in {text}");
+    }
     assert!(lines[1..].is_sorted() && lines[1..].iter().all(|line| line.starts_with("output:")));
 }
 

@@ -74,13 +74,15 @@ impl Shop {
 fn a_drop_in_speaks_of_itself() {
     let shop = Shop::new();
     for name in ["virt-dib", "disk-image-create", "ramdisk-image-create", "vmdb2"] {
-        let help = shop.run(&format!("{name} --help"));
-        assert_eq!(help.status, 0);
-        assert!(
-            help.out.contains(&format!("Usage: {name} ")) && !help.out.contains("Verbs:"),
-            "{}",
-            help.out
-        );
+        for option in ["--help", "-h"] {
+            let help = shop.run(&format!("{name} {option}"));
+            assert_eq!(help.status, 0, "{name} {option}");
+            assert!(
+                help.out.contains(&format!("Usage: {name} ")) && !help.out.contains("Verbs:"),
+                "{}",
+                help.out
+            );
+        }
     }
     assert_eq!(shop.run("disk-image-create --version").out, "3.43.0\n");
     assert_eq!(shop.run("vmdb2 --version").out, "0.26\n");
@@ -241,6 +243,41 @@ fn a_plan_refuses_what_a_build_refuses() {
         assert!(said.err.contains(part), "{options}: {}", said.err);
     }
     assert_eq!(shop.plan("--refresh=install.d --debug-shell=before-install").status, 0);
+    // What an output needs of the host is looked for first, and only where it is needed.
+    let without_programs = |line: &str| shop.run_in(&[("PATH", "/nonexistent")], line);
+    assert_eq!(without_programs("vbuild plan -n -B [LIB] os").status, 0);
+    let options = "-u --qemu-img-options preallocation=metadata,refcount_bits=8";
+    for verb in ["vbuild plan", "virt-dib"] {
+        let said = without_programs(&format!("{verb} -n -B [LIB] {options} os"));
+        assert_eq!(said.status, 1, "{verb}: {}", said.out);
+        assert!(said.err.contains("qemu-img needed but not found"), "{verb}: {}", said.err);
+        assert!(!said.out.contains("Starting the machine"), "{verb}: {}", said.out);
+    }
+}
+
+#[test]
+fn quiet_hides_progress_and_no_errors() {
+    let shop = Shop::new();
+    let loud = shop.run("virt-dib -B [LIB] -n no-such os");
+    assert!(loud.out.contains("Elements: no-such os"), "{}", loud.out);
+    let quiet = shop.run("virt-dib -q -B [LIB] -n no-such os");
+    assert_eq!((quiet.status, quiet.out.as_str()), (1, ""));
+    assert!(quiet.err.contains("element no-such not found"), "{}", quiet.err);
+}
+
+#[test]
+fn the_log_of_a_build_stays_in_the_cache() {
+    let shop = Shop::new();
+    assert_eq!(shop.run("virt-dib -B [LIB] -n no-such os").status, 1);
+    let logs: Vec<PathBuf> = fs::read_dir(shop.home.join(".cache/vbuild/logs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(logs.len(), 1, "{logs:?}");
+    let name = logs[0].file_name().unwrap().to_str().unwrap();
+    assert!(name.starts_with("vbuild-2") && name.ends_with(".log"), "{name}");
+    let text = fs::read_to_string(&logs[0]).unwrap();
+    assert!(text.contains("element no-such not found"), "{text}");
 }
 
 #[test]

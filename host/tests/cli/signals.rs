@@ -34,6 +34,7 @@ fn start(home: &Path, words: &[&str]) -> Child {
         .arg(home.join("cache"))
         .env_clear()
         .env("HOME", home)
+        .env("TMPDIR", home.join("tmp"))
         .env("PATH", std::env::var_os("PATH").unwrap())
         // The agent is not needed before the appliance is there.
         .env("VBUILD_AGENT", "/bin/true")
@@ -59,6 +60,13 @@ fn asked(mirror: &TcpListener, child: &mut Child) -> TcpStream {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The directories that processes keep for as long as they build, where `TMPDIR` says.
+fn build_dirs(home: &Path) -> Vec<String> {
+    let own = home.join("tmp").join(format!("vbuild-{}", nix::unistd::geteuid()));
+    let Ok(entries) = fs::read_dir(own) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 fn signal(child: &Child, number: Signal) {
@@ -95,10 +103,12 @@ fn a_stalled_download_of_the_appliance_is_given_up() {
     let url = format!("http://{}/debian", mirror.local_addr().unwrap());
     let mut child = start(home.path(), &["appliance", "build", "--mirror", &url]);
     let stream = asked(&mirror, &mut child);
+    assert_eq!(build_dirs(home.path()), [format!("vbuild-run-{}-0", child.id())]);
     signal(&child, Signal::SIGTERM);
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(build_dirs(home.path()), [""; 0]);
     gone(stream);
 }
 

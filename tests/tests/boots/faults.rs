@@ -52,6 +52,11 @@ async fn scripts_that_fail_hang_flood_and_destroy() {
     assert!(text.contains("did not end within 2 seconds"), "{text}");
     ground.settings.script_timeout = None;
 
+    // What has the path of a file of the host is not that file.
+    let own = ground.dir.path().display();
+    let text = fail(&ground, &format!("rm -rf /etc/ssh /home /root {own}; exit 9")).await;
+    assert!(text.contains("exit status 9"), "{text}");
+
     let text = fail(&ground, "head -c 30000000 /dev/zero | tr '\\0' 'x'; exit 1").await;
     assert!(text.contains("exit status 1"), "{text}");
 

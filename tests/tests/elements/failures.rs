@@ -198,10 +198,12 @@ fn an_interrupted_build_leaves_nothing() {
     while !running() && started.elapsed() < Duration::from_secs(120) {
         std::thread::sleep(Duration::from_millis(100));
     }
-    let pid = child.id().to_string();
-    super::harness::host("kill", &["-TERM", &pid], shop.dir.path());
+    let pid = child.id();
+    assert_ne!(shop.build_dirs(pid), Vec::<String>::new(), "it is building");
+    super::harness::host("kill", &["-TERM", &pid.to_string()], shop.dir.path());
     let status = child.wait().unwrap();
     assert!(!status.success());
+    assert_eq!(shop.build_dirs(pid), Vec::<String>::new());
     assert_eq!(shop.names(), ["events", "int.qcow2", "log"]);
     assert_eq!(fs::read_to_string(shop.path("int.qcow2")).unwrap(), "of an earlier build");
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use tests::{names, vbuild_binary};
@@ -85,12 +85,17 @@ impl Workshop {
         command
     }
 
-    /// Runs a build to its end, whichever that is.
+    /// Runs a build to its end, whichever that is. Its directory has then gone.
     pub fn run(&self, arguments: &[&str]) -> Built {
         for stale in ["events", "log"] {
             let _ = fs::remove_file(self.path(stale));
         }
-        let output = self.command(arguments).output().unwrap();
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let pid = child.id();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(self.build_dirs(pid), Vec::<String>::new());
         self.built(&output)
     }
 
@@ -129,6 +134,13 @@ impl Workshop {
 
     pub fn names(&self) -> Vec<String> {
         names(self.dir.path())
+    }
+
+    /// The directories of the builds of a process that runs, or has left them.
+    pub fn build_dirs(&self, pid: u32) -> Vec<String> {
+        let mut dirs = names(&self.cache.join("run"));
+        dirs.retain(|name| name.starts_with(&format!("vbuild-run-{pid}-")));
+        dirs
     }
 }
 

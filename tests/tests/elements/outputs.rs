@@ -89,6 +89,7 @@ fn archives_hold_the_same(dir: &Path) {
     let first = host("tar", &["-tf", "out.tar"], dir);
     assert!(first.lines().all(|name| name.starts_with("./")), "{first}");
     assert!(plain.contains_key("keep/file"), "the older out.tar was replaced");
+    assert!(!names(dir).iter().any(|name| name.starts_with("out-")), "and is nowhere else");
     for (packed, program) in [("out.tgz", "gzip"), ("out.tar.zst", "zstd")] {
         if !has_program("every_format", program) {
             continue;

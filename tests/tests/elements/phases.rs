@@ -260,6 +260,7 @@ fn sudo_works_outside_in_all_its_forms() {
         ("sudo-E", "yes"),
         ("sudo-plain", "dropped"),
         ("sudo-u-root", "0"),
+        ("sudo-H", "/root"),
         ("sudo-n", "0"),
         ("sudo-variable", "a b"),
         ("sudo-stranger", "1"),

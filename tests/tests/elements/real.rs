@@ -32,6 +32,8 @@ fn package_installs_of_the_real_release() {
         "tar",
         "--envvar",
         "PROBE_WHEN=yes",
+        "--envvar",
+        "DIB_PYTHON_VERSION=3",
         "--install-type",
         "package",
         "tiny-os",
@@ -56,6 +58,7 @@ fn package_installs_of_the_real_release() {
         "of-packages",
         "of-this-arch",
         "of-two-archs",
+        "of-this-python",
         "when-equal",
         "when-both",
         "twice",
@@ -63,7 +66,14 @@ fn package_installs_of_the_real_release() {
     ] {
         assert!(installed.iter().any(|other| other == name), "{name} in {installed:?}");
     }
-    for name in ["of-sources", "of-another-arch", "not-of-this-arch", "when-unequal"] {
+    for name in [
+        "of-sources",
+        "of-another-arch",
+        "of-archs-with-a-blank",
+        "not-of-this-arch",
+        "of-another-python",
+        "when-unequal",
+    ] {
         assert!(!installed.iter().any(|other| other == name), "{name} in {installed:?}");
     }
     assert_eq!(names("install.d", "uninstall"), ["only-for-the-build", "unwanted"]);
@@ -106,4 +116,8 @@ fn source_repositories_of_the_real_release() {
     assert_eq!(tree["opt/probe-file/name"].content, b"a greeting\n");
     let manifest = fs::read_to_string(shop.path("s.d/dib-manifests/dib-manifest-git-s")).unwrap();
     assert!(manifest.starts_with("probe-git git /opt/probe-git"), "{manifest}");
+    own.push("sources-too");
+    let built = shop.run(&arguments(&own));
+    assert_eq!(built.status, Some(1), "two repositories for one place");
+    assert!(built.stderr.contains("REPOLOCATIONS don't match"), "{}", built.stderr);
 }

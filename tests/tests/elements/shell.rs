@@ -59,17 +59,17 @@ fn a_command_may_take_the_place_of_the_shell() {
         "--formats",
         "tar",
         "--envvar",
-        "break=before-install,after-error",
+        "break=before-install,after-install,after-error",
         "--envvar",
         "break_cmd=touch at-the-break-$((6 * 7)); pwd",
     ];
     let built = shop.build(&[&arguments[..], &["tiny-os", "probe"][..]].concat());
-    assert!(built.stdout.contains("/mnt\n"), "{}", built.stdout);
+    assert_eq!(built.stdout.matches("/mnt\n").count(), 2, "{}", built.stdout);
     assert!(tests::archive::members(&shop.path("cmd.tar")).contains_key("at-the-break-42"));
     let failing = ["--envvar", "TRAP=post-install.d", "tiny-os", "traps"];
     let built = shop.run(&[&arguments[..], &failing[..]].concat());
     assert_eq!(built.status, Some(1));
-    assert_eq!(built.stdout.matches("/mnt\n").count(), 2, "{}", built.stdout);
+    assert_eq!(built.stdout.matches("/mnt\n").count(), 3, "{}", built.stdout);
 }
 
 /// A terminal with somebody before it.

@@ -82,6 +82,7 @@ fn what_differs_between_phases() {
         }
         assert_eq!(text(&env, "TMPDIR"), None);
         assert_eq!(text(&env, "LC_ALL").as_deref(), Some("C"));
+        assert_eq!(text(&env, "PYTHONHASHSEED").as_deref(), Some("0"), "sets in one order");
     }
 }
 

@@ -210,6 +210,7 @@ fn outputs_and_their_names() {
             options.name = "out/my.qcow2".into();
             options.checksums = vec![Checksum::Sha256];
             options.uncompressed = true;
+            options.overwrite = true;
         })
         .unwrap()
         .plan;
@@ -223,6 +224,7 @@ fn outputs_and_their_names() {
     assert_eq!(fetched(&plan), PathBuf::from("out/my.qcow2.d"));
     assert_eq!(plan.outputs.checksums, [Checksum::Sha256]);
     assert!(plan.outputs.images.iter().all(|image| !image.compress));
+    assert!(plan.outputs.overwrite);
     // The suffix of a single format is not doubled.
     for (name, path) in [
         ("x.qcow2", "x.qcow2"),
@@ -232,6 +234,7 @@ fn outputs_and_their_names() {
     ] {
         let plan = small.lower(|options| options.name = name.into()).unwrap().plan;
         assert_eq!(image_paths(&plan), [path]);
+        assert!(plan.outputs.images[0].compress && !plan.outputs.overwrite);
     }
     for name in ["a/", "/", "..", ".qcow2"] {
         let error = small.lower(|options| options.name = name.into()).unwrap_err();
@@ -325,6 +328,13 @@ fn root_filesystem(plan: &Plan) -> plan::Filesystem {
 fn options_of_the_root_filesystem() {
     let small = Small::new();
     let with = |change: fn(&mut DibOptions)| root_filesystem(&small.lower(change).unwrap().plan);
+    assert_eq!(with(|_| ()).options.join(" "), "-i 4096 -J size=64");
+    let by_variables = with(|options| {
+        for (name, value) in [("DIB_JOURNAL_SIZE", "32"), ("MAX_ONLINE_RESIZE", "9")] {
+            options.envvars.push((name.into(), value.into()));
+        }
+    });
+    assert_eq!(by_variables.options.join(" "), "-E resize=9 -i 4096 -J size=32");
     let ext4 = with(|options| {
         options.mkfs_options = Some("-O x  -q".into());
         options.journal_size_mib = Some("32".into());
@@ -400,6 +410,56 @@ fn an_element_keeps_disks_below_the_current_directory_alone() {
         options.envvars.push(("DIB_BLOCK_DEVICE_CONFIG".into(), text));
     });
     assert_eq!(image_paths(&own.unwrap().plan)[1], "/srv/data.raw");
+}
+
+#[test]
+fn an_element_that_another_overrides_is_not_in_the_machine() {
+    let small = Small::new();
+    let text = "less:\n";
+    small.file("elements/extra/package-installs.yaml", text);
+    let own = fs::canonicalize(small.root.path()).unwrap().join("own");
+    fs::create_dir_all(own.join("extra")).unwrap();
+    fs::write(own.join("extra/package-installs.yaml"), text).unwrap();
+    let mut located = small.located();
+    located.elements.insert(0, own.clone());
+    let plan = lower(&options(&["os"]), &located).unwrap().plan;
+    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
+    let files: Vec<PathBuf> = steps
+        .flat_map(Step::host_files)
+        .filter(|path| path.ends_with("package-installs.yaml"))
+        .cloned()
+        .collect();
+    assert!(!files.is_empty() && files.iter().all(|path| path.starts_with(&own)), "{files:?}");
+}
+
+#[test]
+fn the_usage_report_is_made_when_it_is_asked_for() {
+    let small = Small::new();
+    let with = |variables: &[&str]| {
+        let pairs = variables.iter().map(|name| ((*name).to_owned(), "1".to_owned()));
+        print(&small.lower(|options| options.envvars.extend(pairs)).unwrap().plan)
+    };
+    assert!(!with(&[]).contains("image size report"));
+    let report = "run image size report /build/dib_build.0/built";
+    let plain = with(&["DIB_SHOW_IMAGE_USAGE"]);
+    assert!(plain.contains(&format!("{report}\n")), "{plain}");
+    let full = with(&["DIB_SHOW_IMAGE_USAGE", "DIB_SHOW_IMAGE_USAGE_FULL"]);
+    assert!(full.contains(&format!("{report} full\n")), "{full}");
+}
+
+#[test]
+fn an_architecture_with_odd_letters_reaches_scripts_as_it_is() {
+    let arch = "a \"b\" $c";
+    let plan = Small::new().lower(|options| options.arch = Some(arch.into())).unwrap().plan;
+    let mut phases = 0;
+    for step in plan.stages.iter().flat_map(|stage| &stage.steps) {
+        if let Step::RunParts(parts) = step {
+            let of_arch = parts.env.iter().find(|(name, _)| name == "ARCH").unwrap();
+            assert_eq!(of_arch.1, Value::Text(arch.into()), "{}", parts.directory);
+            phases += 1;
+        }
+    }
+    assert_eq!(phases, crate::Phase::ALL.len());
 }
 
 #[test]
