@@ -165,9 +165,8 @@ fn holds(path: &str, text: &str, test: &str) -> bool {
 /// The package of a file, as its tests are called.
 fn package(path: &str) -> String {
     let folders = std::path::Path::new(path).ancestors().skip(1);
-    let manifest = folders.map(|folder| root().join(folder).join("Cargo.toml"));
-    let text = manifest.into_iter().find_map(|file| std::fs::read_to_string(file).ok());
-    let text = text.unwrap_or_default();
+    let mut manifests = folders.map(|folder| root().join(folder).join("Cargo.toml"));
+    let text = manifests.find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("name = \""));
     name.unwrap_or_default().trim_end_matches('"').replace('-', "_")
 }
