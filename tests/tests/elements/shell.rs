@@ -47,7 +47,7 @@ fn a_build_stops_for_a_shell_and_goes_on() {
     assert!(built.stdout.contains("seen-42"), "{}", built.stdout);
     assert!(tests::archive::members(&shop.path("sh.tar")).contains_key("by-hand"));
     let built = shop.run(&["--debug-shell", "before-lunch", "tiny-os"]);
-    assert!(built.stderr.contains("`before-lunch` is neither"), "{}", built.stderr);
+    assert!(built.stderr.contains("`before-lunch` is no point of this build"), "{}", built.stderr);
 }
 
 #[test]
