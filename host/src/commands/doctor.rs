@@ -26,7 +26,7 @@ use crate::{
 /// and the disks of one small image.
 const CACHE_FREE_MIN_BYTES: u64 = 6 << 30;
 /// What vbuild and QEMU take beside the guest's memory, generously.
-const MEMORY_BESIDE_BYTES: u64 = 256 << 20;
+pub(super) const MEMORY_BESIDE_BYTES: u64 = 256 << 20;
 
 /// `vbuild doctor`.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -255,9 +255,7 @@ fn existing_ancestor(path: &Path) -> PathBuf {
 
 fn memory_state(guest_mib: u32) -> Finding {
     let needed = (u64::from(guest_mib) << 20) + MEMORY_BESIDE_BYTES;
-    let available =
-        std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_memory(&text));
-    match available {
+    match memory_available() {
         None => Finding::new(Mark::Skipped, "memory: /proc/meminfo does not say"),
         Some(available) => {
             let (has, wants) = (bytes(available), bytes(needed));
@@ -268,6 +266,11 @@ fn memory_state(guest_mib: u32) -> Finding {
             }
         }
     }
+}
+
+/// How much memory processes can get, in bytes, if the host says so.
+pub(super) fn memory_available() -> Option<u64> {
+    std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_memory(&text))
 }
 
 /// `MemAvailable` in bytes.

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -25,8 +25,8 @@ use crate::{
 /// How long threads may take to end whose work nobody waits for any more.
 const GIVEN_UP_LIMIT: Duration = Duration::from_secs(1);
 
-/// Whether the main thread does something that cannot hear of a wish to stop.
-static IS_DEAF: AtomicBool = AtomicBool::new(false);
+/// How many threads do something that cannot hear of a wish to stop.
+static DEAF: AtomicUsize = AtomicUsize::new(0);
 
 /// Does something that may wait for long and cannot be asked to stop, such as a
 /// download. A signal ends the process at once meanwhile; there is no machine yet that
@@ -41,12 +41,12 @@ pub fn until_signalled<T>(
     struct Deaf;
     impl Drop for Deaf {
         fn drop(&mut self) {
-            IS_DEAF.store(false, Ordering::SeqCst);
+            DEAF.fetch_sub(1, Ordering::SeqCst);
         }
     }
     // In this order, and whoever takes signals the other way round: one of the two sees
     // what the other has done.
-    IS_DEAF.store(true, Ordering::SeqCst);
+    DEAF.fetch_add(1, Ordering::SeqCst);
     let _deaf = Deaf;
     if *ctx.cancel.borrow() {
         return Err(stopped());
@@ -162,7 +162,7 @@ fn stop_on_signals(
             if !repeated {
                 // Nobody listens any more when the work is already done.
                 let _ = cancel.send(true);
-                if IS_DEAF.load(Ordering::SeqCst) {
+                if DEAF.load(Ordering::SeqCst) > 0 {
                     break;
                 }
                 ui.warning(format!("{name}: stopping; once more to stop at once"));

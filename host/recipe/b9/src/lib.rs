@@ -21,6 +21,7 @@ mod environment;
 mod erlang;
 mod expand;
 pub mod fuzzing;
+mod fixup;
 mod haskell;
 mod images;
 mod layout;
@@ -42,6 +43,7 @@ pub use config::{
 };
 pub use content::{Inputs, Renderer};
 pub use environment::Environment;
+pub use fixup::{SCRIPT_BYTES_MAX, named_files};
 pub use expand::{Instance, InstanceSource, Origin, Permissions, expand};
 pub use haskell::{Bytes, FILE_BYTES_MAX, NESTING_MAX};
 pub use images::{ImageStep, Images, SizeChange, ext4_features};

@@ -162,38 +162,6 @@ impl std::ops::Deref for Text {
     }
 }
 
-/// The known word that an unknown one was probably meant to be.
-pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    /// No constructor has as many letters; what is longer is no slip of the finger.
-    const WORD_CHARS: usize = 40;
-    if word.chars().count() > WORD_CHARS {
-        return None;
-    }
-    let plain = |text: &str| text.to_lowercase().replace('_', "");
-    let word = plain(word);
-    known
-        .iter()
-        .map(|candidate| (distance(&word, &plain(candidate)), *candidate))
-        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len() / 4))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// How many letters must be put in, taken out or changed.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut next = vec![i];
-        for j in 1..=b.len() {
-            let change = row[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            next.push(change.min(row[j] + 1).min(next[j - 1] + 1));
-        }
-        row = next;
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,13 +182,5 @@ mod tests {
         let text = format!("{}$", "x".repeat(1000));
         let shown = excerpt(&text, position(&text, 1000));
         assert!(shown.contains("x$") && shown.len() < 400, "{shown}");
-    }
-
-    #[test]
-    fn the_nearest_word_is_found() {
-        assert_eq!(nearest("EmptyArtifakt", &["EmptyArtifact", "Each"]), Some("EmptyArtifact"));
-        assert_eq!(nearest("true", &["True", "False"]), Some("True"));
-        assert_eq!(nearest("Gb", &["KB", "MB", "GB"]), Some("GB"));
-        assert_eq!(nearest("Whatever", &["KB", "MB", "GB"]), None);
     }
 }

@@ -163,6 +163,14 @@ pub struct B9BuildArgs {
     #[command(flatten)]
     pub reuse: ReuseArgs,
 
+    /// Build at most N artifacts at once [default: as many as there are processors for]
+    ///
+    /// Artifacts that read or write what another one writes are built in the order of their
+    /// files, and there are never more machines than memory is free for. What they say comes one
+    /// after another. When a shell may be opened, there is one at a time.
+    #[arg(long, value_name = "N", value_parser = jobs, help_heading = MACHINE)]
+    pub jobs: Option<usize>,
+
     /// Let scripts wait for their disks when they sync
     ///
     /// Without this option, fsync(2) and its like succeed at once in scripts. Boot loaders that
@@ -262,4 +270,12 @@ pub struct ReformatArgs {
     /// A file; may be given several times
     #[arg(short = 'f', long = "project-file", value_name = "FILE", required = true)]
     pub project_file: Vec<PathBuf>,
+}
+
+/// Reads a number of machines.
+fn jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("at least 1 artifact is built at once".to_owned()),
+    }
 }

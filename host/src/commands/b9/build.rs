@@ -1,4 +1,5 @@
-//! `vbuild b9 build`: artifact after artifact, in the order of their files.
+//! `vbuild b9 build`: artifacts in the order of their files, side by side where that makes no
+//! difference.
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Instant};
 
@@ -12,12 +13,14 @@ use super::{
     configuration::Configuration,
     host_files::HostFiles,
     images::{self, Surroundings},
+    jobs,
     narration::Narrator,
     place::RunPlace,
     recipe::{Artifact, Recipe},
     remotes,
     repository::Cache,
     seeds,
+    turns::{Turns, Voice},
 };
 use crate::{
     checks,
@@ -116,7 +119,7 @@ async fn build(
     args: &B9BuildArgs,
     configuration: &Configuration<'_>,
     settings: &Settings,
-    narrator: &Narrator,
+    narrator: &Arc<Narrator>,
     ctx: &Ctx,
 ) -> Result<(), CommandError> {
     for note in configuration.without_effect() {
@@ -142,47 +145,71 @@ async fn build(
     for artifact in &recipe.artifacts {
         artifact.write_generated()?;
     }
-    for artifact in &recipe.artifacts {
-        match &artifact.instance.assembly {
-            ArtifactAssembly::CloudInit(types, path) => {
-                seeds::write(artifact, types, path, &host, narrator)?;
-            }
-            _ => {
-                build_images(artifact, &recipe, around, narrator, ctx).await.map_err(|error| {
-                    let id = &artifact.instance.id.text;
-                    error.context(format!(
-                        "Error creating 'VmImages' for instance '{id}-{}'",
-                        place.build_id
-                    ))
-                })?;
-            }
-        }
+    let at_once = jobs::limit(args.jobs, settings).min(recipe.artifacts.len());
+    if args.jobs.is_some_and(|wanted| wanted > at_once) && at_once < recipe.artifacts.len() {
+        ctx.say(format!(
+            "{at_once} artifacts at once: machines of {} MiB do not find more memory, or a shell may \
+             be opened",
+            settings.memory_mib
+        ));
     }
-    Ok(())
+    let turns = Turns::new(Arc::clone(narrator), recipe.artifacts.len());
+    let waits = jobs::order(&recipe.artifacts, &host.here);
+    let runtime = tokio::runtime::Handle::current();
+    // Each has a thread of its own, as much of it waits for disks and does not say so.
+    tokio::task::block_in_place(|| {
+        jobs::side_by_side(&waits, at_once, |number| {
+            let voice = Arc::new(turns.voice(number));
+            let ctx = Ctx { observer: voice.clone(), cancel: ctx.cancel.clone() };
+            let artifact = &recipe.artifacts[number];
+            let built = runtime.block_on(build_artifact(artifact, &recipe, around, &voice, &ctx));
+            turns.done(number, built.is_ok());
+            built
+        })
+    })
+    .inspect_err(|_| turns.end())
+}
+
+async fn build_artifact(
+    artifact: &Artifact,
+    recipe: &Recipe,
+    around: Surroundings<'_>,
+    voice: &Voice,
+    ctx: &Ctx,
+) -> Result<(), CommandError> {
+    if let ArtifactAssembly::CloudInit(types, path) = &artifact.instance.assembly {
+        return seeds::write(artifact, types, path, around.host, voice);
+    }
+    build_images(artifact, recipe, around, voice, ctx).await.map_err(|error| {
+        let (id, build_id) = (&artifact.instance.id.text, &around.place.build_id);
+        error.context(format!("Error creating 'VmImages' for instance '{id}-{build_id}'"))
+    })
 }
 
 async fn build_images(
     artifact: &Artifact,
     recipe: &Recipe,
     around: Surroundings<'_>,
-    narrator: &Narrator,
+    voice: &Voice,
     ctx: &Ctx,
 ) -> Result<(), CommandError> {
     // An image that is shared by an artifact before this one is here by now.
-    let (plan, filesystems) =
+    let planned =
         machine_run::until_signalled(ctx, || images::plan(artifact, recipe, around, ctx))?;
-    checks::outputs(&plan, true)?;
-    images::make_folders(&plan)?;
-    let (_, results) = pipeline::build_here(&plan, around.settings, ctx).await?;
-    let shared = images::deliver(artifact, &filesystems, around, narrator, ctx)?;
+    let plan = &planned.plan;
+    checks::outputs(plan, true)?;
+    images::make_folders(plan)?;
+    let (_, results) = pipeline::build_here(plan, around.settings, ctx).await?;
+    let shared = images::deliver(artifact, &planned.filesystems, around, voice, ctx)?;
+    drop(planned.held);
     if let Some(repository) = around.configuration.repository()? {
         for revision in &shared {
             remotes::push(&repository, around.cache, revision, ctx).await?;
-            narrator.say(LogLevel::Info, &format!("PUSHED '{}'", revision.name));
+            voice.say(LogLevel::Info, &format!("PUSHED '{}'", revision.name));
         }
     }
     match results {
-        Some(results) => results.push(&plan, ctx).await,
+        Some(results) => results.push(plan, ctx).await,
         None => Ok(()),
     }
 }
@@ -256,7 +283,7 @@ pub fn plan(
         allowed: &allowed,
         makes: false,
     };
-    let (plan, _) = images::plan(artifact, &recipe, around, ctx)?;
+    let plan = images::plan(artifact, &recipe, around, ctx)?.plan;
     Ok(recipes::Prepared { plan, settings, files: Some(files), makes_folders: true })
 }
 

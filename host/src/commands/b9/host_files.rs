@@ -126,6 +126,52 @@ impl HostFiles {
         }
     }
 
+    /// The working folder, with what a fixup names in it.
+    ///
+    /// # Errors
+    /// As [`Self::directory`].
+    pub(super) fn named_by(
+        &self,
+        script: &str,
+        left_out: &BTreeSet<PathBuf>,
+    ) -> Result<(Share, Vec<String>), CommandError> {
+        let real = std::fs::canonicalize(&self.here).map_err(|error| {
+            CommandError::new(Kind::Host, error).context("cannot find the working folder")
+        })?;
+        let listed = std::fs::read_dir(&real).map_err(|error| {
+            CommandError::new(Kind::Host, error)
+                .context(format!("cannot list the working folder `{}`", real.display()))
+        })?;
+        let all: Vec<std::ffi::OsString> =
+            listed.flatten().map(|entry| entry.file_name()).collect();
+        let texts = all.iter().filter_map(|name| name.to_str().map(str::to_owned)).collect();
+        let named = b9::named_files(script, &texts, &mut |name| {
+            let file = rooted::open_file(&real.join(name)).ok()?;
+            let mut text = String::new();
+            file.take(b9::SCRIPT_BYTES_MAX).read_to_string(&mut text).ok()?;
+            let is_script = text.starts_with("#!") || name.ends_with(".sh");
+            is_script.then_some(text)
+        });
+        let Some(named) = named else { return self.directory(&real, left_out) };
+        if self.is_broad(&real) {
+            let text = format!(
+                "`{}` holds more than a project, and a fixup could write all over it",
+                real.display()
+            );
+            return Err(CommandError::usage(text).hint("work in a folder of the project"));
+        }
+        let mut skipped = left_out.clone();
+        for name in &all {
+            if name.to_str().is_some_and(|name| named.contains(name)) {
+                // Under the rules for everything that is read.
+                self.own.find(Path::new(name)).map_err(host_paths::source_error)?;
+            } else {
+                skipped.insert(real.join(name));
+            }
+        }
+        self.listed(&real, &skipped)
+    }
+
     /// A directory by its real path, with what is in it.
     ///
     /// # Errors
@@ -142,6 +188,14 @@ impl HostFiles {
             );
             return Err(CommandError::usage(text).hint("work in a folder of the project"));
         }
+        self.listed(real, left_out)
+    }
+
+    fn listed(
+        &self,
+        real: &Path,
+        left_out: &BTreeSet<PathBuf>,
+    ) -> Result<(Share, Vec<String>), CommandError> {
         let (entries, warnings) = tree(real, left_out).map_err(|error| {
             let hint = error.hint();
             CommandError::new(Kind::Usage, error)

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs::File,
     path::{Path, PathBuf},
 };
 
@@ -19,11 +20,11 @@ use plan::{DiskBase, Plan};
 use super::{
     configuration::Configuration,
     host_files::HostFiles,
-    narration::Narrator,
     outputs,
     place::RunPlace,
     recipe::{self, Artifact, Recipe},
     repository::Cache,
+    turns::Voice,
 };
 use crate::{
     commands::layers,
@@ -52,6 +53,18 @@ pub(super) struct Beginning {
     pub(super) base: Option<DiskBase>,
     /// What is on it.
     pub(super) filesystem: FileSystem,
+    /// A shared image that must stay meanwhile.
+    pub(super) held: Option<File>,
+}
+
+/// An artifact that is about to be built.
+pub(super) struct Planned {
+    /// What is done.
+    pub(super) plan: Plan,
+    /// What is on each of its images.
+    pub(super) filesystems: Vec<FileSystem>,
+    /// Shared images that must stay until it is done.
+    pub(super) held: Vec<File>,
 }
 
 /// The plan of an artifact, and what is on each of its images.
@@ -63,7 +76,7 @@ pub(super) fn plan(
     recipe: &Recipe,
     around: Surroundings<'_>,
     ctx: &Ctx,
-) -> Result<(Plan, Vec<FileSystem>), CommandError> {
+) -> Result<Planned, CommandError> {
     let Some(images) = Images::of(&artifact.instance.assembly) else {
         return Err(CommandError::usage("a seed has no images"));
     };
@@ -82,7 +95,12 @@ pub(super) fn plan(
     let shares = shares.collect::<Result<Vec<_>, _>>()?;
     let current = match images.fixup {
         None => None,
-        Some(_) => Some(around.working_folder(&left_out, ctx)?),
+        Some(fixup) => {
+            let text = b9::to_bash(fixup);
+            let (share, warnings) = around.host.named_by(&text, &left_out)?;
+            warnings.into_iter().for_each(|warning| ctx.warn(warning));
+            Some(share)
+        }
     };
     let mut places = Vec::new();
     for (number, target) in images.targets.iter().enumerate() {
@@ -91,10 +109,12 @@ pub(super) fn plan(
     let config = &around.configuration.config;
     let limit =
         |seconds: Option<u32>| seconds.map(|seconds| seconds.saturating_mul(config.timeout_factor));
+    let (bases, held): (Vec<_>, Vec<_>) =
+        beginnings.into_iter().map(|one| (one.base, one.held)).unzip();
     let request = Request {
         id,
         images,
-        bases: beginnings.into_iter().map(|one| one.base).collect(),
+        bases,
         filesystems: filesystems.clone(),
         sources: artifact.uploads()?,
         shares,
@@ -105,7 +125,7 @@ pub(super) fn plan(
         step_timeout_s: limit(config.default_timeout_seconds),
     };
     let plan = b9::lower(&request).map_err(|fault| recipe::fault(&recipe.files, &fault))?;
-    Ok((plan, filesystems))
+    Ok(Planned { plan, filesystems, held: held.into_iter().flatten().collect() })
 }
 
 impl Surroundings<'_> {
@@ -145,16 +165,6 @@ impl Surroundings<'_> {
         Ok(share)
     }
 
-    fn working_folder(
-        &self,
-        left_out: &BTreeSet<PathBuf>,
-        ctx: &Ctx,
-    ) -> Result<Share, CommandError> {
-        let (share, warnings) = self.host.directory(&self.host.here, left_out)?;
-        warnings.into_iter().for_each(|warning| ctx.warn(warning));
-        Ok(share)
-    }
-
     /// The file that an image is written to, if it is.
     ///
     /// # Errors
@@ -189,7 +199,7 @@ pub(super) fn begin(
 ) -> Result<Beginning, CommandError> {
     let (image, partition) = match source {
         ImageSource::EmptyImage(_, filesystem, ..) => {
-            return Ok(Beginning { base: None, filesystem: *filesystem });
+            return Ok(Beginning { base: None, filesystem: *filesystem, held: None });
         }
         ImageSource::From(name, _) => return begin_shared(name, around, ctx),
         ImageSource::CopyOnWrite(image) => (image, Partition::NoPt),
@@ -206,7 +216,7 @@ pub(super) fn begin(
         })?;
         (base.offset, base.bytes) = (found.offset, found.bytes);
     }
-    Ok(Beginning { base: Some(base), filesystem: image.filesystem })
+    Ok(Beginning { base: Some(base), filesystem: image.filesystem, held: None })
 }
 
 fn begin_shared(
@@ -214,11 +224,15 @@ fn begin_shared(
     around: Surroundings<'_>,
     ctx: &Ctx,
 ) -> Result<Beginning, CommandError> {
-    let revision = around.cache.newest(name, ctx)?;
+    let (revision, held) = around.cache.hold_newest(name, ctx)?;
     let (file, format) = (around.cache.image(&revision), revision.image_type());
     // What was pulled is somebody else's: it stands on nothing.
     let opened = open(&file, format, &AllowedBacking::default(), around)?;
-    Ok(Beginning { base: Some(disk_base(&opened)), filesystem: revision.filesystem() })
+    Ok(Beginning {
+        base: Some(disk_base(&opened)),
+        filesystem: revision.filesystem(),
+        held: Some(held),
+    })
 }
 
 /// Opens an image, which must be of the format that the recipe says: what a guest wrote into
@@ -285,7 +299,7 @@ pub(super) fn deliver(
     artifact: &Artifact,
     filesystems: &[FileSystem],
     around: Surroundings<'_>,
-    narrator: &Narrator,
+    voice: &Voice,
     ctx: &Ctx,
 ) -> Result<Vec<Revision>, CommandError> {
     let Some(images) = Images::of(&artifact.instance.assembly) else { return Ok(Vec::new()) };
@@ -298,12 +312,12 @@ pub(super) fn deliver(
                 let revision = Revision::new(name, build_date, build_id, *format, *filesystem);
                 let keep = around.configuration.config.max_cached_shared_images;
                 around.cache.add(&revision, &output.path, keep, ctx)?;
-                narrator.say(LogLevel::Info, &format!("SHARED '{}'", name.text));
+                voice.say(LogLevel::Info, &format!("SHARED '{}'", name.text));
                 shared.push(revision);
             }
             ImageDestination::LiveInstallerImage(..) => live_installer(&output.path, around.place)?,
             ImageDestination::LocalFile(Image { path, .. }, _) => {
-                narrator.say(LogLevel::Debug, &format!("WROTE '{}'", path.text));
+                voice.say(LogLevel::Debug, &format!("WROTE '{}'", path.text));
             }
             ImageDestination::Transient => {}
         }

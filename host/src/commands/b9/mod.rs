@@ -14,15 +14,16 @@ mod build;
 mod configuration;
 mod host_files;
 mod images;
+mod jobs;
 mod narration;
 mod outputs;
 mod place;
 mod recipe;
 mod remotes;
 mod repository;
-mod session;
-
 mod seeds;
+mod session;
+mod turns;
 
 use std::{
     fs::File,
@@ -184,13 +185,15 @@ fn clean_local(context: &Context, common: &CommonArgs) -> Outcome {
         context.console.print(
             "All shared images are kept: the configuration has no max_cached_shared_images.\n",
         )?;
+        told(context, &configuration, configuration.level(), async |ctx| cache.sweep(&ctx))?;
         return Ok(0);
     };
     told(context, &configuration, configuration.level(), async |ctx| {
         let revisions = cache.local_revisions(&ctx)?;
         let names: std::collections::BTreeSet<&str> =
             revisions.iter().map(|revision| revision.name.as_str()).collect();
-        names.into_iter().try_for_each(|name| cache.retain(name, keep, &ctx).map(drop))
+        names.into_iter().try_for_each(|name| cache.retain(name, keep, &ctx).map(drop))?;
+        cache.sweep(&ctx)
     })?;
     Ok(0)
 }

@@ -88,8 +88,9 @@ fn rank(level: LogLevel) -> u8 {
     }
 }
 
-impl Observer for Narrator {
-    fn event(&self, event: &Event) {
+impl Narrator {
+    /// Says what has happened, and passes it on to nobody.
+    pub(super) fn note(&self, event: &Event) {
         match event {
             Event::OutputLine { stream: OutputStream::Stdout, line } => {
                 self.say(LogLevel::Trace, line);
@@ -108,6 +109,12 @@ impl Observer for Narrator {
             Event::Warning { text } => self.say(LogLevel::Error, text),
             _ => {}
         }
+    }
+}
+
+impl Observer for Narrator {
+    fn event(&self, event: &Event) {
+        self.note(event);
         self.next.event(event);
     }
 }

@@ -2,6 +2,7 @@
 //! images on the way there and back.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use remote::{Listed, Options, Place, Shelf};
 
 use super::{
     outputs,
-    repository::{Cache, DESCRIPTION_MAX_BYTES},
+    repository::{self, Cache, DESCRIPTION_MAX_BYTES, DIGEST_MAX_BYTES},
 };
 use crate::{
     error::{CommandError, Kind},
@@ -60,7 +61,11 @@ impl Remote {
 
     /// The name of its folder in the cache.
     pub(super) fn folder(&self) -> String {
-        self.id.replace(['/', ':'], "_")
+        let name = self.id.replace(['/', ':'], "_");
+        match name.as_str() {
+            "." | ".." => "_".to_owned(),
+            _ => name,
+        }
     }
 }
 
@@ -110,16 +115,24 @@ pub(super) async fn push(
     revision: &Revision,
     ctx: &Ctx,
 ) -> Result<(), CommandError> {
+    cache.verify(revision)?;
     let shelf = open(repository)?;
     let there = shelf.list(FOLDER, REVISIONS_MAX).await.map_err(failed(repository))?;
-    for path in [cache.image(revision), cache.description(revision)] {
+    // The description is the last one: who reads it finds the rest.
+    let files =
+        [cache.image(revision), cache.digest_file(revision), cache.description(revision)];
+    for (number, path) in files.iter().enumerate() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut file = File::open(&path).map_err(|error| {
+        let unreadable = |error: io::Error| {
             CommandError::new(Kind::Host, error)
                 .context(format!("cannot read the shared image `{}`", path.display()))
-        })?;
-        let bytes = file.metadata().map_err(host)?.len();
-        if there.contains(&Listed { name: name.clone(), bytes }) {
+        };
+        let mut file = File::open(path).map_err(unreadable)?;
+        let bytes = file.metadata().map_err(unreadable)?.len();
+        // What is small is written anew. An image of the same name may be another one,
+        // where builds have one number all the time.
+        let listed = number == 0 && there.contains(&Listed { name: name.clone(), bytes });
+        if listed && is_same_there(repository, &shelf, &there, cache, revision).await? {
             continue;
         }
         shelf
@@ -129,6 +142,23 @@ pub(super) async fn push(
     }
     ctx.say(format!("pushed {} to {}", revision.image_file(), repository.id));
     Ok(())
+}
+
+/// Whether an image of the right name and size is the right one, as far as that is told.
+async fn is_same_there(
+    repository: &Remote,
+    shelf: &Shelf,
+    there: &[Listed],
+    cache: &Cache,
+    revision: &Revision,
+) -> Result<bool, CommandError> {
+    let name = repository::digest_file(revision);
+    if !there.iter().any(|listed| listed.name == name) {
+        return Ok(true);
+    }
+    let told = digest_text(repository, shelf, &name).await?;
+    let own = fs::read_to_string(cache.digest_file(revision)).map_err(host)?;
+    Ok(told == own)
 }
 
 /// Learns what a repository has. What it has no more is forgotten.
@@ -178,16 +208,41 @@ pub(super) async fn learn(
     Ok(found)
 }
 
-/// Writes what is known of a repository in the place of what was.
+/// Writes what is known of a repository, and forgets what it has no more.
 fn keep(folder: &Path, revisions: &[Revision]) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     rooted::make_user_directories(folder)?;
+    let known: BTreeSet<String> = revisions.iter().map(Revision::description_file).collect();
     revisions.iter().try_for_each(|revision| {
         outputs::write(&folder.join(revision.description_file()), revision.text().as_bytes())
-    })
+    })?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| !known.contains(name)) {
+            match fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The text of the file with the digest of an image; of one that B9 has pushed there is none.
+async fn digest_text(
+    repository: &Remote,
+    shelf: &Shelf,
+    name: &str,
+) -> Result<String, CommandError> {
+    let mut file = tempfile::tempfile().map_err(host)?;
+    let path = format!("{FOLDER}/{name}");
+    let came = shelf.get(&path, &mut file, DIGEST_MAX_BYTES).await.map_err(failed(repository))?;
+    if came.is_none() {
+        return Ok(String::new());
+    }
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0)).map_err(host)?;
+    file.read_to_end(&mut bytes).map_err(host)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Gets a revision, unless it is here.
@@ -222,6 +277,16 @@ pub(super) async fn pull(
             (None, _) => format!("`{name}` is not there"),
         };
         return Err(CommandError::message(Kind::Build, reason).context(text));
+    }
+    let name = repository::digest_file(revision);
+    if there.iter().any(|listed| listed.name == name) {
+        let told = digest_text(repository, &shelf, &name).await?;
+        let found = repository::digest_of(file.path()).map_err(host)?;
+        repository::check_digest(&found, &told).map_err(|reason| {
+            CommandError::message(Kind::Build, reason)
+                .context(format!("failed to pull: SharedImageName {:?}", revision.name))
+                .hint("whoever has the image pushes it again, or removes what is damaged there")
+        })?;
     }
     rooted::allow_user_mode(file.as_file(), 0o666).map_err(host)?;
     file.as_file().sync_all().map_err(host)?;

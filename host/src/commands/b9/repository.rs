@@ -1,21 +1,35 @@
 //! Shared images that are here, in B9's own layout, so that both programs can use one folder:
 //!
 //! ```text
-//! CACHE/local-repo/b9_shared_images/NAME_BUILDID.qcow2    the image
-//!                                   NAME_BUILDID.b9si     what it is
-//! CACHE/remote-repos/ID/b9_shared_images/*.b9si           what a repository was seen to have
+//! CACHE/local-repo/b9_shared_images/NAME_BUILDID.qcow2         the image, a link to its object
+//!                                   NAME_BUILDID.qcow2.sha256  its digest
+//!                                   NAME_BUILDID.b9si          what it is
+//!                  objects/ab/cdef…                            images, named by their digests
+//! CACHE/remote-repos/ID/b9_shared_images/*.b9si                what a repository was seen to have
 //! ```
 //!
 //! An image comes before its description and goes after it, and both take their names at
 //! once. So whoever reads a description finds a whole image, and builds that share into one
-//! folder need no lock.
+//! folder need no lock. An image that a build begins with is locked while it is read; its
+//! revision is not removed meanwhile.
+//!
+//! Revisions of one content are hard links of one object. Where the filesystem has no hard
+//! links, each is a file of its own.
 
 use std::{
-    fs, io,
+    collections::BTreeSet,
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use b9::share_index::{self, FOLDER, Revision, SUFFIX};
+use b9::{
+    share_index::{self, FOLDER, Revision, SUFFIX},
+    types::ImageType,
+};
+use checked::Digest;
 
 use super::outputs;
 use crate::{
@@ -23,6 +37,13 @@ use crate::{
     pipeline::Ctx,
 };
 
+/// What the name of a file with a digest ends with.
+const DIGEST_SUFFIX: &str = ".sha256";
+/// The largest file with a digest: the digest and a name.
+pub(super) const DIGEST_MAX_BYTES: u64 = 4 << 10;
+/// Files without a description that are older than this were left by something that was
+/// killed, and by nothing that still works on them.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
 /// The largest description: it has two names, a date and a few words.
 pub(super) const DESCRIPTION_MAX_BYTES: u64 = 64 << 10;
 
@@ -81,6 +102,36 @@ impl Cache {
         })
     }
 
+    /// The newest revision of a name, and its image, which stays as long as the file is open.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn hold_newest(
+        &self,
+        name: &str,
+        ctx: &Ctx,
+    ) -> Result<(Revision, File), CommandError> {
+        loop {
+            let revision = self.newest(name, ctx)?;
+            let path = self.image(&revision);
+            let failed = |error: io::Error| {
+                CommandError::new(Kind::Host, error)
+                    .context(format!("cannot use the shared image `{}`", path.display()))
+            };
+            let file = match File::open(&path) {
+                // A newer one has come, and this one has gone.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened.map_err(failed)?,
+            };
+            file.lock_shared().map_err(failed)?;
+            // Removed between the two, it is of no use: others do not see it any more.
+            let links = file.metadata().map_err(failed)?.nlink();
+            if links > 0 && path.is_file() {
+                return Ok((revision, file));
+            }
+        }
+    }
+
     /// The image of a revision that is here.
     pub(super) fn image(&self, revision: &Revision) -> PathBuf {
         self.local().join(revision.image_file())
@@ -117,13 +168,14 @@ impl Cache {
         keep: Option<u32>,
         ctx: &Ctx,
     ) -> Result<(), CommandError> {
-        let folder = self.make()?;
-        let place = folder.join(revision.image_file());
+        let place = self.make()?.join(revision.image_file());
         let failed = |error: io::Error| {
             CommandError::new(Kind::Host, error)
                 .context(format!("cannot share the image as `{}`", place.display()))
         };
-        take(image, &place).map_err(failed)?;
+        let digest = digest_of(image).map_err(failed)?;
+        self.take(image, &place, &digest).map_err(failed)?;
+        self.write_digest(revision, &digest).map_err(failed)?;
         let text = revision.text();
         let description = self.description(revision);
         outputs::write(&description, text.as_bytes()).map_err(failed)?;
@@ -133,38 +185,195 @@ impl Cache {
         }
     }
 
-    /// Removes the older revisions of a name; gives how many.
+    /// Gives an image its name: as a link to its object, if there is one already.
+    fn take(&self, image: &Path, place: &Path, digest: &Digest) -> io::Result<()> {
+        let object = self.object(digest);
+        // What is damaged there is not used, and the image takes its place.
+        if digest_of(&object).is_ok_and(|found| found == *digest) {
+            if link_over(&object, place).is_ok() {
+                return fs::remove_file(image);
+            }
+        } else {
+            let _ = fs::remove_file(&object);
+        }
+        take(image, place)?;
+        // Without an object the next image of this content takes its own room.
+        let _ = rooted::make_user_directories(outputs::folder_of(&object));
+        let _ = fs::hard_link(place, &object);
+        Ok(())
+    }
+
+    fn objects(&self) -> PathBuf {
+        self.0.join("local-repo/objects")
+    }
+
+    fn object(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        let (folder, rest) = name.split_at(2);
+        self.objects().join(folder).join(rest)
+    }
+
+    /// Where the digest of a revision's image is.
+    pub(super) fn digest_file(&self, revision: &Revision) -> PathBuf {
+        self.local().join(digest_file(revision))
+    }
+
+    fn write_digest(&self, revision: &Revision, digest: &Digest) -> io::Result<()> {
+        let text = format!("{digest}  {}\n", revision.image_file());
+        outputs::write(&self.digest_file(revision), text.as_bytes())
+    }
+
+    /// That an image is what it was when it was shared. Of one that B9 has shared the digest
+    /// is written now.
+    ///
+    /// # Errors
+    /// When it is not, or cannot be read.
+    pub(super) fn verify(&self, revision: &Revision) -> Result<(), CommandError> {
+        let image = self.image(revision);
+        let failed = |error: io::Error| {
+            CommandError::new(Kind::Host, error)
+                .context(format!("cannot read the shared image `{}`", image.display()))
+        };
+        let found = digest_of(&image).map_err(failed)?;
+        let told = match super::read_text(&self.digest_file(revision), DIGEST_MAX_BYTES) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.write_digest(revision, &found).map_err(failed);
+            }
+            read => read.map_err(failed)?,
+        };
+        check_digest(&found, &told).map_err(|reason| {
+            CommandError::message(Kind::Host, reason)
+                .context(format!("the shared image `{}` is damaged", image.display()))
+                .hint("build it again, or pull it from a repository")
+        })
+    }
+
+    /// Removes the older revisions of a name, but for those that builds begin with now; gives
+    /// how many.
     ///
     /// # Errors
     /// When they cannot be removed.
     pub(super) fn retain(&self, name: &str, keep: u32, ctx: &Ctx) -> Result<usize, CommandError> {
         let revisions = self.local_revisions(ctx)?;
         let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-        let old = share_index::superfluous(&revisions, name, keep);
-        for revision in &old {
-            for path in [self.description(revision), self.image(revision)] {
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(CommandError::new(Kind::Host, error)
-                            .context(format!("cannot remove `{}`", path.display())));
-                    }
-                    _ => {}
-                }
+        let mut count = 0;
+        for revision in share_index::superfluous(&revisions, name, keep) {
+            let image = self.image(revision);
+            // The lock of whoever removes it, too: see `hold_newest`.
+            let held = File::open(&image);
+            if held.as_ref().is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+            {
+                continue;
+            }
+            for path in [self.description(revision), self.digest_file(revision), image] {
+                remove(&path)?;
+            }
+            count += 1;
+        }
+        self.remove_unused_objects();
+        Ok(count)
+    }
+
+    /// Removes objects that no revision has.
+    fn remove_unused_objects(&self) {
+        let folders = fs::read_dir(self.objects()).into_iter().flatten().flatten();
+        let objects = folders.filter_map(|folder| fs::read_dir(folder.path()).ok()).flatten();
+        for object in objects.flatten() {
+            if object.metadata().is_ok_and(|metadata| metadata.nlink() == 1) {
+                let _ = fs::remove_file(object.path());
             }
         }
-        Ok(old.len())
     }
+
+    /// Removes what was left by a build, a pull or a push that was killed: images that no
+    /// description tells of, and files without a name of their own.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub(super) fn sweep(&self, ctx: &Ctx) -> Result<(), CommandError> {
+        let told: BTreeSet<String> = read_descriptions(&self.local(), ctx)?
+            .iter()
+            .flat_map(|revision| [revision.image_file(), digest_file(revision)])
+            .collect();
+        let entries = fs::read_dir(self.local()).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let of_image = name.strip_suffix(DIGEST_SUFFIX).unwrap_or(&name);
+            let is_image = [ImageType::Raw, ImageType::QCow2, ImageType::Vmdk]
+                .iter()
+                .any(|kind| of_image.contains('_') && of_image.ends_with(&format!(".{}", kind.name())));
+            // An unreadable description may tell of an image: what is beside it stays.
+            let described = of_image.rsplit_once('.').is_some_and(|(stem, _)| {
+                self.local().join(format!("{stem}.{SUFFIX}")).exists()
+            });
+            let is_old = entry
+                .metadata()
+                .and_then(|metadata| metadata.modified())
+                .is_ok_and(|time| time.elapsed().is_ok_and(|age| age > LEFT_BEHIND));
+            let is_ours = name.starts_with(TEMPORARY) || is_image && !told.contains(&name);
+            if is_ours && is_old && !described {
+                remove(&entry.path())?;
+            }
+        }
+        self.remove_unused_objects();
+        Ok(())
+    }
+}
+
+/// What the names of files begin with that are being written.
+const TEMPORARY: &str = ".tmp";
+
+/// The name of the file with the digest of a revision's image.
+pub(super) fn digest_file(revision: &Revision) -> String {
+    format!("{}{DIGEST_SUFFIX}", revision.image_file())
+}
+
+/// The digest of a file.
+pub(super) fn digest_of(path: &Path) -> io::Result<Digest> {
+    Digest::of_reader(&mut File::open(path)?)
+}
+
+/// Whether a file with a digest says what was found.
+///
+/// # Errors
+/// When it says something else, or nothing that can be understood.
+pub(super) fn check_digest(found: &Digest, text: &str) -> Result<(), String> {
+    match text.split_whitespace().next().map(str::parse::<Digest>) {
+        Some(Ok(told)) if told == *found => Ok(()),
+        Some(Ok(told)) => Err(format!("its SHA-256 is {found}, and not {told} as was noted")),
+        _ => Err("the file with its SHA-256 holds none".to_owned()),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), CommandError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CommandError::new(Kind::Host, error)
+                .context(format!("cannot remove `{}`", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a hard link that takes the place of what has its name.
+fn link_over(from: &Path, to: &Path) -> io::Result<()> {
+    let folder = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(outputs::folder_of(to))?;
+    let link = folder.path().join("link");
+    fs::hard_link(from, &link)?;
+    fs::rename(&link, to)
 }
 
 /// Moves a file, to another filesystem too, where it appears whole.
 fn take(from: &Path, to: &Path) -> io::Result<()> {
+    // Whoever finds the description finds all of the image, also after a loss of power.
+    File::open(from)?.sync_all()?;
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
         done => return done,
     }
     let folder = outputs::folder_of(to);
     let mut copy = tempfile::NamedTempFile::new_in(folder)?;
-    io::copy(&mut fs::File::open(from)?, copy.as_file_mut())?;
+    io::copy(&mut File::open(from)?, copy.as_file_mut())?;
     copy.as_file().set_permissions(fs::metadata(from)?.permissions())?;
     copy.as_file().sync_all()?;
     copy.persist(to)?;

@@ -9,7 +9,7 @@ use b9::{
     types::CloudInitType,
 };
 
-use super::{host_files::HostFiles, narration::Narrator, outputs, recipe::Artifact};
+use super::{host_files::HostFiles, outputs, recipe::Artifact, turns::Voice};
 use crate::error::{CommandError, Kind};
 
 /// Writes the seeds of an artifact.
@@ -21,22 +21,22 @@ pub(super) fn write(
     types: &[CloudInitType],
     path: &str,
     host: &HostFiles,
-    narrator: &Narrator,
+    voice: &Voice,
 ) -> Result<(), CommandError> {
     let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
     for kind in types {
         match kind {
             CloudInitType::Iso => {
                 image(artifact, &format!("{path}.iso"), iso, host)?;
-                narrator.say(LogLevel::Info, &format!("CREATED CI_ISO IMAGE: '{name}'"));
+                voice.say(LogLevel::Info, &format!("CREATED CI_ISO IMAGE: '{name}'"));
             }
             CloudInitType::Vfat => {
                 image(artifact, &format!("{path}.vfat"), vfat, host)?;
-                narrator.say(LogLevel::Info, &format!("CREATED CI_VFAT IMAGE: '{name}'"));
+                voice.say(LogLevel::Info, &format!("CREATED CI_VFAT IMAGE: '{name}'"));
             }
             CloudInitType::Dir => {
                 directory(artifact, Path::new(path), host)?;
-                narrator.say(LogLevel::Info, &format!("CREATED CI_DIR: '{name}'"));
+                voice.say(LogLevel::Info, &format!("CREATED CI_DIR: '{name}'"));
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs::File,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -45,19 +46,21 @@ pub(super) fn run(context: &Context, common: &CommonArgs, args: &RunArgs) -> Out
     // Standard output is the command's, unless the user wants to see what is done.
     let level = configuration.level().filter(|_| common.verbose);
     super::told(context, &configuration, level, async |ctx| {
-        let plan = plan(args, &configuration, &cache, &settings, &ctx)?;
-        visit(&plan.0, plan.1, &args.command, &settings, &ctx).await
+        let (plan, before, held) = plan(args, &configuration, &cache, &settings, &ctx)?;
+        let visited = visit(&plan, before, &args.command, &settings, &ctx).await;
+        drop(held);
+        visited
     })
 }
 
-/// The plan, and the stage before which the user comes.
+/// The plan, the stage before which the user comes, and the image that must stay meanwhile.
 fn plan(
     args: &RunArgs,
     configuration: &Configuration<'_>,
     cache: &Cache,
     settings: &Settings,
     ctx: &Ctx,
-) -> Result<(plan::Plan, usize), CommandError> {
+) -> Result<(plan::Plan, usize, Option<File>), CommandError> {
     let host = HostFiles::of(&RecipeArgs::default())?;
     let here = std::fs::canonicalize(&host.here).map_err(|error| {
         CommandError::new(Kind::Host, error).context("cannot find the working folder")
@@ -108,7 +111,9 @@ fn plan(
         script_timeout_s: None,
         step_timeout_s: None,
     };
-    b9::lower_session(&request).map_err(|fault| CommandError::usage(fault.to_string()))
+    let (plan, before) = b9::lower_session(&request)
+        .map_err(|fault| CommandError::usage(fault.to_string()))?;
+    Ok((plan, before, beginning.held))
 }
 
 /// Runs the plan with the user in it; gives the exit status of the command.

@@ -5,7 +5,9 @@ use super::{
     Term,
     tree::{self, Atom, Expr, Kind},
 };
-use crate::place::{Fault, Place, nearest};
+use yaml_tree::nearest;
+
+use crate::place::{Fault, Place};
 
 /// How many brackets may be open at once. Real files have some twenty; the stack of a
 /// thread has room for several times as many.
