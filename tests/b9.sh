@@ -3,8 +3,11 @@
 #
 #   samples   the eight of tests/b9; what they leave is looked at as tests/b9/README.md says
 #   results   the cases of kind `result` of the vectors, by tests/b9/results.py
+#   login     sample 04's script on the root filesystem of a Debian image, which then boots
+#             to a login with the kernel in it; VBUILD_TEST_DEBIAN names the image, as
+#             tests/first-image.sh writes it
 #
-# usage: tests/b9.sh [samples|results]...      (default: both)
+# usage: tests/b9.sh [samples|results|login]...      (default: samples and results)
 # VBUILD names the program (default: the release build), VBUILD_TEST_DIR a folder that is
 # kept (default: a new one, removed at the end), VBUILD_TEST_HOME a home with an appliance.
 # Needs qemu-img, mkfs.ext4, dumpe2fs, debugfs and python3; results.py needs no root. Without
@@ -124,6 +127,39 @@ results() {
         python3 results.py images.json "$work/bin/vbuild"
 }
 
+# B9 makes images of one filesystem, which no firmware starts: the kernel comes out of it.
+login() {
+    debian=${VBUILD_TEST_DEBIAN:?names no Debian image}
+    cd "$work/out"
+    cp -R "$here"/tests/b9/. .
+    mkdir -p in
+    cp --sparse=always "$debian" in/debian.qcow2
+    chmod -R a+rX .
+    sed -e 's,(Image "in/base.raw" Raw Ext4) NoPT (Resize (ImageSize 1 GB)),(Image "in/debian.qcow2" QCow2 Ext4) (Partition 1) (Resize (ImageSize 4 GB)),' \
+        -e 's,out/04,out/login,g' 04-install.b9 > login.b9
+    grep -q debian.qcow2 login.b9 || fail "sample 04 has another base now"
+    step "sample 04 on a Debian image"
+    vbuild b9 build -f login.b9 ${VBUILD_ARGS:-}
+    image=$(raw out/login/root.qcow2)
+    for name in vmlinuz initrd.img; do
+        file=$(debugfs -R "ls -p /boot" "$image" 2>/dev/null | tr '/' '\n' | grep "^$name-" | tail -n 1)
+        [ -n "$file" ] || fail "the image has no $name"
+        content "$image" "/boot/$file" > "$work/$name"
+    done
+    step "its login"
+    timeout 900 qemu-system-x86_64 -machine q35 -m 1024 -nographic -no-reboot -monitor none \
+        -kernel "$work/vmlinuz" -initrd "$work/initrd.img" \
+        -append "root=/dev/vda rw console=ttyS0" -snapshot \
+        -drive "file=$image,format=raw,if=virtio" > "$work/console" 2>&1 < /dev/null &
+    machine=$!
+    until grep -q "login:" "$work/console"; do
+        kill -0 "$machine" 2>/dev/null || fail "the machine has ended: $(tail -n 3 "$work/console")"
+        sleep 2
+    done
+    kill "$machine"
+    echo "ok: login"
+}
+
 for what; do
     case $what in
         samples)
@@ -131,6 +167,9 @@ for what; do
             ;;
         results)
             results
+            ;;
+        login)
+            login
             ;;
         *) fail "there is no \`$what\`" ;;
     esac

@@ -18,9 +18,9 @@ const CONFIG: &str = "[global]\nverbosity: Just LogInfo\nlog_file: Nothing\n\
     default_timeout_seconds: 30\ntimeout_factor: 2\n";
 
 /// A project with the samples and what they need.
-struct Project {
+pub(crate) struct Project {
     _folder: tempfile::TempDir,
-    home: PathBuf,
+    pub(crate) home: PathBuf,
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -36,7 +36,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl Project {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().canonicalize().unwrap();
         let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/b9");
@@ -49,7 +49,7 @@ impl Project {
         Self { _folder: folder, home }
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.home.join("project").join(path)
     }
 
@@ -76,14 +76,14 @@ impl Project {
     }
 
     #[track_caller]
-    fn good(&self, words: &[&str]) -> String {
+    pub(crate) fn good(&self, words: &[&str]) -> String {
         let (status, out, err) = self.run(words);
         assert_eq!(status, 0, "{words:?}\n{out}\n{err}");
         out
     }
 
     #[track_caller]
-    fn bad(&self, words: &[&str]) -> String {
+    pub(crate) fn bad(&self, words: &[&str]) -> String {
         let (status, out, err) = self.run(words);
         assert_eq!(status, 1, "{words:?}\n{out}\n{err}");
         err
@@ -207,7 +207,8 @@ fn sample_04_installs() {
     let project = Project::new();
     project.make_base();
     let plan = project.plan(&["-f", "04-install.b9"]);
-    assert_eq!(stages(&plan), ["images", "source sizes", "places", "script", "tidy", "sizes"],);
+    let all = ["images", "source sizes", "places", "script", "tidy", "sizes", "shared directories"];
+    assert_eq!(stages(&plan), all);
     assert_eq!(sizes(&plan), [(1 << 30) + (64 << 20), 32 << 20]);
     let expected = [("qcow2", "out/04/root.qcow2"), ("vmdk", "out/04/data.vmdk")];
     assert_eq!(outputs(&project, &plan), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
@@ -285,7 +286,7 @@ fn sample_05_takes_partitions() {
 }
 
 /// Puts a revision into the folder of shared images.
-fn share(project: &Project, name: &str, date: &str, id: &str) {
+pub(crate) fn share(project: &Project, name: &str, date: &str, id: &str) {
     let folder = project.home.join(".b9/repo-cache/local-repo/b9_shared_images");
     fs::create_dir_all(&folder).unwrap();
     let text = format!(
@@ -324,12 +325,25 @@ fn sample_08_has_a_fixup() {
     let project = Project::new();
     project.make_base();
     let plan = project.plan(&["-f", "08-fixup-transient.b9", "--artifact", "compile"]);
-    assert_eq!(stages(&plan), ["images", "places", "script", "tidy"]);
+    assert_eq!(stages(&plan), ["images", "places", "script", "tidy", "shared directories"]);
     assert_eq!(outputs(&project, &plan), []);
     let plan = project.plan(&["-f", "08-fixup-transient.b9", "--artifact", "stamp"]);
-    assert_eq!(stages(&plan), ["images", "sizes", "fixup"]);
+    assert_eq!(stages(&plan), ["images", "sizes", "fixup", "shared directories"]);
     let text = plan.to_string();
-    assert!(text.contains("tpl/host") && !text.contains("in/base.raw"), "images stay outside");
+    assert!(!text.contains("tpl/host"), "the fixup names no file");
+    // What it names comes along, and what scripts name that it names.
+    let sample = project.read("08-fixup-transient.b9");
+    fs::write(project.at("stamp.sh"), "#!/bin/sh\ncat tpl/host.yaml\n").unwrap();
+    for (command, names, leaves) in [
+        ("sh stamp.sh", ["stamp.sh", "tpl/host"], "payload/logo.bin"),
+        ("ls *", ["payload/logo.bin", "stamp.sh"], "in/base.raw"),
+    ] {
+        fs::write(project.at("f.b9"), sample.replace("e2label", &format!("{command}; e2label")))
+            .unwrap();
+        let text = project.plan(&["-f", "f.b9", "--artifact", "stamp"]).to_string();
+        assert!(names.iter().all(|name| text.contains(name)), "{command}: {text}");
+        assert!(!text.contains(leaves), "{command}: {text}");
+    }
 }
 
 /// Rows 32, 72 and 42, and files of others.
@@ -502,7 +516,7 @@ fn images_go_to_a_repository_and_come_back() {
     let mut names: Vec<_> =
         fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["base_1.b9si", "base_1.raw"]);
+    assert_eq!(names, ["base_1.b9si", "base_1.raw", "base_1.raw.sha256"]);
     // What a broken transfer left there is repaired.
     fs::write(images.join("base_1.raw"), "a part").unwrap();
     project.good(&["b9c", "push", "base", "-r", "team"]);
@@ -544,7 +558,10 @@ fn a_folder_is_a_repository_too() {
     let project = Project::new();
     share(&project, "base", "2030-01-01-00:00:00", "9");
     project.good(&["b9c", "-r", "./team", "push", "base"]);
-    assert_eq!(project.names("team/b9_shared_images"), ["base_9.b9si", "base_9.raw"]);
+    assert_eq!(
+        project.names("team/b9_shared_images"),
+        ["base_9.b9si", "base_9.raw", "base_9.raw.sha256"]
+    );
     fs::remove_dir_all(project.home.join(".b9/repo-cache")).unwrap();
     project.good(&["b9c", "-r", "./team", "pull", "base"]);
     for line in [&["b9c", "list"][..], &["b9c", "-r", "./team", "list"]] {

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod b9;
+mod b9_shares;
 mod completions;
 mod originals;
 mod outputs;

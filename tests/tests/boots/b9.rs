@@ -120,6 +120,72 @@ async fn artifacts_are_built_and_a_failing_one_leaves_nothing() {
     assert_eq!(text(&at("said")), "a 'b' -c\n");
 }
 
+/// Two artifacts that have nothing to do with each other, and one that begins with what the
+/// first of them writes.
+const SIDE_BY_SIDE: &str = r#"Let []
+  [ Each [("name", ["one", "two"])]
+      [ Artifact (IID "${name}") (VmImages
+          [ ImageTarget (LocalFile (Image "out/${name}.raw" Raw Ext4) (ResizeImage (ImageSize 24 MB)))
+              (EmptyImage "${name}" Ext4 Raw (ImageSize 16 MB)) NotMounted ] NoVmScript) ]
+  , Artifact (IID "three") (VmImages
+      [ ImageTarget (LocalFile (Image "out/three.raw" Raw Ext4) (Resize (ImageSize 20 MB)))
+          (SourceImage (Image "out/one.raw" Raw Ext4) NoPT KeepSize) NotMounted ] NoVmScript) ]"#;
+
+/// What is unchanged takes no machine, here and where only the shared cache is known; what
+/// `--machine-readable` writes tells so.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unchanged_takes_no_machine() {
+    let Some(ground) = ground("what_is_unchanged_takes_no_machine") else { return };
+    let at = |name: &str| project(&ground).join(name);
+    fs::create_dir_all(project(&ground)).unwrap();
+    fs::write(at("it.b9"), SIDE_BY_SIDE).unwrap();
+    let cache = ground.settings.cache_dir.clone();
+    let own_store = cache.join("store");
+    let _ = fs::remove_dir_all(&own_store);
+    let build = || {
+        let words = [
+            "build",
+            "--no-network",
+            "--jobs",
+            "2",
+            "--machine-readable=file:events",
+            "--remote-cache",
+            "shared",
+            "--remote-unsigned",
+            "-f",
+            "it.b9",
+        ];
+        let built = b9(&ground, &words).output().unwrap();
+        assert!(built.status.success(), "{}", told(&built));
+        let events = text(&at("events"));
+        let count = |event: &str| events.matches(&format!("\"event\":\"{event}\"")).count();
+        let names: Vec<usize> = ["one", "two", "three"]
+            .map(|name| events.find(&format!("\"name\":\"{name}\"")).unwrap())
+            .to_vec();
+        assert!(names.is_sorted(), "in the order of the files: {events}");
+        (count("machine-starting"), count("stage-cached"))
+    };
+    fs::create_dir_all(at("shared")).unwrap();
+    let (machines, _) = build();
+    assert!(machines >= 3, "{machines}");
+    let bytes = |name: &str| {
+        let image = fs::read(at(name)).unwrap();
+        let blocks = u32::from_le_bytes(image[1028..1032].try_into().unwrap());
+        let block = 1024_u64 << u32::from_le_bytes(image[1048..1052].try_into().unwrap());
+        (image.len(), u64::from(blocks) * block)
+    };
+    for name in ["one", "two"] {
+        // The image has grown, and not its filesystem.
+        assert_eq!(bytes(&format!("out/{name}.raw")), (24 << 20, 16 << 20), "{name}");
+    }
+    assert_eq!(bytes("out/three.raw"), (20 << 20, 20 << 20));
+    fs::remove_dir_all(at("out")).unwrap();
+    let (machines, cached) = build();
+    assert_eq!(machines, 0, "nothing is built again");
+    assert!(cached >= 5, "{cached}");
+    assert_eq!(bytes("out/three.raw"), (20 << 20, 20 << 20));
+}
+
 /// The program without a machine.
 fn b9_plain(ground: &Ground, words: &[&str]) -> Command {
     let mut command = Command::new(tests::vbuild_binary());

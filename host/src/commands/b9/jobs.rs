@@ -175,15 +175,15 @@ pub(super) fn side_by_side<E: Send>(
             let ready = (0..count).find(|number| {
                 !begun[*number] && waits[*number].iter().all(|earlier| done[*earlier])
             });
-            if let Some(number) = ready.filter(|_| failures.is_empty() && running < at_once.max(1)) {
+            if let Some(number) = ready.filter(|_| failures.is_empty() && running < at_once.max(1))
+            {
                 begun[number] = true;
                 running += 1;
                 let (send, work) = (send.clone(), &work);
                 scope.spawn(move || {
                     // A panic ends the thread, and the scope with it.
-                    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                        work(number)
-                    }));
+                    let outcome =
+                        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(number)));
                     let _ = send.send((number, outcome));
                 });
                 continue;
@@ -238,8 +238,7 @@ mod tests {
             touched(&[], &["/p"]),
             touched(&[], &["/p/outer"]),
         ];
-        let expected: [&[usize]; 8] =
-            [&[], &[0], &[0], &[], &[], &[3], &[3, 4, 5], &[6]];
+        let expected: [&[usize]; 8] = [&[], &[0], &[0], &[], &[], &[3], &[3, 4, 5], &[6]];
         assert_eq!(before(&all), expected);
     }
 

@@ -119,8 +119,7 @@ pub(super) async fn push(
     let shelf = open(repository)?;
     let there = shelf.list(FOLDER, REVISIONS_MAX).await.map_err(failed(repository))?;
     // The description is the last one: who reads it finds the rest.
-    let files =
-        [cache.image(revision), cache.digest_file(revision), cache.description(revision)];
+    let files = [cache.image(revision), cache.digest_file(revision), cache.description(revision)];
     for (number, path) in files.iter().enumerate() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let unreadable = |error: io::Error| {
@@ -215,9 +214,12 @@ fn keep(folder: &Path, revisions: &[Revision]) -> io::Result<()> {
     revisions.iter().try_for_each(|revision| {
         outputs::write(&folder.join(revision.description_file()), revision.text().as_bytes())
     })?;
+    let suffix = format!(".{SUFFIX}");
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| !known.contains(name)) {
+        // Others may be writing here, under names of their own.
+        let is_old = |name: &str| name.ends_with(&suffix) && !known.contains(name);
+        if entry.file_name().to_str().is_some_and(is_old) {
             match fs::remove_file(entry.path()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -111,8 +111,8 @@ fn plan(
         script_timeout_s: None,
         step_timeout_s: None,
     };
-    let (plan, before) = b9::lower_session(&request)
-        .map_err(|fault| CommandError::usage(fault.to_string()))?;
+    let (plan, before) =
+        b9::lower_session(&request).map_err(|fault| CommandError::usage(fault.to_string()))?;
     Ok((plan, before, beginning.held))
 }
 

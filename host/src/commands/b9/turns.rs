@@ -55,7 +55,10 @@ impl Turns {
     /// For so many artifacts.
     pub(super) fn new(narrator: Arc<Narrator>, count: usize) -> Arc<Self> {
         let artifacts = std::iter::repeat_with(Kept::default).take(count).collect();
-        Arc::new(Self { narrator, state: Mutex::new(State { current: 0, failed: false, artifacts }) })
+        Arc::new(Self {
+            narrator,
+            state: Mutex::new(State { current: 0, failed: false, artifacts }),
+        })
     }
 
     /// What one of them says.

@@ -9,6 +9,8 @@
 //!   tidy            mount points removed again, free blocks given back
 //!   sizes           LocalFile … (Resize …)
 //!   fixup           with the images as block devices
+//!   shared directories  what was written in them, to the host; the one stage that is
+//!                   never left out, so it is the last
 //! ```
 //!
 //! A disk is as large as its image ever gets; how much of it is written in the end is
@@ -41,6 +43,7 @@ const IMAGES: &str = "/build/b9/images";
 const SHARES: &str = "/build/b9/shares";
 /// What was changed in them.
 const CHANGED: &str = "/build/b9/changed";
+const CHANGED_BY_FIXUP: &str = "/build/b9/changed/current";
 /// The script, and where the image sees it.
 const SCRIPT: &str = "/build/b9/script";
 const SCRIPT_IN_IMAGE: &str = "/.vbuild-b9";
@@ -111,6 +114,7 @@ pub fn lower(request: &Request<'_>) -> Result<Plan, Fault> {
     }
     stages.extend(lowering.resize("sizes", |target| destination_resize(&target.destination))?);
     stages.extend(lowering.fixup()?);
+    stages.extend(lowering.bring_back());
     Ok(lowering.plan(stages))
 }
 
@@ -228,7 +232,7 @@ impl Lowering<'_> {
             made.extend([format!("{SHARES}/{number}"), format!("{CHANGED}/{number}")]);
         }
         let current = self.request.current.iter();
-        made.extend(current.flat_map(|_| [CURRENT.to_owned(), format!("{CHANGED}/current")]));
+        made.extend(current.flat_map(|_| [CURRENT, CHANGED_BY_FIXUP].map(str::to_owned)));
         let mut steps: Vec<Step> = made.iter().map(|path| directory(path)).collect();
         steps.push(steps::tools(TOOLS));
         let mut nodes = Vec::new();
@@ -314,6 +318,20 @@ impl Lowering<'_> {
         }
     }
 
+    /// A new filesystem fills its disk, which is as large as the image ever gets. It must be
+    /// smaller where a script sees it before it grows, or where it does not grow with its
+    /// image.
+    fn is_made_too_large(&self, number: usize, target: &crate::types::ImageTarget) -> bool {
+        let ImageSource::EmptyImage(_, filesystem, ..) = &target.source else { return false };
+        let sizes = &self.sizes[number];
+        let change = destination_resize(&target.destination).and_then(SizeChange::of);
+        let is_seen = self.request.images.running_script().is_some()
+            && matches!(target.mount_point, MountPoint::At(_));
+        filesystem.is_ext4()
+            && sizes.first < sizes.largest
+            && (is_seen || matches!(change, Some(SizeChange::Container(_))))
+    }
+
     /// Changes sizes of filesystems. A change of the image alone takes no work, unless
     /// only the guest knows whether it is allowed.
     fn resize(
@@ -324,9 +342,20 @@ impl Lowering<'_> {
         let last = name == "sizes";
         let mut steps = Vec::new();
         for (number, target) in self.request.images.targets.iter().enumerate() {
+            let sizes = &self.sizes[number];
+            if !last && self.is_made_too_large(number, target) {
+                let argv = [
+                    format!("{TOOLS}/resize").into(),
+                    Value::Fact(format!("device.{}", disk(number))),
+                    sizes.largest.to_string().into(),
+                    sizes::word(SizeChange::Filesystem(sizes.first)).into(),
+                ];
+                // The image is as large as is noted already.
+                steps.push(Step::Run(command(&format!("resize image {number}"), argv.to_vec())));
+                continue;
+            }
             let Some(change) = resize(target).and_then(SizeChange::of) else { continue };
             self.check_filesystem(number, change)?;
-            let sizes = &self.sizes[number];
             let before = if last { sizes.middle } else { Some(sizes.first) };
             if let (SizeChange::Container(wanted), Some(before)) = (change, before) {
                 if wanted < before {
@@ -334,6 +363,12 @@ impl Lowering<'_> {
                         "ResizeImage to {wanted} bytes would cut off data: image {number} has {before}"
                     );
                     return Err(Fault::new(self.request.id.at, message));
+                }
+                // A change of the source has noted another size.
+                let of_source = source_resize(&target.source).and_then(SizeChange::of);
+                if last && of_source.is_some() {
+                    let value = (wanted / 1024).to_string().into();
+                    steps.push(Step::SetFact { fact: size_fact(number), value });
                 }
                 continue;
             }
@@ -393,12 +428,25 @@ impl Lowering<'_> {
         let mut steps = vec![
             steps::script("the fixup", FIXUP, &crate::to_bash(fixup)),
             upload("the current directory", CURRENT, current.entries.clone()),
-            steps::mark(TOOLS, NOTES),
-            Step::Run(Run { cwd: place, ..command("fixup", argv) }),
         ];
-        let back = (CURRENT.to_owned(), format!("{CHANGED}/current"));
-        steps.extend(steps::bring_back(TOOLS, NOTES, back, &current.directory));
+        steps.extend(self.show_to_fixup(&current.directory));
+        steps.push(steps::mark(TOOLS, NOTES));
+        steps.push(Step::Run(Run { cwd: place, ..command("fixup", argv) }));
+        let back = (CURRENT.to_owned(), CHANGED_BY_FIXUP.to_owned());
+        steps.push(steps::gather(TOOLS, NOTES, back));
         Ok(Some(Stage { network: true, ..steps::stage("fixup", context, steps) }))
+    }
+
+    /// What was written on the host's behalf, once everything has succeeded.
+    fn bring_back(&self) -> Option<Stage> {
+        let mut steps = match self.request.images.running_script() {
+            Some(_) => self.fetch(),
+            None => Vec::new(),
+        };
+        let fixup = self.request.images.fixup.and(self.request.current.as_ref());
+        steps.extend(fixup.map(|current| steps::fetch(CHANGED_BY_FIXUP, &current.directory)));
+        let stage = || steps::stage("shared directories", Context::default(), steps.clone());
+        (!steps.is_empty()).then(stage)
     }
 }
 

@@ -4,7 +4,7 @@
 use plan::{Bind, Context, ResolvConf, Stage, Step, UploadEntry, Value};
 
 use super::{
-    CHANGED, IMAGES, Lowering, NOTES, SCRIPT, SCRIPT_IN_IMAGE, SHARES, TOOLS,
+    CHANGED, CURRENT, IMAGES, Lowering, NOTES, SCRIPT, SCRIPT_IN_IMAGE, SHARES, TOOLS,
     steps::{self, at, command, upload},
 };
 use crate::{
@@ -96,7 +96,8 @@ impl Lowering<'_> {
             Step::KillProcesses { root: at(&room.root) },
             Step::ResolvConf(ResolvConf::Restore),
         ];
-        leave.extend(self.bring_back());
+        leave.extend(self.gather());
+        leave.extend(self.fetch());
         let stage = |name: &str, steps| Stage {
             network: true,
             ..steps::stage(name, room.context(), steps)
@@ -125,7 +126,7 @@ impl Lowering<'_> {
         steps.push(Step::Run(command("VmScript", argv)));
         steps.push(Step::KillProcesses { root: at(root) });
         steps.push(Step::ResolvConf(ResolvConf::Restore));
-        steps.extend(self.bring_back());
+        steps.extend(self.gather());
         steps
     }
 
@@ -153,14 +154,39 @@ impl Lowering<'_> {
         shares.filter(|(_, share)| comes_back(share)).map(|(number, _)| number).collect()
     }
 
-    fn bring_back(&self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        for number in self.written() {
-            let place = (format!("{SHARES}/{number}"), format!("{CHANGED}/{number}"));
+    fn gather(&self) -> Vec<Step> {
+        let place = |number| (format!("{SHARES}/{number}"), format!("{CHANGED}/{number}"));
+        self.written()
+            .into_iter()
+            .map(|number| steps::gather(TOOLS, NOTES, place(number)))
+            .collect()
+    }
+
+    /// Sends what was written to shared directories to the host.
+    pub(super) fn fetch(&self) -> Vec<Step> {
+        let fetch = |number: usize| {
             let to = &self.request.shares[number].directory;
-            steps.extend(steps::bring_back(TOOLS, NOTES, place, to));
-        }
-        steps
+            steps::fetch(&format!("{CHANGED}/{number}"), to)
+        };
+        self.written().into_iter().map(fetch).collect()
+    }
+
+    /// Puts what was written to shared directories that lie in the working folder into what a
+    /// fixup sees of it.
+    pub(super) fn show_to_fixup(&self, current: &std::path::Path) -> Vec<Step> {
+        let show = |number: usize| {
+            let below = self.request.shares[number].directory.strip_prefix(current).ok()?;
+            let to = format!("{CURRENT}/{}", below.to_str()?);
+            let argv: [Value; 5] = [
+                "bash".into(),
+                "-euc".into(),
+                "mkdir -p -- \"$1\"; cp -a -- \"$0/.\" \"$1\"".into(),
+                format!("{CHANGED}/{number}").into(),
+                to.into(),
+            ];
+            Some(Step::Run(command("what the script wrote", argv.to_vec())))
+        };
+        self.written().into_iter().filter_map(show).collect()
     }
 }
 

@@ -81,19 +81,15 @@ pub(super) fn mark(tools: &str, notes: &str) -> Step {
     Step::Run(command("note the time", argv.map(Value::from).to_vec()))
 }
 
-/// Sends what has changed in a directory to the host.
-pub(super) fn bring_back(
-    tools: &str,
-    notes: &str,
-    (from, by): (String, String),
-    to: &Path,
-) -> [Step; 2] {
-    let argv =
-        [format!("{tools}/changed"), "copy".into(), format!("{notes}/moment"), from, by.clone()];
-    [
-        Step::Run(command("gather what was written", argv.map(Value::from).to_vec())),
-        Step::Fetch { from: at(&by), to: to.to_owned() },
-    ]
+/// Puts what has changed in a directory aside.
+pub(super) fn gather(tools: &str, notes: &str, (from, by): (String, String)) -> Step {
+    let argv = [format!("{tools}/changed"), "copy".into(), format!("{notes}/moment"), from, by];
+    Step::Run(command("gather what was written", argv.map(Value::from).to_vec()))
+}
+
+/// Sends what was put aside to the host.
+pub(super) fn fetch(from: &str, to: &Path) -> Step {
+    Step::Fetch { from: at(from), to: to.to_owned() }
 }
 
 /// Whether a directory of the host can be seen at its own path in the tools root:

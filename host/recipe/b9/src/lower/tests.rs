@@ -92,17 +92,18 @@ fn everything_is_a_stage() {
             "script: end left-over processes",
             "script: restore resolv.conf",
             "script: gather what was written",
-            "script: fetch /home/a/p",
             "tidy: remove mount points",
             "tidy: discard free blocks",
             "sizes: resize image 0",
             "sizes: resize image 1",
             "fixup: upload the fixup",
             "fixup: upload the current directory",
+            "fixup: what the script wrote",
             "fixup: note the time",
             "fixup: fixup",
             "fixup: gather what was written",
-            "fixup: fetch /home/a/p",
+            "shared directories: fetch /home/a/p",
+            "shared directories: fetch /home/a/p",
         ]
     );
     let sizes: Vec<&DiskSize> = plan.disks.iter().map(|disk| &disk.size).collect();
@@ -185,4 +186,43 @@ fn one_label_may_stand_on_two_images() {
     let target = "ImageTarget Transient (EmptyImage \"d\" Ext4 Raw (ImageSize 8 MB)) NotMounted";
     let plan = lowered(&format!("Artifact (IID \"a\") (VmImages [{target}, {target}] NoVmScript)"));
     titles(&plan.unwrap());
+}
+
+/// Row 67: of `ResizeImage` the filesystem is as it was, and what a script sees is not larger
+/// yet.
+#[test]
+fn a_new_filesystem_is_not_larger_than_said() {
+    let text = |resize: &str, mount: &str, script: &str| {
+        format!(
+            "Artifact (IID \"a\") (VmImages [ImageTarget (LocalFile (Image \"o\" Raw Ext4) ({resize} (ImageSize 100 MB))) (EmptyImage \"l\" Ext4 Raw (ImageSize 64 MB)) {mount}{}] {script})",
+            if script == "NoVmScript" {
+                ""
+            } else {
+                ", ImageTarget Transient (CopyOnWrite (Image \"b\" Raw Ext4)) (MountPoint \"/\")"
+            }
+        )
+    };
+    let shrinks = |text: &str| {
+        let plan = lowered(text).unwrap();
+        let stage = plan.stages.iter().find(|stage| stage.name == "source sizes");
+        stage.is_some_and(|stage| format!("{stage:?}").contains("filesystem:67108864"))
+    };
+    let script = "(VmScript X86_64 [] (Run \"df\" []))";
+    assert!(shrinks(&text("ResizeImage", "NotMounted", "NoVmScript")));
+    assert!(!shrinks(&text("Resize", "NotMounted", "NoVmScript")));
+    assert!(shrinks(&text("Resize", "(MountPoint \"/d\")", script)));
+    assert!(!shrinks(&text("Resize", "NotMounted", script)));
+}
+
+/// An image that was resized at its beginning gets the size that its destination says.
+#[test]
+fn an_image_is_as_large_as_it_is_said_last() {
+    let text = "Artifact (IID \"a\") (VmImages [ImageTarget (LocalFile (Image \"o\" Raw Ext4) (ResizeImage (ImageSize 300 MB))) (SourceImage (Image \"b\" Raw Ext4) NoPT (Resize (ImageSize 200 MB))) NotMounted] NoVmScript)";
+    let plan = lowered(text).unwrap();
+    let last = plan.stages.last().unwrap().steps.last().unwrap();
+    let Step::SetFact { fact, value } = last else { panic!("{last:?}") };
+    assert_eq!(
+        (fact.as_str(), value),
+        ("length-kib.image0", &Value::Text((300 << 10).to_string()))
+    );
 }
