@@ -25,7 +25,7 @@ fn folder(project: &Project) -> PathBuf {
 
 /// A revision with a large image, whose bytes tell which one it is.
 fn share_large(project: &Project, id: &str, fill: u8) {
-    share(project, "base", &format!("2030-01-{:02}-00:00:00", fill), id);
+    share(project, "base", &format!("2030-01-{fill:02}-00:00:00"), id);
     fs::write(folder(project).join(format!("base_{id}.raw")), vec![fill; IMAGE_BYTES]).unwrap();
 }
 

@@ -131,8 +131,8 @@ const SIDE_BY_SIDE: &str = r#"Let []
       [ ImageTarget (LocalFile (Image "out/three.raw" Raw Ext4) (Resize (ImageSize 20 MB)))
           (SourceImage (Image "out/one.raw" Raw Ext4) NoPT KeepSize) NotMounted ] NoVmScript) ]"#;
 
-/// What is unchanged takes no machine, here and where only the shared cache is known; what
-/// `--machine-readable` writes tells so.
+/// What is unchanged takes no machine, as `--machine-readable` tells, with artifacts side by
+/// side and a shared cache named.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_unchanged_takes_no_machine() {
     let Some(ground) = ground("what_is_unchanged_takes_no_machine") else { return };
