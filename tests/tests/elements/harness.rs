@@ -85,7 +85,8 @@ impl Workshop {
         command
     }
 
-    /// Runs a build to its end, whichever that is. Its directory has then gone.
+    /// Runs a build to its end, whichever that is. Its directory has then gone, unless
+    /// `--no-delete-on-failure` is one of the arguments.
     pub fn run(&self, arguments: &[&str]) -> Built {
         for stale in ["events", "log"] {
             let _ = fs::remove_file(self.path(stale));
@@ -95,8 +96,16 @@ impl Workshop {
         let child = command.spawn().unwrap();
         let pid = child.id();
         let output = child.wait_with_output().unwrap();
-        assert_eq!(self.build_dirs(pid), Vec::<String>::new());
-        self.built(&output)
+        // It is kept on request, and told.
+        let kept = self.build_dirs(pid);
+        let built = self.built(&output);
+        if arguments.contains(&"--no-delete-on-failure") {
+            let told = kept.iter().all(|name| built.stdout.contains(name));
+            assert!(kept.len() == 1 && told, "{kept:?}: {}", built.stdout);
+        } else {
+            assert_eq!(kept, Vec::<String>::new());
+        }
+        built
     }
 
     /// What is known after a run.

@@ -106,7 +106,9 @@ impl Narrator {
                 self.say(LogLevel::Error, &format!("COMMAND TIMED OUT [{script}]"));
             }
             Event::Message { text } => self.say(LogLevel::Debug, text),
-            Event::Warning { text } => self.say(LogLevel::Error, text),
+            // b9c has no level for warnings. They stand on standard error anyway, and are no
+            // errors.
+            Event::Warning { text } => self.say(LogLevel::Info, text),
             _ => {}
         }
     }
