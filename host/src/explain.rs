@@ -268,14 +268,23 @@ async fn look(
         CommandError::message(Kind::Build, "the disks of the build are not in the store any more")
             .hint("build it again; --no-cache keeps nothing")
     };
-    let kept = built.stages.iter().rev().find(|stage| stage.resumable()).ok_or_else(gone)?;
-    let named = |stage: &plan::Stage| {
-        let name = Printable::from(stage.name.as_str());
-        kept.name == name
+    // The last stages of some recipes only take things from the machine, and see no image.
+    let sees_image = |stage: &plan::Stage| {
+        stage.context.image_root.is_some() || stage.context.layout_at.is_some()
     };
-    let index = built.plan.stages.iter().position(named).ok_or_else(gone)?;
+    let with_image = |kept: &'_ StageRecord| {
+        let planned = |stage: &plan::Stage| kept.name == stage.name.as_str();
+        let index = built.plan.stages.iter().position(planned)?;
+        sees_image(&built.plan.stages[index]).then_some(index)
+    };
+    let mut resumable = built.stages.iter().rev().filter(|stage| stage.resumable());
+    let (kept, index) =
+        resumable.find_map(|kept| Some((kept, with_image(kept)?))).ok_or_else(gone)?;
+    let mut roots = built.plan.stages.iter().rev().map(|stage| stage.context.image_root.as_ref());
+    let root = roots.find_map(|root| root.map(ToString::to_string));
     let looker = Arc::new(Looker {
         sources: sources(&built.plan),
+        root,
         path,
         found: Mutex::new(Ok(BTreeMap::new())),
     });
@@ -314,6 +323,8 @@ fn sources(plan: &Plan) -> Vec<String> {
 /// Lists files in the machine.
 struct Looker {
     sources: Vec<String>,
+    /// Where the image has its root, seen from the tools root.
+    root: Option<String>,
     path: Option<String>,
     found: Mutex<Result<BTreeMap<String, Entry>, String>>,
 }
@@ -333,11 +344,9 @@ impl Visitor for Looker {
 
 impl Looker {
     async fn list(&self, place: &Place<'_>) -> Result<BTreeMap<String, Entry>, String> {
-        let image = place.image.clone().or_else(|| {
-            let at = place.stage.context.layout_at.as_ref();
-            at.map(|at| format!("{}{at}", place.tools))
-        });
-        let image = image.ok_or("the build has no image at that place")?;
+        let image = image_in(&place.stage.context, self.root.as_deref())
+            .ok_or("the build has no image at that place")?;
+        let image = format!("{}{image}", place.tools);
         let sources = self.sources.iter().map(|source| format!("{}{source}", place.tools));
         let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
         for (index, root) in std::iter::once(image).chain(sources).enumerate() {
@@ -360,6 +369,13 @@ impl Looker {
         }
         Ok(entries)
     }
+}
+
+/// Where a stage sees the image, whose root is `root` in the stages that run in it. Of several
+/// filesystems that are mounted in one place, the root is one.
+fn image_in<'a>(context: &'a plan::Context, root: Option<&'a str>) -> Option<&'a str> {
+    let at = context.image_root.as_ref().or(context.layout_at.as_ref())?.as_str();
+    Some(root.filter(|root| Path::new(root).starts_with(at)).unwrap_or(at))
 }
 
 /// Runs a command and takes all of its output.
@@ -403,6 +419,17 @@ mod tests {
     use store::{RECORD_VERSION, Ran};
 
     use super::*;
+
+    #[test]
+    fn the_image_is_found_behind_the_stage_that_made_it() {
+        let at = |path: &str| Some(plan::GuestPath::new(path).unwrap());
+        let within = plan::Context { image_root: at("/images/0"), ..plan::Context::default() };
+        assert_eq!(image_in(&within, Some("/images/0")), Some("/images/0"));
+        let behind = plan::Context { layout_at: at("/images"), ..plan::Context::default() };
+        assert_eq!(image_in(&behind, Some("/images/0")), Some("/images/0"));
+        assert_eq!(image_in(&behind, Some("/elsewhere")), Some("/images"));
+        assert_eq!(image_in(&plan::Context::default(), Some("/images/0")), None);
+    }
 
     fn stage(name: &str, ran: &[(&str, u64, u64)]) -> StageRecord {
         let ran = ran.iter().map(|(name, started_ms, ended_ms)| Ran {
