@@ -152,7 +152,7 @@ done
 touch "$work/compiled"
 
 step "tests that boot guests"
-VBUILD_TEST_CACHE="$work/tests/cache" timeout 3000 cargo test --release --locked --workspace \
+VBUILD_TEST_CACHE="$work/tests/cache" timeout 4200 cargo test --release --locked --workspace \
     --test boots --test elements -- --nocapture --test-threads=1
 
 step "layer folders"
