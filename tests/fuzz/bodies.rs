@@ -17,6 +17,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("b9_template", b9::fuzzing::template),
     ("b9_term", b9::fuzzing::term),
     ("b9_yaml", b9::fuzzing::yaml),
+    ("base_block_tables", base_image::fuzzing::block_tables),
     ("base_partition_table", base_image::fuzzing::partition_table),
     ("dib_block_device", dib::fuzzing::block_device),
     ("dib_index_page", dib::fuzzing::index_page),

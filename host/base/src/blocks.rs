@@ -82,6 +82,12 @@ impl Disk {
     }
 }
 
+/// The size of a disk, that of its blocks, and how many entries its table has.
+pub(crate) fn shape(file: ImageFile, magic: Magic) -> Result<(u64, u64, usize), BaseError> {
+    let table = Disk::of(file, magic).table()?;
+    Ok((table.bytes, table.block, table.places.len()))
+}
+
 /// Makes a raw disk.
 pub(crate) fn unpack(disk: &Disk, to: &Path, limits: &mut Written) -> Result<(), BaseError> {
     let path = &disk.file.path;
