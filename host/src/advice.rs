@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use engine::EngineError;
-use plan::{NodeKind, Place, Plan, Step};
+use plan::{NodeKind, Place, Plan};
 
 /// Debian's packages of programs whose names differ.
 const PACKAGES: &[(&str, &str)] = &[
@@ -104,19 +104,13 @@ const FILESYSTEMS: [&str; 12] = [
 /// text says what helps.
 #[must_use]
 pub fn missing_mkfs(plan: &Plan, packages: &[String]) -> Option<(String, String)> {
-    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
-    let layouts = steps.filter_map(|step| match step {
-        Step::CreateLayout(layout) => Some(layout),
+    let mut filesystems = plan.nodes().filter_map(|node| match &node.kind {
+        NodeKind::Filesystem(filesystem) => Some((&node.name, &filesystem.fstype)),
         _ => None,
     });
-    let mut filesystems =
-        layouts.flat_map(|layout| &layout.nodes).filter_map(|node| match &node.kind {
-            NodeKind::Filesystem(filesystem) => Some((&node.name, &filesystem.fstype)),
-            _ => None,
-        });
     let (name, program, package) = filesystems.find_map(|(name, fstype)| {
         let program = format!("mkfs.{fstype}");
-        let package = PACKAGES.iter().find(|known| known.0 == program).map(|known| known.1);
+        let package = known_package(&program);
         // A package that is not known to have it may have it.
         let added = match package {
             Some(package) => packages.iter().any(|added| added == package),
@@ -131,9 +125,12 @@ pub fn missing_mkfs(plan: &Plan, packages: &[String]) -> Option<(String, String)
     ))
 }
 
+fn known_package(program: &str) -> Option<&'static str> {
+    PACKAGES.iter().find(|(name, _)| *name == program).map(|(_, package)| *package)
+}
+
 fn package_of(program: &str) -> &str {
-    let known = PACKAGES.iter().find(|(name, _)| *name == program);
-    known.map_or(program, |(_, package)| package)
+    known_package(program).unwrap_or(program)
 }
 
 /// For a disk that cannot hold what is put on it.

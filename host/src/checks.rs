@@ -16,11 +16,8 @@ pub fn outputs(plan: &Plan, makes_folders: bool) -> Result<(), CommandError> {
     let mut complaints = of_stages(plan);
     let mut errors =
         output::check(&pipeline::targets(plan), makes_folders).err().unwrap_or_default();
-    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
-    errors.extend(steps.filter_map(|step| match step {
-        plan::Step::Fetch { to, .. } if !makes_folders => output::check_directory(to).err(),
-        _ => None,
-    }));
+    let fetched = plan.fetched().filter(|_| !makes_folders);
+    errors.extend(fetched.filter_map(|to| output::check_directory(to).err()));
     complaints.extend(errors.iter().map(ToString::to_string));
     if complaints.is_empty() {
         return Ok(());
@@ -113,8 +110,7 @@ fn breaks(plan: &Plan, points: &[String]) -> Result<Vec<usize>, CommandError> {
 
 /// The phases that a plan runs, as points name them.
 fn phases(plan: &Plan) -> Vec<&str> {
-    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
-    let phases = steps.filter_map(|step| match step {
+    let phases = plan.steps().filter_map(|step| match step {
         plan::Step::RunParts(parts) => Some(parts.phase.trim_end_matches(".d")),
         _ => None,
     });

@@ -268,20 +268,18 @@ async fn look(
         CommandError::message(Kind::Build, "the disks of the build are not in the store any more")
             .hint("build it again; --no-cache keeps nothing")
     };
+    let planned = &built.plan.stages;
     // The last stages of some recipes only take things from the machine, and see no image.
-    let sees_image = |stage: &plan::Stage| {
-        stage.context.image_root.is_some() || stage.context.layout_at.is_some()
-    };
-    let with_image = |kept: &'_ StageRecord| {
-        let planned = |stage: &plan::Stage| kept.name == stage.name.as_str();
-        let index = built.plan.stages.iter().position(planned)?;
-        sees_image(&built.plan.stages[index]).then_some(index)
+    let with_image = |kept: &StageRecord| {
+        planned.iter().position(|stage| {
+            kept.name == stage.name.as_str() && stage.context.image_at().is_some()
+        })
     };
     let mut resumable = built.stages.iter().rev().filter(|stage| stage.resumable());
     let (kept, index) =
         resumable.find_map(|kept| Some((kept, with_image(kept)?))).ok_or_else(gone)?;
-    let mut roots = built.plan.stages.iter().rev().map(|stage| stage.context.image_root.as_ref());
-    let root = roots.find_map(|root| root.map(ToString::to_string));
+    let root = planned.iter().rev().find_map(|stage| stage.context.image_root.as_ref());
+    let root = root.map(ToString::to_string);
     let looker = Arc::new(Looker {
         sources: sources(&built.plan),
         root,
@@ -310,8 +308,7 @@ async fn look(
 
 /// Directories that trees are copied from, seen from the tools root, last first.
 fn sources(plan: &Plan) -> Vec<String> {
-    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
-    let from = steps.filter_map(|step| match step {
+    let from = plan.steps().filter_map(|step| match step {
         Step::CopyTree { from, .. } => Some(from.to_string()),
         _ => None,
     });
@@ -374,7 +371,7 @@ impl Looker {
 /// Where a stage sees the image, whose root is `root` in the stages that run in it. Of several
 /// filesystems that are mounted in one place, the root is one.
 fn image_in<'a>(context: &'a plan::Context, root: Option<&'a str>) -> Option<&'a str> {
-    let at = context.image_root.as_ref().or(context.layout_at.as_ref())?.as_str();
+    let at = context.image_at()?.as_str();
     Some(root.filter(|root| Path::new(root).starts_with(at)).unwrap_or(at))
 }
 

@@ -76,7 +76,7 @@ pub fn targets(plan: &Plan) -> Vec<Target> {
             ..Target::new(format, &image.path)
         })
     });
-    let trees = plan.stages.iter().flat_map(|stage| &stage.steps).filter_map(|step| {
+    let trees = plan.steps().filter_map(|step| {
         let plan::Step::ExportTree { output: tree, .. } = step else { return None };
         let format = output::format(&tree.format)?;
         Some(Target {

@@ -260,12 +260,7 @@ fn places<'a>(plan: &'a Plan, targets: &'a [Target]) -> Vec<(FileRole, Place<'a>
     for (index, target) in targets.iter().enumerate() {
         places.push((FileRole::File(index), Place::File(target)));
     }
-    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
-    let directories = steps.filter_map(|step| match step {
-        Step::Fetch { to, .. } => Some(to.as_path()),
-        _ => None,
-    });
-    for (index, path) in directories.enumerate() {
+    for (index, path) in plan.fetched().enumerate() {
         places.push((FileRole::Directory(index), Place::Directory(path)));
     }
     places

@@ -215,12 +215,13 @@ async fn make_luks(
     let mut argv =
         vec!["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", uuid];
     // cryptsetup takes sectors of 4096 bytes where the disk has them, even for a partition
-    // that ends within one, and then cannot open what it has made.
-    let size = run_tool(&guest.session, &["blockdev", "--getsize64", device]).await?;
-    let size: Option<u64> = String::from_utf8_lossy(&size).trim().parse().ok();
-    let has_sectors = !luks.options.iter().any(|option| option.ends_with("luks1"));
-    if has_sectors && size.is_none_or(|bytes| bytes % LUKS_SECTOR_BYTES != 0) {
-        argv.extend(["--sector-size", "512"]);
+    // that ends within one, and then cannot open what it has made. LUKS1 has no choice.
+    if !luks.options.iter().any(|option| option.ends_with("luks1")) {
+        let size = run_tool(&guest.session, &["blockdev", "--getsize64", device]).await?;
+        let size: Option<u64> = String::from_utf8_lossy(&size).trim().parse().ok();
+        if size.is_none_or(|bytes| bytes % LUKS_SECTOR_BYTES != 0) {
+            argv.extend(["--sector-size", "512"]);
+        }
     }
     argv.extend(luks.options.iter().map(String::as_str));
     argv.extend(["--key-file", "-", device]);

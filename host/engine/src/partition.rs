@@ -11,8 +11,7 @@ use std::io::{Seek, SeekFrom, Write};
 
 use mbrman::{CHS, LogicalPartition, MBRPartitionEntry};
 use plan::{
-    Disk, DiskSize, Extended, NodeKind, Partition, PartitionTable, Placing, Plan, Size, Step,
-    TableLabel,
+    Disk, DiskSize, Extended, NodeKind, Partition, PartitionTable, Placing, Plan, Size, TableLabel,
 };
 use uuid::Uuid;
 
@@ -307,12 +306,7 @@ fn gpt(
 /// machine runs: types always, and places where the size of the disk is known.
 #[must_use]
 pub fn check_tables(plan: &Plan) -> Vec<TableError> {
-    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
-    let layouts = steps.filter_map(|step| match step {
-        Step::CreateLayout(layout) => Some(layout),
-        _ => None,
-    });
-    let tables = layouts.flat_map(|layout| &layout.nodes).filter_map(|node| match &node.kind {
+    let tables = plan.nodes().filter_map(|node| match &node.kind {
         NodeKind::Table(table) => Some(table),
         _ => None,
     });

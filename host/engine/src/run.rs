@@ -448,8 +448,7 @@ fn no_network(stage: &Stage) -> String {
 }
 
 fn place<'a>(guest: &'a Guest, stage: &'a Stage, failed: bool) -> Place<'a> {
-    let image = stage.context.image_root.as_ref().or(stage.context.layout_at.as_ref());
-    let image = image.map(Guest::tools_path);
+    let image = stage.context.image_at().map(Guest::tools_path);
     Place { session: &guest.session, stage, tools: TOOLS, image, failed }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     command::{self, Command},
     events::Event,
     guest::Guest,
-    upload,
+    steps, upload,
 };
 
 /// Sources its arguments and prints the environment, NUL separated, with what else children
@@ -235,7 +235,7 @@ impl Sourcing<'_> {
         let Some(directory) = directory else { return Ok(Some(env)) };
         let root = command::root_of(self.place, self.stage)?;
         let mut files = Vec::new();
-        for (name, stat) in listing::list(self.guest, self.stage, &root, directory).await? {
+        for (name, stat) in steps::entries(self.guest, self.stage, &root, directory).await? {
             if !is_environment_name(&name) {
                 continue;
             }
@@ -340,6 +340,21 @@ fn note_block_device(output: &[u8], state: &mut State) -> Result<(), EngineError
 mod tests {
     use super::*;
 
+    /// A phase with scripts of the plan.
+    fn parts(scripts: Vec<plan::Script>) -> RunParts {
+        RunParts {
+            phase: "install.d".into(),
+            place: plan::Place::Tools,
+            directory: plan::GuestPath::new("/hooks/install.d").unwrap(),
+            environment: None,
+            env: Vec::new(),
+            cwd: plan::GuestPath::new("/").unwrap(),
+            origins: BTreeMap::new(),
+            block_device_output: false,
+            scripts,
+        }
+    }
+
     #[test]
     fn scripts_of_the_plan_run_among_those_that_are_found() {
         let script = |name: &str| plan::Script {
@@ -350,17 +365,7 @@ mod tests {
                 entries: Vec::new(),
             },
         };
-        let parts = RunParts {
-            phase: "install.d".into(),
-            place: plan::Place::Tools,
-            directory: plan::GuestPath::new("/hooks/install.d").unwrap(),
-            environment: None,
-            env: Vec::new(),
-            cwd: plan::GuestPath::new("/").unwrap(),
-            origins: BTreeMap::new(),
-            block_device_output: false,
-            scripts: vec![script("5-a"), script("50-c"), script("100-e")],
-        };
+        let parts = parts(vec![script("5-a"), script("50-c"), script("100-e")]);
         let found = vec!["99-d".into(), "10-b".into()];
         let mut phase = Scripts { found, last: None, left: false };
         let mut order = Vec::new();
@@ -429,17 +434,7 @@ mod tests {
     #[test]
     fn mask_directory_and_limits_are_inherited_too() {
         let (_, env) = sourced(&["umask 027; cd /usr/bin; ulimit -S -n 99"]);
-        let parts = RunParts {
-            phase: "install.d".into(),
-            place: plan::Place::Tools,
-            directory: plan::GuestPath::new("/hooks/install.d").unwrap(),
-            environment: None,
-            env: Vec::new(),
-            cwd: plan::GuestPath::new("/").unwrap(),
-            origins: BTreeMap::new(),
-            block_device_output: false,
-            scripts: Vec::new(),
-        };
+        let parts = parts(Vec::new());
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("50-x");
         // It has no first line: bash runs it, as it would in the original.

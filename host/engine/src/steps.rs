@@ -97,7 +97,8 @@ async fn remove_by_suffix(
     Ok(())
 }
 
-async fn stat(
+/// The status of a file, if it is there.
+pub(crate) async fn stat(
     guest: &Guest,
     stage: &Stage,
     root: &str,
@@ -112,7 +113,7 @@ async fn stat(
 }
 
 /// What is in a directory; nothing when it is missing.
-async fn entries(
+pub(crate) async fn entries(
     guest: &Guest,
     stage: &Stage,
     root: &str,

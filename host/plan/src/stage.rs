@@ -1,10 +1,10 @@
 //! Plans, stages, and the context in which a stage's steps run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, DiskName, FactName, GuestPath, Outputs, Step};
+use crate::{Digest, DiskName, FactName, GuestPath, Node, Outputs, Step};
 
 /// A whole build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,8 +172,38 @@ impl Plan {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
+    /// The steps of all stages, in order.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.stages.iter().flat_map(|stage| &stage.steps)
+    }
+
+    /// The nodes of all disk layouts that are made, in order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        let layouts = self.steps().filter_map(|step| match step {
+            Step::CreateLayout(layout) => Some(layout),
+            _ => None,
+        });
+        layouts.flat_map(|layout| &layout.nodes)
+    }
+
+    /// Directories of the host that directories of the machine are sent to.
+    pub fn fetched(&self) -> impl Iterator<Item = &Path> {
+        self.steps().filter_map(|step| match step {
+            Step::Fetch { to, .. } => Some(to.as_path()),
+            _ => None,
+        })
+    }
+
     /// Every file of the host that the plan reads.
     pub fn host_files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.stages.iter().flat_map(|stage| &stage.steps).flat_map(Step::host_files)
+        self.steps().flat_map(Step::host_files)
+    }
+}
+
+impl Context {
+    /// Where the image is seen: its root, or else where its filesystems are mounted.
+    #[must_use]
+    pub fn image_at(&self) -> Option<&GuestPath> {
+        self.image_root.as_ref().or(self.layout_at.as_ref())
     }
 }

@@ -16,6 +16,7 @@
 //! - [`create_private`] and [`read_secret`] open files that the user named, by the same
 //!   doubts about who else could have put something there.
 //! - [`open_file`] opens a file by an absolute path that holds no link.
+//! - [`plain`] and [`real_place`] say where a path leads, for comparisons.
 //! - [`make_umask_private`] and [`user_mode`] keep what is not an output from other
 //!   users, and give outputs the permissions that the user's umask allows.
 //!
@@ -28,6 +29,7 @@ mod dir;
 mod error;
 mod lookup;
 mod named;
+mod place;
 mod private;
 mod umask;
 mod walk;
@@ -35,6 +37,7 @@ mod walk;
 pub use dir::{Dir, open_file};
 pub use error::Error;
 pub use named::{RECIPE_MAX_BYTES, create_private, read_recipe, read_secret};
+pub use place::{plain, real_place};
 pub use private::{private, private_existing};
 pub use umask::{
     allow_user_mode, allow_user_mode_at, make_umask_private, make_user_directories, user_mode,

@@ -167,7 +167,7 @@ fn text(plan: &Plan, keys: &Result<Vec<StageKey>, String>, cached: Option<&[Stri
     for image in &plan.outputs.images {
         let _ = writeln!(text, "  {} ({})", image.path.display(), image.format);
     }
-    for tree in plan.stages.iter().flat_map(|stage| &stage.steps) {
+    for tree in plan.steps() {
         if let plan::Step::ExportTree { output, .. } = tree {
             let _ = writeln!(text, "  {} ({})", output.path.display(), output.format);
         }

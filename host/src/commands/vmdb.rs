@@ -314,7 +314,13 @@ fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
         image: args.image.clone(),
         rootfs_tarball: args.rootfs_tarball.clone(),
         variables: args.variable.clone(),
-        formats: args.formats.iter().flat_map(|formats| &formats.0).map(format_choice).collect(),
+        formats: args
+            .formats
+            .iter()
+            .flat_map(|formats| &formats.0)
+            .copied()
+            .map(format_choice)
+            .collect(),
         docker_target: args.docker_target.clone(),
         compress: !args.uncompressed,
         format_options: args.qemu_img_options.clone(),
@@ -346,7 +352,8 @@ fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
     })
 }
 
-fn format_choice(format: &&'static output::Format) -> FormatChoice {
+/// A format in the words of specs.
+pub(super) fn format_choice(format: &output::Format) -> FormatChoice {
     FormatChoice {
         name: format.name.to_owned(),
         suffix: format.suffix.to_owned(),

@@ -1,9 +1,9 @@
 //! What stands in a directory of scripts, in the guest.
 
 use plan::{Stage, is_script_name};
-use wire::{FileKind, FileOperation, FileStat, Reply, Request};
+use wire::{FileKind, FileStat};
 
-use crate::{EngineError, guest::Guest};
+use crate::{EngineError, guest::Guest, steps};
 
 /// How many symbolic links are followed to a script.
 const LINKS_MAX: usize = 8;
@@ -16,7 +16,7 @@ pub(super) async fn scripts(
     directory: &str,
 ) -> Result<Vec<String>, EngineError> {
     let mut names = Vec::new();
-    for (name, stat) in list(guest, stage, root, directory).await? {
+    for (name, stat) in steps::entries(guest, stage, root, directory).await? {
         if !is_script_name(&name) {
             continue;
         }
@@ -27,32 +27,6 @@ pub(super) async fn scripts(
         }
     }
     Ok(names)
-}
-
-async fn ask(guest: &Guest, stage: &Stage, operation: FileOperation) -> Result<Reply, EngineError> {
-    guest.session.request(&Request::File(operation)).await.map_err(|source| EngineError::Session {
-        stage: stage.name.clone(),
-        step: "look for scripts".into(),
-        source,
-    })
-}
-
-/// Names and status of a directory's entries; none when it is missing.
-pub(super) async fn list(
-    guest: &Guest,
-    stage: &Stage,
-    root: &str,
-    directory: &str,
-) -> Result<Vec<(String, FileStat)>, EngineError> {
-    let stat = FileOperation::Stat { root: root.into(), path: directory.into() };
-    if matches!(ask(guest, stage, stat).await?, Reply::Stat { stat: None }) {
-        return Ok(Vec::new());
-    }
-    let listing = FileOperation::List { root: root.into(), path: directory.into() };
-    match ask(guest, stage, listing).await? {
-        Reply::Entries { entries } => Ok(entries),
-        _ => Ok(Vec::new()),
-    }
 }
 
 /// Follows symbolic links to what they lead to.
@@ -66,11 +40,8 @@ pub(super) async fn follow(
     for _ in 0..LINKS_MAX {
         let Some(link) = stat.link.take() else { return Ok(Some(stat)) };
         path = join(&path, &link);
-        let operation = FileOperation::Stat { root: root.into(), path: path.clone() };
-        match ask(guest, stage, operation).await? {
-            Reply::Stat { stat: Some(next) } => stat = next,
-            _ => return Ok(None),
-        }
+        let Some(next) = steps::stat(guest, stage, root, &path).await? else { return Ok(None) };
+        stat = next;
     }
     Ok(None)
 }

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use crate::options::Share;
@@ -156,7 +156,7 @@ impl Host<'_> {
         if text.is_empty() || !(spelled || is_file) || !path.is_absolute() {
             return None;
         }
-        let path = normal(&path);
+        let path = rooted::plain(&path);
         let below = |directory: &str| path.starts_with(directory);
         let system = SYSTEM.iter().any(|directory| below(directory)) && !path.starts_with(LOCAL);
         let common = COMMON.iter().any(|directory| path == Path::new(directory));
@@ -169,24 +169,11 @@ impl Host<'_> {
     /// Whether scripts see a file under the name that it has here.
     fn is_shared(&self, path: &Path) -> bool {
         self.shares.iter().any(|share| {
-            let host = normal(&self.here.join(&share.host));
+            let host = rooted::plain(&self.here.join(&share.host));
             let guest = share.guest.as_deref().map_or_else(|| share.host.clone(), PathBuf::from);
             path.starts_with(&host) && guest == host
         })
     }
-}
-
-/// A path without `.` and `..`, which are taken as they are written.
-fn normal(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => drop(plain.pop()),
-            part => plain.push(part),
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

@@ -248,7 +248,7 @@ fn written(options: &Options) -> Vec<PathBuf> {
     let files = files.into_iter().flatten().map(PathBuf::from);
     files
         .chain(options.written.iter().cloned())
-        .map(|file| shares::real_place(&options.directory.join(file)))
+        .map(|file| rooted::real_place(&options.directory.join(file)))
         .collect()
 }
 

@@ -122,17 +122,6 @@ fn is_ending_of_output(ending: &str) -> bool {
     crate::cli::FORMATS.iter().any(|(known, _)| *known == ending) || trees.contains(&ending)
 }
 
-/// Where a path would be, without links as far as it exists.
-pub(crate) fn real_place(path: &Path) -> PathBuf {
-    if let Ok(real) = fs::canonicalize(path) {
-        return real;
-    }
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => real_place(parent).join(name),
-        _ => path.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;

@@ -268,12 +268,7 @@ fn disk_base(base: &BaseImage) -> DiskBase {
 /// that scripts write in.
 pub(super) fn folders(plan: &Plan) -> Vec<PathBuf> {
     let images = plan.outputs.images.iter().map(|image| outputs::folder_of(&image.path));
-    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
-    let shared = steps.filter_map(|step| match step {
-        plan::Step::Fetch { to, .. } => Some(to.as_path()),
-        _ => None,
-    });
-    images.chain(shared).map(Path::to_owned).collect()
+    images.chain(plan.fetched()).map(Path::to_owned).collect()
 }
 
 /// Makes the folders of what a plan writes.

@@ -51,7 +51,7 @@ struct Touched {
 impl Touched {
     fn of(artifact: &Artifact, here: &Path) -> Self {
         let mut touched = Self::default();
-        let at = |path: &str| plain(&here.join(path));
+        let at = |path: &str| place(&here.join(path));
         if let ArtifactAssembly::CloudInit(types, path) = &artifact.instance.assembly {
             touched.writes = types
                 .iter()
@@ -101,7 +101,7 @@ impl Touched {
         }
         // It may read and write anything there.
         if images.fixup.is_some() {
-            touched.writes.insert(plain(here));
+            touched.writes.insert(place(here));
         }
         touched
     }
@@ -122,23 +122,9 @@ impl Touched {
     }
 }
 
-/// A path without `.` and `..`, as far as links do not lead elsewhere.
-fn plain(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for part in path.components() {
-        match part {
-            std::path::Component::ParentDir => {
-                plain.pop();
-            }
-            std::path::Component::CurDir => {}
-            part => plain.push(part),
-        }
-    }
-    // What is not there yet is below something that may be a link.
-    let there = plain.ancestors().find_map(|above| {
-        Some((std::fs::canonicalize(above).ok()?, plain.strip_prefix(above).ok()?))
-    });
-    there.map_or_else(|| plain.clone(), |(real, rest)| real.join(rest))
+/// A path as it is compared with others.
+fn place(path: &Path) -> PathBuf {
+    rooted::real_place(&rooted::plain(path))
 }
 
 /// For each artifact those before it that must be done first.

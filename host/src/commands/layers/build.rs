@@ -14,7 +14,7 @@ use plan::{DiskBase, Plan};
 use super::{LayersBuildArgs, Missing, RESULT, starting_image};
 use crate::{
     cli::ChecksumKind,
-    commands::{Context, Outcome, dib, logs, machine_run, recipe, resolve},
+    commands::{Context, Outcome, dib, logs, machine_run, recipe, resolve, vmdb::format_choice},
     error::{CommandError, Kind},
     host_paths,
     pipeline::{self, Ctx},
@@ -296,11 +296,7 @@ impl Artefact {
 
 /// A format of the result, by the rules that specs have.
 fn file_of(args: &LayersBuildArgs, file: &Path, format: &'static output::Format) -> layers::File {
-    let choice = vmdb::FormatChoice {
-        name: format.name.to_owned(),
-        suffix: format.suffix.to_owned(),
-        is_of_tree: format.origin == output::Origin::Tree,
-    };
+    let choice = format_choice(format);
     let is_only = args.formats.as_ref().is_some_and(|formats| formats.0.len() == 1);
     let container = matches!(format.name, "docker" | "oci").then(|| args.docker_target.clone());
     layers::File {

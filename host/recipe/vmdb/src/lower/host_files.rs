@@ -53,7 +53,7 @@ impl Lowering<'_> {
         }
         let mut written = self.settings.written.clone();
         let here = self.settings.sources.lookup.first().cloned().unwrap_or_default();
-        written.extend(self.images.iter().map(|image| shares::real_place(&here.join(image))));
+        written.extend(self.images.iter().map(|image| rooted::real_place(&here.join(image))));
         let folder = match shares::folder(&path, &written) {
             Ok(folder) => folder,
             Err(error) => {
