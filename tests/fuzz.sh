@@ -28,7 +28,7 @@ rss_mib=2048
 # A kept input has this many bytes at most, so that the repository stays small.
 kept_bytes=2048
 
-targets() { sed -n 's/^    ("\([a-z_]*\)",.*/\1/p' "$folder/bodies.rs"; }
+targets() { sed -n 's/^    ("\([a-z0-9_]*\)",.*/\1/p' "$folder/bodies.rs"; }
 
 build() {
     command -v cargo-fuzz >/dev/null || {

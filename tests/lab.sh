@@ -14,6 +14,8 @@
 #   devices  disks and streams
 #   cache    a stage cache that works by swapping layers under a running guest
 #   layers   a project of layer folders: tests/layers.sh
+#   b9       the samples of B9 as an ordinary user: tests/b9.sh (needs a network: level 1
+#            gets the package qemu-utils)
 #   build    a whole image, compared with the one that QEMU's backend makes
 #   bench    figures beside QEMU's with KVM at the same level (needs a network:
 #            level 1 gets the package qemu-system-x86)
@@ -48,12 +50,11 @@ outside="--accel tcg --cache-dir $cache"
 vbuild appliance build $outside
 extra=
 case " $suites " in
-*" bench "*)
-    extra="--appliance-package qemu-system-x86"
-    # shellcheck disable=SC2086
-    vbuild appliance build $outside $extra
-    ;;
+*" bench "*) extra="--appliance-package qemu-system-x86" ;;
+*" b9 "*) extra="--appliance-package qemu-utils" ;;
 esac
+# shellcheck disable=SC2086
+[ -z "$extra" ] || vbuild appliance build $outside $extra
 
 # What level 1 gets: programs where the tests expect them, and the appliance.
 lab=$work/lab
@@ -64,7 +65,7 @@ for program in $tests; do
     strip -o "$lab/target/release/deps/${name%-*}" "$program"
 done
 cp "$VBUILD_AGENT" "$lab/agent"
-cp -R tests/elements tests/layers tests/layers.sh "$lab/tests/"
+cp -R tests/elements tests/layers tests/layers.sh tests/b9 tests/b9.sh tests/ground.sh "$lab/tests/"
 cp tests/lab/* "$lab/"
 case " $suites $beside " in
 *" build "*)

@@ -47,6 +47,15 @@ for suite in $suites; do
         mkdir -p xdg && ln -sfn /helper/cache xdg/vbuild
         XDG_CACHE_HOME=/helper/xdg sh tests/layers.sh "$vbuild"
         ;;
+    b9)
+        # The user that builds has the cache as its own, and may use KVM.
+        mkdir -p b9-home/.cache && cp -R cache b9-home/.cache/vbuild
+        chown -R 65534 b9-home
+        chmod 666 /dev/kvm
+        chmod a+rx /helper "$TMPDIR"
+        VBUILD=$vbuild VBUILD_TEST_HOME=/helper/b9-home VBUILD_ARGS="--accel kvm -m 1024" \
+            VBUILD_AGENT="" sh tests/b9.sh samples
+        ;;
     build)
         rm -rf built && mkdir built
         sh build.sh "$vbuild" kvm /helper/cache /helper/tests/elements built

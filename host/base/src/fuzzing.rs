@@ -1,8 +1,8 @@
 //! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs, fs::File, io, os::unix::fs::FileExt};
 
-use crate::{Magic, blocks, partition::Disk, source::ImageFile};
+use crate::{Magic, blocks, partition::Disk, source::ImageFile, unpack::Written, vmdk};
 
 /// The partition tables of a disk: where each of the first partitions lies.
 pub fn partition_table(bytes: &[u8]) {
@@ -53,6 +53,29 @@ pub fn block_tables(bytes: &[u8]) {
     looked_at(vhdx, Magic::Vhdx);
 }
 
+/// What an input of [`vmdk`] may write, so that one input does not keep the fuzzer long.
+const WRITTEN_MAX_BYTES: u64 = 16 << 20;
+
+/// A disk of VMware, unpacked. An input that begins like a sparse file is one; any other is
+/// a descriptor up to its first zero byte, and behind that the part `disk-s001.vmdk`.
+///
+/// # Panics
+/// When there is no room for files.
+pub fn vmdk(bytes: &[u8]) {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let path = folder.path().join("disk.vmdk");
+    let end = if bytes.starts_with(b"KDMV") { None } else { bytes.iter().position(|b| *b == 0) };
+    let (top, part) = bytes.split_at(end.unwrap_or(bytes.len()));
+    fs::write(&path, top).expect("room for the test");
+    if let Some((_, part)) = part.split_first() {
+        fs::write(folder.path().join("disk-s001.vmdk"), part).expect("room for the test");
+    }
+    let mut limits = Written::with_room_for(WRITTEN_MAX_BYTES);
+    if let Ok(disk) = ImageFile::named(&path).and_then(vmdk::Disk::open) {
+        let _ = vmdk::unpack(&disk, &folder.path().join("disk.raw"), &mut limits);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -91,6 +114,51 @@ mod tests {
                 bytes[at] = byte;
             }
             super::block_tables(&bytes);
+        }
+    }
+
+    /// A sparse file of VMware: one table, grains of one sector.
+    fn sparse() -> Vec<u8> {
+        let mut file = vec![0; 4096];
+        file[..4].copy_from_slice(b"KDMV");
+        for (at, number) in [(4, 1_u64), (12, 16), (20, 1), (28, 0), (44, 16), (56, 1)] {
+            file[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        for (at, sector) in [(512, 2_u32), (1024, 3), (1028, 4), (1032, 1)] {
+            file[at..at + 4].copy_from_slice(&sector.to_le_bytes());
+        }
+        file
+    }
+
+    #[test]
+    fn the_sparse_file_of_these_tests_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.vmdk");
+        std::fs::write(&path, sparse()).unwrap();
+        let disk = crate::source::ImageFile::named(&path).and_then(crate::vmdk::Disk::open);
+        let raw = folder.path().join("raw");
+        let mut limits = crate::unpack::Written::with_room_for(1 << 20);
+        crate::vmdk::unpack(&disk.unwrap(), &raw, &mut limits).unwrap();
+        assert_eq!(std::fs::metadata(raw).unwrap().len(), 16 * 512);
+    }
+
+    proptest! {
+        #[test]
+        fn sparse_files_of_rubbish(
+            changes in proptest::collection::vec((0_usize..2048, any::<u8>()), 0..12),
+        ) {
+            let mut bytes = sparse();
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            super::vmdk(&bytes);
+        }
+
+        #[test]
+        fn descriptors_of_rubbish(
+            text in "((RW|RDONLY) [0-9]{1,20} (FLAT|SPARSE|ZERO|VMFS) \"disk-s001.vmdk\" [0-9]{0,20}\n|parentCID=[f0]{8}\n|.{0,9}\n){0,6}",
+        ) {
+            super::vmdk(&[text.as_bytes(), b"\0", &sparse()].concat());
         }
     }
 }

@@ -211,6 +211,11 @@ fn stamps(chain: &Chain) -> Result<Vec<(u64, i64, i64)>, BaseError> {
 pub(crate) struct Written(u64);
 
 impl Written {
+    /// A count that permits only this many more bytes.
+    pub(crate) fn with_room_for(bytes: u64) -> Self {
+        Self(DATA_MAX_BYTES.saturating_sub(bytes))
+    }
+
     /// Counts an extent that comes from a file.
     pub(crate) fn add(&mut self, from: &Path, extent: &Extent) -> Result<(), BaseError> {
         if let Extent::Data { bytes, .. } = extent {

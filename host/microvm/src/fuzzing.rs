@@ -9,6 +9,11 @@ pub fn block_request(bytes: &[u8]) {
     crate::devices::block::fuzz::run(bytes);
 }
 
+/// An image in the format qcow2, and what a guest does with it.
+pub fn qcow2_image(bytes: &[u8]) {
+    crate::devices::block::qcow2::fuzz::run(bytes);
+}
+
 /// The rings of the vsock device and the packets in them.
 pub fn vsock_packet(bytes: &[u8]) {
     crate::devices::vsock::fuzz::run(bytes);
@@ -157,6 +162,11 @@ mod tests {
         #[test]
         fn block_requests(bytes in bytes(4096)) {
             super::block_request(&bytes);
+        }
+
+        #[test]
+        fn qcow2_images(bytes in bytes(2048)) {
+            super::qcow2_image(&bytes);
         }
 
         #[test]

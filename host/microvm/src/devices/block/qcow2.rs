@@ -13,6 +13,7 @@
 //! nothing. Not supported, and refused with a reason: encryption, external data
 //! files, extended L2 entries, and writing to images with internal snapshots.
 
+pub(crate) mod fuzz;
 mod refcount;
 #[cfg(test)]
 mod tests;
