@@ -23,11 +23,12 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// What cargo knows, without looking anything up.
+/// What cargo knows of the workspace. It fetches crates of other platforms, which no build
+/// needs, when they are not here.
 fn metadata() -> cargo_metadata::Metadata {
     cargo_metadata::MetadataCommand::new()
         .manifest_path(root().join("Cargo.toml"))
-        .other_options(["--locked".into(), "--offline".into()])
+        .other_options(["--locked".into()])
         .exec()
         .unwrap()
 }
