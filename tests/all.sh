@@ -156,9 +156,8 @@ VBUILD_TEST_CACHE="$work/tests/cache" timeout 4200 cargo test --release --locked
     --test boots --test elements -- --nocapture --test-threads=1
 
 step "layer folders"
-cp -R tests/layers tests/layers.sh "$work/bin/"
-chmod -R a+rX "$work/bin"
-(cd "$work/home" && as_user sh "$work/bin/layers.sh" "$work/bin/vbuild")
+VBUILD_TEST_CACHE="$work/tests/cache" timeout 1200 cargo test --release --locked --workspace \
+    --test recipes -- --ignored --nocapture layers::
 
 step "the image and the KVM lab, which ran beside"
 wait "$beside"

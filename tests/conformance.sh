@@ -3,9 +3,12 @@
 # writes the tables.
 #
 # usage: tests/conformance.sh [units|guests|tables|all]
+#        tests/conformance.sh proofs [NAME]...
 #   units    tests that need no machine
 #   guests   builds with the elements of tests/elements, and boots with faults;
 #            VBUILD_TEST_CACHE and VBUILD_AGENT as for tests/all.sh
+#   proofs   slow proofs of tests/tests/recipes whose names hold a NAME (default: all):
+#            real systems, built and booted; VBUILD_TEST_DIR keeps what they share
 #   tables   only writes the tables from what was noted before
 set -eu
 what=${1:-all}
@@ -25,7 +28,7 @@ note() {
     [ ! -f "$results" ] || cat "$results" >>"$log.new"
     # What was run now comes before what is known from earlier.
     awk 'FILENAME != ARGV[ARGC - 1] {
-            if ($1 == "test" || $1 == "check") named[$2 " " $3] = 1
+            if ($1 == "test") named[$2 " " $3] = 1
             # Commands of the recorded session are proved by the one test that runs it.
             if ($1 == "session") named["cli the_session_is_as_recorded"] = 1
             next
@@ -50,5 +53,14 @@ if [ "$what" = guests ] || [ "$what" = all ]; then
             tee "$log" || true
         note
     done
+fi
+if [ "$what" = proofs ]; then
+    shift
+    # What they are doing goes to the terminal, and not among their outcomes.
+    echo "Running tests (deps/recipes-0)" >"$log"
+    cargo test --release --locked --no-fail-fast --workspace --test recipes -- --ignored \
+        --test-threads=1 "$@" >>"$log" || true
+    grep -E '^(test|failures|    )' "$log" || true
+    note
 fi
 UPDATE_CONFORMANCE=1 cargo test --release --locked -q --workspace --test tidy conformance

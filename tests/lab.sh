@@ -13,9 +13,9 @@
 #   machine  processors, ends, confinement, hostile guests, sessions
 #   devices  disks and streams
 #   cache    a stage cache that works by swapping layers under a running guest
-#   layers   a project of layer folders: tests/layers.sh
-#   b9       the samples of B9 as an ordinary user: tests/b9.sh (needs a network: level 1
-#            gets the package qemu-utils)
+#   layers   a project of layer folders, as an ordinary user
+#   b9       the samples of B9, as an ordinary user (needs a network: level 1 gets the
+#            package qemu-utils)
 #   build    a whole image, compared with the one that QEMU's backend makes
 #   bench    figures beside QEMU's with KVM at the same level (needs a network:
 #            level 1 gets the package qemu-system-x86)
@@ -36,7 +36,7 @@ VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent"
 VBUILD_EMBED_AGENT=$VBUILD_AGENT
 export VBUILD_AGENT VBUILD_EMBED_AGENT
 cargo build --release --locked --workspace --bin vbuild
-tests=$(cargo test --release --locked --workspace --test boots --test elements --bench vmm --no-run \
+tests=$(cargo test --release --locked --workspace --test boots --test elements --test recipes --bench vmm --no-run \
     --message-format=json | grep -E '"kind":\["(test|bench)"\]' |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
@@ -65,7 +65,7 @@ for program in $tests; do
     strip -o "$lab/target/release/deps/${name%-*}" "$program"
 done
 cp "$VBUILD_AGENT" "$lab/agent"
-cp -R tests/elements tests/layers tests/layers.sh tests/b9 tests/b9.sh tests/ground.sh "$lab/tests/"
+cp -R tests/elements tests/layers tests/b9 "$lab/tests/"
 cp tests/lab/* "$lab/"
 case " $suites $beside " in
 *" build "*)

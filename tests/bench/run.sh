@@ -3,9 +3,10 @@
 # installed (apt-get install guestfish libguestfs-tools). Nothing is asserted:
 # read the ratios on a quiet machine.
 #
-# usage: tests/bench/run.sh [start|guest|image]...   (default: start guest)
+# usage: tests/bench/run.sh [start|guest|cache|image]...   (default: start guest)
 #   start  from vbuild's start to a guest command's answer, beside guestfish
 #   guest  processes and bytes through the agent
+#   cache  what the store costs and saves: tests/bench/cache.sh
 #   image  debian-minimal vm, beside virt-dib with the same elements (very long)
 # VBUILD_TEST_DIR keeps the caches between runs; BENCH_RUNS is 5.
 set -eu
@@ -57,6 +58,7 @@ for what; do
             VBUILD_AGENT="$target/x86_64-unknown-linux-gnu/release/vbuild-agent" \
             cargo bench --locked --package tests --bench guest
         ;;
+    cache) VBUILD="$work/bin/vbuild" HOME="$work/home" sh tests/bench/cache.sh ;;
     image)
         mkdir -p "$work/image"
         from=$(now)

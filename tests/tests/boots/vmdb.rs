@@ -1,5 +1,5 @@
 //! Specs of vmdb2 in real guests. They install no Debian, so each takes seconds;
-//! `tests/vmdb.sh` builds and boots those that do.
+//! The proofs `recipes vmdb::` build and boots those that do.
 
 use std::{
     collections::BTreeMap,

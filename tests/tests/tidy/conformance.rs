@@ -24,8 +24,6 @@ enum Proof {
     Test(String),
     /// A command of the recorded session.
     Session(String),
-    /// A run of a script that boots real images.
-    Check(String),
     /// A reason.
     Why(String),
     /// What is missing.
@@ -66,7 +64,6 @@ fn rows(table: &str) -> Vec<Row> {
             let proof = match word {
                 "test" => Proof::Test(rest),
                 "session" => Proof::Session(rest),
-                "check" => Proof::Check(rest),
                 "why" => Proof::Why(rest),
                 "open" => Proof::Open(rest),
                 other => panic!("{table}.rows: `{other}` is no kind of proof"),
@@ -98,7 +95,7 @@ fn standing(row: &Row, results: &BTreeMap<String, String>) -> Standing {
             Proof::Why(_) => continue,
             Proof::Open(_) => Standing::Open,
             Proof::Session(_) => outcome(results.get("cli the_session_is_as_recorded")),
-            Proof::Test(test) | Proof::Check(test) => outcome(results.get(test)),
+            Proof::Test(test) => outcome(results.get(test)),
         };
         standing = match standing {
             Standing::Argued => of_proof,
@@ -137,7 +134,6 @@ fn render(table: &str, title: &str, results: &BTreeMap<String, String>) -> Strin
             .map(|proof| match proof {
                 Proof::Test(test) => format!("`{test}`"),
                 Proof::Session(command) => format!("session `{command}`"),
-                Proof::Check(check) => format!("`tests/{check}`"),
                 Proof::Why(why) => why.clone(),
                 Proof::Open(what) => format!("**open:** {what}"),
             })
@@ -193,12 +189,6 @@ fn every_row_has_a_proof_that_exists() {
                         command,
                         session.lines().any(|line| line.strip_prefix("$ ") == Some(command)),
                     ),
-                    Proof::Check(check) => {
-                        let (script, name) = check.split_once(' ').unwrap_or((check, ""));
-                        let text = std::fs::read_to_string(root().join("tests").join(script));
-                        let label = format!("{name})");
-                        (check, text.is_ok_and(|text| text.lines().any(|l| l.trim() == label)))
-                    }
                     Proof::Why(_) | Proof::Open(_) => continue,
                 };
                 if !exists {

@@ -300,7 +300,7 @@ fn plan_cases() {
         ("CopyOnWrite of a raw image", "qemu-img convert -q -f raw -O raw a.raw"),
         ("no image on / and a script", "requires that a disk image for the root-"),
         ("two images on /", "requires that only one disk image for the root-"),
-        // What happens when these fail is seen in a machine, see tests/b9.sh.
+        // What happens when these fail is seen in a machine, see the proof `recipes b9::results`.
         ("failing script: images are exported all the same, unresized", "\"SCRIPT\",\"e2fsck"),
         ("failing tool: build goes on and succeeds", "resize2fs -f -M"),
         (

@@ -1,0 +1,252 @@
+//! The folder of a test and the ordinary user who builds in it.
+
+use std::{
+    env, fs,
+    fs::{DirBuilder, File},
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+};
+
+use tests::vbuild_binary;
+
+/// The user who builds when root runs the tests: `nobody`.
+const USER: u32 = 65534;
+/// What makes root that user, without any way back.
+const DROP: [&str; 5] =
+    ["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all", "--no-new-privs"];
+/// Lines of a build's output that a failure shows.
+const SHOWN_LINES: usize = 40;
+
+/// A folder with the program, a home and a working folder.
+pub(crate) struct Ground {
+    /// The whole folder.
+    pub(crate) work: PathBuf,
+    /// Removes the folder, unless `VBUILD_TEST_DIR` names it.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+/// What a run of vbuild left.
+pub(crate) struct Ran {
+    /// How it ended.
+    pub(crate) status: ExitStatus,
+    /// Its standard output and error, in the order of writing.
+    pub(crate) said: String,
+}
+
+impl Ran {
+    /// Whether a text was written.
+    pub(crate) fn says(&self, text: &str) -> bool {
+        self.said.contains(text)
+    }
+}
+
+impl Ground {
+    /// Makes the folder; the caches of `VBUILD_TEST_CACHE` become the user's.
+    pub(crate) fn new(name: &str) -> Self {
+        let kept = env::var_os("VBUILD_TEST_DIR").map(PathBuf::from);
+        let temporary = match kept {
+            Some(_) => None,
+            None => {
+                Some(tempfile::Builder::new().prefix(&format!("vbuild-{name}.")).tempdir().unwrap())
+            }
+        };
+        let work = kept.unwrap_or_else(|| temporary.as_ref().unwrap().path().to_owned());
+        let ground = Self { work, _temporary: temporary };
+        for folder in ["home/.cache/vbuild", "bin", "out"] {
+            DirBuilder::new().recursive(true).mode(0o755).create(ground.at(folder)).unwrap();
+        }
+        // The user may not be able to read where the sources are.
+        fs::copy(vbuild_binary(), ground.at("bin/vbuild")).unwrap();
+        let cache = ground.cache();
+        if let Some(from) = env::var_os("VBUILD_TEST_CACHE").map(PathBuf::from) {
+            for part in ["appliance", "agent", "diskimage-builder"] {
+                if from.join(part).exists() && !cache.join(part).exists() {
+                    let (from, to) = (from.join(part), cache.join(part));
+                    done(Command::new("cp").args(["-a", "--reflink=auto"]).args([from, to]));
+                }
+            }
+        }
+        ground.readable(&ground.work);
+        ground.give(&ground.at("home"));
+        ground.give(&ground.at("out"));
+        ground
+    }
+
+    /// A path in the whole folder.
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.work.join(name)
+    }
+
+    /// A path in the folder in which vbuild runs.
+    pub(crate) fn out(&self, name: &str) -> PathBuf {
+        self.work.join("out").join(name)
+    }
+
+    /// The user's cache.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.at("home/.cache/vbuild")
+    }
+
+    /// Copies a file or folder of the repository's tests into the user's reach.
+    pub(crate) fn copy(&self, from: &str, to: &Path) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(from);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        done(Command::new("cp").args(["-R", "-T"]).args([&from, to]));
+        self.readable(to);
+        self.give(to);
+    }
+
+    /// Makes the user the owner of a file or of a tree.
+    pub(crate) fn give(&self, path: &Path) {
+        if is_root() {
+            done(Command::new("chown").args(["-R", &USER.to_string()]).arg(path));
+        }
+    }
+
+    fn readable(&self, path: &Path) {
+        done(Command::new("chmod").args(["-R", "a+rX"]).arg(path));
+    }
+
+    /// A command that the user runs in the working folder, with an environment that holds
+    /// nothing of the caller's.
+    pub(crate) fn command(&self, program: &Path, words: &[&str]) -> Command {
+        let mut command = if is_root() {
+            let mut command = Command::new(DROP[0]);
+            command.args(&DROP[1..]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        command
+            .args(words)
+            .current_dir(self.at("out"))
+            .env_clear()
+            .env("HOME", self.at("home"))
+            .env("TERM", "dumb")
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+            .stdin(Stdio::null());
+        for name in ["VBUILD_AGENT", "PIP_INDEX_URL"] {
+            if let Some(value) = env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+    }
+
+    /// Runs vbuild to its end, whichever that is.
+    pub(crate) fn run(&self, words: &[&str]) -> Ran {
+        step(&format!("vbuild {}", words.join(" ")));
+        let log = self.at("said");
+        let file = File::create(&log).unwrap();
+        let status = self
+            .command(&self.at("bin/vbuild"), words)
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .status()
+            .unwrap();
+        Ran { status, said: String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned() }
+    }
+
+    /// Runs vbuild, which must succeed.
+    #[track_caller]
+    pub(crate) fn ok(&self, words: &[&str]) -> Ran {
+        let ran = self.run(words);
+        let lines: Vec<_> = ran.said.lines().collect();
+        let last = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
+        assert!(ran.status.success(), "vbuild {words:?}: {}\n{last}", ran.status);
+        ran
+    }
+
+    /// Builds with a verb and options: those of all builds of these tests are added.
+    #[track_caller]
+    pub(crate) fn build(&self, words: &[&str]) -> Ran {
+        let more = env::var("VBUILD_ARGS").unwrap_or_default();
+        let accel = accelerator();
+        let mut all = words.to_vec();
+        all.extend(["--accel", accel.as_str()]);
+        all.extend(more.split_whitespace());
+        self.ok(&all)
+    }
+
+    /// Boots an image; each pair is a text to expect and what is typed then.
+    #[track_caller]
+    pub(crate) fn boot(&self, image: &str, options: &[&str], talk: &[(&str, Option<&str>)]) -> Ran {
+        let (wait, accel) =
+            (env::var("VBUILD_TEST_WAIT").unwrap_or_else(|_| "900".into()), accelerator());
+        let mut words = vec!["boot", image, "--timeout", wait.as_str(), "--accel", accel.as_str()];
+        words.extend(options);
+        for (text, answer) in talk {
+            words.extend(["--expect", text]);
+            words.extend(answer.iter().flat_map(|answer| ["--answer", answer]));
+        }
+        self.ok(&words)
+    }
+
+    /// A drive for vbuild's downloads, made once.
+    pub(crate) fn drive(&self) -> &'static str {
+        if !self.out("cache.img").exists() {
+            self.ok(&["cache", "create", "cache.img", "--size", "10G"]);
+        }
+        "cache.img"
+    }
+}
+
+/// What runs the machines.
+pub(crate) fn accelerator() -> String {
+    env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into())
+}
+
+/// Reports what begins on standard error, past what the test harness captures.
+pub(crate) fn step(what: &str) {
+    let _ = writeln!(std::io::stderr(), "=== {what}");
+}
+
+/// Runs a tool of the host, which must succeed, and gives its standard output.
+#[track_caller]
+pub(crate) fn done(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a tool of the host with words, which must succeed.
+#[track_caller]
+pub(crate) fn tool(words: &[&str]) -> String {
+    done(Command::new(words[0]).args(&words[1..]))
+}
+
+fn is_root() -> bool {
+    // The owner of a process's own folder in /proc is its user.
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// The mirror of Debian that this machine's apt uses. What serves `debian` usually serves
+/// `debian-security` beside it.
+///
+/// # Panics
+/// When no source of apt names one, and `VBUILD_TEST_MIRROR` neither.
+pub(crate) fn debian_mirror() -> String {
+    if let Ok(mirror) = env::var("VBUILD_TEST_MIRROR") {
+        return mirror.trim_end_matches('/').to_owned();
+    }
+    let lists = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
+    let files = [PathBuf::from("/etc/apt/sources.list")].into_iter();
+    let texts = files.chain(lists.map(|entry| entry.path())).filter_map(|path| {
+        let known = path.extension().is_some_and(|end| end == "list" || end == "sources");
+        if known { fs::read_to_string(path).ok() } else { None }
+    });
+    let found = texts.flat_map(|text| {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        text.lines()
+            .filter(|line| line.starts_with("URIs:") || line.starts_with("deb "))
+            .flat_map(words)
+            .collect::<Vec<_>>()
+    });
+    let mirror = found
+        .map(|word| word.trim_end_matches('/').to_owned())
+        .find(|word| word.contains("://") && word.ends_with("/debian"));
+    mirror.expect("no source of apt is a mirror of Debian: set VBUILD_TEST_MIRROR")
+}
