@@ -15,9 +15,7 @@ pub const VCPUS_DEFAULT_MAX: u8 = 4;
 /// The smallest scratch disk that is worth having; it is sparse.
 pub const SCRATCH_BYTES: u64 = 64 << 30;
 
-/// How old what came over the network may be when nothing is said: packages of a
-/// stable release change about weekly.
-pub const MAX_AGE_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+pub use engine::cache::MAX_AGE_DEFAULT;
 
 /// How results of earlier builds are used.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,11 +19,6 @@ use store::{OverlaySource, RawSource, RawTarget};
 
 use crate::{EngineError, State, disk_base, guest::disk_serial};
 
-/// Layers over one raw file, after which no more are made and later stages are
-/// not kept: every layer is one more table to look into for each reading of the
-/// guest, and the own VMM opens at most 64.
-const LAYERS_MAX: usize = 48;
-
 /// The largest disk whose size a fact may decide: the largest file of ext4, on which
 /// most build directories lie. A guest, or a record, can say any number.
 const FACT_BYTES_MAX: u64 = 16 << 40;
@@ -166,13 +161,8 @@ impl Disks {
         finished
     }
 
-    /// Whether every disk can have one more layer, and so many beside it.
-    pub(crate) fn can_grow_by(&self, more: usize) -> bool {
-        self.layers() + more <= LAYERS_MAX
-    }
-
-    /// The layers of the disk that has most, the raw file counted.
-    pub(crate) fn layers(&self) -> usize {
+    /// The files of the disk that has most, the raw one counted.
+    pub(crate) fn longest_chain(&self) -> usize {
         self.files.values().map(|files| files.chain.len()).max().unwrap_or(0)
     }
 

@@ -4,36 +4,29 @@
 //! needs of the host beyond the plan comes in a [`Config`]; trees leave it as
 //! streams through a [`TreeSink`].
 
+pub mod cache;
+pub mod certificates;
 pub mod events;
+pub mod fuzzing;
 
 mod adopt;
-pub mod cache;
-mod caching;
 mod canonical;
-pub mod certificates;
-mod clock;
 mod command;
 mod config;
 mod context;
 mod disk_base;
 mod disks;
 mod error;
-pub mod fuzzing;
 mod grow;
 mod guest;
-mod keeper;
 mod layout;
 mod mkfs;
 mod partition;
-mod restore;
 mod run;
 mod run_parts;
-mod sealed;
-mod snapshot;
 mod start;
 mod step;
 mod steps;
-mod tape;
 mod upload;
 
 pub use cache::Cache;

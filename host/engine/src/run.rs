@@ -29,7 +29,7 @@ use session::{BootOptions, Session};
 
 use crate::{
     Config, EngineError, Place, State,
-    caching::{Caching, Ended, Progress, Saved},
+    cache::{Caching, Ended, Progress, Saved, Tape},
     context,
     disks::{Disks, disk_bytes},
     events::Event,
@@ -37,7 +37,6 @@ use crate::{
     layout,
     run_parts::{self, Phase},
     step::run_step,
-    tape::Tape,
 };
 
 /// How long a guest may take to unmount after a failure or an interrupt, before

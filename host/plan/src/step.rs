@@ -404,6 +404,34 @@ impl Step {
         }
     }
 
+    /// Whether the step has an effect on the host, so that it runs in every build.
+    #[must_use]
+    pub fn changes_host(&self) -> bool {
+        match self {
+            Self::Fetch { .. } | Self::ExportTree { .. } => true,
+            Self::Upload(_)
+            | Self::Run(_)
+            | Self::RunParts(_)
+            | Self::File(_)
+            | Self::ResolvConf(_)
+            | Self::RequireContent { .. }
+            | Self::SetFact { .. }
+            | Self::ImageSize(_)
+            | Self::CreateLayout(_)
+            | Self::FindRoot { .. }
+            | Self::FindDevices { .. }
+            | Self::GrowRoot { .. }
+            | Self::ForgetLayout
+            | Self::WriteFstab { .. }
+            | Self::CopyTree { .. }
+            | Self::KillProcesses { .. }
+            | Self::Trim
+            | Self::ClampTimes { .. }
+            | Self::Canonicalise { .. }
+            | Self::Say { .. } => false,
+        }
+    }
+
     /// Files of the host that the step reads.
     pub fn host_files(&self) -> impl Iterator<Item = &PathBuf> {
         self.uploads().into_iter().flat_map(|upload| &upload.entries).filter_map(|entry| {

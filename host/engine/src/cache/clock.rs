@@ -3,7 +3,8 @@
 
 use session::Session;
 
-use crate::{guest::tool, tape::now_ms};
+use super::recorder::now_ms;
+use crate::guest::tool;
 
 /// Asks so often: the first answer waits for a program to be read.
 const ANSWERS: usize = 3;

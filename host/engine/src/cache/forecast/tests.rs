@@ -1,11 +1,19 @@
 //! What is taken from a store, and the reasons for the rest.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use plan::{Context, Digest, FileStep, GuestPath, Outputs, Stage, TreeOutput};
-use store::{DiskState, ExtentSource, RECORD_VERSION, Store};
+use plan::{Context, Digest, FileStep, GuestPath, Outputs, Stage, Surroundings, TreeOutput};
+use store::{DiskState, ExtentSource, KeyId, Origin, RECORD_VERSION, Store};
 
 use super::*;
+use crate::cache::{
+    connections::{Connections, Ledger},
+    policy::{CONNECTIONS_MAX_BYTES, Rules, Trust},
+};
 
 const NOW: u64 = 2_000_000_000;
 

@@ -1,6 +1,6 @@
 //! Puts the results of stages into the store, on a thread of its own while later
-//! stages run. Whatever fails there costs later builds time, and this one
-//! nothing: it is told once, and the rest is not kept.
+//! stages run. A failure there costs later builds time, and this one nothing: it is
+//! reported once, and no further result of the build is saved.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -16,14 +16,11 @@ use std::{
 
 use store::{Changed, DiskName, DiskState, Known, Session, StageRecord, StoreError};
 
+use super::policy::STORED_LAYERS_MAX;
 use crate::{
     disks::{self, Disks, Finished},
     events::{Event, SharedObserver},
 };
-
-/// Layers of a disk in the store from which on some become one: each is read
-/// when a build goes on from them.
-const CHAIN_MAX: usize = 32;
 
 /// A stage that has run.
 #[derive(Debug)]
@@ -159,14 +156,14 @@ impl Work {
             .chains
             .entry(file.disk.clone())
             .or_insert_with(|| DiskState { bytes: file.bytes, layers: Vec::new() });
-        // A layer that says nothing is none.
+        // Skip empty layers, except as the base of a chain.
         if stored.content.extents > 0 || state.layers.is_empty() {
             state.layers.push(stored.digest);
         }
-        if state.layers.len() > CHAIN_MAX {
+        if state.layers.len() > STORED_LAYERS_MAX {
             // The upper half is small beside the lowest layers, which other
             // builds share.
-            let upper = state.layers.split_off(CHAIN_MAX / 2);
+            let upper = state.layers.split_off(STORED_LAYERS_MAX / 2);
             let merged = self.session.merge(&upper)?;
             state.layers.extend(merged.map(|merged| merged.digest));
         }

@@ -1,5 +1,5 @@
-//! The log of each stage, and when what ran in it, written down beside what the
-//! user sees.
+//! Records the log of each stage and the times of its scripts, while it passes the
+//! events on to the observer of the user.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,10 +9,8 @@ use std::{
 use checked::Printable;
 use store::Ran;
 
+use super::policy::LOG_MAX_BYTES;
 use crate::events::{Event, Observer, SharedObserver};
-
-/// The longest log of a stage that is kept; what comes behind is dropped.
-const LOG_MAX_BYTES: usize = 8 << 20;
 
 /// Passes events on and keeps what scripts say.
 pub(crate) struct Tape {
@@ -88,7 +86,7 @@ impl Observer for Tape {
 }
 
 /// Milliseconds since 1970 by the host's clock.
-pub(crate) fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

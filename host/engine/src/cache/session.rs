@@ -10,30 +10,29 @@ use std::{
 };
 
 use machine::OnGuestConnect;
-use plan::{Keep, Plan, Point, Salt, StageKey, Step, stage_inputs};
-use serde::{Deserialize, Serialize};
+use plan::{Plan, Point, StageKey, Step, stage_inputs};
 use session::Session;
 use store::{Origin, RECORD_VERSION, Ran, RecordKind, StageRecord};
 
-use crate::{
-    Cache, Config, EngineError, State,
-    cache::{self, Forecast, Ledger, Refresh, Why},
+use super::{
     clock,
+    config::Cache,
+    connections::Ledger,
+    forecast::{self, Forecast},
+    policy::{self, Refresh},
+    record::Saved,
+    recorder::Tape,
+    restore,
+    snapshot::{self, Failure},
+    why::Why,
+    writer::{Job, Keeper, chain},
+};
+use crate::{
+    Config, EngineError, State,
     disks::Disks,
     events::{Event, SharedObserver},
     guest::Guest,
-    keeper::{Job, Keeper, chain},
-    restore,
-    run_parts::{Phase, Scripts},
-    sealed::Sealed,
-    snapshot::{self, Failure},
-    tape::Tape,
 };
-
-/// Work after which the disks are kept. A snapshot stops the guest for some tens
-/// of milliseconds, and going on from it later costs a boot and the reading of
-/// the disks: below this, running the stage again is as quick.
-const WORTH_KEEPING: Duration = Duration::from_secs(2);
 
 /// A stage that has ended.
 #[derive(Debug, Clone, Copy)]
@@ -42,80 +41,6 @@ pub(crate) struct Ended<'a> {
     pub(crate) index: usize,
     /// How long its steps took.
     pub(crate) elapsed: Duration,
-}
-
-/// Work since the disks were kept after which they are kept between two scripts, and
-/// so much more for every [`LAYERS_AT_A_PRICE`] layers: each makes reading slower for
-/// the rest of the build, so a long phase is cut where its long scripts end.
-const WORTH_A_POINT: Duration = Duration::from_secs(4);
-/// A handful of tables is looked into in no time.
-const LAYERS_AT_A_PRICE: usize = 4;
-/// Layers of which so many are left for the ends of stages.
-const LAYERS_FOR_STAGES: usize = 16;
-
-/// How far a stage has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Progress {
-    /// The step.
-    pub(crate) step: usize,
-    /// How far its scripts have come.
-    pub(crate) phase: Phase,
-}
-
-/// What is kept beside the disks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Saved {
-    pub(crate) state: State,
-    /// Within a stage.
-    pub(crate) progress: Option<Progress>,
-}
-
-/// [`Saved`] as it stands in a record.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct SavedRecord {
-    pub(crate) state: State,
-    pub(crate) progress: Option<ProgressRecord>,
-}
-
-/// [`Progress`] as it stands in a record: values of variables are sealed.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ProgressRecord {
-    pub(crate) step: usize,
-    pub(crate) scripts: Scripts,
-    env: Sealed,
-}
-
-impl Saved {
-    /// For the record of this key; `None` when values cannot be sealed.
-    fn to_record(&self, salt: &Salt, key: StageKey) -> Option<serde_json::Value> {
-        let sealed = |progress: &Progress| {
-            Some(ProgressRecord {
-                step: progress.step,
-                scripts: progress.phase.scripts.clone(),
-                env: Sealed::seal(salt, &key.0, &progress.phase.env)?,
-            })
-        };
-        let progress = match &self.progress {
-            None => None,
-            Some(progress) => Some(sealed(progress)?),
-        };
-        serde_json::to_value(SavedRecord { state: self.state.clone(), progress }).ok()
-    }
-
-    /// From a record.
-    fn of_record(record: &StageRecord, salt: &Salt) -> Result<Self, String> {
-        let saved: SavedRecord =
-            serde_json::from_value(record.state.clone()).map_err(|e| e.to_string())?;
-        let open = |progress: ProgressRecord| {
-            let env = progress.env.open(salt, &record.key);
-            let env = env.ok_or("its variables were sealed by another store")?;
-            Ok(Progress { step: progress.step, phase: Phase { scripts: progress.scripts, env } })
-        };
-        let progress = saved.progress.map(open).transpose().map_err(str::to_owned)?;
-        Ok(Self { state: saved.state, progress })
-    }
 }
 
 /// What is told of a stage that is on its way.
@@ -174,7 +99,7 @@ impl Caching {
                 names.join(", ")
             )));
         }
-        let forecast = match cache::forecast(plan, &cache, SystemTime::now()) {
+        let forecast = match forecast::forecast(plan, &cache, SystemTime::now()) {
             Ok(forecast) => forecast,
             Err(error) => {
                 let text = format!("the cache cannot be used: {}", chain(&error));
@@ -185,7 +110,7 @@ impl Caching {
         let mut caching = Self {
             observer: Arc::clone(&config.observer),
             tape,
-            last_kept: cache::first_always(plan).unwrap_or(plan.stages.len()),
+            last_kept: policy::first_always(plan).unwrap_or(plan.stages.len()),
             end: plan.stages.len(),
             keeper: Keeper::start(Arc::clone(&cache.session), Arc::clone(&config.observer)),
             cache,
@@ -217,7 +142,7 @@ impl Caching {
         if self.forecast.first() < end {
             return;
         }
-        match cache::forecast_until(plan, &self.cache, SystemTime::now(), end) {
+        match forecast::forecast_until(plan, &self.cache, SystemTime::now(), end) {
             Ok(forecast) => self.forecast = forecast,
             Err(error) => self.warn(&format!("the cache cannot be read: {}", chain(&error))),
         }
@@ -286,7 +211,7 @@ impl Caching {
 
     /// Looks into the store again, for what is before a stage.
     fn forecast_anew(&mut self, plan: &Plan, end: usize) {
-        let found = cache::forecast_until(plan, &self.cache, SystemTime::now(), end);
+        let found = forecast::forecast_until(plan, &self.cache, SystemTime::now(), end);
         self.forecast = found.unwrap_or_else(|_| Forecast {
             keys: self.forecast.keys.clone(),
             reasons: vec![Some(Why::NotKept); plan.stages.len()],
@@ -397,10 +322,8 @@ impl Caching {
         if self.keeper.has_failed() {
             return Ok(());
         }
-        let is_wanted = plan.stages[index].keep == Keep::Disks;
-        let worth = (self.unkept >= WORTH_KEEPING || is_wanted)
-            && index < self.last_kept
-            && files.can_grow_by(0);
+        let worth = index < self.last_kept
+            && policy::saves_stage(&plan.stages[index], self.unkept, files.longest_chain());
         let finished = if worth { self.snapshot(plan, guest, files).await? } else { None };
         let saved = Saved { state: state.clone(), progress: None };
         self.listen();
@@ -444,10 +367,8 @@ impl Caching {
     /// Whether the disks shall be kept between two scripts.
     pub(crate) fn wants_point(&mut self, index: usize, files: &Disks) -> bool {
         self.count_work();
-        let layers = u32::try_from(files.layers() / LAYERS_AT_A_PRICE).unwrap_or(u32::MAX);
-        self.unkept >= WORTH_A_POINT.saturating_mul(layers.max(1))
-            && index < self.last_kept
-            && files.can_grow_by(LAYERS_FOR_STAGES)
+        index < self.last_kept
+            && policy::saves_checkpoint(self.unkept, files.longest_chain())
             && !self.keeper.has_failed()
     }
 
@@ -505,7 +426,7 @@ impl Caching {
             parent: index.checked_sub(1).map(|before| self.forecast.keys[before].0),
             build: plan.name.as_str().into(),
             kind: RecordKind::Stage,
-            name: cache::name_of(stage),
+            name: forecast::name_of(stage),
             created: seconds(),
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             disks: BTreeMap::new(),
