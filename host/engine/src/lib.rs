@@ -14,7 +14,6 @@ mod canonical;
 mod command;
 mod config;
 mod context;
-mod disk_base;
 mod disks;
 mod error;
 mod grow;

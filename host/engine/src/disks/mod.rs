@@ -1,0 +1,8 @@
+//! The files on the host behind the plan's disks.
+
+mod base;
+mod files;
+
+pub use files::target_files;
+
+pub(crate) use files::{Disks, Finished, disk_bytes, serial, source};
