@@ -1,7 +1,6 @@
 //! What the engine is given beside the plan.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,12 +9,12 @@ use std::{
 
 use machine::{Backend, DriveFormat, OnGuestConnect};
 use plan::{Digest, TreeOutput};
-use serde::{Deserialize, Serialize};
 use session::Session;
 use store::StageRecord;
 use tokio::sync::watch;
+use uuid::Uuid;
 
-use crate::{Cache, events::SharedObserver};
+use crate::{cache::Cache, events::SharedObserver};
 
 /// The appliance that the build runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,6 +161,16 @@ pub struct Config {
     pub visit: Option<Visit>,
 }
 
+impl Config {
+    /// An identifier for a named thing: from the seed, or random without one.
+    pub(crate) fn identifier(&self, name: &str) -> Uuid {
+        match &self.seed {
+            Some(seed) => Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{seed}/{name}").as_bytes()),
+            None => Uuid::new_v4(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Config")
@@ -173,59 +182,4 @@ impl std::fmt::Debug for Config {
             .field("build_dir", &self.build_dir)
             .finish_non_exhaustive()
     }
-}
-
-/// What is known between stages beside the disks. It goes with them wherever a
-/// stage's result is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct State {
-    /// Values found out so far.
-    pub facts: BTreeMap<String, String>,
-    /// The nodes of the layout made so far, in order.
-    pub nodes: Vec<MadeNode>,
-    /// Mounts that scripts made and left, such as a package cache bound into
-    /// the image.
-    pub carried: Vec<CarriedMount>,
-    /// Mount points that the context made and removes when it is left. A machine
-    /// that starts from kept disks finds them there and must not take them for
-    /// part of the tree.
-    #[serde(default)]
-    pub made_targets: BTreeSet<String>,
-    /// Whether the scratch disk has its filesystem.
-    pub scratch_formatted: bool,
-}
-
-impl State {
-    /// Whether a script of block-device.d has made a device of its own, which then
-    /// takes the place of the plan's layout. It lives in the machine that is on.
-    pub(crate) fn has_own_device(&self) -> bool {
-        self.nodes.is_empty() && self.facts.contains_key("image-block-device")
-    }
-}
-
-/// A layout node that exists on a disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MadeNode {
-    /// The node as the plan has it.
-    pub node: plan::Node,
-    /// For partitions of a table: name and number.
-    pub partitions: Vec<(String, u32)>,
-    /// UUID of a filesystem or container.
-    pub uuid: Option<String>,
-}
-
-/// A mount that a script made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CarriedMount {
-    /// Mount point, seen from the agent.
-    pub target: String,
-    /// What is mounted: a path seen from the agent for a bind, else the source.
-    pub source: String,
-    /// Filesystem type; empty for a bind.
-    pub fstype: String,
-    /// Options.
-    pub options: Vec<String>,
 }

@@ -1,21 +1,23 @@
 //! Contexts: from what is mounted to what a stage declares, with the least that
 //! must change; and the mounts that scripts leave behind.
 
-use plan::{Context, GuestPath, NodeKind};
+use plan::Context;
 use wire::{FileOperation, MountEntry, MountSpec, Reply, Request};
 
 use crate::{
-    CarriedMount, EngineError, State,
+    EngineError, State,
     events::SharedObserver,
     guest::{Guest, HELPER, Mounted, SCRATCH, TOOLS},
-    layout, steps,
+    layout,
+    state::CarriedMount,
+    steps,
 };
 
 /// The mounts that a context means, in order.
 fn wanted(context: &Context, guest: &Guest, state: &State) -> Result<Vec<MountSpec>, EngineError> {
     let mut mounts = Vec::new();
     if let Some(at) = &context.layout_at {
-        mounts.extend(layout_mounts(at, guest, state)?);
+        mounts.extend(layout::mounts(at, guest, state)?);
     }
     if let Some(root) = context.image_root.as_ref().filter(|_| context.image_system_mounts) {
         let root = Guest::tools_path(root);
@@ -43,49 +45,6 @@ fn wanted(context: &Context, guest: &Guest, state: &State) -> Result<Vec<MountSp
         });
     }
     Ok(mounts)
-}
-
-/// The layout's filesystems below a directory. Plain string order puts parents
-/// first, as diskimage-builder does.
-fn layout_mounts(
-    at: &GuestPath,
-    guest: &Guest,
-    state: &State,
-) -> Result<Vec<MountSpec>, EngineError> {
-    let mut places = Vec::new();
-    for made in &state.nodes {
-        let NodeKind::Mount(mount) = &made.node.kind else { continue };
-        let Some(filesystem) = layout::filesystem(state, &mount.base) else { continue };
-        if filesystem.fstype == "swap" {
-            continue;
-        }
-        let device = layout::device(&mount.base, guest, state)?;
-        let options = mount_options(mount);
-        places.push((mount.mount_point.clone(), device, filesystem.fstype.clone(), options));
-    }
-    places.sort();
-    let base = Guest::tools_path(at);
-    Ok(places
-        .into_iter()
-        .map(|(place, device, fstype, options)| MountSpec {
-            source: device,
-            target: format!("{base}{}", place.trim_end_matches('/')),
-            fstype,
-            options,
-        })
-        .collect())
-}
-
-/// Whether a mount is of a filesystem of a disk, and not of the system or a bind.
-pub(crate) fn is_of_layout(mount: &MountSpec) -> bool {
-    mount.source.starts_with("/dev/") && !mount.fstype.is_empty()
-}
-
-/// Of the options in fstab, the one that decides what is mounted.
-fn mount_options(mount: &plan::Mount) -> Vec<String> {
-    let fstab = mount.fstab.iter().flat_map(|entry| entry.options.split(','));
-    let subvolume = fstab.filter(|word| word.starts_with("subvol=")).map(ToOwned::to_owned);
-    std::iter::once("noatime".to_owned()).chain(subvolume).collect()
 }
 
 /// Makes the guest's mounts what a context says.
@@ -127,7 +86,7 @@ pub(crate) async fn enter(
     for mount in &wanted[same..] {
         let look = FileOperation::Stat { root: "/".into(), path: mount.target.clone() };
         // The image needs the mount points of its own filesystems when it boots.
-        let made_target = !is_of_layout(mount)
+        let made_target = !layout::is_of_layout(mount)
             && (state.made_targets.contains(&mount.target)
                 || matches!(
                     guest.session.request(&Request::File(look)).await,

@@ -6,7 +6,7 @@ use plan::Place;
 use session::SessionError;
 use wire::ExitStatus;
 
-use crate::partition::TableError;
+use crate::layout::TableError;
 
 /// Errors of a build.
 #[derive(Debug, thiserror::Error)]

@@ -3,8 +3,8 @@
 /// What tools in the guest say of a disk that somebody else has made: fstab, blkid,
 /// pvs and lvs, sfdisk.
 pub fn reports(bytes: &[u8]) {
-    crate::grow::read_report(bytes);
-    crate::adopt::read_reports(&String::from_utf8_lossy(bytes));
+    crate::layout::read_report(bytes);
+    crate::layout::read_reports(&String::from_utf8_lossy(bytes));
 }
 
 #[cfg(test)]

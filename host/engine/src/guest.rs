@@ -23,6 +23,8 @@ pub(crate) const TOOLS: &str = "/vbuild/tools";
 pub(crate) const SCRATCH: &str = "/vbuild/scratch";
 /// The helper drive, seen from the agent.
 pub(crate) const HELPER: &str = "/vbuild/helper";
+/// Where a filesystem is mounted to be inspected, seen from the agent.
+pub(crate) const INSPECT: &str = "/vbuild/look";
 const LOWER: &str = "/vbuild/lower";
 /// Serial of the appliance's root.
 pub const ROOT_SERIAL: &str = "vbuild-root";

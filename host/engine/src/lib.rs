@@ -9,32 +9,27 @@ pub mod certificates;
 pub mod events;
 pub mod fuzzing;
 
-mod adopt;
-mod canonical;
 mod command;
 mod config;
 mod context;
 mod disks;
 mod error;
-mod grow;
 mod guest;
 mod layout;
-mod mkfs;
-mod partition;
 mod run;
 mod run_parts;
 mod start;
+mod state;
 mod step;
 mod steps;
 mod upload;
 
 pub use cache::Cache;
-pub use config::{
-    ApplianceFiles, CarriedMount, Config, HelperDrive, MadeNode, Network, Place, State, TreeSink,
-    Visit, Visitor,
-};
+pub use config::{ApplianceFiles, Config, HelperDrive, Network, Place, TreeSink, Visit, Visitor};
 pub use disks::target_files;
 pub use error::EngineError;
 pub use guest::{HELPER_SERIAL, ROOT_SERIAL, mount_drive};
-pub use partition::{Placed, TableError, TableImage, check_tables, lay_out};
+pub use layout::{TableError, check_tables};
 pub use run::{Built, run};
+
+pub(crate) use state::State;

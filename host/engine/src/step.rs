@@ -5,8 +5,7 @@ use std::time::Instant;
 use plan::{Plan, Stage, Step};
 
 use crate::{
-    Config, EngineError, State, adopt, canonical, events::Event, grow, guest::Guest, layout,
-    run_parts, steps, upload,
+    Config, EngineError, State, events::Event, guest::Guest, layout, run_parts, steps, upload,
 };
 
 /// Does a step.
@@ -54,21 +53,23 @@ pub(crate) async fn run_step(
         Step::WriteFstab { .. } if state.has_own_device() => {}
         Step::CreateLayout(part) => layout::create(part, plan, config, guest, state).await?,
         Step::FindRoot { disk, root } => {
-            let wanted = adopt::Wanted { disk, root: root.as_deref() };
-            adopt::find_root(wanted, plan, config, guest, state).await?;
+            let wanted = layout::Wanted { disk, root: root.as_deref() };
+            layout::find_root(wanted, plan, config, guest, state).await?;
         }
         Step::FindDevices { disk, devices } => {
-            adopt::find_devices(disk, devices, plan, guest, state).await?;
+            layout::find_devices(disk, devices, plan, guest, state).await?;
         }
-        Step::GrowRoot { disk } => grow::grow_root(disk, config, guest, state).await?,
-        Step::ForgetLayout => adopt::forget(guest, state).await?,
+        Step::GrowRoot { disk } => layout::grow_root(disk, config, guest, state).await?,
+        Step::ForgetLayout => layout::forget(guest, state).await?,
         Step::WriteFstab { path } => {
             let content = layout::fstab(state)?;
             let step = plan::FileStep::Write { path: path.clone(), content, mode: 0o644 };
             steps::file(&step, guest, stage).await?;
         }
-        Step::ClampTimes { root, epoch } => canonical::clamp_times(guest, root, *epoch).await?,
-        Step::Canonicalise { epoch } => canonical::make(*epoch, config, guest, state).await?,
+        Step::ClampTimes { root, epoch } => layout::clamp_times(guest, root, *epoch).await?,
+        Step::Canonicalise { epoch } => {
+            layout::make_canonical(*epoch, config, guest, state).await?
+        }
         Step::CopyTree { from, to } => steps::copy_tree(guest, from, to).await?,
         Step::KillProcesses { root } => steps::kill_processes(guest, &config.observer, root)
             .await

@@ -337,6 +337,19 @@ fn label_max_bytes(fstype: &str) -> Option<usize> {
 }
 
 impl NodeKind {
+    /// Whether the node is a block device of its own, beside the partitions of tables.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        match self {
+            Self::LogicalVolume(_) | Self::Luks(_) | Self::Md(_) => true,
+            Self::Table(_)
+            | Self::PhysicalVolume { .. }
+            | Self::VolumeGroup { .. }
+            | Self::Filesystem(_)
+            | Self::Mount(_) => false,
+        }
+    }
+
     /// The names that this node stands on.
     #[must_use]
     pub fn bases(&self) -> Vec<&str> {
@@ -395,7 +408,11 @@ impl Layout {
                     }
                     places.push(place);
                 }
-                _ => {}
+                NodeKind::PhysicalVolume { .. }
+                | NodeKind::VolumeGroup { .. }
+                | NodeKind::LogicalVolume(_)
+                | NodeKind::Luks(_)
+                | NodeKind::Md(_) => {}
             }
         }
         errors

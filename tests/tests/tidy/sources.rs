@@ -15,7 +15,7 @@ const LONG_FILES: &[(&str, usize, &str)] = &[
     ("guest-agent/wire/src/message.rs", 650, "the protocol is read in one piece"),
     ("host/egress/src/http.rs", 560, "one exchange is read by one state machine"),
     ("host/egress/src/serve.rs", 550, "one connection from its request to its end"),
-    ("host/engine/src/adopt.rs", 550, "what tools say of a disk, and what follows"),
+    ("host/engine/src/layout/detect.rs", 550, "what tools say of a disk, and what follows"),
     ("host/src/pipeline.rs", 540, "a build as prose"),
     ("host/qcow2/src/header.rs", 670, "the header of the format, with the rules for hostile ones"),
     ("host/microvm/src/backend.rs", 700, "the VMM process from its start to its end"),

@@ -78,24 +78,24 @@ pub enum TableError {
 
 /// Where a partition ended up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed {
+pub(crate) struct Placed {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its number as the kernel counts.
-    pub number: u32,
+    pub(crate) number: u32,
     /// First byte.
-    pub start: u64,
+    pub(crate) start: u64,
     /// Size in bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// A table ready to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableImage {
+pub(crate) struct TableImage {
     /// Offset and bytes of each write.
-    pub writes: Vec<(u64, Vec<u8>)>,
+    pub(crate) writes: Vec<(u64, Vec<u8>)>,
     /// The partitions.
-    pub partitions: Vec<Placed>,
+    pub(crate) partitions: Vec<Placed>,
 }
 
 /// Where everything lies.
@@ -114,7 +114,7 @@ struct Arrangement {
 ///
 /// # Errors
 /// When partitions do not fit or cannot be expressed.
-pub fn lay_out(
+pub(crate) fn lay_out(
     table: &PartitionTable,
     disk_bytes: u64,
     block_bytes: u64,

@@ -9,14 +9,17 @@
 
 use plan::{Filesystem, GuestPath, NodeKind};
 
+use super::{
+    mkfs,
+    nodes::{device, hash_name},
+};
 use crate::{
     Config, EngineError, State,
     guest::{Guest, SCRATCH, run_tool},
-    layout, mkfs,
 };
 
-const REMAKE_EXT: &str = include_str!("../scripts/remake-ext.sh");
-const FAT_TIMES: &str = include_str!("../scripts/fat-times.py");
+const REMAKE_EXT: &str = include_str!("../../scripts/remake-ext.sh");
+const FAT_TIMES: &str = include_str!("../../scripts/fat-times.py");
 
 /// Makes no file below a directory younger than the epoch.
 pub(crate) async fn clamp_times(
@@ -39,7 +42,7 @@ pub(crate) async fn make(
     let epoch = epoch.to_string();
     for made in &state.nodes {
         let NodeKind::Filesystem(filesystem) = &made.node.kind else { continue };
-        let device = layout::device(&filesystem.base, guest, state)?;
+        let device = device(&filesystem.base, guest, state)?;
         match filesystem.fstype.as_str() {
             "ext2" | "ext3" | "ext4" => {
                 let uuid = made.uuid.clone().unwrap_or_default();
@@ -65,13 +68,8 @@ async fn remake(
     epoch: &str,
 ) -> Result<(), EngineError> {
     let work = format!("{SCRATCH}/canonical");
-    let (mkfs, _) = mkfs::command(filesystem, uuid, layout::identifier(config, &hash_name(name)));
+    let (mkfs, _) = mkfs::command(filesystem, uuid, config.identifier(&hash_name(name)));
     let mut argv = vec!["sh", "-c", REMAKE_EXT, "remake-ext", epoch, device, &work];
     argv.extend(mkfs.iter().map(String::as_str));
     run_tool(&guest.session, &argv).await.map(drop)
-}
-
-/// The name by which the seed of a filesystem's directory hashes is known.
-pub(crate) fn hash_name(filesystem: &str) -> String {
-    format!("{filesystem}/directories")
 }

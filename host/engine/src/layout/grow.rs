@@ -5,12 +5,11 @@ use plan::{Filesystem, NodeKind};
 use serde::Deserialize;
 use wire::ExitStatus;
 
+use super::nodes::device;
 use crate::{
     Config, EngineError, State,
-    adopt::LOOK,
     events::Event,
-    guest::{self, Guest, run_tool, run_tool_with, tool},
-    layout,
+    guest::{self, Guest, INSPECT, run_tool, run_tool_with, tool},
 };
 
 /// e2fsck's status for "errors were corrected".
@@ -65,16 +64,14 @@ pub(crate) async fn grow_root(
     if let Some(group) = &group {
         grow_volume(disk, group, &filesystem.base, partition, guest, state).await?;
     }
-    let device = layout::device(&filesystem.base, guest, state)?;
+    let device = device(&filesystem.base, guest, state)?;
     grow_filesystem(guest, &device, &filesystem.fstype).await
 }
 
 /// The root filesystem of the layout.
 fn root(state: &State) -> Option<&Filesystem> {
     state.nodes.iter().find_map(|made| match &made.node.kind {
-        NodeKind::Mount(mount) if mount.mount_point == "/" => {
-            layout::filesystem(state, &mount.base)
-        }
+        NodeKind::Mount(mount) if mount.mount_point == "/" => state.filesystem(&mount.base),
         _ => None,
     })
 }
@@ -106,7 +103,7 @@ async fn physical(
     let devices: Vec<&str> = said.lines().map(str::trim).collect();
     let mut numbers = Vec::new();
     for (name, number) in state.nodes.iter().flat_map(|made| &made.partitions) {
-        if devices.contains(&layout::device(name, guest, state)?.as_str()) {
+        if devices.contains(&device(name, guest, state)?.as_str()) {
             numbers.push(*number);
         }
     }
@@ -187,9 +184,9 @@ async fn grow_volume(
         Some(number) => {
             let mut partitions = state.nodes.iter().flat_map(|made| &made.partitions);
             let name = partitions.find(|(_, found)| *found == number).map(|(name, _)| name.clone());
-            layout::device(&name.unwrap_or_else(|| disk.to_owned()), guest, state)?
+            device(&name.unwrap_or_else(|| disk.to_owned()), guest, state)?
         }
-        None => layout::device(disk, guest, state)?,
+        None => device(disk, guest, state)?,
     };
     run_tool(&guest.session, &["pvresize", "-q", &physical]).await?;
     run_tool(&guest.session, &["vgchange", "-ay", group]).await?;
@@ -207,9 +204,9 @@ async fn grow_filesystem(guest: &Guest, device: &str, fstype: &str) -> Result<()
             check(guest, device).await?;
             run_tool(&guest.session, &["resize2fs", device]).await.map(drop)
         }
-        "xfs" => mounted(guest, device, fstype, &["xfs_growfs", LOOK]).await,
+        "xfs" => mounted(guest, device, fstype, &["xfs_growfs", INSPECT]).await,
         "btrfs" => {
-            mounted(guest, device, fstype, &["btrfs", "filesystem", "resize", "max", LOOK]).await
+            mounted(guest, device, fstype, &["btrfs", "filesystem", "resize", "max", INSPECT]).await
         }
         other => Err(EngineError::Recipe(format!("a filesystem of type {other} cannot be grown"))),
     }
@@ -240,9 +237,9 @@ async fn mounted(
 ) -> Result<(), EngineError> {
     let prepare =
         |source| EngineError::Prepare { action: format!("mount {device} to grow it"), source };
-    guest::mount(&guest.session, device, LOOK, fstype, &[]).await.map_err(prepare)?;
+    guest::mount(&guest.session, device, INSPECT, fstype, &[]).await.map_err(prepare)?;
     let grown = run_tool(&guest.session, argv).await;
-    guest.session.unmount(LOOK, false).await.map_err(prepare)?;
+    guest.session.unmount(INSPECT, false).await.map_err(prepare)?;
     grown.map(drop)
 }
 

@@ -19,15 +19,14 @@ use plan::{
 };
 use wire::{BlockDevice, FileOperation, Reply, Request};
 
+use super::{facts::set_facts, open::close};
 use crate::{
-    Config, EngineError, MadeNode, State,
+    Config, EngineError, State,
     events::Event,
-    guest::{self, Guest, run_tool, tool},
-    layout,
+    guest::{self, Guest, INSPECT, run_tool, tool},
+    state::MadeNode,
 };
 
-/// Where a filesystem is mounted to be looked at, seen from the agent.
-pub(crate) const LOOK: &str = "/vbuild/look";
 /// An fstab has some lines; a mebibyte is no fstab.
 const FSTAB_MAX_BYTES: u64 = 1 << 20;
 /// Types of filesystems that can hold a root.
@@ -137,7 +136,7 @@ pub(crate) async fn find_root(
         }
     }
     state.nodes.extend(nodes(disk, &candidates, groups, &mounts));
-    layout::set_facts(plan, guest, state)?;
+    set_facts(plan, guest, state)?;
     state.facts.insert("root-device".into(), root.device.clone());
     config.observer.event(&Event::Message {
         text: format!(
@@ -190,12 +189,12 @@ pub(crate) async fn find_devices(
         }
     }
     state.nodes.extend(nodes);
-    layout::set_facts(plan, guest, state)
+    set_facts(plan, guest, state)
 }
 
 /// Carries out `ForgetLayout`.
 pub(crate) async fn forget(guest: &Guest, state: &mut State) -> Result<(), EngineError> {
-    layout::close(guest, state).await?;
+    close(guest, state).await?;
     for made in std::mem::take(&mut state.nodes) {
         let names = made.partitions.iter().map(|(name, _)| name).chain([&made.node.name]);
         for name in names {
@@ -313,7 +312,7 @@ async fn roots<'a>(
         let prepare = |source| EngineError::Prepare { action: action.clone(), source };
         let session = &guest.session;
         let mounted =
-            guest::mount(session, &candidate.device, LOOK, candidate.tag("TYPE"), &["ro"]).await;
+            guest::mount(session, &candidate.device, INSPECT, candidate.tag("TYPE"), &["ro"]).await;
         if let Err(source) = mounted {
             tracing::warn!(device = candidate.device, error = %source, "not looked at");
             continue;
@@ -322,7 +321,8 @@ async fn roots<'a>(
         let subvolumes: &[&str] =
             if candidate.tag("TYPE") == "btrfs" { &ROOT_SUBVOLUMES } else { &[] };
         for subvolume in std::iter::once(None).chain(subvolumes.iter().copied().map(Some)) {
-            let root = subvolume.map_or_else(|| LOOK.to_owned(), |name| format!("{LOOK}/{name}"));
+            let root =
+                subvolume.map_or_else(|| INSPECT.to_owned(), |name| format!("{INSPECT}/{name}"));
             if is_root(guest, &root).await.map_err(prepare)? {
                 let fstab = session.get_file(&root, "/etc/fstab", FSTAB_MAX_BYTES).await;
                 let fstab = String::from_utf8_lossy(&fstab.unwrap_or_default()).into_owned();
@@ -330,7 +330,7 @@ async fn roots<'a>(
                 break;
             }
         }
-        session.unmount(LOOK, false).await.map_err(prepare)?;
+        session.unmount(INSPECT, false).await.map_err(prepare)?;
         roots.extend(found);
     }
     Ok(roots)

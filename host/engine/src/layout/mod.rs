@@ -1,0 +1,24 @@
+//! Disk layouts: made from a plan, detected on a disk, opened in a fresh guest, grown.
+//!
+//! To add a kind of node to [`plan::NodeKind`], give it an arm in `make.rs`, `open.rs`
+//! (twice) and `nodes.rs`; the compiler asks for each.
+
+mod canonical;
+mod detect;
+mod facts;
+mod grow;
+mod make;
+mod mkfs;
+mod mounts;
+mod nodes;
+mod open;
+mod partition;
+
+pub use partition::{TableError, check_tables};
+
+pub(crate) use canonical::{clamp_times, make as make_canonical};
+pub(crate) use detect::{Wanted, find_devices, find_root, forget, read_reports};
+pub(crate) use grow::{grow_root, read_report};
+pub(crate) use make::create;
+pub(crate) use mounts::{fstab, is_of_layout, mounts, trim};
+pub(crate) use open::{close, open};

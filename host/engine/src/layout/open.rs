@@ -1,0 +1,83 @@
+//! Opens and closes what partitions alone do not make available: volume groups, LUKS
+//! containers and md arrays. One arm for each kind of node.
+
+use plan::{Luks, NodeKind, Plan};
+
+use super::{facts::set_facts, nodes::device};
+use crate::{
+    EngineError, State,
+    guest::{Guest, run_tool, run_tool_with},
+};
+
+/// Opens what was made by earlier stages in a guest that has just started:
+/// partitions appear by themselves, volumes and containers do not. The facts
+/// that name devices are set anew, because letters may have changed.
+pub(crate) async fn open(plan: &Plan, guest: &Guest, state: &mut State) -> Result<(), EngineError> {
+    if state.nodes.is_empty() {
+        return Ok(());
+    }
+    for made in &state.nodes {
+        match &made.node.kind {
+            NodeKind::VolumeGroup { .. } => {
+                run_tool(&guest.session, &["vgchange", "-ay", &made.node.name]).await?;
+            }
+            NodeKind::Luks(luks) => {
+                open_luks(guest, &made.node.name, luks, &device(&luks.base, guest, state)?).await?;
+            }
+            NodeKind::Md(md) => {
+                let node = format!("/dev/md/{}", made.node.name);
+                let devices: Vec<String> = md
+                    .bases
+                    .iter()
+                    .map(|name| device(name, guest, state))
+                    .collect::<Result<_, _>>()?;
+                let mut argv = vec!["mdadm", "--assemble", "--run", &node];
+                argv.extend(devices.iter().map(String::as_str));
+                run_tool(&guest.session, &argv).await?;
+            }
+            // Their devices appear with the disk, the group or the array below.
+            NodeKind::Table(_)
+            | NodeKind::PhysicalVolume { .. }
+            | NodeKind::LogicalVolume(_)
+            | NodeKind::Filesystem(_)
+            | NodeKind::Mount(_) => {}
+        }
+    }
+    state.facts.remove("image-block-device");
+    set_facts(plan, guest, state)
+}
+
+/// Closes volumes and containers, last made first, before the guest goes down.
+/// A volume that cannot be closed is one that something still uses.
+pub(crate) async fn close(guest: &Guest, state: &State) -> Result<(), EngineError> {
+    for made in state.nodes.iter().rev() {
+        let name = made.node.name.as_str();
+        match &made.node.kind {
+            NodeKind::VolumeGroup { .. } => {
+                run_tool(&guest.session, &["vgchange", "-an", name]).await?;
+            }
+            NodeKind::Luks(_) => {
+                run_tool(&guest.session, &["cryptsetup", "close", name]).await?;
+            }
+            NodeKind::Md(_) => {
+                run_tool(&guest.session, &["mdadm", "--stop", &format!("/dev/md/{name}")]).await?;
+            }
+            NodeKind::Table(_)
+            | NodeKind::PhysicalVolume { .. }
+            | NodeKind::LogicalVolume(_)
+            | NodeKind::Filesystem(_)
+            | NodeKind::Mount(_) => {}
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn open_luks(
+    guest: &Guest,
+    name: &str,
+    luks: &Luks,
+    device: &str,
+) -> Result<(), EngineError> {
+    let argv = ["cryptsetup", "open", "--allow-discards", "--key-file", "-", device, name];
+    run_tool_with(&guest.session, &argv, luks.passphrase.as_bytes()).await.map(drop)
+}
