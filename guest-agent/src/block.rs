@@ -1,17 +1,16 @@
-//! Block devices: what there is, raw reads and writes, partition tables, discard.
+//! Block devices: the list of them, raw writes, partition tables.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use wire::{BlockDevice, DATA_MAX_BYTES, Failure};
+use wire::{BlockDevice, Failure};
 
 use crate::failure::{Doing, failure};
-use crate::stream::{Stream, StreamWriter};
+use crate::stream::Stream;
 use crate::sys;
 
 /// Where the kernel lists disks and partitions.
@@ -62,8 +61,6 @@ fn describe(device: &Path) -> Option<BlockDevice> {
         serial: attribute(disk, "serial").unwrap_or_default(),
         partition,
         bytes,
-        block_bytes: number(disk, "queue/logical_block_size").unwrap_or(512),
-        read_only: number::<u8>(&device, "ro") == Some(1),
     })
 }
 
@@ -99,31 +96,6 @@ pub(crate) fn write(stream: &Stream, device: &str, offset: u64) -> Result<(), Fa
             .ok_or_else(|| failure(action(), "the offset overflows"))?;
     }
     disk.sync_all().doing(action)
-}
-
-/// Sends a range of a disk.
-pub(crate) fn read(
-    stream: &Stream,
-    device: &str,
-    mut offset: u64,
-    length: u64,
-) -> Result<(), Failure> {
-    let action = || format!("read from the disk `{device}`");
-    let disk = open(device, OpenOptions::new().read(true))?;
-    let mut left = length;
-    while left > 0 {
-        let count = usize::try_from(left).unwrap_or(usize::MAX).min(DATA_MAX_BYTES);
-        let mut bytes = vec![0; count];
-        let count = disk.read_at(&mut bytes, offset).doing(action)?;
-        if count == 0 {
-            return Err(failure(action(), format!("it ends at byte {offset}")));
-        }
-        bytes.truncate(count);
-        stream.send(wire::Channel::Main, bytes).doing(action)?;
-        offset += count as u64;
-        left -= count as u64;
-    }
-    StreamWriter::new(stream).finish().doing(action)
 }
 
 /// Makes the kernel read the partition table again, and waits for the nodes.
@@ -165,17 +137,6 @@ fn of_disk(name: &str) -> Result<Vec<BlockDevice>, Failure> {
     Ok(devices)
 }
 
-/// Discards a whole device.
-pub(crate) fn discard(device: &str) -> Result<(), Failure> {
-    let action = || format!("discard the disk `{device}`");
-    let mut disk = open(device, OpenOptions::new().read(true).write(true))?;
-    let bytes = std::io::Seek::seek(&mut disk, std::io::SeekFrom::End(0)).doing(action)?;
-    // What the cache still holds would be written back over the hole.
-    disk.flush().doing(action)?;
-    sys::drop_block_cache(&disk).doing(action)?;
-    sys::discard(&disk, 0, bytes).doing(action)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,7 +144,7 @@ mod tests {
     #[test]
     fn a_plain_file_is_no_disk() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let failed = discard(file.path().to_str().unwrap()).unwrap_err();
+        let failed = reread(file.path().to_str().unwrap()).unwrap_err();
         assert_eq!(failed.reason, "it is no block device");
     }
 

@@ -4,16 +4,16 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
+use nix::fcntl::{OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{
     FchmodatFlags, FileStat as Stat, Mode, SFlag, fchmod, fchmodat, fstat, mkdirat,
 };
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, fchown, getegid, symlinkat, unlinkat};
 use wire::{DATA_MAX_BYTES, Failure, FileKind, FileOperation, FileStat, Reply};
 
 use crate::beneath::{Place, Root};
@@ -34,21 +34,8 @@ fn mode_of(bits: u32) -> Mode {
     Mode::from_bits_truncate(bits & 0o7777)
 }
 
-/// Owner and permission bits of a new file.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Attributes {
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
-
 /// Creates or replaces a file with what the host sends.
-pub(crate) fn put(
-    stream: &Stream,
-    root: &str,
-    path: &str,
-    attributes: Attributes,
-) -> Result<(), Failure> {
+pub(crate) fn put(stream: &Stream, root: &str, path: &str, mode: u32) -> Result<(), Failure> {
     let action = || format!("write the file `{path}`");
     let place = Root::open(root)?.place(Path::new(path)).doing(action)?;
     if place.name == "." {
@@ -58,7 +45,7 @@ pub(crate) fn put(
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let fd =
         openat(&place.directory, temporary.as_os_str(), flags, mode_of(0o600)).doing(action)?;
-    let written = write_all(stream, fd, attributes).and_then(|()| {
+    let written = write_all(stream, fd, mode).and_then(|()| {
         let (from, to) = (temporary.as_os_str(), place.name.as_os_str());
         Ok(renameat(&place.directory, from, &place.directory, to)?)
     });
@@ -69,15 +56,15 @@ pub(crate) fn put(
     written.doing(action)
 }
 
-fn write_all(stream: &Stream, fd: OwnedFd, attributes: Attributes) -> std::io::Result<()> {
+fn write_all(stream: &Stream, fd: OwnedFd, mode: u32) -> std::io::Result<()> {
     let mut file = File::from(fd);
     while let Some(bytes) = stream.receive()? {
         file.write_all(&bytes)?;
     }
-    let owner = (Some(Uid::from_raw(attributes.uid)), Some(Gid::from_raw(attributes.gid)));
-    fchown(&file, owner.0, owner.1)?;
+    // The group may be the directory's (setgid).
+    fchown(&file, None, Some(getegid()))?;
     // After the owner, whose change clears the setuid bit.
-    Ok(fchmod(&file, mode_of(attributes.mode))?)
+    Ok(fchmod(&file, mode_of(mode))?)
 }
 
 /// Sends a file.
@@ -115,16 +102,10 @@ pub(crate) fn operate(operation: &FileOperation) -> Result<Reply, Failure> {
     match operation {
         Op::Stat { root, path } => stat(root, path),
         Op::List { root, path } => list(root, path),
-        Op::MakeDirectory { root, path, mode, parents } => {
-            make_directory(root, path, *mode, *parents)
-        }
+        Op::MakeDirectory { root, path, mode } => make_directory(root, path, *mode),
         Op::Symlink { root, path, target } => symlink(root, path, target),
-        Op::Remove { root, path, content_only, one_file_system } => {
-            remove(root, path, *content_only, *one_file_system)
-        }
+        Op::Remove { root, path, content_only } => remove(root, path, *content_only),
         Op::Rename { root, from, to } => rename(root, from, to),
-        Op::SetMode { root, path, mode } => set_mode(root, path, *mode),
-        Op::SetOwner { root, path, uid, gid } => set_owner(root, path, *uid, *gid),
         Op::TruncateAll { root, path } => {
             let action = || format!("truncate the files below `{path}`");
             let top = Root::open(root)?.directory(Path::new(path)).doing(action)?;
@@ -149,14 +130,7 @@ fn describe(place: &Place, stat: &Stat) -> nix::Result<FileStat> {
         }
         _ => None,
     };
-    Ok(FileStat {
-        kind,
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        size: u64::try_from(stat.st_size).unwrap_or(0),
-        link,
-    })
+    Ok(FileStat { kind, mode: stat.st_mode & 0o7777, link })
 }
 
 fn stat(root: &str, path: &str) -> Result<Reply, Failure> {
@@ -186,13 +160,13 @@ fn list(root: &str, path: &str) -> Result<Reply, Failure> {
     Ok(Reply::Entries { entries })
 }
 
-fn make_directory(root: &str, path: &str, mode: u32, parents: bool) -> Result<Reply, Failure> {
+fn make_directory(root: &str, path: &str, mode: u32) -> Result<Reply, Failure> {
     let action = || format!("make the directory `{path}`");
     let (root, path) = (Root::open(root)?, Path::new(path));
-    let place = if parents { root.place_making(path) } else { root.place(path) }.doing(action)?;
+    let place = root.place_making(path).doing(action)?;
     let name = place.name.as_os_str();
     match mkdirat(&place.directory, name, mode_of(mode)) {
-        Err(Errno::EEXIST) if parents && root.directory(path).is_ok() => {}
+        Err(Errno::EEXIST) if root.directory(path).is_ok() => {}
         made => {
             made.doing(action)?;
             // Once more, as the umask has its say in mkdir.
@@ -217,12 +191,7 @@ fn symlink(root: &str, path: &str, target: &str) -> Result<Reply, Failure> {
     Ok(Reply::Done {})
 }
 
-fn remove(
-    root: &str,
-    path: &str,
-    content_only: bool,
-    one_file_system: bool,
-) -> Result<Reply, Failure> {
+fn remove(root: &str, path: &str, content_only: bool) -> Result<Reply, Failure> {
     let action = || format!("remove `{path}`");
     let place = match Root::open(root)?.place(Path::new(path)) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Reply::Done {}),
@@ -237,8 +206,7 @@ fn remove(
         return Ok(Reply::Done {});
     }
     let top = tree::open_directory(&place.directory, &place.name).doing(action)?;
-    let device = one_file_system.then_some(stat.st_dev);
-    tree::walk(top, &mut Remove { below: path, device })?;
+    tree::walk(top, &mut Remove { below: path, device: stat.st_dev })?;
     if !content_only {
         let flag = UnlinkatFlags::RemoveDir;
         unlinkat(&place.directory, place.name.as_os_str(), flag).doing(action)?;
@@ -249,15 +217,14 @@ fn remove(
 struct Remove<'a> {
     below: &'a str,
     /// The filesystem to stay on.
-    device: Option<u64>,
+    device: u64,
 }
 
 impl Remove<'_> {
     fn unlink(&self, entry: &Entry<'_>, flag: UnlinkatFlags) -> Result<(), Failure> {
         match unlinkat(entry.directory, entry.name, flag) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
             // A directory that holds the mount point of another filesystem stays.
-            Err(Errno::ENOTEMPTY | Errno::EBUSY) if self.device.is_some() => Ok(()),
+            Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EBUSY) => Ok(()),
             other => other.doing(|| format!("remove `{}/{}`", self.below, entry.path.display())),
         }
     }
@@ -268,7 +235,7 @@ impl Visitor for Remove<'_> {
         if entry.kind() != SFlag::S_IFDIR {
             self.unlink(entry, UnlinkatFlags::NoRemoveDir)?;
         }
-        let elsewhere = self.device.is_some_and(|device| device != entry.stat.st_dev);
+        let elsewhere = entry.stat.st_dev != self.device;
         Ok(if elsewhere { Descend::No } else { Descend::Yes })
     }
 
@@ -284,25 +251,6 @@ fn rename(root: &str, from: &str, to: &str) -> Result<Reply, Failure> {
     let target = root.place(Path::new(to)).doing(action)?;
     let names = (source.name.as_os_str(), target.name.as_os_str());
     renameat(&source.directory, names.0, &target.directory, names.1).doing(action)?;
-    Ok(Reply::Done {})
-}
-
-fn set_mode(root: &str, path: &str, mode: u32) -> Result<Reply, Failure> {
-    let action = || format!("set the mode of `{path}`");
-    let file = Root::open(root)?.open_at(Path::new(path), OFlag::O_PATH).doing(action)?;
-    // Through /proc, as chmod on an O_PATH descriptor is refused.
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    fchmodat(nix::fcntl::AT_FDCWD, path.as_str(), mode_of(mode), FchmodatFlags::FollowSymlink)
-        .doing(action)?;
-    Ok(Reply::Done {})
-}
-
-fn set_owner(root: &str, path: &str, uid: u32, gid: u32) -> Result<Reply, Failure> {
-    let action = || format!("set the owner of `{path}`");
-    let place = Root::open(root)?.place(Path::new(path)).doing(action)?;
-    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-    fchownat(&place.directory, place.name.as_os_str(), owner.0, owner.1, flags).doing(action)?;
     Ok(Reply::Done {})
 }
 
@@ -323,17 +271,16 @@ fn usage(root: &str, path: &str) -> Result<Reply, Failure> {
     let action = || format!("add up `{path}`");
     let top = Root::open(root)?.directory(Path::new(path)).doing(action)?;
     let stat = fstat(&top).doing(action)?;
-    let mut usage = Usage { device: stat.st_dev, blocks: 0, files: 0, seen: HashSet::new() };
+    let mut usage = Usage { device: stat.st_dev, blocks: 0, seen: HashSet::new() };
     usage.add(&stat);
     tree::walk(top, &mut usage)?;
     // Two blocks of 512 bytes are one KiB; du rounds the sum up.
-    Ok(Reply::Usage { kib: usage.blocks.div_ceil(2), files: usage.files })
+    Ok(Reply::Usage { kib: usage.blocks.div_ceil(2) })
 }
 
 struct Usage {
     device: u64,
     blocks: u64,
-    files: u64,
     /// Files with several names, counted once.
     seen: HashSet<(u64, u64)>,
 }
@@ -341,7 +288,6 @@ struct Usage {
 impl Usage {
     fn add(&mut self, stat: &Stat) {
         self.blocks += u64::try_from(stat.st_blocks).unwrap_or(0);
-        self.files += 1;
     }
 }
 

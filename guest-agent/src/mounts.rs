@@ -174,24 +174,16 @@ fn make_mount_point(spec: &MountSpec, flags: MsFlags) -> std::io::Result<()> {
     fs::create_dir_all(target)
 }
 
-/// Cuts the propagation of everything below a mount point.
-pub(crate) fn make_private(target: &str) -> nix::Result<()> {
-    nix::mount::mount(NONE, target, NONE, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NONE)
-}
-
-/// Unmounts, with everything below first when `recursive`.
-pub(crate) fn unmount(path: &str, recursive: bool, lazy: bool) -> Result<(), Failure> {
+/// Unmounts a mount point, and first everything that is mounted below it.
+pub(crate) fn unmount(path: &str, lazy: bool) -> Result<(), Failure> {
     let flags =
         MntFlags::UMOUNT_NOFOLLOW | if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
-    let targets = match recursive {
-        false => vec![path.to_owned()],
-        true => {
-            let below = format!("{}/", path.trim_end_matches('/'));
-            let is_below = |target: &String| target == path || target.starts_with(&below);
-            let all = list()?.into_iter().map(|entry| entry.target);
-            all.filter(is_below).collect()
-        }
-    };
+    let below = format!("{}/", path.trim_end_matches('/'));
+    let targets: Vec<String> = list()?
+        .into_iter()
+        .map(|entry| entry.target)
+        .filter(|target| target == path || target.starts_with(&below))
+        .collect();
     if targets.is_empty() {
         return Err(failure(format!("unmount `{path}`"), "it is not mounted"));
     }
@@ -268,12 +260,6 @@ pub(crate) fn thaw(paths: &[String]) -> Result<(), Failure> {
 fn thaw_one(path: &str) -> Result<(), Failure> {
     let action = || format!("thaw `{path}`");
     sys::thaw(File::open(path).doing(action)?).doing(action)
-}
-
-/// Discards the free blocks of a filesystem.
-pub(crate) fn trim(path: &str) -> Result<u64, Failure> {
-    let action = || format!("trim `{path}`");
-    sys::trim(File::open(path).doing(action)?).doing(action)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! ```text
 //!  host ─► reader ─┬─ request ─► thread per stream ─┬─► queue ─► writer ─► host
 //!                  ├─ data, end, credit ─► stream ──┘
-//!                  └─ ping, kill, resize: answered at once
+//!                  └─ kill, resize: answered at once
 //! ```
 //!
 //! The reader never waits for a stream or for the writer: a slow stream only
@@ -27,12 +27,12 @@ use wire::{
 
 use crate::console::say;
 use crate::failure::{Doing, failure};
-use crate::files::{self, Attributes};
+use crate::files;
 use crate::network::{self, Network};
 use crate::queue::Queue;
 use crate::stream::Stream;
-use crate::workers::{Afterwards, Workers};
-use crate::{block, modules, mounts, shutdown, spawn, tar};
+use crate::workers::Workers;
+use crate::{block, mounts, shutdown, spawn, tar};
 
 /// Stack of the thread that writes a connection, in bytes.
 const THREAD_STACK_BYTES: usize = 128 * 1024;
@@ -215,7 +215,6 @@ impl Agent {
             version: PROTOCOL_VERSION,
             kernel: kernel.release().to_string_lossy().into_owned(),
             uptime_us: u64::try_from(Duration::from(uptime).as_micros()).unwrap_or(u64::MAX),
-            block_devices: block::list().unwrap_or_default(),
         })
     }
 
@@ -233,10 +232,9 @@ impl Agent {
             })
         };
         match request {
-            Request::Ping {} => connection.answer(id, Ok(Reply::Done {})),
-            Request::Kill { stream, signal, group } => {
+            Request::Kill { stream, signal } => {
                 let killed = find(stream).and_then(|found| {
-                    let killed = found.process.kill(signal, group);
+                    let killed = found.process.kill(signal);
                     killed.doing(|| format!("send signal {signal} to stream {stream}"))
                 });
                 connection.answer(id, killed.map(|()| Reply::Done {}))
@@ -281,9 +279,7 @@ impl Agent {
     }
 
     /// Serves a stream from its request to its final reply.
-    fn run(&self, connection: &Connection, stream: &Stream, request: Request) -> Afterwards {
-        let changes_mounts =
-            matches!(&request, Request::Spawn(request) if !request.mounts.is_empty());
+    fn run(&self, connection: &Connection, stream: &Stream, request: Request) {
         let is_shutdown = matches!(request, Request::Shutdown { .. });
         let result = catch_unwind(AssertUnwindSafe(|| self.handle(connection, stream, request)));
         let result = result.unwrap_or_else(|_| Err(failure("serve the request", "a panic")));
@@ -296,7 +292,6 @@ impl Agent {
             let _ = connection.end.wait_timeout_while(ended, HANG_UP_WAIT, |ended| !*ended);
             shutdown::power_off();
         }
-        if changes_mounts { Afterwards::End } else { Afterwards::Reuse }
     }
 
     fn handle(
@@ -307,18 +302,20 @@ impl Agent {
     ) -> Result<Reply, Failure> {
         let done = |()| Reply::Done {};
         match request {
-            Request::Hello { .. } | Request::Ping {} => Ok(Reply::Done {}),
-            Request::Kill { .. } | Request::Resize { .. } => Ok(Reply::Done {}),
+            // Answered by the reader.
+            Request::Hello { .. } | Request::Kill { .. } | Request::Resize { .. } => {
+                Ok(Reply::Done {})
+            }
             Request::Spawn(request) => spawn::spawn(stream, &request),
-            Request::PutFile { root, path, mode, uid, gid } => {
-                files::put(stream, &root, &path, Attributes { mode, uid, gid }).map(done)
+            Request::PutFile { root, path, mode } => {
+                files::put(stream, &root, &path, mode).map(done)
             }
             Request::GetFile { root, path, max_bytes } => {
                 files::get(stream, &root, &path, max_bytes).map(done)
             }
             Request::PutTar { root, path } => tar::unpack(stream, &root, &path).map(done),
-            Request::GetTar { root, path, exclude, one_file_system } => {
-                tar::pack(stream, &root, &path, &exclude, one_file_system).map(done)
+            Request::GetTar { root, path, exclude } => {
+                tar::pack(stream, &root, &path, &exclude).map(done)
             }
             Request::File(operation) => files::operate(&operation),
             Request::BlockDevices {} => {
@@ -327,17 +324,11 @@ impl Agent {
             Request::BlockWrite { device, offset } => {
                 block::write(stream, &device, offset).map(done)
             }
-            Request::BlockRead { device, offset, length } => {
-                block::read(stream, &device, offset, length).map(done)
-            }
             Request::BlockReread { device } => {
                 block::reread(&device).map(|devices| Reply::BlockDevices { devices })
             }
-            Request::BlockDiscard { device } => block::discard(&device).map(done),
             Request::Mount(spec) => mounts::mount(&spec).map(done),
-            Request::Unmount { path, recursive, lazy } => {
-                mounts::unmount(&path, recursive, lazy).map(done)
-            }
+            Request::Unmount { path, lazy } => mounts::unmount(&path, lazy).map(done),
             Request::Mounts {} => mounts::list().map(|mounts| Reply::Mounts { mounts }),
             Request::Sync {} => {
                 nix::unistd::sync();
@@ -345,8 +336,6 @@ impl Agent {
             }
             Request::Freeze { paths } => mounts::freeze(&paths).map(done),
             Request::Thaw { paths } => mounts::thaw(&paths).map(done),
-            Request::Trim { path } => mounts::trim(&path).map(|bytes| Reply::Trimmed { bytes }),
-            Request::LoadModules { names } => modules::load(&names).map(done),
             Request::NetworkUp {} => self.network_up().map(done),
             Request::Shutdown { clean } => self.shut_down(connection, stream, clean).map(done),
             Request::Crash { how } => self.crash(how).map(done),

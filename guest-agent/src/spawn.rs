@@ -2,7 +2,6 @@
 //! and tells how it ended.
 //!
 //! ```text
-//!   mounts? ── unshare(mount namespace) of this thread, then mount
 //!   launch ─► Started ─► poll { stdout, stderr, stdin, pidfd, stream }
 //!                          │ process has ended: reap, start the grace
 //!                          ▼
@@ -16,14 +15,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use wire::{Failure, Reply, Spawn, Stdin, TerminalSize};
 
 use crate::failure::{Doing, failure};
-use crate::mounts;
 use crate::pump::Pump;
 use crate::stream::Stream;
 use crate::sys::{self, Launch, LaunchStep};
@@ -51,12 +48,11 @@ impl Process {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a signal to the process or to its group.
-    pub(crate) fn kill(&self, signal: i32, group: bool) -> nix::Result<()> {
+    /// Sends a signal to the process group.
+    pub(crate) fn kill(&self, signal: i32) -> nix::Result<()> {
         let handles = self.lock();
         let pid = handles.pid.ok_or(Errno::ESRCH)?;
-        let signal = Signal::try_from(signal)?;
-        if group { killpg(pid, signal) } else { kill(pid, signal) }
+        killpg(pid, Signal::try_from(signal)?)
     }
 
     /// Sets the size of its terminal.
@@ -94,9 +90,6 @@ struct Stdio {
 /// Carries out a spawn request up to its final reply.
 pub(crate) fn spawn(stream: &Stream, request: &Spawn) -> Result<Reply, Failure> {
     let name = request.argv.first().ok_or_else(|| failure("run a process", "argv is empty"))?;
-    if !request.mounts.is_empty() {
-        private_mounts(request)?;
-    }
     let (ends, stdio) = open_stdio(request).doing(|| format!("open the streams of `{name}`"))?;
     let pid = start(name, request, &stdio)?;
     drop(stdio);
@@ -122,13 +115,6 @@ pub(crate) fn spawn(stream: &Stream, request: &Spawn) -> Result<Reply, Failure> 
     }
     let (status, cpu_ms) = watched.doing(action)?;
     Ok(Reply::Exited { status, cpu_ms })
-}
-
-/// Gives this thread a mount namespace of its own; its children inherit it.
-fn private_mounts(request: &Spawn) -> Result<(), Failure> {
-    unshare(CloneFlags::CLONE_NEWNS).doing(|| "make a private mount namespace")?;
-    mounts::make_private("/").doing(|| "make the mount namespace private")?;
-    request.mounts.iter().try_for_each(mounts::mount)
 }
 
 fn c_strings<'a>(
@@ -171,9 +157,6 @@ fn start(name: &str, request: &Spawn, stdio: &Stdio) -> Result<Pid, Failure> {
         env: &env,
         root: root.map(CString::as_c_str),
         cwd: if cwd.is_empty() { c"/" } else { cwd },
-        uid: request.uid,
-        gid: request.gid,
-        groups: &request.groups,
         stdio: [
             stdio.input.as_fd(),
             stdio.stdout.as_fd(),
@@ -191,9 +174,6 @@ fn start(name: &str, request: &Spawn, stdio: &Stdio) -> Result<Pid, Failure> {
                 format!("enter the root `{}`", request.root.as_deref().unwrap_or("/"))
             }
             LaunchStep::Directory => format!("enter the directory `{}`", request.cwd),
-            LaunchStep::Identity => {
-                format!("become user {} and group {}", request.uid, request.gid)
-            }
         };
         Failure { action, reason: errno.desc().to_owned(), errno: Some(errno as i32) }
     })

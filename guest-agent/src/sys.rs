@@ -34,8 +34,6 @@ pub(crate) enum LaunchStep {
     Root,
     /// Changing the working directory.
     Directory,
-    /// Taking the user and groups.
-    Identity,
     /// Running the program.
     Exec,
 }
@@ -53,12 +51,6 @@ pub(crate) struct Launch<'a> {
     pub(crate) root: Option<&'a CStr>,
     /// Working directory inside it.
     pub(crate) cwd: &'a CStr,
-    /// User.
-    pub(crate) uid: u32,
-    /// Group.
-    pub(crate) gid: u32,
-    /// Supplementary groups.
-    pub(crate) groups: &'a [u32],
     /// What becomes standard input, output and error.
     pub(crate) stdio: [BorrowedFd<'a>; 3],
     /// Whether standard input is a terminal that is to control the session.
@@ -74,9 +66,6 @@ struct ChildView {
     env: Vec<*const libc::c_char>,
     root: *const libc::c_char,
     cwd: *const libc::c_char,
-    identity: Option<(u32, u32)>,
-    groups: *const u32,
-    groups_len: usize,
     stdio: [i32; 3],
     terminal: bool,
     filter: Option<libc::sock_fprog>,
@@ -100,19 +89,12 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 /// Starts a process in a session of its own, as a vfork does: the memory is
 /// shared until the program runs, so the cost does not grow with the agent.
 pub(crate) fn launch(launch: &Launch<'_>) -> Result<Pid, (LaunchStep, Errno)> {
-    let unchanged = launch.uid == nix::unistd::geteuid().as_raw()
-        && launch.gid == nix::unistd::getegid().as_raw()
-        && launch.groups.is_empty()
-        && launch.uid != 0;
     let mut view = ChildView {
         programs: pointers(launch.programs),
         argv: pointers(launch.argv),
         env: pointers(launch.env),
         root: launch.root.map_or(ptr::null(), CStr::as_ptr),
         cwd: launch.cwd.as_ptr(),
-        identity: (!unchanged).then_some((launch.uid, launch.gid)),
-        groups: launch.groups.as_ptr(),
-        groups_len: launch.groups.len(),
         stdio: launch.stdio.map(|fd| fd.as_raw_fd()),
         terminal: launch.terminal,
         filter: launch.ignore_sync.then(sync_filter_program),
@@ -206,13 +188,6 @@ fn child_prepare(view: &ChildView) -> LaunchStep {
         }
         if libc::chdir(view.cwd) < 0 {
             return LaunchStep::Directory;
-        }
-        if let Some((uid, gid)) = view.identity
-            && (libc::syscall(libc::SYS_setgroups, view.groups_len, view.groups) < 0
-                || libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0
-                || libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0)
-        {
-            return LaunchStep::Identity;
         }
         libc::umask(0o022);
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
@@ -319,10 +294,7 @@ mod request {
     //! Numbers of ioctls that libc does not name.
     pub(super) const FIFREEZE: libc::c_ulong = 0xc004_5877;
     pub(super) const FITHAW: libc::c_ulong = 0xc004_5878;
-    pub(super) const FITRIM: libc::c_ulong = 0xc018_5879;
     pub(super) const BLKRRPART: libc::c_ulong = 0x125f;
-    pub(super) const BLKFLSBUF: libc::c_ulong = 0x1261;
-    pub(super) const BLKDISCARD: libc::c_ulong = 0x1277;
 }
 
 fn plain_ioctl(fd: BorrowedFd<'_>, request: libc::c_ulong) -> nix::Result<()> {
@@ -343,28 +315,6 @@ pub(crate) fn thaw(fd: impl AsFd) -> nix::Result<()> {
 /// Makes the kernel read the partition table of a disk again.
 pub(crate) fn reread_partitions(fd: impl AsFd) -> nix::Result<()> {
     plain_ioctl(fd.as_fd(), request::BLKRRPART)
-}
-
-/// Writes back and drops what the page cache holds of a disk.
-pub(crate) fn drop_block_cache(fd: impl AsFd) -> nix::Result<()> {
-    plain_ioctl(fd.as_fd(), request::BLKFLSBUF)
-}
-
-/// Discards the free blocks of a mounted filesystem; tells how many bytes.
-pub(crate) fn trim(fd: impl AsFd) -> nix::Result<u64> {
-    let mut range = [0_u64, u64::MAX, 0];
-    // SAFETY: FITRIM reads and writes a `struct fstrim_range`, three u64.
-    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request::FITRIM, range.as_mut_ptr()) };
-    Errno::result(done)?;
-    Ok(range[1])
-}
-
-/// Discards a range of a block device.
-pub(crate) fn discard(fd: impl AsFd, offset: u64, length: u64) -> nix::Result<()> {
-    let range = [offset, length];
-    // SAFETY: BLKDISCARD reads two u64.
-    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request::BLKDISCARD, range.as_ptr()) };
-    Errno::result(done).map(drop)
 }
 
 /// The largest value of an extended attribute that the kernel allows.

@@ -15,16 +15,7 @@ const IDLE_MAX: usize = 8;
 /// which keeps its levels on the heap.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// Whether a thread can serve another request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Afterwards {
-    /// It is as it was.
-    Reuse,
-    /// It has changed what it sees, such as its mount namespace, and must end.
-    End,
-}
-
-type Job = Box<dyn FnOnce() -> Afterwards + Send>;
+type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct State {
@@ -48,7 +39,7 @@ impl Workers {
     }
 
     /// Has a job done by a thread of its own, at once.
-    pub(crate) fn run(&self, job: impl FnOnce() -> Afterwards + Send + 'static) -> io::Result<()> {
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mut state = self.lock();
         if state.jobs.len() < state.idle {
             state.jobs.push_back(Box::new(job));
@@ -64,7 +55,8 @@ impl Workers {
 
     fn work(&self, first: Job) {
         let mut job = first;
-        while job() == Afterwards::Reuse {
+        loop {
+            job();
             let mut state = self.lock();
             if state.idle >= IDLE_MAX {
                 return;
@@ -98,7 +90,6 @@ mod tests {
                 .run(move || {
                     barrier.wait();
                     send.send(thread::current().id()).unwrap();
-                    Afterwards::Reuse
                 })
                 .unwrap();
         }
@@ -109,16 +100,7 @@ mod tests {
         while threads() > IDLE_MAX || workers.lock().idle < IDLE_MAX {
             thread::yield_now();
         }
-        workers
-            .run(move || {
-                send.send(thread::current().id()).unwrap();
-                Afterwards::End
-            })
-            .unwrap();
+        workers.run(move || send.send(thread::current().id()).unwrap()).unwrap();
         assert!(first.contains(&receive.recv().unwrap()));
-        while threads() == IDLE_MAX {
-            thread::yield_now();
-        }
-        assert_eq!((threads(), workers.lock().idle), (IDLE_MAX - 1, IDLE_MAX - 1));
     }
 }

@@ -13,7 +13,7 @@ use machine::{
 use plan::Digest;
 use session::{BootOptions, ChildEvent, Session, SessionError};
 use tokio::runtime::Handle;
-use wire::{ExitStatus, MountSpec, Spawn};
+use wire::{ExitStatus, MountSpec};
 
 use crate::{
     agent,
@@ -244,25 +244,15 @@ impl MicrovmStage {
         let session =
             session::boot(self.backend.as_ref(), machine, &BootOptions::default()).await?;
         mount_image(&session).await?;
-        let timeout = u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX);
         let mut child = session
-            .spawn(Spawn {
-                argv: vec![spec.script.to_owned()],
-                env: [
-                    ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
-                    ("LC_ALL", "C"),
-                    ("HOME", "/root"),
-                ]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .to_vec(),
-                cwd: "/".into(),
-                root: Some(IMAGE.into()),
-                merge_stderr: true,
-                timeout_ms: Some(timeout),
-                // A clean shutdown writes everything back before the image is used.
-                ignore_sync: true,
-                ..Spawn::default()
-            })
+            .command([&spec.script])
+            .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"), ("HOME", "/root")])
+            .chroot(IMAGE.to_owned())
+            .merge_stderr()
+            .timeout(spec.timeout)
+            // A clean shutdown writes everything back before the image is used.
+            .ignore_sync(true)
+            .spawn()
             .await?;
         let status = loop {
             match child.next().await? {

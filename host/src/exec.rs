@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use machine::{BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, MachineSpec};
 use session::{BootOptions, Session};
-use wire::{ExitStatus, Request, Spawn};
+use wire::ExitStatus;
 
 use crate::{
     appliance, backend,
@@ -97,7 +97,7 @@ async fn run(
     argv: &[String],
 ) -> Result<u8, CommandError> {
     if network {
-        session.perform(&Request::NetworkUp {}).await.map_err(session_error)?;
+        session.network_up().await.map_err(session_error)?;
     }
     if helper {
         let mounted = engine::mount_drive(session, HELPER).await.map_err(session_error)?;
@@ -110,8 +110,8 @@ async fn run(
         engine::certificates::install(session, "/", bundle).await.map_err(session_error)?;
         env.extend(engine::certificates::environment());
     }
-    let spawn = Spawn { argv: argv.to_vec(), env, cwd: "/".into(), ..Spawn::default() };
-    let status = shell::join(session, spawn).await.map_err(|error| match error {
+    let command = session.command(argv).envs(env);
+    let status = shell::join(command).await.map_err(|error| match error {
         ShellError::Session(error) => session_error(error),
         error @ ShellError::Output(_) => CommandError::new(Kind::Exec, error),
     })?;

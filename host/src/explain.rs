@@ -14,7 +14,7 @@ use engine::{Place, Visit, Visitor};
 use plan::{Plan, Step};
 use session::ChildEvent;
 use store::{Connection, Digest, FileRole, Printable, RecordKind, Session, StageRecord};
-use wire::{Channel, Spawn, Stdin};
+use wire::Channel;
 
 use crate::{
     error::{CommandError, Kind},
@@ -351,11 +351,11 @@ impl Looker {
                 Some(path) => vec![format!("./{path}"), "-maxdepth".into(), "0".into()],
                 None => vec![".".into()],
             };
-            let mut argv = vec!["sh".into(), "-c".into(), LIST.into(), "list".into(), root];
+            let mut argv: Vec<String> =
+                vec!["sh".into(), "-c".into(), LIST.into(), "list".into(), root];
             argv.extend(what);
-            let env = shell::environment();
-            let spawn = Spawn { argv, env, cwd: "/".into(), ..Spawn::default() };
-            for (name, entry) in parse(&listing(place, spawn).await?) {
+            let command = place.session.command(argv).envs(shell::environment());
+            for (name, entry) in parse(&listing(command).await?) {
                 match entries.get_mut(&name) {
                     Some(known) => known.changed_ms.extend(entry.changed_ms),
                     // Only what is in the image counts.
@@ -376,9 +376,8 @@ fn image_in<'a>(context: &'a plan::Context, root: Option<&'a str>) -> Option<&'a
 }
 
 /// Runs a command and takes all of its output.
-async fn listing(place: &Place<'_>, spawn: Spawn) -> Result<Vec<u8>, String> {
-    let spawn = Spawn { stdin: Stdin::Null, ..spawn };
-    let mut child = place.session.spawn(spawn).await.map_err(|e| e.to_string())?;
+async fn listing(command: session::Command) -> Result<Vec<u8>, String> {
+    let mut child = command.spawn().await.map_err(|e| e.to_string())?;
     let mut bytes = Vec::new();
     loop {
         match child.next().await.map_err(|e| e.to_string())? {

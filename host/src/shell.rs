@@ -17,8 +17,8 @@ use nix::{
     poll::{PollFd, PollFlags, poll},
     sys::termios::{self, SetArg, Termios},
 };
-use session::{ChildControl, ChildEvent, ChildInput, Session, SessionError};
-use wire::{Channel, ExitStatus, Spawn, Stdin, TerminalSize};
+use session::{ChildControl, ChildEvent, ChildInput, Command, SessionError};
+use wire::{Channel, ExitStatus, TerminalSize};
 
 /// Input is read in pieces of this size.
 const INPUT_BYTES: usize = 16 * 1024;
@@ -44,14 +44,13 @@ pub enum ShellError {
 ///
 /// # Errors
 /// When the guest fails or the output cannot be written.
-pub async fn join(session: &Session, spawn: Spawn) -> Result<ExitStatus, ShellError> {
+pub async fn join(command: Command) -> Result<ExitStatus, ShellError> {
     let raw = is_interactive().then(RawTerminal::enter).flatten();
-    let spawn = Spawn {
-        stdin: if raw.is_some() { Stdin::Null } else { Stdin::Stream },
-        terminal: raw.as_ref().map(|_| terminal_size().unwrap_or(SIZE_DEFAULT)),
-        ..spawn
+    let command = match &raw {
+        Some(_) => command.terminal(terminal_size().unwrap_or(SIZE_DEFAULT)),
+        None => command.pipe_stdin(),
     };
-    let mut child = session.spawn(spawn).await?;
+    let mut child = command.spawn().await?;
     let ended = Ended::default();
     if let Some(input) = child.take_input() {
         let ends = raw.is_none();
@@ -61,7 +60,7 @@ pub async fn join(session: &Session, spawn: Spawn) -> Result<ExitStatus, ShellEr
         });
     }
     if raw.is_some() {
-        tokio::spawn(follow_size(child.control(session)));
+        tokio::spawn(follow_size(child.control()));
     }
     loop {
         match child.next().await? {
@@ -247,14 +246,13 @@ impl Visitor for Shell {
         env.extend(image.clone().map(|image| ("VBUILD_IMAGE".to_owned(), image)));
         let what = self.command.as_deref().unwrap_or(next);
         let said = write(std::io::stderr(), format!("vbuild {words} {stage}: {what}\n").as_bytes());
-        let spawn = Spawn {
-            argv,
-            env,
-            cwd: image.unwrap_or_else(|| "/".into()),
-            root: Some(place.tools.to_owned()),
-            ..Spawn::default()
-        };
-        if let Err(error) = said.and(join(place.session, spawn).await) {
+        let command = place
+            .session
+            .command(argv)
+            .envs(env)
+            .current_dir(image.unwrap_or_else(|| "/".into()))
+            .chroot(place.tools.to_owned());
+        if let Err(error) = said.and(join(command).await) {
             tracing::warn!(%error, "the shell has ended");
         }
         if place.failed && self.command.is_none() {

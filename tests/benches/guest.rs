@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use session::{ChildEvent, Session};
 use tests::command;
-use wire::{ExitStatus, Spawn, Stdin};
+use wire::ExitStatus;
 
 #[path = "../tests/boots/harness.rs"]
 #[expect(dead_code, reason = "the harness serves the tests that boot; this takes one part of it")]
@@ -27,7 +27,7 @@ const BULK_MIB: u32 = 256;
 async fn spawns(session: &Session) {
     let started = Instant::now();
     for _ in 0..SPAWNS {
-        let output = session.output(command(&["/bin/true"]), b"").await.unwrap();
+        let output = command(session, &["/bin/true"]).output().await.unwrap();
         assert_eq!(output.status, ExitStatus::Code(0));
     }
     let each = started.elapsed().as_secs_f64() * 1000.0 / f64::from(SPAWNS);
@@ -37,7 +37,7 @@ async fn spawns(session: &Session) {
 async fn from_guest(session: &Session) {
     let bytes = (u64::from(BULK_MIB) << 20).to_string();
     let started = Instant::now();
-    let mut child = session.spawn(command(&["head", "-c", &bytes, "/dev/zero"])).await.unwrap();
+    let mut child = command(session, &["head", "-c", &bytes, "/dev/zero"]).spawn().await.unwrap();
     let mut seen = 0_u64;
     while let ChildEvent::Output(_, data) = child.next().await.unwrap() {
         seen += data.len() as u64;
@@ -51,8 +51,7 @@ async fn to_guest(session: &Session) {
     let bytes = (u64::from(BULK_MIB) << 20).to_string();
     let words =
         ["dd", "of=/dev/null", "bs=1M", "iflag=fullblock,count_bytes", &format!("count={bytes}")];
-    let spawn = Spawn { stdin: Stdin::Stream, ..command(&words) };
-    let mut child = session.spawn(spawn).await.unwrap();
+    let mut child = command(session, &words).pipe_stdin().spawn().await.unwrap();
     let input = child.take_input().expect("a standard input");
     let block = vec![0_u8; 1 << 20];
     for _ in 0..BULK_MIB {

@@ -191,8 +191,8 @@ async fn measure(ground: &Ground, own: bool) -> Figures {
         }
         block(&session, &mut figures).await;
         let started = Instant::now();
-        let send = command(&["python3", "-c", SEND, &BULK_BYTES.to_string()]);
-        session.output(send, b"").await.unwrap();
+        let send = command(&session, &["python3", "-c", SEND, &BULK_BYTES.to_string()]);
+        send.output().await.unwrap();
         note(&mut figures, "vsock from the guest, MiB/s", rate(BULK_BYTES, started.elapsed()));
         memory(&session, &prepared, &mut figures).await;
         session.shutdown(false).await.unwrap();

@@ -21,14 +21,8 @@ pub fn vbuild_binary() -> PathBuf {
 }
 
 /// A command for a guest, found in the appliance.
-#[must_use]
-pub fn command(words: &[&str]) -> wire::Spawn {
-    wire::Spawn {
-        argv: words.iter().map(ToString::to_string).collect(),
-        env: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())],
-        cwd: "/".into(),
-        ..wire::Spawn::default()
-    }
+pub fn command(session: &session::Session, words: &[&str]) -> session::Command {
+    session.command(words).envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
 }
 
 /// The names in a directory, sorted; none when there is no such directory.

@@ -35,13 +35,11 @@ pub(crate) fn pack(
     root: &str,
     path: &str,
     exclude: &[String],
-    one_file_system: bool,
 ) -> Result<(), Failure> {
     let action = || format!("pack `{path}`");
     let top = Root::open(root)?.directory(Path::new(path)).doing(action)?;
     let mut packer = Packer::new(StreamWriter::new(stream), exclude);
     let stat = fstat(&top).doing(action)?;
-    packer.device = one_file_system.then_some(stat.st_dev);
     let own = Path::new("./");
     let entry = Entry { directory: &top, name: OsStr::new("."), path: own, stat };
     packer.member(&entry).doing(action)?;
@@ -56,8 +54,6 @@ struct Packer<W> {
     excluded: HashSet<PathBuf>,
     /// Kept, without what is in them.
     emptied: HashSet<PathBuf>,
-    /// The filesystem to stay on.
-    device: Option<u64>,
     /// The first name of each file that has several.
     linked: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
@@ -72,7 +68,6 @@ impl<W: Write> Packer<W> {
             writer,
             excluded: excluded.into_iter().map(|path| clean(path)).collect(),
             emptied: emptied.into_iter().map(|path| clean(path.trim_end_matches("/*"))).collect(),
-            device: None,
             linked: HashMap::new(),
             buffer: vec![0; DATA_MAX_BYTES],
         }
@@ -191,9 +186,7 @@ impl<W: Write> Visitor for Packer<W> {
             return Ok(Descend::No);
         }
         packed.doing(|| format!("pack `{}`", entry.path.display()))?;
-        let elsewhere = self.device.is_some_and(|device| device != entry.stat.st_dev);
-        let empty = elsewhere || self.emptied.contains(entry.path);
-        Ok(if empty { Descend::No } else { Descend::Yes })
+        Ok(if self.emptied.contains(entry.path) { Descend::No } else { Descend::Yes })
     }
 }
 

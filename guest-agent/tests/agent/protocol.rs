@@ -4,8 +4,8 @@ use crate::client::Client;
 use wire::{CrashKind, Frame, FrameKind, PREFIX_BYTES, Reply, Request, Spawn, Stdin};
 
 #[test]
-fn a_ping_is_answered() {
-    assert_eq!(Client::connect().call(&Request::Ping {}), Ok(Reply::Done {}));
+fn a_request_is_answered() {
+    assert!(matches!(Client::connect().call(&Request::Mounts {}), Ok(Reply::Mounts { .. })));
 }
 
 #[test]
@@ -14,21 +14,21 @@ fn another_version_gets_ours_and_no_connection() {
     let hello = Request::Hello { version: 99, clock_unix_ns: 0, hostname: String::new() };
     let reply = client.call(&hello).unwrap();
     assert!(matches!(reply, Reply::Hello { version: wire::PROTOCOL_VERSION, .. }));
-    assert!(client.open(&Request::Ping {}).finish().reply.is_none());
+    assert!(client.open(&Request::Mounts {}).finish().reply.is_none());
     client.serving.join().unwrap();
 }
 
 #[test]
 fn nothing_goes_before_the_hello() {
     let client = Client::connect_silently();
-    let failed = client.call(&Request::Ping {}).unwrap_err();
+    let failed = client.call(&Request::Mounts {}).unwrap_err();
     assert_eq!(failed.reason, "there was no hello yet");
 }
 
 #[test]
 fn an_unknown_verb_fails_and_the_connection_goes_on() {
     let client = Client::connect();
-    let mut stream = client.open(&Request::Ping {});
+    let mut stream = client.open(&Request::Mounts {});
     stream.finish();
     let payload = br#"{"verb":"make-coffee"}"#.to_vec();
     let mut known = client.open_without_sending();
@@ -37,7 +37,7 @@ fn an_unknown_verb_fails_and_the_connection_goes_on() {
     client.send(&frame);
     let failed = known.finish().into_result().unwrap_err();
     assert_eq!(failed.action, "understand the request");
-    assert_eq!(client.call(&Request::Ping {}), Ok(Reply::Done {}));
+    assert!(client.call(&Request::Mounts {}).is_ok());
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn frames_for_streams_that_are_over_are_dropped() {
     client.send(&Frame::data(7000, wire::Channel::Main, vec![1; 100]));
     client.send(&Frame::credit(7000, wire::Channel::Stdout, 5));
     client.send(&Frame::end(7000, wire::Channel::Main));
-    assert_eq!(client.call(&Request::Ping {}), Ok(Reply::Done {}));
+    assert!(client.call(&Request::Mounts {}).is_ok());
 }
 
 #[test]

@@ -32,9 +32,9 @@ pub mod message;
 pub use frame::{Frame, FrameError, FrameKind, PREFIX_BYTES};
 pub use message::*;
 
-/// The protocol's version. Both ends say theirs in the hello and stop, naming
-/// both, when they differ: agent and host always ship together.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// The protocol's version. The hello carries it both ways, and a difference ends the
+/// connection with an error that names both: agent and host always ship together.
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The vsock port on which the agent listens.
 pub const AGENT_PORT: u32 = 1024;

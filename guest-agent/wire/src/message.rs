@@ -42,19 +42,15 @@ pub enum Request {
         /// The guest's host name.
         hostname: String,
     },
-    /// Answer: [`Reply::Done`], at once.
-    Ping {},
     /// Runs a process. Answers: [`Reply::Started`], then data, then
     /// [`Reply::Exited`] (final) or [`Reply::Failed`].
     Spawn(Spawn),
-    /// Sends a signal to the process (or its whole group) of a spawn stream.
+    /// Sends a signal to the process group of a spawn stream.
     Kill {
         /// The stream of the spawn.
         stream: u32,
         /// The signal's number.
         signal: i32,
-        /// Whether the whole process group gets it.
-        group: bool,
     },
     /// Sets the size of the terminal of a spawn stream.
     Resize {
@@ -64,7 +60,8 @@ pub enum Request {
         size: TerminalSize,
     },
     /// Creates or replaces one file with the bytes of [`Channel::Main`], which
-    /// end with an `end` frame. Written to a temporary name first.
+    /// end with an `end` frame. Written to a temporary name first, and owned by the
+    /// agent's user, which is root.
     PutFile {
         /// Directory that absolute paths are relative to, resolved without
         /// leaving it (symlinks included); `/` for the agent's own root.
@@ -73,10 +70,6 @@ pub enum Request {
         path: String,
         /// Permission bits.
         mode: u32,
-        /// Owner.
-        uid: u32,
-        /// Group.
-        gid: u32,
     },
     /// Sends one file over [`Channel::Main`].
     GetFile {
@@ -106,8 +99,6 @@ pub enum Request {
         /// Paths relative to `path` that are left out with everything below;
         /// `dir/*` leaves out the content and keeps the directory.
         exclude: Vec<String>,
-        /// Whether to stay on the filesystem of `path`.
-        one_file_system: bool,
     },
     /// A small operation on the file tree, without the cost of a process.
     File(FileOperation),
@@ -120,34 +111,18 @@ pub enum Request {
         /// Where the first byte goes.
         offset: u64,
     },
-    /// Reads a range of a disk onto [`Channel::Main`].
-    BlockRead {
-        /// The device's path.
-        device: String,
-        /// The first byte.
-        offset: u64,
-        /// How many bytes.
-        length: u64,
-    },
     /// Makes the kernel read the partition table again and waits until the node
     /// of each partition exists. Answer: [`Reply::BlockDevices`] of that disk.
     BlockReread {
         /// The whole disk.
         device: String,
     },
-    /// Discards a whole device.
-    BlockDiscard {
-        /// The device.
-        device: String,
-    },
     /// Mounts, creating the mount point where it is missing.
     Mount(MountSpec),
-    /// Unmounts.
+    /// Unmounts a mount point, and first everything that is mounted below it.
     Unmount {
         /// The mount point.
         path: String,
-        /// Whether everything mounted below goes first.
-        recursive: bool,
         /// Whether a busy mount is detached lazily.
         lazy: bool,
     },
@@ -165,18 +140,6 @@ pub enum Request {
     Thaw {
         /// Mount points.
         paths: Vec<String>,
-    },
-    /// Discards the free blocks of a filesystem (FITRIM). Answer:
-    /// [`Reply::Trimmed`].
-    Trim {
-        /// The mount point.
-        path: String,
-    },
-    /// Loads kernel modules with what they depend on; those built in or
-    /// loaded already count as loaded.
-    LoadModules {
-        /// Their names.
-        names: Vec<String>,
     },
     /// Gives the guest a network whose only way out is [`crate::EGRESS_PORT`]:
     /// a dummy interface with a default route, a resolver on 127.0.0.1, and a
@@ -222,23 +185,13 @@ pub struct Spawn {
     pub cwd: String,
     /// The directory that becomes `/`; `None` for the agent's own root.
     pub root: Option<String>,
-    /// User of the process.
-    pub uid: u32,
-    /// Group of the process.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-    /// Mounts that only this process and its children see; a private mount
-    /// namespace is made when there are any. Targets are absolute paths of the
-    /// agent's own root.
-    pub mounts: Vec<MountSpec>,
     /// What standard input is.
     pub stdin: Stdin,
     /// Whether standard error goes where standard output goes.
     pub merge_stderr: bool,
     /// A terminal instead of pipes: input and output are its master side.
     pub terminal: Option<TerminalSize>,
-    /// Kill the process group after so long.
+    /// Kill the process group after this many milliseconds.
     pub timeout_ms: Option<u64>,
     /// Whether calls that wait for disks (fsync, fdatasync, msync, sync, syncfs,
     /// sync_file_range) succeed at once without doing anything, for the process and
@@ -302,7 +255,7 @@ pub enum FileOperation {
         /// The directory.
         path: String,
     },
-    /// Makes a directory; existing ones are fine when `parents` is set.
+    /// Makes a directory and its missing parents (0755); an existing one stays as it is.
     MakeDirectory {
         /// Root directory.
         root: String,
@@ -310,8 +263,6 @@ pub enum FileOperation {
         path: String,
         /// Permission bits.
         mode: u32,
-        /// Whether missing parents are made (0755).
-        parents: bool,
     },
     /// Makes a symbolic link, replacing an existing file or link.
     Symlink {
@@ -322,7 +273,8 @@ pub enum FileOperation {
         /// What it says.
         target: String,
     },
-    /// Removes a file, link or tree. A missing one is not an error.
+    /// Removes a file, link or tree, without descending into other filesystems. A missing
+    /// one is not an error.
     Remove {
         /// Root directory.
         root: String,
@@ -330,8 +282,6 @@ pub enum FileOperation {
         path: String,
         /// Keep the directory itself, remove what is in it.
         content_only: bool,
-        /// Do not descend into other filesystems.
-        one_file_system: bool,
     },
     /// Renames within one filesystem.
     Rename {
@@ -341,26 +291,6 @@ pub enum FileOperation {
         from: String,
         /// To.
         to: String,
-    },
-    /// Sets permission bits.
-    SetMode {
-        /// Root directory.
-        root: String,
-        /// The path.
-        path: String,
-        /// Permission bits.
-        mode: u32,
-    },
-    /// Sets owner and group.
-    SetOwner {
-        /// Root directory.
-        root: String,
-        /// The path; a final symlink is not followed.
-        path: String,
-        /// Owner.
-        uid: u32,
-        /// Group.
-        gid: u32,
     },
     /// Truncates every regular file below a directory to nothing.
     TruncateAll {
@@ -390,8 +320,6 @@ pub enum Reply {
         kernel: String,
         /// Microseconds from the kernel's start to this reply.
         uptime_us: u64,
-        /// The block devices found so far.
-        block_devices: Vec<BlockDevice>,
     },
     /// The request is carried out.
     Done {},
@@ -417,11 +345,6 @@ pub enum Reply {
         /// In the order of `/proc/self/mountinfo`.
         mounts: Vec<MountEntry>,
     },
-    /// To [`Request::Trim`].
-    Trimmed {
-        /// Bytes discarded.
-        bytes: u64,
-    },
     /// To [`FileOperation::Stat`].
     Stat {
         /// `None` when there is nothing.
@@ -436,8 +359,6 @@ pub enum Reply {
     Usage {
         /// Allocated KiB, directories included.
         kib: u64,
-        /// Number of files, directories included.
-        files: u64,
     },
     /// The request failed; the stream is over.
     Failed(Failure),
@@ -496,10 +417,6 @@ pub struct BlockDevice {
     pub partition: Option<u32>,
     /// Size in bytes.
     pub bytes: u64,
-    /// Logical block size in bytes.
-    pub block_bytes: u32,
-    /// Whether it can only be read.
-    pub read_only: bool,
 }
 
 /// A line of the mount table.
@@ -528,13 +445,7 @@ pub struct FileStat {
     pub kind: FileKind,
     /// Permission bits with setuid, setgid and sticky.
     pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Size in bytes.
-    pub size: u64,
-    /// What a symbolic link says.
+    /// The target of a symbolic link.
     pub link: Option<String>,
 }
 

@@ -5,7 +5,6 @@
 //! while scripts run, and programs find them by the usual variables.
 
 use session::{Session, SessionError};
-use wire::FileOperation;
 
 const DIRECTORY: &str = "/dev/vbuild-ca";
 const FILE: &str = "/dev/vbuild-ca/ca-certificates.crt";
@@ -33,13 +32,7 @@ const VARIABLES: [&str; 6] = [
 /// # Errors
 /// When the guest cannot write it.
 pub async fn install(session: &Session, root: &str, bundle: &[u8]) -> Result<(), SessionError> {
-    let directory = FileOperation::MakeDirectory {
-        root: "/".into(),
-        path: DIRECTORY.into(),
-        mode: 0o755,
-        parents: true,
-    };
-    session.file(directory).await?;
+    session.make_directory("/", DIRECTORY, 0o755).await?;
     // A trust store that replaces the default one must hold the public
     // authorities too.
     let own = session.get_file(root, STORE, STORE_MAX_BYTES).await.unwrap_or_default();

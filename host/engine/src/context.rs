@@ -2,7 +2,7 @@
 //! must change; and the mounts that scripts leave behind.
 
 use plan::Context;
-use wire::{FileOperation, MountEntry, MountSpec, Reply, Request};
+use session::{MountEntry, MountSpec};
 
 use crate::{
     EngineError, State,
@@ -10,7 +10,7 @@ use crate::{
     guest::{Guest, HELPER, Mounted, SCRATCH, TOOLS},
     layout,
     state::CarriedMount,
-    steps,
+    steps::processes,
 };
 
 /// The mounts that a context means, in order.
@@ -61,7 +61,7 @@ pub(crate) async fn enter(
     // What a script has left running in the image would keep these mounts busy.
     let left = previous.and_then(|context| context.image_root.as_ref());
     if let Some(root) = left.filter(|_| same < guest.mounted.len()) {
-        let ended = steps::kill_processes(guest, observer, root).await;
+        let ended = processes::kill_left_over(guest, observer, root).await;
         ended.map_err(prepare("end left-over processes".to_owned()))?;
     }
     if let Some(below) = below_left_root(context, previous) {
@@ -71,27 +71,18 @@ pub(crate) async fn enter(
         let target = &mounted.spec.target;
         let below = format!("{target}/");
         unmount_carried(guest, state, |target| target.starts_with(&below)).await?;
-        guest.session.unmount(target, false).await.map_err(prepare(format!("unmount {target}")))?;
+        guest.session.unmount(target).await.map_err(prepare(format!("unmount {target}")))?;
         if mounted.made_target {
-            let remove = FileOperation::Remove {
-                root: "/".into(),
-                path: target.clone(),
-                content_only: false,
-                one_file_system: true,
-            };
-            guest.session.file(remove).await.map_err(prepare(format!("remove {target}")))?;
+            let removed = guest.session.remove("/", target).await;
+            removed.map_err(prepare(format!("remove {target}")))?;
             state.made_targets.remove(target);
         }
     }
     for mount in &wanted[same..] {
-        let look = FileOperation::Stat { root: "/".into(), path: mount.target.clone() };
         // The image needs the mount points of its own filesystems when it boots.
         let made_target = !layout::is_of_layout(mount)
             && (state.made_targets.contains(&mount.target)
-                || matches!(
-                    guest.session.request(&Request::File(look)).await,
-                    Ok(Reply::Stat { stat: None })
-                ));
+                || matches!(guest.session.stat("/", &mount.target).await, Ok(None)));
         if made_target {
             state.made_targets.insert(mount.target.clone());
         }
@@ -128,7 +119,7 @@ async fn unmount_carried(
         state.carried.drain(..).partition(|mount| gone(&mount.target));
     state.carried = keep;
     for mount in drop.into_iter().rev() {
-        guest.session.unmount(&mount.target, true).await.map_err(|source| {
+        guest.session.unmount_lazily(&mount.target).await.map_err(|source| {
             EngineError::Prepare { action: format!("unmount {}", mount.target), source }
         })?;
     }

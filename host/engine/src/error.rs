@@ -3,8 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use plan::Place;
-use session::SessionError;
-use wire::ExitStatus;
+use session::{ExitStatus, SessionError};
 
 use crate::layout::TableError;
 
@@ -77,12 +76,13 @@ pub enum EngineError {
     /// A tree that no image can be sized after.
     #[error(
         "the guest says that the image's tree takes {tree_kib} KiB, and an image is sized after \
-         {} KiB at most; give the size instead",
-        crate::steps::TREE_MAX_KIB
+         {limit_kib} KiB at most; give the size instead"
     )]
     ImageSize {
         /// What the guest says, in KiB.
         tree_kib: u64,
+        /// The largest tree that an image is sized after, in KiB.
+        limit_kib: u64,
     },
     /// A partition table that cannot be made.
     #[error(transparent)]

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use plan::Place;
-use wire::ExitStatus;
+use session::ExitStatus;
 
 /// Which output of a command a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

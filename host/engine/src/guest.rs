@@ -12,8 +12,7 @@
 //! ```
 
 use plan::{Disk, DiskRole, GuestPath, Plan};
-use session::{Session, SessionError};
-use wire::{FileOperation, MountSpec, Request, Spawn};
+use session::{Command, MountSpec, Output, Session, SessionError};
 
 use crate::{Config, EngineError, State, certificates};
 
@@ -26,6 +25,9 @@ pub(crate) const HELPER: &str = "/vbuild/helper";
 /// Where a filesystem is mounted to be inspected, seen from the agent.
 pub(crate) const INSPECT: &str = "/vbuild/look";
 const LOWER: &str = "/vbuild/lower";
+/// Where tools of the appliance are found: Debian's directories, without those for local
+/// programs, which a recipe may have filled.
+const TOOL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Serial of the appliance's root.
 pub const ROOT_SERIAL: &str = "vbuild-root";
 /// Serial of the helper drive.
@@ -67,6 +69,32 @@ impl Guest {
     pub(crate) fn tools_path(path: &GuestPath) -> String {
         format!("{TOOLS}{}", path.as_str().trim_end_matches('/'))
     }
+
+    /// Runs a tool of the appliance and fails when it does; gives its output.
+    pub(crate) async fn run_tool(&self, argv: &[&str]) -> Result<Vec<u8>, EngineError> {
+        self.run_tool_with(argv, b"").await
+    }
+
+    /// As [`Guest::run_tool`], with standard input.
+    pub(crate) async fn run_tool_with(
+        &self,
+        argv: &[&str],
+        input: &[u8],
+    ) -> Result<Vec<u8>, EngineError> {
+        let output = self.tool_output(argv, input).await?;
+        if output.status.success() { Ok(output.stdout) } else { Err(tool_failed(argv, &output)) }
+    }
+
+    /// Runs a tool of the appliance whose exit status the caller judges.
+    pub(crate) async fn tool_output(
+        &self,
+        argv: &[&str],
+        input: &[u8],
+    ) -> Result<Output, EngineError> {
+        tool(&self.session, argv).input(input).output().await.map_err(|source| {
+            EngineError::Prepare { action: format!("run `{}`", argv.join(" ")), source }
+        })
+    }
 }
 
 /// Sets up the base in a guest that has just said hello.
@@ -98,11 +126,7 @@ pub(crate) async fn establish(
     mount_tools(&guest).await.map_err(prepare("set up the tools root"))?;
     mount_helper(&guest, plan, config).await?;
     if config.network.is_some() {
-        guest
-            .session
-            .perform(&Request::NetworkUp {})
-            .await
-            .map_err(prepare("open the network door"))?;
+        guest.session.network_up().await.map_err(prepare("set up the network"))?;
     }
     let resolver = if config.network.is_some() { "nameserver 127.0.0.1\n" } else { "" };
     guest
@@ -161,7 +185,7 @@ async fn mount_scratch(guest: &Guest, plan: &Plan, state: &mut State) -> Result<
             "lazy_itable_init=1,nodiscard,root_owner=0:0",
             device,
         ];
-        run_tool(&guest.session, &argv).await?;
+        guest.run_tool(&argv).await?;
         state.scratch_formatted = true;
     }
     let options = ["noatime", "nodiratime", "nobarrier"];
@@ -173,14 +197,7 @@ async fn mount_scratch(guest: &Guest, plan: &Plan, state: &mut State) -> Result<
 async fn mount_tools(guest: &Guest) -> Result<(), SessionError> {
     let session = &guest.session;
     for directory in ["tools/upper", "tools/work", "build", "helper"] {
-        session
-            .file(FileOperation::MakeDirectory {
-                root: SCRATCH.into(),
-                path: format!("/{directory}"),
-                mode: 0o755,
-                parents: true,
-            })
-            .await?;
+        session.make_directory(SCRATCH, &format!("/{directory}"), 0o755).await?;
     }
     session
         .mount(MountSpec {
@@ -228,14 +245,8 @@ pub async fn mount_drive(session: &Session, at: &str) -> Result<Result<(), Strin
     let Some(device) = ours.min_by_key(|device| device.partition.unwrap_or(u32::MAX)) else {
         return Ok(Err("the guest does not see it".into()));
     };
-    let make = FileOperation::MakeDirectory {
-        root: "/".into(),
-        path: at.into(),
-        mode: 0o755,
-        parents: true,
-    };
-    session.file(make).await?;
-    let output = session.output(tool(&["mount", "-o", "noatime", &device.path, at]), b"").await?;
+    session.make_directory("/", at, 0o755).await?;
+    let output = tool(session, &["mount", "-o", "noatime", &device.path, at]).output().await?;
     if output.status.success() {
         return Ok(Ok(()));
     }
@@ -246,44 +257,21 @@ pub async fn mount_drive(session: &Session, at: &str) -> Result<Result<(), Strin
 }
 
 /// A command of the appliance itself, outside every context.
-pub(crate) fn tool(argv: &[&str]) -> Spawn {
-    Spawn {
-        argv: argv.iter().map(ToString::to_string).collect(),
-        env: vec![
-            ("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()),
-            ("LC_ALL".into(), "C".into()),
-            ("HOME".into(), "/root".into()),
-            // No udev runs in the guest, but LVM waits for its nodes unless told.
-            ("DM_DISABLE_UDEV".into(), "1".into()),
-        ],
-        cwd: "/".into(),
-        ..Spawn::default()
-    }
+pub(crate) fn tool(session: &Session, argv: &[&str]) -> Command {
+    session.command(argv).envs([
+        ("PATH", TOOL_PATH),
+        ("LC_ALL", "C"),
+        ("HOME", "/root"),
+        // No udev runs in the guest, but LVM waits for its nodes unless told.
+        ("DM_DISABLE_UDEV", "1"),
+    ])
 }
 
-/// Runs a tool of the appliance and fails when it does; gives its output.
-pub(crate) async fn run_tool(session: &Session, argv: &[&str]) -> Result<Vec<u8>, EngineError> {
-    run_tool_with(session, argv, b"").await
-}
-
-/// As [`run_tool`], with standard input.
-pub(crate) async fn run_tool_with(
-    session: &Session,
-    argv: &[&str],
-    input: &[u8],
-) -> Result<Vec<u8>, EngineError> {
-    let command = argv.join(" ");
-    let output = session
-        .output(tool(argv), input)
-        .await
-        .map_err(|source| EngineError::Prepare { action: format!("run `{command}`"), source })?;
-    if output.status.success() {
-        Ok(output.stdout)
-    } else {
-        Err(EngineError::Tool {
-            argv: command,
-            status: output.status,
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        })
+/// The error for a tool that ended with a bad status.
+pub(crate) fn tool_failed(argv: &[&str], output: &Output) -> EngineError {
+    EngineError::Tool {
+        argv: argv.join(" "),
+        status: output.status,
+        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     }
 }

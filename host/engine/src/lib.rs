@@ -9,7 +9,6 @@ pub mod certificates;
 pub mod events;
 pub mod fuzzing;
 
-mod command;
 mod config;
 mod context;
 mod disks;
@@ -17,12 +16,9 @@ mod error;
 mod guest;
 mod layout;
 mod run;
-mod run_parts;
-mod start;
 mod state;
-mod step;
+mod step_context;
 mod steps;
-mod upload;
 
 pub use cache::Cache;
 pub use config::{ApplianceFiles, Config, HelperDrive, Network, Place, TreeSink, Visit, Visitor};

@@ -35,8 +35,11 @@ use crate::{
     events::Event,
     guest::{self, Guest, HELPER_SERIAL, ROOT_SERIAL, TOOLS},
     layout,
-    run_parts::{self, Phase},
-    step::run_step,
+    step_context::StepContext,
+    steps::{
+        self,
+        run_parts::{self, Phase},
+    },
 };
 
 /// How long a guest may take to unmount after a failure or an interrupt, before
@@ -191,10 +194,12 @@ impl Build<'_> {
         let done = progress.as_ref().map_or(0, |progress| progress.step);
         let mut phase = progress.map(|progress| progress.phase);
         for (number, step) in stage.steps.iter().enumerate().skip(done) {
-            let Some(running) = &self.guest else { return Err(no_guest()) };
             let done = match step {
                 Step::RunParts(parts) => self.phase(index, number, parts, phase.take()).await,
-                step => run_step(step, plan, stage, self.config, running, &mut self.state).await,
+                step => match self.step_context(stage) {
+                    Ok(mut cx) => steps::run(step, &mut cx).await,
+                    Err(error) => Err(error),
+                },
             };
             if let Err(error) = done {
                 self.failed(stage).await;
@@ -223,8 +228,14 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Runs the scripts of a phase, or what is left of them. Between two of them
-    /// the disks are kept where that is worth it.
+    fn step_context<'b>(&'b mut self, stage: &'b Stage) -> Result<StepContext<'b>, EngineError> {
+        let Some(guest) = &self.guest else { return Err(no_guest()) };
+        let (plan, config, state) = (self.plan, self.config, &mut self.state);
+        Ok(StepContext { plan, stage, config, guest, state })
+    }
+
+    /// Runs the scripts of a phase, or those that are left of it. Between two of them the
+    /// disks are saved where that is worth it.
     async fn phase(
         &mut self,
         index: usize,
@@ -232,16 +243,16 @@ impl Build<'_> {
         parts: &RunParts,
         begun: Option<Phase>,
     ) -> Result<(), EngineError> {
-        let (plan, config) = (self.plan, self.config);
+        let plan = self.plan;
         let stage = &plan.stages[index];
-        let Some(guest) = &self.guest else { return Err(no_guest()) };
         let mut phase = match begun {
             Some(phase) => phase,
-            None => run_parts::begin(parts, guest, stage, config, &self.state).await?,
+            None => run_parts::begin(parts, &self.step_context(stage)?).await?,
         };
         let started = Instant::now();
         while phase.next(parts).is_some() {
-            run_parts::next(parts, &mut phase, guest, stage, config, &mut self.state).await?;
+            run_parts::next(parts, &mut phase, &mut self.step_context(stage)?).await?;
+            let Some(guest) = &self.guest else { return Err(no_guest()) };
             let Some(caching) = &mut self.caching else { continue };
             if phase.next(parts).is_none() || !caching.wants_point(index, &self.files) {
                 continue;
@@ -457,9 +468,9 @@ async fn release_loops(guest: &Guest) -> Result<(), EngineError> {
     let failed = |source| EngineError::Prepare { action: "release loop devices".into(), source };
     let mounts = guest.session.mounts().await.map_err(failed)?;
     for mount in mounts.iter().rev().filter(|mount| mount.source.starts_with("/dev/loop")) {
-        guest.session.unmount(&mount.target, false).await.map_err(failed)?;
+        guest.session.unmount(&mount.target).await.map_err(failed)?;
     }
-    guest::run_tool(&guest.session, &["losetup", "--detach-all"]).await.map(drop)
+    guest.run_tool(&["losetup", "--detach-all"]).await.map(drop)
 }
 
 fn no_guest() -> EngineError {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use wire::{Channel, ExitStatus, Reply, Request, Spawn, Stdin, TerminalSize};
 
 use crate::{
@@ -10,7 +9,7 @@ use crate::{
     connection::{DataSender, Stream},
 };
 
-/// The most output that [`Session::output`] keeps of each stream; the rest is
+/// The most output that [`Command::output`] keeps of each stream; the rest is
 /// dropped from the front, because errors stand at the end. The largest output
 /// that is parsed (a partition's tables, `dpkg` lists) is well below 1 MiB.
 const OUTPUT_KEPT_BYTES: usize = 4 * 1024 * 1024;
@@ -18,32 +17,33 @@ const OUTPUT_KEPT_BYTES: usize = 4 * 1024 * 1024;
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exited {
-    /// Its status.
+    /// The exit status.
     pub status: ExitStatus,
-    /// Processor time of it and its children.
+    /// Processor time of the process and its children.
     pub cpu: Duration,
 }
 
 /// A process in the guest.
 #[derive(Debug)]
 pub struct Child {
+    session: Session,
     stream: Stream,
     input: Option<DataSender>,
 }
 
-/// What a child does next.
+/// Something that a child did.
 #[derive(Debug)]
 pub enum ChildEvent {
     /// Bytes on an output.
     Output(Channel, Vec<u8>),
-    /// It has ended; nothing follows.
+    /// The process has ended; nothing follows.
     Exited(Exited),
 }
 
 /// A finished process with its output.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// Its status.
+    /// The exit status.
     pub status: ExitStatus,
     /// The end of its standard output.
     pub stdout: Vec<u8>,
@@ -52,13 +52,118 @@ pub struct Output {
 }
 
 impl Session {
-    /// Starts a process.
+    /// A command of the guest: a program and its arguments, to be configured and started
+    /// as with [`std::process::Command`]. Its environment is empty, its working directory
+    /// `/`, its standard input `/dev/null`.
+    pub fn command<W: AsRef<str>>(&self, argv: impl IntoIterator<Item = W>) -> Command {
+        let argv = argv.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        let spawn = Spawn { argv, cwd: "/".to_owned(), ..Spawn::default() };
+        Command { session: self.clone(), spawn, input: Vec::new() }
+    }
+}
+
+/// A process to start in the guest; made by [`Session::command`].
+#[derive(Debug, Clone)]
+#[must_use = "a command does nothing until it is started"]
+pub struct Command {
+    session: Session,
+    spawn: Spawn,
+    input: Vec<u8>,
+}
+
+impl Command {
+    /// Adds variables to the environment.
+    pub fn envs<N: Into<String>, V: Into<String>>(
+        mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        self.spawn.env.extend(variables);
+        self
+    }
+
+    /// Sets the working directory, as seen inside of the root.
+    pub fn current_dir(mut self, path: impl Into<String>) -> Self {
+        self.spawn.cwd = path.into();
+        self
+    }
+
+    /// Makes a directory the root of the process; `None` for the root of the agent.
+    pub fn chroot(mut self, root: impl Into<Option<String>>) -> Self {
+        self.spawn.root = root.into();
+        self
+    }
+
+    /// Kills the process group after a time; `None` for no limit.
+    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.spawn.timeout_ms = limit.into().map(millis);
+        self
+    }
+
+    /// Lets calls that wait for disks succeed at once, see [`Spawn::ignore_sync`].
+    pub fn ignore_sync(mut self, ignore: bool) -> Self {
+        self.spawn.ignore_sync = ignore;
+        self
+    }
+
+    /// Sends standard error where standard output goes.
+    pub fn merge_stderr(mut self) -> Self {
+        self.spawn.merge_stderr = true;
+        self
+    }
+
+    /// Connects standard input to [`Child::take_input`].
+    pub fn pipe_stdin(mut self) -> Self {
+        self.spawn.stdin = Stdin::Stream;
+        self
+    }
+
+    /// Gives the process a terminal of this size for its input and output.
+    pub fn terminal(mut self, size: TerminalSize) -> Self {
+        self.spawn.terminal = Some(size);
+        self
+    }
+
+    /// Writes these bytes to standard input, and ends it.
+    pub fn input(mut self, bytes: &[u8]) -> Self {
+        self.input = bytes.to_vec();
+        self.spawn.stdin = if bytes.is_empty() { Stdin::Null } else { Stdin::Stream };
+        self
+    }
+
+    /// Runs the command as the argument of an interpreter: `bash SCRIPT ARGUMENT…`.
+    pub fn interpreted_by(mut self, interpreter: &str) -> Self {
+        self.spawn.argv.insert(0, interpreter.to_owned());
+        self
+    }
+
+    /// The program, as it was given.
+    #[must_use]
+    pub fn program(&self) -> &str {
+        self.spawn.argv.first().map_or("", String::as_str)
+    }
+
+    /// The command line, for messages.
+    #[must_use]
+    pub fn line(&self) -> String {
+        self.spawn.argv.join(" ")
+    }
+
+    /// The session that the command runs in.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Starts the process.
     ///
     /// # Errors
     /// [`SessionError::Guest`] when it cannot be started.
-    pub async fn spawn(&self, spawn: Spawn) -> Result<Child, SessionError> {
-        let input = spawn.stdin == Stdin::Stream || spawn.terminal.is_some();
-        let mut stream = self.connection.open(&Request::Spawn(spawn)).await?;
+    pub async fn spawn(self) -> Result<Child, SessionError> {
+        let Self { session, spawn, input: bytes } = self;
+        let has_input = spawn.stdin == Stdin::Stream || spawn.terminal.is_some();
+        let mut stream = session.connection.open(&Request::Spawn(spawn)).await?;
         match stream.next().await? {
             Incoming::Reply(Reply::Started { .. }) => {}
             Incoming::Reply(Reply::Failed(failure)) => return Err(SessionError::Guest(failure)),
@@ -68,26 +173,24 @@ impl Session {
                 ))));
             }
         }
-        let input = input.then(|| stream.sender());
-        Ok(Child { stream, input })
-    }
-
-    /// Runs a process to its end and collects its output.
-    ///
-    /// # Errors
-    /// As [`Session::spawn`]. A bad exit status is no error here.
-    pub async fn output(&self, spawn: Spawn, input: &[u8]) -> Result<Output, SessionError> {
-        let spawn =
-            Spawn { stdin: if input.is_empty() { Stdin::Null } else { Stdin::Stream }, ..spawn };
-        let mut child = self.spawn(spawn).await?;
-        let feed = child.take_input();
-        let bytes = input.to_vec();
-        if let Some(feed) = feed {
+        let mut input = has_input.then(|| stream.sender());
+        if !bytes.is_empty()
+            && let Some(feed) = input.take()
+        {
             tokio::spawn(async move {
                 feed.send(&bytes).await;
                 feed.end().await;
             });
         }
+        Ok(Child { session, stream, input })
+    }
+
+    /// Runs the process to its end and collects its output.
+    ///
+    /// # Errors
+    /// As [`Command::spawn`]. A bad exit status is no error here.
+    pub async fn output(self) -> Result<Output, SessionError> {
+        let mut child = self.spawn().await?;
         let (mut stdout, mut stderr) = (Tail::default(), Tail::default());
         loop {
             match child.next().await? {
@@ -141,7 +244,7 @@ impl ChildInput {
         self.0.send(bytes).await
     }
 
-    /// End of file.
+    /// Ends the input: the child reads an end of file.
     pub async fn end(&self) {
         self.0.end().await;
     }
@@ -168,7 +271,7 @@ impl ChildControl {
         }
     }
 
-    /// Tells a terminal its new size.
+    /// Sets the size of the terminal.
     ///
     /// # Errors
     /// When the guest is gone.
@@ -189,11 +292,11 @@ impl Child {
 
     /// A handle for signals and terminal sizes.
     #[must_use]
-    pub fn control(&self, session: &Session) -> ChildControl {
-        ChildControl { session: session.clone(), stream: self.stream.id() }
+    pub fn control(&self) -> ChildControl {
+        ChildControl { session: self.session.clone(), stream: self.stream.id() }
     }
 
-    /// What the child does next.
+    /// Waits for what the child does next.
     ///
     /// # Errors
     /// When the guest is gone.
@@ -201,7 +304,7 @@ impl Child {
         loop {
             match self.stream.next().await? {
                 Incoming::Data(channel, bytes) => return Ok(ChildEvent::Output(channel, bytes)),
-                Incoming::End(_) | Incoming::Reply(Reply::Started { .. }) => {}
+                Incoming::End | Incoming::Reply(Reply::Started { .. }) => {}
                 Incoming::Reply(Reply::Exited { status, cpu_ms }) => {
                     let cpu = Duration::from_millis(cpu_ms);
                     return Ok(ChildEvent::Exited(Exited { status, cpu }));
@@ -212,22 +315,6 @@ impl Child {
                 Incoming::Reply(other) => return Err(SessionError::unexpected(&other)),
             }
         }
-    }
-
-    /// Turns the child into a channel of events, read by a task of its own.
-    #[must_use]
-    pub fn into_events(mut self) -> mpsc::Receiver<Result<ChildEvent, SessionError>> {
-        let (sender, receiver) = mpsc::channel(64);
-        tokio::spawn(async move {
-            loop {
-                let event = self.next().await;
-                let over = !matches!(event, Ok(ChildEvent::Output(..)));
-                if sender.send(event).await.is_err() || over {
-                    return;
-                }
-            }
-        });
-        receiver
     }
 }
 

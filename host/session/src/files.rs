@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use tokio::{io::AsyncReadExt, sync::mpsc};
-use wire::{Channel, DATA_MAX_BYTES, Reply, Request};
+use wire::{Channel, DATA_MAX_BYTES, FileOperation, FileStat, Reply, Request};
 
 use crate::{
     Incoming, Session, SessionError,
@@ -14,7 +14,113 @@ use crate::{
 const PIPE_CHUNKS: usize = 16;
 
 impl Session {
-    /// Writes one file of the guest; see [`Request::PutFile`].
+    /// The status of a file; `None` when nothing has this path. A final symbolic link is
+    /// not followed.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when the path cannot be looked up.
+    pub async fn stat(&self, root: &str, path: &str) -> Result<Option<FileStat>, SessionError> {
+        match self.file(FileOperation::Stat { root: root.into(), path: path.into() }).await? {
+            Reply::Stat { stat } => Ok(stat),
+            other => Err(SessionError::unexpected(&other)),
+        }
+    }
+
+    /// The entries of a directory, sorted by the bytes of their names.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when it is no directory.
+    pub async fn list(
+        &self,
+        root: &str,
+        path: &str,
+    ) -> Result<Vec<(String, FileStat)>, SessionError> {
+        match self.file(FileOperation::List { root: root.into(), path: path.into() }).await? {
+            Reply::Entries { entries } => Ok(entries),
+            other => Err(SessionError::unexpected(&other)),
+        }
+    }
+
+    /// The size of a tree in KiB, as `du -x -k` computes it.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when it cannot be read.
+    pub async fn disk_usage(&self, root: &str, path: &str) -> Result<u64, SessionError> {
+        match self.file(FileOperation::Usage { root: root.into(), path: path.into() }).await? {
+            Reply::Usage { kib } => Ok(kib),
+            other => Err(SessionError::unexpected(&other)),
+        }
+    }
+
+    /// Makes a directory and its missing parents; one that exists is left as it is.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when it cannot be made.
+    pub async fn make_directory(
+        &self,
+        root: &str,
+        path: &str,
+        mode: u32,
+    ) -> Result<(), SessionError> {
+        let (root, path) = (root.to_owned(), path.to_owned());
+        self.change(FileOperation::MakeDirectory { root, path, mode }).await
+    }
+
+    /// Makes a symbolic link, replacing an existing file or link.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when it cannot be made.
+    pub async fn symlink(&self, root: &str, path: &str, target: &str) -> Result<(), SessionError> {
+        let (root, path, target) = (root.to_owned(), path.to_owned(), target.to_owned());
+        self.change(FileOperation::Symlink { root, path, target }).await
+    }
+
+    /// Removes a file, a link or a tree, staying on its filesystem. A missing one is no
+    /// error.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when something cannot be removed.
+    pub async fn remove(&self, root: &str, path: &str) -> Result<(), SessionError> {
+        let (root, path) = (root.to_owned(), path.to_owned());
+        self.change(FileOperation::Remove { root, path, content_only: false }).await
+    }
+
+    /// As [`Session::remove`], but keeps the directory itself.
+    ///
+    /// # Errors
+    /// As [`Session::remove`].
+    pub async fn remove_content(&self, root: &str, path: &str) -> Result<(), SessionError> {
+        let (root, path) = (root.to_owned(), path.to_owned());
+        self.change(FileOperation::Remove { root, path, content_only: true }).await
+    }
+
+    /// Renames a file within one filesystem.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when it cannot be renamed.
+    pub async fn rename(&self, root: &str, from: &str, to: &str) -> Result<(), SessionError> {
+        let (root, from, to) = (root.to_owned(), from.to_owned(), to.to_owned());
+        self.change(FileOperation::Rename { root, from, to }).await
+    }
+
+    /// Truncates every regular file below a directory to nothing.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when a file cannot be truncated.
+    pub async fn truncate_all(&self, root: &str, path: &str) -> Result<(), SessionError> {
+        let (root, path) = (root.to_owned(), path.to_owned());
+        self.change(FileOperation::TruncateAll { root, path }).await
+    }
+
+    async fn file(&self, operation: FileOperation) -> Result<Reply, SessionError> {
+        self.request(&Request::File(operation)).await
+    }
+
+    async fn change(&self, operation: FileOperation) -> Result<(), SessionError> {
+        self.perform(&Request::File(operation)).await
+    }
+
+    /// Writes one file of the guest, owned by root; see [`Request::PutFile`].
     ///
     /// # Errors
     /// [`SessionError::Guest`] when the guest cannot write it.
@@ -25,8 +131,7 @@ impl Session {
         mode: u32,
         content: &[u8],
     ) -> Result<(), SessionError> {
-        let request =
-            Request::PutFile { root: root.to_owned(), path: path.to_owned(), mode, uid: 0, gid: 0 };
+        let request = Request::PutFile { root: root.to_owned(), path: path.to_owned(), mode };
         let stream = self.connection.open(&request).await?;
         let sender = stream.sender();
         if sender.send(content).await {
@@ -63,7 +168,7 @@ impl Session {
                     return Err(SessionError::Guest(failure));
                 }
                 Incoming::Reply(other) => return Err(SessionError::unexpected(&other)),
-                Incoming::End(_) => {}
+                Incoming::End => {}
             }
         }
     }
@@ -117,21 +222,15 @@ impl Session {
         root: &str,
         path: &str,
         exclude: Vec<String>,
-        one_file_system: bool,
     ) -> Result<TarDownload, SessionError> {
-        let request = Request::GetTar {
-            root: root.to_owned(),
-            path: path.to_owned(),
-            exclude,
-            one_file_system,
-        };
+        let request = Request::GetTar { root: root.to_owned(), path: path.to_owned(), exclude };
         let mut stream = self.connection.open(&request).await?;
         let (sender, chunks) = mpsc::channel(PIPE_CHUNKS);
         tokio::spawn(async move {
             loop {
                 let item = match stream.next().await {
                     Ok(Incoming::Data(Channel::Main, bytes)) => Ok(bytes),
-                    Ok(Incoming::Data(..) | Incoming::End(_)) => continue,
+                    Ok(Incoming::Data(..) | Incoming::End) => continue,
                     Ok(Incoming::Reply(Reply::Done {})) => return,
                     Ok(Incoming::Reply(Reply::Failed(failure))) => {
                         Err(SessionError::Guest(failure))
@@ -156,7 +255,7 @@ async fn finish(mut stream: Stream) -> Result<(), SessionError> {
             Incoming::Reply(Reply::Done {}) => return Ok(()),
             Incoming::Reply(Reply::Failed(failure)) => return Err(SessionError::Guest(failure)),
             Incoming::Reply(other) => return Err(SessionError::unexpected(&other)),
-            Incoming::Data(..) | Incoming::End(_) => {}
+            Incoming::Data(..) | Incoming::End => {}
         }
     }
 }

@@ -30,13 +30,13 @@ const CHANNELS: usize = 3;
 
 /// What comes in on a stream.
 #[derive(Debug)]
-pub enum Incoming {
+pub(crate) enum Incoming {
     /// A reply.
     Reply(Reply),
     /// Bytes on a channel: at least one, at most [`DATA_MAX_BYTES`].
     Data(Channel, Vec<u8>),
     /// No more bytes on a channel.
-    End(Channel),
+    End,
 }
 
 #[derive(Debug)]
@@ -146,7 +146,7 @@ impl State {
             }
             FrameKind::End => {
                 self.ended[index] = true;
-                self.queue.push_back(Incoming::End(channel));
+                self.queue.push_back(Incoming::End);
                 Ok(false)
             }
             FrameKind::Reply => {

@@ -1,14 +1,14 @@
 //! The host end of the conversation with a guest agent.
 //!
 //! [`boot`] starts a machine and gives a [`Session`] once the agent has said
-//! hello; from then on a session looks like a small operating system interface:
-//! [`Session::spawn`] is shaped like `std::process::Command`, files and trees go
-//! in and out as streams, and the rest are single requests.
+//! hello; from then on a session looks like the interface of a small operating system:
+//! [`Session::command`] is shaped like [`std::process::Command`], `files.rs` has files and
+//! trees, and this file mounts, disks and the guest as a whole.
 //!
 //! A command that fails and a machine that is gone are different errors:
 //! [`SessionError::Guest`] and [`SessionError::Lost`].
 //!
-//! Architecture invariant: only this crate speaks `wire`'s frames on the host.
+//! Architecture invariant: only this crate speaks `wire`'s requests on the host.
 
 mod boot;
 mod command;
@@ -21,14 +21,18 @@ mod inbox;
 use std::sync::Arc;
 
 pub use boot::{BootOptions, boot};
-pub use command::{Child, ChildControl, ChildEvent, ChildInput, Exited, Output};
+pub use command::{Child, ChildControl, ChildEvent, ChildInput, Command, Exited, Output};
 pub use error::SessionError;
 pub use files::TarDownload;
-pub use inbox::Incoming;
+pub use wire::{
+    BlockDevice, Channel, CrashKind, ExitStatus, Failure, FileKind, FileStat, MountEntry,
+    MountSpec, TerminalSize,
+};
 
 use connection::Connection;
+use inbox::Incoming;
 use machine::Machine;
-use wire::{BlockDevice, FileOperation, MountEntry, MountSpec, Reply, Request};
+use wire::{Reply, Request};
 
 /// A running guest with an agent that answers.
 #[derive(Debug, Clone)]
@@ -50,23 +54,23 @@ pub struct Hello {
 }
 
 impl Session {
-    /// What the agent said in its hello.
+    /// The agent's first words: its kernel and how long the boot took.
     #[must_use]
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
 
-    /// The machine below.
+    /// The machine that the guest runs in.
     #[must_use]
     pub fn machine(&self) -> &Arc<dyn Machine> {
         &self.machine
     }
 
-    /// One request with one answer.
+    /// Sends a request and waits for its answer.
     ///
     /// # Errors
     /// [`SessionError::Guest`] when the agent says that it failed.
-    pub async fn request(&self, request: &Request) -> Result<Reply, SessionError> {
+    pub(crate) async fn request(&self, request: &Request) -> Result<Reply, SessionError> {
         let mut stream = self.connection.open(request).await?;
         loop {
             match stream.next().await? {
@@ -79,11 +83,11 @@ impl Session {
         }
     }
 
-    /// A request whose answer is only that it is done.
+    /// Sends a request and waits until it is carried out.
     ///
     /// # Errors
-    /// As [`Session::request`].
-    pub async fn perform(&self, request: &Request) -> Result<(), SessionError> {
+    /// When the guest refuses or is gone.
+    pub(crate) async fn perform(&self, request: &Request) -> Result<(), SessionError> {
         match self.request(request).await? {
             Reply::Done {} => Ok(()),
             other => Err(SessionError::unexpected(&other)),
@@ -93,7 +97,7 @@ impl Session {
     /// The block devices of the guest.
     ///
     /// # Errors
-    /// As [`Session::request`].
+    /// When the guest refuses or is gone.
     pub async fn block_devices(&self) -> Result<Vec<BlockDevice>, SessionError> {
         self.devices_by(&Request::BlockDevices {}).await
     }
@@ -101,7 +105,7 @@ impl Session {
     /// Reads a disk's partition table again; gives the disk and its partitions.
     ///
     /// # Errors
-    /// As [`Session::request`].
+    /// When the guest refuses or is gone.
     pub async fn reread_partitions(&self, device: &str) -> Result<Vec<BlockDevice>, SessionError> {
         self.devices_by(&Request::BlockReread { device: device.to_owned() }).await
     }
@@ -116,7 +120,7 @@ impl Session {
     /// The mount table.
     ///
     /// # Errors
-    /// As [`Session::request`].
+    /// When the guest refuses or is gone.
     pub async fn mounts(&self) -> Result<Vec<MountEntry>, SessionError> {
         match self.request(&Request::Mounts {}).await? {
             Reply::Mounts { mounts } => Ok(mounts),
@@ -124,28 +128,68 @@ impl Session {
         }
     }
 
-    /// Mounts.
+    /// Mounts a filesystem or a bind.
     ///
     /// # Errors
-    /// As [`Session::request`].
+    /// [`SessionError::Guest`] when the guest refuses.
     pub async fn mount(&self, mount: MountSpec) -> Result<(), SessionError> {
         self.perform(&Request::Mount(mount)).await
     }
 
-    /// Unmounts a tree of mounts.
+    /// Unmounts a mount point, and first everything that is mounted below it.
     ///
     /// # Errors
-    /// As [`Session::request`].
-    pub async fn unmount(&self, path: &str, lazy: bool) -> Result<(), SessionError> {
-        self.perform(&Request::Unmount { path: path.to_owned(), recursive: true, lazy }).await
+    /// [`SessionError::Guest`] when one of them is not mounted or busy.
+    pub async fn unmount(&self, path: &str) -> Result<(), SessionError> {
+        self.perform(&Request::Unmount { path: path.to_owned(), lazy: false }).await
     }
 
-    /// A small operation on the file tree that answers only done.
+    /// As [`Session::unmount`], but a busy mount is detached and ends when it is idle.
     ///
     /// # Errors
-    /// As [`Session::request`].
-    pub async fn file(&self, operation: FileOperation) -> Result<(), SessionError> {
-        self.perform(&Request::File(operation)).await
+    /// [`SessionError::Guest`] when one of them is not mounted.
+    pub async fn unmount_lazily(&self, path: &str) -> Result<(), SessionError> {
+        self.perform(&Request::Unmount { path: path.to_owned(), lazy: true }).await
+    }
+
+    /// Flushes every filesystem.
+    ///
+    /// # Errors
+    /// When the guest is gone.
+    pub async fn sync(&self) -> Result<(), SessionError> {
+        self.perform(&Request::Sync {}).await
+    }
+
+    /// Freezes filesystems in the order given; on an error those already frozen are thawed.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when one of them cannot be frozen.
+    pub async fn freeze(&self, mount_points: &[String]) -> Result<(), SessionError> {
+        self.perform(&Request::Freeze { paths: mount_points.to_vec() }).await
+    }
+
+    /// Thaws filesystems.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when one of them cannot be thawed.
+    pub async fn thaw(&self, mount_points: &[String]) -> Result<(), SessionError> {
+        self.perform(&Request::Thaw { paths: mount_points.to_vec() }).await
+    }
+
+    /// Sets up the guest's network, whose only way out is the egress port of the host.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when it cannot be set up.
+    pub async fn network_up(&self) -> Result<(), SessionError> {
+        self.perform(&Request::NetworkUp {}).await
+    }
+
+    /// Ends the agent or its machine without any order, for tests of what follows.
+    ///
+    /// # Errors
+    /// Whatever the end of the connection causes.
+    pub async fn crash(&self, how: CrashKind) -> Result<(), SessionError> {
+        self.perform(&Request::Crash { how }).await
     }
 
     /// Ends the guest: flushed and unmounted when `clean`, then waits for the

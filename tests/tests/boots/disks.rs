@@ -106,7 +106,7 @@ async fn fails(
     let session = prepared.must_boot().await;
     trouble();
     let script = format!("{DEV}{script}");
-    match session.output(command(&["bash", "-euc", &script]), b"").await {
+    match command(&session, &["bash", "-euc", &script]).output().await {
         Err(error @ SessionError::Lost { .. }) => Some(error.to_string()),
         Err(error) => panic!("{error:?}"),
         // QEMU reads zeros where a file has become shorter.

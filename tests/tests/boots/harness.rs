@@ -193,7 +193,7 @@ pub fn drive(serial: &str, path: PathBuf) -> machine::Drive {
 
 /// Runs a script of the guest's shell, which must succeed, and gives its output.
 pub async fn shell(session: &Session, script: &str) -> String {
-    let output = session.output(command(&["bash", "-euc", script]), b"").await.unwrap();
+    let output = command(session, &["bash", "-euc", script]).output().await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status, ExitStatus::Code(0), "{script}\n{out}\n{err}");

@@ -126,7 +126,7 @@ async fn rubbish_in_every_register_harms_nobody_else() {
     // All of them, the agent's own stream included: whatever becomes of the
     // guest, its machine ends by itself or when it is told to.
     let machine = std::sync::Arc::clone(session.machine());
-    let all = session.output(command(&["python3", "/run/rubbish.py"]), b"");
+    let all = command(&session, &["python3", "/run/rubbish.py"]).output();
     match tokio::time::timeout(PATIENCE, all).await {
         Err(_) | Ok(Ok(_)) => {}
         Ok(Err(error)) => assert!(!error.to_string().is_empty()),
@@ -137,7 +137,7 @@ async fn rubbish_in_every_register_harms_nobody_else() {
         assert!(!matches!(reason, HaltReason::Lost(_)), "the VMM broke: {reason:?}");
     }
     // A session with a machine that is gone says so.
-    let error = session.output(command(&["true"]), b"").await.unwrap_err();
+    let error = command(&session, &["true"]).output().await.unwrap_err();
     assert!(matches!(error, SessionError::Lost { .. } | SessionError::Machine(_)), "{error:?}");
 }
 

@@ -59,8 +59,7 @@ async fn a_reboot_is_not_a_power_off() {
     let Some(ground) = ground("a_reboot_is_not_a_power_off") else { return };
     let (session, _dir) = ground.boot().await;
     let machine = std::sync::Arc::clone(session.machine());
-    let gone =
-        session.output(command(&["sh", "-c", "echo b > /proc/sysrq-trigger; sleep 60"]), b"");
+    let gone = command(&session, &["sh", "-c", "echo b > /proc/sysrq-trigger; sleep 60"]).output();
     let error = gone.await.unwrap_err();
     assert!(error.to_string().contains("asked for a reboot"), "{error}");
     assert_eq!(machine.wait().await, HaltReason::Reboot);
@@ -115,7 +114,7 @@ fn kill_nine(pid: u32) {
 
 /// A session that is told that its machine is lost; the reason.
 async fn lost(session: &session::Session, pid: u32) -> String {
-    let mut child = session.spawn(command(&["sleep", "600"])).await.unwrap();
+    let mut child = command(session, &["sleep", "600"]).spawn().await.unwrap();
     kill_nine(pid);
     let error = child.next().await.expect_err("the machine is gone");
     let SessionError::Lost { reason: HaltReason::Lost(text), .. } = &error else {

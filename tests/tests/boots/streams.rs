@@ -104,7 +104,7 @@ async fn bulk_and_two_hundred_connections_each_way() {
         ConnectDecision::Accept(theirs)
     });
     let session = prepared.must_boot().await;
-    let mut server = session.spawn(command(&["python3", "-c", ECHO])).await.unwrap();
+    let mut server = command(&session, &["python3", "-c", ECHO]).spawn().await.unwrap();
     loop {
         match server.next().await.unwrap() {
             ChildEvent::Output(_, bytes) if bytes.starts_with(b"ready") => break,
@@ -130,7 +130,7 @@ async fn bulk_and_two_hundred_connections_each_way() {
     for task in tasks {
         task.await.unwrap();
     }
-    let output = session.output(command(&["python3", "-c", CLIENTS]), b"").await.unwrap();
+    let output = command(&session, &["python3", "-c", CLIENTS]).output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(said.trim(), "all right", "{}", String::from_utf8_lossy(&output.stderr));
     session.shutdown(false).await.unwrap();

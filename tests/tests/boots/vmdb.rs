@@ -11,7 +11,7 @@ use std::{
 use session::Session;
 use vbuild::pipeline;
 use vmdb::{Options, Prepared, prepare};
-use wire::{ExitStatus, Spawn};
+use wire::ExitStatus;
 
 use crate::harness::{Ground, ground};
 
@@ -47,16 +47,8 @@ async fn build(ground: &Ground, prepared: &Prepared) {
 async fn look(session: &Session, script: &str) -> String {
     let find = "for D in /sys/block/vd*; do \
                 [ \"$(cat $D/serial)\" = image ] && break; done; D=/dev/${D##*/}; mkdir -p /run/at\n";
-    let spawn = Spawn {
-        argv: ["sh", "-euc", &format!("{find}{script}")].map(Into::into).to_vec(),
-        env: vec![
-            ("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()),
-            ("DM_DISABLE_UDEV".into(), "1".into()),
-        ],
-        cwd: "/".into(),
-        ..Spawn::default()
-    };
-    let output = session.output(spawn, b"").await.unwrap();
+    let command = tests::command(session, &["sh", "-euc", &format!("{find}{script}")]);
+    let output = command.envs([("DM_DISABLE_UDEV", "1")]).output().await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert_eq!(output.status, ExitStatus::Code(0), "{}", text(&output.stderr));
     text(&output.stdout)

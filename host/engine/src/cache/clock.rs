@@ -15,7 +15,7 @@ pub(crate) async fn ahead_ms(session: &Session) -> Option<i64> {
     let mut best: Option<(u64, i64)> = None;
     for _ in 0..ANSWERS {
         let before = now_ms();
-        let said = session.output(tool(&["date", "+%s%3N"]), b"").await.ok()?;
+        let said = tool(session, &["date", "+%s%3N"]).output().await.ok()?;
         let after = now_ms();
         let guest = String::from_utf8(said.stdout).ok()?.trim().parse::<i64>().ok()?;
         let host = i64::try_from(before.midpoint(after)).unwrap_or(i64::MAX);

@@ -8,7 +8,7 @@ use store::StageRecord;
 use super::sealed::Sealed;
 use crate::{
     State,
-    run_parts::{Phase, Scripts},
+    steps::run_parts::{Phase, Scripts},
 };
 
 /// How far a stage has come.

@@ -4,8 +4,7 @@
 use std::time::{Duration, Instant};
 
 use plan::{DiskName, Plan};
-use session::{Session, SessionError};
-use wire::{MountEntry, Request};
+use session::{MountEntry, MountSpec, Session, SessionError};
 
 use crate::{
     EngineError,
@@ -63,7 +62,7 @@ pub(crate) async fn take(
     files: &mut Disks,
 ) -> Result<Duration, Failure> {
     let session = &guest.session;
-    session.perform(&Request::Sync {}).await.map_err(Failure::Restless)?;
+    session.sync().await.map_err(Failure::Restless)?;
     let mounts = session.mounts().await.map_err(Failure::Restless)?;
     let (paths, plain) = writable(&mounts);
     let started = Instant::now();
@@ -71,13 +70,13 @@ pub(crate) async fn take(
     for mount in &plain {
         remount(guest, mount, "ro").await.map_err(Failure::Restless)?;
     }
-    let frozen = session.perform(&Request::Freeze { paths: paths.clone() }).await;
+    let frozen = session.freeze(&paths).await;
     let pushed = match &frozen {
         Ok(()) => push(plan, session, files, |_, _| true).await,
         Err(_) => Ok(()),
     };
     if frozen.is_ok() {
-        session.perform(&Request::Thaw { paths }).await.map_err(Failure::Frozen)?;
+        session.thaw(&paths).await.map_err(Failure::Frozen)?;
     }
     for mount in &plain {
         remount(guest, mount, "rw").await.map_err(Failure::Frozen)?;
@@ -110,7 +109,7 @@ fn writable(mounts: &[MountEntry]) -> (Vec<String>, Vec<String>) {
 }
 
 async fn remount(guest: &Guest, target: &str, mode: &str) -> Result<(), SessionError> {
-    let mount = wire::MountSpec {
+    let mount = MountSpec {
         source: String::new(),
         target: target.to_owned(),
         fstype: String::new(),

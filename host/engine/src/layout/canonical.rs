@@ -14,8 +14,9 @@ use super::{
     nodes::{device, hash_name},
 };
 use crate::{
-    Config, EngineError, State,
-    guest::{Guest, SCRATCH, run_tool},
+    EngineError,
+    guest::{Guest, SCRATCH},
+    step_context::StepContext,
 };
 
 const REMAKE_EXT: &str = include_str!("../../scripts/remake-ext.sh");
@@ -29,29 +30,24 @@ pub(crate) async fn clamp_times(
 ) -> Result<(), EngineError> {
     let script = "find \"$1\" -newermt \"@$2\" -print0 | xargs -0r touch -h -m -d \"@$2\"";
     let (root, epoch) = (Guest::tools_path(root), epoch.to_string());
-    run_tool(&guest.session, &["sh", "-c", script, "sh", &root, &epoch]).await.map(drop)
+    guest.run_tool(&["sh", "-c", script, "sh", &root, &epoch]).await.map(drop)
 }
 
 /// Makes the filesystems of the layout canonical, where that can be done.
-pub(crate) async fn make(
-    epoch: u64,
-    config: &Config,
-    guest: &Guest,
-    state: &State,
-) -> Result<(), EngineError> {
+pub(crate) async fn make(epoch: u64, cx: &StepContext<'_>) -> Result<(), EngineError> {
     let epoch = epoch.to_string();
-    for made in &state.nodes {
+    for made in &cx.state.nodes {
         let NodeKind::Filesystem(filesystem) = &made.node.kind else { continue };
-        let device = device(&filesystem.base, guest, state)?;
+        let device = device(&filesystem.base, cx.guest, cx.state)?;
         match filesystem.fstype.as_str() {
             "ext2" | "ext3" | "ext4" => {
                 let uuid = made.uuid.clone().unwrap_or_default();
                 let name = &made.node.name;
-                remake(guest, config, (name, filesystem), &device, &uuid, &epoch).await?;
+                remake((name, filesystem), &device, &uuid, &epoch, cx).await?;
             }
             "vfat" | "fat" | "msdos" => {
                 let argv = ["python3", "-c", FAT_TIMES, &device, &epoch];
-                run_tool(&guest.session, &argv).await?;
+                cx.guest.run_tool(&argv).await?;
             }
             _ => {}
         }
@@ -60,16 +56,15 @@ pub(crate) async fn make(
 }
 
 async fn remake(
-    guest: &Guest,
-    config: &Config,
     (name, filesystem): (&str, &Filesystem),
     device: &str,
     uuid: &str,
     epoch: &str,
+    cx: &StepContext<'_>,
 ) -> Result<(), EngineError> {
     let work = format!("{SCRATCH}/canonical");
-    let (mkfs, _) = mkfs::command(filesystem, uuid, config.identifier(&hash_name(name)));
+    let (mkfs, _) = mkfs::command(filesystem, uuid, cx.config.identifier(&hash_name(name)));
     let mut argv = vec!["sh", "-c", REMAKE_EXT, "remake-ext", epoch, device, &work];
     argv.extend(mkfs.iter().map(String::as_str));
-    run_tool(&guest.session, &argv).await.map(drop)
+    cx.guest.run_tool(&argv).await.map(drop)
 }

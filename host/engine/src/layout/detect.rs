@@ -15,16 +15,17 @@ use std::collections::BTreeMap;
 
 use plan::{
     DevicePlace, Filesystem, FoundDevice, FstabEntry, LogicalVolume, LvSize, Mount, Node, NodeKind,
-    PartitionTable, Placing, Plan, TableLabel,
+    PartitionTable, Placing, TableLabel,
 };
-use wire::{BlockDevice, FileOperation, Reply, Request};
+use session::{BlockDevice, SessionError};
 
 use super::{facts::set_facts, open::close};
 use crate::{
-    Config, EngineError, State,
+    EngineError, State,
     events::Event,
-    guest::{self, Guest, INSPECT, run_tool, tool},
+    guest::{self, Guest, INSPECT},
     state::MadeNode,
+    step_context::StepContext,
 };
 
 /// An fstab has some lines; a mebibyte is no fstab.
@@ -81,24 +82,13 @@ type Root<'a> = (&'a Candidate, Option<String>, String);
 /// A volume group with its volumes.
 type Group = (String, Vec<String>);
 
-/// The root filesystem that is looked for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted<'a> {
-    /// On this disk.
-    pub(crate) disk: &'a str,
-    /// Which one, as [`plan::Step::FindRoot`] says it.
-    pub(crate) root: Option<&'a str>,
-}
-
 /// Carries out `FindRoot`.
 pub(crate) async fn find_root(
-    wanted: Wanted<'_>,
-    plan: &Plan,
-    config: &Config,
-    guest: &Guest,
-    state: &mut State,
+    disk: &str,
+    wanted: Option<&str>,
+    cx: &mut StepContext<'_>,
 ) -> Result<(), EngineError> {
-    let disk = wanted.disk;
+    let guest = cx.guest;
     let prepare = |source| {
         let action = format!("read the partition table of `{disk}`");
         EngineError::Prepare { action, source }
@@ -107,7 +97,7 @@ pub(crate) async fn find_root(
     let listed = guest.session.reread_partitions(device).await.map_err(prepare)?;
     let (candidates, groups) = candidates(disk, listed, guest).await?;
     let mut roots = roots(guest, &candidates).await?;
-    if let Some(name) = wanted.root {
+    if let Some(name) = wanted {
         let (meant, others): (Vec<_>, Vec<_>) =
             roots.into_iter().partition(|(root, ..)| root.is_called(name));
         if meant.is_empty() {
@@ -127,18 +117,16 @@ pub(crate) async fn find_root(
         match resolve(&entry, &candidates) {
             Some(found) => mounts.push((found, entry.place, entry.subvolume)),
             None if entry.optional => {}
-            None => config.observer.event(&Event::Warning {
-                text: format!(
-                    "{} of the image's fstab is not mounted: `{}` is not on its disk",
-                    entry.place, entry.source
-                ),
-            }),
+            None => cx.warn(format!(
+                "{} of the image's fstab is not mounted: `{}` is not on its disk",
+                entry.place, entry.source
+            )),
         }
     }
-    state.nodes.extend(nodes(disk, &candidates, groups, &mounts));
-    set_facts(plan, guest, state)?;
-    state.facts.insert("root-device".into(), root.device.clone());
-    config.observer.event(&Event::Message {
+    cx.state.nodes.extend(nodes(disk, &candidates, groups, &mounts));
+    set_facts(cx.plan, guest, cx.state)?;
+    cx.state.facts.insert("root-device".into(), root.device.clone());
+    cx.emit(&Event::Message {
         text: format!(
             "the root filesystem is {} ({}), with {} more mounted",
             root.node,
@@ -153,10 +141,9 @@ pub(crate) async fn find_root(
 pub(crate) async fn find_devices(
     disk: &str,
     wanted: &[FoundDevice],
-    plan: &Plan,
-    guest: &Guest,
-    state: &mut State,
+    cx: &mut StepContext<'_>,
 ) -> Result<(), EngineError> {
+    let (guest, state) = (cx.guest, &mut *cx.state);
     let prepare = |source| EngineError::Prepare { action: "list drives".into(), source };
     // The table is not read again: volumes on the disk may be in use already.
     let mut listed = guest.session.block_devices().await.map_err(prepare)?;
@@ -189,7 +176,7 @@ pub(crate) async fn find_devices(
         }
     }
     state.nodes.extend(nodes);
-    set_facts(plan, guest, state)
+    set_facts(cx.plan, guest, state)
 }
 
 /// Carries out `ForgetLayout`.
@@ -252,9 +239,7 @@ async fn candidates(
 async fn probe(guest: &Guest, candidates: &mut [Candidate]) -> Result<(), EngineError> {
     for candidate in candidates {
         let argv = ["blkid", "-p", "-o", "export", &candidate.device];
-        let prepare =
-            |source| EngineError::Prepare { action: format!("run `{}`", argv.join(" ")), source };
-        let output = guest.session.output(tool(&argv), b"").await.map_err(prepare)?;
+        let output = guest.tool_output(&argv, b"").await?;
         candidate.tags = parse_export(&String::from_utf8_lossy(&output.stdout));
     }
     Ok(())
@@ -271,7 +256,7 @@ fn parse_export(text: &str) -> BTreeMap<String, String> {
 /// Activates the volume groups that stand on the candidates.
 async fn activate(guest: &Guest, candidates: &[Candidate]) -> Result<Vec<Group>, EngineError> {
     let pvs = ["pvs", "--noheadings", "--separator", "|", "-o", "vg_name,pv_name"];
-    let said = run_tool(&guest.session, &pvs).await?;
+    let said = guest.run_tool(&pvs).await?;
     let mut groups: Vec<Group> = Vec::new();
     for (group, device) in pairs(&String::from_utf8_lossy(&said)) {
         let ours = candidates.iter().any(|candidate| candidate.device == device);
@@ -280,9 +265,9 @@ async fn activate(guest: &Guest, candidates: &[Candidate]) -> Result<Vec<Group>,
         }
     }
     for (group, volumes) in &mut groups {
-        run_tool(&guest.session, &["vgchange", "-ay", group]).await?;
+        guest.run_tool(&["vgchange", "-ay", group]).await?;
         let lvs = ["lvs", "--noheadings", "--separator", "|", "-o", "vg_name,lv_name", group];
-        let said = run_tool(&guest.session, &lvs).await?;
+        let said = guest.run_tool(&lvs).await?;
         volumes.extend(pairs(&String::from_utf8_lossy(&said)).map(|(_, volume)| volume));
     }
     Ok(groups)
@@ -330,7 +315,7 @@ async fn roots<'a>(
                 break;
             }
         }
-        session.unmount(INSPECT, false).await.map_err(prepare)?;
+        session.unmount(INSPECT).await.map_err(prepare)?;
         roots.extend(found);
     }
     Ok(roots)
@@ -338,18 +323,14 @@ async fn roots<'a>(
 
 /// Whether a tree can be the root of a system: it has an /etc, and something to
 /// run.
-async fn is_root(guest: &Guest, root: &str) -> Result<bool, session::SessionError> {
-    let exists = async |path: &str| {
-        let look = FileOperation::Stat { root: root.to_owned(), path: path.to_owned() };
-        let reply = guest.session.request(&Request::File(look)).await?;
-        Ok::<bool, session::SessionError>(matches!(reply, Reply::Stat { stat: Some(_) }))
-    };
-    let top = FileOperation::Stat { root: "/".into(), path: root.to_owned() };
-    let reply = guest.session.request(&Request::File(top)).await?;
-    if !matches!(reply, Reply::Stat { stat: Some(_) }) || !exists("/etc").await? {
+async fn is_root(guest: &Guest, root: &str) -> Result<bool, SessionError> {
+    let session = &guest.session;
+    let exists =
+        async |root: &str, path: &str| session.stat(root, path).await.map(|stat| stat.is_some());
+    if !exists("/", root).await? || !exists(root, "/etc").await? {
         return Ok(false);
     }
-    Ok(exists("/bin").await? || exists("/usr/bin").await?)
+    Ok(exists(root, "/bin").await? || exists(root, "/usr/bin").await?)
 }
 
 /// A line of fstab that mounts a filesystem.

@@ -3,13 +3,13 @@
 
 use plan::{Filesystem, NodeKind};
 use serde::Deserialize;
-use wire::ExitStatus;
+use session::ExitStatus;
 
 use super::nodes::device;
 use crate::{
-    Config, EngineError, State,
-    events::Event,
-    guest::{self, Guest, INSPECT, run_tool, run_tool_with, tool},
+    EngineError, State,
+    guest::{self, Guest, INSPECT, tool_failed},
+    step_context::StepContext,
 };
 
 /// e2fsck's status for "errors were corrected".
@@ -40,29 +40,25 @@ struct Entry {
 }
 
 /// Carries out `GrowRoot`.
-pub(crate) async fn grow_root(
-    disk: &str,
-    config: &Config,
-    guest: &Guest,
-    state: &State,
-) -> Result<(), EngineError> {
+pub(crate) async fn grow_root(disk: &str, cx: &StepContext<'_>) -> Result<(), EngineError> {
+    let (guest, state) = (cx.guest, &*cx.state);
     let filesystem = root(state).ok_or_else(|| {
         EngineError::Recipe(format!("no root filesystem has been found on `{disk}`"))
     })?;
     let group = group_of(&filesystem.base, state);
     let partition = match &group {
         None => number_of(&filesystem.base, state),
-        Some(group) => physical(disk, group, guest, state).await?,
+        Some(group) => physical(disk, group, cx).await?,
     };
     if let Some(group) = &group {
         // A partition in use cannot change its size for the kernel.
-        run_tool(&guest.session, &["vgchange", "-an", group]).await?;
+        guest.run_tool(&["vgchange", "-an", group]).await?;
     }
     if let Some(number) = partition {
-        grow_partition(disk, number, config, guest).await?;
+        grow_partition(disk, number, cx).await?;
     }
     if let Some(group) = &group {
-        grow_volume(disk, group, &filesystem.base, partition, guest, state).await?;
+        grow_volume(disk, group, &filesystem.base, partition, cx).await?;
     }
     let device = device(&filesystem.base, guest, state)?;
     grow_filesystem(guest, &device, &filesystem.fstype).await
@@ -93,17 +89,16 @@ fn number_of(node: &str, state: &State) -> Option<u32> {
 async fn physical(
     disk: &str,
     group: &str,
-    guest: &Guest,
-    state: &State,
+    cx: &StepContext<'_>,
 ) -> Result<Option<u32>, EngineError> {
     let select = format!("vg_name={group}");
     let argv = ["pvs", "--noheadings", "-o", "pv_name", "--select", &select];
-    let said = run_tool(&guest.session, &argv).await?;
+    let said = cx.guest.run_tool(&argv).await?;
     let said = String::from_utf8_lossy(&said);
     let devices: Vec<&str> = said.lines().map(str::trim).collect();
     let mut numbers = Vec::new();
-    for (name, number) in state.nodes.iter().flat_map(|made| &made.partitions) {
-        if devices.contains(&device(name, guest, state)?.as_str()) {
+    for (name, number) in cx.state.nodes.iter().flat_map(|made| &made.partitions) {
+        if devices.contains(&device(name, cx.guest, cx.state)?.as_str()) {
             numbers.push(*number);
         }
     }
@@ -112,12 +107,8 @@ async fn physical(
 }
 
 /// Moves the end of a partition as far as the next one, or the disk's end.
-async fn grow_partition(
-    disk: &str,
-    number: u32,
-    config: &Config,
-    guest: &Guest,
-) -> Result<(), EngineError> {
+async fn grow_partition(disk: &str, number: u32, cx: &StepContext<'_>) -> Result<(), EngineError> {
+    let guest = cx.guest;
     let (device, _) = guest
         .device(disk)
         .ok_or_else(|| EngineError::Recipe(format!("the disk `{disk}` is not attached")))?;
@@ -129,10 +120,10 @@ async fn grow_partition(
         Ok::<u64, EngineError>(partition.map_or(0, |partition| partition.bytes))
     };
     let before = bytes().await?;
-    let table = run_tool(&guest.session, &["sfdisk", "-J", device]).await?;
+    let table = guest.run_tool(&["sfdisk", "-J", device]).await?;
     let table = parse(&table)?;
     if table.label == "gpt" {
-        run_tool(&guest.session, &["sfdisk", "-q", "--relocate", "gpt-bak-std", device]).await?;
+        guest.run_tool(&["sfdisk", "-q", "--relocate", "gpt-bak-std", device]).await?;
     }
     let mut numbers = vec![number];
     if table.label == "dos" && number >= LOGICAL_FIRST {
@@ -142,12 +133,10 @@ async fn grow_partition(
         let number = number.to_string();
         let argv =
             ["sfdisk", "-q", "--no-reread", "--no-tell-kernel", "--force", "-N", &number, device];
-        run_tool_with(&guest.session, &argv, b", +\n").await?;
+        guest.run_tool_with(&argv, b", +\n").await?;
     }
     if bytes().await? <= before {
-        config.observer.event(&Event::Warning {
-            text: format!("partition {number} of {disk} cannot grow: nothing is free behind it"),
-        });
+        cx.warn(format!("partition {number} of {disk} cannot grow: nothing is free behind it"));
     }
     Ok(())
 }
@@ -177,9 +166,9 @@ async fn grow_volume(
     group: &str,
     node: &str,
     partition: Option<u32>,
-    guest: &Guest,
-    state: &State,
+    cx: &StepContext<'_>,
 ) -> Result<(), EngineError> {
+    let (guest, state) = (cx.guest, &*cx.state);
     let physical = match partition {
         Some(number) => {
             let mut partitions = state.nodes.iter().flat_map(|made| &made.partitions);
@@ -188,21 +177,21 @@ async fn grow_volume(
         }
         None => device(disk, guest, state)?,
     };
-    run_tool(&guest.session, &["pvresize", "-q", &physical]).await?;
-    run_tool(&guest.session, &["vgchange", "-ay", group]).await?;
+    guest.run_tool(&["pvresize", "-q", &physical]).await?;
+    guest.run_tool(&["vgchange", "-ay", group]).await?;
     let argv = ["vgs", "--noheadings", "-o", "vg_free_count", group];
-    let free = run_tool(&guest.session, &argv).await?;
+    let free = guest.run_tool(&argv).await?;
     if String::from_utf8_lossy(&free).trim() == "0" {
         return Ok(());
     }
-    run_tool(&guest.session, &["lvextend", "-q", "-l", "+100%FREE", node]).await.map(drop)
+    guest.run_tool(&["lvextend", "-q", "-l", "+100%FREE", node]).await.map(drop)
 }
 
 async fn grow_filesystem(guest: &Guest, device: &str, fstype: &str) -> Result<(), EngineError> {
     match fstype {
         "ext2" | "ext3" | "ext4" => {
             check(guest, device).await?;
-            run_tool(&guest.session, &["resize2fs", device]).await.map(drop)
+            guest.run_tool(&["resize2fs", device]).await.map(drop)
         }
         "xfs" => mounted(guest, device, fstype, &["xfs_growfs", INSPECT]).await,
         "btrfs" => {
@@ -215,16 +204,10 @@ async fn grow_filesystem(guest: &Guest, device: &str, fstype: &str) -> Result<()
 /// resize2fs refuses a filesystem that has not just been checked.
 async fn check(guest: &Guest, device: &str) -> Result<(), EngineError> {
     let argv = ["e2fsck", "-f", "-p", device];
-    let prepare =
-        |source| EngineError::Prepare { action: format!("run `{}`", argv.join(" ")), source };
-    let output = guest.session.output(tool(&argv), b"").await.map_err(prepare)?;
+    let output = guest.tool_output(&argv, b"").await?;
     match output.status {
         ExitStatus::Code(0 | E2FSCK_CORRECTED) => Ok(()),
-        status => Err(EngineError::Tool {
-            argv: argv.join(" "),
-            status,
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        }),
+        _ => Err(tool_failed(&argv, &output)),
     }
 }
 
@@ -238,8 +221,8 @@ async fn mounted(
     let prepare =
         |source| EngineError::Prepare { action: format!("mount {device} to grow it"), source };
     guest::mount(&guest.session, device, INSPECT, fstype, &[]).await.map_err(prepare)?;
-    let grown = run_tool(&guest.session, argv).await;
-    guest.session.unmount(INSPECT, false).await.map_err(prepare)?;
+    let grown = guest.run_tool(argv).await;
+    guest.session.unmount(INSPECT).await.map_err(prepare)?;
     grown.map(drop)
 }
 

@@ -1,6 +1,6 @@
 //! Makes the nodes of a layout. One arm for each kind of node.
 
-use plan::{Layout, LogicalVolume, Luks, LvSize, MdArray, Node, NodeKind, PartitionTable, Plan};
+use plan::{Layout, LogicalVolume, Luks, LvSize, MdArray, Node, NodeKind, PartitionTable};
 use uuid::Uuid;
 
 use super::{
@@ -10,42 +10,26 @@ use super::{
     open::open_luks,
     partition,
 };
-use crate::{
-    Config, EngineError, State,
-    guest::{Guest, run_tool, run_tool_with},
-    state::MadeNode,
-};
+use crate::{EngineError, guest::Guest, state::MadeNode, step_context::StepContext};
 
 /// Logical volumes are multiples of LVM's default extent.
 const LVM_EXTENT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Makes the nodes of a layout, one after another, and sets their facts.
-pub(crate) async fn create(
-    layout: &Layout,
-    plan: &Plan,
-    config: &Config,
-    guest: &Guest,
-    state: &mut State,
-) -> Result<(), EngineError> {
+pub(crate) async fn create(layout: &Layout, cx: &mut StepContext<'_>) -> Result<(), EngineError> {
     for node in &layout.nodes {
-        let made = make(node, plan, config, guest, state).await?;
-        state.nodes.push(made);
+        let made = make(node, cx).await?;
+        cx.state.nodes.push(made);
     }
-    set_facts(plan, guest, state)
+    set_facts(cx.plan, cx.guest, cx.state)
 }
 
-async fn make(
-    node: &Node,
-    plan: &Plan,
-    config: &Config,
-    guest: &Guest,
-    state: &State,
-) -> Result<MadeNode, EngineError> {
+async fn make(node: &Node, cx: &StepContext<'_>) -> Result<MadeNode, EngineError> {
+    let (guest, config) = (cx.guest, cx.config);
     let mut made = MadeNode { node: node.clone(), partitions: Vec::new(), uuid: None };
-    let base = |name: &str| device(name, guest, state);
-    let session = &guest.session;
+    let base = |name: &str| device(name, guest, cx.state);
     match &node.kind {
-        NodeKind::Table(table) => made.partitions = make_table(table, plan, config, guest).await?,
+        NodeKind::Table(table) => made.partitions = make_table(table, cx).await?,
         NodeKind::PhysicalVolume { base: name, options } => {
             let device = base(name)?;
             run_words(guest, &["pvcreate", "-ff", "--yes"], options, &[&device]).await?;
@@ -82,33 +66,33 @@ async fn make(
         }
         NodeKind::Mount(_) => {}
     }
-    tracing::debug!(node = node.name, session = ?session.hello().kernel, "made");
+    tracing::debug!(node = node.name, kernel = cx.session().hello().kernel, "made");
     Ok(made)
 }
 
 async fn make_table(
     table: &PartitionTable,
-    plan: &Plan,
-    config: &Config,
-    guest: &Guest,
+    cx: &StepContext<'_>,
 ) -> Result<Vec<(String, u32)>, EngineError> {
-    let (device, bytes) = guest
+    let (device, bytes) = cx
+        .guest
         .device(&table.disk)
         .ok_or_else(|| EngineError::Recipe(format!("the disk `{}` is not attached", table.disk)))?;
-    let block = plan
+    let block = cx
+        .plan
         .disks
         .iter()
         .find(|disk| disk.name == *table.disk)
         .map_or(512, |disk| u64::from(disk.block_bytes));
-    let image = partition::lay_out(table, bytes, block, &|name| config.identifier(name))?;
+    let image = partition::lay_out(table, bytes, block, &|name| cx.config.identifier(name))?;
     let prepare = |source| EngineError::Prepare {
         action: format!("write the partition table of `{}`", table.disk),
         source,
     };
     for (offset, bytes) in &image.writes {
-        guest.session.write_block(device, *offset, bytes).await.map_err(prepare)?;
+        cx.session().write_block(device, *offset, bytes).await.map_err(prepare)?;
     }
-    guest.session.reread_partitions(device).await.map_err(prepare)?;
+    cx.session().reread_partitions(device).await.map_err(prepare)?;
     Ok(image.partitions.into_iter().map(|placed| (placed.name, placed.number)).collect())
 }
 
@@ -124,7 +108,7 @@ async fn run_words(
         .chain(options.iter().map(String::as_str))
         .chain(tail.iter().copied())
         .collect();
-    run_tool(&guest.session, &argv).await.map(drop)
+    guest.run_tool(&argv).await.map(drop)
 }
 
 async fn make_volume(guest: &Guest, name: &str, volume: &LogicalVolume) -> Result<(), EngineError> {
@@ -148,7 +132,7 @@ async fn make_volume(guest: &Guest, name: &str, volume: &LogicalVolume) -> Resul
     argv.extend(volume.options.iter().cloned());
     argv.push(volume.group.clone());
     let words: Vec<&str> = argv.iter().map(String::as_str).collect();
-    run_tool(&guest.session, &words).await.map(drop)
+    guest.run_tool(&words).await.map(drop)
 }
 
 /// The largest sectors that LUKS2 has.
@@ -165,7 +149,7 @@ async fn make_luks(
     // cryptsetup takes sectors of 4096 bytes where the disk has them, even for a partition
     // that ends within one, and then cannot open what it has made. LUKS1 has no choice.
     if !luks.options.iter().any(|option| option.ends_with("luks1")) {
-        let size = run_tool(&guest.session, &["blockdev", "--getsize64", device]).await?;
+        let size = guest.run_tool(&["blockdev", "--getsize64", device]).await?;
         let size: Option<u64> = String::from_utf8_lossy(&size).trim().parse().ok();
         if size.is_none_or(|bytes| bytes % LUKS_SECTOR_BYTES != 0) {
             argv.extend(["--sector-size", "512"]);
@@ -173,7 +157,7 @@ async fn make_luks(
     }
     argv.extend(luks.options.iter().map(String::as_str));
     argv.extend(["--key-file", "-", device]);
-    run_tool_with(&guest.session, &argv, luks.passphrase.as_bytes()).await.map(drop)
+    guest.run_tool_with(&argv, luks.passphrase.as_bytes()).await.map(drop)
 }
 
 async fn make_md(
@@ -191,5 +175,5 @@ async fn make_md(
     let mut argv = vec!["mdadm", "--create", &node, "--run", "--assume-clean", "--homehost=any"];
     argv.extend([level.as_str(), metadata.as_str(), uuid.as_str(), count.as_str()]);
     argv.extend(devices.iter().map(String::as_str));
-    run_tool(&guest.session, &argv).await.map(drop)
+    guest.run_tool(&argv).await.map(drop)
 }

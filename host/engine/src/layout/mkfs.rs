@@ -3,10 +3,7 @@
 use plan::Filesystem;
 use uuid::Uuid;
 
-use crate::{
-    EngineError,
-    guest::{Guest, run_tool},
-};
+use crate::{EngineError, guest::Guest};
 
 /// Makes a filesystem; gives the UUID that it then has, where there is one.
 pub(crate) async fn make(
@@ -18,7 +15,7 @@ pub(crate) async fn make(
     let (mut argv, known) = command(filesystem, &uuid, hash_seed);
     argv.push(device.to_owned());
     let words: Vec<&str> = argv.iter().map(String::as_str).collect();
-    run_tool(&guest.session, &words).await?;
+    guest.run_tool(&words).await?;
     Ok(known)
 }
 

@@ -17,7 +17,7 @@ mod partition;
 pub use partition::{TableError, check_tables};
 
 pub(crate) use canonical::{clamp_times, make as make_canonical};
-pub(crate) use detect::{Wanted, find_devices, find_root, forget, read_reports};
+pub(crate) use detect::{find_devices, find_root, forget, read_reports};
 pub(crate) use grow::{grow_root, read_report};
 pub(crate) use make::create;
 pub(crate) use mounts::{fstab, is_of_layout, mounts, trim};

@@ -1,13 +1,10 @@
 //! The filesystems of a layout as mounts: in the guest, and in the image's fstab.
 
 use plan::{GuestPath, NodeKind};
-use wire::MountSpec;
+use session::MountSpec;
 
 use super::nodes::device;
-use crate::{
-    EngineError, State,
-    guest::{Guest, tool},
-};
+use crate::{EngineError, State, guest::Guest};
 
 /// The layout's filesystems below a directory. Plain string order puts parents
 /// first, as diskimage-builder does.
@@ -92,11 +89,7 @@ pub(crate) async fn trim(guest: &Guest) -> Result<(), EngineError> {
     let mounts = guest.mounted.iter().map(|mounted| &mounted.spec);
     for at in mounts.filter(|mount| is_of_layout(mount)).map(|mount| &mount.target) {
         let script = format!("fstrim --verbose {at} || true");
-        let output = guest
-            .session
-            .output(tool(&["sh", "-c", &script]), b"")
-            .await
-            .map_err(|source| EngineError::Prepare { action: format!("trim {at}"), source })?;
+        let output = guest.tool_output(&["sh", "-c", &script], b"").await?;
         tracing::debug!(at, said = %String::from_utf8_lossy(&output.stdout), "trimmed");
     }
     Ok(())

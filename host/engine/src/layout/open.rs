@@ -4,10 +4,7 @@
 use plan::{Luks, NodeKind, Plan};
 
 use super::{facts::set_facts, nodes::device};
-use crate::{
-    EngineError, State,
-    guest::{Guest, run_tool, run_tool_with},
-};
+use crate::{EngineError, State, guest::Guest};
 
 /// Opens what was made by earlier stages in a guest that has just started:
 /// partitions appear by themselves, volumes and containers do not. The facts
@@ -19,7 +16,7 @@ pub(crate) async fn open(plan: &Plan, guest: &Guest, state: &mut State) -> Resul
     for made in &state.nodes {
         match &made.node.kind {
             NodeKind::VolumeGroup { .. } => {
-                run_tool(&guest.session, &["vgchange", "-ay", &made.node.name]).await?;
+                guest.run_tool(&["vgchange", "-ay", &made.node.name]).await?;
             }
             NodeKind::Luks(luks) => {
                 open_luks(guest, &made.node.name, luks, &device(&luks.base, guest, state)?).await?;
@@ -33,7 +30,7 @@ pub(crate) async fn open(plan: &Plan, guest: &Guest, state: &mut State) -> Resul
                     .collect::<Result<_, _>>()?;
                 let mut argv = vec!["mdadm", "--assemble", "--run", &node];
                 argv.extend(devices.iter().map(String::as_str));
-                run_tool(&guest.session, &argv).await?;
+                guest.run_tool(&argv).await?;
             }
             // Their devices appear with the disk, the group or the array below.
             NodeKind::Table(_)
@@ -54,13 +51,13 @@ pub(crate) async fn close(guest: &Guest, state: &State) -> Result<(), EngineErro
         let name = made.node.name.as_str();
         match &made.node.kind {
             NodeKind::VolumeGroup { .. } => {
-                run_tool(&guest.session, &["vgchange", "-an", name]).await?;
+                guest.run_tool(&["vgchange", "-an", name]).await?;
             }
             NodeKind::Luks(_) => {
-                run_tool(&guest.session, &["cryptsetup", "close", name]).await?;
+                guest.run_tool(&["cryptsetup", "close", name]).await?;
             }
             NodeKind::Md(_) => {
-                run_tool(&guest.session, &["mdadm", "--stop", &format!("/dev/md/{name}")]).await?;
+                guest.run_tool(&["mdadm", "--stop", &format!("/dev/md/{name}")]).await?;
             }
             NodeKind::Table(_)
             | NodeKind::PhysicalVolume { .. }
@@ -79,5 +76,5 @@ pub(super) async fn open_luks(
     device: &str,
 ) -> Result<(), EngineError> {
     let argv = ["cryptsetup", "open", "--allow-discards", "--key-file", "-", device, name];
-    run_tool_with(&guest.session, &argv, luks.passphrase.as_bytes()).await.map(drop)
+    guest.run_tool_with(&argv, luks.passphrase.as_bytes()).await.map(drop)
 }

@@ -9,7 +9,7 @@ use std::{
 
 use b9::{Images, Request, Share};
 use engine::{Place, Visit, Visitor};
-use wire::{ExitStatus, Spawn};
+use wire::ExitStatus;
 
 use super::{
     args::{CommonArgs, RecipeArgs, RunArgs},
@@ -166,14 +166,9 @@ impl Visitor for User {
         let words = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);
         let mut env = shell::environment();
         env.push(("USER".into(), "root".into()));
-        let spawn = Spawn {
-            argv: words.into_iter().chain(self.command.iter().cloned()).collect(),
-            env,
-            cwd: "/".into(),
-            root: place.image.clone(),
-            ..Spawn::default()
-        };
-        let ended = shell::join(place.session, spawn).await;
+        let argv = words.into_iter().chain(self.command.iter().cloned());
+        let command = place.session.command(argv).envs(env).chroot(place.image.clone());
+        let ended = shell::join(command).await;
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
     }
 }

@@ -6,15 +6,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use plan::{DeviceKind, Digest, FileSource, Stage, Upload, UploadEntry, UploadKind};
+use plan::{DeviceKind, Digest, FileSource, Upload, UploadEntry, UploadKind};
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
-use crate::{
-    EngineError,
-    guest::Guest,
-    steps::{failed, split},
-};
+use crate::{EngineError, step_context::StepContext};
 
 /// Uploaded files carry one fixed time (2020-01-01), so that the same inputs
 /// give the same bytes wherever scripts copy them with their times.
@@ -23,17 +19,13 @@ const UPLOAD_MTIME_S: u64 = 1_577_836_800;
 const NAME_BYTES: usize = 100;
 
 /// Puts files into the guest.
-pub(crate) async fn upload(
-    upload: &Upload,
-    guest: &Guest,
-    stage: &Stage,
-) -> Result<(), EngineError> {
-    let (root, path) = split(&upload.to, stage);
+pub(crate) async fn upload(upload: &Upload, cx: &StepContext<'_>) -> Result<(), EngineError> {
+    let (root, path) = cx.locate(&upload.to);
     let entries = upload.entries.clone();
     let changed = Arc::new(Mutex::new(None));
     let noticed = Arc::clone(&changed);
-    let sent = guest
-        .session
+    let sent = cx
+        .session()
         .put_tar(&root, &path, move |writer| {
             let mut archive = tar::Builder::new(writer);
             for entry in &entries {
@@ -45,7 +37,7 @@ pub(crate) async fn upload(
     if let Some(path) = changed.lock().ok().and_then(|mut slot| slot.take()) {
         return Err(EngineError::InputChanged(path));
     }
-    sent.map_err(failed(stage, format!("upload {}", upload.what)))
+    sent.map_err(cx.failed(format!("upload {}", upload.what)))
 }
 
 /// Appends one entry. Names and texts of links go to the archive byte by byte: the

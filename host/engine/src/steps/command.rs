@@ -1,26 +1,25 @@
-//! Runs one command of the recipe: environment, place, live output, the end.
+//! Runs one command of the recipe: its environment, its root, its live output, its end.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use plan::{Env, Place, Stage, Value};
-use session::ChildEvent;
-use wire::{Channel, ExitStatus, Spawn, Stdin};
+use plan::{Env, Place, Value};
+use session::{Channel, ChildEvent, ExitStatus};
 
+use super::start;
 use crate::{
     Config, EngineError, State, certificates,
     events::{Event, OutputStream},
-    guest::{Guest, TOOLS},
-    start,
+    step_context::StepContext,
 };
 
 /// Longer lines of output are cut: a terminal and a log are for people.
 const LINE_MAX_BYTES: usize = 8 * 1024;
 /// Lines that an error shows.
 const TAIL_LINES: usize = 20;
-/// The most standard output that is kept for a fact.
+/// The most standard output that is captured.
 const CAPTURE_MAX_BYTES: usize = 1024 * 1024;
 
 /// A command with everything resolved.
@@ -33,24 +32,12 @@ pub(crate) struct Command<'a> {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) cwd: &'a str,
     pub(crate) stdin: Option<&'a str>,
-    /// Keep standard output.
+    /// Capture standard output.
     pub(crate) capture: bool,
-    /// Show it although it is kept.
+    /// Show standard output although it is captured.
     pub(crate) echo: bool,
-    /// It makes no events unless it fails, as it is a step of the engine's own.
+    /// Emit events only if it fails: the command is the engine's own.
     pub(crate) quiet: bool,
-}
-
-/// The directory that is `/` for a place, seen from the agent.
-pub(crate) fn root_of(place: Place, stage: &Stage) -> Result<String, EngineError> {
-    match (place, &stage.context.image_root) {
-        (Place::Tools, _) => Ok(TOOLS.to_owned()),
-        (Place::Image, Some(root)) => Ok(Guest::tools_path(root)),
-        (Place::Image, None) => Err(EngineError::Recipe(format!(
-            "stage {} runs something in the image, but declares no image root",
-            stage.name
-        ))),
-    }
 }
 
 /// A value as text.
@@ -67,22 +54,21 @@ pub(crate) fn resolve(value: &Value, state: &State) -> Result<String, EngineErro
 /// the stage is to trust.
 pub(crate) fn resolve_env(
     env: &Env,
-    stage: &Stage,
-    config: &Config,
-    state: &State,
+    cx: &StepContext<'_>,
 ) -> Result<Vec<(String, String)>, EngineError> {
     let mut resolved: Vec<(String, String)> = Vec::with_capacity(env.len() + 8);
     let mut set = |name: String, value: String| {
         resolved.retain(|(other, _)| *other != name);
         resolved.push((name, value));
     };
-    if config.ca_bundle.is_some() && (stage.network || stage.context.ca_bundle) {
+    let trusts = cx.stage.network || cx.stage.context.ca_bundle;
+    if cx.config.ca_bundle.is_some() && trusts {
         for (name, value) in certificates::environment() {
             set(name, value);
         }
     }
     for (name, value) in env {
-        set(name.clone(), resolve(value, state)?);
+        set(name.clone(), resolve(value, cx.state)?);
     }
     Ok(resolved)
 }
@@ -90,13 +76,13 @@ pub(crate) fn resolve_env(
 /// A command that failed.
 pub(crate) struct Failed {
     pub(crate) error: EngineError,
-    /// What was captured of it by then.
+    /// The standard output captured until then.
     pub(crate) captured: Vec<u8>,
-    /// Of a quiet one that has ended, about which nothing was told yet.
-    untold: Option<Untold>,
+    /// Set when the command ran without events; they are emitted by [`Failed::report`].
+    unreported: Option<Unreported>,
 }
 
-struct Untold {
+struct Unreported {
     place: Place,
     elapsed: Duration,
     cpu: Duration,
@@ -104,28 +90,28 @@ struct Untold {
 
 impl From<EngineError> for Failed {
     fn from(error: EngineError) -> Self {
-        Self { error, captured: Vec::new(), untold: None }
+        Self { error, captured: Vec::new(), unreported: None }
     }
 }
 
 impl Failed {
-    /// Tells what a command that is not quiet has told by its end, and gives the error.
-    pub(crate) fn told(self, config: &Config) -> EngineError {
+    /// Emits the events that a quiet command has not, and gives the error.
+    pub(crate) fn report(self, config: &Config) -> EngineError {
         if let EngineError::Script { phase, script, origin, status, tail, .. } = &self.error
-            && let Some(Untold { place, elapsed, cpu }) = self.untold
+            && let Some(Unreported { place, elapsed, cpu }) = self.unreported
         {
             let (phase, script, origin) = (phase.clone(), script.clone(), origin.clone());
-            let tell = |event: Event| config.observer.event(&event);
-            tell(Event::ScriptStarted {
+            let emit = |event: Event| config.observer.event(&event);
+            emit(Event::ScriptStarted {
                 phase: phase.clone(),
                 script: script.clone(),
                 origin,
                 place,
             });
             for line in tail {
-                tell(Event::OutputLine { stream: OutputStream::Stderr, line: line.clone() });
+                emit(Event::OutputLine { stream: OutputStream::Stderr, line: line.clone() });
             }
-            tell(Event::ScriptFinished { phase, script, status: *status, elapsed, cpu });
+            emit(Event::ScriptFinished { phase, script, status: *status, elapsed, cpu });
         }
         self.error
     }
@@ -133,30 +119,22 @@ impl Failed {
 
 /// Runs a command to its end. Gives the captured standard output.
 pub(crate) async fn run(
-    guest: &Guest,
-    stage: &Stage,
-    config: &Config,
     command: Command<'_>,
+    cx: &StepContext<'_>,
 ) -> Result<Vec<u8>, EngineError> {
-    run_capturing(guest, stage, config, command).await.map_err(|failed| failed.told(config))
+    run_capturing(command, cx).await.map_err(|failed| failed.report(cx.config))
 }
 
-/// The same for a command whose output tells something when it fails, too.
+/// As [`run`], but keeps the captured output of a command that fails.
 pub(crate) async fn run_capturing(
-    guest: &Guest,
-    stage: &Stage,
-    config: &Config,
     command: Command<'_>,
+    cx: &StepContext<'_>,
 ) -> Result<Vec<u8>, Failed> {
-    let session_error = |source| EngineError::Session {
-        stage: stage.name.clone(),
-        step: command.script.to_owned(),
-        source,
-    };
-    let spawn = spawn_of(&command, stage, config)?;
+    let session_error = |source| cx.failed(command.script)(source);
+    let process = process_of(&command, cx)?;
     let emit = |event: Event| {
         if !command.quiet {
-            config.observer.event(&event);
+            cx.emit(&event);
         }
     };
     emit(Event::ScriptStarted {
@@ -167,16 +145,17 @@ pub(crate) async fn run_capturing(
     });
     let started = Instant::now();
     let mut lines = Lines::default();
-    let mut begun = guest.session.spawn(spawn.clone()).await;
+    let mut begun = process.clone().spawn().await;
     if let Err(error) = &begun
-        && let Some(again) = start::by_bash(&spawn, error)
+        && start::needs_bash(error)
     {
-        begun = guest.session.spawn(again).await;
+        begun = process.clone().interpreted_by(start::SHELL).spawn().await;
     }
     let mut child = match begun {
         Ok(child) => child,
         Err(error) => {
-            let reason = start::reason(guest, &spawn, command.place, &error).await;
+            let root = cx.root_of(command.place)?;
+            let reason = start::reason(&process, &root, command.place, &error).await;
             let Some((status, reason)) = reason else { return Err(session_error(error).into()) };
             lines.take(OutputStream::Stderr, format!("{reason}\n").as_bytes(), &mut |e| emit(e));
             let ended = Ended {
@@ -185,7 +164,7 @@ pub(crate) async fn run_capturing(
                 cpu: Duration::ZERO,
             };
             emit(ended.event(&command));
-            return Err(ended.failed(&command, stage, config, lines, Vec::new()));
+            return Err(ended.failed(&command, cx, lines, Vec::new()));
         }
     };
     send_input(&mut child, command.stdin);
@@ -211,7 +190,7 @@ pub(crate) async fn run_capturing(
     if exited.status.success() {
         return Ok(captured);
     }
-    Err(ended.failed(&command, stage, config, lines, captured))
+    Err(ended.failed(&command, cx, lines, captured))
 }
 
 /// Gives a command its standard input, beside everything else.
@@ -246,44 +225,45 @@ impl Ended {
     fn failed(
         self,
         command: &Command<'_>,
-        stage: &Stage,
-        config: &Config,
+        cx: &StepContext<'_>,
         lines: Lines,
         captured: Vec<u8>,
     ) -> Failed {
         let Self { status, elapsed, cpu } = self;
-        let untold = command.quiet.then_some(Untold { place: command.place, elapsed, cpu });
+        let unreported = command.quiet.then_some(Unreported { place: command.place, elapsed, cpu });
         let error = EngineError::Script {
             phase: command.phase.to_owned(),
             script: command.script.to_owned(),
             origin: command.origin.cloned(),
             place: command.place,
             status,
-            timeout: time_limit(stage, config).filter(|_| status == ExitStatus::TimedOut),
+            timeout: time_limit(cx).filter(|_| status == ExitStatus::TimedOut),
             tail: lines.tail.into(),
         };
-        Failed { error, captured, untold }
+        Failed { error, captured, unreported }
     }
 }
 
-/// How long a script of a stage may run.
-fn time_limit(stage: &Stage, config: &Config) -> Option<Duration> {
-    stage.timeout_s.map(|seconds| Duration::from_secs(seconds.into())).or(config.script_timeout)
+/// How long a script of the stage may run.
+fn time_limit(cx: &StepContext<'_>) -> Option<Duration> {
+    let own = cx.stage.timeout_s.map(|seconds| Duration::from_secs(seconds.into()));
+    own.or(cx.config.script_timeout)
 }
 
-/// The command as the agent takes it.
-fn spawn_of(command: &Command<'_>, stage: &Stage, config: &Config) -> Result<Spawn, EngineError> {
-    Ok(Spawn {
-        argv: command.argv.clone(),
-        env: command.env.clone(),
-        cwd: command.cwd.to_owned(),
-        root: Some(root_of(command.place, stage)?),
-        stdin: if command.stdin.is_some() { Stdin::Stream } else { Stdin::Null },
-        timeout_ms: time_limit(stage, config)
-            .map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
-        ignore_sync: !config.keep_sync,
-        ..Spawn::default()
-    })
+/// The command as the session takes it.
+fn process_of(
+    command: &Command<'_>,
+    cx: &StepContext<'_>,
+) -> Result<session::Command, EngineError> {
+    let process = cx
+        .session()
+        .command(&command.argv)
+        .envs(command.env.iter().cloned())
+        .current_dir(command.cwd)
+        .chroot(cx.root_of(command.place)?)
+        .timeout(time_limit(cx))
+        .ignore_sync(!cx.config.keep_sync);
+    Ok(if command.stdin.is_some() { process.pipe_stdin() } else { process })
 }
 
 fn stream_of(channel: Channel) -> OutputStream {

@@ -3,13 +3,10 @@
 
 use nix::errno::Errno;
 use plan::Place;
-use session::SessionError;
-use wire::Spawn;
-
-use crate::guest::Guest;
+use session::{Command, SessionError};
 
 /// What runs a file that is neither a program nor names an interpreter.
-const SHELL: &str = "/bin/bash";
+pub(super) const SHELL: &str = "/bin/bash";
 /// The exit status of bash for what it cannot start.
 const CANNOT_START: i32 = 126;
 /// The exit status of bash for a command that is in no directory of PATH.
@@ -25,30 +22,28 @@ fn errno(error: &SessionError) -> Option<Errno> {
     }
 }
 
-/// How bash would run what the kernel refused: as a script of its own, if it has no first
-/// line that says otherwise or is empty.
-pub(crate) fn by_bash(spawn: &Spawn, error: &SessionError) -> Option<Spawn> {
-    let argv = std::iter::once(SHELL.to_owned()).chain(spawn.argv.iter().cloned()).collect();
-    (errno(error) == Some(Errno::ENOEXEC)).then(|| Spawn { argv, ..spawn.clone() })
+/// Whether bash would run what the kernel refused as a script of its own: it has no first
+/// line that says otherwise, or is empty.
+pub(super) fn needs_bash(error: &SessionError) -> bool {
+    errno(error) == Some(Errno::ENOEXEC)
 }
 
 /// Why a script could not be started, as far as it is the script's own fault: the exit status
 /// that bash would give, and its reason.
-pub(crate) async fn reason(
-    guest: &Guest,
-    spawn: &Spawn,
+pub(super) async fn reason(
+    command: &Command,
+    root: &str,
     place: Place,
     error: &SessionError,
 ) -> Option<(i32, String)> {
-    let errno = errno(error)?;
-    let (root, script) = (spawn.root.as_deref().unwrap_or("/"), spawn.argv.first()?);
+    let (errno, script) = (errno(error)?, command.program());
     if errno == Errno::ENOENT && !script.contains('/') {
         return Some((NOT_FOUND, format!("{script}: command not found")));
     }
     if !matches!(errno, Errno::ENOENT | Errno::EACCES) || !script.starts_with('/') {
         return None;
     }
-    let content = guest.session.get_file(root, script, SCRIPT_MAX_BYTES).await.ok()?;
+    let content = command.session().get_file(root, script, SCRIPT_MAX_BYTES).await.ok()?;
     Some((CANNOT_START, format!("{script}: {}", describe(&content, place, errno))))
 }
 
@@ -86,7 +81,7 @@ mod tests {
     use super::*;
 
     fn refused(errno: Errno) -> SessionError {
-        SessionError::Guest(wire::Failure {
+        SessionError::Guest(session::Failure {
             action: "run".into(),
             reason: errno.desc().into(),
             errno: Some(errno as i32),
@@ -95,10 +90,8 @@ mod tests {
 
     #[test]
     fn bash_runs_what_has_no_first_line_of_its_own() {
-        let spawn = Spawn { argv: vec!["/h/50-x".into(), "a".into()], ..Spawn::default() };
-        let again = by_bash(&spawn, &refused(Errno::ENOEXEC)).unwrap();
-        assert_eq!(again.argv, ["/bin/bash", "/h/50-x", "a"]);
-        assert!(by_bash(&spawn, &refused(Errno::ENOENT)).is_none());
+        assert!(needs_bash(&refused(Errno::ENOEXEC)));
+        assert!(!needs_bash(&refused(Errno::ENOENT)));
     }
 
     #[test]

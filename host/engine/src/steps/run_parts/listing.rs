@@ -1,27 +1,26 @@
 //! What stands in a directory of scripts, in the guest.
 
-use plan::{Stage, is_script_name};
-use wire::{FileKind, FileStat};
+use plan::is_script_name;
+use session::{FileKind, FileStat};
 
-use crate::{EngineError, guest::Guest, steps};
+use crate::{EngineError, step_context::StepContext};
 
 /// How many symbolic links are followed to a script.
 const LINKS_MAX: usize = 8;
 
 /// The scripts that stand in a directory.
 pub(super) async fn scripts(
-    guest: &Guest,
-    stage: &Stage,
     root: &str,
     directory: &str,
+    cx: &StepContext<'_>,
 ) -> Result<Vec<String>, EngineError> {
     let mut names = Vec::new();
-    for (name, stat) in steps::entries(guest, stage, root, directory).await? {
+    for (name, stat) in cx.entries(root, directory).await? {
         if !is_script_name(&name) {
             continue;
         }
         let path = format!("{directory}/{name}");
-        let stat = follow(guest, stage, root, path, stat).await?;
+        let stat = follow(root, path, stat, cx).await?;
         if stat.is_some_and(|stat| stat.kind == FileKind::File && stat.mode & 0o111 != 0) {
             names.push(name);
         }
@@ -31,16 +30,15 @@ pub(super) async fn scripts(
 
 /// Follows symbolic links to what they lead to.
 pub(super) async fn follow(
-    guest: &Guest,
-    stage: &Stage,
     root: &str,
     mut path: String,
     mut stat: FileStat,
+    cx: &StepContext<'_>,
 ) -> Result<Option<FileStat>, EngineError> {
     for _ in 0..LINKS_MAX {
         let Some(link) = stat.link.take() else { return Ok(Some(stat)) };
         path = join(&path, &link);
-        let Some(next) = steps::stat(guest, stage, root, &path).await? else { return Ok(None) };
+        let Some(next) = cx.stat(root, &path).await? else { return Ok(None) };
         stat = next;
     }
     Ok(None)

@@ -11,22 +11,20 @@ mod listing;
 
 use std::collections::BTreeMap;
 
-use plan::{Run, RunParts, Stage, compare_scripts};
+use plan::{Run, RunParts, compare_scripts};
 use serde::{Deserialize, Serialize};
-use wire::FileKind;
+use session::FileKind;
 
-use crate::{
-    Config, EngineError, State,
+use super::{
     command::{self, Command},
-    events::Event,
-    guest::Guest,
-    steps, upload,
+    upload,
 };
+use crate::{EngineError, State, step_context::StepContext};
 
 /// Sources its arguments and prints the environment, NUL separated, with what else children
 /// of the shell inherit as the variable [`PRELUDE`]; when that fails, or one of the files
 /// leaves the shell, the file. What the files print goes to standard error.
-const CAPTURE_ENVIRONMENT: &str = include_str!("../scripts/environment.sh");
+const CAPTURE_ENVIRONMENT: &str = include_str!("../../scripts/environment.sh");
 /// A variable with commands that give a script what no variable can: the mask of new files,
 /// the working directory and limits, as far as files of environment.d have changed them.
 const PRELUDE: &str = "_vbuild_prelude";
@@ -83,26 +81,20 @@ impl Scripts {
     }
 }
 
-/// Looks what a phase runs, and makes its environment.
-pub(crate) async fn begin(
-    parts: &RunParts,
-    guest: &Guest,
-    stage: &Stage,
-    config: &Config,
-    state: &State,
-) -> Result<Phase, EngineError> {
-    let root = command::root_of(parts.place, stage)?;
-    let found = listing::scripts(guest, stage, &root, parts.directory.as_str()).await?;
+/// Lists the scripts that a phase runs, and makes its environment.
+pub(crate) async fn begin(parts: &RunParts, cx: &StepContext<'_>) -> Result<Phase, EngineError> {
+    let root = cx.root_of(parts.place)?;
+    let found = listing::scripts(&root, parts.directory.as_str(), cx).await?;
     let scripts = Scripts { found, last: None, left: false };
     if scripts.found.is_empty() && parts.scripts.is_empty() {
         return Ok(Phase { scripts, env: Vec::new() });
     }
-    let env = command::resolve_env(&parts.env, stage, config, state)?;
+    let env = command::resolve_env(&parts.env, cx)?;
     let (phase, place, origins) = (&parts.phase, parts.place, Some(&parts.origins));
     let cwd = parts.cwd.as_str();
-    let context = Sourcing { guest, stage, config, phase, place, origins, cwd };
+    let sourcing = Sourcing { cx, phase, place, origins, cwd };
     let directory = parts.environment.as_ref().map(plan::GuestPath::as_str);
-    Ok(match context.source(directory, env).await? {
+    Ok(match sourcing.source(directory, env).await? {
         Some(env) => Phase { scripts, env },
         None => Phase { scripts: Scripts { left: true, ..scripts }, env: Vec::new() },
     })
@@ -112,14 +104,11 @@ pub(crate) async fn begin(
 pub(crate) async fn next(
     parts: &RunParts,
     phase: &mut Phase,
-    guest: &Guest,
-    stage: &Stage,
-    config: &Config,
-    state: &mut State,
+    cx: &mut StepContext<'_>,
 ) -> Result<(), EngineError> {
     let Some(script) = phase.next(parts).map(str::to_owned) else { return Ok(()) };
     if let Some(planned) = parts.scripts.iter().find(|planned| planned.name == script) {
-        upload::upload(&planned.upload, guest, stage).await?;
+        upload::upload(&planned.upload, cx).await?;
     }
     let (argv, env) = as_inherited(format!("{}/{script}", parts.directory), parts, &phase.env);
     let command = Command {
@@ -135,9 +124,9 @@ pub(crate) async fn next(
         echo: true,
         quiet: false,
     };
-    let output = command::run(guest, stage, config, command).await?;
+    let output = command::run(command, cx).await?;
     if parts.block_device_output {
-        note_block_device(&output, state)?;
+        note_block_device(&output, cx.state)?;
     }
     phase.scripts.last = Some(script);
     Ok(())
@@ -163,38 +152,26 @@ fn as_inherited(path: String, parts: &RunParts, env: &Variables) -> (Vec<String>
 }
 
 /// Runs a phase from its beginning to its end.
-pub(crate) async fn all(
-    parts: &RunParts,
-    guest: &Guest,
-    stage: &Stage,
-    config: &Config,
-    state: &mut State,
-) -> Result<(), EngineError> {
-    let mut phase = begin(parts, guest, stage, config, state).await?;
+pub(crate) async fn run_all(parts: &RunParts, cx: &mut StepContext<'_>) -> Result<(), EngineError> {
+    let mut phase = begin(parts, cx).await?;
     while phase.next(parts).is_some() {
-        next(parts, &mut phase, guest, stage, config, state).await?;
+        next(parts, &mut phase, cx).await?;
     }
     Ok(())
 }
 
 /// Runs one command of the recipe.
-pub(crate) async fn run_one(
-    run: &Run,
-    guest: &Guest,
-    stage: &Stage,
-    config: &Config,
-    state: &mut State,
-) -> Result<(), EngineError> {
-    let env = command::resolve_env(&run.env, stage, config, state)?;
-    let (phase, place, origins, cwd) = (&stage.name, run.place, None, run.cwd.as_str());
-    let context = Sourcing { guest, stage, config, phase, place, origins, cwd };
+pub(crate) async fn run_one(run: &Run, cx: &mut StepContext<'_>) -> Result<(), EngineError> {
+    let env = command::resolve_env(&run.env, cx)?;
+    let (phase, place, origins, cwd) = (&cx.stage.name, run.place, None, run.cwd.as_str());
+    let sourcing = Sourcing { cx, phase, place, origins, cwd };
     let directory = run.environment.as_ref().map(plan::GuestPath::as_str);
-    let Some(mut env) = context.source(directory, env).await? else { return Ok(()) };
+    let Some(mut env) = sourcing.source(directory, env).await? else { return Ok(()) };
     env.retain(|(name, _)| name != PRELUDE);
     let argv =
-        run.argv.iter().map(|word| command::resolve(word, state)).collect::<Result<_, _>>()?;
+        run.argv.iter().map(|word| command::resolve(word, cx.state)).collect::<Result<_, _>>()?;
     let command = Command {
-        phase: &stage.name,
+        phase: &cx.stage.name,
         script: &run.what,
         origin: None,
         place: run.place,
@@ -206,18 +183,17 @@ pub(crate) async fn run_one(
         echo: false,
         quiet: false,
     };
-    let output = command::run(guest, stage, config, command).await?;
+    let output = command::run(command, cx).await?;
     if let Some(fact) = &run.capture {
         let text = String::from_utf8_lossy(&output).trim_end_matches('\n').to_owned();
-        state.facts.insert(fact.clone(), text);
+        cx.state.facts.insert(fact.clone(), text);
     }
     Ok(())
 }
 
+/// The sourcing of a directory of environment files.
 struct Sourcing<'a> {
-    guest: &'a Guest,
-    stage: &'a Stage,
-    config: &'a Config,
+    cx: &'a StepContext<'a>,
     phase: &'a str,
     place: plan::Place,
     origins: Option<&'a BTreeMap<String, String>>,
@@ -225,22 +201,22 @@ struct Sourcing<'a> {
 }
 
 impl Sourcing<'_> {
-    /// The environment after sourcing the files of a directory; `None` when one of them has
-    /// left the shell with success, which is told.
+    /// The environment after sourcing the files of a directory; `None`, with a warning, when
+    /// one of them has left the shell with success.
     async fn source(
         &self,
         directory: Option<&str>,
         env: Variables,
     ) -> Result<Option<Variables>, EngineError> {
         let Some(directory) = directory else { return Ok(Some(env)) };
-        let root = command::root_of(self.place, self.stage)?;
+        let root = self.cx.root_of(self.place)?;
         let mut files = Vec::new();
-        for (name, stat) in steps::entries(self.guest, self.stage, &root, directory).await? {
+        for (name, stat) in self.cx.entries(&root, directory).await? {
             if !is_environment_name(&name) {
                 continue;
             }
             let path = format!("{directory}/{name}");
-            let stat = listing::follow(self.guest, self.stage, &root, path.clone(), stat).await?;
+            let stat = listing::follow(&root, path.clone(), stat, self.cx).await?;
             files.extend(stat.filter(|stat| stat.kind == FileKind::File).map(|_| path));
         }
         if files.is_empty() {
@@ -263,11 +239,11 @@ impl Sourcing<'_> {
             echo: false,
             quiet: true,
         };
-        match command::run_capturing(self.guest, self.stage, self.config, command).await {
+        match command::run_capturing(command, self.cx).await {
             Ok(output) => Ok(match parse_environment(&output) {
                 Ok(env) => Some(env),
                 Err(file) => {
-                    self.tell_left(&file);
+                    self.warn_left(&file);
                     None
                 }
             }),
@@ -275,7 +251,7 @@ impl Sourcing<'_> {
         }
     }
 
-    fn tell_left(&self, file: &str) {
+    fn warn_left(&self, file: &str) {
         let name = format!("environment.d/{}", file.rsplit('/').next().unwrap_or(file));
         let element = self.origins.and_then(|origins| origins.get(&name));
         let element = element.map(|element| format!(" (element {element})")).unwrap_or_default();
@@ -284,10 +260,10 @@ impl Sourcing<'_> {
              diskimage-builder",
             self.phase
         );
-        self.config.observer.event(&Event::Warning { text });
+        self.cx.warn(text);
     }
 
-    /// Puts the file that failed, and its element, into what is told of it.
+    /// Names the file that failed, and its element, in the error and its events.
     fn name_file(&self, mut failed: command::Failed) -> EngineError {
         let path = String::from_utf8_lossy(&failed.captured);
         let name = path.rsplit('/').next().filter(|name| !name.is_empty());
@@ -296,7 +272,7 @@ impl Sourcing<'_> {
             *script = format!("environment.d/{name}");
             *origin = self.origins.and_then(|origins| origins.get(script)).cloned();
         }
-        failed.told(self.config)
+        failed.report(self.cx.config)
     }
 }
 

@@ -1,0 +1,116 @@
+//! One arm for each kind of step: the function that carries it out.
+//!
+//! To add a step to [`plan::Step`], write its function in a file here or in `layout/`, and
+//! add an arm to [`run`] and to the matches of `plan/src/step.rs` that the compiler names.
+
+pub(crate) mod processes;
+pub(crate) mod run_parts;
+
+mod command;
+mod files;
+mod resolv_conf;
+mod size;
+mod start;
+mod tree;
+mod upload;
+
+use std::time::Instant;
+
+use plan::{Plan, Step};
+
+use crate::{EngineError, State, events::Event, layout, step_context::StepContext};
+
+/// Carries out a step.
+pub(crate) async fn run(step: &Step, cx: &mut StepContext<'_>) -> Result<(), EngineError> {
+    let is_reported = is_reported(step, cx.state);
+    let started = Instant::now();
+    let title = step.title();
+    if is_reported {
+        cx.emit(&Event::StepStarted { title: title.clone() });
+    }
+    match step {
+        Step::Upload(upload) => upload::upload(upload, cx).await?,
+        Step::Run(run) => run_parts::run_one(run, cx).await?,
+        Step::RunParts(parts) => run_parts::run_all(parts, cx).await?,
+        Step::File(file) => files::file(file, cx).await?,
+        Step::ResolvConf(action) => resolv_conf::resolv_conf(*action, cx).await?,
+        Step::RequireContent { path, ignore, message } => {
+            files::require_content(path, ignore, message, cx).await?;
+        }
+        Step::SetFact { fact, value } => {
+            let value = command::resolve(value, cx.state)?;
+            cx.state.facts.insert(fact.clone(), value);
+        }
+        Step::ImageSize(size) => size::image_size(size, cx).await?,
+        Step::CreateLayout(_) if cx.state.has_own_device() => check_own_device(cx.plan, cx.state)?,
+        Step::WriteFstab { .. } if cx.state.has_own_device() => {}
+        Step::CreateLayout(part) => layout::create(part, cx).await?,
+        Step::FindRoot { disk, root } => layout::find_root(disk, root.as_deref(), cx).await?,
+        Step::FindDevices { disk, devices } => layout::find_devices(disk, devices, cx).await?,
+        Step::GrowRoot { disk } => layout::grow_root(disk, cx).await?,
+        Step::ForgetLayout => layout::forget(cx.guest, cx.state).await?,
+        Step::WriteFstab { path } => {
+            files::write(path, &layout::fstab(cx.state)?, 0o644, cx).await?;
+        }
+        Step::ClampTimes { root, epoch } => layout::clamp_times(cx.guest, root, *epoch).await?,
+        Step::Canonicalise { epoch } => layout::make_canonical(*epoch, cx).await?,
+        Step::CopyTree { from, to } => tree::copy_tree(from, to, cx).await?,
+        Step::KillProcesses { root } => {
+            processes::kill_left_over(cx.guest, &cx.config.observer, root)
+                .await
+                .map_err(cx.failed("end left-over processes"))?;
+        }
+        Step::Fetch { from, to } => tree::fetch(from, to, cx).await?,
+        Step::ExportTree { root, exclude, output } => {
+            tree::export(root, exclude, output, cx).await?;
+        }
+        Step::Trim => layout::trim(cx.guest).await?,
+        Step::Say { text } => cx.emit(&Event::Message { text: text.clone() }),
+    }
+    if is_reported {
+        cx.emit(&Event::StepFinished { title, elapsed: started.elapsed() });
+    }
+    Ok(())
+}
+
+/// Whether a step is reported as such. Scripts and commands report themselves, and small
+/// changes take no time worth a line.
+fn is_reported(step: &Step, state: &State) -> bool {
+    match step {
+        Step::Upload(_)
+        | Step::FindRoot { .. }
+        | Step::FindDevices { .. }
+        | Step::GrowRoot { .. }
+        | Step::CopyTree { .. }
+        | Step::Fetch { .. }
+        | Step::ExportTree { .. }
+        | Step::Trim
+        | Step::Canonicalise { .. } => true,
+        Step::CreateLayout(_) => !state.has_own_device(),
+        Step::Run(_)
+        | Step::RunParts(_)
+        | Step::File(_)
+        | Step::ResolvConf(_)
+        | Step::RequireContent { .. }
+        | Step::SetFact { .. }
+        | Step::ImageSize(_)
+        | Step::ForgetLayout
+        | Step::WriteFstab { .. }
+        | Step::ClampTimes { .. }
+        | Step::KillProcesses { .. }
+        | Step::Say { .. } => false,
+    }
+}
+
+/// A device that block-device.d made lies on no disk of the plan, so no image can be made
+/// of those.
+fn check_own_device(plan: &Plan, state: &State) -> Result<(), EngineError> {
+    if plan.outputs.images.is_empty() {
+        return Ok(());
+    }
+    let device = state.facts.get("image-block-device").map_or("", String::as_str);
+    Err(EngineError::Recipe(format!(
+        "block-device.d made `{device}` itself, which cannot become an image: ask for formats \
+         of the file tree, or describe the disks with DIB_BLOCK_DEVICE_CONFIG"
+    )))
+}
