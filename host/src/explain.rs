@@ -10,10 +10,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use engine::{Place, Visit, Visitor};
+use engine::{Pause, PauseContext, PauseHook};
 use plan::{Plan, Step};
 use session::ChildEvent;
-use store::{Connection, Digest, FileRole, Printable, RecordKind, Session, StageRecord};
+use store::{Connection, Digest, FileRole, Lease, Printable, RecordKind, StageRecord};
 use wire::Channel;
 
 use crate::{
@@ -55,7 +55,7 @@ struct Built {
     plan: Plan,
     /// Its stages in order, as far as they are known.
     stages: Vec<StageRecord>,
-    session: Arc<Session>,
+    lease: Arc<Lease>,
 }
 
 /// What made a file of a build.
@@ -153,14 +153,14 @@ pub fn restore_layer(
     });
     let Some(disk) = disk else { return Ok(None) };
     let path = directory.join("layer.raw");
-    built.session.restore(disk, &path).map_err(store_error)?;
+    built.lease.restore(disk, &path).map_err(store_error)?;
     Ok(Some(path))
 }
 
 /// The build that an image or a name means, the latest if there are several.
 fn find(settings: &Settings, build: &str) -> Result<Built, CommandError> {
     let store = stage_cache::open(&settings.cache_dir)?;
-    let session = Arc::new(store.session().map_err(store_error)?);
+    let lease = Arc::new(store.lease().map_err(store_error)?);
     let mut records = store.records().map_err(store_error)?;
     records.retain(|(_, record)| record.kind == RecordKind::Outputs);
     records.sort_by_key(|(_, record)| std::cmp::Reverse(record.created));
@@ -184,18 +184,18 @@ fn find(settings: &Settings, build: &str) -> Result<Built, CommandError> {
     let role = record.files.iter().find(|file| file.role == FileRole::Plan);
     let incomplete = || CommandError::message(Kind::Build, "the record of the build has no plan");
     let mut json = Vec::new();
-    session.get_blob(&role.ok_or_else(incomplete)?.object, &mut json).map_err(store_error)?;
+    lease.get_blob(&role.ok_or_else(incomplete)?.object, &mut json).map_err(store_error)?;
     let plan: Plan =
         serde_json::from_slice(&json).map_err(|e| CommandError::new(Kind::Build, e))?;
     let mut stages = Vec::new();
     let mut next = record.parent;
     while let Some(key) = next.filter(|_| stages.len() < STAGES_MAX) {
-        let Some(stage) = session.lookup(&key).map_err(store_error)? else { break };
+        let Some(stage) = lease.lookup(&key).map_err(store_error)? else { break };
         next = stage.parent;
         stages.push(stage);
     }
     stages.reverse();
-    Ok(Built { plan, stages, session })
+    Ok(Built { plan, stages, lease })
 }
 
 fn digest_of(path: &Path) -> Result<Digest, CommandError> {
@@ -286,8 +286,8 @@ async fn look(
         path,
         found: Mutex::new(Ok(BTreeMap::new())),
     });
-    let visit = Visit {
-        visitor: looker.clone(),
+    let visit = Pause {
+        hook: looker.clone(),
         after: Some(index + 1),
         before: Vec::new(),
         on_failure: false,
@@ -296,7 +296,7 @@ async fn look(
     let settings = Settings { network: false, ..settings.clone() };
     let mut machine = Prepared::new(&settings, ctx).await?;
     if let Some(cache) = &mut machine.cache {
-        cache.session = Arc::clone(&built.session);
+        cache.lease = Arc::clone(&built.lease);
     }
     let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
     let config = machine.config(&settings, ctx, Arc::new(trees), Some(visit))?;
@@ -332,15 +332,15 @@ exec find "$@" \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run \) -
     -o -printf '%C@\t%b\t%D:%i\t%p\0'"#;
 
 #[async_trait::async_trait]
-impl Visitor for Looker {
-    async fn visit(&self, place: Place<'_>) {
+impl PauseHook for Looker {
+    async fn inspect(&self, place: PauseContext<'_>) {
         let found = self.list(&place).await;
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 }
 
 impl Looker {
-    async fn list(&self, place: &Place<'_>) -> Result<BTreeMap<String, Entry>, String> {
+    async fn list(&self, place: &PauseContext<'_>) -> Result<BTreeMap<String, Entry>, String> {
         let image = image_in(&place.stage.context, self.root.as_deref())
             .ok_or("the build has no image at that place")?;
         let image = format!("{}{image}", place.tools);

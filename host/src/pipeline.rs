@@ -298,7 +298,7 @@ impl Prepared {
         settings: &Settings,
         ctx: &Ctx,
         trees: Arc<dyn engine::TreeSink>,
-        visit: Option<engine::Visit>,
+        visit: Option<engine::Pause>,
     ) -> Result<Config, CommandError> {
         let connections = self.cache.as_ref().map(|cache| cache.connections.clone());
         let network = Network::new(settings, ctx, connections)?;
@@ -324,7 +324,7 @@ impl Prepared {
             trees,
             cancel: ctx.cancel.clone(),
             cache: self.cache.clone(),
-            visit,
+            pause: visit,
         })
     }
 }

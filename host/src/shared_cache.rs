@@ -158,7 +158,7 @@ async fn try_fetch(
             parent: index.checked_sub(1).map(|before| keys[before].0),
             inputs: plan::stage_inputs(plan, &plan.stages[index], &cache.surroundings),
         };
-        let fetched = remote.fetch(&keys_there[index].0, here, &cache.session).await?;
+        let fetched = remote.fetch(&keys_there[index].0, here, &cache.lease).await?;
         let Some(moved) = fetched else { continue };
         let name = &plan.stages[index].name;
         if !is_here(cache, &key)? {
@@ -179,7 +179,7 @@ fn there(remote: &Remote, cache: &Cache) -> Surroundings {
 
 /// Whether a build could go on from a stage without the shared cache.
 fn is_here(cache: &Cache, key: &store::Digest) -> Result<bool, RemoteError> {
-    let found = cache.session.lookup(key).map_err(|source| RemoteError::Store { source })?;
+    let found = cache.lease.lookup(key).map_err(|source| RemoteError::Store { source })?;
     Ok(found.is_some_and(|record| {
         record.resumable() && cache::check_use(&record, &cache.rules, SystemTime::now()).is_ok()
     }))
@@ -190,7 +190,7 @@ async fn try_push(remote: &Remote, plan: &Plan, cache: &Cache) -> Result<Moved, 
     let keys_there = StageKey::of_plan(plan, &there(remote, cache));
     let mut all = Moved::default();
     for (key, there) in keys.iter().zip(&keys_there).take(shared_stages(plan)) {
-        let found = cache.session.lookup(&key.0).map_err(|source| RemoteError::Store { source })?;
+        let found = cache.lease.lookup(&key.0).map_err(|source| RemoteError::Store { source })?;
         // What others are given is what one would take oneself.
         let trusted = |record: &StageRecord| {
             cache::check_use(record, &cache.rules, SystemTime::now()).is_ok()
@@ -198,7 +198,7 @@ async fn try_push(remote: &Remote, plan: &Plan, cache: &Cache) -> Result<Moved, 
         let Some(record) = found.filter(|record| record.resumable() && trusted(record)) else {
             continue;
         };
-        let moved = remote.push(&record, &there.0, &cache.session).await?;
+        let moved = remote.push(&record, &there.0, &cache.lease).await?;
         all.stages += moved.stages;
         all.objects += moved.objects;
         all.bytes += moved.bytes;

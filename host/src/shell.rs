@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use engine::{Place, Visit, Visitor};
+use engine::{Pause, PauseContext, PauseHook};
 use nix::{
     poll::{PollFd, PollFlags, poll},
     sys::termios::{self, SetArg, Termios},
@@ -193,14 +193,14 @@ impl Shell {
 
     /// Into the state after so many stages, where the build ends.
     #[must_use]
-    pub fn after(stages: usize) -> Visit {
+    pub fn after(stages: usize) -> Pause {
         Self::default().visit(Some(stages), Vec::new(), false)
     }
 
     /// When it opens: after so many stages, before some, or after a failure.
     #[must_use]
-    pub fn visit(&self, after: Option<usize>, before: Vec<usize>, on_failure: bool) -> Visit {
-        Visit { visitor: Arc::new(self.clone()), after, before, on_failure, from: None }
+    pub fn visit(&self, after: Option<usize>, before: Vec<usize>, on_failure: bool) -> Pause {
+        Pause { hook: Arc::new(self.clone()), after, before, on_failure, from: None }
     }
 
     /// Whether the user wants to try again.
@@ -227,8 +227,8 @@ impl Shell {
 }
 
 #[async_trait::async_trait]
-impl Visitor for Shell {
-    async fn visit(&self, place: Place<'_>) {
+impl PauseHook for Shell {
+    async fn inspect(&self, place: PauseContext<'_>) {
         let argv: Vec<String> = match &self.command {
             Some(command) => ["/bin/bash", "-c", command].map(str::to_owned).to_vec(),
             None if place.failed && !is_interactive() => return,

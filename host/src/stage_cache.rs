@@ -97,12 +97,12 @@ fn opened(
     let trust = shared_cache::trust(settings)?;
     let opened = open().and_then(|store| match store {
         None => Ok(None),
-        Some(store) => Ok(Some((store.session()?, Salt::new(store.salt())))),
+        Some(store) => Ok(Some((store.lease()?, Salt::new(store.salt())))),
     });
     match opened {
         Ok(None) => Ok(None),
-        Ok(Some((session, salt))) => Ok(Some(Cache {
-            session: Arc::new(session),
+        Ok(Some((lease, salt))) => Ok(Some(Cache {
+            lease: Arc::new(lease),
             rules: Rules { trust, ..settings.stage_cache.rules.clone() },
             surroundings: pipeline::surroundings(settings, appliance, salt)?,
             connections: cache::Connections::default(),
@@ -173,7 +173,7 @@ fn record_of(
     cache: &Cache,
 ) -> Result<Option<StageRecord>, CommandError> {
     let key = StageKey::of_outputs(plan, &cache.surroundings).0;
-    let Some(record) = cache.session.lookup(&key).map_err(store_error)? else { return Ok(None) };
+    let Some(record) = cache.lease.lookup(&key).map_err(store_error)? else { return Ok(None) };
     if cache::check_use(&record, &cache.rules, SystemTime::now()).is_err() {
         return Ok(None);
     }
@@ -214,11 +214,11 @@ fn restore_file(
         .collect();
     output::restore(target, digests, |handle, path| {
         if !file.layer {
-            return cache.session.copy_blob(&file.object, handle).map(drop).map_err(Broken::Store);
+            return cache.lease.copy_blob(&file.object, handle).map(drop).map_err(Broken::Store);
         }
         handle.set_len(file.bytes).map_err(|e| Broken::Store(StoreError::Target(e)))?;
         let mut raw = RawTarget::open(path).map_err(Broken::Store)?;
-        cache.session.get_layer(&file.object, &mut raw).map(drop).map_err(Broken::Store)
+        cache.lease.get_layer(&file.object, &mut raw).map(drop).map_err(Broken::Store)
     })
     .map_err(Into::into)
 }
@@ -249,7 +249,7 @@ fn restore_directory(
     file: &StoredFile,
     cache: &Cache,
 ) -> Result<Option<PendingTree>, CommandError> {
-    let mut archive = cache.session.open_blob(&file.object).map_err(store_error)?;
+    let mut archive = cache.lease.open_blob(&file.object).map_err(store_error)?;
     let limits = output::UnpackLimits::default();
     output::unpack_tree(&mut archive, path, limits, &output::Silent).map_err(pipeline::output_error)
 }
@@ -307,7 +307,7 @@ fn try_keep(
                 let Some((_, archive)) = archive else { continue };
                 let mut file = File::open(archive).map_err(|e| host_error(e, archive))?;
                 let bytes = file.metadata().map_err(|e| host_error(e, archive))?.len();
-                let object = cache.session.put_blob(&mut file).map_err(store_error)?;
+                let object = cache.lease.put_blob(&mut file).map_err(store_error)?;
                 let checksums = Checksums::default();
                 stored.push(StoredFile { role, object, layer: false, bytes, checksums });
             }
@@ -335,7 +335,7 @@ fn try_keep(
         files: stored,
         origin,
     };
-    cache.session.put_record(&record).map_err(store_error)
+    cache.lease.put_record(&record).map_err(store_error)
 }
 
 /// The plan, for questions about the build: without the steps that have values of
@@ -346,7 +346,7 @@ fn store_plan(plan: &Plan, cache: &Cache) -> Result<StoredFile, CommandError> {
         stage.steps.retain(|step| matches!(step, Step::CopyTree { .. }));
     }
     let json = serde_json::to_vec(&plan).map_err(|e| CommandError::new(Kind::Build, e))?;
-    let object = cache.session.put_blob(&mut json.as_slice()).map_err(store_error)?;
+    let object = cache.lease.put_blob(&mut json.as_slice()).map_err(store_error)?;
     Ok(StoredFile {
         role: FileRole::Plan,
         object,
@@ -384,9 +384,9 @@ fn store_file(role: FileRole, file: &Pending, cache: &Cache) -> Result<StoredFil
     let layer = meta.blocks() * BLOCK_BYTES < meta.len();
     let object = if layer {
         let mut source = RawSource::open(&path).map_err(store_error)?;
-        cache.session.put_layer(&mut source).map_err(store_error)?.digest
+        cache.lease.put_layer(&mut source).map_err(store_error)?.digest
     } else {
-        cache.session.put_blob(&mut handle).map_err(store_error)?
+        cache.lease.put_blob(&mut handle).map_err(store_error)?
     };
     let checksums = checksums(file.digests());
     Ok(StoredFile { role, object, layer, bytes: meta.len(), checksums })

@@ -62,17 +62,17 @@ pub trait TreeSink: Send + Sync {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// Somebody who looks into a guest that stands still.
+/// Called while the guest is paused between steps (`--debug-shell`).
 #[async_trait::async_trait]
-pub trait Visitor: Send + Sync {
-    /// Looks.
-    async fn visit(&self, place: Place<'_>);
+pub trait PauseHook: Send + Sync {
+    /// Inspects the guest; the build continues when this returns.
+    async fn inspect(&self, context: PauseContext<'_>);
 }
 
-/// Where a visitor finds himself.
+/// What a [`PauseHook`] may inspect.
 #[derive(Debug)]
-pub struct Place<'a> {
-    /// The guest.
+pub struct PauseContext<'a> {
+    /// The session of the paused guest.
     pub session: &'a Session,
     /// The stage that is about to run, or has failed.
     pub stage: &'a plan::Stage,
@@ -84,24 +84,25 @@ pub struct Place<'a> {
     pub failed: bool,
 }
 
-/// When somebody looks into the guest.
+/// When a build pauses for inspection, and what is called then.
 #[derive(Clone)]
-pub struct Visit {
-    /// Who.
-    pub visitor: Arc<dyn Visitor>,
-    /// When so many stages have run; the build then ends.
+pub struct Pause {
+    /// The hook that is called.
+    pub hook: Arc<dyn PauseHook>,
+    /// Pause after this number of stages, and end the build then.
     pub after: Option<usize>,
-    /// Before each of these stages, counted from zero; the build then goes on.
+    /// Pause before each of these stages, counted from zero, and continue the build then.
     pub before: Vec<usize>,
-    /// When a script has failed.
+    /// Pause when a script has failed.
     pub on_failure: bool,
-    /// What the state after these stages is taken from, whatever their keys.
+    /// The record from which the state after `after` stages is restored, whatever the
+    /// keys of the stages are.
     pub from: Option<StageRecord>,
 }
 
-impl std::fmt::Debug for Visit {
+impl std::fmt::Debug for Pause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Visit").field("after", &self.after).finish_non_exhaustive()
+        f.debug_struct("Pause").field("after", &self.after).finish_non_exhaustive()
     }
 }
 
@@ -157,8 +158,8 @@ pub struct Config {
     pub cancel: watch::Receiver<bool>,
     /// Where results of stages are kept, and taken from.
     pub cache: Option<Cache>,
-    /// Who looks into the guest, and when.
-    pub visit: Option<Visit>,
+    /// When the build pauses for inspection.
+    pub pause: Option<Pause>,
 }
 
 impl Config {

@@ -21,7 +21,9 @@ mod step_context;
 mod steps;
 
 pub use cache::Cache;
-pub use config::{ApplianceFiles, Config, HelperDrive, Network, Place, TreeSink, Visit, Visitor};
+pub use config::{
+    ApplianceFiles, Config, HelperDrive, Network, Pause, PauseContext, PauseHook, TreeSink,
+};
 pub use disks::target_files;
 pub use error::EngineError;
 pub use guest::{HELPER_SERIAL, ROOT_SERIAL, mount_drive};

@@ -28,8 +28,8 @@ use plan::{Context, DiskName, Plan, RunParts, Stage, Step};
 use session::{BootOptions, Session};
 
 use crate::{
-    Config, EngineError, Place, State,
-    cache::{Caching, Ended, Progress, Saved, Tape},
+    Config, EngineError, PauseContext, State,
+    cache::{CacheSession, Ended, Progress, Saved, StageRecorder},
     context,
     disks::{Disks, disk_bytes},
     events::Event,
@@ -68,15 +68,15 @@ pub struct Built {
 pub async fn run(plan: &Plan, config: &Config) -> Result<Built, EngineError> {
     let live: Live = Live::default();
     let mut cancel = config.cancel.clone();
-    let tape = Tape::new(Arc::clone(&config.observer));
-    let config = Config { observer: tape.clone(), ..config.clone() };
+    let recorder = StageRecorder::new(Arc::clone(&config.observer));
+    let config = Config { observer: recorder.clone(), ..config.clone() };
     let mut build = Build {
         plan,
         state: State::default(),
         guest: None,
         previous: None,
         files: Disks::new(&config.build_dir),
-        caching: Caching::begin(plan, &config, tape)?,
+        cache: CacheSession::begin(plan, &config, recorder)?,
         progress: None,
         live: Arc::clone(&live),
         config: &config,
@@ -91,34 +91,34 @@ pub async fn run(plan: &Plan, config: &Config) -> Result<Built, EngineError> {
         // killed when the session is dropped.
         let _ = tokio::time::timeout(STOP_DEADLINE, session.shutdown(true)).await;
     }
-    // What was kept until now is written, so that the next build goes on there.
-    let caching = build.caching.take();
-    let _ = tokio::task::spawn_blocking(move || drop(caching)).await;
+    // Waits until saved results are stored, so that the next build can resume from them.
+    let cache = build.cache.take();
+    let _ = tokio::task::spawn_blocking(move || drop(cache)).await;
     outcome
 }
 
-/// The session of the machine that runs now, for whoever must stop it.
+/// The session of the running machine, for the code that must stop it.
 type Live = Arc<Mutex<Option<Session>>>;
 
 async fn cancelled(cancel: &mut tokio::sync::watch::Receiver<bool>) {
     if cancel.wait_for(|stop| *stop).await.is_err() {
-        // Nobody can cancel any more.
+        // The other end is gone, so the build can no longer be cancelled.
         std::future::pending::<()>().await;
     }
 }
 
-/// A build on its way.
+/// A running build.
 struct Build<'a> {
     plan: &'a Plan,
     config: &'a Config,
     live: Live,
     state: State,
     guest: Option<Guest>,
-    /// The context that the guest is in; none in a fresh one.
+    /// The context that the guest is in; `None` in a fresh guest.
     previous: Option<&'a Context>,
     files: Disks,
-    caching: Option<Caching>,
-    /// How far the first stage has come already.
+    cache: Option<CacheSession>,
+    /// How far the first stage had come at the checkpoint that the build resumes from.
     progress: Option<Progress>,
 }
 
@@ -127,24 +127,23 @@ impl Build<'_> {
         let started = Instant::now();
         let name = self.plan.name.clone();
         self.emit(&Event::BuildStarted { name, stages: self.plan.stages.len() });
-        if self.config.visit.as_ref().is_some_and(|visit| !visit.before.is_empty()) {
-            // Somebody changes things by hand: nothing is taken from results, and
-            // nothing becomes one.
-            self.caching = None;
+        if self.config.pause.as_ref().is_some_and(|pause| !pause.before.is_empty()) {
+            // The user may change things by hand: no results are used, and none are saved.
+            self.cache = None;
         }
         let first = self.restore().await?;
-        let end = self.config.visit.as_ref().and_then(|visit| visit.after);
+        let end = self.config.pause.as_ref().and_then(|pause| pause.after);
         let end = end.unwrap_or(self.plan.stages.len()).min(self.plan.stages.len());
         for index in first..end {
             self.stage(index).await?;
         }
-        self.pause(end).await?;
-        if let Some(visit) = self.config.visit.as_ref().filter(|visit| visit.after.is_some()) {
-            self.look(end, visit).await?;
+        self.pause_before(end).await?;
+        if let Some(pause) = self.config.pause.as_ref().filter(|pause| pause.after.is_some()) {
+            self.pause_at_end(end, pause).await?;
         }
         self.power_off().await?;
-        let fetched = self.caching.as_ref().and_then(|caching| caching.fetched);
-        let origin = self.caching.as_ref().and_then(|caching| caching.origin.clone());
+        let fetched = self.cache.as_ref().and_then(|cache| cache.fetched);
+        let origin = self.cache.as_ref().and_then(|cache| cache.origin.clone());
         if end == self.plan.stages.len() {
             self.make_whole().await?;
         }
@@ -157,13 +156,13 @@ impl Build<'_> {
         self.config.observer.event(event);
     }
 
-    /// Restores what the store has; gives the first stage that must run.
+    /// Restores the disks that the store has; returns the first stage that must run.
     async fn restore(&mut self) -> Result<usize, EngineError> {
-        let Some(caching) = &mut self.caching else { return Ok(0) };
-        let Some(saved) = caching.restore(self.plan, &mut self.files).await? else { return Ok(0) };
+        let Some(cache) = &mut self.cache else { return Ok(0) };
+        let Some(saved) = cache.restore(self.plan, &mut self.files).await? else { return Ok(0) };
         self.state = saved.state;
         self.progress = saved.progress;
-        let first = caching.first();
+        let first = cache.first();
         for (index, stage) in self.plan.stages.iter().enumerate().take(first) {
             self.emit(&Event::StageCached { index, name: stage.name.clone() });
         }
@@ -171,13 +170,13 @@ impl Build<'_> {
     }
 
     async fn stage(&mut self, index: usize) -> Result<(), EngineError> {
-        self.pause(index).await?;
+        self.pause_before(index).await?;
         let stage = &self.plan.stages[index];
-        if let Some(why) = self.caching.as_ref().and_then(|caching| caching.reason(index)) {
+        if let Some(why) = self.cache.as_ref().and_then(|cache| cache.reason(index)) {
             self.emit(&Event::Message { text: format!("{} runs: {why}", stage.name) });
         }
         if self.progress.is_some()
-            && let Some(script) = self.caching.as_ref().and_then(Caching::goes_on_at)
+            && let Some(script) = self.cache.as_ref().and_then(CacheSession::resumes_at)
         {
             let text = format!("{} goes on at {script}; what is before it is kept", stage.name);
             self.emit(&Event::Message { text });
@@ -186,8 +185,8 @@ impl Build<'_> {
         let started = Instant::now();
         self.enter(index).await?;
         let worked = Instant::now();
-        if let Some(caching) = &mut self.caching {
-            caching.begin_work();
+        if let Some(cache) = &mut self.cache {
+            cache.begin_work();
         }
         let plan = self.plan;
         let progress = self.progress.take();
@@ -202,22 +201,22 @@ impl Build<'_> {
                 },
             };
             if let Err(error) = done {
-                self.failed(stage).await;
+                self.pause_on_failure(stage).await;
                 return Err(error);
             }
         }
         let Some(running) = &self.guest else { return Err(no_guest()) };
         context::note_carried(running, &mut self.state).await?;
         if self.state.has_own_device() {
-            // It goes with the machine, so no result can be kept from now on.
-            let caching = self.caching.take();
-            let _ = tokio::task::spawn_blocking(move || drop(caching)).await;
+            // The device goes with the machine, so no result can be saved from now on.
+            let cache = self.cache.take();
+            let _ = tokio::task::spawn_blocking(move || drop(cache)).await;
         }
         let elapsed = started.elapsed();
         self.emit(&Event::StageFinished { index, name: stage.name.clone(), elapsed });
-        if let Some(caching) = &mut self.caching {
-            caching
-                .ended(
+        if let Some(cache) = &mut self.cache {
+            cache
+                .save_stage(
                     Ended { plan, index, elapsed: worked.elapsed() },
                     running,
                     &self.state,
@@ -253,8 +252,8 @@ impl Build<'_> {
         while phase.next(parts).is_some() {
             run_parts::next(parts, &mut phase, &mut self.step_context(stage)?).await?;
             let Some(guest) = &self.guest else { return Err(no_guest()) };
-            let Some(caching) = &mut self.caching else { continue };
-            if phase.next(parts).is_none() || !caching.wants_point(index, &self.files) {
+            let Some(cache) = &mut self.cache else { continue };
+            if phase.next(parts).is_none() || !cache.wants_checkpoint(index, &self.files) {
                 continue;
             }
             context::note_carried(guest, &mut self.state).await?;
@@ -266,7 +265,7 @@ impl Build<'_> {
                 progress: Some(Progress { step, phase: phase.clone() }),
             };
             let ended = Ended { plan, index, elapsed: started.elapsed() };
-            caching.point(ended, &saved, guest, &mut self.files).await?;
+            cache.save_checkpoint(ended, &saved, guest, &mut self.files).await?;
         }
         Ok(())
     }
@@ -306,8 +305,9 @@ impl Build<'_> {
             vcpus: config.vcpus,
             memory_mib: config.memory_mib,
         });
-        let nobody: machine::OnGuestConnect = Arc::new(|_| machine::ConnectDecision::Refuse);
-        let door = config.network.as_ref().map_or(nobody, |network| network.on_guest_connect());
+        let refuse: machine::OnGuestConnect = Arc::new(|_| machine::ConnectDecision::Refuse);
+        let connect_egress =
+            config.network.as_ref().map_or(refuse, |network| network.on_guest_connect());
         let spec = MachineSpec {
             name: self.plan.name.clone(),
             vcpus: config.vcpus,
@@ -316,9 +316,9 @@ impl Build<'_> {
             initrd: config.appliance.initrd.clone(),
             cmdline: vec![format!("vbuild.root={ROOT_SERIAL}")],
             drives: self.drives()?,
-            on_guest_connect: match &self.caching {
-                Some(caching) => caching.counted(door),
-                None => door,
+            on_guest_connect: match &self.cache {
+                Some(cache) => cache.counted(connect_egress),
+                None => connect_egress,
             },
             verbose_console: config.verbose_console,
             run_dir: config.build_dir.clone(),
@@ -333,9 +333,9 @@ impl Build<'_> {
             boot: session.hello().boot,
             kernel: session.hello().kernel.clone(),
         });
-        if let Some(caching) = &mut self.caching {
-            caching.protect(self.plan, &session, &mut self.files).await;
-            caching.compare_clocks(&session).await;
+        if let Some(cache) = &mut self.cache {
+            cache.protect(self.plan, &session, &mut self.files).await;
+            cache.compare_clocks(&session).await;
         }
         let guest = guest::establish(session, self.plan, config, &mut self.state).await?;
         layout::open(self.plan, &guest, &mut self.state).await?;
@@ -394,61 +394,65 @@ impl Build<'_> {
 
     /// Makes each target disk one file, once its layers are in the store.
     async fn make_whole(&mut self) -> Result<(), EngineError> {
-        let caching = self.caching.take();
-        let _ = tokio::task::spawn_blocking(move || drop(caching)).await;
+        let cache = self.cache.take();
+        let _ = tokio::task::spawn_blocking(move || drop(cache)).await;
         self.files.flatten(self.plan)
     }
 
-    /// Lets the visitor look at the state after so many stages.
-    async fn look(&mut self, after: usize, visit: &crate::Visit) -> Result<(), EngineError> {
-        // Nothing that happens from now on is kept.
-        self.caching = None;
+    /// Pauses after the last stage that runs, if that was asked for.
+    async fn pause_at_end(
+        &mut self,
+        after: usize,
+        pause: &crate::Pause,
+    ) -> Result<(), EngineError> {
+        // Changes by hand are not saved.
+        self.cache = None;
         let index = after.min(self.plan.stages.len().saturating_sub(1));
         if self.plan.stages.is_empty() {
             return Ok(());
         }
         self.enter(index).await?;
         let Some(guest) = &self.guest else { return Err(no_guest()) };
-        self.open_for_visitor();
-        visit.visitor.visit(place(guest, &self.plan.stages[index], false)).await;
+        self.open_network_for_user();
+        pause.hook.inspect(pause_context(guest, &self.plan.stages[index], false)).await;
         Ok(())
     }
 
-    /// Lets the visitor look at the state before a stage, if that was asked for.
-    async fn pause(&mut self, index: usize) -> Result<(), EngineError> {
-        let Some(visit) = self.config.visit.as_ref().filter(|v| v.before.contains(&index)) else {
+    /// Pauses before a stage, if that was asked for.
+    async fn pause_before(&mut self, index: usize) -> Result<(), EngineError> {
+        let Some(pause) = self.config.pause.as_ref().filter(|v| v.before.contains(&index)) else {
             return Ok(());
         };
         // Behind the last stage there is only the state that it has left.
         let index = index.min(self.plan.stages.len().saturating_sub(1));
         self.enter(index).await?;
         let Some(guest) = &self.guest else { return Err(no_guest()) };
-        self.open_for_visitor();
-        visit.visitor.visit(place(guest, &self.plan.stages[index], false)).await;
+        self.open_network_for_user();
+        pause.hook.inspect(pause_context(guest, &self.plan.stages[index], false)).await;
         Ok(())
     }
 
-    /// Gives the network to somebody who works in the guest by hand, whatever the stage
-    /// has. The next stage sets it again.
-    fn open_for_visitor(&self) {
+    /// Opens the network for work by hand, whatever the stage has. The next stage sets it
+    /// again.
+    fn open_network_for_user(&self) {
         if let Some(network) = &self.config.network {
             network.open();
         }
     }
 
-    /// Lets the visitor look at a failure.
-    async fn failed(&self, stage: &Stage) {
-        let Some(visit) = self.config.visit.as_ref().filter(|visit| visit.on_failure) else {
+    /// Pauses at a failure, if that was asked for.
+    async fn pause_on_failure(&self, stage: &Stage) {
+        let Some(pause) = self.config.pause.as_ref().filter(|pause| pause.on_failure) else {
             return;
         };
         if let Some(guest) = &self.guest {
-            self.open_for_visitor();
-            visit.visitor.visit(place(guest, stage, true)).await;
+            self.open_network_for_user();
+            pause.hook.inspect(pause_context(guest, stage, true)).await;
         }
     }
 }
 
-/// Why nothing can be reached in a stage, and what can be done about it.
+/// The reason for refused connections in a stage without a network, with a remedy.
 fn no_network(stage: &Stage) -> String {
     format!(
         "the stage `{}` has no network; `vbuild plan` shows the stages that have one, and a command \
@@ -457,13 +461,13 @@ fn no_network(stage: &Stage) -> String {
     )
 }
 
-fn place<'a>(guest: &'a Guest, stage: &'a Stage, failed: bool) -> Place<'a> {
+fn pause_context<'a>(guest: &'a Guest, stage: &'a Stage, failed: bool) -> PauseContext<'a> {
     let image = stage.context.image_at().map(Guest::tools_path);
-    Place { session: &guest.session, stage, tools: TOOLS, image, failed }
+    PauseContext { session: &guest.session, stage, tools: TOOLS, image, failed }
 }
 
-/// Takes away the device that block-device.d has made on a file of the scratch disk,
-/// which is in use as long as it is there.
+/// Releases the loop device that block-device.d has made on a file of the scratch disk,
+/// which would keep that disk busy.
 async fn release_loops(guest: &Guest) -> Result<(), EngineError> {
     let failed = |source| EngineError::Prepare { action: "release loop devices".into(), source };
     let mounts = guest.session.mounts().await.map_err(failed)?;

@@ -45,7 +45,7 @@ pub use error::{Failure, RemoteError};
 pub use place::{Options, Place};
 pub use shelf::{Listed, Shelf};
 pub use signature::{SECRET_MIN_BYTES, Secret};
-use store::{Digest, Origin, Printable, RecordKind, Session, StageRecord};
+use store::{Digest, Lease, Origin, Printable, RecordKind, StageRecord};
 
 /// The version of the layout above.
 const LAYOUT: &str = "v1";
@@ -120,7 +120,7 @@ impl Remote {
         &self,
         there: &Digest,
         here: Here,
-        session: &Arc<Session>,
+        lease: &Arc<Lease>,
     ) -> Result<Option<Moved>, RemoteError> {
         let path = self.stage_path(there);
         let Some(content) = self.get_small(&path).await? else { return Ok(None) };
@@ -136,10 +136,10 @@ impl Remote {
         let mut moved = Moved { stages: 1, ..Moved::default() };
         for (digest, max_bytes) in objects(&record) {
             // What is there, and whole, need not come again.
-            if self.has_locally(&digest, session).await? {
+            if self.has_locally(&digest, lease).await? {
                 continue;
             }
-            moved.bytes += self.fetch_object(&digest, max_bytes, session).await?;
+            moved.bytes += self.fetch_object(&digest, max_bytes, lease).await?;
             moved.objects += 1;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -155,18 +155,14 @@ impl Remote {
             }),
             ..record
         };
-        let session = Arc::clone(session);
-        blocking(move || session.put_record(&record)).await?;
+        let lease = Arc::clone(lease);
+        blocking(move || lease.put_record(&record)).await?;
         Ok(Some(moved))
     }
 
-    async fn has_locally(
-        &self,
-        digest: &Digest,
-        session: &Arc<Session>,
-    ) -> Result<bool, RemoteError> {
-        let (session, digest) = (Arc::clone(session), *digest);
-        blocking(move || match session.get_blob(&digest, &mut std::io::sink()) {
+    async fn has_locally(&self, digest: &Digest, lease: &Arc<Lease>) -> Result<bool, RemoteError> {
+        let (lease, digest) = (Arc::clone(lease), *digest);
+        blocking(move || match lease.get_blob(&digest, &mut std::io::sink()) {
             Ok(_) => Ok(true),
             Err(store::StoreError::Missing(_) | store::StoreError::Damaged { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -178,7 +174,7 @@ impl Remote {
         &self,
         digest: &Digest,
         max_bytes: u64,
-        session: &Arc<Session>,
+        lease: &Arc<Lease>,
     ) -> Result<u64, RemoteError> {
         let path = object_path(digest);
         let mut file = temporary()?;
@@ -198,10 +194,10 @@ impl Remote {
                 return Err(damaged(reason));
             }
         };
-        let (session, wanted) = (Arc::clone(session), *digest);
+        let (lease, wanted) = (Arc::clone(lease), *digest);
         let found = blocking(move || {
             file.seek(SeekFrom::Start(0)).map_err(store::StoreError::Source)?;
-            session.put_blob(&mut file)
+            lease.put_blob(&mut file)
         })
         .await?;
         if found == wanted {
@@ -219,7 +215,7 @@ impl Remote {
         &self,
         record: &StageRecord,
         there: &Digest,
-        session: &Arc<Session>,
+        lease: &Arc<Lease>,
     ) -> Result<Moved, RemoteError> {
         let mut moved = Moved::default();
         let path = self.stage_path(there);
@@ -232,10 +228,10 @@ impl Remote {
             if self.exists(&path).await? {
                 continue;
             }
-            let session = Arc::clone(session);
+            let lease = Arc::clone(lease);
             let mut file = temporary()?;
             let (mut file, bytes) = blocking(move || {
-                let bytes = session.copy_blob(&digest, &mut file)?;
+                let bytes = lease.copy_blob(&digest, &mut file)?;
                 file.seek(SeekFrom::Start(0)).map_err(store::StoreError::Source)?;
                 Ok((file, bytes))
             })

@@ -16,15 +16,15 @@ use std::{
 
 use remote::{Here, Moved, Options, Place, Remote, RemoteError, Secret, Shelf};
 use store::{
-    Digest, DiskName, DiskState, RECORD_VERSION, RawSource, RecordKind, Session, StageRecord, Store,
+    Digest, DiskName, DiskState, Lease, RECORD_VERSION, RawSource, RecordKind, StageRecord, Store,
 };
 
-fn session(folder: &Path) -> Arc<Session> {
-    Arc::new(Store::open(folder).unwrap().session().unwrap())
+fn lease(folder: &Path) -> Arc<Lease> {
+    Arc::new(Store::open(folder).unwrap().lease().unwrap())
 }
 
 /// A stage whose disk holds a text, and more bytes than go at once.
-fn stage(session: &Session, folder: &Path, number: u8, bytes: usize) -> StageRecord {
+fn stage(lease: &Lease, folder: &Path, number: u8, bytes: usize) -> StageRecord {
     let disk = folder.join(format!("disk-{number}.raw"));
     // Noise, so that compression does not make it small.
     let mut state = u32::from(number) + 1;
@@ -33,8 +33,8 @@ fn stage(session: &Session, folder: &Path, number: u8, bytes: usize) -> StageRec
         (state >> 24) as u8
     });
     fs::write(&disk, noise.take(bytes).collect::<Vec<u8>>()).unwrap();
-    let layer = session.put_layer(&mut RawSource::open(&disk).unwrap()).unwrap();
-    let log = session.put_blob(&mut b"a log that stays".as_slice()).unwrap();
+    let layer = lease.put_layer(&mut RawSource::open(&disk).unwrap()).unwrap();
+    let log = lease.put_blob(&mut b"a log that stays".as_slice()).unwrap();
     let disks = DiskState { bytes: bytes as u64, layers: vec![layer.digest] };
     let record = StageRecord {
         version: RECORD_VERSION,
@@ -56,7 +56,7 @@ fn stage(session: &Session, folder: &Path, number: u8, bytes: usize) -> StageRec
         files: Vec::new(),
         origin: None,
     };
-    session.put_record(&record).unwrap();
+    lease.put_record(&record).unwrap();
     record
 }
 
@@ -73,8 +73,7 @@ fn here(key: Digest) -> Here {
 /// The whole way there and back; gives what the cache was told to hold.
 async fn there_and_back(place: &Place, options: &Options) {
     let folder = tempfile::tempdir().unwrap();
-    let (mine, yours) =
-        (session(&folder.path().join("mine")), session(&folder.path().join("yours")));
+    let (mine, yours) = (lease(&folder.path().join("mine")), lease(&folder.path().join("yours")));
     let record = stage(&mine, folder.path(), 1, 40 << 20);
     let remote = Remote::open(place.clone(), options).unwrap();
     assert_eq!(
@@ -140,7 +139,7 @@ async fn a_folder_behind_ssh() {
     let wrong: Place = format!("ssh://you@there{}", cache.display()).parse().unwrap();
     let remote = Remote::open(wrong, &options).unwrap();
     let error = remote
-        .fetch(&there(Digest([1; 32])), here(Digest([1; 32])), &session(&folder.path().join("s")))
+        .fetch(&there(Digest([1; 32])), here(Digest([1; 32])), &lease(&folder.path().join("s")))
         .await
         .unwrap_err();
     assert!(matches!(error, RemoteError::Transfer { .. }), "{error}");
@@ -255,14 +254,14 @@ async fn damage_is_told_and_nothing_wrong_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let remote = Remote::open(Place::Folder(cache.clone()), &Options::default()).unwrap();
-    let mine = session(&folder.path().join("mine"));
+    let mine = lease(&folder.path().join("mine"));
     let record = stage(&mine, folder.path(), 2, 1 << 20);
     remote.push(&record, &there(record.key), &mine).await.unwrap();
     let object = walk(&cache.join("v1/objects")).pop().unwrap();
     let mut bytes = fs::read(&object).unwrap();
     bytes[100] ^= 1;
     fs::write(&object, bytes).unwrap();
-    let yours = session(&folder.path().join("yours"));
+    let yours = lease(&folder.path().join("yours"));
     let error = remote.fetch(&there(record.key), here(record.key), &yours).await.unwrap_err();
     assert!(error.to_string().contains("its digest is"), "{error}");
     assert_eq!(yours.lookup(&record.key).unwrap(), None);
@@ -298,8 +297,8 @@ async fn what_is_larger_than_it_can_be_is_not_read_to_its_end() {
     let options = Options { ssh: ssh_here(folder.path()), ..Options::default() };
     let cache = folder.path().join("cache");
     let behind_ssh = format!("ssh://me@there{}", cache.display()).parse().unwrap();
-    let mine = session(&folder.path().join("mine"));
-    let yours = session(&folder.path().join("yours"));
+    let mine = lease(&folder.path().join("mine"));
+    let yours = lease(&folder.path().join("yours"));
     let record = stage(&mine, folder.path(), 7, 1 << 20);
     let places = [Place::Folder(cache.clone()), behind_ssh];
     let [near, far] = places.map(|place| Remote::open(place, &options).unwrap());
@@ -330,8 +329,8 @@ async fn with_a_secret_only_what_is_signed_counts() {
     };
     let (ours, theirs, nobodys) =
         (remote(b"the secret of our team"), remote(b"another one altogether"), remote(b""));
-    let mine = session(&folder.path().join("mine"));
-    let yours = session(&folder.path().join("yours"));
+    let mine = lease(&folder.path().join("mine"));
+    let yours = lease(&folder.path().join("yours"));
     let record = stage(&mine, folder.path(), 5, 1 << 20);
     // Somebody without the secret says that the key means other disks.
     let forged = StageRecord { key: record.key, ..stage(&mine, folder.path(), 6, 1 << 20) };
@@ -419,7 +418,7 @@ fn s3() {
         runtime.block_on(there_and_back(&place, &Options::default()));
         let missing = "s3://nobody/cache".parse().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let mine = session(folder.path());
+        let mine = lease(folder.path());
         let scratch = tempfile::tempdir().unwrap();
         let record = stage(&mine, scratch.path(), 4, 1 << 20);
         let remote = Remote::open(missing, &Options::default()).unwrap();

@@ -137,7 +137,7 @@ async fn attempt(
     let Some(mut stream) = connection.try_open(&hello).await? else { return Ok(None) };
     match stream.try_next().await {
         None => Ok(None),
-        Some(Incoming::Reply(Reply::Hello { version, kernel, uptime_us, .. })) => {
+        Some(Incoming::Reply(Reply::Hello { version, kernel, uptime_us })) => {
             if version != PROTOCOL_VERSION {
                 return Err(SessionError::Version { agent: version, host: PROTOCOL_VERSION });
             }

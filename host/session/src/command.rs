@@ -263,7 +263,7 @@ impl ChildControl {
     /// # Errors
     /// When the guest is gone.
     pub async fn kill(&self, signal: i32) -> Result<(), SessionError> {
-        let request = Request::Kill { stream: self.stream, signal, group: true };
+        let request = Request::Kill { stream: self.stream, signal };
         match self.session.perform(&request).await {
             // A process that has ended meanwhile is what the caller wanted.
             Err(SessionError::Guest(_)) => Ok(()),

@@ -35,7 +35,7 @@ pub struct Collected {
     pub left: Usage,
 }
 
-/// Bytes of a session's file that are read: a line of 65 bytes for each object,
+/// Bytes of a lease's file that are read: a line of 65 bytes for each object,
 /// so many more than a build can have.
 const SESSION_MAX_BYTES: u64 = 64 << 20;
 

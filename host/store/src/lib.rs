@@ -26,9 +26,9 @@
 //! was last used is its file's time of change; what is used least recently goes
 //! first when the store gets too large.
 //!
-//! **Many builds** share a store. A build opens a [`Session`]; whatever it looks
+//! **Many builds** share a store. A build opens a [`Lease`]; whatever it looks
 //! up or puts is noted in its file before the store's lock is given back, and gc
-//! never takes it as long as the session's own lock is held, which ends with the
+//! never takes it as long as the lease's own lock is held, which ends with the
 //! process, however that ends.
 //!
 //! **Secrets**: values of variables stand in no record, neither in clear nor as a plain
@@ -48,10 +48,10 @@ pub mod fuzzing;
 mod gc;
 mod layer;
 mod layout;
+mod lease;
 mod overlay;
 mod record;
 mod salt;
-mod session;
 mod verify;
 
 use std::{
@@ -71,12 +71,12 @@ pub use gc::{Collected, Usage};
 pub use layer::{LayerContent, layer_max_bytes};
 use layout::Layout;
 pub use layout::{OnStep, Step};
+pub use lease::{Lease, StoredLayer};
 pub use overlay::OverlaySource;
 pub use record::{
     Checksums, Connection, DiskState, Fetched, FileRole, InvalidRecord, KeyId, Origin,
     RECORD_VERSION, Ran, RecordKind, StageRecord, StoredFile,
 };
-pub use session::{Session, StoredLayer};
 pub use verify::{Problem, Verified};
 
 /// The version of the layout above.
@@ -180,9 +180,9 @@ impl Store {
     /// Begins the use of the store by one build.
     ///
     /// # Errors
-    /// When the session's file cannot be made.
-    pub fn session(&self) -> Result<Session> {
-        Session::begin(self.clone())
+    /// When the lease's file cannot be made.
+    pub fn lease(&self) -> Result<Lease> {
+        Lease::begin(self.clone())
     }
 
     /// Reads a record as it stands. `None` when there is none; one that cannot

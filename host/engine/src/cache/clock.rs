@@ -1,16 +1,16 @@
-//! How far the clock of a machine is ahead of the host's: what changed a file is found
-//! by times of both.
+//! The difference between the clocks of guest and host: which script changed a file is
+//! found by times of both.
 
 use session::Session;
 
 use super::recorder::now_ms;
 use crate::guest::tool;
 
-/// Asks so often: the first answer waits for a program to be read.
+/// Number of measurements. The first one includes the time to load the program.
 const ANSWERS: usize = 3;
 
-/// Milliseconds by which a guest's clock is ahead, by the quickest of some answers.
-/// `None` when it does not answer.
+/// Milliseconds by which a guest's clock is ahead, by the quickest of several answers.
+/// `None` when the guest does not answer.
 pub(crate) async fn ahead_ms(session: &Session) -> Option<i64> {
     let mut best: Option<(u64, i64)> = None;
     for _ in 0..ANSWERS {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use plan::Surroundings;
-use store::Session;
+use store::Lease;
 
 use super::{connections::Connections, policy::Rules};
 
@@ -11,7 +11,7 @@ use super::{connections::Connections, policy::Rules};
 #[derive(Debug, Clone)]
 pub struct Cache {
     /// The build's hold on the store.
-    pub session: Arc<Session>,
+    pub lease: Arc<Lease>,
     /// Which results may be used.
     pub rules: Rules,
     /// What the steps can see beside the plan.

@@ -106,7 +106,7 @@ pub(crate) fn forecast_until(
     }
     let (mut resume, mut point) = (None, None);
     for index in (0..limit).rev() {
-        if let Some(record) = cache.session.lookup(&keys[index].0)? {
+        if let Some(record) = cache.lease.lookup(&keys[index].0)? {
             if let Err(why) = check_use(&record, &cache.rules, now) {
                 own[index] = Some(why);
             } else if record.resumable() {
@@ -165,7 +165,7 @@ fn last_point(
     now: SystemTime,
 ) -> Result<Option<ResumePoint>, StoreError> {
     for (point, key) in points(plan, cache, keys, index).into_iter().rev() {
-        let Some(record) = cache.session.lookup(&key.0)? else { continue };
+        let Some(record) = cache.lease.lookup(&key.0)? else { continue };
         if !record.resumable() || check_use(&record, &cache.rules, now).is_err() {
             continue;
         }
@@ -190,7 +190,7 @@ fn next_script(record: &StageRecord, point: Point, parts: &RunParts) -> Option<S
 
 /// The inputs of the latest run of each stage of a build of this name.
 fn latest(plan: &Plan, cache: &Cache) -> Result<Vec<(Printable, Inputs)>, StoreError> {
-    let mut records = cache.session.store().records()?;
+    let mut records = cache.lease.store().records()?;
     let build = Printable::from(plan.name.as_str());
     records.retain(|(_, record)| record.build == build && record.kind == RecordKind::Stage);
     records.sort_by_key(|(_, record)| std::cmp::Reverse(record.created));

@@ -29,5 +29,5 @@ pub use policy::{MAX_AGE_DEFAULT, Refresh, Rules, Trust, check_use};
 pub use why::Why;
 
 pub(crate) use record::{Progress, Saved};
-pub(crate) use recorder::Tape;
-pub(crate) use session::{Caching, Ended};
+pub(crate) use recorder::StageRecorder;
+pub(crate) use session::{CacheSession, Ended};

@@ -11,24 +11,24 @@ use crate::{
     steps::run_parts::{Phase, Scripts},
 };
 
-/// How far a stage has come.
+/// How far a stage had come at a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// The step.
+    /// Position of the step in its stage.
     pub(crate) step: usize,
-    /// How far its scripts have come.
+    /// Progress within the step's phase.
     pub(crate) phase: Phase,
 }
 
-/// What is kept beside the disks.
+/// What is saved beside the disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Saved {
     pub(crate) state: State,
-    /// Within a stage.
+    /// The progress within a stage, at a checkpoint.
     pub(crate) progress: Option<Progress>,
 }
 
-/// [`Saved`] as it stands in a record.
+/// [`Saved`] as records contain it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SavedRecord {
@@ -36,7 +36,7 @@ pub(crate) struct SavedRecord {
     pub(crate) progress: Option<ProgressRecord>,
 }
 
-/// [`Progress`] as it stands in a record: values of variables are sealed.
+/// [`Progress`] as records contain it: values of variables are sealed.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProgressRecord {
@@ -46,7 +46,7 @@ pub(crate) struct ProgressRecord {
 }
 
 impl Saved {
-    /// For the record of this key; `None` when values cannot be sealed.
+    /// Converts to the form of the record of this key; `None` when values cannot be sealed.
     pub(super) fn to_record(&self, salt: &Salt, key: StageKey) -> Option<serde_json::Value> {
         let sealed = |progress: &Progress| {
             Some(ProgressRecord {
@@ -62,7 +62,7 @@ impl Saved {
         serde_json::to_value(SavedRecord { state: self.state.clone(), progress }).ok()
     }
 
-    /// From a record.
+    /// Reads the state of a record.
     pub(super) fn of_record(record: &StageRecord, salt: &Salt) -> Result<Self, String> {
         let saved: SavedRecord =
             serde_json::from_value(record.state.clone()).map_err(|e| e.to_string())?;

@@ -12,25 +12,25 @@ use store::Ran;
 use super::policy::LOG_MAX_BYTES;
 use crate::events::{Event, Observer, SharedObserver};
 
-/// Passes events on and keeps what scripts say.
-pub(crate) struct Tape {
+/// An observer that records the output of scripts and passes every event on.
+pub(crate) struct StageRecorder {
     inner: SharedObserver,
     text: Mutex<String>,
     ran: Mutex<Vec<Ran>>,
 }
 
-impl Tape {
+impl StageRecorder {
     pub(crate) fn new(inner: SharedObserver) -> Arc<Self> {
         Arc::new(Self { inner, text: Mutex::default(), ran: Mutex::default() })
     }
 
-    /// What was said since this was asked before.
-    pub(crate) fn take(&self) -> Vec<u8> {
+    /// Takes the output since the last call.
+    pub(crate) fn take_log(&self) -> Vec<u8> {
         std::mem::take(&mut *self.text.lock().unwrap_or_else(PoisonError::into_inner)).into_bytes()
     }
 
-    /// What ran since this was asked before, by the clock of a machine that is so
-    /// many milliseconds ahead of the host's.
+    /// Takes what ran since the last call, with times of the machine's clock, which is
+    /// `ahead_ms` ahead of the host's.
     pub(crate) fn take_ran(&self, ahead_ms: i64) -> Vec<Ran> {
         let ran = std::mem::take(&mut *self.ran.lock().unwrap_or_else(PoisonError::into_inner));
         let shifted = |at: u64| at.saturating_add_signed(ahead_ms);
@@ -66,7 +66,7 @@ impl Tape {
     }
 }
 
-impl Observer for Tape {
+impl Observer for StageRecorder {
     fn event(&self, event: &Event) {
         match event {
             Event::OutputLine { line, .. } => self.put(line),

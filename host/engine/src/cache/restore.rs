@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use plan::{Disk, DiskName, DiskSize, Plan};
-use store::{DiskState, Session, StageRecord, StoreError};
+use store::{DiskState, Lease, StageRecord, StoreError};
 
 use crate::{
     EngineError, State,
@@ -84,10 +84,10 @@ pub(crate) fn jobs(
 ///
 /// # Errors
 /// The first failure; files of other disks may then exist.
-pub(crate) fn run(session: &Session, jobs: &[Job]) -> Result<(), StoreError> {
+pub(crate) fn run(lease: &Lease, jobs: &[Job]) -> Result<(), StoreError> {
     std::thread::scope(|scope| {
         let threads: Vec<_> =
-            jobs.iter().map(|job| scope.spawn(|| session.restore(&job.disk, &job.path))).collect();
+            jobs.iter().map(|job| scope.spawn(|| lease.restore(&job.disk, &job.path))).collect();
         threads.into_iter().try_for_each(|thread| match thread.join() {
             Ok(restored) => restored,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -1,4 +1,5 @@
-//! One build's use of the store: what it starts from, and what it leaves.
+//! One build's use of the store: the state that it resumes from, and the results that it
+//! saves.
 
 use std::{
     collections::BTreeMap,
@@ -21,11 +22,11 @@ use super::{
     forecast::{self, Forecast},
     policy::{self, Refresh},
     record::Saved,
-    recorder::Tape,
+    recorder::StageRecorder,
     restore,
-    snapshot::{self, Failure},
+    snapshot::{self, SnapshotError},
     why::Why,
-    writer::{Job, Keeper, chain},
+    writer::{CacheWriter, Job, chain},
 };
 use crate::{
     Config, EngineError, State,
@@ -34,60 +35,61 @@ use crate::{
     guest::Guest,
 };
 
-/// A stage that has ended.
+/// A stage that has ended, or has reached a checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) index: usize,
-    /// How long its steps took.
+    /// The time that its steps took.
     pub(crate) elapsed: Duration,
 }
 
-/// What is told of a stage that is on its way.
+/// What the record of the running stage will contain, collected until its next checkpoint
+/// or its end.
 #[derive(Debug, Clone, Default)]
-struct Told {
+struct StageLog {
     connections: Ledger,
     ran: Vec<Ran>,
     log: Vec<u8>,
 }
 
-/// What a build knows about its cache.
-pub(crate) struct Caching {
+/// The cache as one build uses it.
+pub(crate) struct CacheSession {
     cache: Cache,
     observer: SharedObserver,
-    tape: Arc<Tape>,
+    recorder: Arc<StageRecorder>,
     forecast: Forecast,
-    /// The first stage that always runs: nothing behind it is kept, because
-    /// nothing could go on from there.
-    last_kept: usize,
-    /// Nothing goes on from a stage at or behind this one.
+    /// The first stage that always runs: no disks are saved from there on, because no
+    /// build could resume behind it.
+    saved_until: usize,
+    /// The build resumes from no stage at or behind this one.
     end: usize,
-    keeper: Keeper,
+    writer: CacheWriter,
     /// Connections that the guest has opened since the last stage ended.
     opened: Arc<AtomicU64>,
-    /// When the network was first used for what is on the disks now.
+    /// When the network was first used for the present content of the disks.
     pub(crate) fetched: Option<u64>,
-    /// The shared cache that what is on the disks now began with.
+    /// The shared cache that the present content of the disks came from.
     pub(crate) origin: Option<Origin>,
-    /// Work since the disks were kept, as far as it is counted.
-    unkept: Duration,
-    /// Since when it is not counted.
+    /// Work since the disks were last saved, up to `since`.
+    unsaved: Duration,
+    /// The time from which work is not yet counted in `unsaved`.
     since: Instant,
-    /// How far the clock of the machine is ahead of the host's.
+    /// Milliseconds by which the machine's clock is ahead of the host's.
     ahead_ms: i64,
-    /// How long the guest stood still, until that is told.
-    still: Option<Duration>,
-    /// Of the stage that runs, up to the last point in it.
-    told: Told,
+    /// Pause time of the last snapshot, until it is reported.
+    paused: Option<Duration>,
+    /// What has been collected of the running stage, up to its last checkpoint.
+    stage_log: StageLog,
 }
 
-impl Caching {
-    /// Begins; `None` when the build has no cache, or it cannot be read, which
-    /// is told.
+impl CacheSession {
+    /// Opens the cache of a build. `None` when it has none, or, with a warning, when the
+    /// cache cannot be read.
     pub(crate) fn begin(
         plan: &Plan,
         config: &Config,
-        tape: Arc<Tape>,
+        recorder: Arc<StageRecorder>,
     ) -> Result<Option<Self>, EngineError> {
         let Some(cache) = config.cache.clone() else { return Ok(None) };
         if let Refresh::From(name) = &cache.rules.refresh
@@ -107,36 +109,36 @@ impl Caching {
                 return Ok(None);
             }
         };
-        let mut caching = Self {
+        let mut started = Self {
             observer: Arc::clone(&config.observer),
-            tape,
-            last_kept: policy::first_always(plan).unwrap_or(plan.stages.len()),
+            recorder,
+            saved_until: policy::first_always(plan).unwrap_or(plan.stages.len()),
             end: plan.stages.len(),
-            keeper: Keeper::start(Arc::clone(&cache.session), Arc::clone(&config.observer)),
+            writer: CacheWriter::start(Arc::clone(&cache.lease), Arc::clone(&config.observer)),
             cache,
             forecast,
             opened: Arc::default(),
             fetched: None,
             origin: None,
-            unkept: Duration::ZERO,
+            unsaved: Duration::ZERO,
             since: Instant::now(),
             ahead_ms: 0,
-            still: None,
-            told: Told::default(),
+            paused: None,
+            stage_log: StageLog::default(),
         };
-        if let Some(visit) = &config.visit
-            && let Some(after) = visit.after
+        if let Some(pause) = &config.pause
+            && let Some(after) = pause.after
         {
-            caching.limit(plan, after);
-            if let (Some(index), Some(record)) = (after.checked_sub(1), &visit.from) {
-                caching.forecast.resume = Some((index, record.clone()));
-                caching.forecast.point = None;
+            started.limit(plan, after);
+            if let (Some(index), Some(record)) = (after.checked_sub(1), &pause.from) {
+                started.forecast.resume = Some((index, record.clone()));
+                started.forecast.point = None;
             }
         }
-        Ok(Some(caching))
+        Ok(Some(started))
     }
 
-    /// Goes on from no stage at or behind this one.
+    /// Makes the build resume from no stage at or behind `end`.
     fn limit(&mut self, plan: &Plan, end: usize) {
         self.end = end;
         if self.forecast.first() < end {
@@ -157,12 +159,12 @@ impl Caching {
         self.forecast.first()
     }
 
-    /// The script with which the first stage that runs goes on.
-    pub(crate) fn goes_on_at(&self) -> Option<&str> {
+    /// The script with which the first stage that runs resumes.
+    pub(crate) fn resumes_at(&self) -> Option<&str> {
         self.forecast.point.as_ref().map(|point| point.script.as_str())
     }
 
-    /// Why a stage runs, when that is worth a word.
+    /// Why a stage runs, if the user would not expect it.
     pub(crate) fn reason(&self, index: usize) -> Option<&Why> {
         self.forecast.reasons[index].as_ref().filter(|why| {
             matches!(
@@ -176,8 +178,8 @@ impl Caching {
         })
     }
 
-    /// Restores the disks of the last stage that need not run. A damaged layer
-    /// is told, and the search begins anew without it.
+    /// Restores the disks of the last stage that need not run. A damaged result is
+    /// reported and forgotten, and the next best one is used.
     pub(crate) async fn restore(
         &mut self,
         plan: &Plan,
@@ -196,9 +198,9 @@ impl Caching {
                 (Err(error), Some((index, record))) => {
                     self.warn(&format!("a cached result is not used: {}", chain(&error)));
                     files.clear();
-                    // If it cannot be forgotten, it is not used all the same.
-                    let forgotten = self.cache.session.forget(&record.key).is_ok();
-                    self.forecast_anew(plan, if forgotten { self.end } else { index });
+                    // A result that cannot be forgotten is excluded by `end`.
+                    let forgotten = self.cache.lease.forget(&record.key).is_ok();
+                    self.forecast_again(plan, if forgotten { self.end } else { index });
                 }
                 (Ok(state), _) => {
                     self.forget_outdated(plan);
@@ -209,8 +211,8 @@ impl Caching {
         }
     }
 
-    /// Looks into the store again, for what is before a stage.
-    fn forecast_anew(&mut self, plan: &Plan, end: usize) {
+    /// Looks into the store again, for stages before `end`.
+    fn forecast_again(&mut self, plan: &Plan, end: usize) {
         let found = forecast::forecast_until(plan, &self.cache, SystemTime::now(), end);
         self.forecast = found.unwrap_or_else(|_| Forecast {
             keys: self.forecast.keys.clone(),
@@ -228,7 +230,7 @@ impl Caching {
     ) -> Result<Option<Saved>, EngineError> {
         let unusable = |error: Box<dyn std::error::Error + Send + Sync>| EngineError::Host {
             action: "restore the disks of a stage in".into(),
-            path: self.cache.session.store().root().to_owned(),
+            path: self.cache.lease.store().root().to_owned(),
             source: std::io::Error::other(error),
         };
         let saved = Saved::of_record(&record, &self.cache.surroundings.salt)
@@ -236,9 +238,9 @@ impl Caching {
         let jobs = restore::jobs(plan, &saved.state, &record, files)
             .map_err(|mismatch| unusable(mismatch.into()))?;
         files.make_directory()?;
-        let session = Arc::clone(&self.cache.session);
+        let lease = Arc::clone(&self.cache.lease);
         let restored =
-            tokio::task::spawn_blocking(move || restore::run(&session, &jobs).map(|()| jobs));
+            tokio::task::spawn_blocking(move || restore::run(&lease, &jobs).map(|()| jobs));
         let jobs = restored.await.map_err(|e| unusable(e.into()))?;
         for job in jobs.map_err(|e| unusable(e.into()))? {
             files.restored(&job.name, job.disk.bytes);
@@ -248,14 +250,14 @@ impl Caching {
         if saved.progress.is_some() {
             let mut log = Vec::new();
             if let Some(blob) = &record.log {
-                // A log that is lost is no reason to build anew.
-                let _ = self.cache.session.get_blob(blob, &mut log);
+                // A lost log is no reason to run the stage again.
+                let _ = self.cache.lease.get_blob(blob, &mut log);
             }
             let connections = Ledger::resumed(record.connections, record.more_connections);
-            self.told = Told { connections, ran: record.ran, log };
+            self.stage_log = StageLog { connections, ran: record.ran, log };
         }
-        self.keeper = Keeper::resume(
-            Arc::clone(&self.cache.session),
+        self.writer = CacheWriter::resume(
+            Arc::clone(&self.cache.lease),
             record.disks,
             files,
             Arc::clone(&self.observer),
@@ -263,8 +265,8 @@ impl Caching {
         Ok(Some(saved))
     }
 
-    /// What follows a stage that is refreshed has the same key as before, but
-    /// not the same content: it must not be found again.
+    /// Forgets the results behind a stage that is refreshed: they have the same keys as
+    /// before, but not the same content.
     fn forget_outdated(&self, plan: &Plan) {
         if !self.forecast.outdated() {
             return;
@@ -275,29 +277,29 @@ impl Caching {
             .map(|(_, key)| key);
         let keys = self.forecast.keys[self.first()..].iter().copied();
         for key in keys.chain(within).chain([outputs]) {
-            if let Err(error) = self.cache.session.forget(&key.0) {
+            if let Err(error) = self.cache.lease.forget(&key.0) {
                 self.warn(&format!("an outdated result stays: {}", chain(&error)));
             }
         }
     }
 
-    /// Counts the connections that a door leads to.
-    pub(crate) fn counted(&self, door: OnGuestConnect) -> OnGuestConnect {
+    /// Counts the connections that the guest opens.
+    pub(crate) fn counted(&self, connect_egress: OnGuestConnect) -> OnGuestConnect {
         let opened = Arc::clone(&self.opened);
         Arc::new(move |connect| {
             opened.fetch_add(1, Ordering::Relaxed);
-            door(connect)
+            connect_egress(connect)
         })
     }
 
-    /// Before the guest writes: files that are kept get a layer over them.
+    /// Puts a layer over saved files, before the guest writes to its disks.
     pub(crate) async fn protect(&self, plan: &Plan, session: &Session, files: &mut Disks) {
-        if self.keeper.has_failed() {
+        if self.writer.has_failed() {
             return;
         }
         let pushed = snapshot::push(plan, session, files, Disks::needs_layer).await;
         if let Err(error) = pushed {
-            self.keeper.give_up();
+            self.writer.give_up();
             self.warn(&format!("the results of this build are not kept: {}", chain(&error)));
         }
     }
@@ -307,9 +309,9 @@ impl Caching {
         self.ahead_ms = clock::ahead_ms(session).await.unwrap_or(self.ahead_ms);
     }
 
-    /// A stage has ended: keeps its disks if that is worth it, and what is known
-    /// about it in any case.
-    pub(crate) async fn ended(
+    /// Saves a stage that has ended: its record in any case, and its disks if the policy
+    /// says so.
+    pub(crate) async fn save_stage(
         &mut self,
         stage: Ended<'_>,
         guest: &Guest,
@@ -319,33 +321,33 @@ impl Caching {
         let Ended { plan, index, .. } = stage;
         self.count_work();
         self.note_network();
-        if self.keeper.has_failed() {
+        if self.writer.has_failed() {
             return Ok(());
         }
-        let worth = index < self.last_kept
-            && policy::saves_stage(&plan.stages[index], self.unkept, files.longest_chain());
+        let worth = index < self.saved_until
+            && policy::saves_stage(&plan.stages[index], self.unsaved, files.longest_chain());
         let finished = if worth { self.snapshot(plan, guest, files).await? } else { None };
         let saved = Saved { state: state.clone(), progress: None };
-        self.listen();
-        let Told { connections, ran, log } = std::mem::take(&mut self.told);
+        self.drain_events();
+        let StageLog { connections, ran, log } = std::mem::take(&mut self.stage_log);
         let Ledger { connections, more: more_connections, .. } = connections;
         if let Some(known) = self.record(stage, self.forecast.keys[index], &saved) {
             let record = StageRecord { connections, more_connections, ran, ..known };
-            self.keeper.keep(Job { record, log, finished });
+            self.writer.save(Job { record, log, finished });
         }
-        self.tell_still();
+        self.report_pause();
         Ok(())
     }
 
-    /// Tells how long the guest stood still for the last snapshot.
-    fn tell_still(&mut self) {
-        if let Some(elapsed) = self.still.take() {
+    /// Reports how long the last snapshot paused the guest.
+    fn report_pause(&mut self) {
+        if let Some(elapsed) = self.paused.take() {
             let title = "keep the disks".to_owned();
             self.observer.event(&Event::StepFinished { title, elapsed });
         }
     }
 
-    /// The network has been used by now, or not.
+    /// Notes the time if the guest has used the network since the last call.
     fn note_network(&mut self) {
         if self.opened.swap(0, Ordering::Relaxed) > 0 {
             let now = seconds();
@@ -353,27 +355,27 @@ impl Caching {
         }
     }
 
-    /// Work begins, or goes on.
+    /// Starts to count work.
     pub(crate) fn begin_work(&mut self) {
         self.since = Instant::now();
     }
 
-    /// Counts the work since that was asked before.
+    /// Adds the work since the last call.
     fn count_work(&mut self) {
-        self.unkept += self.since.elapsed();
+        self.unsaved += self.since.elapsed();
         self.begin_work();
     }
 
-    /// Whether the disks shall be kept between two scripts.
-    pub(crate) fn wants_point(&mut self, index: usize, files: &Disks) -> bool {
+    /// Whether a checkpoint shall be taken between two scripts.
+    pub(crate) fn wants_checkpoint(&mut self, index: usize, files: &Disks) -> bool {
         self.count_work();
-        index < self.last_kept
-            && policy::saves_checkpoint(self.unkept, files.longest_chain())
-            && !self.keeper.has_failed()
+        index < self.saved_until
+            && policy::saves_checkpoint(self.unsaved, files.longest_chain())
+            && !self.writer.has_failed()
     }
 
-    /// Keeps the disks between two scripts of a stage.
-    pub(crate) async fn point(
+    /// Saves the disks between two scripts of a stage.
+    pub(crate) async fn save_checkpoint(
         &mut self,
         stage: Ended<'_>,
         saved: &Saved,
@@ -384,26 +386,26 @@ impl Caching {
         let Ended { plan, index, .. } = stage;
         let Some(key) = self.key_within(plan, index, saved) else { return Ok(()) };
         let Some(finished) = self.snapshot(plan, guest, files).await? else { return Ok(()) };
-        self.listen();
-        let Told { connections, ran, log } = self.told.clone();
+        self.drain_events();
+        let StageLog { connections, ran, log } = self.stage_log.clone();
         let Ledger { connections, more: more_connections, .. } = connections;
         if let Some(known) = self.record(stage, key, saved) {
             let kind = RecordKind::Point;
             let record = StageRecord { kind, connections, more_connections, ran, ..known };
-            self.keeper.keep(Job { record, log, finished: Some(finished) });
+            self.writer.save(Job { record, log, finished: Some(finished) });
         }
-        self.tell_still();
+        self.report_pause();
         Ok(())
     }
 
-    /// Takes in what has been told of the stage since the last point in it.
-    fn listen(&mut self) {
-        self.told.connections.extend(self.cache.connections.take());
-        self.told.ran.extend(self.tape.take_ran(self.ahead_ms));
-        self.told.log.extend(self.tape.take());
+    /// Collects what the stage has done since the last call.
+    fn drain_events(&mut self) {
+        self.stage_log.connections.extend(self.cache.connections.take());
+        self.stage_log.ran.extend(self.recorder.take_ran(self.ahead_ms));
+        self.stage_log.log.extend(self.recorder.take_log());
     }
 
-    /// The key of where a stage is now.
+    /// The key of the point that a stage has reached.
     fn key_within(&self, plan: &Plan, index: usize, saved: &Saved) -> Option<StageKey> {
         let progress = saved.progress.as_ref()?;
         let Some(Step::RunParts(parts)) = plan.stages[index].steps.get(progress.step) else {
@@ -414,8 +416,8 @@ impl Caching {
         points.into_iter().find(|(point, _)| *point == here).map(|(_, key)| key)
     }
 
-    /// What is known about a stage, or a point in it, before it is stored. `None` when it
-    /// cannot be put down.
+    /// The record of a stage or checkpoint without its disks and log, which the writer
+    /// adds. `None` when its values cannot be sealed.
     fn record(&self, ended: Ended<'_>, key: StageKey, saved: &Saved) -> Option<StageRecord> {
         let Ended { plan, index, elapsed } = ended;
         let stage = &plan.stages[index];
@@ -449,23 +451,23 @@ impl Caching {
         files: &mut Disks,
     ) -> Result<Option<Vec<crate::disks::Finished>>, EngineError> {
         match snapshot::take(plan, guest, files).await {
-            Ok(still) => {
-                // After whatever ran, so that it does not count for that.
-                self.still = Some(still);
-                self.unkept = Duration::ZERO;
+            Ok(paused) => {
+                // The pause does not count as work.
+                self.paused = Some(paused);
+                self.unsaved = Duration::ZERO;
                 self.begin_work();
                 Ok(Some(files.finished()))
             }
-            Err(Failure::Restless(error)) => {
+            Err(SnapshotError::Quiesce(error)) => {
                 tracing::debug!(error = chain(&error), "no snapshot");
                 Ok(None)
             }
-            Err(Failure::Layers(error)) => {
-                self.keeper.give_up();
+            Err(SnapshotError::Layer(error)) => {
+                self.writer.give_up();
                 self.warn(&format!("the results of this build are not kept: {}", chain(&error)));
                 Ok(None)
             }
-            Err(Failure::Frozen(source)) => {
+            Err(SnapshotError::Thaw(source)) => {
                 Err(EngineError::Prepare { action: "go on after a snapshot".into(), source })
             }
         }

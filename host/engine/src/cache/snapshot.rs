@@ -1,5 +1,5 @@
-//! A copy of the disks while the guest runs: it flushes and freezes its
-//! filesystems, every disk gets a new layer, and it goes on.
+//! A snapshot of the disks of a running guest: it flushes and freezes its filesystems,
+//! every disk gets a new layer, and the filesystems are thawed.
 
 use std::time::{Duration, Instant};
 
@@ -42,33 +42,33 @@ pub(crate) async fn push(
 
 /// Why a snapshot was not taken.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The guest is as it was, and so are the disks.
+pub(crate) enum SnapshotError {
+    /// The filesystems could not be frozen; guest and disks are as they were.
     #[error("the guest could not be brought to rest")]
-    Restless(#[source] SessionError),
-    /// The disks may have layers that do not belong together.
+    Quiesce(#[source] SessionError),
+    /// A layer could not be added; the disks may now be inconsistent with each other.
     #[error("a disk could not be given a layer")]
-    Layers(#[source] EngineError),
-    /// The guest cannot be used any more.
+    Layer(#[source] EngineError),
+    /// The filesystems could not be thawed; the guest cannot be used any more.
     #[error("the guest could not go on")]
-    Frozen(#[source] SessionError),
+    Thaw(#[source] SessionError),
 }
 
 /// Takes a snapshot: afterwards all files but the topmost ones stay as they are.
-/// Gives how long the guest stood still.
+/// Returns how long the guest was paused.
 pub(crate) async fn take(
     plan: &Plan,
     guest: &Guest,
     files: &mut Disks,
-) -> Result<Duration, Failure> {
+) -> Result<Duration, SnapshotError> {
     let session = &guest.session;
-    session.sync().await.map_err(Failure::Restless)?;
-    let mounts = session.mounts().await.map_err(Failure::Restless)?;
+    session.sync().await.map_err(SnapshotError::Quiesce)?;
+    let mounts = session.mounts().await.map_err(SnapshotError::Quiesce)?;
     let (paths, plain) = writable(&mounts);
     let started = Instant::now();
-    // Filesystems that cannot freeze say in themselves whether they are in use.
+    // Filesystems that cannot freeze have a mark on the disk while they are in use.
     for mount in &plain {
-        remount(guest, mount, "ro").await.map_err(Failure::Restless)?;
+        remount(guest, mount, "ro").await.map_err(SnapshotError::Quiesce)?;
     }
     let frozen = session.freeze(&paths).await;
     let pushed = match &frozen {
@@ -76,13 +76,13 @@ pub(crate) async fn take(
         Err(_) => Ok(()),
     };
     if frozen.is_ok() {
-        session.thaw(&paths).await.map_err(Failure::Frozen)?;
+        session.thaw(&paths).await.map_err(SnapshotError::Thaw)?;
     }
     for mount in &plain {
-        remount(guest, mount, "rw").await.map_err(Failure::Frozen)?;
+        remount(guest, mount, "rw").await.map_err(SnapshotError::Thaw)?;
     }
-    frozen.map_err(Failure::Restless)?;
-    pushed.map_err(Failure::Layers)?;
+    frozen.map_err(SnapshotError::Quiesce)?;
+    pushed.map_err(SnapshotError::Layer)?;
     Ok(started.elapsed())
 }
 

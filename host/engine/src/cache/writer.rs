@@ -14,7 +14,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use store::{Changed, DiskName, DiskState, Known, Session, StageRecord, StoreError};
+use store::{Changed, DiskName, DiskState, Known, Lease, StageRecord, StoreError};
 
 use super::policy::STORED_LAYERS_MAX;
 use crate::{
@@ -22,44 +22,44 @@ use crate::{
     events::{Event, SharedObserver},
 };
 
-/// A stage that has run.
+/// A stage or checkpoint to store.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// Everything but what the store finds out: disks and log.
+    /// The record without its disks and log, which the writer adds.
     pub(crate) record: StageRecord,
-    /// What was written since the last job.
+    /// The log of the stage so far.
     pub(crate) log: Vec<u8>,
-    /// Files that are finished; none when the disks are not kept.
+    /// The files of the disks that have been finished; `None` when no disks are saved.
     pub(crate) finished: Option<Vec<Finished>>,
 }
 
-/// The thread.
+/// The thread that writes to the store, and its queue.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct CacheWriter {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     failed: Arc<AtomicBool>,
 }
 
-impl Keeper {
-    /// Starts without any disk.
-    pub(crate) fn start(session: Arc<Session>, observer: SharedObserver) -> Self {
-        Self::begin(session, BTreeMap::new(), BTreeMap::new(), observer)
+impl CacheWriter {
+    /// Starts for a build whose disks are new.
+    pub(crate) fn start(lease: Arc<Lease>, observer: SharedObserver) -> Self {
+        Self::begin(lease, BTreeMap::new(), BTreeMap::new(), observer)
     }
 
-    /// Starts with disks that were restored to their raw files.
+    /// Starts for a build whose disks were restored to their raw files.
     pub(crate) fn resume(
-        session: Arc<Session>,
+        lease: Arc<Lease>,
         chains: BTreeMap<DiskName, DiskState>,
         files: &Disks,
         observer: SharedObserver,
     ) -> Self {
         let raw = chains.keys().map(|disk| (disk.clone(), files.raw(disk))).collect();
-        Self::begin(session, chains, raw, observer)
+        Self::begin(lease, chains, raw, observer)
     }
 
     fn begin(
-        session: Arc<Session>,
+        lease: Arc<Lease>,
         chains: BTreeMap<DiskName, DiskState>,
         restored: BTreeMap<DiskName, PathBuf>,
         observer: SharedObserver,
@@ -68,12 +68,12 @@ impl Keeper {
         let failed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&failed);
         let thread = std::thread::spawn(move || {
-            let mut work = Work { session, chains, restored, known: BTreeMap::new() };
+            let mut work = Work { lease, chains, restored, known: BTreeMap::new() };
             for job in receiver {
                 if flag.load(Ordering::Relaxed) {
                     continue;
                 }
-                if let Err(error) = work.keep(job) {
+                if let Err(error) = work.save(job) {
                     flag.store(true, Ordering::Relaxed);
                     let text = format!("the results of this build are not kept: {}", chain(&error));
                     observer.event(&Event::Warning { text });
@@ -83,24 +83,24 @@ impl Keeper {
         Self { jobs: Some(jobs), thread: Some(thread), failed }
     }
 
-    /// Whether there is no point in giving it more.
+    /// Whether nothing more can be saved.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Nothing more can be kept: the files do not hold what they should.
+    /// Saves nothing from now on: the files do not have the content that they should.
     pub(crate) fn give_up(&self) {
         self.failed.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn keep(&self, job: Job) {
+    pub(crate) fn save(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
-            // It ends only after the sender.
+            // The thread ends only after the sender.
             let _ = jobs.send(job);
         }
     }
 
-    /// Waits until everything is kept. Blocks.
+    /// Waits until everything is stored. Blocks.
     pub(crate) fn finish(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
@@ -110,24 +110,24 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for CacheWriter {
     fn drop(&mut self) {
         self.finish();
     }
 }
 
 struct Work {
-    session: Arc<Session>,
+    lease: Arc<Lease>,
     chains: BTreeMap<DiskName, DiskState>,
     /// Raw files of disks that were there before this build; overlays lie over
     /// them until it ends.
     restored: BTreeMap<DiskName, PathBuf>,
-    /// What the layers of each disk say, as far as they are from here.
+    /// The content of each disk as far as this build has stored or restored it.
     known: BTreeMap<DiskName, Known>,
 }
 
 impl Work {
-    fn keep(&mut self, job: Job) -> Result<(), StoreError> {
+    fn save(&mut self, job: Job) -> Result<(), StoreError> {
         let Job { mut record, log, finished } = job;
         if let Some(finished) = finished {
             for file in &finished {
@@ -136,9 +136,9 @@ impl Work {
             record.disks.clone_from(&self.chains);
         }
         if !log.is_empty() {
-            record.log = Some(self.session.put_blob(&mut log.as_slice())?);
+            record.log = Some(self.lease.put_blob(&mut log.as_slice())?);
         }
-        self.session.put_record(&record)
+        self.lease.put_record(&record)
     }
 
     /// Adds a finished file to the chain of its disk.
@@ -151,7 +151,7 @@ impl Work {
             }),
         };
         let mut source = disks::source(file)?;
-        let stored = self.session.put_layer(&mut Changed::new(source.as_mut(), known))?;
+        let stored = self.lease.put_layer(&mut Changed::new(source.as_mut(), known))?;
         let state = self
             .chains
             .entry(file.disk.clone())
@@ -164,7 +164,7 @@ impl Work {
             // The upper half is small beside the lowest layers, which other
             // builds share.
             let upper = state.layers.split_off(STORED_LAYERS_MAX / 2);
-            let merged = self.session.merge(&upper)?;
+            let merged = self.lease.merge(&upper)?;
             state.layers.extend(merged.map(|merged| merged.digest));
         }
         Ok(())

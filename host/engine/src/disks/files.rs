@@ -1,9 +1,9 @@
 //! The files behind the plan's disks: a raw file below, and a qcow2 layer on it
-//! for each stage whose result is kept.
+//! for each saved stage.
 //!
 //! ```text
 //!   NAME.raw ◄── NAME.1.qcow2 ◄── NAME.2.qcow2      the last one is written to
-//!   └── kept: these are immutable ──┘
+//!   └──── saved, so immutable ────┘
 //! ```
 
 use std::{
@@ -30,20 +30,20 @@ struct Files {
     bytes: u64,
     /// From the lowest to the topmost.
     chain: Vec<PathBuf>,
-    /// How many of them will never be written to again.
-    kept: usize,
+    /// How many of them are immutable, counted from the lowest.
+    immutable: usize,
 }
 
-/// A file that a kept stage has finished.
+/// A file that a saved stage has finished: it will not change any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finished {
-    /// The disk.
+    /// Name of the disk.
     pub(crate) disk: DiskName,
-    /// Its size.
+    /// Size of the disk.
     pub(crate) bytes: u64,
-    /// The file: raw when it is the lowest.
+    /// Path of the file.
     pub(crate) path: PathBuf,
-    /// Whether it is raw.
+    /// Whether the file is raw, which only the lowest of a chain is.
     pub(crate) raw: bool,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    /// None yet, in the build directory.
+    /// No files yet; they will lie in the build directory.
     pub(crate) fn new(build_dir: &Path) -> Self {
         Self { directory: build_dir.join("disks"), files: BTreeMap::new() }
     }
@@ -65,16 +65,16 @@ impl Disks {
         self.directory.join(format!("{disk}.raw"))
     }
 
-    /// Takes a disk whose raw file has been restored: its content is kept.
+    /// Adds a disk whose raw file has been restored from the store.
     pub(crate) fn restored(&mut self, disk: &DiskName, bytes: u64) {
         let chain = vec![self.raw(disk)];
-        self.files.insert(disk.clone(), Files { bytes, chain, kept: 1 });
+        self.files.insert(disk.clone(), Files { bytes, chain, immutable: 1 });
     }
 
     /// Forgets and removes the files of all disks.
     pub(crate) fn clear(&mut self) {
         for path in std::mem::take(&mut self.files).into_values().flat_map(|files| files.chain) {
-            // One that stays is replaced, or goes with the build's directory.
+            // A file that stays is replaced, or removed with the build's directory.
             let _ = std::fs::remove_file(path);
         }
     }
@@ -100,7 +100,7 @@ impl Disks {
             let files = self.files.entry(disk.name.clone()).or_insert_with(|| Files {
                 bytes,
                 chain: vec![raw.clone()],
-                kept: 0,
+                immutable: 0,
             });
             let mut layers = layers(&files.chain).rev();
             let Some(Layer { path, format }) = layers.next() else { continue };
@@ -120,10 +120,10 @@ impl Disks {
         Ok(drives)
     }
 
-    /// Whether the file that a disk's writes go to is one that is kept, so that
-    /// it needs a layer before the first write.
+    /// Whether a disk needs a new layer before the first write, because its topmost file
+    /// is immutable.
     pub(crate) fn needs_layer(&self, disk: &DiskName) -> bool {
-        self.files.get(disk).is_some_and(|files| files.kept == files.chain.len())
+        self.files.get(disk).is_some_and(|files| files.immutable == files.chain.len())
     }
 
     /// Where the next layer of a disk goes.
@@ -136,20 +136,19 @@ impl Disks {
         self.directory.join(format!("{disk}.{number}.qcow2"))
     }
 
-    /// A layer has been put on a disk.
+    /// Notes that a layer has been put on a disk.
     pub(crate) fn pushed(&mut self, disk: &DiskName, layer: PathBuf) {
         if let Some(files) = self.files.get_mut(disk) {
             files.chain.push(layer);
         }
     }
 
-    /// What has been finished since this was asked before: everything but the
-    /// files that writes go to.
+    /// The files that have become immutable since the last call: all but the topmost ones.
     pub(crate) fn finished(&mut self) -> Vec<Finished> {
         let mut finished = Vec::new();
         for (disk, files) in &mut self.files {
             let end = files.chain.len() - 1;
-            for (index, path) in files.chain.iter().enumerate().take(end).skip(files.kept) {
+            for (index, path) in files.chain.iter().enumerate().take(end).skip(files.immutable) {
                 finished.push(Finished {
                     disk: disk.clone(),
                     bytes: files.bytes,
@@ -157,7 +156,7 @@ impl Disks {
                     raw: index == 0,
                 });
             }
-            files.kept = files.kept.max(end);
+            files.immutable = files.immutable.max(end);
         }
         finished
     }
@@ -172,8 +171,8 @@ impl Disks {
         self.files.contains_key(disk)
     }
 
-    /// Makes the target disks one raw file each again. No machine runs, and
-    /// nobody reads the files of kept stages any more.
+    /// Merges the layers of each target disk into its raw file. No machine runs, and the
+    /// cache writer has ended.
     pub(crate) fn flatten(&mut self, plan: &Plan) -> Result<(), EngineError> {
         for disk in plan.disks.iter().filter(|disk| disk.role == DiskRole::Target) {
             let Some(files) = self.files.get_mut(&disk.name) else { continue };
@@ -197,7 +196,7 @@ impl Disks {
 }
 
 /// The target disks of a build that has failed, each as one raw file: those that
-/// existed by then. No machine runs, and nobody keeps results any more.
+/// existed by then. No machine runs, and the cache writer has ended.
 ///
 /// # Errors
 /// When layers cannot be merged.
@@ -212,7 +211,7 @@ pub fn target_files(
         let layers = (1..).map(|number| disks.layer(&disk.name, number));
         let layers = layers.take_while(|path| path.exists());
         let chain: Vec<PathBuf> = std::iter::once(raw).chain(layers).collect();
-        let files = Files { bytes: known.len(), chain, kept: 0 };
+        let files = Files { bytes: known.len(), chain, immutable: 0 };
         disks.files.insert(disk.name.clone(), files);
     }
     disks.flatten(plan)?;

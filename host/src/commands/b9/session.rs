@@ -8,7 +8,7 @@ use std::{
 };
 
 use b9::{Images, Request, Share};
-use engine::{Place, Visit, Visitor};
+use engine::{Pause, PauseContext, PauseHook};
 use wire::ExitStatus;
 
 use super::{
@@ -128,8 +128,8 @@ async fn visit(
     let machine = pipeline::Prepared::new(settings, ctx).await?;
     let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
     let user = Arc::new(User { command: command.to_vec(), ended: Mutex::default() });
-    let visit = Visit {
-        visitor: user.clone(),
+    let visit = Pause {
+        hook: user.clone(),
         after: None,
         before: vec![before],
         on_failure: false,
@@ -159,8 +159,8 @@ struct User {
 }
 
 #[async_trait::async_trait]
-impl Visitor for User {
-    async fn visit(&self, place: Place<'_>) {
+impl PauseHook for User {
+    async fn inspect(&self, place: PauseContext<'_>) {
         // A shell finds the command as a user does, and its words stay what they are.
         let script = if self.command.is_empty() { SHELL } else { "exec \"$@\"" };
         let words = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);

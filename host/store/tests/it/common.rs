@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, io, path::Path};
 
 use store::{
-    Digest, DiskName, DiskState, Extent, ExtentSource, ExtentTarget, RECORD_VERSION, RecordKind,
-    Session, StageRecord, Store, StoredLayer,
+    Digest, DiskName, DiskState, Extent, ExtentSource, ExtentTarget, Lease, RECORD_VERSION,
+    RecordKind, StageRecord, Store, StoredLayer,
 };
 
 /// Size of the disks in memory.
@@ -61,8 +61,8 @@ pub(crate) fn noise(seed: u64) -> Listed {
     Listed(vec![Extent::Data { offset: 4096, bytes }])
 }
 
-pub(crate) fn put(session: &Session, seed: u64) -> StoredLayer {
-    session.put_layer(&mut noise(seed)).unwrap()
+pub(crate) fn put(lease: &Lease, seed: u64) -> StoredLayer {
+    lease.put_layer(&mut noise(seed)).unwrap()
 }
 
 /// A key that is a number.

@@ -26,8 +26,8 @@ fn objects(store: &Store) -> Vec<PathBuf> {
 fn damage_anywhere_is_a_miss_and_never_a_wrong_disk() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_in(dir.path());
-    let session = store.session().unwrap();
-    let good = put(&session, 1);
+    let lease = store.lease().unwrap();
+    let good = put(&lease, 1);
     let path = objects(&store).remove(0);
     let content = fs::read(&path).unwrap();
     let mut cases: Vec<Vec<u8>> =
@@ -42,26 +42,26 @@ fn damage_anywhere_is_a_miss_and_never_a_wrong_disk() {
         fs::write(&path, &damaged).unwrap();
         let disk = DiskState { bytes: DISK_BYTES as u64, layers: vec![good.digest] };
         let back = dir.path().join("back");
-        let error = session.restore(&disk, &back).unwrap_err();
+        let error = lease.restore(&disk, &back).unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{} bytes: {error}", damaged.len());
         assert!(error.is_miss() && !back.exists());
         assert!(!path.exists(), "a damaged object is removed");
-        let again = session.get_layer(&good.digest, &mut Memory(vec![0; DISK_BYTES]));
+        let again = lease.get_layer(&good.digest, &mut Memory(vec![0; DISK_BYTES]));
         assert!(matches!(again.unwrap_err(), StoreError::Missing(_)));
-        assert_eq!(put(&session, 1), good, "it can be stored again");
+        assert_eq!(put(&lease, 1), good, "it can be stored again");
     }
     fs::write(&path, b"x").unwrap();
-    assert!(session.merge(&[good.digest]).unwrap_err().is_miss());
+    assert!(lease.merge(&[good.digest]).unwrap_err().is_miss());
 }
 
 #[test]
 fn verify_finds_and_repairs() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_in(dir.path());
-    let session = store.session().unwrap();
+    let lease = store.lease().unwrap();
     for number in 1..4 {
-        let layer = put(&session, u64::from(number)).digest;
-        session.put_record(&record(number, &[layer])).unwrap();
+        let layer = put(&lease, u64::from(number)).digest;
+        lease.put_record(&record(number, &[layer])).unwrap();
     }
     let verified = store.verify(true).unwrap();
     assert_eq!((verified.objects, verified.records, verified.problems.len()), (3, 3, 0));
@@ -101,12 +101,12 @@ fn a_source_or_target_that_fails_is_not_blamed_on_the_store() {
     }
     let dir = tempfile::tempdir().unwrap();
     let store = store_in(dir.path());
-    let session = store.session().unwrap();
-    assert!(matches!(session.put_layer(&mut Failing(0)).unwrap_err(), StoreError::Source(_)));
-    assert!(matches!(session.put_blob(&mut Failing(0)).unwrap_err(), StoreError::Source(_)));
+    let lease = store.lease().unwrap();
+    assert!(matches!(lease.put_layer(&mut Failing(0)).unwrap_err(), StoreError::Source(_)));
+    assert!(matches!(lease.put_blob(&mut Failing(0)).unwrap_err(), StoreError::Source(_)));
     assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
-    let layer = put(&session, 1).digest;
-    let error = session.get_layer(&layer, &mut Full).unwrap_err();
+    let layer = put(&lease, 1).digest;
+    let error = lease.get_layer(&layer, &mut Full).unwrap_err();
     assert!(matches!(error, StoreError::Target(_)) && !error.is_miss());
     assert_eq!(objects(&store).len(), 1, "the object is as good as before");
 }
@@ -128,14 +128,14 @@ fn in_child() -> Option<(PathBuf, u32)> {
 
 /// A build that stores two stages and collects garbage.
 fn small_build(store: &Store) -> Result<(), StoreError> {
-    let session = store.session()?;
+    let lease = store.lease()?;
     for number in 1..3 {
-        let layer = session.put_layer(&mut noise(u64::from(number)))?;
+        let layer = lease.put_layer(&mut noise(u64::from(number)))?;
         let mut done = record(number, &[layer.digest]);
-        done.log = Some(session.put_blob(&mut &b"the log"[..])?);
-        session.put_record(&done)?;
+        done.log = Some(lease.put_blob(&mut &b"the log"[..])?);
+        lease.put_record(&done)?;
     }
-    drop(session);
+    drop(lease);
     store.gc(Some(30_000)).map(drop)
 }
 
@@ -166,11 +166,11 @@ fn a_death_at_any_step_leaves_a_store_that_works() {
         deaths += 1;
         let store = Store::open(&root).unwrap();
         assert_eq!(store.verify(false).unwrap().problems, [], "step {step}");
-        let session = store.session().unwrap();
+        let lease = store.lease().unwrap();
         for number in 1..3 {
-            if let Some(found) = session.lookup(&key(number)).unwrap() {
+            if let Some(found) = lease.lookup(&key(number)).unwrap() {
                 let back = dir.path().join("back");
-                session.restore(&found.disks["root"], &back).unwrap();
+                lease.restore(&found.disks["root"], &back).unwrap();
                 let Extent::Data { offset, bytes } = noise(u64::from(number)).0.remove(0) else {
                     panic!("noise is data")
                 };
@@ -179,7 +179,7 @@ fn a_death_at_any_step_leaves_a_store_that_works() {
                 fs::remove_file(&back).unwrap();
             }
         }
-        drop(session);
+        drop(lease);
         store.gc(None).unwrap();
         assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "step {step}");
         assert_eq!(fs::read_dir(root.join("sessions")).unwrap().count(), 0, "step {step}");
@@ -192,10 +192,10 @@ fn a_death_at_any_step_leaves_a_store_that_works() {
 fn a_full_disk_is_one_clear_error_and_the_store_works_on() {
     if let Some((dir, _)) = in_child() {
         let store = Store::open(&dir.join("store")).unwrap();
-        let session = store.session().unwrap();
+        let lease = store.lease().unwrap();
         let mut stored = Vec::new();
         let error = loop {
-            match session.put_layer(&mut noise(stored.len() as u64)) {
+            match lease.put_layer(&mut noise(stored.len() as u64)) {
                 Ok(layer) => stored.push(layer.digest),
                 Err(error) => break error,
             }
@@ -205,12 +205,12 @@ fn a_full_disk_is_one_clear_error_and_the_store_works_on() {
         assert!(error.hint().unwrap().contains("vbuild store gc"));
         assert!(stored.len() > 3);
         for digest in &stored {
-            session.get_layer(digest, &mut Memory(vec![0; DISK_BYTES])).unwrap();
+            lease.get_layer(digest, &mut Memory(vec![0; DISK_BYTES])).unwrap();
         }
         assert_eq!(store.verify(false).unwrap().problems, []);
-        drop(session);
+        drop(lease);
         store.gc(Some(0)).unwrap();
-        put(&store.session().unwrap(), 1);
+        put(&store.lease().unwrap(), 1);
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -31,7 +31,7 @@ fn random_layer(numbers: &mut Numbers) -> Listed {
 #[test]
 fn layers_come_back_and_merge_to_the_same_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let session = store_in(dir.path()).session().unwrap();
+    let lease = store_in(dir.path()).lease().unwrap();
     let mut numbers = Numbers(42);
     for count in 1..12 {
         let mut model = Memory(vec![0; DISK_BYTES]);
@@ -42,42 +42,42 @@ fn layers_come_back_and_merge_to_the_same_disk() {
                 store::ExtentTarget::extent(&mut model, extent).unwrap();
             }
             let extents = layer.0.len() as u64;
-            let stored = session.put_layer(&mut Listed(layer.0)).unwrap();
+            let stored = lease.put_layer(&mut Listed(layer.0)).unwrap();
             assert_eq!(stored.content.extents, extents);
             digests.push(stored.digest);
         }
         let mut chain = Memory(vec![0; DISK_BYTES]);
         for digest in &digests {
-            session.get_layer(digest, &mut chain).unwrap();
+            lease.get_layer(digest, &mut chain).unwrap();
         }
         assert!(chain.0 == model.0, "{count} layers applied");
-        let merged = session.merge(&digests).unwrap().unwrap();
+        let merged = lease.merge(&digests).unwrap().unwrap();
         // On a disk full of other bytes, to see that zeros are kept.
         let mut over = Memory(vec![9; DISK_BYTES]);
-        session.get_layer(&merged.digest, &mut over).unwrap();
+        lease.get_layer(&merged.digest, &mut over).unwrap();
         let mut expected = Memory(vec![9; DISK_BYTES]);
         for digest in &digests {
-            session.get_layer(digest, &mut expected).unwrap();
+            lease.get_layer(digest, &mut expected).unwrap();
         }
         assert!(over.0 == expected.0, "{count} layers merged");
     }
-    assert!(session.merge(&[]).unwrap().is_none());
+    assert!(lease.merge(&[]).unwrap().is_none());
 }
 
 #[test]
 fn the_same_layer_is_stored_once() {
     let dir = tempfile::tempdir().unwrap();
-    let session = store_in(dir.path()).session().unwrap();
+    let lease = store_in(dir.path()).lease().unwrap();
     let layer = || random_layer(&mut Numbers(7));
-    let first = session.put_layer(&mut layer()).unwrap();
-    assert_eq!(session.put_layer(&mut layer()).unwrap(), first);
-    assert_eq!(session.store().usage().unwrap().objects, 1);
+    let first = lease.put_layer(&mut layer()).unwrap();
+    assert_eq!(lease.put_layer(&mut layer()).unwrap(), first);
+    assert_eq!(lease.store().usage().unwrap().objects, 1);
 }
 
 #[test]
 fn layers_that_break_the_rules_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let session = store_in(dir.path()).session().unwrap();
+    let lease = store_in(dir.path()).lease().unwrap();
     let data = |offset, length| Extent::Data { offset, bytes: vec![1; length] };
     for extents in [
         vec![data(100, 10), data(105, 10)],
@@ -86,38 +86,38 @@ fn layers_that_break_the_rules_are_refused() {
         vec![data(0, 0)],
         vec![Extent::Zeros { offset: u64::MAX, length: 2 }],
     ] {
-        let error = session.put_layer(&mut Listed(extents)).unwrap_err();
+        let error = lease.put_layer(&mut Listed(extents)).unwrap_err();
         assert!(matches!(error, StoreError::BadLayer(_)), "{error}");
     }
-    assert_eq!(session.store().usage().unwrap().objects, 0);
-    let tmp = session.store().root().join("tmp");
+    assert_eq!(lease.store().usage().unwrap().objects, 0);
+    let tmp = lease.store().root().join("tmp");
     assert_eq!(fs::read_dir(tmp).unwrap().count(), 0);
 }
 
 #[test]
 fn a_sparse_raw_disk_comes_back_sparse() {
     let dir = tempfile::tempdir().unwrap();
-    let session = store_in(dir.path()).session().unwrap();
+    let lease = store_in(dir.path()).lease().unwrap();
     let path = dir.path().join("disk");
     let file = fs::File::create(&path).unwrap();
     file.set_len((1 << 30) + 512).unwrap();
     file.write_all_at(&[1; 3_000_000], 5_000_001).unwrap();
     file.write_all_at(b"end", (1 << 30) + 509).unwrap();
-    let stored = session.put_layer(&mut RawSource::open(&path).unwrap()).unwrap();
+    let stored = lease.put_layer(&mut RawSource::open(&path).unwrap()).unwrap();
     assert!(stored.stored_bytes < 100_000, "{} bytes", stored.stored_bytes);
     let disk = DiskState { bytes: (1 << 30) + 512, layers: vec![stored.digest] };
     let back = dir.path().join("back");
-    session.restore(&disk, &back).unwrap();
+    lease.restore(&disk, &back).unwrap();
     let meta = fs::metadata(&back).unwrap();
     assert_eq!(meta.len(), (1 << 30) + 512);
     assert!(meta.blocks() * 512 < 10 << 20, "{} blocks", meta.blocks());
     let mut part = vec![0; 3_000_002];
     fs::File::open(&back).unwrap().read_exact_at(&mut part, 5_000_000).unwrap();
     assert!(part[0] == 0 && part[3_000_001] == 0 && part[1..3_000_001].iter().all(|b| *b == 1));
-    assert!(session.restore(&disk, &back).is_err(), "an existing file is not written over");
+    assert!(lease.restore(&disk, &back).is_err(), "an existing file is not written over");
     let gone = DiskState { layers: vec![stored.digest, Digest([0; 32])], ..disk };
     let other = dir.path().join("other");
-    assert!(session.restore(&gone, &other).unwrap_err().is_miss());
+    assert!(lease.restore(&gone, &other).unwrap_err().is_miss());
     assert!(!other.exists());
 }
 
@@ -169,25 +169,25 @@ fn overlay(dir: &Path, options: &str) -> Option<(String, String)> {
 #[test]
 fn an_overlay_of_qemu_holds_what_was_written_over_its_base() {
     let dir = tempfile::tempdir().unwrap();
-    let session = store_in(dir.path()).session().unwrap();
+    let lease = store_in(dir.path()).lease().unwrap();
     for options in ["cluster_size=64k", "cluster_size=2M", "cluster_size=512", "compat=0.10"] {
         let Some((base, top)) = overlay(dir.path(), options) else { return };
         let flat = dir.path().join("flat");
         run(&["qemu-img", "convert", "-O", "raw", &top, flat.to_str().unwrap()]);
-        let lower = session.put_layer(&mut RawSource::open(Path::new(&base)).unwrap()).unwrap();
+        let lower = lease.put_layer(&mut RawSource::open(Path::new(&base)).unwrap()).unwrap();
         let mut source = OverlaySource::open(Path::new(&top)).unwrap();
-        let upper = session.put_layer(&mut source).unwrap();
+        let upper = lease.put_layer(&mut source).unwrap();
         if !options.contains("2M") {
             assert!(upper.content.data_bytes < 2 << 20, "{options}: {:?}", upper.content);
         }
         let layers = vec![lower.digest, upper.digest];
         let disk = DiskState { bytes: (9 << 20) + 512, layers: layers.clone() };
         let back = dir.path().join("back");
-        session.restore(&disk, &back).unwrap();
+        lease.restore(&disk, &back).unwrap();
         assert!(fs::read(&back).unwrap() == fs::read(&flat).unwrap(), "{options}");
         fs::remove_file(&back).unwrap();
-        let merged = session.merge(&layers).unwrap().unwrap();
-        session.restore(&DiskState { layers: vec![merged.digest], ..disk }, &back).unwrap();
+        let merged = lease.merge(&layers).unwrap().unwrap();
+        lease.restore(&DiskState { layers: vec![merged.digest], ..disk }, &back).unwrap();
         assert!(fs::read(&back).unwrap() == fs::read(&flat).unwrap(), "{options}, merged");
         fs::remove_file(&back).unwrap();
     }

@@ -21,24 +21,24 @@ fn used_at(store: &Store, number: u8, seconds: u64) {
 fn records_come_back_only_whole() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_in(dir.path());
-    let session = store.session().unwrap();
-    assert_eq!(session.lookup(&key(1)).unwrap(), None);
-    let layer = put(&session, 1).digest;
+    let lease = store.lease().unwrap();
+    assert_eq!(lease.lookup(&key(1)).unwrap(), None);
+    let layer = put(&lease, 1).digest;
     let mut full = record(1, &[layer]);
-    full.log = Some(session.put_blob(&mut &b"what it said"[..]).unwrap());
-    session.put_record(&full).unwrap();
-    assert_eq!(session.lookup(&key(1)).unwrap(), Some(full.clone()));
+    full.log = Some(lease.put_blob(&mut &b"what it said"[..]).unwrap());
+    lease.put_record(&full).unwrap();
+    assert_eq!(lease.lookup(&key(1)).unwrap(), Some(full.clone()));
     let mut log = Vec::new();
-    session.get_blob(&full.log.unwrap(), &mut log).unwrap();
+    lease.get_blob(&full.log.unwrap(), &mut log).unwrap();
     assert_eq!(log, b"what it said");
 
-    let missing = session.put_record(&record(2, &[Digest([7; 32])])).unwrap_err();
+    let missing = lease.put_record(&record(2, &[Digest([7; 32])])).unwrap_err();
     assert!(matches!(missing, StoreError::Missing(_)), "{missing}");
     let hex = layer.to_string();
     fs::remove_file(store.root().join("objects").join(&hex[..2]).join(&hex[2..])).unwrap();
-    assert_eq!(session.lookup(&key(1)).unwrap(), None);
-    session.forget(&key(1)).unwrap();
-    session.forget(&key(1)).unwrap();
+    assert_eq!(lease.lookup(&key(1)).unwrap(), None);
+    lease.forget(&key(1)).unwrap();
+    lease.forget(&key(1)).unwrap();
     assert_eq!(store.usage().unwrap().stages, 0);
 }
 
@@ -54,11 +54,11 @@ fn ages_survive_clocks_that_are_set_back() {
 fn records_of_other_versions_are_misses() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_in(dir.path());
-    let session = store.session().unwrap();
+    let lease = store.lease().unwrap();
     let mut newer = record(1, &[]);
     newer.version = 99;
-    session.put_record(&newer).unwrap();
-    assert_eq!(session.lookup(&key(1)).unwrap(), None);
+    lease.put_record(&newer).unwrap();
+    assert_eq!(lease.lookup(&key(1)).unwrap(), None);
     let found = store.verify(false).unwrap().problems;
     assert!(
         matches!(&found[..], [Problem::BadRecord { reason, .. }] if reason.as_str().contains("99"))
@@ -88,14 +88,14 @@ fn other_directories_and_newer_stores_are_left_alone() {
 fn gc_takes_what_was_used_least_recently() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_in(dir.path());
-    let session = store.session().unwrap();
-    let shared = put(&session, 100).digest;
+    let lease = store.lease().unwrap();
+    let shared = put(&lease, 100).digest;
     for number in 1..=4 {
-        let own = put(&session, u64::from(number)).digest;
-        session.put_record(&record(number, &[shared, own])).unwrap();
+        let own = put(&lease, u64::from(number)).digest;
+        lease.put_record(&record(number, &[shared, own])).unwrap();
     }
-    put(&session, 200);
-    drop(session);
+    put(&lease, 200);
+    drop(lease);
     // The order of use is 3, 1, 4, 2.
     for (seconds, number) in [(10, 3), (20, 1), (30, 4), (40, 2)] {
         used_at(&store, number, seconds);
@@ -117,12 +117,12 @@ fn gc_takes_what_was_used_least_recently() {
 fn gc_leaves_what_a_running_build_needs() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_in(dir.path());
-    let first = store.session().unwrap();
+    let first = store.lease().unwrap();
     let layers = [put(&first, 1).digest, put(&first, 2).digest];
     first.put_record(&record(1, &layers[..1])).unwrap();
     first.put_record(&record(2, &layers[1..])).unwrap();
     drop(first);
-    let build = store.session().unwrap();
+    let build = store.lease().unwrap();
     build.lookup(&key(1)).unwrap().unwrap();
     let new = put(&build, 3).digest;
     let collected = store.gc(Some(0)).unwrap();
@@ -139,16 +139,16 @@ fn gc_leaves_what_a_running_build_needs() {
 fn a_session_is_used_by_many_threads() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_in(dir.path());
-    let session = store.session().unwrap();
+    let lease = store.lease().unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4u8 {
-            let (session, store) = (&session, &store);
+            let (lease, store) = (&lease, &store);
             scope.spawn(move || {
                 for n in 0..5u8 {
                     let number = thread * 5 + n;
                     // Two threads store the same.
-                    let layer = put(session, u64::from(number % 10)).digest;
-                    session.put_record(&record(number + 1, &[layer])).unwrap();
+                    let layer = put(lease, u64::from(number % 10)).digest;
+                    lease.put_record(&record(number + 1, &[layer])).unwrap();
                     store.gc(None).unwrap();
                 }
             });
@@ -163,12 +163,12 @@ fn a_session_is_used_by_many_threads() {
 fn a_store_that_cannot_be_written_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_in(dir.path());
-    let session = store.session().unwrap();
+    let lease = store.lease().unwrap();
     let tmp = store.root().join("tmp");
     fs::remove_dir(&tmp).unwrap();
-    let error = session.put_blob(&mut &b"x"[..]).unwrap_err();
+    let error = lease.put_blob(&mut &b"x"[..]).unwrap_err();
     assert!(error.to_string().starts_with("failed to create `"), "{error}");
     fs::create_dir(&tmp).unwrap();
     fs::set_permissions(&tmp, fs::Permissions::from_mode(0o700)).unwrap();
-    session.put_blob(&mut &b"x"[..]).unwrap();
+    lease.put_blob(&mut &b"x"[..]).unwrap();
 }

@@ -24,7 +24,7 @@ fn now() -> SystemTime {
 fn cache(dir: &tempfile::TempDir) -> Cache {
     let store = Store::open(dir.path()).unwrap();
     Cache {
-        session: Arc::new(store.session().unwrap()),
+        lease: Arc::new(store.lease().unwrap()),
         rules: Rules { max_age: Some(Duration::from_secs(3600)), ..Rules::default() },
         surroundings: Surroundings {
             salt: plan::Salt::new(store.salt()),
@@ -83,7 +83,7 @@ impl ExtentSource for Empty {
 fn put(cache: &Cache, plan: &Plan, kept: &[bool], fetched: &[Option<u64>]) {
     let keys = StageKey::of_plan(plan, &cache.surroundings);
     for (index, stage) in plan.stages.iter().enumerate().take(kept.len()) {
-        let layer = cache.session.put_layer(&mut Empty).unwrap().digest;
+        let layer = cache.lease.put_layer(&mut Empty).unwrap().digest;
         let disk = DiskState { bytes: 4096, layers: vec![layer] };
         let inputs = stage_inputs(plan, stage, &cache.surroundings);
         let record = StageRecord {
@@ -110,7 +110,7 @@ fn put(cache: &Cache, plan: &Plan, kept: &[bool], fetched: &[Option<u64>]) {
             files: Vec::new(),
             origin: None,
         };
-        cache.session.put_record(&record).unwrap();
+        cache.lease.put_record(&record).unwrap();
     }
 }
 
@@ -222,11 +222,11 @@ fn a_phase_goes_on_at_the_first_script_that_differs() {
         let state = serde_json::json!({
             "state": serde_json::to_value(crate::State::default()).unwrap(), "progress": progress
         });
-        let mut record = cache.session.lookup(&keys[1].0).unwrap().unwrap();
+        let mut record = cache.lease.lookup(&keys[1].0).unwrap().unwrap();
         record.key = points[scripts].1.0;
         record.kind = RecordKind::Point;
         record.state = state;
-        cache.session.put_record(&record).unwrap();
+        cache.lease.put_record(&record).unwrap();
     }
     let goes_on = |scripts: &[(&str, &str)]| {
         let forecast = forecast(&phase(scripts), &cache, now()).unwrap();
@@ -283,12 +283,12 @@ fn what_came_from_a_shared_cache_goes_when_the_trust_in_it_goes() {
     let plan = plan(&["a", "b"]);
     put(&cache, &plan, &[true; 2], &[None; 2]);
     let keys = StageKey::of_plan(&plan, &cache.surroundings);
-    let mut record = cache.session.lookup(&keys[1].0).unwrap().unwrap();
+    let mut record = cache.lease.lookup(&keys[1].0).unwrap().unwrap();
     let (mine, theirs) = (store::Hex([1; 8]), store::Hex([2; 8]));
     let mut used = |signed: Option<KeyId>, key: Option<KeyId>, unsigned: bool| {
         let place = "s3://team".into();
         record.origin = Some(Origin { place, key: signed, fetched: NOW });
-        cache.session.put_record(&record).unwrap();
+        cache.lease.put_record(&record).unwrap();
         cache.rules.trust = Trust { key, unsigned };
         let words = told(&plan, &cache);
         assert_eq!(words[0], "hit", "what was built here");

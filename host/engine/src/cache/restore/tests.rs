@@ -69,18 +69,18 @@ fn tree(folder: &Path, found: &mut BTreeSet<String>) {
 /// A home with a store, a build directory, and files that must stay alone.
 struct Home {
     root: tempfile::TempDir,
-    session: Session,
+    lease: Lease,
     layer: Digest,
 }
 
 impl Home {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        let session = Store::open(&root.path().join("store")).unwrap().session().unwrap();
-        let layer = session.put_layer(&mut One(true)).unwrap().digest;
+        let lease = Store::open(&root.path().join("store")).unwrap().lease().unwrap();
+        let layer = lease.put_layer(&mut One(true)).unwrap().digest;
         fs::create_dir_all(root.path().join("home/.config/autostart")).unwrap();
         fs::create_dir_all(root.path().join("build/disks")).unwrap();
-        Self { root, session, layer }
+        Self { root, lease, layer }
     }
 
     /// Restores from a record as it came; gives whether that was refused, and what is new
@@ -108,7 +108,7 @@ impl Home {
         state.facts.extend(kib.map(|kib| ("kib".to_owned(), kib.to_owned())));
         let files = Disks::new(&self.root.path().join("build"));
         let jobs = jobs(&plan(), &state, &record, &files).map_err(|e| e.to_string())?;
-        run(&self.session, &jobs).map_err(|e| e.to_string())
+        run(&self.lease, &jobs).map_err(|e| e.to_string())
     }
 }
 

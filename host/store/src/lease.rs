@@ -1,4 +1,5 @@
-//! The use of a store by one build: what it needs is safe from gc.
+//! A build's lease on the store: what it has read or written is safe from garbage
+//! collection until the build ends.
 
 use std::{
     cell::Cell,
@@ -27,9 +28,10 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 /// Bytes read or copied at once.
 const COPY_BYTES: usize = 256 << 10;
 
-/// A build's use of the store. It ends when this is dropped, or the process ends.
+/// Keeps the objects that one build needs from garbage collection. It ends when it is
+/// dropped, or with the process.
 #[derive(Debug)]
-pub struct Session {
+pub struct Lease {
     store: Store,
     path: PathBuf,
     file: Mutex<File>,
@@ -47,7 +49,7 @@ pub struct StoredLayer {
     pub content: LayerContent,
 }
 
-impl Session {
+impl Lease {
     pub(crate) fn begin(store: Store) -> Result<Self> {
         let _lock = store.lock(false)?;
         loop {
@@ -324,7 +326,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for Lease {
     fn drop(&mut self) {
         // What stays is removed by the next gc, as its lock is free then.
         let _ = fs::remove_file(&self.path);
