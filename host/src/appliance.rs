@@ -175,6 +175,7 @@ impl Events for ApplianceView {
             ApplianceEvent::Unpacked { .. } => {}
             ApplianceEvent::Step { number, total, name } => {
                 self.ctx.observer.event(&Event::StepStarted {
+                    kind: engine::events::StepKind::Other,
                     title: format!("appliance: configure {name} ({number} of {total})"),
                 });
             }

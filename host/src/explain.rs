@@ -223,17 +223,14 @@ fn attribute<'a>(
     let mut found = None;
     for &time in &entry.changed_ms {
         let now = at(stages, time);
-        let copied = now.is_some_and(|(_, ran)| ran.is_some_and(|ran| is_copy(ran.name.as_str())));
+        let copied =
+            now.is_some_and(|(_, ran)| ran.is_some_and(|ran| ran.kind == store::RanKind::TreeCopy));
         found = now.or(found);
         if !copied {
             break;
         }
     }
     found
-}
-
-fn is_copy(name: &str) -> bool {
-    name.starts_with("copy the tree to ")
 }
 
 fn at(stages: &[StageRecord], time: u64) -> Option<(&StageRecord, Option<&store::Ran>)> {

@@ -15,6 +15,30 @@ pub enum OutputStream {
     Stderr,
 }
 
+/// What kind of step an event is about, as far as renderers treat kinds differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepKind {
+    /// Files go into the guest; such steps are many and quick.
+    Upload,
+    /// A tree is copied within the guest.
+    TreeCopy,
+    /// A tree is written as an output, which [`Event::OutputWritten`] reports too.
+    TreeOutput,
+    /// The disks are saved in the cache.
+    DisksSaved,
+    /// Any other step.
+    Other,
+}
+
+/// What kind of command an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandKind {
+    /// A script of the recipe, called by its name.
+    Script,
+    /// A command of vbuild's own, called by a sentence.
+    Command,
+}
+
 /// Something that happened. Times are taken by whoever renders an event; all
 /// durations here are measured by the engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,11 +103,15 @@ pub enum Event {
     },
     /// A step within a stage begins (uploads, layout, copies, …).
     StepStarted {
+        /// Its kind.
+        kind: StepKind,
         /// What it does, for people.
         title: String,
     },
     /// A step has ended well.
     StepFinished {
+        /// As in [`Event::StepStarted`].
+        kind: StepKind,
         /// As in [`Event::StepStarted`].
         title: String,
         /// How long it took.
@@ -91,6 +119,8 @@ pub enum Event {
     },
     /// A script or command begins.
     ScriptStarted {
+        /// Whether it is a script of the recipe.
+        kind: CommandKind,
         /// The phase or stage.
         phase: String,
         /// Its name.
@@ -110,6 +140,8 @@ pub enum Event {
     },
     /// A script or command has ended, well or not.
     ScriptFinished {
+        /// As in [`Event::ScriptStarted`].
+        kind: CommandKind,
         /// The phase or stage.
         phase: String,
         /// Its name.

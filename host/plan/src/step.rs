@@ -215,7 +215,8 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
-    /// What it is, for messages: `extra packages`, `vmdb step 3 (shell)`.
+    /// What it is, for messages: the name of a script of the recipe, or a sentence for a
+    /// command of vbuild's own (`make mount points`).
     pub what: String,
     /// Where it runs.
     pub place: Place,
@@ -232,6 +233,14 @@ pub struct Run {
     pub stdin: Option<String>,
     /// Sets this fact to the standard output without trailing newlines.
     pub capture: Option<FactName>,
+}
+
+impl Run {
+    /// Whether [`Run::what`] is the name of a script, which has no blank.
+    #[must_use]
+    pub fn is_script(&self) -> bool {
+        !self.what.contains(' ')
+    }
 }
 
 /// A directory of scripts, run by the rules of dib-run-parts of

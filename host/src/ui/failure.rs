@@ -94,7 +94,7 @@ impl FailureWatch {
             return;
         }
         match event {
-            Event::ScriptStarted { phase, script, origin, place } => {
+            Event::ScriptStarted { phase, script, origin, place, .. } => {
                 self.tail.clear();
                 self.current = Some(Failure {
                     phase: phase.clone(),
@@ -142,12 +142,13 @@ impl FailureWatch {
 mod tests {
     use std::time::Duration;
 
-    use engine::events::OutputStream;
+    use engine::events::{CommandKind, OutputStream};
 
     use super::*;
 
     fn started() -> Event {
         Event::ScriptStarted {
+            kind: CommandKind::Script,
             phase: "install.d".into(),
             script: "10-x".into(),
             origin: Some("a".into()),
@@ -157,6 +158,7 @@ mod tests {
 
     fn ended(status: ExitStatus) -> Event {
         Event::ScriptFinished {
+            kind: CommandKind::Script,
             phase: "install.d".into(),
             script: "10-x".into(),
             status,

@@ -112,8 +112,8 @@ fn facts(event: &Event) -> Value {
             "event": "stage-finished", "index": index, "stage": name,
             "seconds": elapsed.as_secs_f64(),
         }),
-        Event::StepStarted { title } => json!({"event": "step-started", "step": title}),
-        Event::StepFinished { title, elapsed } => json!({
+        Event::StepStarted { kind: _, title } => json!({"event": "step-started", "step": title}),
+        Event::StepFinished { kind: _, title, elapsed } => json!({
             "event": "step-finished", "step": title, "seconds": elapsed.as_secs_f64(),
         }),
         Event::ScriptStarted { .. } | Event::ScriptFinished { .. } | Event::OutputLine { .. } => {
@@ -133,14 +133,14 @@ fn facts(event: &Event) -> Value {
 
 fn script_facts(event: &Event) -> Value {
     match event {
-        Event::ScriptStarted { phase, script, origin, place } => json!({
+        Event::ScriptStarted { kind: _, phase, script, origin, place } => json!({
             "event": "script-started", "phase": phase, "script": script, "element": origin,
             "place": match place {
                 plan::Place::Tools => "appliance",
                 plan::Place::Image => "image",
             },
         }),
-        Event::ScriptFinished { phase, script, status, elapsed, cpu } => json!({
+        Event::ScriptFinished { kind: _, phase, script, status, elapsed, cpu } => json!({
             "event": "script-finished", "phase": phase, "script": script,
             "status": status_words(*status), "ok": status.success(),
             "seconds": elapsed.as_secs_f64(), "cpu_seconds": cpu.as_secs_f64(),

@@ -11,7 +11,7 @@
 use std::{io::Write as _, time::Duration};
 
 use checked::Printable;
-use engine::events::Event;
+use engine::events::{CommandKind, Event};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{
@@ -149,11 +149,11 @@ impl Live {
                 self.keep(&self.palette.paint(Tone::Progress, &line));
                 self.clear_script();
             }
-            Event::StepStarted { title } => {
+            Event::StepStarted { title, .. } => {
                 self.start_script(&text::capitalised(title));
             }
-            Event::ScriptStarted { phase, script, origin, .. } => {
-                self.scripts += usize::from(words::is_script(script));
+            Event::ScriptStarted { kind, phase, script, origin, .. } => {
+                self.scripts += usize::from(*kind == CommandKind::Script);
                 let phase = if *phase == self.stage_name { "" } else { &format!("{phase}/") };
                 let origin = origin.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
                 self.start_script(&format!("{phase}{script}{origin}"));

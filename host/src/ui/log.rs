@@ -4,7 +4,7 @@
 
 use std::{io::Write, time::Duration};
 
-use engine::events::Event;
+use engine::events::{CommandKind, Event};
 
 use super::{Complaint, Render, Stamp, words};
 
@@ -60,7 +60,7 @@ impl<W: Write + Send> Render for Log<W> {
             self.line(at, text.as_str());
         }
         match event {
-            Event::ScriptFinished { phase, script, elapsed, .. } if words::is_script(script) => {
+            Event::ScriptFinished { kind: CommandKind::Script, phase, script, elapsed, .. } => {
                 self.phase.clone_from(phase);
                 self.scripts.push((script.clone(), *elapsed));
             }

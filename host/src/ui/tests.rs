@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use engine::events::OutputStream;
+use engine::events::{CommandKind, OutputStream, StepKind};
 use plan::Place;
 use wire::ExitStatus;
 
@@ -45,6 +45,7 @@ fn script(status: ExitStatus) -> Vec<Event> {
     vec![
         Event::StageStarted { index: 0, name: "install.d".into() },
         Event::ScriptStarted {
+            kind: CommandKind::Script,
             phase: "install.d".into(),
             script: "10-x".into(),
             origin: Some("debian".into()),
@@ -52,6 +53,7 @@ fn script(status: ExitStatus) -> Vec<Event> {
         },
         Event::OutputLine { stream: OutputStream::Stdout, line: "\u{1b}[31mhello\u{1b}[0m".into() },
         Event::ScriptFinished {
+            kind: CommandKind::Script,
             phase: "install.d".into(),
             script: "10-x".into(),
             status,
@@ -248,8 +250,9 @@ fn evil_events() -> Vec<Event> {
         Event::BuildStarted { name: text(), stages: 1 },
         Event::MachineReady { boot: Duration::ZERO, kernel: text() },
         Event::StageStarted { index: 0, name: text() },
-        Event::StepStarted { title: text() },
+        Event::StepStarted { kind: StepKind::Other, title: text() },
         Event::ScriptStarted {
+            kind: CommandKind::Script,
             phase: text(),
             script: text(),
             origin: Some(text()),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::events::Event;
+use engine::events::{Event, StepKind};
 
 use super::text;
 
@@ -37,9 +37,14 @@ impl Timeline {
                 elapsed: *elapsed,
                 cpu: Some(*cpu),
             }),
-            Event::StepFinished { title, elapsed } => self.add(title.clone(), *elapsed),
+            Event::StepFinished { kind: StepKind::TreeOutput, title, elapsed } => {
+                self.add_output(title.clone(), *elapsed);
+            }
+            Event::StepFinished { title, elapsed, .. } => {
+                self.entries.push(Entry { name: title.clone(), elapsed: *elapsed, cpu: None });
+            }
             Event::OutputWritten { path, elapsed, .. } => {
-                self.add(format!("write {}", path.display()), *elapsed);
+                self.add_output(format!("write {}", path.display()), *elapsed);
             }
             Event::Connection { received, .. } => {
                 self.received = self.received.saturating_add(*received);
@@ -52,10 +57,10 @@ impl Timeline {
     }
 
     /// A tree is written by a step and also ends as an output; it counts once.
-    fn add(&mut self, name: String, elapsed: Duration) {
+    fn add_output(&mut self, name: String, elapsed: Duration) {
         match self.entries.iter_mut().find(|entry| entry.cpu.is_none() && entry.name == name) {
-            Some(entry) if name.starts_with("write ") => entry.elapsed = entry.elapsed.max(elapsed),
-            _ => self.entries.push(Entry { name, elapsed, cpu: None }),
+            Some(entry) => entry.elapsed = entry.elapsed.max(elapsed),
+            None => self.entries.push(Entry { name, elapsed, cpu: None }),
         }
     }
 
@@ -98,6 +103,8 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use engine::events::CommandKind;
+
     use super::*;
 
     #[test]
@@ -105,6 +112,7 @@ mod tests {
         let mut timeline = Timeline::default();
         for (script, seconds) in [("a", 10), ("b", 40), ("c", 0)] {
             timeline.event(&Event::ScriptFinished {
+                kind: CommandKind::Script,
                 phase: "p".into(),
                 script: script.into(),
                 status: wire::ExitStatus::Code(0),
@@ -130,6 +138,7 @@ mod tests {
             elapsed: Duration::from_secs(3),
         });
         timeline.event(&Event::StepFinished {
+            kind: StepKind::TreeOutput,
             title: "write a.tar".into(),
             elapsed: Duration::from_secs(4),
         });

@@ -2,7 +2,7 @@
 //! stream, and how important each is.
 
 use checked::Printable;
-use engine::events::Event;
+use engine::events::{CommandKind, Event, StepKind};
 
 use super::{
     failure::{host_and_port, status_words},
@@ -43,12 +43,6 @@ pub(crate) fn line(event: &Event) -> Option<(Weight, Printable)> {
     line.map(|(weight, text)| (weight, text.into()))
 }
 
-/// Whether it is a script of an element, and not a command of vbuild's own: those
-/// are told by a sentence, and no script's name has a blank.
-pub(crate) fn is_script(name: &str) -> bool {
-    !name.contains(' ')
-}
-
 fn scripts(event: &Event) -> Option<(Weight, String)> {
     Some(match event {
         Event::BuildStarted { name, stages } => {
@@ -62,21 +56,21 @@ fn scripts(event: &Event) -> Option<(Weight, String)> {
             (Weight::Detail, format!("Stage {name} took {}", text::duration(*elapsed)))
         }
         // Uploads are many and quick.
-        Event::StepStarted { title } if title.starts_with("upload ") => {
+        Event::StepStarted { kind: StepKind::Upload, title } => {
             (Weight::Detail, text::capitalised(title))
         }
-        Event::StepStarted { title } => (Weight::Progress, text::capitalised(title)),
-        Event::StepFinished { title, elapsed } => (
+        Event::StepStarted { title, .. } => (Weight::Progress, text::capitalised(title)),
+        Event::StepFinished { title, elapsed, .. } => (
             Weight::Detail,
             format!("{}: took {}", text::capitalised(title), text::duration(*elapsed)),
         ),
-        Event::ScriptStarted { phase, script, .. } if is_script(script) => {
+        Event::ScriptStarted { kind: CommandKind::Script, phase, script, .. } => {
             (Weight::Progress, format!("Running: {phase}/{script}"))
         }
         Event::ScriptStarted { phase, script, .. } => {
             (Weight::Detail, format!("{} ({phase})", text::capitalised(script)))
         }
-        Event::ScriptFinished { phase, script, status, elapsed, cpu } => (
+        Event::ScriptFinished { phase, script, status, elapsed, cpu, .. } => (
             Weight::Detail,
             format!(
                 "{phase}/{script}: {} after {} (processor {})",

@@ -75,7 +75,7 @@ pub use lease::{Lease, StoredLayer};
 pub use overlay::OverlaySource;
 pub use record::{
     Checksums, Connection, DiskState, Fetched, FileRole, InvalidRecord, KeyId, Origin,
-    RECORD_VERSION, Ran, RecordKind, StageRecord, StoredFile,
+    RECORD_VERSION, Ran, RanKind, RecordKind, StageRecord, StoredFile,
 };
 pub use verify::{Problem, Verified};
 

@@ -130,7 +130,10 @@ pub type KeyId = Hex<8>;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ran {
-    /// What: `install.d/10-x`, or a sentence.
+    /// What kind of thing ran.
+    #[serde(default)]
+    pub kind: RanKind,
+    /// Its name: `install.d/10-x`, or a sentence.
     pub name: Printable,
     /// The element or other source that it came from.
     pub origin: Option<Printable>,
@@ -138,6 +141,19 @@ pub struct Ran {
     pub started_ms: u64,
     /// Milliseconds since 1970 when it had ended.
     pub ended_ms: u64,
+}
+
+/// The kind of a [`Ran`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RanKind {
+    /// A script or command of the recipe.
+    Script,
+    /// A copy of a tree, which takes changes of its source along.
+    TreeCopy,
+    /// Any other step.
+    #[default]
+    Step,
 }
 
 /// A disk as a chain of layers.

@@ -7,10 +7,10 @@ use std::{
 };
 
 use checked::Printable;
-use store::Ran;
+use store::{Ran, RanKind};
 
 use super::policy::LOG_MAX_BYTES;
-use crate::events::{Event, Observer, SharedObserver};
+use crate::events::{Event, Observer, SharedObserver, StepKind};
 
 /// An observer that records the output of scripts and passes every event on.
 pub(crate) struct StageRecorder {
@@ -42,10 +42,10 @@ impl StageRecorder {
         ran.into_iter().map(shift).collect()
     }
 
-    fn began(&self, name: String, origin: Option<String>) {
+    fn began(&self, kind: RanKind, name: String, origin: Option<String>) {
         let now = now_ms();
         let (name, origin) = (name.into(), origin.map(Printable::from));
-        let ran = Ran { name, origin, started_ms: now, ended_ms: now };
+        let ran = Ran { kind, name, origin, started_ms: now, ended_ms: now };
         self.ran.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
     }
 
@@ -72,11 +72,13 @@ impl Observer for StageRecorder {
             Event::OutputLine { line, .. } => self.put(line),
             Event::ScriptStarted { phase, script, origin, .. } => {
                 self.put(&format!("== {phase}/{script}"));
-                self.began(format!("{phase}/{script}"), origin.clone());
+                self.began(RanKind::Script, format!("{phase}/{script}"), origin.clone());
             }
-            Event::StepStarted { title } => {
+            Event::StepStarted { kind, title } => {
                 self.put(&format!("== {title}"));
-                self.began(title.clone(), None);
+                let copies = *kind == StepKind::TreeCopy;
+                let kind = if copies { RanKind::TreeCopy } else { RanKind::Step };
+                self.began(kind, title.clone(), None);
             }
             Event::ScriptFinished { .. } | Event::StepFinished { .. } => self.ended(),
             _ => {}

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     Config, EngineError, State,
     disks::Disks,
-    events::{Event, SharedObserver},
+    events::{Event, SharedObserver, StepKind},
     guest::Guest,
 };
 
@@ -343,7 +343,11 @@ impl CacheSession {
     fn report_pause(&mut self) {
         if let Some(elapsed) = self.paused.take() {
             let title = "keep the disks".to_owned();
-            self.observer.event(&Event::StepFinished { title, elapsed });
+            self.observer.event(&Event::StepFinished {
+                kind: StepKind::DisksSaved,
+                title,
+                elapsed,
+            });
         }
     }
 

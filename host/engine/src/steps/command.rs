@@ -11,7 +11,7 @@ use session::{Channel, ChildEvent, ExitStatus};
 use super::start;
 use crate::{
     Config, EngineError, State, certificates,
-    events::{Event, OutputStream},
+    events::{CommandKind, Event, OutputStream},
     step_context::StepContext,
 };
 
@@ -24,6 +24,7 @@ const CAPTURE_MAX_BYTES: usize = 1024 * 1024;
 
 /// A command with everything resolved.
 pub(crate) struct Command<'a> {
+    pub(crate) kind: CommandKind,
     pub(crate) phase: &'a str,
     pub(crate) script: &'a str,
     pub(crate) origin: Option<&'a String>,
@@ -83,6 +84,7 @@ pub(crate) struct Failed {
 }
 
 struct Unreported {
+    kind: CommandKind,
     place: Place,
     elapsed: Duration,
     cpu: Duration,
@@ -98,11 +100,12 @@ impl Failed {
     /// Emits the events that a quiet command has not, and gives the error.
     pub(crate) fn report(self, config: &Config) -> EngineError {
         if let EngineError::Script { phase, script, origin, status, tail, .. } = &self.error
-            && let Some(Unreported { place, elapsed, cpu }) = self.unreported
+            && let Some(Unreported { kind, place, elapsed, cpu }) = self.unreported
         {
             let (phase, script, origin) = (phase.clone(), script.clone(), origin.clone());
             let emit = |event: Event| config.observer.event(&event);
             emit(Event::ScriptStarted {
+                kind,
                 phase: phase.clone(),
                 script: script.clone(),
                 origin,
@@ -111,7 +114,7 @@ impl Failed {
             for line in tail {
                 emit(Event::OutputLine { stream: OutputStream::Stderr, line: line.clone() });
             }
-            emit(Event::ScriptFinished { phase, script, status: *status, elapsed, cpu });
+            emit(Event::ScriptFinished { kind, phase, script, status: *status, elapsed, cpu });
         }
         self.error
     }
@@ -138,6 +141,7 @@ pub(crate) async fn run_capturing(
         }
     };
     emit(Event::ScriptStarted {
+        kind: command.kind,
         phase: command.phase.to_owned(),
         script: command.script.to_owned(),
         origin: command.origin.cloned(),
@@ -214,6 +218,7 @@ struct Ended {
 impl Ended {
     fn event(&self, command: &Command<'_>) -> Event {
         Event::ScriptFinished {
+            kind: command.kind,
             phase: command.phase.to_owned(),
             script: command.script.to_owned(),
             status: self.status,
@@ -230,7 +235,12 @@ impl Ended {
         captured: Vec<u8>,
     ) -> Failed {
         let Self { status, elapsed, cpu } = self;
-        let unreported = command.quiet.then_some(Unreported { place: command.place, elapsed, cpu });
+        let unreported = command.quiet.then_some(Unreported {
+            kind: command.kind,
+            place: command.place,
+            elapsed,
+            cpu,
+        });
         let error = EngineError::Script {
             phase: command.phase.to_owned(),
             script: command.script.to_owned(),

@@ -18,15 +18,20 @@ use std::time::Instant;
 
 use plan::{Plan, Step};
 
-use crate::{EngineError, State, events::Event, layout, step_context::StepContext};
+use crate::{
+    EngineError, State,
+    events::{Event, StepKind},
+    layout,
+    step_context::StepContext,
+};
 
 /// Carries out a step.
 pub(crate) async fn run(step: &Step, cx: &mut StepContext<'_>) -> Result<(), EngineError> {
-    let is_reported = is_reported(step, cx.state);
+    let reported = reported_as(step, cx.state);
     let started = Instant::now();
     let title = step.title();
-    if is_reported {
-        cx.emit(&Event::StepStarted { title: title.clone() });
+    if let Some(kind) = reported {
+        cx.emit(&Event::StepStarted { kind, title: title.clone() });
     }
     match step {
         Step::Upload(upload) => upload::upload(upload, cx).await?,
@@ -67,26 +72,26 @@ pub(crate) async fn run(step: &Step, cx: &mut StepContext<'_>) -> Result<(), Eng
         Step::Trim => layout::trim(cx.guest).await?,
         Step::Say { text } => cx.emit(&Event::Message { text: text.clone() }),
     }
-    if is_reported {
-        cx.emit(&Event::StepFinished { title, elapsed: started.elapsed() });
+    if let Some(kind) = reported {
+        cx.emit(&Event::StepFinished { kind, title, elapsed: started.elapsed() });
     }
     Ok(())
 }
 
-/// Whether a step is reported as such. Scripts and commands report themselves, and small
-/// changes take no time worth a line.
-fn is_reported(step: &Step, state: &State) -> bool {
+/// The kind of a step that is reported as such. Scripts and commands report themselves,
+/// and small changes take no time worth a line.
+fn reported_as(step: &Step, state: &State) -> Option<StepKind> {
     match step {
-        Step::Upload(_)
-        | Step::FindRoot { .. }
+        Step::Upload(_) => Some(StepKind::Upload),
+        Step::CopyTree { .. } => Some(StepKind::TreeCopy),
+        Step::ExportTree { .. } => Some(StepKind::TreeOutput),
+        Step::FindRoot { .. }
         | Step::FindDevices { .. }
         | Step::GrowRoot { .. }
-        | Step::CopyTree { .. }
         | Step::Fetch { .. }
-        | Step::ExportTree { .. }
         | Step::Trim
-        | Step::Canonicalise { .. } => true,
-        Step::CreateLayout(_) => !state.has_own_device(),
+        | Step::Canonicalise { .. } => Some(StepKind::Other),
+        Step::CreateLayout(_) => (!state.has_own_device()).then_some(StepKind::Other),
         Step::Run(_)
         | Step::RunParts(_)
         | Step::File(_)
@@ -98,7 +103,7 @@ fn is_reported(step: &Step, state: &State) -> bool {
         | Step::WriteFstab { .. }
         | Step::ClampTimes { .. }
         | Step::KillProcesses { .. }
-        | Step::Say { .. } => false,
+        | Step::Say { .. } => None,
     }
 }
 

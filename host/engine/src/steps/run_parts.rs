@@ -19,7 +19,7 @@ use super::{
     command::{self, Command},
     upload,
 };
-use crate::{EngineError, State, step_context::StepContext};
+use crate::{EngineError, State, events::CommandKind, step_context::StepContext};
 
 /// Sources its arguments and prints the environment, NUL separated, with what else children
 /// of the shell inherit as the variable [`PRELUDE`]; when that fails, or one of the files
@@ -112,6 +112,7 @@ pub(crate) async fn next(
     }
     let (argv, env) = as_inherited(format!("{}/{script}", parts.directory), parts, &phase.env);
     let command = Command {
+        kind: CommandKind::Script,
         phase: &parts.phase,
         script: &script,
         origin: parts.origins.get(&script),
@@ -171,6 +172,7 @@ pub(crate) async fn run_one(run: &Run, cx: &mut StepContext<'_>) -> Result<(), E
     let argv =
         run.argv.iter().map(|word| command::resolve(word, cx.state)).collect::<Result<_, _>>()?;
     let command = Command {
+        kind: if run.is_script() { CommandKind::Script } else { CommandKind::Command },
         phase: &cx.stage.name,
         script: &run.what,
         origin: None,
@@ -227,6 +229,7 @@ impl Sourcing<'_> {
             ["/bin/bash", "-c", CAPTURE_ENVIRONMENT, "environment.d"].map(String::from).to_vec();
         argv.append(&mut files);
         let command = Command {
+            kind: CommandKind::Script,
             phase: self.phase,
             script: "environment.d",
             origin: None,
