@@ -425,7 +425,12 @@ mod tests {
     }
 
     fn stage(name: &str, ran: &[(&str, u64, u64)]) -> StageRecord {
+        let kind = |name: &str| match name.starts_with("copy the tree") {
+            true => store::RanKind::TreeCopy,
+            false => store::RanKind::Script,
+        };
         let ran = ran.iter().map(|(name, started_ms, ended_ms)| Ran {
+            kind: kind(name),
             name: (*name).into(),
             origin: None,
             started_ms: *started_ms,

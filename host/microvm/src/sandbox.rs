@@ -93,11 +93,24 @@ pub fn limit_file_size(bytes: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)?)
 }
 
-/// Kinds of threads, each with its list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Kind {
-    /// Messages with the parent.
+/// Declares the kinds of threads and the list of all of them, so that none can be missing
+/// from it.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident,)*) => {
+        /// Kinds of threads, each with its list of system calls.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub(crate) enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        /// Every kind.
+        pub(crate) const KINDS: &[Kind] = &[$(Kind::$kind),*];
+    };
+}
+
+kinds! {
+    /// The thread that exchanges messages with the parent.
     Main,
     /// A virtual processor.
     Vcpu,
@@ -107,7 +120,7 @@ pub(crate) enum Kind {
     Vsock,
     /// The random number device.
     Rng,
-    /// The balloon.
+    /// The balloon device.
     Balloon,
     /// Any thread of a vsock device that serves another VMM.
     Vhost,
@@ -119,20 +132,18 @@ impl Kind {
     /// Whether all threads of its process have this one list, because a library
     /// starts them.
     pub(crate) fn is_of_whole_process(self) -> bool {
-        self == Self::Vhost
+        match self {
+            Self::Vhost => true,
+            Self::Main
+            | Self::Vcpu
+            | Self::Block
+            | Self::Vsock
+            | Self::Rng
+            | Self::Balloon
+            | Self::Nic => false,
+        }
     }
 }
-
-pub(crate) const KINDS: [Kind; 8] = [
-    Kind::Main,
-    Kind::Vcpu,
-    Kind::Block,
-    Kind::Vsock,
-    Kind::Rng,
-    Kind::Balloon,
-    Kind::Vhost,
-    Kind::Nic,
-];
 
 /// What every thread needs: memory of the allocator, locks, waiting, signals,
 /// its end.
@@ -322,7 +333,7 @@ impl Lists {
         let refuse = refusal()
             .map_err(|e| SandboxError::Compile { kind: Kind::Main, reason: e.to_string() })?;
         let mut kinds = BTreeMap::new();
-        for kind in KINDS {
+        for &kind in KINDS {
             let failed = |reason: String| SandboxError::Compile { kind, reason };
             let rules = rules(kind, pid).map_err(|e| failed(e.to_string()))?;
             let filter =
@@ -436,7 +447,7 @@ mod tests {
 
     #[test]
     fn only_processors_may_run_kvm_and_nobody_may_reach_out() {
-        for kind in KINDS {
+        for &kind in KINDS {
             let rules = rules(kind, 1).unwrap();
             for forbidden in [
                 libc::SYS_execve,

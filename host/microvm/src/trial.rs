@@ -80,7 +80,7 @@ pub struct ConfinedThread(Kind);
 impl ConfinedThread {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        sandbox::KINDS.into_iter().map(Self)
+        sandbox::KINDS.iter().copied().map(Self)
     }
 }
 

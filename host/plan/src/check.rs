@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{
-    DiskRole, DiskSize, Env, Plan, RunParts, Script, Step, Value, compare_scripts, is_script_name,
-};
+use crate::{DiskRole, DiskSize, Plan, RunParts, Script, compare_scripts, is_script_name};
 
 /// Something wrong with a plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,30 +75,22 @@ fn check_stages(plan: &Plan) -> Vec<Complaint> {
             complaints.push(complaint(&place, "a second stage of this name"));
         }
         for step in &stage.steps {
-            for fact in facts_used(step) {
+            let facets = step.facets();
+            for fact in facets.facts_used {
                 if !facts.contains(fact) && !is_layout_fact(fact) {
                     complaints.push(complaint(
-                        format!("{place}, {}", step.title()),
+                        format!("{place}, {}", facets.title),
                         format!("uses the fact `{fact}`, which no earlier step sets"),
                     ));
                 }
             }
-            match step {
-                Step::CreateLayout(part) => layout.nodes.extend(part.nodes.iter().cloned()),
-                Step::FindRoot { disk, .. }
-                | Step::GrowRoot { disk }
-                | Step::FindDevices { disk, .. }
-                    if !disks.contains(&disk.as_str()) =>
-                {
-                    complaints.push(complaint(&place, format!("there is no disk `{disk}`")));
-                }
-                Step::RunParts(parts) => complaints.extend(check_scripts(&place, parts)),
-                Step::FindDevices { devices, .. } => known.extend(
-                    devices.iter().flat_map(|found| [found.name.as_str(), &found.filesystem]),
-                ),
-                _ => {}
+            if let Some(disk) = facets.disk.filter(|disk| !disks.contains(disk)) {
+                complaints.push(complaint(&place, format!("there is no disk `{disk}`")));
             }
-            facts.extend(facts_set(step));
+            layout.nodes.extend(facets.layout.into_iter().flat_map(|part| part.nodes.clone()));
+            complaints.extend(facets.phase.and_then(|parts| check_scripts(&place, parts)));
+            known.extend(facets.found);
+            facts.extend(facets.facts_set);
         }
     }
     complaints.extend(
@@ -125,36 +115,4 @@ fn check_scripts(place: &str, parts: &RunParts) -> Option<Complaint> {
 fn is_layout_fact(fact: &str) -> bool {
     ["device.", "uuid.", "label.", "fstype."].iter().any(|prefix| fact.starts_with(prefix))
         || fact.starts_with("image-block-device")
-}
-
-fn facts_of_env(env: &Env) -> impl Iterator<Item = &String> {
-    env.iter().filter_map(|(_, value)| fact_of(value))
-}
-
-fn fact_of(value: &Value) -> Option<&String> {
-    match value {
-        Value::Fact(fact) => Some(fact),
-        Value::Text(_) => None,
-    }
-}
-
-fn facts_used(step: &Step) -> Vec<&String> {
-    match step {
-        Step::Run(run) => {
-            facts_of_env(&run.env).chain(run.argv.iter().filter_map(fact_of)).collect()
-        }
-        Step::RunParts(RunParts { env, .. }) => facts_of_env(env).collect(),
-        Step::SetFact { value, .. } => fact_of(value).into_iter().collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn facts_set(step: &Step) -> Vec<String> {
-    match step {
-        Step::Run(run) => run.capture.clone().into_iter().collect(),
-        Step::SetFact { fact, .. } => vec![fact.clone()],
-        Step::ImageSize(size) => vec![size.fact.clone()],
-        Step::FindRoot { .. } => vec!["root-device".into()],
-        _ => Vec::new(),
-    }
 }

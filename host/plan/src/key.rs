@@ -313,22 +313,45 @@ fn disks_without_host_paths(plan: &Plan) -> Vec<crate::Disk> {
 fn without_host_paths(stage: &Stage) -> Stage {
     let mut stage = Stage { timeout_s: None, ..stage.clone() };
     for step in &mut stage.steps {
-        let entries = step.uploads_mut().into_iter().flat_map(|upload| &mut upload.entries);
-        for entry in entries {
-            if let UploadKind::File { source: FileSource::Host { path, .. }, .. } = &mut entry.kind
-            {
-                path.clear();
-            }
-        }
         match step {
+            Step::Upload(upload) => clear_host_paths(upload),
             Step::Fetch { to, .. } => to.clear(),
             Step::ExportTree { output, .. } => output.path.clear(),
-            // Which element a script is of is for messages.
-            Step::RunParts(parts) => parts.origins.clear(),
-            _ => {}
+            Step::RunParts(parts) => {
+                // Which element a script is of is for messages.
+                parts.origins.clear();
+                parts.scripts.iter_mut().for_each(|script| clear_host_paths(&mut script.upload));
+            }
+            // Nothing of these is a path of the host.
+            Step::Run(_)
+            | Step::File(_)
+            | Step::ResolvConf(_)
+            | Step::RequireContent { .. }
+            | Step::SetFact { .. }
+            | Step::ImageSize(_)
+            | Step::CreateLayout(_)
+            | Step::FindRoot { .. }
+            | Step::FindDevices { .. }
+            | Step::GrowRoot { .. }
+            | Step::ForgetLayout
+            | Step::WriteFstab { .. }
+            | Step::CopyTree { .. }
+            | Step::KillProcesses { .. }
+            | Step::Trim
+            | Step::ClampTimes { .. }
+            | Step::Canonicalise { .. }
+            | Step::Say { .. } => {}
         }
     }
     stage
+}
+
+fn clear_host_paths(upload: &mut Upload) {
+    for entry in &mut upload.entries {
+        if let UploadKind::File { source: FileSource::Host { path, .. }, .. } = &mut entry.kind {
+            path.clear();
+        }
+    }
 }
 
 #[cfg(test)]

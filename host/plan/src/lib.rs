@@ -14,6 +14,7 @@
 //! of names and digests.
 
 mod check;
+mod facets;
 mod key;
 mod layout;
 mod output;

@@ -179,19 +179,13 @@ impl Plan {
 
     /// The nodes of all disk layouts that are made, in order.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        let layouts = self.steps().filter_map(|step| match step {
-            Step::CreateLayout(layout) => Some(layout),
-            _ => None,
-        });
+        let layouts = self.steps().filter_map(|step| step.facets().layout);
         layouts.flat_map(|layout| &layout.nodes)
     }
 
     /// Directories of the host that directories of the machine are sent to.
     pub fn fetched(&self) -> impl Iterator<Item = &Path> {
-        self.steps().filter_map(|step| match step {
-            Step::Fetch { to, .. } => Some(to.as_path()),
-            _ => None,
-        })
+        self.steps().filter_map(|step| step.facets().fetched_to)
     }
 
     /// Every file of the host that the plan reads.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GuestPath, Layout, TreeOutput, Upload, UploadKind, upload::FileSource};
+use crate::{GuestPath, Layout, TreeOutput, Upload};
 
 /// The name of a value that a step finds out while the build runs, such as
 /// `image-size-kib` or `device.root`.
@@ -380,94 +380,4 @@ pub struct ImageSize {
     pub root_least_kib: u64,
     /// The fact that is set.
     pub fact: FactName,
-}
-
-impl Step {
-    /// A short description for live views and messages.
-    #[must_use]
-    pub fn title(&self) -> String {
-        match self {
-            Self::Upload(upload) => format!("upload {}", upload.what),
-            Self::Run(run) => run.what.clone(),
-            Self::RunParts(parts) => parts.phase.clone(),
-            Self::File(_) => "change files".into(),
-            Self::ResolvConf(ResolvConf::Prepare) => "prepare resolv.conf".into(),
-            Self::ResolvConf(ResolvConf::Restore) => "restore resolv.conf".into(),
-            Self::RequireContent { path, .. } => format!("look into {path}"),
-            Self::SetFact { fact, .. } => format!("set {fact}"),
-            Self::ImageSize(_) => "compute the image's size".into(),
-            Self::CreateLayout(_) => "create the disk layout".into(),
-            Self::FindRoot { disk, .. } => format!("find the root filesystem of {disk}"),
-            Self::FindDevices { disk, .. } => format!("find what stands on {disk}"),
-            Self::GrowRoot { disk } => format!("grow the root filesystem of {disk}"),
-            Self::ForgetLayout => "release the disks".into(),
-            Self::WriteFstab { .. } => "write fstab".into(),
-            Self::CopyTree { to, .. } => format!("copy the tree to {to}"),
-            Self::KillProcesses { .. } => "end left-over processes".into(),
-            Self::Fetch { to, .. } => format!("fetch {}", to.display()),
-            Self::ExportTree { output, .. } => format!("write {}", output.path.display()),
-            Self::Trim => "discard free blocks".into(),
-            Self::ClampTimes { .. } => "clamp the times of files".into(),
-            Self::Canonicalise { .. } => "write the filesystems anew".into(),
-            Self::Say { text } => text.clone(),
-        }
-    }
-
-    /// Whether the step has an effect on the host, so that it runs in every build.
-    #[must_use]
-    pub fn changes_host(&self) -> bool {
-        match self {
-            Self::Fetch { .. } | Self::ExportTree { .. } => true,
-            Self::Upload(_)
-            | Self::Run(_)
-            | Self::RunParts(_)
-            | Self::File(_)
-            | Self::ResolvConf(_)
-            | Self::RequireContent { .. }
-            | Self::SetFact { .. }
-            | Self::ImageSize(_)
-            | Self::CreateLayout(_)
-            | Self::FindRoot { .. }
-            | Self::FindDevices { .. }
-            | Self::GrowRoot { .. }
-            | Self::ForgetLayout
-            | Self::WriteFstab { .. }
-            | Self::CopyTree { .. }
-            | Self::KillProcesses { .. }
-            | Self::Trim
-            | Self::ClampTimes { .. }
-            | Self::Canonicalise { .. }
-            | Self::Say { .. } => false,
-        }
-    }
-
-    /// Files of the host that the step reads.
-    pub fn host_files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.uploads().into_iter().flat_map(|upload| &upload.entries).filter_map(|entry| {
-            match &entry.kind {
-                UploadKind::File { source: FileSource::Host { path, .. }, .. } => Some(path),
-                _ => None,
-            }
-        })
-    }
-
-    /// What the step puts into the guest.
-    #[must_use]
-    pub fn uploads(&self) -> Vec<&Upload> {
-        match self {
-            Self::Upload(upload) => vec![upload],
-            Self::RunParts(parts) => parts.scripts.iter().map(|script| &script.upload).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    pub(crate) fn uploads_mut(&mut self) -> Vec<&mut Upload> {
-        match self {
-            Self::Upload(upload) => vec![upload],
-            Self::RunParts(parts) => {
-                parts.scripts.iter_mut().map(|script| &mut script.upload).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
 }

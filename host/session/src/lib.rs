@@ -78,7 +78,7 @@ impl Session {
                     return Err(SessionError::Guest(failure));
                 }
                 Incoming::Reply(reply) if reply.is_final() => return Ok(reply),
-                _ => {}
+                Incoming::Reply(_) | Incoming::Data(..) | Incoming::End => {}
             }
         }
     }

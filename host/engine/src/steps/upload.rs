@@ -97,7 +97,10 @@ fn append<W: Write>(
             *changed.lock().map_err(|_| io::Error::other("poisoned"))? = Some(path.clone());
             Err(io::Error::other("an input has changed"))
         }
-        _ => {
+        UploadKind::Directory(_)
+        | UploadKind::Symlink(_)
+        | UploadKind::Fifo(_)
+        | UploadKind::Device { .. } => {
             header.set_cksum();
             archive.append(&header, io::empty())
         }
