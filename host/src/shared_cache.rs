@@ -107,10 +107,8 @@ impl Shared {
     /// is built: it is told, and costs time.
     pub async fn fetch(&self, plan: &Plan, ctx: &Ctx) {
         if let Err(error) = try_fetch(&self.remote, plan, &self.cache, ctx).await {
-            let error: &dyn std::error::Error = &error;
-            let causes = std::iter::successors(Some(error), |error| error.source());
-            let words: Vec<String> = causes.map(ToString::to_string).collect();
-            ctx.warn(format!("building without the shared cache: {}", words.join(": ")));
+            let reason = checked::chain(&error);
+            ctx.warn(format!("building without the shared cache: {reason}"));
         }
     }
 

@@ -109,16 +109,10 @@ fn opened(
         })),
         Err(error) => {
             let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-            ctx.warn(format!("building without a cache: {}{hint}", words(&error)));
+            ctx.warn(format!("building without a cache: {}{hint}", checked::chain(&error)));
             Ok(None)
         }
     }
-}
-
-/// An error with its causes on one line.
-fn words(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// The files that a plan leaves on the host, complete but without their names.
@@ -145,7 +139,7 @@ pub fn finished(plan: &Plan, targets: &[Target], cache: &Cache, ctx: &Ctx) -> Op
     match restore(plan, targets, cache) {
         Ok(finished) => finished,
         Err(error) => {
-            let text = words(error.source.as_ref());
+            let text = checked::chain(error.source.as_ref());
             ctx.warn(format!("the finished files of an earlier build are not used: {text}"));
             None
         }
@@ -282,7 +276,10 @@ pub struct Made<'a> {
 /// Keeps the finished files of a build. A failure costs later builds time.
 pub fn keep(plan: &Plan, targets: &[Target], cache: &Cache, made: Made<'_>, ctx: &Ctx) {
     if let Err(error) = try_keep(plan, targets, cache, made) {
-        ctx.warn(format!("the finished files are not kept: {}", words(error.source.as_ref())));
+        ctx.warn(format!(
+            "the finished files are not kept: {}",
+            checked::chain(error.source.as_ref())
+        ));
     }
 }
 

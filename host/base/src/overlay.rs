@@ -6,8 +6,6 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
-use nix::unistd::{Whence, lseek};
-
 use qcow2::BackingFormat;
 
 use crate::{Backing, BaseError, unfinished};
@@ -86,9 +84,9 @@ struct Header<'a> {
 impl Writer<'_> {
     /// Writes data and second tables; gives the first table.
     fn tables(&mut self, disk: &File, base: &File, bytes: u64) -> io::Result<Vec<u64>> {
-        let mut l1 = vec![0; places(bytes.div_ceil(CLUSTER * TABLE_ENTRIES))];
+        let mut l1 = vec![0; to_usize(bytes.div_ceil(CLUSTER * TABLE_ENTRIES))];
         let mut open: Option<(usize, Vec<u64>)> = None;
-        let (mut new, mut old) = (vec![0; places(CLUSTER)], vec![0; places(CLUSTER)]);
+        let (mut new, mut old) = (vec![0; to_usize(CLUSTER)], vec![0; to_usize(CLUSTER)]);
         let mut at = 0;
         while let Some(found) = next_data(disk, base, at)?.filter(|found| *found < bytes) {
             let cluster = found / CLUSTER;
@@ -101,10 +99,11 @@ impl Writer<'_> {
             let entry =
                 if new.iter().all(|byte| *byte == 0) { ZERO } else { self.append(&new)? | COPIED };
             self.clusters += 1;
-            let (table, slot) = (places(cluster / TABLE_ENTRIES), places(cluster % TABLE_ENTRIES));
+            let (table, slot) =
+                (to_usize(cluster / TABLE_ENTRIES), to_usize(cluster % TABLE_ENTRIES));
             if open.as_ref().is_none_or(|(index, _)| *index != table) {
                 self.close(open.take(), &mut l1)?;
-                open = Some((table, vec![0; places(TABLE_ENTRIES)]));
+                open = Some((table, vec![0; to_usize(TABLE_ENTRIES)]));
             }
             if let Some((_, entries)) = &mut open {
                 entries[slot] = entry;
@@ -142,8 +141,8 @@ impl Writer<'_> {
             }
             (blocks, tables) = (need, rows);
         }
-        let mut counts = vec![0; places(blocks * CLUSTER)];
-        for pair in counts.chunks_exact_mut(2).take(places(used + blocks + tables)) {
+        let mut counts = vec![0; to_usize(blocks * CLUSTER)];
+        for pair in counts.chunks_exact_mut(2).take(to_usize(used + blocks + tables)) {
             pair[1] = 1;
         }
         let counts_at = self.append(&counts)?;
@@ -191,20 +190,13 @@ fn big_endian(entries: &[u64]) -> Vec<u8> {
 }
 
 /// Sizes here are those of tables of one image, at most some megabytes.
-fn places(number: u64) -> usize {
+fn to_usize(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// Where one of the disks has data next.
 fn next_data(disk: &File, base: &File, at: u64) -> io::Result<Option<u64>> {
-    let of = |file: &File| -> io::Result<Option<u64>> {
-        let at = i64::try_from(at).map_err(io::Error::other)?;
-        match lseek(file, at, Whence::SeekData) {
-            Ok(found) => u64::try_from(found).map(Some).map_err(io::Error::other),
-            Err(nix::errno::Errno::ENXIO) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
-    };
+    let of = |file: &File| Ok::<_, io::Error>(sparse::next_data(file, at)?.map(|data| data.start));
     Ok([of(disk)?, of(base)?].into_iter().flatten().min())
 }
 

@@ -12,10 +12,12 @@
 //! Architecture invariant: this crate does no I/O and imports no other crate of the
 //! workspace.
 
+mod chain;
 mod digest;
 mod disk_name;
 mod printable;
 
+pub use chain::chain;
 pub use digest::{Digest, Hex, InvalidHex};
 pub use disk_name::{DISK_NAME_MAX_BYTES, DiskName, InvalidDiskName};
 pub use printable::{PRINTABLE_MAX_CHARS, Paragraph, Printable, printable_json};

@@ -114,7 +114,7 @@ pub fn vmm_child() -> ExitCode {
         Err(error) => Err((error, control)),
     };
     ended.unwrap_or_else(|(error, control)| {
-        let reason = chain(&error);
+        let reason = checked::chain(&error);
         // If the parent is gone there is nobody to tell.
         let _ = control.send(&FromVmm::Failed { reason }, &[]);
         ExitCode::FAILURE
@@ -142,17 +142,6 @@ fn limit_arenas() {
         // SAFETY: mallopt takes integers and is called before any thread starts.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
     }
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// What the process serves after the start.

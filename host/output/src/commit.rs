@@ -180,14 +180,15 @@ fn dated_name(path: &Path, seconds: u64, attempt: u32) -> PathBuf {
 /// `YYYY.MM.DD-HH.MM.SS` of a time in UTC.
 fn stamp(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
+    let (year, month, day) = civil_date(days);
     let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
     format!("{year:04}.{month:02}.{day:02}-{hour:02}.{minute:02}.{second:02}")
 }
 
 /// The Gregorian date of a count of days since 1970, by counting in eras of 400
 /// years that begin on the first of March, so that leap days come last.
-pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
+#[must_use]
+pub fn civil_date(days: u64) -> (u64, u64, u64) {
     const DAYS_FROM_0000_03_01: u64 = 719_468;
     const DAYS_PER_ERA: u64 = 146_097;
     let shifted = days + DAYS_FROM_0000_03_01;

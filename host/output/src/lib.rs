@@ -32,7 +32,7 @@ mod tools;
 mod unpack;
 
 pub use checksum::Checksum;
-pub use commit::{Existing, Pending, Written, commit};
+pub use commit::{Existing, Pending, Written, civil_date, commit};
 pub use error::{OutputError, Result};
 pub use format::{
     FORMATS, Format, Identity, Need, Origin, Target, check, container_architecture, format,

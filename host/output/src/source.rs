@@ -9,8 +9,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Whence, lseek64};
-
 use crate::{OutputError, Result};
 
 /// A disk that can be read in any order, by several threads.
@@ -61,16 +59,6 @@ impl RawFile {
         let len = file.metadata().map_err(|e| OutputError::io("examine", path, e))?.len();
         Ok(Self { path: path.to_owned(), file, len })
     }
-
-    fn seek(&self, offset: u64, whence: Whence) -> io::Result<Option<u64>> {
-        let at = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        match lseek64(&self.file, at, whence) {
-            Ok(found) => Ok(Some(u64::try_from(found).map_err(|_| io::ErrorKind::InvalidData)?)),
-            // Nothing but a hole from here to the end.
-            Err(nix::errno::Errno::ENXIO) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
-    }
 }
 
 impl BlockSource for RawFile {
@@ -86,9 +74,9 @@ impl BlockSource for RawFile {
         if offset >= self.len {
             return Ok(None);
         }
-        let Some(start) = self.seek(offset, Whence::SeekData)? else { return Ok(None) };
-        let end = self.seek(start, Whence::SeekHole)?.unwrap_or(self.len).min(self.len);
-        Ok((start < end).then_some(start..end))
+        let Some(data) = sparse::next_data(&self.file, offset)? else { return Ok(None) };
+        let end = data.end.min(self.len);
+        Ok((data.start < end).then_some(data.start..end))
     }
 
     fn raw_file(&self) -> Option<(&Path, &File)> {

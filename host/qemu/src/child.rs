@@ -88,13 +88,5 @@ fn confine_process(orders: &Orders) -> io::Result<Landlock> {
         confine::refuse_calls_of_emulators()?;
         Ok(landlock)
     };
-    rest().map_err(|error: confine::ConfineError| io::Error::other(chain(&error)))
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", chain(cause)),
-        None => error.to_string(),
-    }
+    rest().map_err(|error: confine::ConfineError| io::Error::other(checked::chain(&error)))
 }

@@ -330,7 +330,7 @@ fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
             WordingArg::V026 => Wording::V026,
             WordingArg::V041 => Wording::V041,
         },
-        arch: debian_architecture(std::env::consts::ARCH).to_owned(),
+        arch: plan::debian_architecture(std::env::consts::ARCH).to_owned(),
         allowed: host_paths::allowed(&args.host_paths)?,
         broad: host_paths::broad(),
         shares: args
@@ -358,15 +358,6 @@ pub(super) fn format_choice(format: &output::Format) -> FormatChoice {
         name: format.name.to_owned(),
         suffix: format.suffix.to_owned(),
         is_of_tree: format.origin == output::Origin::Tree,
-    }
-}
-
-/// Debian's name of a processor that Rust names.
-fn debian_architecture(rust: &str) -> &str {
-    match rust {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }
 

@@ -21,19 +21,11 @@ impl From<SystemTime> for Utc {
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let (days, rest) = (since.as_secs() / SECONDS_PER_DAY, since.as_secs() % SECONDS_PER_DAY);
-        // Counts years from March, so that the leap day is the last of a year,
-        // in cycles of 400 years, which all have the same number of days.
-        let shifted = days + 719_468;
-        let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let shifted_month = (5 * day_of_year + 2) / 153;
-        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+        let (year, month, day) = output::civil_date(days);
         Self {
-            year: era * 400 + year_of_era + u64::from(month <= 2),
+            year,
             month,
-            day: day_of_year - (153 * shifted_month + 2) / 5 + 1,
+            day,
             hour: rest / 3600,
             minute: rest / 60 % 60,
             second: rest % 60,

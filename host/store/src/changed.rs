@@ -14,7 +14,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use crate::extents::{Extent, ExtentSource, next_data};
+use crate::extents::{Extent, ExtentSource};
 
 /// What filesystems write at least.
 pub(crate) const BLOCK_BYTES: usize = 4096;
@@ -137,7 +137,7 @@ fn holds(raw: &File, block: u64, bytes: &[u8]) -> bool {
 fn blocks_with_data(raw: &File, first: u64, end: u64) -> io::Result<Vec<u64>> {
     let mut blocks = Vec::new();
     let mut at = first.saturating_mul(BLOCK);
-    while let Some(data) = next_data(raw, at)? {
+    while let Some(data) = sparse::next_data(raw, at)? {
         let (from, to) = (data.start / BLOCK, data.end.div_ceil(BLOCK).min(end));
         if from >= end {
             break;

@@ -3,15 +3,11 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    ops::Range,
-    os::{fd::AsFd, unix::fs::FileExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use nix::{
-    fcntl::{FallocateFlags, fallocate},
-    unistd::{Whence, lseek64},
-};
+use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::{Result, StoreError};
 
@@ -114,20 +110,6 @@ impl RawSource {
     }
 }
 
-/// The first data of a file from an offset on, up to the next hole.
-pub(crate) fn next_data(file: &File, at: u64) -> io::Result<Option<Range<u64>>> {
-    let seek = |offset: u64, whence| {
-        let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        match lseek64(file.as_fd(), offset, whence) {
-            Ok(found) => Ok(u64::try_from(found).ok()),
-            Err(nix::errno::Errno::ENXIO) => Ok(None),
-            Err(e) => Err(io::Error::from(e)),
-        }
-    };
-    let Some(start) = seek(at, Whence::SeekData)? else { return Ok(None) };
-    Ok(seek(start, Whence::SeekHole)?.map(|end| start..end))
-}
-
 impl ExtentSource for RawSource {
     fn disk_bytes(&self) -> u64 {
         self.len
@@ -139,7 +121,7 @@ impl ExtentSource for RawSource {
                 if self.at >= self.len {
                     return Ok(None);
                 }
-                let Some(data) = next_data(&self.file, self.at)? else { return Ok(None) };
+                let Some(data) = sparse::next_data(&self.file, self.at)? else { return Ok(None) };
                 self.at = data.start;
                 self.end = data.end.min(self.len);
                 continue;

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use checked::chain;
 use machine::OnGuestConnect;
 use plan::{Plan, Point, StageKey, Step, stage_inputs};
 use session::Session;
@@ -26,7 +27,7 @@ use super::{
     restore,
     snapshot::{self, SnapshotError},
     why::Why,
-    writer::{CacheWriter, Job, chain},
+    writer::{CacheWriter, Job},
 };
 use crate::{
     Config, EngineError, State,

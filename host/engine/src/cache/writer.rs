@@ -14,6 +14,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use checked::chain;
 use store::{Changed, DiskName, DiskState, Known, Lease, StageRecord, StoreError};
 
 use super::policy::STORED_LAYERS_MAX;
@@ -169,16 +170,4 @@ impl Work {
         }
         Ok(())
     }
-}
-
-/// An error with its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

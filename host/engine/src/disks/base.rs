@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Whence, lseek};
 use plan::DiskBase;
 
 /// Makes the file of a disk: a copy of its base, or nothing, up to `bytes`. A
@@ -45,8 +44,8 @@ fn copy_base(base: &DiskBase, path: &Path, bytes: u64) -> io::Result<()> {
     let mut to = File::create(&partial)?;
     to.set_len(bytes)?;
     let mut at = base.offset;
-    while let Some((start, end)) = next_data(&from, at)?.filter(|(start, _)| *start < base_end) {
-        let end = end.min(base_end);
+    while let Some(data) = sparse::next_data(&from, at)?.filter(|data| data.start < base_end) {
+        let (start, end) = (data.start, data.end.min(base_end));
         from.seek(SeekFrom::Start(start))?;
         to.seek(SeekFrom::Start(start - base.offset))?;
         // This is copy_file_range(2), which shares blocks where the filesystem
@@ -58,19 +57,6 @@ fn copy_base(base: &DiskBase, path: &Path, bytes: u64) -> io::Result<()> {
         at = end;
     }
     fs::rename(&partial, path)
-}
-
-/// The next stretch of a file that is no hole, from `at` on.
-fn next_data(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
-    let signed = |value: u64| i64::try_from(value).map_err(io::Error::other);
-    let unsigned = |value: i64| u64::try_from(value).map_err(io::Error::other);
-    let start = match lseek(file, signed(at)?, Whence::SeekData) {
-        Ok(start) => start,
-        Err(nix::errno::Errno::ENXIO) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
-    };
-    let end = lseek(file, start, Whence::SeekHole)?;
-    Ok(Some((unsigned(start)?, unsigned(end)?)))
 }
 
 #[cfg(test)]

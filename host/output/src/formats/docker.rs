@@ -22,7 +22,7 @@ use crate::{
     Checksum, OutputError, Result, Target,
     atomic::OutFile,
     checksum::Digester,
-    commit::civil,
+    commit::civil_date,
     format::{Format, Need, Origin, Writer, no_options},
     formats::{tar, tgz},
     losses::{Losses, Watch},
@@ -250,7 +250,7 @@ fn json_bytes(value: &serde_json::Value) -> Vec<u8> {
 }
 
 fn rfc3339(unix_time: u64) -> String {
-    let (year, month, day) = civil(unix_time / 86_400);
+    let (year, month, day) = civil_date(unix_time / 86_400);
     let rest = unix_time % 86_400;
     let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")

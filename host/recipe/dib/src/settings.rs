@@ -85,7 +85,7 @@ impl Settings {
                 .arch
                 .clone()
                 .or_else(|| variable("ARCH"))
-                .unwrap_or_else(|| debian_arch(std::env::consts::ARCH).to_owned()),
+                .unwrap_or_else(|| plan::debian_architecture(std::env::consts::ARCH).to_owned()),
             fs_type: options
                 .fs_type
                 .clone()
@@ -164,18 +164,6 @@ fn checksums(value: &str) -> Vec<Checksum> {
     let kinds =
         [("md5", Checksum::Md5), ("sha256", Checksum::Sha256), ("sha512", Checksum::Sha512)];
     kinds.into_iter().filter(|(name, _)| value.contains(name)).map(|(_, kind)| kind).collect()
-}
-
-/// Debian's name of an architecture that Rust names.
-pub(crate) fn debian_arch(arch: &str) -> &str {
-    match arch {
-        "x86_64" => "amd64",
-        "x86" => "i386",
-        "aarch64" => "arm64",
-        "arm" => "armhf",
-        "powerpc64" => "ppc64el",
-        other => other,
-    }
 }
 
 #[cfg(test)]
