@@ -51,7 +51,7 @@ pub enum ArchiveError {
     BadIndex {
         /// The suite.
         suite: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -60,7 +60,7 @@ pub enum ArchiveError {
     SeenDates {
         /// The record.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },

@@ -357,7 +357,7 @@ impl Cache {
 /// What [`Cache::gc`] removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Freed {
-    /// Appliances.
+    /// Number of appliances.
     pub appliances: usize,
     /// Packages and indices.
     pub files: usize,

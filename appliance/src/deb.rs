@@ -32,7 +32,7 @@ const CONTROL_LEFT_OUT: &[&str] = &["shlibs", "symbols"];
 pub struct DebError {
     /// The file.
     pub path: PathBuf,
-    /// Why.
+    /// The cause.
     #[source]
     pub source: io::Error,
 }

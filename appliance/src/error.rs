@@ -83,7 +83,7 @@ pub enum Error {
         action: &'static str,
         /// On what.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },

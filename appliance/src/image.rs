@@ -36,7 +36,7 @@ pub enum ImageError {
     Write {
         /// The image.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: mkext4::Error,
     },

@@ -34,7 +34,7 @@ pub enum ModuleError {
     Read {
         /// Its path in the package.
         path: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },

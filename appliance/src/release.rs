@@ -24,7 +24,7 @@ pub enum ReleaseError {
     Signature {
         /// The suite.
         suite: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: SignatureError,
     },

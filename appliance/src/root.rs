@@ -80,7 +80,7 @@ pub enum RootError {
     Place {
         /// The package.
         package: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: TreeError,
     },

@@ -18,7 +18,7 @@ pub const KVM: &str = "/dev/kvm";
 /// A backend with words for people.
 #[derive(Debug, Clone)]
 pub struct Backend {
-    /// It.
+    /// The backend.
     pub backend: Arc<dyn machine::Backend>,
     /// What it is, and why it was chosen.
     pub description: String,

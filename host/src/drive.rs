@@ -36,7 +36,7 @@ pub enum DriveError {
     NoDisk {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// Its content claims a format, and the user named none.

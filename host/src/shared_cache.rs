@@ -96,9 +96,9 @@ fn shared_stages(plan: &Plan) -> usize {
 /// The shared cache of a build that runs.
 #[derive(Debug)]
 pub struct Shared {
-    /// There.
+    /// The remote store.
     pub remote: Remote,
-    /// Here.
+    /// The local cache.
     pub cache: Cache,
 }
 

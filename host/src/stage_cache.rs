@@ -120,7 +120,7 @@ fn opened(
 pub struct Finished {
     /// Image files and archives.
     pub files: Vec<Pending>,
-    /// Directories.
+    /// Directories that are unpacked.
     pub directories: Vec<PendingTree>,
 }
 

@@ -59,9 +59,9 @@ pub struct Entry {
     pub kind: Kind,
     /// Permissions with set-id and sticky bits.
     pub mode: u32,
-    /// Owner.
+    /// Numeric ID of the owner.
     pub uid: u32,
-    /// Group.
+    /// Numeric ID of the group.
     pub gid: u32,
     /// When it was last changed: seconds since 1970, rounded down, and
     /// nanoseconds.

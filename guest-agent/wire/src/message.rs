@@ -153,7 +153,7 @@ pub enum Request {
     },
     /// Ends the agent the hard way: for tests of what the host then does.
     Crash {
-        /// How.
+        /// The way to go down.
         how: CrashKind,
     },
 }
@@ -287,9 +287,9 @@ pub enum FileOperation {
     Rename {
         /// Root directory.
         root: String,
-        /// From.
+        /// The present path.
         from: String,
-        /// To.
+        /// The new path.
         to: String,
     },
     /// Truncates every regular file below a directory to nothing.
@@ -330,7 +330,7 @@ pub enum Reply {
     },
     /// The process has ended and its output is complete.
     Exited {
-        /// How.
+        /// How the process ended.
         status: ExitStatus,
         /// User plus system time in milliseconds, children included.
         cpu_ms: u64,

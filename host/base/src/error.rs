@@ -39,7 +39,7 @@ pub enum BaseError {
     Image {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// A qcow2 file that names a backing file which nobody else has named.
@@ -67,7 +67,7 @@ pub enum BaseError {
     Qcow2 {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: store::StoreError,
     },

@@ -45,7 +45,7 @@ pub enum Format {
     Raw,
     /// QEMU's format, perhaps over other files.
     Qcow2,
-    /// VMware's.
+    /// VMware's format.
     Vmdk,
     /// A table of blocks: VirtualBox's, and both of Hyper-V.
     Blocks,

@@ -16,7 +16,7 @@ pub enum Landlock {
     },
     /// The kernel granted nothing.
     Absent {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

@@ -90,14 +90,14 @@ pub enum DownloadError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// The extra certificates cannot be used.
     #[error("the extra certificates cannot be used ({why})")]
     Certificates {
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// The proxy cannot be used.

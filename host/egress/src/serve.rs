@@ -69,7 +69,7 @@ pub type ReadHostNetwork = Arc<dyn Fn() -> io::Result<HostNetwork> + Send + Sync
 /// What an egress service does differently from the usual.
 #[derive(Clone)]
 pub struct Options {
-    /// Bounds.
+    /// Bounds of each connection.
     pub limits: Limits,
     /// The user's proxy.
     pub upstream: Option<Upstream>,

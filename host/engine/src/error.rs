@@ -57,7 +57,7 @@ pub enum EngineError {
     HelperDrive {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// A tool of the appliance failed.

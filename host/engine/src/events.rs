@@ -61,7 +61,7 @@ pub enum Event {
     },
     /// A process that handles what the guest writes has confined itself.
     Confined {
-        /// Which.
+        /// Name of the process.
         process: String,
         /// What holds, for people.
         holds: String,
@@ -157,7 +157,7 @@ pub enum Event {
     Connection {
         /// Name or address that was asked for.
         host: String,
-        /// Port.
+        /// The port that was asked for.
         port: u16,
         /// Bytes to the server.
         sent: u64,

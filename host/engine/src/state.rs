@@ -64,6 +64,6 @@ pub(crate) struct CarriedMount {
     pub(crate) source: String,
     /// Filesystem type; empty for a bind.
     pub(crate) fstype: String,
-    /// Options.
+    /// Mount options.
     pub(crate) options: Vec<String>,
 }

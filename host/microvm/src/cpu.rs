@@ -19,7 +19,7 @@ pub(crate) enum CpuError {
     /// An ioctl failed.
     #[error("{action} failed")]
     Ioctl {
-        /// Which.
+        /// The action that failed.
         action: &'static str,
         /// The cause.
         #[source]

@@ -48,7 +48,7 @@ pub(crate) enum SandboxError {
     Compile {
         /// Of which threads.
         kind: Kind,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

@@ -92,7 +92,7 @@ impl End {
 pub(crate) struct Bus {
     /// Guest RAM, to show the code of a failed instruction.
     pub(crate) memory: GuestMemoryMmap,
-    /// COM1.
+    /// The first serial port.
     pub(crate) console: Mutex<Console>,
     /// The virtio-mmio slots in order.
     pub(crate) slots: Vec<Mutex<Transport>>,

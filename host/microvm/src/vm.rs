@@ -36,7 +36,7 @@ pub(crate) enum VmError {
     /// A KVM ioctl failed.
     #[error("{action} failed")]
     Ioctl {
-        /// Which.
+        /// The action that failed.
         action: &'static str,
         /// The cause.
         #[source]
@@ -45,7 +45,7 @@ pub(crate) enum VmError {
     /// A thread or an event cannot be made.
     #[error("failed to create {what}")]
     Resource {
-        /// What.
+        /// The part of the machine.
         what: &'static str,
         /// The cause.
         #[source]
@@ -88,7 +88,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct Parts {
     /// The KVM device.
     pub(crate) kvm: Kvm,
-    /// Processors.
+    /// Number of processors.
     pub(crate) vcpus: u8,
     /// RAM in bytes.
     pub(crate) memory_bytes: u64,

@@ -29,7 +29,7 @@ pub(crate) struct Question {
 pub(crate) enum Answer {
     /// Nothing yet.
     Pending,
-    /// Yes.
+    /// The connection is granted.
     Granted,
     /// No, or the door does not work.
     Refused(Refusal),

@@ -82,7 +82,7 @@ pub enum OutputError {
     /// Reading the disk that is being converted failed.
     #[error("failed to read {bytes} bytes at {offset} of the disk")]
     ReadDisk {
-        /// Where.
+        /// Offset in bytes.
         offset: u64,
         /// How many.
         bytes: usize,

@@ -10,7 +10,7 @@ use crate::{DiskRole, DiskSize, Plan, RunParts, Script, compare_scripts, is_scri
 pub struct Complaint {
     /// Where: a stage, a disk, an output.
     pub place: String,
-    /// What.
+    /// The message.
     pub problem: String,
 }
 

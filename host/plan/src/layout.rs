@@ -140,7 +140,7 @@ pub struct Partition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Size {
-    /// Bytes.
+    /// A number of bytes.
     Bytes(u64),
     /// A part of what is left.
     Percent(Percent),
@@ -220,7 +220,7 @@ pub struct LogicalVolume {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LvSize {
-    /// Bytes.
+    /// A number of bytes.
     Bytes(u64),
     /// As `lvcreate -l` takes it: `100%FREE`, `57%VG`, `128`.
     Extents(String),
@@ -282,7 +282,7 @@ pub struct Mount {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FstabEntry {
-    /// Options.
+    /// Mount options.
     pub options: String,
     /// The dump field.
     pub dump: u32,

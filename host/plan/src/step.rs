@@ -157,9 +157,9 @@ pub enum Step {
     /// Copies what is in a directory, everything kept (owners, modes, times,
     /// links, sparse files, xattrs, devices), dot files included.
     CopyTree {
-        /// From.
+        /// The directory whose content is copied.
         from: GuestPath,
-        /// To; must exist.
+        /// The directory that it is copied to, which must exist.
         to: GuestPath,
     },
     /// Ends processes that still have their root below a directory, as daemons
@@ -317,16 +317,16 @@ pub enum FileStep {
     /// Removes a file or tree; a missing one is fine. Never crosses into
     /// another filesystem.
     Remove {
-        /// What.
+        /// The path.
         path: GuestPath,
         /// Keep the directory itself.
         content_only: bool,
     },
-    /// Renames.
+    /// Renames a file or directory.
     Rename {
-        /// From.
+        /// The present path.
         from: GuestPath,
-        /// To.
+        /// The new path.
         to: GuestPath,
     },
     /// Truncates every regular file below a directory.

@@ -66,7 +66,7 @@ pub(crate) struct Launch {
 /// What QEMU reads from its standard input, which is the guest's keyboard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// Nothing.
+    /// No standard input.
     Null,
     /// What [`Process::send`] writes.
     Pipe,

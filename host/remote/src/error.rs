@@ -22,33 +22,33 @@ pub enum RemoteError {
         action: &'static str,
         /// The file there.
         what: String,
-        /// Where.
+        /// The shared cache.
         place: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: Failure,
     },
     /// Something there is not what its name says.
     #[error("{what} in the shared cache {place} is damaged: {reason}")]
     Damaged {
-        /// Where.
+        /// The shared cache.
         place: String,
         /// The file there.
         what: String,
-        /// How.
+        /// What is wrong with the file.
         reason: String,
     },
     /// The user's own store.
     #[error("cannot use the store")]
     Store {
-        /// Why.
+        /// The cause.
         #[source]
         source: store::StoreError,
     },
     /// A file on the way.
     #[error("cannot write a temporary file")]
     Temporary {
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -64,7 +64,7 @@ pub enum RemoteError {
     /// A record that cannot be written down.
     #[error("cannot encode what is known about a stage")]
     Encode {
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },

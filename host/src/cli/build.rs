@@ -396,7 +396,7 @@ pub struct PackageArgs {
     pub appliance_package: Vec<String>,
 }
 
-/// Accelerators.
+/// Accelerators of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AccelArg {
     /// The best that works

@@ -53,7 +53,7 @@ pub struct BootArgs {
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = block_size)]
     pub block_size: BlockSize,
 
-    /// How.
+    /// Options of the run.
     #[command(flatten)]
     pub trial: TrialArgs,
 }

@@ -35,7 +35,7 @@ pub enum OtherRecipe {
 pub struct RecipeArgs<'a> {
     /// One that is not elements.
     pub other: Option<&'a OtherRecipe>,
-    /// Elements.
+    /// Options of a recipe of elements.
     pub elements: &'a BuildArgs,
 }
 

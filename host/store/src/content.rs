@@ -13,7 +13,7 @@ use crate::{
 /// What layers say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Content {
-    /// Layers.
+    /// Number of layers.
     pub layers: u64,
     /// Bytes of data in them, before compression.
     pub data_bytes: u64,

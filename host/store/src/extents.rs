@@ -21,14 +21,14 @@ pub const MAX_EXTENT_BYTES: usize = 1 << 20;
 pub enum Extent {
     /// These bytes are there.
     Data {
-        /// Where.
+        /// Offset in bytes.
         offset: u64,
         /// Which; at most [`MAX_EXTENT_BYTES`], at least one.
         bytes: Vec<u8>,
     },
     /// Zeros are there, whatever is below.
     Zeros {
-        /// Where.
+        /// Offset in bytes.
         offset: u64,
         /// How many.
         length: u64,

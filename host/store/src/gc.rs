@@ -14,7 +14,7 @@ use crate::{Digest, Printable, Result, Store, layout};
 pub struct Usage {
     /// Stages with a record.
     pub stages: u64,
-    /// Objects.
+    /// Number of objects.
     pub objects: u64,
     /// Bytes that objects take on the disk.
     pub bytes: u64,

@@ -37,7 +37,7 @@ pub struct LayerContent {
     pub disk_bytes: u64,
     /// Bytes of data in it, before compression.
     pub data_bytes: u64,
-    /// Extents.
+    /// Number of extents.
     pub extents: u64,
 }
 

@@ -242,11 +242,11 @@ pub enum FileRole {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checksums {
-    /// MD5.
+    /// The MD5 digest.
     pub md5: Option<Hex<16>>,
-    /// SHA-256.
+    /// The SHA-256 digest.
     pub sha256: Option<Hex<32>>,
-    /// SHA-512.
+    /// The SHA-512 digest.
     pub sha512: Option<Hex<64>>,
 }
 

@@ -4,6 +4,7 @@
 
 mod changelog;
 mod conformance;
+mod docs;
 mod imports;
 mod licences;
 mod sources;

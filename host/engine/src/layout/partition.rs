@@ -63,7 +63,7 @@ pub enum TableError {
     Mbr {
         /// The disk.
         disk: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The encoder refused.
@@ -71,7 +71,7 @@ pub enum TableError {
     Encode {
         /// The disk.
         disk: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

@@ -51,7 +51,7 @@ pub enum ImageStep {
     Resize {
         /// Which image.
         target: usize,
-        /// How.
+        /// How the size changes.
         change: SizeChange,
     },
     /// The script runs, with the images mounted.

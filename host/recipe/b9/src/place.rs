@@ -15,9 +15,9 @@ pub struct Place {
 /// Line and column, counted from 1; columns are characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// Line.
+    /// Number of the line.
     pub line: usize,
-    /// Column.
+    /// Number of the column.
     pub column: usize,
 }
 
@@ -115,7 +115,7 @@ impl Files {
 pub struct Fault {
     /// Where in the files of the build; none when it is about no file.
     pub at: Option<Place>,
-    /// What.
+    /// The message.
     pub message: String,
     /// What the user can do.
     pub hint: Option<String>,

@@ -163,7 +163,7 @@ pub enum OptionError {
     GuestPath {
         /// The option.
         option: &'static str,
-        /// Why.
+        /// The cause.
         source: plan::InvalidPath,
     },
     /// No element at all.

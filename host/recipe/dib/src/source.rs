@@ -92,7 +92,7 @@ pub enum SourceError {
     Cache {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }

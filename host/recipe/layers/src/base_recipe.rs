@@ -21,7 +21,7 @@ pub enum FrontEnd {
 /// Whether an option has a value, and what the value may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
-    /// None.
+    /// No base image.
     Nothing,
     /// Any text, for the recipe to read.
     Text,

@@ -79,7 +79,7 @@ pub enum ProjectError {
     /// A file or folder.
     #[error("cannot read {}", path.display())]
     Io {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
         /// The cause.
         #[source]
@@ -287,7 +287,7 @@ pub enum NewLayerError {
     /// It cannot be written.
     #[error("cannot make {}", path.display())]
     Io {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
         /// The cause.
         #[source]

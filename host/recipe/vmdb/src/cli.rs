@@ -120,7 +120,7 @@ pub enum Failure {
     Read {
         /// Its path.
         path: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The spec is too large.

@@ -41,7 +41,7 @@ pub struct Complaint {
     pub at: Position,
     /// The step, as `step 4 (mkpart)`; none for the file as a whole.
     pub step: Option<String>,
-    /// What.
+    /// The message.
     pub message: String,
     /// What the user can do.
     pub hint: Option<String>,

@@ -89,7 +89,7 @@ pub enum VariableError {
 pub struct TemplateError {
     /// Where the value begins.
     pub at: Position,
-    /// What.
+    /// The message.
     pub message: String,
 }
 

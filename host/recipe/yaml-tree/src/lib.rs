@@ -33,7 +33,7 @@ const NODE_BYTES: usize = 128;
 /// A place in the text, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Position {
-    /// Line.
+    /// Number of the line.
     pub line: usize,
     /// Column, in characters.
     pub column: usize,
@@ -49,9 +49,9 @@ impl fmt::Display for Position {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct YamlError {
-    /// Where.
+    /// Position in the source.
     pub at: Position,
-    /// What.
+    /// The message.
     pub message: String,
 }
 

@@ -158,7 +158,7 @@ pub struct TestBootArgs {
     #[arg(value_name = "IMAGE")]
     pub image: Option<PathBuf>,
 
-    /// How.
+    /// Options of the run.
     #[command(flatten)]
     pub trial: boot::TrialArgs,
 }

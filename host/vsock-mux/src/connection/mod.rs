@@ -95,7 +95,7 @@ pub(crate) enum Verdict {
 pub(crate) enum Emitted {
     /// A packet; ports and cids are still to be filled in.
     Packet(Header),
-    /// Nothing.
+    /// Nothing is to be done.
     Nothing,
     /// Nothing, and the connection is over without the guest ever knowing of it.
     Gone,

@@ -73,15 +73,15 @@ terms! {
     /// How much is shown.
     #[derive(Copy, PartialEq, Eq)]
     pub enum LogLevel = "LogLevel" {
-        /// All.
+        /// Log everything.
         Trace = "LogTrace",
-        /// Most.
+        /// Log most.
         Debug = "LogDebug",
         /// What is done.
         Info = "LogInfo",
         /// What fails.
         Error = "LogError",
-        /// Nothing.
+        /// Log nothing.
         Nothing = "LogNothing",
     }
 }
@@ -113,7 +113,7 @@ terms! {
 /// Where shared images are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CachePath {
-    /// There.
+    /// The folder of this path.
     Path(String),
     /// Below the home directory.
     InHome(String),

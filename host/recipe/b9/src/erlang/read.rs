@@ -14,7 +14,7 @@ const DEPTH_MAX: usize = 400;
 pub(crate) struct ErlangError {
     /// Where, counted from 1; a tab goes on to the next multiple of eight.
     pub(crate) at: Position,
-    /// What.
+    /// The message.
     pub(crate) message: String,
 }
 

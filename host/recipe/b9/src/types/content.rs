@@ -47,7 +47,7 @@ terms! {
     /// What is done with the text of a file.
     #[derive(Copy, PartialEq, Eq)]
     pub enum SourceConversion = "SourceFileConversion" {
-        /// Nothing.
+        /// The text stays as it is.
         NoConversion = "NoConversion",
         /// Its variables are replaced.
         ExpandVariables = "ExpandVariables",

@@ -18,7 +18,7 @@ terms! {
         EachT = "EachT"(names: Vec<Text>, rows: Vec<Vec<Text>>, body: Vec<ArtifactGenerator>),
         /// An artifact.
         Artifact = "Artifact"(id: InstanceId, assembly: ArtifactAssembly),
-        /// Nothing.
+        /// Generates no artifact.
         EmptyArtifact = "EmptyArtifact",
     }
 }

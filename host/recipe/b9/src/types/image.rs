@@ -19,7 +19,7 @@ terms! {
     pub enum MountPoint = "MountPoint" {
         /// An absolute path.
         At = "MountPoint"(path: Text),
-        /// Nowhere.
+        /// The image is not mounted.
         NotMounted = "NotMounted",
     }
 }
@@ -110,7 +110,7 @@ impl ImageType {
 }
 
 terms! {
-    /// Filesystems.
+    /// Types of filesystems.
     #[derive(Copy, PartialEq, Eq)]
     pub enum FileSystem = "FileSystem" {
         /// None that B9 knows.
@@ -119,9 +119,9 @@ terms! {
         Ext4 = "Ext4",
         /// ext4 with the feature 64bit.
         Ext4With64Bit = "Ext4_64",
-        /// ISO9660.
+        /// An ISO 9660 filesystem.
         Iso9660 = "ISO9660",
-        /// FAT.
+        /// A FAT filesystem.
         Vfat = "VFAT",
     }
 }
@@ -149,11 +149,11 @@ terms! {
     /// Units of sizes; each is 1024 of the one before.
     #[derive(Copy, PartialEq, Eq)]
     pub enum SizeUnit = "SizeUnit" {
-        /// KiB.
+        /// Units of 1024 bytes.
         Kb = "KB",
-        /// MiB.
+        /// Units of 1024 KiB.
         Mb = "MB",
-        /// GiB.
+        /// Units of 1024 MiB.
         Gb = "GB",
     }
 }

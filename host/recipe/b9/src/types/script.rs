@@ -8,7 +8,7 @@ terms! {
     pub enum VmScript = "VmScript" {
         /// A script.
         Run = "VmScript"(arch: CpuArch, shares: Vec<SharedDirectory>, script: Script),
-        /// None.
+        /// No script.
         None = "NoVmScript",
     }
 }
@@ -51,7 +51,7 @@ terms! {
         Begin = "Begin"(body: Vec<Script>),
         /// A command: words of bash, with single spaces between them.
         Run = "Run"(command: Text, arguments: Vec<Text>),
-        /// Nothing.
+        /// Does nothing.
         NoOp = "NoOP",
     }
 }
@@ -60,13 +60,13 @@ terms! {
     /// What is shown of the output of commands.
     #[derive(Copy, PartialEq, Eq)]
     pub enum CmdVerbosity = "CmdVerbosity" {
-        /// All.
+        /// Shows everything.
         Debug = "Debug",
-        /// All.
+        /// Shows everything.
         Verbose = "Verbose",
         /// Standard error.
         OnlyStdErr = "OnlyStdErr",
-        /// Nothing.
+        /// Shows nothing.
         Quiet = "Quiet",
     }
 }

@@ -17,7 +17,7 @@ use crate::number::Number;
 /// A document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Yaml {
-    /// Nothing.
+    /// The null value.
     Null,
     /// A truth.
     Bool(bool),

@@ -21,7 +21,7 @@ const DEPTH_MAX: usize = 200;
 pub(crate) struct YamlError {
     /// Where, counted from 1.
     pub(crate) at: Position,
-    /// What.
+    /// The message.
     pub(crate) message: String,
 }
 

@@ -18,7 +18,7 @@ pub enum BlockDeviceError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// Not YAML.

@@ -32,7 +32,7 @@ const ARCHIVE_MAX_BYTES: u64 = 32 << 20;
 pub struct FetchFailure {
     /// The address.
     pub url: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 

@@ -13,7 +13,7 @@ use crate::{
 pub struct Apt {
     /// The tag of the root filesystem.
     pub tag: String,
-    /// Packages.
+    /// Names of the packages.
     pub packages: Vec<String>,
     /// Whether recommended packages come too.
     pub recommends: bool,

@@ -70,9 +70,9 @@ pub struct CopyFile {
     pub src: String,
     /// Permission bits.
     pub perm: u32,
-    /// Owner.
+    /// Numeric ID of the owner.
     pub uid: u32,
-    /// Group.
+    /// Numeric ID of the group.
     pub gid: u32,
 }
 
@@ -101,15 +101,15 @@ impl StepKind for CopyFile {
 /// Writes a file in the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateFile {
-    /// Where.
+    /// The path in the tree.
     pub path: String,
     /// What it holds.
     pub contents: String,
     /// Permission bits.
     pub perm: u32,
-    /// Owner.
+    /// Numeric ID of the owner.
     pub uid: u32,
-    /// Group.
+    /// Numeric ID of the group.
     pub gid: u32,
 }
 
@@ -138,13 +138,13 @@ impl StepKind for CreateFile {
 /// Makes a directory in the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateDir {
-    /// Where.
+    /// The path in the tree.
     pub path: String,
     /// Permission bits.
     pub perm: u32,
-    /// Owner.
+    /// Numeric ID of the owner.
     pub uid: u32,
-    /// Group.
+    /// Numeric ID of the group.
     pub gid: u32,
 }
 

@@ -24,7 +24,7 @@ const KERNEL_PARAMS: &[&str] = &["biosdevname=0", "net.ifnames=0", "consoleblank
 pub enum Flavor {
     /// A PC BIOS.
     Bios,
-    /// UEFI.
+    /// Boot by UEFI.
     Uefi,
     /// Open Firmware of POWER machines.
     Ieee1275,

@@ -16,9 +16,9 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct YamlError {
-    /// Where.
+    /// Position in the source.
     pub at: Position,
-    /// What.
+    /// The message.
     pub message: String,
     /// What may help.
     pub hint: Option<String>,
