@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 /// and the kernel takes no more than about a thousand bytes.
 const LINE_MAX_CHARS: usize = 400;
 
-/// The level of the lines (KERN_ERR): a kernel that is told to be quiet shows it.
+/// The level of the lines (KERN_ERR): a kernel that boots with `quiet` shows it.
 const LEVEL: &str = "<3>";
 
 /// Where the kernel drops lines that come too fast, unless told otherwise.
@@ -37,6 +37,6 @@ pub(crate) fn say(line: &str) {
     let mut text = format!("{LEVEL}vbuild-agent: ");
     text.extend(line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE_MAX_CHARS));
     text.push('\n');
-    // In one write, which is one line. There is nobody else to tell.
+    // In one write, which is one line. Errors cannot be reported anywhere.
     let _ = log.write(text.as_bytes());
 }

@@ -16,8 +16,8 @@ use nix::sys::stat::{
 use nix::unistd::{UnlinkatFlags, fchown, getegid, symlinkat, unlinkat};
 use wire::{DATA_MAX_BYTES, Failure, FileKind, FileOperation, FileStat, Reply};
 
-use crate::beneath::{Place, Root};
 use crate::failure::{Doing, failure};
+use crate::openat2::{Place, Root};
 use crate::stream::{Stream, StreamWriter};
 use crate::tree::{self, Descend, Entry, Visitor};
 

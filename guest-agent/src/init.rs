@@ -156,7 +156,7 @@ fn mount_all() {
 }
 
 /// An initramfs without `/dev/console` starts PID 1 with no open files; what is
-/// opened next must not become somebody's standard output.
+/// opened next must not become the standard output of a process.
 fn fill_standard_streams() {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
     while let Ok(fd) = open("/dev/null", flags, Mode::empty()) {
@@ -247,7 +247,7 @@ fn overlay(target: &str) -> Result<(), Failure> {
     make().doing(|| "lay a writable layer over the root drive")
 }
 
-/// Waits for the agent to end, and for everybody whom nobody else waits for.
+/// Waits for the agent to end, and reaps orphaned processes.
 fn reap(agent: Pid) -> Result<(), Failure> {
     loop {
         match waitpid(None, None) {
@@ -286,7 +286,7 @@ fn stay_on_one_processor() {
     let _ = sched_setaffinity(Pid::from_raw(0), &set);
 }
 
-/// Loads the driver that tells the host which pages nobody uses, where the machine
+/// Loads the driver that reports free pages to the host, where the machine
 /// has the device for it. There is no udev here that would.
 fn give_memory_back() {
     const DEVICES: &str = "/sys/bus/virtio/devices";

@@ -5,7 +5,6 @@
 //! root and starts the agent as its child; [`Agent`] serves connections; then
 //! one file for each kind of verb; `sys` is the only room with `unsafe`.
 
-mod beneath;
 mod block;
 mod console;
 mod failure;
@@ -15,6 +14,7 @@ pub mod init;
 mod modules;
 mod mounts;
 mod network;
+mod openat2;
 mod pump;
 mod queue;
 mod serve;

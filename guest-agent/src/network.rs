@@ -1,4 +1,4 @@
-//! The guest's network: an ordinary one to look at, with one way out, the door
+//! The guest's network: an ordinary one to look at, with one way out, the egress channel
 //! to the host on [`wire::EGRESS_PORT`]. There is no interface to emulate and
 //! no firewall to set up.
 //!
@@ -19,7 +19,7 @@
 //! `dummy0` with a default route stands there for programs that look whether the
 //! machine has a network before they try.
 
-mod door;
+mod egress;
 mod netlink;
 mod redirect;
 mod resolver;
@@ -40,7 +40,7 @@ use crate::modules;
 
 pub(crate) use name_service::read_query;
 
-/// The guest's address and the gateway that nobody has, as users of QEMU know them.
+/// The guest's address and a gateway that does not exist, as users of QEMU know them.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
@@ -74,13 +74,13 @@ pub(crate) fn up() -> Result<Network, Failure> {
     // Answers must come from the address that was asked.
     setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).doing(|| "set up the resolver")?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .doing(|| "open the port of the network's door")?;
+        .doing(|| "open the port of the egress channel")?;
     let redirect = redirect::install(&listener)?;
     start("resolver", {
         let names = Arc::clone(&names);
         move || resolver::run(&socket, &names)
     })?;
-    start("door", move || redirect::run(&listener, &names))?;
+    start("egress", move || redirect::run(&listener, &names))?;
     name_server();
     Ok(Network { _redirect: redirect })
 }

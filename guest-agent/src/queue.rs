@@ -1,6 +1,6 @@
 //! What leaves a connection: a queue of frames, written by one thread at a time.
 //!
-//! A thread that serves a stream writes its frames itself when nobody else is
+//! A thread that serves a stream writes its frames itself when no other thread is
 //! writing; that saves a switch of threads for each. What comes meanwhile, and
 //! what the reader of the connection sends, is left to the writer thread: the
 //! reader must go on reading, so it never writes and never waits.
@@ -128,7 +128,7 @@ impl Queue {
         }
     }
 
-    /// Writes what is queued when nobody does; one round, as this thread has a
+    /// Writes what is queued when no thread does; one round, as this thread has a
     /// stream to serve.
     fn write_or_leave(&self, state: MutexGuard<'_, State>) {
         if state.writing || state.halted {

@@ -370,7 +370,7 @@ impl Agent {
         if !clean {
             return Ok(());
         }
-        // First, as nobody who waits for a frozen filesystem can be killed.
+        // First, as no process that waits for a frozen filesystem can be killed.
         shutdown::thaw_all();
         self.end_streams(connection, own);
         shutdown::leave_clean()

@@ -1,4 +1,4 @@
-//! Walks through file trees by directory descriptors, so that nobody who moves
+//! Walks through file trees by directory descriptors, so that a process that moves
 //! things meanwhile can lead the agent elsewhere. Names come sorted by bytes.
 
 use std::ffi::{OsStr, OsString};

@@ -41,7 +41,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// What a client is told whose name the host did not resolve.
+    /// The answer to a client whose name the host did not resolve.
     #[must_use]
     pub fn of(refusal: &Refusal) -> Self {
         match refusal.kind {

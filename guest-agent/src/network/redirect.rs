@@ -1,5 +1,5 @@
 //! TCP: every connection of the guest that does not go to the guest itself
-//! comes to one listener, and from there through the door.
+//! comes to one listener, and from there through the channel.
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use vsock::VsockStream;
 use wire::Failure;
 use wire::egress::{Request, VERSION};
 
-use super::door::ask;
+use super::egress::ask;
 use super::{ADDRESS, THREAD_STACK_BYTES};
 use crate::console::say;
 use crate::failure::Doing;
@@ -151,8 +151,8 @@ fn serve(client: TcpStream, names: &Names) {
     let host = names.host_of(*meant.ip());
     let request = Request::Connect { v: VERSION, host: host.clone(), port: meant.port() };
     match ask(&request) {
-        Ok(door) => {
-            if copy_both(&client, &door).is_err() {
+        Ok(channel) => {
+            if copy_both(&client, &channel).is_err() {
                 reset(client);
             }
         }
@@ -165,19 +165,19 @@ fn serve(client: TcpStream, names: &Names) {
 }
 
 /// Copies both ways until both have ended; each end is passed on by itself.
-fn copy_both(client: &TcpStream, door: &VsockStream) -> io::Result<()> {
+fn copy_both(client: &TcpStream, channel: &VsockStream) -> io::Result<()> {
     let _ = client.set_nodelay(true);
     thread::scope(|scope| {
         let inward =
             thread::Builder::new().stack_size(THREAD_STACK_BYTES).spawn_scoped(scope, || {
-                let copied = copy(&mut &*door, &mut &*client);
+                let copied = copy(&mut &*channel, &mut &*client);
                 let how = if copied.is_ok() { Shutdown::Write } else { Shutdown::Both };
                 let _ = client.shutdown(how);
                 copied
             })?;
-        let copied = copy(&mut &*client, &mut &*door);
+        let copied = copy(&mut &*client, &mut &*channel);
         let how = if copied.is_ok() { Shutdown::Write } else { Shutdown::Both };
-        let _ = door.shutdown(how);
+        let _ = channel.shutdown(how);
         let inward = inward.join().unwrap_or_else(|_| Err(io::Error::other("a panic")));
         copied.and(inward)
     })

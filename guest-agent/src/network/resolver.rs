@@ -17,7 +17,7 @@ use name_service::{Code, Names, QUERY_MAX_BYTES, answer_here, parse, respond};
 use wire::egress::{RefusalKind, Request, VERSION};
 
 use super::THREAD_STACK_BYTES;
-use super::door::ask;
+use super::egress::ask;
 use super::redirect::say_once;
 
 /// How many names are asked for at once; more are answered "try again".

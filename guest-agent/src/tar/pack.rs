@@ -14,8 +14,8 @@ use tar::{EntryType, Header};
 use wire::{DATA_MAX_BYTES, Failure};
 
 use super::BLOCK_BYTES;
-use crate::beneath::{Root, proc_path};
 use crate::failure::Doing;
+use crate::openat2::{Root, proc_path};
 use crate::stream::{Stream, StreamWriter};
 use crate::sys;
 use crate::tree::{self, Descend, Entry, Visitor};

@@ -23,8 +23,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, 
 use tar_stream::{Archive, Entry, Kind};
 use wire::Failure;
 
-use crate::beneath::{Place, Root, proc_path};
 use crate::failure::Doing;
+use crate::openat2::{Place, Root, proc_path};
 use crate::stream::{Stream, StreamReader};
 use crate::sys;
 

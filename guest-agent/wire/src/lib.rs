@@ -13,7 +13,7 @@
 //!           2 reply   (JSON)  agent -> host; the last one has `Reply::is_final`
 //!           3 data    (raw)   either way, on a channel, within the credit; never empty
 //!           4 end     (empty) no more data on this channel in this direction
-//!           5 credit  (u32 LE) the receiver of a channel allows so many more bytes
+//!           5 credit  (u32 LE) the number of further bytes that the receiver of a channel allows
 //! ```
 //!
 //! Flow control: each channel of each stream starts with [`INITIAL_CREDIT_BYTES`]

@@ -1,7 +1,7 @@
 //! Which file a qcow2 image stands on.
 //!
-//! The image's header holds a name, which whoever wrote the image chose. It is followed
-//! only where somebody else says the same: vbuild itself, which has noted the overlays that
+//! The image's header has a name, which the writer of the image chose. It is followed
+//! only where another source confirms it: vbuild itself, which has noted the overlays that
 //! it wrote (`backing/HASH-OF-PATH` below the folder of base images), or the user.
 
 use std::{
@@ -71,7 +71,7 @@ pub(crate) fn chain(
     Ok(layers)
 }
 
-/// Opens the file that a header names, if somebody else than the header says so.
+/// Opens the file that a header names, if another source confirms the name.
 fn below(
     image: &Path,
     backing: &qcow2::Backing,

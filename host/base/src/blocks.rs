@@ -51,7 +51,7 @@ impl Disk {
     }
 
     /// A fixed VHD: a raw disk with a footer, which counts only under the format's name,
-    /// because whoever wrote the disk can have written a footer.
+    /// because the writer of the disk can have written a footer.
     pub(crate) fn fixed_vhd(file: &ImageFile) -> Result<bool, BaseError> {
         let is_named = file.path.extension().is_some_and(|end| end.eq_ignore_ascii_case("vhd"));
         let Some(at) = file.bytes()?.checked_sub(SECTOR).filter(|_| is_named) else {
@@ -229,7 +229,7 @@ impl Reader<'_> {
         if !matches!(sector, 512 | 4096) {
             return Err(self.bad("its sectors have an impossible size"));
         }
-        // Behind so many blocks stands an entry of bits, which only snapshots use.
+        // Behind each chunk of blocks follows an entry of bits, which only snapshots use.
         let chunk = ((sector << 23) / block).max(1);
         let entries = blocks + (blocks - 1) / chunk;
         let map = self.bytes(table_at, entries * 8)?;

@@ -28,7 +28,7 @@ pub enum BaseError {
         /// What it is.
         found: String,
     },
-    /// A digest that is none.
+    /// The text is not a digest.
     #[error("`{0}` is no digest, such as sha256:HEX or sha512:HEX")]
     NoDigest(String),
     /// A download that failed.
@@ -42,7 +42,7 @@ pub enum BaseError {
         /// The reason.
         reason: String,
     },
-    /// A qcow2 file that names a backing file which nobody else has named.
+    /// A qcow2 file names a backing file that no other source confirms.
     #[error(
         "{} stands on the backing file `{}`, and vbuild opens no file because an image names it",
         path.display(), name.display()

@@ -227,7 +227,7 @@ mod tests {
         note_overlay(&folder, &disk("stood-on"), &stands).unwrap();
         note_overlay(&folder, &disk("stood-on"), &stands).unwrap();
         assert_eq!(overlays(&folder.join("overlays/stood-on.raw")).len(), 1);
-        // This one has been written anew over something else.
+        // This one has been written again over something else.
         note_overlay(&folder, &disk("left"), &overlay("b.qcow2", Path::new("/other"))).unwrap();
 
         let collected = gc(&folder, 30 * DAY).unwrap();

@@ -1,6 +1,6 @@
 //! Where a partition lies on a raw disk, by its number: in an MBR with logical partitions, or
-//! in a GPT. Whoever made the disk chose every number in it, so each read is of a place that
-//! was checked, and there are so many of them at most.
+//! in a GPT. The maker of the disk chose every number in it, so each read is of a place that
+//! was checked, and the number of reads is bounded.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
@@ -10,8 +10,8 @@ use crate::BaseError;
 const SECTOR_BYTES: u64 = 512;
 /// The sectors of disks, in the order in which a GPT is looked for.
 const GPT_SECTORS_BYTES: [u64; 2] = [512, 4096];
-/// Partitions of a table: GPT has room for so many by default, and Linux reads no more
-/// logical ones.
+/// The most partitions of a table: GPT has room for this number by default, and Linux
+/// reads no more logical ones.
 const PARTITIONS_MAX: u32 = 128;
 /// The largest entry of a GPT; the usual one has 128 bytes.
 const GPT_ENTRY_MAX_BYTES: u32 = 4096;
@@ -182,7 +182,7 @@ impl Disk<'_> {
         table("the GPT that its MBR speaks of is not there")
     }
 
-    /// Where so many bytes of a sector are, when they are on the disk.
+    /// The offset of a sector, if `bytes` from there on are on the disk.
     fn place(&self, sector: u64, sector_bytes: u64, bytes: u64) -> Option<u64> {
         let at = sector.checked_mul(sector_bytes)?;
         at.checked_add(bytes).filter(|end| *end <= self.bytes)?;

@@ -201,7 +201,7 @@ fn describe(entry: &MountEntry, mounts: &[MountEntry]) -> Option<CarriedMount> {
             options: words,
         });
     }
-    // Virtual filesystems can be made anew; anything else (a loop mount of a
+    // Virtual filesystems can be mounted again; anything else (a loop mount of a
     // file, say) cannot be explained and is not carried.
     matches!(entry.fstype.as_str(), "tmpfs" | "proc" | "sysfs" | "devtmpfs" | "devpts").then(|| {
         CarriedMount {

@@ -39,7 +39,7 @@ pub enum CommandKind {
     Command,
 }
 
-/// Something that happened. Times are taken by whoever renders an event; all
+/// Something that happened. Renderers take the times of events; all
 /// durations here are measured by the engine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {

@@ -1,6 +1,6 @@
 //! The body of the fuzz target, for `tests/fuzz` and for this crate's own tests.
 
-/// What tools in the guest say of a disk that somebody else has made: fstab, blkid,
+/// Reports of tools in the guest about a foreign disk: fstab, blkid,
 /// pvs and lvs, sfdisk.
 pub fn reports(bytes: &[u8]) {
     crate::layout::read_report(bytes);

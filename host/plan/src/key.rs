@@ -3,12 +3,12 @@
 //! A key covers the format version, the parent's key, what the stage can see of
 //! its [`Surroundings`], and the stage as data. Paths of the host are no part of
 //! it: a file counts by its place in the guest, its mode and its digest. The
-//! helper drive is none either, and neither is the machine's shape (processors,
+//! helper drive is no part of it either, nor is the machine's shape (processors,
 //! memory, who runs it): no result may depend on them.
 //!
-//! Keys and digests of inputs are HMACs under a [`Salt`], so that nobody who reads a
-//! record finds a weak value in it (a password in a variable) by trying words. Who has
-//! the same salt has the same keys.
+//! Keys and digests of inputs are HMACs under a [`Salt`], so that a reader of a record
+//! cannot find a weak value in it (a password in a variable) by trying words. Stores with
+//! the same salt have the same keys.
 //!
 //! Architecture invariant: an input that a step could have read is in its key,
 //! or was not visible to it. What a stage uploads is visible to it and to every

@@ -59,7 +59,7 @@ pub struct DiskBase {
     /// Its size in bytes.
     pub bytes: u64,
     /// The digest of what the whole file was made from. It stands for the content in
-    /// keys: whoever makes the plan has compared it.
+    /// keys: the maker of the plan has compared it.
     pub sha256: Digest,
 }
 
@@ -117,8 +117,8 @@ pub enum Keep {
     /// Kept in the cache, and given to others through a shared one.
     #[default]
     Shared,
-    /// The same, and its disks however quick it was, because somebody may want to look at
-    /// them: what a layer has made.
+    /// As [`Keep::Shared`], and its disks are saved however quick it was, because the user
+    /// may want to inspect them: what a layer has made.
     Disks,
     /// Kept in the cache of this user only.
     Local,

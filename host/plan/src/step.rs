@@ -195,7 +195,7 @@ pub enum Step {
         /// The moment, in seconds since 1970.
         epoch: u64,
     },
-    /// Writes what the layout's filesystems hold anew, so that the same files
+    /// Writes the content of the layout's filesystems again, so that the same files
     /// give the same bytes: ext2 to ext4 are made again from their files, and
     /// FAT gets its times set. Others stay as they are. Only where nothing is
     /// mounted.

@@ -28,31 +28,31 @@ const PARTS_IN_FLIGHT: usize = 2;
 /// The answer of a backend, later.
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
 
-/// What came of getting a file.
+/// The outcome of getting a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Got {
-    /// There is none.
+    /// The file does not exist.
     Missing,
-    /// All of it, so many bytes.
+    /// The whole file was read; its size in bytes.
     Whole(u64),
-    /// It has more bytes than were allowed; what was read of it is of no use.
+    /// The file is larger than was allowed; what was read of it is of no use.
     Larger,
 }
 
 /// Files in a place, by name.
 pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
-    /// Whether there is one.
+    /// Whether a file exists.
     fn exists<'a>(&'a self, name: &'a str) -> Later<'a, bool>;
 
-    /// Reads one into a file, which holds one byte more than `max_bytes` at most:
-    /// whoever can write to the place decides how large its files are.
+    /// Reads a file into another one, and at most one byte more than `max_bytes`: the
+    /// writers of the place decide how large its files are.
     fn get<'a>(&'a self, name: &'a str, to: &'a mut File, max_bytes: u64) -> Later<'a, Got>;
 
     /// The files of a folder; none when there is no such folder. More than `max` are an
-    /// error: whoever can write to the place decides how many there are.
+    /// error: the writers of the place decide how many there are.
     fn list<'a>(&'a self, folder: &'a str, max: usize) -> Later<'a, Vec<Listed>>;
 
-    /// Writes one, whole or not at all.
+    /// Writes a file, whole or not at all.
     fn put<'a>(&'a self, name: &'a str, from: &'a mut File, bytes: u64) -> Later<'a, ()>;
 }
 
@@ -171,7 +171,7 @@ impl Backend for Objects {
             let mut listed = Vec::new();
             while let Some(file) = found.next().await {
                 let file = file?;
-                // What is in folders of the folder is none of it.
+                // Files in folders of the folder do not count.
                 let mut below = match file.location.prefix_match(&folder) {
                     Some(below) => below,
                     None => continue,

@@ -7,7 +7,7 @@ use crate::Place;
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// A place that is none.
+    /// The text does not name a place.
     #[error("`{text}` is no place for a shared cache: {reason}")]
     Place {
         /// As it was written.

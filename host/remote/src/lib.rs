@@ -104,15 +104,15 @@ impl Remote {
     }
 
     /// The secret with which keys of stages there are made; `None` when results there are
-    /// not signed, and so everybody has the same keys.
+    /// not signed, so that all users have the same keys.
     #[must_use]
     pub fn salt(&self) -> Option<[u8; 32]> {
         self.secret.as_ref().map(Secret::salt)
     }
 
     /// Gets the result of a stage, which is called `there` in the shared cache, into the
-    /// store, with all that it needs. `None` when there is none that is of use. The record
-    /// says where it came from, and its age counts at the latest from now.
+    /// store, with all that it needs. `None` when there is no usable result. The record
+    /// contains where it came from, and its age counts at the latest from now.
     ///
     /// # Errors
     /// When the cache cannot be reached, or holds something damaged.

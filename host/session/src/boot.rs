@@ -28,7 +28,7 @@ const END_GRACE: Duration = Duration::from_secs(2);
 pub struct BootOptions {
     /// How long the guest has until its hello, in each attempt.
     pub deadline: Duration,
-    /// How often a guest that stays silent is started anew. Nothing has happened
+    /// Number of times that a silent guest is started. Nothing has happened
     /// on its disks until the hello, so another attempt costs only time.
     pub attempts: u32,
     /// The guest's host name.
@@ -117,7 +117,7 @@ async fn reach_agent(
     }
 }
 
-/// One attempt; `None` when nobody listens yet.
+/// One attempt; `None` when the agent does not listen yet.
 async fn attempt(
     machine: &Arc<dyn Machine>,
     started: Instant,

@@ -90,7 +90,7 @@ impl Connection {
         Ok(stream)
     }
 
-    /// As [`Connection::open`], but a connection that nobody answers is no error.
+    /// As [`Connection::open`], but an agent that does not listen yet is no error.
     pub(crate) async fn try_open(
         self: &Arc<Self>,
         request: &Request,
@@ -158,7 +158,7 @@ impl Table {
         (inbox, send_credit)
     }
 
-    /// Hands a frame to its stream. Frames of streams that nobody waits for any
+    /// Hands a frame to its stream. Frames of streams that have no reader any
     /// more are dropped: the host may lose interest while the agent still sends.
     pub(crate) fn dispatch(&self, frame: Frame) -> Result<(), FrameError> {
         let mut streams = self.lock();

@@ -1,4 +1,4 @@
-//! What came in on one stream and nobody has taken yet.
+//! The received frames of one stream that have not been read yet.
 //!
 //! The agent is as hostile as what runs beside it, so the flow control of the
 //! protocol is checked here and not trusted: bytes beyond the credit, a channel
@@ -89,7 +89,7 @@ impl Inbox {
         result
     }
 
-    /// Lets the agent send so many more bytes on a channel. Called before the
+    /// Lets the agent send `bytes` more on a channel. Called before the
     /// credit is sent.
     pub(crate) fn allow(&self, channel: Channel, bytes: u32) {
         self.lock().allowed[channel as usize] += u64::from(bytes);

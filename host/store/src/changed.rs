@@ -18,25 +18,25 @@ use crate::extents::{Extent, ExtentSource};
 
 /// What filesystems write at least.
 pub(crate) const BLOCK_BYTES: usize = 4096;
-/// The same, of places.
+/// [`BLOCK_BYTES`] as an offset.
 const BLOCK: u64 = BLOCK_BYTES as u64;
-/// Blocks that are known at most: 32 GiB of data in some 320 MiB of memory. Of the
-/// rest nothing is left out.
+/// The most blocks that are remembered: 32 GiB of data in some 320 MiB of memory. Blocks
+/// beyond this are always stored.
 const BLOCKS_MAX: usize = 8 << 20;
-/// Bytes of a digest that are kept: nobody finds two blocks with one of 128 bits.
+/// Bytes of a digest that are kept. Collisions of 128 bits cannot be found.
 const MARK_BYTES: usize = 16;
 
 /// A block, by a part of its digest.
 pub(crate) type Mark = [u8; MARK_BYTES];
 
-/// What the layers of a disk say.
+/// The content of a disk's layers, block by block.
 #[derive(Debug)]
 pub struct Known {
     blocks: BTreeMap<u64, Mark>,
     rest: Rest,
 }
 
-/// What blocks hold that are not among the known ones.
+/// The content of the other blocks.
 #[derive(Debug)]
 enum Rest {
     Zeros,
@@ -46,13 +46,13 @@ enum Rest {
 }
 
 impl Known {
-    /// Of a disk of which no layer is kept yet.
+    /// For a disk without a stored layer.
     #[must_use]
     pub fn of_new_disk() -> Self {
         Self { blocks: BTreeMap::new(), rest: Rest::Zeros }
     }
 
-    /// Of a disk that was restored to a raw file, which nobody writes to any more.
+    /// For a disk that was restored to a raw file, which does not change any more.
     #[must_use]
     pub fn of_restored_disk(raw: File) -> Self {
         Self { blocks: BTreeMap::new(), rest: Rest::File(raw) }
@@ -189,7 +189,7 @@ impl<'a, S: ExtentSource + ?Sized> Changed<'a, S> {
         }
     }
 
-    /// Neighbouring blocks that are told stay in one extent.
+    /// Splits an extent of data; neighbouring changed blocks stay in one extent.
     fn split_data(&mut self, offset: u64, bytes: &[u8]) {
         let disk = self.source.disk_bytes();
         let mut at = 0;

@@ -24,8 +24,8 @@ pub struct Content {
 }
 
 impl Store {
-    /// Reads all layers. Files in the store that are none, such as logs, are passed
-    /// over, and so is what is damaged: see [`Store::verify`].
+    /// Reads all layers. Objects that are not layers, such as logs, are
+    /// skipped, and so are damaged ones: see [`Store::verify`].
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -33,7 +33,7 @@ impl Store {
         let mut content = Content::default();
         let mut seen: HashSet<Mark> = HashSet::new();
         for (_, path) in layout::all_named(&self.layout.objects())? {
-            // One that gc has just removed is none.
+            // Garbage collection may have removed it meanwhile.
             let Ok(file) = File::open(&path) else { continue };
             let bytes = file.metadata().map_err(|e| StoreError::io("examine", &path, e))?.len();
             let Ok(mut layer) = Decoder::new(file) else { continue };

@@ -36,7 +36,7 @@ pub struct Collected {
 }
 
 /// Bytes of a lease's file that are read: a line of 65 bytes for each object,
-/// so many more than a build can have.
+/// many more than a build can have.
 const SESSION_MAX_BYTES: u64 = 64 << 20;
 
 /// Names of stages that [`Collected`] lists; the rest are only counted.
@@ -152,7 +152,7 @@ impl Store {
     }
 }
 
-/// Whether somebody holds a file's lock. A file that is gone is not held.
+/// Whether a file's lock is held. A file that is gone is not held.
 fn is_locked(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| file.try_lock().is_err())
 }

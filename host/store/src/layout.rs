@@ -145,10 +145,10 @@ impl Layout {
         temporary.rename(path)
     }
 
-    /// Removes a file that its maker locks for as long as it lives, unless somebody
-    /// holds that lock; says whether somebody does. A file that is gone is not held.
+    /// Removes a file whose maker locks it for as long as it lives, unless the lock is
+    /// held; returns whether it is. A file that is gone is not held.
     pub(crate) fn remove_abandoned(&self, path: &Path) -> Result<bool> {
-        // Whoever has just made it and locks it now waits for this lock, and then
+        // A process that has just made the file waits for this lock now, and then
         // sees that the file has no name any more.
         let Ok(file) = File::open(path) else { return Ok(false) };
         if file.try_lock().is_err() {

@@ -85,10 +85,10 @@ pub const STORE_VERSION: u32 = 1;
 /// A store holds disks with password files and logs with secrets: it is the user's alone.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// What stands before the number in `format`.
+/// The text before the number in `format`.
 const FORMAT_WORDS: &str = "vbuild store ";
 
-/// Bytes of `format` that are read.
+/// The most bytes of `format` that are read.
 const FORMAT_MAX_BYTES: u64 = 64;
 
 /// Bytes of a record that are read; a record lists some layers, facts, inputs
@@ -115,13 +115,13 @@ impl Store {
         Self::open_observed(root, None)
     }
 
-    /// The same, telling about each step of writing: for tests of what happens
-    /// when the process dies there.
+    /// As [`Self::open`], but reports each step of writing, for tests in which the process
+    /// dies there.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn open_observed(root: &Path, on_step: Option<OnStep>) -> Result<Self> {
-        // Whoever names the directory has seen to it that it is the user's alone.
+        // The caller has made sure that the directory is the user's alone.
         let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(root);
         made.map_err(|e| StoreError::io("create", root, e))?;
         // Sessions outlive changes of the working directory.
@@ -157,7 +157,7 @@ impl Store {
         self.salt.0
     }
 
-    /// The directory.
+    /// The directory of the store.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.layout.root()
@@ -185,8 +185,8 @@ impl Store {
         Lease::begin(self.clone())
     }
 
-    /// Reads a record as it stands. `None` when there is none; one that cannot
-    /// be read is removed with a message and is none.
+    /// Reads a record. `None` when it does not exist, or, with a log message, when it
+    /// cannot be read.
     pub(crate) fn read_record(&self, key: &Digest) -> Result<Option<StageRecord>> {
         let path = self.layout.stage(key);
         let Some(content) = layout::read_small(&path, RECORD_MAX_BYTES)? else { return Ok(None) };

@@ -131,7 +131,7 @@ impl OverlaySource {
         1 << self.cluster_bits
     }
 
-    /// Looks up the cluster at an offset, or says how far there is none.
+    /// Looks up the cluster at an offset, and the length of the range that it is valid for.
     fn lookup(&mut self, offset: u64) -> io::Result<(Cluster, u64)> {
         let per_table = 1usize << (self.cluster_bits - 3);
         let index = usize::try_from(offset >> self.cluster_bits).unwrap_or(usize::MAX);

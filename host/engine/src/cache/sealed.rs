@@ -1,5 +1,5 @@
-//! Values in records that nobody can read without the salt of the store: the
-//! environment of a phase's scripts, in which the values of `--envvar` stand.
+//! Values in records that are encrypted with the salt of the store: the environment of a
+//! phase's scripts, which contains the values of `--envvar`.
 
 use plan::{Digest, Salt};
 use ring::{

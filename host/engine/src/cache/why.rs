@@ -16,7 +16,7 @@ pub enum Why {
     Changed(Vec<Printable>),
     /// A stage before it runs.
     Follows(String),
-    /// What it took from the network is so old.
+    /// Its network content is of this age, which the rules do not allow.
     Expired(Duration),
     /// It was made in the future: a clock was set back.
     Clock,

@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(read((64 << 20) - 5, 6), b"there\0");
         assert_eq!(made.metadata().unwrap().len(), 100 << 20);
         assert!(made.metadata().unwrap().blocks() * 512 < 1 << 20, "holes stay holes");
-        // A disk in use is not begun anew.
+        // A disk in use is not replaced.
         made.write_all_at(b"more", 1 << 20).unwrap();
         make_disk(&disk, 100 << 20, Some(&base)).unwrap();
         assert_eq!(read(1 << 20, 4), b"more");

@@ -1,7 +1,7 @@
 //! Filesystems whose bytes depend on the files in them and on nothing else.
 //!
 //! The kernel puts blocks where it likes at the moment when it writes them, and
-//! notes times and random numbers that nobody asked for. So with
+//! stores times and random numbers. So with
 //! SOURCE_DATE_EPOCH the filesystems of ext are made again at the end, from their
 //! own files, by mke2fs, which puts everything in one order; FAT is written in
 //! one order anyway, and only its times are set. Logical volumes, containers,

@@ -8,7 +8,7 @@ use crate::{EngineError, State, guest::Guest};
 
 /// Opens what was made by earlier stages in a guest that has just started:
 /// partitions appear by themselves, volumes and containers do not. The facts
-/// that name devices are set anew, because letters may have changed.
+/// that name devices are set again, because letters may have changed.
 pub(crate) async fn open(plan: &Plan, guest: &Guest, state: &mut State) -> Result<(), EngineError> {
     if state.nodes.is_empty() {
         return Ok(());

@@ -13,7 +13,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use wire::Failure;
 
 /// The kernel asks for another try when a rename races with the lookup of `..`;
-/// more than this many in a row is somebody playing.
+/// more than this many in a row are an attack.
 const RACES_MAX: u32 = 64;
 
 use crate::failure::Doing;
@@ -126,7 +126,7 @@ fn split(path: &Path) -> nix::Result<(PathBuf, OsString)> {
         None | Some(Component::RootDir | Component::CurDir) => {
             Ok((PathBuf::new(), OsString::from(".")))
         }
-        // What it names is only known after a lookup; nobody needs it.
+        // The path is only known after a lookup, and not needed.
         Some(Component::ParentDir | Component::Prefix(_)) => Err(Errno::EINVAL),
     }
 }
