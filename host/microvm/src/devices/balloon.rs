@@ -1,5 +1,5 @@
 //! virtio-balloon, for one thing only: free page reporting. The guest names
-//! large runs of pages that nobody uses, and the host takes them back until they
+//! large runs of free pages, and the host takes them back until they
 //! are touched again. The balloon itself is never inflated.
 //!
 //! A guest kernel whose free pages must keep their contents (page poisoning)
@@ -7,11 +7,9 @@
 
 use std::{io, sync::Arc};
 
-use virtio_queue::QueueT;
 use vm_memory::VolatileSlice;
 
 use super::{
-    chain::Buffers,
     virtio::{Activation, Device},
     worker::{Handler, Worker},
 };
@@ -45,8 +43,7 @@ impl Balloon {
         counters: Arc<Counters>,
         confine: Box<dyn FnOnce() + Send>,
     ) -> io::Result<Self> {
-        let reports = Reports { counters, confine: Some(confine) };
-        Ok(Self { worker: Worker::start("balloon", reports)? })
+        Ok(Self { worker: Worker::start("balloon", confine, Reports { counters })? })
     }
 }
 
@@ -74,7 +71,6 @@ impl Device for Balloon {
 
 struct Reports {
     counters: Arc<Counters>,
-    confine: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// Gives whole pages of a slice of guest memory back to the host; says how many
@@ -98,39 +94,14 @@ fn give_back(slice: &VolatileSlice<'_>) -> usize {
 impl Handler for Reports {
     type Request = ();
 
-    fn confine(&mut self) {
-        if let Some(confine) = self.confine.take() {
-            confine();
-        }
-    }
-
     fn process(&mut self, active: &mut Activation) -> bool {
-        let Activation { memory, queues, interrupt, .. } = active;
-        let memory = &*memory;
-        let Some(active) = queues.get_mut(REPORTING_QUEUE) else { return false };
-        let queue = &mut active.queue;
-        if interrupt.is_broken() {
-            return false;
-        }
-        for _ in 0..BATCH {
-            let Some(chain) = queue.pop_descriptor_chain(memory) else {
-                if interrupt.rest(queue, memory) {
-                    return false;
-                }
-                continue;
-            };
-            let head = chain.head_index();
-            if let Ok(buffers) = Buffers::collect(memory, chain, usize::MAX) {
+        active.serve(REPORTING_QUEUE, BATCH, usize::MAX, |buffers| {
+            if let Some(buffers) = buffers {
                 let given: usize = buffers.writable.iter().map(give_back).sum();
                 self.counters.add(Counter::MemoryBytesReturned, given as u64);
             }
-            if queue.add_used(memory, head, 0).is_err() {
-                interrupt.break_device();
-                return false;
-            }
-            interrupt.used(queue, memory);
-        }
-        true
+            Some(0)
+        })
     }
 
     fn request(&mut self, (): (), _: Option<&mut Activation>) {}
@@ -142,7 +113,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let Ok(counters) = Counters::new() else { return };
     let counters = Arc::new(counters);
     let Some(mut active) = rings::activation(bytes, 3, &counters) else { return };
-    let mut device = Reports { counters, confine: None };
+    let mut device = Reports { counters };
     let memory = active.memory.clone();
     rings::beside_a_writer(&memory, bytes, || {
         for _ in 0..4 {
@@ -189,7 +160,7 @@ mod tests {
             memory: memory.clone(),
             interrupt: Interrupt::new(Arc::clone(&counters)).unwrap(),
         };
-        let mut reports = Reports { counters: Arc::clone(&counters), confine: None };
+        let mut reports = Reports { counters: Arc::clone(&counters) };
         assert!(!reports.process(&mut active));
         assert_eq!(rings[REPORTING_QUEUE].used().idx().load(), 1);
         assert_eq!(counters.get(Counter::MemoryBytesReturned), 1 << 18);

@@ -108,8 +108,8 @@ impl Block {
         let config = config_space(&setup, image.as_ref());
         let features = features(&setup);
         let name = format!("disk-{}", setup.serial);
-        let disk = Disk { setup, image, counters, report: Some(report), confine: Some(confine) };
-        let worker = Worker::start(&name, disk)?;
+        let disk = Disk { setup, image, counters, report: Some(report) };
+        let worker = Worker::start(&name, confine, disk)?;
         Ok(Self { config, features, worker })
     }
 
@@ -190,11 +190,10 @@ struct Disk {
     /// ended the build is to be the host's trouble, not what the guest makes of
     /// an I/O error.
     report: Option<Report>,
-    confine: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Disk {
-    /// The host cannot do what the guest has a right to.
+    /// A valid request failed on the host; the VMM stops.
     fn failed(&mut self, action: &str, error: &io::Error) {
         self.counters.add(Counter::BlockErrors, 1);
         let serial = &self.setup.serial;
@@ -225,42 +224,15 @@ impl Disk {
 impl Handler for Disk {
     type Request = Swap;
 
-    fn confine(&mut self) {
-        if let Some(confine) = self.confine.take() {
-            confine();
-        }
-    }
-
     fn process(&mut self, active: &mut Activation) -> bool {
-        let Activation { memory, queues, interrupt, .. } = active;
-        let memory = &*memory;
-        let Some(active) = queues.first_mut() else { return false };
-        let queue = &mut active.queue;
-        if interrupt.is_broken() || self.has_failed() {
+        if self.has_failed() {
             return false;
         }
-        for _ in 0..BATCH {
-            let Some(chain) = queue.pop_descriptor_chain(memory) else {
-                if interrupt.rest(queue, memory) {
-                    return false;
-                }
-                continue;
-            };
-            let head = chain.head_index();
-            let written = Buffers::collect(memory, chain, CHAIN_MAX_BYTES)
-                .ok()
-                .and_then(|buffers| self.serve(&buffers));
-            if self.has_failed() {
-                return false;
-            }
+        active.serve(0, BATCH, CHAIN_MAX_BYTES, |buffers| {
+            let written = buffers.and_then(|buffers| self.serve(&buffers));
             // A chain without room for a status is returned empty.
-            if queue.add_used(memory, head, written.unwrap_or(0)).is_err() {
-                interrupt.break_device();
-                return false;
-            }
-            interrupt.used(queue, memory);
-        }
-        true
+            (!self.has_failed()).then(|| written.unwrap_or(0))
+        })
     }
 
     fn request(&mut self, swap: Swap, _: Option<&mut Activation>) {

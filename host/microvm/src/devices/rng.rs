@@ -5,10 +5,8 @@
 
 use std::{io, sync::Arc};
 
-use virtio_queue::QueueT;
-
 use super::{
-    chain::{Buffers, copy_in, part},
+    chain::{copy_in, part},
     virtio::{Activation, Device},
     worker::{Handler, Worker},
 };
@@ -37,7 +35,7 @@ impl Rng {
         counters: Arc<Counters>,
         confine: Box<dyn FnOnce() + Send>,
     ) -> io::Result<Self> {
-        Ok(Self { worker: Worker::start("rng", Source { counters, confine: Some(confine) })? })
+        Ok(Self { worker: Worker::start("rng", confine, Source { counters })? })
     }
 }
 
@@ -64,7 +62,6 @@ impl Device for Rng {
 
 struct Source {
     counters: Arc<Counters>,
-    confine: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// Random bytes; fewer than asked for when the kernel is interrupted.
@@ -77,43 +74,17 @@ fn random(into: &mut [u8]) -> usize {
 impl Handler for Source {
     type Request = ();
 
-    fn confine(&mut self) {
-        if let Some(confine) = self.confine.take() {
-            confine();
-        }
-    }
-
     fn process(&mut self, active: &mut Activation) -> bool {
-        let Activation { memory, queues, interrupt, .. } = active;
-        let memory = &*memory;
-        let Some(active) = queues.first_mut() else { return false };
-        let queue = &mut active.queue;
-        if interrupt.is_broken() {
-            return false;
-        }
-        for _ in 0..BATCH {
-            let Some(chain) = queue.pop_descriptor_chain(memory) else {
-                if interrupt.rest(queue, memory) {
-                    return false;
-                }
-                continue;
-            };
-            let head = chain.head_index();
+        active.serve(0, BATCH, CHAIN_MAX_BYTES, |buffers| {
             let mut given = 0;
-            if let Ok(buffers) = Buffers::collect(memory, chain, CHAIN_MAX_BYTES) {
+            if let Some(buffers) = buffers {
                 let mut bytes = [0; GIVE_MAX_BYTES];
                 let got = random(&mut bytes);
                 given = copy_in(&part(&buffers.writable, 0, got), &bytes[..got]);
             }
             self.counters.add(Counter::RngBytes, given as u64);
-            let given = u32::try_from(given).unwrap_or(0);
-            if queue.add_used(memory, head, given).is_err() {
-                interrupt.break_device();
-                return false;
-            }
-            interrupt.used(queue, memory);
-        }
-        true
+            Some(u32::try_from(given).unwrap_or(0))
+        })
     }
 
     fn request(&mut self, (): (), _: Option<&mut Activation>) {}
@@ -125,7 +96,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let Ok(counters) = Counters::new() else { return };
     let counters = Arc::new(counters);
     let Some(mut active) = rings::activation(bytes, 1, &counters) else { return };
-    let mut device = Source { counters, confine: None };
+    let mut device = Source { counters };
     let memory = active.memory.clone();
     rings::beside_a_writer(&memory, bytes, || {
         for _ in 0..4 {
@@ -160,7 +131,7 @@ mod tests {
             memory: memory.clone(),
             interrupt: Interrupt::new(Arc::clone(&counters)).unwrap(),
         };
-        let mut source = Source { counters: Arc::clone(&counters), confine: None };
+        let mut source = Source { counters: Arc::clone(&counters) };
         assert!(!source.process(&mut active));
         assert_eq!(ring.used().idx().load(), 1);
         assert_eq!(ring.used().ring().ref_at(0).unwrap().load().len(), 64);

@@ -12,6 +12,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::chain::Buffers;
 use crate::counters::{Counter, Counters};
 
 /// `VIRTIO_F_VERSION_1`: the modern interface, the only one offered.
@@ -56,6 +57,44 @@ pub(crate) struct Activation {
     pub(crate) queues: Vec<ActiveQueue>,
     /// The device's interrupt.
     pub(crate) interrupt: Interrupt,
+}
+
+impl Activation {
+    /// Serves up to `batch` chains of a queue, each of at most `chain_max_bytes`. `serve`
+    /// gets the buffers of a chain, or `None` for a malformed one, and returns the bytes
+    /// written into it; `None` ends the service without an answer. Returns whether there is
+    /// more to do at once.
+    pub(crate) fn serve(
+        &mut self,
+        queue: usize,
+        batch: usize,
+        chain_max_bytes: usize,
+        mut serve: impl FnMut(Option<Buffers<'_>>) -> Option<u32>,
+    ) -> bool {
+        let Self { memory, queues, interrupt } = self;
+        let memory = &*memory;
+        let Some(ActiveQueue { queue, .. }) = queues.get_mut(queue) else { return false };
+        if interrupt.is_broken() {
+            return false;
+        }
+        for _ in 0..batch {
+            let Some(chain) = queue.pop_descriptor_chain(memory) else {
+                if interrupt.rest(queue, memory) {
+                    return false;
+                }
+                continue;
+            };
+            let head = chain.head_index();
+            let buffers = Buffers::collect(memory, chain, chain_max_bytes).ok();
+            let Some(written) = serve(buffers) else { return false };
+            if queue.add_used(memory, head, written).is_err() {
+                interrupt.break_device();
+                return false;
+            }
+            interrupt.used(queue, memory);
+        }
+        true
+    }
 }
 
 /// Interrupt status bit: buffers were used.

@@ -35,9 +35,8 @@ impl Vsock {
         confine: Box<dyn FnOnce() + Send>,
     ) -> io::Result<Self> {
         let config = mux.config_space();
-        let (started, confine) = (Instant::now(), Some(confine));
-        let thread = MuxThread { mux, connector, counters, started, confine };
-        Ok(Self { config, worker: Worker::start("vsock", thread)? })
+        let thread = MuxThread { mux, connector, counters, started: Instant::now() };
+        Ok(Self { config, worker: Worker::start("vsock", confine, thread)? })
     }
 }
 
@@ -69,17 +68,10 @@ struct MuxThread {
     connector: Connector,
     counters: Arc<Counters>,
     started: Instant,
-    confine: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Handler for MuxThread {
     type Request = ();
-
-    fn confine(&mut self) {
-        if let Some(confine) = self.confine.take() {
-            confine();
-        }
-    }
 
     fn activated(&mut self, _: &mut Activation) {
         let elapsed = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -143,7 +135,6 @@ mod tests {
             connector,
             counters: Arc::new(Counters::new().unwrap()),
             started: Instant::now(),
-            confine: None,
         }
     }
 

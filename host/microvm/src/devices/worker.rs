@@ -28,9 +28,6 @@ pub(crate) trait Handler: Send + 'static {
     /// Requests of the host to this device, such as a layer swap.
     type Request: Send;
 
-    /// Runs once on the thread before anything else: the place to confine it.
-    fn confine(&mut self) {}
-
     /// The driver is there.
     fn activated(&mut self, _active: &mut Activation) {}
 
@@ -103,14 +100,19 @@ fn send<R>(commands: &Sender<Command<R>>, wake: &EventFd, command: Command<R>) -
 }
 
 impl<R: Send + 'static> Worker<R> {
-    /// Starts the thread.
-    pub(crate) fn start(name: &str, handler: impl Handler<Request = R>) -> io::Result<Self> {
+    /// Starts the thread; `confine` runs on it before anything else.
+    pub(crate) fn start(
+        name: &str,
+        confine: Box<dyn FnOnce() + Send>,
+        handler: impl Handler<Request = R>,
+    ) -> io::Result<Self> {
         let (commands, receiver) = mpsc::channel();
         let wake = Arc::new(event()?);
         let theirs = Arc::clone(&wake);
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || run(handler, &receiver, &theirs))?;
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            confine();
+            run(handler, &receiver, &theirs);
+        })?;
         Ok(Self { commands, wake, thread: Some(thread) })
     }
 
@@ -145,7 +147,6 @@ impl<R> Drop for Worker<R> {
 }
 
 fn run<H: Handler>(mut handler: H, commands: &Receiver<Command<H::Request>>, wake: &EventFd) {
-    handler.confine();
     let mut active: Option<Box<Activation>> = None;
     let mut more = false;
     loop {
@@ -249,7 +250,7 @@ mod tests {
     #[test]
     fn a_worker_takes_and_returns_queues() {
         let (sender, log) = mpsc::channel();
-        let worker = Worker::start("test", Recorder(sender)).unwrap();
+        let worker = Worker::start("test", Box::new(|| {}), Recorder(sender)).unwrap();
         let requests = worker.requests();
         assert!(requests.send("early"));
         assert_eq!(log.recv().unwrap(), "idle request");

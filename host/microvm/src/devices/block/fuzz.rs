@@ -51,7 +51,6 @@ fn disk(bytes: &[u8]) -> Option<(Disk, Activation)> {
         image: Box::new(image),
         counters: Arc::clone(&counters),
         report: Some(Arc::new(|text| panic!("a disk that is whole failed: {text}"))),
-        confine: None,
     };
     Some((disk, rings::activation(bytes, 1, &counters)?))
 }

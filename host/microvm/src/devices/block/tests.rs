@@ -44,7 +44,6 @@ fn bench(read_only: bool) -> Bench {
         image: Box::new(Raw::new(file.try_clone().unwrap()).unwrap()),
         counters: Arc::new(Counters::new().unwrap()),
         report: Some(Arc::new(move |text| sink.lock().unwrap().push(text))),
-        confine: None,
     };
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();
     Bench { memory, disk, file, reports }

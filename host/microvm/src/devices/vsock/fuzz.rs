@@ -46,13 +46,8 @@ fn thread(bytes: &[u8]) -> Option<(MuxThread, Activation)> {
     };
     let (mux, connector) = Mux::new(GUEST_CID, Arc::new(policy)).ok()?;
     let counters = Arc::new(Counters::new().ok()?);
-    let thread = MuxThread {
-        mux,
-        connector,
-        counters: Arc::clone(&counters),
-        started: Instant::now(),
-        confine: None,
-    };
+    let thread =
+        MuxThread { mux, connector, counters: Arc::clone(&counters), started: Instant::now() };
     let queues = vsock_mux::QUEUES as u64;
     Some((thread, rings::activation(bytes, queues, &counters)?))
 }
