@@ -84,7 +84,7 @@ pub fn trust(settings: &Settings) -> Result<Trust, CommandError> {
 
 /// How many stages from the first on may be shared.
 fn shared_stages(plan: &Plan) -> usize {
-    let stays = |step: &Step| matches!(step, Step::Fetch { .. } | Step::ExportTree { .. });
+    let stays = |step: &Step| step.changes_host();
     plan.stages
         .iter()
         .position(|stage| {

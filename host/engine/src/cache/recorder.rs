@@ -2,7 +2,7 @@
 //! events on to the observer of the user.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -15,24 +15,33 @@ use crate::events::{Event, Observer, SharedObserver, StepKind};
 /// An observer that records the output of scripts and passes every event on.
 pub(crate) struct StageRecorder {
     inner: SharedObserver,
-    text: Mutex<String>,
-    ran: Mutex<Vec<Ran>>,
+    recorded: Mutex<Recorded>,
+}
+
+#[derive(Default)]
+struct Recorded {
+    text: String,
+    ran: Vec<Ran>,
 }
 
 impl StageRecorder {
     pub(crate) fn new(inner: SharedObserver) -> Arc<Self> {
-        Arc::new(Self { inner, text: Mutex::default(), ran: Mutex::default() })
+        Arc::new(Self { inner, recorded: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recorded> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the output since the last call.
     pub(crate) fn take_log(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.text.lock().unwrap_or_else(PoisonError::into_inner)).into_bytes()
+        std::mem::take(&mut self.lock().text).into_bytes()
     }
 
     /// Takes what ran since the last call, with times of the machine's clock, which is
     /// `ahead_ms` ahead of the host's.
     pub(crate) fn take_ran(&self, ahead_ms: i64) -> Vec<Ran> {
-        let ran = std::mem::take(&mut *self.ran.lock().unwrap_or_else(PoisonError::into_inner));
+        let ran = std::mem::take(&mut self.lock().ran);
         let shifted = |at: u64| at.saturating_add_signed(ahead_ms);
         let shift = |ran: Ran| Ran {
             started_ms: shifted(ran.started_ms),
@@ -46,19 +55,18 @@ impl StageRecorder {
         let now = now_ms();
         let (name, origin) = (name.into(), origin.map(Printable::from));
         let ran = Ran { kind, name, origin, started_ms: now, ended_ms: now };
-        self.ran.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
+        self.lock().ran.push(ran);
     }
 
     /// Only one thing runs at a time.
     fn ended(&self) {
-        let mut ran = self.ran.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = ran.last_mut() {
+        if let Some(last) = self.lock().ran.last_mut() {
             last.ended_ms = now_ms();
         }
     }
 
     fn put(&self, line: &str) {
-        let mut text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = &mut self.lock().text;
         if text.len() + line.len() < LOG_MAX_BYTES {
             text.push_str(line);
             text.push('\n');

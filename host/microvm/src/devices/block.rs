@@ -22,7 +22,6 @@ use std::{
 };
 
 use machine::{BlockSize, DriveSerial};
-use virtio_queue::QueueT;
 
 use self::{image::Image, request::Request};
 use super::{

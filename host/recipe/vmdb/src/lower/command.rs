@@ -4,6 +4,9 @@ use plan::{Env, GuestPath, Place, Run, Step, Value};
 
 use super::Lowering;
 
+/// Where commands of specs are found: the directories of Debian's root.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 const RESOLVER_SH: &str = include_str!("../../scripts/resolver.sh");
 const BINFMT_SH: &str = include_str!("../../scripts/binfmt.sh");
 const LINKS_SH: &str = include_str!("../../scripts/links.sh");
@@ -35,11 +38,7 @@ pub(crate) struct Command {
 
 impl Command {
     fn new(what: String, argv: Vec<Value>) -> Self {
-        let env = [
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-            ("HOME", "/root"),
-            ("LC_ALL", "C.UTF-8"),
-        ];
+        let env = [("PATH", PATH), ("HOME", "/root"), ("LC_ALL", "C.UTF-8")];
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
         Self { what, shown: Self::words(&argv), argv, env, cwd: "/", capture: None }
     }
