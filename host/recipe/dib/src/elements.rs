@@ -1,7 +1,7 @@
-//! Elements: finding them, and which ones a build consists of.
+//! Finds elements and computes the set that a build uses.
 //!
-//! The rules are those of diskimage-builder 3.43, with one difference: sets are
-//! kept in the order of names, so that two runs agree.
+//! The rules are those of diskimage-builder 3.43, with one difference: sets are sorted by name, so
+//! that two runs agree.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -13,56 +13,56 @@ use rooted::{Dir, Error};
 
 use crate::options::DibOptions;
 
-/// Lists of names are some lines; a file over this is none.
+/// Limit for lists of names such as element-deps. Real ones have a few lines.
 const NAMES_MAX_BYTES: u64 = 1 << 20;
 
-/// An element.
+/// An element of the search path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
     /// Its name: the last part of its real path.
     pub name: String,
-    /// Its directory, symbolic links resolved. It lies beneath [`Element::root`].
+    /// Its directory, with symbolic links resolved; always below [`Element::root`].
     pub path: PathBuf,
-    /// The directory of the search path that it was found in, symbolic links resolved.
-    /// Links of the element that stay beneath it may be read through.
+    /// The search path directory that contains it, with symbolic links resolved. Links in the
+    /// element are followed while they stay below it.
     pub root: PathBuf,
-    /// Which entry of the search path it was found in.
+    /// Index of the search path entry that contains it.
     pub search_index: usize,
-    /// `element-provides`.
+    /// The content of `element-provides`.
     pub provides: BTreeSet<String>,
-    /// `element-deps`, in the order of the file.
+    /// The content of `element-deps`, in the order of the file.
     pub depends: Vec<String>,
-    /// A list that is a link which leads out of [`Element::root`].
+    /// Set if one of its lists is a link that leads out of [`Element::root`].
     pub leads_out: Option<LeadsOut>,
 }
 
-/// A link that leads out of a directory of the search path, so that it is not followed.
+/// A link that is not followed because it leads out of its search path directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeadsOut {
-    /// The link.
+    /// The path of the link.
     pub link: PathBuf,
-    /// The directory of the search path.
+    /// The search path directory.
     pub root: PathBuf,
 }
 
 impl Element {
-    /// Opens its directory.
+    /// Opens the directory of the element.
     pub(crate) fn open(&self) -> Result<Dir, Error> {
         self.root()?.directory(&self.below(""))
     }
 
-    /// Opens the directory of the search path.
+    /// Opens the search path directory of the element.
     pub(crate) fn root(&self) -> Result<Dir, Error> {
         Dir::open(&self.root)
     }
 
-    /// A path of the element, seen from the directory of the search path.
+    /// A path in the element, relative to the search path directory.
     pub(crate) fn below(&self, path: &str) -> PathBuf {
         self.path.strip_prefix(&self.root).unwrap_or(&self.path).join(path)
     }
 
-    /// Reads a text of the element, through links that stay beneath the directory of the
-    /// search path; `None` when there is none. Gives its path too.
+    /// Reads a text file of the element, following links that stay below the search path directory.
+    /// Returns its path too, or `None` if it does not exist.
     pub(crate) fn text(&self, name: &str) -> Result<Option<(PathBuf, String)>, Error> {
         let root = self.root()?;
         let text = read_text(&root, &self.below(name))?;
@@ -70,8 +70,7 @@ impl Element {
     }
 }
 
-/// Reads a small file, through links that stay beneath the directory; `None` when there is
-/// none.
+/// Reads a small file, following links that stay below the directory; `None` if it does not exist.
 fn read_text(root: &Dir, path: &Path) -> Result<Option<String>, Error> {
     let found = match root.resolve(path) {
         Ok(found) => found,
@@ -86,10 +85,10 @@ fn read_text(root: &Dir, path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// What can be wrong with elements.
+/// Why the elements of a build cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum ElementError {
-    /// A directory of the search path is none.
+    /// A search path entry is not a directory.
     #[error("ELEMENTS_PATH entry '{}' is not a directory", .0.display())]
     NotADirectory(PathBuf),
     /// An element, or a list in it, cannot be read.
@@ -102,32 +101,32 @@ pub enum ElementError {
         .0.root.display()
     )]
     LeadsOut(LeadsOut),
-    /// An element that nobody has.
+    /// The search path has no such element.
     #[error("Element '{name}' not found")]
     Missing {
         /// Its name.
         name: String,
-        /// The elements whose element-deps name it; none when the user did.
+        /// The elements whose element-deps contain it; empty if the user requested it.
         needed_by: Vec<String>,
-        /// Entries of the search path that are no directories.
+        /// Search path entries that are not directories.
         no_directories: Vec<PathBuf>,
-        /// An element whose name is nearly the same.
+        /// An element with a similar name.
         similar: Option<String>,
     },
-    /// Two elements that provide the same.
+    /// Two elements provide the same name.
     #[error("{what}: already provided by {}", python_list(by))]
     ProvidedTwice {
-        /// What they provide.
+        /// The name that both provide.
         what: String,
-        /// Who was first.
+        /// The elements that provide it first.
         by: Vec<String>,
-        /// Who provides it too, and the element that depends on it, if one does.
+        /// The second provider, and the element that depends on it, if any.
         too: (String, Option<String>),
     },
-    /// Elements that were asked for although another one takes their place.
+    /// Requested elements that another element already provides.
     #[error("The following elements are already provided by another element{}", provided(.0))]
     AlreadyProvided(Vec<(String, Vec<String>)>),
-    /// No element brings an operating system.
+    /// No element provides an operating system.
     #[error("Please include an operating system element")]
     NoOperatingSystem,
 }
@@ -144,23 +143,23 @@ fn provided(conflicts: &[(String, Vec<String>)]) -> String {
         .collect()
 }
 
-/// Every element that the search path has.
+/// All elements of the search path.
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
     elements: BTreeMap<String, Element>,
-    /// Links to directories that lead out of the search path, by name.
+    /// Links to directories outside of the search path, by name.
     leading_out: BTreeMap<String, LeadsOut>,
-    /// Elements that hide one of a later directory: `Element <a> overrides <b>`.
+    /// Warnings about elements that hide one of a later directory: `Element <a> overrides <b>`.
     pub warnings: Vec<String>,
-    /// Entries of the search path that were passed over, as they are no directories.
+    /// Search path entries that were skipped because they are not directories.
     pub no_directories: Vec<PathBuf>,
 }
 
 impl Catalogue {
-    /// Reads the directories of a search path; the first one wins.
+    /// Reads the directories of a search path; the first directory that has an element wins.
     ///
     /// # Errors
-    /// When a directory is none or cannot be read.
+    /// Fails if an entry is not a directory or cannot be read.
     pub fn load(paths: &[PathBuf]) -> Result<Self, ElementError> {
         let mut catalogue = Self::default();
         let mut seen = BTreeSet::new();
@@ -169,7 +168,7 @@ impl Catalogue {
                 return Err(ElementError::NotADirectory(path.clone()));
             }
             let root = Dir::open(path)?;
-            // A directory that is in the search path twice does not override itself.
+            // A directory that occurs twice in the search path does not override itself.
             let again = !seen.insert(root.path().to_owned());
             for found in catalogue.directories(&root)? {
                 let element = read_element(&root, &found, search_index)?;
@@ -188,8 +187,8 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// The elements of a directory of the search path, seen from there: its directories,
-    /// and links to directories that lie beneath it.
+    /// The element directories of a search path directory, relative to it: real directories, and
+    /// links to directories below it.
     fn directories(&mut self, root: &Dir) -> Result<Vec<PathBuf>, ElementError> {
         let mut found = Vec::new();
         for name in root.names()? {
@@ -207,7 +206,7 @@ impl Catalogue {
                         let leads_out = LeadsOut { link, root: root.path().to_owned() };
                         self.leading_out.insert(name.to_string_lossy().into_owned(), leads_out);
                     }
-                    // A file, or a link to nothing.
+                    // Neither files nor dangling links are elements.
                     _ => {}
                 }
             }
@@ -216,14 +215,14 @@ impl Catalogue {
         Ok(found)
     }
 
-    /// The element of a name.
+    /// Looks up an element by name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Element> {
         self.elements.get(name)
     }
 
-    /// The requested elements and everything that they depend on, without the
-    /// names that an element provides, in the order of names.
+    /// The requested elements and their dependencies, without the names that an element provides,
+    /// sorted by name.
     ///
     /// # Errors
     /// As [`ElementError`] says.
@@ -232,10 +231,10 @@ impl Catalogue {
         let mut queue: VecDeque<String> = requested.iter().cloned().collect();
         let mut provided_by: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut done: BTreeSet<String> = BTreeSet::new();
-        // Names that no element has yet. A later element may provide them: the
-        // original fails or succeeds by the chance order of a set.
+        // Names that no element has so far. A later element may provide them; the original fails or
+        // succeeds depending on the random order of a set.
         let mut unknown: Vec<String> = Vec::new();
-        // Who named an element first, for those that the user did not.
+        // The first element that requested each name, for names that the user did not request.
         let mut wanted_by: BTreeMap<String, String> = BTreeMap::new();
         while let Some(name) = queue.pop_front() {
             if provided_by.contains_key(&name) || !done.insert(name.clone()) {
@@ -288,7 +287,7 @@ impl Catalogue {
 }
 
 impl Catalogue {
-    /// The error for an element that is not there, with everybody who wants it.
+    /// The error for a missing element, with all elements that need it.
     fn missing(
         &self,
         name: String,
@@ -331,7 +330,7 @@ fn read_element(root: &Dir, below: &Path, search_index: usize) -> Result<Element
     let mut leads_out = None;
     let mut names = |list: &str| match read_text(root, &below.join(list)) {
         Ok(text) => Ok(names_of(&text.unwrap_or_default())),
-        // That counts once the element is wanted.
+        // This becomes an error only if the element is used.
         Err(Error::Outside { root, path }) => {
             leads_out = Some(LeadsOut { link: root.join(path), root });
             Ok(Vec::new())
@@ -344,7 +343,7 @@ fn read_element(root: &Dir, below: &Path, search_index: usize) -> Result<Element
     Ok(Element { name, path, root, search_index, provides, depends, leads_out })
 }
 
-/// One name in a line; blanks around it and empty lines do not count.
+/// One name per line, trimmed; empty lines are skipped.
 fn names_of(text: &str) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for name in text.lines().map(str::trim).filter(|name| !name.is_empty()) {
@@ -355,9 +354,8 @@ fn names_of(text: &str) -> Vec<String> {
     names
 }
 
-/// The elements that a build starts from: what the user named, the block-device
-/// element that `vm` needs when none was named, `base` unless it is skipped, and
-/// the ramdisk element.
+/// The initial elements of a build: those that the user requested, the block-device element that
+/// `vm` needs if none was requested, `base` unless it is skipped, and the ramdisk element.
 #[must_use]
 pub fn requested(options: &DibOptions, arch: &str) -> Vec<String> {
     let mut elements = options.elements.clone();

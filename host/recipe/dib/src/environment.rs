@@ -1,8 +1,7 @@
-//! The environment of every phase, as typed data: quoted by nobody.
+//! The environment of every phase, as typed data: it never passes through shell quoting.
 //!
-//! The user's variables come first and the build's own win over them, as in
-//! virt-dib. What diskimage-builder has as shell functions is exported the way
-//! bash does it, in variables named `BASH_FUNC_name%%`.
+//! The build's own variables override the user's, as in virt-dib. diskimage-builder's shell
+//! functions are exported as bash does it, in variables named `BASH_FUNC_name%%`.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -13,50 +12,51 @@ use crate::{
     settings::Settings,
 };
 
-/// The fact that holds the image's size.
+/// The fact that holds the image size in KiB.
 pub(crate) const SIZE_FACT: &str = "image-size-kib";
-/// The facts that making the layout sets.
+/// The fact that names the image's block device, set when the layout is created.
 const DEVICE_FACT: &str = "image-block-device";
 const DEVICES_FACT: &str = "image-block-devices";
 
-/// Where scripts outside find programs; the elements' own `bin` comes last, so
-/// that it adds programs and hides none.
+/// PATH of scripts outside. The elements' own `bin` directories come last, so they add programs and
+/// hide none.
 const PATH_OUTSIDE: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/build/hooks/bin";
-/// The same inside.
+/// PATH of scripts inside.
 const PATH_INSIDE: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/tmp/in_target.d/bin";
 
-/// Variables that say how an image is written. In every phase they would make another
-/// format a new build, so before cleanup.d only elements that name one have it.
+/// Variables that control the output format. If every phase had them, each format would need its
+/// own build, so before cleanup.d only elements that mention one get it.
 pub(crate) const OUTPUT_VARIABLES: [&str; 3] = ["IMAGE_TYPE", "DIB_CHECKSUM", "DOCKER_TARGET"];
 
-/// Variables about places outside, which the original takes away when it enters the image.
+/// Variables with paths outside, which the original unsets when it enters the image.
 const NOT_INSIDE: [&str; 2] = ["TMPDIR", "VIRTUAL_ENV"];
 
-/// Prints a message and leaves with the status of the command before.
+/// Body of the shell function `die`: prints a message and exits with the status of the previous
+/// command.
 const DIE: &str = "() { local status=$?; set +x; echo \"$@\"; exit \"$status\"; }";
 
-/// Everything that environments are made of.
+/// The inputs of all environments.
 #[derive(Debug)]
 pub(crate) struct Environment<'a> {
     pub(crate) options: &'a DibOptions,
     pub(crate) settings: &'a Settings,
     pub(crate) elements: &'a [Element],
     pub(crate) symbols: &'a Symbols,
-    /// The image's name without directories.
+    /// The image name without directories.
     pub(crate) image_name: &'a str,
-    /// The size in KiB, when it is known now.
+    /// The image size in KiB, if already known.
     pub(crate) size_kib: Option<u64>,
     /// UUID of the root filesystem.
     pub(crate) root_uuid: &'a str,
-    /// How many directories of elements there are.
+    /// Number of search path directories.
     pub(crate) search_paths: usize,
-    /// Which of [`OUTPUT_VARIABLES`] the files of elements name.
+    /// The [`OUTPUT_VARIABLES`] that files of elements mention.
     pub(crate) named: &'a BTreeSet<&'static str>,
 }
 
-/// A list of variables in which a later one replaces an earlier one.
+/// A list of variables in which a later assignment replaces an earlier one.
 #[derive(Debug, Default)]
 struct Variables(Env);
 
@@ -104,7 +104,7 @@ impl Environment<'_> {
         env.0
     }
 
-    /// The environment of helpers of this program, which run outside.
+    /// The environment of vbuild's own helper scripts, which run outside.
     pub(crate) fn of_helpers() -> Env {
         vec![("LC_ALL".into(), "C".into()), ("PATH".into(), PATH_OUTSIDE.into())]
     }
@@ -119,16 +119,16 @@ impl Environment<'_> {
             ("USER", "root"),
             ("LOGNAME", "root"),
             ("SHELL", "/bin/bash"),
-            // Python's sets otherwise come in another order on every run, and
-            // elements make lists of packages out of them.
+            // Python's sets are otherwise in random order on every run, and elements turn them into
+            // package lists.
             ("PYTHONHASHSEED", "0"),
-            // What package-installs prints would come when it ends, minutes later.
+            // Otherwise the output of package-installs arrives only when it ends, minutes later.
             ("PYTHONUNBUFFERED", "1"),
         ] {
             env.set(name, value);
         }
         if let Some(epoch) = self.options.source_date_epoch {
-            // What scripts make carries no other time, where its maker cares.
+            // Programs that honour the variable write no later time into files.
             env.set("SOURCE_DATE_EPOCH", epoch.to_string());
         }
         self.add_places(&mut env);
@@ -155,7 +155,7 @@ impl Environment<'_> {
         env.set("DIB_PYTHON_EXEC", python);
     }
 
-    /// Where elements keep downloads: on the helper drive.
+    /// The directory for downloads of elements, on the helper drive.
     pub(crate) fn image_cache(&self) -> String {
         match &self.options.image_cache {
             Some(directory) => format!("{}/{}", guest::HELPER, directory.trim_matches('/')),
@@ -163,7 +163,7 @@ impl Environment<'_> {
         }
     }
 
-    /// Where files for the host go, and where scripts outside run.
+    /// The directory for files that go to the host; scripts outside run in it.
     pub(crate) fn save_directory(&self) -> String {
         format!("{}/{}.d", guest::OUT, self.image_name)
     }
@@ -197,7 +197,7 @@ impl Environment<'_> {
         env.set("DIB_ENV", self.declared());
     }
 
-    /// The values of [`OUTPUT_VARIABLES`].
+    /// The values of the [`OUTPUT_VARIABLES`].
     fn of_outputs(&self) -> Vec<(&'static str, &str)> {
         let first = self.options.formats.first().map_or("qcow2", |format| format.name.as_str());
         let checksum = if self.settings.checksums.is_empty() { "0" } else { "1" };
@@ -245,17 +245,17 @@ impl Environment<'_> {
     }
 }
 
-/// Arguments as one text that a shell reads back.
+/// Quotes arguments into one text that a shell can parse.
 fn arguments(words: &[String]) -> String {
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// Where an element is in the guest.
+/// The path of an element in the guest.
 pub(crate) fn guest_path(element: &Element) -> String {
     format!("{}/{}/{}", guest::ELEMENTS, element.search_index, element.name)
 }
 
-/// A YAML scalar: plain where that is safe, else in JSON's quotes.
+/// A YAML scalar: plain if that is safe, otherwise as a JSON string.
 fn scalar(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
     // A plain word of digits would be a number, and `no` a boolean.
@@ -271,7 +271,7 @@ fn scalar(text: &str) -> String {
     }
 }
 
-/// A word as a shell reads it, quoted only when needed.
+/// A word for a shell, quoted only if needed.
 fn quoted(word: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(safe) {
@@ -280,7 +280,7 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// A text in bash's double quotes.
+/// A text in bash double quotes.
 pub(crate) fn double_quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -293,11 +293,11 @@ pub(crate) fn double_quoted(text: &str) -> String {
     out
 }
 
-/// Variables without which the element `ramdisk` fails: it reads diskimage-builder's
-/// defaults and functions in the image, which name them and, with `set -u`, want them
-/// set, but diskimage-builder 3.43 does not export them by then.
+/// Sets the variables that the element `ramdisk` needs. In the image, it sources
+/// diskimage-builder's defaults and functions under `set -u`; these use variables that
+/// diskimage-builder 3.43 does not export at that point.
 fn add_what_ramdisks_want(env: &mut Variables, search_paths: &[String]) {
-    /// In the image, where the ramdisk is packed.
+    /// The directory of the image in which the ramdisk is packed.
     const PACKED: &str = "/tmp/ramdisk-image";
     if let Some(own) = search_paths.last() {
         env.set("_BASE_ELEMENT_DIR", own.as_str());

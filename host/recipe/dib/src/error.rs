@@ -1,48 +1,48 @@
-//! The error of this crate, with what the edge needs for exit codes and hints.
+//! The error type of this crate, with its kind (for exit codes) and hints.
 
 use crate::{
     block_device::BlockDeviceError, elements::ElementError, hooks::HookError, options::OptionError,
     source::SourceError,
 };
 
-/// Why no plan could be made.
+/// Why a plan cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DibError {
-    /// An option's value.
+    /// The value of an option is invalid.
     #[error(transparent)]
     Option(#[from] OptionError),
-    /// The elements.
+    /// The elements cannot be determined.
     #[error(transparent)]
     Element(#[from] ElementError),
-    /// Their hooks.
+    /// The hooks cannot be merged.
     #[error(transparent)]
     Hook(#[from] HookError),
-    /// The disk layout.
+    /// The disk layout is invalid.
     #[error(transparent)]
     BlockDevice(#[from] BlockDeviceError),
-    /// diskimage-builder itself.
+    /// diskimage-builder cannot be found.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// A file that cannot be read.
+    /// A file cannot be read.
     #[error(transparent)]
     File(#[from] rooted::Error),
 }
 
-/// What kind of fault it is.
+/// The kind of an error, which determines the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DibErrorKind {
-    /// The command line says something impossible.
+    /// The command line is invalid.
     Usage,
     /// The elements or their configuration are wrong.
     Recipe,
-    /// The network or the package index does not deliver.
+    /// The network or the package index failed.
     Fetch,
-    /// The host's files cannot be read or written.
+    /// A file of the host cannot be read or written.
     Io,
 }
 
 impl DibError {
-    /// What kind of fault it is.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> DibErrorKind {
         match self {
@@ -54,8 +54,8 @@ impl DibError {
         }
     }
 
-    /// The same fault in virt-dib's words, which scripts around it look for, when
-    /// they differ from diskimage-builder's.
+    /// The message in virt-dib's words, which scripts around it match, if they differ from
+    /// diskimage-builder's.
     #[must_use]
     pub fn virt_dib_words(&self) -> Option<String> {
         match self {
@@ -83,7 +83,7 @@ impl DibError {
         }
     }
 
-    /// What the user should know of it, and can do about it.
+    /// Hints: background and remedies for the user.
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
         if let Self::Element(error @ ElementError::Missing { .. }) = self {

@@ -1,5 +1,4 @@
-//! Trees of elements, as they are on the host: links are links, and nothing is read
-//! through them.
+//! Trees of elements, read as they are on the host: symbolic links stay links and are not followed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,19 +10,19 @@ pub(crate) use inputs::Found;
 /// A tree: paths relative to its root, parents before children.
 pub(crate) type Tree = BTreeMap<UnixPath, Found>;
 
-/// Links that one path may lead through: what the kernel allows, MAXSYMLINKS.
+/// Limit of links followed for one path: the kernel's MAXSYMLINKS.
 const LINKS_MAX: u32 = 40;
-/// What a link to the top of a tree leads to.
+/// The target of a link to the root of a tree.
 static TOP: Found = Found::Directory { mode: 0o755 };
 
-/// Python's caches have no business in a build.
+/// Whether the path is a Python cache, which no build needs.
 fn is_litter(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     name == "__pycache__" || name.ends_with(".pyc")
 }
 
-/// Reads a directory, without Python's caches and what `skip` says (by relative path,
-/// and whether it is a directory). Gives the tree and what the user should know.
+/// Reads a directory, without Python caches and without the paths for which `skip` (relative path,
+/// is a directory) is true. Returns the tree and warnings for the user.
 pub(crate) fn read_tree(
     top: &Dir,
     skip: &dyn Fn(&str, bool) -> bool,
@@ -35,8 +34,8 @@ pub(crate) fn read_tree(
     Ok((tree.files.into_iter().collect(), warnings))
 }
 
-/// What a path leads to within a tree, following its links; `None` when it leads out, in
-/// a circle or to nothing.
+/// Resolves a path within a tree, following its links; `None` if it leads out, is a loop or
+/// dangles.
 pub(crate) fn leads_to<'a>(tree: &'a Tree, path: &str) -> Option<&'a Found> {
     let mut pending: VecDeque<String> = path.split('/').map(str::to_owned).collect();
     let mut at: Vec<String> = Vec::new();

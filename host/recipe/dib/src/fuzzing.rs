@@ -2,7 +2,7 @@
 
 use crate::{block_device::Configuration, source::index_link};
 
-/// A configuration of block devices, from the text to the layout.
+/// Lowers a block-device configuration, from the text to the layout.
 pub fn block_device(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let Ok(configuration) = Configuration::parse(&text) else { return };
@@ -10,7 +10,7 @@ pub fn block_device(bytes: &[u8]) {
     let _ = configuration.lower(None, &|name| name.to_owned());
 }
 
-/// A page of a package index.
+/// Parses a page of a package index.
 pub fn index_page(bytes: &[u8]) {
     let page = String::from_utf8_lossy(bytes);
     if let Some(link) = index_link("https://example.org/simple/x/", &page, "x-1.0.tar.gz") {
@@ -22,7 +22,7 @@ pub fn index_page(bytes: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    /// The keys and values of real configurations, in any order.
+    /// Keys and values of real configurations, to be shuffled.
     const WORDS: &str = "(- |  |    |local_loop:|partitioning:|lvm:|mkfs:|mount:|fstab:|name:|base:|\
                          label:|partitions:|size:|type:|pvs:|vgs:|lvs:|options:|mount_point:| image0|\
                          mbr|gpt|root|/|40%|1GiB|-1|99999999999999999999|'83'|\\[|\\]|, |&x |\\*x|\\n){0,60}";

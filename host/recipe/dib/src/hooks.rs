@@ -1,23 +1,19 @@
-//! One tree of hooks out of all elements, and when each part of it becomes
-//! visible in the guest.
+//! Merges the hooks of all elements into one tree, and decides when each file becomes visible in
+//! the guest.
 //!
-//! A file that becomes visible late can be changed without running earlier
-//! stages again, so each phase's scripts are uploaded with their phase. Three
-//! things make a file visible earlier:
+//! A file that becomes visible late can change without invalidating earlier stages, so each phase's
+//! scripts are uploaded with that phase. Three rules make a file visible earlier:
 //!
-//! - the directory of every phase is there from the beginning, because scripts
-//!   may put something into it;
-//! - sub-directories of a phase (`install.d/x-source-install`) are there from
-//!   extra-data.d on, whose install-types script links their content;
-//! - when a script refers to the hooks tree (`TMP_HOOKS_PATH`, `in_target.d`) and
-//!   names another phase's directory, that directory is there from the script's
-//!   own phase on.
+//! - The directory of every phase exists from the beginning, because scripts may write to it.
+//! - Sub-directories of a phase (`install.d/x-source-install`) exist from extra-data.d on, where
+//!   the install-types script links their content.
+//! - If a script refers to the hooks tree (`TMP_HOOKS_PATH`, `in_target.d`) and to another phase's
+//!   directory, that directory exists from the script's own phase on.
 //!
-//! The scripts of a phase become visible one by one, each right before it runs, so
-//! that a changed one lets those before it stand. They are there from the beginning
-//! of their phase when one of its scripts names them or the phase's directory in the
-//! hooks tree, and so may look at what is behind it. Other files of a phase's
-//! directory are there from its beginning.
+//! The scripts of a phase become visible one by one, each right before it runs, so that a change in
+//! one does not invalidate those before it. They are visible from the beginning of their phase if
+//! one of its scripts refers to them, or to the phase's directory in the hooks tree, and so may
+//! read scripts that follow. Other files in a phase's directory are visible from its beginning.
 
 mod merge;
 
@@ -36,7 +32,7 @@ use crate::{
     phase::Phase,
 };
 
-/// What is wrong with the hooks of the elements.
+/// Why the hooks of the elements cannot be merged.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
     /// A file cannot be read.
@@ -45,8 +41,8 @@ pub enum HookError {
     /// Two elements have the same hook.
     #[error("There is a duplicated hook in your elements: {}", list(.0))]
     Duplicate(Vec<DuplicateHook>),
-    /// Scripts whose first line ends as Windows ends lines, so that the kernel looks for an
-    /// interpreter whose name ends with a carriage return.
+    /// The first line of a script ends with CR LF, so the kernel looks for an interpreter whose
+    /// name ends with a carriage return.
     #[error("the first line of these scripts ends with CR LF, so no interpreter is found for them:{}", lines(.0))]
     LineEnds(Vec<std::path::PathBuf>),
 }
@@ -58,7 +54,7 @@ fn lines(paths: &[std::path::PathBuf]) -> String {
 /// A hook that two elements have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DuplicateHook {
-    /// Its path below the element.
+    /// Its path, relative to the element.
     pub path: String,
     /// The elements.
     pub elements: [String; 2],
@@ -72,45 +68,44 @@ fn list(duplicates: &[DuplicateHook]) -> String {
     lines.join("\n")
 }
 
-/// When something becomes visible: before the first phase, or with a phase.
+/// When a file becomes visible: before the first phase, or with a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Visible {
     FromTheStart,
     From(Phase),
 }
 
-/// install-types' script, as every diskimage-builder since 1.0 has it: it names
-/// install.d but looks at its sub-directories only.
+/// The script of install-types, in every diskimage-builder since 1.0. It mentions install.d but
+/// reads only its sub-directories.
 const INSTALL_TYPES: &str = "extra-data.d/99-enable-install-types";
 
 /// The trees of all elements and the merged tree of their hooks.
 #[derive(Debug, Default)]
 pub(crate) struct Hooks {
     merged: Tree,
-    /// Which element each merged file is of.
+    /// The element of each merged file.
     owners: BTreeMap<String, String>,
-    /// Each element's own tree.
+    /// Each element's own tree, by element.
     trees: BTreeMap<String, Tree>,
     /// Directories that must be visible before their phase.
     early: BTreeMap<Phase, Visible>,
     /// Scripts that become visible right before they run.
     single: BTreeSet<String>,
-    /// Which of [`OUTPUT_VARIABLES`] a file of the merged tree names.
+    /// The [`OUTPUT_VARIABLES`] that files of the merged tree mention.
     named_variables: BTreeSet<&'static str>,
-    /// Variables that files of the merged tree name as a shell does.
+    /// Shell variables that files of the merged tree mention.
     pub(crate) mentioned: BTreeSet<String>,
-    /// Names of `--exclude-script` that took a file away.
+    /// The `--exclude-script` names that matched a file.
     pub(crate) excluded: BTreeSet<String>,
-    /// What the user should know: links that lead nowhere, files that are left out.
+    /// Warnings: dangling links, and files that are left out.
     pub(crate) warnings: Vec<String>,
 }
 
-/// A script that becomes visible right before it runs: its name, the element that it
-/// is of, and its file.
+/// A script that becomes visible right before it runs: its name, its element, and its file.
 pub(crate) type SingleScript<'a> = (&'a str, &'a str, &'a Found);
 
 impl Hooks {
-    /// Reads and merges the elements, which must be in the order of their names.
+    /// Reads and merges the elements, which must be sorted by name.
     pub(crate) fn merge(
         elements: &[Element],
         exclude_scripts: &[String],
@@ -126,7 +121,7 @@ impl Hooks {
         Ok(hooks)
     }
 
-    /// Refuses scripts that the kernel cannot start, wherever the image gets its programs.
+    /// Refuses scripts with CR LF on the first line, which the kernel cannot start.
     fn check_line_ends(&self) -> Result<(), HookError> {
         let scripts = self.merged.iter().filter_map(|(path, found)| match found {
             Found::File { host, mode } if mode & 0o111 != 0 => {
@@ -140,7 +135,7 @@ impl Hooks {
         if wrong.is_empty() { Ok(()) } else { Err(HookError::LineEnds(wrong)) }
     }
 
-    /// What the files of the merged tree say, without comments.
+    /// The contents of the files of the merged tree, without comments.
     fn texts(&self) -> BTreeMap<String, String> {
         let files = self.merged.iter().filter_map(|(path, found)| match found {
             Found::File { host, .. } => Some((path.as_str().to_owned(), script(host)?)),
@@ -149,7 +144,7 @@ impl Hooks {
         files.collect()
     }
 
-    /// Looks for scripts that use phases' directories.
+    /// Finds scripts that use directories of other phases.
     fn find_early(&mut self, texts: &BTreeMap<String, String>) {
         let mut early: BTreeMap<Phase, Visible> = BTreeMap::new();
         for (path, text) in texts {
@@ -166,7 +161,7 @@ impl Hooks {
         self.early = early;
     }
 
-    /// Looks for scripts that nothing looks at before they run.
+    /// Finds scripts that no other script reads before they run.
     fn find_single(&mut self, texts: &BTreeMap<String, String>) {
         let named = |path: &str| {
             let (top, name) = path.split_once('/').unwrap_or_default();
@@ -179,7 +174,7 @@ impl Hooks {
             let Some((top, name)) = path.as_str().split_once('/') else { return false };
             let Some(phase) = Phase::of_directory(top) else { return false };
             let runs = matches!(found, Found::File { mode, .. } if mode & 0o111 != 0);
-            // Behind a link to a directory, the element itself has no such place.
+            // If the element's directory is a link, its own tree has no such path.
             let own = self.owners.get(path.as_str()).and_then(|owner| self.trees.get(owner));
             let runs = runs && own.is_some_and(|tree| tree.contains_key(path.as_str()));
             runs && is_script_name(name)
@@ -189,8 +184,7 @@ impl Hooks {
         self.single = single.map(|(path, _)| path.as_str().to_owned()).collect();
     }
 
-    /// The scripts of a phase that become visible right before they run, in the
-    /// order in which they do.
+    /// The scripts of a phase that become visible right before they run, in running order.
     pub(crate) fn single_scripts(&self, phase: Phase) -> Vec<SingleScript<'_>> {
         let prefix = format!("{}/", phase.directory());
         let mut scripts: Vec<SingleScript<'_>> = self
@@ -217,7 +211,7 @@ impl Hooks {
         self.early.get(&phase).map_or(own, |early| own.min(*early))
     }
 
-    /// The part of the merged tree that becomes visible then.
+    /// The part of the merged tree that becomes visible at `visible`.
     pub(crate) fn part(&self, visible: Visible) -> Result<Vec<UploadEntry>, Error> {
         let files = self.merged.iter().filter(|(path, found)| {
             let path = path.as_str();
@@ -226,7 +220,7 @@ impl Hooks {
         inputs::entries(files)
     }
 
-    /// The part of an element's own tree that becomes visible then.
+    /// The part of an element's own tree that becomes visible at `visible`.
     pub(crate) fn element_part(
         &self,
         element: &str,
@@ -240,20 +234,20 @@ impl Hooks {
         inputs::entries(files)
     }
 
-    /// The variables about outputs that scripts may want to know.
+    /// The [`OUTPUT_VARIABLES`] that scripts mention.
     pub(crate) fn named_variables(&self) -> &BTreeSet<&'static str> {
         &self.named_variables
     }
 
-    /// The names of the files in hook directories.
+    /// The names of the files in all hook directories.
     pub(crate) fn script_names(&self) -> Vec<&str> {
         let files =
             self.merged.iter().filter(|(_, found)| !matches!(found, Found::Directory { .. }));
         files.filter_map(|(path, _)| Some(path.as_str().rsplit_once('/')?.1)).collect()
     }
 
-    /// What files of environment.d set to a plain value: file, name and value. Such a value
-    /// may name a file of the host, as one that the user gives.
+    /// Variables that files in environment.d set to a literal value: file, name and value. Like a
+    /// value of the user, such a value may be the path of a host file.
     pub(crate) fn assignments(&self) -> Vec<(String, String, String)> {
         let mut found = Vec::new();
         for (path, file) in &self.merged {
@@ -277,9 +271,9 @@ impl Hooks {
         self.merged.contains_key(phase.directory())
     }
 
-    /// Which element each script of a phase is of, for messages. Scripts of
-    /// sub-directories are counted in by their base names, as links to them may
-    /// be made later. Files of environment.d are in it by their paths.
+    /// The element of each script of a phase, for messages. Scripts in sub-directories are listed
+    /// by base name, since scripts may link them into the phase later. Files of environment.d are
+    /// listed by path.
     pub(crate) fn origins(&self, phase: Phase) -> BTreeMap<String, String> {
         let prefix = format!("{}/", phase.directory());
         let mut origins = BTreeMap::new();
@@ -297,17 +291,17 @@ impl Hooks {
             }
         }
         origins.retain(|name, _| !ambiguous.contains(name));
-        // The environment that every phase sources has names of its own.
+        // Every phase sources environment.d, whose files are listed by path.
         let environment = self.owners.iter().filter(|(path, _)| path.starts_with("environment.d/"));
         origins.extend(environment.map(|(path, owner)| (path.clone(), owner.clone())));
         origins
     }
 }
 
-/// Largest file that is looked through for names of phases.
+/// Largest file that is searched for names of phases.
 const LARGEST_SCRIPT_BYTES: u64 = 1 << 20;
 
-/// What a file says, without comments.
+/// The content of a file, without comments.
 fn script(host: &std::path::Path) -> Option<String> {
     let mut bytes = Vec::new();
     let file = rooted::open_file(host).ok()?;
@@ -318,7 +312,7 @@ fn script(host: &std::path::Path) -> Option<String> {
     Some(without_comments(&String::from_utf8_lossy(&bytes)))
 }
 
-/// The longest first line that is looked at: the kernel looks at 256 bytes.
+/// Length of the first line that is checked: the kernel reads 256 bytes.
 const FIRST_LINE_BYTES: u64 = 256;
 
 fn first_line_is_windows(host: &std::path::Path) -> bool {
@@ -329,7 +323,7 @@ fn first_line_is_windows(host: &std::path::Path) -> bool {
     read.is_ok() && line.len() < bytes.len() && line.starts_with(b"#!") && line.ends_with(b"\r")
 }
 
-/// `NAME=value` and `export NAME=${NAME:-value}`, where the value holds no expansion.
+/// Finds `NAME=value` and `export NAME=${NAME:-value}` where the value contains no expansion.
 fn assigned(text: &str) -> Vec<(String, String)> {
     let one = |line: &str| {
         let line = line.trim();
@@ -349,7 +343,7 @@ fn assigned(text: &str) -> Vec<(String, String)> {
     text.lines().filter_map(one).collect()
 }
 
-/// Names behind `$` and `${`.
+/// The names behind `$` and `${`.
 fn variables(text: &str) -> BTreeSet<String> {
     let names = text.split('$').skip(1).filter_map(|rest| {
         let rest = rest.strip_prefix('{').unwrap_or(rest);
@@ -366,7 +360,7 @@ fn without_comments(text: &str) -> String {
     text.lines().filter(|line| !is_comment(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// The phases whose directories a script that uses the hooks tree names.
+/// The phases whose directories a script mentions, if it uses the hooks tree.
 fn mentioned(text: &str) -> Vec<Phase> {
     if !text.contains("TMP_HOOKS_PATH") && !text.contains("in_target.d") {
         return Vec::new();

@@ -1,6 +1,6 @@
-//! Variables that name files of the host. In the original every script sees the host;
-//! here a script sees what `--share` gives it, so a variable that names anything else of
-//! the host would silently mean nothing.
+//! Warns about variables that name files of the host. With the original, every script sees the
+//! host. Here a script sees only what `--share` passes in, so a variable that names any other host
+//! path would silently have no effect.
 
 use std::{
     collections::BTreeMap,
@@ -9,10 +9,10 @@ use std::{
 
 use crate::options::Share;
 
-/// Directories that are the appliance's or the image's own, with the same things in them.
+/// Directories that the appliance and the image have too, with equivalent content.
 const SYSTEM: [&str; 10] =
     ["/bin", "/boot", "/dev", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr"];
-/// What of them is not.
+/// The exception in [`SYSTEM`]: host-specific content.
 const LOCAL: &str = "/usr/local";
 /// Directories that every system has: a variable that names one means the guest's.
 const COMMON: [&str; 20] = [
@@ -37,8 +37,8 @@ const COMMON: [&str; 20] = [
     "/etc/default",
     "/etc/apt",
 ];
-/// Words in the names of variables whose values are files: with these, a relative path and
-/// one below /etc are the host's too.
+/// Words in the names of variables whose values are files. For these, relative paths and paths
+/// below /etc mean host files too.
 const FILE_WORDS: [&str; 20] = [
     "BUNDLE",
     "CA",
@@ -63,17 +63,17 @@ const FILE_WORDS: [&str; 20] = [
 ];
 /// Variables that vbuild reads itself.
 const OWN: [&str; 2] = ["DIB_BLOCK_DEVICE_CONFIG", "ELEMENTS_PATH"];
-/// Variables that name places of the host in the original and of the machine here, so that
-/// the user's value does not count.
+/// Variables that name host paths in the original but guest paths here, so the user's value is
+/// ignored.
 const PLACES: [&str; 4] = ["DIB_IMAGE_CACHE", "DIB_LOCKFILES", "DIB_MANIFEST_SAVE_DIR", "TMP_DIR"];
 
-/// What is asked of the host.
+/// The facts about the host that the checks need.
 pub(crate) struct Host<'a> {
     /// The directory in which vbuild runs.
     pub(crate) here: &'a Path,
     /// The user's home, for `~`.
     pub(crate) home: Option<&'a Path>,
-    /// What `--share` gives.
+    /// The files passed in with `--share`.
     pub(crate) shares: &'a [Share],
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn of_variables(variables: &BTreeMap<String, String>, host: &Host<'_>
     warnings
 }
 
-/// The same for what files of environment.d set.
+/// Warnings about variables that files of environment.d set.
 pub(crate) fn of_environment(
     assignments: &[(String, String, String)],
     variables: &BTreeMap<String, String>,
@@ -120,7 +120,7 @@ fn warning(name: &str, value: &str, path: &Path) -> String {
 }
 
 impl Host<'_> {
-    /// The files of the host that a value names and that no script sees.
+    /// The host files that a value names and that no script sees.
     fn unseen(&self, name: &str, value: &str) -> Vec<PathBuf> {
         if OWN.contains(&name) {
             return Vec::new();
@@ -144,7 +144,7 @@ impl Host<'_> {
         unseen
     }
 
-    /// The file of this host that a text names, if it is one that the guest does not have.
+    /// The host path that a text names, if the guest does not have it.
     fn path(&self, text: &str, is_file: bool) -> Option<PathBuf> {
         let text = text.trim().trim_matches(['"', '\'']);
         let text = text.strip_prefix("file://").unwrap_or(text);
@@ -162,11 +162,11 @@ impl Host<'_> {
         let common = COMMON.iter().any(|directory| path == Path::new(directory));
         let etc = path.starts_with("/etc") && !is_file;
         let metadata = path.metadata().ok().filter(|_| !system && !common && !etc)?;
-        // A word that is also the name of some directory here means the word.
+        // A bare word that is also the name of a directory here is taken as a word.
         (spelled || metadata.is_file()).then_some(path)
     }
 
-    /// Whether scripts see a file under the name that it has here.
+    /// Whether scripts see a file under its host path.
     fn is_shared(&self, path: &Path) -> bool {
         self.shares.iter().any(|share| {
             let host = rooted::plain(&self.here.join(&share.host));

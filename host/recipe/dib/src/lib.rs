@@ -1,17 +1,16 @@
-//! diskimage-builder elements, lowered to a plan.
+//! Lowers diskimage-builder elements to a plan.
 //!
-//! Elements run unmodified; what diskimage-builder's shell around them does is
-//! typed here. [`locate`] finds diskimage-builder and the elements, [`lower`]
-//! turns options and elements into a [`plan::Plan`]. The module names in the
-//! order in which a build meets them:
+//! Elements run unmodified; diskimage-builder's shell code around them is typed code here.
+//! [`locate`] finds diskimage-builder and the elements, [`lower`] turns options and elements into a
+//! [`plan::Plan`]. The modules, in the order in which a build uses them:
 //!
 //! ```text
 //! options ─► source ─► elements ─► hooks ─┐
 //!    └─► settings ─► block_device ────────┴─► environment ─► lower (stages, outputs)
 //! ```
 //!
-//! Architecture invariant: this crate reads files of the host and, to fetch
-//! diskimage-builder, the network; it starts no process and knows no machine.
+//! Architecture invariant: this crate reads files of the host and uses the network only to fetch
+//! diskimage-builder; it starts no process and does not depend on the machine.
 
 mod block_device;
 mod elements;

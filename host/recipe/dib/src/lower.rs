@@ -1,4 +1,4 @@
-//! From options and elements to a plan.
+//! Lowers options and elements to a plan.
 
 mod outputs;
 mod resolve;
@@ -13,35 +13,33 @@ use crate::{block_device::ConfigOrigin, error::DibError, options::DibOptions, so
 
 pub(crate) use resolve::Build;
 
-/// A plan and what is worth telling about it.
+/// A plan, with facts about it for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lowered {
     /// The plan.
     pub plan: Plan,
     /// The elements as requested, with those added by default.
     pub requested: Vec<String>,
-    /// The elements that the image consists of, in the order of names.
+    /// The elements of the image, sorted by name.
     pub elements: Vec<String>,
-    /// Names of the user's variables that scripts will see.
+    /// The user's variables that scripts will see, by name.
     pub variables: Vec<String>,
-    /// Names of variables that files of the elements use.
+    /// Variables that files of the elements use, by name.
     pub mentioned: BTreeSet<String>,
-    /// Where the block-device configuration came from.
+    /// The origin of the block-device configuration.
     pub block_device_config: ConfigOrigin,
-    /// Things that the user should know, beside those of [`Located`].
+    /// Warnings for the user, beside those of [`Located`].
     pub warnings: Vec<String>,
 }
 
-/// Size of the scratch disk. It is sparse and holds the writable layer of the
-/// tools root, the tree and its copies in layers: 64 GiB is beyond any image
-/// that people build with elements, and costs nothing.
+/// Size of the scratch disk. It is sparse and holds the writable layer of the tools root and the
+/// tree with its copies in layers. 64 GiB exceeds any image built with elements and costs nothing.
 const SCRATCH_BYTES: u64 = 64 << 30;
 
 /// Lowers a build to a plan.
 ///
 /// # Errors
-/// Everything that can be wrong with options, elements, hooks and layout, in
-/// this order.
+/// Fails on errors in options, elements, hooks and layout, checked in this order.
 pub fn lower(options: &DibOptions, located: &Located) -> Result<Lowered, DibError> {
     let build = Build::resolve(options, located)?;
     let mut disks = vec![Disk {

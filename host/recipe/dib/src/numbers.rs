@@ -1,16 +1,16 @@
-//! Numbers as diskimage-builder reads them: sizes by awk, counts by bash and mkfs.
+//! Parses numbers as diskimage-builder's tools do: sizes like awk, counts like bash and mkfs.
 
 use crate::{block_device::whole, options::OptionError};
 
 const KIB_PER_MIB: f64 = 1024.0;
 const KIB_PER_GIB: f64 = 1_048_576.0;
 
-/// What a size counts.
+/// The unit of a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// `DIB_IMAGE_SIZE`.
+    /// GiB, for `DIB_IMAGE_SIZE`.
     Gib,
-    /// `DIB_IMAGE_EXTRA_SIZE`.
+    /// MiB, for `DIB_IMAGE_EXTRA_SIZE`.
     Mib,
 }
 
@@ -29,7 +29,7 @@ impl Unit {
         }
     }
 
-    /// Whether what stands behind a number says the unit that it has anyway.
+    /// Whether the text behind a number names the unit that applies anyway.
     fn is_said_by(self, rest: &str) -> bool {
         let letter = &self.name()[..1];
         let rest = rest.to_ascii_uppercase();
@@ -37,12 +37,12 @@ impl Unit {
     }
 }
 
-/// A size that diskimage-builder hands to awk, which takes the number at the beginning of
-/// the first word and passes over all else: `6GiB` is 6, `275G` is 275. Gives KiB, and a
-/// warning where that may not be what was meant.
+/// Parses a size as awk does in diskimage-builder: the number at the beginning of the first word
+/// counts, the rest is ignored: `6GiB` is 6, `275G` is 275. Returns KiB, and a warning if the user
+/// may have meant something else.
 ///
 /// # Errors
-/// When there is no number above zero.
+/// Fails if there is no number above zero.
 pub fn size(
     option: &'static str,
     value: &str,
@@ -61,7 +61,7 @@ pub fn size(
     Ok((kib, warning))
 }
 
-/// The number at the beginning of a text, as awk reads it, and what follows.
+/// Splits a text into the number at its beginning, as awk reads it, and the rest.
 fn leading_number(text: &str) -> Option<(f64, &str)> {
     let text = text.trim_start();
     let digits = |from: usize| from + text[from..].bytes().take_while(u8::is_ascii_digit).count();
@@ -85,7 +85,7 @@ fn leading_number(text: &str) -> Option<(f64, &str)> {
     Some((text[..end].parse().ok()?, &text[end..]))
 }
 
-/// A count as bash and C read it: decimal, `0x10` or `010`.
+/// Parses a count as bash and C do: decimal, `0x10` or `010`.
 pub(crate) fn count(option: &'static str, value: &str) -> Result<u64, OptionError> {
     let digits = value.trim();
     let lower = digits.to_ascii_lowercase();
@@ -101,11 +101,11 @@ pub(crate) fn count(option: &'static str, value: &str) -> Result<u64, OptionErro
     }
 }
 
-/// A number of blocks for mkfs's `-E resize=`: a count with or without a unit. The text is
-/// mkfs's.
+/// Checks a number of blocks for mkfs's `-E resize=`: a count with an optional unit. mkfs gets the
+/// text unchanged.
 ///
 /// # Errors
-/// When it is something else, or zero.
+/// Fails if it is something else, or zero.
 pub fn blocks(option: &'static str, value: &str) -> Result<(), OptionError> {
     let number = value.strip_suffix(['T', 't', 'G', 'g', 'M', 'm', 'K', 'k']).unwrap_or(value);
     match count(option, number) {

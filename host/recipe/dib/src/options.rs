@@ -1,40 +1,40 @@
-//! What a build with elements can be told, as plain data. The command line and
-//! the YAML front end fill it in; nothing here looks at the world.
+//! The options of a build with elements, as plain data. The command line and the YAML front end
+//! fill them in; no code here performs I/O.
 
 use std::path::PathBuf;
 
 use plan::Checksum;
 
-/// All options of a build. Every field has the meaning that virt-dib's or
-/// disk-image-create's manual gives the option; what neither an option nor a
-/// variable says gets diskimage-builder's default when the plan is made.
+/// All options of a build. Every field has the meaning that the manuals of virt-dib or
+/// disk-image-create give to the option. If neither an option nor a variable sets a value, lowering
+/// applies diskimage-builder's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DibOptions {
-    /// The elements, as given.
+    /// The requested elements.
     pub elements: Vec<String>,
     /// `-B`: the `lib` directory of a diskimage-builder.
     pub base_path: Option<PathBuf>,
-    /// `-p`: directories of elements, first one wins.
+    /// `-p`: directories of elements; the first one wins.
     pub element_paths: Vec<PathBuf>,
     /// The variable `ELEMENTS_PATH`, searched after [`Self::element_paths`].
     pub elements_path: Option<String>,
-    /// `--arch`, in Debian's names.
+    /// `--arch`: Debian's name of the architecture.
     pub arch: Option<String>,
     /// `--skip-base`: do not put the element `base` first.
     pub skip_base: bool,
-    /// `--ramdisk`: build a ramdisk, no image.
+    /// `--ramdisk`: build a ramdisk instead of an image.
     pub ramdisk: bool,
-    /// `--ramdisk-element`; `ramdisk` when not given.
+    /// `--ramdisk-element`; default: `ramdisk`.
     pub ramdisk_element: Option<String>,
-    /// `--exclude-element`: removed after dependencies were expanded.
+    /// `--exclude-element`: removed after dependencies are expanded.
     pub exclude_elements: Vec<String>,
-    /// `--exclude-script`: base names of files left out of every element.
+    /// `--exclude-script`: base names of files to leave out of every element.
     pub exclude_scripts: Vec<String>,
     /// `--extra-packages`, installed after install.d.
     pub extra_packages: Vec<String>,
     /// `--envvar`, with their values; later ones win.
     pub envvars: Vec<(String, String)>,
-    /// `--name`, with directories or without.
+    /// `--name`, with optional directories.
     pub name: PathBuf,
     /// `--formats`.
     pub formats: Vec<FormatChoice>,
@@ -54,9 +54,9 @@ pub struct DibOptions {
     pub mkfs_options: Option<String>,
     /// `--root-label`.
     pub root_label: Option<String>,
-    /// `--size` in bytes: the disk is exactly so large.
+    /// `--size`: the exact disk size in bytes.
     pub size: Option<u64>,
-    /// `--image-size` in GiB, with a fraction or without.
+    /// `--image-size` in GiB, with an optional fraction.
     pub image_size_gib: Option<String>,
     /// `--image-extra-size` in MiB.
     pub image_extra_size_mib: Option<String>,
@@ -64,31 +64,29 @@ pub struct DibOptions {
     pub max_online_resize: Option<String>,
     /// `--mkfs-journal-size` in MiB.
     pub journal_size_mib: Option<String>,
-    /// `--install-type`; `source` when not given.
+    /// `--install-type`; default: `source`.
     pub install_type: Option<String>,
     /// `--image-cache`: a directory on the helper drive.
     pub image_cache: Option<String>,
-    /// `--offline`: elements use their caches only.
+    /// `--offline`: elements use only their caches.
     pub offline: bool,
-    /// `--no-network`: there is no network, and elements are told as by
-    /// [`Self::offline`].
+    /// `--no-network`: there is no network, and elements see the variables of [`Self::offline`].
     pub no_network: bool,
-    /// How often `-x` was given, or `--debug N`.
+    /// The number of `-x` options, or `--debug N`.
     pub debug_trace: u32,
     /// `--python`: the interpreter in the tools root.
     pub python: Option<String>,
-    /// The arguments as typed, without the program's name, for `DIB_ARGS` in
-    /// cleanup.d, where elements write it down.
+    /// The arguments as typed, without the program name: `DIB_ARGS` of cleanup.d, where elements
+    /// record it.
     pub command_line: Vec<String>,
-    /// Those of them that the content of the tree may depend on, for `DIB_ARGS` in
-    /// the phases before: another output format must not begin a new build.
+    /// The arguments that can affect the content of the tree: `DIB_ARGS` of all earlier phases. A
+    /// different output format must not invalidate them.
     pub content_line: Vec<String>,
-    /// `--share`: files of the host that scripts may see.
+    /// `--share`: host files that scripts may read.
     pub shares: Vec<Share>,
-    /// The user's home, for paths that begin with `~`.
+    /// The user's home directory, for paths that begin with `~`.
     pub home: Option<PathBuf>,
-    /// `SOURCE_DATE_EPOCH`: the same inputs shall give the same bytes, and no
-    /// file is younger than this.
+    /// `SOURCE_DATE_EPOCH`: makes outputs reproducible; no file has a later time.
     pub source_date_epoch: Option<u64>,
     /// Size of the scratch disk in bytes.
     pub scratch_bytes: Option<u64>,
@@ -99,44 +97,44 @@ pub struct DibOptions {
 pub struct FormatChoice {
     /// Its name: `qcow2`.
     pub name: String,
-    /// The end of the file's name, without the dot: `squash` for `squashfs`.
+    /// The file name extension, without the dot: `squash` for `squashfs`.
     pub extension: String,
-    /// What it is made from.
+    /// The source from which it is made.
     pub made_from: MadeFrom,
 }
 
-/// What an output format is made from.
+/// The source of an output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MadeFrom {
-    /// The disk, when the machine is off.
+    /// The disk, after the machine is off.
     Disk,
     /// The file tree, while it is mounted.
     Tree,
 }
 
-/// A path of the host that is copied into the tools root.
+/// A host path that is copied into the tools root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// On the host.
+    /// The host path.
     pub host: PathBuf,
-    /// In the guest; the same path when not given.
+    /// The guest path; default: the host path.
     pub guest: Option<String>,
 }
 
-/// Why an option's value is refused.
+/// Why the value of an option is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    /// A size that is none.
+    /// Not a size above zero.
     #[error("{option}: `{value}` is no number of {unit} above zero")]
     Size {
         /// The option or variable.
         option: &'static str,
         /// Its value.
         value: String,
-        /// What it counts.
+        /// The unit of the option.
         unit: &'static str,
     },
-    /// A number of blocks that is none.
+    /// Not a number of blocks.
     #[error("{option}: `{value}` is no number of blocks, with or without one of K, M, G, T")]
     Blocks {
         /// The option or variable.
@@ -144,7 +142,7 @@ pub enum OptionError {
         /// Its value.
         value: String,
     },
-    /// A number that is none.
+    /// Not a number.
     #[error("{option}: `{value}` is not a number")]
     Number {
         /// The option or variable.
@@ -152,13 +150,13 @@ pub enum OptionError {
         /// Its value.
         value: String,
     },
-    /// A block size that does not exist.
+    /// Unsupported block size.
     #[error("DIB_BLOCK_SIZE: `{0}` is neither 512 nor 4096")]
     BlockSize(String),
-    /// A name that cannot be the name of a file.
+    /// A name that cannot be a file name.
     #[error("--name: `{0}` does not name a file")]
     Name(String),
-    /// A path that cannot be one in the guest.
+    /// A path that is not valid in the guest.
     #[error("{option}: {source}")]
     GuestPath {
         /// The option.
@@ -166,10 +164,10 @@ pub enum OptionError {
         /// The cause.
         source: plan::InvalidPath,
     },
-    /// No element at all.
+    /// No element was requested.
     #[error("at least one distribution root element must be specified")]
     NoElements,
-    /// A docker image without a name.
+    /// A docker image was requested without a name.
     #[error("docker: a target was not specified, use ‘--docker-target’")]
     NoDockerTarget,
 }

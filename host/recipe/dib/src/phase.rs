@@ -1,32 +1,32 @@
 //! The phases of a build, in the order in which they run.
 
-/// A phase. Its hooks stand in the directory [`Phase::directory`].
+/// A phase. Its hooks are in the directory [`Phase::directory`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Makes the tree, outside.
+    /// Creates the tree, outside.
     Root,
-    /// Brings data into the tree, outside.
+    /// Copies data into the tree, outside.
     ExtraData,
     /// Prepares package installation, inside.
     PreInstall,
     /// Installs, inside.
     Install,
-    /// Goes on after packages were installed, inside.
+    /// Continues after packages are installed, inside.
     PostInstall,
-    /// Works on the whole tree, outside.
+    /// Works on the complete tree, outside.
     PostRoot,
-    /// The old way to make block devices, outside.
+    /// The old way to create block devices, outside.
     BlockDevice,
     /// Works on the mounted image, outside.
     PreFinalise,
     /// Installs boot loaders and the like, inside.
     Finalise,
-    /// Takes away what is only for the build, outside.
+    /// Removes what only the build needed, outside.
     Cleanup,
 }
 
 impl Phase {
-    /// All phases in order.
+    /// All phases in running order.
     pub const ALL: [Self; 10] = [
         Self::Root,
         Self::ExtraData,
@@ -40,7 +40,7 @@ impl Phase {
         Self::Cleanup,
     ];
 
-    /// The directory of its hooks, which is also its name for people.
+    /// The directory of its hooks, which also names the phase in messages.
     #[must_use]
     pub fn directory(self) -> &'static str {
         match self {
@@ -57,13 +57,13 @@ impl Phase {
         }
     }
 
-    /// The phase whose hooks stand in a directory.
+    /// The phase of a hook directory.
     #[must_use]
     pub fn of_directory(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|phase| phase.directory() == name)
     }
 
-    /// Whether its scripts run in the image.
+    /// Whether its scripts run inside the image.
     #[must_use]
     pub fn is_inside(self) -> bool {
         matches!(self, Self::PreInstall | Self::Install | Self::PostInstall | Self::Finalise)

@@ -1,4 +1,4 @@
-//! For tests: the real release, fetched once for all of them.
+//! The real diskimage-builder release for tests, fetched once for all of them.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use crate::{
     source::{FetchFailure, Fetcher, Located, World, locate},
 };
 
-/// The network, as vbuild has it.
+/// The HTTP client of vbuild.
 struct Http(download::Client);
 
 impl Fetcher for Http {
@@ -23,14 +23,14 @@ impl Fetcher for Http {
     }
 }
 
-/// The network, with the proxies of the environment.
+/// A fetcher that uses the proxies of the environment.
 pub(crate) fn network() -> impl Fetcher {
     let options = download::Options::from_environment(None).expect("proxies that can be used");
     Http(download::Client::new(&options).expect("a client without extra certificates"))
 }
 
-/// The release's package and where it is, or nothing when it cannot be had; the
-/// reason is printed.
+/// The release with its package directory, or `None` if it cannot be fetched; the reason is
+/// printed.
 pub(crate) fn located() -> Option<Located> {
     static FOUND: OnceLock<Result<(tempfile::TempDir, Located), String>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {

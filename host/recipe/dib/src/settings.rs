@@ -1,5 +1,5 @@
-//! Options and variables brought together: an option wins over the variable of
-//! the same meaning, and the default comes last.
+//! Merges options and variables: an option overrides the variable of the same meaning, and the
+//! default comes last.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,19 @@ use crate::{
     options::{DibOptions, OptionError},
 };
 
-/// Journal of an ext4 root filesystem in MiB. Large, because images are often
-/// grown a lot after they were made.
+/// Journal size of an ext4 root filesystem in MiB. It is large because images are often grown a lot
+/// after the build.
 const DEFAULT_JOURNAL_MIB: u64 = 64;
 const KIB_PER_MIB: u64 = 1024;
 
-/// How large the image becomes.
+/// How the image size is determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SizeChoice {
-    /// Exactly so many bytes.
+    /// Exactly this number of bytes.
     Exact(u64),
-    /// So many KiB, and more for an ESP.
+    /// This number of KiB, plus space for an ESP.
     Kib(u64),
-    /// As the tree needs, with so many KiB of room or else two thirds of it.
+    /// The size of the tree plus `extra_kib` of free space, by default two thirds of it.
     Computed { extra_kib: Option<u64> },
 }
 
@@ -44,16 +44,16 @@ pub(crate) struct Settings {
     pub(crate) block_device_config: Option<String>,
     pub(crate) show_usage: bool,
     pub(crate) show_usage_full: bool,
-    /// Values that may mean something else than the user thinks.
+    /// Warnings about values that the user may misunderstand.
     pub(crate) warnings: Vec<String>,
-    /// The user's variables, the last of each name.
+    /// The user's variables; the last value of each name.
     pub(crate) variables: BTreeMap<String, String>,
 }
 
 impl Settings {
     pub(crate) fn resolve(options: &DibOptions) -> Result<Self, OptionError> {
         let mut variables: BTreeMap<String, String> = options.envvars.iter().cloned().collect();
-        // Scripts see this variable itself, so the option must reach it.
+        // Scripts read this variable itself, so the option must set it.
         if let (Some(kind), Some(value)) =
             (&options.install_type, variables.get_mut("DIB_DEFAULT_INSTALLTYPE"))
         {
@@ -116,13 +116,13 @@ impl Settings {
         })
     }
 
-    /// The journal in KiB.
+    /// The journal size in KiB.
     pub(crate) fn journal_kib(&self) -> u64 {
         self.journal_mib.saturating_mul(KIB_PER_MIB)
     }
 }
 
-/// An option that was given, under its own name.
+/// An option with its value, if given.
 fn given(option: &'static str, value: &Option<String>) -> Option<(&'static str, String)> {
     value.clone().map(|value| (option, value))
 }
@@ -156,7 +156,7 @@ fn block_bytes(value: Option<String>) -> Result<Option<u32>, OptionError> {
     crate::block_device::block_bytes(&value).map(Some).ok_or(OptionError::BlockSize(value))
 }
 
-/// `DIB_CHECKSUM`: `1` for both, or names of kinds.
+/// `DIB_CHECKSUM`: `1` for both kinds, or names of kinds.
 fn checksums(value: &str) -> Vec<Checksum> {
     if value == "1" {
         return vec![Checksum::Md5, Checksum::Sha256];

@@ -1,5 +1,5 @@
-//! Finding a diskimage-builder: the `-B` directory, an installed Python package,
-//! or the pinned release from the Python package index, kept in the cache.
+//! Finds a diskimage-builder: the `-B` directory, an installed Python package, or the pinned
+//! release from the Python package index, which is kept in the cache.
 
 mod fetch;
 mod index;
@@ -19,15 +19,15 @@ use crate::{error::DibErrorKind, options::DibOptions};
 /// The release whose behaviour this crate follows.
 pub const VERSION: &str = "3.43.0";
 
-/// What a search for diskimage-builder may look at. Nothing else of the host
-/// plays a role, so tests can make a world of their own.
+/// The inputs of the search for diskimage-builder. It reads nothing else of the host, so tests can
+/// provide their own world.
 #[derive(Debug)]
 pub struct World<'a, E: Fn(&str) -> Option<String>> {
-    /// The cache directory of this program; the release is unpacked below it.
+    /// The cache directory of vbuild; the release is unpacked below it.
     pub cache: &'a Path,
     /// The environment, for `HOME`, `VIRTUAL_ENV` and pip's variables.
     pub env: E,
-    /// The root of the host's files: `/` outside of tests.
+    /// The root of the host's files: `/`, except in tests.
     pub root: &'a Path,
 }
 
@@ -36,55 +36,55 @@ pub struct World<'a, E: Fn(&str) -> Option<String>> {
 pub struct Located {
     /// The Python package, `…/diskimage_builder`.
     pub package: PathBuf,
-    /// Its `lib`, or what `-B` named: `_LIB`.
+    /// Its `lib` directory, or the directory of `-B`: `_LIB`.
     pub lib: PathBuf,
-    /// The search path of elements, diskimage-builder's own last.
+    /// The search path of elements; diskimage-builder's own come last.
     pub elements: Vec<PathBuf>,
-    /// Where the package came from.
+    /// The origin of the package.
     pub origin: Origin,
-    /// Things that the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// Where a diskimage-builder came from.
+/// The origin of a diskimage-builder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// `-B`.
+    /// The directory given with `-B`.
     BasePath,
     /// A Python package of the host.
     Installed,
     /// The cache, after an earlier download.
     Cached,
-    /// The Python package index, just now.
+    /// The Python package index; fetched by this run.
     Fetched,
 }
 
-/// Why there is no diskimage-builder.
+/// Why no diskimage-builder is available.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// `-B` names something else.
+    /// The directory of `-B` is not a diskimage-builder library.
     #[error("the specified base path is not the diskimage-builder library")]
     NotALibrary(PathBuf),
-    /// A directory of `ELEMENTS_PATH` is none.
+    /// An entry of `ELEMENTS_PATH` is not a directory.
     #[error("ELEMENTS_PATH entry '{}' is not a directory", .0.display())]
     NotADirectory(PathBuf),
     /// The download failed.
     #[error("cannot fetch diskimage-builder {VERSION}")]
     Fetch(#[source] FetchFailure),
-    /// The index has no such file.
+    /// The index does not list the file.
     #[error("the package index page `{0}` does not list diskimage-builder {VERSION}")]
     NotListed(String),
-    /// The file is another one than expected.
+    /// The file has an unexpected digest.
     #[error("`{url}` has the SHA-256 digest {found} instead of {expected}")]
     Digest {
         /// The file.
         url: String,
         /// Its digest.
         found: String,
-        /// The pinned one.
+        /// The pinned digest.
         expected: &'static str,
     },
-    /// The archive holds something that does not belong there.
+    /// The archive contains an unexpected entry.
     #[error("the archive of diskimage-builder {VERSION} cannot be unpacked: {0}")]
     Archive(String),
     /// The cache cannot be written.
@@ -142,8 +142,8 @@ pub fn locate<E: Fn(&str) -> Option<String>>(
             }
             let lib = fs::canonicalize(lib)
                 .map_err(|source| SourceError::Cache { path: lib.clone(), source })?;
-            // The package around it, or any other: `-B` alone may be a copy of
-            // `lib` without the Python modules that elements import.
+            // `-B` may name a copy of `lib` without the Python modules that elements import, so use
+            // the package around it, or else any other.
             match lib.parent().filter(|parent| is_package(parent)) {
                 Some(parent) => (parent.to_owned(), lib, Origin::BasePath),
                 None => (find(world, fetcher)?.0, lib, Origin::BasePath),
@@ -159,8 +159,8 @@ pub fn locate<E: Fn(&str) -> Option<String>>(
     Ok(Located { package, lib, elements, origin, warnings })
 }
 
-/// The user's directories. A missing one of `-p` is forgiven, as in virt-dib,
-/// one of `ELEMENTS_PATH` is not, as in diskimage-builder.
+/// The user's directories. A missing directory of `-p` is skipped, as in virt-dib; a missing one of
+/// `ELEMENTS_PATH` is an error, as in diskimage-builder.
 fn search_path(
     options: &DibOptions,
     warnings: &mut Vec<String>,
@@ -184,8 +184,9 @@ fn search_path(
     Ok(paths)
 }
 
-/// A package whose files are links to elsewhere (some installers make such) is none: links
-/// are not followed, so it would arrive in the guest without content.
+/// Whether a directory is a usable package. Some installers create packages of links to elsewhere;
+/// links are not followed, so such a package would reach the guest without content, and does not
+/// count.
 fn is_package(path: &Path) -> bool {
     has_file(path, "lib/die")
         && path.join("elements").is_dir()
@@ -211,7 +212,7 @@ fn find<E: Fn(&str) -> Option<String>>(
     }
 }
 
-/// The directories in which Python packages are installed, nearest first.
+/// The directories of installed Python packages, nearest first.
 fn site_directories<E: Fn(&str) -> Option<String>>(world: &World<'_, E>) -> Vec<PathBuf> {
     let mut directories = Vec::new();
     let mut add = |base: PathBuf, kinds: &[&str]| {
@@ -231,7 +232,7 @@ fn site_directories<E: Fn(&str) -> Option<String>>(world: &World<'_, E>) -> Vec<
     directories
 }
 
-/// `python3*` directories, newest name first.
+/// The `python3*` directories, newest first.
 fn python_directories(lib: &Path) -> Vec<PathBuf> {
     let is_python = |path: &PathBuf| {
         path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("python3"))

@@ -1,6 +1,5 @@
-//! YAML as the recipes of this crate need it: ordered, untyped, and printed in
-//! messages the way Python prints it, because diskimage-builder's error texts
-//! contain such prints and people search for them.
+//! YAML for the recipes of this crate: ordered, untyped, and printed in messages as Python prints
+//! it, because diskimage-builder's error messages contain such prints and users search for them.
 
 use std::{collections::HashMap, fmt};
 
@@ -15,15 +14,14 @@ pub(crate) struct YamlError {
     message: String,
 }
 
-/// A YAML value. Maps keep the order of the file: it decides the order of
-/// nodes that do not depend on each other.
+/// A YAML value. Maps keep the order of the file, which determines the order of independent nodes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
     Null,
     Bool(bool),
-    /// With how it is written.
+    /// An integer, with its original spelling.
     Int(i128, String),
-    /// With how it is written.
+    /// A float, with its original spelling.
     Float(f64, String),
     Text(String),
     List(Vec<Value>),
@@ -31,8 +29,8 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// Reads YAML as PyYAML does, with one difference: `no`, `on` and the like are text.
-    /// Nothing in this grammar is a truth value, but there are names and labels.
+    /// Parses YAML as PyYAML does, with one difference: `no`, `on` and the like are text. Nothing
+    /// in this grammar is a boolean, but it has names and labels.
     pub(crate) fn parse(text: &str) -> Result<Self, YamlError> {
         match yaml_tree::read(text)? {
             Some(node) => Self::of(&node),
@@ -59,8 +57,8 @@ impl Value {
         }
     }
 
-    /// The value as it is written: what a name, a label or a type means that YAML takes for
-    /// a number. The original stumbles over most of these.
+    /// The value in its original spelling, for a name, a label or a type that YAML reads as a
+    /// number. The original fails on most of these.
     pub(crate) fn written(&self) -> String {
         match self {
             Self::Int(_, written) | Self::Float(_, written) => written.clone(),
@@ -155,8 +153,8 @@ fn fault(at: Position, message: impl Into<String>) -> YamlError {
     YamlError { line: at.line, column: at.column, message: message.into() }
 }
 
-/// Of a key that is given twice the last one counts, at the place of the first, as
-/// in Python.
+/// Converts a mapping. The last value of a repeated key wins, at the position of the first, as in
+/// Python.
 fn mapping(nodes: &[(Node, Node)]) -> Result<Vec<(String, Value)>, YamlError> {
     let mut entries: Vec<(String, Value)> = Vec::new();
     let mut known: HashMap<String, usize> = HashMap::new();
@@ -176,9 +174,9 @@ fn mapping(nodes: &[(Node, Node)]) -> Result<Vec<(String, Value)>, YamlError> {
     Ok(entries)
 }
 
-/// What a word without quotes is, by the resolver of PyYAML, which is YAML 1.1's: `010` is
-/// eight, `1_000` a thousand, `1:30` ninety, and a number with an exponent needs a point and
-/// a sign, so that `8E00` is the type of a partition.
+/// Resolves a plain scalar like PyYAML's YAML 1.1 resolver: `010` is eight, `1_000` a thousand,
+/// `1:30` ninety; a float with an exponent needs a point and a sign, so `8E00` stays text: it is a
+/// partition type.
 fn plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
@@ -194,7 +192,7 @@ fn plain(text: &str) -> Value {
     }
 }
 
-/// A sign and what it stands before.
+/// Splits off a sign; `true` means negative.
 fn signed(text: &str) -> (bool, &str) {
     match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -202,7 +200,7 @@ fn signed(text: &str) -> (bool, &str) {
     }
 }
 
-/// Digits and underscores, a digit of 1 to 9 first, or 0 alone.
+/// Whether the text is 0 alone, or digits and underscores that begin with 1 to 9.
 fn is_decimal(text: &str) -> bool {
     let mut bytes = text.bytes();
     text == "0"
@@ -210,7 +208,7 @@ fn is_decimal(text: &str) -> bool {
             && bytes.all(|byte| byte.is_ascii_digit() || byte == b'_'))
 }
 
-/// The parts of a number to the base of 60 behind the first.
+/// Whether the parts of a base-60 number behind the first are valid.
 fn are_sixtieths<'a>(mut parts: impl Iterator<Item = &'a str>) -> bool {
     parts.all(|part| {
         part.len() <= 2
@@ -238,7 +236,7 @@ fn integer(text: &str) -> Option<i128> {
         None if digits.starts_with("0x") => radix(&digits[2..], 16),
         None if digits.len() > 1 && digits.starts_with('0') => {
             radix(&digits[1..], 8).or_else(|| {
-                // `0_` is a zero to the original.
+                // The original reads `0_` as zero.
                 digits.bytes().all(|byte| matches!(byte, b'0' | b'_')).then_some(0)
             })
         }
@@ -280,7 +278,7 @@ fn float(text: &str) -> Option<f64> {
                     whole + format!("0.{}", plain(fraction)).parse::<f64>().ok()?
                 }
                 None if whole.is_empty() => {
-                    // A sign before the point alone makes it text.
+                    // A sign directly before the point makes it text.
                     if !begins(fraction) || digits != text {
                         return None;
                     }
@@ -294,7 +292,7 @@ fn float(text: &str) -> Option<f64> {
     Some(if negative { -number } else { number })
 }
 
-/// A sign and digits.
+/// Whether the text is a sign followed by digits.
 fn is_exponent(text: &str) -> bool {
     text.strip_prefix(['+', '-'])
         .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
@@ -385,12 +383,12 @@ mod tests {
             });
             assert!(error.to_string().contains("expands to more than"), "{error}");
         }
-        // As much as is let through, in values of which nothing is shared.
+        // The largest document that is accepted, in values that share nothing.
         let much = format!("a: &x \"{}\"\nb: [{}]\n", "x".repeat(1 << 20), "*x, ".repeat(60));
         memory_bound::within(yaml_tree::EXPANDED_MAX_BYTES as u64 * 3 / 2, || {
             Value::parse(&much).unwrap()
         });
-        // Keys in number are found by their hash.
+        // Mappings with many keys are searched by hash.
         let keys: String = (0..100_000).map(|n| format!("k{n}: 1\n")).collect();
         assert_eq!(Value::parse(&keys).unwrap().as_map().unwrap().len(), 100_000);
     }

@@ -1,4 +1,4 @@
-//! Which block-device configuration counts.
+//! Chooses the block-device configuration of a build.
 
 use std::{fs, path::PathBuf};
 
@@ -18,7 +18,7 @@ pub enum ConfigOrigin {
     Fallback,
 }
 
-/// A configuration as it was found.
+/// A configuration with its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigText {
     /// Where it came from.
@@ -40,9 +40,8 @@ const FALLBACK: &str = "\
           fsck-passno: 1
 ";
 
-/// Finds the configuration: the variable, then the first element (in the order
-/// of their names, so that two runs agree) with a file for the architecture or a
-/// default one, then the fallback.
+/// Finds the configuration: first the variable, then the first element (by name, so that two runs
+/// agree) with a file for the architecture or a default file, then the fallback.
 pub(crate) fn choose(
     variable: Option<&str>,
     elements: &[Element],
@@ -54,7 +53,7 @@ pub(crate) fn choose(
             None => Ok(ConfigText { origin: ConfigOrigin::Variable, text: text.to_owned() }),
         };
     }
-    // Two distributions, two names for one architecture, one file.
+    // Two distributions name this architecture differently; elements have one file for both.
     let file_arch = if matches!(arch, "ppc64el" | "ppc64le") { "ppc64el" } else { arch };
     let names = [format!("block-device-{file_arch}.yaml"), "block-device-default.yaml".to_owned()];
     for element in elements {

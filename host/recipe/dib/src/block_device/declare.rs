@@ -1,5 +1,4 @@
-//! Reading the entries of each module, except lvm: which keys it takes, which it
-//! needs, and what they mean.
+//! Parses the entries of every module except lvm: allowed keys, required keys, and their meaning.
 
 use plan::{Partition, Size, TableLabel};
 
@@ -10,7 +9,7 @@ use super::{
 };
 use crate::yaml::Value;
 
-/// The node of a disk.
+/// A disk (`local_loop`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Loop {
     pub(crate) bytes: Option<u64>,
@@ -38,7 +37,7 @@ pub(crate) struct Mkfs {
     pub(crate) options: Vec<String>,
 }
 
-/// A fstab entry.
+/// An fstab entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fstab {
     pub(crate) base: String,
@@ -47,14 +46,14 @@ pub(crate) struct Fstab {
     pub(crate) pass: u32,
 }
 
-/// Default alignment of partitions: 1 MiB suits every disk of today.
+/// Default alignment of partitions: 1 MiB suits every current disk.
 const DEFAULT_ALIGN_BYTES: u64 = 1 << 20;
 
 pub(crate) fn text(entry: &Entry, key: &str) -> Option<String> {
     entry.get(key).filter(|value| **value != Value::Null).map(Value::written)
 }
 
-/// A list of words, or one word.
+/// Parses a list of words, or a single word.
 pub(crate) fn words(
     node: &str,
     key: &'static str,
@@ -72,7 +71,7 @@ pub(crate) fn words(
     }
 }
 
-/// A size with the way in which it is written, for messages.
+/// Parses a size with `read`; errors quote the text as written.
 pub(crate) fn size<T>(
     node: &str,
     key: &'static str,
@@ -123,7 +122,7 @@ pub(crate) fn partitioning(entry: &Entry) -> Result<Table, BlockDeviceError> {
     let align = size(&entry.name(), "align", entry.get("align"), units::alignment)?;
     let align = match label {
         TableLabel::Mbr => align.unwrap_or(DEFAULT_ALIGN_BYTES),
-        // The original leaves it to sgdisk, which knows nothing of the key.
+        // The original leaves GPT alignment to sgdisk and ignores the key `align`.
         TableLabel::Gpt => DEFAULT_ALIGN_BYTES,
     };
     let partitions: Vec<Partition> =
@@ -156,14 +155,15 @@ fn partition(item: &Value, label: TableLabel) -> Result<Partition, BlockDeviceEr
         start: None,
         size,
         type_code,
-        // The boot flag means nothing on GPT in diskimage-builder.
+        // diskimage-builder ignores the boot flag on GPT.
         boot: label == TableLabel::Mbr && has("boot"),
         primary: has("primary"),
         name,
     })
 }
 
-/// MBR: a byte in hexadecimal, with or without `0x`; GPT: as sgdisk takes it.
+/// Parses a partition type. MBR: a byte in hexadecimal, with or without `0x`. GPT: any code that
+/// sgdisk takes.
 fn type_code(
     name: &str,
     given: Option<String>,
@@ -184,7 +184,7 @@ fn type_code(
     }
 }
 
-/// Longest labels in bytes, of the types that the original knows.
+/// Maximum label length in bytes, for the filesystem types that the original checks.
 fn label_max_bytes(fstype: &str) -> Option<usize> {
     match fstype {
         "ext2" | "ext3" | "ext4" | "swap" => Some(16),
@@ -209,7 +209,7 @@ pub(crate) fn mkfs(entry: &Entry, labels: &mut Vec<String>) -> Result<Mkfs, Bloc
     if let Some(max) = label_max_bytes(&fstype).filter(|max| label.len() > *max) {
         return Err(BlockDeviceError::LabelTooLong { length: label.len(), label, fstype, max });
     }
-    // mkswap gets no options of mkfs in the original.
+    // The original passes no mkfs options to mkswap.
     let options = match entry.get("opts") {
         Some(_) if fstype == "swap" => Vec::new(),
         options => words(&entry.name(), "opts", options)?,
@@ -261,8 +261,8 @@ pub(crate) fn md(entry: &Entry) -> Result<plan::MdArray, BlockDeviceError> {
         bases,
         level: text(entry, "level")
             .ok_or(BlockDeviceError::NeedsParameter { module: "Md", key: "level" })?,
-        // The superblock at the end lets firmware and boot loaders read a
-        // mirror's member as if it were a plain partition.
+        // Metadata 1.0 has its superblock at the end, so firmware and boot loaders can read a
+        // mirror's member as a plain partition.
         metadata: text(entry, "metadata").unwrap_or_else(|| "1.0".into()),
     })
 }

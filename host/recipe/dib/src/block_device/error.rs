@@ -1,4 +1,4 @@
-//! What can be wrong with a block-device configuration.
+//! Errors of a block-device configuration.
 
 use std::path::PathBuf;
 
@@ -9,8 +9,8 @@ use super::{
     units::{SizeFault, UNITS_IN_WORDS},
 };
 
-/// A fault of a block-device configuration. Where diskimage-builder has a text
-/// for it, this is that text.
+/// An error in a block-device configuration. Messages are those of diskimage-builder where it has
+/// one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlockDeviceError {
     /// The file that `DIB_BLOCK_DEVICE_CONFIG` names cannot be read.
@@ -21,39 +21,39 @@ pub enum BlockDeviceError {
         /// The reason.
         reason: String,
     },
-    /// Not YAML.
+    /// The text is not YAML.
     #[error("the block-device configuration is not YAML: {0}")]
     Yaml(String),
-    /// Nothing in it.
+    /// The document is empty.
     #[error("the block-device configuration is empty")]
     Empty,
-    /// An entry that is no mapping.
+    /// An entry is not a mapping.
     #[error("Config entry not a dict: {0}")]
     NotADict(String),
-    /// An entry with several keys or none.
+    /// An entry does not have exactly one key.
     #[error("Config entry top-level should be a single dict: {0}")]
     NotASingleDict(String),
-    /// An entry of an unknown module.
+    /// An entry names an unknown module.
     #[error("Config entry is not a plugin value: {0}")]
     NotAPlugin(String),
-    /// A module without a mapping below it.
+    /// The value of a module is not a mapping.
     #[error("`{module}` needs settings, found {found}")]
     NoSettings {
         /// The module.
         module: &'static str,
-        /// What stands there.
+        /// The value found instead.
         found: String,
     },
-    /// A module whose name cannot be made up.
+    /// An entry has neither a name nor a base from which to derive one.
     #[error("`{module}` needs a `name`, as it has no `base`")]
     NoName {
         /// The module.
         module: &'static str,
     },
-    /// `partitions` is something else than a list of mappings.
+    /// `partitions` is not a list of mappings.
     #[error("`partitions` must be a list of partitions, found {0}")]
     PartitionsNotAList(String),
-    /// A partition without a name.
+    /// A partition has no name.
     #[error("partition without a name: {0}")]
     PartitionWithoutName(String),
     /// A required key is missing.
@@ -72,38 +72,38 @@ pub enum BlockDeviceError {
         /// The key.
         key: &'static str,
     },
-    /// A key with a value of the wrong kind.
+    /// A value has the wrong type.
     #[error("`{node}`: `{key}` cannot be {found}")]
     BadValue {
         /// The node.
         node: String,
         /// The key.
         key: &'static str,
-        /// What stands there.
+        /// The value found instead.
         found: String,
     },
-    /// A fault of an `lvm` entry; the text says it all.
+    /// An error in an `lvm` entry, with the complete message.
     #[error("{0}")]
     Lvm(String),
-    /// A partition table of an unknown kind.
+    /// The partition table has an unknown label type.
     #[error("Label must be 'mbr' or 'gpt'")]
     TableLabel,
-    /// `primary` on GPT.
+    /// `primary` is set on a GPT partition.
     #[error("Primary flag not supported for GPT partitions")]
     PrimaryOnGpt,
-    /// A flag that does not exist.
+    /// Unknown partition flag.
     #[error("Unknown flag: {0}")]
     UnknownFlag(String),
-    /// A partition without a size.
+    /// A partition has no size.
     #[error("No size in partition {0}")]
     NoSize(String),
-    /// A primary partition after a logical one.
+    /// A primary partition follows a logical one.
     #[error("All primary partitions must be given first")]
     PrimariesFirst,
-    /// An MBR on blocks of 4096 bytes.
+    /// An MBR partition table needs 512-byte blocks.
     #[error("`{0}`: an mbr partition table needs blocks of 512 bytes")]
     MbrBlocks(String),
-    /// A partition table on something that is not a disk.
+    /// The base of a partition table is not a disk.
     #[error("`{table}` needs a local_loop as its base, `{base}` is none")]
     TableBase {
         /// The table.
@@ -111,18 +111,18 @@ pub enum BlockDeviceError {
         /// Its base.
         base: String,
     },
-    /// A block size that does not exist.
+    /// Unsupported block size.
     #[error("`{disk}`: `block_size` is `{size}`, which is neither 512 nor 4096")]
     BlockSize {
         /// The disk.
         disk: String,
-        /// What was asked for.
+        /// The requested size.
         size: String,
     },
-    /// A local_loop with a name that no file of a disk can have.
+    /// The name of a local_loop is not a valid file name for a disk.
     #[error(transparent)]
     DiskName(plan::InvalidDiskName),
-    /// An element that keeps a disk outside of the folder in which vbuild runs.
+    /// An element places a disk outside of the current directory.
     #[error(
         "`{}` keeps the disk `{disk}` in `{directory}`, which is not below the current directory",
         path.display()
@@ -135,7 +135,7 @@ pub enum BlockDeviceError {
         /// The folder.
         directory: String,
     },
-    /// A size that cannot be read.
+    /// Invalid size.
     #[error("`{node}`: `{key}` is `{value}`: {fault} ({UNITS_IN_WORDS})")]
     Size {
         /// The node.
@@ -144,23 +144,23 @@ pub enum BlockDeviceError {
         key: &'static str,
         /// The value, as it is written.
         value: String,
-        /// Why it is none.
+        /// The reason.
         fault: SizeFault,
     },
-    /// A fault, and where it stands.
+    /// An error with its position.
     #[error("{source} (line {line} of {place})")]
     At {
         /// The fault.
         source: Box<BlockDeviceError>,
         /// The line, from 1.
         line: usize,
-        /// The file or variable.
+        /// The file or variable that contains it.
         place: String,
     },
-    /// Two nodes of one name.
+    /// Two nodes have the same name.
     #[error("Duplicate node name: {0}")]
     DuplicateName(String),
-    /// A node that refers to nothing.
+    /// A node refers to an undefined node.
     #[error("Edge not defined: {from}->{to}")]
     EdgeNotDefined {
         /// The base.
@@ -168,13 +168,13 @@ pub enum BlockDeviceError {
         /// The node.
         to: String,
     },
-    /// Nodes that stand on each other.
+    /// Nodes depend on each other in a cycle.
     #[error("the block-device configuration has a cycle through `{0}`")]
     Cycle(String),
-    /// Two filesystems of one label.
+    /// Two filesystems have the same label.
     #[error("File system label [{0}] used more than once")]
     DuplicateLabel(String),
-    /// A label that the type cannot hold.
+    /// A label is longer than the filesystem type allows.
     #[error("Label [{label}] too long for filesystem [{fstype}]: {length} > {max}")]
     LabelTooLong {
         /// The label.
@@ -186,10 +186,10 @@ pub enum BlockDeviceError {
         /// The limit of the type.
         max: usize,
     },
-    /// Two filesystems in one place.
+    /// Two filesystems have the same mount point.
     #[error("Mount point [{0}] specified more than once")]
     DuplicateMountPoint(String),
-    /// A filesystem, volume or container on something that is no device.
+    /// The base of a filesystem, volume or container is not a block device.
     #[error("`{node}` is based on `{base}`, which is not a block device")]
     NotADevice {
         /// The node.
@@ -197,7 +197,7 @@ pub enum BlockDeviceError {
         /// Its base.
         base: String,
     },
-    /// A mount of something that is no filesystem.
+    /// The base of a mount is not a filesystem.
     #[error("`{node}` is based on `{base}`, which is not a filesystem")]
     NotAFilesystem {
         /// The node.
@@ -208,13 +208,13 @@ pub enum BlockDeviceError {
     /// Nothing is mounted on `/`.
     #[error("no filesystem of the block-device configuration is mounted on `/`")]
     NoRoot,
-    /// There is no disk to make the image of.
+    /// No disk is named `image0`, so there is no image.
     #[error("the block-device configuration has no local_loop named `image0`")]
     NoImage,
 }
 
 impl BlockDeviceError {
-    /// What the user can do about it.
+    /// A hint for the user, if there is one.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::At { source, .. } => source.hint(),
@@ -226,7 +226,7 @@ impl BlockDeviceError {
         }
     }
 
-    /// The same with the line at which the value stands that it is about.
+    /// Adds the line number of the offending value, if it can be found.
     pub(crate) fn at(self, config: &ConfigText) -> Self {
         let (node, key, value) = match &self {
             Self::Size { node, key, value, .. } => (node, *key, value),
@@ -246,7 +246,8 @@ impl BlockDeviceError {
     }
 }
 
-/// The line of a key with a value, in the map of a name if there are several.
+/// Finds the line of a key with a given value; if there are several, the one in the mapping of the
+/// given name.
 fn line_of(text: &str, node: &str, key: &str, value: &str) -> Option<usize> {
     let top = yaml_tree::read(text).ok()??;
     let mut found: Vec<(bool, usize)> = Vec::new();

@@ -1,5 +1,5 @@
-//! From a configuration tree to the flat list of entries: nested modules become
-//! entries of their own, linked by `base` and `name`.
+//! Expands a configuration tree into a flat list of entries: nested modules become separate
+//! entries, linked by `base` and `name`.
 //!
 //! ```text
 //! - local_loop:              - mount:      { base: mkfs_image0, name: mount_mkfs_image0, … }
@@ -8,13 +8,12 @@
 //!       mount: …
 //! ```
 //!
-//! Children stand before their parents, as in the original; the graph brings
-//! them into an order in which they can be made.
+//! Children precede their parents, as in the original; the graph then sorts them by dependency.
 
 use super::BlockDeviceError;
 use crate::yaml::Value;
 
-/// The modules of the grammar. `luks` and `md` are this program's own.
+/// The modules of the grammar. `luks` and `md` are extensions of vbuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Module {
     LocalLoop,
@@ -64,7 +63,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// The value of a key; of a repeated one the last, as in a Python dict.
+    /// The value of a key. If the key is repeated the last value wins, as in a Python dict.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         lookup(&self.values, key)
     }
@@ -83,7 +82,7 @@ pub(crate) fn lookup<'a>(values: &'a [(String, Value)], key: &str) -> Option<&'a
     values.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value)
 }
 
-/// Sets a key, in place when it is there.
+/// Sets a key; an existing key keeps its position.
 pub(crate) fn set(values: &mut Vec<(String, Value)>, key: &str, value: Value) {
     match values.iter_mut().find(|(name, _)| name == key) {
         Some((_, old)) => *old = value,

@@ -1,8 +1,7 @@
-//! The graph of nodes and the order in which they are made.
+//! The dependency graph of nodes, and their creation order.
 //!
-//! Kahn's algorithm, generation by generation, with nodes and edges in the order
-//! of the configuration: the order is that of the original and the same on
-//! every run.
+//! Uses Kahn's algorithm, generation by generation, with nodes and edges in configuration order.
+//! The order equals the original's and is the same on every run.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +12,13 @@ use super::{
     lvm::{self, Lvm},
 };
 
-/// What a node is.
+/// The kind of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     Loop(Loop),
     /// A partition of the table with this index in [`Graph::tables`].
     Partition(usize),
-    /// The point at which everything of an lvm entry is made.
+    /// The point at which everything in an lvm entry is created.
     Lvm(Lvm),
     PhysicalVolume,
     VolumeGroup,
@@ -35,7 +34,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Whether a filesystem, volume or container can stand on it.
+    /// Whether the node is a block device, so that a filesystem, volume or container can use it.
     pub(crate) fn is_device(&self) -> bool {
         matches!(
             self,
@@ -135,7 +134,8 @@ impl Graph {
         Ok(())
     }
 
-    /// Each partition waits for its base and for the partition before it.
+    /// Adds a table with its partitions. Each partition depends on its base and on the partition
+    /// before it.
     fn add_table(&mut self, table: Table) -> Result<(), BlockDeviceError> {
         let index = self.tables.len();
         let mut previous: Option<String> = None;
@@ -148,8 +148,8 @@ impl Graph {
         Ok(())
     }
 
-    /// The lvm node waits for the devices of its physical volumes, everything
-    /// else of the entry waits for it.
+    /// Adds an lvm entry. Its node depends on the devices of its physical volumes; everything else
+    /// in the entry depends on the node.
     fn add_lvm(&mut self, lvm: Lvm) -> Result<(), BlockDeviceError> {
         for volume in &lvm.physical {
             self.add(volume.name.clone(), Kind::PhysicalVolume, Vec::new(), Vec::new())?;
@@ -170,8 +170,7 @@ impl Graph {
         self.add(lvm.name.clone(), Kind::Lvm(lvm), from, to)
     }
 
-    /// Mounts follow each other in the plain order of their places, so that
-    /// parents come before children.
+    /// Orders the mounts by mount point, so that parents are mounted before children.
     fn chain_mounts(&mut self) {
         self.mounts.sort();
         for pair in self.mounts.windows(2) {
@@ -205,7 +204,7 @@ impl Graph {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// The indices of the nodes in the order in which they are made.
+    /// The indices of the nodes in creation order.
     pub(crate) fn order(&self) -> Result<Vec<usize>, BlockDeviceError> {
         let index: BTreeMap<&str, usize> =
             self.nodes.iter().enumerate().map(|(at, node)| (node.name.as_str(), at)).collect();
@@ -246,7 +245,7 @@ impl Graph {
         }
     }
 
-    /// The name of the filesystem type on which a mount stands.
+    /// The filesystem on which the mount is based.
     pub(crate) fn mkfs(&self, name: &str) -> Option<&Mkfs> {
         match &self.find(name)?.kind {
             Kind::Mkfs(mkfs) => Some(mkfs),

@@ -1,4 +1,4 @@
-//! From the ordered graph to the plan's disks and layout.
+//! Lowers the ordered graph to the plan's disks and layout.
 
 use std::path::{Component, Path};
 
@@ -14,20 +14,20 @@ use super::{
     lvm::Lvm,
 };
 
-/// A disk that the configuration asks for.
+/// A disk that the configuration declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DiskDeclaration {
     /// The name of the local_loop.
     pub(crate) name: DiskName,
-    /// Its size; without one it is the size of the image.
+    /// Its size in bytes; `None` means the size of the image.
     pub(crate) bytes: Option<u64>,
-    /// 512 or 4096.
+    /// Logical block size in bytes: 512 or 4096.
     pub(crate) block_bytes: u32,
-    /// Where its raw file is to stay.
+    /// The host directory in which its raw file is kept.
     pub(crate) directory: Option<String>,
 }
 
-/// What a configuration comes to.
+/// The disks and layout of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BlockDevices {
     pub(crate) disks: Vec<DiskDeclaration>,
@@ -35,8 +35,8 @@ pub(crate) struct BlockDevices {
 }
 
 impl BlockDevices {
-    /// Refuses a folder for a disk that an element, and not the user, has named, unless
-    /// it is below the current directory.
+    /// Refuses a disk directory outside of the current directory if it comes from an element and
+    /// not from the user.
     pub(crate) fn check_directories(&self, origin: &ConfigOrigin) -> Result<(), BlockDeviceError> {
         let ConfigOrigin::Element(path) = origin else { return Ok(()) };
         for disk in &self.disks {
@@ -54,10 +54,10 @@ impl BlockDevices {
     }
 }
 
-/// The disk that becomes the image.
+/// Name of the disk that becomes the image.
 pub(crate) const IMAGE_DISK: &str = "image0";
 
-/// Lowers a graph.
+/// Lowers a graph to disks and a layout.
 pub(crate) fn lower(
     graph: Graph,
     uuid_of: &dyn Fn(&str) -> String,
@@ -119,7 +119,7 @@ impl Lowering<'_> {
                 let mount = self.mount(&name, base, place)?;
                 self.push(name, NodeKind::Mount(mount));
             }
-            // Its mount carries it.
+            // Lowered together with its mount.
             Kind::Fstab(_) => {}
         }
         Ok(())
@@ -136,8 +136,8 @@ impl Lowering<'_> {
         }
     }
 
-    /// A table is made with its first partition; its node needs a name that no
-    /// partition has, which the grammar does not ask for.
+    /// Adds a partition table with its first partition. The table's node needs a name that no
+    /// partition has; the grammar does not require the user to choose one.
     fn add_table(&mut self, index: usize) -> Result<(), BlockDeviceError> {
         if std::mem::replace(&mut self.tables_made[index], true) {
             return Ok(());
@@ -192,9 +192,8 @@ impl Lowering<'_> {
     }
 
     fn filesystem(&self, name: &str, mkfs: &Mkfs) -> Filesystem {
-        // FAT has a serial number of 32 bits instead of a UUID, and the original
-        // gives one to these types only. btrfs takes one too, and then two
-        // builds of one recipe agree.
+        // FAT has a 32-bit serial number instead of a UUID. The original sets a UUID for these
+        // types only; btrfs gets one too, so that two builds of one recipe agree.
         let takes_uuid =
             matches!(mkfs.fstype.as_str(), "ext2" | "ext3" | "ext4" | "xfs" | "swap" | "btrfs");
         let uuid = mkfs.uuid.clone().or_else(|| takes_uuid.then(|| (self.uuid_of)(name)));

@@ -1,5 +1,5 @@
-//! The `lvm` module: physical volumes, volume groups and logical volumes of one
-//! entry, made together.
+//! The `lvm` module: physical volumes, volume groups and logical volumes of one entry, created
+//! together.
 
 use plan::{LogicalVolume, LvSize};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::yaml::Value;
 
-/// Logical volumes are made of whole extents of this size.
+/// Extent size; logical volumes are rounded to whole extents.
 const EXTENT_BYTES: u64 = 4 << 20;
 
 /// One `lvm` entry.
@@ -70,7 +70,7 @@ fn required(keys: Keys<'_>, key: &str, message: &str) -> Result<String, BlockDev
     }
 }
 
-/// Reads an entry, with the checks of the original in its order.
+/// Parses an entry, with the checks of the original in the same order.
 pub(crate) fn lvm(entry: &Entry) -> Result<Lvm, BlockDeviceError> {
     let pvs = items(entry, "pvs", "Lvm config requires a 'pvs'")?;
     let vgs = items(entry, "vgs", "Lvm config needs 'vgs'")?;

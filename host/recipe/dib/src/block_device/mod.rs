@@ -1,12 +1,12 @@
-//! diskimage-builder's block-device layer as data: which configuration counts,
-//! its whole grammar, and the disks and the layout that it means.
+//! diskimage-builder's block-device layer as data: chooses the configuration, parses its grammar,
+//! and produces disks and a layout.
 //!
 //! ```text
 //! choose ─► YAML ─► expand ─► merge root parameters ─► graph ─► order ─► Disks + plan::Layout
 //!                                       └─► symbols (root label, mount points, …)
 //! ```
 //!
-//! Error texts are those of diskimage-builder 3.43 where it has one.
+//! Error messages are those of diskimage-builder 3.43 where it has one.
 
 mod choose;
 mod declare;
@@ -30,26 +30,24 @@ pub(crate) use units::{block_bytes, whole};
 use crate::yaml::Value;
 use expand::{Entry, Module, set};
 
-/// What the command line says about the root filesystem. It reaches the node
-/// named `mkfs_root` and no other.
+/// Root filesystem options of the command line. They apply only to the node named `mkfs_root`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RootParameters {
-    /// Type, unless the configuration names one.
+    /// Filesystem type, unless the configuration sets one.
     pub(crate) fstype: String,
-    /// Label, unless the configuration names one.
+    /// Label, unless the configuration sets one.
     pub(crate) label: Option<String>,
-    /// Words for mkfs, unless the configuration has some.
+    /// Options for mkfs, unless the configuration sets some.
     pub(crate) options: String,
 }
 
-/// Label of the root filesystem when nobody says another; historical, and
-/// expected by cloud images.
+/// Default label of the root filesystem; historical, and expected by cloud images.
 const DEFAULT_ROOT_LABEL: &str = "cloudimg-rootfs";
-/// The same for XFS, whose labels end at 12 bytes.
+/// Default label of an XFS root filesystem: XFS labels hold at most 12 bytes.
 const DEFAULT_ROOT_LABEL_XFS: &str = "img-rootfs";
 
-/// A configuration, expanded and merged, but without the options for mkfs,
-/// which depend on the type that the configuration names.
+/// An expanded and merged configuration, without the mkfs options: they depend on the filesystem
+/// type, which the configuration may set.
 #[derive(Debug, Clone)]
 pub(crate) struct Configuration {
     entries: Vec<Entry>,
@@ -85,7 +83,7 @@ impl Configuration {
         }
     }
 
-    /// The values that scripts may ask for before anything is made.
+    /// The values that scripts can query before the layout exists.
     pub(crate) fn symbols(&self) -> Result<Symbols, BlockDeviceError> {
         Symbols::of(&self.entries)
     }

@@ -1,4 +1,4 @@
-//! What scripts are told about the layout before it exists.
+//! Layout values that scripts can query before the layout exists.
 
 use super::{
     BlockDeviceError,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::yaml::Value;
 
-/// The answers to `getval` that need nothing but the configuration.
+/// The `getval` answers that depend on the configuration alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Symbols {
     /// `root-label`, for `DIB_ROOT_LABEL`.
@@ -23,7 +23,7 @@ fn text(entry: &Entry, key: &str) -> Option<String> {
     entry.get(key).filter(|value| **value != Value::Null).map(Value::written)
 }
 
-/// The filesystem mounted in a place.
+/// The filesystem that is mounted at `place`.
 fn filesystem_at<'a>(entries: &'a [Entry], place: &str) -> Option<&'a Entry> {
     let mount = entries.iter().find(|entry| {
         entry.module == Module::Mount && text(entry, "mount_point").as_deref() == Some(place)

@@ -1,5 +1,4 @@
-//! The grammar: on examples of our own, and against the real layer where Python
-//! can run it.
+//! Tests of the grammar: on our own examples, and against the original layer if Python can run it.
 
 use std::{fs, path::Path, process::Command};
 
@@ -31,7 +30,7 @@ fn size(size: Size) -> String {
     }
 }
 
-/// A layout, one line for each thing.
+/// Prints a layout, one line per node.
 fn print(devices: &BlockDevices) -> String {
     let mut lines: Vec<String> = devices.disks.iter().map(|disk| format!("{disk:?}")).collect();
     for node in &devices.layout.nodes {
@@ -90,7 +89,7 @@ fn fails(text: &str) -> String {
     lower(text).unwrap_err().to_string()
 }
 
-/// A disk, a table of `kind` with these partitions, and a root filesystem.
+/// A configuration of a disk, a table of `kind` with these partitions, and a root filesystem.
 fn table(kind: &str, partitions: &str) -> String {
     format!(
         "- local_loop: {{name: image0}}\n- partitioning:\n    base: image0\n    \
@@ -441,7 +440,7 @@ fn yaml_files(directory: &Path) -> Vec<std::path::PathBuf> {
     files
 }
 
-/// Compares one configuration with what the real layer said about it.
+/// Compares one configuration with the recorded result of the original layer.
 fn compare(file: &Path, real: &serde_json::Value) {
     let name = file.display();
     let text = fs::read_to_string(file).unwrap();
@@ -457,7 +456,7 @@ fn compare(file: &Path, real: &serde_json::Value) {
             assert_eq!(error.to_string(), message.as_str().unwrap(), "{name}");
             return;
         }
-        // A type of GPT on an MBR fails later in the original, when it is written.
+        // The original rejects a GPT type on an MBR later, when it writes the table.
         (Err(error), None) => {
             assert_eq!(error.to_string(), "`ESP`: `type` cannot be EF00", "{name}");
             return;

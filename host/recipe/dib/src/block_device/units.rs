@@ -1,26 +1,26 @@
-//! Sizes as the block-device layer writes them: `GiB` counts by 1024, but `G`
-//! and `GB` by 1000.
+//! Parses sizes of the block-device layer: `GiB` is a power of 1024, `G` and `GB` are powers of
+//! 1000.
 
 use plan::{Percent, Size};
 
-/// Why a text is no size, in the words of diskimage-builder where it has some.
+/// Why a size is invalid. Messages are those of diskimage-builder where it has one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeFault {
-    /// It has no number, or is too large.
+    /// No number, or a number out of range.
     #[error("Invalid size unit spec [{0}]")]
     Invalid(String),
-    /// A unit that does not exist.
+    /// Unknown unit.
     #[error("unit_str [{0}] not known")]
     UnknownUnit(String),
-    /// An alignment of nothing.
+    /// An alignment below one sector.
     #[error("it is less than a sector of 512 bytes")]
     NoSector,
-    /// More than everything, or less than nothing.
+    /// A percentage outside of 0 to 100.
     #[error("it is no percentage of 0 to 100")]
     NoPercentage,
 }
 
-/// The units, for messages.
+/// A summary of the units, for messages.
 pub(crate) const UNITS_IN_WORDS: &str = "TiB, GiB, MiB and KiB count by 1024; TB, GB, MB, KB and T, G, M, K by 1000; B and no unit are bytes";
 
 /// Units, longest first as in diskimage-builder; no unit means bytes.
@@ -41,11 +41,11 @@ const UNITS: [(&str, u64); 14] = [
     ("", 1),
 ];
 
-/// What an alignment counts in.
+/// Alignments are counted in sectors of this size.
 const SECTOR_BYTES: u64 = 512;
 
-/// Largest size accepted: 2^53 bytes (8 PiB) is exact in a double, which is
-/// what the arithmetic of the original is done in.
+/// Maximum size: 2^53 bytes (8 PiB), the largest integer range that is exact in a double, as the
+/// original computes in doubles.
 const LARGEST_BYTES: f64 = 9_007_199_254_740_992.0;
 
 /// An absolute size in bytes: a number with an optional fraction, at most one
@@ -74,13 +74,13 @@ pub(crate) fn absolute(spec: &str) -> Result<u64, SizeFault> {
     whole(bytes).ok_or_else(invalid)
 }
 
-/// An alignment of partitions: whole sectors, and at least one.
+/// Parses a partition alignment in bytes: whole sectors, at least one.
 pub(crate) fn alignment(spec: &str) -> Result<u64, SizeFault> {
     let bytes = absolute(spec)? / SECTOR_BYTES * SECTOR_BYTES;
     if bytes == 0 { Err(SizeFault::NoSector) } else { Ok(bytes) }
 }
 
-/// The size of a disk's blocks, in the spellings that losetup takes.
+/// Parses a disk's logical block size, in the spellings that losetup takes.
 pub(crate) fn block_bytes(spec: &str) -> Option<u32> {
     match spec.to_ascii_lowercase().as_str() {
         "512" | "0x200" => Some(512),
@@ -89,7 +89,7 @@ pub(crate) fn block_bytes(spec: &str) -> Option<u32> {
     }
 }
 
-/// A size of a partition: absolute, or a percentage of what is left.
+/// Parses a partition size: absolute, or a percentage of the remaining space.
 pub(crate) fn relative(spec: &str) -> Result<Size, SizeFault> {
     let Some(percent) = spec.strip_suffix('%') else {
         return absolute(spec).map(Size::Bytes);
@@ -98,7 +98,7 @@ pub(crate) fn relative(spec: &str) -> Result<Size, SizeFault> {
     Percent::new(number).map(Size::Percent).ok_or(SizeFault::NoPercentage)
 }
 
-/// A text that Python's `float()` takes: blanks around it, and single underscores between
+/// Parses what Python's `float()` accepts: surrounding whitespace, and single underscores between
 /// digits.
 fn python_float(text: &str) -> Option<f64> {
     let text = text.trim();
@@ -114,7 +114,7 @@ fn python_float(text: &str) -> Option<f64> {
     text.replace('_', "").parse().ok()
 }
 
-/// The whole part of a number that is neither negative nor absurd.
+/// The integer part of a number that is neither negative nor above [`LARGEST_BYTES`].
 pub(crate) fn whole(number: f64) -> Option<u64> {
     #[expect(
         clippy::cast_possible_truncation,

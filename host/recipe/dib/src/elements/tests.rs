@@ -1,10 +1,10 @@
-//! The rules of dependencies, on the facts of the original's own tests.
+//! The dependency rules, checked with the data of the original's own tests.
 
 use std::{fs, os::unix::fs::symlink};
 
 use super::*;
 
-/// Elements as the original's tests make them: name, dependencies, provides.
+/// The elements of the original's tests: name, dependencies, provides.
 const TREE: &[(&str, &[&str], &[&str])] = &[
     ("requires-foo", &["foo"], &[]),
     ("foo", &[], &["operating-system"]),
@@ -31,7 +31,7 @@ struct Tree {
 fn element(directory: &Path, name: &str, depends: &[&str], provides: &[&str]) {
     let home = directory.join(name);
     fs::create_dir_all(&home).unwrap();
-    // Blanks at the end of a line do not count.
+    // Whitespace at the end of a line is ignored.
     let depends: String = depends.iter().map(|name| format!("{name} \t\n")).collect();
     fs::write(home.join("element-deps"), depends).unwrap();
     fs::write(home.join("element-provides"), provides.join("\n")).unwrap();
@@ -196,7 +196,7 @@ fn the_real_expansion_agrees() {
     let mut requests = vec![efi.to_owned()];
     for name in catalogue.elements.keys().filter(|name| !name.starts_with("__")) {
         requests.push(name.clone());
-        // The original refuses a name that is given twice.
+        // The original refuses a duplicate name.
         if !matches!(name.as_str(), "base" | "debian-minimal" | "block-device-mbr") {
             requests.push(format!("base {name} debian-minimal block-device-mbr"));
         }
@@ -231,7 +231,7 @@ fn the_real_expansion_agrees() {
                 agreed += 1;
             }
             (Err(ours), None) => {
-                // Which of two faults comes first is chance in the original.
+                // If there are two errors, the one that the original reports depends on chance.
                 let real = real["error"].as_str().unwrap();
                 if real.contains("not found") || real.contains("operating system") {
                     assert_eq!(ours.to_string(), real, "{request}");
@@ -262,7 +262,7 @@ fn an_element_that_is_a_link_must_stay_beneath_the_search_path() {
     assert!(error.to_string().contains("elements/far` is a link that leads out of"), "{error}");
     let error = catalogue.expand(&["gone".into()]).unwrap_err();
     assert!(matches!(error, ElementError::Missing { .. }), "{error}");
-    // Named on the command line, the other place is the user's word.
+    // Named on the command line, the other directory is chosen by the user.
     let catalogue = Catalogue::load(&[search, outside]).unwrap();
     assert!(catalogue.get("secrets").is_some());
 }
@@ -284,7 +284,8 @@ fn lists_are_read_through_links_that_stay_beneath_the_search_path() {
     let catalogue = Catalogue::load(&[search]).unwrap();
     assert_eq!(catalogue.get("one").unwrap().depends, ["dependency"]);
     assert_eq!(catalogue.get("three").unwrap().depends, [""; 0]);
-    // One that leads out counts once its element is wanted, and nothing of it is read.
+    // A link that leads out becomes an error only if its element is used, and nothing is read
+    // through it.
     let error = catalogue.expand(&["two".into()]).unwrap_err();
     assert!(error.to_string().contains("two/element-deps` is a link that leads out"), "{error}");
     assert!(!error.to_string().contains("root:x"), "{error}");

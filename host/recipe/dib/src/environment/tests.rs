@@ -1,4 +1,4 @@
-//! What scripts see, phase by phase.
+//! Tests of the environment of each phase.
 
 use std::{collections::BTreeSet, path::PathBuf, process::Command};
 

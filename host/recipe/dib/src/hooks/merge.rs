@@ -1,10 +1,9 @@
-//! The merging of elements' trees, by the rules of diskimage-builder's shell.
+//! Merges the elements' trees by the rules of diskimage-builder's shell code.
 //!
-//! It copies the content of each directory of an element, and the files directly in it,
-//! with `cp -a`: links arrive as links. Only the first level is looked through: where an
-//! element's `pre-install.d` is a link to its `install.d`, the content is copied. Here that
-//! is done when the link stays beneath the directory of the search path that the element
-//! was found in.
+//! diskimage-builder copies the content of each directory of an element, and the files at its top,
+//! with `cp -a`: links arrive as links. Links are followed at the first level only: if an element's
+//! `pre-install.d` is a link to its `install.d`, the content is copied. vbuild does this only if
+//! the link stays below the search path directory of the element.
 
 use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
@@ -18,10 +17,10 @@ use crate::{
     phase::Phase,
 };
 
-/// Directories of an element that are for its tests.
+/// Directories of an element that contain its tests.
 const TEST_DIRECTORIES: [&str; 2] = ["tests", "test-elements"];
 
-/// Reads and merges the elements, which must be in the order of their names.
+/// Reads and merges the elements, which must be sorted by name.
 pub(super) fn merge(elements: &[Element], exclude_scripts: &[String]) -> Result<Hooks, HookError> {
     let mut hooks = Hooks::default();
     let mut duplicates = Vec::new();
@@ -49,26 +48,26 @@ pub(super) fn merge(elements: &[Element], exclude_scripts: &[String]) -> Result<
     Ok(hooks)
 }
 
-/// Documentation and tests, which are no input of a build.
+/// Whether a path is documentation or a test, and so no input of a build.
 fn is_no_input(path: &str, directory: bool) -> bool {
     !path.contains('/') && ((directory && TEST_DIRECTORIES.contains(&path)) || path == "README.rst")
 }
 
-/// Whether `--exclude-script` takes a file away: one of that name, in any directory.
+/// Whether `--exclude-script` removes a file: one of that name, in any directory.
 fn is_excluded(path: &str, directory: bool, exclude_scripts: &[String]) -> bool {
     let name = path.rsplit_once('/').map(|(_, name)| name);
     !directory && name.is_some_and(|name| exclude_scripts.iter().any(|excluded| excluded == name))
 }
 
-/// What stands behind a link directly in an element.
+/// The target of a link at the top of an element.
 enum Behind {
-    /// A directory beneath the search path, not around the link itself.
+    /// A directory below the search path directory that does not contain the link itself.
     Directory(Dir),
-    /// Nothing that a hooks tree needs: a file, which is copied as a link.
+    /// Not a directory; the link itself is copied.
     Link,
-    /// Nothing at all.
+    /// The link dangles.
     Nothing,
-    /// Something outside of the search path.
+    /// The target is outside of the search path.
     Outside,
 }
 
@@ -80,7 +79,7 @@ fn behind(element: &Element, path: &str) -> Result<Behind, Error> {
         Err(Error::Io { .. }) => return Ok(Behind::Nothing),
         Err(error) => return Err(error),
     };
-    // A link to a directory around it would put the element into itself.
+    // A link to a parent directory would copy the element into itself.
     let around = element.below("").starts_with(&found);
     if around || !root.metadata(&found)?.is_dir() {
         return Ok(Behind::Link);
@@ -88,7 +87,7 @@ fn behind(element: &Element, path: &str) -> Result<Behind, Error> {
     root.directory(&found).map(Behind::Directory)
 }
 
-/// The tree as it is copied: the links directly in the element looked through.
+/// The tree as `cp -a` copies it: links at the top of the element are followed.
 fn look_through(
     hooks: &mut Hooks,
     element: &Element,
@@ -138,12 +137,12 @@ fn look_through(
 }
 
 impl Hooks {
-    /// Files directly in an element replace each other; files directly in one of
-    /// its directories must be of one element only; deeper ones replace each
-    /// other again. A directory and something else never do.
+    /// Merges one element's tree. Files at the top of elements replace each other; files directly
+    /// in one of its directories must come from one element; deeper ones replace each other again.
+    /// A directory and a non-directory never replace each other.
     fn merge_tree(&mut self, element: &str, tree: &Tree, duplicates: &mut Vec<DuplicateHook>) {
         for (path, found) in tree {
-            // The original lists a hook directory without hidden files.
+            // The original's listing of a hook directory omits hidden files.
             let second = path.as_str().split('/').nth(1);
             if second.is_some_and(|name| name.starts_with('.')) {
                 continue;
@@ -170,13 +169,13 @@ impl Hooks {
         let slashes = path.as_str().matches('/').count();
         match (first, found) {
             (Found::Directory { .. }, Found::Directory { .. }) => Collision::None,
-            // A link to somewhere else, beside a directory that other elements fill.
+            // A link to another place, beside a directory that other elements fill.
             (Found::Directory { .. }, Found::Symlink { .. }) if slashes == 0 => {
                 Collision::KeepsFirst
             }
             (Found::Symlink { .. }, Found::Directory { .. }) if slashes == 0 => Collision::None,
             (Found::Directory { .. }, _) | (_, Found::Directory { .. }) => owner(),
-            // `[ ! -f ]` looks through a link, and `cp` replaces one by another.
+            // `[ ! -f ]` follows a link, and `cp` replaces one link by another.
             (Found::Symlink { .. }, Found::Symlink { .. }) if slashes == 1 => {
                 match leads_to(&self.merged, path.as_str()) {
                     Some(Found::File { .. }) => owner(),
@@ -188,7 +187,7 @@ impl Hooks {
         }
     }
 
-    /// Names scripts that are links to something that the hooks tree does not have.
+    /// Warns about scripts that are links to a path that the hooks tree does not have.
     fn warn_of_links(&mut self) {
         for (path, found) in &self.merged {
             let Found::Symlink { target } = found else { continue };
@@ -209,12 +208,12 @@ impl Hooks {
     }
 }
 
-/// What becomes of a file whose place is taken.
+/// What happens to a file whose path is already taken.
 enum Collision {
-    /// It takes the place.
+    /// It replaces the first file.
     None,
-    /// It does not, and nothing is wrong.
+    /// The first file stays, without an error.
     KeepsFirst,
-    /// It is a hook of two elements; the first one's.
+    /// A hook of two elements; the first element is named.
     Duplicate(String),
 }

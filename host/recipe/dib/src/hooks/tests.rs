@@ -1,4 +1,4 @@
-//! Merging and visibility, on elements made for the test.
+//! Merging and visibility, on elements created by the test.
 
 use std::{
     fs,
@@ -95,7 +95,7 @@ fn all_directories_and_files_reach_the_hooks() {
             "static/usr/y",
         ]
     );
-    // The last element of two that have a file directly wins.
+    // Of two elements with the same file at their top, the last one wins.
     let Found::File { host, .. } = &hooks.merged["pkg-map"] else { panic!() };
     assert_eq!(fs::read_to_string(host).unwrap(), "b");
 }
@@ -158,7 +158,7 @@ fn scripts_become_visible_with_their_phase() {
         paths(&hooks, Visible::From(Phase::ExtraData)),
         ["install.d/a-source-install", "install.d/a-source-install/20-a"]
     );
-    // Other files are there for all scripts of their phase.
+    // Other files are visible to all scripts of their phase.
     assert_eq!(paths(&hooks, Visible::From(Phase::Install)), ["install.d/10-a.conf"]);
     for phase in [Phase::Root, Phase::ExtraData, Phase::Install, Phase::Finalise] {
         assert_eq!(single(&hooks, phase), ["10-a"], "{phase:?}");
@@ -186,7 +186,7 @@ fn scripts_that_others_of_their_phase_look_at_are_there_from_its_beginning() {
     assert_eq!(single(&hooks, Phase::Finalise), [""; 0]);
     let both = ["finalise.d/10-b", "finalise.d/20-b"];
     assert_eq!(paths(&hooks, Visible::From(Phase::Finalise)), both);
-    // What looks at a phase behind it only finds what has run.
+    // A script that reads a phase after it finds only scripts that ran.
     assert_eq!(single(&hooks, Phase::Root), ["10-b"]);
     assert_eq!(single(&hooks, Phase::Cleanup), ["20-b"]);
 }
@@ -222,7 +222,7 @@ fn phases_are_found_as_whole_names() {
     assert_eq!(mentioned("ls /tmp/in_target.d/{install.d,root.d}"), [Phase::Root, Phase::Install]);
 }
 
-/// Links of the hooks that are uploaded at any time, with what they say.
+/// Symbolic links among the hooks, with their targets, for all times of visibility.
 fn links(hooks: &Hooks) -> Vec<String> {
     let times = Phase::ALL.map(Visible::From);
     let all = [Visible::FromTheStart].into_iter().chain(times);
@@ -266,11 +266,11 @@ fn links_reach_the_hooks_as_links_wherever_they_lead() {
         "static/usr/up -> ../..",
     ];
     assert_eq!(links(&hooks), expected);
-    // What would have run, and does not without the file, is named.
+    // The warning names the script that does not run because of the missing file.
     let [warning] = &hooks.warnings[..] else { panic!("{:?}", hooks.warnings) };
     assert!(warning.starts_with("`install.d/data` of the element a is a link"), "{warning}");
     assert!(warning.contains("`/proc/self/environ`"), "{warning}");
-    // install-types looks for such directories, links to them too, in extra-data.d.
+    // In extra-data.d, install-types looks for such directories and for links to them.
     let early = paths(&hooks, Visible::From(Phase::ExtraData));
     assert_eq!(early, ["install.d/a-source-install"]);
 }
@@ -289,14 +289,14 @@ fn a_directory_of_hooks_may_be_a_link_beneath_the_search_path() {
     let hooks = elements.merge(&[]).unwrap();
     assert_eq!(paths(&hooks, Visible::From(Phase::PreInstall)), ["pre-install.d/10-a"]);
     assert_eq!(paths(&hooks, Visible::From(Phase::Cleanup)), ["cleanup.d/20-b"]);
-    // A script at a place that the element itself does not have is not put there singly.
+    // A script at a path that its element does not have is not uploaded separately.
     assert_eq!(single(&hooks, Phase::PreInstall), ["40-b"]);
     assert_eq!(single(&hooks, Phase::Cleanup), [""; 0]);
     assert_eq!(single(&hooks, Phase::Finalise), ["30-b"]);
     let [warning] = &hooks.warnings[..] else { panic!("{:?}", hooks.warnings) };
     assert!(warning.contains("`finalise.d` of the element a"), "{warning}");
     assert!(warning.contains("leads out of"), "{warning}");
-    // The element's own tree still says what it says.
+    // The element's own tree is unchanged.
     let own = hooks.element_part("a", Visible::FromTheStart).unwrap();
     let is_link = |path: &str| {
         own.iter().any(|entry| entry.path == path && matches!(entry.kind, UploadKind::Symlink(_)))

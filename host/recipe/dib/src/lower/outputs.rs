@@ -1,4 +1,4 @@
-//! What is written on the host.
+//! The outputs of a plan: files written on the host.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::{
     options::MadeFrom,
 };
 
-/// Image files of disks, and what goes for all outputs.
+/// The image files of disks, and the options of all outputs.
 pub(crate) fn outputs(build: &Build<'_>) -> Outputs {
     let mut images = Vec::new();
     if build.has_final_image() {
@@ -22,7 +22,7 @@ pub(crate) fn outputs(build: &Build<'_>) -> Outputs {
                     format: format.name.clone(),
                     path: output_path(build, &format.extension),
                     compress: !build.options.uncompressed,
-                    // A raw image is the disk itself, nothing converts it.
+                    // A raw image is the disk itself and needs no conversion.
                     options: build
                         .options
                         .qemu_img_options
@@ -45,8 +45,8 @@ pub(crate) fn outputs(build: &Build<'_>) -> Outputs {
     }
 }
 
-/// A local_loop with a directory keeps its raw file there, as in the original:
-/// this is how data disks come out of a build.
+/// The output of a local_loop with a directory: its raw file is kept there, as in the original.
+/// This is how a build produces data disks.
 fn kept_disk(disk: &DiskDeclaration) -> Option<ImageOutput> {
     let directory = disk.directory.as_ref()?;
     Some(ImageOutput {
@@ -62,12 +62,12 @@ fn output_path(build: &Build<'_>, extension: &str) -> PathBuf {
     build.directory.join(format!("{}.{extension}", build.image_name))
 }
 
-/// The directory for files that are no image.
+/// The directory for outputs that are not images.
 pub(crate) fn side_directory(build: &Build<'_>) -> PathBuf {
     output_path(build, "d")
 }
 
-/// Archives of the tree.
+/// The steps that archive the tree.
 pub(crate) fn tree_steps(build: &Build<'_>) -> Vec<Step> {
     if build.ramdisk {
         return Vec::new();
@@ -80,7 +80,7 @@ pub(crate) fn tree_steps(build: &Build<'_>) -> Vec<Step> {
         .map(|format| {
             let mut exclude = vec!["proc/*".to_owned(), "sys/*".to_owned()];
             if format.name == "squashfs" {
-                // A root filesystem that gets a devtmpfs when it boots.
+                // The root filesystem gets a devtmpfs at boot.
                 exclude.push("dev/*".to_owned());
             }
             Step::ExportTree {

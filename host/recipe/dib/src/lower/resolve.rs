@@ -1,4 +1,4 @@
-//! Everything that is decided before a stage is written.
+//! Resolves everything that must be known before stages are written.
 
 use std::path::{Path, PathBuf};
 
@@ -24,25 +24,24 @@ use crate::{
     source::Located,
 };
 
-/// What is added for an EFI system partition, whose size no tree tells.
+/// Added for an EFI system partition, whose size does not follow from the tree.
 const ESP_KIB: u64 = 525 * 1024;
-/// Images are rounded up to this: some versions of qemu-img compress others
-/// wrongly.
+/// Image sizes are rounded up to this: some versions of qemu-img compress other sizes wrongly.
 const ROUND_KIB: u64 = 64;
-/// The name space of filesystem UUIDs that are derived from a recipe.
+/// Namespace of filesystem UUIDs that are derived from a recipe.
 const UUID_NAMESPACE: Uuid = Uuid::from_bytes(*b"vbuild-dib-uuids");
 
-/// How large the image is, in every form in which that is needed.
+/// The image size, in all forms that the plan needs.
 #[derive(Debug, Clone)]
 pub(crate) struct ImageBytes {
     pub(crate) disk: DiskSize,
-    /// KiB, when known now.
+    /// The size in KiB, if already known.
     pub(crate) kib: Option<u64>,
-    /// The step that finds out, otherwise.
+    /// Otherwise, the step that computes it.
     pub(crate) step: Option<ImageSize>,
 }
 
-/// A build, decided.
+/// A resolved build.
 #[derive(Debug)]
 pub(crate) struct Build<'a> {
     pub(crate) options: &'a DibOptions,
@@ -57,23 +56,23 @@ pub(crate) struct Build<'a> {
     pub(crate) symbols: Symbols,
     pub(crate) root_uuid: String,
     pub(crate) size: ImageBytes,
-    /// The name without directories and without a format's suffix.
+    /// The image name without directories and without the suffix of a format.
     pub(crate) image_name: String,
-    /// Where outputs go.
+    /// The output directory.
     pub(crate) directory: PathBuf,
-    /// Whether no image is wanted, only what cleanup.d leaves.
+    /// Whether the build produces only the files left by cleanup.d, and no image.
     pub(crate) ramdisk: bool,
     pub(crate) warnings: Vec<String>,
-    /// What `--share` gives to scripts.
+    /// Files passed to scripts with `--share`.
     pub(crate) shares: Vec<Shared>,
 }
 
 /// Files of the host that the user shares with scripts.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// What they are, for messages.
+    /// A description for messages.
     pub(crate) what: String,
-    /// Where they go.
+    /// The guest path.
     pub(crate) to: GuestPath,
     pub(crate) tree: Tree,
 }
@@ -144,12 +143,12 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// The directory of the guest whose content goes to the host.
+    /// The guest directory whose content is copied to the host.
     pub(crate) fn save_directory(&self) -> Result<GuestPath, OptionError> {
         guest_path("--name", self.environment().save_directory())
     }
 
-    /// Where elements keep downloads.
+    /// The directory for downloads of elements.
     pub(crate) fn image_cache(&self) -> Result<GuestPath, OptionError> {
         guest_path("--image-cache", self.environment().image_cache())
     }
@@ -165,7 +164,7 @@ pub(crate) fn guest_path(option: &'static str, path: String) -> Result<GuestPath
     GuestPath::new(path).map_err(|source| OptionError::GuestPath { option, source })
 }
 
-/// Files of the host that options and variables name, and no script sees.
+/// Warnings about host files that options and variables name but no script sees.
 fn unseen_files(options: &DibOptions, settings: &Settings, hooks: &Hooks) -> Vec<String> {
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let home = options.home.as_deref();
@@ -183,8 +182,8 @@ fn unseen_files(options: &DibOptions, settings: &Settings, hooks: &Hooks) -> Vec
     warnings
 }
 
-/// Reads what is shared. The user named it, so links that lead there are followed; those in it
-/// stay links.
+/// Reads the shared paths. The user named them, so links in these paths are followed; links in a
+/// shared tree stay links.
 fn shared(options: &DibOptions, warnings: &mut Vec<String>) -> Result<Vec<Shared>, DibError> {
     let mut shares = Vec::new();
     for share in &options.shares {
@@ -213,8 +212,8 @@ fn check_docker(options: &DibOptions) -> Result<(), OptionError> {
     Ok(())
 }
 
-/// Splits the name into directory and base name. The suffix of a single format
-/// is taken off once, so that it does not come twice.
+/// Splits the name into directory and base name. With a single format, its suffix is removed once,
+/// so that the file does not get it twice.
 fn image_name(options: &DibOptions) -> Result<(PathBuf, String), OptionError> {
     let name = if options.name.as_os_str().is_empty() {
         Path::new("image")
@@ -262,20 +261,21 @@ fn expand(
     Ok(elements)
 }
 
-/// The warning for an exclusion that takes nothing away.
+/// The warning for an exclusion that matches nothing.
 fn unmatched(option: &str, name: &str, what: &str, names: &[&str]) -> String {
     let meant = yaml_tree::nearest(name, names);
     let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
     format!("{option}: no {what} of this build is called `{name}`, so nothing is left out{meant}")
 }
 
-/// What makes two builds the same, for UUIDs that do not change between them.
+/// The identity of a build, from which its UUIDs are derived so that they do not change between
+/// runs.
 fn seed(name: &str, elements: &[Element], settings: &Settings, config: &str) -> String {
     let elements: Vec<&str> = elements.iter().map(|element| element.name.as_str()).collect();
     format!("{name}\n{}\n{}\n{:?}\n{config}", settings.arch, elements.join(" "), settings.variables)
 }
 
-/// The disk layout with what it says about the root filesystem.
+/// The disk layout and the root filesystem properties derived from it.
 struct Layout {
     devices: BlockDevices,
     symbols: Symbols,
@@ -295,7 +295,7 @@ impl Layout {
             label: settings.root_label.clone(),
             options: String::new(),
         };
-        // The type may come from the configuration, and the options depend on it.
+        // The configuration may set the type, on which the options depend.
         configuration.merge_root(&root);
         let symbols = configuration.symbols()?;
         root.options = root_options(options, settings, &symbols.root_fstype);
@@ -309,14 +309,14 @@ impl Layout {
     }
 }
 
-/// Words for mkfs of the root filesystem.
+/// The mkfs options of the root filesystem.
 fn root_options(options: &DibOptions, settings: &Settings, fstype: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     if let Some(blocks) = &settings.max_online_resize {
         words.push(format!("-E resize={blocks}"));
     }
     if fstype == "ext4" {
-        // The file system check of that release does not know the feature.
+        // The fsck of that release does not support the feature.
         if settings.variables.get("DIB_RELEASE").is_some_and(|release| release == "trusty") {
             words.push("-O ^metadata_csum".into());
         }
@@ -326,7 +326,7 @@ fn root_options(options: &DibOptions, settings: &Settings, fstype: &str) -> Stri
     words.join(" ")
 }
 
-/// The UUID of the filesystem that is mounted on `/`, if it has one.
+/// The UUID of the filesystem mounted on `/`, or an empty text.
 fn root_uuid(devices: &BlockDevices) -> String {
     let nodes = &devices.layout.nodes;
     let base = nodes.iter().find_map(|node| match &node.kind {
@@ -344,9 +344,9 @@ fn root_uuid(devices: &BlockDevices) -> String {
         .unwrap_or_default()
 }
 
-/// What partitions of a given size take of the image's disk, and the table itself.
+/// The space on the image disk that fixed-size partitions and the table itself take, in KiB.
 fn beside_kib(devices: &BlockDevices) -> u64 {
-    /// The units at both ends, and what is lost by alignment.
+    /// Table space at both ends, and loss from alignment.
     const TABLE_KIB: u64 = 4096;
     let tables = devices.layout.nodes.iter().filter_map(|node| match &node.kind {
         NodeKind::Table(table) if table.disk == IMAGE_DISK => Some(table),
@@ -362,11 +362,11 @@ fn beside_kib(devices: &BlockDevices) -> u64 {
     tables.map(sizes).fold(0, u64::saturating_add)
 }
 
-/// The smallest filesystem that mkfs makes of a type.
+/// The minimum filesystem size that mkfs accepts, in KiB.
 fn root_least_kib(fstype: &str) -> u64 {
     const MIB: u64 = 1024;
     match fstype {
-        // mkfs.xfs refuses less than 300 MiB, mkfs.btrfs less than 109.
+        // mkfs.xfs needs at least 300 MiB, mkfs.btrfs at least 109 MiB.
         "xfs" => 300 * MIB,
         "btrfs" => 128 * MIB,
         "f2fs" => 64 * MIB,

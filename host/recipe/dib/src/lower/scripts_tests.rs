@@ -1,4 +1,4 @@
-//! The shell scripts of this crate, run for real where that is possible.
+//! Runs the shell scripts of this crate, where the host allows it.
 
 use std::{fs, process::Command};
 
@@ -28,7 +28,7 @@ fn the_usage_report_lists_large_files() {
     assert!(report(&["full"]).contains("/small"));
 }
 
-/// The shared folder of apt outlives `apt-get clean`, and gives the lists back.
+/// apt's shared directory survives `apt-get clean`, and returns the lists.
 #[test]
 fn what_apt_downloaded_stays_on_the_drive() {
     let root = tempfile::tempdir().unwrap();
@@ -61,7 +61,7 @@ chroot tree /usr/bin/apt-get install -y clean
     assert_eq!(stdout, expected, "{stderr}");
 }
 
-/// Saves, loses and restores a mount in a mount namespace of its own.
+/// Saves, loses and restores a mount in a private mount namespace.
 #[test]
 fn mounts_come_back() {
     let root = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The stages, in order, each with everything that it needs.
+//! The stages in order, each with all that it needs.
 //!
 //! ```text
 //! prepare ─ root.d ─ extra-data.d ─ pre-install.d ─ install.d ─ packages ─ post-install.d
@@ -6,9 +6,9 @@
 //!         ─ export ─ seal (─ canonicalise, with SOURCE_DATE_EPOCH)
 //! ```
 //!
-//! Up to post-root.d the tree is a directory, from copy on it is the mounted
-//! image. A phase for which no element has a directory gets no stage of its own,
-//! but is run with its neighbour: a script may have made the directory.
+//! Up to post-root.d the tree is a directory; from copy on it is the mounted image. A phase for
+//! which no element has a directory gets no stage of its own, but runs in the stage of its
+//! neighbour, because a script may create the directory.
 
 use plan::{
     Context, FileSource, FileStep, NodeKind, Place, ResolvConf, Run, Stage, Step, UnixPath,
@@ -35,13 +35,13 @@ use crate::{
 const SAVE_MOUNTS: &str = include_str!("../../scripts/save-mounts.sh");
 const RESTORE_MOUNTS: &str = include_str!("../../scripts/restore-mounts.sh");
 const UNMOUNT_BELOW: &str = include_str!("../../scripts/unmount-below.sh");
-/// Keeps what apt has downloaded on the helper drive.
+/// Keeps apt's downloads on the helper drive.
 const CHROOT: &str = include_str!("../../scripts/chroot");
 const IMAGE_USAGE: &str = include_str!("../../scripts/image-usage.sh");
 
-/// Mounts that scripts of root.d made.
+/// File with the mounts that scripts of root.d made.
 const ROOT_MOUNTS: &str = "mounts-of-root.d";
-/// The same and those of extra-data.d.
+/// File with the mounts of root.d and extra-data.d.
 const TREE_MOUNTS: &str = "mounts-of-extra-data.d";
 
 /// All stages.
@@ -73,7 +73,7 @@ pub(crate) fn stages(build: &Build<'_>) -> Result<Vec<Stage>, DibError> {
     stages.push(export(build)?);
     stages.push(seal());
     stages.extend(build.options.source_date_epoch.map(canonical));
-    // Only people's scripts have a reason to use the network.
+    // Only user-supplied scripts need the network.
     for stage in &mut stages {
         let scripts = stage.steps.iter().any(|step| match step {
             Step::RunParts(_) => true,
@@ -96,7 +96,7 @@ fn stage(name: &str, context: Context, steps: Vec<Step>) -> Stage {
     }
 }
 
-/// Hooks and elements that become visible now.
+/// Uploads the hooks and elements that become visible at `visible`.
 fn uploads(build: &Build<'_>, visible: Visible) -> Result<Vec<Step>, DibError> {
     let when = match visible {
         Visible::FromTheStart => "all phases",
@@ -132,21 +132,21 @@ fn uploads(build: &Build<'_>, visible: Visible) -> Result<Vec<Step>, DibError> {
     Ok(steps.into_iter().flatten().collect())
 }
 
-/// Directories on the helper drive. They are made anew for each stage: the drive
-/// is no part of what a stage starts from, and may be another one next time.
+/// Creates the directories on the helper drive. Each stage does this: the drive is not part of a
+/// stage's input, and may be a different one next time.
 fn helper_directories(build: &Build<'_>) -> Result<Vec<Step>, DibError> {
     Ok([path(guest::HOME), path(guest::LOCKFILES), build.image_cache()?]
         .map(make_directory)
         .to_vec())
 }
 
-/// The beginning of each stage that runs scripts.
+/// The first steps of each stage that runs scripts.
 fn before_scripts(build: &Build<'_>, phase: Phase) -> Result<Vec<Step>, DibError> {
     let mut steps = uploads(build, Visible::From(phase))?;
     steps.extend(helper_directories(build)?);
     if !phase.is_inside() {
-        // Nobody loads it when a script calls losetup, as udev's rules would. Here
-        // and not once, because each stage may be the first one in its machine.
+        // losetup needs the module, and no udev rule loads it here. Each stage does this, as it may
+        // be the first one in its machine.
         let load = "[ -e /dev/loop-control ] || modprobe -q loop || :";
         steps.push(Step::Run(helper("have loop devices", load, Vec::new())));
     }
@@ -174,7 +174,7 @@ fn unmount_below(directory: &str, keep: Vec<Value>) -> Step {
     Step::Run(helper("unmount what scripts mounted", UNMOUNT_BELOW, arguments))
 }
 
-/// The stage of a phase whose scripts are all there is to it.
+/// A stage that only runs the scripts of a phase.
 fn phase_stage(build: &Build<'_>, phase: Phase, context: Context) -> Result<Stage, DibError> {
     let mut steps = before_scripts(build, phase)?;
     let cwd = if phase.is_inside() { path("/") } else { build.save_directory()? };
@@ -191,7 +191,7 @@ fn prepare(build: &Build<'_>) -> Result<Stage, DibError> {
     steps.extend(upload_tree("the package diskimage_builder", guest::PACKAGE, &package)?);
     let lib = files::read_tree(&Dir::open(&build.located.lib)?, &|_, _| false)?.0;
     steps.extend(upload_tree("the library of diskimage-builder", guest::LIB, &lib)?);
-    // Elements for other programs call it by name, the hooks tree has a copy.
+    // Elements for other programs call dib-run-parts by name; the hooks tree has a copy.
     let runner = lib
         .get("dib-run-parts")
         .map(|_| inputs::entries(lib.iter().filter(|(path, _)| **path == "dib-run-parts")));
@@ -214,7 +214,7 @@ fn prepare(build: &Build<'_>) -> Result<Stage, DibError> {
     Ok(stage("prepare", Context::default(), steps))
 }
 
-/// Elements would notice a missing interpreter late, and say so in many ways.
+/// Checks for the interpreter early: elements would fail late and with various messages.
 fn find_python(python: &str) -> Step {
     let look = "command -v \"$1\" || { echo \"$1 needed but not found\" >&2; exit 1; }";
     Step::Run(helper("find python", look, vec![Value::from(python)]))
@@ -224,7 +224,7 @@ fn upload_tree(what: &str, to: &str, tree: &Tree) -> Result<Option<Step>, DibErr
     Ok(upload(what.to_owned(), path(to), inputs::entries(tree)?))
 }
 
-/// The configuration and its parameters, where scripts may look for them.
+/// Writes the block-device configuration and its parameters where scripts may look for them.
 fn block_device_files(build: &Build<'_>) -> Vec<Step> {
     let config = format!("{}/config.yaml", guest::BLOCK_DEVICE);
     let text = |value: &str| serde_json::Value::from(value).to_string();
@@ -248,7 +248,7 @@ fn block_device_files(build: &Build<'_>) -> Vec<Step> {
     ]
 }
 
-/// Files of the host that the user shares with scripts.
+/// Uploads the files that the user shares with scripts.
 fn shares(build: &Build<'_>) -> Result<Vec<Step>, DibError> {
     let mut steps = Vec::new();
     for share in &build.shares {
@@ -259,8 +259,8 @@ fn shares(build: &Build<'_>) -> Result<Vec<Step>, DibError> {
 }
 
 fn root(build: &Build<'_>) -> Result<Stage, DibError> {
-    // The tree is empty at first, and tools that fill it insist on that: nothing
-    // is mounted in it.
+    // The tree is empty at first, and the tools that fill it require that, so nothing may be
+    // mounted in it.
     let context = Context { image_system_mounts: false, ..directory_context() };
     let mut steps = before_scripts(build, Phase::Root)?;
     steps.push(run_parts(build, Phase::Root, build.save_directory()?)?);
@@ -269,7 +269,7 @@ fn root(build: &Build<'_>) -> Result<Stage, DibError> {
         ignore: vec!["lost+found".into(), "tmp".into()],
         message: "Failed to deploy the root element.".into(),
     });
-    // debootstrap copies the resolver of where it runs, which is the appliance's.
+    // debootstrap copies resolv.conf from its own system, which is the appliance.
     let forget = "if [ ! -L \"$1\" ] && cmp -s /etc/resolv.conf \"$1\"; then rm -f \"$1\"; fi";
     let resolver = vec![Value::from(format!("{}/etc/resolv.conf", guest::MNT))];
     steps.push(Step::Run(helper("forget the appliance's resolver", forget, resolver)));
@@ -280,7 +280,7 @@ fn root(build: &Build<'_>) -> Result<Stage, DibError> {
 
 fn extra_data(build: &Build<'_>) -> Result<Stage, DibError> {
     let mut steps = before_scripts(build, Phase::ExtraData)?;
-    // Written now and not before: root.d does not see the variable.
+    // Written only now, since root.d must not see the variable.
     let environment = format!("{}/environment.d", guest::HOOKS);
     steps.push(make_directory(path(&environment)));
     let kind = double_quoted(&build.settings.install_type);
@@ -293,7 +293,7 @@ fn extra_data(build: &Build<'_>) -> Result<Stage, DibError> {
     Ok(stage(Phase::ExtraData.directory(), directory_context(), steps))
 }
 
-/// Packages of the command line, installed once, in one call.
+/// Installs the packages of the command line once, with one call.
 fn packages(build: &Build<'_>) -> Result<Option<Stage>, DibError> {
     let packages = &build.options.extra_packages;
     if packages.is_empty() {
@@ -317,7 +317,7 @@ fn packages(build: &Build<'_>) -> Result<Option<Stage>, DibError> {
     Ok(Some(stage("packages", Context { ca_bundle: true, ..directory_context() }, steps)))
 }
 
-/// Takes the tree aside and finds out how large the image becomes.
+/// Moves the tree aside and computes the image size.
 fn size(build: &Build<'_>) -> Result<Stage, DibError> {
     let mut steps = vec![
         Step::KillProcesses { root: path(guest::MNT) },
@@ -356,7 +356,7 @@ fn copy() -> Stage {
     stage("copy", context, steps)
 }
 
-/// cleanup.d, and what diskimage-builder itself takes out of the image.
+/// Runs cleanup.d and diskimage-builder's own cleanup of the image.
 fn cleanup(build: &Build<'_>) -> Result<Stage, DibError> {
     let mut steps = before_scripts(build, Phase::Cleanup)?;
     steps.push(run_parts(build, Phase::Cleanup, build.save_directory()?)?);
@@ -372,7 +372,7 @@ fn cleanup(build: &Build<'_>) -> Result<Stage, DibError> {
     Ok(stage(Phase::Cleanup.directory(), image_context(), steps))
 }
 
-/// The image's own mount points, which stay mounted.
+/// The mount points of the image itself, which stay mounted.
 fn kept_mounts(build: &Build<'_>) -> Vec<Value> {
     build
         .devices
@@ -410,7 +410,7 @@ fn seal() -> Stage {
     stage("seal", context, vec![Step::Trim])
 }
 
-/// Filesystems as they are written by hand differ in every build.
+/// Rewrites filesystems canonically: written through mounts, they differ in every build.
 fn canonical(epoch: u64) -> Stage {
     stage("canonicalise", Context::default(), vec![Step::Canonicalise { epoch }])
 }

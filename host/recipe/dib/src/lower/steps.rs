@@ -1,4 +1,4 @@
-//! Short ways to write steps.
+//! Shorthands for steps.
 
 use plan::{
     Bind, Context, FileStep, GuestPath, Place, Run, RunParts, Script, Step, UnixPath, Upload,
@@ -13,7 +13,7 @@ use crate::{
     phase::Phase,
 };
 
-/// A path that is written in this program.
+/// Converts a literal path of this program.
 pub(crate) fn path(text: &str) -> GuestPath {
     GuestPath::new(text).expect("paths of this program are absolute and normal")
 }
@@ -26,12 +26,12 @@ pub(crate) fn write(path: GuestPath, content: impl Into<String>) -> Step {
     Step::File(FileStep::Write { path, content: content.into(), mode: 0o644 })
 }
 
-/// An upload, unless there is nothing to upload.
+/// An upload step; `None` if there are no entries.
 pub(crate) fn upload(what: String, to: GuestPath, entries: Vec<UploadEntry>) -> Option<Step> {
     (!entries.is_empty()).then_some(Step::Upload(Upload { what, to, entries }))
 }
 
-/// A script of this program, run outside by the plain shell.
+/// Runs a script of this program outside, with the plain shell.
 pub(crate) fn helper(what: &str, script: &str, arguments: Vec<Value>) -> Run {
     let mut argv: Vec<Value> = ["sh", "-c", script, what].into_iter().map(Value::from).collect();
     argv.extend(arguments);
@@ -47,14 +47,14 @@ pub(crate) fn helper(what: &str, script: &str, arguments: Vec<Value>) -> Run {
     }
 }
 
-/// The scripts of a phase.
+/// Runs the scripts of a phase.
 pub(crate) fn run_parts(build: &Build<'_>, phase: Phase, cwd: GuestPath) -> Result<Step, DibError> {
     let hooks = if phase.is_inside() { guest::IN_TARGET } else { guest::HOOKS };
     let mut scripts = Vec::new();
     for (name, element, found) in build.hooks.single_scripts(phase) {
         let element = build.elements.iter().find(|known| known.name == element);
         let directories = element.map(guest_path).into_iter().chain([guest::HOOKS.to_owned()]);
-        // Both stand in the build directory, so that one upload is enough.
+        // Both are below the build directory, so one upload is enough.
         let places: Vec<UnixPath> = directories
             .map(|directory| format!("{directory}/{}/{name}", phase.directory()))
             .filter_map(|place| Some(place.strip_prefix(guest::UPLOADS)?.into()))
@@ -81,7 +81,7 @@ pub(crate) fn run_parts(build: &Build<'_>, phase: Phase, cwd: GuestPath) -> Resu
     }))
 }
 
-/// The tree before it is in an image: a directory.
+/// The context in which the tree is a directory.
 pub(crate) fn directory_context() -> Context {
     Context {
         image_root: Some(path(guest::MNT)),
@@ -92,12 +92,12 @@ pub(crate) fn directory_context() -> Context {
     }
 }
 
-/// The tree in the mounted image.
+/// The context in which the tree is the mounted image.
 pub(crate) fn image_context() -> Context {
     Context { layout_at: Some(path(guest::MNT)), ..directory_context() }
 }
 
-/// A context in which scripts run inside: they see the hooks, read-only.
+/// The same context with the hooks mounted read-only, for scripts inside.
 pub(crate) fn inside(context: Context) -> Context {
     let bind = Bind {
         from: path(guest::HOOKS),

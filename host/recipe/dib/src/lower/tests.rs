@@ -1,4 +1,4 @@
-//! Whole plans.
+//! Tests of complete plans.
 
 use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
@@ -11,7 +11,7 @@ use crate::{
     source::Origin,
 };
 
-/// A diskimage-builder with three elements, made for the test.
+/// A diskimage-builder with three elements, created for the test.
 struct Small {
     root: tempfile::TempDir,
 }
@@ -80,7 +80,7 @@ fn options(elements: &[&str]) -> DibOptions {
     }
 }
 
-/// A plan in short: contexts and steps, with the interesting part of each.
+/// Prints a plan briefly: contexts and steps with their relevant values.
 fn print(plan: &Plan) -> String {
     let mut out = String::new();
     for disk in &plan.disks {
@@ -162,7 +162,7 @@ fn debian_minimal_vm_of_the_real_release() {
         "base block-device-mbr bootloader debian-minimal debootstrap dib-init-system dpkg \
          install-bin install-types manifests modprobe package-installs pkg-map sysprep vm"
     );
-    // Another run gives the same bytes.
+    // A second run gives the same bytes.
     let again = lower(&options, &located).unwrap();
     assert_eq!(again, lowered);
 }
@@ -225,7 +225,7 @@ fn outputs_and_their_names() {
     assert_eq!(plan.outputs.checksums, [Checksum::Sha256]);
     assert!(plan.outputs.images.iter().all(|image| !image.compress));
     assert!(plan.outputs.overwrite);
-    // The suffix of a single format is not doubled.
+    // The suffix of a single format is not repeated.
     for (name, path) in [
         ("x.qcow2", "x.qcow2"),
         ("x", "x.qcow2"),
@@ -299,10 +299,10 @@ fn image_sizes() {
     assert_eq!((step.extra_kib, step.journal_kib, step.fixed_kib), (Some(204_800), 0, 537_600));
     let plan = with(|options| options.size = Some(5 << 30));
     assert_eq!((size_of(&plan), size_step(&plan)), (DiskSize::Bytes(5 << 30), None));
-    // 0.9 GiB, up to 64 KiB.
+    // 0.9 GiB, rounded up to 64 KiB.
     let plan = with(|options| options.image_size_gib = Some("0.9".into()));
     assert_eq!(size_of(&plan), DiskSize::Bytes(943_744 * 1024));
-    // An ESP comes on top even then.
+    // An ESP is still added.
     let plan = with(|options| {
         options.image_size_gib = Some("1".into());
         options.elements.push("block-device-efi-x".into());
@@ -347,7 +347,7 @@ fn options_of_the_root_filesystem() {
         options.root_label = Some("label".into());
     });
     assert_eq!((xfs.options.len(), xfs.label.as_deref()), (0, Some("label")));
-    // UUIDs stay when nothing changes, and differ between images.
+    // UUIDs are stable for the same input, and differ between images.
     assert_eq!(with(|_| ()).uuid, with(|_| ()).uuid);
     assert_ne!(with(|_| ()).uuid, with(|options| options.name = "other".into()).uuid);
 }
@@ -404,7 +404,7 @@ fn an_element_keeps_disks_below_the_current_directory_alone() {
     }
     let error = of_element(config("../data", "a")).unwrap_err();
     assert!(error.to_string().contains("cannot name a disk"), "{error}");
-    // The user may name any folder.
+    // The user may choose any directory.
     let own = small.lower(|options| {
         let text = config("data", "/srv");
         options.envvars.push(("DIB_BLOCK_DEVICE_CONFIG".into(), text));
@@ -496,7 +496,7 @@ fn shares_become_uploads() {
         })
         .unwrap()
         .plan;
-    // What is named may be a link; what is in it travels as it is.
+    // Links in a path that the user names are followed; links in the tree stay links.
     let entries = plan.stages[0].steps.iter().flat_map(Step::uploads);
     let link = entries.flat_map(|upload| &upload.entries).find(|entry| entry.path == "link");
     assert_eq!(link.unwrap().kind, plan::UploadKind::Symlink("/etc/passwd".into()));

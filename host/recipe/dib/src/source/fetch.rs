@@ -1,10 +1,10 @@
-//! Fetching the pinned release and keeping it in the cache.
+//! Fetches the pinned release and keeps it in the cache.
 //!
 //! ```text
 //! CACHE/diskimage-builder/3.43.0-a0e71b53/diskimage_builder/{lib,elements,…}
 //! ```
 //!
-//! The directory is made beside its place and renamed, so it is whole or absent.
+//! The directory is created beside its final path and renamed, so it is either complete or absent.
 
 use std::{
     fs, io,
@@ -16,37 +16,36 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Origin, SourceError, VERSION, World, index, is_package};
 
-/// The source archive of the release, and its digest as the index publishes it.
+/// The source archive of the release; its digest is the one that the index publishes.
 const FILE_NAME: &str = "diskimage_builder-3.43.0.tar.gz";
 const SHA256: &str = "a0e71b53c62e9f91dfa29a19118b4f44f6c9ddbf490ce51700234f950d1d70df";
-/// The part of the archive that is kept.
+/// The part of the archive that is unpacked.
 const ARCHIVE_PREFIX: &str = "diskimage_builder-3.43.0/diskimage_builder";
 
-/// Longest index page: that of this project is about 100 KB.
+/// Limit for an index page; this project's page has about 100 KB.
 const PAGE_MAX_BYTES: u64 = 8 << 20;
-/// Longest archive: this one has 0.6 MB.
+/// Limit for the archive; this one has 0.6 MB.
 const ARCHIVE_MAX_BYTES: u64 = 32 << 20;
 /// A download that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{url}`: {reason}")]
 pub struct FetchFailure {
-    /// The address.
+    /// The URL.
     pub url: String,
     /// The reason.
     pub reason: String,
 }
 
-/// Gets a file from the network: with the run's certificates, proxies and retries, which
-/// are the caller's.
+/// Fetches a file from the network. The caller provides certificates, proxies and retries.
 pub trait Fetcher {
-    /// The bytes at an address, `limit` at most.
+    /// Downloads a URL, at most `limit` bytes.
     ///
     /// # Errors
-    /// When they cannot be had.
+    /// Fails if the file cannot be downloaded.
     fn get(&self, url: &str, limit: u64) -> Result<Vec<u8>, FetchFailure>;
 }
 
-/// The release from the cache, or else from the index.
+/// The release from the cache, or otherwise from the index.
 pub(super) fn cached_or_fetched<E: Fn(&str) -> Option<String>>(
     world: &World<'_, E>,
     fetcher: &dyn Fetcher,
@@ -88,8 +87,8 @@ fn verify(url: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {
     }
 }
 
-/// Makes a directory with those between it and `top`. They go to guests with their modes, which
-/// therefore must not depend on the umask.
+/// Creates a directory and its parents below `top`. Guests see their modes, so these must not
+/// depend on the umask.
 fn make_directories(top: &Path, directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     for made in directory.ancestors().take_while(|ancestor| *ancestor != top) {
@@ -140,7 +139,7 @@ fn unpack(archive: &[u8], parent: &Path, home: &Path) -> Result<(), SourceError>
         .map_err(cache(temporary.path()))?;
     match fs::rename(temporary.path(), home) {
         Ok(()) => Ok(()),
-        // Another process was faster; its result is as good.
+        // Another process was faster; its result is equivalent.
         Err(_) if is_package(&home.join("diskimage_builder")) => Ok(()),
         Err(source) => Err(SourceError::Cache { path: home.to_owned(), source }),
     }

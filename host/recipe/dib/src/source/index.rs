@@ -1,5 +1,5 @@
-//! Which package index, and where on it a file is: pip's configuration and the
-//! "simple" index page.
+//! Finds the package index and the URL of a file on it: parses pip's configuration and the "simple"
+//! index page.
 
 use std::{
     fs,
@@ -8,22 +8,22 @@ use std::{
 
 use super::World;
 
-/// pip's default: Python's public index.
+/// pip's default index.
 fn public_index() -> String {
     format!("https://{}.{}/simple", ["py", "pi"].concat(), "org")
 }
 
-/// What pip is configured to use.
+/// The relevant part of pip's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PipConfiguration {
-    /// The index, without a slash at the end.
+    /// The URL of the index, without a trailing slash.
     pub(crate) index: String,
-    /// Directories with packages, looked at first.
+    /// Directories with packages, which are searched first.
     pub(crate) links: Vec<PathBuf>,
 }
 
-/// Reads pip's variables and files: a variable wins over the files of the
-/// virtual environment, the user and the system, in this order.
+/// Reads pip's variables and files. A variable overrides the files of the virtual environment, the
+/// user and the system, in this order.
 pub(crate) fn pip_configuration<E: Fn(&str) -> Option<String>>(
     world: &World<'_, E>,
 ) -> PipConfiguration {
@@ -60,8 +60,8 @@ fn files<E: Fn(&str) -> Option<String>>(world: &World<'_, E>) -> Vec<PathBuf> {
     files
 }
 
-/// A key of the sections that concern downloads. Lines that begin with a blank
-/// go on with the value before.
+/// The value of a key in the sections that concern downloads. Lines that begin with whitespace
+/// continue the previous value.
 fn ini_value(text: &str, key: &str) -> Option<String> {
     let mut section = "";
     let mut found: Option<String> = None;
@@ -92,7 +92,7 @@ fn ini_value(text: &str, key: &str) -> Option<String> {
     found
 }
 
-/// The address of a file on an index page, without its fragment.
+/// The URL of a file on an index page, without its fragment.
 pub(crate) fn file_link(page_url: &str, page: &str, file_name: &str) -> Option<String> {
     page.split("href=").skip(1).find_map(|rest| {
         let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
@@ -103,7 +103,7 @@ pub(crate) fn file_link(page_url: &str, page: &str, file_name: &str) -> Option<S
     })
 }
 
-/// An address relative to that of a page.
+/// Resolves a link relative to the URL of its page.
 fn join(base: &str, link: &str) -> String {
     if link.contains("://") {
         return link.to_owned();
@@ -130,7 +130,7 @@ fn join(base: &str, link: &str) -> String {
     format!("{scheme}://{host}/{}", parts.join("/"))
 }
 
-/// A package file in one of the directories that pip looks into.
+/// A package file in one of the directories that pip searches.
 pub(crate) fn local_file(configuration: &PipConfiguration, file_name: &str) -> Option<PathBuf> {
     configuration.links.iter().map(|link| link.join(file_name)).find(|path: &PathBuf| {
         let path: &Path = path;

@@ -1,4 +1,4 @@
-//! Searching in made-up worlds, and the real index when it can be reached.
+//! Searches in worlds made by the tests, and in the real index if it is reachable.
 
 use std::cell::RefCell;
 
@@ -12,7 +12,7 @@ impl Fetcher for NoNetwork {
     }
 }
 
-/// Answers from a list, and remembers what it was asked.
+/// A fetcher with fixed answers that records its requests.
 struct Canned {
     answers: Vec<(&'static str, &'static [u8])>,
     asked: RefCell<Vec<String>>,
@@ -61,7 +61,7 @@ fn an_installed_package_is_found() {
     assert_eq!(fs::canonicalize(&located.package).unwrap(), installed);
     assert_eq!(located.lib, located.package.join("lib"));
     assert_eq!(located.elements, [located.package.join("elements")]);
-    // The user's own comes before the system's.
+    // The user's configuration overrides the system's.
     let home = root.path().join("home");
     let own = package(&home.join(".local/lib/python3.11/site-packages"));
     let home = home.display().to_string();
@@ -82,7 +82,7 @@ fn a_package_of_links_is_none() {
     }
     let options = DibOptions::default();
     assert!(find_in(root.path(), &options, &[], &NoNetwork).is_err(), "it would be fetched");
-    // The package itself may be one: the user's own, or the system's.
+    // The package directory itself may be a link, of the user or of the system.
     fs::remove_dir_all(&farm).unwrap();
     std::os::unix::fs::symlink(&store, &farm).unwrap();
     let located = find_in(root.path(), &options, &[], &NoNetwork).unwrap();
