@@ -1,6 +1,6 @@
-//! What `vbuild vmdb` (and `vmdb2`, when it is called so) is given, and how it
-//! becomes a plan. No terminal, no clock: the command line is parsed elsewhere,
-//! and what is said is data.
+//! The options of `vbuild vmdb` (also called as `vmdb2`), and how they become a plan. This module
+//! uses neither terminal nor clock: the command line is parsed elsewhere, and messages are returned
+//! as data.
 
 use std::{
     io::Read,
@@ -17,13 +17,13 @@ use crate::{
     template::{VariableError, Variables},
 };
 
-/// The largest spec that is read. Real ones have a few kilobytes.
+/// Maximum size of a spec. Real ones have a few kilobytes.
 const SPEC_MAX_BYTES: u64 = 16 * 1024 * 1024;
-/// Exit status of a build or spec that failed; a wrong command line gives 2.
+/// Exit status if a build or spec fails; an invalid command line gives 2.
 pub const EXIT_FAILED: u8 = 1;
 
-/// Endings of file names that mean a format of disks. A test of the program holds them
-/// against what it writes.
+/// File name suffixes and the disk formats that they select. A test of the program compares them
+/// with the formats of `output`.
 pub const FORMATS: &[(&str, &str)] = &[
     ("qcow2", "qcow2"),
     ("vmdk", "vmdk"),
@@ -44,75 +44,75 @@ pub struct Options {
     pub spec: String,
     /// `--output`: a new image.
     pub output: Option<String>,
-    /// `--image`: an image that exists.
+    /// `--image`: an existing image.
     pub image: Option<String>,
     /// `--rootfs-tarball`.
     pub rootfs_tarball: Option<String>,
     /// `--variable`, each as `NAME=VALUE`.
     pub variables: Vec<String>,
-    /// `--formats`: instead of the one that the output's name tells.
+    /// `--formats`: overrides the format that the suffix of the output selects.
     pub formats: Vec<FormatChoice>,
     /// `--docker-target`: name and tag of container images.
     pub docker_target: Option<String>,
-    /// Whether formats compress that can.
+    /// Whether formats that can compress do so.
     pub compress: bool,
     /// Options for the format, `k=v,k=v`.
     pub format_options: Option<String>,
-    /// Checksum files.
+    /// Kinds of checksum files to write.
     pub checksums: Vec<plan::Checksum>,
-    /// `--lenient`: only warn of what vmdb2 passes over in silence.
+    /// `--lenient`: warn about faults that vmdb2 ignores, instead of refusing the spec.
     pub lenient: bool,
-    /// Whose wording the narration has.
+    /// The vmdb2 version whose wording the narration uses.
     pub wording: Wording,
-    /// The architecture of the build's machine, as Debian calls it: `amd64`.
+    /// The architecture of the build machine, in Debian's names: `amd64`.
     pub arch: String,
     /// The working directory.
     pub directory: PathBuf,
-    /// `--allow-host-path`: what the spec may name beside its own files.
+    /// `--allow-host-path`: host paths that the spec may name beside its own files.
     pub allowed: Vec<PathBuf>,
-    /// Homes and folders for temporary files; see [`Sources::broad`].
+    /// Home directories and directories for temporary files; see [`Sources::broad`].
     pub broad: Vec<PathBuf>,
-    /// `--share`: files of the host that commands of the spec may read.
+    /// `--share`: host files that commands of the spec may read.
     pub shares: Vec<Share>,
-    /// Whether `shell` steps see the spec's own folder.
+    /// Whether `shell` steps see the spec's directory.
     pub shares_folder: bool,
-    /// What vbuild itself writes on the host in this run, beside the outputs.
+    /// Host paths that vbuild itself writes in this run, beside the outputs.
     pub written: Vec<PathBuf>,
 }
 
-/// A format that is asked for.
+/// A requested output format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FormatChoice {
     /// Its name.
     pub name: String,
-    /// What is appended to the output's name, without the dot before it.
+    /// The suffix of the output's name, without the dot.
     pub suffix: String,
-    /// Whether it is made of the tree, and not of the disk.
+    /// Whether it is made from the file tree instead of the disk.
     pub is_of_tree: bool,
 }
 
-/// Files of the host that the user shares with commands.
+/// Host files that the user shares with commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// On the host.
+    /// The host path.
     pub host: PathBuf,
-    /// In the guest, absolute.
+    /// The guest path, absolute.
     pub guest: String,
 }
 
-/// Why there is nothing to build.
+/// Why a build cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Neither `--output` nor `--image`.
+    /// Neither `--output` nor `--image` was given.
     #[error("neither --output nor --image says what to build")]
     NoTarget,
-    /// An option whose value says nothing.
+    /// The value of an option is empty.
     #[error("{0} is empty")]
     Empty(&'static str),
-    /// A wrong `--variable`.
+    /// A `--variable` is invalid.
     #[error("--variable: {0}")]
     Variable(#[from] VariableError),
-    /// A `--share` that cannot be read.
+    /// A path of `--share` cannot be read.
     #[error("--share: {0}")]
     Share(String),
     /// The spec cannot be read.
@@ -126,36 +126,36 @@ pub enum Failure {
     /// The spec is too large.
     #[error("the spec `{0}` is larger than {SPEC_MAX_BYTES} bytes")]
     TooLarge(String),
-    /// The spec is wrong; the message names every place.
+    /// The spec is invalid; the message lists all faults with their positions.
     #[error("{0}")]
     Spec(Box<SpecError>),
 }
 
-/// A build that can begin.
+/// A build that is ready to start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
-    /// The plan and what belongs to it.
+    /// The plan, with its narration and warnings.
     pub lowered: Lowered,
-    /// The spec's text: shows the place of a step that fails.
+    /// The spec's text, to show the position of a failing step.
     pub source: Source,
 }
 
 impl Prepared {
-    /// Whether the spec only speaks; then [`crate::Narration::run_local`] runs
-    /// it without any machine.
+    /// Whether all steps only print messages; [`crate::Narration::run_local`] then runs the spec
+    /// without a machine.
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.lowered.plan.stages.is_empty()
     }
 
-    /// The place of the step that a stage belongs to, with its line, for the
-    /// message when the stage fails.
+    /// The position and source line of the step that a stage belongs to, for the message if the
+    /// stage fails.
     #[must_use]
     pub fn place_of_stage(&self, stage: usize) -> Option<String> {
         self.lowered.narration.step_of_stage(stage).map(|step| self.place_of_step(step))
     }
 
-    /// The place of a step, with its line.
+    /// The position and source line of a step.
     #[must_use]
     pub fn place_of_step(&self, step: &StepNote) -> String {
         let title = format!("step {} ({})", step.number, step.name);
@@ -164,10 +164,10 @@ impl Prepared {
     }
 }
 
-/// Reads, checks and lowers a spec. `stdin` is read when the spec is `-`.
+/// Reads, checks and lowers a spec. `stdin` is read if the spec is `-`.
 ///
 /// # Errors
-/// Everything that is wrong with the command line or the spec.
+/// Fails on any error in the command line or the spec.
 pub fn prepare(options: &Options, stdin: &mut dyn Read) -> Result<Prepared, Failure> {
     if options.output.is_none() && options.image.is_none() {
         return Err(Failure::NoTarget);
@@ -217,8 +217,8 @@ pub fn prepare(options: &Options, stdin: &mut dyn Read) -> Result<Prepared, Fail
     Ok(Prepared { lowered, source })
 }
 
-/// What the spec may name: files of its own folder, and of the working directory where the
-/// spec lies in it; see [`Sources`].
+/// The host files that the spec may name: those in its own directory, and those in the working
+/// directory if the spec is in it; see [`Sources`].
 fn sources(options: &Options) -> Sources {
     let here = options.directory.clone();
     let parent = Path::new(&options.spec).parent().filter(|_| options.spec != "-");
@@ -233,7 +233,7 @@ fn sources(options: &Options) -> Sources {
     }
 }
 
-/// The folder that `shell` steps see.
+/// The directory that `shell` steps see.
 fn folder(options: &Options) -> Option<PathBuf> {
     if !options.shares_folder || options.spec == "-" {
         return None;
@@ -242,7 +242,7 @@ fn folder(options: &Options) -> Option<PathBuf> {
     own.parent().and_then(|folder| std::fs::canonicalize(folder).ok())
 }
 
-/// Every file of the host that this run writes, by absolute paths without links.
+/// All host files that this run writes, as absolute paths without links.
 fn written(options: &Options) -> Vec<PathBuf> {
     let files = [&options.output, &options.image, &options.rootfs_tarball];
     let files = files.into_iter().flatten().map(PathBuf::from);
@@ -269,20 +269,21 @@ fn read_spec(options: &Options, stdin: &mut dyn Read) -> Result<Source, Failure>
     Ok(Source { name: name.to_owned(), text })
 }
 
-/// The format that a path's ending means, and the path without it. Other
-/// endings mean a raw image.
+/// The format that the suffix of a path selects, and the path without the suffix. Unknown suffixes
+/// select a raw image.
 #[must_use]
 pub fn format_of(path: &str) -> (&'static str, &str) {
     let known = FORMATS.iter().filter_map(|(ending, format)| {
         let stem = path.strip_suffix(ending)?.strip_suffix('.')?;
         (!stem.is_empty() && !stem.ends_with('/')).then_some((*format, stem))
     });
-    // `x.fixed.vhd` is more than `x.vhd`.
+    // `x.fixed.vhd` also matches `.vhd`; the longest suffix wins.
     known.min_by_key(|(_, stem)| stem.len()).unwrap_or(("raw", path))
 }
 
-/// Where a format of an output is written: under the output's own name when that means this
-/// format, or ends as it does and the format is the only one; else with its own suffix.
+/// The path of an output format: the output's own name if its suffix selects this format, or if it
+/// ends with the format's suffix and the format is the only one; otherwise the name with the
+/// format's suffix.
 #[must_use]
 pub fn file_of(output: &str, format: &FormatChoice, is_only: bool) -> PathBuf {
     let (own, stem) = format_of(output);

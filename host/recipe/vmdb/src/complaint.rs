@@ -1,4 +1,4 @@
-//! What is wrong with a spec: every complaint has its place and shows it.
+//! Complaints about a spec: each has a position and shows the line.
 
 pub(crate) use yaml_tree::nearest;
 
@@ -9,14 +9,14 @@ use crate::yaml::Position;
 /// The spec's text, for messages.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Source {
-    /// What the file is called: a path, or `standard input`.
+    /// The name of the file: a path, or `standard input`.
     pub name: String,
-    /// What is in it.
+    /// Its content.
     pub text: String,
 }
 
 impl Source {
-    /// The line at a place with a mark below, ready to print.
+    /// The line at a position with a mark below, ready to print.
     #[must_use]
     pub fn excerpt(&self, at: Position) -> String {
         let Some(line) = at.line.checked_sub(1).and_then(|n| self.text.lines().nth(n)) else {
@@ -24,7 +24,7 @@ impl Source {
         };
         let number = at.line.to_string();
         let margin = " ".repeat(number.len());
-        // Tabs stay tabs, so that the mark stands below what it means.
+        // Tabs are kept, so that the mark is aligned.
         let lead: String = line
             .chars()
             .take(at.column.saturating_sub(1))
@@ -34,21 +34,21 @@ impl Source {
     }
 }
 
-/// One thing that is wrong, or worth a warning.
+/// An error or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
-    /// Where in the spec.
+    /// Its position in the spec.
     pub at: Position,
-    /// The step, as `step 4 (mkpart)`; none for the file as a whole.
+    /// The step, as `step 4 (mkpart)`; `None` for the file as a whole.
     pub step: Option<String>,
     /// The message.
     pub message: String,
-    /// What the user can do.
+    /// A remedy for the user.
     pub hint: Option<String>,
 }
 
 impl Complaint {
-    /// About something that vmdb2 passes over in silence: the option that does so too is named.
+    /// Marks a fault that vmdb2 ignores: the hint names `--lenient`.
     pub(crate) fn can_be_passed_over(mut self) -> Self {
         let way = "`--lenient` takes the spec as vmdb2 does, and only warns";
         self.hint = Some(match self.hint {
@@ -58,7 +58,7 @@ impl Complaint {
         self
     }
 
-    /// The complaint as text, with the line that it is about.
+    /// The complaint as text, with its source line.
     #[must_use]
     pub fn show(&self, source: &Source) -> String {
         let mut text = format!("{}:{}: {self}", source.name, self.at);
@@ -84,17 +84,17 @@ impl fmt::Display for Complaint {
     }
 }
 
-/// Everything that is wrong with a spec, in order of the file.
+/// All errors in a spec, in file order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecError {
     /// The spec.
     pub source: Source,
-    /// What is wrong; never empty.
+    /// The errors; never empty.
     pub complaints: Vec<Complaint>,
 }
 
 impl SpecError {
-    /// Complaints about a spec, in order of their places.
+    /// Sorts complaints by position.
     #[must_use]
     pub fn new(source: &Source, mut complaints: Vec<Complaint>) -> Self {
         complaints.sort_by_key(|complaint| complaint.at);

@@ -1,22 +1,21 @@
-//! Reads the keys of one step: each once, with its type, and then asks whether
-//! any key was left that nobody asked for.
+//! Reads the keys of one step, each with its type, and reports the keys that no read asked for.
 
 use crate::{
     complaint::nearest,
     yaml::{Node, Position, Value},
 };
 
-/// What is wrong with a key of a step.
+/// A fault in a key of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FieldFault {
     pub(crate) at: Position,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
-    /// Whether vmdb2 would not have noticed.
+    /// Whether vmdb2 ignores the fault.
     pub(crate) lenient: bool,
 }
 
-/// A step's mapping while it is read.
+/// The mapping of a step while it is read.
 #[derive(Debug)]
 pub(crate) struct Fields<'a> {
     step: &'a Node,
@@ -63,7 +62,7 @@ impl<'a> Fields<'a> {
         self.fault("", format!("lacks the key `{key}`"), None);
     }
 
-    /// A string that must be there.
+    /// A required string.
     pub(crate) fn text(&mut self, key: &'static str) -> String {
         match self.ask(key) {
             Some(Node { value: Value::Text(text), .. }) => text.clone(),
@@ -78,7 +77,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A string that must be there and say something.
+    /// A required string that is not empty.
     pub(crate) fn word(&mut self, key: &'static str) -> String {
         let text = self.text(key);
         if text.is_empty() && matches!(self.step.get(key), Some(node) if node.text().is_some()) {
@@ -87,7 +86,7 @@ impl<'a> Fields<'a> {
         text
     }
 
-    /// A string that may be missing; an empty one is as good as none.
+    /// An optional string; an empty one counts as missing.
     pub(crate) fn optional(&mut self, key: &'static str) -> Option<String> {
         match self.ask(key) {
             Some(Node { value: Value::Text(text), .. }) => Some(text.clone()),
@@ -100,13 +99,13 @@ impl<'a> Fields<'a> {
         .filter(|text| !text.is_empty())
     }
 
-    /// The first of several names of one thing that says something.
+    /// The first non-empty value among several names of one key.
     pub(crate) fn alias(&mut self, keys: &[&'static str]) -> Option<String> {
         let values: Vec<Option<String>> = keys.iter().map(|key| self.optional(key)).collect();
         values.into_iter().flatten().next()
     }
 
-    /// As [`Self::alias`], but there must be one.
+    /// Like [`Self::alias`], but required.
     pub(crate) fn required_alias(&mut self, keys: &[&'static str]) -> String {
         let faults = self.faults.len();
         let value = self.alias(keys);
@@ -140,8 +139,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number that is not negative, with a default. As in Python, booleans
-    /// are numbers.
+    /// A non-negative number with a default. As in Python, booleans are numbers.
     pub(crate) fn number_or(&mut self, key: &'static str, default: u32, max: u32) -> u32 {
         let number = match self.ask(key) {
             None => return default,
@@ -195,7 +193,7 @@ impl<'a> Fields<'a> {
         words
     }
 
-    /// A mapping that may be missing.
+    /// An optional mapping.
     pub(crate) fn map(&mut self, key: &'static str) -> Option<&'a Node> {
         match self.ask(key) {
             Some(node) if matches!(node.value, Value::Map(_)) => Some(node),
@@ -207,8 +205,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The names of the flags under which the step is skipped, from its key `unless`: one
-    /// name or a list of them.
+    /// The flags in the key `unless`, a name or a list of names: the step is skipped if all are
+    /// set.
     pub(crate) fn unless(&mut self) -> Option<Vec<String>> {
         match self.ask("unless") {
             None => None,
@@ -221,7 +219,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// What was wrong, with the keys that nobody asked for.
+    /// The faults found, including keys that no read asked for.
     pub(crate) fn finish(mut self) -> Vec<FieldFault> {
         let Value::Map(entries) = &self.step.value else { return self.faults };
         for (key, _) in entries {
@@ -244,13 +242,13 @@ impl<'a> Fields<'a> {
         self.faults
     }
 
-    /// The keys that were asked for.
+    /// The keys that were read.
     pub(crate) fn asked(&self) -> &[&'static str] {
         &self.asked
     }
 }
 
-/// Words as a list in prose.
+/// Joins words as a list in prose.
 pub(crate) fn listed(words: &[&str]) -> String {
     let mut seen: Vec<&str> = Vec::new();
     for word in words {

@@ -7,7 +7,7 @@ use crate::{
     yaml,
 };
 
-/// A spec, from the text to its steps. Templates have a target of their own.
+/// Reads a spec, from the text to its steps. Templates have their own target.
 pub fn spec(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes).replace(['{', '}'], " ");
     if let Ok(document) = yaml::read(&text) {
@@ -17,8 +17,8 @@ pub fn spec(bytes: &[u8]) {
     let _ = spec::read(source, &variables(), bytes.first().is_some_and(|byte| byte % 2 == 0));
 }
 
-/// One template. Numbers of more than three digits are cut, as a template may ask for
-/// texts of a hundred megabytes.
+/// Renders one template. Numbers of more than three digits are truncated, since a template may
+/// produce texts of a hundred megabytes.
 pub fn template(bytes: &[u8]) {
     let mut text = String::from_utf8_lossy(bytes).into_owned();
     let mut digits = 0;

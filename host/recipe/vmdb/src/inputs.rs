@@ -1,5 +1,5 @@
-//! Files of the host that a spec names: these, and nothing else of the host,
-//! enter the guest. Each is read once here, for its digest.
+//! Host files that a spec names; no other host file enters the guest. Each is read once here to
+//! compute its digest.
 
 use std::{
     io::Read as _,
@@ -9,14 +9,14 @@ use std::{
 use inputs::{Found, Source, SourceError, Sources};
 use plan::{Digest, DiskBase, FileSource, UnixPath, UploadEntry, UploadKind};
 
-/// The largest key file: cryptsetup reads no more by default (8 MiB).
+/// Maximum size of a key file: the default limit of cryptsetup (8 MiB).
 const KEY_MAX_BYTES: u64 = 8 * 1024 * 1024;
-/// Where distributions and administrators put the public keys of archives. A spec may
-/// name one as a keyring.
+/// Directories in which distributions and administrators keep the public keys of archives. A spec
+/// may name a file in them as a keyring.
 const KEYRING_FOLDERS: [&str; 3] =
     ["/usr/share/keyrings", "/etc/apt/keyrings", "/etc/apt/trusted.gpg.d"];
 
-/// Why an input cannot be taken.
+/// Why an input is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
     #[error(transparent)]
@@ -34,30 +34,30 @@ impl InputError {
     }
 }
 
-/// Where the spec's paths are looked up: vmdb2 takes the working directory; a spec that
-/// is used from elsewhere also finds its neighbours.
+/// Where paths of the spec are looked up. vmdb2 uses the working directory; here a spec used from
+/// elsewhere also finds files beside it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Directories(pub(crate) Sources);
 
 impl Directories {
-    /// A regular file that the spec names, read for its digest.
+    /// A regular file that the spec names, with its digest.
     pub(crate) fn file(&self, path: &str) -> Result<HostFile, InputError> {
         HostFile::read(&self.0.find(Path::new(path))?)
     }
 
-    /// A regular file that the command line names, read for its digest.
+    /// A regular file that the command line names, with its digest.
     pub(crate) fn file_of_user(&self, path: &str) -> Result<HostFile, InputError> {
         HostFile::read(&self.0.find_of_user(Path::new(path))?)
     }
 
-    /// A keyring: a file of the spec, or one of those that every user of the host has.
+    /// A keyring: a file of the spec, or one in the system-wide directories.
     pub(crate) fn keyring(&self, path: &str) -> Result<HostFile, InputError> {
         let mut sources = self.0.clone();
         sources.allowed.extend(KEYRING_FOLDERS.map(PathBuf::from));
         HostFile::read(&sources.find(Path::new(path))?)
     }
 
-    /// The size of an image that the command line names, in whole sectors.
+    /// The size in bytes of an image that the command line names; it must be whole sectors.
     pub(crate) fn size_of(&self, path: &str) -> Result<u64, InputError> {
         let source = self.0.find_of_user(Path::new(path))?;
         if !source.metadata.is_file() {
@@ -66,12 +66,12 @@ impl Directories {
         Ok(source.metadata.len() / 512 * 512)
     }
 
-    /// Whether there is a regular file. Nothing of it is read.
+    /// Whether a regular file exists. It is not read.
     pub(crate) fn has_file(&self, path: &str) -> bool {
         self.0.find_of_user(Path::new(path)).is_ok_and(|source| source.metadata.is_file())
     }
 
-    /// The text of a key file.
+    /// The content of a key file.
     pub(crate) fn key(&self, path: &str) -> Result<String, InputError> {
         let source = self.0.find(Path::new(path))?;
         if source.metadata.len() > KEY_MAX_BYTES {
@@ -80,14 +80,12 @@ impl Directories {
         read_text(&source, KEY_MAX_BYTES)?.ok_or(InputError::Key(source.path))
     }
 
-    /// The text of a file, when it is a regular one that may be read and not larger than
-    /// `max_bytes`.
+    /// The content of a readable regular file of at most `max_bytes`.
     pub(crate) fn text(&self, path: &Path, max_bytes: u64) -> Option<String> {
         read_text(&self.0.find(path).ok()?, max_bytes).ok()?
     }
 
-    /// A directory as entries of an upload, without the bits of `umask`. Links stay
-    /// links.
+    /// A directory as upload entries, with the mode bits of `umask` cleared. Links stay links.
     pub(crate) fn tree(&self, path: &str, umask: u32) -> Result<HostTree, InputError> {
         let source = self.0.find(Path::new(path))?;
         let tree = source.tree()?;
@@ -101,7 +99,7 @@ impl Directories {
     }
 }
 
-/// `None` when it is larger, or no UTF-8.
+/// `None` if the file is larger than `max_bytes` or not UTF-8.
 fn read_text(source: &Source, max_bytes: u64) -> Result<Option<String>, SourceError> {
     let mut bytes = Vec::new();
     let file = rooted::open_file(&source.real).map_err(|error| source.unreadable(error))?;
@@ -117,7 +115,7 @@ fn read_text(source: &Source, max_bytes: u64) -> Result<Option<String>, SourceEr
         .and_then(|bytes| String::from_utf8(bytes).ok()))
 }
 
-/// A file without some permission bits.
+/// Clears the mode bits of `umask`.
 fn without(found: Found, umask: u32) -> Found {
     match found {
         Found::Symlink { .. } => found,
@@ -151,7 +149,7 @@ impl HostFile {
         Ok(Self { path: source.path.clone(), bytes, mode, real: host, sha256 })
     }
 
-    /// The file as what a disk begins with.
+    /// The file as the initial content of a disk.
     pub(crate) fn base(&self) -> DiskBase {
         DiskBase { path: self.path.clone(), offset: 0, bytes: self.bytes, sha256: self.sha256 }
     }
@@ -163,7 +161,7 @@ impl HostFile {
         UploadEntry { path: name.into(), kind: UploadKind::File { mode, source } }
     }
 
-    /// The last part of its path.
+    /// Its file name.
     pub(crate) fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
@@ -173,6 +171,6 @@ impl HostFile {
 #[derive(Debug)]
 pub(crate) struct HostTree {
     pub(crate) entries: Vec<UploadEntry>,
-    /// What is left out.
+    /// Warnings about files that are left out.
     pub(crate) warnings: Vec<String>,
 }

@@ -1,17 +1,16 @@
-//! vmdb2 specs, lowered to a plan.
+//! Lowers vmdb2 specs to a plan.
 //!
 //! ```text
 //! command line ─► cli ─► spec (yaml, template, fields) ─► steps ─► lower ─► plan + narration
 //! ```
 //!
-//! A spec is read as vmdb2 0.26 to 0.41 read it: [`yaml`] is YAML 1.1,
-//! [`template`] is Jinja2 with its Python habits. [`spec`] gives typed steps;
-//! everything wrong with them is found together, each complaint with its line.
-//! [`lower`](lower()) makes a stage of every step that does something in the
-//! guest, and [`narration`] knows what vmdb2 would say meanwhile.
+//! A spec is read as vmdb2 0.26 to 0.41 read it: [`yaml`] is YAML 1.1, [`template`] is Jinja2 with
+//! its Python semantics. [`spec`] produces typed steps; all errors are reported together, each with
+//! its line. [`lower`](lower()) creates a stage for every step that runs in the guest, and
+//! [`narration`] contains the lines that vmdb2 prints meanwhile.
 //!
-//! Architecture invariant: of the workspace, this crate imports `plan` alone.
-//! The host is only read, and only where the spec or its options name a file.
+//! Architecture invariant: of the workspace, this crate imports `plan` alone. Host files are only
+//! read, and only if the spec or its options name them.
 
 pub mod cli;
 mod complaint;

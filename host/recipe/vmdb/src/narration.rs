@@ -1,6 +1,6 @@
-//! What vmdb2 says on standard output under `-v`, as data: steps in order,
-//! texts of `echo`, teardowns in reverse. Whoever runs the build asks for the
-//! lines when something happens; nothing here prints.
+//! The lines that vmdb2 prints on standard output under `-v`, as data: steps in order, texts of
+//! `echo`, teardowns in reverse. The caller asks for the lines at each event; this module does not
+//! print.
 //!
 //! ```text
 //! begin ─► stage 0 ─► script ─► script ─► stage 1 ─► … ─► end(true)    teardowns, "All went fine."
@@ -9,53 +9,52 @@
 
 use crate::yaml::{Position, repr_text};
 
-/// Whose wording is used. The two differ where vmdb2's own manual differs.
+/// The vmdb2 version whose wording is used. Versions differ where vmdb2's manual differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Wording {
     /// vmdb2 0.26, as in Debian 12.
     #[default]
     V026,
-    /// vmdb2 0.41: the whole spec is shown before anything runs.
+    /// vmdb2 0.41: prints the whole spec before it runs anything.
     V041,
 }
 
-/// What is to be said about one step.
+/// The narration of one step.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StepNote {
-    /// The step's place in the spec, from 1.
+    /// The step's number in the spec, from 1.
     pub number: usize,
     /// Its name.
     pub name: String,
-    /// Where it is in the spec.
+    /// Its position in the spec.
     pub at: Position,
     /// Whether `unless` skips it.
     pub skipped: bool,
-    /// Said when it runs.
+    /// Printed when the step runs.
     pub says: Option<String>,
-    /// Said at the end, or after a failure, in reverse order of the steps.
+    /// Printed at the end or after a failure, in reverse order of the steps.
     pub teardown: Option<String>,
-    /// Whether it is made to fail.
+    /// Whether the step always fails.
     pub fails: bool,
-    /// Positions of its stages in the plan; none for steps with nothing to do
-    /// in the guest.
+    /// Indices of its stages in the plan; empty for steps that do nothing in the guest.
     pub stages: Vec<usize>,
 }
 
-/// Everything that a build says.
+/// The narration of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Narration {
-    /// Before anything runs.
+    /// Printed before anything runs.
     pub opening: Vec<String>,
     /// The steps.
     pub steps: Vec<StepNote>,
-    /// The commands of each stage, in order of its `Run` steps.
+    /// The command lines of each stage, in the order of its `Run` steps.
     pub commands: Vec<Vec<String>>,
 }
 
-/// How a spec ended that needed no machine.
+/// The result of a spec that needed no machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalRun {
-    /// What is said on standard output under `-v`.
+    /// The output under `-v`.
     pub lines: Vec<String>,
     /// The step that failed.
     pub failed: Option<StepNote>,
@@ -87,7 +86,7 @@ impl Narration {
         self.steps.iter().find(|step| step.stages.contains(&stage))
     }
 
-    /// Runs a spec whose steps only speak: no step has a stage.
+    /// Runs a spec whose steps only print messages: no step has a stage.
     #[must_use]
     pub fn run_local(&self) -> LocalRun {
         let mut narrator = Narrator::new(self.clone());
@@ -102,39 +101,39 @@ impl Narration {
     }
 }
 
-/// Follows a build and knows what is to be said next.
+/// Follows a build and returns the lines to print next.
 #[derive(Debug, Clone)]
 pub struct Narrator {
     narration: Narration,
-    /// How many steps have been attempted.
+    /// The number of steps attempted so far.
     reached: usize,
     stage: Option<usize>,
     commands_shown: usize,
 }
 
 impl Narrator {
-    /// A narrator at the beginning.
+    /// Creates a narrator at the start of a build.
     #[must_use]
     pub fn new(narration: Narration) -> Self {
         Self { narration, reached: 0, stage: None, commands_shown: 0 }
     }
 
-    /// What is said before anything runs.
+    /// The lines to print before anything runs.
     #[must_use]
     pub fn begin(&self) -> Vec<String> {
         self.narration.opening.clone()
     }
 
-    /// What is said when a stage of the plan begins, or is found in the cache.
+    /// The lines to print when a stage of the plan begins, or is found in the cache.
     pub fn stage(&mut self, stage: usize) -> Vec<String> {
         self.stage = Some(stage);
         self.commands_shown = 0;
-        // A stage of no step is the last one: all steps are behind it.
+        // The last stage belongs to no step: all steps precede it.
         let step = self.narration.step_of_stage(stage).map(|step| step.number);
         self.reach(step.unwrap_or(usize::MAX))
     }
 
-    /// What is said when the next command of the stage begins.
+    /// The line to print when the next command of the stage begins.
     pub fn command(&mut self) -> Option<String> {
         let commands = self.narration.commands.get(self.stage?)?;
         let line = commands.get(self.commands_shown).cloned();
@@ -142,7 +141,7 @@ impl Narrator {
         line
     }
 
-    /// What is said at the end.
+    /// The lines to print at the end.
     pub fn end(&mut self, success: bool) -> Vec<String> {
         let mut lines = Vec::new();
         if success {
@@ -159,7 +158,7 @@ impl Narrator {
         lines
     }
 
-    /// Goes on to a step, by number, and gives what was said until then.
+    /// Advances to a step, by number, and returns the lines up to it.
     fn reach(&mut self, number: usize) -> Vec<String> {
         let mut lines = Vec::new();
         while let Some(step) = self.narration.steps.get(self.reached) {

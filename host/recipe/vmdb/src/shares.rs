@@ -1,5 +1,5 @@
-//! Files of the host that the user shares with the commands of a spec, and the spec's own
-//! folder.
+//! Reads the host files that the user shares with the commands of a spec, and the spec's own
+//! directory.
 
 use std::{
     fs, io,
@@ -12,24 +12,24 @@ use rooted::Dir;
 
 use crate::cli::Share;
 
-/// The largest file of the spec's folder that is sent without being asked for. A larger one is
+/// Maximum size of a file in the spec's directory that is sent implicitly. A larger file is likely
 /// an image of another build, or an archive of one.
 const FILE_MAX_BYTES: u64 = 256 * 1024 * 1024;
 
 /// A share, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shared {
-    /// Its path as given.
+    /// The host path as given.
     pub host: PathBuf,
-    /// The directory that its entries go to.
+    /// The guest directory of its entries.
     pub to: GuestPath,
     /// Its files.
     pub entries: Vec<UploadEntry>,
-    /// What is left out.
+    /// Warnings about files that are left out.
     pub warnings: Vec<String>,
 }
 
-/// Reads what is shared. The user named it, so links that lead there are followed.
+/// Reads the shared paths. The user named them, so links in these paths are followed.
 pub(crate) fn read(shares: &[Share]) -> Result<Vec<Shared>, String> {
     shares.iter().map(shared).collect()
 }
@@ -55,14 +55,14 @@ fn shared(share: &Share) -> Result<Shared, String> {
     Ok(Shared { host, to, entries: vec![entry.map_err(unreadable)?], warnings: Vec::new() })
 }
 
-/// The files of a folder, without what the run writes, and what is left out of them.
+/// The files of a directory without the outputs of the run, and warnings about those left out.
 #[derive(Debug, Default)]
 pub(crate) struct Folder {
     pub(crate) entries: Vec<UploadEntry>,
     pub(crate) left_out: Vec<String>,
 }
 
-/// Reads the spec's folder.
+/// Reads the spec's directory.
 pub(crate) fn folder(path: &Path, written: &[PathBuf]) -> Result<Folder, String> {
     let is_own = |below: &UnixPath, is_directory: bool| {
         let at = path.join(below.to_path_buf());
@@ -105,8 +105,8 @@ pub(crate) fn folder(path: &Path, written: &[PathBuf]) -> Result<Folder, String>
     Ok(folder)
 }
 
-/// Whether a file stands beside an output by its name: its checksums, other formats of it, and
-/// what a run that was killed has left.
+/// Whether a file belongs to an output by its name: a checksum, another format, or a remnant of a
+/// killed run.
 fn is_beside(file: &Path, output: &Path) -> bool {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (file_name, output_name) = (name(file), name(output));

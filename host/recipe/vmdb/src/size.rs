@@ -1,14 +1,14 @@
-//! Sizes and places on a disk, as the tools of vmdb2 read them: qemu-img for
-//! images, parted for partitions, LVM for volumes.
+//! Parses sizes and disk locations as vmdb2's tools do: qemu-img for images, parted for partitions,
+//! LVM for volumes.
 
-/// A sector of parted and of the tables.
+/// Sector size of parted and of partition tables.
 pub(crate) const SECTOR_BYTES: u64 = 512;
-/// What parted aligns partitions to, when it may.
+/// parted's optimal alignment of partitions.
 pub(crate) const ALIGN_BYTES: u64 = 1024 * 1024;
-/// LVM's default extent: sizes are rounded up to it.
+/// LVM's default extent size: volume sizes are rounded up to it.
 const EXTENT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// A number with an optional fraction, as a whole number of thousandths.
+/// Parses a number with an optional fraction as an integer of thousandths.
 fn thousandths(text: &str) -> Option<u128> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
@@ -36,8 +36,8 @@ fn power(base: u64, exponent: u32) -> u64 {
     base.pow(exponent)
 }
 
-/// The size of an image as `qemu-img create` takes it: suffixes are powers of
-/// 1024, no suffix is bytes, and the result is whole sectors.
+/// Parses an image size like `qemu-img create`: suffixes are powers of 1024, no suffix means bytes,
+/// and the result is rounded to whole sectors.
 pub(crate) fn image_bytes(text: &str) -> Option<u64> {
     let (number, unit) = split_unit(text.trim());
     let unit = match unit {
@@ -54,8 +54,8 @@ pub(crate) fn image_bytes(text: &str) -> Option<u64> {
     bytes.checked_add(SECTOR_BYTES - 1).map(|bytes| bytes / SECTOR_BYTES * SECTOR_BYTES)
 }
 
-/// The size of a logical volume as `lvcreate --size` takes it: powers of 1024
-/// whatever the capitals, MiB without a unit, rounded up to extents.
+/// Parses the size of a logical volume like `lvcreate --size`: powers of 1024 in either case, MiB
+/// without a unit, rounded up to extents.
 pub(crate) fn volume_bytes(text: &str) -> Option<u64> {
     let (number, unit) = split_unit(text.trim());
     let unit = unit.to_ascii_lowercase();
@@ -75,35 +75,36 @@ pub(crate) fn volume_bytes(text: &str) -> Option<u64> {
     extents.checked_mul(EXTENT_BYTES).filter(|bytes| *bytes > 0)
 }
 
-/// A place on a disk as parted reads it: the sector that was meant, and the range around
-/// it that the unit leaves open.
+/// A location on a disk as parted reads it: the nominal sector, and the range around it that the
+/// precision of the unit allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Location {
-    /// The sector, within the disk.
+    /// The nominal sector, within the disk.
     pub(crate) sector: u64,
-    /// The first sector that may be meant.
+    /// The first sector of the range.
     pub(crate) low: u64,
-    /// The last one.
+    /// The last sector of the range.
     pub(crate) high: u64,
-    /// Whether the unit is written `MiB`, `GiB` or `TiB`: as an end it means the sector before.
+    /// Whether the unit is `MiB`, `GiB` or `TiB`: as the end of a partition it means the sector
+    /// before.
     pub(crate) is_border: bool,
 }
 
-/// Why a text is no place on a disk.
+/// Why a text is not a location on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoLocation {
-    /// No number with a unit that is known.
+    /// Not a number with a known unit.
     Form,
-    /// Behind the end of the disk, or before its beginning.
+    /// Outside of the disk.
     Outside,
 }
 
-/// The units of places, for messages.
+/// The units of locations, for messages.
 pub(crate) const LOCATION_UNITS: &str = "a number with s (sectors), B, kB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB or %, \
      in megabytes without a unit, and negative from the end of the disk";
 
-/// Reads `10MB`, `1GiB`, `50%`, `2048s`, `-1s`: megabytes without a unit,
-/// negative numbers from the end of the disk.
+/// Parses `10MB`, `1GiB`, `50%`, `2048s`, `-1s`: the default unit is MB, and negative numbers count
+/// from the end of the disk.
 pub(crate) fn location(text: &str, disk_bytes: u64) -> Result<Location, NoLocation> {
     let (is_negative, body) = match text.trim().strip_prefix('-') {
         Some(body) => (true, body),
@@ -115,7 +116,7 @@ pub(crate) fn location(text: &str, disk_bytes: u64) -> Result<Location, NoLocati
     let sectors = i128::from(disk_bytes / SECTOR_BYTES);
     let distance = units_in_sectors(number, unit_bytes).ok_or(NoLocation::Form)?;
     let sector = if is_negative { sectors - distance } else { distance };
-    // As parted has it: half a unit to either side, but nothing around exact units.
+    // As in parted: half a unit to either side, and none for exact units.
     let radius = match is_exact {
         true => 0,
         false => i128::from((unit_bytes.div_ceil(SECTOR_BYTES) / 2).saturating_sub(1)),
@@ -134,14 +135,14 @@ pub(crate) fn location(text: &str, disk_bytes: u64) -> Result<Location, NoLocati
     })
 }
 
-/// The bytes of a unit, whether it leaves nothing open, and whether as an end it is a border.
+/// The size of a unit in bytes, whether it is exact, and whether as an end it is a border.
 fn unit_of(unit: &str, disk_bytes: u64) -> Option<(u64, bool, bool)> {
     let lower = unit.to_ascii_lowercase();
     Some(match lower.as_str() {
         "" => (power(1000, 2), false, false),
         "s" => (SECTOR_BYTES, true, false),
         "b" => (1, true, false),
-        // A percent is a hundredth of the disk, in whole bytes.
+        // One percent is a hundredth of the disk, in whole bytes.
         "%" => (disk_bytes / 100, false, false),
         _ => {
             let letter = lower.chars().next()?;
@@ -149,7 +150,7 @@ fn unit_of(unit: &str, disk_bytes: u64) -> Option<(u64, bool, bool)> {
             match lower.get(1..)? {
                 "" | "b" => (power(1000, exponent), false, false),
                 "i" => (power(1024, exponent), true, false),
-                // parted does not count KiB among them.
+                // For parted, KiB is not a border unit.
                 "ib" => (power(1024, exponent), true, exponent > 1 && unit.ends_with('B')),
                 _ => return None,
             }
@@ -157,7 +158,7 @@ fn unit_of(unit: &str, disk_bytes: u64) -> Option<(u64, bool, bool)> {
     })
 }
 
-/// A number of units, with a fraction, in whole sectors.
+/// Converts a fractional number of units to whole sectors.
 fn units_in_sectors(number: &str, unit_bytes: u64) -> Option<i128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits = format!("{whole}{fraction}");
@@ -172,7 +173,7 @@ fn units_in_sectors(number: &str, unit_bytes: u64) -> Option<i128> {
     Some(bytes / scale / i128::from(SECTOR_BYTES))
 }
 
-/// Digits of a number with its fraction: what 128 bits hold, multiplied with any unit.
+/// Maximum digits of a number with its fraction, so that 128 bits hold it multiplied by any unit.
 const NUMBER_DIGITS: usize = 18;
 
 #[cfg(test)]

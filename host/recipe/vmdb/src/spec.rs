@@ -1,5 +1,4 @@
-//! A spec after reading: typed steps, everything checked that can be checked
-//! without lowering them.
+//! A spec after reading: typed steps, with all checks that do not need lowering.
 
 use crate::{
     complaint::{Complaint, Source, SpecError, nearest},
@@ -16,26 +15,26 @@ pub struct Spec {
     pub source: Source,
     /// The steps in order.
     pub steps: Vec<Step>,
-    /// What was odd but could be read.
+    /// Warnings from reading.
     pub warnings: Vec<Complaint>,
-    /// The spec as Python prints it, before templates: vmdb2 0.41 shows it.
+    /// The spec as Python prints it, before templates are rendered, which vmdb2 0.41 prints.
     pub repr: String,
 }
 
 /// A step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// Its place in the list, from 1.
+    /// Its number in the list, from 1.
     pub number: usize,
-    /// Where it begins.
+    /// Its position.
     pub at: Position,
     /// The key that names it.
     pub name: &'static str,
-    /// Flags; the step is skipped when all are set.
+    /// The flags of `unless`; the step is skipped if all are set.
     pub unless: Option<Vec<String>>,
-    /// What it does.
+    /// The typed action.
     pub action: Action,
-    /// Where its keys' values stand, for complaints that come later.
+    /// The positions of its values, by key, for later complaints.
     pub places: Vec<(String, Position)>,
 }
 
@@ -50,7 +49,7 @@ impl Step {
 /// Reads a spec and renders its templates.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// Fails on all errors in the spec.
 pub fn read(source: Source, variables: &Variables, lenient: bool) -> Result<Spec, SpecError> {
     let fail = |at, message: String, hint: Option<String>| {
         SpecError::new(&source, vec![Complaint { at, step: None, message, hint }])
@@ -111,8 +110,8 @@ impl Reader {
         self.complaints.push(complaint);
     }
 
-    /// vmdb2 looks at `steps` alone; what else stands there was meant to do
-    /// something, unless it is the place where an anchor is.
+    /// Reports unknown top-level keys: vmdb2 reads `steps` only, so another key is probably a
+    /// mistake, unless it defines an anchor.
     fn unknown_at_top(&mut self, root: &Node, anchored: &[Position]) {
         let Value::Map(entries) = &root.value else { return };
         let others = entries.iter().filter(|(key, _)| key.text() != Some("steps"));
@@ -123,7 +122,8 @@ impl Reader {
                 hint: Some("a spec has the one key `steps`".into()),
                 lenient: true,
             };
-            // Anchors need a place to be defined in; such keys say so.
+            // Anchors need a place for their definition; keys with these prefixes are meant for
+            // that.
             if key.text().is_some_and(|name| name.starts_with("x-") || name.starts_with('.')) {
                 continue;
             }
@@ -174,8 +174,8 @@ impl Reader {
     }
 }
 
-/// Which step has these keys: the one whose name is among them. Where several
-/// names are, it is the one that none of the others takes as a key.
+/// The kind of a step with these keys: the one whose name is among them. If several names are, it
+/// is the one that no other of these kinds takes as a key.
 fn choose(keys: &[&str]) -> Result<&'static Kind, (String, Option<String>)> {
     let mut found: Vec<&'static Kind> =
         KINDS.iter().filter(|kind| keys.contains(&kind.name)).collect();

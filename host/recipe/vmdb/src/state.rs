@@ -1,4 +1,4 @@
-//! What steps make known to later steps: disks, tags, names.
+//! State that steps pass to later steps: disks, tags, names.
 
 use std::collections::BTreeSet;
 
@@ -6,43 +6,43 @@ use plan::{DiskBase, DiskName, TableLabel};
 
 use crate::table::Part;
 
-/// An image that a spec makes.
+/// An image that a spec creates.
 #[derive(Debug, Clone)]
 pub(crate) struct ImageDisk {
-    /// The path by which the spec speaks of it.
+    /// Its path in the spec.
     pub(crate) path: String,
     /// The disk's name in the plan.
     pub(crate) name: DiskName,
     pub(crate) bytes: u64,
-    /// What it begins with, when its partitions are taken over.
+    /// Its initial content, if existing partitions are adopted.
     pub(crate) base: Option<DiskBase>,
     pub(crate) label: Option<TableLabel>,
-    /// Where in the plan the table is made: stage and step.
+    /// The stage and step at which the partition table is created.
     pub(crate) table_at: Option<(usize, usize)>,
     pub(crate) parts: Vec<Part>,
-    /// Tags of the partitions, by position.
+    /// Tags of the partitions, by index.
     pub(crate) tags: Vec<Option<String>>,
 }
 
-/// What a tag stands for.
+/// The device of a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Device {
-    /// A partition: disk and place in its list.
+    /// A partition: indices of the disk and of the partition.
     Partition { disk: usize, part: usize },
-    /// A logical volume and its group.
+    /// A logical volume, with its group.
     Volume { group: String },
-    /// A LUKS container and the tag below it.
+    /// A LUKS container, with the tag of the device below.
     Container { below: String },
-    /// What stood on a disk before the build.
+    /// A device that existed on a disk before the build.
     Found { disk: usize },
 }
 
 /// A mounted filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MountedAt {
-    /// Below the directory where the layout is mounted: `/root/boot/efi`.
+    /// The mount point below the directory of the layout: `/root/boot/efi`.
     pub(crate) point: String,
-    /// In the image: `/boot/efi`.
+    /// The mount point in the image: `/boot/efi`.
     pub(crate) target: String,
 }
 
@@ -53,13 +53,13 @@ pub(crate) struct Tag {
     pub(crate) device: Device,
     /// The node of the device.
     pub(crate) node: String,
-    /// Node and type of its filesystem; the type of one that was there before is
-    /// a fact, and empty here.
+    /// Node and type of its filesystem. The type is empty for an existing filesystem, whose type is
+    /// a fact known only during the build.
     pub(crate) filesystem: Option<(String, String)>,
     pub(crate) mounted: Option<MountedAt>,
 }
 
-/// A tag as a part of other names: `/` is `root`, `/boot/efi` is `boot-efi`.
+/// A tag as part of other names: `/` becomes `root`, `/boot/efi` becomes `boot-efi`.
 pub(crate) fn plain_name(tag: &str) -> String {
     let trimmed = tag.trim_matches('/');
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -70,16 +70,16 @@ pub(crate) fn plain_name(tag: &str) -> String {
     }
 }
 
-/// Names that are in use, so that every node gets its own.
+/// Names in use, so that every node gets a unique one.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     taken: BTreeSet<String>,
-    /// Names that a later step will have.
+    /// Names reserved for later steps.
     promised: BTreeSet<String>,
 }
 
 impl Names {
-    /// The wished name, or one with a number when it is taken.
+    /// Returns the wished name, with a number appended if it is taken.
     pub(crate) fn claim(&mut self, wished: &str) -> String {
         let mut name = wished.to_owned();
         let mut number = 2;
@@ -90,12 +90,13 @@ impl Names {
         name
     }
 
-    /// Keeps a name for a step that comes later.
+    /// Reserves a name for a later step.
     pub(crate) fn promise(&mut self, name: &str) {
         self.promised.insert(name.to_owned());
     }
 
-    /// Takes a name that cannot be changed, because it is seen outside.
+    /// Takes a name that cannot be changed because it is visible outside of the plan; `false` if it
+    /// is taken.
     pub(crate) fn reserve(&mut self, name: &str) -> bool {
         self.promised.remove(name);
         self.taken.insert(name.to_owned())

@@ -1,5 +1,5 @@
-//! Partition tables as parted would make them, computed beforehand: a table is
-//! written whole, so all of a disk's `mkpart` steps become one node.
+//! Computes partition tables as parted would create them. A table is written as a whole, so all
+//! `mkpart` steps of a disk become one node.
 
 mod place;
 
@@ -17,7 +17,7 @@ pub(crate) enum Role {
     Logical,
 }
 
-/// A partition that a spec asks for.
+/// A partition that a spec declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     /// The name of its node.
@@ -25,15 +25,15 @@ pub(crate) struct Part {
     pub(crate) role: Role,
     /// First sector.
     pub(crate) start: u64,
-    /// First sector behind it.
+    /// First sector after it.
     pub(crate) end: u64,
-    /// The kind of filesystem that parted was told.
+    /// The filesystem type given to parted.
     pub(crate) fs_type: String,
-    /// Flags that were set, in order, and whether on or off.
+    /// Flags in order of setting: name, and on or off.
     pub(crate) flags: Vec<(String, bool)>,
 }
 
-/// The table as the plan has it, or why it cannot be written.
+/// The table for the plan, or why it cannot be written.
 pub(crate) fn table(
     disk: &str,
     label: TableLabel,
@@ -63,7 +63,7 @@ pub(crate) fn table(
     Ok(PartitionTable { disk: disk.to_owned(), label, placing, partitions })
 }
 
-/// The names of filesystems that parted takes for a new partition.
+/// Filesystem types that parted's mkpart accepts.
 pub(crate) const FS_TYPES: &[&str] = &[
     "ext2",
     "ext3",
@@ -90,7 +90,7 @@ pub(crate) const FS_TYPES: &[&str] = &[
     "zfs",
 ];
 
-/// The flags of partitions that parted knows, by label: MBR byte, GPT GUID.
+/// parted's partition flags, with the MBR type byte and the GPT type GUID that they set.
 const FLAGS: &[(&str, Option<&str>, Option<&str>)] = &[
     ("esp", Some("ef"), Some("EF00")),
     ("bios_grub", None, Some("EF02")),
@@ -108,7 +108,7 @@ const FLAGS: &[(&str, Option<&str>, Option<&str>)] = &[
     ("chromeos_kernel", None, Some("fe3a2a5d-4f32-41a7-b725-accc3285a309")),
 ];
 
-/// Whether a table of this label has the flag.
+/// Whether a table with this label supports the flag.
 pub(crate) fn has_flag(label: TableLabel, flag: &str) -> bool {
     let part = Part {
         node: String::new(),
@@ -127,7 +127,7 @@ pub(crate) fn flag_names() -> Vec<&'static str> {
     plain.chain(["boot", "legacy_boot", "lba"]).collect()
 }
 
-/// The type that a kind of filesystem gives a partition.
+/// The partition type that a filesystem type selects.
 fn base_type(label: TableLabel, fs_type: &str) -> &'static str {
     match (label, fs_type) {
         (TableLabel::Mbr, "fat16") => "0e",
@@ -143,7 +143,7 @@ fn base_type(label: TableLabel, fs_type: &str) -> &'static str {
     }
 }
 
-/// The type code and the boot flag of a partition, after all of its flags.
+/// The type code and the boot flag of a partition after all of its flags are applied.
 fn type_of(label: TableLabel, part: &Part) -> Result<(String, bool), String> {
     let base = base_type(label, &part.fs_type);
     let mut code = base;
@@ -151,7 +151,7 @@ fn type_of(label: TableLabel, part: &Part) -> Result<(String, bool), String> {
     for (flag, on) in &part.flags {
         match (flag.as_str(), label) {
             ("boot", TableLabel::Mbr) | ("legacy_boot", TableLabel::Gpt) => boot = *on,
-            // FAT types are made with LBA; other types have no such form.
+            // FAT types get LBA; other types have no LBA variant.
             ("lba", TableLabel::Mbr) => {
                 code = match (code, on) {
                     ("0c", false) => "0b",
@@ -162,7 +162,7 @@ fn type_of(label: TableLabel, part: &Part) -> Result<(String, bool), String> {
                 };
             }
             (name, _) => {
-                // On GPT, parted's boot flag is the ESP.
+                // On GPT, parted's `boot` flag means `esp`.
                 let name = if name == "boot" { "esp" } else { name };
                 let row = FLAGS.iter().find(|(known, ..)| *known == name);
                 let meant = row.and_then(|(_, mbr, gpt)| match label {

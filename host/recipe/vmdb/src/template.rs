@@ -1,9 +1,9 @@
-//! Templates in values, as vmdb2 renders them with Jinja2.
+//! Renders templates in values as vmdb2 does with Jinja2.
 //!
-//! Every string value of a step is a template, at any depth; keys are not. All
-//! are rendered before anything runs, so what steps find out is not visible.
-//! What Jinja2 shows of Python comes with it: a variable without value renders
-//! as `None`, `{{ arch }}` has quotes, and a variable that nobody set is empty.
+//! Every string value of a step is a template, at any depth; keys are not. All are rendered before
+//! anything runs, so results of steps are not visible. Python's view of values shows through, as in
+//! Jinja2: a variable without value renders as `None`, `{{ arch }}` has quotes, and an undefined
+//! variable is empty.
 
 use std::{collections::BTreeMap, io};
 
@@ -14,11 +14,11 @@ use minijinja::{
 
 use crate::yaml::{Node, Position, Value, repr_text};
 
-/// Work that one template may do, in minijinja's unit of about an instruction.
-/// Real templates need tens; the limit ends endless ones within a second.
+/// Limit on the work of one template, in minijinja's fuel units of about one instruction. Real
+/// templates need tens; the limit stops endless ones within a second.
 const FUEL: u64 = 1_000_000;
 
-/// The longest text that one template may give.
+/// Maximum length of one rendered template.
 const RENDERED_MAX_BYTES: usize = 8 << 20;
 
 /// The variables of a run.
@@ -28,8 +28,8 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// The variables that every run has: paths as given on the command line,
-    /// and what vmdb2 shows of its own state.
+    /// The variables that every run has: paths as given on the command line, and those in which
+    /// vmdb2 exposes its own state.
     #[must_use]
     pub fn new(
         output: Option<&str>,
@@ -42,16 +42,16 @@ impl Variables {
         set("output", output.map(str::to_owned));
         set("image", image.map(str::to_owned));
         set("rootfs_tarball", rootfs_tarball.map(str::to_owned));
-        // These two are the `repr` of Python objects.
+        // These two render as the `repr` of Python objects.
         set("arch", Some(repr_text(arch)));
         set("tags", Some("{'tags': {}, 'tagnames': []}".to_owned()));
         Self { values }
     }
 
-    /// Takes one `NAME=VALUE`.
+    /// Defines a variable from `NAME=VALUE`.
     ///
     /// # Errors
-    /// When it is not of that form, or names a variable a second time.
+    /// Fails if the text has another form, or defines a variable a second time.
     pub fn define(&mut self, definition: &str) -> Result<(), VariableError> {
         let Some((name, value)) = definition.split_once('=') else {
             return Err(VariableError::Form(definition.to_owned()));
@@ -60,7 +60,7 @@ impl Variables {
             Some(quote @ ('\'' | '"')) => value.trim_matches(quote),
             _ => value,
         };
-        // vmdb2 takes the definition and then shows its own state instead.
+        // vmdb2 accepts the definition but then uses its own state.
         if matches!(name, "arch" | "tags") {
             return Ok(());
         }
@@ -72,13 +72,13 @@ impl Variables {
     }
 }
 
-/// What is wrong with a `--variable`.
+/// Why a `--variable` is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VariableError {
-    /// No `NAME=VALUE`.
+    /// Not `NAME=VALUE`.
     #[error("variable `{0}` must have the form NAME=VALUE")]
     Form(String),
-    /// A name for the second time.
+    /// The variable is already defined.
     #[error("duplicate definition of variable `{0}`")]
     Duplicate(String),
 }
@@ -87,7 +87,7 @@ pub enum VariableError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct TemplateError {
-    /// Where the value begins.
+    /// The position of the value.
     pub at: Position,
     /// The message.
     pub message: String,
@@ -96,13 +96,13 @@ pub struct TemplateError {
 /// Renders all templates in a value.
 ///
 /// # Errors
-/// When a template is wrong, or a value has a type that vmdb2 does not take.
+/// Fails if a template is invalid, or a value has a type that vmdb2 does not accept.
 pub fn render(node: &Node, variables: &Variables) -> Result<Node, TemplateError> {
     let mut environment = Environment::new();
     environment.set_formatter(format_as_python);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    // Its messages then name what is undefined.
+    // Makes error messages name the undefined variable.
     environment.set_debug(true);
     environment.set_fuel(Some(FUEL));
     let context: BTreeMap<&str, Jinja> = variables
@@ -154,11 +154,11 @@ fn render_text(
 ) -> Result<String, Error> {
     let mut rendered = Rendered(Vec::new());
     environment.template_from_str(text)?.render_captured_to(context.clone(), &mut rendered)?;
-    // What was written came from text.
+    // Only text was written.
     Ok(String::from_utf8_lossy(&rendered.0).into_owned())
 }
 
-/// What a template has given so far.
+/// The output of a template so far.
 struct Rendered(Vec<u8>);
 
 impl io::Write for Rendered {
@@ -176,7 +176,7 @@ impl io::Write for Rendered {
     }
 }
 
-/// The message of a template error, with its line when there is more than one.
+/// The message of a template error, with its line if there are several.
 fn describe(error: &Error) -> String {
     let what = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
@@ -207,7 +207,7 @@ fn format_as_python(
     }
 }
 
-/// The value as `str()` of Python gives it.
+/// The value as Python's `str()` prints it.
 fn python(value: &Jinja) -> String {
     match value.kind() {
         ValueKind::None => "None".into(),

@@ -1,7 +1,7 @@
-//! Step by step against the real vmdb2, where it runs without device-mapper:
-//! what it refuses, what it renders and says, what it creates and copies. The
-//! comparison is written down as a table, `tests/conformance/vmdb2.md`; a difference
-//! that is not meant fails. Skipped, with a reason, where vmdb2 is missing.
+//! Compares steps with the real vmdb2, where it runs without device-mapper: what it refuses,
+//! renders, prints, creates and copies. The results are recorded in the table
+//! `tests/conformance/vmdb2.md`; an unintended difference fails. Skipped, with a reason, where
+//! vmdb2 is missing.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
@@ -21,8 +21,8 @@ use expect_test::expect_file;
 use plan::{FileSource, FileStep, Step, UploadKind, Value};
 use vmdb::{Prepared, prepare};
 
-/// Steps until a filesystem is mounted at `/`. The real one cannot make the
-/// filesystem, as its partition is none.
+/// The steps up to a filesystem mounted at `/`. The real vmdb2 cannot create the filesystem, as its
+/// partition is not a device here.
 fn head(with_mkfs: bool) -> String {
     let mkfs = if with_mkfs { "  - {mkfs: ext4, partition: root}\n" } else { "" };
     format!(
@@ -44,7 +44,7 @@ fn vmdb2(directory: &Path, spec: &str, arguments: &[&str]) -> Output {
         fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     };
-    // Small real programs that stand for those that need device-mapper.
+    // Stubs for programs that need device-mapper.
     stub("kpartx", "case $1 in -a*) echo 'add map loop9p1 (254:0): 0 1 linear 7:9 2048' ;; esac");
     stub("losetup", "echo '{\"loopdevices\":[{\"back-file\":null}]}'");
     stub("mount", "exit 0");
@@ -76,10 +76,10 @@ fn ours(directory: &Path, spec: &str, variables: &[&str]) -> Result<Prepared, St
     prepare(&options, &mut std::io::empty()).map_err(|error| error.to_string())
 }
 
-/// Why a difference is meant; none where there must not be any.
+/// Why a difference is intended; `None` if there must be no difference.
 type Meant = Option<&'static str>;
 
-/// Steps that are checked, after an `error` that stops the real one.
+/// Steps to check, after an `error` that stops the real vmdb2.
 const CHECKS: &[(&str, &str, Meant)] = &[
     ("a full step", "{create-file: /x, contents: y}", None),
     ("a missing key", "{create-file: /x}", None),
@@ -138,7 +138,7 @@ fn check_table(table: &mut String, differences: &mut Vec<String>) {
     }
 }
 
-/// Specs that only speak: everything on standard output is compared.
+/// Specs that only print messages: all standard output is compared.
 const SPEAKING: &[(&str, &str, &[&str])] = &[
     (
         "happy path",
@@ -162,7 +162,7 @@ const SPEAKING: &[(&str, &str, &[&str])] = &[
     ("merge keys", "- &a {echo: foo, teardown: bar}\n- {<<: *a, echo: baz}\n", &[]),
 ];
 
-/// The lines of a spec that only speaks, and its status.
+/// The output lines and the exit status of a spec that only prints messages.
 fn said(directory: &Path, spec: &str, variables: &[&str]) -> (Vec<String>, i32) {
     let run = ours(directory, spec, variables).unwrap().lowered.narration.run_local();
     let lines = run.lines.join("\n").lines().map(str::to_owned).collect();
@@ -200,10 +200,10 @@ fn speaking_table(table: &mut String, differences: &mut Vec<String>) {
     }
 }
 
-/// What is made differently on purpose: the reason, and a line of the listing that shows it.
+/// An intended difference: the reason, and a line of the listing that shows it.
 type MeantFile = Option<(&'static str, &'static str)>;
 
-/// Steps that make files.
+/// Steps that create files.
 const FILES: &[(&str, &str, MeantFile)] = &[
     ("create-file", "{create-file: /x, contents: \"a\\nb\"}", None),
     ("create-file", "{create-file: x, contents: y, perm: 0600, uid: 3, gid: 4}", None),
@@ -250,7 +250,7 @@ fn listing(directory: &Path, prefix: &str, out: &mut Vec<String>) {
     }
 }
 
-/// Carries out what a plan does to files, with the guest below a directory.
+/// Applies the file operations of a plan, with the guest below a directory.
 fn carry_out(prepared: &Prepared, guest: &Path) {
     let at = |path: &str| guest.join(path.trim_start_matches('/'));
     let stages = prepared.lowered.plan.stages.iter();
@@ -310,7 +310,7 @@ fn carry_out(prepared: &Prepared, guest: &Path) {
     }
 }
 
-/// A folder with what the steps copy.
+/// A directory with the files that the steps copy.
 fn sources() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path();
@@ -325,12 +325,12 @@ fn sources() -> tempfile::TempDir {
     directory
 }
 
-/// A spec with a filesystem at `/`, and one step more.
+/// A spec with a filesystem at `/` and one more step.
 fn spec_of(step: &str, with_mkfs: bool) -> String {
     format!("steps:\n{}  - {step}\n", head(with_mkfs))
 }
 
-/// What the step makes here.
+/// The listing of what the step creates here.
 fn made(place: &Path, step: &str) -> Vec<String> {
     let prepared = ours(place, &spec_of(step, true), &[]).unwrap();
     let guest = place.join("guest");
@@ -365,7 +365,7 @@ fn files_table(table: &mut String, differences: &mut Vec<String>) {
     }
 }
 
-/// Where vmdb2 is not installed, the table was made elsewhere: this side of it is still true.
+/// Where vmdb2 is not installed, the recorded table must still match this side.
 #[test]
 fn this_side_of_the_table_is_true() {
     let table = include_str!("../../../../tests/conformance/vmdb2.md");

@@ -8,7 +8,7 @@ use common::{show, try_prepare};
 use expect_test::{Expect, expect};
 use vmdb::Options;
 
-/// Steps that every spec with a root filesystem begins with.
+/// The first steps of every spec with a root filesystem.
 const HEAD: &str = "steps:
   - mkimg: \"{{ output }}\"
     size: 1G
@@ -38,7 +38,7 @@ fn check_with(
     expected.assert_eq(&shown);
 }
 
-/// The stages that come after those of [`HEAD`].
+/// Checks the stages after those of [`HEAD`].
 fn check_tail(tail: &str, files: &[(&str, &str)], expected: Expect) {
     let shown = match try_prepare(&format!("{HEAD}{tail}"), files, |_| ()) {
         Ok(prepared) => {
@@ -422,7 +422,7 @@ fn a_tarball_skips_what_made_it() {
         let from = shown.find("06-mount").unwrap();
         shown[from..].to_owned()
     };
-    // Options for tar need the tar of the machine.
+    // Options for tar require the tar of the guest.
     let text_with_options = format!("{HEAD}  - cache-rootfs: root\n    options: --exclude=tmp\n");
     let tarball = |options: &mut Options| options.rootfs_tarball = Some("root.tar.gz".into());
     let prepared = try_prepare(&text_with_options, &[], tarball).unwrap();

@@ -1,4 +1,4 @@
-//! The manual names every step with every key, and its example is a spec.
+//! Checks that the manual names every step with every key, and that its example is a valid spec.
 
 mod common;
 
@@ -7,7 +7,7 @@ use vmdb::steps::KINDS;
 
 const MANUAL: &str = include_str!("../../../../man/vbuild-vmdb.5");
 
-/// The paragraph of a step, without the marks of the formatter.
+/// The paragraph of a step, without formatting marks.
 fn paragraph(name: &str) -> Option<String> {
     let text = MANUAL.replace("\\-", "-");
     let start = [format!(".BI {name}: "), format!(".B {name}: ")]
@@ -67,7 +67,7 @@ fn the_specs_that_the_tests_build_are_taken() {
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        // That one needs the image that another one makes.
+        // This one needs the image of another one.
         let is_spec = path.extension().is_some_and(|extension| extension == "vmdb");
         if !is_spec || path.ends_with("again.vmdb") {
             continue;

@@ -1,4 +1,4 @@
-//! The command line: what is built, from what, into which files.
+//! The command line: which image is built from which input, and the names of the output files.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -33,7 +33,7 @@ fn formats_follow_the_ending_or_the_option() {
         options.formats = vec![format("qcow2", "qcow2"), format("vhd", "vhd")];
     });
     assert_eq!(many, ["image qcow2 a/out.qcow2", "image vhd a/out.vhd", "image2 vmdk second.vmdk"]);
-    // One name for one format, as builds of elements have it.
+    // Each format has one suffix, the same as for builds of elements.
     let suffixes = outputs(|options| {
         let formats = [("vhd-fixed", "fixed.vhd"), ("vmdk-stream", "stream.vmdk"), ("raw", "raw")];
         options.formats = formats.map(|(name, suffix)| format(name, suffix)).to_vec();
@@ -185,7 +185,7 @@ fn sources_beside_the_spec_are_found() {
         prepared.lowered.plan.host_files().next().unwrap().clone()
     };
     assert_eq!(source(), directory.path().join("specs/motd"));
-    // The working directory comes first, as in vmdb2.
+    // The working directory is searched first, as in vmdb2.
     fs::write(directory.path().join("motd"), "here").unwrap();
     assert_eq!(source(), directory.path().join("motd"));
 }

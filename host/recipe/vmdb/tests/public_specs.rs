@@ -1,12 +1,12 @@
-//! What public specs rely on: files beside them, what vmdb2 leaves in the tree, keys that it
-//! passes over, and partitions wherever parted puts them.
+//! Behaviour that public specs rely on: files beside them, files that vmdb2 leaves in the tree,
+//! keys that it ignores, and partitions wherever parted places them.
 
 mod common;
 
 use common::{show, try_prepare};
 use vmdb::{FormatChoice, Options, Prepared};
 
-/// Steps until a filesystem is mounted at `/`.
+/// The steps up to a filesystem mounted at `/`.
 const HEAD: &str = "steps:
   - {mkimg: \"{{ output }}\", size: 64M}
   - {mklabel: msdos, device: \"{{ output }}\"}
@@ -43,7 +43,7 @@ fn shell_steps_work_in_the_folder_of_the_spec() {
     assert!(shown.contains(&format!("06-shell-files in -\n{upload}")), "{shown}");
     assert_eq!(shown.matches("upload to").count(), 1, "{shown}");
     assert!(shown.contains("bound read only /build/vmdb/spec -> /build/spec"), "{shown}");
-    // The image is known by its name where the folder can be written to.
+    // If the directory is writable, the image is available by its name.
     assert!(
         shown.contains("skel/fstab $ROOT/etc\" /build/vmdb/spec out.img <device.image>"),
         "{shown}"
@@ -70,7 +70,7 @@ fn the_folder_of_a_spec_is_kept_away_where_it_is_more_than_that() {
         prepared.lowered.notes.join("\n")
     };
     assert_eq!(seen(&|options| options.shares_folder = false), "");
-    // A home or a folder for temporary files, and what holds one.
+    // A home or a directory for temporary files, and a directory that contains one.
     for below in ["", "home/user"] {
         let notes = seen(&|options| options.broad = vec![options.directory.join(below)]);
         assert!(notes.contains("put the spec into a folder of its own"), "{notes}");
@@ -130,7 +130,7 @@ fn what_vmdb2_leaves_in_the_tree_is_there_and_gone_in_the_end() {
     let unpacked = prepared("  - {unpack-rootfs: root}\n", &[("root.tgz", "x")], tarball).unwrap();
     let shown = show(&unpacked);
     assert!(shown.contains(&format!("give /build/image/root {give} resolv.conf\n")), "{shown}");
-    // A tree that nothing was put into needs nothing taken away.
+    // If nothing was lent to a tree, nothing needs removing.
     assert!(!show(&prepared("", &[], tarball).unwrap()).contains("lent"));
 }
 
@@ -146,7 +146,7 @@ fn keys_that_vmdb2_passes_over_name_the_option_that_does_so_too() {
         let lenient = prepared(tail, &[], |options| options.lenient = true).unwrap();
         assert_eq!(lenient.lowered.warnings.len(), 1, "{tail}");
     }
-    // What vmdb2 refuses too is not excused.
+    // Faults that vmdb2 refuses too are not ignored.
     let error = prepared("  - {create-file: /x}\n", &[], |_| ()).unwrap_err();
     assert!(!error.contains("--lenient"), "{error}");
 }
@@ -163,13 +163,13 @@ fn a_key_that_holds_an_anchor_is_no_mistake() {
         let prepared = try_prepare(&text, &[], |_| ()).unwrap();
         assert!(prepared.lowered.warnings.is_empty(), "{head}");
     }
-    // One that only uses an anchor does not hold it.
+    // A key that only uses an anchor does not define it.
     let text = format!("a: &n {{echo: x}}\nb: *n\n{HEAD}");
     let error = try_prepare(&text, &[], |_| ()).unwrap_err();
     assert!(error.contains("unknown key 'b'") && !error.contains("'a'"), "{error}");
 }
 
-/// Complaints about partitions: label, size, and kind, start and end of each.
+/// The complaints about partitions: label, disk size, and kind, start and end of each.
 fn complaint(label: &str, size: &str, parts: &[(&str, &str, &str)]) -> String {
     let mut text = format!(
         "steps:\n- {{mkimg: out.img, size: {size}}}\n- {{mklabel: {label}, device: out.img}}\n"

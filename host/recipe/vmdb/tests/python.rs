@@ -1,5 +1,5 @@
-//! Reading and rendering compared with what vmdb2 uses: `PyYAML` and Jinja2 of
-//! the machine's Python. Skipped, with a reason, where they are missing.
+//! Compares reading and rendering with vmdb2's libraries: `PyYAML` and Jinja2 of the host's Python.
+//! Skipped, with a reason, where they are missing.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
@@ -14,7 +14,7 @@ use vmdb::{
     yaml,
 };
 
-/// Texts through a Python script that takes and gives them NUL-terminated.
+/// Passes texts through a Python script; inputs and outputs are NUL-terminated.
 fn python(needs: &str, script: &str, inputs: &[String]) -> Option<Vec<String>> {
     let available = Command::new("python3").args(["-c", &format!("import {needs}")]).output();
     if !available.is_ok_and(|output| output.status.success()) {

@@ -36,7 +36,7 @@ fn run(text: &str, variables: &[&str], wording: Wording) -> LocalRun {
     prepared.lowered.narration.run_local()
 }
 
-/// That texts come in this order.
+/// Asserts that texts occur in this order.
 fn assert_order(lines: &[String], texts: &[&str]) {
     let mut rest = lines.iter();
     for text in texts {
@@ -76,7 +76,7 @@ fn unhappy_path() {
     let new = run(UNHAPPY, &[], Wording::V041);
     assert_eq!(new.failed.as_ref().map(|step| step.number), Some(2));
     assert_order(&new.lines, &texts);
-    // Only because the spec itself is shown.
+    // It occurs only because the spec itself is printed.
     assert!(new.lines.join("\n").contains("bar_teardown"));
     assert!(new.lines[1].starts_with("Spec:\n{'steps': [{'echo': 'foo', 'teardown'"));
 }
@@ -106,7 +106,7 @@ fn texts_follow_the_stages_of_a_real_build() {
     assert_eq!(narrator.stage(0), ["one"]);
     assert_eq!(narrator.command(), None);
     assert_eq!(narrator.stage(1), ["two"]);
-    // A failure here does not know of the third text yet.
+    // A failure here precedes the step with the third text.
     assert_eq!(
         narrator.clone().end(false),
         ["Something went wrong, cleaning up!", "two_teardown", "one_teardown"]

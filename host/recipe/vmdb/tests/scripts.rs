@@ -1,5 +1,5 @@
-//! The scripts of the crate, run where they can be: on directories of this
-//! machine. Those that set owners need root.
+//! Runs the scripts of the crate on directories of the host where possible. Those that set owners
+//! need root.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
@@ -56,23 +56,23 @@ fn the_resolver_is_lent_and_taken_back() {
     let file = image.path().join("etc/resolv.conf");
     let look = "cat \"$1/etc/resolv.conf\"; exit 7";
 
-    // None before, none after; the status is the command's.
+    // Without resolv.conf before, there is none after; the status is the command's.
     let output = run(RESOLVER, &[root, "sh", "-c", look, "sh", root]);
     assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap()), (Some(7), here));
     assert!(!file.exists());
 
-    // One before: the same after.
+    // An existing file is restored.
     fs::write(&file, "own\n").unwrap();
     assert!(run(RESOLVER, &[root, "true"]).status.success());
     assert_eq!(fs::read_to_string(&file).unwrap(), "own\n");
 
-    // A link before, even one that leads nowhere.
+    // An existing link is restored, even a dangling one.
     fs::remove_file(&file).unwrap();
     symlink("../run/stub.conf", &file).unwrap();
     assert!(run(RESOLVER, &[root, "true"]).status.success());
     assert_eq!(fs::read_link(&file).unwrap(), Path::new("../run/stub.conf"));
 
-    // What the command makes of it is kept.
+    // Changes by the command are kept.
     let write = "rm \"$1/etc/resolv.conf\"; echo new >\"$1/etc/resolv.conf\"";
     assert!(run(RESOLVER, &[root, "sh", "-c", write, "sh", root]).status.success());
     assert_eq!(fs::read_to_string(&file).unwrap(), "new\n");
@@ -115,7 +115,7 @@ fn a_directory_is_merged_with_links_and_owners() {
     assert_eq!(mode(&image.path().join("log")), 0o700);
     assert_eq!(fs::metadata(image.path().join("log")).unwrap().uid(), 0);
 
-    // Directories on the way get mode and owner.
+    // Created parent directories get mode and owner.
     let output = run(COPY, &[root, "/srv/deep", path(tree.path()), "0750", "33", "0"]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(mode(&image.path().join("srv")), 0o750);
@@ -125,7 +125,7 @@ fn a_directory_is_merged_with_links_and_owners() {
     assert!(!output.status.success());
     assert!(String::from_utf8(output.stderr).unwrap().contains("there is no nobody-there"));
 
-    // Absolute links of the image must not lead into this machine.
+    // Absolute links of the image must not lead into the host.
     symlink("/tmp", image.path().join("out")).unwrap();
     let output = run(COPY, &[root, "/out/x", path(tree.path()), "0755", "0", "0"]);
     assert!(!output.status.success());
@@ -191,7 +191,7 @@ fn shell_steps_see_the_image_by_its_path() {
     assert_eq!(output.stdout, b"sectors");
     assert_eq!(output.status.code(), Some(1));
 
-    // A relative path is made where the working directory can be written to.
+    // A relative path is created if the working directory is writable.
     let writable = place.path().join("files");
     fs::create_dir(&writable).unwrap();
     let text = format!("cd {}; cat out/x.img", writable.display());
@@ -220,7 +220,7 @@ fn what_a_tree_is_lent_is_taken_back_if_it_is_still_the_same() {
     assert!(!at("resolv.conf").exists());
     lent("show");
     assert_eq!(fs::read_to_string(at("resolv.conf")).unwrap(), here);
-    // What a step made of one is kept, and what it removed stays away.
+    // A file changed by a step is kept, and a file removed by it stays removed.
     fs::write(at("hostname"), "pi\n").unwrap();
     lent("take");
     assert!(!at("resolv.conf").exists() && !notes.exists());
@@ -231,7 +231,7 @@ fn what_a_tree_is_lent_is_taken_back_if_it_is_still_the_same() {
         lent(what);
         assert!(!at("resolv.conf").exists(), "{what}");
     }
-    // What the tree has itself is left alone, a link that leads nowhere too.
+    // The tree's own files are left alone, dangling links too.
     fs::write(at("hostname"), "own\n").unwrap();
     symlink("../run/stub.conf", at("resolv.conf")).unwrap();
     for what in ["give", "hide", "show", "take"] {

@@ -1,5 +1,5 @@
-//! Which files of the host a spec may name, and how they travel: as they are, and only
-//! those of its own folder, unless the user has allowed others.
+//! Which host files a spec may name, and how they are sent: unchanged, and only those of its own
+//! directory unless the user has allowed others.
 
 #![allow(clippy::allow_attributes, clippy::unwrap_used, reason = "tests")]
 
@@ -39,7 +39,7 @@ const HEAD: &str = "steps:
   - mount: root
 ";
 
-/// A home with a project in it, and a secret beside the project.
+/// A home directory with a project in it, and a secret beside the project.
 struct World {
     folder: tempfile::TempDir,
 }
@@ -60,7 +60,7 @@ impl World {
         fs::canonicalize(self.folder.path()).unwrap().join(path)
     }
 
-    /// What a spec at a place, used from a folder, uploads, or what is wrong with it.
+    /// The uploads, or the errors, of a spec in one directory that is used from another.
     fn uploads(
         &self,
         spec: &str,
@@ -150,10 +150,10 @@ fn files_of_the_specs_own_folder_need_no_word() {
         let UploadKind::File { source: FileSource::Host { path, .. }, .. } = &found["x"] else {
             panic!("{found:?}")
         };
-        // The engine opens it without following links, so none is left in it.
+        // The engine opens it without following links, so the path must contain none.
         assert_eq!(*path, absolute);
     }
-    // A spec in a folder of the working directory.
+    // A spec in a subdirectory of the working directory.
     let tail = copy_file("tree/file");
     world.uploads("home/project/specs/a.vmdb", "home/project", &tail, |_| ()).unwrap();
 }
@@ -174,10 +174,10 @@ fn other_files_are_read_when_the_user_says_so() {
         };
         world.uploads("home/project/spec.vmdb", "home/project", &tail, allow).unwrap();
     }
-    // The working directory is the spec's own only where the spec lies in it.
+    // The working directory is the spec's own only if the spec is in it.
     let tail = copy_file("notes");
     is_refused(world.uploads("home/project/spec.vmdb", "work", &tail, |_| ()));
-    // And a home is never a spec's alone.
+    // A home directory never belongs to a spec alone.
     let tail = copy_file(".ssh/id");
     is_refused(world.uploads("home/project/spec.vmdb", "home", &tail, |_| ()));
     is_refused(world.uploads("home/spec.vmdb", "home", &tail, |_| ()));
@@ -203,7 +203,7 @@ fn every_step_that_reads_the_host_keeps_to_the_rule() {
     for tail in tails {
         is_refused(world.uploads("home/project/spec.vmdb", "home/project", &tail, |_| ()));
     }
-    // A pipe in a file's place is refused, and nobody waits for its other end.
+    // A pipe in place of a file is refused, without blocking on open.
     mkfifo(&world.at("home/project/pipe"), Mode::from_bits_truncate(0o600)).unwrap();
     let error = world.copy_file("pipe").unwrap_err();
     assert!(error.contains("pipe` is no regular file"), "{error}");

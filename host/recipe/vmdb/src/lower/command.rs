@@ -1,4 +1,4 @@
-//! Commands of stages: how they are run, and how they are shown.
+//! Commands of stages: how they run, and how they are shown.
 
 use plan::{Env, GuestPath, Place, Run, Step, Value};
 
@@ -11,7 +11,7 @@ const RESOLVER_SH: &str = include_str!("../../scripts/resolver.sh");
 const BINFMT_SH: &str = include_str!("../../scripts/binfmt.sh");
 const LINKS_SH: &str = include_str!("../../scripts/links.sh");
 
-/// A step of a stage, and the command that it stands for in the narration.
+/// A step of a stage with the command line that the narration shows for it.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(super) step: Step,
@@ -32,7 +32,7 @@ pub(crate) struct Command {
     env: Env,
     cwd: &'static str,
     capture: Option<String>,
-    /// What is shown of it.
+    /// The command line shown by the narration.
     shown: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ impl Command {
         self
     }
 
-    /// Shows something else than the words of the command.
+    /// Shows these words instead of the actual command line.
     pub(crate) fn shown(mut self, words: &[&str]) -> Self {
         self.shown = words.iter().map(ToString::to_string).collect();
         self
@@ -101,15 +101,14 @@ impl Lowering<'_> {
         self.tool(what, argv)
     }
 
-    /// A command in the image, with a resolver that works.
+    /// A command in the image, with a working resolv.conf.
     pub(crate) fn in_image(&self, root: &GuestPath, what: &str, argv: Vec<Value>) -> Command {
         let mut chroot: Vec<Value> = vec!["chroot".into(), root.as_str().into()];
         chroot.extend(argv);
         self.with_resolver(root, what, chroot)
     }
 
-    /// A command outside of the image that works on it, with a resolver in the
-    /// image that works.
+    /// A command outside of the image that works on it, with a working resolv.conf in the image.
     pub(crate) fn with_resolver(&self, root: &GuestPath, what: &str, argv: Vec<Value>) -> Command {
         let shown = Command::words(&argv);
         let mut arguments: Vec<Value> = vec![root.as_str().into()];
@@ -117,8 +116,8 @@ impl Lowering<'_> {
         Command { shown, ..self.script(what, RESOLVER_SH, arguments) }
     }
 
-    /// What must stand before commands that work on an image: an emulator, if its
-    /// architecture is another one, and what udev would make, if it sees /dev.
+    /// The steps needed before commands that work on an image: registering an emulator if the
+    /// architecture is foreign, and creating the links of udev if the image has /dev.
     pub(crate) fn preparation(&mut self) -> Vec<Work> {
         let mut work = Vec::new();
         if is_foreign(&self.arch, &self.settings.arch) {
@@ -129,7 +128,7 @@ impl Lowering<'_> {
         if self.binds.iter().any(|(_, bind)| bind.from.as_str() == "/dev") {
             let mut arguments = Vec::new();
             for tag in &self.tags {
-                // What was found may have no filesystem, unless it is mounted.
+                // A device found on a disk may have no filesystem unless it is mounted.
                 let is_sure = |fstype: &str| tag.mounted.is_some() || !fstype.is_empty();
                 if let Some((filesystem, fstype)) = &tag.filesystem
                     && is_sure(fstype)
@@ -148,7 +147,7 @@ impl Lowering<'_> {
     pub(crate) fn image_stage(&mut self, root: &GuestPath, commands: Vec<Command>) {
         let mut work = self.preparation();
         work.extend(commands.into_iter().map(Command::work));
-        // A daemon that a package started would keep the filesystem busy.
+        // A daemon started by a package would keep the filesystem busy.
         work.push(Step::KillProcesses { root: root.clone() }.into());
         self.stage("", Some(root), true, work);
     }

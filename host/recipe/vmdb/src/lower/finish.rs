@@ -1,4 +1,4 @@
-//! What comes after the last step: tables, outputs, the plan as a whole.
+//! Completes the plan after the last step: partition tables, outputs, cleanup.
 
 use std::path::PathBuf;
 
@@ -17,8 +17,8 @@ use crate::{
     yaml::Position,
 };
 
-/// The scratch disk: sparse, so this only bounds what a build may leave there
-/// beside the image itself (an unpacked tarball, copied trees, caches).
+/// Size of the scratch disk. It is sparse, so this only limits what a build stores there beside the
+/// image: an unpacked tarball, copied trees, caches.
 const SCRATCH_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 const REKEY_SH: &str = include_str!("../../scripts/rekey.sh");
 
@@ -66,7 +66,7 @@ impl Lowering<'_> {
         Ok(Lowered { plan, packages, warnings, notes: self.notes, narration })
     }
 
-    /// A share that no command can see was meant for something.
+    /// Warns about shares that no command can see.
     fn unseen_shares(&mut self) {
         if self.has_host_files || self.stages.is_empty() {
             return;
@@ -81,9 +81,8 @@ impl Lowering<'_> {
         self.notes.extend(unseen);
     }
 
-    /// What comes after the last step: what the tree was lent is taken away, keys are
-    /// replaced, archives of the tree are made, free blocks given back. Mounts of system
-    /// directories are gone by then.
+    /// Adds the last stage: removes lent files, replaces keys, archives the tree, and discards free
+    /// blocks. The mounts of system directories are gone by then.
     fn finish_stage(&mut self) {
         self.binds.clear();
         self.current.0 = "finish".into();
@@ -114,7 +113,7 @@ impl Lowering<'_> {
         });
     }
 
-    /// Puts the tables, which are whole only now, where their labels were made.
+    /// Inserts the partition tables, complete only now, at the steps that made their labels.
     fn write_tables(&mut self) {
         for disk in &self.disks {
             let (Some(label), Some((stage, step))) = (disk.label, disk.table_at) else { continue };
@@ -151,7 +150,8 @@ impl Lowering<'_> {
                 let (own, _) = crate::cli::format_of(&disk.path);
                 vec![(own.to_owned(), PathBuf::from(&disk.path))]
             };
-            // As for builds of elements: where qcow2 is among several, they are its options.
+            // As in builds of elements: if qcow2 is one of several formats, the options apply to
+            // it.
             let several = wanted.len() > 1 && wanted.iter().any(|(format, _)| format == "qcow2");
             images.extend(wanted.into_iter().map(|(format, path)| {
                 ImageOutput {
@@ -167,18 +167,18 @@ impl Lowering<'_> {
                 }
             }));
         }
-        // vmdb2 writes over what is there.
+        // vmdb2 overwrites existing files.
         Outputs { images, checksums: self.settings.checksums.clone(), overwrite: true, epoch: None }
     }
 }
 
 impl Lowering<'_> {
-    /// Where a format of the output is written.
+    /// The path of an output format.
     fn file_of(&self, output: &str, format: &FormatChoice) -> PathBuf {
         crate::cli::file_of(output, format, self.settings.formats.len() == 1)
     }
 
-    /// Archives of the tree, for formats that are made of it.
+    /// Archives the tree, for formats that are made from it.
     fn trees(&mut self) -> Vec<Work> {
         let formats: Vec<FormatChoice> =
             self.settings.formats.iter().filter(|format| format.is_of_tree).cloned().collect();
@@ -206,7 +206,7 @@ impl Lowering<'_> {
                 _ => None,
             };
             let output = TreeOutput { format: format.name.clone(), path, target };
-            // Only the filesystem itself has a use for it.
+            // lost+found is useful only to its own filesystem.
             let exclude = vec!["lost+found".to_owned()];
             Step::ExportTree { root: root.clone(), exclude, output }.into()
         };
@@ -215,7 +215,7 @@ impl Lowering<'_> {
 }
 
 impl Settings {
-    /// The build's name: the spec's file name without its ending.
+    /// The build's name: the spec's file name without its suffix.
     fn build_name(&self) -> String {
         let stem = std::path::Path::new(&self.spec).file_stem();
         match stem.map(|stem| stem.to_string_lossy().into_owned()) {

@@ -1,17 +1,17 @@
-//! What commands of a spec see of the host: what the user shares, and the spec's own folder,
-//! which is the working directory of `shell` steps as it is for vmdb2.
+//! Host files that commands of a spec see: the user's shares, and the spec's own directory, which
+//! is the working directory of `shell` steps as in vmdb2.
 
 use plan::{Bind, GuestPath, Step, Upload};
 
 use super::{Fault, Lowering, OWN_AT, WORK_AT, Work, guest_path};
 use crate::shares;
 
-/// The option that keeps the folder away, for messages.
+/// The option that withholds the directory, for messages.
 const NO_SHARE: &str = "--no-share-spec";
 
 impl Lowering<'_> {
-    /// Puts files of the host into the machine, before the first step whose command can see
-    /// them. The folder is read only for a step that uses it.
+    /// Uploads host files, before the first step whose command can see them. The spec's directory
+    /// is read only for a step that uses it.
     pub(crate) fn put_host_files(&mut self, with_folder: bool) -> Result<(), Fault> {
         let mut work: Vec<Work> = Vec::new();
         if !std::mem::replace(&mut self.has_host_files, true) {
@@ -31,7 +31,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The spec's folder as an upload, and the line that tells of it.
+    /// The spec's directory as an upload, with the command line shown for it.
     fn folder(&mut self) -> Result<Option<Work>, Fault> {
         let Some(path) = self.settings.folder.clone() else { return Ok(None) };
         if self.settings.shares.iter().any(|share| share.to.as_str() == WORK_AT) {
@@ -78,17 +78,17 @@ impl Lowering<'_> {
         Ok(Some(Step::Upload(Upload { what, to, entries: folder.entries }).into()))
     }
 
-    /// Where the folder's files are put.
+    /// The guest path of the spec's directory.
     pub(crate) fn folder_at(&self) -> Result<GuestPath, Fault> {
         guest_path("", &format!("{OWN_AT}/spec"))
     }
 
-    /// Whether steps have the folder.
+    /// Whether steps see the spec's directory.
     pub(crate) fn has_folder(&self) -> bool {
         self.has_folder
     }
 
-    /// As [`Self::stage`], with the folder as the working directory of the stage alone.
+    /// Like [`Self::stage`], with the spec's directory as the working directory of this stage only.
     pub(crate) fn stage_in_folder(
         &mut self,
         image: &GuestPath,

@@ -1,6 +1,7 @@
-//! What vmdb2 leaves in a tree between steps, because the tools that it runs copy it there:
-//! a resolv.conf, and behind debootstrap a hostname. Public specs rely on it (they remove
-//! it), so it is there; it is the machine's own, never the host's, and gone in the end.
+//! Lends files to a tree during the build. The tools that vmdb2 runs copy resolv.conf into the tree
+//! and leave it there between steps; debootstrap also copies hostname. Public specs rely on this
+//! (they remove the files), so the files exist here too. They come from the guest, never from the
+//! host, and are removed at the end.
 
 use plan::GuestPath;
 
@@ -9,7 +10,7 @@ use super::{Lowering, OWN_AT, Work};
 const LENT_SH: &str = include_str!("../../scripts/lent.sh");
 
 impl Lowering<'_> {
-    /// Gives a tree files of /etc until the build ends.
+    /// Lends files in /etc to a tree until the build ends.
     pub(crate) fn lend(&mut self, root: &GuestPath, files: &[&str]) -> Work {
         if !self.lent.contains(root) {
             self.lent.push(root.clone());
@@ -17,7 +18,7 @@ impl Lowering<'_> {
         self.lent("give", root, files)
     }
 
-    /// Steps around something that packs a tree, which is to be without what is lent.
+    /// Wraps steps that pack a tree, so that lent files are not packed.
     pub(crate) fn without_lent(&self, root: &GuestPath, work: Vec<Work>) -> Vec<Work> {
         if !self.lent.contains(root) {
             return work;
@@ -26,7 +27,7 @@ impl Lowering<'_> {
         std::iter::once(hide).chain(work).chain([show]).collect()
     }
 
-    /// Takes away what all trees have been given.
+    /// Removes the lent files from all trees.
     pub(super) fn take_lent(&mut self) -> Vec<Work> {
         let roots = std::mem::take(&mut self.lent);
         roots.iter().map(|root| self.lent("take", root, &[])).collect()

@@ -1,4 +1,4 @@
-//! What steps find by the names that a spec uses: tags, disks, paths.
+//! Looks up what the names of a spec stand for: tags, disks, paths.
 
 use plan::GuestPath;
 
@@ -34,7 +34,7 @@ impl Lowering<'_> {
         self.tags.iter_mut().find(|tag| tag.name == name).ok_or_else(Fault::silent)
     }
 
-    /// Where a tag's filesystem is mounted.
+    /// The mount of a tag's filesystem.
     pub(crate) fn mounted(&self, key: &'static str, name: &str) -> Result<&MountedAt, Fault> {
         self.tag(key, name)?.mounted.as_ref().ok_or_else(|| {
             Fault::new(key, format!("`{name}` is not mounted at this step"))
@@ -42,7 +42,7 @@ impl Lowering<'_> {
         })
     }
 
-    /// The tag that is mounted at `/`, for steps that name none.
+    /// The tag mounted at `/`, for steps without a tag.
     pub(crate) fn root_tag(&self) -> Result<String, Fault> {
         let is_root = |tag: &&Tag| tag.mounted.as_ref().is_some_and(|m| m.target == "/");
         match self.tags.iter().find(is_root) {
@@ -54,7 +54,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// The disk that the spec calls by a path.
+    /// The disk of an image path in the spec.
     pub(crate) fn disk(&self, key: &'static str, path: &str) -> Result<usize, Fault> {
         if self.poisoned.contains(path) {
             return Err(Fault::silent());
@@ -65,7 +65,7 @@ impl Lowering<'_> {
         })
     }
 
-    /// The disk below a tag.
+    /// The disk that holds a tag's device.
     pub(crate) fn disk_below(&self, key: &'static str, name: &str) -> Result<usize, Fault> {
         match &self.tag(key, name)?.device {
             Device::Partition { disk, .. } | Device::Found { disk } => Ok(*disk),
@@ -80,13 +80,13 @@ impl Lowering<'_> {
         }
     }
 
-    /// The root of a tag's filesystem, seen from the tools.
+    /// The root of a tag's filesystem, as a guest path.
     pub(crate) fn root_of(&self, key: &'static str, tag: &str) -> Result<GuestPath, Fault> {
         let point = &self.mounted(key, tag)?.point;
         guest_path(key, &format!("{LAYOUT_AT}{point}"))
     }
 
-    /// A directory for files that the current step needs.
+    /// A guest directory for files that the current step needs.
     pub(crate) fn own_directory(&self) -> GuestPath {
         GuestPath::new(format!("{OWN_AT}/{:02}", self.number)).expect("digits are a normal name")
     }

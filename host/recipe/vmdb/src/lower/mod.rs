@@ -1,6 +1,5 @@
-//! From steps to a plan: one stage for each step that does something in the
-//! guest, each with everything it needs mounted, so that it can be started from
-//! the disks that the stage before it left.
+//! Lowers steps to a plan: one stage per step that runs in the guest. Each stage mounts all that it
+//! needs, so it can start from the disks left by the previous one.
 //!
 //! ```text
 //! /build/image/TAG       where a filesystem is mounted that has no `dirname`
@@ -36,13 +35,13 @@ use crate::{
 
 /// Where the layout is mounted.
 pub(crate) const LAYOUT_AT: &str = "/build/image";
-/// What steps need of their own.
+/// The parent of the steps' own directories.
 pub(crate) const OWN_AT: &str = "/build/vmdb";
-/// The working directory of `shell`: the spec's own folder is bound to it, or what the user
-/// shares under this name is put there.
+/// The working directory of `shell`: the spec's directory is bound to it, or shares at this path
+/// are uploaded to it.
 pub(crate) const WORK_AT: &str = "/build/spec";
 
-/// What a spec is lowered with, beside its text.
+/// The parameters of lowering, beside the spec's text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     /// The spec as given on the command line; `-` for standard input.
@@ -53,56 +52,55 @@ pub struct Settings {
     pub image: Option<String>,
     /// `--rootfs-tarball`.
     pub rootfs_tarball: Option<String>,
-    /// Formats of the output, when not told by its suffix.
+    /// Output formats; empty if the suffix of the output selects one.
     pub formats: Vec<FormatChoice>,
     /// Name and tag of container images.
     pub docker_target: Option<String>,
-    /// Whether formats compress that can.
+    /// Whether formats that can compress do so.
     pub compress: bool,
     /// Options for the format, `k=v,k=v`.
     pub format_options: Option<String>,
-    /// Checksum files.
+    /// Kinds of checksum files to write.
     pub checksums: Vec<plan::Checksum>,
-    /// The architecture of the machine that builds, as Debian calls it.
+    /// The architecture of the build machine, in Debian's names.
     pub arch: String,
-    /// Which files of the host the spec may name, and where relative paths are looked up.
+    /// The host files that the spec may name, and where relative paths are looked up.
     pub sources: Sources,
-    /// What the user shares with commands.
+    /// Files that the user shares with commands.
     pub shares: Vec<Shared>,
-    /// The folder that `shell` steps see, without links.
+    /// The directory that `shell` steps see, without links.
     pub folder: Option<PathBuf>,
-    /// Every file of the host that the run writes, without links.
+    /// All host files that the run writes, without links.
     pub written: Vec<PathBuf>,
-    /// Whether what vmdb2 passes over in silence is only warned of.
+    /// Whether faults that vmdb2 ignores give warnings instead of errors.
     pub lenient: bool,
-    /// Whose wording the narration has.
+    /// The vmdb2 version whose wording the narration uses.
     pub wording: Wording,
 }
 
-/// A spec, lowered.
+/// A lowered spec.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lowered {
-    /// What is to be done. Without any stage the spec needs no machine; see
-    /// [`Narration::run_local`].
+    /// The plan. A plan without stages needs no machine; see [`Narration::run_local`].
     pub plan: Plan,
-    /// Packages that the appliance needs beyond what every appliance has.
+    /// Packages that the appliance needs in addition to the standard ones.
     pub packages: Vec<String>,
-    /// What is worth knowing, but no reason to stop.
+    /// Warnings with positions.
     pub warnings: Vec<Complaint>,
-    /// What is worth knowing of the build as a whole, a line each.
+    /// Remarks about the build as a whole, one line each.
     pub notes: Vec<String>,
-    /// What is said under `-v`.
+    /// The output under `-v`.
     pub narration: Narration,
 }
 
 /// Why a step cannot be lowered.
 #[derive(Debug)]
 pub(crate) struct Fault {
-    /// The key that it is about.
+    /// The key that caused it.
     key: &'static str,
     message: String,
     hint: Option<String>,
-    /// A consequence of another complaint, which says enough.
+    /// Set for a consequence of another complaint, which suffices.
     silent: bool,
 }
 
@@ -128,7 +126,7 @@ impl Fault {
 /// Lowers a spec.
 ///
 /// # Errors
-/// Everything that is wrong with it and was not seen while it was read.
+/// Fails on all errors that reading did not find.
 pub fn lower(spec: &Spec, settings: &Settings) -> Result<Lowered, SpecError> {
     let mut lowering = Lowering::new(settings);
     for step in &spec.steps {
@@ -145,7 +143,7 @@ pub fn lower(spec: &Spec, settings: &Settings) -> Result<Lowered, SpecError> {
     lowering.finish(spec)
 }
 
-/// The plan while it grows.
+/// The state of lowering, with the plan so far.
 #[derive(Debug)]
 pub(crate) struct Lowering<'a> {
     pub(crate) settings: &'a Settings,
@@ -153,31 +151,31 @@ pub(crate) struct Lowering<'a> {
     pub(crate) disks: Vec<ImageDisk>,
     pub(crate) tags: Vec<Tag>,
     pub(crate) names: Names,
-    /// Volume groups with the tags of their physical volumes.
+    /// Volume groups, with the tags of their physical volumes.
     pub(crate) groups: Vec<(String, Vec<String>)>,
     /// Nodes of LUKS containers, in order.
     pub(crate) containers: Vec<String>,
-    /// Containers whose key is replaced at the end: device's node, key of the
-    /// build, command.
+    /// Containers whose key is replaced at the end: node of the device, key during the build,
+    /// command.
     pub(crate) rekeys: Vec<(String, String, String)>,
-    /// Labels of filesystems; a plan wants them unique.
+    /// Filesystem labels; a plan requires unique ones.
     pub(crate) labels: BTreeSet<String>,
     /// The architecture of the image.
     pub(crate) arch: String,
     pub(crate) packages: BTreeSet<String>,
     pub(crate) rootfs_unpacked: bool,
-    /// Whether the tarball exists by now, and whether in the guest.
+    /// Whether and where the tarball of the root filesystem exists.
     pub(crate) tarball: Tarball,
-    /// Numbers of the steps that unpack it.
+    /// The numbers of the steps that unpack it.
     unpack_steps: Vec<usize>,
     pub(crate) got_eatmydata: bool,
-    /// Paths of all images that the spec makes.
+    /// Paths of all images that the spec creates.
     images: Vec<String>,
-    /// Whether files of the host have been put into the machine.
+    /// Whether host files have been uploaded.
     has_host_files: bool,
-    /// Whether the spec's folder is among them.
+    /// Whether the spec's directory is among them.
     has_folder: bool,
-    /// Roots of trees that hold something for the time of the build.
+    /// Roots of trees with lent files.
     lent: Vec<GuestPath>,
     notes: Vec<String>,
     binds: Vec<(String, Bind)>,
@@ -187,12 +185,12 @@ pub(crate) struct Lowering<'a> {
     warnings: Vec<Complaint>,
     poisoned: BTreeSet<String>,
     current: (String, Position, Vec<(String, Position)>),
-    /// An `error` step has been lowered: nothing after it can run.
+    /// Set after an `error` step: no later step can run.
     failed: bool,
     number: usize,
 }
 
-/// Where the tarball of the root filesystem is.
+/// Where the tarball of the root filesystem exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tarball {
     Missing,
@@ -267,14 +265,14 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Where the value of a key of the current step stands.
+    /// The position of a key's value in the current step.
     fn place_of(&self, key: &str) -> Position {
         let (_, at, places) = &self.current;
         places.iter().find(|(name, _)| name == key).map_or(*at, |(_, at)| *at)
     }
 
-    /// Whether `unless` skips a step: all of its flags are set. Everything that
-    /// sets a flag is known before the build, so this is decided here.
+    /// Whether `unless` skips a step: all of its flags are set. All flags are determined before the
+    /// build, so this is decided here.
     fn is_skipped(&mut self, step: &spec::Step) -> bool {
         let Some(flags) = &step.unless else { return false };
         for flag in flags.iter().filter(|flag| *flag != "rootfs_unpacked") {
@@ -293,7 +291,7 @@ impl<'a> Lowering<'a> {
         flags.iter().all(|flag| flag == "rootfs_unpacked" && self.rootfs_unpacked)
     }
 
-    /// Says something that is no reason to stop.
+    /// Adds a warning.
     pub(crate) fn warn(&mut self, key: &str, message: impl Into<String>) {
         self.warnings.push(Complaint {
             at: self.place_of(key),
@@ -308,12 +306,12 @@ impl<'a> Lowering<'a> {
         self.narration.steps.last_mut().expect("a step is noted before it is lowered")
     }
 
-    /// Nothing that comes later can run.
+    /// Marks that no later step can run.
     pub(crate) fn fail_here(&mut self) {
         self.failed = true;
     }
 
-    /// The context of a stage now.
+    /// The context of a stage at this point.
     fn context(&self, image: Option<&GuestPath>, network: bool) -> Context {
         Context {
             image_root: image.cloned(),
@@ -324,8 +322,8 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Adds a stage of the current step, `NN-name` with an ending for steps
-    /// that need more than one.
+    /// Adds a stage of the current step, named `NN-name`; the suffix distinguishes several stages
+    /// of one step.
     pub(crate) fn stage(
         &mut self,
         ending: &str,
@@ -360,7 +358,7 @@ impl<'a> Lowering<'a> {
         });
     }
 
-    /// Adds a stage of the current step whose image has nothing bound into it.
+    /// Adds a stage of the current step without bind mounts in the image.
     pub(crate) fn bare_stage(&mut self, image: &GuestPath, work: Vec<Work>) {
         let binds = std::mem::take(&mut self.binds);
         self.stage("", Some(image), false, work);
@@ -372,12 +370,12 @@ impl<'a> Lowering<'a> {
         self.unpack_steps.iter().any(|number| *number > self.number)
     }
 
-    /// How many stages there are, for whoever must find one again.
+    /// The number of stages so far, to find a stage again later.
     pub(crate) fn stage_count(&self) -> usize {
         self.stages.len()
     }
 
-    /// Whether a disk has been made: then facts name all devices.
+    /// The facts that name all devices, if a disk exists.
     pub(crate) fn link_arguments(&self) -> Vec<Value> {
         let mut arguments = Vec::new();
         for disk in &self.disks {
@@ -387,7 +385,7 @@ impl<'a> Lowering<'a> {
         arguments
     }
 
-    /// Binds something into a root from now on.
+    /// Adds a bind mount to a root, for this and later stages.
     pub(crate) fn bind(&mut self, tag: &str, from: GuestPath, to: GuestPath) {
         if !self.binds.iter().any(|(_, bind)| bind.to == to) {
             self.binds.push((tag.to_owned(), Bind { from, to, read_only: false }));
@@ -395,7 +393,7 @@ impl<'a> Lowering<'a> {
     }
 }
 
-/// A path of the guest, or the complaint.
+/// Parses a guest path, or returns the complaint.
 pub(crate) fn guest_path(key: &'static str, path: &str) -> Result<GuestPath, Fault> {
     let path: Vec<&str> = path.split('/').filter(|part| *part != ".").collect();
     GuestPath::new(path.join("/")).map_err(|error| Fault::new(key, error.to_string()))

@@ -1,7 +1,7 @@
-//! `ansible`: a playbook, run by the machine's Ansible on the image.
+//! `ansible`: a playbook, run on the image by the appliance's Ansible.
 //!
-//! Of the host, the playbook comes along with what Ansible looks for beside it:
-//! its directories (`roles`, `templates`, …) and the files that it names.
+//! Of the host, only the playbook is uploaded, with what Ansible looks for beside it: its
+//! directories (`roles`, `templates`, …) and the files that it names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,10 +17,10 @@ use crate::{
     yaml::{self, Node, Value},
 };
 
-/// The largest file that is looked through for names of others; a spec may be as large.
+/// Maximum size of a file that is searched for file names; a spec may be as large.
 const YAML_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Directories beside a playbook that Ansible looks into by itself.
+/// Directories beside a playbook that Ansible searches implicitly.
 const NEIGHBOURS: &[&str] = &[
     "action_plugins",
     "callback_plugins",
@@ -47,7 +47,7 @@ pub struct Ansible {
     pub tag: String,
     /// The playbook.
     pub playbook: String,
-    /// The group that the image is in.
+    /// The inventory group of the image.
     pub group: String,
     /// Tags of tasks to run.
     pub tags: String,
@@ -153,12 +153,12 @@ fn json(value: &Value) -> serde_json::Value {
 struct Files {
     entries: BTreeMap<String, UploadEntry>,
     scanned: BTreeSet<PathBuf>,
-    /// What is left out.
+    /// Warnings about files that are left out.
     warnings: Vec<String>,
 }
 
 impl Files {
-    /// Adds an entry, and the directories that it is in.
+    /// Adds an entry and its parent directories.
     fn insert(&mut self, entry: UploadEntry) {
         for (at, _) in entry.path.as_str().match_indices('/') {
             let path = &entry.path.as_str()[..at];
@@ -192,8 +192,8 @@ impl Files {
         Ok(())
     }
 
-    /// Adds what a YAML file names, and what those name. A file that cannot be
-    /// read so is left to Ansible, which says more about it.
+    /// Adds the files that a YAML file names, recursively. A file that cannot be parsed is left to
+    /// Ansible, whose message is better.
     fn named(&mut self, lowering: &Lowering<'_>, beside: &Path, file: &Path) -> Result<(), Fault> {
         if !self.scanned.insert(file.to_owned()) {
             return Ok(());
@@ -221,7 +221,7 @@ impl Files {
     }
 }
 
-/// Texts that may be paths below the playbook's directory.
+/// Collects texts that may be paths below the playbook's directory.
 fn collect_names(node: &Node, names: &mut Vec<String>) {
     match &node.value {
         Value::Text(text) => {

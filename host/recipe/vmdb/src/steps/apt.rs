@@ -15,7 +15,7 @@ pub struct Apt {
     pub tag: String,
     /// Names of the packages.
     pub packages: Vec<String>,
-    /// Whether recommended packages come too.
+    /// Whether recommended packages are installed too.
     pub recommends: bool,
     /// Whether downloaded packages are removed.
     pub clean: bool,

@@ -53,7 +53,7 @@ impl StepKind for Shell {
         let root = lowering.root_of("root-fs", &self.tag)?;
         lowering.put_host_files(true)?;
         let mut work: Vec<Work> = Vec::new();
-        // Where the working directory can be written to: the image gets its name there.
+        // If the working directory is writable, the image gets its name there.
         let writable = if lowering.has_folder() {
             lowering.folder_at()?
         } else {
@@ -68,7 +68,7 @@ impl StepKind for Shell {
         let command = lowering
             .script("shell", SHELL_SH, arguments)
             .env("ROOT", root.as_str())
-            // No udev runs where this does, and LVM would wait for it.
+            // No udev runs here, and LVM would wait for it.
             .env("DM_DISABLE_UDEV", "1")
             .cwd(WORK_AT)
             .shown(&["sh", "-ec", &self.shell]);

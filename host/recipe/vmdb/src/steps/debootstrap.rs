@@ -9,7 +9,7 @@ use crate::{
 };
 
 const EMPTY_SH: &str = include_str!("../../scripts/empty-target.sh");
-/// Files that debootstrap copies from the machine it runs on.
+/// Files that debootstrap copies from the system on which it runs.
 const LEAKS: &[&str] = &["etc/resolv.conf", "etc/hostname"];
 
 /// Makes a Debian root filesystem.
@@ -25,19 +25,19 @@ pub struct Debootstrap {
     pub arch: Option<String>,
     /// A keyring of the host.
     pub keyring: Option<String>,
-    /// Whether the image trusts the keyring too.
+    /// Whether the keyring is installed in the image too.
     pub install_keyring: bool,
-    /// The variant; `-` is debootstrap's own.
+    /// The variant; `-` is debootstrap's default.
     pub variant: String,
     /// Components of the archive.
     pub components: Vec<String>,
-    /// Further packages.
+    /// Additional packages.
     pub include: Vec<String>,
-    /// Packages left out.
+    /// Excluded packages.
     pub exclude: Vec<String>,
     /// Whether the target must be empty.
     pub require_empty_target: bool,
-    /// Certificates for the image and for the mirror.
+    /// CA certificates for the image and for access to the mirror.
     pub tls_ca_certs: Vec<String>,
 }
 
@@ -92,7 +92,7 @@ impl StepKind for Debootstrap {
         let argv = words.into_iter().map(Value::Text).collect();
         work.push(lowering.tool("debootstrap", argv).work());
         work.extend(remove_leaks(&root)?);
-        // What was removed may have been of another machine, where debootstrap ran before.
+        // debootstrap may have copied these files from another machine before they were removed.
         work.push(lowering.lend(&root, &["resolv.conf", "hostname"]));
         self.install_trust(lowering, &root, &mut work)?;
         work.push(Step::KillProcesses { root: root.clone() }.into());
@@ -109,7 +109,7 @@ impl StepKind for Debootstrap {
 }
 
 impl Debootstrap {
-    /// Makes the machine trust the certificates, for a mirror that needs them.
+    /// Installs the CA certificates in the guest, for a mirror that needs them.
     fn trust(&self, lowering: &Lowering<'_>, work: &mut Vec<Work>) -> Result<(), Fault> {
         if self.tls_ca_certs.is_empty() {
             return Ok(());
@@ -124,7 +124,7 @@ impl Debootstrap {
         let mut entries: Vec<UploadEntry> = Vec::new();
         for path in &self.tls_ca_certs {
             let file = lowering.directories.file(path).map_err(Fault::input("tls_ca_certs"))?;
-            // update-ca-certificates looks at names that end so.
+            // update-ca-certificates reads only files with this suffix.
             let name = file.name();
             let name = name.strip_suffix(".pem").unwrap_or(&name);
             let name = format!("{}.crt", name.strip_suffix(".crt").unwrap_or(name));
@@ -138,7 +138,7 @@ impl Debootstrap {
         Ok(Step::Upload(Upload { what: "certificates".into(), to, entries }))
     }
 
-    /// Puts keyring and certificates into the image.
+    /// Installs keyring and certificates in the image.
     fn install_trust(
         &self,
         lowering: &Lowering<'_>,
@@ -158,8 +158,7 @@ impl Debootstrap {
                 let hint = error.hint().unwrap_or_else(|| needs.to_owned());
                 Fault::input("keyring")(error).hint(hint)
             })?;
-            // apt reads binary and armored keyrings by the ends of their names,
-            // so no gnupg is needed in the image.
+            // apt distinguishes binary and armored keyrings by suffix, so the image needs no gnupg.
             let name = file.name();
             let has_end = name.ends_with(".gpg") || name.ends_with(".asc");
             let name = if has_end { name } else { format!("{name}.gpg") };
@@ -171,8 +170,8 @@ impl Debootstrap {
     }
 }
 
-/// The keyring's path in the guest: the file of the host, or one of the
-/// appliance when the host has none of this name.
+/// The guest path of the keyring: the file of the host, or the appliance's file of that name if the
+/// host has none.
 fn keyring_in_guest(
     lowering: &Lowering<'_>,
     keyring: &str,
@@ -205,7 +204,7 @@ fn apt_update(lowering: &Lowering<'_>, root: &GuestPath) -> Command {
     lowering.in_image(root, "apt-get update", argv).env("DEBIAN_FRONTEND", "noninteractive")
 }
 
-/// What remains of a skipped step: package lists that are not as old as the
+/// What a skipped step still does: updates package lists, which are otherwise as old as the
 /// tarball.
 fn update(lowering: &mut Lowering<'_>, target: &str) -> Result<(), Fault> {
     let root = lowering.root_of("target", target)?;
@@ -214,11 +213,10 @@ fn update(lowering: &mut Lowering<'_>, target: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes a Debian root filesystem of another architecture, as vmdb2 0.26 had
-/// it.
+/// Creates a Debian root filesystem of another architecture, as in vmdb2 0.26.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuDebootstrap {
-    /// What is the same as in `debootstrap`.
+    /// The options shared with `debootstrap`.
     pub base: Debootstrap,
 }
 

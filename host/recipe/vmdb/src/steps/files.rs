@@ -1,5 +1,5 @@
-//! Files and directories in the image: `copy-file`, `copy-dir`, `create-file`
-//! and `create-dir`. Paths are those of the filesystem that is mounted at `/`.
+//! `copy-file`, `copy-dir`, `create-file` and `create-dir`: files and directories in the image.
+//! Paths are relative to the filesystem mounted at `/`.
 
 use plan::{FileStep, GuestPath, Step, Upload, UploadEntry, Value};
 
@@ -11,10 +11,10 @@ use crate::{
 
 const OWN_SH: &str = include_str!("../../scripts/own.sh");
 const COPY_DIR_SH: &str = include_str!("../../scripts/copy-dir.sh");
-/// Numbers of users and groups: 32 bits, all ones has a special meaning.
+/// Maximum user or group ID: 32 bits, of which all ones has a special meaning.
 const ID_MAX: u32 = u32::MAX - 1;
 
-/// The image's root and a path in it, without the leading slash.
+/// The root of the image, and a path in it without the leading slash.
 fn inside(
     lowering: &Lowering<'_>,
     key: &'static str,
@@ -41,7 +41,7 @@ fn own(
     lowering.script("set the owner", OWN_SH, arguments).shown(&["chown", &owner, &place]).work()
 }
 
-/// Adds the stage that puts one file into the image.
+/// Adds the stage that installs one file in the image.
 fn place_file(
     lowering: &mut Lowering<'_>,
     root: &GuestPath,
@@ -64,9 +64,9 @@ fn no_name(key: &'static str) -> Fault {
 /// Copies a file of the host into the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyFile {
-    /// Where to.
+    /// The path in the image.
     pub path: String,
-    /// Where from.
+    /// The path on the host.
     pub src: String,
     /// Permission bits.
     pub perm: u32,
@@ -101,9 +101,9 @@ impl StepKind for CopyFile {
 /// Writes a file in the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateFile {
-    /// The path in the tree.
+    /// The path in the image.
     pub path: String,
-    /// What it holds.
+    /// Its content.
     pub contents: String,
     /// Permission bits.
     pub perm: u32,
@@ -138,7 +138,7 @@ impl StepKind for CreateFile {
 /// Makes a directory in the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateDir {
-    /// The path in the tree.
+    /// The path in the image.
     pub path: String,
     /// Permission bits.
     pub perm: u32,
@@ -172,17 +172,17 @@ impl StepKind for CreateDir {
 /// Copies a directory of the host into the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyDir {
-    /// Where to.
+    /// The path in the image.
     pub path: String,
-    /// Where from.
+    /// The path on the host.
     pub src: String,
-    /// Permission bits of directories that must be made to get there.
+    /// Mode of created parent directories.
     pub perm: u32,
-    /// Bits that are taken off.
+    /// Mode bits to clear.
     pub umask: u32,
-    /// Owner: a number, or a name that the image knows.
+    /// Owner: a number, or a user name in the image.
     pub user: String,
-    /// Group: the same.
+    /// Group: a number, or a group name in the image.
     pub group: String,
 }
 

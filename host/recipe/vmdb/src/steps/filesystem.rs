@@ -1,4 +1,4 @@
-//! Filesystems and where they are mounted: `mkfs` and `mount`.
+//! `mkfs` and `mount`: filesystems and their mount points.
 
 use plan::{FileStep, Filesystem, Layout, Mount as MountNode, Node, NodeKind, Step, Value};
 
@@ -9,8 +9,8 @@ use crate::{
     state::{MountedAt, plain_name},
 };
 
-/// Types whose UUID the engine chooses, so that it is known. Of others it is
-/// read from the device.
+/// Types whose UUID the engine chooses, so it is known in advance. For others it is read from the
+/// device.
 const UUID_KNOWN: &[&str] =
     &["ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "fat", "msdos", "swap"];
 
@@ -23,7 +23,7 @@ pub struct Mkfs {
     pub tag: String,
     /// Its label.
     pub label: Option<String>,
-    /// Further words for mkfs.
+    /// Additional options for mkfs.
     pub options: Vec<String>,
     /// Whether an old GRUB or kernel must be able to read it.
     pub target_old: bool,
@@ -49,8 +49,8 @@ impl StepKind for Mkfs {
         let base = tag.node.clone();
         let mut options = Vec::new();
         if self.fstype == "ext4" {
-            // Features that GRUB before 2.06-8 refuses to read; nothing that
-            // is read at boot gains by them.
+            // GRUB before 2.06-8 refuses these features; files read at boot do not benefit from
+            // them.
             options.extend(["-O", "^large_dir,^metadata_csum_seed"]);
             if self.target_old {
                 options.extend(["-O", "^orphan_file"]);
@@ -62,8 +62,8 @@ impl StepKind for Mkfs {
         let mut label = self.label.clone();
         if let Some(text) = &self.label {
             let unique = lowering.labels.insert(text.clone());
-            // mkfs.f2fs has its own letter; a label that is used twice is fine
-            // for vmdb2, but a plan has each only once.
+            // mkfs.f2fs has its own option letter. vmdb2 accepts duplicate labels, but labels of a
+            // plan are unique.
             let letter = match self.fstype.as_str() {
                 "f2fs" => Some("-l"),
                 "vfat" | "fat" | "msdos" if !unique => Some("-n"),
@@ -95,8 +95,7 @@ impl StepKind for Mkfs {
     }
 }
 
-/// Takes the UUID out of the options for mkfs: the engine gives one itself and
-/// must know it.
+/// Extracts the UUID from the mkfs options: the engine sets the UUID itself and must know it.
 fn split_uuid(fstype: &str, options: &[String]) -> Result<(Vec<String>, Option<String>), Fault> {
     let letter = match fstype {
         "ext2" | "ext3" | "ext4" | "btrfs" | "swap" => "-U",
@@ -134,9 +133,9 @@ fn split_uuid(fstype: &str, options: &[String]) -> Result<(Vec<String>, Option<S
 pub struct Mount {
     /// The tag of the filesystem.
     pub tag: String,
-    /// Where, below another one; none for the root of the image.
+    /// The mount point below another filesystem; `None` for the root of the image.
     pub dirname: Option<String>,
-    /// The tag of the other one.
+    /// The tag of that other filesystem.
     pub mount_on: Option<String>,
 }
 
@@ -147,8 +146,8 @@ impl StepKind for Mount {
             dirname: fields.optional("dirname"),
             mount_on: fields.optional("mount-on"),
         };
-        // Free blocks are always given back, and nothing of the host gets into
-        // resolv.conf, so there is nothing to choose; types are still checked.
+        // Free blocks are always discarded, and resolv.conf never comes from the host, so these
+        // options have no effect; their types are still checked.
         fields.flag_or("zerofree", true);
         fields.flag_or("keep_resolvconf", false);
         if step.dirname.is_some() && step.mount_on.is_none() {
@@ -196,7 +195,7 @@ impl StepKind for Mount {
     }
 }
 
-/// The step that makes a filesystem be mounted from the next stage on.
+/// The step that mounts a filesystem, from the next stage on.
 pub(super) fn mount_node(
     lowering: &mut Lowering<'_>,
     tag: &str,

@@ -1,5 +1,5 @@
-//! `fstab`: the lines of fstab and crypttab for everything that is mounted and
-//! opened so far, sorted by place.
+//! `fstab`: writes fstab and crypttab for everything mounted and opened so far, sorted by mount
+//! point.
 
 use plan::Value;
 

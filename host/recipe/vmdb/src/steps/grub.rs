@@ -16,10 +16,10 @@ use crate::{
 
 const DEFAULTS_SH: &str = include_str!("../../scripts/grub-defaults.sh");
 const INSTALL_SH: &str = include_str!("../../scripts/grub-install.sh");
-/// Parameters of the kernel without which vmdb2 builds no image.
+/// Kernel parameters that vmdb2 always sets.
 const KERNEL_PARAMS: &[&str] = &["biosdevname=0", "net.ifnames=0", "consoleblank=0", "rw"];
 
-/// What starts the boot loader.
+/// The firmware that starts the boot loader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavor {
     /// A PC BIOS.
@@ -33,7 +33,7 @@ pub enum Flavor {
 /// Installs GRUB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grub {
-    /// What starts it.
+    /// The firmware that starts it.
     pub flavor: Flavor,
     /// The tag of the root filesystem.
     pub tag: String,
@@ -43,13 +43,13 @@ pub struct Grub {
     pub prep: Option<String>,
     /// Whether the console is a serial line.
     pub serial: bool,
-    /// The image's path, when it is not the one below the root filesystem.
+    /// The image's path, if it is not the one that holds the root filesystem.
     pub image_dev: Option<String>,
     /// Whether booting is quiet.
     pub quiet: bool,
-    /// Seconds that the menu is shown.
+    /// Menu timeout in seconds.
     pub timeout: u32,
-    /// Parameters of the kernel.
+    /// Additional kernel parameters.
     pub kernel_params: Vec<String>,
 }
 
@@ -114,7 +114,7 @@ impl StepKind for Grub {
     }
 }
 
-/// Sets the flag of a partition that firmware looks for.
+/// Sets the partition flag that the firmware looks for.
 fn flag_partition(
     lowering: &mut Lowering<'_>,
     key: &'static str,
@@ -123,7 +123,7 @@ fn flag_partition(
 ) -> Result<(), Fault> {
     match lowering.tag(key, tag)?.device {
         Device::Partition { disk, part } => set_flag(lowering, disk, part, flag, true),
-        // Its table stays as it is, flags included.
+        // The partition table of an existing image stays as it is, flags included.
         Device::Found { .. } => {}
         _ => return Err(Fault::new(key, format!("`{tag}` is no partition"))),
     }
@@ -131,7 +131,7 @@ fn flag_partition(
 }
 
 impl Grub {
-    /// The package that has it, and GRUB's name of the target.
+    /// The package with this flavor, and GRUB's name of the target.
     fn package(&self, arch: &str) -> Result<(&'static str, &'static str), Fault> {
         match (self.flavor, arch) {
             (Flavor::Bios, "amd64" | "i386") => Ok(("grub-pc", "i386-pc")),
@@ -149,8 +149,8 @@ impl Grub {
         }
     }
 
-    /// Has the EFI system partition mounted where GRUB expects it, from the
-    /// next stage to the end of the build.
+    /// Mounts the EFI system partition where GRUB expects it, from the next stage to the end of the
+    /// build.
     fn mount_esp(
         &self,
         lowering: &mut Lowering<'_>,
@@ -209,7 +209,7 @@ impl Grub {
         ]
     }
 
-    /// The parameters of the kernel.
+    /// The kernel command line.
     fn command_line(&self, arch: &str) -> String {
         let mut words: Vec<&str> = self.kernel_params.iter().map(String::as_str).collect();
         if self.serial {

@@ -1,5 +1,5 @@
-//! Images and their partitions: `mkimg`, `mklabel`, `mkpart`, `set_part_flag`
-//! and `kpartx`. A tag is bound to its partition, never to a place in a list.
+//! `mkimg`, `mklabel`, `mkpart`, `set_part_flag` and `kpartx`: images and their partitions. A tag
+//! is bound to its partition, never to an index in a list.
 
 use plan::{DevicePlace, DiskName, FoundDevice, Layout, Step, TableLabel};
 
@@ -18,7 +18,7 @@ use crate::{
 pub struct Mkimg {
     /// Its path.
     pub path: String,
-    /// Its size, as qemu-img takes it.
+    /// Its size, in qemu-img's syntax.
     pub size: String,
 }
 
@@ -33,7 +33,7 @@ impl StepKind for Mkimg {
                 .hint("a number, with K, M, G or T for powers of 1024")
         })?;
         add_disk(lowering, "mkimg", &self.path, bytes)?;
-        // No nodes, but from here on facts name the devices.
+        // An empty layout, but from here on facts name the devices.
         lowering.stage("", None, false, vec![Step::CreateLayout(Layout::default()).into()]);
         Ok(())
     }
@@ -67,7 +67,7 @@ fn add_disk(
     Ok(())
 }
 
-/// The disk of a `device` key. With `--image` the file need not be made.
+/// The disk of a `device` key. With `--image` no step needs to create it.
 fn disk(lowering: &mut Lowering<'_>, key: &'static str, path: &str) -> Result<usize, Fault> {
     let image = lowering.settings.image.as_deref();
     if image == Some(path) && !lowering.disks.iter().any(|disk| disk.path == path) {
@@ -78,7 +78,7 @@ fn disk(lowering: &mut Lowering<'_>, key: &'static str, path: &str) -> Result<us
     lowering.disk(key, path)
 }
 
-/// Labels a disk.
+/// Writes a partition table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mklabel {
     /// `msdos` or `gpt`.
@@ -128,13 +128,13 @@ pub struct Mkpart {
     pub kind: String,
     /// The image's path.
     pub device: String,
-    /// Where it begins, as parted takes it.
+    /// Its start, in parted's syntax.
     pub start: String,
-    /// Where it ends.
+    /// Its end, in parted's syntax.
     pub end: String,
     /// Its tag.
     pub tag: Option<String>,
-    /// The kind of filesystem that will be there.
+    /// The filesystem type, which determines the partition type.
     pub fs_type: String,
 }
 
@@ -212,7 +212,7 @@ pub struct SetPartFlag {
     pub device: String,
     /// The partition's tag.
     pub tag: String,
-    /// The flag, as parted calls it.
+    /// The flag, in parted's names.
     pub flag: String,
     /// Whether it is set.
     pub enabled: bool,
@@ -257,7 +257,7 @@ impl StepKind for SetPartFlag {
     }
 }
 
-/// Notes a flag for the table, which is written whole.
+/// Records a flag for the partition table, which is written as a whole.
 pub(super) fn set_flag(
     lowering: &mut Lowering<'_>,
     disk: usize,
@@ -269,14 +269,14 @@ pub(super) fn set_flag(
     partition.flags.push((flag.to_owned(), enabled));
 }
 
-/// Makes the partitions of an image known. In vmdb2 tags get their devices
-/// here; now they have them from `mkpart` on, so only names can be added, and
-/// partitions of an image that exists be taken over.
+/// Makes the partitions of an image available. In vmdb2, tags get their devices here. In vbuild
+/// they have them from `mkpart` on, so this step only adds tags and adopts the partitions of an
+/// existing image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kpartx {
     /// The image's path.
     pub device: String,
-    /// Tags for partitions that have none yet, in order.
+    /// Tags for partitions without one, in order.
     pub tags: Vec<String>,
 }
 
@@ -325,7 +325,7 @@ impl StepKind for Kpartx {
 }
 
 impl Kpartx {
-    /// Names the partitions of an image that exists. What is on them stays.
+    /// Adopts the partitions of an existing image. Their content is kept.
     fn take_over(&self, lowering: &mut Lowering<'_>, disk: usize) -> Result<(), Fault> {
         if lowering.settings.image.as_deref() != Some(&self.device) {
             let message = format!("`{}` has no label yet", self.device);
@@ -348,7 +348,7 @@ impl Kpartx {
     }
 }
 
-/// Makes what stands on a disk known by tags: place, wished name of the node, tag.
+/// Adopts devices that exist on a disk: place, wished name of the node, tag.
 pub(super) fn take_over(
     key: &'static str,
     lowering: &mut Lowering<'_>,
@@ -359,7 +359,7 @@ pub(super) fn take_over(
     for (place, wished, name) in found {
         let node = match &place {
             DevicePlace::Partition(_) => lowering.names.claim(&wished),
-            // Disks and volumes have names already.
+            // Disks and volumes already have names.
             DevicePlace::Disk | DevicePlace::Volume(..) => wished,
         };
         let filesystem = lowering.names.claim(&format!("fs-{}", plain_name(&name)));

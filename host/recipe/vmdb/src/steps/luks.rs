@@ -1,6 +1,6 @@
-//! `cryptsetup`: LUKS containers. Two plugins of vmdb2 0.26 took this name, one
-//! with `tag` and a key, one with `name` and a password; later versions take
-//! `name` and any one of the three. Here all of it is one step.
+//! `cryptsetup`: LUKS containers. Two plugins of vmdb2 0.26 have this name, one with `tag` and a
+//! key, one with `name` and a password; later versions take `name` and any one of the three. Here
+//! one step accepts all forms.
 
 use plan::{Layout, Luks, Node, NodeKind, Step};
 
@@ -14,22 +14,22 @@ use crate::{
 /// Makes a LUKS container and opens it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cryptsetup {
-    /// The tag below.
+    /// The tag of the device below.
     pub below: String,
-    /// The name of the mapping, which is also the tag of what is inside.
+    /// The name of the mapping, also the tag of the opened container.
     pub name: String,
-    /// What opens it.
+    /// The key that opens it.
     pub key: Key,
 }
 
-/// What opens a container.
+/// The key of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
     /// A password in the spec.
     Password(String),
-    /// A file of the host, all of its bytes.
+    /// A host file; all of its bytes are the key.
     File(String),
-    /// A command whose first line of output it is.
+    /// A command; the first line of its output is the key.
     Command(String),
 }
 
@@ -65,8 +65,8 @@ impl StepKind for Cryptsetup {
             Key::Password(password) => password.clone(),
             Key::File(path) => lowering.directories.key(path).map_err(Fault::input("key-file"))?,
             Key::Command(command) => {
-                // The command belongs into the machine, but stages must be able
-                // to open the container without it; so the key comes last.
+                // The command must run in the guest, but stages must be able to open the container
+                // without it; so the key is replaced at the end.
                 let own = format!("key of {} until the build ends", self.name);
                 lowering.rekeys.push((base.clone(), own.clone(), command.clone()));
                 own

@@ -15,7 +15,7 @@ use crate::{
 pub struct Vgcreate {
     /// Its name.
     pub name: String,
-    /// Tags of what it lies on.
+    /// Tags of its physical volumes.
     pub physical: Vec<String>,
 }
 
@@ -49,7 +49,7 @@ impl StepKind for Vgcreate {
     }
 }
 
-/// The group, if this spec makes it.
+/// Checks that this spec creates the group.
 fn group(lowering: &Lowering<'_>, key: &'static str, name: &str) -> Result<(), Fault> {
     if lowering.groups.iter().any(|(group, _)| group == name) {
         return Ok(());
@@ -64,7 +64,7 @@ pub struct Lvcreate {
     pub group: String,
     /// Its name.
     pub name: String,
-    /// Its size as LVM takes it, or `fill`.
+    /// Its size in LVM's syntax, or `fill`.
     pub size: String,
 }
 
@@ -109,8 +109,8 @@ impl StepKind for Lvcreate {
     }
 }
 
-/// Makes volumes of a group known as tags. Volumes of this spec are known
-/// already; those of an image that exists are taken over.
+/// Makes volumes of a group available as tags. Volumes of this spec already are; those of an
+/// existing image are adopted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lvscan {
     /// The group.

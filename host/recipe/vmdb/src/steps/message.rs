@@ -1,4 +1,4 @@
-//! `echo` and `error`: steps that only speak, on which vmdb2's own tests rest.
+//! `echo` and `error`: steps that only print messages; vmdb2's own tests use them.
 
 use super::StepKind;
 use crate::{
@@ -6,12 +6,12 @@ use crate::{
     lower::{Fault, Lowering},
 };
 
-/// Says something, and something else at the end.
+/// Prints a message, and another one at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Echo {
-    /// Said when the step runs.
+    /// Printed when the step runs.
     pub text: String,
-    /// Said at the end.
+    /// Printed at the end.
     pub teardown: Option<String>,
 }
 
@@ -28,12 +28,12 @@ impl StepKind for Echo {
     }
 }
 
-/// Says something and fails.
+/// Prints a message and fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorStep {
-    /// Said when the step runs.
+    /// Printed when the step runs.
     pub text: String,
-    /// Said after that, with the teardowns of earlier steps.
+    /// Printed afterwards, with the teardowns of earlier steps.
     pub teardown: String,
 }
 
@@ -48,7 +48,7 @@ impl StepKind for ErrorStep {
         note.teardown = Some(self.teardown.clone());
         note.fails = true;
         if lowering.stage_count() > 0 {
-            // The build has to end here, in the guest that it began in.
+            // The build must end at this step, in the guest where it started.
             let argv = vec!["sh".into(), "-c".into(), "printf '%s\\n' \"$1\" >&2; exit 1".into()];
             let argv = argv.into_iter().chain(["sh".into(), self.text.as_str().into()]).collect();
             let work = lowering.tool("fail", argv).shown(&["false"]).work();

@@ -1,5 +1,5 @@
-//! The steps of vmdb2, 0.26 to 0.41, one file for each family. A step is read
-//! from its keys once and lowered once; between the two it is plain data.
+//! The steps of vmdb2 0.26 to 0.41, one file per family. A step is read once from its keys and
+//! lowered once; in between it is plain data.
 
 mod ansible;
 mod apt;
@@ -39,23 +39,23 @@ use crate::{
     yaml::{Node, Position, Value},
 };
 
-/// What every kind of step can do.
+/// The operations of every kind of step.
 trait StepKind: Sized {
     /// Names of other steps that are keys of this one.
     const OTHER_NAMES: &'static [&'static str] = &[];
 
-    /// Takes the step's keys.
+    /// Reads the step's keys.
     fn read(fields: &mut Fields<'_>) -> Self;
 
-    /// Adds what it does to the plan.
+    /// Adds its work to the plan.
     fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault>;
 
-    /// Adds what it does even when `unless` skips it.
+    /// Adds the work that it does even if `unless` skips it.
     fn lower_skipped(&self, _lowering: &mut Lowering<'_>) -> Result<(), Fault> {
         Ok(())
     }
 
-    /// Names that later steps know from this one.
+    /// Names that it defines for later steps.
     fn defines(&self) -> Vec<String> {
         Vec::new()
     }
@@ -72,8 +72,8 @@ pub struct Kind {
 }
 
 impl Action {
-    /// The name that the step gives to something and that is seen outside of
-    /// the plan: of a volume, a group, a mapping.
+    /// A name that the step creates and that is visible outside of the plan: of a volume, a group,
+    /// or a mapping.
     pub(crate) fn fixed_name(&self) -> Option<&str> {
         match self {
             Self::Cryptsetup(step) => Some(&step.name),
@@ -85,10 +85,10 @@ impl Action {
 }
 
 impl Kind {
-    /// The keys that a step of this kind can have, its name first.
+    /// The keys that a step of this kind accepts, its name first.
     #[must_use]
     pub fn keys(&self) -> Vec<&'static str> {
-        // Reading asks for every key, whether it is there or not.
+        // Reading asks for every key, present or not.
         let nothing = Node { at: Position::default(), value: Value::Map(Vec::new()) };
         let mut fields = Fields::new(&nothing);
         (self.read)(&mut fields);

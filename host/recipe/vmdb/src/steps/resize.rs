@@ -1,4 +1,4 @@
-//! `resize-rootfs`: the image grows to the size of its disk at the first boot.
+//! `resize-rootfs`: grows the image to the size of its disk at first boot.
 
 use plan::{FileStep, Step, Upload};
 
@@ -37,7 +37,7 @@ impl StepKind for ResizeRootfs {
                 text_entry("usr/sbin/resize-rootfs", SCRIPT, 0o755),
             ],
         };
-        // What `systemctl enable` would do.
+        // The link that `systemctl enable` would create.
         let wants = "etc/systemd/system/systemd-remount-fs.service.requires";
         let link = FileStep::Symlink {
             path: guest_path("", &format!("{root}/{wants}/resize-rootfs.service"))?,

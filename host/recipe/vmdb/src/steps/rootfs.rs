@@ -1,7 +1,7 @@
-//! `unpack-rootfs` and `cache-rootfs`: a root filesystem that was made before.
+//! `unpack-rootfs` and `cache-rootfs`: a root filesystem from an earlier build.
 //!
-//! Whether the tarball exists is known before the build, so the flag
-//! `rootfs_unpacked` is too, and steps that it skips are not in the plan.
+//! Whether the tarball exists is known before the build. So the flag `rootfs_unpacked` is known
+//! too, and steps that it skips are not in the plan.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,10 @@ use crate::{
     lower::{Fault, Lowering, Tarball, Work, guest_path},
 };
 
-/// Where the tarball is in the guest.
+/// The guest directory of the tarball.
 const CACHE_AT: &str = "/build/rootfs-cache";
 
-/// The tarball: path on the host and name.
+/// The tarball: its host path and its name.
 fn tarball(lowering: &Lowering<'_>) -> Result<(String, String), Fault> {
     let Some(path) = lowering.settings.rootfs_tarball.clone() else {
         let fault = Fault::new("", "needs the option --rootfs-tarball");
@@ -71,14 +71,14 @@ impl StepKind for UnpackRootfs {
     }
 }
 
-/// Packs the root filesystem for later builds, unless that was done before.
+/// Packs the root filesystem for later builds, unless the tarball exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheRootfs {
     /// The tag of the filesystem.
     pub tag: String,
     /// Options for tar.
     pub options: Vec<String>,
-    /// Whether an existing tarball is replaced.
+    /// Whether to replace an existing tarball.
     pub force: bool,
 }
 
@@ -97,8 +97,8 @@ impl StepKind for CacheRootfs {
             return Ok(());
         }
         let format = archive_format(&name).filter(|_| {
-            // Other options for tar, or a tarball that is unpacked again in this
-            // build, need it to be made in the guest.
+            // With other options for tar, or if a later step unpacks the tarball, it must be made
+            // in the guest.
             self.options == ["--one-file-system"] && !lowering.unpacks_later()
         });
         match format {
@@ -109,13 +109,13 @@ impl StepKind for CacheRootfs {
     }
 }
 
-/// The format of an archive that the host writes, by the ending of its name.
+/// The archive format that a file name suffix selects, if the host can write it.
 fn archive_format(name: &str) -> Option<&'static str> {
     let endings = [(".tar", "tar"), (".tar.gz", "tgz"), (".tgz", "tgz"), (".tar.zst", "tar.zst")];
     endings.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, format)| *format)
 }
 
-/// Where a path of the command line is on the host.
+/// The host path of a path on the command line.
 fn on_host(lowering: &Lowering<'_>, path: &str) -> PathBuf {
     match lowering.settings.sources.lookup.first() {
         Some(directory) => directory.join(path),
@@ -123,7 +123,7 @@ fn on_host(lowering: &Lowering<'_>, path: &str) -> PathBuf {
     }
 }
 
-/// Has the host write the archive, from a tree without /proc and its like.
+/// Exports the tree as an archive to the host, without /proc and the like.
 fn export(lowering: &mut Lowering<'_>, root: GuestPath, path: &str, format: &str) {
     let path = on_host(lowering, path);
     let output = TreeOutput { format: format.to_owned(), path, target: None };
@@ -134,7 +134,7 @@ fn export(lowering: &mut Lowering<'_>, root: GuestPath, path: &str, format: &str
 }
 
 impl CacheRootfs {
-    /// Makes the tarball in the guest and sends it to the host.
+    /// Creates the tarball in the guest and sends it to the host.
     fn pack(
         &self,
         lowering: &mut Lowering<'_>,
@@ -142,7 +142,7 @@ impl CacheRootfs {
         path: &str,
         name: &str,
     ) -> Result<(), Fault> {
-        // What is mounted below is packed too, for which it must be named.
+        // Filesystems mounted below are packed too, so they must be named.
         let base = lowering.mounted("cache-rootfs", &self.tag)?.point.clone();
         let below = |point: &str| match point.strip_prefix(&base) {
             Some("") => Some(".".to_owned()),
@@ -160,7 +160,7 @@ impl CacheRootfs {
         let argv = words.into_iter().map(Value::Text).collect();
         let file = on_host(lowering, path);
         let host = file.parent().map_or_else(PathBuf::new, Path::to_owned);
-        // The user's own links lead there; the unpacking itself follows none.
+        // Links in the user's path are followed; unpacking itself follows none.
         let host = std::fs::canonicalize(&host).unwrap_or(host);
         let pack = vec![lowering.tool("pack", argv).work()];
         let make = FileStep::MakeDirectory { path: to.clone(), mode: 0o755 };

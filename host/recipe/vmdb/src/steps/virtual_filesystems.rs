@@ -1,5 +1,5 @@
-//! `virtual-filesystems`: /proc, /dev and their like in the image, from this
-//! step to the end of the build.
+//! `virtual-filesystems`: mounts /proc, /dev and the like in the image, from this step to the end
+//! of the build.
 
 use plan::{FileStep, GuestPath, Step};
 
@@ -41,7 +41,7 @@ impl StepKind for VirtualFilesystems {
     }
 }
 
-/// Makes mount points that are to stay in the image.
+/// Creates mount points that stay in the image.
 pub(super) fn make_directories(root: &GuestPath, names: &[&str]) -> Result<Vec<Work>, Fault> {
     let mut work = Vec::new();
     for name in names {
@@ -51,7 +51,7 @@ pub(super) fn make_directories(root: &GuestPath, names: &[&str]) -> Result<Vec<W
     Ok(work)
 }
 
-/// Binds /dev, /proc and /sys into the image from the next stage on.
+/// Bind-mounts /dev, /proc and /sys in the image, from the next stage on.
 pub(super) fn bind_system(
     lowering: &mut Lowering<'_>,
     tag: &str,

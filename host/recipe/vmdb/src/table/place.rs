@@ -1,4 +1,4 @@
-//! Where parted puts a partition, to the sector.
+//! Computes where parted places a partition, exact to the sector.
 //!
 //! ```text
 //! words ─► locations, each with the range that its unit leaves open
@@ -7,30 +7,30 @@
 //!       ─► else as they are; what then lies in something else is refused
 //! ```
 //!
-//! parted refuses what it can only put elsewhere, and so does this.
+//! parted refuses a request that it can only satisfy elsewhere; so does this module.
 
 use plan::TableLabel;
 
 use super::{Part, Role};
 use crate::size::{ALIGN_BYTES, LOCATION_UNITS, Location, NoLocation, SECTOR_BYTES, location};
 
-/// Sectors of [`ALIGN_BYTES`].
+/// Alignment in sectors.
 const ALIGN: u64 = ALIGN_BYTES / SECTOR_BYTES;
-/// Sectors that a GPT takes at the start of the disk, and less one at its end.
+/// Sectors that a GPT takes at the start of the disk; it takes one less at the end.
 const GPT_SECTORS: u64 = 34;
-/// Entries of an MBR.
+/// Number of entries in an MBR.
 const MBR_ENTRIES: usize = 4;
-/// Logical partitions: parted counts partitions to 64, and logical ones from 5.
+/// Maximum logical partitions: parted numbers partitions up to 64, and logical ones from 5.
 const LOGICAL_MAX: usize = 60;
-/// Entries of a GPT.
+/// Number of entries in a GPT.
 const GPT_ENTRIES: usize = 128;
-/// Sectors that parted sets aside for the first boot record of an extended partition: a track
-/// of the 32 sectors that it pretends for image files.
+/// Sectors that parted reserves for the first boot record of an extended partition: one track of
+/// the 32 sectors that it assumes for image files.
 const EXTENDED_RECORD_SECTORS: u64 = 32;
-/// The largest number that an MBR holds.
+/// Largest sector number in an MBR.
 const MBR_MAX: u64 = u32::MAX as u64;
 
-/// Sectors from one to another, both of them included.
+/// A range of sectors, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     first: u64,
@@ -51,8 +51,8 @@ impl Span {
         (first <= last).then_some(Self { first, last })
     }
 
-    /// The sector in it that is nearest to another, of those that lie `offset` behind whole
-    /// units; of two that are as near the lower.
+    /// The sector of the span nearest to `to` among those at `offset` from a multiple of `unit`;
+    /// the lower one if two are equally near.
     fn nearest(self, to: u64, unit: u64, offset: u64) -> Option<u64> {
         let below = |sector: u64| {
             let sector = sector.checked_sub(offset)?;
@@ -73,14 +73,14 @@ impl Span {
     }
 }
 
-/// The partitions that a new one has to do with.
+/// The existing partitions and the label that constrain a new partition.
 struct Disk<'a> {
     label: TableLabel,
     sectors: u64,
     parts: &'a [Part],
 }
 
-/// Whether a disk can have a label, and a partition besides.
+/// Whether a disk is large enough for a label and at least one partition.
 pub(crate) fn fits(label: TableLabel, disk_bytes: u64) -> bool {
     let disk = Disk { label, sectors: disk_bytes / SECTOR_BYTES, parts: &[] };
     disk.usable(Role::Primary).is_some()
@@ -89,7 +89,7 @@ pub(crate) fn fits(label: TableLabel, disk_bytes: u64) -> bool {
 /// Why a partition cannot be placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Misplaced {
-    /// The key of the step that it is about.
+    /// The key of the step that caused it.
     pub(crate) key: &'static str,
     pub(crate) message: String,
 }
@@ -100,7 +100,7 @@ impl Misplaced {
     }
 }
 
-/// Where a partition goes: its first sector, and the first one behind it; or why it cannot.
+/// Places a partition: its first sector and the first one after it, or why it has no place.
 pub(crate) fn place(
     label: TableLabel,
     disk_bytes: u64,
@@ -154,8 +154,8 @@ pub(crate) fn place(
         .map_err(|message| Misplaced::new("start", message))
 }
 
-/// The span nearest to the wished one whose ends lie in their ranges, in the room, and on
-/// borders of whole units.
+/// The span nearest to the wished one whose ends are in their ranges, in the free room, and aligned
+/// to `unit`.
 fn solve(wished: Span, ranges: (Span, Span), room: Span, unit: u64) -> Option<Span> {
     let (starts, ends) = (ranges.0.meet(room)?, ranges.1.meet(room)?);
     let last_end = ends.nearest(ends.last, unit, unit - 1)?;
@@ -171,7 +171,7 @@ impl Disk<'_> {
         self.parts.iter().find(|part| part.role == Role::Extended)
     }
 
-    /// The active partitions of a level, by their places: the logical ones, or all others.
+    /// The active partitions of a level, sorted by position: the logical ones, or all others.
     fn level(&self, is_logical: bool) -> Vec<&Part> {
         let of_level = |part: &&Part| (part.role == Role::Logical) == is_logical;
         let mut parts: Vec<&Part> = self.parts.iter().filter(of_level).collect();
@@ -179,7 +179,7 @@ impl Disk<'_> {
         parts
     }
 
-    /// Whether the table can have another partition of a role.
+    /// Whether the table can hold another partition of a role.
     fn has_room_for(&self, role: Role) -> Result<(), String> {
         let logical = self.level(true).len();
         let entries = self.parts.len() - logical;
@@ -206,7 +206,7 @@ impl Disk<'_> {
         }
     }
 
-    /// What the label leaves to partitions of a role.
+    /// The sectors that the label leaves for partitions of a role.
     fn usable(&self, role: Role) -> Option<Span> {
         let (first, behind) = match (self.label, role) {
             (TableLabel::Gpt, _) => (GPT_SECTORS, self.sectors.checked_sub(GPT_SECTORS - 1)?),
@@ -219,8 +219,8 @@ impl Disk<'_> {
         (first < behind).then(|| Span { first, last: behind - 1 })
     }
 
-    /// The free sectors around the beginning of a wish. Each logical partition but the first
-    /// of their chain has a boot record before it.
+    /// The free sectors around the start of a wished span. Each logical partition except the first
+    /// of their chain is preceded by a boot record.
     fn room(&self, role: Role, wished: Span) -> Option<Span> {
         let is_logical = role == Role::Logical;
         let whole = match self.extended().filter(|_| is_logical) {
@@ -247,8 +247,8 @@ impl Disk<'_> {
         (room.first < room.last).then_some(room)
     }
 
-    /// The span between two locations, its ends moved to borders of what is there, where
-    /// those are within reach.
+    /// The span between two locations, with its ends moved to borders of existing regions that are
+    /// in reach.
     fn snapped(&self, start: &Location, end: &Location) -> Span {
         #[derive(Clone, Copy, PartialEq, Eq)]
         enum Move {
@@ -303,8 +303,8 @@ impl Disk<'_> {
         }
     }
 
-    /// Partitions, the table's own sectors and what is free between them, in order. The
-    /// extended partition is what is in it.
+    /// Partitions, the table's own sectors, and the free regions between them, in order. The
+    /// extended partition is represented by its content.
     fn regions(&self) -> Vec<Span> {
         let mut taken: Vec<Span> = Vec::new();
         let end = self.sectors.saturating_sub(1);
@@ -349,7 +349,7 @@ impl Disk<'_> {
         regions
     }
 
-    /// What the label cannot express, although it is free.
+    /// Refuses a free span that the label cannot express.
     fn check(&self, role: Role, found: Span, asked: &str) -> Result<(), String> {
         if self.label != TableLabel::Mbr {
             return Ok(());
@@ -369,7 +369,7 @@ impl Disk<'_> {
         Ok(())
     }
 
-    /// Why no place was found.
+    /// The reason why no place was found.
     fn why_not(&self, role: Role, wished: Span, asked: &str) -> String {
         let overlapped = self
             .level(role == Role::Logical)

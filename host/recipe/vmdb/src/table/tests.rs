@@ -1,11 +1,11 @@
-//! The partition tables against parted: what it made is written down, and made again where
-//! it is installed.
+//! Compares partition tables with parted: its results are recorded, and checked again if parted is
+//! installed.
 
 use std::{path::Path, process::Command};
 
 use super::*;
 
-/// Partitions as this crate places them: kind, start and end of each.
+/// Places partitions with this crate: kind, start and end of each.
 fn placed(label: TableLabel, disk_bytes: u64, words: &[[&str; 3]]) -> Vec<String> {
     let mut parts: Vec<Part> = Vec::new();
     let mut shown = Vec::new();
@@ -41,7 +41,7 @@ fn parted(disk: &Path, arguments: &[&str]) -> Option<Vec<String>> {
     Some(String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect())
 }
 
-/// The same by parted itself; `None` when it is not installed.
+/// The same placed by parted; `None` if it is not installed.
 fn by_parted(label: TableLabel, disk_bytes: u64, words: &[[&str; 3]]) -> Option<Vec<String>> {
     let disk = tempfile::NamedTempFile::new().unwrap();
     disk.as_file().set_len(disk_bytes).unwrap();
@@ -50,7 +50,7 @@ fn by_parted(label: TableLabel, disk_bytes: u64, words: &[[&str; 3]]) -> Option<
     let mut shown = Vec::new();
     let mut known: Vec<Vec<String>> = Vec::new();
     for [kind, start, end] in words {
-        // parted asks for no filesystem in an extended partition.
+        // parted takes no filesystem type for an extended partition.
         let fs_type = if *kind == "extended" { &[][..] } else { &["ext2"] };
         parted(disk.path(), &[&["mkpart", *kind], fs_type, &[*start, *end]].concat())?;
         let now: Vec<Vec<String>> = parted(disk.path(), &["unit", "s", "print"])?
@@ -65,7 +65,7 @@ fn by_parted(label: TableLabel, disk_bytes: u64, words: &[[&str; 3]]) -> Option<
     Some(shown)
 }
 
-/// A label, the size of the disk, and where each partition is to be and is.
+/// A label, the disk size, and the requested and resulting place of each partition.
 type Case = (TableLabel, u64, &'static [[&'static str; 3]], &'static str);
 
 #[test]
@@ -84,7 +84,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// What parted 3.5 did.
+/// Results of parted 3.5.
 const CASES: &[Case] = &[
     (TableLabel::Mbr, GIB, &[["primary", "0%", "100%"]], "2048-2097151"),
     (TableLabel::Gpt, GIB, &[["primary", "0%", "100%"]], "2048-2095103"),

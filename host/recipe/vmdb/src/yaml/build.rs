@@ -1,4 +1,4 @@
-//! From the tree of a document to values: merge keys, tags, duplicate keys.
+//! Builds values from the tree of a document: merge keys, tags, duplicate keys.
 
 use std::{
     borrow::Cow,
@@ -16,11 +16,11 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct YamlError {
-    /// Position in the source.
+    /// The position.
     pub at: Position,
     /// The message.
     pub message: String,
-    /// What may help.
+    /// A hint for the user.
     pub hint: Option<String>,
 }
 
@@ -28,22 +28,22 @@ fn error(at: Position, message: impl Into<String>) -> YamlError {
     YamlError { at, message: message.into(), hint: None }
 }
 
-/// A document and what was odd about it.
+/// A document with the oddities found in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
-    /// The root; an empty file is null.
+    /// The root; null for an empty file.
     pub root: Node,
-    /// Keys that were given twice in one mapping: the key, and where again.
+    /// Duplicate keys: the key, and the position of its second occurrence.
     pub duplicates: Vec<(String, Position)>,
-    /// Where the keys of the top level stand whose values hold an anchor.
+    /// Positions of the top-level keys whose values contain an anchor.
     pub anchored: Vec<Position>,
 }
 
 /// Reads one document.
 ///
 /// # Errors
-/// When it is no YAML, has more than one document, or holds something that the
-/// safe loader does not construct.
+/// Fails if the text is not YAML, has more than one document, or contains something that the safe
+/// loader does not construct.
 pub fn read(text: &str) -> Result<Document, YamlError> {
     let mut builder = Builder::default();
     let mut anchored = Vec::new();
@@ -71,7 +71,7 @@ struct Builder {
     duplicates: Vec<(String, Position)>,
 }
 
-/// A node, or a mark that only has a meaning as a key.
+/// A node, or a mark that has a meaning only as a key.
 #[derive(Debug)]
 struct Item {
     at: Position,
@@ -119,7 +119,7 @@ impl Builder {
                 continue;
             }
             let key = match key.plain {
-                // As a key, the safe loader takes `=` for the text.
+                // As a key, the safe loader reads `=` as text.
                 Plain::Default => Node { at: key.at, value: Value::Text("=".into()) },
                 _ => key.node()?,
             };
@@ -148,8 +148,7 @@ impl Builder {
     }
 }
 
-/// What decides whether two keys are one: Python takes keys that compare equal for
-/// one, `1` and `true` too.
+/// The identity of a key: Python treats keys that compare equal as one key, `1` and `true` too.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Identity {
     Number(i64),
@@ -163,17 +162,17 @@ impl Identity {
         match &key.value {
             Value::Bool(truth) => Self::Number(i64::from(*truth)),
             Value::Int(number) => Self::Number(*number),
-            // Both zeros are one.
+            // Positive and negative zero are equal.
             Value::Float(number) => Self::Float((number + 0.0).to_bits()),
             Value::Text(text) => Self::Text(text.clone()),
             Value::Other(kind, text) => Self::Other(kind, text.clone()),
-            // Lists and mappings are no keys.
+            // Lists and mappings cannot be keys.
             other => Self::Other(other.kind(), String::new()),
         }
     }
 }
 
-/// A mapping that is being filled.
+/// A mapping under construction.
 #[derive(Default)]
 struct Entries {
     all: Vec<(Node, Node)>,
@@ -181,7 +180,7 @@ struct Entries {
 }
 
 impl Entries {
-    /// Of a key that comes again, the last value counts, at the place of the first.
+    /// Sets a key. If the key is repeated the last value wins, at the position of the first.
     fn set(&mut self, key: Node, value: Node) {
         match self.places.entry(Identity::of(&key)) {
             Entry::Occupied(place) => self.all[*place.get()].1 = value,
@@ -193,7 +192,7 @@ impl Entries {
     }
 }
 
-/// The entries that a merge key adds; of a list, earlier mappings win.
+/// The entries that a merge key adds; in a list, earlier mappings win.
 fn merge(value: Node) -> Result<Vec<(Node, Node)>, YamlError> {
     match value.value {
         Value::Map(entries) => Ok(entries),
@@ -250,8 +249,7 @@ fn collection(value: Value, tag: Option<&Tag>, at: Position) -> Result<Value, Ya
     }
 }
 
-/// The name of a tag of YAML's own; a lone `!` means the type that the node has
-/// without any tag.
+/// The name of a tag of YAML itself; a lone `!` means the type that the node has without a tag.
 fn core_name<'t>(tag: &'t Tag, lone: &'static str) -> Cow<'t, str> {
     let alone = tag.suffix().is_empty();
     tag.suffix_in_namespace("tag:yaml.org,2002:").unwrap_or(if alone { lone } else { "" }.into())
@@ -346,7 +344,7 @@ mod tests {
             let said = memory_bound::within(yaml_tree::EXPANDED_MAX_BYTES as u64, || repr(&text));
             assert!(said.contains("expands to more than 67108864 bytes"), "{said}");
         }
-        // As much as is let through.
+        // The largest document that is accepted.
         let much = format!("a: &x [{}]\nb: [{}]\n", "1,".repeat(4000), "*x, ".repeat(100));
         memory_bound::within(yaml_tree::EXPANDED_MAX_BYTES as u64, || read(&much).unwrap());
         let keys: String = (0..100_000).map(|n| format!("k{n}: 1\n")).collect();

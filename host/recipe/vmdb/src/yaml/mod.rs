@@ -1,9 +1,8 @@
-//! YAML as vmdb2's loader reads it: YAML 1.1 by the rules of `PyYAML`'s safe
-//! loader, with the place of every node.
+//! YAML as vmdb2 loads it: YAML 1.1 by the rules of `PyYAML`'s safe loader, with the position of
+//! every node.
 //!
-//! The syntax is read by a YAML 1.2 parser; what a plain word means (`0755` is
-//! octal, `on` is true, `12:30` is a number) is decided in [`scalar`], because
-//! there the two versions differ.
+//! A YAML 1.2 parser reads the syntax; [`scalar`] resolves plain words (`0755` is octal, `on` is
+//! true, `12:30` is a number), because there the two versions differ.
 
 mod build;
 mod python;
@@ -13,16 +12,16 @@ pub use build::{YamlError, read};
 
 pub use yaml_tree::Position;
 
-/// A value with its place.
+/// A value with its position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// Where it begins.
+    /// Its start.
     pub at: Position,
-    /// What it is.
+    /// The value.
     pub value: Value,
 }
 
-/// What Python would hold after loading.
+/// The Python object after loading.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// `None`.
@@ -39,12 +38,12 @@ pub enum Value {
     List(Vec<Node>),
     /// `dict`, in order of the keys' first appearance.
     Map(Vec<(Node, Node)>),
-    /// A type that no step takes, with what it is: a date, bytes, a set.
+    /// A type that no step accepts, with its name: a date, bytes, a set.
     Other(&'static str, String),
 }
 
 impl Value {
-    /// The value's type in words for messages.
+    /// The name of the value's type, for messages.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -61,7 +60,7 @@ impl Value {
 }
 
 impl Node {
-    /// The text, if it is one.
+    /// The text of a string.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         match &self.value {

@@ -1,4 +1,4 @@
-//! Values as Python prints them: vmdb2 shows commands and specs so under `-v`.
+//! Prints values as Python does: vmdb2 shows commands and specs in this form under `-v`.
 
 use std::fmt::Write as _;
 
@@ -35,7 +35,7 @@ fn repr_float(number: f64) -> String {
         if number > 0.0 { "inf".into() } else { "-inf".into() }
     } else if number != 0.0 && !(1e-4..1e16).contains(&number.abs()) {
         let text = format!("{number:e}");
-        // Python writes at least two digits of exponent, with its sign.
+        // Python writes the exponent with its sign and at least two digits.
         match text.split_once('e') {
             Some((mantissa, exponent)) => match exponent.strip_prefix('-') {
                 Some(digits) => format!("{mantissa}e-{digits:0>2}"),
@@ -48,7 +48,7 @@ fn repr_float(number: f64) -> String {
     }
 }
 
-/// `repr` of a string: single quotes, unless there are only single quotes inside.
+/// `repr` of a string: in single quotes, unless it contains single quotes and no double quotes.
 pub(super) fn repr_text(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut out = String::with_capacity(text.len() + 2);

@@ -1,9 +1,8 @@
-//! What a plain scalar means in YAML 1.1, by the resolver of `PyYAML`.
+//! Resolves plain scalars of YAML 1.1 like `PyYAML`.
 
 use super::Value;
 
-/// What a plain scalar was taken for: a value, or one of the two marks that
-/// only mean something to the loader.
+/// The meaning of a plain scalar: a value, or one of two marks that only the loader uses.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Plain {
     /// A value.
@@ -17,7 +16,7 @@ pub(super) enum Plain {
 /// Resolves a plain scalar.
 ///
 /// # Errors
-/// When it looks like a number but Python could not make one.
+/// Fails if the text looks like a number that Python cannot construct.
 pub(super) fn resolve(text: &str) -> Result<Plain, String> {
     let value = match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
@@ -40,7 +39,7 @@ pub(super) fn resolve(text: &str) -> Result<Plain, String> {
     Ok(Plain::Value(value))
 }
 
-/// The words for true and false, in the three spellings each.
+/// The words for true and false, each in three spellings.
 pub(super) fn bool_of(text: &str) -> Option<bool> {
     let lower = text.to_ascii_lowercase();
     let mut title = lower.clone();
@@ -73,7 +72,7 @@ fn starts_with_digit(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// `[0-5]?[0-9]`, one place of a sexagesimal number.
+/// Whether the text is `[0-5]?[0-9]`, one digit of a sexagesimal number.
 fn is_sixtieth(text: &str) -> bool {
     match text.as_bytes() {
         [one] => one.is_ascii_digit(),
@@ -127,7 +126,7 @@ pub(super) fn is_float(text: &str) -> bool {
         return false;
     }
     if whole.is_empty() {
-        // Here no sign is allowed, and a digit must follow the point.
+        // No sign is allowed here, and a digit must follow the point.
         return body.len() == text.len() && starts_with_digit(fraction);
     }
     starts_with_digit(whole) && digits_or_underscores(whole)
@@ -168,7 +167,7 @@ fn is_timestamp(text: &str) -> bool {
     dated && clocked && zoned && all(fraction, |c| c.is_ascii_digit())
 }
 
-/// The value of something that [`is_int`] accepts.
+/// The value of a text that [`is_int`] accepts.
 pub(super) fn int(text: &str) -> Result<Value, String> {
     let clean = text.replace('_', "");
     let negative = clean.starts_with('-');
@@ -196,7 +195,7 @@ pub(super) fn int(text: &str) -> Result<Value, String> {
     })
 }
 
-/// The value of something that [`is_float`] accepts.
+/// The value of a text that [`is_float`] accepts.
 pub(super) fn float(text: &str) -> Result<Value, String> {
     let clean = text.replace('_', "").to_ascii_lowercase();
     let sign = if clean.starts_with('-') { -1.0 } else { 1.0 };

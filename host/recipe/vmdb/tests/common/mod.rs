@@ -1,5 +1,4 @@
-//! What the tests share: a spec in a directory of its own, and a plan as text
-//! that people can compare.
+//! Helpers for the tests: a spec in its own directory, and a plan as readable text.
 
 #![allow(
     clippy::allow_attributes,
@@ -43,7 +42,7 @@ pub(crate) fn try_prepare(
     prepare(&options, &mut std::io::empty()).map_err(|e| e.to_string().replace(&place, "DIR"))
 }
 
-/// A plan as text; complaints of its own check are part of it.
+/// Prints a plan, with the faults that its own check finds.
 pub(crate) fn show(prepared: &Prepared) -> String {
     let plan = &prepared.lowered.plan;
     let mut out = String::new();
