@@ -1,12 +1,11 @@
-//! Files of the host that a recipe names, as entries of an upload.
+//! Host files that a recipe names, as entries of an upload.
 //!
-//! Every front end sends trees to the guest: elements, a spec's files, layers. They
-//! travel as they are: a link as a link with its text to the byte, a pipe and a device
-//! as such, each with its permission bits, and names that are not UTF-8 too. Nothing of
-//! the host is read through a link, wherever it leads. A socket is nothing without the
-//! process that listens to it, so it is left out and named.
+//! Every front end sends trees to the guest: elements, a spec's files, layers. Files are sent
+//! unchanged: a symbolic link as a link with its exact target, a pipe and a device as such, each
+//! with its permission bits; names need not be UTF-8. No link in a tree is followed. A socket is
+//! useless without the process that listens on it, so it is left out with a warning.
 //!
-//! [`Sources`] says which files of the host a recipe may name at all.
+//! [`Sources`] defines which host files a recipe may name.
 //!
 //! Architecture invariant: files are read through `rooted`.
 
@@ -24,10 +23,10 @@ use sha2::{Digest as _, Sha256};
 
 pub use sources::{ALLOW_OPTION, Source, SourceError, Sources};
 
-/// How much of a file is read at once: enough to make the calls cheap.
+/// Read buffer size: large enough to make the calls cheap.
 const READ_BYTES: usize = 128 * 1024;
 
-/// A file of a tree, its content not yet read.
+/// A file of a tree, without its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// A directory.
@@ -37,7 +36,7 @@ pub enum Found {
     },
     /// A symbolic link.
     Symlink {
-        /// What it says.
+        /// Its target.
         target: UnixPath,
     },
     /// A regular file.
@@ -58,25 +57,25 @@ pub enum Found {
         mode: u32,
         /// Which kind of device.
         kind: DeviceKind,
-        /// The number of the driver.
+        /// The driver's (major) number.
         major: u32,
-        /// The number of the device.
+        /// The device's (minor) number.
         minor: u32,
     },
 }
 
-/// A tree of the host.
+/// A directory tree of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tree {
-    /// Its files with their paths beneath its top: a directory before its content, the
-    /// names of a directory in the order of their bytes.
+    /// Its files by path relative to its root: a directory precedes its content, names in a
+    /// directory are in byte order.
     pub files: Vec<(UnixPath, Found)>,
     /// Sockets, which are left out.
     pub sockets: Vec<PathBuf>,
 }
 
 impl Tree {
-    /// What the user should know about the tree.
+    /// Warnings for the user.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let warning = |path: &PathBuf| {
@@ -90,10 +89,10 @@ impl Tree {
     }
 }
 
-/// Reads a directory, without what `skip` says by path and whether it is a directory.
+/// Reads a directory, except for the paths for which `skip` (path, is a directory) is true.
 ///
 /// # Errors
-/// What cannot be read, and trees over the limits of [`rooted::walk()`].
+/// Fails if a file cannot be read, or if the tree exceeds the limits of [`rooted::walk()`].
 pub fn tree(top: &Dir, skip: &dyn Fn(&UnixPath, bool) -> bool) -> Result<Tree, Error> {
     let mut tree = Tree::default();
     rooted::walk::<Error>(top, &mut |entry| {
@@ -122,11 +121,10 @@ pub fn tree(top: &Dir, skip: &dyn Fn(&UnixPath, bool) -> bool) -> Result<Tree, E
     Ok(tree)
 }
 
-/// A file that the user named, as [`Found::File`]. Links in the path are the user's own
-/// and are followed.
+/// A regular file that the user named. Links in the path are the user's own and are followed.
 ///
 /// # Errors
-/// When there is no such file, or it is something else.
+/// Fails if the file does not exist or is not a regular file.
 pub fn named_file(path: &Path) -> Result<Found, Error> {
     use std::os::unix::fs::MetadataExt;
     let host = fs::canonicalize(path).map_err(|e| failed("open", path, e))?;
@@ -138,10 +136,10 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Io { action, path: path.to_owned(), source }
 }
 
-/// The content of a file as a source of bytes: it is read for its digest.
+/// A host file as a source of bytes; reads it to compute its digest.
 ///
 /// # Errors
-/// When the file, an absolute path without links, cannot be read.
+/// Fails if the file, an absolute path without links, cannot be read.
 pub fn host_file(path: &Path) -> Result<FileSource, Error> {
     let (bytes, sha256) = measure(path)?;
     Ok(FileSource::Host { path: path.to_owned(), bytes, sha256 })
@@ -155,7 +153,7 @@ pub fn measure(path: &Path) -> Result<(u64, Digest), Error> {
     digest(rooted::open_file(path)?).map_err(|e| failed("read", path, e))
 }
 
-/// The size and the digest of what can be read of a file.
+/// The size and the digest of an open file.
 fn digest(mut file: File) -> io::Result<(u64, Digest)> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; READ_BYTES];
@@ -173,7 +171,7 @@ fn digest(mut file: File) -> io::Result<(u64, Digest)> {
     }
 }
 
-/// A file as an entry of an upload. A regular one is read for its digest.
+/// A file as an entry of an upload. A regular file is read to compute its digest.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -193,7 +191,7 @@ pub fn entry(path: UnixPath, found: &Found) -> Result<UploadEntry, Error> {
 /// The files of a tree as entries of an upload.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// Fails if a file cannot be read.
 pub fn entries<'a>(
     files: impl IntoIterator<Item = (&'a UnixPath, &'a Found)>,
 ) -> Result<Vec<UploadEntry>, Error> {
@@ -284,7 +282,7 @@ mod tests {
 
     #[test]
     fn devices_keep_their_numbers() {
-        // Only root may make one; /dev is only looked at.
+        // Only root may create a device, so the test reads /dev.
         let dev = Dir::open(Path::new("/dev")).unwrap();
         let others = |path: &UnixPath, _| !matches!(path.as_str(), "null" | "zero");
         let found = tree(&dev, &others).unwrap();
@@ -304,7 +302,7 @@ mod tests {
         symlink("secret", &file).unwrap();
         let (path, found) = &tree.files[0];
         assert!(matches!(entry(path.clone(), found), Err(Error::Link(_))));
-        // What the user names may be a link.
+        // A path that the user names may be a link.
         let Found::File { host, .. } = named_file(&file).unwrap() else { panic!() };
         assert!(host.ends_with("secret"));
         assert!(named_file(folder.path()).is_err());

@@ -1,8 +1,8 @@
-//! Which files of the host a recipe may name.
+//! Which host files a recipe may name.
 //!
-//! A spec or a project is often somebody else's, and it names files of the host. Those of
-//! its own folder are its own. Anything else is the user's, and is read only when the user
-//! has named it before the build: `--allow-host-path`.
+//! A spec or a project often comes from a third party, and it names host files. Files in its own
+//! directory belong to it. Anything else belongs to the user, and is read only if the user has
+//! allowed it before the build: `--allow-host-path`.
 
 use std::{
     fs::{self, Metadata},
@@ -14,32 +14,32 @@ use rooted::{Dir, Error};
 
 use crate::{Found, Tree, named_file, tree};
 
-/// The option that lets a recipe read a path.
+/// The option that allows a recipe to read a path.
 pub const ALLOW_OPTION: &str = "--allow-host-path";
 
 /// Why a path of a recipe is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// Nothing is there.
+    /// The path does not exist.
     #[error("`{}` does not exist", .0.display())]
     Missing(PathBuf),
-    /// It is of another kind.
+    /// The path has the wrong file type.
     #[error("`{}` is no {wanted}", path.display())]
     Kind {
         /// The path.
         path: PathBuf,
-        /// What it must be.
+        /// The required type.
         wanted: &'static str,
     },
-    /// It lies outside of the recipe's folder.
+    /// The path is outside of the recipe's directory.
     #[error("`{}` lies outside of the recipe's own folder{}", path.display(), leading_to(path, real))]
     Outside {
         /// The path as the recipe names it.
         path: PathBuf,
-        /// Where it leads.
+        /// The path without links.
         real: PathBuf,
     },
-    /// It is hidden in a folder that holds more than the recipe: a home, or one for
+    /// The path is hidden, in a directory that holds more than the recipe: a home, or one for
     /// temporary files.
     #[error(
         "`{}` is hidden in `{}`, which is not the recipe's alone{}",
@@ -48,17 +48,17 @@ pub enum SourceError {
     Hidden {
         /// The path as the recipe names it.
         path: PathBuf,
-        /// Where it leads.
+        /// The path without links.
         real: PathBuf,
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
     },
-    /// It cannot be read.
+    /// The path cannot be read.
     #[error("cannot read `{}`: {}", path.display(), with_cause(source))]
     Unreadable {
         /// The path.
         path: PathBuf,
-        /// Why; part of the message, which complaints about specs show alone.
+        /// The cause; part of the message, since complaints about specs show the message alone.
         source: Error,
     },
 }
@@ -73,7 +73,7 @@ fn with_cause(error: &Error) -> String {
 }
 
 impl SourceError {
-    /// What the user can do about it.
+    /// A remedy for the user.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -86,22 +86,22 @@ impl SourceError {
     }
 }
 
-/// A file or directory of the host that may be read.
+/// A readable file or directory of the host.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// Its path as it was found, links and all: it has the name that the recipe means.
+    /// Its path as found, with links: its file name is the one that the recipe means.
     pub path: PathBuf,
     /// Its absolute path without links.
     pub real: PathBuf,
-    /// What it is.
+    /// Its metadata.
     pub metadata: Metadata,
 }
 
 impl Source {
-    /// A regular file.
+    /// Its content as a regular file.
     ///
     /// # Errors
-    /// When it is something else, or cannot be read.
+    /// Fails if it is not a regular file, or cannot be read.
     pub fn file(&self) -> Result<Found, SourceError> {
         if !self.metadata.is_file() {
             return Err(self.wrong_kind("regular file"));
@@ -109,10 +109,10 @@ impl Source {
         named_file(&self.real).map_err(|source| self.unreadable(source))
     }
 
-    /// What is in a directory.
+    /// Its content as a directory tree.
     ///
     /// # Errors
-    /// When it is something else, or cannot be read.
+    /// Fails if it is not a directory, or cannot be read.
     pub fn tree(&self) -> Result<Tree, SourceError> {
         if !self.metadata.is_dir() {
             return Err(self.wrong_kind("directory"));
@@ -122,48 +122,48 @@ impl Source {
             .map_err(|source| self.unreadable(source))
     }
 
-    /// That it is of the wrong kind.
+    /// The error that it has the wrong file type.
     #[must_use]
     pub fn wrong_kind(&self, wanted: &'static str) -> SourceError {
         SourceError::Kind { path: self.path.clone(), wanted }
     }
 
-    /// That it cannot be read.
+    /// The error that it cannot be read.
     #[must_use]
     pub fn unreadable(&self, source: Error) -> SourceError {
         SourceError::Unreadable { path: self.path.clone(), source }
     }
 }
 
-/// Which files of the host a recipe may name, and where relative paths are looked up.
+/// The host files that a recipe may name, and the directories for relative paths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// Where relative paths are looked up, in order.
+    /// Directories in which relative paths are looked up, in order.
     pub lookup: Vec<PathBuf>,
-    /// The folders that are the recipe's own.
+    /// The recipe's own directories.
     pub own: Vec<PathBuf>,
-    /// Files and folders that the user has allowed.
+    /// Files and directories that the user has allowed.
     pub allowed: Vec<PathBuf>,
-    /// Folders that hold more than one recipe: homes, and those for temporary files. What
-    /// is hidden in one is not the recipe's own, and neither is anything of `/`.
+    /// Directories that hold more than one recipe: homes, and those for temporary files. Hidden
+    /// files in them do not belong to the recipe, and neither does anything in `/`.
     pub broad: Vec<PathBuf>,
 }
 
 impl Sources {
-    /// What a recipe names.
+    /// Finds a path that a recipe names.
     ///
     /// # Errors
-    /// When nothing is there, or it may not be read.
+    /// Fails if the path does not exist or may not be read.
     pub fn find(&self, path: &Path) -> Result<Source, SourceError> {
         let source = self.find_of_user(path)?;
         self.permit(&source)?;
         Ok(source)
     }
 
-    /// What the user has named on the command line, wherever it lies.
+    /// Finds a path of the command line; it may be anywhere.
     ///
     /// # Errors
-    /// When nothing is there.
+    /// Fails if the path does not exist.
     pub fn find_of_user(&self, path: &Path) -> Result<Source, SourceError> {
         for folder in &self.lookup {
             let path = folder.join(path);

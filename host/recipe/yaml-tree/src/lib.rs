@@ -1,13 +1,12 @@
-//! YAML documents as trees, within limits.
+//! Parses YAML documents into trees, within limits.
 //!
-//! The front ends speak dialects of YAML: what a plain word means, which keys are
-//! one, what a merge does. What they have in common is here: from a parser's events
-//! to nodes with their places, anchors and aliases, and the limits, as recipes are
-//! other people's.
+//! The front ends use dialects of YAML that differ in the meaning of plain words, in key equality
+//! and in merging. This crate has their common part: it turns parser events into nodes with
+//! positions, resolves anchors and aliases, and enforces limits, since recipes are untrusted.
 //!
-//! An alias is no copy here but the same node once more. It is counted as a copy,
-//! with all its text, because a dialect makes one of it: a document is refused when
-//! its dialect could take more than [`EXPANDED_MAX_BYTES`] of memory.
+//! An alias is not copied here; it shares the node. It still counts as a copy, with all its text,
+//! because a dialect makes one: a document is refused if its dialect could need more than
+//! [`EXPANDED_MAX_BYTES`] of memory.
 
 mod nearest;
 
@@ -18,19 +17,19 @@ use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput};
 pub use granit_parser::Tag;
 pub use nearest::nearest;
 
-/// The largest text of a document, in bytes. Real ones have a few kilobytes; a
-/// recipe with whole files in it has some hundred.
+/// Maximum size of a document in bytes. Real ones have a few kilobytes; a recipe with embedded
+/// files has some hundred.
 pub const TEXT_MAX_BYTES: usize = 16 << 20;
 
-/// What a document may expand to through its aliases, in bytes of memory: four
-/// times the largest text, and some hundred thousand nodes.
+/// Maximum memory that a document may expand to through aliases, in bytes: four times the largest
+/// text, and some hundred thousand nodes.
 pub const EXPANDED_MAX_BYTES: usize = 64 << 20;
 
-/// What a node counts for beside its text, in bytes: its place, its value, and its
-/// share of the list that it is in, in the larger of the dialects.
+/// Memory charged for a node beside its text, in bytes: its position, its value, and its share of
+/// the containing list, in the larger of the dialects.
 const NODE_BYTES: usize = 128;
 
-/// A place in the text, counted from 1.
+/// A position in the text, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Position {
     /// Number of the line.
@@ -49,55 +48,55 @@ impl fmt::Display for Position {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct YamlError {
-    /// Position in the source.
+    /// The position.
     pub at: Position,
     /// The message.
     pub message: String,
 }
 
 impl YamlError {
-    /// An error at a place.
+    /// An error at a position.
     #[must_use]
     pub fn new(at: Position, message: impl Into<String>) -> Self {
         Self { at, message: message.into() }
     }
 }
 
-/// A node: cheap to copy, as copies share what is below them.
+/// A node. Cloning is cheap, as copies share their content.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Where it begins; of an alias, where the alias stands.
+    /// Its start; for an alias, the position of the alias.
     pub at: Position,
     /// Its tag, if it has one.
     pub tag: Option<Rc<Tag>>,
-    /// What it is.
+    /// Its content.
     pub content: Rc<Content>,
-    /// Whether it, or something in it, is named by an anchor here; an alias is not.
+    /// Whether it, or a node in it, defines an anchor; using an alias does not count.
     pub is_anchored: bool,
-    /// What it counts for with all that is below it, in bytes.
+    /// The memory charged for it and everything below it, in bytes.
     weight: usize,
 }
 
-/// What a node is.
+/// The content of a node.
 #[derive(Debug)]
 pub enum Content {
-    /// A word or a text.
+    /// A plain word or a quoted text.
     Scalar {
         /// The text, without quotes and escapes.
         text: String,
-        /// Whether it stands without quotes.
+        /// Whether it is written without quotes.
         plain: bool,
     },
     /// A sequence.
     List(Vec<Node>),
-    /// A mapping, in the order of the text. Keys may be any node, and the same.
+    /// A mapping, in text order. Keys may be any nodes, and may repeat.
     Map(Vec<(Node, Node)>),
 }
 
 /// Reads one document; `None` for an empty text.
 ///
 /// # Errors
-/// When it is no YAML, is more than one document, or is beyond the limits.
+/// Fails if the text is not YAML, is more than one document, or exceeds the limits.
 pub fn read(text: &str) -> Result<Option<Node>, YamlError> {
     let start = Position { line: 1, column: 1 };
     if text.len() > TEXT_MAX_BYTES {
@@ -105,7 +104,7 @@ pub fn read(text: &str) -> Result<Option<Node>, YamlError> {
         return Err(YamlError::new(start, message));
     }
     let mut options = Options::default();
-    // Another crate of the program may have turned them on for all.
+    // Cargo features of another crate may have enabled comments.
     options.set_emit_comments(false);
     let mut builder = Builder {
         events: Parser::new_from_str_with_options(text, options),
@@ -139,7 +138,7 @@ fn position(span: Span) -> Position {
 struct Builder<'a> {
     events: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Node>,
-    /// What all nodes so far count for, in bytes.
+    /// The memory charged for all nodes so far, in bytes.
     taken: usize,
 }
 

@@ -1,9 +1,9 @@
-//! Words that people mistype.
+//! Suggestions for mistyped words.
 
-/// The known word that an unknown one was probably meant to be.
+/// The known word that an unknown one probably means.
 #[must_use]
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    /// What is longer is no slip of the finger, and would take long to compare.
+    /// Longer words are not typing mistakes, and would be slow to compare.
     const WORD_CHARS: usize = 100;
     if word.chars().count() > WORD_CHARS {
         return None;
