@@ -1,37 +1,37 @@
-//! `base.recipe` and its `arguments`: what another build of vbuild makes.
+//! `base.recipe` and its `arguments`: a base image that another build of vbuild produces.
 //!
-//! A project may come from other people. Its arguments are therefore not a command line:
-//! they are read here into options of a closed list, of which each says *what* is built.
-//! Options that say how vbuild runs, what it reads of the host, or where it writes
-//! (`--share`, `--drive`, `--logfile`, `--allow-host`, …) are the user's alone.
+//! A project may come from a third party, so its arguments are not a command line. They are parsed
+//! into options of a closed list, which only affect *what* is built. Options that control how
+//! vbuild runs, what it reads on the host, or where it writes (`--share`, `--drive`, `--logfile`,
+//! `--allow-host`, …) are reserved for the user.
 
 use std::path::{Component, Path};
 
-/// A front end that can make a base image.
+/// A front end that can build a base image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrontEnd {
-    /// diskimage-builder's elements.
+    /// diskimage-builder elements.
     Dib,
     /// A vmdb2 spec.
     Vmdb,
-    /// Another project of layer folders.
+    /// Another project of layer directories.
     Layers,
 }
 
-/// Whether an option has a value, and what the value may be.
+/// Whether an option takes a value, and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
-    /// No base image.
+    /// No value.
     Nothing,
-    /// Any text, for the recipe to read.
+    /// Any text, which the recipe interprets.
     Text,
-    /// `NAME=VALUE`: a bare NAME would carry over a variable of the caller.
+    /// `NAME=VALUE`; a bare NAME would pass on a variable of the caller.
     Assignment,
-    /// A folder below the project.
+    /// A path below the project.
     Path,
 }
 
-/// A permitted option: its long name, the letter that it also has, and its value.
+/// A permitted option: its long name, its short name if any, and its value.
 type Permitted = (&'static str, Option<char>, Takes);
 
 const DIB: &[Permitted] = &[
@@ -61,19 +61,19 @@ const VMDB: &[Permitted] =
 const LAYERS: &[Permitted] =
     &[("last", None, Takes::Text), ("root", None, Takes::Text), ("size", None, Takes::Text)];
 
-/// What makes the base image: a front end, permitted options, and what is built.
+/// How the base image is built: a front end, permitted options, and operands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     /// The front end.
     pub front_end: FrontEnd,
-    /// Options with their values, by their long names.
+    /// Options by long name, with their values.
     options: Vec<(&'static str, Option<String>)>,
-    /// Elements; or one spec or project, a path below the project.
+    /// Elements, or the path of one spec or project below the project.
     operands: Vec<String>,
 }
 
 impl FrontEnd {
-    /// Reads a name.
+    /// Parses the name of a front end.
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
         match name {
             "dib" => Ok(Self::Dib),
@@ -83,7 +83,7 @@ impl FrontEnd {
         }
     }
 
-    /// The name.
+    /// The name of the front end.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -103,7 +103,7 @@ impl FrontEnd {
 }
 
 impl Recipe {
-    /// Reads the arguments of a recipe.
+    /// Parses the arguments of a recipe.
     pub(crate) fn parse(front_end: FrontEnd, arguments: Vec<String>) -> Result<Self, String> {
         let mut recipe = Self { front_end, options: Vec::new(), operands: Vec::new() };
         let mut words = arguments.into_iter();
@@ -129,8 +129,8 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// The command line that builds it, without the program and the output. Nothing in
-    /// it is an option but what is on the lists.
+    /// The command line that builds it, without the program and the output. Its only options are
+    /// the permitted ones.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
         let option = |(name, value): &(&str, Option<String>)| match value {
@@ -175,7 +175,7 @@ impl Recipe {
     }
 }
 
-/// Characters of a refused option that its message shows.
+/// How many characters of a refused option its message shows.
 const OPTION_SHOWN_CHARS: usize = 40;
 
 fn check(option: &str, takes: Takes, value: Option<&str>) -> Result<(), String> {
@@ -217,7 +217,7 @@ mod tests {
         let line = parse(FrontEnd::Vmdb, "specs/a.vmdb --variable a=b").unwrap();
         assert_eq!(line, ["--variable=a=b", "specs/a.vmdb"]);
         assert_eq!(parse(FrontEnd::Layers, "--last 10_a other").unwrap(), ["--last=10_a", "other"]);
-        // What follows an option with a value is its value, whatever it looks like.
+        // The word after an option with a value is its value, whatever it looks like.
         let line = parse(FrontEnd::Dib, "--root-label --logfile vm").unwrap();
         assert_eq!(line, ["--root-label=--logfile", "vm"]);
     }

@@ -1,5 +1,5 @@
-//! `vbuild.yaml`: what a project declares beside its folders. Unknown keys and
-//! wrong values are errors with their line.
+//! `vbuild.yaml`: the declarations of a project. Unknown keys and invalid values are errors with
+//! their line.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -7,32 +7,30 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::base_recipe::{FrontEnd, Recipe};
 
-/// The largest number of bytes that a size may mean: what ext4 can hold at most
-/// with its usual blocks.
+/// Maximum size in bytes: the limit of ext4 with its usual 4 KiB blocks.
 const SIZE_MAX_BYTES: u64 = 16 << 40;
-/// The longest time limit: a week.
+/// Maximum time limit in seconds: one week.
 const TIMEOUT_MAX_S: u64 = 7 * 24 * 60 * 60;
 
-/// What `vbuild.yaml` says.
+/// The content of `vbuild.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// The image that the first layer starts from.
+    /// The image on which the first layer builds.
     pub base: Option<Base>,
-    /// How large the disk is made, with the root filesystem on it.
+    /// Size in bytes to which the disk and its root filesystem grow.
     #[serde(default, deserialize_with = "size")]
     pub size: Option<u64>,
-    /// Which root filesystem of the base is meant, where it has several: the number of
-    /// its partition, `GROUP/VOLUME`, or `LABEL=`, `UUID=`, `PARTLABEL=` or `PARTUUID=`
-    /// and a value.
+    /// Which filesystem of the base is the root, if it has several: its partition number,
+    /// `GROUP/VOLUME`, or `LABEL=`, `UUID=`, `PARTLABEL=` or `PARTUUID=` with a value.
     #[serde(default, deserialize_with = "root")]
     pub root: Option<String>,
-    /// Whether scripts reach the network.
+    /// Whether scripts have network access.
     pub network: Option<bool>,
-    /// The longest that a script may run, in seconds.
+    /// Time limit of a script, in seconds.
     #[serde(default, deserialize_with = "duration")]
     pub timeout: Option<u32>,
-    /// The same for layers by name.
+    /// Time limits of individual layers, in seconds, by name.
     #[serde(default, deserialize_with = "durations")]
     pub timeouts: BTreeMap<String, u32>,
     /// Debian packages that modify-disk scripts need in the appliance.
@@ -43,25 +41,25 @@ pub struct Config {
 /// The base image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base {
-    /// A file: qcow2, raw or vmdk, possibly compressed. Relative to the project.
+    /// An image file: qcow2, raw or vmdk, possibly compressed. The path is relative to the project.
     Image {
         /// The file.
         path: String,
-        /// Its digest, when it shall be verified.
+        /// Its digest, if it is to be verified.
         digest: Option<String>,
     },
-    /// A file that is downloaded once.
+    /// An image that is downloaded once.
     Url {
-        /// Where from: http or https.
+        /// Its URL: http or https.
         url: String,
-        /// `sha256:…` or `sha512:…` of the file as it is downloaded.
+        /// `sha256:…` or `sha512:…` of the file as downloaded.
         digest: String,
     },
-    /// The result of another build of vbuild.
+    /// The output of another build of vbuild.
     Recipe(Recipe),
 }
 
-/// The base as it is written.
+/// The base as written in YAML.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BaseText {
@@ -117,7 +115,7 @@ impl<'de> Deserialize<'de> for Base {
 impl FromStr for Base {
     type Err = String;
 
-    /// As the option `--base` takes it: a file, or a URL with `#sha256=…`.
+    /// Parses the value of `--base`: a file, or a URL with `#sha256=…`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (place, digest) = match text.rsplit_once('#') {
             Some((place, digest)) => match digest.split_once('=') {
@@ -146,7 +144,7 @@ fn checked(name: &str, hex: &str, digits: usize) -> Result<String, String> {
     }
 }
 
-/// A scalar as it is written, whatever YAML takes it for.
+/// A scalar in its original spelling, whatever its YAML type.
 struct Written(String);
 
 impl<'de> Deserialize<'de> for Written {
@@ -176,7 +174,7 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
         .ok_or_else(|| de::Error::custom(format!("`{text}` is no size, such as 20G or 512M")))
 }
 
-/// Kinds of names that a filesystem can be found by.
+/// Kinds of names by which a filesystem can be found.
 const ROOT_KINDS: [&str; 4] = ["LABEL", "UUID", "PARTLABEL", "PARTUUID"];
 
 fn root<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
@@ -184,11 +182,10 @@ fn root<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> 
     parse_root(&text).map(Some).map_err(de::Error::custom)
 }
 
-/// Which root filesystem is meant, as it is written in `vbuild.yaml` and behind
-/// `--root`.
+/// Parses the name of a root filesystem, as in `vbuild.yaml` and in `--root`.
 ///
 /// # Errors
-/// A text that is no such name.
+/// Fails if the text is not such a name.
 pub fn parse_root(text: &str) -> Result<String, String> {
     let good = match text.split_once('=') {
         Some((kind, value)) => ROOT_KINDS.contains(&kind) && !value.is_empty(),
@@ -225,8 +222,8 @@ fn durations<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, u32>
         .collect()
 }
 
-/// A whole number and one of some units; a unit must be there, because a bare
-/// number leaves open which one was meant.
+/// Parses a whole number with one of the given units. The unit is required, because a bare number
+/// would be ambiguous.
 fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     units.iter().find_map(|(unit, factor)| {
         let number = text.strip_suffix(unit)?;
@@ -235,20 +232,20 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     })
 }
 
-/// Why a `vbuild.yaml` cannot be used.
+/// Why a `vbuild.yaml` is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {problem}")]
 pub struct ConfigError {
     /// The file.
     pub file: String,
-    /// What is wrong, with line and excerpt.
+    /// The message, with line and excerpt.
     pub problem: String,
 }
 
-/// Reads a `vbuild.yaml`.
+/// Parses a `vbuild.yaml`.
 ///
 /// # Errors
-/// The first thing that is wrong, with its line.
+/// Fails on the first error, with its line.
 pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
     let only_comments =
         text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#'));

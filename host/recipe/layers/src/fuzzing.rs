@@ -1,11 +1,11 @@
 //! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests.
 
-/// A `vbuild.yaml`.
+/// Parses a `vbuild.yaml`.
 pub fn config(bytes: &[u8]) {
     let _ = crate::config::parse("vbuild.yaml", &String::from_utf8_lossy(bytes));
 }
 
-/// A script with hints in its comments.
+/// Parses a script with hints in its comments.
 pub fn script(bytes: &[u8]) {
     let script = String::from_utf8_lossy(bytes);
     let _ = crate::hints::Hints::of(&script);

@@ -1,34 +1,33 @@
-//! What a script says about itself in comments, and the sizes that it asks for.
+//! Hints in the comments of a script, and the disk sizes that it requests.
 
 use plan::GuestPath;
 
-/// Something of the host that the script sees in the chroot.
+/// A host path that the script sees in the chroot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
-    /// On the host; relative to the layer's folder.
+    /// The host path, relative to the layer's directory.
     pub from: String,
-    /// In the chroot.
+    /// The path in the chroot.
     pub to: GuestPath,
 }
 
-/// What comments of a script ask for.
+/// The hints in the comments of a script.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hints {
-    /// `# nocache`: its result is never kept.
+    /// `# nocache`: its result is never cached.
     pub nocache: bool,
-    /// `# noshare`: its result stays with this user.
+    /// `# noshare`: its result is not shared with other users.
     pub noshare: bool,
     /// `# chroot-bind-mount SRC DST`, also spelt `# chroot-mount`.
     pub binds: Vec<Bind>,
 }
 
 impl Hints {
-    /// Reads the comments of a script. The first of `nocache` and `noshare`
-    /// counts, and both only at the beginning of a line; what is never kept is
-    /// never shared either.
+    /// Parses the comments of a script. Only the first of `nocache` and `noshare` counts, and both
+    /// only at the beginning of a line; a result that is not cached is not shared either.
     ///
     /// # Errors
-    /// A bind without two places, with the line's number.
+    /// Fails on a bind without two paths, with the line number.
     pub fn of(script: &str) -> Result<Self, (usize, String)> {
         let mut hints = Self::default();
         for (index, line) in script.lines().enumerate() {
@@ -58,9 +57,9 @@ impl Hints {
     }
 }
 
-/// The largest size that a modify-disk script gives to `qemu-img create` or
-/// `qemu-img resize`, when the disk has `base_bytes`. The disk has its size before
-/// the script runs, so the size must be found before.
+/// The largest size that a modify-disk script passes to `qemu-img create` or `qemu-img resize`, if
+/// the disk has `base_bytes`. The disk gets this size before the script runs, so it must be known
+/// in advance.
 pub(crate) fn disk_bytes(script: &str, base_bytes: u64) -> Option<u64> {
     let joined = script.replace("\\\n", " ");
     joined
@@ -80,14 +79,14 @@ pub(crate) fn disk_bytes(script: &str, base_bytes: u64) -> Option<u64> {
         .max()
 }
 
-/// A size as qemu-img takes it: `20G`, `512M`, bytes without a letter.
+/// Parses a size like qemu-img: `20G`, `512M`, bytes without a letter.
 fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = match text.strip_suffix(['b', 'B']).unwrap_or(text) {
         text if text.ends_with(['k', 'K']) => (&text[..text.len() - 1], 1 << 10),
         text if text.ends_with(['m', 'M']) => (&text[..text.len() - 1], 1 << 20),
         text if text.ends_with(['g', 'G']) => (&text[..text.len() - 1], 1 << 30),
         text if text.ends_with(['t', 'T']) => (&text[..text.len() - 1], 1 << 40),
-        // A number alone would also be a count or a status.
+        // A short number may also be a count or a status.
         text if text.len() > 6 => (text, 1),
         _ => return None,
     };

@@ -1,5 +1,5 @@
-//! Layer folders: a disk image as a stack of scripts, one folder each, as
-//! vm-layer-builder has it, lowered to a plan.
+//! Layer directories as in vm-layer-builder: a disk image as a stack of scripts, one directory
+//! each, lowered to a plan.
 //!
 //! ```text
 //! project/                     stages of the plan
@@ -10,12 +10,12 @@
 //!                              finish: free blocks given back
 //! ```
 //!
-//! A layer is a stage, or two when its script wants more of the host in the
-//! chroot. So the engine's cache is the cache of layers: a stage's key covers the
-//! base, the layers before it, and every file of its folder with its mode.
+//! A layer is one stage, or two if its script needs host paths in the chroot. So the engine's cache
+//! serves as the cache of layers: a stage's key covers the base, the previous layers, and every
+//! file of its directory with its mode.
 //!
-//! Architecture invariant: reads files of the project, and nothing else of the
-//! host; the base image is found and verified by the caller.
+//! Architecture invariant: reads files of the project, and nothing else on the host; the caller
+//! finds and verifies the base image.
 
 mod base_recipe;
 mod config;

@@ -1,4 +1,4 @@
-//! From a project to a plan.
+//! Lowers a project to a plan.
 
 use std::path::{Path, PathBuf};
 
@@ -14,34 +14,33 @@ use crate::{Kind, Layer, Project, hints};
 
 /// The disk's name in the plan.
 pub const DISK: &str = "disk";
-/// Where the image's filesystems are mounted, seen from the tools root.
+/// Mount point of the image's filesystems, relative to the tools root.
 pub const ROOT: &str = "/build/root";
-/// The layer's folder, which the chroot sees at /mnt. It is the same place for
-/// all layers, so that no stage knows the names of later ones.
+/// The layer's directory, bound to /mnt in the chroot. All layers use the same path, so that no
+/// stage depends on the names of later ones.
 const LAYER: &str = "/build/layer";
-/// What the chroot sees at /tmp: on the scratch disk, so that nothing of it ends
-/// up in the image.
+/// Bound to /tmp in the chroot; on the scratch disk, so that its content does not end up in the
+/// image.
 const TMP: &str = "/build/tmp";
-/// Sources of binds.
+/// Source directory of binds.
 const BINDS: &str = "/build/binds";
-/// Where modify-disk scripts run, and their stand-ins.
+/// The directory in which modify-disk scripts run, with the stand-ins for their tools.
 const IMAGES: &str = "/build/images";
 const STAND_INS: &str = "/build/stand-ins";
-/// The device that modify-disk scripts are given. Its partitions are called as
-/// those of a network block device are, with a `p`; it is the last of the eight
-/// that every kernel has.
+/// The device that modify-disk scripts get. Its partitions are named with a `p`, like those of a
+/// network block device; it is the last of the eight that every kernel has.
 const DEVICE: &str = "/dev/loop7";
-/// What stands in an image file that is the disk of the build; the stand-ins
-/// know it too.
+/// Content of an image file that stands for the disk of the build; the stand-ins have the same
+/// text.
 const MARKER: &str = "vbuild: the disk of this build\n";
-/// What a manifest is written to, seen from the tools root.
+/// Directory for the manifest, relative to the tools root.
 const MANIFEST: &str = "/build/manifest";
-/// The scratch disk: sparse, so this only bounds what layers may leave in /tmp.
+/// Size of the scratch disk. It is sparse, so this only limits what layers may leave in /tmp.
 const SCRATCH_BYTES: u64 = 64 << 30;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Makes the places that binds are seen at: folders end with a slash. What is
-/// there stays as it is.
+/// Creates the mount points of binds; paths of directories end with a slash. Existing ones are
+/// unchanged.
 const BIND_PLACES: &str = r#"set -eu
 for place in "$@"; do
     case "$place" in
@@ -56,42 +55,42 @@ const GROWPART: &str = include_str!("../scripts/growpart");
 const SETTLE: &str = include_str!("../scripts/settle");
 const MANIFEST_PY: &str = include_str!("../scripts/manifest.py");
 
-/// What is built of a project.
+/// What to build from a project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// What the disk begins with.
+    /// The initial content of the disk.
     pub base: DiskBase,
-    /// The size that the disk and the root filesystem shall have.
+    /// The size in bytes of the disk and its root filesystem.
     pub size: Option<u64>,
-    /// Which root filesystem is meant, where the base has several.
+    /// Which filesystem is the root, if the base has several.
     pub root: Option<String>,
-    /// The layers, see [`Project::up_to`].
+    /// The layers to build, see [`Project::up_to`].
     pub layers: &'a [Layer],
-    /// What is written at the end.
+    /// The outputs.
     pub target: Target,
 }
 
-/// What is written at the end.
+/// The outputs of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The files.
+    /// The files to write.
     pub files: Vec<File>,
-    /// Whether formats compress that can.
+    /// Whether formats that can compress do so.
     pub compress: bool,
-    /// Options for qcow2, or for the format that is the only one, `k=v,k=v`.
+    /// Options for qcow2 or for the only format, `k=v,k=v`.
     pub options: Option<String>,
-    /// Checksums beside it.
+    /// Kinds of checksum files beside the outputs.
     pub checksums: Vec<plan::Checksum>,
 }
 
-/// A file that is written.
+/// An output file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// The format's name.
+    /// The name of the format.
     pub format: String,
-    /// The file.
+    /// The path.
     pub path: PathBuf,
-    /// Whether it is made of the tree, and not of the disk.
+    /// Whether it is made from the file tree instead of the disk.
     pub is_of_tree: bool,
     /// Name and tag of a container image.
     pub container: Option<String>,
@@ -101,19 +100,19 @@ fn at(path: &str) -> GuestPath {
     GuestPath::new(path).expect("made of constant normal paths")
 }
 
-/// A project, lowered.
+/// A lowered project.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lowered {
-    /// What is to be done.
+    /// The plan.
     pub plan: Plan,
-    /// What the user should know: files that are left out.
+    /// Warnings about files that are left out.
     pub warnings: Vec<String>,
 }
 
 /// Lowers a project.
 ///
 /// # Errors
-/// A file of a layer that cannot or may not be read.
+/// Fails if a file of a layer cannot or may not be read.
 pub fn lower(project: &Project, request: &Request<'_>) -> Result<Lowered, SourceError> {
     let mut warnings = Vec::new();
     let folder = std::fs::canonicalize(&project.folder).unwrap_or(project.folder.clone());
@@ -157,11 +156,11 @@ pub fn lower(project: &Project, request: &Request<'_>) -> Result<Lowered, Source
     Ok(Lowered { plan, warnings })
 }
 
-/// An archive of the tree.
+/// The step that exports an archive of the tree.
 fn export(file: &File) -> Step {
     let target = file.container.clone();
     let output = TreeOutput { format: file.format.clone(), path: file.path.clone(), target };
-    // Only the filesystem itself has a use for it.
+    // lost+found is useful only to its own filesystem.
     Step::ExportTree { root: at(ROOT), exclude: vec!["lost+found".into()], output }
 }
 
@@ -169,8 +168,8 @@ fn timeout(project: &Project, layer: &Layer) -> Option<u32> {
     project.config.timeouts.get(&layer.name).copied().or(project.config.timeout)
 }
 
-/// A plan that finds the root of an image and describes what is in it: the file
-/// `manifest` in a directory of the host.
+/// A plan that finds the root of an image and describes its content: it writes the file `manifest`
+/// in a directory of the host.
 #[must_use]
 pub fn inspect(name: &str, base: DiskBase, root: Option<&str>, to: &Path) -> Plan {
     let script = UploadEntry { path: "manifest.py".into(), kind: executable(MANIFEST_PY) };
@@ -226,7 +225,7 @@ fn plan(name: &str, bytes: u64, base: DiskBase, stages: Vec<Stage>) -> Plan {
     }
 }
 
-/// The disk is as large as the largest of what anybody asks for.
+/// The disk size: the largest of the base, the requested size, and those that scripts request.
 fn disk_bytes(request: &Request<'_>) -> u64 {
     let base = request.base.bytes;
     request
@@ -244,7 +243,7 @@ fn stage(name: &str, context: Context, steps: Vec<Step>) -> Stage {
     Stage { name: name.to_owned(), context, steps, network: false, keep, timeout_s: None }
 }
 
-/// The image's filesystems mounted, and nothing else.
+/// The context with only the image's filesystems mounted.
 fn mounted() -> Context {
     Context { layout_at: Some(at(ROOT)), ..Context::default() }
 }
@@ -266,8 +265,8 @@ fn find_root(root: Option<&str>) -> Step {
     Step::FindRoot { disk: DISK.into(), root: root.map(str::to_owned) }
 }
 
-/// Mount points that an image lacks. They stay in it: one that came and went with
-/// the mount would be there or not by where a build goes on from the cache.
+/// Creates mount points that an image lacks. They stay in it: if they came and went with the
+/// mounts, their presence would depend on the stage from which the cache resumes.
 fn places_stage() -> Stage {
     let places = ["proc", "sys", "dev", "mnt", "tmp"].map(|place| format!("{ROOT}/{place}"));
     stage("places", mounted(), vec![make_places("mkdir -p \"$@\"", &places)])
@@ -303,7 +302,7 @@ fn executable(text: &str) -> UploadKind {
     UploadKind::File { mode: 0o755, source: FileSource::Text(text.to_owned()) }
 }
 
-/// As sudo gives it to what it starts.
+/// The environment that sudo gives to a command.
 fn env(path: &str) -> Env {
     [
         ("PATH", path),
@@ -327,7 +326,7 @@ fn keep(layer: &Layer) -> Keep {
     }
 }
 
-/// The same for the end of a layer, which `compare-layers` may be asked about.
+/// Keeps the disks at the end of a layer, for `compare-layers`.
 fn keep_disks(layer: &Layer) -> Keep {
     match keep(layer) {
         Keep::Shared => Keep::Disks,
@@ -335,8 +334,8 @@ fn keep_disks(layer: &Layer) -> Keep {
     }
 }
 
-/// A script in a chroot of the image. What its binds show must be there before
-/// its stage begins, so that is a stage of its own.
+/// Runs a script in a chroot of the image. The sources of its binds must exist before its stage
+/// begins, so they get their own stage.
 fn build_layer(
     layer: &Layer,
     sources: &Sources,
@@ -393,7 +392,7 @@ fn build_layer(
     Ok(stages)
 }
 
-/// What is in a layer's folder.
+/// The content of a layer's directory.
 fn folder(layer: &Layer, warnings: &mut Vec<String>) -> Result<Vec<UploadEntry>, SourceError> {
     let failed = |source| SourceError::Unreadable { path: layer.folder.clone(), source };
     let tree = rooted::Dir::open(&layer.real)
@@ -403,7 +402,7 @@ fn folder(layer: &Layer, warnings: &mut Vec<String>) -> Result<Vec<UploadEntry>,
     inputs::entries(tree.files.iter().map(|(path, found)| (path, found))).map_err(failed)
 }
 
-/// A file or folder that a bind shows, under a name of its own.
+/// A file or directory that a bind shows, under its own name.
 fn named(
     source: &Source,
     name: &str,
@@ -432,8 +431,8 @@ fn bind(from: &str, to: &GuestPath) -> Bind {
     Bind { from: at(from), to: at(&format!("{ROOT}{to}")), read_only: false }
 }
 
-/// A script on the bare disk. Afterwards the root is found anew, because
-/// partitions, volumes and identifiers may be others.
+/// Runs a script on the bare disk. Afterwards the root is detected again, because partitions,
+/// volumes and identifiers may have changed.
 fn modify_disk(
     layer: &Layer,
     root: Option<&str>,

@@ -1,5 +1,4 @@
-//! A folder of layers: which of its folders are layers, and what their scripts
-//! are.
+//! A project directory: which of its subdirectories are layers, and their scripts.
 
 use std::{
     fs,
@@ -12,13 +11,13 @@ use inputs::{Source, SourceError, Sources};
 
 use crate::{Bind, Config, ConfigError, Hints, config};
 
-/// What a project may declare beside its folders.
+/// The file with the declarations of a project.
 pub const CONFIG_FILE: &str = "vbuild.yaml";
-/// Where results are, seen from the project.
+/// The directory of results, relative to the project.
 pub const BUILD_FOLDER: &str = "build";
-/// Digits that a layer's name begins with at least.
+/// Minimum number of digits at the start of a layer's name.
 const DIGITS_MIN: usize = 2;
-/// A script is read for its comments; one that is larger is none.
+/// Maximum size of a script that is searched for comments.
 const SCRIPT_MAX_BYTES: u64 = 64 << 20;
 
 /// What kind of script a layer has.
@@ -44,51 +43,51 @@ impl Kind {
 /// A layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
-    /// Its folder's name, such as `10_update`.
+    /// The name of its directory, such as `10_update`.
     pub name: String,
-    /// Its folder.
+    /// Its directory.
     pub folder: PathBuf,
-    /// The folder without links.
+    /// Its directory, without links.
     pub(crate) real: PathBuf,
     /// Its script.
     pub kind: Kind,
-    /// What the script's comments say.
+    /// The hints in the script's comments.
     pub hints: Hints,
-    /// The script, for what else is read out of it.
+    /// The text of the script, to find the sizes that it requests.
     pub(crate) script: String,
 }
 
 /// A project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Project {
-    /// Its folder.
+    /// Its directory.
     pub folder: PathBuf,
     /// The layers in order.
     pub layers: Vec<Layer>,
-    /// What it declares.
+    /// Its declarations.
     pub config: Config,
-    /// What looks like a layer and is none.
+    /// Warnings about directories that resemble layers but are not.
     pub warnings: Vec<String>,
-    /// Which files of the host it may name.
+    /// Which host files it may name.
     pub sources: Sources,
 }
 
 /// Why a project cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectError {
-    /// A file or folder.
+    /// A file or directory cannot be read.
     #[error("cannot read {}", path.display())]
     Io {
-        /// Path of the file.
+        /// The path.
         path: PathBuf,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Something that it names is not its own, or not there.
+    /// A path that it names does not exist, or is not its own.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// A script that the layer has not got in the guest.
+    /// The script is a link out of the layer's directory, so it would be missing in the guest.
     #[error(
         "{} is a link to `{}`, but in the guest a layer has its own folder only",
         path.display(), real.display()
@@ -96,51 +95,51 @@ pub enum ProjectError {
     ScriptElsewhere {
         /// The script.
         path: PathBuf,
-        /// Where it leads.
+        /// The target of the link.
         real: PathBuf,
     },
-    /// Its declaration is wrong.
+    /// Its declarations are invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A script that cannot be run.
+    /// A script is not executable.
     #[error("{} is not executable", .0.display())]
     NotExecutable(PathBuf),
-    /// A comment that asks for something impossible.
+    /// A hint is invalid.
     #[error("{}:{line}: {problem}", path.display())]
     Hint {
         /// The script.
         path: PathBuf,
         /// The line.
         line: usize,
-        /// What is wrong with it.
+        /// The message.
         problem: String,
     },
-    /// There is nothing to build.
+    /// The project has no layers.
     #[error("{} has no layers: folders such as 10_name with a `build-layer` or a `modify-disk`", .0.display())]
     Empty(PathBuf),
-    /// A name that no layer has.
+    /// No layer has this name.
     #[error("there is no layer `{name}`; the layers are {}", layers.join(", "))]
     UnknownLayer {
         /// The name.
         name: String,
-        /// Those that there are.
+        /// The existing layers.
         layers: Vec<String>,
     },
-    /// The declaration speaks of a layer that is not there.
+    /// The declarations name a layer that does not exist.
     #[error("{}: `timeouts` names the layer `{layer}`, which is not there", path.display())]
     UnknownTimeout {
-        /// The declaration.
+        /// The path of the declarations.
         path: PathBuf,
         /// The layer.
         layer: String,
     },
 }
 
-/// Reads a project. Beside its own files it may name those of `sources`, whose folders
-/// are those of the project.
+/// Reads a project. It may name its own files and those of `sources`, whose own directories must be
+/// the project's.
 ///
 /// # Errors
-/// The first thing that is wrong with it.
+/// Fails on the first error.
 pub fn read(folder: &Path, sources: Sources) -> Result<Project, ProjectError> {
     let listed = rooted::Dir::open(folder).and_then(|top| top.names());
     let names: Vec<String> = listed
@@ -156,7 +155,7 @@ pub fn read(folder: &Path, sources: Sources) -> Result<Project, ProjectError> {
             Err(error @ (SourceError::Outside { .. } | SourceError::Hidden { .. })) => {
                 return Err(error.into());
             }
-            // A file, or a link to nothing.
+            // A file or a dangling link.
             _ => continue,
         };
         match layer(&name, folder.join(&name), &found, &sources)? {
@@ -188,7 +187,7 @@ pub fn read(folder: &Path, sources: Sources) -> Result<Project, ProjectError> {
     Ok(Project { folder: folder.to_owned(), layers, config, warnings, sources })
 }
 
-/// Two or more digits and an underscore.
+/// Whether a name begins with two or more digits and an underscore.
 fn is_layer_name(name: &str) -> bool {
     let digits = name.bytes().take_while(u8::is_ascii_digit).count();
     digits >= DIGITS_MIN && name.as_bytes().get(digits) == Some(&b'_')
@@ -208,7 +207,7 @@ fn layer(
     if script.metadata.permissions().mode() & 0o111 == 0 {
         return Err(ProjectError::NotExecutable(path));
     }
-    // What is no text has no comments.
+    // A file that is not UTF-8 has no comments.
     let script = if script.metadata.len() <= SCRIPT_MAX_BYTES {
         let mut bytes = Vec::new();
         let read = rooted::open_file(&script.real)
@@ -251,10 +250,10 @@ fn find_script(
 }
 
 impl Project {
-    /// The layers up to one; all without a name. `10_update/` means `10_update`.
+    /// The layers up to the named one, or all. `10_update/` means `10_update`.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// Fails if no layer has this name.
     pub fn up_to(&self, last: Option<&str>) -> Result<&[Layer], ProjectError> {
         let Some(last) = last else { return Ok(&self.layers) };
         let name = last.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
@@ -269,25 +268,25 @@ impl Project {
 }
 
 impl Layer {
-    /// What a bind shows.
+    /// The source of a bind.
     pub(crate) fn source(&self, bind: &Bind, sources: &Sources) -> Result<Source, SourceError> {
         sources.find(&Path::new(&self.name).join(&bind.from))
     }
 }
 
-/// Why a layer cannot be made.
+/// Why a new layer cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum NewLayerError {
-    /// Its name.
+    /// The name is invalid.
     #[error("`{0}` is no name of a layer, such as 30_name: two or more digits, `_`, and a name")]
     Name(String),
-    /// It is there.
+    /// The layer exists.
     #[error("{} exists already", .0.display())]
     Exists(PathBuf),
-    /// It cannot be written.
+    /// A file or directory cannot be written.
     #[error("cannot make {}", path.display())]
     Io {
-        /// Path of the file.
+        /// The path.
         path: PathBuf,
         /// The cause.
         #[source]
@@ -295,10 +294,10 @@ pub enum NewLayerError {
     },
 }
 
-/// Makes the folder of a new layer with an empty script; gives the script.
+/// Creates the directory of a new layer with an empty script, and returns the script's path.
 ///
 /// # Errors
-/// A bad name, a layer that is there, a folder that cannot be written.
+/// Fails on an invalid name, an existing layer, or a directory that cannot be written.
 pub fn new_layer(project: &Path, name: &str) -> Result<PathBuf, NewLayerError> {
     let name = name.trim_end_matches('/');
     let rest = name.trim_start_matches(|c: char| c.is_ascii_digit());

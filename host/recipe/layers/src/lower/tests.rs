@@ -1,4 +1,4 @@
-//! What projects become.
+//! Tests of lowering projects to plans.
 
 use std::collections::BTreeMap;
 
@@ -106,7 +106,7 @@ fn switching_branches_hits_old_layers() {
     let (one, two) = (three(), three());
     let keys_of = |folder: &Path| keys(&lowered(folder, None, None));
     let before = keys_of(one.path());
-    // Another checkout, other times, another place: the same layers.
+    // The keys do not depend on the path of the checkout or on file times.
     assert_eq!(before, keys_of(two.path()));
     std::fs::write(two.path().join("10_base/file"), "changed").unwrap();
     let after = keys_of(two.path());
@@ -115,7 +115,7 @@ fn switching_branches_hits_old_layers() {
     assert_ne!(before["finish"], after["finish"]);
     std::fs::write(two.path().join("10_base/file"), "data").unwrap();
     assert_eq!(before, keys_of(two.path()));
-    // A mode counts, and so does a new layer before, but not one behind.
+    // A mode and an earlier new layer change the keys; a later new layer does not.
     let script = two.path().join("20_app/build-layer");
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let after = keys_of(two.path());
@@ -161,7 +161,7 @@ fn an_image_can_be_described() {
     assert!(plan.outputs.images.is_empty());
 }
 
-/// The uploads of a stage, path to kind.
+/// The uploads of a stage: kind by path.
 fn uploaded(plan: &Plan, stage: &str) -> BTreeMap<String, UploadKind> {
     let stage = plan.stages.iter().find(|known| known.name == stage).unwrap();
     let entries = stage.steps.iter().flat_map(Step::uploads).flat_map(|upload| &upload.entries);
@@ -194,7 +194,7 @@ fn a_layers_files_travel_as_they_are() {
     }
     assert!(matches!(found["caf\\xe9"], UploadKind::File { .. }), "{found:?}");
     assert_eq!(found["pipe"], UploadKind::Fifo(0o600));
-    // A socket cannot be anything in the guest, and is named.
+    // A socket has no meaning in the guest, and gives a warning.
     let _socket = UnixListener::bind(at("socket")).unwrap();
     let project = read_own(folder.path()).unwrap();
     let file =

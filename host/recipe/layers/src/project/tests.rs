@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Reads a project that names nothing beside its own files.
+/// Reads a project that names only its own files.
 pub(crate) fn read_own(folder: &Path) -> Result<Project, ProjectError> {
     read(folder, sources(folder))
 }
@@ -12,7 +12,7 @@ pub(crate) fn sources(folder: &Path) -> Sources {
     Sources { lookup: own.clone(), own, ..Sources::default() }
 }
 
-/// A project with scripts, `path` to content.
+/// Creates a project from scripts, given as path and content.
 pub(crate) fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in files {
@@ -40,7 +40,7 @@ fn layers_are_folders_with_digits_and_a_script() {
     let project = read_own(folder.path()).unwrap();
     let layers: Vec<_> =
         project.layers.iter().map(|layer| (layer.name.as_str(), layer.kind)).collect();
-    // Sorted as text, like vm-layer-builder does.
+    // Sorted as text, as in vm-layer-builder.
     assert_eq!(
         layers,
         [
@@ -93,13 +93,13 @@ fn layers_and_their_scripts_are_the_projects_own() {
         ("common/20_b/scripts/build", "#!/bin/sh\n"),
     ]);
     let at = |path: &str| folder.path().join(path);
-    // A layer that is a link within the project, with a script that is one within the layer.
+    // A layer that is a link within the project, with a script that is a link within the layer.
     symlink("common/20_b", at("20_b")).unwrap();
     symlink("scripts/build", at("common/20_b/build-layer")).unwrap();
     let project = read_own(folder.path()).unwrap();
     let names: Vec<&str> = project.layers.iter().map(|layer| layer.name.as_str()).collect();
     assert_eq!(names, ["10_a", "20_b"]);
-    // A script that the guest would not have.
+    // A script that would be missing in the guest.
     fs::remove_file(at("common/20_b/build-layer")).unwrap();
     symlink("../../10_a/build-layer", at("common/20_b/build-layer")).unwrap();
     let error = read_own(folder.path()).unwrap_err();
@@ -109,7 +109,7 @@ fn layers_and_their_scripts_are_the_projects_own() {
     let error = read_own(folder.path()).unwrap_err();
     assert!(matches!(error, ProjectError::ScriptElsewhere { .. }), "{error}");
     fs::remove_file(at("20_b")).unwrap();
-    // A layer of somebody else is one only when the user says so.
+    // A layer of a third party counts only if the user allows it.
     symlink(outside.path().join("10_theirs"), at("30_c")).unwrap();
     let error = read_own(folder.path()).unwrap_err();
     assert!(matches!(&error, ProjectError::Source(SourceError::Outside { .. })), "{error}");
