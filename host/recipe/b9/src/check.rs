@@ -1,5 +1,5 @@
-//! What can be known to be wrong before anything is written or any machine boots: all
-//! of it is told at once.
+//! Checks artifacts before anything is written or any machine boots, and reports all faults at
+//! once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,25 +14,26 @@ use crate::{
     },
 };
 
-/// Longest label of ext4 in bytes, from ext4(5).
+/// Maximum label length of ext4 in bytes, from ext4(5).
 const EXT4_LABEL_BYTES: usize = 16;
-/// Longest label of FAT in bytes, from mkfs.fat(8).
+/// Maximum label length of FAT in bytes, from mkfs.fat(8).
 const FAT_LABEL_BYTES: usize = 11;
-/// Partitions of a table: GPT has room for so many by default.
+/// Maximum partition number: the default number of GPT entries.
 const PARTITION_MAX: i64 = 128;
-/// Images of one artifact: as many disks as a machine has places for, and some to spare.
+/// Maximum images per artifact: the number of disks that a machine supports, less a reserve for
+/// vbuild's own.
 const TARGETS_MAX: usize = 12;
 
-/// What is wrong with artifacts, and what is worth a warning.
+/// Faults and warnings found in artifacts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Findings {
-    /// Reasons not to begin.
+    /// Faults: the build does not start.
     pub faults: Vec<Fault>,
-    /// No reasons to stop.
+    /// Warnings: the build continues.
     pub warnings: Vec<Fault>,
 }
 
-/// Checks artifacts that were expanded.
+/// Checks expanded artifacts.
 #[must_use]
 pub fn check(instances: &[Instance]) -> Findings {
     let mut it = Findings::default();
@@ -70,7 +71,7 @@ impl Findings {
         self.faults.push(Fault::new(at, message));
     }
 
-    /// The id is part of the name of a directory.
+    /// Checks an artifact's id, which is part of a directory name.
     fn id(&mut self, id: &Text) {
         if id.contains('/') || matches!(id.text.as_str(), "." | "..") || id.contains('\0') {
             let message =
@@ -336,7 +337,7 @@ impl Findings {
     }
 }
 
-/// That the size of a filesystem cannot be changed.
+/// The fault for a filesystem that cannot be resized.
 pub(crate) fn no_resize(at: Place, filesystem: FileSystem) -> Fault {
     let name = crate::haskell::Term::shown(&filesystem).one_line();
     Fault::new(at, format!("Invalid image type or filesystem, cannot resize image: {name}"))
@@ -350,13 +351,13 @@ fn place_of(source: &ImageSource) -> Place {
     }
 }
 
-/// The parts of a path that stays below where it begins.
+/// Normalizes a relative path that stays below its base directory.
 pub(crate) fn relative(path: &str) -> Option<String> {
     (!path.starts_with('/')).then_some(())?;
     normal(path).filter(|path| !path.is_empty())
 }
 
-/// An absolute path without its slash at the beginning.
+/// Normalizes an absolute path and removes its leading slash.
 pub(crate) fn absolute(path: &str) -> Option<String> {
     path.strip_prefix('/').and_then(normal)
 }

@@ -1,4 +1,4 @@
-//! Content of generated files as bytes: text and base64, YAML and Erlang documents.
+//! Renders the content of generated files to bytes: text and base64, YAML and Erlang documents.
 
 use std::io;
 
@@ -10,28 +10,28 @@ use crate::{
     yaml::{self, Yaml},
 };
 
-/// What content is read from.
+/// The sources of content.
 pub trait Inputs {
-    /// The bytes of a file. A relative path is one of the current directory.
+    /// Reads a file. A relative path refers to the current directory.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// Fails if the file cannot be read.
     fn read(&self, path: &str) -> io::Result<Vec<u8>>;
 
-    /// What a URL gives.
+    /// Fetches a URL.
     ///
     /// # Errors
-    /// Why it gives nothing.
+    /// Fails with the reason as text.
     fn fetch(&self, url: &str) -> Result<Vec<u8>, String>;
 }
 
-/// Makes content, with the variables of an artifact.
+/// Renders content with the variables of an artifact.
 pub struct Renderer<'a> {
-    /// Where files come from.
+    /// The source of files and URLs.
     pub inputs: &'a dyn Inputs,
     /// The variables.
     pub environment: &'a Environment,
-    /// What is worth knowing.
+    /// Warnings so far.
     pub warnings: Vec<Fault>,
 }
 
@@ -45,7 +45,7 @@ impl Renderer<'_> {
     /// The bytes of a generated file.
     ///
     /// # Errors
-    /// What cannot be read or rendered.
+    /// Fails on content that cannot be read or rendered.
     pub fn content(&mut self, content: &Content) -> Result<Vec<u8>, Fault> {
         match content {
             Content::FromUrl(url) => self.fetch(url),
@@ -82,10 +82,10 @@ impl Renderer<'_> {
         }
     }
 
-    /// The bytes of a copied file: any bytes, unless variables shall be expanded.
+    /// The bytes of a copied file: unchanged, unless variables are to be expanded.
     ///
     /// # Errors
-    /// What cannot be read or expanded.
+    /// Fails on a file that cannot be read or expanded.
     pub fn file(&mut self, path: &Text, conversion: SourceConversion) -> Result<Vec<u8>, Fault> {
         let path = self.environment.expand(path)?;
         match conversion {
@@ -120,7 +120,7 @@ impl Renderer<'_> {
     fn expanded(&self, path: &Text) -> Result<String, Fault> {
         let text = self.utf8(path)?;
         self.environment.expand_str(&text).map_err(|error| {
-            // The whole text is no part of a readable message.
+            // The whole text would make the message unreadable.
             let (message, shown) = match &error {
                 crate::TemplateError::Syntax { at, .. } => {
                     (format!("{at}: Invalid template"), format!("\n{}", excerpt(&text, *at)))
@@ -199,9 +199,9 @@ pub(crate) fn empty_merge(at: Place) -> Fault {
     Fault::new(at, "ASTMerge MUST NOT be used with an empty list!")
 }
 
-/// A language that trees become documents of.
+/// A language of documents that trees are rendered to.
 trait Language {
-    /// What stands behind `AST`.
+    /// The literals that follow `AST`.
     type Literal;
     /// A document.
     type Value;
@@ -220,7 +220,7 @@ trait Language {
     fn parse(text: &str, path: &Text, warnings: &mut Vec<Fault>) -> Result<Self::Value, Fault>;
 }
 
-/// What YAML and documents for cloud-init have in common.
+/// The common part of YAML and of cloud-init documents.
 macro_rules! yaml_language {
     ($name:ident, $literal:ty, $text:expr) => {
         struct $name;
@@ -335,7 +335,7 @@ impl Language for Erlang {
     }
 }
 
-/// Base64 of RFC 4648 with padding, on one line.
+/// Encodes base64 as in RFC 4648, with padding, on one line.
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -1,4 +1,4 @@
-//! Variables that are bound where an artifact stands.
+//! The variables in scope of an artifact.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use crate::{
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The variables of a run: the arguments behind the options as `arg_1` and so on,
-    /// and what the run itself gives.
+    /// The variables of a run: the positional arguments as `arg_1` and so on, and those that the
+    /// run defines.
     #[must_use]
     pub fn new(arguments: &[String], run: &[(&str, &str)]) -> Self {
         let arguments = arguments
@@ -34,7 +34,7 @@ impl Environment {
     /// Binds a variable.
     ///
     /// # Errors
-    /// When it has another value already.
+    /// Fails if the variable has a different value already.
     pub(crate) fn bind(&mut self, name: &Text, value: String) -> Result<(), Fault> {
         match self.0.get(&name.text) {
             Some(old) if *old != value => Err(duplicate(name, old, &value)),
@@ -48,17 +48,17 @@ impl Environment {
     /// Replaces the variables in a string.
     ///
     /// # Errors
-    /// What is wrong with the template.
+    /// Fails if the template is invalid.
     pub(crate) fn expand(&self, template: &Text) -> Result<Text, Fault> {
         self.expand_str(template)
             .map(|text| template.with(text))
             .map_err(|error| Fault::new(template.at, error.to_string()).hint(error.hint()))
     }
 
-    /// Replaces the variables in any text.
+    /// Replaces the variables in a text without a position.
     ///
     /// # Errors
-    /// What is wrong with the template.
+    /// Fails if the template is invalid.
     pub fn expand_str(&self, template: &str) -> Result<String, template::TemplateError> {
         template::substitute(template, |name| self.get(name), || self.0.keys().cloned().collect())
     }

@@ -1,20 +1,20 @@
-//! What a fixup sees of the working folder: what it names.
+//! Determines which files of the working directory a fixup sees: those that it names.
 //!
-//! B9 runs the fixup on the host, where all of the folder is at hand. Here the files have to
-//! get into the guest first, and they are part of the key under which the result is kept. So
-//! only those come along whose names stand in the fixup, or in a script that comes along.
+//! B9 runs the fixup on the host, with access to the whole directory. vbuild must upload the files
+//! to the guest first, and they are part of the key of the result. So it uploads only files whose
+//! names occur in the fixup, or in an uploaded script.
 
 use std::collections::BTreeSet;
 
-/// The largest script that is looked through.
+/// Maximum size of a script that is searched for names.
 pub const SCRIPT_BYTES_MAX: u64 = 1 << 20;
 
-/// What separates words of a command line.
+/// Separators of words on a command line.
 const BETWEEN: &[char] =
     &[' ', '\t', '\n', ';', '|', '&', '<', '>', '(', ')', '"', '\'', '`', '=', ',', '{', '}'];
 
-/// Which entries of a folder a script names, or `None` when it may mean any of them: with a
-/// pattern, or by the folder itself. `read` gives the text of an entry, if it is a script.
+/// The entries of a directory that a script names, or `None` if it may mean any of them, by a
+/// pattern or by the directory itself. `read` returns the text of an entry if it is a script.
 #[must_use]
 pub fn named_files(
     script: &str,
@@ -36,8 +36,7 @@ pub fn named_files(
     Some(named)
 }
 
-/// Whether a name stands in a text, and not only as a part of a longer one. Paths may lead to
-/// it or on from it.
+/// Whether a name occurs in a text as a path component, and not only as a part of a longer name.
 fn names(text: &str, name: &str) -> bool {
     let is_of_name = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-' | '.');
     text.match_indices(name).any(|(at, _)| {
@@ -47,9 +46,9 @@ fn names(text: &str, name: &str) -> bool {
     })
 }
 
-/// Whether a word of a script is a pattern, or the folder that it runs in.
+/// Whether a word of a script is a pattern, or the directory in which it runs.
 fn means_any(text: &str) -> bool {
-    // The first line says what runs it.
+    // The first line (`#!`) names the interpreter.
     let text = match text.split_once('\n') {
         Some((first, rest)) if first.starts_with("#!") => rest,
         _ => text,
@@ -84,10 +83,10 @@ mod tests {
         assert_eq!(of("cat ./payload/logo > x"), some(&["payload"]));
         assert_eq!(of("cp payload.old payload2 xa a-b"), some(&[]));
         assert_eq!(of("dd if=payload of=\"$1\""), some(&["payload"]));
-        // A script brings what it names.
+        // A script also adds the files that it names.
         assert_eq!(of("bash fix.sh \"$1\""), some(&["data", "fix.sh"]));
         assert_eq!(of("ls /tmp/*; cat secret.key"), some(&["secret.key"]));
-        // A command that does nothing may name what is meant.
+        // A command without effect may be used to name files.
         assert_eq!(of(": payload a"), some(&["a", "payload"]));
         for any in ["cat *.txt", "tar c .", "for f in ./*.d/x; do :; done", "ls $PWD", "rm [ab]c"] {
             assert_eq!(of(any), None, "{any}");

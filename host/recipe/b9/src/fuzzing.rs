@@ -1,12 +1,12 @@
-//! Bodies of fuzz targets, for the property tests of this crate and for fuzzers: what
-//! reads foreign text. None may panic, overflow the stack or run without end.
+//! Bodies of fuzz targets for the parsers of untrusted text, used by fuzzers and by this crate's
+//! property tests. None may panic, overflow the stack or loop without end.
 
 use crate::{haskell, types::ArtifactGenerator};
 
-/// The reader of terms; what it reads is printed and read again.
+/// Parses a Haskell term, prints it, and parses the result again.
 ///
 /// # Panics
-/// When what was printed is not the same value.
+/// Panics if the second value differs from the first.
 pub fn term(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(generator) = haskell::read::<ArtifactGenerator>(text, 0) else { return };
@@ -16,10 +16,10 @@ pub fn term(bytes: &[u8]) {
     assert_eq!(crate::reformat(&again), laid_out);
 }
 
-/// The reader of Erlang terms; what it reads is printed and read again.
+/// Parses an Erlang term, prints it, and parses the result again.
 ///
 /// # Panics
-/// When what was printed is not the same term.
+/// Panics if the second term differs from the first.
 pub fn erlang(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(read) = crate::erlang::read(text) else { return };
@@ -28,10 +28,10 @@ pub fn erlang(bytes: &[u8]) {
     assert_eq!(again.term, read.term, "{printed}");
 }
 
-/// The template.
+/// Expands a template.
 ///
 /// # Panics
-/// When a text without a dollar sign changes.
+/// Panics if a text without a dollar sign changes.
 pub fn template(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let environment = crate::Environment::new(&["x".into()], &[("a", "$b"), ("b", "")]);
@@ -40,10 +40,10 @@ pub fn template(bytes: &[u8]) {
     }
 }
 
-/// YAML; what is read is printed and read again.
+/// Parses YAML, prints it, and parses the result again.
 ///
 /// # Panics
-/// When what was printed is not the same document.
+/// Panics if the second document differs from the first.
 pub fn yaml(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(document) = crate::yaml::read(text) else { return };

@@ -1,8 +1,8 @@
-//! What is done to the images of an artifact, in order: made, changed in size, given to
-//! the script, changed again, given to the fixup, exported.
+//! The operations on the images of an artifact, in order: created, resized, used by the script,
+//! resized again, used by the fixup, exported.
 //!
-//! Each target has an image of its own, whatever it is made from. While it is built an
-//! image is raw; its format is a matter of the export.
+//! Each target has its own image, whatever its source. During the build an image is raw; its format
+//! applies only to the export.
 
 use crate::{
     place::Text,
@@ -12,76 +12,75 @@ use crate::{
     },
 };
 
-/// One thing that is done; `target` is the number of the image in its artifact.
+/// One operation; `target` is the index of the image in its artifact.
 #[derive(Debug, Clone)]
 pub enum ImageStep {
-    /// Begins as a copy of an image, or of a partition in it.
+    /// Initializes an image with a copy of another, or of a partition in it.
     Copy {
-        /// Which image.
+        /// Index of the image.
         target: usize,
-        /// What is copied.
+        /// The image to copy.
         image: Image,
-        /// Which part of it.
+        /// The partition to copy.
         partition: Partition,
     },
-    /// Begins as a copy of the newest revision of a shared image.
+    /// Initializes an image with a copy of the newest revision of a shared image.
     CopyShared {
-        /// Which image.
+        /// Index of the image.
         target: usize,
-        /// The name.
+        /// The name of the shared image.
         name: Text,
     },
-    /// Begins empty.
+    /// Creates an empty image.
     Create {
-        /// Which image.
+        /// Index of the image.
         target: usize,
-        /// How large.
+        /// Its size in bytes.
         bytes: u64,
     },
-    /// Gets a filesystem.
+    /// Creates a filesystem.
     Format {
-        /// Which image.
+        /// Index of the image.
         target: usize,
         /// The filesystem.
         filesystem: FileSystem,
         /// Its label.
         label: Text,
     },
-    /// Changes its size.
+    /// Changes the size.
     Resize {
-        /// Which image.
+        /// Index of the image.
         target: usize,
-        /// How the size changes.
+        /// The change.
         change: SizeChange,
     },
     /// The script runs, with the images mounted.
     Script,
     /// The fixup runs, with the images as files.
     Fixup,
-    /// Is written where it belongs.
+    /// Writes the image to its destination.
     Export {
-        /// Which image.
+        /// Index of the image.
         target: usize,
     },
 }
 
-/// A change of a size.
+/// A change of size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SizeChange {
-    /// The image, not the filesystem on it: bytes.
+    /// Sets the size of the image in bytes, but not of its filesystem.
     Container(u64),
-    /// Filesystem and image: bytes.
+    /// Sets the size of filesystem and image in bytes.
     Filesystem(u64),
-    /// As small as the filesystem can be.
+    /// Shrinks to the minimum size of the filesystem.
     Minimum,
-    /// As small as the filesystem can be, and then so many bytes more, the first part
-    /// rounded up to KiB.
+    /// Shrinks to the minimum size of the filesystem, rounded up to KiB, plus this number of bytes.
     MinimumPlus(u64),
 }
 
 impl SizeChange {
-    /// What a resize of B9 means; nothing for one that keeps the size, or whose size is
-    /// none (see [`crate::check`]).
+    /// The change of a B9 resize; `None` if it keeps the size or has an invalid size (see
+    /// [`crate::check`]).
     #[must_use]
     pub fn of(resize: ImageResize) -> Option<Self> {
         match resize {
@@ -93,14 +92,14 @@ impl SizeChange {
         }
     }
 
-    /// Whether a filesystem must be understood for it.
+    /// Whether it resizes the filesystem, whose type must support that.
     #[must_use]
     pub fn is_of_filesystem(self) -> bool {
         !matches!(self, Self::Container(_))
     }
 }
 
-/// The parts of an assembly of images.
+/// The parts of an image assembly.
 #[derive(Debug, Clone, Copy)]
 pub struct Images<'a> {
     /// The images.
@@ -112,7 +111,7 @@ pub struct Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    /// The images of an assembly; a seed has none.
+    /// The parts of an assembly; `None` for a seed, which has no images.
     #[must_use]
     pub fn of(assembly: &'a ArtifactAssembly) -> Option<Self> {
         match assembly {
@@ -127,7 +126,7 @@ impl<'a> Images<'a> {
         }
     }
 
-    /// The script, when it runs anything.
+    /// The script, if it runs any command.
     #[must_use]
     pub fn running_script(&self) -> Option<&'a Script> {
         match self.script {
@@ -136,7 +135,7 @@ impl<'a> Images<'a> {
         }
     }
 
-    /// All that is done, in order.
+    /// All operations in order.
     #[must_use]
     pub fn steps(&self) -> Vec<ImageStep> {
         let mut steps = Vec::new();
@@ -199,7 +198,8 @@ pub(crate) fn destination_resize(destination: &ImageDestination) -> Option<Image
     }
 }
 
-/// What is on an image when it begins. Of a shared one only its `.b9si` knows.
+/// The filesystem of an image at the start; `None` for a shared one, where only its `.b9si` records
+/// it.
 pub(crate) fn filesystem(source: &ImageSource) -> Option<FileSystem> {
     match source {
         ImageSource::EmptyImage(_, filesystem, ..) => Some(*filesystem),
@@ -210,8 +210,8 @@ pub(crate) fn filesystem(source: &ImageSource) -> Option<FileSystem> {
     }
 }
 
-/// Options of `mkfs.ext4` for its features: B9's default without the key
-/// `ext4_attributes`, none with an empty list.
+/// Feature options of `mkfs.ext4`: B9's default without the key `ext4_attributes`, none with an
+/// empty list.
 #[must_use]
 pub fn ext4_features(filesystem: FileSystem, attributes: Option<&[String]>) -> Vec<String> {
     let features = match (filesystem, attributes) {

@@ -1,15 +1,15 @@
-//! The group printer, which lays out terms of Haskell and of Erlang alike.
+//! The group printer, which lays out Haskell and Erlang terms.
 //!
-//! A document is text, a row of documents, or a group. Let I be the column where the
-//! text of the current line begins, and S the characters behind it so far. A group is
-//! set flat when S, its flat length and the text that must follow on the same line are
-//! at most min(100 - I, 67); otherwise each of its members begins a line at column
-//! I + S, moved by its own indent. Outer groups are decided before inner ones. That is
-//! what Haskell's pretty printer does with 100 columns and 1.5 ribbons in a line.
+//! A document is text, a row of documents, or a group. Let I be the column where the text of the
+//! current line begins, and S the number of characters after it so far. A group is printed flat if
+//! S, its flat length and the text that must follow on the same line are at most min(100 - I, 67)
+//! together; otherwise each member begins a line at column I + S plus its own indent. Outer groups
+//! are decided before inner ones. This is the behaviour of Haskell's pretty printer with 100
+//! columns and 1.5 ribbons per line.
 
-/// Columns of a line.
+/// Columns per line.
 const LINE: usize = 100;
-/// Characters of a line beside its indent: 100 / 1.5, rounded.
+/// Characters per line without the indent: 100 / 1.5, rounded.
 const RIBBON: usize = 67;
 
 /// A document.
@@ -17,9 +17,9 @@ const RIBBON: usize = 67;
 pub(crate) enum Doc {
     /// Text without newlines.
     Text(String),
-    /// Documents that stand behind each other.
+    /// Documents in sequence.
     Row(Vec<Doc>),
-    /// Members on one line, or each on its own.
+    /// Members on one line, or one per line.
     Group(Vec<Member>),
 }
 
@@ -45,12 +45,12 @@ impl Doc {
         Self::Text(text.into())
     }
 
-    /// The document with text right before and behind it.
+    /// Wraps the document in text directly before and after it.
     pub(crate) fn between(self, before: &str, behind: &str) -> Self {
         Self::Row(vec![Self::text(before), self, Self::text(behind)])
     }
 
-    /// The document as text.
+    /// Renders the document.
     pub(crate) fn render(&self) -> String {
         let measured = Measured::of(self);
         let mut page = Page::default();
@@ -59,8 +59,7 @@ impl Doc {
     }
 }
 
-/// A document with the length of each of its parts when it is flat, so that a decision
-/// needs no walk through what is below.
+/// A document with the flat length of each part, so that a decision needs no traversal.
 struct Measured<'d> {
     flat: usize,
     kind: Kind<'d>,
@@ -94,9 +93,9 @@ impl<'d> Measured<'d> {
 #[derive(Default)]
 struct Page {
     text: String,
-    /// I of the rule.
+    /// I in the rule.
     indent: usize,
-    /// S of the rule.
+    /// S in the rule.
     set: usize,
 }
 
@@ -106,7 +105,7 @@ impl Page {
         self.set += length;
     }
 
-    /// Puts a document, behind which `following` characters must stay on its line.
+    /// Prints a document; `following` characters must fit behind it on its last line.
     fn put(&mut self, doc: &Measured<'_>, following: usize) {
         match &doc.kind {
             Kind::Text(text) => self.write(text, doc.flat),

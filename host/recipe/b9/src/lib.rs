@@ -1,5 +1,5 @@
-//! B9 4.0.0: artifacts of disk images and cloud-init seeds, generated from Haskell
-//! terms, lowered to a plan.
+//! Lowers B9 4.0.0 to a plan: artifacts of disk images and cloud-init seeds, generated from Haskell
+//! terms.
 //!
 //! ```text
 //! .b9 ── haskell ──► generator ── expand ──► instances ── content ──► files
@@ -7,12 +7,12 @@
 //!                        └─ reformat
 //! ```
 //!
-//! Everything that can be known before a machine boots is decided here: which artifacts
-//! there are, what every variable and every generated file is, what becomes of each
-//! image. What B9 does on the host with sudo and a container is steps of the plan.
+//! This crate decides everything that can be known before a machine boots: the artifacts, the
+//! values of variables, the content of generated files, and the operations on each image. What B9
+//! does on the host with sudo and a container becomes steps of the plan.
 //!
-//! Architecture invariant: reads only the files that a recipe names, through
-//! [`Inputs`]; runs nothing and writes nothing.
+//! Architecture invariant: reads only the files that a recipe names, through [`Inputs`]; runs
+//! nothing and writes nothing.
 
 mod check;
 mod config;
@@ -56,11 +56,11 @@ pub use visit::visit;
 
 use haskell::Term as _;
 
-/// Reads the files of a build, in order, and joins their artifacts: those of the first
-/// come first, and no variable crosses from one to the next.
+/// Parses the files of a build and joins their artifacts in file order; no variable of one file is
+/// visible in another.
 ///
 /// # Errors
-/// The first thing that is wrong in the first file that is.
+/// Fails on the first error in the first invalid file.
 pub fn read(files: &Files) -> Result<ArtifactGenerator, Fault> {
     let mut generators = Vec::new();
     for (number, file) in files.0.iter().enumerate() {
@@ -72,7 +72,7 @@ pub fn read(files: &Files) -> Result<ArtifactGenerator, Fault> {
 /// The text of a file in B9's layout, without a final newline.
 ///
 /// # Errors
-/// As [`read`].
+/// Fails like [`read`].
 pub fn reformatted(files: &Files, number: usize) -> Result<String, Fault> {
     let text = files.0.get(number).map_or("", |file| &file.text);
     let generator = haskell::read(text, u32::try_from(number).unwrap_or(u32::MAX))?;

@@ -1,28 +1,28 @@
-//! Numbers that keep every digit: whole numbers of any size, decimal numbers with an
-//! exponent, and how B9 writes them and floats.
+//! Exact numbers: integers of any size, decimal numbers with an exponent, and their form in B9, as
+//! well as that of floats.
 
 use std::cmp::Ordering;
 
-/// The most digits of a number in another radix than ten. Converting takes time with
-/// their square, and keys of 16384 bits have as many.
+/// Maximum digits of a number in a radix other than ten. Conversion takes quadratic time, and keys
+/// of 16384 bits have this many digits.
 const RADIX_DIGITS_MAX: usize = 4096;
 
-/// The largest exponent that is a number: what fits C's `int`, as libraries have it.
+/// Maximum exponent: the range of C's `int`, as in common libraries.
 const EXPONENT_MAX: i64 = i32::MAX as i64;
 
 /// A whole number of any size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Integer {
     negative: bool,
-    /// Decimal, without leading zeros.
+    /// The decimal digits, without leading zeros.
     digits: String,
 }
 
 impl Integer {
-    /// A number from its digits in a radix of 2 to 36.
+    /// Parses digits in a radix of 2 to 36.
     ///
-    /// Gives nothing when there are no digits, others than the radix has, or more than
-    /// 4096 in another radix than ten.
+    /// Returns `None` for no digits, for digits outside of the radix, or for more than 4096 digits
+    /// in a radix other than ten.
     #[must_use]
     pub fn parse(negative: bool, digits: &str, radix: u32) -> Option<Self> {
         let plain = if radix == 10 {
@@ -39,7 +39,7 @@ impl Integer {
         Some(Self { negative: negative && digits != "0", digits: digits.to_owned() })
     }
 
-    /// Whether it is below zero.
+    /// Whether it is negative.
     #[must_use]
     pub fn is_negative(&self) -> bool {
         self.negative
@@ -70,9 +70,9 @@ impl PartialOrd for Integer {
     }
 }
 
-/// Digits of a radix as decimal digits.
+/// Converts digits of a radix to decimal digits.
 fn to_decimal(digits: &str, radix: u32) -> Option<String> {
-    /// Nine decimal digits to a limb.
+    /// Each limb has nine decimal digits.
     const LIMB: u64 = 1_000_000_000;
     let mut limbs = vec![0_u64];
     for digit in digits.chars() {
@@ -89,8 +89,7 @@ fn to_decimal(digits: &str, radix: u32) -> Option<String> {
     Some(limbs.iter().rev().map(|limb| format!("{limb:09}")).collect())
 }
 
-/// A decimal number: a whole number times a power of ten. Numbers that are written
-/// alike are equal.
+/// A decimal number: an integer times a power of ten. Numbers with the same printed form are equal.
 #[derive(Debug, Clone)]
 pub struct Number {
     coefficient: Integer,
@@ -106,9 +105,8 @@ impl PartialEq for Number {
 impl Eq for Number {}
 
 impl Number {
-    /// Reads what B9 takes for a number in YAML: `0x` and hexadecimal digits, `0o` and
-    /// octal ones, or `[+-]digits[.digits][e[+-]digits]`, where the digits behind the
-    /// point may be missing.
+    /// Parses what B9 accepts as a number in YAML: `0x` and hexadecimal digits, `0o` and octal
+    /// ones, or `[+-]digits[.digits][e[+-]digits]`, where the digits after the point are optional.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         for (prefix, radix) in [("0x", 16), ("0o", 8)] {
@@ -123,7 +121,7 @@ impl Number {
         (exponent.abs() <= EXPONENT_MAX).then_some(Self { coefficient, exponent })
     }
 
-    /// Whether a text has the form of a number, however large.
+    /// Whether a text has the syntax of a number, of any magnitude.
     #[must_use]
     pub fn looks_like(text: &str) -> bool {
         let radix = |prefix: &str, radix: u32| {
@@ -159,7 +157,7 @@ impl std::fmt::Display for Number {
     }
 }
 
-/// The parts of a decimal number.
+/// The parts of a decimal number literal.
 struct Parts<'a> {
     negative: bool,
     whole: &'a str,
@@ -186,8 +184,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A float as Haskell shows it: the fewest digits that tell it from others, with a
-/// point, and with an exponent from 10^7 up and below 0.1.
+/// A float as Haskell prints it: the fewest digits that identify it, with a point, and with an
+/// exponent from 10^7 up and below 0.1.
 #[must_use]
 pub(crate) fn show_float(float: f64) -> String {
     let text = format!("{:e}", float.abs());
@@ -197,9 +195,9 @@ pub(crate) fn show_float(float: f64) -> String {
     generic(float.is_sign_negative(), &digits, exponent + 1)
 }
 
-/// Writes 0.DIGITS times ten to the power of `point`.
+/// Prints 0.DIGITS times ten to the power of `point`.
 fn generic(negative: bool, digits: &str, point: i64) -> String {
-    /// More zeros than this on either side of the digits are an exponent's business.
+    /// With more zeros than this on either side of the digits, an exponent is used.
     const FIXED: std::ops::RangeInclusive<i64> = 0..=7;
     let sign = if negative { "-" } else { "" };
     let leading = digits.len() - digits.trim_start_matches('0').len();

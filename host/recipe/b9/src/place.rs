@@ -1,14 +1,13 @@
-//! Where something stands in the files of a build, and what is wrong there: every
-//! fault can show the line that it is about.
+//! Positions in the files of a build, and faults, which show their source line.
 
 use std::fmt;
 
-/// A place in one of the files of a build.
+/// A position in one of the files of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Place {
-    /// The number of the file in [`Files`].
+    /// Index of the file in [`Files`].
     pub file: u32,
-    /// Bytes before it.
+    /// Byte offset in the file.
     pub offset: u32,
 }
 
@@ -27,7 +26,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// The position of a byte of a text.
+/// The line and column of a byte offset.
 #[must_use]
 pub(crate) fn position(text: &str, offset: usize) -> Position {
     let mut end = offset.min(text.len());
@@ -40,15 +39,15 @@ pub(crate) fn position(text: &str, offset: usize) -> Position {
     Position { line, column: before[start..].chars().count() + 1 }
 }
 
-/// The most characters of a line that an excerpt shows: two lines of a wide terminal.
+/// Maximum characters of a line in an excerpt: two lines of a wide terminal.
 const EXCERPT_CHARS: usize = 160;
 
-/// A line of a text with a mark below the place, ready to print.
+/// The line at a position with a mark below, ready to print.
 #[must_use]
 pub(crate) fn excerpt(text: &str, at: Position) -> String {
     let Some(line) = text.split('\n').nth(at.line - 1) else { return String::new() };
     let line = line.trim_end_matches('\r');
-    // Of a very long line, what is around the place.
+    // Of a very long line, only the part around the position is shown.
     let skipped = at.column.saturating_sub(EXCERPT_CHARS / 2);
     let shown: String = line
         .chars()
@@ -56,7 +55,7 @@ pub(crate) fn excerpt(text: &str, at: Position) -> String {
         .take(EXCERPT_CHARS)
         .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
         .collect();
-    // Tabs stay tabs, so that the mark stands below what it means.
+    // Tabs are kept, so that the mark is aligned.
     let lead: String = shown
         .chars()
         .take(at.column - 1 - skipped)
@@ -67,7 +66,7 @@ pub(crate) fn excerpt(text: &str, at: Position) -> String {
     format!("  {number} | {shown}\n  {margin} | {lead}^")
 }
 
-/// A file that was read.
+/// A source file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
     /// Its path as it was given.
@@ -81,7 +80,7 @@ pub struct File {
 pub struct Files(pub Vec<File>);
 
 impl Files {
-    /// The fault as text: its place, its message, the line it is about, and the hint.
+    /// The fault as text: position, message, source line and hint.
     #[must_use]
     pub fn show(&self, fault: &Fault) -> String {
         let mut text = String::new();
@@ -100,7 +99,7 @@ impl Files {
         text
     }
 
-    /// `FILE:LINE:COLUMN` of a place.
+    /// A position as `FILE:LINE:COLUMN`.
     #[must_use]
     pub fn name_of(&self, at: Place) -> String {
         self.0.get(at.file as usize).map_or_else(String::new, |file| {
@@ -109,15 +108,15 @@ impl Files {
     }
 }
 
-/// Something that is wrong, or worth a warning.
+/// An error or a warning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Fault {
-    /// Where in the files of the build; none when it is about no file.
+    /// Its position; `None` if it does not concern a file.
     pub at: Option<Place>,
     /// The message.
     pub message: String,
-    /// What the user can do.
+    /// A hint for the user.
     pub hint: Option<String>,
 }
 
@@ -131,24 +130,24 @@ impl Fault {
         self
     }
 
-    /// The fault with a place, unless it has one.
+    /// Sets the position, unless it is set.
     pub(crate) fn or_at(mut self, at: Place) -> Self {
         self.at.get_or_insert(at);
         self
     }
 }
 
-/// A string of a file, with its place.
+/// A string of a source file, with its position.
 #[derive(Debug, Clone)]
 pub struct Text {
     /// The characters.
     pub text: String,
-    /// Where it begins.
+    /// Its start.
     pub at: Place,
 }
 
 impl Text {
-    /// The same place with other characters.
+    /// The same position with another text.
     pub(crate) fn with(&self, text: String) -> Self {
         Self { text, at: self.at }
     }

@@ -1,11 +1,11 @@
-//! Scripts as bash.
+//! Converts scripts to bash.
 
 use crate::{
     place::Text,
     types::{CmdVerbosity, Script},
 };
 
-/// The circumstances in which a command runs.
+/// The settings under which a command runs.
 #[derive(Debug, Clone, Copy)]
 struct Around<'s> {
     directory: Option<&'s Text>,
@@ -14,14 +14,14 @@ struct Around<'s> {
     verbosity: CmdVerbosity,
 }
 
-/// The script as a program of bash, without a final newline. A quote in a directory of
-/// `In` is escaped, which B9 forgets.
+/// Converts the script to bash, without a final newline. Unlike B9, it escapes quotes in a
+/// directory of `In`.
 #[must_use]
 pub fn to_bash(script: &Script) -> String {
     bash(script, &[])
 }
 
-/// The script as B9's containers start it: with the variables of root.
+/// Converts the script as B9's containers start it: with root's variables.
 #[must_use]
 pub fn to_container_bash(script: &Script) -> String {
     bash(script, &["export HOME=/root", "export USER=root"])
@@ -95,7 +95,7 @@ fn block(command: &Text, arguments: &[Text], around: Around<'_>) -> String {
         std::iter::once(command).chain(arguments).map(|text| text.text.as_str()).collect();
     lines.push(format!("{prefix}{}{quiet}", words.join(" ")));
     if let Some(directory) = &directory {
-        // What stands behind the `#` is a comment, which a newline would end.
+        // The text after `#` is a comment, which a newline would end.
         lines.push(format!("popd{quiet} # '{}'", directory.replace('\n', " ")));
     }
     if around.ignores_errors {
@@ -108,7 +108,7 @@ fn block(command: &Text, arguments: &[Text], around: Around<'_>) -> String {
 mod tests {
     use super::*;
 
-    /// Row 95: what B9 writes for such a directory is no bash.
+    /// Row 95: B9's output for such a directory is not valid bash.
     #[test]
     fn a_quote_in_a_directory_is_escaped() {
         let script: Script = crate::haskell::read("In \"/it's\" [Run \"x\" []]", 0).unwrap();

@@ -1,4 +1,4 @@
-//! Revisions of shared images: their files, their order, which of them stay.
+//! Revisions of shared images: file names, order, and which are kept.
 
 use crate::{
     haskell::{self, Term},
@@ -8,26 +8,26 @@ use crate::{
     },
 };
 
-/// The folder of shared images, in the cache and in repositories.
+/// The directory of shared images, in the cache and in repositories.
 pub const FOLDER: &str = "b9_shared_images";
-/// What the name of a file about a revision ends with.
+/// The suffix of a revision's description file.
 pub const SUFFIX: &str = "b9si";
 
-/// A revision of a shared image. Its order is that of names, dates and builds; the
-/// newest one is the greatest.
+/// A revision of a shared image. Revisions are ordered by name, date and build; the newest is the
+/// greatest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision {
     /// The image's name.
     pub name: String,
-    /// When the build began.
+    /// The start time of the build.
     pub date: String,
-    /// The number of the build.
+    /// The id of the build.
     pub build_id: String,
     image_type: Comparable<ImageType>,
     filesystem: Comparable<FileSystem>,
 }
 
-/// A type whose order has no meaning of its own.
+/// Excludes a value without an order of its own from comparisons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Comparable<T>(T);
 
@@ -44,7 +44,7 @@ impl<T: Term + Eq> Ord for Comparable<T> {
 }
 
 impl Revision {
-    /// Of a build that makes it.
+    /// The revision that a build creates.
     #[must_use]
     pub fn new(
         name: &str,
@@ -62,11 +62,10 @@ impl Revision {
         }
     }
 
-    /// Reads the text of a `.b9si` file.
+    /// Parses a `.b9si` file.
     ///
     /// # Errors
-    /// What is no description of a revision, or one whose names cannot be those of
-    /// files.
+    /// Fails if it is not a description of a revision, or if its names are not valid in file names.
     pub fn read(text: &str) -> Result<Self, Fault> {
         let image: SharedImage = haskell::read(text, 0)?;
         for part in [&image.name.text, &image.build_id.text] {
@@ -85,7 +84,7 @@ impl Revision {
         ))
     }
 
-    /// The text of its `.b9si` file.
+    /// The content of its `.b9si` file.
     #[must_use]
     pub fn text(&self) -> String {
         let text = |text: &str| Text { text: text.to_owned(), at: Place::default() };
@@ -99,13 +98,13 @@ impl Revision {
         image.shown().laid_out()
     }
 
-    /// The format of its file.
+    /// The format of its image file.
     #[must_use]
     pub fn image_type(&self) -> ImageType {
         self.image_type.0
     }
 
-    /// What is on it.
+    /// Its filesystem.
     #[must_use]
     pub fn filesystem(&self) -> FileSystem {
         self.filesystem.0
@@ -117,20 +116,20 @@ impl Revision {
         format!("{}_{}.{}", self.name, self.build_id, self.image_type.0.name())
     }
 
-    /// The name of the file that describes it.
+    /// The name of its description file.
     #[must_use]
     pub fn description_file(&self) -> String {
         format!("{}_{}.{SUFFIX}", self.name, self.build_id)
     }
 }
 
-/// The newest revision of a name.
+/// The newest revision of a shared image.
 #[must_use]
 pub fn newest<'r>(revisions: &'r [Revision], name: &str) -> Option<&'r Revision> {
     revisions.iter().filter(|revision| revision.name == name).max()
 }
 
-/// Of a name's revisions, those beyond the newest ones that are kept.
+/// The revisions of a shared image beyond the newest `keep`.
 #[must_use]
 pub fn superfluous<'r>(revisions: &'r [Revision], name: &str, keep: usize) -> Vec<&'r Revision> {
     let mut of_name: Vec<&Revision> =
@@ -141,7 +140,7 @@ pub fn superfluous<'r>(revisions: &'r [Revision], name: &str, keep: usize) -> Ve
     of_name
 }
 
-/// The table of B9's `list`.
+/// The table that B9's `list` prints.
 #[must_use]
 pub fn table(revisions: &[Revision]) -> Vec<String> {
     let mut rows: Vec<[&str; 3]> =

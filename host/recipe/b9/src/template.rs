@@ -1,33 +1,33 @@
-//! Variables in strings: `${name}` and `$name`; a dollar sign is written `$$`.
+//! Expands variables in strings: `${name}` and `$name`; a dollar sign is written `$$`.
 
 use crate::place::{Position, position};
 
-/// What is wrong with a template. The first line of each is B9's.
+/// Why a template is invalid. The first line of each message is B9's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// A dollar sign that begins no variable.
+    /// A dollar sign does not begin a variable.
     #[error(
         "B9 internal error: Invalid template, error at row: {}, col: {} in: \"{}",
         at.line, at.column, crate::haskell::Shown::text(text).one_line()
     )]
     Syntax {
-        /// Where in the text.
+        /// The position in the text.
         at: Position,
         /// The text.
         text: String,
     },
-    /// A variable that nothing binds.
+    /// The variable is not bound.
     #[error("Invalid template parameter: {}.\nValid variables: {}", crate::haskell::Shown::text(name).one_line(), known.join(", "))]
     Unknown {
         /// Its name.
         name: String,
-        /// All names that are bound, in order.
+        /// The names of all bound variables, sorted.
         known: Vec<String>,
     },
 }
 
 impl TemplateError {
-    /// What the user can do.
+    /// A hint for the user.
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
@@ -54,10 +54,10 @@ enum Piece<'a> {
     Variable(&'a str),
 }
 
-/// The template with the values of its variables.
+/// Replaces the variables of a template by their values.
 ///
 /// # Errors
-/// A dollar sign that begins no variable, a variable that is not bound.
+/// Fails on a dollar sign that begins no variable, and on an unbound variable.
 pub(crate) fn substitute<'v>(
     template: &str,
     value: impl Fn(&str) -> Option<&'v str>,
@@ -78,8 +78,8 @@ pub(crate) fn substitute<'v>(
     Ok(text)
 }
 
-/// The first variable in braces, if the text could be a template: for warnings where
-/// none is expected.
+/// The first variable in braces, if the text could be a template: for warnings in places where none
+/// is expanded.
 pub(crate) fn braced_variable(text: &str) -> Option<&str> {
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -112,7 +112,8 @@ fn pieces(template: &str) -> Result<Vec<Piece<'_>>, TemplateError> {
         let length = name_length(name);
         let closed = braced.is_none() || name[length..].starts_with('}');
         if length == 0 || !closed {
-            // As B9 counts: the brace, when no name follows it, else the dollar sign.
+            // B9 counts the column of the brace if no name follows it, else that of the dollar
+            // sign.
             let wrong = if braced.is_some() && length == 0 { at + 1 } else { at };
             let at = position(template, wrong);
             return Err(TemplateError::Syntax { at, text: template.to_owned() });
@@ -124,7 +125,7 @@ fn pieces(template: &str) -> Result<Vec<Piece<'_>>, TemplateError> {
     Ok(pieces)
 }
 
-/// The length of the name that a text begins with.
+/// The length of the variable name at the start of a text.
 fn name_length(text: &str) -> usize {
     if !text.starts_with(|c: char| c.is_lowercase() || c == '_') {
         return 0;

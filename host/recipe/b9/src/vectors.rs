@@ -1,7 +1,7 @@
-//! The vectors that were taken from B9 4.0.0: `tests/vectors/*.json`, 440 cases.
+//! Runs the test vectors recorded from B9 4.0.0: `tests/vectors/*.json`, 440 cases.
 //!
-//! Each test runs every case of its kind. Where vbuild differs on purpose, the case is
-//! named with what holds instead, and the test fails when it stops to differ.
+//! Each test runs every case of its kind. Intentional differences are listed by case name with
+//! vbuild's result, and the test fails if a listed case no longer differs.
 
 mod documents;
 mod generators;
@@ -13,17 +13,17 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// The cases of a file.
+/// The cases in a file.
 fn cases(file: &str) -> Vec<Value> {
     let path = format!("{}/tests/vectors/{file}.json", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
-/// Runs cases; gives how many there were.
+/// Runs cases and returns their number.
 ///
-/// `differing` names those whose outcome is another one than B9's, with a part of what
-/// is said or made instead.
+/// `differing` lists the cases whose result differs from B9's, with a part of vbuild's message or
+/// output.
 fn run(
     file: &str,
     wanted: impl Fn(&Value) -> bool,
@@ -63,9 +63,9 @@ fn run(
     count
 }
 
-/// Whether a message tells B9's error: its first line, as far as B9 has one with words.
+/// Whether a message contains the first line of B9's error, if that has any text.
 fn agrees(message: &str, error: &str) -> bool {
-    // The reader of Haskell never says more than this.
+    // Haskell's `read` gives no other message.
     const NO_PARSE: &str = "Prelude.read: no parse";
     error == NO_PARSE
         || message.contains(

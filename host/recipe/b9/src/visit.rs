@@ -1,5 +1,5 @@
-//! The artifact in which `b9c run` runs a command: a copy of a shared image, which nobody
-//! gets afterwards, with the working folder in it.
+//! The artifact in which `b9c run` runs a command: a temporary copy of a shared image, with the
+//! working directory in it.
 
 use crate::{
     place::{Place, Text},
@@ -9,11 +9,12 @@ use crate::{
     },
 };
 
-/// What is seen below this directory: the working folder, at its own path.
+/// Parent of the working directory's mount point, which is the working directory's own path below
+/// it.
 const WORKING_FOLDER: &str = "/mnt";
 
-/// The artifact for a visit to a shared image; `folder` is the absolute path of the working
-/// folder, if that is shared.
+/// The artifact for a session in a shared image; `folder` is the absolute path of the working
+/// directory, if it is shared.
 #[must_use]
 pub fn visit(name: &str, folder: Option<&str>) -> (Text, ArtifactAssembly) {
     let text = |text: String| Text { text, at: Place::default() };

@@ -1,9 +1,9 @@
-//! The manual names every constructor, and its example is a file of B9.
+//! Checks that the manual names every constructor, and that its example is a valid B9 file.
 
 use b9::{Environment, File, Files, check, expand, read};
 
 const MANUAL: &str = include_str!("../../../../man/vbuild-b9.5");
-/// What the reader takes, as it stands in the lists of constructors.
+/// Types in the lists of constructors, as the parser names them.
 const TYPES: [&str; 4] = [
     include_str!("../src/types/content.rs"),
     include_str!("../src/types/generator.rs"),
@@ -27,14 +27,14 @@ fn every_constructor_is_in_the_manual() {
         else {
             continue;
         };
-        // A type and its one constructor: the second one is read.
+        // For a type with one constructor, the second name is parsed.
         let name = match rest.split_once("\"(\"") {
             Some((_, constructor)) => constructor,
             None if rest.ends_with('{') => continue,
             None => rest,
         };
         let name = name.split('"').next().unwrap_or_default();
-        // The marks of the formatter may stand before it.
+        // Formatting marks may precede the name.
         let named = words
             .iter()
             .any(|word| *word == name || word.strip_prefix("fB").is_some_and(|word| word == name));

@@ -1,8 +1,8 @@
-//! What is refused and warned of before anything happens.
+//! Faults and warnings that are reported before anything happens.
 
 use crate::{Environment, check, expand, haskell, types::ArtifactGenerator};
 
-/// All faults, or all warnings, of a file.
+/// All faults and all warnings of a file.
 fn findings(text: &str) -> (Vec<String>, Vec<String>) {
     let generator: ArtifactGenerator = haskell::read(text, 0).unwrap();
     let found = check(&expand(&generator, &Environment::default()).unwrap());
@@ -67,7 +67,7 @@ fn only_ext4_is_resized() {
     }
 }
 
-/// Rows 96 and 97: only with a script that runs something.
+/// Rows 96 and 97: required only if the script runs a command.
 #[test]
 fn one_image_is_the_root() {
     let at = |path: &str| {

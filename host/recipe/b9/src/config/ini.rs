@@ -2,23 +2,23 @@
 
 use std::collections::BTreeMap;
 
-/// Where what is missing elsewhere is looked up.
+/// The section that provides keys missing in others.
 const DEFAULT: &str = "DEFAULT";
 
-/// What is no INI file.
+/// Why a text is not an INI file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: `{text}` is neither `[section]` nor `key: value`")]
 pub struct IniError {
-    /// The line, counted from 1.
+    /// The line number, from 1.
     pub line: usize,
-    /// What it says.
+    /// The text of the line.
     pub text: String,
 }
 
-/// A file that was read.
+/// A parsed INI file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Ini {
-    /// Values by keys in small letters, by sections.
+    /// Values by section and by lower-case key.
     sections: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -26,7 +26,7 @@ fn is_comment(line: &str) -> bool {
     line.starts_with(['#', ';']) || line.trim().is_empty()
 }
 
-/// The name of the section that a line begins.
+/// The name of the section that a line begins, if it does.
 fn section_of(line: &str) -> Option<&str> {
     line.trim_end().strip_prefix('[')?.strip_suffix(']').map(str::trim)
 }
@@ -72,14 +72,14 @@ impl Ini {
         self.sections.keys().map(String::as_str).filter(|name| *name != DEFAULT)
     }
 
-    /// The value of a key, of the section or the default one.
+    /// The value of a key in a section, or else in the default section.
     pub(super) fn get(&self, section: &str, key: &str) -> Option<&str> {
         let of = |section: &str| self.sections.get(section)?.get(key).map(String::as_str);
         of(section).or_else(|| of(DEFAULT))
     }
 }
 
-/// The text with a section in the place of that of the same name, or at the end.
+/// Replaces the section of a name, or appends it.
 pub(super) fn with_section(text: &str, name: &str, section: &str) -> String {
     let mut lines: Vec<&str> = text.lines().collect();
     let start = lines.iter().position(|line| section_of(line) == Some(name));
@@ -89,7 +89,7 @@ pub(super) fn with_section(text: &str, name: &str, section: &str) -> String {
         let length = behind.iter().position(|line| section_of(line).is_some());
         let end = length.map_or(lines.len(), |length| start + 1 + length);
         tail = lines.split_off(end);
-        // Comments and empty lines before the next section belong to that.
+        // Comments and empty lines before the next section belong to that section.
         let old = lines.split_off(start);
         let kept = old.iter().rev().take_while(|line| is_comment(line)).count();
         tail.splice(0..0, old[old.len() - kept..].iter().copied());

@@ -1,7 +1,7 @@
 //! B9's configuration file: an INI file whose values are Haskell terms.
 //!
-//! Keys that only choose or set up a container engine are read over: an engine is
-//! always there. They are named, so that the user can be told.
+//! Keys that only select or configure a container engine are parsed but have no effect: vbuild
+//! always has its own. They are listed in [`Config::engines`], so that the user can be warned.
 
 mod ini;
 
@@ -14,41 +14,41 @@ use crate::{
     place::{Fault, Text},
 };
 
-/// The text of the file that is made where there is none.
+/// The content of a new configuration file.
 pub const NEW_FILE: &str = include_str!("../../b9.conf");
 
-/// What a configuration says.
+/// A parsed configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What is shown.
+    /// The log level.
     pub verbosity: Option<LogLevel>,
-    /// Where the log goes.
+    /// The log file.
     pub log_file: Option<String>,
-    /// Where build directories are made.
+    /// The parent of build directories.
     pub build_dir_root: Option<String>,
-    /// Whether they are kept.
+    /// Whether build directories are kept.
     pub keep_temp_dirs: bool,
-    /// Whether each build has one of its own.
+    /// Whether each build gets a unique build directory.
     pub unique_build_dirs: bool,
-    /// The repository that is used.
+    /// The id of the selected repository.
     pub repository: Option<String>,
-    /// Where shared images are kept.
+    /// The cache directory of shared images.
     pub repository_cache: Option<CachePath>,
-    /// How many revisions of a shared image are kept.
+    /// How many revisions of a shared image the cache keeps.
     pub max_cached_shared_images: Option<u32>,
-    /// The longest that a step may take, in seconds.
+    /// Time limit of a step, in seconds.
     pub default_timeout_seconds: Option<u32>,
-    /// Timeouts are so many times as long.
+    /// Factor by which time limits are multiplied.
     pub timeout_factor: u32,
     /// Features of new ext4 filesystems.
     pub ext4_attributes: Option<Vec<String>>,
-    /// The longest that a script may run, in seconds.
+    /// Time limit of a script, in seconds.
     pub max_lifetime_seconds: Option<u32>,
-    /// The least memory that a script is given, in MiB.
+    /// Minimum memory for a script, in MiB.
     pub guest_ram_mib: Option<u32>,
     /// Repositories of shared images.
     pub repositories: Vec<Repository>,
-    /// Sections of container engines, which have no effect.
+    /// Sections of container engines, which are ignored.
     pub engines: Vec<String>,
 }
 
@@ -57,67 +57,67 @@ pub struct Config {
 pub struct Repository {
     /// Its name.
     pub id: String,
-    /// Its directory there.
+    /// Its directory on the remote host.
     pub remote_path: String,
-    /// The file of the key.
+    /// The file of the private SSH key.
     pub ssh_priv_key_file: String,
-    /// The machine.
+    /// The remote host.
     pub ssh_remote_host: String,
-    /// The port.
+    /// The SSH port.
     pub ssh_remote_port: u16,
-    /// Who logs in.
+    /// The login name.
     pub ssh_remote_user: String,
 }
 
 terms! {
-    /// How much is shown.
+    /// Log levels.
     #[derive(Copy, PartialEq, Eq)]
     pub enum LogLevel = "LogLevel" {
-        /// Log everything.
+        /// Everything.
         Trace = "LogTrace",
-        /// Log most.
+        /// Most messages.
         Debug = "LogDebug",
-        /// What is done.
+        /// Actions.
         Info = "LogInfo",
-        /// What fails.
+        /// Failures.
         Error = "LogError",
-        /// Log nothing.
+        /// No messages.
         Nothing = "LogNothing",
     }
 }
 
 terms! {
-    /// A path of the configuration.
+    /// A path in the configuration.
     enum SystemPath = "SystemPath" {
-        /// As it is.
+        /// A path as given.
         Path = "Path"(path: Text),
         /// Below the home directory.
         InHome = "InHomeDir"(path: Text),
         /// Below `~/.b9`.
         InUser = "InB9UserDir"(path: Text),
-        /// Below the directory of temporary files.
+        /// Below the directory for temporary files.
         InTemp = "InTempDir"(path: Text),
     }
 }
 
 terms! {
-    /// The memory of a container.
+    /// The memory limit of a container.
     enum RamSize = "RamSize" {
-        /// So much.
+        /// A given size.
         Size = "RamSize"(number: i64, unit: crate::types::SizeUnit),
-        /// As the engine has it.
+        /// The engine's default.
         Automatic = "AutomaticRamSize",
     }
 }
 
-/// Where shared images are kept.
+/// The cache directory of shared images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CachePath {
-    /// The folder of this path.
+    /// A path as given.
     Path(String),
     /// Below the home directory.
     InHome(String),
-    /// Below the directory of temporary files.
+    /// Below the directory for temporary files.
     InTemp(String),
 }
 
@@ -146,13 +146,13 @@ impl<T: Term> Term for Option<T> {
     }
 }
 
-/// Why a configuration cannot be used.
+/// Why a configuration is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// It is no INI file.
+    /// The text is not an INI file.
     #[error(transparent)]
     Ini(#[from] IniError),
-    /// A key that must be there is not.
+    /// A required key is missing.
     #[error("section `{section}` lacks the key `{key}`")]
     Missing {
         /// The section.
@@ -160,28 +160,28 @@ pub enum ConfigError {
         /// The key.
         key: String,
     },
-    /// A value of another type.
+    /// A value has the wrong type.
     #[error("`{key}` in section `{section}`: cannot understand `{value}`: {reason}")]
     Value {
         /// The section.
         section: String,
         /// The key.
         key: String,
-        /// What it says.
+        /// The value.
         value: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Engines that B9 knows.
+/// The container engines of B9.
 const ENGINES: [&str; 4] = ["libvirt-lxc", "systemdNspawn", "docker", "podman"];
 const GLOBAL: &str = "global";
 
-/// Reads the text of a configuration file.
+/// Parses a configuration file.
 ///
 /// # Errors
-/// What is missing or has another type than it must.
+/// Fails if a key is missing or has the wrong type.
 pub fn read_config(text: &str) -> Result<Config, ConfigError> {
     let ini = Ini::parse(text)?;
     let global = Section { ini: &ini, name: GLOBAL };
@@ -215,8 +215,8 @@ pub fn read_config(text: &str) -> Result<Config, ConfigError> {
     })
 }
 
-/// The text of the file with a repository: added, or in the place of one of the same
-/// name. All else stays as it is, comments included.
+/// Adds a repository to the text of a configuration file, or replaces the one of the same name.
+/// Everything else is unchanged, comments included.
 #[must_use]
 pub fn with_repository(text: &str, repository: &Repository) -> String {
     let section = format!(
@@ -278,7 +278,7 @@ impl Section<'_> {
         self.optional(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// A value as it stands there, without quotes.
+    /// A value as written, without quotes.
     fn plain(&self, key: &str) -> Result<String, ConfigError> {
         let value = self.ini.get(self.name, key).ok_or_else(|| self.missing(key))?;
         if value.is_empty() || value.contains(['\n', '\0']) {

@@ -1,4 +1,4 @@
-//! What a configuration says.
+//! Tests of parsing configurations.
 
 use super::*;
 

@@ -2,8 +2,8 @@
 
 use super::Term;
 
-/// Merges two terms. Of two lists the pairs are matched by their keys; a list takes in
-/// what is none; of anything else a list is made.
+/// Merges two terms. In two lists, pairs are matched by their keys; a non-list is added to a list;
+/// any other two terms become a list.
 pub(crate) fn merge(left: Term, right: Term) -> Term {
     match (left, right) {
         (Term::List(left), Term::List(right)) => Term::List(merge_lists(left, right)),
@@ -19,7 +19,7 @@ pub(crate) fn merge(left: Term, right: Term) -> Term {
     }
 }
 
-/// A tuple of two.
+/// A tuple of two elements.
 type Pair = (Term, Term);
 
 fn merge_lists(left: Vec<Term>, right: Vec<Term>) -> Vec<Term> {
@@ -54,7 +54,7 @@ fn merge_lists(left: Vec<Term>, right: Vec<Term>) -> Vec<Term> {
     merged
 }
 
-/// What is no pair, and the pairs in order of their keys.
+/// Splits items into those that are not pairs, and the pairs sorted by key.
 fn split(items: Vec<Term>) -> (Vec<Term>, Vec<Pair>) {
     let (mut others, mut pairs) = (Vec::new(), Vec::new());
     for item in items {

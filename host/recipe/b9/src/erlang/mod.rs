@@ -1,4 +1,4 @@
-//! Erlang terms as B9 reads, merges and writes them.
+//! Erlang terms as B9 parses, merges and prints them.
 
 mod merge;
 mod read;
@@ -16,7 +16,7 @@ use crate::{
     place::Text,
 };
 
-/// A term. Its order is by kind first, as the kinds stand here.
+/// A term. Terms are ordered by kind first, in the order of these variants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Term {
     /// A string.
@@ -76,7 +76,7 @@ impl PartialOrd for Term {
 }
 
 terms! {
-    /// A term as B9's files spell it.
+    /// A term as written in B9's files.
     pub enum Spelled = "SimpleErlangTerm" {
         /// A string.
         String = "ErlString"(text: Text),

@@ -1,36 +1,36 @@
-//! The reader of B9's Erlang grammar, which is a part of Erlang's: no maps, funs,
-//! variables, improper lists, and no white space where B9 knows none. Comments are
-//! accepted beyond that, wherever white space is.
+//! Parses B9's Erlang grammar, a subset of Erlang: no maps, funs, variables or improper lists, and
+//! white space only where B9 allows it. As an extension, comments are accepted wherever white space
+//! is.
 
 use super::Term;
 use crate::{number::Integer, place::Position};
 
-/// How deep a term may be; each level takes some of the stack.
+/// Maximum nesting of terms; each level uses stack.
 const DEPTH_MAX: usize = 400;
 
 /// Why a file cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("(line {}, column {}):\n{message}", at.line, at.column)]
 pub(crate) struct ErlangError {
-    /// Where, counted from 1; a tab goes on to the next multiple of eight.
+    /// The position, counted from 1; a tab advances to the next multiple of eight.
     pub(crate) at: Position,
     /// The message.
     pub(crate) message: String,
 }
 
-/// A term that was read.
+/// A parsed term.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Read {
     /// The term.
     pub(crate) term: Term,
-    /// Whether something but white space and comments follows its dot.
+    /// Whether anything but white space and comments follows its dot.
     pub(crate) more: bool,
 }
 
-/// Reads the first term of a file.
+/// Parses the first term of a file.
 ///
 /// # Errors
-/// What is not of the grammar.
+/// Fails on text outside of the grammar.
 pub(crate) fn read(text: &str) -> Result<Read, ErlangError> {
     let mut reader = Reader { text, at: 0, depth: 0 };
     reader.white();
@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
         found
     }
 
-    /// Takes a token, and says where another character begins.
+    /// Consumes a token, or reports where the text differs.
     fn expect(&mut self, token: &str) -> Outcome<()> {
         for c in token.chars() {
             if self.peek() != Some(c) {
@@ -221,13 +221,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The radix before a `#`.
+    /// The radix given by the digits before a `#`.
     fn radix(&self, digits: &str) -> Option<u32> {
         let radix: u32 = digits.parse().ok()?;
         (self.rest().starts_with('#') && (2..=36).contains(&radix)).then_some(radix)
     }
 
-    /// A float, of which sign and digits before the point are read.
+    /// Parses a float whose sign and integer digits are consumed already.
     fn float(&mut self, start: usize) -> Outcome<Term> {
         self.at += 1;
         self.digits(10);

@@ -1,4 +1,4 @@
-//! Terms as B9 lays them out.
+//! Prints Erlang terms in B9's layout.
 
 use super::Term;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     number::show_float,
 };
 
-/// Words that cannot stand bare as atoms.
+/// Reserved words, which must be quoted as atoms.
 const RESERVED: [&str; 28] = [
     "after", "and", "andalso", "band", "begin", "bnot", "bor", "bsl", "bsr", "bxor", "case",
     "catch", "cond", "div", "end", "fun", "if", "let", "maybe", "not", "of", "or", "orelse",

@@ -1,4 +1,4 @@
-//! The strings of an assembly that are templates.
+//! Expands the templates in the strings of an assembly.
 
 use crate::{
     environment::Environment,
@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// Expands the assembly; the fixup stays as it is.
+/// Expands the assembly, except for the fixup.
 pub(super) fn expand(
     assembly: &ArtifactAssembly,
     environment: &Environment,

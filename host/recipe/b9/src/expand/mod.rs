@@ -1,8 +1,8 @@
-//! From a generator to artifacts: variables bound, sources gathered, every string
-//! expanded. All of it happens before anything is written.
+//! Expands a generator to artifacts: binds variables, gathers sources, and expands every string,
+//! before anything is written.
 //!
-//! Sources are evaluated late: with the variables in force where an artifact stands.
-//! Those that no artifact sees are never looked at.
+//! Sources are evaluated late, with the variables in scope of an artifact. Sources that no artifact
+//! uses are never evaluated.
 
 mod assembly;
 mod sources;
@@ -18,29 +18,29 @@ use crate::{
     types::{ArtifactAssembly, ArtifactGenerator, ArtifactSource},
 };
 
-/// The most artifacts of a build. The largest matrix that is known has some dozens; the
-/// limit stops products of many variables.
+/// Maximum artifacts of a build. The largest known matrix has some dozens; the limit stops products
+/// of many variables.
 const INSTANCES_MAX: usize = 10_000;
-/// The most bodies that are expanded, whether artifacts stand in them or not.
+/// Maximum expansions of bodies, whether or not they contain artifacts.
 const BODIES_MAX: usize = 200_000;
 
-/// An artifact that is built.
+/// An artifact to build.
 #[derive(Debug, Clone)]
 pub struct Instance {
     /// Its name.
     pub id: Text,
-    /// The variables that are bound.
+    /// The variables in scope.
     pub environment: Environment,
-    /// The files that are generated for it.
+    /// The files to generate for it.
     pub sources: Vec<InstanceSource>,
-    /// What it is made of; templates are expanded, but not those of the fixup.
+    /// How it is assembled; templates are expanded, except in the fixup.
     pub assembly: ArtifactAssembly,
 }
 
 /// Expands a generator.
 ///
 /// # Errors
-/// The first thing that is wrong, in the order of the document.
+/// Fails on the first error, in document order.
 pub fn expand(
     generator: &ArtifactGenerator,
     environment: &Environment,
@@ -54,7 +54,7 @@ pub fn expand(
 #[derive(Debug, Clone)]
 struct Scope<'g> {
     environment: Environment,
-    /// From outside in.
+    /// The sources in scope, outer ones first.
     sources: Vec<&'g [ArtifactSource]>,
 }
 
@@ -126,7 +126,7 @@ impl Expansion {
         }
     }
 
-    /// The body for each combination of values; those chosen so far come first.
+    /// Expands the body for each combination of values; `chosen` has those selected so far.
     fn product<'g>(
         &mut self,
         bindings: &'g [(Text, Vec<Text>)],
@@ -137,7 +137,7 @@ impl Expansion {
         let Some((name, values)) = bindings.get(chosen.len()) else {
             return self.body(body, &scope.with(chosen)?);
         };
-        // Without values for a later variable there is no combination at all.
+        // If a later variable has no values, there is no combination at all.
         if bindings.iter().any(|(_, values)| values.is_empty()) {
             return Ok(());
         }
@@ -170,7 +170,7 @@ impl Expansion {
     }
 }
 
-/// The rows of an `Each`.
+/// The rows of bindings that an `Each` produces.
 fn rows_of(bindings: &[(Text, Vec<Text>)]) -> Result<Vec<Vec<(&Text, &Text)>>, Fault> {
     let lengths: BTreeMap<usize, &Text> =
         bindings.iter().map(|(name, values)| (values.len(), name)).collect();

@@ -1,4 +1,4 @@
-//! The files of an artifact: destinations, where they come from, permissions.
+//! The source files of an artifact: destination, origin, permissions.
 
 use crate::{
     environment::Environment,
@@ -7,22 +7,22 @@ use crate::{
     types::{ArtifactSource, Content, SourceConversion},
 };
 
-/// A file that is generated for an artifact.
+/// A file to generate for an artifact.
 #[derive(Debug, Clone)]
 pub struct InstanceSource {
-    /// Its path below the directory of the artifact.
+    /// Its path, relative to the artifact's directory.
     pub destination: Text,
-    /// What it is made of.
+    /// The origin of its content.
     pub origin: Origin,
-    /// Permissions of owner, group and all, when the file gives them.
+    /// Permissions of owner, group and others, if given.
     pub permissions: Option<Permissions>,
 }
 
 impl InstanceSource {
-    /// The destination as a normal path below the artifact's directory.
+    /// The destination as a normalized path below the artifact's directory.
     ///
     /// # Errors
-    /// When it is not below it.
+    /// Fails if it is outside of that directory.
     pub fn path(&self) -> Result<String, Fault> {
         crate::check::relative(&self.destination).ok_or_else(|| {
             let message = format!(
@@ -34,12 +34,12 @@ impl InstanceSource {
     }
 }
 
-/// Permissions as they are given: not yet known to be digits.
+/// Permissions as given; the digits are not checked yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permissions {
-    /// Owner, group, all.
+    /// The digits of owner, group and others.
     pub digits: [i64; 3],
-    /// Where they are given.
+    /// Their position.
     pub at: Option<Place>,
 }
 
@@ -47,7 +47,7 @@ impl Permissions {
     /// The mode of a file.
     ///
     /// # Errors
-    /// When a digit is not one of 0 to 7.
+    /// Fails if a digit is not in the range 0 to 7.
     pub fn mode(self) -> Result<u32, Fault> {
         let mut mode = 0;
         for (digit, who) in self.digits.into_iter().zip(["owner", "group", "all"]) {
@@ -60,21 +60,21 @@ impl Permissions {
     }
 }
 
-/// What a file is made of.
+/// The origin of a file's content.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// A file, whose path is a template once more.
+    /// A host file; its path is again a template.
     File {
         /// Its path.
         path: Text,
-        /// What is done with its text.
+        /// How its text is converted.
         conversion: SourceConversion,
     },
     /// Generated content.
     Content(Content),
 }
 
-/// Directories and permissions that hold around a source.
+/// Directories and permissions that enclosing sources set.
 #[derive(Debug, Clone, Default)]
 struct Around {
     from: String,
@@ -82,7 +82,7 @@ struct Around {
     permissions: Option<Permissions>,
 }
 
-/// All sources that an artifact sees, outer ones first.
+/// All sources in scope of an artifact, outer ones first.
 pub(super) fn gather(
     sources: &[&[ArtifactSource]],
     environment: &Environment,
@@ -142,7 +142,7 @@ fn gather_one(
     body.iter().try_for_each(|source| gather_one(source, &inner, environment, gathered))
 }
 
-/// A place near a list of sources.
+/// A position near a list of sources.
 fn place_of(sources: &[ArtifactSource]) -> Option<Place> {
     sources.iter().find_map(|source| match source {
         ArtifactSource::FromFile(text, _)
@@ -153,7 +153,7 @@ fn place_of(sources: &[ArtifactSource]) -> Option<Place> {
     })
 }
 
-/// Puts paths together; an absolute one stands alone.
+/// Joins two paths; an absolute second path replaces the first.
 fn join(directory: &str, path: &str) -> String {
     if directory.is_empty() || path.starts_with('/') {
         path.to_owned()

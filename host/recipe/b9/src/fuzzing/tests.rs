@@ -1,10 +1,10 @@
-//! The fuzz targets under random text: raw, and made of the pieces of each grammar.
+//! Runs the fuzz bodies on random text: raw, and composed of tokens of each grammar.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Texts of pieces that mean something.
+/// Random sequences of tokens.
 fn pieces(of: &'static [&'static str]) -> impl Strategy<Value = String> {
     proptest::collection::vec(proptest::sample::select(of), 0..40).prop_map(|all| all.concat())
 }
@@ -116,7 +116,7 @@ proptest! {
         template(text.as_bytes());
     }
 
-    /// Any string is the same after it was printed as Haskell, as Erlang and as YAML.
+    /// Any string survives printing as Haskell, Erlang and YAML.
     #[test]
     fn strings_survive(text in proptest::collection::vec(any::<char>(), 0..60)) {
         let text: String = text.into_iter().collect();

@@ -1,20 +1,20 @@
-//! Tokens of Haskell, as far as `read` knows them.
+//! Tokens of Haskell, as `read` uses them.
 
 use super::literal::{Escape, escape};
 use crate::place::{Fault, Place};
 
-/// A token; words are slices of the text.
+/// A token; words are slices of the source text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Token<'a> {
-    /// A letter or `_` with what may follow.
+    /// An identifier: a letter or `_`, and what may follow.
     Word(&'a str),
-    /// Digits, and what makes a number of them.
+    /// A number literal.
     Number(&'a str),
-    /// The characters of a string literal.
+    /// The value of a string literal.
     Text(String),
     /// A character literal.
     Char(char),
-    /// A run of symbol characters.
+    /// A sequence of symbol characters.
     Symbol(&'a str),
     /// A bracket, a comma, `;` or a backtick.
     Special(char),
@@ -23,7 +23,7 @@ pub(super) enum Token<'a> {
 }
 
 impl Token<'_> {
-    /// The token in words for messages.
+    /// A description for messages.
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Word(word) => format!("`{}`", short(word)),
@@ -39,7 +39,7 @@ impl Token<'_> {
 
 /// The beginning of a text, on one line.
 pub(super) fn short(text: &str) -> String {
-    /// As much as is enough to know it again.
+    /// Length at which an excerpt stays recognizable.
     const SHOWN_CHARS: usize = 40;
     let mut shown: String =
         text.chars().take(SHOWN_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -57,7 +57,7 @@ pub(super) struct Lexer<'a> {
     at: usize,
 }
 
-/// A token and where it stands.
+/// A token and its position.
 #[derive(Debug, Clone)]
 pub(super) struct Lexed<'a> {
     pub(super) token: Token<'a>,
@@ -73,7 +73,7 @@ fn continues_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_' || c == '\''
 }
 
-/// The length of the number that a text begins with.
+/// The length of the number literal at the beginning of a text.
 fn number_length(text: &str) -> usize {
     let digits =
         |text: &str, radix: u32| text.find(|c: char| !c.is_digit(radix)).unwrap_or(text.len());
@@ -108,7 +108,7 @@ impl<'a> Lexer<'a> {
     /// The next token.
     ///
     /// # Errors
-    /// A string that does not end, a wrong escape, a character that begins no token.
+    /// Fails on an unterminated string, an invalid escape, and a character that begins no token.
     pub(super) fn next(&mut self) -> Result<Lexed<'a>, Fault> {
         let rest = &self.text[self.at..];
         self.at += rest.find(|c: char| !c.is_whitespace()).unwrap_or(rest.len());
@@ -208,7 +208,7 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// Texts are limited to [`super::FILE_BYTES_MAX`], so an offset always fits.
+/// Converts an offset; texts are limited to [`super::FILE_BYTES_MAX`], so it always fits.
 fn offset(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }

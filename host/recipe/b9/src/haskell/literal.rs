@@ -1,4 +1,4 @@
-//! Character and string literals: their escapes, and how Haskell writes them.
+//! Character and string literals: escapes, and their form when Haskell prints them.
 
 /// The names of control characters, by code point; 127 is `DEL`.
 const ASCII_NAMES: [&str; 33] = [
@@ -7,19 +7,19 @@ const ASCII_NAMES: [&str; 33] = [
     "FS", "GS", "RS", "US", "SP",
 ];
 
-/// What a backslash begins, and how many bytes it takes, backslash included.
+/// The meaning of a backslash escape, and its length in bytes including the backslash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Escape {
     /// A character.
     Char(char, usize),
-    /// Nothing: `\&`, or a gap.
+    /// No character: `\&`, or a gap.
     Nothing(usize),
 }
 
-/// Reads the escape at the start of `text`, which begins with a backslash.
+/// Parses the escape at the start of `text`, which begins with a backslash.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Fails with the reason as text.
 pub(super) fn escape(text: &str) -> Result<Escape, String> {
     let body = &text[1..];
     let Some(first) = body.chars().next() else { return Err("a lone `\\`".into()) };
@@ -79,7 +79,7 @@ fn gap(body: &str) -> Result<Escape, String> {
     Err("white space behind `\\` must end with another `\\`".into())
 }
 
-/// The longest name that the text begins with: `SOH` before `SO`.
+/// The longest control character name at the start of the text: `SOH` before `SO`.
 fn named(body: &str) -> Option<Escape> {
     let found = ASCII_NAMES
         .iter()
@@ -91,7 +91,7 @@ fn named(body: &str) -> Option<Escape> {
     Some(Escape::Char(char::from(found.0), 1 + found.1.len()))
 }
 
-/// A string as Haskell writes it, quotes included.
+/// A string as Haskell prints it, with quotes.
 pub(super) fn show_text(text: &str) -> String {
     let mut shown = String::with_capacity(text.len() + 2);
     shown.push('"');
@@ -112,7 +112,7 @@ pub(super) fn show_text(text: &str) -> String {
     shown
 }
 
-/// A character as Haskell writes it, quotes included.
+/// A character as Haskell prints it, with quotes.
 pub(super) fn show_char(c: char) -> String {
     let mut shown = "'".to_owned();
     if c == '\'' {
@@ -124,7 +124,8 @@ pub(super) fn show_char(c: char) -> String {
     shown
 }
 
-/// Whether it was written as a number, which a digit behind it would continue.
+/// Appends a character. Returns whether it is a numeric escape, which a digit after it would
+/// extend.
 fn push_char(shown: &mut String, c: char) -> bool {
     let name = match c {
         '\x07' => "a",

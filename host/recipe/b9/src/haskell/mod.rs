@@ -1,12 +1,12 @@
-//! Haskell terms as GHC's `read` takes them and its `show` prints them: the syntax of
-//! `.b9` and `.b9si` files, and of most values of B9's configuration.
+//! Haskell terms as GHC's `read` parses and its `show` prints them: the syntax of `.b9` and `.b9si`
+//! files, and of most values in B9's configuration.
 //!
 //! ```text
 //! text ── lexer ── tree ── Term::read ──► typed value ── Term::shown ──► Shown ── show, layout
 //! ```
 //!
-//! The tree knows brackets, lists, records and rows of words; which constructors there
-//! are and what they take is known by the types, see [`terms!`].
+//! The tree has only brackets, lists, records and rows of words; the types define the constructors
+//! and their arguments, see [`terms!`].
 
 mod lexer;
 mod literal;

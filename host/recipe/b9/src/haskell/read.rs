@@ -1,5 +1,5 @@
-//! From the tree to typed values: constructors, their arguments, and what is said when
-//! they are not what the type wants.
+//! Converts the tree to typed values: constructors and arguments, and the messages if they do not
+//! match the type.
 
 use super::{
     Term,
@@ -9,17 +9,17 @@ use yaml_tree::nearest;
 
 use crate::place::{Fault, Place};
 
-/// How many brackets may be open at once. Real files have some twenty; the stack of a
-/// thread has room for several times as many.
+/// Maximum nesting of brackets. Real files have some twenty levels; a thread's stack has room for
+/// several times this limit.
 pub const NESTING_MAX: usize = 320;
 
-/// The largest file that is read: three times what takes a second on a slow machine.
+/// Maximum size of a file: three times what takes a second on a slow machine.
 pub const FILE_BYTES_MAX: usize = 16 << 20;
 
-/// Reads a value from the text of a file.
+/// Parses a value from the text of a file.
 ///
 /// # Errors
-/// The first thing in the text that is not as the type wants it.
+/// Fails at the first position that does not match the type.
 pub(crate) fn read<T: Term>(text: &str, file: u32) -> Result<T, Fault> {
     if text.len() > FILE_BYTES_MAX {
         let message = format!("the file has more than {} MiB", FILE_BYTES_MAX >> 20);
@@ -29,11 +29,11 @@ pub(crate) fn read<T: Term>(text: &str, file: u32) -> Result<T, Fault> {
     T::read(Value { atoms: &expr.atoms, end: expr.end, file, outermost: true })
 }
 
-/// A row of atoms that shall be a value of some type.
+/// A row of atoms to be read as a value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Value<'t> {
     pub(crate) atoms: &'t [Atom<'t>],
-    /// Where it ends.
+    /// Its end offset.
     end: u32,
     file: u32,
     /// Whether it is the whole file.
@@ -45,7 +45,7 @@ impl<'t> Value<'t> {
         Self { atoms: &expr.atoms, end: expr.end, file, outermost: false }
     }
 
-    /// The row without parentheses around all of it.
+    /// Removes parentheses around the whole row.
     pub(crate) fn bare(mut self) -> Self {
         while let [Atom { kind: Kind::Group(parts), .. }] = self.atoms
             && let [inner] = parts.as_slice()
@@ -55,7 +55,7 @@ impl<'t> Value<'t> {
         self
     }
 
-    /// The row's only atom, without parentheses; of a longer row nothing.
+    /// The only atom of the row, without parentheses; `None` for a longer row.
     pub(crate) fn single(self) -> Option<&'t Kind<'t>> {
         match self.bare().atoms {
             [atom] => Some(&atom.kind),
@@ -63,7 +63,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// Where it begins.
+    /// Its start position.
     pub(crate) fn at(self) -> Place {
         let offset = self.atoms.first().map_or(self.end, |atom| atom.at);
         Place { file: self.file, offset }
@@ -73,7 +73,7 @@ impl<'t> Value<'t> {
         Place { file: self.file, offset }
     }
 
-    /// Says that this is no value of a type.
+    /// The fault that this is not a value of the expected type.
     pub(crate) fn unexpected(self, expected: &str) -> Fault {
         let value = self.bare();
         let Some(first) = value.atoms.first() else {
@@ -86,7 +86,7 @@ impl<'t> Value<'t> {
     /// The items of a list.
     ///
     /// # Errors
-    /// When it is no list.
+    /// Fails if it is not a list.
     pub(crate) fn items(
         self,
         of: fn() -> String,
@@ -101,10 +101,10 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// The two parts of a pair.
+    /// The two elements of a pair.
     ///
     /// # Errors
-    /// When it is no pair.
+    /// Fails if it is not a pair.
     pub(crate) fn pair(self, of: fn() -> String) -> Result<(Self, Self), Fault> {
         match self.single() {
             Some(Kind::Group(parts)) if let [first, second] = parts.as_slice() => {
@@ -114,10 +114,10 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// The value of the one field of a record.
+    /// The value of a record's only field.
     ///
     /// # Errors
-    /// When it is another record, or none.
+    /// Fails if it is not this record.
     pub(crate) fn field(self, name: &str, field: &str) -> Result<Self, Fault> {
         let expected = format!("`{name} {{{field} = …}}`");
         match self.single() {
@@ -129,10 +129,10 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// The constructor that the value begins with.
+    /// The constructor at the start of the value.
     ///
     /// # Errors
-    /// When it begins with anything else.
+    /// Fails if it starts with anything else.
     pub(crate) fn application(self, of: &str, known: &[&str]) -> Result<Application<'t>, Fault> {
         let value = self.bare();
         match value.atoms {
@@ -153,13 +153,13 @@ impl<'t> Value<'t> {
     }
 }
 
-/// The name of a type with its article.
+/// The name of a type with its indefinite article.
 pub(crate) fn article(of: &str) -> String {
     let vowel = of.starts_with(['A', 'E', 'I', 'O', 'U', 'a', 'e', 'i', 'o']);
     format!("{} {of}", if vowel { "an" } else { "a" })
 }
 
-/// A constructor and what stands behind it.
+/// A constructor and the atoms after it.
 #[derive(Debug)]
 pub(crate) struct Application<'t> {
     pub(crate) name: &'t str,
@@ -172,7 +172,7 @@ impl<'t> Application<'t> {
     /// The next argument.
     ///
     /// # Errors
-    /// When there is none, or it is of another type.
+    /// Fails if there is none, or if it has another type.
     pub(crate) fn argument<T: Term>(&mut self) -> Result<T, Fault> {
         let Some(atom) = self.arguments.get(self.read) else {
             let alone = self.arguments.is_empty() && !self.value.outermost;
@@ -201,7 +201,7 @@ impl<'t> Application<'t> {
         )
     }
 
-    /// What an older B9 took in this place.
+    /// Adds a hint to the fault if an older B9 accepted this atom here.
     fn explain(&self, atom: &Atom<'_>, fault: Fault) -> Fault {
         let hint = match (self.name, self.read, &atom.kind) {
             ("VmScript", 1, Kind::Text(_)) => "since B9 0.2.5 a VmScript has no name",
@@ -213,17 +213,17 @@ impl<'t> Application<'t> {
         if fault.hint.is_some() { fault } else { fault.hint(hint) }
     }
 
-    /// All atoms behind the constructor.
+    /// All remaining atoms.
     pub(crate) fn rest(&mut self) -> Value<'t> {
         let atoms = &self.arguments[self.read..];
         self.read = self.arguments.len();
         Value { atoms, end: self.value.end, file: self.value.file, outermost: false }
     }
 
-    /// Whether no argument is left.
+    /// Checks that no argument is left.
     ///
     /// # Errors
-    /// When one is.
+    /// Fails if one is left.
     pub(crate) fn end(&self) -> Result<(), Fault> {
         let Some(extra) = self.arguments.get(self.read) else { return Ok(()) };
         let takes = match self.read {
@@ -243,7 +243,7 @@ impl<'t> Application<'t> {
         })
     }
 
-    /// Says that the type has no such constructor.
+    /// The fault that the type has no such constructor.
     pub(crate) fn unknown(&self, of: &str, known: &[&str]) -> Fault {
         let message = format!(
             "found {} where {} was expected ({})",
@@ -262,7 +262,7 @@ impl<'t> Application<'t> {
     }
 }
 
-/// What became of names that older versions of B9 had.
+/// The replacement of a name that older versions of B9 had.
 fn old_name(name: &str, of: &str) -> Option<&'static str> {
     match (name, of) {
         ("RenderYaml", _) => Some(

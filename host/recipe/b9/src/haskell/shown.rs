@@ -1,20 +1,19 @@
-//! Terms on their way to text: on one line as `show` writes them, or laid out as
-//! pretty-show does.
+//! Terms to be printed: on one line as `show` does, or laid out as pretty-show does.
 
 use super::literal;
 use crate::layout::{Doc, Member};
 
-/// A term without types.
+/// An untyped term.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Shown {
-    /// A literal, as it is written.
+    /// A literal in printed form.
     Literal {
         /// The characters.
         text: String,
-        /// Whether it begins with a minus, so that it needs parentheses as an argument.
+        /// Whether it begins with a minus and so needs parentheses as an argument.
         negative: bool,
     },
-    /// A constructor and its arguments.
+    /// A constructor with arguments.
     Constructor(&'static str, Vec<Shown>),
     /// A constructor with one named field.
     Record(&'static str, &'static str, Box<Shown>),
@@ -41,7 +40,7 @@ impl Shown {
         Self::Literal { text, negative }
     }
 
-    /// The term on one line, as Haskell's `show` writes it.
+    /// Prints the term on one line, as Haskell's `show` does.
     pub(crate) fn one_line(&self) -> String {
         let mut out = String::new();
         self.write(&mut out);
@@ -91,7 +90,7 @@ impl Shown {
         }
     }
 
-    /// The term as `reformat` writes it: without a final newline.
+    /// Prints the term as `reformat` does, without a final newline.
     pub(crate) fn laid_out(&self) -> String {
         self.doc().render()
     }

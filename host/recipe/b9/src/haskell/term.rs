@@ -1,5 +1,5 @@
-//! What can be read from a term and printed as one, and the macro that makes types of
-//! B9's constructors.
+//! The trait of types that are parsed from and printed as terms, and the macro that defines types
+//! from B9's constructors.
 
 use super::{
     Shown,
@@ -8,18 +8,18 @@ use super::{
 };
 use crate::place::{Fault, Text};
 
-/// A type with a form as a Haskell term.
+/// A type that has the form of a Haskell term.
 pub(crate) trait Term: Sized {
-    /// Its name in messages, as Haskell has it.
+    /// Its Haskell name, for messages.
     fn type_name() -> String;
 
-    /// Reads it.
+    /// Parses it.
     ///
     /// # Errors
-    /// What is not as the type wants it.
+    /// Fails if the value does not match the type.
     fn read(value: Value<'_>) -> Result<Self, Fault>;
 
-    /// The term that it is.
+    /// Converts it to a printable term.
     fn shown(&self) -> Shown;
 }
 
@@ -56,7 +56,7 @@ impl Term for Text {
     }
 }
 
-/// Bytes, which B9 writes as a string of characters below 256.
+/// Bytes, written in B9 as a string of characters below 256.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bytes(pub Vec<u8>);
 
@@ -172,7 +172,7 @@ impl<T: Term> Term for Vec<T> {
     }
 
     fn read(value: Value<'_>) -> Result<Self, Fault> {
-        // A loop, for it takes less of the stack than a chain of iterators.
+        // A loop uses less stack than a chain of iterators.
         let mut items = Self::new();
         for item in value.items(Self::type_name)? {
             items.push(T::read(item)?);
@@ -214,8 +214,8 @@ impl<T: Term> Term for Box<T> {
     }
 }
 
-/// Makes an enum, or a struct of one constructor, whose terms are those of B9:
-/// reading and printing come from one list.
+/// Defines an enum, or a struct with one constructor, with B9's terms: parsing and printing are
+/// generated from one list.
 macro_rules! terms {
     (
         $(#[$meta:meta])*

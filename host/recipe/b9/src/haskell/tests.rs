@@ -1,4 +1,4 @@
-//! What is said of terms that are wrong, and how large ones may be.
+//! Messages for invalid terms, and size limits.
 
 use super::{FILE_BYTES_MAX, NESTING_MAX, read};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     types::{ArtifactGenerator, Script},
 };
 
-/// The fault of a text, as the user sees it.
+/// The fault in a text, as shown to the user.
 fn fault(text: &str) -> String {
     let files = Files(vec![File { name: "a.b9".into(), text: text.into() }]);
     match read::<ArtifactGenerator>(text, 0) {
@@ -83,7 +83,7 @@ fn what_does_not_end_is_told_where_it_begins() {
     );
 }
 
-/// Row 15: on the small stack that threads of tests have.
+/// Row 15, on the small stack of test threads.
 #[test]
 fn deep_terms_are_read_and_deeper_ones_refused() {
     let generators =

@@ -1,5 +1,5 @@
-//! From tokens to a tree: rows of words, brackets, lists and records. What a word
-//! means is not known here.
+//! Parses tokens to a tree: rows of words, brackets, lists and records. Words have no meaning at
+//! this level.
 
 use super::{
     NESTING_MAX,
@@ -10,13 +10,13 @@ use crate::place::Fault;
 /// A row of atoms: a constructor with its arguments, or a single literal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expr<'a> {
-    /// At least one.
+    /// The atoms; at least one.
     pub(crate) atoms: Vec<Atom<'a>>,
-    /// Where the row ends.
+    /// The end offset of the row.
     pub(crate) end: u32,
 }
 
-/// What can be an argument.
+/// An atom: anything that can be an argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Atom<'a> {
     pub(crate) kind: Kind<'a>,
@@ -28,7 +28,7 @@ pub(crate) struct Atom<'a> {
 pub(crate) enum Kind<'a> {
     /// A word, probably a constructor.
     Word(&'a str),
-    /// A number as it is written, and whether a minus stands before it.
+    /// A number as written, and whether a minus precedes it.
     Number(bool, &'a str),
     /// A string literal.
     Text(String),
@@ -36,14 +36,14 @@ pub(crate) enum Kind<'a> {
     Char(char),
     /// A list.
     List(Vec<Expr<'a>>),
-    /// Parentheses: around one row they only group, around more they make a tuple.
+    /// Parentheses: around one row they group, around several they make a tuple.
     Group(Vec<Expr<'a>>),
     /// A constructor with named fields.
     Record(&'a str, Vec<(&'a str, Expr<'a>)>),
 }
 
 impl Kind<'_> {
-    /// The atom in words for messages.
+    /// A description for messages.
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Word(word) => format!("`{}`", short(word)),
@@ -60,10 +60,10 @@ impl Kind<'_> {
     }
 }
 
-/// Reads the one row that a text consists of.
+/// Parses a text that consists of one row.
 ///
 /// # Errors
-/// What is no row of atoms, and nesting beyond [`NESTING_MAX`].
+/// Fails on invalid syntax, and on nesting beyond [`NESTING_MAX`].
 pub(super) fn parse(text: &str, file: u32) -> Result<Expr<'_>, Fault> {
     let mut lexer = Lexer::new(text, file);
     let ahead = lexer.next()?;
@@ -91,7 +91,7 @@ impl<'a> Parser<'a> {
         self.ahead.token == Token::Special(c)
     }
 
-    /// What stands here is not what belongs here.
+    /// The fault that the current token does not belong here.
     fn unexpected(&self, expected: &str) -> Fault {
         let token = &self.ahead.token;
         let message = format!("found {} where {expected} was expected", token.describe());
@@ -102,7 +102,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Atoms until something else comes; at least one.
+    /// Parses atoms until another token comes; at least one.
     fn expr(&mut self, expected: &str) -> Result<Expr<'a>, Fault> {
         let mut atoms = Vec::new();
         let mut end = self.ahead.at;
@@ -156,7 +156,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// What stands between brackets, separated by commas.
+    /// Parses comma-separated rows up to a closing bracket.
     fn nested(&mut self, close: char, end: &mut u32) -> Result<Vec<Expr<'a>>, Fault> {
         self.deeper()?;
         let open = self.advance()?.at;
@@ -213,7 +213,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// What was probably meant by a token that belongs nowhere.
+/// A hint about what an unexpected token probably means.
 fn hint(token: &Token<'_>) -> Option<&'static str> {
     match token {
         Token::Symbol(symbol) if symbol.starts_with("--") => {

@@ -1,4 +1,4 @@
-//! From an artifact of images to a plan.
+//! Lowers an artifact of images to a plan.
 //!
 //! ```text
 //! image0 … imageN   a disk each, bare: made from a base, or empty and formatted
@@ -13,8 +13,8 @@
 //!                   never left out, so it is the last
 //! ```
 //!
-//! A disk is as large as its image ever gets; how much of it is written in the end is
-//! a fact of the last resize.
+//! A disk is as large as its image ever gets; the size that is exported is a fact set by the last
+//! resize.
 
 mod script;
 mod sizes;
@@ -37,62 +37,62 @@ use crate::{
 use sizes::Sizes;
 use steps::{at, command, directory, upload};
 
-/// Where the filesystems of the images are mounted, by their numbers.
+/// Mount points of the images' filesystems, by image index.
 const IMAGES: &str = "/build/b9/images";
-/// What stands behind shared directories.
+/// The guest's copies of shared directories.
 const SHARES: &str = "/build/b9/shares";
-/// What was changed in them.
+/// Changed files of shared directories.
 const CHANGED: &str = "/build/b9/changed";
 const CHANGED_BY_FIXUP: &str = "/build/b9/changed/current";
-/// The script, and where the image sees it.
+/// The script, and its path in the image.
 const SCRIPT: &str = "/build/b9/script";
 const SCRIPT_IN_IMAGE: &str = "/.vbuild-b9";
-/// Tools of this crate, and what they note.
+/// Tools of this crate, and their notes.
 const TOOLS: &str = "/build/b9/tools";
 const NOTES: &str = "/build/b9/notes";
-/// The fixup, and the current directory that it sees.
+/// The fixup, and its current directory.
 const FIXUP: &str = "/build/b9/fixup";
 const CURRENT: &str = "/build/b9/current";
-/// The scratch disk: sparse, so this only bounds what shared directories may hold.
+/// Size of the scratch disk. It is sparse, so this only limits the content of shared directories.
 const SCRATCH_BYTES: u64 = 64 << 30;
 
-/// An artifact, and what the host knows about it.
+/// An artifact with the facts about it from the host.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     /// The artifact's name.
     pub id: &'a Text,
     /// Its images.
     pub images: Images<'a>,
-    /// What each image begins with, unless it is new.
+    /// The initial content of each image; `None` for a new one.
     pub bases: Vec<Option<DiskBase>>,
-    /// What is on each image; of a shared one, its `.b9si` says so.
+    /// The filesystem of each image; for a shared one, as its `.b9si` records.
     pub filesystems: Vec<FileSystem>,
     /// The generated files.
     pub sources: Vec<UploadEntry>,
-    /// What is in each shared directory of the host, in the order of the script.
+    /// The content of each shared directory of the host, in the order of the script.
     pub shares: Vec<Share>,
-    /// What the fixup sees of the host, if there is one.
+    /// The host files that the fixup sees, if there is one.
     pub current: Option<Share>,
-    /// What is written: for each image a file and a format, if anything.
+    /// The output of each image, if any.
     pub outputs: Vec<Option<Output>>,
     /// `ext4_attributes` of the configuration.
     pub attributes: Option<&'a [String]>,
-    /// The longest that the script may run, in seconds.
+    /// Time limit of the script, in seconds.
     pub script_timeout_s: Option<u32>,
-    /// The longest that any other step may run, in seconds.
+    /// Time limit of any other step, in seconds.
     pub step_timeout_s: Option<u32>,
 }
 
-/// A directory of the host that the guest sees.
+/// A host directory that is shared with the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Share {
-    /// The directory, absolute.
+    /// The absolute path.
     pub directory: PathBuf,
-    /// What is in it.
+    /// Its content.
     pub entries: Vec<UploadEntry>,
 }
 
-/// A file that an image is written to.
+/// An output file of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// Its path.
@@ -104,7 +104,7 @@ pub struct Output {
 /// Lowers an artifact of images.
 ///
 /// # Errors
-/// What cannot be done in a guest.
+/// Fails on operations that a guest cannot do.
 pub fn lower(request: &Request<'_>) -> Result<Plan, Fault> {
     let lowering = Lowering { request, sizes: sizes(request) };
     let mut stages = vec![lowering.images(request.images.running_script().is_some())?];
@@ -118,12 +118,12 @@ pub fn lower(request: &Request<'_>) -> Result<Plan, Fault> {
     Ok(lowering.plan(stages))
 }
 
-/// Lowers a visit of a user to images: nothing is written but shared directories.
+/// Lowers an interactive session in images: only shared directories are written back.
 ///
-/// Gives the plan, and the number of the stage before which the user comes.
+/// Returns the plan, and the index of the stage before which the session takes place.
 ///
 /// # Errors
-/// When no image is mounted on `/`.
+/// Fails if no image is mounted on `/`.
 pub fn lower_session(request: &Request<'_>) -> Result<(Plan, usize), Fault> {
     let lowering = Lowering { request, sizes: sizes(request) };
     let mut stages = vec![lowering.images(true)?];
@@ -149,7 +149,7 @@ impl Lowering<'_> {
     }
 }
 
-/// How large each image gets.
+/// The sizes of each image.
 fn sizes(request: &Request<'_>) -> Vec<Sizes> {
     let targets = request.images.targets.iter().zip(&request.bases);
     targets
@@ -179,7 +179,7 @@ fn filesystem_node(number: usize) -> String {
     format!("image{number}:fs")
 }
 
-/// The fact with the size that an image file has in the end, in KiB.
+/// The fact with the final size of an image file, in KiB.
 fn size_fact(number: usize) -> String {
     format!("{}{}", plan::LENGTH_FACT, disk(number))
 }
@@ -225,7 +225,7 @@ impl Lowering<'_> {
         Outputs { images: images.collect(), overwrite: true, ..Outputs::default() }
     }
 
-    /// The images as they begin, and directories for what comes later.
+    /// The stage that creates the images and the directories for later stages.
     fn images(&self, mounted: bool) -> Result<Stage, Fault> {
         let mut made = [IMAGES, SCRIPT, TOOLS, NOTES, FIXUP].map(str::to_owned).to_vec();
         for number in 0..self.shares().len() {
@@ -263,9 +263,9 @@ impl Lowering<'_> {
                 nodes.push(Node { name, kind: NodeKind::Mount(mount) });
             }
         }
-        // Also without any: it sets the facts that name the disks' devices.
+        // Needed even if empty: this step sets the facts with the device names of the disks.
         steps.push(Step::CreateLayout(Layout { nodes }));
-        // What is known now; a resize sets it anew.
+        // The sizes known now; a resize sets them again.
         for (number, sizes) in self.sizes.iter().enumerate() {
             let cut = sizes.last.filter(|last| *last < sizes.largest);
             steps.extend(cut.map(|bytes| Step::SetFact {
@@ -283,7 +283,7 @@ impl Lowering<'_> {
         filesystem: FileSystem,
     ) -> Result<Option<Node>, Fault> {
         let label = label.text.clone();
-        // As options, because two images may have one label.
+        // The label is passed as an option, since two images may have the same label.
         let (fstype, options) = match filesystem {
             FileSystem::NoFileSystem => return Ok(None),
             FileSystem::Ext4 | FileSystem::Ext4With64Bit => {
@@ -308,7 +308,7 @@ impl Lowering<'_> {
         Ok(Some(Node { name: filesystem_node(number), kind: NodeKind::Filesystem(made) }))
     }
 
-    /// Of a shared image only now is it known what is on it.
+    /// Checks whether a change suits the filesystem; that of a shared image is known only now.
     fn check_filesystem(&self, number: usize, change: SizeChange) -> Result<(), Fault> {
         match self.request.filesystems.get(number) {
             Some(filesystem) if change.is_of_filesystem() && !filesystem.is_ext4() => {
@@ -318,9 +318,9 @@ impl Lowering<'_> {
         }
     }
 
-    /// A new filesystem fills its disk, which is as large as the image ever gets. It must be
-    /// smaller where a script sees it before it grows, or where it does not grow with its
-    /// image.
+    /// Whether a new filesystem, which fills its disk, is too large: the disk is as large as the
+    /// image ever gets, but a script may see the filesystem before it grows, or it may not grow
+    /// with its image.
     fn is_made_too_large(&self, number: usize, target: &crate::types::ImageTarget) -> bool {
         let ImageSource::EmptyImage(_, filesystem, ..) = &target.source else { return false };
         let sizes = &self.sizes[number];
@@ -332,8 +332,8 @@ impl Lowering<'_> {
             && (is_seen || matches!(change, Some(SizeChange::Container(_))))
     }
 
-    /// Changes sizes of filesystems. A change of the image alone takes no work, unless
-    /// only the guest knows whether it is allowed.
+    /// Adds the steps that resize filesystems. A change of the image alone needs no step, unless
+    /// only the guest can check that it is allowed.
     fn resize(
         &self,
         name: &str,
@@ -350,7 +350,7 @@ impl Lowering<'_> {
                     sizes.largest.to_string().into(),
                     sizes::word(SizeChange::Filesystem(sizes.first)).into(),
                 ];
-                // The image is as large as is noted already.
+                // The recorded size of the image is already correct.
                 steps.push(Step::Run(command(&format!("resize image {number}"), argv.to_vec())));
                 continue;
             }
@@ -364,7 +364,7 @@ impl Lowering<'_> {
                     );
                     return Err(Fault::new(self.request.id.at, message));
                 }
-                // A change of the source has noted another size.
+                // The change of the source has recorded another size.
                 let of_source = source_resize(&target.source).and_then(SizeChange::of);
                 if last && of_source.is_some() {
                     let value = (wanted / 1024).to_string().into();
@@ -374,7 +374,7 @@ impl Lowering<'_> {
             }
             let current = match before {
                 Some(bytes) => Value::Text(bytes.to_string()),
-                // Known once the stage before it is done; its fact is in KiB.
+                // Known only after the previous stage; its fact is in KiB.
                 None => Value::Fact(size_fact(number)),
             };
             let script = if before.is_some() {
@@ -437,7 +437,7 @@ impl Lowering<'_> {
         Ok(Some(Stage { network: true, ..steps::stage("fixup", context, steps) }))
     }
 
-    /// What was written on the host's behalf, once everything has succeeded.
+    /// The stage that copies shared directories back to the host, after everything has succeeded.
     fn bring_back(&self) -> Option<Stage> {
         let mut steps = match self.request.images.running_script() {
             Some(_) => self.fetch(),

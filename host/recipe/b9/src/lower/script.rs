@@ -1,5 +1,5 @@
-//! The stages in which a script, or a user, is in the images: mounted, with what they
-//! see of the host bound into them.
+//! The stages in which a script or an interactive session runs in the mounted images, with host
+//! files bound into them.
 
 use plan::{Bind, Context, ResolvConf, Stage, Step, UploadEntry, Value};
 
@@ -13,8 +13,7 @@ use crate::{
     types::{CpuArch, ImageTarget, MountPoint, Script, SharedDirectory, VmScript},
 };
 
-/// What is seen in an image: from where, at which absolute path, and whether it is only
-/// read.
+/// A bind mount in an image: source, absolute mount point, and whether it is read-only.
 type Seen = (String, String, bool);
 
 impl Lowering<'_> {
@@ -25,7 +24,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// Other images and shared directories. Outer places come before those below them.
+    /// The bind mounts of other images and shared directories, parents before children.
     fn seen(&self) -> Vec<Seen> {
         let mut seen = Vec::new();
         for (number, target) in self.request.images.targets.iter().enumerate() {
@@ -44,7 +43,7 @@ impl Lowering<'_> {
                 seen.push((format!("{SHARES}/{number}"), path, read_only));
             }
         }
-        // What is named later is seen where one path is named twice.
+        // If a path is named twice, the later mount hides the earlier one.
         seen.sort_by(|(_, one, _), (_, other, _)| one.cmp(other));
         seen
     }
@@ -57,7 +56,7 @@ impl Lowering<'_> {
         Ok(format!("{IMAGES}/{number}"))
     }
 
-    /// The stages of a script.
+    /// The stages that run a script.
     pub(super) fn script(&self) -> Result<Vec<Stage>, Fault> {
         let VmScript::Run(arch, _, script) = self.request.images.script else {
             return Err(Fault::new(self.request.id.at, "there is no script"));
@@ -85,8 +84,8 @@ impl Lowering<'_> {
         ])
     }
 
-    /// The stages around a user: the first of the two that see the images prepares, and
-    /// the user comes before the second.
+    /// The two stages around an interactive session: the first prepares the images, and the session
+    /// takes place before the second.
     pub(super) fn session(&self) -> Result<Vec<Stage>, Fault> {
         let room = Room::new(self.root()?, self.seen());
         let mut enter = self.share_steps();
@@ -130,7 +129,7 @@ impl Lowering<'_> {
         steps
     }
 
-    /// Puts what is in shared directories into the guest.
+    /// Uploads the content of shared directories.
     fn share_steps(&self) -> Vec<Step> {
         let shares = self.shares().iter().enumerate();
         shares
@@ -145,7 +144,7 @@ impl Lowering<'_> {
             .collect()
     }
 
-    /// The shared directories that come back to the host.
+    /// The shared directories that are copied back to the host.
     fn written(&self) -> Vec<usize> {
         let comes_back = |share: &SharedDirectory| {
             matches!(share, SharedDirectory::ReadWrite(_, MountPoint::At(_)))
@@ -162,7 +161,7 @@ impl Lowering<'_> {
             .collect()
     }
 
-    /// Sends what was written to shared directories to the host.
+    /// Copies the changes in shared directories to the host.
     pub(super) fn fetch(&self) -> Vec<Step> {
         let fetch = |number: usize| {
             let to = &self.request.shares[number].directory;
@@ -171,8 +170,7 @@ impl Lowering<'_> {
         self.written().into_iter().map(fetch).collect()
     }
 
-    /// Puts what was written to shared directories that lie in the working folder into what a
-    /// fixup sees of it.
+    /// Copies changes in shared directories below the working directory to the fixup's view of it.
     pub(super) fn show_to_fixup(&self, current: &std::path::Path) -> Vec<Step> {
         let show = |number: usize| {
             let below = self.request.shares[number].directory.strip_prefix(current).ok()?;
@@ -190,12 +188,12 @@ impl Lowering<'_> {
     }
 }
 
-/// The images mounted, and nothing else.
+/// The context with only the images mounted.
 fn mounted() -> Context {
     Context { layout_at: Some(at(IMAGES)), ..Context::default() }
 }
 
-/// The image on `/` with what is seen in it.
+/// The image on `/`, with its bind mounts.
 struct Room {
     root: String,
     seen: Vec<Seen>,
@@ -222,7 +220,7 @@ impl Room {
         }
     }
 
-    /// Runs the tool for mount points.
+    /// Runs the tool that creates and removes mount points.
     fn places(&self, action: &str, what: &str) -> Step {
         let list = format!("{NOTES}/places");
         let mut argv = vec![format!("{TOOLS}/places"), action.into(), list, self.root.clone()];
@@ -232,7 +230,7 @@ impl Room {
     }
 }
 
-/// A mount point as a normal absolute path.
+/// A mount point as a normalized absolute path.
 fn mount_point(place: &MountPoint) -> Option<String> {
     match place {
         MountPoint::At(path) => absolute(path).map(|path| format!("/{path}")),

@@ -1,23 +1,22 @@
-//! How large an image is on its way: the disk that it stands on must have room for the
-//! largest that it gets.
+//! The sizes of an image during the build: its disk must have room for the largest.
 
 use crate::images::SizeChange;
 
 /// The sizes of an image, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sizes {
-    /// At the beginning.
+    /// The initial size.
     pub(super) first: u64,
-    /// Before the changes of the destination, when that is known before the build.
+    /// The size before the resize of the destination, if known before the build.
     pub(super) middle: Option<u64>,
-    /// In the end, when that is known before the build.
+    /// The final size, if known before the build.
     pub(super) last: Option<u64>,
-    /// The most that it can get.
+    /// The maximum size.
     pub(super) largest: u64,
 }
 
 impl Sizes {
-    /// With the change of the source and that of the destination.
+    /// Computes the sizes from the resizes of source and destination.
     pub(super) fn new(
         first: u64,
         source: Option<SizeChange>,
@@ -46,7 +45,7 @@ impl Sizes {
     }
 }
 
-/// A change as the tool `resize` takes it.
+/// A change in the syntax of the tool `resize`.
 pub(super) fn word(change: SizeChange) -> String {
     match change {
         SizeChange::Container(bytes) => format!("container:{bytes}"),

@@ -1,4 +1,4 @@
-//! Steps that plans of this crate are made of.
+//! Helpers that create steps for the plans of this crate.
 
 use std::path::Path;
 
@@ -37,12 +37,12 @@ fn executable(name: &str, text: &str) -> UploadEntry {
     UploadEntry { path: name.into(), kind: UploadKind::File { mode: 0o755, source } }
 }
 
-/// A script of bash, as `run.sh` in a directory.
+/// Uploads a bash script as `run.sh` in a directory.
 pub(super) fn script(what: &str, to: &str, text: &str) -> Step {
     upload(what, to, vec![executable("run.sh", &format!("{text}\n"))])
 }
 
-/// The tools of this crate.
+/// Uploads the tools of this crate.
 pub(super) fn tools(to: &str) -> Step {
     let all = vec![
         executable("changed", include_str!("../../scripts/changed")),
@@ -53,7 +53,7 @@ pub(super) fn tools(to: &str) -> Step {
     upload("the tools of b9", to, all)
 }
 
-/// A command of the tools root, with the environment that B9's containers give.
+/// A command in the tools root, with the environment of B9's containers.
 pub(super) fn command(what: &str, argv: Vec<Value>) -> Run {
     let env = [
         ("PATH", PATH),
@@ -75,25 +75,25 @@ pub(super) fn command(what: &str, argv: Vec<Value>) -> Run {
     }
 }
 
-/// Notes the moment from which on changes count.
+/// Records the time from which changes are collected.
 pub(super) fn mark(tools: &str, notes: &str) -> Step {
     let argv = [format!("{tools}/changed"), "mark".into(), format!("{notes}/moment")];
     Step::Run(command("note the time", argv.map(Value::from).to_vec()))
 }
 
-/// Puts what has changed in a directory aside.
+/// Collects the changes in a directory.
 pub(super) fn gather(tools: &str, notes: &str, (from, by): (String, String)) -> Step {
     let argv = [format!("{tools}/changed"), "copy".into(), format!("{notes}/moment"), from, by];
     Step::Run(command("gather what was written", argv.map(Value::from).to_vec()))
 }
 
-/// Sends what was put aside to the host.
+/// Copies collected changes to the host.
 pub(super) fn fetch(from: &str, to: &Path) -> Step {
     Step::Fetch { from: at(from), to: to.to_owned() }
 }
 
-/// Whether a directory of the host can be seen at its own path in the tools root:
-/// nothing that commands need is hidden by it.
+/// Whether a host directory can be bound at its own path in the tools root, that is, hides nothing
+/// that commands need.
 pub(super) fn can_be_bound(path: &GuestPath) -> bool {
     const NEEDED: [&str; 8] = ["/bin", "/etc", "/lib", "/lib64", "/root", "/sbin", "/usr", "/tmp"];
     const SYSTEM: [&str; 7] = ["/build", "/dev", "/helper", "/proc", "/run", "/sys", "/vbuild"];

@@ -1,4 +1,4 @@
-//! Plans of artifacts.
+//! Tests of lowering artifacts to plans.
 
 use plan::{Digest, DiskBase, Step, UploadEntry};
 
@@ -148,7 +148,7 @@ fn an_image_is_not_cut() {
     assert!(lowered(&text.replace("99 MB", "100 MB")).is_ok());
 }
 
-/// What is on a shared image is known when it is found.
+/// The filesystem of a shared image is known once the image is found.
 #[test]
 fn only_ext4_changes_its_size() {
     let instance = instance(
@@ -188,8 +188,7 @@ fn one_label_may_stand_on_two_images() {
     titles(&plan.unwrap());
 }
 
-/// Row 67: of `ResizeImage` the filesystem is as it was, and what a script sees is not larger
-/// yet.
+/// Row 67: `ResizeImage` leaves the filesystem unchanged, and the script sees the original size.
 #[test]
 fn a_new_filesystem_is_not_larger_than_said() {
     let text = |resize: &str, mount: &str, script: &str| {
@@ -214,7 +213,7 @@ fn a_new_filesystem_is_not_larger_than_said() {
     assert!(!shrinks(&text("Resize", "NotMounted", script)));
 }
 
-/// An image that was resized at its beginning gets the size that its destination says.
+/// An image resized at its start still gets the size that its destination sets.
 #[test]
 fn an_image_is_as_large_as_it_is_said_last() {
     let text = "Artifact (IID \"a\") (VmImages [ImageTarget (LocalFile (Image \"o\" Raw Ext4) (ResizeImage (ImageSize 300 MB))) (SourceImage (Image \"b\" Raw Ext4) NoPT (Resize (ImageSize 200 MB))) NotMounted] NoVmScript)";

@@ -1,58 +1,57 @@
-//! ISO9660 images with Rock Ridge: long names and permissions.
+//! Writes ISO9660 images with Rock Ridge: long names and permissions.
 //!
 //! ```text
 //! sector 0   16   17    18           19           20
 //!        ─── PVD  end   path table L  path table M  directories … continuations … files …
 //! ```
 //!
-//! What a record of a directory has no room for (a very long name, the words by which
-//! Rock Ridge is known) is in the continuation sectors, to which a CE field leads.
-//! Numbers are stored twice, in either order of bytes.
+//! Data that does not fit in a directory record (a very long name, Rock Ridge's identification) is
+//! in the continuation sectors, to which a CE field points. Numbers are stored in both byte orders.
 
 use std::collections::BTreeSet;
 
 use super::{LABEL, SeedError, SeedFile, tree::Directory};
 
 const SECTOR: usize = 2048;
-/// The first sector behind the volume descriptors and the two path tables, each of
-/// which has one sector: room for some hundred directories.
+/// First sector after the volume descriptors and the two path tables. Each path table has one
+/// sector, enough for some hundred directories.
 const DATA_SECTOR: u32 = 20;
 const PATH_TABLE_L: u32 = 18;
 const PATH_TABLE_M: u32 = 19;
-/// A record of a directory has at most so many bytes, an even number.
+/// Maximum length of a directory record in bytes; must be even.
 const RECORD_MAX: usize = 254;
-/// A part of a name in one NM field.
+/// Maximum length of a name part in one NM field, in bytes.
 const NAME_PART: usize = 250;
-/// 2020-01-01 in UTC, for all files: the same files are the same image.
+/// 2020-01-01 in UTC, as the time of all files, so that the same files give the same image.
 const DATE: [u8; 7] = [120, 1, 1, 0, 0, 0, 0];
-/// The same in the volume descriptor.
+/// The same time in the format of the volume descriptor.
 const LONG_DATE: &[u8; 17] = b"2020010100000000\0";
 const DIRECTORY_MODE: u32 = 0o040_755;
 const FILE_TYPE: u32 = 0o100_000;
 
-/// The files as an ISO9660 image.
+/// Writes the files to an ISO9660 image.
 ///
 /// # Errors
-/// Files that do not fit.
+/// Fails if the files do not fit.
 pub fn iso(files: &[SeedFile]) -> Result<Vec<u8>, SeedError> {
     let root = Directory::of(files)?;
     let mut nodes = vec![Node { iso: "\0".into(), parent: 0, entries: Vec::new() }];
     number(&root, &mut nodes);
-    // The path table's order: by depth, which a breadth-first walk gives.
+    // Path tables are ordered by depth, as is a breadth-first walk.
     let mut image =
         Image { nodes, directories: Vec::new(), files: Vec::new(), continuations: Vec::new() };
     image.place()?;
     Ok(image.write())
 }
 
-/// A directory with what is in it.
+/// A directory with its entries.
 struct Node<'a> {
     iso: String,
     parent: usize,
     entries: Vec<Entry<'a>>,
 }
 
-/// An entry of a directory, in order of the names that ISO9660 sees.
+/// A directory entry; entries are sorted by ISO9660 name.
 struct Entry<'a> {
     name: &'a str,
     iso: String,
@@ -65,7 +64,7 @@ enum EntryKind<'a> {
     File(&'a SeedFile),
 }
 
-/// Numbers the directories breadth-first.
+/// Numbers the directories in breadth-first order.
 fn number<'a>(root: &Directory<'a>, nodes: &mut Vec<Node<'a>>) {
     let mut queue: std::collections::VecDeque<(usize, &Directory<'a>)> = [(0, root)].into();
     while let Some((at, directory)) = queue.pop_front() {
@@ -86,7 +85,7 @@ fn number<'a>(root: &Directory<'a>, nodes: &mut Vec<Node<'a>>) {
     }
 }
 
-/// A name of at most 8 letters, and 3 behind a dot, that no other entry has.
+/// A unique name of at most 8 characters plus an extension of 3.
 fn short_name(name: &str, version: &str, taken: &mut BTreeSet<String>) -> String {
     let plain = |text: &str, most: usize| -> String {
         let letters = text
@@ -113,7 +112,7 @@ fn short_name(name: &str, version: &str, taken: &mut BTreeSet<String>) -> String
     stem
 }
 
-/// Both orders of bytes.
+/// The number in both byte orders.
 fn both32(number: u32) -> [u8; 8] {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&number.to_le_bytes());
@@ -130,7 +129,7 @@ fn sectors(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(SECTOR)).unwrap_or(u32::MAX)
 }
 
-/// A field of the System Use Sharing Protocol.
+/// A System Use Sharing Protocol field.
 fn field(signature: &[u8; 2], data: &[u8]) -> Vec<u8> {
     let length = u8::try_from(4 + data.len()).unwrap_or(u8::MAX);
     let mut bytes = vec![signature[0], signature[1], length, 1];
@@ -138,13 +137,13 @@ fn field(signature: &[u8; 2], data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Permissions: mode, links, owner, group, and a serial number of none.
+/// The PX field: mode, links, owner and group 0, and serial number 0.
 fn px(mode: u32, links: u32) -> Vec<u8> {
     let data: Vec<u8> = [mode, links, 0, 0].into_iter().flat_map(both32).collect();
     field(b"PX", &data)
 }
 
-/// The name, in as many fields as it takes.
+/// The name, in as many NM fields as needed.
 fn nm(name: &str) -> Vec<Vec<u8>> {
     let parts: Vec<&[u8]> = name.as_bytes().chunks(NAME_PART).collect();
     let last = parts.len().saturating_sub(1);
@@ -155,7 +154,7 @@ fn nm(name: &str) -> Vec<Vec<u8>> {
     parts.iter().enumerate().map(part).collect()
 }
 
-/// The words by which Rock Ridge is known.
+/// The ER field, which identifies Rock Ridge.
 fn er() -> Vec<u8> {
     let id = b"RRIP_1991A";
     let about =
@@ -167,7 +166,7 @@ fn er() -> Vec<u8> {
 
 struct Image<'a> {
     nodes: Vec<Node<'a>>,
-    /// First sector and bytes of each directory.
+    /// First sector and length in bytes of each directory.
     directories: Vec<(u32, usize)>,
     /// First sector of each file, in the order of the directories' entries.
     files: Vec<(u32, &'a SeedFile)>,
@@ -182,8 +181,8 @@ impl<'a> Image<'a> {
         u32::try_from(count + 2).unwrap_or(u32::MAX)
     }
 
-    /// Decides where everything stands. Lengths of records do not depend on it, so the
-    /// directories are made once only to measure them.
+    /// Assigns sectors to everything. Record lengths do not depend on the sectors, so a first pass
+    /// builds the directories only to measure them.
     fn place(&mut self) -> Result<(), SeedError> {
         let table: usize =
             self.nodes.iter().map(|node| 8 + node.iso.len().next_multiple_of(2)).sum();
@@ -220,7 +219,7 @@ impl<'a> Image<'a> {
         Ok(())
     }
 
-    /// The sectors of all directories, given the first one of the continuations.
+    /// Builds the sectors of all directories, given the first continuation sector.
     fn make_directories(&mut self, continuation: u32) -> Vec<Vec<u8>> {
         self.continuations.clear();
         let mut file = 0;
@@ -263,7 +262,7 @@ impl<'a> Image<'a> {
         all
     }
 
-    /// A record of a directory.
+    /// Builds a directory record.
     fn record(
         &mut self,
         name: &[u8],
@@ -296,7 +295,7 @@ impl<'a> Image<'a> {
         }
         let left: Vec<u8> = fields.flatten().collect();
         if !left.is_empty() {
-            // A continuation stays within a sector.
+            // A continuation must not cross a sector boundary.
             let used = self.continuations.len() % SECTOR;
             if used + left.len() > SECTOR {
                 self.continuations.resize(self.continuations.len().next_multiple_of(SECTOR), 0);
@@ -390,7 +389,7 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Adds a record; none crosses the end of a sector.
+/// Appends a record; records do not cross sector boundaries.
 fn put(bytes: &mut Vec<u8>, record: Vec<u8>) {
     if bytes.len() % SECTOR + record.len() > SECTOR {
         bytes.resize(bytes.len().next_multiple_of(SECTOR), 0);

@@ -1,5 +1,5 @@
-//! cloud-init seeds: the generated files of an artifact as an ISO9660 or a FAT image
-//! with the label that NoCloud looks for. The same files give the same bytes.
+//! cloud-init seeds: the generated files of an artifact as an ISO9660 or FAT image with the label
+//! that NoCloud expects. The same files give the same bytes.
 
 mod iso;
 mod tree;
@@ -8,30 +8,30 @@ mod vfat;
 pub use iso::iso;
 pub use vfat::vfat;
 
-/// The label by which cloud-init finds a seed.
+/// The volume label by which cloud-init finds a seed.
 const LABEL: &str = "cidata";
 
 /// A file of a seed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeedFile {
-    /// Its path: names and single slashes, no `.` or `..`.
+    /// Its path: names separated by single slashes, without `.` and `..`.
     pub path: String,
     /// Permission bits.
     pub mode: u32,
-    /// What is in it.
+    /// Its content.
     pub bytes: Vec<u8>,
 }
 
-/// Why a seed cannot be made.
+/// Why a seed cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
-    /// A name that is a file in one place and a directory in another.
+    /// A path is both a file and a directory.
     #[error("`{0}` is a file, and also a directory of other files")]
     Both(String),
-    /// More than an image of this kind holds.
+    /// The files exceed the capacity of the format.
     #[error("the files are too large for a seed: {0}")]
     TooLarge(&'static str),
-    /// The writer of FAT fails.
+    /// The FAT writer failed.
     #[error("cannot write the FAT image")]
     Fat(#[source] std::io::Error),
 }

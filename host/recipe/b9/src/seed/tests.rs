@@ -1,4 +1,4 @@
-//! Seeds, read again: FAT by its crate, ISO9660 by a small reader of its records.
+//! Reads seeds back: FAT with the `fatfs` crate, ISO9660 with a small parser of its records.
 
 use std::io::{Cursor, Read};
 
@@ -18,7 +18,7 @@ fn files() -> Vec<SeedFile> {
     ]
 }
 
-/// Path, mode and bytes of everything in an image.
+/// The path, mode and content of every file in an image.
 fn read_iso(image: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
     assert_eq!(&image[16 * 2048 + 1..16 * 2048 + 6], b"CD001");
     assert!(image[16 * 2048 + 40..].starts_with(b"cidata  "));
@@ -59,7 +59,7 @@ fn read_iso(image: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
     found
 }
 
-/// Mode and name of the fields of Rock Ridge.
+/// Mode and name from the Rock Ridge fields.
 fn fields(image: &[u8], mut at: usize, mut end: usize) -> (u32, String) {
     let u32_at = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().unwrap());
     let (mut mode, mut name, mut more) = (0, String::new(), None);

@@ -1,4 +1,4 @@
-//! Files by their directories.
+//! Arranges the files of a seed by directory.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub(super) struct Directory<'a> {
 }
 
 impl<'a> Directory<'a> {
-    /// The directory of all files; of two with one path the last counts.
+    /// The root directory of all files; if two have the same path, the last one wins.
     pub(super) fn of(files: &'a [SeedFile]) -> Result<Self, SeedError> {
         let mut root = Self::default();
         for file in files {

@@ -1,4 +1,4 @@
-//! FAT images.
+//! Writes FAT images.
 
 use std::io::{self, Cursor, Write};
 
@@ -6,15 +6,15 @@ use fatfs::{Date, DateTime, Dir, FileSystem, FormatVolumeOptions, FsOptions, Tim
 
 use super::{LABEL, SeedError, SeedFile, tree::Directory};
 
-/// As small as B9's seeds.
+/// Minimum image size, as in B9.
 const SIZE_MIN_BYTES: u64 = 2 << 20;
-/// A seed larger than this is none.
+/// Maximum image size; real seeds are far smaller.
 const SIZE_MAX_BYTES: u64 = 1 << 30;
-/// What a file takes beside its bytes: entries of its long name, and the end of its
+/// Space per file beside its content: directory entries of its long name, and the unused end of its
 /// last cluster.
 const FILE_OVERHEAD_BYTES: u64 = 40 << 10;
 
-/// All files are of one moment, so that the same files are the same image.
+/// A clock with a fixed time, so that the same files give the same image.
 #[derive(Debug, Clone, Copy)]
 struct OneMoment;
 
@@ -33,14 +33,14 @@ impl TimeProvider for OneMoment {
 
 static ONE_MOMENT: OneMoment = OneMoment;
 
-/// The files as a FAT image.
+/// Writes the files to a FAT image.
 ///
 /// # Errors
-/// Files that do not fit.
+/// Fails if the files do not fit.
 pub fn vfat(files: &[SeedFile]) -> Result<Vec<u8>, SeedError> {
     let root = Directory::of(files)?;
     let wanted: u64 = files.iter().map(|file| file.bytes.len() as u64 + FILE_OVERHEAD_BYTES).sum();
-    // A sixteenth for the tables.
+    // One sixteenth for the allocation tables.
     let bytes = (wanted + wanted / 16).max(SIZE_MIN_BYTES).next_multiple_of(1 << 20);
     let length = usize::try_from(bytes).ok().filter(|_| bytes <= SIZE_MAX_BYTES);
     let Some(length) = length else { return Err(SeedError::TooLarge("FAT takes 1 GiB")) };

@@ -10,7 +10,7 @@ use crate::{
 };
 
 terms! {
-    /// What is in a generated file.
+    /// The content of a generated file.
     pub enum Content = "Content" {
         /// An Erlang term.
         RenderErlang = "RenderErlang"(tree: Box<Ast<ErlangPropList>>),
@@ -18,25 +18,25 @@ terms! {
         RenderYamlObject = "RenderYamlObject"(tree: Box<Ast<YamlLiteral>>),
         /// A YAML document for cloud-init, with its first line.
         RenderCloudConfig = "RenderCloudConfig"(tree: Box<Ast<CloudConfig>>),
-        /// Bytes, as they are.
+        /// Literal bytes.
         FromByteString = "FromByteString"(bytes: Bytes),
-        /// Text, as it is.
+        /// Literal text.
         FromString = "FromString"(text: Text),
         /// The text of a file.
         FromTextFile = "FromTextFile"(file: SourceFile),
-        /// The bytes of a file in base64.
+        /// The content of a file, encoded in base64.
         RenderBase64BinaryFile = "RenderBase64BinaryFile"(path: Text),
-        /// Bytes in base64.
+        /// Bytes, encoded in base64.
         RenderBase64Binary = "RenderBase64Binary"(bytes: Bytes),
-        /// What a URL gives.
+        /// The content of a URL.
         FromUrl = "FromURL"(url: Text),
     }
 }
 
 terms! {
-    /// A file that is read.
+    /// A source file.
     pub struct SourceFile = "SourceFile"("Source") {
-        /// What is done with its text.
+        /// How its text is converted.
         conversion: SourceConversion,
         /// Its path, a template.
         path: Text,
@@ -44,24 +44,24 @@ terms! {
 }
 
 terms! {
-    /// What is done with the text of a file.
+    /// The conversion of a file's text.
     #[derive(Copy, PartialEq, Eq)]
     pub enum SourceConversion = "SourceFileConversion" {
-        /// The text stays as it is.
+        /// The text is unchanged.
         NoConversion = "NoConversion",
-        /// Its variables are replaced.
+        /// Variables are replaced.
         ExpandVariables = "ExpandVariables",
     }
 }
 
-/// A tree that becomes a document of some language.
+/// A tree that is rendered to a document of language `L`.
 #[derive(Debug, Clone)]
 pub enum Ast<L> {
     /// Keys and values.
     Obj(Vec<(Text, Ast<L>)>),
     /// A list.
     Arr(Vec<Ast<L>>),
-    /// Trees that are merged, from the left.
+    /// Trees that are merged, left to right.
     Merge(Vec<Ast<L>>, crate::place::Place),
     /// Content as a string.
     Embed(Box<Content>),
@@ -69,21 +69,21 @@ pub enum Ast<L> {
     String(Text),
     /// A number.
     Int(i64),
-    /// A file of the language.
+    /// A file in the language.
     Parse(SourceFile),
-    /// A value of the language.
+    /// A literal of the language.
     Literal(L),
 }
 
-/// A value of a language inside of a term.
+/// A literal of a language, embedded in a term.
 pub(crate) trait Literal: Sized + Debug + Clone {
-    /// Reads it from all that stands behind `AST`.
+    /// Parses it from the atoms after `AST`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Fails if they are invalid.
     fn read_behind(application: &mut Application<'_>) -> Result<Self, Fault>;
 
-    /// The arguments of `AST`.
+    /// The arguments of `AST`, for printing.
     fn shown(&self) -> Vec<Shown>;
 }
 
@@ -134,8 +134,8 @@ pub struct YamlLiteral(pub Yaml);
 const YAML_LITERAL: &str = "`YamlObject \"…\"`";
 
 impl YamlLiteral {
-    /// Reads a row that is `YamlObject` and a string. As an argument of `AST` it has no
-    /// parentheses in B9; with them it is accepted too.
+    /// Parses a row of `YamlObject` and a string. As an argument of `AST` it has no parentheses in
+    /// B9; as an extension, parentheses are accepted too.
     fn read_row(value: Value<'_>) -> Result<Self, Fault> {
         let mut application = value.application("YamlObject", &[YAML_LITERAL])?;
         if application.name != "YamlObject" {
@@ -186,7 +186,7 @@ impl Literal for CloudConfig {
 }
 
 terms! {
-    /// An Erlang term, whatever its form.
+    /// An Erlang term of any kind.
     pub struct ErlangPropList = "ErlangPropList"("ErlangPropList") {
         /// The term.
         term: erlang::Term,

@@ -1,31 +1,31 @@
-//! Images: what they are made from, what becomes of them, how large they are.
+//! Images: sources, destinations, formats and sizes.
 
 use crate::{haskell::terms, place::Text};
 
 terms! {
-    /// An image that is made.
+    /// An image to build.
     pub struct ImageTarget = "ImageTarget"("ImageTarget") {
-        /// What becomes of it.
+        /// Its destination.
         destination: ImageDestination,
-        /// What it begins as.
+        /// Its source.
         source: ImageSource,
-        /// Where the script sees it.
+        /// Its mount point in the script.
         mount_point: MountPoint,
     }
 }
 
 terms! {
-    /// Where the script sees an image or a directory.
+    /// Where a script sees an image or a directory.
     pub enum MountPoint = "MountPoint" {
         /// An absolute path.
         At = "MountPoint"(path: Text),
-        /// The image is not mounted.
+        /// It is not mounted.
         NotMounted = "NotMounted",
     }
 }
 
 terms! {
-    /// What becomes of an image.
+    /// The destination of an image.
     pub enum ImageDestination = "ImageDestination" {
         /// A revision of a shared image.
         Share = "Share"(name: Text, image_type: ImageType, resize: ImageResize),
@@ -37,15 +37,15 @@ terms! {
         ),
         /// A file.
         LocalFile = "LocalFile"(image: Image, resize: ImageResize),
-        /// Nothing: it is gone after the build.
+        /// None: it is deleted after the build.
         Transient = "Transient",
     }
 }
 
 terms! {
-    /// What an image begins as.
+    /// The source of an image.
     pub enum ImageSource = "ImageSource" {
-        /// A new filesystem. The image type has no meaning.
+        /// A new filesystem. The image type is ignored.
         EmptyImage = "EmptyImage"(
             label: Text,
             filesystem: FileSystem,
@@ -79,7 +79,7 @@ terms! {
         path: Text,
         /// Its format.
         image_type: ImageType,
-        /// What is on it.
+        /// Its filesystem.
         filesystem: FileSystem,
     }
 }
@@ -88,7 +88,7 @@ terms! {
     /// Formats of image files.
     #[derive(Copy, PartialEq, Eq)]
     pub enum ImageType = "ImageType" {
-        /// The bytes of the disk.
+        /// The raw bytes of the disk.
         Raw = "Raw",
         /// QEMU's format.
         QCow2 = "QCow2",
@@ -113,7 +113,7 @@ terms! {
     /// Types of filesystems.
     #[derive(Copy, PartialEq, Eq)]
     pub enum FileSystem = "FileSystem" {
-        /// None that B9 knows.
+        /// No filesystem that B9 supports.
         NoFileSystem = "NoFileSystem",
         /// ext4 with the attributes of the configuration.
         Ext4 = "Ext4",
@@ -127,7 +127,7 @@ terms! {
 }
 
 impl FileSystem {
-    /// Whether it is ext4, of which B9 can change the size.
+    /// Whether it is ext4, the only type that B9 can resize.
     #[must_use]
     pub fn is_ext4(self) -> bool {
         matches!(self, Self::Ext4 | Self::Ext4With64Bit)
@@ -138,15 +138,15 @@ terms! {
     /// A size.
     #[derive(Copy, PartialEq, Eq)]
     pub struct ImageSize = "ImageSize"("ImageSize") {
-        /// How many.
+        /// The number of units.
         number: i64,
-        /// Of what.
+        /// The unit.
         unit: SizeUnit,
     }
 }
 
 terms! {
-    /// Units of sizes; each is 1024 of the one before.
+    /// Units of sizes; each is 1024 times the previous one.
     #[derive(Copy, PartialEq, Eq)]
     pub enum SizeUnit = "SizeUnit" {
         /// Units of 1024 bytes.
@@ -159,7 +159,7 @@ terms! {
 }
 
 impl ImageSize {
-    /// The size in bytes, when it is 1 or more of its unit and fits into 63 bits.
+    /// The size in bytes, if it is at least 1 of its unit and fits in 63 bits.
     #[must_use]
     pub fn bytes(self) -> Option<u64> {
         let shift = match self.unit {
@@ -173,18 +173,18 @@ impl ImageSize {
 }
 
 terms! {
-    /// How the size of an image is changed.
+    /// A change of an image's size.
     #[derive(Copy, PartialEq, Eq)]
     pub enum ImageResize = "ImageResize" {
-        /// The size of the image, but not of the filesystem on it.
+        /// Sets the size of the image, but not of its filesystem.
         ResizeImage = "ResizeImage"(size: ImageSize),
-        /// The size of image and filesystem.
+        /// Sets the size of image and filesystem.
         Resize = "Resize"(size: ImageSize),
-        /// As small as the filesystem can be, and so much more.
+        /// Shrinks to the minimum size of the filesystem, plus the given size.
         ShrinkToMinimumAndIncrease = "ShrinkToMinimumAndIncrease"(size: ImageSize),
-        /// As small as the filesystem can be.
+        /// Shrinks to the minimum size of the filesystem.
         ShrinkToMinimum = "ShrinkToMinimum",
-        /// Not at all.
+        /// Keeps the size.
         KeepSize = "KeepSize",
     }
 }

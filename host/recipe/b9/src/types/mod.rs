@@ -1,7 +1,7 @@
-//! The constructors of B9 4.0.0, all of them, with their arguments in order.
+//! All constructors of B9 4.0.0, with their arguments in order.
 //!
-//! Reading and printing are made from the same list, by [`terms!`]; what a value means
-//! is told where it is used.
+//! [`terms!`] generates parsing and printing from one list; the meaning of a value is documented
+//! where it is used.
 
 mod content;
 mod generator;

@@ -4,7 +4,7 @@ use super::MountPoint;
 use crate::{haskell::terms, place::Text};
 
 terms! {
-    /// The script of an artifact, and what it sees.
+    /// The script of an artifact, with its shared directories.
     pub enum VmScript = "VmScript" {
         /// A script.
         Run = "VmScript"(arch: CpuArch, shares: Vec<SharedDirectory>, script: Script),
@@ -14,30 +14,30 @@ terms! {
 }
 
 terms! {
-    /// The processor that a script sees.
+    /// The CPU architecture for a script.
     #[derive(Copy, PartialEq, Eq)]
     pub enum CpuArch = "CPUArch" {
-        /// 64 bits.
+        /// 64-bit x86.
         X86 = "X86_64",
-        /// 32 bits.
+        /// 32-bit x86.
         I386 = "I386",
     }
 }
 
 terms! {
-    /// A directory that a script sees.
+    /// A directory shared with a script.
     pub enum SharedDirectory = "SharedDirectory" {
-        /// One of the host, which comes back with what was written.
+        /// A host directory; changes are written back.
         ReadWrite = "SharedDirectory"(directory: Text, at: MountPoint),
-        /// One of the host.
+        /// A read-only host directory.
         ReadOnly = "SharedDirectoryRO"(directory: Text, at: MountPoint),
-        /// The generated files of the artifact, which can only be read.
+        /// The generated files of the artifact, read-only.
         Sources = "SharedSources"(at: MountPoint),
     }
 }
 
 terms! {
-    /// Commands, and the circumstances in which they run; the innermost count.
+    /// Commands with the settings under which they run; inner settings override outer ones.
     pub enum Script = "Script" {
         /// The working directory.
         In = "In"(directory: Text, body: Vec<Script>),
@@ -45,28 +45,28 @@ terms! {
         As = "As"(user: Text, body: Vec<Script>),
         /// Whether a failing command is ignored.
         IgnoreErrors = "IgnoreErrors"(ignore: bool, body: Vec<Script>),
-        /// What is shown of the output.
+        /// How much output is shown.
         Verbosity = "Verbosity"(verbosity: CmdVerbosity, body: Vec<Script>),
-        /// Commands one by one.
+        /// Commands in sequence.
         Begin = "Begin"(body: Vec<Script>),
         /// A command: words of bash, with single spaces between them.
         Run = "Run"(command: Text, arguments: Vec<Text>),
-        /// Does nothing.
+        /// No command.
         NoOp = "NoOP",
     }
 }
 
 terms! {
-    /// What is shown of the output of commands.
+    /// How much output of commands is shown.
     #[derive(Copy, PartialEq, Eq)]
     pub enum CmdVerbosity = "CmdVerbosity" {
-        /// Shows everything.
+        /// All output.
         Debug = "Debug",
-        /// Shows everything.
+        /// All output.
         Verbose = "Verbose",
-        /// Standard error.
+        /// Standard error only.
         OnlyStdErr = "OnlyStdErr",
-        /// Shows nothing.
+        /// No output.
         Quiet = "Quiet",
     }
 }

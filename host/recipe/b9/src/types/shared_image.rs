@@ -1,4 +1,4 @@
-//! What a `.b9si` file says of a shared image.
+//! The content of a `.b9si` file, which describes a shared image.
 
 use super::{FileSystem, ImageType};
 use crate::{haskell::terms, place::Text};
@@ -8,13 +8,13 @@ terms! {
     pub struct SharedImage = "SharedImage"("SharedImage") {
         /// Its name.
         name: SharedImageName,
-        /// When the build that made it began.
+        /// The start time of the build that created it.
         date: SharedImageDate,
-        /// Which build made it.
+        /// The id of the build that created it.
         build_id: SharedImageBuildId,
         /// The format of its file.
         image_type: ImageType,
-        /// What is on it.
+        /// Its filesystem.
         filesystem: FileSystem,
     }
 }
@@ -36,9 +36,9 @@ terms! {
 }
 
 terms! {
-    /// The number of a build.
+    /// The id of a build.
     pub struct SharedImageBuildId = "SharedImageBuildId"("SharedImageBuildId") {
-        /// The number.
+        /// The id.
         text: Text,
     }
 }

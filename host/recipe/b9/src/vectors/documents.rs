@@ -12,7 +12,7 @@ use crate::{
     yaml::{self, Yaml},
 };
 
-/// No file and no network.
+/// Inputs without files and network.
 struct Nothing;
 
 impl Inputs for Nothing {
@@ -51,7 +51,7 @@ fn json_of(document: &Yaml) -> Value {
     }
 }
 
-/// Numbers as floats, which JSON's reader makes of some and not of others.
+/// Converts numbers to floats, since JSON's parser does so only for some.
 fn floats(value: &Value) -> Value {
     match value {
         Value::Number(number) => json!(number.as_f64()),
@@ -63,7 +63,7 @@ fn floats(value: &Value) -> Value {
     }
 }
 
-/// The case's own JSON when the data are the same.
+/// The case's own JSON if the data are equal.
 fn checked(case: &Value, document: &Yaml, text: String) -> Value {
     let expected = &case["expect"]["json"];
     let found = json_of(document);
@@ -73,7 +73,7 @@ fn checked(case: &Value, document: &Yaml, text: String) -> Value {
 
 #[test]
 fn yaml_cases() {
-    // Row 50: counted from 1, in the words of another parser.
+    // Row 50: counted from 1, with the message of another parser.
     let differing = [
         ("tab indentation", "line 2, column "),
         ("unclosed flow", "line 1, column 5"),
@@ -126,7 +126,7 @@ fn yaml_cases() {
 #[test]
 fn erlang_cases() {
     let differing = [
-        // Row 51: what crashes B9's reader.
+        // Row 51: crashes B9's parser.
         ("float without integer digits is an internal error", "expecting a digit before the point"),
         ("code point out of range", "there is no character with the number 110000"),
         // Row 53.

@@ -78,7 +78,7 @@ fn vars_cases() {
                     render(input["content"].as_str().unwrap(), &variables(case)).map(Value::from)
                 }
                 "expand" => {
-                    // Some cases tell ids too, most only assemblies.
+                    // Some cases contain ids, most contain only assemblies.
                     let tells_ids = case["expect"][0].is_object();
                     let instances = instances(case)?;
                     let all = instances.iter().map(|instance| {

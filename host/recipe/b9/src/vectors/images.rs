@@ -1,5 +1,5 @@
-//! Images: the plans of `images.json`, in the words of the tools that B9 runs. The cases
-//! of results are built for real by `tests/b9/results.py`.
+//! Images: the plans of `images.json`, expressed as the tools that B9 runs. `tests/b9/results.py`
+//! builds the cases with results for real.
 
 use serde_json::{Value, json};
 
@@ -15,13 +15,13 @@ use crate::{
     },
 };
 
-/// What a build of B9 would run, and what it would leave.
+/// What a B9 build would run, and the files it would leave.
 #[derive(Default)]
 struct Build {
     commands: Vec<String>,
     outputs: Vec<String>,
     revisions: Vec<Revision>,
-    /// Where a source of a target is, for names of build files.
+    /// `ext4_attributes` of the configuration.
     attributes: Option<Vec<String>>,
 }
 
@@ -32,7 +32,7 @@ fn build_file(path: &str, suffix: &str) -> String {
     format!("BUILD/{stem}.{suffix}")
 }
 
-/// A size as B9 hands it to tools: in the largest exact unit.
+/// A size as B9 passes it to tools: in the largest exact unit.
 fn size(bytes: u64) -> String {
     let kib = bytes / 1024;
     match kib {
@@ -42,7 +42,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// Files of images in these cases are of one byte.
+/// Image files in these cases have a size of one byte.
 const STUB_KIB: u64 = 1;
 
 impl Build {
@@ -222,7 +222,8 @@ impl Build {
     }
 }
 
-/// B9's mounts and containers are the script; what makes seeds is done in process.
+/// The expected commands without those that vbuild does differently: mounts and containers are the
+/// script; seeds are made in process.
 fn comparable(expected: &Value) -> Vec<String> {
     let mut commands: Vec<String> = Vec::new();
     for command in expected["commands"].as_array().unwrap() {
@@ -236,7 +237,7 @@ fn comparable(expected: &Value) -> Vec<String> {
     commands
 }
 
-/// The case's own plan when it is that of the build.
+/// The case's own plan if it equals that of the build.
 fn outcome(case: &Value) -> Result<Value, String> {
     let input = &case["input"];
     let generator: ArtifactGenerator =
@@ -273,7 +274,7 @@ fn outcome(case: &Value) -> Result<Value, String> {
 
 #[test]
 fn plan_cases() {
-    // Where B9 is wrong: what holds instead.
+    // Cases in which B9 is wrong, with vbuild's result.
     let differing = [
         ("resizing a file system that is not ext4 fails", "cannot resize image: VFAT"),
         (
@@ -300,7 +301,7 @@ fn plan_cases() {
         ("CopyOnWrite of a raw image", "qemu-img convert -q -f raw -O raw a.raw"),
         ("no image on / and a script", "requires that a disk image for the root-"),
         ("two images on /", "requires that only one disk image for the root-"),
-        // What happens when these fail is seen in a machine, see the proof `recipes b9::results`.
+        // The behaviour on failure is tested in a machine, see tests/b9.sh.
         ("failing script: images are exported all the same, unresized", "\"SCRIPT\",\"e2fsck"),
         ("failing tool: build goes on and succeeds", "resize2fs -f -M"),
         (

@@ -1,4 +1,4 @@
-//! The samples of `tests/b9`: read, laid out, expanded, checked and rendered.
+//! The samples of `tests/b9`: parsed, laid out, expanded, checked and rendered.
 
 use std::{io, path::PathBuf};
 
@@ -7,7 +7,7 @@ use crate::{
     reformatted,
 };
 
-/// The folder of the samples.
+/// The directory of the samples.
 struct Folder(PathBuf);
 
 impl Inputs for Folder {
@@ -105,7 +105,7 @@ fn samples_have_no_faults() {
         assert_eq!(found, ids, "{name}");
         let findings = check(&instances);
         assert_eq!(findings.faults, [], "{name}");
-        // Sample 03 makes files that are for no cloud-init.
+        // Sample 03 generates files that are not for cloud-init.
         assert_eq!(findings.warnings.len(), if name.starts_with("03") { 2 } else { 0 }, "{name}");
     }
 }
@@ -139,7 +139,7 @@ fn scripts_are_those_of_b9() {
     assert_eq!(crate::to_container_bash(script), expected("04/run.sh").trim_end_matches('\n'));
 }
 
-/// Row 23: nothing is made without the argument.
+/// Row 23: without the argument nothing is built.
 #[test]
 fn a_missing_argument_is_told_with_its_place() {
     let message = instances("07-matrix.b9", &[]).unwrap_err();

@@ -24,9 +24,9 @@ fn read_cases() {
     let differing = [
         ("int: 64-bit wrap-around", "does not fit into 64 bits"),
         ("string: surrogate code point accepted", "half of a surrogate pair"),
-        // Accepted beyond what B9 takes, and never printed so.
+        // An extension of B9's syntax; never printed this way.
         ("YamlObject literal in parens is rejected", "RenderYamlObject (AST YamlObject"),
-        // Told when the file is read, with its place.
+        // Reported when the file is parsed, with its position.
         ("YamlObject with bad YAML fails when used", "the YAML text: line 1, column"),
     ];
     let count = run(

@@ -2,12 +2,12 @@
 
 use super::Yaml;
 
-/// What is said of strings that were put together: the keys that lead to them.
+/// The keys that lead to a concatenated string, for a warning.
 pub(crate) type Joined = Vec<String>;
 
-/// Merges two documents. Maps are united and lists joined; a list takes in what is none;
-/// strings are put together without anything between them, which is told, for it is
-/// seldom meant; of anything else a list is made.
+/// Merges two documents. Maps are united and lists joined; a non-list is added to a list; strings
+/// are concatenated without a separator, which gives a warning since it is seldom intended; any
+/// other two values become a list.
 pub(crate) fn merge(left: Yaml, right: Yaml, joined: &mut Joined) -> Yaml {
     merge_at(left, right, &mut String::new(), joined)
 }

@@ -1,5 +1,4 @@
-//! YAML as B9 reads, merges and writes it: that of the Haskell library `yaml` 0.11 with
-//! libyaml below it.
+//! YAML as B9 parses, merges and prints it, with the Haskell library `yaml` 0.11 and libyaml.
 
 mod merge;
 mod read;
@@ -19,7 +18,7 @@ use crate::number::Number;
 pub enum Yaml {
     /// The null value.
     Null,
-    /// A truth.
+    /// A boolean.
     Bool(bool),
     /// A number.
     Number(Number),
@@ -27,20 +26,19 @@ pub enum Yaml {
     Text(String),
     /// A list.
     List(Vec<Yaml>),
-    /// Values by keys, in order of the keys' code points.
+    /// Values by key, sorted by the code points of the keys.
     Map(BTreeMap<String, Yaml>),
 }
 
-/// The line that begins a document for cloud-init.
+/// The first line of a cloud-init document.
 const CLOUD_CONFIG: &str = "#cloud-config\n";
 
-/// A document for cloud-init: its first line, an empty line, the document, and another
-/// empty line.
+/// A cloud-init document: its first line, an empty line, the YAML, and another empty line.
 pub(crate) fn write_cloud_config(document: &Yaml) -> String {
     format!("{CLOUD_CONFIG}\n{}\n", write(document))
 }
 
-/// The text of a document for cloud-init without its first line.
+/// The text of a cloud-init document without its first line.
 pub(crate) fn without_cloud_config_line(text: &str) -> &str {
     text.strip_prefix(CLOUD_CONFIG).unwrap_or(text)
 }

@@ -1,5 +1,5 @@
-//! From parser events to a document: anchors, merge keys, tags, the last of keys that
-//! are given twice.
+//! Builds a document from parser events: anchors, merge keys, tags; the last of duplicate keys
+//! wins.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,18 +8,18 @@ use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput, Tag};
 use super::{Yaml, scalar};
 use crate::place::Position;
 
-/// Nodes that a document may expand to through aliases. Real ones have hundreds; the
-/// limit stops documents that double with every line.
+/// Maximum nodes of a document after expanding aliases. Real ones have hundreds; the limit stops
+/// documents that double with every line.
 const NODES_MAX: usize = 1_000_000;
 
-/// How deep a document may be; each level takes some of the stack.
+/// Maximum nesting of a document; each level uses stack.
 const DEPTH_MAX: usize = 200;
 
 /// Why a document cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {}, column {}: {message}", at.line, at.column)]
 pub(crate) struct YamlError {
-    /// Where, counted from 1.
+    /// The position, counted from 1.
     pub(crate) at: Position,
     /// The message.
     pub(crate) message: String,
@@ -29,13 +29,13 @@ fn error(at: Position, message: impl Into<String>) -> YamlError {
     YamlError { at, message: message.into() }
 }
 
-/// Reads the one document of a text; without any it is null.
+/// Parses a text of one document; an empty text is null.
 ///
 /// # Errors
-/// What is no YAML, or has more than one document.
+/// Fails if the text is not YAML, or has more than one document.
 pub(crate) fn read(text: &str) -> Result<Yaml, YamlError> {
     let mut options = Options::default();
-    // Another crate of the program may have turned them on for all.
+    // Cargo features of another crate may have enabled comments.
     options.set_emit_comments(false);
     let mut builder = Builder {
         text,
@@ -70,7 +70,7 @@ struct Builder<'a> {
     depth: usize,
 }
 
-/// A node, what it says when it is a scalar, and how many nodes it consists of.
+/// A node, its text if it is a plain scalar, and the number of nodes in it.
 #[derive(Debug, Clone)]
 struct Item {
     value: Yaml,
@@ -94,7 +94,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The name of the alias that stands there.
+    /// The name of the alias at a position.
     fn alias_at(&self, at: Position) -> Option<&'a str> {
         let line = self.text.split('\n').nth(at.line - 1)?;
         let (start, _) = line.char_indices().nth(at.column - 1)?;
@@ -205,8 +205,7 @@ fn add_missing(map: &mut BTreeMap<String, Yaml>, more: BTreeMap<String, Yaml>) {
     }
 }
 
-/// Quoted scalars and those with the tag `!!str` are strings; other tags have no
-/// meaning.
+/// Quoted scalars and those tagged `!!str` are strings; other tags are ignored.
 fn scalar_of(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Yaml {
     let says_string = tag
         .and_then(|tag| tag.suffix_in_namespace("tag:yaml.org,2002:"))

@@ -1,4 +1,4 @@
-//! What a plain scalar means, and which strings would be taken for something else.
+//! Resolves plain scalars, and finds strings that need quotes.
 
 use super::Yaml;
 use crate::number::Number;
@@ -19,7 +19,7 @@ pub(super) fn resolve(text: &str) -> Yaml {
     }
 }
 
-/// The words for true and false: in small letters, in capitals, or with one capital.
+/// The words for true and false: lower case, upper case, or capitalized.
 fn truth(text: &str) -> Option<bool> {
     let small = text.to_ascii_lowercase();
     let rest_small = text.get(1..) == small.get(1..);
@@ -33,7 +33,7 @@ fn truth(text: &str) -> Option<bool> {
     }
 }
 
-/// Whether a string must be quoted, because it means something else when it is not.
+/// Whether a string must be quoted, because unquoted it would have another meaning.
 pub(super) fn is_special(text: &str) -> bool {
     text.is_empty()
         || text == "*"

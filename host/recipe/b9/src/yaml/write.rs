@@ -1,16 +1,16 @@
-//! Writing YAML byte for byte as libyaml's emitter does with the settings that B9 has:
-//! width 80, indent 2, Unicode allowed, block style, no document start.
+//! Prints YAML byte for byte as libyaml's emitter does with B9's settings: width 80, indent 2,
+//! Unicode allowed, block style, no document start.
 
 use super::{Yaml, scalar::is_special};
 
-/// Text goes on in the next line at the first space behind this column.
+/// Text continues on the next line at the first space after this column.
 const WIDTH: usize = 80;
-/// Columns of a level.
+/// Columns per indentation level.
 const INDENT: usize = 2;
-/// The most bytes of a key that stands on the line of its value.
+/// Maximum bytes of a key that is on the same line as its value.
 const SIMPLE_KEY_BYTES: usize = 128;
 
-/// The document as text, with a final newline.
+/// Prints the document, with a final newline.
 pub(crate) fn write(document: &Yaml) -> String {
     let mut emitter = Emitter::default();
     emitter.node(document, Around::Root);
@@ -23,7 +23,7 @@ pub(crate) fn write(document: &Yaml) -> String {
     emitter.text
 }
 
-/// Styles of scalars.
+/// Scalar styles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
     Plain,
@@ -32,12 +32,12 @@ enum Style {
     Literal,
 }
 
-/// What a node stands in.
+/// The context of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Around {
     Root,
     Sequence,
-    /// The value of a key, or a key too long to stand on the line of its value.
+    /// The value of a key, or a key too long to be on the line of its value.
     Mapping,
     SimpleKey,
 }
@@ -46,13 +46,13 @@ enum Around {
 struct Emitter {
     text: String,
     column: usize,
-    /// Of the current block; none at the top.
+    /// The indent of the current block; `None` at the top.
     indent: Option<usize>,
-    /// The last character was white space.
+    /// Whether the last character was white space.
     whitespace: bool,
-    /// Only indentation and indicators are on the line.
+    /// Whether the line has only indentation and indicators so far.
     indention: bool,
-    /// A block scalar kept empty lines at its end.
+    /// Whether a block scalar kept empty lines at its end.
     open_ended: bool,
 }
 
@@ -77,13 +77,13 @@ fn is_blank(c: char) -> bool {
     c == ' ' || c == '\t' || c == '\0' || is_break(c)
 }
 
-/// As libyaml has it: no tab, nothing beyond U+FFFF.
+/// Whether libyaml prints the character as is: no tab, nothing beyond U+FFFF.
 fn is_printable(c: char) -> bool {
     matches!(c, '\n' | ' '..='\x7e' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}')
         && c != '\u{feff}'
 }
 
-/// Which styles can carry a scalar.
+/// The styles that can represent a scalar.
 #[derive(Debug, Clone, Copy)]
 struct Analysis {
     multiline: bool,
@@ -128,7 +128,7 @@ impl Analysis {
     }
 }
 
-/// The style that B9's library asks for.
+/// The style that B9's library requests.
 fn wanted(text: &str) -> Style {
     if text.contains('\n') {
         Style::Literal
@@ -150,7 +150,7 @@ impl Emitter {
         self.column = 0;
     }
 
-    /// Begins a line at the current indent, unless this is one.
+    /// Begins a line at the current indent, unless the current line is still there.
     fn write_indent(&mut self) {
         let indent = self.indent.unwrap_or(0);
         if !self.indention || self.column > indent || (self.column == indent && !self.whitespace) {
@@ -222,7 +222,7 @@ impl Emitter {
         self.indicator(close, false, false, false);
     }
 
-    /// Moves the indent; gives the one before.
+    /// Increases the indent and returns the previous one.
     fn deeper(&mut self, indentless: bool) -> Option<usize> {
         let outer = self.indent;
         self.indent = match outer {
@@ -249,7 +249,7 @@ impl Emitter {
         if style == Style::Literal && (!analysis.block || is_key) {
             style = Style::Double;
         }
-        // A block scalar's lines stand deeper than what they belong to.
+        // The lines of a block scalar are indented deeper than their parent.
         let outer = self.indent;
         self.indent = Some(outer.map_or(INDENT, |indent| indent + INDENT));
         match style {
@@ -261,7 +261,7 @@ impl Emitter {
         self.indent = outer;
     }
 
-    /// Puts a space, or begins a new line instead of it.
+    /// Writes a space, or a line break in its place.
     fn fold(&mut self, may: bool) -> bool {
         if may && self.column > WIDTH {
             self.write_indent();
@@ -389,7 +389,7 @@ impl Emitter {
     }
 }
 
-/// An escape of a double-quoted scalar.
+/// The escape of a character in a double-quoted scalar.
 fn escape(c: char) -> String {
     let short = match c {
         '\0' => '0',
