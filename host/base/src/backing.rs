@@ -1,8 +1,8 @@
-//! Which file a qcow2 image stands on.
+//! Finds and checks the backing file of a qcow2 image.
 //!
-//! The image's header has a name, which the writer of the image chose. It is followed
-//! only where another source confirms it: vbuild itself, which has noted the overlays that
-//! it wrote (`backing/HASH-OF-PATH` below the folder of base images), or the user.
+//! The image's header contains a file name, chosen by the writer of the image. It is followed only
+//! if another source confirms it: vbuild itself, which records the overlays that it writes
+//! (`backing/HASH-OF-PATH` below the folder of base images), or the user.
 
 use std::{
     ffi::OsStr,
@@ -17,39 +17,39 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{BaseError, source::ImageFile};
 
-/// Files that a qcow2 image may stand on; a longer chain is a mistake, or a loop.
+/// Maximum length of a backing chain; a longer one is a mistake, or a loop.
 const CHAIN_MAX: usize = 32;
-/// A note is three paths and a format.
+/// Maximum size of a note: three paths and a format.
 const NOTE_MAX_BYTES: usize = 16 << 10;
-/// The folder of notes.
+/// The folder of notes about overlays.
 pub(crate) const NOTES: &str = "backing";
 
 /// The backing files that the user allows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AllowedBacking {
-    /// Regular files in the folder of the image that names them.
+    /// Allows regular files in the folder of the image that names them.
     pub beside: bool,
-    /// These files, wherever they are.
+    /// Allows these files, wherever they are.
     pub files: Vec<PathBuf>,
 }
 
-/// What an overlay stands on, as its header says it.
+/// The backing file of an overlay, as its header names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backing {
-    /// The file; a relative path is meant from the overlay's folder.
+    /// The file; a relative path is relative to the overlay's folder.
     pub path: PathBuf,
     /// Its format.
     pub format: BackingFormat,
 }
 
-/// A file of an image, opened.
+/// An open file of a backing chain.
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub(crate) file: ImageFile,
     pub(crate) format: BackingFormat,
 }
 
-/// The files of a qcow2 image, topmost first.
+/// Opens the files of a qcow2 image, topmost first.
 pub(crate) fn chain(
     top: ImageFile,
     allowed: &AllowedBacking,
@@ -71,7 +71,7 @@ pub(crate) fn chain(
     Ok(layers)
 }
 
-/// Opens the file that a header names, if another source confirms the name.
+/// Opens the backing file that a header names, if a note or the user confirms it.
 fn below(
     image: &Path,
     backing: &qcow2::Backing,
@@ -91,13 +91,13 @@ fn below(
     let place = if allowed.beside && is_beside {
         place
     } else {
-        // The user's own file, however it was written.
+        // The path comes from the user, in any spelling.
         let place = fs::canonicalize(place).map_err(|_| refused())?;
         let named = |file: &PathBuf| fs::canonicalize(file).is_ok_and(|file| file == place);
         allowed.files.iter().any(named).then_some(place).ok_or_else(refused)?
     };
-    // Its content alone must not make vbuild read another file of the user: a guest can
-    // write such a header into its raw disk.
+    // The content alone must not make vbuild read another file of the user: a guest can write a
+    // qcow2 header into its raw disk.
     if image.extension().is_none_or(|extension| extension != "qcow2") {
         let reason = "it stands on another file, but its name does not end in .qcow2";
         return Err(BaseError::image(image, reason));
@@ -115,11 +115,11 @@ fn note_path(folder: &Path, image: &Path) -> PathBuf {
     folder.join(NOTES).join(name)
 }
 
-/// Notes what an overlay stands on that vbuild has written, so that it can be opened
-/// again without a word of the user.
+/// Records the backing file of an overlay that vbuild has written, so that it can be opened again
+/// without permission of the user.
 ///
 /// # Errors
-/// When the note cannot be written, or one of the files is not there.
+/// Fails if the note cannot be written, or if one of the files does not exist.
 pub fn note_backing(folder: &Path, overlay: &Path, backing: &Backing) -> Result<(), BaseError> {
     let real = |path: &Path| fs::canonicalize(path).map_err(|e| BaseError::io("open", path, e));
     let overlay = real(overlay)?;
@@ -139,7 +139,7 @@ pub fn note_backing(folder: &Path, overlay: &Path, backing: &Backing) -> Result<
     write().map_err(|e| BaseError::io("write", &note, e))
 }
 
-/// What vbuild has noted about an overlay, if its header still says the same.
+/// The recorded backing file of an overlay, if its header still matches.
 fn noted(folder: &Path, image: &Path, backing: &qcow2::Backing) -> Option<Backing> {
     let [overlay, name, format, below] = read_note(&note_path(folder, image))?;
     let format = [BackingFormat::Raw, BackingFormat::Qcow2]
@@ -155,7 +155,7 @@ fn read_note(note: &Path) -> Option<[PathBuf; 4]> {
     parts.collect::<Vec<_>>().try_into().ok()
 }
 
-/// Whether the overlay that a note is about is still there.
+/// Whether the overlay of a note still exists.
 pub(crate) fn is_live(note: &Path) -> bool {
     read_note(note).is_some_and(|[overlay, ..]| overlay.exists())
 }

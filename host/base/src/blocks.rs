@@ -1,6 +1,5 @@
-//! Disks whose files have a table of blocks: VDI, VHD and VHDX, as vbuild writes them and
-//! hypervisors make them. Snapshots that stand on another file are refused, and so is a VHDX
-//! whose log must be replayed.
+//! Reads disk formats with a block table: VDI, VHD and VHDX, as vbuild and hypervisors write them.
+//! Refuses differencing disks, and a VHDX whose log must be replayed.
 //!
 //! ```text
 //!   header ─► table, one entry for each block of the disk ─► where its bytes are, or nowhere
@@ -16,42 +15,42 @@ use crate::{
     unpack::{DISK_MAX_BYTES, Written},
 };
 
-/// Entries of a table: 4 TiB in the smallest blocks that occur, and 32 MiB of memory.
+/// Maximum table entries: 4 TiB in the smallest blocks, and 32 MiB of memory.
 const ENTRIES_MAX: u64 = 1 << 22;
-/// The smallest and the largest block that occur.
+/// The smallest and the largest block size in use.
 const BLOCK_BYTES: std::ops::RangeInclusive<u64> = (512 << 10)..=(256 << 20);
-/// Bytes copied at once.
+/// Bytes copied per operation.
 const COPY_BYTES: u64 = 1 << 20;
 const SECTOR: u64 = 512;
 /// The cookie of a VHD's footer.
 const FOOTER: &[u8; 8] = b"conectix";
 
-/// A disk and the file that it is in.
+/// A disk with its open file.
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) file: ImageFile,
     magic: Option<Magic>,
 }
 
-/// Where the bytes of a disk are.
+/// The block table of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Table {
-    /// The size of the disk.
+    /// The size of the disk in bytes.
     bytes: u64,
-    /// The size of a block.
+    /// The size of a block in bytes.
     block: u64,
-    /// For each block, its place in the file; none for zeros.
+    /// The file offset of each block; `None` means zeros.
     places: Vec<Option<u64>>,
 }
 
 impl Disk {
-    /// A file of one of the formats.
+    /// A disk in the format that `magic` names.
     pub(crate) fn of(file: ImageFile, magic: Magic) -> Self {
         Self { file, magic: Some(magic) }
     }
 
-    /// A fixed VHD: a raw disk with a footer, which counts only under the format's name,
-    /// because the writer of the disk can have written a footer.
+    /// Detects a fixed VHD: a raw disk with a footer. The file name must end in `.vhd` too,
+    /// because a guest can write a footer into its raw disk.
     pub(crate) fn fixed_vhd(file: &ImageFile) -> Result<bool, BaseError> {
         let is_named = file.path.extension().is_some_and(|end| end.eq_ignore_ascii_case("vhd"));
         let Some(at) = file.bytes()?.checked_sub(SECTOR).filter(|_| is_named) else {
@@ -63,7 +62,7 @@ impl Disk {
         Ok(&cookie == FOOTER)
     }
 
-    /// As [`Self::of`], for a fixed VHD.
+    /// Like [`Self::of`], for a fixed VHD.
     pub(crate) fn of_fixed_vhd(file: ImageFile) -> Self {
         Self { file, magic: None }
     }
@@ -82,13 +81,13 @@ impl Disk {
     }
 }
 
-/// The size of a disk, that of its blocks, and how many entries its table has.
+/// Disk size, block size, and number of table entries.
 pub(crate) fn shape(file: ImageFile, magic: Magic) -> Result<(u64, u64, usize), BaseError> {
     let table = Disk::of(file, magic).table()?;
     Ok((table.bytes, table.block, table.places.len()))
 }
 
-/// Makes a raw disk.
+/// Converts the disk to raw.
 pub(crate) fn unpack(disk: &Disk, to: &Path, limits: &mut Written) -> Result<(), BaseError> {
     let path = &disk.file.path;
     let table = disk.table()?;
@@ -134,7 +133,7 @@ impl Reader<'_> {
         Ok(bytes)
     }
 
-    /// How many entries the table of a disk has, within all limits.
+    /// The number of table entries of a disk, within all limits.
     fn entries(&self, bytes: u64, block: u64) -> Result<u64, BaseError> {
         if bytes == 0 || bytes > DISK_MAX_BYTES || !BLOCK_BYTES.contains(&block) {
             return Err(self.bad("its disk has an impossible size"));
@@ -180,7 +179,7 @@ impl Reader<'_> {
             return Err(self.bad("its table is too short"));
         }
         let map = self.bytes(table_at, entries * 4)?;
-        // Before each block are the bits of its sectors, which are zeros where a bit is not set.
+        // A bitmap precedes each block; a sector whose bit is clear reads as zeros.
         let bits = (block / SECTOR / 8).next_multiple_of(SECTOR);
         let place = |entry: &[u8]| match u32_be(entry, 0) {
             u32::MAX => None,
@@ -229,7 +228,8 @@ impl Reader<'_> {
         if !matches!(sector, 512 | 4096) {
             return Err(self.bad("its sectors have an impossible size"));
         }
-        // Behind each chunk of blocks follows an entry of bits, which only snapshots use.
+        // After each chunk of blocks, the table has an entry for a sector bitmap, which only
+        // differencing disks use.
         let chunk = ((sector << 23) / block).max(1);
         let entries = blocks + (blocks - 1) / chunk;
         let map = self.bytes(table_at, entries * 8)?;
@@ -248,7 +248,7 @@ impl Reader<'_> {
         Ok(Table { bytes, block, places })
     }
 
-    /// The one of a VHDX's two headers that was written last.
+    /// The more recent of the two headers of a VHDX.
     fn newer_header(&self) -> Result<Vec<u8>, BaseError> {
         let headers = [64 << 10, 128 << 10].map(|at| self.bytes(at, 4096));
         let sound = headers.into_iter().filter_map(Result::ok).filter(|h| &h[..4] == b"head");
@@ -257,7 +257,7 @@ impl Reader<'_> {
     }
 }
 
-/// A GUID as it stands in files: its first three parts have the little end first.
+/// A GUID in its file representation: its first three parts are little-endian.
 fn uuid_bytes(guid: u128) -> [u8; 16] {
     let mut bytes = guid.to_be_bytes();
     bytes[..4].reverse();

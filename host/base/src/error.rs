@@ -1,14 +1,14 @@
-//! What can be wrong with a base image.
+//! Errors of base images.
 
 use std::{io, path::PathBuf};
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseError {
-    /// A file of the host.
+    /// A file operation on the host failed.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was being done.
+        /// The action that failed.
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -16,25 +16,25 @@ pub enum BaseError {
         #[source]
         source: io::Error,
     },
-    /// Another content than was promised.
+    /// The content has another digest than expected.
     #[error("{what} has the {algorithm} {found}, not {expected}")]
     Digest {
         /// The file or URL.
         what: String,
-        /// Its name.
+        /// The digest algorithm.
         algorithm: &'static str,
-        /// What was promised.
+        /// The expected digest.
         expected: String,
-        /// What it is.
+        /// The actual digest.
         found: String,
     },
-    /// The text is not a digest.
+    /// Not a valid digest.
     #[error("`{0}` is no digest, such as sha256:HEX or sha512:HEX")]
     NoDigest(String),
     /// A download that failed.
     #[error(transparent)]
     Download(#[from] download::DownloadError),
-    /// A file that is no image, or one that cannot be read here.
+    /// The file is not an image, or its format is not supported.
     #[error("{} cannot be a base image: {reason}", path.display())]
     Image {
         /// The file.
@@ -42,7 +42,7 @@ pub enum BaseError {
         /// The reason.
         reason: String,
     },
-    /// A qcow2 file names a backing file that no other source confirms.
+    /// A qcow2 file names a backing file that neither the user nor a note confirms.
     #[error(
         "{} stands on the backing file `{}`, and vbuild opens no file because an image names it",
         path.display(), name.display()
@@ -53,16 +53,16 @@ pub enum BaseError {
         /// The name in its header.
         name: PathBuf,
     },
-    /// A qcow2 header that is damaged, or has a feature that is refused.
+    /// A qcow2 header is damaged, or has an unsupported feature.
     #[error("{} cannot be a base image", path.display())]
     Header {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A qcow2 file that is damaged.
+    /// A qcow2 file is damaged.
     #[error("cannot read {}", path.display())]
     Qcow2 {
         /// The file.
@@ -74,7 +74,7 @@ pub enum BaseError {
 }
 
 impl BaseError {
-    /// What the user can do.
+    /// A remedy for the user.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -1,4 +1,4 @@
-//! Downloads: once, into the cache, under the digest that was promised.
+//! Downloads images once into the cache, verified against the expected digest.
 
 use std::{
     fs,
@@ -10,24 +10,23 @@ use download::{Client, Digest, Options, Part, Size, Wanted, Watch};
 
 use crate::{BaseError, gc::note_use, source::ImageFile, unfinished};
 
-/// The largest image that is taken: no distribution's is a tenth of this. All attempts
-/// together bring no more.
+/// Maximum size of a download, all attempts together; distribution images have less than a tenth.
 const IMAGE_MAX_BYTES: u64 = 256 << 30;
 
-/// The digest that a file is promised to have.
+/// The expected digest of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected(Digest);
 
 impl Expected {
-    /// Reads `sha256:HEX` or `sha512:HEX`.
+    /// Parses `sha256:HEX` or `sha512:HEX`.
     ///
     /// # Errors
-    /// Anything else.
+    /// Fails on any other text.
     pub fn parse(text: &str) -> Result<Self, BaseError> {
         Digest::parse(text).map(Self).map_err(|_| BaseError::NoDigest(text.to_owned()))
     }
 
-    /// Reads a whole file and compares.
+    /// Reads the whole file and compares digests.
     pub(crate) fn check(&self, image: &ImageFile) -> Result<(), BaseError> {
         let path = &image.path;
         let read = image.rewound().and_then(|mut file| self.0.of(&mut file));
@@ -44,16 +43,16 @@ impl Expected {
     }
 }
 
-/// A download that is in the cache.
+/// A downloaded file in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// The file.
     pub path: PathBuf,
-    /// Bytes that were downloaded now; 0 when it was there.
+    /// Bytes downloaded by this call; 0 if the file was in the cache.
     pub downloaded: u64,
 }
 
-/// The file of an earlier download, if it is there; nothing is downloaded.
+/// The file of an earlier download, if it exists; nothing is downloaded.
 #[must_use]
 pub fn fetched(expected: &Expected, folder: &Path) -> Option<PathBuf> {
     Some(download_path(expected, folder)).filter(|path| path.is_file())
@@ -63,11 +62,11 @@ fn download_path(expected: &Expected, folder: &Path) -> PathBuf {
     folder.join("downloads").join(format!("{}-{}", expected.0.algorithm(), expected.0.hex()))
 }
 
-/// Downloads a file once. `ca_bundle` are certificates (PEM) that are trusted
-/// beside those of the host.
+/// Downloads a file unless it is in the cache. `ca_bundle` has certificates (PEM) to trust in
+/// addition to those of the host.
 ///
 /// # Errors
-/// When it cannot be downloaded, or is something else than was promised.
+/// Fails if the download fails, or if the file has another digest.
 pub fn fetch(
     url: &str,
     expected: &Expected,
@@ -107,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// Serves `content`; the first answer ends after `cut` bytes.
+    /// Serves `content`; the first response ends after `cut` bytes.
     fn server(content: &'static [u8], cut: usize) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/base.qcow2", listener.local_addr().unwrap());

@@ -4,7 +4,7 @@ use std::{fs, fs::File, io, os::unix::fs::FileExt};
 
 use crate::{Magic, blocks, partition::Disk, source::ImageFile, unpack::Written, vmdk};
 
-/// The partition tables of a disk: where each of the first partitions lies.
+/// Parses the partition tables of a disk, and finds each of the first partitions.
 pub fn partition_table(bytes: &[u8]) {
     let read = |at: u64, buffer: &mut [u8]| {
         let from = usize::try_from(at).ok().and_then(|at| bytes.get(at..));
@@ -21,13 +21,13 @@ pub fn partition_table(bytes: &[u8]) {
     }
 }
 
-/// The tables of blocks of VDI and VHD, and of a VHDX whose header, regions and metadata stand
-/// one after another in the input.
+/// Parses the block tables of VDI and VHD, and of a VHDX whose header, regions and metadata are
+/// concatenated in the input.
 ///
 /// # Panics
-/// When there is no room for a file, and when a table has not one entry for each block.
+/// Panics if no file can be created, and if a table does not have one entry per block.
 pub fn block_tables(bytes: &[u8]) {
-    /// Where a VHDX has its header and its regions, and where the input has what they mean.
+    /// File offsets of header, regions and metadata in a VHDX, with their offsets in the input.
     const VHDX_PARTS: [(usize, u64); 3] =
         [(128, 64 << 10), (256, 192 << 10), (usize::MAX, 2 << 20)];
     let file = || tempfile::tempfile().expect("a file for the test");
@@ -53,14 +53,14 @@ pub fn block_tables(bytes: &[u8]) {
     looked_at(vhdx, Magic::Vhdx);
 }
 
-/// What an input of [`vmdk`] may write, so that one input does not keep the fuzzer long.
+/// Limit on the output of [`vmdk`], so that one input does not occupy the fuzzer for long.
 const WRITTEN_MAX_BYTES: u64 = 16 << 20;
 
-/// A disk of VMware, unpacked. An input that begins like a sparse file is one; any other is
-/// a descriptor up to its first zero byte, and behind that the part `disk-s001.vmdk`.
+/// Converts a VMDK to raw. An input that begins like a sparse file is used as one; any other is a
+/// descriptor up to its first zero byte, followed by the extent `disk-s001.vmdk`.
 ///
 /// # Panics
-/// When there is no room for files.
+/// Panics if no files can be created.
 pub fn vmdk(bytes: &[u8]) {
     let folder = tempfile::tempdir().expect("a folder for the test");
     let path = folder.path().join("disk.vmdk");
@@ -107,7 +107,7 @@ mod tests {
             numbers in proptest::collection::vec((0_usize..600, any::<u8>()), 0..8),
         ) {
             let mut bytes = header;
-            // Mostly zeros, so that sizes are possible now and then.
+            // Mostly zeros, so that valid sizes occur.
             bytes.resize(4096, 0);
             bytes[512..].fill(0);
             for (at, byte) in numbers {
@@ -117,7 +117,7 @@ mod tests {
         }
     }
 
-    /// A sparse file of VMware: one table, grains of one sector.
+    /// A sparse VMDK: one table, grains of one sector.
     fn sparse() -> Vec<u8> {
         let mut file = vec![0; 4096];
         file[..4].copy_from_slice(b"KDMV");

@@ -1,9 +1,8 @@
-//! What of the cache of base images is needed no more.
+//! Removes entries of the base image cache that are no longer needed.
 //!
-//! Whenever a raw disk, a download or the result of a recipe is used, a note says
-//! so (`used/NAME`); whenever an overlay is written over a raw disk, another one
-//! says where (`overlays/NAME`). What was not used for long goes, except for disks
-//! on which an overlay still stands.
+//! Each use of a raw disk, a download or a recipe result updates a note (`used/NAME`); each overlay
+//! written over a raw disk is recorded in another note (`overlays/NAME`). Entries that were not
+//! used for long are removed, except for disks on which an overlay is still based.
 
 use std::{
     ffi::OsStr,
@@ -19,40 +18,40 @@ use std::{
 
 use crate::{BaseError, backing};
 
-/// A build copies its base when its machine starts, soon after it has found it.
+/// Entries used more recently are always kept: a build copies its base when its machine starts,
+/// soon after finding it.
 const IN_USE: Duration = Duration::from_secs(3600);
-/// An overlay's header and the name of what it stands on.
+/// Length of an overlay's header including the backing file name.
 const HEADER_BYTES: u64 = 64 << 10;
-/// Notes are lists of paths.
+/// Maximum size of a note, which is a list of paths.
 const NOTE_MAX_BYTES: u64 = 1 << 20;
 const USED: &str = "used";
 const OVERLAYS: &str = "overlays";
-/// What can be made or fetched again.
+/// Directories of entries that can be recreated.
 const KINDS: [&str; 3] = ["disks", "downloads", "recipes"];
 
-/// What gc has done.
+/// The result of a collection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Collected {
-    /// What was removed.
+    /// The removed entries.
     pub removed: Vec<PathBuf>,
-    /// Bytes that this has freed.
+    /// Bytes freed.
     pub bytes: u64,
-    /// Disks that were not used for long, but on which overlays stand.
+    /// Disks that were not used for long, but are kept for overlays.
     pub under_overlays: usize,
 }
 
-/// Takes note that something in the cache is used. A note that cannot be written
-/// only means that it may be made again one day.
+/// Records a use of a cache entry. If the note cannot be written, the entry may be removed too
+/// early and recreated.
 pub fn note_use(folder: &Path, path: &Path) {
     let Some(name) = path.file_name() else { return };
     if let Ok(note) = note(folder, USED, name) {
-        // An empty file that was empty before would keep its time.
+        // Truncating an empty file does not change its time.
         let _ = note.set_modified(SystemTime::now());
     }
 }
 
-/// Opens a note for writing, and makes it when it is missing; nothing is written through a
-/// link.
+/// Opens or creates a note for writing, without following links.
 fn note(folder: &Path, kind: &str, name: &OsStr) -> Result<File, rooted::Error> {
     fs::create_dir_all(folder).map_err(|source| rooted::Error::Io {
         action: "make",
@@ -68,10 +67,10 @@ fn note(folder: &Path, kind: &str, name: &OsStr) -> Result<File, rooted::Error> 
     folder.open_or_create(&kind.join(name), 0o600)
 }
 
-/// Takes note of an overlay over a raw disk of the cache.
+/// Records an overlay over a raw disk of the cache.
 ///
 /// # Errors
-/// When it cannot be written: without it, gc would take the disk away.
+/// Fails if the note cannot be written: without it, gc would remove the disk.
 pub fn note_overlay(folder: &Path, raw: &Path, overlay: &Path) -> Result<(), BaseError> {
     let Some(name) = raw.file_name() else { return Ok(()) };
     let overlay = fs::canonicalize(overlay).map_err(|e| BaseError::io("open", overlay, e))?;
@@ -88,7 +87,7 @@ pub fn note_overlay(folder: &Path, raw: &Path, overlay: &Path) -> Result<(), Bas
     write().map_err(|e| BaseError::io("write", &path, e))
 }
 
-/// Overlays that were noted.
+/// The overlays recorded in a note.
 fn overlays(note: &Path) -> Vec<PathBuf> {
     let mut bytes = Vec::new();
     let read = File::open(note).and_then(|file| file.take(NOTE_MAX_BYTES).read_to_end(&mut bytes));
@@ -96,7 +95,7 @@ fn overlays(note: &Path) -> Vec<PathBuf> {
     parts.map(|part| PathBuf::from(std::ffi::OsString::from_vec(part.to_vec()))).collect()
 }
 
-/// Whether a file still names a raw disk as what it stands on.
+/// Whether a file still names a raw disk as its backing file.
 fn stands_on(overlay: &Path, raw: &Path) -> bool {
     let mut head = Vec::new();
     let read = File::open(overlay).and_then(|file| file.take(HEADER_BYTES).read_to_end(&mut head));
@@ -104,10 +103,10 @@ fn stands_on(overlay: &Path, raw: &Path) -> bool {
     read.is_ok() && head.windows(name.len()).any(|part| part == name)
 }
 
-/// Removes what was not used for so long.
+/// Removes entries that were not used for `unused_for`.
 ///
 /// # Errors
-/// When the folder cannot be read, or something not be removed.
+/// Fails if the folder cannot be read, or an entry cannot be removed.
 pub fn gc(folder: &Path, unused_for: Duration) -> Result<Collected, BaseError> {
     let limit = unused_for.max(IN_USE);
     let mut collected = Collected::default();
@@ -125,7 +124,7 @@ pub fn gc(folder: &Path, unused_for: Duration) -> Result<Collected, BaseError> {
             }
             collected.bytes += remove(&path).map_err(|e| BaseError::io("remove", &path, e))?;
             for note in [used, overlays_note] {
-                // A note that stays is overwritten or of no use.
+                // A note that stays is either overwritten later or harmless.
                 let _ = fs::remove_file(note);
             }
             collected.removed.push(path);
@@ -133,13 +132,13 @@ pub fn gc(folder: &Path, unused_for: Duration) -> Result<Collected, BaseError> {
     }
     for note in entries(&folder.join("seen"))? {
         if age(&note).is_some_and(|age| age >= limit) {
-            // It only saves the reading of a file.
+            // The note only saves reading a file again.
             let _ = fs::remove_file(note);
         }
     }
     for note in entries(&folder.join(backing::NOTES))? {
         if !backing::is_live(&note) {
-            // A note about an overlay that is gone has no meaning.
+            // A note about a removed overlay has no effect.
             let _ = fs::remove_file(note);
         }
     }
@@ -155,13 +154,13 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, BaseError> {
     }
 }
 
-/// How long ago something was changed; zero when a clock was set back.
+/// The time since the last change; zero if the clock was set back.
 fn age(path: &Path) -> Option<Duration> {
     let changed = fs::symlink_metadata(path).ok()?.modified().ok()?;
     Some(SystemTime::now().duration_since(changed).unwrap_or_default())
 }
 
-/// Removes a file or a folder; gives the bytes that it took.
+/// Removes a file or a folder, and returns its size.
 fn remove(path: &Path) -> io::Result<u64> {
     let metadata = fs::symlink_metadata(path)?;
     if !metadata.is_dir() {
@@ -227,7 +226,7 @@ mod tests {
         note_overlay(&folder, &disk("stood-on"), &stands).unwrap();
         note_overlay(&folder, &disk("stood-on"), &stands).unwrap();
         assert_eq!(overlays(&folder.join("overlays/stood-on.raw")).len(), 1);
-        // This one has been written again over something else.
+        // This overlay was rewritten over another base.
         note_overlay(&folder, &disk("left"), &overlay("b.qcow2", Path::new("/other"))).unwrap();
 
         let collected = gc(&folder, 30 * DAY).unwrap();
@@ -238,7 +237,7 @@ mod tests {
         assert!(collected.bytes >= 2 * 8192);
         assert!(disk("young").exists() && disk("used").exists() && disk("stood-on").exists());
         assert!(stands_on(&stands, &disk("stood-on")));
-        // What may be in use stays, whatever is said.
+        // Entries possibly in use are kept even with a limit of zero.
         assert_eq!(gc(&folder, Duration::ZERO).unwrap().removed, [""; 0].map(PathBuf::from));
         fs::remove_file(&stands).unwrap();
         assert_eq!(gc(&folder, 30 * DAY).unwrap().removed, [disk("stood-on")]);

@@ -1,6 +1,5 @@
-//! The digest of an image: of its file, and of the files behind it. Reading a
-//! large file takes seconds, so what was read is remembered by inode, size and
-//! times; a file that was changed in place has other times.
+//! Computes the digest of an image from its file and its backing files. Reading a large file takes
+//! seconds, so digests are cached by inode, size and times; a modified file has other times.
 
 use std::{
     fs::{self, Metadata},
@@ -15,13 +14,13 @@ use store::Digest;
 
 use crate::{BaseError, source::ImageFile, unfinished};
 
-/// Bytes read at once.
+/// Bytes read per operation.
 const READ_BYTES: usize = 256 << 10;
-/// A file that was changed this recently may be changed again without its times
-/// showing it, so it is not remembered.
+/// A file modified more recently may be modified again without a change of its times, so its digest
+/// is not cached.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// The digest of a file and those behind it; of one file it is the file's own.
+/// The digest of a file and its backing files; for a single file, the digest of its content.
 pub(crate) fn digest<'a>(
     files: impl Iterator<Item = &'a ImageFile>,
     folder: &Path,
@@ -48,7 +47,7 @@ fn of_file(image: &ImageFile, folder: &Path) -> Result<[u8; 32], BaseError> {
         .and_then(|time| SystemTime::now().duration_since(time).ok())
         .is_some_and(|age| age >= SETTLED);
     if settled {
-        // A note that cannot be written costs the next run its time, no more.
+        // If the note cannot be written, the next run only reads the file again.
         let _ = remember(&seen, &note, &format!("{stamp} {}\n", hex::encode(found)));
     }
     Ok(found)
@@ -83,7 +82,7 @@ fn remember(seen: &Path, note: &Path, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The digest of a regular file: anything else could be endless.
+/// The digest of a regular file; any other file could be endless.
 fn hash(mut file: impl Read) -> io::Result<[u8; 32]> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; READ_BYTES];
@@ -117,7 +116,7 @@ mod tests {
         File::open(&image).unwrap().set_modified(old).unwrap();
         let find = || find(std::slice::from_ref(&image), folder.path());
         assert_eq!(find().0, <[u8; 32]>::from(Sha256::digest("one")));
-        // A note is believed: this one was changed to prove it.
+        // A note is trusted: this one is changed to prove it.
         let note =
             fs::read_dir(folder.path().join("seen")).unwrap().next().unwrap().unwrap().path();
         let text = fs::read_to_string(&note).unwrap();

@@ -1,17 +1,15 @@
-//! Base images: disks that a build starts from instead of an empty one.
+//! Base images: disks from which a build starts instead of an empty one.
 //!
 //! ```text
 //! URL ─ fetch (once, verified) ─► file ─ identify (digest, remembered) ─ unpack ─► raw disk
 //!       downloads/ALGORITHM-HEX          seen/HASH-OF-PATH                disks/DIGEST.raw
 //! ```
 //!
-//! Everything is below one folder of the user's cache. The raw disk is sparse, is
-//! made once for each content, and is only read from then on: builds copy it. What
-//! was not used for long goes ([`gc`]).
-//! Nothing here runs a program: qcow2, vmdk and the compressions are read in
-//! process.
+//! Everything is below one folder in the user's cache. The raw disk is sparse, is created once per
+//! content, and is read-only from then on: builds copy it. Entries that were not used for long are
+//! removed ([`gc`]). No program is run: qcow2, vmdk and compressed files are read in process.
 //!
-//! Architecture invariant: knows no plans and no recipes.
+//! Architecture invariant: does not depend on plans or recipes.
 
 mod backing;
 mod blocks;
@@ -50,24 +48,23 @@ use unpack::Chain;
 /// A base image that is ready to be copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseImage {
-    /// The raw disk, never to be written.
+    /// The raw disk, which must never be written.
     pub raw: PathBuf,
     /// Its size in bytes, a multiple of 512.
     pub bytes: u64,
-    /// The digest of the file that it was made from, and of those behind it.
+    /// The digest of its source file and of the backing files.
     pub digest: Digest,
-    /// The file that it was made from, absolute.
+    /// The absolute path of its source file.
     pub source: PathBuf,
-    /// The format of that file, when it is a disk as it stands; `None` for a
-    /// compressed one.
+    /// The format of the source file; `None` if it is compressed.
     pub format: Option<Format>,
 }
 
-/// Finds out what a local image is, and makes it a raw disk below `folder`. A backing file
-/// is read only if vbuild has noted it ([`note_backing`]) or the user allows it.
+/// Identifies a local image, and converts it to a raw disk below `folder`. A backing file is read
+/// only if vbuild has recorded it ([`note_backing`]) or the user allows it.
 ///
 /// # Errors
-/// A file that cannot be read or is no image, a digest that differs, a backing file that
+/// Fails if a file cannot be read or is not an image, if the digest differs, or if a backing file
 /// is not allowed.
 pub fn open(
     file: &Path,
@@ -92,11 +89,10 @@ pub fn open(
     Ok(BaseImage { raw, bytes, digest, source, format: chain.format() })
 }
 
-/// The files of a qcow2 image with their formats, topmost first, under the rules of
-/// [`open`].
+/// The files of a qcow2 image with their formats, topmost first, under the rules of [`open`].
 ///
 /// # Errors
-/// A header that is refused, a backing file that is not allowed or not there.
+/// Fails on an invalid header, and on a backing file that is not allowed or does not exist.
 pub fn layers(
     file: &Path,
     allowed: &AllowedBacking,

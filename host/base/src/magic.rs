@@ -1,25 +1,24 @@
-//! What a file claims to be by how it begins. The one table of such beginnings on the
-//! host.
+//! Detects file formats by their magic bytes. This is the only such table on the host.
 
 use std::io::{self, Read};
 
-/// Bytes of a file's beginning that are looked at: VDI has its signature at 64.
+/// Bytes needed from the start of a file: VDI has its signature at offset 64.
 const HEAD_BYTES: u64 = 72;
 
-/// A format that a file claims. Whoever can write to a file can make this claim, so it
-/// decides only how a file is refused, or how it is read when it names no other file.
+/// A format detected by magic bytes. Anyone who can write to the file controls them, so they only
+/// decide how a file is refused, or how it is read if it references no other file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Magic {
     /// QEMU's format.
     Qcow2,
     /// QEMU's older format.
     Qed,
-    /// VMware's sparse disk, or the text that names the files of a disk.
+    /// VMware's sparse disk, or the descriptor text that names the files of a disk.
     Vmdk,
     /// Hyper-V's newer format.
     Vhdx,
-    /// Hyper-V's older format, where its footer is repeated at the beginning. A fixed one
-    /// has the footer at its end only, and is a raw disk otherwise.
+    /// Hyper-V's older format, if its footer is repeated at the beginning. A fixed VHD has the
+    /// footer at its end only, and otherwise looks like a raw disk.
     Vhd,
     /// VirtualBox's format.
     Vdi,
@@ -57,7 +56,7 @@ impl Magic {
         }
     }
 
-    /// What the beginning of a file claims; `None` for anything else, such as a raw disk.
+    /// Detects the format from the start of a file; `None` for anything else, such as a raw disk.
     #[must_use]
     pub fn of(head: &[u8]) -> Option<Self> {
         const BEGINNINGS: [(&[u8], Magic); 16] = [
@@ -84,10 +83,10 @@ impl Magic {
         known.map(|(_, magic)| *magic).or_else(|| vdi().then_some(Self::Vdi))
     }
 
-    /// Reads the beginning of a file, and says what it claims.
+    /// Reads the start of a file and detects its format.
     ///
     /// # Errors
-    /// Any error of the reader.
+    /// Fails if the reader does.
     pub fn read(file: impl Read) -> io::Result<Option<Self>> {
         let mut head = Vec::new();
         file.take(HEAD_BYTES).read_to_end(&mut head)?;

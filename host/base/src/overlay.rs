@@ -1,4 +1,4 @@
-//! A disk as a qcow2 file over its base: only the clusters that differ.
+//! Writes a disk as a qcow2 overlay over its base, with only the clusters that differ.
 //!
 //! ```text
 //! header, names | data… | L2 tables | L1 table | reference counts | their table
@@ -12,33 +12,33 @@ use crate::{Backing, BaseError, unfinished};
 
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
-/// Entries of a table of clusters.
+/// Entries of an L1 or L2 table cluster.
 const TABLE_ENTRIES: u64 = CLUSTER / 8;
-/// Counts of 16 bits in a cluster.
+/// 16-bit reference counts per cluster.
 const BLOCK_COUNTS: u64 = CLUSTER / 2;
-/// The one that it is put over is the only user of a cluster.
+/// The `QCOW_OFLAG_COPIED` bit: the cluster has exactly one reference.
 const COPIED: u64 = 1 << 63;
-/// A cluster of zeros, whatever is behind.
+/// The L2 bit of a cluster that reads as zeros, whatever the base contains.
 const ZERO: u64 = 1;
 const HEADER_BYTES: u32 = 104;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
-/// The longest name that QEMU takes.
+/// Maximum length of a backing file name in QEMU.
 const NAME_MAX_BYTES: usize = 1023;
 
-/// An overlay.
+/// The result of writing an overlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// Its size in bytes.
+    /// The file size in bytes.
     pub bytes: u64,
-    /// Clusters of 64 KiB that it has itself.
+    /// Clusters of 64 KiB that it stores itself.
     pub clusters: u64,
 }
 
-/// Writes what differs between two raw disks as a qcow2 file. The file appears
-/// whole or not at all.
+/// Writes the difference between two raw disks as a qcow2 file. The file appears complete or not at
+/// all.
 ///
 /// # Errors
-/// When a disk cannot be read, or the file not be written.
+/// Fails if a disk cannot be read, or if the file cannot be written.
 pub fn write_overlay(
     disk: &Path,
     base: &Path,
@@ -69,7 +69,7 @@ pub fn write_overlay(
 
 struct Writer<'a> {
     file: &'a File,
-    /// Where the next cluster goes.
+    /// File offset of the next cluster.
     next: u64,
     clusters: u64,
 }
@@ -82,7 +82,7 @@ struct Header<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes data and second tables; gives the first table.
+    /// Writes data clusters and L2 tables, and returns the L1 table.
     fn tables(&mut self, disk: &File, base: &File, bytes: u64) -> io::Result<Vec<u64>> {
         let mut l1 = vec![0; to_usize(bytes.div_ceil(CLUSTER * TABLE_ENTRIES))];
         let mut open: Option<(usize, Vec<u64>)> = None;
@@ -120,7 +120,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Appends whole clusters; gives their place.
+    /// Appends whole clusters, and returns their file offset.
     fn append(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let at = self.next;
         self.file.write_all_at(bytes, at)?;
@@ -130,7 +130,7 @@ impl Writer<'_> {
 
     fn finish(mut self, header: &Header<'_>, l1: &[u64]) -> io::Result<Written> {
         let l1_at = self.append(&big_endian(l1))?;
-        // The counts count their own clusters too.
+        // The reference counts include their own clusters.
         let used = self.next / CLUSTER;
         let (mut blocks, mut tables) = (0_u64, 0_u64);
         loop {
@@ -167,20 +167,20 @@ fn header_bytes(header: &Header<'_>, l1_at: u64, table_at: u64, tables: u64) -> 
     out.extend(word(header.name.len() as u64));
     out.extend(CLUSTER_BITS.to_be_bytes());
     out.extend(header.bytes.to_be_bytes());
-    out.extend(0_u32.to_be_bytes()); // not encrypted
+    out.extend(0_u32.to_be_bytes()); // no encryption
     out.extend(word(header.l1_entries));
     out.extend(l1_at.to_be_bytes());
     out.extend(table_at.to_be_bytes());
     out.extend(word(tables));
     out.extend([0; 4 + 8]); // no internal snapshots
     out.extend([0; 8 + 8 + 8]); // no features
-    out.extend(4_u32.to_be_bytes()); // counts of 16 bits
+    out.extend(4_u32.to_be_bytes()); // refcount_order: 16 bits
     out.extend(HEADER_BYTES.to_be_bytes());
     out.extend(BACKING_FORMAT.to_be_bytes());
     out.extend(word(format.len() as u64));
     out.extend(format);
     out.resize(HEADER_BYTES as usize + extension, 0);
-    out.extend([0; 8]); // the last extension
+    out.extend([0; 8]); // end of header extensions
     out.extend(header.name.as_bytes());
     out
 }
@@ -189,18 +189,18 @@ fn big_endian(entries: &[u64]) -> Vec<u8> {
     entries.iter().flat_map(|entry| entry.to_be_bytes()).collect()
 }
 
-/// Sizes here are those of tables of one image, at most some megabytes.
+/// Converts a table size of one image, at most some megabytes.
 fn to_usize(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// Where one of the disks has data next.
+/// The next offset at which one of the disks has data.
 fn next_data(disk: &File, base: &File, at: u64) -> io::Result<Option<u64>> {
     let of = |file: &File| Ok::<_, io::Error>(sparse::next_data(file, at)?.map(|data| data.start));
     Ok([of(disk)?, of(base)?].into_iter().flatten().min())
 }
 
-/// Reads a cluster; zeros behind the end.
+/// Reads a cluster; beyond the end of the file it is zeros.
 fn read(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<()> {
     let mut filled = 0;
     while filled < buffer.len() {

@@ -1,40 +1,39 @@
-//! Where a partition lies on a raw disk, by its number: in an MBR with logical partitions, or
-//! in a GPT. The maker of the disk chose every number in it, so each read is of a place that
-//! was checked, and the number of reads is bounded.
+//! Finds a partition on a raw disk by its number: in an MBR with logical partitions, or in a GPT.
+//! All numbers on the disk are untrusted, so offsets are checked before each read and the number of
+//! reads is bounded.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use crate::BaseError;
 
-/// The unit of numbers in an MBR.
+/// The sector size that MBR fields count in.
 const SECTOR_BYTES: u64 = 512;
-/// The sectors of disks, in the order in which a GPT is looked for.
+/// Possible sector sizes of a GPT, in search order.
 const GPT_SECTORS_BYTES: [u64; 2] = [512, 4096];
-/// The most partitions of a table: GPT has room for this number by default, and Linux
-/// reads no more logical ones.
+/// Maximum partitions in a table: the default size of a GPT, and Linux's limit for logical ones.
 const PARTITIONS_MAX: u32 = 128;
-/// The largest entry of a GPT; the usual one has 128 bytes.
+/// Maximum size of a GPT entry; the usual size is 128 bytes.
 const GPT_ENTRY_MAX_BYTES: u32 = 4096;
 /// The first number of a logical partition.
 const FIRST_LOGICAL: u32 = 5;
-/// The type of the one entry in the MBR of a disk with a GPT.
+/// The type of the protective MBR entry on a disk with a GPT.
 const PROTECTIVE: u8 = 0xee;
-/// Types of partitions that hold logical ones.
+/// Types of extended partitions, which contain logical ones.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 
 /// A partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partition {
-    /// Where it begins, in bytes.
+    /// Its start in bytes.
     pub offset: u64,
     /// Its size in bytes.
     pub bytes: u64,
 }
 
-/// Finds a partition of a raw disk, counted from 1.
+/// Finds a partition of a raw disk, by its number from 1.
 ///
 /// # Errors
-/// When the disk has no table, or no partition of that number.
+/// Fails if the disk has no table, or no partition of that number.
 pub fn partition(raw: &Path, number: u32) -> Result<Partition, BaseError> {
     let file = File::open(raw).map_err(|e| BaseError::io("open", raw, e))?;
     let bytes = file.metadata().map_err(|e| BaseError::io("read", raw, e))?.len();
@@ -45,20 +44,20 @@ pub fn partition(raw: &Path, number: u32) -> Result<Partition, BaseError> {
     })
 }
 
-/// A disk that can be read anywhere.
+/// A disk with random access.
 pub(crate) struct Disk<'a> {
-    /// Its size.
+    /// Its size in bytes.
     pub(crate) bytes: u64,
-    /// Fills a buffer from a place.
+    /// Fills a buffer from an offset.
     pub(crate) read: &'a dyn Fn(u64, &mut [u8]) -> io::Result<()>,
 }
 
-/// Why there is no such partition.
+/// Why a partition was not found.
 #[derive(Debug)]
 pub(crate) enum Fault {
     /// The disk cannot be read.
     Read(io::Error),
-    /// The table does not have it.
+    /// The table does not contain it.
     Table(String),
 }
 
@@ -103,8 +102,7 @@ impl Disk<'_> {
         }
     }
 
-    /// The entries of an MBR, or of the sector before a logical partition; nothing where
-    /// there is neither.
+    /// The entries of an MBR or EBR; `None` if the sector has no table.
     fn entries(&self, sector: u64) -> Result<Option<[Entry; 4]>, Fault> {
         let mut bytes = [0; 512];
         let Some(at) = self.place(sector, SECTOR_BYTES, 512) else { return Ok(None) };
@@ -112,7 +110,7 @@ impl Disk<'_> {
         let of = |index: usize| {
             let entry = &bytes[446 + 16 * index..446 + 16 * (index + 1)];
             let number = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| entry[at + byte]));
-            // Code of a boot sector, or of a filesystem, where no table is.
+            // Other values are code of a boot sector or filesystem, which has no table.
             let is_flag = matches!(entry[0], 0 | 0x80);
             is_flag.then(|| Entry { kind: entry[4], start: number(8), sectors: number(12) })
         };
@@ -120,7 +118,7 @@ impl Disk<'_> {
         Ok((bytes[510..] == [0x55, 0xaa]).then_some([a, b, c, d]))
     }
 
-    /// Follows the chain of logical partitions.
+    /// Follows the chain of extended boot records.
     fn logical(&self, entries: &[Entry; 4], number: u32) -> Result<Partition, Fault> {
         let missing = || table(format!("there is no partition {number}"));
         let Some(extended) = entries.iter().find(|entry| entry.is_extended()) else {
@@ -182,7 +180,7 @@ impl Disk<'_> {
         table("the GPT that its MBR speaks of is not there")
     }
 
-    /// The offset of a sector, if `bytes` from there on are on the disk.
+    /// The byte offset of a sector, if that many bytes of it are on the disk.
     fn place(&self, sector: u64, sector_bytes: u64, bytes: u64) -> Option<u64> {
         let at = sector.checked_mul(sector_bytes)?;
         at.checked_add(bytes).filter(|end| *end <= self.bytes)?;
@@ -252,12 +250,12 @@ mod tests {
         ] {
             assert_eq!(find(&disk, number).unwrap_err(), reason);
         }
-        // A chain that bites its tail ends.
+        // A cyclic chain ends at the limit of partitions.
         entry(&mut disk, 300, 1, (0x05, 0, 100));
         assert!(find(&disk, 128).is_ok(), "the same two, again and again, but not for ever");
         entry(&mut disk, 0, 3, (0x83, 990, 11));
         assert_eq!(find(&disk, 4).unwrap_err(), "the partition does not lie on the disk");
-        // A boot sector without a table.
+        // A boot sector without a partition table.
         disk[446] = 0x12;
         assert_eq!(find(&disk, 1).unwrap_err(), "it has no partition table");
     }

@@ -1,4 +1,5 @@
-//! The files of an image, opened once: what was checked is what is hashed and read.
+//! Opens the files of an image once, so that checks, digest and content refer to the same open
+//! file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,19 +15,19 @@ use crate::{BaseError, Magic};
 /// An open regular file.
 #[derive(Debug)]
 pub(crate) struct ImageFile {
-    /// Where it was found.
+    /// The path at which it was opened.
     pub(crate) path: PathBuf,
-    /// Read by position only, because clones share the offset.
+    /// Read only at explicit offsets, because clones share the file offset.
     pub(crate) file: File,
 }
 
 impl ImageFile {
-    /// Opens a file that the user named. Links are followed.
+    /// Opens a file that the user named, following links.
     pub(crate) fn named(path: &Path) -> Result<Self, BaseError> {
         open(path, OFlag::O_NONBLOCK)
     }
 
-    /// Opens a file that another file names: a link in its place is refused.
+    /// Opens a file that another file names; refuses a link.
     pub(crate) fn beside(path: &Path) -> Result<Self, BaseError> {
         open(path, OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW)
     }
@@ -36,32 +37,32 @@ impl ImageFile {
         Ok(self.metadata()?.len())
     }
 
-    /// Size and times, of the open file.
+    /// The metadata of the open file.
     pub(crate) fn metadata(&self) -> Result<fs::Metadata, BaseError> {
         self.file.metadata().map_err(|e| BaseError::io("open", &self.path, e))
     }
 
-    /// What the file claims to be by how it begins.
+    /// The format detected by magic bytes.
     pub(crate) fn magic(&self) -> Result<Option<Magic>, BaseError> {
         let read = self.rewound().and_then(Magic::read);
         read.map_err(|e| BaseError::io("read", &self.path, e))
     }
 
-    /// The same open file, to be read from its beginning by one reader at a time.
+    /// A reader of the same open file from its start, for one reader at a time.
     pub(crate) fn rewound(&self) -> io::Result<impl Read + use<>> {
         let mut file = self.reopen()?;
         file.seek(SeekFrom::Start(0))?;
         Ok(file)
     }
 
-    /// Another handle of the same open file.
+    /// Duplicates the handle of the open file.
     pub(crate) fn reopen(&self) -> io::Result<File> {
         self.file.try_clone()
     }
 }
 
-/// Opens a regular file. A pipe, a device or a terminal would be an endless read or a
-/// wait; `O_NONBLOCK` keeps the opening itself from waiting.
+/// Opens a regular file. A pipe, a device or a terminal could block or be endless; `O_NONBLOCK`
+/// prevents blocking in open itself.
 fn open(path: &Path, flags: OFlag) -> Result<ImageFile, BaseError> {
     let failed = |error: io::Error| {
         if flags.contains(OFlag::O_NOFOLLOW) && error.raw_os_error() == Some(nix::libc::ELOOP) {

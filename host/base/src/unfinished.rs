@@ -1,6 +1,6 @@
-//! Files and directories that get their names when they are whole. Each is locked for
-//! as long as its maker lives; what anybody can lock was left by one that was killed,
-//! and goes when the next one is made in the same folder.
+//! Files and directories that are renamed to their final name when complete. Each is locked while
+//! its creator lives. One that can be locked was left by a killed process, and is removed when the
+//! next one is created in the same folder.
 
 use std::{
     fs::{self, File},
@@ -11,22 +11,22 @@ use std::{
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
-/// What all of their names begin with.
+/// Prefix of all their names.
 const PREFIX: &str = ".vbuild-part-";
 
-/// Something unfinished. Dropping it removes it, unless it has got its name.
+/// An unfinished file or directory. It is removed on drop, unless it has been renamed.
 #[derive(Debug)]
 pub(crate) struct Unfinished<T> {
     pub(crate) work: T,
     _lock: File,
 }
 
-/// A new file in a folder.
+/// Creates a file in a folder.
 pub(crate) fn file(folder: &Path) -> io::Result<Unfinished<NamedTempFile>> {
     locked(folder, |builder| builder.tempfile_in(folder), NamedTempFile::path)
 }
 
-/// A new directory in a folder.
+/// Creates a directory in a folder.
 pub(crate) fn directory(folder: &Path) -> io::Result<Unfinished<TempDir>> {
     locked(folder, |builder| builder.tempdir_in(folder), TempDir::path)
 }
@@ -41,7 +41,7 @@ fn locked<T>(
         let work = make(Builder::new().prefix(PREFIX))?;
         let lock = File::open(path(&work))?;
         lock.lock()?;
-        // Before it was locked, another process may have taken it for a dead one's.
+        // Before it was locked, another process may have removed it as a leftover.
         let (own, found) = (lock.metadata()?, fs::symlink_metadata(path(&work)));
         if found.is_ok_and(|found| found.ino() == own.ino() && found.dev() == own.dev()) {
             return Ok(Unfinished { work, _lock: lock });
@@ -49,7 +49,7 @@ fn locked<T>(
     }
 }
 
-/// Removes what dead processes have left. What cannot be removed now is so another time.
+/// Removes leftovers of dead processes. Failures are ignored; a later run tries again.
 fn remove_dead(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {

@@ -1,4 +1,4 @@
-//! From a file as it is published to a raw disk.
+//! Converts a published image file to a raw disk.
 
 use std::{
     fs::{self, File},
@@ -19,39 +19,39 @@ use crate::{
     unfinished, vmdk,
 };
 
-/// What is smaller than this holds no filesystem.
+/// Minimum disk size; a smaller one cannot hold a filesystem.
 const DISK_MIN_BYTES: u64 = 64 * 1024;
-/// The largest disk: what ext4 can hold with its usual blocks. It bounds what a
-/// few compressed bytes can turn into.
+/// Maximum disk size: the limit of ext4 with its usual 4 KiB blocks. It bounds the output of a few
+/// compressed bytes.
 pub(crate) const DISK_MAX_BYTES: u64 = 16 << 40;
-/// The most data of one disk, holes left out. No distribution's image has a tenth of this;
-/// it bounds what a small file, whose tables lead to the same bytes again and again, writes.
+/// Maximum data of one disk, without holes; distribution images have less than a tenth. It bounds
+/// the output of a small file whose tables reference the same bytes repeatedly.
 const DATA_MAX_BYTES: u64 = 256 << 30;
-/// The largest file that is packed in another one, holes counted: a terabyte of zeros takes
-/// some minutes, and packs into a few megabytes.
+/// Maximum size of a decompressed file, with holes: a terabyte of zeros takes some minutes, and
+/// compresses to a few megabytes.
 const UNPACKED_MAX_BYTES: u64 = 1 << 40;
-/// Memory of the xz decoder. The format allows dictionaries of 4 GiB; the largest preset,
-/// `xz -9`, needs 65 MiB.
+/// Memory limit of the xz decoder. The format allows dictionaries of 4 GiB; the largest preset, `xz
+/// -9`, needs 65 MiB.
 const XZ_MEMORY_MAX_BYTES: u64 = 256 << 20;
-/// The base-2 logarithm of zstd's window: 128 MiB, which is what `zstd -d` accepts, too.
+/// Base-2 logarithm of the maximum zstd window: 128 MiB, the default limit of `zstd -d`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
-/// Bytes read at once.
+/// Bytes read per operation.
 const READ_BYTES: usize = 256 << 10;
 
-/// How a disk stands in a file.
+/// The format of a disk in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// The file is the disk.
     Raw,
-    /// QEMU's format, perhaps over other files.
+    /// QEMU's format, possibly with backing files.
     Qcow2,
     /// VMware's format.
     Vmdk,
-    /// A table of blocks: VirtualBox's, and both of Hyper-V.
+    /// A format with a block table: VDI, VHD or VHDX.
     Blocks,
 }
 
-/// How a file is compressed.
+/// A compression format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packing {
     Gzip,
@@ -59,7 +59,7 @@ pub(crate) enum Packing {
     Zstd,
 }
 
-/// An image with all its files, opened.
+/// An image with all of its open files.
 #[derive(Debug)]
 pub(crate) enum Chain {
     /// A raw disk, or the layers of a qcow2 image, topmost first.
@@ -73,7 +73,7 @@ pub(crate) enum Chain {
 }
 
 impl Chain {
-    /// Finds out what a file is, and opens what it stands on.
+    /// Detects the format of a file, and opens the files that it references.
     pub(crate) fn of(
         image: ImageFile,
         allowed: &AllowedBacking,
@@ -107,7 +107,7 @@ impl Chain {
         }
     }
 
-    /// All files, the one that was named first.
+    /// All files; the named one is first.
     pub(crate) fn files(&self) -> Box<dyn Iterator<Item = &ImageFile> + '_> {
         match self {
             Self::Layers(layers) => Box::new(layers.iter().map(|layer| &layer.file)),
@@ -131,7 +131,7 @@ impl Chain {
     }
 }
 
-/// Makes the raw disk; gives its size.
+/// Writes the raw disk, and returns its size.
 pub(crate) fn unpack(chain: &Chain, disks: &Path, raw: &Path) -> Result<u64, BaseError> {
     fs::create_dir_all(disks).map_err(|e| BaseError::io("create", disks, e))?;
     let before = stamps(chain)?;
@@ -162,7 +162,7 @@ pub(crate) fn unpack(chain: &Chain, disks: &Path, raw: &Path) -> Result<u64, Bas
     Ok(bytes)
 }
 
-/// Makes the raw disk of a compressed image.
+/// Writes the raw disk of a compressed image.
 fn unpack_packed(
     image: &ImageFile,
     packing: Packing,
@@ -171,8 +171,7 @@ fn unpack_packed(
 ) -> Result<(), BaseError> {
     let inner = work.join("unpacked");
     decompress(image, packing, &inner)?;
-    // What was packed is a file of its own, in a folder of its own, and may stand on
-    // nothing.
+    // The decompressed file is in its own folder, and may not have a backing file.
     let inside = ImageFile::named(&inner)
         .and_then(|inner| Chain::of(inner, &AllowedBacking::default(), work))
         .map_err(|error| within(error, &image.path))?;
@@ -185,7 +184,7 @@ fn unpack_packed(
     .map_err(|error| within(error, &image.path))
 }
 
-/// An error about what was packed, told of the file that the user knows.
+/// Rewrites an error in the decompressed file to name the compressed one.
 fn within(error: BaseError, path: &Path) -> BaseError {
     let reason = match error {
         BaseError::Image { reason, .. } => reason,
@@ -206,17 +205,17 @@ fn stamps(chain: &Chain) -> Result<Vec<(u64, i64, i64)>, BaseError> {
     chain.files().map(stamp).collect()
 }
 
-/// The data that was written to a raw disk, for [`DATA_MAX_BYTES`].
+/// Bytes of data written to a raw disk, limited by [`DATA_MAX_BYTES`].
 #[derive(Debug, Default)]
 pub(crate) struct Written(u64);
 
 impl Written {
-    /// A count that permits only this many more bytes.
+    /// A counter with this number of bytes left.
     pub(crate) fn with_room_for(bytes: u64) -> Self {
         Self(DATA_MAX_BYTES.saturating_sub(bytes))
     }
 
-    /// Counts an extent that comes from a file.
+    /// Counts an extent read from a file.
     pub(crate) fn add(&mut self, from: &Path, extent: &Extent) -> Result<(), BaseError> {
         if let Extent::Data { bytes, .. } = extent {
             self.0 = self.0.saturating_add(bytes.len() as u64);
@@ -255,7 +254,7 @@ fn write_layers(layers: &[Layer], to: &Path) -> Result<(), BaseError> {
     let mut written = Written::default();
     for layer in layers.iter().rev() {
         let (path, mut source) = (&layer.file.path, open(layer)?);
-        // A file below may be larger than the disk.
+        // A backing file may be larger than the disk.
         while let Some(extent) = source.next_extent().map_err(|e| BaseError::io("read", path, e))?
             && let Some(extent) = clip(extent, bytes)
         {
@@ -266,7 +265,7 @@ fn write_layers(layers: &[Layer], to: &Path) -> Result<(), BaseError> {
     Ok(())
 }
 
-/// What of an extent lies on the disk: a file behind may be larger.
+/// The part of an extent within the disk: a backing file may be larger.
 fn clip(extent: Extent, disk_bytes: u64) -> Option<Extent> {
     if extent.end() <= disk_bytes {
         return Some(extent);
@@ -281,7 +280,7 @@ fn clip(extent: Extent, disk_bytes: u64) -> Option<Extent> {
     })
 }
 
-/// Unpacks a compressed file, leaving holes where it has zeros.
+/// Decompresses a file, with holes for runs of zeros.
 fn decompress(image: &ImageFile, packing: Packing, to: &Path) -> Result<(), BaseError> {
     let from = &image.path;
     let failed = |error| BaseError::io("unpack", from, error);
@@ -310,7 +309,7 @@ fn decompress(image: &ImageFile, packing: Packing, to: &Path) -> Result<(), Base
     out.set_len(at).and_then(|()| (&out).flush()).map_err(|e| BaseError::io("write", to, e))
 }
 
-/// A decompressor with a limit of its memory.
+/// A decompressor with a memory limit.
 fn reader(packing: Packing, input: impl BufRead + 'static) -> io::Result<Box<dyn Read>> {
     Ok(match packing {
         Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),

@@ -1,4 +1,4 @@
-//! VMware's disks: one sparse file, a stream of packed grains, or a text that
+//! Reads VMware's disks: a sparse file, a stream of compressed grains, or a descriptor text that
 //! names the files of a disk.
 //!
 //! ```text
@@ -22,47 +22,48 @@ use crate::{
 };
 
 const SECTOR: u64 = 512;
-/// The directory's place that means "see the footer".
+/// The directory offset that means "see the footer".
 const AT_END: u64 = u64::MAX;
-/// Grains are small; a larger one is no VMware's.
+/// Maximum grain size in sectors; VMware's grains are smaller.
 const GRAIN_MAX_SECTORS: u64 = 2048;
-/// The same for entries of a table.
+/// Maximum entries of a grain table.
 const TABLE_MAX_ENTRIES: u32 = 4096;
-/// Directory entries: 16 TiB of the smallest tables that occur.
+/// Maximum directory entries: 16 TiB with the smallest tables in use.
 const DIRECTORY_MAX: u64 = 1 << 20;
-/// Files of one disk: 16 TiB in files of 2 GiB, as VMware splits disks, are twice as many.
+/// Maximum files of one disk: 16 TiB need half as many files of 2 GiB, the size into which VMware
+/// splits disks.
 const EXTENTS_MAX: usize = 4096;
-/// A descriptor is a page of text.
+/// Maximum size of a descriptor; real ones are a page of text.
 const DESCRIPTOR_MAX_BYTES: u64 = 64 * 1024;
-/// Grains are deflated streams (bit 16 of the flags).
+/// Header flag (bit 16): grains are deflated.
 const COMPRESSED: u32 = 1 << 16;
 
-/// One file of a disk, as the descriptor names it.
+/// An extent file of a disk, as the descriptor names it.
 #[derive(Debug)]
 struct Named {
     sectors: u64,
     kind: String,
     file: Option<ImageFile>,
-    /// Where a flat file's part begins, in sectors.
+    /// Start of the data in a flat file, in sectors.
     from: u64,
 }
 
-/// A disk with all its files, opened.
+/// A disk with all of its open files.
 #[derive(Debug)]
 pub(crate) struct Disk {
     top: ImageFile,
-    /// The files that the descriptor names; `None` for a disk in one file.
+    /// The extent files that the descriptor names; `None` for a disk in one file.
     extents: Option<Vec<Named>>,
 }
 
 impl Disk {
-    /// Opens the files that a descriptor names.
+    /// Opens a disk and the files that its descriptor names.
     pub(crate) fn open(top: ImageFile) -> Result<Self, BaseError> {
         let extents = if is_sparse(&top)? { None } else { Some(descriptor(&top)?) };
         Ok(Self { top, extents })
     }
 
-    /// All files, the descriptor first.
+    /// All files; the descriptor is first.
     pub(crate) fn files(&self) -> impl Iterator<Item = &ImageFile> {
         let extents = self.extents.iter().flatten().filter_map(|named| named.file.as_ref());
         std::iter::once(&self.top).chain(extents)
@@ -76,9 +77,9 @@ fn is_sparse(image: &ImageFile) -> Result<bool, BaseError> {
     Ok(&head == b"KDMV")
 }
 
-/// Whether a file has a name that VMware gives to the parts of this descriptor's disk:
-/// `disk.vmdk` names `disk-flat.vmdk`, `disk-s001.vmdk` and the like. Any other neighbour
-/// is not the disk's, whatever the descriptor says.
+/// Whether a file has a name that VMware gives to an extent of this descriptor's disk: `disk.vmdk`
+/// names `disk-flat.vmdk`, `disk-s001.vmdk` and the like. No other file is read, whatever the
+/// descriptor contains.
 fn is_part(descriptor: &Path, name: &str) -> bool {
     let stem = descriptor.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let part = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix('-'));
@@ -143,7 +144,7 @@ fn check_parent(path: &Path, text: &str) -> Result<(), BaseError> {
     }
 }
 
-/// Makes a raw disk.
+/// Writes the raw disk.
 pub(crate) fn unpack(source: &Disk, to: &Path, limits: &mut Written) -> Result<(), BaseError> {
     let path = &source.top.path;
     let too_large = || BaseError::image(path, "its disk has an impossible size");
@@ -183,7 +184,7 @@ pub(crate) fn unpack(source: &Disk, to: &Path, limits: &mut Written) -> Result<(
     Ok(())
 }
 
-/// The raw disk that is being made.
+/// The raw disk being written.
 struct Target<'a> {
     disk: &'a mut RawTarget,
     to: &'a Path,
@@ -197,7 +198,7 @@ impl Target<'_> {
     }
 }
 
-/// A part of a flat file.
+/// Copies the data of a flat extent.
 fn copy_flat(
     image: &ImageFile,
     from: u64,
@@ -227,7 +228,7 @@ fn copy_flat(
     Ok(())
 }
 
-/// One sparse file.
+/// A sparse extent.
 struct Sparse {
     path: PathBuf,
     file: File,
@@ -298,7 +299,7 @@ impl Sparse {
         Ok(bytes.chunks_exact(4).map(|chunk| u32_at(chunk, 0)).collect())
     }
 
-    /// Copies what there is to a disk, `at` bytes from its beginning.
+    /// Copies allocated grains to a disk, at offset `at`.
     fn copy(&self, at: u64, target: &mut Target<'_>) -> Result<(), BaseError> {
         let bad = |reason: &str| BaseError::image(&self.path, reason);
         let covered = self.grain_sectors * u64::from(self.entries);
@@ -313,7 +314,7 @@ impl Sparse {
             let grains = self.table(u64::from(table), u64::from(self.entries))?;
             for (slot, grain) in (0_u64..).zip(grains) {
                 let first = index * covered + slot * self.grain_sectors;
-                // 0 is a hole, 1 a grain of zeros: the disk is made of those.
+                // 0 is a hole and 1 a grain of zeros; the target already reads as zeros.
                 if grain <= 1 || first >= self.capacity {
                     continue;
                 }

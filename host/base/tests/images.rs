@@ -1,5 +1,5 @@
-//! Images in every format that can be a base, made by the writers of this
-//! repository (and by qemu-img where it is installed), read back.
+//! Reads images in every supported base format, written by this repository (and by qemu-img if
+//! installed).
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a test that skips says why")]
@@ -19,8 +19,8 @@ use output::{Existing, RawFile, Silent, Target, commit, format, write_disks};
 
 const DISK_BYTES: u64 = 600 << 20;
 
-/// Pieces at places that matter: the beginning, within a grain, across a table of
-/// 512 MiB, the end.
+/// Data at critical offsets: the beginning, within a grain, across a table border at 512 MiB, the
+/// end.
 fn pieces() -> Vec<(u64, Vec<u8>)> {
     let noise = |seed: u32, count: usize| -> Vec<u8> {
         let mut state = seed;
@@ -73,12 +73,12 @@ fn written(disk: &Path, name: &str, to: PathBuf) -> PathBuf {
     to
 }
 
-/// Opens an image that may stand on nothing but what vbuild has noted.
+/// Opens an image whose backing files must be recorded by vbuild.
 fn open(file: &Path, expected: Option<&Expected>, folder: &Path) -> Result<BaseImage, BaseError> {
     base_image::open(file, expected, &AllowedBacking::default(), folder)
 }
 
-/// qemu-img, where there is one.
+/// Runs qemu-img, if installed.
 fn qemu_img(arguments: &[&str]) -> Option<String> {
     let Ok(output) = Command::new("qemu-img").args(arguments).output() else {
         eprintln!("skipped: qemu-img is not installed");
@@ -181,7 +181,7 @@ fn an_overlay_holds_what_differs() {
     file.write_all_at(b"changed", 100 << 20).unwrap();
     file.write_all_at(&[0; 4096], (1 << 20) + 4096).unwrap();
     file.write_all_at(&vec![0; 131_072], (512 << 20) - 131_072).unwrap();
-    // Larger than its base.
+    // The overlay is larger than its base.
     file.set_len(DISK_BYTES + (600 << 20)).unwrap();
     file.write_all_at(b"behind", DISK_BYTES + (599 << 20)).unwrap();
     let overlay = at("overlay.qcow2");
@@ -189,7 +189,7 @@ fn an_overlay_holds_what_differs() {
     let made = write_overlay(&disk, &base, &backing, &overlay).unwrap();
     assert_eq!(made.clusters, 5);
     assert!(made.bytes < 1 << 20, "{made:?}");
-    // Read back in process, over its base, once vbuild has noted that it stands on it.
+    // It can be read over its base in process, once vbuild has recorded the backing file.
     let error = open(&overlay, None, &at("cache")).unwrap_err();
     assert!(matches!(error, BaseError::Backing { .. }), "{error}");
     note_backing(&at("cache"), &overlay, &backing).unwrap();
@@ -212,7 +212,7 @@ fn an_overlay_holds_what_differs() {
     }
 }
 
-/// A small overlay that somebody else has made.
+/// Creates a small overlay that vbuild has not recorded.
 fn foreign(base: &Path, name: &Path, overlay: &Path) {
     let file = File::create_new(overlay).unwrap();
     let backing = qcow2::Backing::new(name, BackingFormat::Raw);
@@ -243,7 +243,8 @@ fn no_file_is_read_because_an_image_names_it() {
         error
     };
     let image = at("home/downloads/debian-13-genericcloud-amd64.qcow2");
-    // The attacker's own digest, and whatever it names: absolute, above, beside, a device.
+    // The attacker knows the digest, and names any file: absolute, in a parent, beside the image, a
+    // device.
     let device = Path::new("/dev/zero");
     for name in [secret.as_path(), Path::new("../id_ed25519"), Path::new("key"), device] {
         foreign(&secret, name, &image);
@@ -251,7 +252,7 @@ fn no_file_is_read_because_an_image_names_it() {
         assert!(error.hint().unwrap().contains("--allow-backing"));
         fs::remove_file(&image).unwrap();
     }
-    // Allowed are files in the same folder only, and no links.
+    // Only files in the same folder are allowed, and no links.
     for name in [secret.as_path(), Path::new("../id_ed25519"), Path::new("./../id_ed25519")] {
         foreign(&secret, name, &image);
         refused(&image, &BESIDE, "backing file");
@@ -261,12 +262,12 @@ fn no_file_is_read_because_an_image_names_it() {
     std::os::unix::fs::symlink(&secret, at("home/downloads/key")).unwrap();
     refused(&image, &BESIDE, "a link");
     fs::remove_file(at("home/downloads/key")).unwrap();
-    // A pipe is no wait.
+    // A pipe does not block.
     nix::unistd::mkfifo(&at("home/downloads/key"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     refused(&image, &BESIDE, "not a regular file");
     refused(&at("home/downloads/key"), &BESIDE, "not a regular file");
     refused(device, &BESIDE, "not a regular file");
-    // An external data file, however it is allowed.
+    // An external data file is always refused.
     let file = OpenOptions::new().write(true).open(&image).unwrap();
     file.write_all_at(&[4], 79).unwrap();
     refused(&image, &BESIDE, "external data");
@@ -295,12 +296,12 @@ fn what_the_user_allows_is_read() {
     let formats: Vec<BackingFormat> =
         layers.unwrap().into_iter().map(|(_, format)| format).collect();
     assert_eq!(formats, [BackingFormat::Qcow2, BackingFormat::Raw]);
-    // The name must say that the image is one of layers: a guest can write such a header
-    // into its raw disk.
+    // The file name must have the suffix of qcow2: a guest can write such a header into its raw
+    // disk.
     fs::rename(at("beside.qcow2"), at("guest.img")).unwrap();
     let error = base_image::open(&at("guest.img"), None, &BESIDE, &at("cache")).unwrap_err();
     assert!(error.to_string().contains("does not end in .qcow2"), "{error}");
-    // A chain that leads back to itself ends.
+    // A cyclic chain is an error.
     let name = at("loop.qcow2");
     let file = File::create_new(&name).unwrap();
     let itself = qcow2::Backing::new(Path::new("loop.qcow2"), BackingFormat::Qcow2);
@@ -319,13 +320,13 @@ fn a_note_about_an_overlay_counts_while_its_header_says_the_same() {
     let backing = Backing { path: "base.img".into(), format: BackingFormat::Raw };
     note_backing(&at("cache"), &at("made.qcow2"), &backing).unwrap();
     open(&at("made.qcow2"), None, &at("cache")).unwrap();
-    // Somebody has put another image in its place.
+    // Another image replaced the overlay.
     fs::write(at("secret"), vec![b's'; 1 << 20]).unwrap();
     fs::remove_file(at("made.qcow2")).unwrap();
     foreign(&base, Path::new("secret"), &at("made.qcow2"));
     let error = open(&at("made.qcow2"), None, &at("cache")).unwrap_err();
     assert!(matches!(error, BaseError::Backing { .. }), "{error}");
-    // The note goes with the overlay.
+    // The note is removed with its overlay.
     fs::remove_file(at("made.qcow2")).unwrap();
     base_image::gc(&at("cache"), std::time::Duration::ZERO).unwrap();
     assert_eq!(fs::read_dir(at("cache/backing")).unwrap().count(), 0);
@@ -375,7 +376,7 @@ fn decompressors_have_a_limit_of_memory() {
     };
     fs::write(at("small.xz"), pack(64 << 20)).unwrap();
     open(&at("small.xz"), None, &at("cache")).unwrap();
-    // The header says how much memory the decoder would need.
+    // The header declares the memory that the decoder needs.
     let mut large = pack(64 << 20);
     let filter = [0x21, 0x01, 28]; // LZMA2, one byte of properties: 64 MiB
     let place = large.windows(3).position(|part| part == filter).unwrap();
@@ -389,7 +390,7 @@ fn decompressors_have_a_limit_of_memory() {
     assert!(cause.contains("memory"), "{cause}");
 }
 
-/// The checksum of xz headers.
+/// The CRC of xz headers.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |sum: u32, byte| {
         (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
