@@ -1,11 +1,10 @@
-//! A file that appears complete or not at all.
+//! Writes a file so that it appears complete or not at all.
 //!
-//! The bytes go to an inode without a name in the destination's directory
-//! (`O_TMPFILE`), so a killed process leaves nothing. When everything has been
-//! written and flushed, the inode gets a temporary name and is renamed over the
-//! destination. Filesystems without `O_TMPFILE`, and programs that want a name,
-//! get a temporary name from the start; it is locked while in use, and the next
-//! run for the same destination removes those whose owner is gone.
+//! The data goes to an unnamed inode in the destination's directory (`O_TMPFILE`), so a killed
+//! process leaves nothing behind. When it is written and flushed, the inode gets a temporary name
+//! and is renamed over the destination. Filesystems without `O_TMPFILE`, and programs that need a
+//! path, get a temporary name from the start. It is locked while in use, and the next run for the
+//! same destination removes unlocked leftovers.
 
 use std::{
     ffi::OsString,
@@ -33,28 +32,28 @@ use crate::{
     place,
 };
 
-/// Permissions before the user's umask, as for any file a user creates. They are given when
-/// the file is whole: while it is written it has those of the process.
+/// File mode before the umask, as for any new file. It is set when the file is complete; until then
+/// the file has the mode of the process.
 const MODE: u32 = 0o666;
 
-/// Attempts at finding an unused temporary name; they hold the process id and a
-/// counter, so only leftovers of an earlier process with the same id collide.
+/// Maximum attempts to find an unused temporary name. Names contain the process id and a counter,
+/// so they collide only with leftovers of an earlier process with the same id.
 const NAME_ATTEMPTS: u32 = 100;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
-/// A file on its way to its destination.
+/// An output file that is being written.
 #[derive(Debug)]
 pub(crate) struct OutFile {
     destination: PathBuf,
     file: File,
-    /// The name it has now, if any.
+    /// Its current name, if any.
     temporary: Option<PathBuf>,
-    /// Whether the name goes away when this is dropped before its time.
+    /// Whether a drop before the rename removes the name.
     remove_on_drop: bool,
     position: u64,
     digester: Option<Digester>,
-    /// What the format cannot hold of what is written.
+    /// What the format cannot represent.
     pub(crate) losses: Losses,
 }
 
@@ -64,7 +63,7 @@ impl std::fmt::Debug for Digester {
     }
 }
 
-/// The directory of a path, which for a bare name is the current one.
+/// The directory of a path; for a bare name, the current directory.
 pub(crate) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -73,7 +72,7 @@ pub(crate) fn directory_of(path: &Path) -> &Path {
 }
 
 impl OutFile {
-    /// Starts a file for `destination`; with `named` it has a name at once.
+    /// Creates a file for `destination`; if `named`, it has a name at once.
     pub(crate) fn create(destination: &Path, named: bool) -> Result<Self> {
         place::check_kind(destination)?;
         remove_stale(destination);
@@ -90,7 +89,7 @@ impl OutFile {
                     lock(&file, destination)?;
                     return Ok(Self::over(file, destination, None));
                 }
-                // What filesystems and kernels without O_TMPFILE answer.
+                // Errors of filesystems and kernels without O_TMPFILE.
                 Err(e)
                     if matches!(
                         e.raw_os_error().map(Errno::from_raw),
@@ -113,8 +112,7 @@ impl OutFile {
                 Err(e) => return Err(OutputError::io("create", &name, e)),
             };
             lock(&file, &name)?;
-            // Between creating and locking, another run may have taken it for
-            // a leftover and removed it.
+            // Between creation and locking, another run may have removed it as a leftover.
             if fs::metadata(&name).is_ok_and(|m| same_file(&m, &file)) {
                 return Ok(Self::over(file, destination, Some(name)));
             }
@@ -135,8 +133,8 @@ impl OutFile {
         }
     }
 
-    /// Takes a finished file of the same filesystem as it stands: it will be
-    /// renamed. Until then it keeps its name, whatever happens.
+    /// Adopts a finished file on the same filesystem, to be renamed. Until then it keeps its name
+    /// in any case.
     pub(crate) fn adopt(from: &Path, destination: &Path) -> Result<Self> {
         place::check_kind(destination)?;
         let file = OpenOptions::new()
@@ -151,27 +149,27 @@ impl OutFile {
         Ok(out)
     }
 
-    /// From here on, hashes what is appended.
+    /// Enables digests of the data appended from now on.
     pub(crate) fn digest(&mut self, kinds: &[Checksum]) {
         self.digester = (!kinds.is_empty()).then(|| Digester::new(kinds));
     }
 
-    /// Where the file will be.
+    /// The destination path.
     pub(crate) fn destination(&self) -> &Path {
         &self.destination
     }
 
-    /// The file itself.
+    /// The open file.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// The name under which programs can write it; it was created named.
+    /// The temporary path for programs that write it; the file must have been created as named.
     pub(crate) fn temporary(&self) -> &Path {
         self.temporary.as_deref().unwrap_or(&self.destination)
     }
 
-    /// Where the next append goes.
+    /// The offset of the next append.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
@@ -194,17 +192,16 @@ impl OutFile {
         }
     }
 
-    /// Writes bytes anywhere, without moving the end. Only formats that do not
-    /// declare themselves as written front to back may patch.
+    /// Writes at an offset, without moving the end. Not for formats that are declared sequential.
     pub(crate) fn patch(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.file
             .write_all_at(data, offset)
             .map_err(|e| OutputError::io("write", &self.destination, e))
     }
 
-    /// The file has been written by other means: its size is what it is.
+    /// Takes over the size of a file that a program has written.
     pub(crate) fn written_elsewhere(&mut self) -> Result<()> {
-        // A program may have replaced the file under its name.
+        // The program may have replaced the file at its path.
         if let Some(name) = &self.temporary {
             self.file = OpenOptions::new()
                 .read(true)
@@ -218,8 +215,8 @@ impl OutFile {
         Ok(())
     }
 
-    /// Gives the file its length and flushes it to the disk. Returns the
-    /// digests if they were made on the way.
+    /// Sets the length of the file and flushes it. Returns the digests if they were computed while
+    /// writing.
     pub(crate) fn seal(&mut self) -> Result<Option<Vec<(Checksum, String)>>> {
         let fail = |action, path: &Path| {
             let path = path.to_owned();
@@ -232,7 +229,7 @@ impl OutFile {
         self.digester.take().map(Digester::finish).transpose()
     }
 
-    /// Gives the file its destination's name, replacing what has it.
+    /// Renames the file to its destination, replacing an existing file.
     pub(crate) fn rename_into_place(&mut self) -> Result<()> {
         let name = match self.temporary.take() {
             Some(name) => name,
@@ -248,7 +245,7 @@ impl OutFile {
     /// Gives the nameless inode a temporary name.
     fn link(&self) -> Result<PathBuf> {
         use std::os::fd::AsRawFd;
-        // linkat by /proc is the way open to unprivileged processes.
+        // Unprivileged processes can use linkat only through /proc.
         let inode = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         for _ in 0..NAME_ATTEMPTS {
             let name = temporary_name(&self.destination);
@@ -266,8 +263,7 @@ impl OutFile {
 impl Drop for OutFile {
     fn drop(&mut self) {
         if let Some(name) = self.temporary.take().filter(|_| self.remove_on_drop) {
-            // Nothing more can be done about a temporary name that stays; the
-            // next run for this destination removes it.
+            // If the temporary name cannot be removed, the next run for this destination does it.
             let _ = fs::remove_file(name);
         }
     }
@@ -275,10 +271,10 @@ impl Drop for OutFile {
 
 fn lock(file: &File, path: &Path) -> Result<()> {
     match file.try_lock() {
-        // A lock that another run's clean-up holds for a moment is no harm: it
-        // finds the file removed, or ours.
+        // Another run's cleanup may hold the lock for a moment; that is harmless, as it checks
+        // whether the file is still in use.
         Ok(()) | Err(fs::TryLockError::WouldBlock) => Ok(()),
-        // Filesystems without locks only lose the clean-up of leftovers.
+        // Without file locks, only the cleanup of leftovers is lost.
         Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
         Err(fs::TryLockError::Error(e)) => Err(OutputError::io("lock", path, e)),
     }
@@ -288,8 +284,8 @@ fn same_file(meta: &fs::Metadata, file: &File) -> bool {
     file.metadata().is_ok_and(|own| own.ino() == meta.ino() && own.dev() == meta.dev())
 }
 
-/// What all temporary names for a destination begin with. It holds a digest of
-/// the name, not the name, which may be as long as names can be.
+/// The prefix of all temporary names for a destination. It contains a digest of the file name, not
+/// the name itself, which may have the maximum length.
 pub(crate) fn temporary_prefix(destination: &Path) -> String {
     let name = destination.file_name().unwrap_or_default();
     let digest = Sha256::digest(name.as_bytes());
@@ -303,7 +299,7 @@ pub(crate) fn temporary_name(destination: &Path) -> PathBuf {
     directory_of(destination).join(name)
 }
 
-/// Removes temporary files for this destination whose writer is gone.
+/// Removes temporary files for this destination that no process holds.
 fn remove_stale(destination: &Path) {
     let prefix = temporary_prefix(destination);
     let Ok(entries) = fs::read_dir(directory_of(destination)) else { return };
@@ -324,7 +320,7 @@ fn remove_stale(destination: &Path) {
 pub(crate) fn sync_directory(dir: &Path) -> Result<()> {
     let flush = File::open(dir).and_then(|d| d.sync_all());
     match flush {
-        // Some filesystems refuse to flush directories; they order renames.
+        // Some filesystems cannot flush directories; they order renames.
         Err(e) if e.kind() != io::ErrorKind::InvalidInput => {
             Err(OutputError::io("flush the directory", dir, e))
         }

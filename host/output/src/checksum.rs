@@ -1,8 +1,8 @@
-//! Checksum files: made while the output is written where it is written front
-//! to back, by reading it again (from the page cache) where it is not.
+//! Checksum files: computed while a sequential output is written, or by reading the output again
+//! (from the page cache).
 //!
-//! Each algorithm has a thread of its own, for MD5 and the SHA-2 family cannot
-//! be split and would otherwise add up.
+//! Each algorithm has its own thread: MD5 and the SHA-2 family are not parallel, and their times
+//! would otherwise add up.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::{OutputError, Progress, Result};
 
-/// A kind of checksum.
+/// A checksum algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Checksum {
     /// MD5, in `FILE.md5`.
@@ -33,10 +33,10 @@ pub enum Checksum {
 }
 
 impl Checksum {
-    /// Every kind, in the order of their files.
+    /// All algorithms, in the order of their files.
     pub const ALL: [Self; 3] = [Self::Md5, Self::Sha256, Self::Sha512];
 
-    /// The suffix of the checksum file, which is the algorithm's name.
+    /// The suffix of the checksum file: the name of the algorithm.
     #[must_use]
     pub fn suffix(self) -> &'static str {
         match self {
@@ -56,9 +56,9 @@ impl Checksum {
     }
 }
 
-/// The line that `md5sum FILE` and its kin print for a file beside them, so that they check it
-/// wherever both lie: names with a backslash or a line break are escaped and the line marked
-/// with a backslash.
+/// The line that `md5sum FILE` and similar tools print for a file in the current directory, so that
+/// they can check it from there. File names with a backslash or a line break are escaped, and the
+/// line is prefixed with a backslash.
 pub(crate) fn line(hex: &str, path: &Path) -> Vec<u8> {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let mut line = Vec::with_capacity(hex.len() + name.len() + 4);
@@ -79,11 +79,11 @@ pub(crate) fn line(hex: &str, path: &Path) -> Vec<u8> {
     line
 }
 
-/// Bytes gathered before they are handed to the hashing threads, so that many
-/// small appends do not become many messages.
+/// Bytes collected before they are passed to the hash threads, so that small appends do not cause
+/// many messages.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Batches that may wait for a hashing thread; bounds memory at 4 MiB each.
+/// Batches that may wait for a hash thread; limits memory to 4 MiB each.
 const BATCHES_IN_FLIGHT: usize = 4;
 
 #[derive(Clone)]
@@ -92,14 +92,14 @@ enum Batch {
     Zeros(u64),
 }
 
-/// Hashes a stream with several algorithms at once.
+/// Hashes a stream with several algorithms in parallel.
 pub(crate) struct Digester {
     lanes: Vec<(Checksum, SyncSender<Batch>, JoinHandle<String>)>,
     batch: Vec<u8>,
 }
 
 impl Digester {
-    /// Starts one thread for each algorithm.
+    /// Starts one thread per algorithm.
     pub(crate) fn new(kinds: &[Checksum]) -> Self {
         let lanes = kinds.iter().map(|kind| {
             let (sender, receiver) = sync_channel(BATCHES_IN_FLIGHT);
@@ -113,7 +113,7 @@ impl Digester {
         Self { lanes: lanes.collect(), batch: Vec::new() }
     }
 
-    /// Takes the next bytes.
+    /// Hashes data.
     pub(crate) fn update(&mut self, data: &[u8]) {
         self.batch.extend_from_slice(data);
         if self.batch.len() >= BATCH_BYTES {
@@ -121,7 +121,7 @@ impl Digester {
         }
     }
 
-    /// Takes zeros that are not in memory.
+    /// Hashes a run of zeros, without a buffer of that size.
     pub(crate) fn zeros(&mut self, count: u64) {
         self.flush();
         self.send(&Batch::Zeros(count));
@@ -146,7 +146,7 @@ impl Digester {
 
     fn send(&self, batch: &Batch) {
         for (_, sender, _) in &self.lanes {
-            // A lane that is gone panicked; `finish` reports that.
+            // If a thread is gone it panicked; `finish` reports that.
             let _ = sender.send(batch.clone());
         }
     }
@@ -170,7 +170,7 @@ fn hash<D: Digest>(batches: impl Iterator<Item = Batch>) -> String {
     hex::encode(digest.finalize())
 }
 
-/// Hashes a finished file from its start.
+/// Hashes a finished file.
 pub(crate) fn of_file(
     kinds: &[Checksum],
     file: &File,
@@ -195,7 +195,7 @@ pub(crate) fn of_file(
     digester.finish()
 }
 
-/// Reads a file from a place of its own, whatever the shared offset is.
+/// Reads a file at its own offset, independent of the shared one.
 struct ReadFrom<'a> {
     file: &'a File,
     at: u64,

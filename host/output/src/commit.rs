@@ -1,8 +1,8 @@
-//! Finished outputs and the moment they take their names.
+//! Renames finished outputs to their final names.
 //!
-//! Outputs wait complete and flushed until the whole build has succeeded; then
-//! all of them are renamed. Checksum files of a replaced image go before it, so
-//! that at no moment an image stands beside the checksum of another.
+//! Outputs stay complete, flushed and hidden until the whole build has succeeded; then all of them
+//! are renamed. Checksum files of a replaced image are removed first, so that an image never has
+//! the checksum of another.
 
 use std::{
     fs, io,
@@ -15,18 +15,17 @@ use crate::{
     checksum,
 };
 
-/// What happens to a file that already has an output's name.
+/// What happens to an existing file with the name of an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// It is replaced.
+    /// Replace it.
     Replace,
-    /// It keeps existing as `NAME-YYYY.MM.DD-HH.MM.SS.ext`, by the time of its
-    /// last change in UTC, with its checksum files, as diskimage-builder does.
+    /// Rename it, with its checksum files, to `NAME-YYYY.MM.DD-HH.MM.SS.ext` by its modification
+    /// time in UTC, as diskimage-builder does.
     KeepDated,
 }
 
-/// An output that is complete but not yet under its name. Dropping it leaves
-/// no trace.
+/// A complete output without its final name. Dropping it leaves no trace.
 #[derive(Debug)]
 pub struct Pending {
     pub(crate) file: OutFile,
@@ -35,36 +34,35 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Where it will be.
+    /// Its final path.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.file.destination()
     }
 }
 
-/// An output under its name.
+/// A finished output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// The format's name.
     pub format: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// Its size in bytes, holes included.
+    /// Its size in bytes, including holes.
     pub bytes: u64,
-    /// Its digests in hexadecimal; each is also in the file beside it.
+    /// Its digests in hexadecimal; each is also in a checksum file.
     pub digests: Vec<(Checksum, String)>,
-    /// Where an older file of the same name went.
+    /// The new path of an older file with the same name.
     pub kept: Option<PathBuf>,
 }
 
-/// Gives all outputs their names, in order. When one fails, those before it
-/// stay and those behind it vanish, which an error of a rename alone (the
-/// bytes are all on disk) makes unlikely.
+/// Renames all outputs to their final names, in order. If one fails, earlier ones stay and later
+/// ones are removed. Failures are unlikely, since all data is on disk and only renames remain.
 ///
 /// # Errors
-/// When a rename, or writing a checksum file, fails.
+/// Fails if a rename, or writing a checksum file, fails.
 pub fn commit(pending: Vec<Pending>, existing: Existing) -> Result<Vec<Written>> {
-    // Checksum files first get their content, for that is what can fail.
+    // Write the checksum files first, since writing can fail.
     let mut ready = Vec::new();
     for output in pending {
         let mut files = Vec::new();
@@ -110,11 +108,11 @@ fn remove_checksums(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Names tried when the dated one is taken: more than a few files changed in
-/// the same second mean that something else is wrong.
+/// Maximum names tried if the dated one is taken: more than a few files modified in the same second
+/// indicate another problem.
 const DATED_ATTEMPTS: u32 = 100;
 
-/// Moves an existing output and its checksum files out of the way.
+/// Renames an existing output and its checksum files.
 fn keep_dated(path: &Path) -> Result<Option<PathBuf>> {
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
@@ -136,15 +134,14 @@ fn keep_dated(path: &Path) -> Result<Option<PathBuf>> {
             rename_in(&to, &kept)?;
         }
     }
-    // A second name first, so that the file never is without one; where hard
-    // links do not exist, a rename has to do.
+    // Add the second name first, so that the file always has one; without hard links, rename it.
     if fs::hard_link(path, &kept).is_err() {
         fs::rename(path, &kept).map_err(|e| OutputError::io("keep", path, e))?;
     }
     Ok(Some(kept))
 }
 
-/// Names another file in a checksum file; one that somebody else wrote stays as it is.
+/// Updates the file name in a checksum file; one in an unknown format stays unchanged.
 fn rename_in(file: &Path, name: &Path) -> Result<()> {
     const LINE_MAX_BYTES: u64 = 64 << 10;
     let length = fs::symlink_metadata(file).map_err(|e| OutputError::io("examine", file, e))?.len();
@@ -163,7 +160,7 @@ fn rename_in(file: &Path, name: &Path) -> Result<()> {
     out.rename_into_place()
 }
 
-/// `NAME-YYYY.MM.DD-HH.MM.SS.ext`, from the second attempt on with a counter.
+/// `NAME-YYYY.MM.DD-HH.MM.SS.ext`; later attempts append a counter.
 fn dated_name(path: &Path, seconds: u64, attempt: u32) -> PathBuf {
     let mut name = path.file_stem().unwrap_or_default().to_owned();
     name.push(format!("-{}", stamp(seconds)));
@@ -177,7 +174,7 @@ fn dated_name(path: &Path, seconds: u64, attempt: u32) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// `YYYY.MM.DD-HH.MM.SS` of a time in UTC.
+/// A time in UTC as `YYYY.MM.DD-HH.MM.SS`.
 fn stamp(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil_date(days);
@@ -185,10 +182,9 @@ fn stamp(seconds: u64) -> String {
     format!("{year:04}.{month:02}.{day:02}-{hour:02}.{minute:02}.{second:02}")
 }
 
-/// The Gregorian date of a count of days since 1970, by counting in eras of 400
-/// years that begin on the first of March, so that leap days come last.
-#[must_use]
-pub fn civil_date(days: u64) -> (u64, u64, u64) {
+/// The Gregorian date of a number of days since 1970. Counts in eras of 400 years that begin on the
+/// first of March, so that leap days are last.
+pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
     const DAYS_FROM_0000_03_01: u64 = 719_468;
     const DAYS_PER_ERA: u64 = 146_097;
     let shifted = days + DAYS_FROM_0000_03_01;

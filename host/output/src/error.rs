@@ -1,4 +1,4 @@
-//! What can go wrong while an output is written, with the path on every one.
+//! Errors of writing outputs, each with its path.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use tar_stream::TarError;
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// `--formats` names something that is no format.
+    /// `--formats` contains an unknown format.
     #[error("invalid format ‘{0}’ in --formats")]
     InvalidFormat(String),
     /// A program is missing on the host.
@@ -15,63 +15,63 @@ pub enum OutputError {
     MissingTool {
         /// The program.
         tool: String,
-        /// Which output needs it, and why.
+        /// The output that needs it, and why.
         needed_for: String,
     },
-    /// The docker format was asked for without a name for the image.
+    /// The docker format was requested without a name for the image.
     #[error("docker: a target was not specified, use ‘--docker-target’")]
     MissingDockerTarget,
-    /// A name for a container image that registries and engines would refuse.
+    /// Not a valid container image name: registries and engines would refuse it.
     #[error("`{target}` is no name for a container image: {reason}")]
     InvalidDockerTarget {
         /// The name.
         target: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: &'static str,
     },
-    /// A path that an output cannot have.
+    /// An output cannot be written at this path.
     #[error("cannot write `{}`: {reason}", .path.display())]
     Unwritable {
         /// The path.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// Two outputs would be the same file.
+    /// Two outputs have the same path.
     #[error("two outputs would both be written to `{}`", .0.display())]
     SamePath(PathBuf),
-    /// A disk format was given to the tree writer or the other way round.
+    /// A disk format was given to the tree writer, or a tree format to the disk writer.
     #[error("the format `{format}` is made from a {wants}")]
     WrongSource {
         /// The format.
         format: &'static str,
-        /// What it is made from.
+        /// The source that it needs.
         wants: &'static str,
     },
-    /// An option that the format does not know or cannot fulfil.
+    /// An option is unknown or not supported by the format.
     #[error("{format}: option `{option}`: {reason}")]
     BadOption {
         /// The format.
         format: &'static str,
-        /// The option as it was given.
+        /// The option as given.
         option: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// The disk is larger than the format can describe.
+    /// The disk exceeds the maximum size of the format.
     #[error("{format}: a disk of {bytes} bytes is too large, the format ends at {max} bytes")]
     TooLarge {
         /// The format.
         format: &'static str,
-        /// Size of the disk.
+        /// Size of the disk in bytes.
         bytes: u64,
-        /// Largest size of the format.
+        /// Maximum size of the format in bytes.
         max: u64,
     },
     /// A file operation on the host failed.
     #[error("failed to {action} `{}`", .path.display())]
     Io {
-        /// What was being done: "write", "rename", …
+        /// The action that failed: "write", "rename", …
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -79,28 +79,28 @@ pub enum OutputError {
         #[source]
         source: std::io::Error,
     },
-    /// Reading the disk that is being converted failed.
+    /// Reading the source disk failed.
     #[error("failed to read {bytes} bytes at {offset} of the disk")]
     ReadDisk {
         /// Offset in bytes.
         offset: u64,
-        /// How many.
+        /// Length in bytes.
         bytes: usize,
         /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// The tar stream from the guest ended early or broke.
+    /// The tar stream from the guest failed or ended early.
     #[error("failed to read the tree from the guest")]
     ReadTree(#[source] std::io::Error),
-    /// The tar stream from the guest is not one, or asks for something refused.
+    /// The tar stream from the guest is invalid, or contains something that is refused.
     #[error("the tree from the guest, entry {entry} `{path}`: {reason}")]
     BadTree {
         /// Number of the entry, from 1.
         entry: u64,
-        /// Its path, printable and bounded.
+        /// Its path, printable and truncated.
         path: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// A program failed.
@@ -108,12 +108,12 @@ pub enum OutputError {
     Tool {
         /// The command line.
         argv: String,
-        /// How it ended.
+        /// Its exit status.
         status: std::process::ExitStatus,
-        /// Last lines of its standard error, bounded.
+        /// The last lines of its standard error.
         stderr: String,
     },
-    /// A thread of this crate ended without an answer, which is a bug here.
+    /// A thread of this crate ended without a result, which is a bug.
     #[error("a thread that writes outputs ended unexpectedly")]
     WorkerLost,
     /// The caller asked to stop.
@@ -131,7 +131,7 @@ impl From<TarError> for OutputError {
 }
 
 impl OutputError {
-    /// What the user can do about it, where there is something.
+    /// A remedy for the user, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

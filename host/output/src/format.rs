@@ -1,4 +1,4 @@
-//! What a format is: one descriptor in one file each, and the one list of them.
+//! Format descriptors: one per format, each in its own file, and the list of all.
 
 use std::{io::Read, path::PathBuf};
 
@@ -6,7 +6,7 @@ use crate::{
     Checksum, OutputError, Result, atomic::OutFile, formats, place, run::DiskInput, tools,
 };
 
-/// What a format is made from.
+/// The source from which a format is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// The finished disk, after the guest has powered off.
@@ -15,25 +15,25 @@ pub enum Origin {
     Tree,
 }
 
-/// A format's descriptor.
+/// The descriptor of a format.
 #[derive(Debug)]
 pub struct Format {
     /// The name in `--formats`.
     pub name: &'static str,
-    /// What is appended to the image's name, without the dot before it.
+    /// The file name suffix, without the dot.
     pub suffix: &'static str,
     /// One line for `--help` and the manual.
     pub about: &'static str,
-    /// What it is made from.
+    /// The source from which it is made.
     pub origin: Origin,
-    /// The largest disk that it describes, in bytes.
+    /// The largest disk that it can represent, in bytes.
     pub(crate) max_bytes: u64,
-    /// Whether it is written front to back, so that checksums cost no pass.
+    /// Whether it is written front to back, so that checksums need no second pass.
     pub(crate) sequential: bool,
-    /// The program this target needs, if its options are not done in process;
-    /// an error when an option is wrong.
+    /// The program that this target needs if its options are not supported in process; an error if
+    /// an option is invalid.
     pub(crate) needs: fn(&Target) -> Result<Option<Need>>,
-    /// Writes it.
+    /// The function that writes it.
     pub(crate) write: Writer,
 }
 
@@ -42,11 +42,11 @@ pub struct Format {
 pub struct Need {
     /// The program's name.
     pub tool: &'static str,
-    /// Why, as a clause: "for …".
+    /// The reason, as a clause: "for …".
     pub reason: String,
 }
 
-/// How a format is written.
+/// The writer function of a format, by source.
 pub(crate) enum Writer {
     Disk(fn(&mut DiskInput<'_>, &mut OutFile, &Target) -> Result<()>),
     Tree(fn(&mut dyn Read, &mut OutFile, &Target) -> Result<()>),
@@ -61,7 +61,7 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-/// Every format, in the order in which `--help` shows them.
+/// All formats, in the order of `--help`.
 pub const FORMATS: &[&Format] = &[
     &formats::qcow2::FORMAT,
     &formats::raw::FORMAT,
@@ -79,33 +79,33 @@ pub const FORMATS: &[&Format] = &[
     &formats::docker::OCI,
 ];
 
-/// One output to be written.
+/// An output to write.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The format.
     pub format: &'static Format,
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Whether to compress, where the format can do without.
+    /// Whether to compress, if that is optional for the format.
     pub compress: bool,
     /// Options as `qemu-img -o` takes them: `k=v,k=v`.
     pub options: Option<String>,
     /// Name and tag of a container image.
     pub container: Option<String>,
-    /// The architecture of a container image, as container engines name it.
+    /// The architecture of a container image, in the names of container engines.
     pub architecture: String,
     /// Checksum files to write beside it.
     pub checksums: Vec<Checksum>,
-    /// What tells this image from others where the format has room for it.
+    /// Identifiers of this image, for formats that store one.
     pub identity: Identity,
-    /// Whether a raw file that is the source may become the output by a rename.
+    /// Whether a raw source file may become the output by a rename.
     pub adopt: bool,
-    /// The size of the disk in bytes, where it is known before it is written.
+    /// The size of the disk in bytes, if known in advance.
     pub disk_bytes: Option<u64>,
 }
 
 impl Target {
-    /// An output with the defaults of the command line: compressed, no options.
+    /// An output with the command line's defaults: compressed, no options.
     #[must_use]
     pub fn new(format: &'static Format, path: impl Into<PathBuf>) -> Self {
         Self {
@@ -123,7 +123,7 @@ impl Target {
     }
 }
 
-/// The name that container engines have for an architecture of Rust or Debian.
+/// Maps an architecture name of Rust or Debian to that of container engines.
 #[must_use]
 pub fn container_architecture(name: &str) -> &str {
     match name {
@@ -135,46 +135,45 @@ pub fn container_architecture(name: &str) -> &str {
     }
 }
 
-/// Identifiers and the time that some formats carry.
+/// The identifier and the time that some formats contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// Random, or derived from the input for reproducible images.
+    /// Random, or derived from the input for reproducible builds.
     pub uuid: uuid::Uuid,
     /// Seconds since 1970.
     pub unix_time: u64,
 }
 
 impl Identity {
-    /// An image that is unlike all others, made now.
+    /// A random identity with the current time.
     #[must_use]
     pub fn random() -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self { uuid: uuid::Uuid::new_v4(), unix_time: now.map_or(0, |d| d.as_secs()) }
     }
 
-    /// The identity that always belongs to `seed`: for SOURCE_DATE_EPOCH.
+    /// An identity derived from `seed`, for SOURCE_DATE_EPOCH.
     #[must_use]
     pub fn fixed(seed: &[u8], unix_time: u64) -> Self {
         Self { uuid: uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, seed), unix_time }
     }
 
-    /// Another identifier that belongs to the same image.
+    /// Derives another identifier for the same image.
     pub(crate) fn derive(&self, what: &str) -> uuid::Uuid {
         uuid::Uuid::new_v5(&self.uuid, what.as_bytes())
     }
 }
 
-/// The format of that name.
+/// Looks up a format by name.
 #[must_use]
 pub fn format(name: &str) -> Option<&'static Format> {
     FORMATS.iter().copied().find(|f| f.name == name)
 }
 
-/// Reads the value of `--formats`: names separated by commas. A name given
-/// twice counts once.
+/// Parses the value of `--formats`: names separated by commas. Duplicates are ignored.
 ///
 /// # Errors
-/// For a name that is no format, the empty one included.
+/// Fails on an unknown or empty name.
 pub fn parse_formats(list: &str) -> Result<Vec<&'static Format>> {
     let mut formats: Vec<&'static Format> = Vec::new();
     for name in list.split(',') {
@@ -186,12 +185,12 @@ pub fn parse_formats(list: &str) -> Result<Vec<&'static Format>> {
     Ok(formats)
 }
 
-/// Checks before the build what would make an output fail after it: options,
-/// missing programs, disks that are too large, outputs that would overwrite each other, paths
-/// that cannot be written. With `are_made`, directories of outputs are made where they are missing.
+/// Checks before the build what would make an output fail after it: options, missing programs,
+/// disks that are too large, outputs that overwrite each other, and paths that cannot be written.
+/// If `are_made`, missing output directories are permitted, since they will be created.
 ///
 /// # Errors
-/// Every complaint, not only the first.
+/// Returns all errors, not only the first.
 pub fn check(targets: &[Target], are_made: bool) -> Result<(), Vec<OutputError>> {
     let mut complaints = Vec::new();
     for (index, target) in targets.iter().enumerate() {
@@ -215,8 +214,8 @@ pub fn check(targets: &[Target], are_made: bool) -> Result<(), Vec<OutputError>>
     if complaints.is_empty() { Ok(()) } else { Err(complaints) }
 }
 
-/// Splits `k=v,k=v` as `qemu-img -o` does: a doubled comma is one in a value, a
-/// key without a value is a switch that is on.
+/// Splits `k=v,k=v` like `qemu-img -o`: a doubled comma stands for one in a value, and a key
+/// without a value is a switch that is on.
 pub(crate) fn split_options(options: &str) -> Vec<(String, String)> {
     let joined = options.replace(",,", "\0");
     let parts = joined.split(',').filter(|p| !p.is_empty()).map(|p| p.replace('\0', ","));
@@ -228,7 +227,7 @@ pub(crate) fn split_options(options: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// For formats that are done in process and have no options.
+/// `needs` of formats that are written in process and have no options.
 pub(crate) fn no_options(target: &Target) -> Result<Option<Need>> {
     match target.options.as_deref().map(split_options).unwrap_or_default().first() {
         None => Ok(None),

@@ -6,15 +6,15 @@ use crate::{
     PendingTree, Silent, Target, UnpackLimits, atomic::OutFile, format, format::Writer, unpack_tree,
 };
 
-/// What a tree may leave: little, so that the limits are met.
+/// Limits on a tree: low, so that inputs reach them.
 const LIMITS: UnpackLimits = UnpackLimits { bytes: 1 << 20, entries: 64 };
-/// What must be whole when all is done.
+/// Content of a file outside, which must not change.
 const OUTSIDE: &[u8] = b"outside";
 
-/// A tree from a guest, unpacked on the host.
+/// Unpacks a guest's tree on the host.
 ///
 /// # Panics
-/// When anything is written outside, left behind, or beyond the limits.
+/// Panics if anything is written outside, left behind, or beyond the limits.
 pub fn unpack(bytes: &[u8]) {
     let folder = tempfile::tempdir().expect("a folder for the test");
     let outside = folder.path().join("outside");
@@ -34,7 +34,7 @@ pub fn unpack(bytes: &[u8]) {
     assert_eq!(beside, 1 + usize::from(to.exists()), "something was left behind");
 }
 
-/// Counts what is in a tree, and sees that no link leads out.
+/// Counts the entries and bytes of a tree, and checks that no link leads out.
 fn walk(top: &Path, folder: &Path, entries: &mut u64, length: &mut u64) {
     for entry in fs::read_dir(folder).expect("a directory").map(|entry| entry.expect("an entry")) {
         let (path, meta) = (entry.path(), entry.metadata().expect("its status"));
@@ -42,7 +42,7 @@ fn walk(top: &Path, folder: &Path, entries: &mut u64, length: &mut u64) {
         if meta.is_dir() {
             walk(top, &path, entries, length);
         } else if meta.is_symlink() {
-            // One that leads nowhere, or in circles, is no way out either.
+            // Dangling and cyclic links do not lead out.
             if let Ok(target) = path.canonicalize() {
                 let top = top.canonicalize().expect("the tree");
                 assert!(
@@ -59,10 +59,10 @@ fn walk(top: &Path, folder: &Path, entries: &mut u64, length: &mut u64) {
     }
 }
 
-/// A tree from a guest, written as a filesystem.
+/// Writes a guest's tree as squashfs.
 ///
 /// # Panics
-/// When it cannot be written for a reason that is not the tree's.
+/// Panics if writing fails for a reason other than the tree.
 pub fn squashfs(bytes: &[u8]) {
     let folder = tempfile::tempdir().expect("a folder for the test");
     let path = folder.path().join("image.squash");
@@ -71,7 +71,7 @@ pub fn squashfs(bytes: &[u8]) {
     let Writer::Tree(write) = &format.write else { unreachable!("it is written from a tree") };
     let mut out = OutFile::create(&path, false).expect("a file");
     let stream = tar_stream::fuzzing::with_checksums(bytes);
-    // Holes are cheap in a stream, and each block of them is looked at.
+    // Holes are small in a stream, but each block of them is processed.
     if write(&mut stream.as_slice(), &mut out, &target).is_ok() {
         assert!(out.position() >= 96, "there is a superblock");
     }
@@ -81,7 +81,7 @@ pub fn squashfs(bytes: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    /// Headers of every kind with names that get in each other's way.
+    /// Headers of all types with conflicting names.
     fn stream() -> impl Strategy<Value = Vec<u8>> {
         let name =
             || prop::sample::select(vec!["a", "b", "a/b", "a/b/c", "c", "a/../b", "./a", ""]);

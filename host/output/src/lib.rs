@@ -1,4 +1,4 @@
-//! Image formats, one file each, written atomically on the host.
+//! Image formats, each in its own file, written atomically on the host.
 //!
 //! ```text
 //!   write_disks(source, targets) ─┐
@@ -6,13 +6,12 @@
 //!   write_trees(tar, targets) ────┘   complete, flushed, nameless
 //! ```
 //!
-//! A disk format sees the disk once, as strides with data in them; a tree
-//! format sees the tar stream of the mounted tree. Several outputs share one
-//! reading of their source, compress on all cores, and appear together under
-//! their names only when [`commit`] is called: whatever fails before, however
-//! the process dies, files from earlier builds are whole and nothing is left.
+//! A disk format reads the disk once, as strides that contain data; a tree format reads the tar
+//! stream of the mounted tree. Several outputs share one pass over their source, compress on all
+//! cores, and get their final names together when [`commit`] is called. If anything fails earlier,
+//! or the process dies, files of earlier builds are intact and nothing is left behind.
 //!
-//! Calls block and use threads; asynchronous callers put them on one.
+//! Calls block and use threads; asynchronous callers must run them on a blocking thread.
 
 mod atomic;
 mod checksum;

@@ -1,4 +1,4 @@
-//! What a format cannot hold of a tree: said once for each kind, with a count and the first
+//! What a format cannot represent of a tree: reported once per kind, with a count and the first
 //! path.
 
 use std::{
@@ -10,17 +10,17 @@ use std::{
 
 use tar_stream::{Archive, Entry};
 
-/// Bytes of a path in messages.
+/// Maximum length of a path in messages, in bytes.
 const SHOWN_PATH_BYTES: usize = 200;
-/// Chunks of a tree that wait to be looked at.
+/// Chunks of a tree that may wait for inspection.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
-/// Members that lose something, by what that is.
+/// Members with losses, by kind of loss.
 #[derive(Debug, Default)]
 pub(crate) struct Losses(BTreeMap<&'static str, (u64, String)>);
 
 impl Losses {
-    /// A member loses something.
+    /// Records a loss of a member.
     pub(crate) fn add(&mut self, what: &'static str, path: &[Vec<u8>]) {
         let (count, _) = self.0.entry(what).or_insert_with(|| {
             let path = path.join(&b'/');
@@ -30,22 +30,22 @@ impl Losses {
         *count += 1;
     }
 
-    /// Each kind: what it is, how many members it is about, and the first of them.
+    /// Each kind of loss: description, number of members, and the first member.
     pub(crate) fn told(&self) -> impl Iterator<Item = (&'static str, u64, &str)> {
         self.0.iter().map(|(what, (count, first))| (*what, *count, first.as_str()))
     }
 }
 
-/// Looks at the members of a stream that is read for something else.
+/// Inspects the members of a stream while it is read by a writer.
 pub(crate) struct Watch<'a> {
     input: &'a mut dyn Read,
-    /// Where copies of what is read go; none when nobody looks any more.
+    /// Channel for copies of the data; `None` once the inspection has ended.
     copies: Option<SyncSender<Vec<u8>>>,
 }
 
 impl<'a> Watch<'a> {
-    /// Begins; what `look` found is the thread's result, once this is dropped. A stream that
-    /// is no archive is not this one's to complain about.
+    /// Starts the inspection thread. Its result has what `look` found, and is available once this
+    /// is dropped. The writer reports a stream that is not an archive.
     pub(crate) fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         input: &'a mut dyn Read,

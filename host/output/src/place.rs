@@ -1,4 +1,4 @@
-//! What an output's path can be, found out before the work whose result goes there.
+//! Checks the paths of outputs before the work whose results are written there.
 
 use std::{fs, io, os::unix::fs::FileTypeExt, path::Path};
 
@@ -17,12 +17,12 @@ fn refused(path: &Path, reason: impl Into<String>) -> OutputError {
     OutputError::Unwritable { path: path.to_owned(), reason: reason.into() }
 }
 
-/// Whether a file can be written under a name: its directory is there and takes new files, and
-/// nothing stands there that must not be replaced. With `is_made` its directory may be missing,
-/// because it is made.
+/// Checks that a file can be written at a path: its directory accepts new files, and no existing
+/// file there is protected from replacement. If `is_made`, the directory may be missing, since it
+/// will be created.
 ///
 /// # Errors
-/// When it cannot, with the reason.
+/// Fails with the reason.
 pub fn check_file(path: &Path, checksums: &[Checksum], is_made: bool) -> Result<()> {
     let named_directory = path.as_os_str().as_encoded_bytes().ends_with(b"/");
     if path.as_os_str().is_empty() || path.file_name().is_none() || named_directory {
@@ -38,14 +38,14 @@ pub fn check_file(path: &Path, checksums: &[Checksum], is_made: bool) -> Result<
         check_kind(&kind.file_for(path))?;
     }
     check_parent(path, directory)?;
-    // Whatever else may be in the way: a quota, a filesystem that is no disk's.
+    // Finds any other obstacle: a quota, or a special filesystem.
     OutFile::create(path, false).map(drop)
 }
 
-/// Whether files can be put into a directory that is there, or it can be made.
+/// Checks that files can be written to a directory, or that it can be created.
 ///
 /// # Errors
-/// When they cannot, with the reason.
+/// Fails with the reason.
 pub fn check_directory(path: &Path) -> Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => check_access(path, path),
@@ -57,7 +57,7 @@ pub fn check_directory(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether a directory can be made, and those above it that are missing.
+/// Checks that a directory and its missing parents can be created.
 fn check_new_directory(path: &Path) -> Result<()> {
     let there = path.ancestors().find(|above| above.as_os_str().is_empty() || above.exists());
     let there = there.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -90,7 +90,7 @@ fn check_access(path: &Path, directory: &Path) -> Result<()> {
     })
 }
 
-/// Refuses what a rename would silently replace by a file, or cannot replace.
+/// Refuses an existing file that a rename would silently replace, or cannot replace.
 pub(crate) fn check_kind(path: &Path) -> Result<()> {
     let kind = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
@@ -113,7 +113,7 @@ pub(crate) fn check_kind(path: &Path) -> Result<()> {
     Err(refused(path, format!("it is a {what}, and an output is a regular file")))
 }
 
-/// Names may be as long as the filesystem takes them.
+/// Checks file names against the maximum length of the filesystem.
 fn check_names(path: &Path, checksums: &[Checksum]) -> Result<()> {
     let longest = |path: &Path| path.file_name().unwrap_or_default().len();
     let files = checksums.iter().map(|kind| kind.file_for(path)).chain([path.to_owned()]);
@@ -171,7 +171,7 @@ mod tests {
         assert!(why(Path::new("/proc/x.img")).contains("/proc/"));
         assert!(why(Path::new("~/x.img")).contains("there is no directory `~`"));
         assert!(check_file(Path::new(""), &[], false).is_err());
-        // Nothing is left of the trial, and nothing was changed.
+        // The check leaves nothing behind and changes nothing.
         assert_eq!(fs::read(at("file")).unwrap(), b"old");
         assert!(!at("x.img").exists());
         if !nix::unistd::geteuid().is_root() {

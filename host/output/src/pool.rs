@@ -1,7 +1,7 @@
-//! Compression on all cores with results in the order of the work.
+//! Runs work on all cores, with results in the order of submission.
 //!
-//! Each writer has a pool; the writer's own thread hands work in and takes
-//! results out, so nothing but the pure function runs on the pool's threads.
+//! Each writer has a pool; the writer's own thread submits work and takes results, so only the pure
+//! function runs on the pool's threads.
 
 use std::{
     collections::VecDeque,
@@ -15,12 +15,12 @@ use std::{
 
 use crate::{OutputError, Result};
 
-/// Pool threads at most: beyond this the one writing thread is the bottleneck.
+/// Maximum pool threads: beyond this, the writing thread is the bottleneck.
 const MAX_THREADS: usize = 16;
 
 type Job<I, O> = (I, SyncSender<O>);
 
-/// A function applied on several threads, its results taken in order.
+/// Applies a function on several threads, with results in order.
 pub(crate) struct Ordered<I, O> {
     jobs: Option<SyncSender<Job<I, O>>>,
     waiting: VecDeque<Receiver<O>>,
@@ -29,10 +29,10 @@ pub(crate) struct Ordered<I, O> {
 }
 
 impl<I: Send + 'static, O: Send + 'static> Ordered<I, O> {
-    /// Starts one thread for each core.
+    /// Starts one thread per core.
     pub(crate) fn new(work: impl Fn(I) -> O + Send + Sync + 'static) -> Self {
         let count = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
-        // Twice the threads in flight keeps each busy while results are written.
+        // Two items per thread keep each thread busy while results are written.
         let depth = count * 2;
         let (jobs, receiver) = sync_channel::<Job<I, O>>(depth);
         let receiver = Arc::new(Mutex::new(receiver));
@@ -41,7 +41,7 @@ impl<I: Send + 'static, O: Send + 'static> Ordered<I, O> {
             let (receiver, work) = (Arc::clone(&receiver), Arc::clone(&work));
             std::thread::spawn(move || {
                 while let Some((input, result)) = take(&receiver) {
-                    // The writer may have given up; then nobody wants this.
+                    // If the writer has stopped, the result is not needed.
                     let _ = result.send(work(input));
                 }
             })
@@ -50,7 +50,7 @@ impl<I: Send + 'static, O: Send + 'static> Ordered<I, O> {
         Self { jobs: Some(jobs), waiting: VecDeque::new(), depth, threads }
     }
 
-    /// Hands in work; returns the oldest result when enough is in flight.
+    /// Submits work; returns the oldest result if enough is in flight.
     pub(crate) fn push(&mut self, input: I) -> Result<Option<O>> {
         let (sender, receiver) = sync_channel(1);
         let jobs = self.jobs.as_ref().ok_or(OutputError::WorkerLost)?;
@@ -59,7 +59,7 @@ impl<I: Send + 'static, O: Send + 'static> Ordered<I, O> {
         if self.waiting.len() >= self.depth { self.pop() } else { Ok(None) }
     }
 
-    /// The oldest result not yet taken, or `None` when all work is done.
+    /// The oldest pending result, or `None` if there is no work left.
     pub(crate) fn pop(&mut self) -> Result<Option<O>> {
         match self.waiting.pop_front() {
             None => Ok(None),
@@ -76,7 +76,7 @@ impl<I, O> Drop for Ordered<I, O> {
     fn drop(&mut self) {
         self.jobs = None;
         for thread in self.threads.drain(..) {
-            // A panic has been reported through the missing result.
+            // A panic was reported already as a missing result.
             let _ = thread.join();
         }
     }

@@ -1,8 +1,8 @@
-//! How far the writing is, told to whoever shows it.
+//! Progress events of writing outputs.
 
 use std::path::Path;
 
-/// Something that happened to one output.
+/// An event of one output.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -10,57 +10,57 @@ pub enum Event<'a> {
     Started {
         /// The format's name.
         format: &'static str,
-        /// Where it goes.
+        /// The output path.
         path: &'a Path,
-        /// Bytes of input it will see, when known.
+        /// Bytes of input to process, if known.
         total: Option<u64>,
     },
-    /// Input up to here is in the output.
+    /// Input up to this point is in the output.
     Advanced {
-        /// Where the output goes.
+        /// The output path.
         path: &'a Path,
-        /// Bytes of input done.
+        /// Bytes of input processed.
         done: u64,
     },
-    /// The file is complete; its checksums are being made.
+    /// The file is complete; its checksums are being computed.
     Digesting {
-        /// Where the output goes.
+        /// The output path.
         path: &'a Path,
     },
-    /// The format cannot hold something of the tree.
+    /// The format cannot represent something in the tree.
     Lost {
         /// The format's name.
         format: &'static str,
-        /// Where the output goes.
+        /// The output path.
         path: &'a Path,
-        /// What is lost, as a clause that ends with what becomes of it.
+        /// What is lost, as a clause that ends with the consequence.
         what: &'static str,
-        /// How many files lose it.
+        /// Number of affected files.
         count: u64,
-        /// The first of them, printable and bounded.
+        /// The first of them, printable and truncated.
         first: &'a str,
     },
-    /// The output is complete under its temporary name.
+    /// The output is complete, but has only a temporary name.
     Finished {
-        /// Where the output goes.
+        /// The output path.
         path: &'a Path,
-        /// Its size.
+        /// Its size in bytes.
         bytes: u64,
     },
 }
 
-/// The caller's side of the work. Called from several threads.
+/// The caller's callbacks. Called from several threads.
 pub trait Progress: Send + Sync {
-    /// Is told what happened. Must not block for long.
+    /// Receives an event. Must not block for long.
     fn event(&self, event: Event<'_>);
 
-    /// Whether to stop; asked often. Outputs not yet committed then vanish.
+    /// Whether to cancel; polled often. Outputs that are not committed are then removed.
     fn cancelled(&self) -> bool {
         false
     }
 }
 
-/// Shows nothing and never stops.
+/// Ignores events and never cancels.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

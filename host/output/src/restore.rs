@@ -1,15 +1,15 @@
-//! Outputs that were written before: read for keeping, and filled again from what
-//! was kept.
+//! Access to finished outputs for the cache: reads them to store, and recreates them from stored
+//! data.
 
 use std::{fs::File, io, path::PathBuf};
 
 use crate::{Checksum, OutputError, Pending, Result, Target, atomic::OutFile};
 
 impl Pending {
-    /// The finished file, for reading; it has a path only for this process.
+    /// Opens the finished file for reading; its path is valid in this process only.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// Fails if it cannot be opened.
     pub fn open(&self) -> Result<(File, PathBuf)> {
         let path = readable(self.file.file());
         let file = File::open(&path).map_err(|e| OutputError::io("open", self.path(), e))?;
@@ -24,11 +24,10 @@ impl Pending {
     }
 }
 
-/// An output whose bytes come from elsewhere. `fill` gets an empty file, and the
-/// path under which this process can open it.
+/// Recreates an output. `fill` gets an empty file, with the path at which this process can open it.
 ///
 /// # Errors
-/// When the file cannot be made, and what `fill` fails with.
+/// Fails if the file cannot be created, or with the error of `fill`.
 pub fn restore<E: From<OutputError>>(
     target: &Target,
     digests: Vec<(Checksum, String)>,
@@ -44,7 +43,7 @@ pub fn restore<E: From<OutputError>>(
     Ok(Pending { file, format: target.format.name, digests })
 }
 
-/// A path that leads to an open file, whether it has a name or not.
+/// A path to an open file, whether or not it has a name.
 fn readable(file: &File) -> PathBuf {
     use std::os::fd::AsRawFd;
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))

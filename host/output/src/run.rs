@@ -1,5 +1,4 @@
-//! One reading of the source, any number of outputs, each on a thread of its
-//! own.
+//! Reads the source once for any number of outputs, each of which has its own thread.
 //!
 //! ```text
 //!   source ──► reader ──┬─► channel ─► writer of qcow2 ─► pool of compressors
@@ -7,7 +6,7 @@
 //!                       └─► …
 //! ```
 //!
-//! The first error of anyone stops everyone and is the one reported.
+//! The first error of any thread stops all of them and is reported.
 
 use std::{
     io::{self, Read},
@@ -26,17 +25,17 @@ use crate::{
     source::{Stride, Strides},
 };
 
-/// Strides that wait for one writer. With a pool's own depth this bounds the
-/// memory of a conversion to some tens of MiB.
+/// Strides that may wait for one writer. With the depth of the pools, this limits the memory of a
+/// conversion to some tens of MiB.
 const STRIDES_IN_FLIGHT: usize = 2;
 
-/// Bytes of a tree handed to the writers at once.
+/// Bytes of a tree passed to the writers per chunk.
 const TREE_CHUNK_BYTES: usize = 1 << 20;
 
-/// Chunks of a tree that wait for one writer.
+/// Chunks of a tree that may wait for one writer.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
-/// The first error of a run; later ones are its consequences.
+/// The first error of a run; later ones are consequences.
 #[derive(Default)]
 struct FirstError(Mutex<Option<OutputError>>);
 
@@ -56,9 +55,9 @@ impl FirstError {
     }
 }
 
-/// What a disk format reads from.
+/// The input of a disk format.
 pub(crate) struct DiskInput<'a> {
-    /// The disk, for formats that need more than its strides in order.
+    /// The disk, for formats that need random access.
     pub(crate) source: &'a dyn BlockSource,
     strides: Receiver<Arc<Stride>>,
     first_error: &'a FirstError,
@@ -72,8 +71,8 @@ impl DiskInput<'_> {
         self.source.len()
     }
 
-    /// The next stride that is not all zeros. An end that comes because the
-    /// reader failed is an error here, not an end.
+    /// The next stride that is not all zeros. If the reader failed, this is an error and not an
+    /// end.
     pub(crate) fn next_stride(&mut self) -> Result<Option<Arc<Stride>>> {
         self.check_cancelled()?;
         match self.strides.recv() {
@@ -89,12 +88,12 @@ impl DiskInput<'_> {
         }
     }
 
-    /// This format reads the source itself: do not let the reader wait for it.
+    /// Declares that this format reads the source itself, so that the reader does not wait for it.
     pub(crate) fn decline_strides(&mut self) {
         self.strides = sync_channel(0).1;
     }
 
-    /// Reports how far a format is that reads the source itself.
+    /// Reports the progress of a format that reads the source itself.
     pub(crate) fn advanced(&self, done: u64) {
         self.progress.event(Event::Advanced { path: &self.target.path, done });
     }
@@ -104,11 +103,11 @@ impl DiskInput<'_> {
     }
 }
 
-/// Writes disk images of one source. They are complete and flushed when this
-/// returns, and take their names by [`crate::commit`].
+/// Writes disk images from one source. On return they are complete and flushed; [`crate::commit`]
+/// gives them their names.
 ///
 /// # Errors
-/// The first failure of any output; then none of them leaves anything.
+/// Returns the first error of any output; then no output leaves anything behind.
 pub fn write_disks(
     source: &dyn BlockSource,
     targets: &[Target],
@@ -141,8 +140,8 @@ fn write_disk(mut input: DiskInput<'_>, file: &mut OutFile, target: &Target) -> 
     write(&mut input, file, target)
 }
 
-/// Sends items to all receivers until the source ends, or nobody listens. A
-/// receiver that is gone no longer needs the items, or has set the error.
+/// Sends items to all receivers until the source ends or no receiver is left. A receiver that is
+/// gone either needs no more items or has set the error.
 fn broadcast<T: Clone>(
     mut senders: Vec<SyncSender<T>>,
     first_error: &FirstError,
@@ -189,7 +188,7 @@ fn open_all(
         .collect()
 }
 
-/// Brings a written file to the disk and makes its checksums.
+/// Flushes a written file and computes its checksums.
 fn settle(
     outcome: Result<()>,
     mut file: OutFile,
@@ -225,13 +224,12 @@ fn collect(done: Vec<Joined>, first_error: FirstError) -> Result<Vec<Pending>> {
     }
 }
 
-/// Writes archives of one tree, which comes as a tar stream from the guest. They
-/// are complete and flushed when this returns, and take their names by
-/// [`crate::commit`].
+/// Writes archives of one tree, from a tar stream of the guest. On return they are complete and
+/// flushed; [`crate::commit`] gives them their names.
 ///
 /// # Errors
-/// The first failure of any output, or a stream that breaks, or that ends
-/// before a tar archive's end; then none of them leaves anything.
+/// Returns the first error of any output, or an error if the stream fails or lacks the end of a tar
+/// archive; then no output leaves anything behind.
 pub fn write_trees(
     tar: &mut dyn Read,
     targets: &[Target],
@@ -289,7 +287,7 @@ fn next_chunk(
     Ok(Some(Arc::new(chunk)))
 }
 
-/// Watches that a tar stream ends as one: whole blocks, the last two of zeros.
+/// Checks that a tar stream ends correctly: whole blocks, of which the last two are zeros.
 #[derive(Default)]
 struct ArchiveEnd {
     bytes: u64,
@@ -313,7 +311,7 @@ impl ArchiveEnd {
     }
 }
 
-/// What a tree format reads from.
+/// The input of a tree format.
 struct TreeInput<'a> {
     chunks: Receiver<Arc<Vec<u8>>>,
     chunk: Option<Arc<Vec<u8>>>,

@@ -1,5 +1,4 @@
-//! Where a disk's bytes come from: a sparse raw file, or anything that can say
-//! where its data is.
+//! Sources of a disk's data: a sparse raw file, or any source with a map of its data.
 
 use std::{
     fs::File,
@@ -11,37 +10,37 @@ use std::{
 
 use crate::{OutputError, Result};
 
-/// A disk that can be read in any order, by several threads.
+/// A disk with random access from several threads.
 pub trait BlockSource: Send + Sync {
     /// Size of the disk in bytes.
     fn len(&self) -> u64;
 
-    /// Whether the disk has no bytes at all.
+    /// Whether the disk has a size of zero.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Fills `buf` from `offset`; the range lies within the disk.
+    /// Fills `buf` from `offset`; the range must be within the disk.
     ///
     /// # Errors
-    /// When the bytes cannot be had.
+    /// Fails if the data cannot be read.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// The next range at or behind `offset` that may hold something other than
-    /// zeros, or `None` when only zeros follow.
+    /// The next range at or after `offset` that may contain non-zero data, or `None` if only zeros
+    /// follow.
     ///
     /// # Errors
-    /// When the layout cannot be read.
+    /// Fails if the map cannot be read.
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>>;
 
-    /// The raw file behind this disk, when it is exactly that: lets the raw
-    /// format clone it, and programs read it by name.
+    /// The raw file that is exactly this disk, if any: the raw format can clone it, and programs
+    /// can read it by path.
     fn raw_file(&self) -> Option<(&Path, &File)> {
         None
     }
 }
 
-/// A raw disk image, sparse where it is empty.
+/// A sparse raw disk image.
 #[derive(Debug)]
 pub struct RawFile {
     path: PathBuf,
@@ -53,11 +52,21 @@ impl RawFile {
     /// Opens an image for reading.
     ///
     /// # Errors
-    /// When it cannot be opened or has no size.
+    /// Fails if it cannot be opened or its size cannot be determined.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| OutputError::io("open", path, e))?;
         let len = file.metadata().map_err(|e| OutputError::io("examine", path, e))?.len();
         Ok(Self { path: path.to_owned(), file, len })
+    }
+
+    fn seek(&self, offset: u64, whence: Whence) -> io::Result<Option<u64>> {
+        let at = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match lseek64(&self.file, at, whence) {
+            Ok(found) => Ok(Some(u64::try_from(found).map_err(|_| io::ErrorKind::InvalidData)?)),
+            // Only a hole follows.
+            Err(nix::errno::Errno::ENXIO) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 }
 
@@ -84,21 +93,21 @@ impl BlockSource for RawFile {
     }
 }
 
-/// The unit in which a disk travels to the writers: large enough that every
-/// format's cluster, block or grain divides it (qcow2 clusters and VHD blocks
-/// end at 2 MiB), small enough that some tens of them in flight fit in memory.
+/// The unit in which a disk is passed to the writers: a multiple of every format's cluster, block
+/// or grain (qcow2 clusters and VHD blocks have at most 2 MiB), and small enough that some tens of
+/// them fit in memory.
 pub(crate) const STRIDE_BYTES: usize = 2 << 20;
 
-/// One stride of a disk that is not all zeros. The last one may be shorter.
+/// A stride of a disk that is not all zeros. The last one may be shorter.
 #[derive(Debug)]
 pub(crate) struct Stride {
-    /// Where it lies; a multiple of [`STRIDE_BYTES`].
+    /// Its offset in the disk; a multiple of [`STRIDE_BYTES`].
     pub(crate) offset: u64,
-    /// Its bytes.
+    /// Its data.
     pub(crate) data: Vec<u8>,
 }
 
-/// Reads the strides of a disk in order, leaving out those that are all zeros.
+/// Reads the strides of a disk in order, without those that are all zeros.
 pub(crate) struct Strides<'a> {
     source: &'a dyn BlockSource,
     next: u64,
@@ -109,7 +118,7 @@ impl<'a> Strides<'a> {
         Self { source, next: 0 }
     }
 
-    /// The next stride with anything in it.
+    /// The next stride that is not all zeros.
     pub(crate) fn next_stride(&mut self) -> Result<Option<Stride>> {
         let len = self.source.len();
         while self.next < len {
@@ -156,7 +165,7 @@ impl<'a> Strides<'a> {
     }
 }
 
-/// Whether every byte is zero. Written so that the compiler uses wide registers.
+/// Whether every byte is zero. The code lets the compiler use wide registers.
 pub(crate) fn is_zero(data: &[u8]) -> bool {
     let mut chunks = data.chunks_exact(64);
     chunks.all(|c| c.iter().fold(0, |a, b| a | b) == 0)

@@ -1,4 +1,4 @@
-//! Programs of the host, for what is not done in process.
+//! Runs programs of the host, for formats that are not written in process.
 
 use std::{
     ffi::OsString,
@@ -9,7 +9,7 @@ use std::{
 
 use crate::{OutputError, Result};
 
-/// Bytes of a program's standard error that go into a message.
+/// Maximum bytes of a program's standard error in a message.
 const STDERR_TAIL_BYTES: usize = 2000;
 
 /// Finds a program in PATH.
@@ -20,11 +20,10 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     })
 }
 
-/// Whether a program is there, to be known before the work that it is needed
-/// after.
+/// Checks that a program exists, before the work that will need it.
 ///
 /// # Errors
-/// When it is not in PATH.
+/// Fails if it is not in PATH.
 pub fn needs_program(name: &str, needed_for: &str) -> Result<()> {
     match find(name) {
         Some(_) => Ok(()),
@@ -32,7 +31,7 @@ pub fn needs_program(name: &str, needed_for: &str) -> Result<()> {
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program and waits for it.
 pub(crate) fn run(tool: &str, args: &[OsString], needed_for: &str) -> Result<()> {
     let missing = || OutputError::MissingTool { tool: tool.into(), needed_for: needed_for.into() };
     let program = find(tool).ok_or_else(missing)?;
@@ -55,11 +54,11 @@ pub(crate) fn run(tool: &str, args: &[OsString], needed_for: &str) -> Result<()>
     })
 }
 
-/// Loads a container image into the engine that runs on this host, by its own
-/// command: `docker` or `podman`.
+/// Loads a container image into the host's container engine, with its own command: `docker` or
+/// `podman`.
 ///
 /// # Errors
-/// When the command is missing or fails.
+/// Fails if the command is missing or fails.
 pub fn load_container(engine: &str, archive: &Path) -> Result<()> {
     let args = ["load".into(), "--input".into(), archive.as_os_str().to_owned()];
     run(engine, &args, "to load the container image into it")

@@ -1,10 +1,10 @@
-//! `NAME.d`: what the build left for the host, unpacked from the guest's stream.
+//! Unpacks the directory `NAME.d`, the files that a build leaves for the host, from the guest's
+//! stream.
 //!
-//! The guest is not trusted. Files go to a fresh directory beside the
-//! destination, or in it where it is there already, in which no symbolic link exists while anything is written;
-//! links come last, and only those that lead to a place inside. No owners, no
-//! devices, no set-id bits. On commit the directory takes its name, or its files
-//! move into the existing one.
+//! The guest is untrusted. Files are unpacked to a new directory beside the destination, or in it
+//! if it exists. This directory contains no symbolic links while files are written; links are
+//! created last, and only those whose target is inside. Owners, devices and set-id bits are
+//! dropped. On commit the directory gets its final name, or its files move into the existing one.
 
 use std::{
     ffi::OsStr,
@@ -24,55 +24,54 @@ use crate::{
     atomic::{directory_of, sync_directory, temporary_name, temporary_prefix},
 };
 
-/// What a guest may leave at most.
+/// Limits on what a guest may leave.
 #[derive(Debug, Clone, Copy)]
 pub struct UnpackLimits {
-    /// Bytes of all files together, holes included.
+    /// Bytes of all files together, including holes.
     pub bytes: u64,
-    /// Members of the archive, and directories that only their paths name.
+    /// Members of the archive, including directories that only paths imply.
     pub entries: u64,
 }
 
 impl Default for UnpackLimits {
-    /// Kernels, ramdisks and manifests are far below this; a disk is not
-    /// filled by a guest gone wild.
+    /// Kernels, ramdisks and manifests are far below these limits, which stop a misbehaving guest
+    /// from filling the disk.
     fn default() -> Self {
         Self { bytes: 16 << 30, entries: 100_000 }
     }
 }
 
-/// An unpacked tree that is not yet at its place. Dropping it removes it.
+/// An unpacked tree without its final name. Dropping it removes it.
 #[derive(Debug)]
 pub struct PendingTree {
     staging: PathBuf,
     destination: PathBuf,
     entries: u64,
-    /// Keeps the next run from taking the directory for a leftover.
+    /// Keeps other runs from removing the directory as a leftover.
     _lock: File,
 }
 
-/// Memory for symbolic links, which are made last, in bytes: as many as members
-/// are allowed by default, with 300 bytes of path and target each.
+/// Memory limit for symbolic links, which are created last, in bytes: the default number of
+/// members, with 300 bytes of path and target each.
 const LINKS_MAX_BYTES: usize = 32 << 20;
 
-/// What a member takes of the stream beside its data, in bytes: its header, the
-/// padding, and records with a path and some attributes. The stream is held to so much
-/// for each member, as it is copied to where the results of builds are kept.
+/// Stream bytes allowed per member beside its data: its header, the padding, and records with a
+/// path and some attributes. This bounds the stream, because it is copied to the store of build
+/// results.
 const ENTRY_OVERHEAD_BYTES: u64 = 16 << 10;
 
-/// What a link takes beside its bytes: two vectors and their place in a list that
-/// grows by doubling.
+/// Memory charged for a link beside its bytes: two vectors, and their entry in a list that grows by
+/// doubling.
 const LINK_BYTES: usize = 128;
 
-/// Bytes copied at once.
+/// Bytes copied per operation.
 const COPY_BYTES: usize = 256 << 10;
 
-/// Unpacks a tar stream for the directory `destination`. `None` when there is
-/// nothing in it.
+/// Unpacks a tar stream for the directory `destination`. `None` if the stream is empty.
 ///
 /// # Errors
-/// When the stream breaks, holds something that is refused, passes the limits,
-/// or the host's disk fails.
+/// Fails if the stream fails, contains something that is refused, exceeds the limits, or if the
+/// host's disk fails.
 pub fn unpack_tree(
     tar: &mut dyn Read,
     destination: &Path,
@@ -114,13 +113,13 @@ impl PendingTree {
             .and_then(|()| rooted::allow_user_mode_at(&staging, 0o777))
             .map_err(|e| OutputError::io("create", &staging, e))?;
         let lock = File::open(&staging).map_err(|e| OutputError::io("open", &staging, e))?;
-        // Without locks (some network filesystems) leftovers merely stay.
+        // Without locks (some network filesystems), leftovers are not removed.
         let _ = lock.try_lock();
         Ok(Self { staging, destination: destination.to_owned(), entries: 0, _lock: lock })
     }
 
-    /// What the fresh directory is made beside: the destination, or something in it where it
-    /// is there already, because the user may write in it and not beside it.
+    /// The path beside which the new directory is created: the destination, or a path in it if it
+    /// exists, because the user may have write permission only there.
     fn beside(destination: &Path) -> PathBuf {
         let is_there = fs::symlink_metadata(destination).is_ok_and(|meta| meta.is_dir());
         match destination.file_name() {
@@ -130,20 +129,20 @@ impl PendingTree {
         }
     }
 
-    /// Where it will be.
+    /// The final path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.destination
     }
 
-    /// Gives the tree its name, or moves its files into the directory that has
-    /// it already, where files of the same name are replaced.
+    /// Renames the tree to its final name, or moves its files into the existing directory, where
+    /// files of the same name are replaced.
     ///
     /// # Errors
-    /// When a rename fails, or something that is no directory is in the way.
+    /// Fails if a rename fails, or if the destination exists and is not a directory.
     pub fn commit(self) -> Result<PathBuf> {
         let destination = self.destination.clone();
-        // A link in its place would carry what the guest wrote to wherever it leads.
+        // Following a link here would let the guest's files go wherever it leads.
         match fs::symlink_metadata(&destination) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 fs::rename(&self.staging, &destination)
@@ -167,8 +166,8 @@ impl PendingTree {
 
 impl Drop for PendingTree {
     fn drop(&mut self) {
-        // After a commit by rename it is gone; what stays is removed by the
-        // next run for this destination.
+        // After a commit by rename it does not exist; otherwise the next run for this destination
+        // removes leftovers.
         let _ = fs::remove_dir_all(&self.staging);
     }
 }
@@ -192,7 +191,7 @@ fn merge(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).map_err(list)? {
         let entry = entry.map_err(list)?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
-        // Not `metadata`: a link of an earlier build must not lead this one out.
+        // Not `metadata`: a link of an earlier build must not be followed.
         let existing = fs::symlink_metadata(&target);
         let is_dir = entry.file_type().map_err(list)?.is_dir();
         if is_dir && existing.as_ref().is_ok_and(fs::Metadata::is_dir) {
@@ -210,9 +209,9 @@ struct Unpacker {
     limits: UnpackLimits,
     bytes_left: u64,
     entries_left: u64,
-    /// Symbolic links, made when nothing more is written: path and target.
+    /// Symbolic links, created after everything else: path and target.
     links: Vec<(PathBuf, Vec<u8>)>,
-    /// Bytes of memory that more of them may take.
+    /// Memory left for further links, in bytes.
     links_left: usize,
 }
 
@@ -237,7 +236,7 @@ impl Unpacker {
             Kind::File => self.file(archive, &entry, &path),
             Kind::HardLink => {
                 let target = self.place(&entry.hard_link);
-                // Nothing below the root is a symbolic link yet.
+                // There is no symbolic link below the root yet.
                 if !fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file()) {
                     return Err(archive.bad(&shown, "a hard link to no file before it").into());
                 }
@@ -263,7 +262,7 @@ impl Unpacker {
         }
     }
 
-    /// Counts files and directories that are made.
+    /// Counts created files and directories.
     fn count(&mut self, made: u64) -> Result<(), String> {
         let left = self.entries_left.checked_sub(made);
         self.entries_left =
@@ -283,14 +282,14 @@ impl Unpacker {
         entry: &Entry,
         path: &Path,
     ) -> Result<()> {
-        // With the holes: who copies the directory may not keep them.
+        // Including holes: a copy of the directory may not preserve them.
         let Some(left) = self.bytes_left.checked_sub(entry.size) else {
             let reason = "the files are larger than the limit for all of them together";
             return Err(archive.bad(&entry.path.join(&b'/'), reason).into());
         };
         self.bytes_left = left;
         let fail = |e| OutputError::io("write", path, e);
-        // Later members of the same name replace earlier ones, as in tar.
+        // As in tar, later members replace earlier ones of the same name.
         let _ = fs::remove_file(path);
         let file = OpenOptions::new()
             .write(true)
@@ -323,7 +322,7 @@ impl Unpacker {
     }
 }
 
-/// Makes the directories above a path that are missing; how many.
+/// Creates the missing parent directories of a path; returns their number.
 fn make_parents(path: &Path) -> io::Result<u64> {
     let Some(parent) = path.parent() else { return Ok(0) };
     let make = || {
@@ -342,9 +341,8 @@ fn make_parents(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// Whether a link's target is relative and, after as many `..` as the link is
-/// deep at most, only goes down. All links being so, none leads out, through
-/// however many others it goes.
+/// Whether a link's target is relative and, after at most as many `..` as the link is deep, only
+/// descends. If all links do so, no chain of links leads out.
 fn stays_inside(entry: &Entry) -> bool {
     if entry.link.first().is_none_or(|b| *b == b'/') {
         return false;
@@ -363,7 +361,7 @@ mod tests {
     use super::*;
     use crate::Silent;
 
-    /// An archive of (path, kind, content or target).
+    /// Creates an archive from (path, type, content or target).
     fn archive(members: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         for (path, kind, content) in members {
@@ -451,7 +449,7 @@ mod tests {
             (vec![("dev", tar::EntryType::Char, "")], "a device or pipe"),
             (vec![("a", Regular, &big), ("b", Regular, &big)], "larger than the limit"),
             (vec![("d", Directory, ""); 21], "more than 20 members"),
-            // A link where a directory has to be: found when the link is made.
+            // A link at the path of a directory, detected when the link is created.
             (vec![("l", Symlink, "d"), ("l/x", Regular, "")], "failed to create"),
         ] {
             let dir = tempfile::tempdir().unwrap();

@@ -9,8 +9,8 @@
 //!   manifest.json          …and what `docker load` of any age reads
 //! ```
 //!
-//! The layer goes into the archive as it comes from the guest; its header, which
-//! holds its digest and size, is filled in when both are known.
+//! The layer is written to the archive as the guest sends it; its tar header, which contains digest
+//! and size, is filled in afterwards.
 
 use std::io::{self, Read};
 
@@ -28,7 +28,7 @@ use crate::{
     losses::{Losses, Watch},
 };
 
-/// For `docker load` and for everything that reads OCI archives.
+/// The docker format, for `docker load` and for everything that reads OCI archives.
 pub(crate) const DOCKER: Format = Format {
     name: "docker",
     suffix: "docker.tar",
@@ -40,7 +40,7 @@ pub(crate) const DOCKER: Format = Format {
     write: Writer::Tree(write_docker),
 };
 
-/// For registries and tools that want nothing but the OCI layout.
+/// The OCI format, for registries and tools that accept only the OCI layout.
 pub(crate) const OCI: Format = Format {
     name: "oci",
     suffix: "oci.tar",
@@ -57,7 +57,7 @@ const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// The tag of a name that has none.
+/// The tag of an image name without one.
 const DEFAULT_TAG: &str = "latest";
 
 fn needs_name(target: &Target) -> Result<Option<Need>> {
@@ -79,8 +79,8 @@ fn write_oci(tar: &mut dyn Read, out: &mut OutFile, target: &Target) -> Result<(
     write(tar, out, target, false)
 }
 
-/// Names that a layer cannot hold as files: engines take them for marks that other files of
-/// the layers below are gone (whiteouts).
+/// Records files whose names a layer cannot represent: engines read them as whiteouts, which delete
+/// files of lower layers.
 fn note_losses(entry: &Entry, losses: &mut Losses) {
     if entry.path.iter().any(|name| name.starts_with(b".wh.")) {
         losses.add(
@@ -144,7 +144,7 @@ fn write_archive(
         }]);
         archive.member("manifest.json", &json_bytes(&manifest))?;
     }
-    // The end of a tar archive.
+    // The end marker of a tar archive.
     archive.out.append(&[0; 2 * BLOCK_BYTES])
 }
 
@@ -231,7 +231,7 @@ fn only(digester: Digester) -> Result<String> {
     digester.finish()?.pop().map(|(_, hex)| hex).ok_or(OutputError::WorkerLost)
 }
 
-/// Hashes what is read.
+/// Hashes the data that is read through it.
 struct Tee<'a> {
     input: &'a mut dyn Read,
     seen: &'a mut Digester,
@@ -256,14 +256,14 @@ fn rfc3339(unix_time: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// A container image's name and tag.
+/// The name and the tag of a container image.
 #[derive(Debug, PartialEq, Eq)]
 struct Reference {
     name: String,
     tag: String,
 }
 
-/// Longest name and longest tag of the distribution specification.
+/// Maximum length of name and tag in the distribution specification.
 const MAX_NAME_BYTES: usize = 255;
 const MAX_TAG_BYTES: usize = 128;
 
@@ -274,7 +274,7 @@ impl Reference {
         if text.contains('@') {
             return invalid("a digest follows from the content and cannot be given");
         }
-        // A colon before the last slash is the port of a registry.
+        // A colon before the last slash belongs to the port of a registry.
         let (name, tag) = match text.rsplit_once(':') {
             Some((name, tag)) if !tag.contains('/') => (name, tag),
             _ => (text, DEFAULT_TAG),
@@ -301,12 +301,12 @@ impl Reference {
         Ok(Self { name: name.to_owned(), tag: tag.to_owned() })
     }
 
-    /// As people write it and `docker load` expects it.
+    /// The short form that users write and `docker load` expects.
     fn familiar(&self) -> String {
         format!("{}:{}", self.name, self.tag)
     }
 
-    /// With the registry that a name without one means.
+    /// The full form, with the default registry if none is given.
     fn full(&self) -> String {
         let registry = match self.name.split_once('/') {
             Some((first, _)) if is_registry(first) => "",
@@ -317,8 +317,8 @@ impl Reference {
     }
 }
 
-/// Whether the first part of a name is a registry: it has a dot or a port, or
-/// is the host itself.
+/// Whether the first component of a name is a registry: it contains a dot or a port, or is
+/// `localhost`.
 fn is_registry(part: &str) -> bool {
     part == "localhost" || part.contains(['.', ':'])
 }

@@ -1,5 +1,4 @@
-//! One file for each format; a descriptor and a function that
-//! writes.
+//! The formats, one file each: a descriptor and a function that writes.
 
 pub(crate) mod docker;
 pub(crate) mod qcow2;

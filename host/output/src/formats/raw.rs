@@ -1,9 +1,8 @@
-//! The disk as it is, with holes where it is empty.
+//! Writes the raw disk, with holes where it is empty.
 //!
-//! The build's own disk is renamed when nobody needs it afterwards and it lies
-//! on the same filesystem. Else its data extents are copied by the kernel,
-//! which shares the blocks on filesystems that can. Checksums need every byte
-//! and therefore go by way of the strides.
+//! The build's own disk is renamed if it is not needed afterwards and is on the same filesystem.
+//! Otherwise the kernel copies its data extents, and shares blocks on filesystems that support it.
+//! Checksums need all bytes, and therefore use the strides.
 
 use std::{fs::File, os::unix::fs::MetadataExt};
 
@@ -28,18 +27,17 @@ pub(crate) const FORMAT: Format = Format {
     write: Writer::Disk(write),
 };
 
-/// Zeros of at least this size become holes: the block size of the filesystems
-/// in use, below which a hole saves nothing.
+/// Minimum size of a hole: the block size of common filesystems, below which a hole saves nothing.
 const HOLE_BYTES: usize = 4096;
 
-/// Bytes copied by the kernel at once; between two of them a stop is noticed.
+/// Bytes copied by the kernel per call; cancellation is checked in between.
 const COPY_BYTES: u64 = 64 << 20;
 
 pub(crate) fn write(input: &mut DiskInput<'_>, out: &mut OutFile, target: &Target) -> Result<()> {
     let source = input.source;
     if let Some((path, file)) = source.raw_file() {
         if target.adopt && same_filesystem(file, out) {
-            // Dropping the unused temporary file leaves nothing.
+            // Dropping the unused temporary file leaves no trace.
             *out = OutFile::adopt(path, &target.path)?;
             return Ok(());
         }
@@ -55,7 +53,7 @@ pub(crate) fn write(input: &mut DiskInput<'_>, out: &mut OutFile, target: &Targe
     Ok(())
 }
 
-/// Appends data, leaving holes for its runs of zeros.
+/// Appends data, with holes for runs of zeros.
 pub(crate) fn append_sparse(out: &mut OutFile, data: &[u8]) -> Result<()> {
     let mut rest = data;
     while !rest.is_empty() {
@@ -82,8 +80,8 @@ fn same_filesystem(file: &File, out: &OutFile) -> bool {
     }
 }
 
-/// Copies the data extents within the kernel. `false` when this pair of files
-/// cannot do that; nothing has been written then.
+/// Copies the data extents within the kernel. Returns `false` if this pair of files does not
+/// support that; then nothing has been written.
 fn clone_extents(from: &File, input: &mut DiskInput<'_>, out: &mut OutFile) -> Result<bool> {
     let read_error = |offset, source| OutputError::ReadDisk { offset, bytes: 0, source };
     let mut next = 0;

@@ -1,4 +1,4 @@
-//! The tree as the guest packed it: PAX tar, owners, xattrs and all.
+//! The tree as the guest sends it: a PAX archive with owners and xattrs.
 
 use std::io::Read;
 
@@ -19,7 +19,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Writer::Tree(write),
 };
 
-/// Bytes read from the stream at once by the tree formats.
+/// Bytes that the tree formats read from the stream per call.
 pub(crate) const READ_BYTES: usize = 1 << 20;
 
 pub(crate) fn write(tar: &mut dyn Read, out: &mut OutFile, _: &Target) -> Result<()> {
@@ -29,7 +29,7 @@ pub(crate) fn write(tar: &mut dyn Read, out: &mut OutFile, _: &Target) -> Result
     Ok(())
 }
 
-/// Reads a chunk that is full unless the stream ends.
+/// Reads a chunk, which is full unless the stream ends.
 pub(crate) fn next_chunk(tar: &mut dyn Read, bytes: usize) -> Result<Option<Vec<u8>>> {
     let mut chunk = Vec::with_capacity(bytes);
     tar.take(bytes as u64).read_to_end(&mut chunk).map_err(OutputError::ReadTree)?;

@@ -1,7 +1,6 @@
 //! The tree as zstd-compressed tar, compressed on all cores.
 //!
-//! Each chunk is a frame of its own; readers decompress frames one after
-//! another as one stream.
+//! Each chunk is a separate frame; readers decompress consecutive frames as one stream.
 
 use std::io::Read;
 
@@ -24,11 +23,11 @@ pub(crate) const FORMAT: Format = Format {
     write: Writer::Tree(write),
 };
 
-/// Input of one frame: four times the window of the level, so that little is
-/// lost at the borders.
+/// Input size of a frame: four times the window of the level, so that little compression is lost at
+/// the borders.
 const CHUNK_BYTES: usize = 8 << 20;
 
-/// zstd's own default.
+/// zstd's default level.
 const LEVEL: i32 = 3;
 
 pub(crate) fn write(tar: &mut dyn Read, out: &mut OutFile, _: &Target) -> Result<()> {

@@ -4,8 +4,8 @@
 //!   header | deflate of chunk 0, sync flush | … | deflate of the last, final | CRC, size
 //! ```
 //!
-//! One gzip member: each chunk is deflated on its own and ends at a byte
-//! boundary, so the pieces follow each other as one deflate stream.
+//! One gzip member: each chunk is deflated separately and ends at a byte boundary, so the chunks
+//! form one deflate stream.
 
 use std::io::Read;
 
@@ -30,15 +30,15 @@ pub(crate) const FORMAT: Format = Format {
     write: Writer::Tree(write),
 };
 
-/// Input deflated at once. Each chunk starts with an empty window of 32 KiB, so
-/// at this size about two percent of the matches are lost.
+/// Input size of a chunk. Each chunk starts with an empty window of 32 KiB, so at this size about
+/// two percent of the matches are lost.
 const CHUNK_BYTES: usize = 512 << 10;
 
-/// Magic, deflate, no flags, no time (so that the same tree gives the same
-/// file), no extra flags, unknown system.
+/// gzip header: magic, deflate, no flags, no time (for reproducible files), no extra flags, unknown
+/// system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
-/// A deflate block that is empty and the last: ends the stream.
+/// An empty final deflate block, which ends the stream.
 const FINAL_BLOCK: [u8; 2] = [3, 0];
 
 pub(crate) fn write(tar: &mut dyn Read, out: &mut OutFile, _: &Target) -> Result<()> {
@@ -67,18 +67,18 @@ pub(crate) fn gzip(input: &mut dyn Read, sink: &mut dyn FnMut(&[u8]) -> Result<(
     }
     let mut end = FINAL_BLOCK.to_vec();
     end.extend_from_slice(&crc.sum().to_le_bytes());
-    // The size modulo 2^32, which is how the combined CRC keeps it.
+    // The size modulo 2^32, as the CRC object counts it.
     end.extend_from_slice(&crc.amount().to_le_bytes());
     sink(&end)
 }
 
-/// Deflates a chunk up to a byte boundary.
+/// Deflates a chunk, ending at a byte boundary.
 fn deflate(chunk: &[u8]) -> Option<(Vec<u8>, Crc)> {
     let mut crc = Crc::new();
     crc.update(chunk);
     let mut compressor = Compress::new(Compression::default(), false);
-    // Incompressible data grows by a few bytes per block, and the flush adds
-    // some; a buffer that turned out too small is enlarged.
+    // Incompressible data grows by a few bytes per block, and the flush adds some; the buffer is
+    // enlarged if needed.
     let mut packed = Vec::with_capacity(chunk.len() / 2 + 1024);
     loop {
         let done = usize::try_from(compressor.total_in()).ok()?;

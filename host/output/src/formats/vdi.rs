@@ -1,4 +1,4 @@
-//! VirtualBox's format: header, block map, blocks of 1 MiB as they come.
+//! VirtualBox's VDI format: header, block map, blocks of 1 MiB in order of arrival.
 
 use crate::{
     OutputError, Result, Target,
@@ -23,13 +23,13 @@ pub(crate) const FORMAT: Format = Format {
 const SECTOR_BYTES: u64 = 512;
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// The map follows the header's sector; data begins at a whole block.
+/// The map follows the header's sector; data begins at a block boundary.
 const MAP_AT: u64 = 512;
 
-/// A block that is not stored and reads as zeros.
+/// Map entry of a block that is not stored and reads as zeros.
 const UNUSED: u32 = u32::MAX;
 
-/// Blocks that readers accept.
+/// Maximum number of blocks that readers accept.
 const MAX_BLOCKS: u64 = 0x3fff_ffff;
 
 pub(crate) fn write(input: &mut DiskInput<'_>, out: &mut OutFile, target: &Target) -> Result<()> {
@@ -67,7 +67,7 @@ fn header(size: u64, data_at: u64, used: u32, target: &Target) -> [u8; 512] {
     let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
     put(0, b"<<< Oracle VM VirtualBox Disk Image >>>\n");
     put(0x40, &0xbeda_107fu32.to_le_bytes());
-    // Version 1.1, its header of 400 bytes, a growing image without flags.
+    // Version 1.1 with a header of 400 bytes; a dynamic image without flags.
     put(0x44, &0x0001_0001u32.to_le_bytes());
     put(0x48, &400u32.to_le_bytes());
     put(0x4c, &1u32.to_le_bytes());

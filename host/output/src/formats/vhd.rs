@@ -1,4 +1,4 @@
-//! Virtual PC's format, for Hyper-V, Azure and Xen.
+//! Virtual PC's VHD format, for Hyper-V, Azure and Xen.
 //!
 //! ```text
 //!   fixed     the disk | footer
@@ -14,7 +14,7 @@ use crate::{
     source::STRIDE_BYTES,
 };
 
-/// What virt-dib and diskimage-builder call vhd.
+/// The dynamic format, which virt-dib and diskimage-builder call vhd.
 pub(crate) const DYNAMIC: Format = Format {
     name: "vhd",
     suffix: "vhd",
@@ -26,7 +26,7 @@ pub(crate) const DYNAMIC: Format = Format {
     write: Writer::Disk(write_dynamic),
 };
 
-/// What Azure takes.
+/// The fixed format, as Azure requires.
 pub(crate) const FIXED: Format = Format {
     name: "vhd-fixed",
     suffix: "fixed.vhd",
@@ -40,26 +40,26 @@ pub(crate) const FIXED: Format = Format {
 
 const SECTOR_BYTES: u64 = 512;
 
-/// Largest disk that the readers take.
+/// Maximum disk size that readers accept.
 const MAX_BYTES: u64 = 2040 << 30;
 
-/// Azure refuses other sizes; zeros are added up to it.
+/// Azure accepts only multiples of this; the disk is padded with zeros.
 const FIXED_UNIT_BYTES: u64 = 1 << 20;
 
-/// Size of a block, the default of all writers.
+/// Block size: the default of all writers.
 const BLOCK_BYTES: u64 = STRIDE_BYTES as u64;
 
-/// A bit for each sector of a block.
+/// Sector bitmap of a block.
 const BITMAP_BYTES: usize = STRIDE_BYTES / 512 / 8;
 
-/// Where the header and the block table are, behind the footer's copy.
+/// Offset of the dynamic header, after the footer copy; the block table follows.
 const HEADER_AT: u64 = 512;
 const TABLE_AT: u64 = 512 + 1024;
 
-/// A block that is not stored.
+/// Table entry of a block that is not stored.
 const UNUSED: u32 = u32::MAX;
 
-/// Seconds from 1970 to 2000, where the format's time begins.
+/// Seconds from 1970 to 2000, the epoch of the format.
 const EPOCH: u64 = 946_684_800;
 
 fn write_fixed(input: &mut DiskInput<'_>, out: &mut OutFile, target: &Target) -> Result<()> {
@@ -113,8 +113,7 @@ fn footer(size: u64, kind: u32, header_at: u64, target: &Target) -> [u8; 512] {
     put(16, &header_at.to_be_bytes());
     let time = target.identity.unix_time.saturating_sub(EPOCH);
     put(24, &u32::try_from(time).unwrap_or(u32::MAX).to_be_bytes());
-    // For this creator, readers go by the size below, not by the geometry,
-    // which is rounded.
+    // For this creator, readers use the size below instead of the rounded geometry.
     put(28, b"win ");
     put(32, &0x000a_0000u32.to_be_bytes());
     put(36, b"Wi2k");
@@ -142,13 +141,14 @@ fn header(blocks: u64) -> [u8; 1024] {
     header
 }
 
-/// The complement of the sum of all bytes, of which its own four are zero.
+/// Sets the checksum: the one's complement of the sum of all bytes, with the checksum field as
+/// zero.
 fn put_checksum(bytes: &mut [u8], at: usize) {
     let sum = bytes.iter().fold(0u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
     bytes[at..at + 4].copy_from_slice(&(!sum).to_be_bytes());
 }
 
-/// The geometry that the specification derives from a number of sectors.
+/// The CHS geometry that the specification derives from the number of sectors.
 fn geometry(sectors: u64) -> (u16, u8, u8) {
     let total = sectors.min(65_535 * 16 * 255);
     let (mut per_track, mut heads, mut tracks);

@@ -1,4 +1,4 @@
-//! Hyper-V's format of today.
+//! Hyper-V's VHDX format.
 //!
 //! ```text
 //!   0       identifier    64K, 128K  headers    192K, 256K  region tables
@@ -30,28 +30,27 @@ pub(crate) const FORMAT: Format = Format {
 const KIB: usize = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Size of a block; from 1 to 256 MiB are allowed.
+/// Block size; the specification allows 1 to 256 MiB.
 const BLOCK_BYTES: u64 = STRIDE_BYTES as u64;
 
-/// Logical sectors, and the physical ones that guests align to.
+/// Logical sector size, and the physical sector size to which guests align.
 const SECTOR_BYTES: u32 = 512;
 const PHYSICAL_SECTOR_BYTES: u32 = 4096;
 
-/// The largest disk of the specification.
+/// Maximum disk size in the specification.
 const MAX_BYTES: u64 = 64 << 40;
 
 const LOG_AT: u64 = MIB;
 const METADATA_AT: u64 = 2 * MIB;
 const TABLE_AT: u64 = 3 * MIB;
 
-/// Where the items begin in the metadata region.
+/// Offset of the items in the metadata region.
 const ITEMS_AT: u32 = 64 << 10;
 
-/// Payload blocks for which there is one entry of a sector bitmap (which only
-/// differencing disks use) in the table.
+/// Payload blocks per sector bitmap entry in the table (used only by differencing disks).
 const CHUNK_BLOCKS: u64 = (1 << 23) * SECTOR_BYTES as u64 / BLOCK_BYTES;
 
-/// A block that is stored in full.
+/// State of a block that is stored completely.
 const FULLY_PRESENT: u64 = 6;
 
 const REGION_TABLE: Uuid = uuid!("2dc27766-f623-4200-9d64-115e9bfd4a08");
@@ -63,7 +62,7 @@ const ITEM_IDENTITY: Uuid = uuid!("beca12ab-b2e6-4523-93ef-c309e000c746");
 const ITEM_SECTOR: Uuid = uuid!("8141bf1d-a96f-4709-ba47-f233a8faab5f");
 const ITEM_PHYSICAL_SECTOR: Uuid = uuid!("cda348c7-445d-4471-9cc9-e9885251c556");
 
-/// Flags of metadata items: about the virtual disk, and required.
+/// Flags of metadata items: virtual disk, and required.
 const VIRTUAL_DISK: u32 = 2;
 const REQUIRED: u32 = 4;
 
@@ -81,7 +80,7 @@ pub(crate) fn write(input: &mut DiskInput<'_>, out: &mut OutFile, target: &Targe
     while let Some(stride) = input.next_stride()? {
         let block = stride.offset / BLOCK_BYTES;
         let entry = usize::try_from(block + block / CHUNK_BLOCKS).unwrap_or_default();
-        // Positions are multiples of 1 MiB; the low 20 bits hold the state.
+        // File offsets are multiples of 1 MiB; the low 20 bits hold the state.
         table[entry] = out.position() | FULLY_PRESENT;
         append_sparse(out, &stride.data)?;
         out.skip(BLOCK_BYTES - stride.data.len() as u64);
@@ -100,7 +99,7 @@ pub(crate) fn write(input: &mut DiskInput<'_>, out: &mut OutFile, target: &Targe
     out.patch(0, &b"vhdxfile".iter().copied().chain(creator).collect::<Vec<u8>>())
 }
 
-/// The header; of the two, the one with the higher number counts.
+/// A header; of the two, readers use the one with the higher sequence number.
 fn header(sequence: u64, target: &Target) -> Vec<u8> {
     let mut header = vec![0; 4 * KIB];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
@@ -108,7 +107,7 @@ fn header(sequence: u64, target: &Target) -> Vec<u8> {
     put(8, &sequence.to_le_bytes());
     put(16, &target.identity.derive("vhdx file").to_bytes_le());
     put(32, &target.identity.derive("vhdx data").to_bytes_le());
-    // No identifier of the log: it is empty. Log version 0, format version 1.
+    // No log GUID, as the log is empty. Log version 0, format version 1.
     put(66, &1u16.to_le_bytes());
     put(68, &u32::try_from(MIB).unwrap_or_default().to_le_bytes());
     put(72, &LOG_AT.to_le_bytes());
@@ -128,7 +127,7 @@ fn region_table(table_bytes: u32) -> Vec<u8> {
         entry[..16].copy_from_slice(&region.to_bytes_le());
         entry[16..24].copy_from_slice(&at.to_le_bytes());
         entry[24..28].copy_from_slice(&bytes.to_le_bytes());
-        // Readers have to know it.
+        // The region is required.
         entry[28] = 1;
     }
     put_checksum(&mut regions);
@@ -137,7 +136,7 @@ fn region_table(table_bytes: u32) -> Vec<u8> {
 
 fn metadata(size: u64, target: &Target) -> Vec<u8> {
     let block = u32::try_from(BLOCK_BYTES).unwrap_or_default();
-    // Block size, and no flags: blocks come as needed, and there is no parent.
+    // Block size, and no flags: blocks are allocated dynamically, and there is no parent.
     let parameters = [block.to_le_bytes(), [0; 4]].concat();
     let identity = target.identity.derive("vhdx disk").to_bytes_le();
     let items: [(Uuid, Vec<u8>, u32); 5] = [
@@ -165,7 +164,7 @@ fn metadata(size: u64, target: &Target) -> Vec<u8> {
     region
 }
 
-/// CRC-32C over everything, its own four bytes at 4 being zero.
+/// Sets the CRC-32C of the whole structure, with the field at offset 4 as zero.
 fn put_checksum(bytes: &mut [u8]) {
     let crc = crc32c(bytes);
     bytes[4..8].copy_from_slice(&crc.to_le_bytes());

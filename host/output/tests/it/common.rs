@@ -1,4 +1,4 @@
-//! A disk with all that matters in it, and the reference tools.
+//! A disk with all relevant content, and the reference tools.
 
 use std::{
     fs::File,
@@ -11,10 +11,10 @@ use std::{
 
 use output::BlockSource;
 
-/// Size of the test disk: not a multiple of any cluster, but of a sector.
+/// Size of the test disk: not a multiple of any cluster size, but of a sector.
 pub(crate) const DISK_BYTES: u64 = (23 << 20) + 5 * 512;
 
-/// Bytes that do not compress, always the same.
+/// Incompressible bytes that are the same on every run.
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {
@@ -26,8 +26,7 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-/// A sparse disk with text, noise, single bytes, written zeros, and data at its
-/// very end.
+/// Creates a sparse disk with text, noise, single bytes, written zeros, and data at its very end.
 pub(crate) fn make_disk(path: &Path) {
     let file = File::create(path).unwrap();
     file.set_len(DISK_BYTES).unwrap();
@@ -45,7 +44,7 @@ pub(crate) fn make_disk(path: &Path) {
     file.write_all_at(b"the end", DISK_BYTES - 7).unwrap();
 }
 
-/// The same disk as something that is not a raw file.
+/// The same disk as a source that is not a raw file.
 pub(crate) struct NotAFile(pub(crate) output::RawFile);
 
 impl BlockSource for NotAFile {
@@ -60,7 +59,8 @@ impl BlockSource for NotAFile {
     }
 }
 
-/// Runs a reference tool, or says why not. A failure of the tool fails the test.
+/// Runs a reference tool; if it is missing, prints the reason. A failure of the tool fails the
+/// test.
 pub(crate) fn tool(argv: &[&str]) -> Option<String> {
     let output = match Command::new(argv[0]).args(&argv[1..]).output() {
         Ok(output) => output,
@@ -79,7 +79,7 @@ pub(crate) fn tool(argv: &[&str]) -> Option<String> {
     Some(text)
 }
 
-/// Checks what a checksum file says, beside it as people do.
+/// Verifies a checksum file with the tool, in its directory.
 pub(crate) fn verified(kind: &str, file: &Path) {
     let (dir, name) = (file.parent().unwrap(), file.file_name().unwrap());
     let script = "cd \"$1\" && \"$2sum\" -c --quiet \"$3\"";

@@ -1,4 +1,4 @@
-//! Disk formats against qemu-img, which is the reference for all of them.
+//! Compares disk formats with qemu-img, the reference for all of them.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -16,7 +16,7 @@ fn write(source: &dyn BlockSource, targets: &[Target]) -> Vec<Written> {
     commit(write_disks(source, targets, &Silent).unwrap(), Existing::Replace).unwrap()
 }
 
-/// Compares with the source, and checks what has a check.
+/// Compares an image with the source disk, and runs `qemu-img check` if the format supports it.
 fn verify(driver: &str, disk: &Path, image: &Path, checkable: bool) -> bool {
     if checkable {
         let Some(report) = tool(&["qemu-img", "check", "-f", driver, text(image)]) else {
@@ -168,7 +168,7 @@ fn several_at_once_with_checksums_that_verify() {
     assert_eq!(names(dir.path()).len(), 1 + 4 * targets.len());
 }
 
-/// Format, qemu-img's name for it, whether it can check it, the unit of sizes.
+/// Format, its name in qemu-img, whether qemu-img can check it, and the unit of sizes.
 const OTHERS: [(&str, &str, bool, u64); 6] = [
     ("vhd", "vpc", false, 512),
     ("vhd-fixed", "vpc", false, 1 << 20),

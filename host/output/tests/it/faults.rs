@@ -1,4 +1,4 @@
-//! Full disks, kills and stops: nothing is left, nothing is lost.
+//! Full disks, kills and cancellation: nothing is left behind, and nothing is lost.
 
 use std::{
     env, fs,
@@ -19,7 +19,7 @@ fn disk_targets(dir: &Path) -> Vec<Target> {
     disks.map(|f| Target::new(f, dir.join(format!("image.{}", f.suffix)))).collect()
 }
 
-/// Runs one of the tests below again in a child, by way of `wrapper`.
+/// Runs one of the tests below in a child process, through `wrapper`.
 fn again(name: &str, wrapper: &[&str], dir: &Path, disk: &Path) -> Output {
     let mut argv = wrapper.to_vec();
     let own = env::current_exe().unwrap();
@@ -34,7 +34,7 @@ fn in_child() -> Option<(PathBuf, PathBuf)> {
     Some((var("OUTPUT_TEST_DIR")?, var("OUTPUT_TEST_DISK")?))
 }
 
-/// The disk and a directory of old outputs beside it.
+/// The disk, and a directory with old outputs.
 fn with_old_outputs() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let (dir, disk) = with_disk();
     let out = dir.path().join("out");
@@ -85,7 +85,7 @@ fn a_full_disk_is_one_clear_error() {
 fn a_kill_while_writing_leaves_nothing() {
     if let Some((out, disk)) = in_child() {
         let source = RawFile::open(&disk).unwrap();
-        // The kernel kills the process when a file passes the limit.
+        // The kernel kills the process if a file exceeds the limit.
         let _ = write_disks(&source, &disk_targets(&out), &Silent);
         panic!("the limit did not end this process");
     }

@@ -1,4 +1,4 @@
-//! The formats against the reference tools, and under faults.
+//! Tests of the formats with the reference tools, and with injected faults.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a test that skips says why")]
 

@@ -1,4 +1,4 @@
-//! Tree formats against tar, gzip and zstd, and streams that break.
+//! Compares tree formats with tar, gzip and zstd, and tests streams that fail.
 
 use std::{
     fs,
@@ -63,7 +63,7 @@ fn archives_unpack_to_the_same_tree() {
     assert!(fs::read(&targets[0].path).unwrap() == tar);
 }
 
-/// Ends with an error after some bytes, as a lost guest does.
+/// A stream that fails after some bytes, as after the loss of a guest.
 struct Broken<'a>(&'a [u8]);
 
 impl Read for Broken<'_> {
@@ -184,7 +184,7 @@ fn a_docker_image_needs_a_name() {
     assert!(output::check(&[target("oci", dir.path())], false).is_ok());
 }
 
-/// A member for the archive below.
+/// Adds a member to the archive below.
 fn member(builder: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, data: &[u8]) {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(kind);
@@ -200,8 +200,8 @@ fn member(builder: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType,
     builder.append_data(&mut header, path, data).unwrap();
 }
 
-/// Many files in one directory, attributes, devices, names without their
-/// directories, a file replaced by a later one.
+/// An archive with many files in one directory, attributes, devices, implied directories, and a
+/// file replaced by a later one.
 fn unusual_archive() -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for n in 0..3000 {
@@ -229,7 +229,7 @@ fn unusual_archive() -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// Keeps what is told to be lost.
+/// Records the reported losses.
 #[derive(Default)]
 struct Lost(std::sync::Mutex<Vec<String>>);
 

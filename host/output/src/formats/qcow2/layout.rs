@@ -1,43 +1,43 @@
-//! The tables of a qcow2 image that grows at its end.
+//! The tables of a qcow2 image that is written by appending.
 
 use super::options::Options;
 use crate::{OutputError, Result, atomic::OutFile};
 
-/// "QFI" and 0xfb, with which every image begins.
+/// The magic at the start of an image: "QFI" and 0xfb.
 const MAGIC: u32 = 0x5146_49fb;
 
-/// Bits of a reference count, as a power of two: 16 bits, as qemu-img makes.
+/// Refcount width as a power of two: 16 bits, as qemu-img uses.
 const REFCOUNT_ORDER: u32 = 4;
 
-/// Largest L1 table that readers accept, which bounds the disk's size.
+/// Maximum L1 table size that readers accept, which limits the disk size.
 const MAX_L1_BYTES: u64 = 32 << 20;
 
-/// The cluster is referred to once, so it may be written in place.
+/// `OFLAG_COPIED`: the cluster has one reference, so it may be written in place.
 const FLAG_COPIED: u64 = 1 << 63;
 
-/// The entry leads to compressed bytes.
+/// `OFLAG_COMPRESSED`: the entry refers to compressed data.
 const FLAG_COMPRESSED: u64 = 1 << 62;
 
-/// Incompatible feature: the compression type field counts.
+/// Incompatible feature: the compression type field is valid.
 const FEATURE_COMPRESSION_TYPE: u64 = 1 << 3;
 
-/// Compatible feature: reference counts may be rebuilt after a crash.
+/// Compatible feature: refcounts may be rebuilt after a crash.
 const FEATURE_LAZY_REFCOUNTS: u64 = 1;
 
-/// The unit in which compressed sizes are given.
+/// The unit of compressed sizes.
 const SECTOR_BYTES: u64 = 512;
 
-/// An image being written.
+/// An image that is being written.
 pub(super) struct Image {
     options: Options,
     disk_bytes: u64,
-    /// L1 entries: where the L2 tables lie.
+    /// L1 entries: file offsets of the L2 tables.
     l1: Vec<u64>,
-    /// The table that is being filled; strides come in order, so there is one.
+    /// The current L2 table; strides arrive in order, so there is only one.
     l2: Option<(usize, Vec<u64>)>,
-    /// Reference count of each cluster of the file.
+    /// Refcount of each cluster of the file.
     refcounts: Vec<u16>,
-    /// Where the next compressed bytes go, if a cluster for them is open.
+    /// File offset of the next compressed data, if a cluster for it is open.
     packed_at: Option<u64>,
 }
 
@@ -50,9 +50,9 @@ impl Image {
         if disk_bytes > max {
             return Err(OutputError::TooLarge { format: "qcow2", bytes: disk_bytes, max });
         }
-        // Even an empty disk has a table, else readers find none where it should be.
+        // Even an empty disk has an L1 table, since readers expect one.
         let l1 = vec![0; usize::try_from(l1_entries).unwrap_or(1).max(1)];
-        // Cluster 0 is the header's.
+        // Cluster 0 is the header.
         let refcounts = vec![1];
         Ok(Self { options, disk_bytes, l1, l2: None, refcounts, packed_at: None })
     }
@@ -65,13 +65,13 @@ impl Image {
         self.options.cluster_bytes() as u64
     }
 
-    /// Stores a cluster as it is. A short one, at the disk's end, is padded.
+    /// Stores an uncompressed cluster. A short one at the end of the disk is padded.
     pub(super) fn put_plain(&mut self, out: &mut OutFile, index: u64, data: &[u8]) -> Result<()> {
         let at = self.append_clusters(out, data)?;
         self.set_entry(out, index, at | FLAG_COPIED)
     }
 
-    /// Stores a compressed cluster, packed behind the one before it.
+    /// Stores a compressed cluster, packed after the previous one.
     pub(super) fn put_packed(
         &mut self,
         out: &mut OutFile,
@@ -83,7 +83,7 @@ impl Image {
         let end_of_file = self.refcounts.len() as u64 * cluster;
         let open = self.packed_at.filter(|at| {
             let rest = at.next_multiple_of(cluster) - at;
-            // It fits, or the cluster behind the open one is still unused.
+            // It fits, or the cluster after the open one is still unused.
             rest >= size || at.next_multiple_of(cluster) == end_of_file
         });
         let at = open.unwrap_or(end_of_file);
@@ -91,13 +91,13 @@ impl Image {
         while self.refcounts.len() as u64 * cluster <= last {
             self.refcounts.push(0);
         }
-        // Whole sectors count as used, as readers see it.
+        // Readers count whole sectors as used.
         let sectors_from = at / SECTOR_BYTES;
         let more_sectors = last / SECTOR_BYTES - sectors_from;
         let used_to = (sectors_from + more_sectors + 1) * SECTOR_BYTES - 1;
         for touched in sectors_from * SECTOR_BYTES / cluster..=used_to / cluster {
             let count = &mut self.refcounts[usize::try_from(touched).unwrap_or(usize::MAX)];
-            // A cluster holds far fewer pieces: each has at least some bytes.
+            // Each compressed cluster has several bytes, so a cluster holds far fewer pieces.
             *count = count.checked_add(1).ok_or(OutputError::WorkerLost)?;
         }
         out.patch(at, packed)?;
@@ -107,7 +107,7 @@ impl Image {
         self.set_entry(out, index, entry)
     }
 
-    /// Writes whole clusters at the end of the file; returns where.
+    /// Appends whole clusters; returns their file offset.
     fn append_clusters(&mut self, out: &OutFile, data: &[u8]) -> Result<u64> {
         let cluster = self.cluster();
         let at = self.refcounts.len() as u64 * cluster;
@@ -138,7 +138,7 @@ impl Image {
         Ok(())
     }
 
-    /// Writes the tables and, when all they lead to is there, the header.
+    /// Writes the tables, and finally the header.
     pub(super) fn finish(mut self, out: &mut OutFile) -> Result<()> {
         self.close_l2(out)?;
         let l1 = big_endian(&self.l1);
@@ -150,8 +150,8 @@ impl Image {
         Ok(())
     }
 
-    /// Writes the reference counts, which count themselves too: how many
-    /// clusters they need is found by adding until nothing changes.
+    /// Writes the refcounts, which include their own clusters: the number of these is computed by
+    /// iterating until it is stable.
     fn write_refcounts(&mut self, out: &OutFile) -> Result<(u64, u32)> {
         let size = self.cluster_bytes();
         let (per_block, per_table) = (size / 2, size / 8);
@@ -185,14 +185,14 @@ impl Image {
             values.iter().for_each(|v| header.extend_from_slice(&v.to_be_bytes()));
         };
         u32s(&[MAGIC, options.version], &mut header);
-        // No backing file: offset and length of its name are zero.
+        // No backing file: offset and length of the name are zero.
         u32s(&[0, 0, 0, options.cluster_bits], &mut header);
         header.extend_from_slice(&self.disk_bytes.to_be_bytes());
         let l1_entries = u32::try_from(self.l1.len()).unwrap_or(u32::MAX);
         u32s(&[0, l1_entries], &mut header);
         header.extend_from_slice(&l1_at.to_be_bytes());
         header.extend_from_slice(&refcounts_at.to_be_bytes());
-        // No snapshots: their count and offset are zero.
+        // No snapshots: count and offset are zero.
         u32s(&[refcount_clusters, 0, 0, 0], &mut header);
         if options.version == 3 {
             let incompatible = if options.zstd { FEATURE_COMPRESSION_TYPE } else { 0 };
@@ -200,11 +200,11 @@ impl Image {
             for features in [incompatible, compatible, 0] {
                 header.extend_from_slice(&features.to_be_bytes());
             }
-            // The header's length with the compression type and its padding.
+            // The header length includes the compression type and its padding.
             u32s(&[REFCOUNT_ORDER, 112], &mut header);
             header.extend_from_slice(&[u8::from(options.zstd), 0, 0, 0, 0, 0, 0, 0]);
         }
-        // The end of the header extensions.
+        // End of the header extensions.
         header.extend_from_slice(&[0; 8]);
         header
     }

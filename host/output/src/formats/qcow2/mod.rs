@@ -7,9 +7,8 @@
 //!  at the end   L1 table, refcount blocks, refcount table
 //! ```
 //!
-//! Empty clusters are not allocated. There are no snapshots and no backing
-//! file. Options that this writer does not have go to `qemu-img`, when the host
-//! has it.
+//! Empty clusters are not allocated. There are no snapshots and no backing file. Options that this
+//! writer does not support are passed to `qemu-img`, if the host has it.
 
 mod layout;
 mod options;
@@ -40,21 +39,21 @@ pub(crate) const FORMAT: Format = Format {
     write: Writer::Disk(write),
 };
 
-/// The window of the deflate streams. The format fixes it: readers refuse
-/// matches that reach further back than 4 KiB.
+/// Window size of the deflate streams. The format fixes it: readers refuse matches further back
+/// than 4 KiB.
 const WINDOW_BITS: u8 = 12;
 
-/// zstd's own default; higher levels cost much time for a few percent.
+/// zstd's default level; higher ones cost much time for a few percent.
 const ZSTD_LEVEL: i32 = 3;
 
-/// A cluster on its way into the image.
+/// A cluster with its storage form.
 #[derive(Debug)]
 enum Cluster {
     /// All zeros: not stored.
     Empty,
-    /// Stored as it is.
+    /// Stored uncompressed.
     Plain,
-    /// Smaller when compressed.
+    /// Stored compressed, which is smaller.
     Packed(Vec<u8>),
 }
 
@@ -96,12 +95,12 @@ fn store(image: &mut Image, out: &mut OutFile, done: &(Arc<Stride>, Vec<Cluster>
     Ok(())
 }
 
-/// Decides how a cluster is stored; runs on the pool.
+/// Decides how a cluster is stored; runs on the thread pool.
 fn pack(data: &[u8], packing: Packing, cluster_bytes: usize) -> Cluster {
     if is_zero(data) {
         return Cluster::Empty;
     }
-    // The last cluster of a disk may be short; a reader decompresses a whole one.
+    // The last cluster of a disk may be short, but readers decompress a whole one.
     let mut padded;
     let whole = if data.len() < cluster_bytes {
         padded = data.to_vec();
@@ -115,14 +114,14 @@ fn pack(data: &[u8], packing: Packing, cluster_bytes: usize) -> Cluster {
         Packing::Zlib => deflate(whole),
         Packing::Zstd => zstd::bulk::compress(whole, ZSTD_LEVEL).ok(),
     };
-    // Only what saves something is worth the reader's time.
+    // Compress only if it saves space.
     match packed.filter(|p| p.len() < cluster_bytes) {
         Some(packed) => Cluster::Packed(packed),
         None => Cluster::Plain,
     }
 }
 
-/// A raw deflate stream with the format's window, if it is smaller than the data.
+/// Deflates data with the format's window; `None` if the result is not smaller.
 fn deflate(data: &[u8]) -> Option<Vec<u8>> {
     let mut compressor = Compress::new_with_window_bits(Compression::default(), false, WINDOW_BITS);
     let mut packed = Vec::with_capacity(data.len());

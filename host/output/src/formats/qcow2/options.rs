@@ -1,4 +1,4 @@
-//! `--qemu-img-options` for qcow2: what is done here, what `qemu-img` does.
+//! `--qemu-img-options` for qcow2: which options this writer supports, and which need `qemu-img`.
 
 use std::ffi::OsString;
 
@@ -15,39 +15,38 @@ use crate::{
 /// How clusters are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
-    /// As they are.
+    /// Uncompressed.
     Plain,
-    /// Deflated where that saves something.
+    /// Deflated if that saves space.
     Zlib,
-    /// By zstd where that saves something.
+    /// Compressed by zstd if that saves space.
     Zstd,
 }
 
-/// What this crate's writer can vary.
+/// The options that this crate's writer supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Options {
     /// Version 2 (`compat=0.10`) or 3 (`compat=1.1`).
     pub(super) version: u32,
-    /// Logarithm of the cluster size: 9 to 21.
+    /// Base-2 logarithm of the cluster size: 9 to 21.
     pub(super) cluster_bits: u32,
-    /// Mark the image for lazy reference counts.
+    /// Whether to mark the image for lazy refcounts.
     pub(super) lazy_refcounts: bool,
     /// How clusters are stored.
     pub(super) packing: Packing,
-    /// Clusters are compressed by zstd, which the header has to say even when
-    /// none is.
+    /// Whether the header declares zstd, which is needed even if no cluster is compressed.
     pub(super) zstd: bool,
 }
 
 const TOOL: &str = "qemu-img";
 
 impl Options {
-    /// The size of a cluster.
+    /// The cluster size in bytes.
     pub(super) fn cluster_bytes(&self) -> usize {
         1 << self.cluster_bits
     }
 
-    /// Reads the options of a target that needs no `qemu-img`.
+    /// Parses the options of a target that needs no `qemu-img`.
     pub(super) fn parse(target: &Target) -> Result<Self> {
         let mut options = Self {
             version: 3,
@@ -72,7 +71,7 @@ impl Options {
                     Some(bits) => options.cluster_bits = bits,
                     None => return bad("it is a power of two from 512 to 2M"),
                 },
-                // `in_process` has made sure that the rest are the defaults.
+                // `in_process` has checked that the remaining options have their defaults.
                 _ => {}
             }
         }
@@ -87,7 +86,7 @@ impl Options {
     }
 }
 
-/// Whether this crate's writer fulfils an option.
+/// Whether this crate's writer supports an option.
 fn in_process(key: &str, value: &str) -> bool {
     match key {
         "compat" | "cluster_size" | "lazy_refcounts" | "compression_type" => true,
@@ -110,7 +109,7 @@ fn cluster_bits(size: &str) -> Option<u32> {
     (9..=21).contains(&bits).then_some(bits)
 }
 
-/// Options of `qemu-img convert -O qcow2`, and the values that those have which have few.
+/// Options of `qemu-img convert -O qcow2`, with the values of those that accept only a few.
 const KNOWN: &[(&str, &[&str])] = &[
     ("backing_file", &[]),
     ("backing_fmt", &[]),
@@ -130,7 +129,7 @@ const KNOWN: &[(&str, &[&str])] = &[
 
 const SWITCH: &[&str] = &["on", "off"];
 
-/// Refuses what `qemu-img` would refuse when the build is done.
+/// Refuses early what `qemu-img` would refuse after the build.
 fn check_known(target: &Target, key: &str, value: &str) -> Result<()> {
     let known = KNOWN.iter().find(|(known, _)| *known == key);
     let is_encryption = key.starts_with("encrypt.");
@@ -152,7 +151,7 @@ fn check_known(target: &Target, key: &str, value: &str) -> Result<()> {
     ))
 }
 
-/// Names `qemu-img` when an option is beyond this writer.
+/// Returns `qemu-img` if an option is beyond this writer.
 pub(super) fn needs(target: &Target) -> Result<Option<Need>> {
     let options = split_options(target.options.as_deref().unwrap_or(""));
     options.iter().try_for_each(|(key, value)| check_known(target, key, value))?;
@@ -164,13 +163,13 @@ pub(super) fn needs(target: &Target) -> Result<Option<Need>> {
     }
 }
 
-/// Lets `qemu-img` write the image.
+/// Writes the image with `qemu-img`.
 pub(super) fn delegate(
     input: &mut DiskInput<'_>,
     out: &mut OutFile,
     target: &Target,
 ) -> Result<()> {
-    // A disk that is no raw file becomes one first, beside the output.
+    // A source that is not a raw file is first converted to one, beside the output.
     let copy;
     let source = match input.source.raw_file() {
         Some((path, _)) => path,

@@ -1,7 +1,7 @@
-//! Inodes and directories as they are stored.
+//! Writes inodes and directory lists.
 //!
-//! A directory's list points at the inodes of its children, and its own inode
-//! at the list: so children come before their directory, and the root is last.
+//! A directory's list refers to the inodes of its children, and its own inode to the list: so
+//! children are written before their directory, and the root is last.
 
 use std::{collections::HashMap, num::TryFromIntError};
 
@@ -12,24 +12,24 @@ use super::{
     xattr::NO_XATTRS,
 };
 
-/// Entries below one header of a directory's list.
+/// Maximum entries after one header in a directory list.
 const RUN_ENTRIES: usize = 256;
 
-/// The index of no fragment.
+/// Fragment index of a file without a fragment.
 const NO_FRAGMENT: u32 = u32::MAX;
 
-/// What is added to the number of a type for its extended form.
+/// Difference between the numbers of a basic and an extended type.
 const EXTENDED: u16 = 7;
 
-/// The tables that inodes fill.
+/// The tables under construction.
 pub(super) struct Tables {
     pub(super) inodes: Meta,
     pub(super) directories: Meta,
     pub(super) ids: Vec<u32>,
     id_index: HashMap<u32, u16>,
-    /// Number of each node, from 1; 0 as long as it has none.
+    /// Inode number of each node, from 1; 0 while unassigned.
     numbers: Vec<u32>,
-    /// Where each node's inode is, once it is written.
+    /// Position of each node's inode, once it is written.
     places: Vec<Option<Place>>,
     next_number: u32,
 }
@@ -49,12 +49,11 @@ impl Tables {
         }
     }
 
-    /// Writes everything below the root and the root; returns the reference to
-    /// its inode.
+    /// Writes all nodes, the root last; returns the reference of the root inode.
     pub(super) fn write(&mut self, nodes: &Nodes) -> Result<u64> {
         self.numbers = vec![0; nodes.len()];
         self.places = vec![None; nodes.len()];
-        // The root's parent has a number that no inode has.
+        // The root's parent is a number that no inode has.
         self.directory(nodes, 0, nodes.count() + 1)?;
         Ok(self.places[0].map_or(0, Place::reference))
     }
@@ -67,11 +66,11 @@ impl Tables {
         self.numbers[id]
     }
 
-    /// Depth is bounded by that of the archive's paths.
+    /// Writes a directory. Recursion depth is bounded by the depth of the archive's paths.
     fn directory(&mut self, nodes: &Nodes, id: NodeId, parent: u32) -> Result<()> {
         let node = nodes.get(id);
         let own = self.number(id);
-        // Numbers first and in order, so that those of one directory are close.
+        // Assign numbers first and in order, so that those of one directory are close together.
         for child in node.children.values() {
             self.number(*child);
         }
@@ -85,7 +84,7 @@ impl Tables {
         let listed_at = self.directories.place();
         let (size, subdirectories) = self.list(nodes, node)?;
         let xattrs = node.xattrs;
-        // The size counts three bytes for `.` and `..`, which are not stored.
+        // The size includes three bytes for `.` and `..`, which are not stored.
         let size = size + 3;
         self.places[id] = Some(self.inodes.place());
         let mut inode = Vec::new();
@@ -102,7 +101,7 @@ impl Tables {
             for field in [links, size, listed_at.block, parent] {
                 inode.extend_from_slice(&field.to_le_bytes());
             }
-            // No index of the list.
+            // No directory index.
             inode.extend_from_slice(&0u16.to_le_bytes());
             inode.extend_from_slice(&listed_at.offset.to_le_bytes());
             inode.extend_from_slice(&xattrs.to_le_bytes());
@@ -111,7 +110,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Writes a directory's list; returns its size and the directories in it.
+    /// Writes a directory's list; returns its size and the number of subdirectories.
     fn list(&mut self, nodes: &Nodes, node: &Node) -> Result<(u32, u32)> {
         let mut size = 0;
         let mut subdirectories = 0;
@@ -120,7 +119,8 @@ impl Tables {
         while let Some((_, first)) = rest.first() {
             let place_of = |id: NodeId| self.places[id].map(|place| place.block);
             let (block, base) = (place_of(**first), self.numbers[**first]);
-            // A header is for entries in one block with numbers close to its own.
+            // The entries after a header are in one metadata block, with numbers close to the
+            // header's.
             let belongs = |(_, id): &&(&Vec<u8>, &NodeId)| {
                 place_of(**id) == block
                     && i16::try_from(i64::from(self.numbers[**id]) - i64::from(base)).is_ok()
@@ -170,7 +170,7 @@ impl Tables {
             Body::Device { number: (major, minor), .. } => {
                 self.common(&mut inode, code, node, number)?;
                 inode.extend_from_slice(&node.links.to_le_bytes());
-                // The kernel's 32-bit form: 12 bits of major, 20 of minor.
+                // The kernel's 32-bit encoding: 12 bits of major, 20 bits of minor.
                 let device = minor & 0xff | (major & 0xfff) << 8 | (minor & 0xfff00) << 12;
                 inode.extend_from_slice(&device.to_le_bytes());
             }
@@ -231,7 +231,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The index of a user or group.
+    /// The index of a user or group id in the id table.
     fn id(&mut self, id: u32) -> Result<u16> {
         if let Some(index) = self.id_index.get(&id) {
             return Ok(*index);
@@ -243,7 +243,7 @@ impl Tables {
     }
 }
 
-/// The number of a kind, as lists and plain inodes have it.
+/// The type number in directory lists and basic inodes.
 fn kind(body: &Body) -> u16 {
     match body {
         Body::Directory => 1,

@@ -1,14 +1,14 @@
-//! Metadata blocks: 8 KiB each, compressed, with their size before them.
+//! Writes metadata blocks: 8 KiB each, compressed, prefixed by their size.
 
 use super::xz;
 
 /// Bytes of a metadata block before compression.
 const BLOCK_BYTES: usize = 8192;
 
-/// Marks the size of a block that is stored as it is.
+/// Size flag: the block is stored uncompressed.
 const STORED: u16 = 1 << 15;
 
-/// The place of a table that is not there.
+/// The offset of an absent table.
 pub(super) const NO_TABLE: u64 = u64::MAX;
 
 /// A stream of metadata blocks.
@@ -19,8 +19,7 @@ pub(super) struct Meta {
     compress: bool,
 }
 
-/// A position in the stream: where the block begins, and the byte within it
-/// before compression.
+/// A position in the stream: the start of the block, and the offset in the uncompressed block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) block: u32,
@@ -28,7 +27,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Both in one number, as references have them.
+    /// The position as one number, as in inode references.
     pub(super) fn reference(self) -> u64 {
         u64::from(self.block) << 16 | u64::from(self.offset)
     }
@@ -39,10 +38,10 @@ impl Meta {
         Self { done: Vec::new(), places: Vec::new(), open: Vec::new(), compress }
     }
 
-    /// Where the next byte goes.
+    /// The position of the next byte.
     pub(super) fn place(&self) -> Place {
         Place {
-            // Tables of more than 4 GiB would need billions of files.
+            // A table of more than 4 GiB would need billions of files.
             block: u32::try_from(self.done.len()).unwrap_or(u32::MAX),
             offset: u16::try_from(self.open.len()).unwrap_or(u16::MAX),
         }
@@ -77,7 +76,7 @@ impl Meta {
         self.finish_with_places().0
     }
 
-    /// The stream, and where its blocks begin in it.
+    /// The stream, with the start of each of its blocks.
     pub(super) fn finish_with_places(mut self) -> (Vec<u8>, Vec<u64>) {
         if !self.open.is_empty() {
             self.end_block();

@@ -1,16 +1,15 @@
-//! squashfs 4.0, written in one pass from the tar stream.
+//! Writes squashfs 4.0 in one pass from the tar stream.
 //!
 //! ```text
 //!   superblock | data and fragment blocks, as files come | inodes | directories
 //!   | fragment table | id table | attribute table
 //! ```
 //!
-//! Files smaller than a block share fragment blocks; all blocks are compressed
-//! by xz on all cores. Inodes and directories wait in memory until the data is
-//! written. Hard links, devices, sparse files and the extended attributes that
-//! squashfs knows (user, trusted, security: file capabilities among them) are
-//! kept. POSIX ACLs have no place in the format, nor has a time before 1970 or after 2106, and
-//! that is told; times are whole seconds.
+//! Files smaller than a block share fragment blocks; all blocks are compressed by xz on all cores.
+//! Inodes and directories stay in memory until the data is written. Preserved are hard links,
+//! devices, sparse files, and extended attributes in the namespaces of squashfs (user, trusted,
+//! security, which includes file capabilities). The format cannot represent POSIX ACLs and times
+//! before 1970 or after 2106, which is reported; times are whole seconds.
 
 mod inode;
 mod meta;
@@ -43,24 +42,24 @@ pub(crate) const FORMAT: Format = Format {
     write: Writer::Tree(write),
 };
 
-/// The block size of the reference tool.
+/// Block size of mksquashfs.
 const BLOCK_BYTES: usize = 128 << 10;
 const BLOCK_LOG: u16 = 17;
 
-/// The preset of the reference tool for xz.
+/// xz preset of mksquashfs.
 const XZ_PRESET: u32 = 6;
 
-/// Kernels keep a dictionary of one block and refuse what needs a larger one.
+/// Kernels have a dictionary of one block and refuse larger ones.
 const XZ_DICTIONARY_BYTES: u32 = 128 << 10;
 
-/// Blocks of all files together, and of fragments: 2 TiB of files, 64 MiB of lists
-/// of blocks.
+/// Maximum number of blocks of all files together, and of fragments: 2 TiB of files, 64 MiB of
+/// block lists.
 const MAX_BLOCKS: usize = 1 << 24;
 
-/// Marks the size of a block that is stored as it is.
+/// Size flag: the block is stored uncompressed.
 const STORED: u32 = 1 << 24;
 
-/// The image's size is a multiple of this, for it to be on a block device.
+/// The image size is a multiple of this, so that it fits a block device.
 const PAD_BYTES: u64 = 4096;
 
 const MAGIC: u32 = 0x7371_7368;
@@ -99,7 +98,7 @@ pub(crate) fn write(tar: &mut dyn Read, out: &mut OutFile, target: &Target) -> R
     finish(&mut nodes, &fragments, out, target)
 }
 
-/// What of a member has no place in the format.
+/// Records what the format cannot represent of a member.
 fn note_losses(entry: &Entry, losses: &mut Losses) {
     let has = |wanted: fn(&[u8]) -> bool| entry.xattrs.iter().any(|(name, _)| wanted(name));
     if has(|name| name.starts_with(b"system.posix_acl_")) {
@@ -114,8 +113,8 @@ fn note_losses(entry: &Entry, losses: &mut Losses) {
     }
 }
 
-/// Compresses a block in the one way that kernels read: one stream, whose check
-/// is CRC-32. `None` when that fails; the block is then stored as it is.
+/// Compresses a block in the only form that kernels read: one stream with CRC-32. `None` if that
+/// fails; the block is then stored uncompressed.
 fn xz(data: &[u8]) -> Option<Vec<u8>> {
     use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
     let mut options = LzmaOptions::new_preset(XZ_PRESET).ok()?;
@@ -128,7 +127,7 @@ fn xz(data: &[u8]) -> Option<Vec<u8>> {
     encoder.finish().ok()
 }
 
-/// A block of data on its way through the pool.
+/// A data block in the thread pool.
 struct Block {
     owner: Owner,
     data: Vec<u8>,
@@ -136,27 +135,27 @@ struct Block {
 
 #[derive(Clone, Copy)]
 enum Owner {
-    /// The n-th block of a file.
+    /// A block of a file, by index.
     File(NodeId, usize),
     Fragment,
 }
 
-/// A block as it is stored.
+/// A compressed block.
 struct Packed {
     owner: Owner,
     data: Vec<u8>,
     stored: bool,
 }
 
-/// The part of the image that holds files' bytes.
+/// The part of the image with file data.
 struct Data<'a> {
     out: &'a mut OutFile,
     pool: Ordered<Block, Packed>,
-    /// Small files gathered for the next fragment block.
+    /// Small files collected for the next fragment block.
     fragment: Vec<u8>,
-    /// Fragment blocks handed to the pool.
+    /// Number of fragment blocks passed to the pool.
     fragments_begun: u32,
-    /// Place and size field of the fragment blocks that are written.
+    /// Offset and size field of the fragment blocks written so far.
     fragments: Vec<(u64, u32)>,
     blocks: usize,
 }
@@ -185,7 +184,7 @@ impl<'a> Data<'a> {
         let small = usize::try_from(entry.size).is_ok_and(|size| size < BLOCK_BYTES);
         if small {
             let data = content.read(archive, BLOCK_BYTES)?;
-            // One block of fragments may be begun for it.
+            // The file may start a new fragment block.
             let shown = entry.path.join(&b'/');
             if self.fragment.is_empty() || self.fragment.len() + data.len() > BLOCK_BYTES {
                 self.take_blocks(1).map_err(|reason| archive.bad(&shown, reason))?;
@@ -211,7 +210,7 @@ impl<'a> Data<'a> {
         Ok(())
     }
 
-    /// Counts blocks of files and of fragments.
+    /// Counts file and fragment blocks against the limit.
     fn take_blocks(&mut self, count: usize) -> Result<(), &'static str> {
         self.blocks = self.blocks.saturating_add(count);
         if self.blocks > MAX_BLOCKS {
@@ -272,7 +271,7 @@ impl<'a> Data<'a> {
     }
 }
 
-/// Writes all tables and, when they are there, the superblock.
+/// Writes all tables, and finally the superblock.
 fn finish(
     nodes: &mut Nodes,
     fragments: &[(u64, u32)],
@@ -335,8 +334,7 @@ fn finish(
     out.patch(0, &superblock)
 }
 
-/// Appends a table and, behind it, `head` and the places of its blocks. Returns
-/// where that begins.
+/// Appends a table, then `head` and the offsets of its blocks. Returns the offset of the latter.
 fn append_indexed(out: &mut OutFile, table: Meta, head: &[u8]) -> Result<u64> {
     let start = out.position();
     let (bytes, blocks) = table.finish_with_places();

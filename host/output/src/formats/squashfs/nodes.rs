@@ -1,4 +1,4 @@
-//! The tree in memory, from the members of the archive.
+//! The tree in memory, built from the members of the archive.
 
 use std::collections::BTreeMap;
 
@@ -6,39 +6,39 @@ use tar_stream::Entry;
 
 use super::xattr::{NO_XATTRS, Xattrs};
 
-/// Memory for one tree, in bytes. A distribution with sources and documentation
-/// has some 500,000 files, which take 250 MiB; four times that is let through.
+/// Memory limit for one tree, in bytes. A distribution with sources and documentation has some
+/// 500,000 files, which take 250 MiB; the limit is four times that.
 const TREE_MAX_BYTES: u64 = 1 << 30;
 
-/// What a node takes beside its name, its link and its blocks, in bytes: itself,
-/// twice because the list of all grows by doubling, and its inode.
+/// Memory charged for a node beside its name, link and blocks, in bytes: the node, twice because
+/// the vector grows by doubling, and its inode.
 const NODE_BYTES: u64 = 2 * size_of::<Node>() as u64 + 96;
 
-/// What a name in a directory takes beside its bytes: the vector, the number, the
-/// share of a tree node that is half full, and the entry that is written.
+/// Memory charged for a directory entry beside its name: the vector, the number, the share of a
+/// half-full map node, and the written entry.
 const NAME_BYTES: u64 = 128;
 
-/// Longest name of an entry in a squashfs directory.
+/// Maximum length of a file name in squashfs.
 const MAX_NAME_BYTES: usize = 256;
 
 /// Index of a node.
 pub(super) type NodeId = usize;
 
-/// A file of any kind.
+/// A file of any type.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) mode: u16,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) mtime: u32,
-    /// The index of its set of attributes.
+    /// The index of its attribute set.
     pub(super) xattrs: u32,
     pub(super) links: u32,
     pub(super) body: Body,
     pub(super) children: BTreeMap<Vec<u8>, NodeId>,
 }
 
-/// What a node is.
+/// The type-specific part of a node.
 #[derive(Debug)]
 pub(super) enum Body {
     Directory,
@@ -54,18 +54,18 @@ impl Default for Body {
     }
 }
 
-/// Where a regular file's bytes are.
+/// The data blocks of a regular file.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) size: u64,
-    /// Where the first block is; later ones follow it.
+    /// The offset of the first block; the others follow it.
     pub(super) at: Option<u64>,
     /// Size fields of the blocks; 0 is a hole.
     pub(super) blocks: Vec<u32>,
     pub(super) fragment: Option<Fragment>,
 }
 
-/// A small file's place in a fragment block.
+/// The position of a small file in a fragment block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fragment {
     pub(super) index: u32,
@@ -84,9 +84,9 @@ impl File {
 pub(super) struct Nodes {
     all: Vec<Node>,
     xattrs: Xattrs,
-    /// Bytes of memory that may still be taken.
+    /// Bytes of memory left.
     left: u64,
-    /// What a regular file's data goes to when a later member has replaced it.
+    /// Receives the data of a regular file that a later member has replaced.
     removed: File,
 }
 
@@ -96,7 +96,7 @@ impl Default for Nodes {
     }
 }
 
-/// A directory that the archive does not describe.
+/// A directory that is only implied by paths.
 fn implied_directory() -> Node {
     Node {
         mode: 0o755,
@@ -111,20 +111,20 @@ fn implied_directory() -> Node {
 }
 
 impl Nodes {
-    /// A tree that takes so many bytes of memory at most.
+    /// An empty tree with a memory limit.
     fn within(left: u64) -> Self {
         let (xattrs, removed) = (Xattrs::default(), File::default());
         Self { all: vec![implied_directory()], xattrs, left, removed }
     }
 
-    /// Takes memory from what is left.
+    /// Charges memory against the limit.
     fn take(&mut self, bytes: u64) -> Result<(), &'static str> {
         let left = self.left.checked_sub(bytes);
         self.left = left.ok_or("the tree has more files, names or attributes than are kept")?;
         Ok(())
     }
 
-    /// The sets of attributes.
+    /// The attribute sets.
     pub(super) fn xattrs(&self) -> &Xattrs {
         &self.xattrs
     }
@@ -133,13 +133,13 @@ impl Nodes {
         &self.all[id]
     }
 
-    /// The nodes that can be reached by a name, which are those that count.
+    /// The number of nodes that are reachable by name.
     pub(super) fn count(&self) -> u32 {
         let live = self.all.iter().filter(|node| node.links > 0).count();
         u32::try_from(live).unwrap_or(u32::MAX)
     }
 
-    /// Nodes ever made: an upper bound of ids.
+    /// The number of nodes ever created: an upper bound of ids.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
@@ -151,21 +151,21 @@ impl Nodes {
         }
     }
 
-    /// Begins a file of so many bytes, in so many blocks.
+    /// Starts a file with the given size and number of blocks.
     pub(super) fn start_file(
         &mut self,
         id: NodeId,
         size: u64,
         blocks: usize,
     ) -> Result<(), &'static str> {
-        // The list, and the inode that repeats it.
+        // Charges the list, and the inode that repeats it.
         self.take(2 * 4 * blocks as u64)?;
         *self.file_mut(id) = File { size, blocks: vec![0; blocks], ..File::default() };
         Ok(())
     }
 
-    /// Adds a member; what was there by its name is replaced, except that a
-    /// directory only gets new owners and modes.
+    /// Adds a member. It replaces an existing one of the same name; an existing directory only gets
+    /// the new attributes.
     pub(super) fn add(&mut self, entry: &Entry, body: Body) -> Result<NodeId, &'static str> {
         let (xattrs, bytes) = self.xattrs.index(&entry.xattrs);
         self.take(bytes + entry.link.len() as u64)?;
@@ -173,7 +173,7 @@ impl Nodes {
             mode: u16::try_from(entry.mode & 0o7777).unwrap_or_default(),
             uid: entry.uid,
             gid: entry.gid,
-            // Times outside of the format's range become its ends.
+            // Times outside of the format's range are clamped.
             mtime: u32::try_from(entry.mtime.0.max(0)).unwrap_or(u32::MAX),
             xattrs,
             links: 1,
@@ -207,7 +207,7 @@ impl Nodes {
         Ok(id)
     }
 
-    /// Adds another name for a file.
+    /// Adds a hard link to a file.
     pub(super) fn link(&mut self, entry: &Entry) -> Result<(), &'static str> {
         const NOWHERE: &str = "a hard link to no file before it";
         let (target, parents) = entry.hard_link.split_last().ok_or(NOWHERE)?;
@@ -235,7 +235,7 @@ impl Nodes {
         path.iter().try_fold(0, |dir: NodeId, name| self.all[dir].children.get(name).copied())
     }
 
-    /// The directory of that path; what the archive does not describe is made.
+    /// The directory at a path; missing directories are created.
     fn directory(&mut self, path: &[Vec<u8>]) -> Result<NodeId, &'static str> {
         let mut dir = 0;
         for name in path {
@@ -256,7 +256,7 @@ impl Nodes {
         if name.len() > MAX_NAME_BYTES {
             return Err("a name that is too long");
         }
-        // A name that is replaced stays counted.
+        // A replaced name stays charged.
         self.take(NAME_BYTES + 2 * name.len() as u64)?;
         self.all[parent].children.insert(name.to_vec(), id);
         Ok(())
@@ -275,7 +275,7 @@ mod tests {
 
     use super::*;
 
-    /// A small tree's worth of memory.
+    /// A memory limit for tests.
     const BUDGET: u64 = 8 << 20;
 
     fn entry(path: &str) -> Entry {
@@ -295,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Adds members until the budget is spent, and holds what was taken against it.
+    /// Adds members until the limit is reached, and compares the real allocation with it.
     #[track_caller]
     fn fill(mut add: impl FnMut(&mut Nodes, usize) -> Result<(), &'static str>) {
         memory_bound::within(BUDGET + BUDGET / 4, || {
@@ -308,27 +308,27 @@ mod tests {
 
     #[test]
     fn whatever_a_tree_consists_of_stays_within_its_memory() {
-        // Directories that are only implied, of the longest names.
+        // Implied directories with the longest names.
         fill(|nodes, number| {
             let path = format!("{number:0>255}/{number:0>255}/d");
             nodes.add(&entry(&path), Body::Directory).map(drop)
         });
-        // Nothing but names.
+        // Hard links only.
         fill(|nodes, number| {
             if number == 0 {
                 nodes.add(&entry("file"), Body::default())?;
             }
             nodes.link(&Entry { hard_link: vec![b"file".to_vec()], ..entry(&format!("{number}")) })
         });
-        // One name for ever.
+        // The same name repeatedly.
         fill(|nodes, _| nodes.add(&entry("file"), Body::default()).map(drop));
-        // Links as long as they can be.
+        // The longest symbolic links.
         fill(|nodes, number| {
             let link = vec![b'a'; 4095];
             let entry = Entry { link: link.clone(), ..entry(&format!("{number}")) };
             nodes.add(&entry, Body::Symlink(link)).map(drop)
         });
-        // Attributes, the largest and the smallest that all differ.
+        // Distinct attribute sets, of the largest and the smallest kind.
         for length in [1, 65_536] {
             fill(|nodes, number| {
                 let name = format!("user.{number}").into_bytes();
@@ -337,7 +337,7 @@ mod tests {
                 nodes.add(&entry, Body::Directory).map(drop)
             });
         }
-        // Blocks of files that are all holes.
+        // Blocks of files that consist of holes.
         fill(|nodes, number| {
             let id = nodes.add(&entry(&format!("{number}")), Body::default())?;
             nodes.start_file(id, 1000 << 17, 1000)

@@ -1,4 +1,4 @@
-//! Extended attributes: sets of pairs, each set stored once.
+//! Extended attributes: each distinct set is stored once.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,26 +6,26 @@ use tar_stream::Xattr;
 
 use super::meta::Meta;
 
-/// The index of a node without attributes.
+/// The attribute index of a node without attributes.
 pub(super) const NO_XATTRS: u32 = u32::MAX;
 
-/// The name spaces of the format, by their numbers.
+/// The namespaces of the format; the index is the type number.
 const PREFIXES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
-/// Whether the format has a number for a name's space.
+/// Whether the format supports the namespace of a name.
 pub(super) fn is_known(name: &[u8]) -> bool {
     PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 type Pairs = Vec<Xattr>;
 
-/// What a new set takes beside its bytes: two counters, its vector, and places in
-/// the list and the table, which grow by doubling.
+/// Memory charged for a new set beside its bytes: two counters, its vector, and entries in the list
+/// and the table, which grow by doubling.
 const SET_BYTES: u64 = 192;
-/// What a pair takes beside its bytes.
+/// Memory charged for a pair beside its bytes.
 const PAIR_BYTES: u64 = 2 * size_of::<Xattr>() as u64;
 
-/// All sets of attributes, each kept once.
+/// All distinct attribute sets.
 #[derive(Debug, Default)]
 pub(super) struct Xattrs {
     by_pairs: HashMap<Arc<Pairs>, u32>,
@@ -33,9 +33,8 @@ pub(super) struct Xattrs {
 }
 
 impl Xattrs {
-    /// The index of a set, and the bytes of memory that it takes when it is new.
-    /// Attributes of other name spaces, for which the format has no number, are left
-    /// out, which the caller tells.
+    /// The index of a set, and the memory charged if it is new. Attributes in unsupported
+    /// namespaces are left out; the caller reports them.
     pub(super) fn index(&mut self, pairs: &[Xattr]) -> (u32, u64) {
         let kept: Vec<_> = pairs.iter().filter(|(name, _)| is_known(name)).cloned().collect();
         if kept.is_empty() {
@@ -45,7 +44,7 @@ impl Xattrs {
             return (*index, 0);
         }
         let bytes = |(name, value): &Xattr| (name.len() + value.len()) as u64 + PAIR_BYTES;
-        // Twice, because the table that is written has them again.
+        // Twice, because the written table has a copy.
         let taken = SET_BYTES + 2 * kept.iter().map(bytes).sum::<u64>();
         let kept = Arc::new(kept);
         let index = u32::try_from(self.sets.len()).unwrap_or(NO_XATTRS);
@@ -54,7 +53,7 @@ impl Xattrs {
         (index, taken)
     }
 
-    /// The pairs as metadata, the table of sets, and how many there are.
+    /// The pairs as metadata, the table of sets, and the number of sets.
     pub(super) fn finish(&self, compress: bool) -> Option<(Vec<u8>, Meta, u32)> {
         if self.sets.is_empty() {
             return None;
@@ -74,7 +73,7 @@ impl Xattrs {
                 pairs.append(&length(value).to_le_bytes());
                 pairs.append(value);
             }
-            // What a list of the names takes, each ended by a NUL.
+            // The length of the list of names, each terminated by NUL.
             let names: u32 = set.iter().map(|(name, _)| length(name) + 1).sum();
             table.append(&place.reference().to_le_bytes());
             table.append(&u32::try_from(set.len()).unwrap_or_default().to_le_bytes());

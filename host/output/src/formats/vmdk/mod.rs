@@ -1,4 +1,4 @@
-//! VMware's format in its two single-file kinds.
+//! VMware's VMDK format in its two single-file variants.
 //!
 //! ```text
 //!   sparse   header | descriptor | directory and tables, twice | grains
@@ -6,8 +6,8 @@
 //!            | marker, directory | marker, footer | end marker
 //! ```
 //!
-//! Both divide the disk into grains of 64 KiB; a table has 512 of them, the
-//! directory has the tables.
+//! Both divide the disk into grains of 64 KiB; a table has 512 grains, and the directory lists the
+//! tables.
 
 mod sparse;
 mod stream;
@@ -21,18 +21,18 @@ const SECTOR_BYTES: u64 = 512;
 const GRAIN_BYTES: usize = 64 << 10;
 const GRAIN_SECTORS: u64 = GRAIN_BYTES as u64 / SECTOR_BYTES;
 
-/// Grains of a table, and its size.
+/// Number of grains in a table.
 const TABLE_GRAINS: usize = 512;
 const TABLE_SECTORS: u64 = TABLE_GRAINS as u64 * 4 / SECTOR_BYTES;
 
-/// The descriptor's place and room, in sectors.
+/// Offset and reserved size of the descriptor, in sectors.
 const DESCRIPTOR_AT: u64 = 1;
 const DESCRIPTOR_SECTORS: u64 = 20;
 
-/// Places are 32-bit numbers of sectors.
+/// Offsets are 32-bit sector numbers.
 const MAX_BYTES: u64 = (1 << 41) - (1 << 30);
 
-/// Sectors of the disk.
+/// The size of the disk in sectors.
 fn checked_capacity(input: &DiskInput<'_>) -> Result<u64> {
     if input.len() > MAX_BYTES {
         let bytes = input.len();
@@ -41,12 +41,12 @@ fn checked_capacity(input: &DiskInput<'_>) -> Result<u64> {
     Ok(input.len().div_ceil(SECTOR_BYTES))
 }
 
-/// What distinguishes the headers of the two kinds.
+/// The header fields in which the two variants differ.
 struct Header {
     version: u32,
     flags: u32,
     capacity: u64,
-    /// Sectors of the second directory, the directory, and before the grains.
+    /// Sectors of the redundant directory, of the directory, and before the grains.
     second_directory: u64,
     directory: u64,
     overhead: u64,
@@ -68,20 +68,20 @@ impl Header {
         put(48, &self.second_directory.to_le_bytes());
         put(56, &self.directory.to_le_bytes());
         put(64, &self.overhead.to_le_bytes());
-        // Line ends by which damage from a text-mode transfer is seen.
+        // Line endings that reveal damage from a text-mode transfer.
         put(73, b"\n \r\n");
         put(77, &u16::from(self.compressed).to_le_bytes());
         header
     }
 }
 
-/// The descriptor, which is text.
+/// The text of the descriptor.
 fn descriptor(kind: &str, capacity: u64, target: &Target) -> Vec<u8> {
     let name = target.path.file_name().unwrap_or_default().to_string_lossy();
     let plain = |c: &char| !c.is_control() && *c != '"';
     let name: String = name.chars().filter(plain).take(255).collect();
     let content = target.identity.derive("vmdk").as_u128();
-    // Any number but the two highest, which mean "none".
+    // Any number except the two highest, which mean "none".
     let content = u32::try_from(content & 0x7fff_ffff).unwrap_or_default();
     let cylinders = capacity.div_ceil(255 * 63).min(65_535);
     let text = format!(

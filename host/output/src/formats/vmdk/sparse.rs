@@ -1,4 +1,4 @@
-//! monolithicSparse: grains as they are, tables at fixed places before them.
+//! monolithicSparse: uncompressed grains, preceded by tables at fixed offsets.
 
 use std::collections::BTreeMap;
 
@@ -25,13 +25,13 @@ pub(crate) const FORMAT: Format = Format {
     write: Writer::Disk(write),
 };
 
-/// Line ends can be checked, and there is a second directory.
+/// Flags: the line ending test is valid, and there is a redundant directory.
 const FLAGS: u32 = 3;
 
-/// Where everything is, in sectors.
+/// Offsets of all parts, in sectors.
 struct Layout {
     tables: u64,
-    /// The second directory and the directory, each with its tables behind it.
+    /// The redundant directory and the directory, each followed by its tables.
     directories: [u64; 2],
     directory_sectors: u64,
     overhead: u64,

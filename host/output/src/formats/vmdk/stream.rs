@@ -1,4 +1,4 @@
-//! streamOptimized: packed grains, front to back, as OVF templates have them.
+//! streamOptimized: compressed grains, front to back, as used in OVF templates.
 
 use std::sync::Arc;
 
@@ -28,19 +28,19 @@ pub(crate) const FORMAT: Format = Format {
     write: Writer::Disk(write),
 };
 
-/// Line ends can be checked, grains are compressed, markers are there.
+/// Flags: the line ending test is valid, grains are compressed, markers are present.
 const FLAGS: u32 = 0x3_0001;
 
-/// In the first header: the directory's place is in the footer.
+/// Directory offset in the first header: see the footer.
 const AT_END: u64 = u64::MAX;
 
-/// Kinds of markers that lead to metadata.
+/// Types of metadata markers.
 const END_OF_STREAM: u32 = 0;
 const TABLE: u32 = 1;
 const DIRECTORY: u32 = 2;
 const FOOTER: u32 = 3;
 
-/// A stride's grains as they are stored: number, packed bytes.
+/// The stored grains of a stride: number and compressed bytes.
 type Grains = Option<Vec<(u64, Vec<u8>)>>;
 
 fn write(input: &mut DiskInput<'_>, out: &mut OutFile, target: &Target) -> Result<()> {
@@ -77,19 +77,19 @@ fn write(input: &mut DiskInput<'_>, out: &mut OutFile, target: &Target) -> Resul
     marker(out, 0, END_OF_STREAM)
 }
 
-/// Packs a stride's grains that are not all zeros; runs on the pool.
+/// Compresses the non-zero grains of a stride; runs on the thread pool.
 fn pack(stride: &Stride) -> Grains {
     let first = stride.offset / GRAIN_BYTES as u64;
     let filled = (first..).zip(stride.data.chunks(GRAIN_BYTES)).filter(|(_, data)| !is_zero(data));
     filled.map(|(grain, data)| deflate(data).map(|packed| (grain, packed))).collect()
 }
 
-/// A zlib stream of a whole grain, zeros added to the last one of the disk.
+/// Compresses a whole grain to a zlib stream; the last grain of the disk is padded with zeros.
 fn deflate(data: &[u8]) -> Option<Vec<u8>> {
     let mut grain = data.to_vec();
     grain.resize(GRAIN_BYTES, 0);
     let mut compressor = Compress::new(Compression::default(), true);
-    // Incompressible data grows by five bytes for each block of at most 64 KiB.
+    // Incompressible data grows by five bytes per block of at most 64 KiB.
     let mut packed = Vec::with_capacity(GRAIN_BYTES + 1024);
     let status = compressor.compress_vec(&grain, &mut packed, FlushCompress::Finish);
     matches!(status, Ok(Status::StreamEnd)).then_some(packed)
@@ -98,7 +98,7 @@ fn deflate(data: &[u8]) -> Option<Vec<u8>> {
 struct Stream<'a> {
     out: &'a mut OutFile,
     directory: Vec<u32>,
-    /// The table being filled, and its index.
+    /// The current table, with its index.
     open: Option<(usize, Vec<u32>)>,
 }
 
@@ -149,7 +149,7 @@ impl Stream<'_> {
     }
 }
 
-/// Writes a marker's sector: how many sectors follow, and of which kind.
+/// Writes a marker sector: the number of sectors that follow, and the type.
 fn marker(out: &mut OutFile, sectors: u64, kind: u32) -> Result<()> {
     let mut marker = [0; 512];
     marker[..8].copy_from_slice(&sectors.to_le_bytes());
