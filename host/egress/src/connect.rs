@@ -1,10 +1,9 @@
-//! One connection to one of several addresses.
+//! Connects to one of several addresses.
 //!
-//! Attempts start one after another, the next one when the last has failed or
-//! has not answered for a moment, families in turn (RFC 8305 without the
-//! sorting); the first that succeeds is taken. Only addresses that the policy
-//! has checked come here, and the connection goes to exactly these: a name is
-//! not resolved a second time.
+//! Attempts start one after another: the next one starts if the previous one fails or takes longer
+//! than a moment, with alternating address families (RFC 8305 without the sorting). The first
+//! success wins. All addresses have been checked by the policy, and the connection goes to exactly
+//! these: a name is not resolved a second time.
 
 use std::{
     io,
@@ -17,16 +16,15 @@ use tokio::net::TcpStream;
 
 use wire::egress::{Refusal, RefusalKind};
 
-/// How long an attempt has before the next one starts beside it; the value that
-/// RFC 8305 recommends.
+/// Delay before the next attempt starts in parallel: the value recommended by RFC 8305.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Whether both ends of a connection are on this host: the kernel takes the address
-/// itself as the source only when it is its own, however it came to have it.
+/// Whether both ends of a connection are on this host: the kernel chooses the destination address
+/// as the source only if it is local, however it was configured.
 pub(crate) fn is_to_this_host(stream: &TcpStream) -> bool {
     match (stream.local_addr(), stream.peer_addr()) {
         (Ok(local), Ok(peer)) => local.ip().to_canonical() == peer.ip().to_canonical(),
-        // A connection that has broken leads nowhere.
+        // A broken connection leads nowhere.
         _ => false,
     }
 }
@@ -39,7 +37,7 @@ pub(crate) async fn connect(
 ) -> Result<TcpStream, Refusal> {
     match tokio::time::timeout(limit, race(addresses, port)).await {
         Ok(Ok(stream)) => {
-            // Small writes (requests, TLS records) must not wait for each other.
+            // Disables Nagle's algorithm: small writes (requests, TLS records) must not wait.
             let _ = stream.set_nodelay(true);
             Ok(stream)
         }
@@ -80,7 +78,7 @@ async fn race(addresses: &[IpAddr], port: u16) -> Result<TcpStream, (SocketAddr,
     }
 }
 
-/// The addresses with families in turn, beginning with the resolver's first.
+/// The addresses with alternating families, beginning with the resolver's first.
 fn in_turn(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let first_is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
     let (one, other): (Vec<IpAddr>, Vec<IpAddr>) =

@@ -1,9 +1,8 @@
-//! What goes through a connection to port 80, as long as it is plain HTTP/1.
+//! Observes plain HTTP/1 on connections to port 80.
 //!
-//! Nothing is changed or held up: the bytes are looked at as they pass, and at
-//! the first thing that is not understood the looking ends. What comes out says
-//! which files a build has fetched, and by their digests whether they are the
-//! same next time.
+//! The observer neither changes nor delays the data: it parses bytes as they pass, and stops at the
+//! first error. Its result lists the files that a build has fetched, and their digests, which show
+//! whether they are the same next time.
 
 use std::{
     collections::VecDeque,
@@ -15,30 +14,29 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-/// The port whose connections are looked at.
+/// The port whose connections are observed.
 pub(crate) const PORT: u16 = 80;
 
-/// Bytes of a request's or an answer's head: what servers accept.
+/// Maximum length of a request or response head in bytes, as servers accept.
 const HEAD_MAX_BYTES: usize = 32 << 10;
 
-/// Bytes of a method: the longest registered one, `UPDATEREDIRECTREF`, has 17.
+/// Maximum length of a method in bytes: the longest registered one, `UPDATEREDIRECTREF`, has 17.
 const METHOD_MAX_BYTES: usize = 32;
 
-/// Bytes of a path that are kept, escaped; package tools stay below 300.
+/// Maximum length of a recorded path in bytes, escaped; package tools stay below 300.
 const PATH_MAX_BYTES: usize = 1024;
 
-/// Bytes of a digest in hexadecimal.
+/// Length of a digest in hexadecimal.
 const DIGEST_BYTES: usize = 64;
 
-/// Requests of one connection that have no answer yet; package tools send some tens
-/// before they wait.
+/// Maximum pending requests on one connection; package tools send some tens before they wait.
 const WAITING_MAX: usize = 1000;
 
-/// Bytes of one connection's exchanges: some thousands of a package tool, which ends a
-/// connection after some hundred.
+/// Maximum memory for the exchanges of one connection, in bytes: some thousands by a package tool,
+/// which ends a connection after some hundred.
 const CONNECTION_MAX_BYTES: usize = 512 << 10;
 
-/// Bytes that the exchanges of all connections may take until they end.
+/// Memory left for the exchanges of all open connections, in bytes.
 #[derive(Debug)]
 pub(crate) struct Budget(AtomicUsize);
 
@@ -57,29 +55,29 @@ impl Budget {
     }
 }
 
-/// A request and its answer.
+/// A request with its response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exchange {
-    /// `GET`, …
+    /// The method: `GET`, …
     pub method: String,
-    /// What was asked for, printable and bounded.
+    /// The requested path, printable and truncated.
     pub path: String,
-    /// The status, once there was an answer.
+    /// The status of the response, if there was one.
     pub status: Option<u16>,
-    /// Bytes of the answer's body.
+    /// Length of the response body in bytes.
     pub body_bytes: u64,
-    /// The body's SHA-256 in hexadecimal, once it was complete.
+    /// The body's SHA-256 in hexadecimal, if it was complete.
     pub sha256: Option<String>,
 }
 
 impl Exchange {
-    /// What it takes in memory, its digest included.
+    /// The memory that it takes, including its digest.
     fn cost_bytes(&self) -> usize {
         size_of::<Self>() + self.method.len() + self.path.len() + DIGEST_BYTES
     }
 }
 
-/// Looks at one connection.
+/// Observes one connection.
 #[derive(Debug)]
 pub(crate) struct Observed {
     state: Mutex<State>,
@@ -90,20 +88,19 @@ pub(crate) struct Observed {
 struct State {
     requests: Side,
     answers: Side,
-    /// Exchanges that are complete, or were when the connection ended.
+    /// Exchanges that are complete, or ended with the connection.
     done: Vec<Exchange>,
-    /// Requests without an answer yet.
+    /// Requests without a response so far.
     waiting: VecDeque<Waiting>,
     hash: Sha256,
-    /// Bytes of the exchanges that are kept.
+    /// Memory of the recorded exchanges, in bytes.
     kept_bytes: usize,
-    /// Exchanges beyond the limits, of which nothing is kept.
+    /// Number of exchanges beyond the limits, which are not recorded.
     more: u64,
 }
 
 impl State {
-    /// Takes note of a request, of its content where that has room; `None` when too
-    /// many are without an answer.
+    /// Adds a pending request, with its content if there is room; `None` if too many are pending.
     fn wait(&mut self, exchange: Exchange, budget: &Budget) -> Option<()> {
         if self.waiting.len() >= WAITING_MAX {
             return None;
@@ -121,30 +118,30 @@ impl State {
     }
 }
 
-/// A request whose answer is not complete.
+/// A request whose response is not complete.
 #[derive(Debug)]
 struct Waiting {
-    /// Whether the answer has no body, whatever its head says.
+    /// Whether the response has no body, whatever its head declares.
     is_head: bool,
     kept: Option<Exchange>,
 }
 
-/// One direction of a connection.
+/// The parser state of one direction.
 #[derive(Debug)]
 enum Side {
-    /// Gathering a head.
+    /// Collecting a head.
     Head(Vec<u8>),
-    /// In a body of so many more bytes.
+    /// In a body with this many bytes left.
     Length(u64),
-    /// In a chunked body: gathering a line, or in a chunk with its line end.
+    /// In a chunked body: collecting a size line, or in a chunk with its line end.
     ChunkLine(Vec<u8>),
     Chunk(u64),
     ChunkEnd(u8),
-    /// In the lines behind the last chunk.
+    /// In the trailer after the last chunk.
     Trailer(Vec<u8>),
     /// In a body that ends with the connection.
     UntilEnd,
-    /// Not looked at any more.
+    /// Observation has stopped.
     Off,
 }
 
@@ -154,7 +151,7 @@ impl Default for Side {
     }
 }
 
-/// What a direction has come upon.
+/// What the parser has found.
 enum Found<'a> {
     Head(Vec<u8>),
     Body(&'a [u8]),
@@ -166,7 +163,7 @@ impl Observed {
         Self { state: Mutex::default(), budget }
     }
 
-    /// Bytes from the guest.
+    /// Observes bytes from the guest.
     pub(crate) fn up(&self, bytes: &[u8]) {
         let Ok(mut state) = self.state.lock() else { return };
         let state = &mut *state;
@@ -192,7 +189,8 @@ impl Observed {
                 let waiting = state.waiting.front_mut()?;
                 let (status, body) = answer(&head, waiting.is_head)?;
                 if (100..200).contains(&status) {
-                    // The answer proper follows; 101 is another protocol.
+                    // After other 1xx responses the final one follows; 101 switches to another
+                    // protocol.
                     return (status != 101).then(Side::default);
                 }
                 if let Some(exchange) = &mut waiting.kept {
@@ -219,8 +217,8 @@ impl Observed {
         state.answers = side;
     }
 
-    /// The exchanges, when the connection has ended, and how many more there were;
-    /// `whole` says that the server ended it in order.
+    /// Ends the observation of a connection. Returns the exchanges, and the number of those not
+    /// recorded; `whole` means that the server closed the connection in order.
     pub(crate) fn finish(self, whole: bool) -> (Vec<Exchange>, u64) {
         let Ok(mut state) = self.state.lock() else { return (Vec::new(), 0) };
         let mut state = std::mem::take(&mut *state);
@@ -236,7 +234,7 @@ impl Observed {
 
 impl Drop for Observed {
     fn drop(&mut self) {
-        // A connection that was given up; one that is finished has nothing left.
+        // For an abandoned connection; a finished one has no memory left to return.
         if let Ok(state) = self.state.get_mut() {
             self.budget.give_back(state.kept_bytes);
         }
@@ -244,8 +242,8 @@ impl Drop for Observed {
 }
 
 impl Side {
-    /// Goes through bytes. `found` answers a head with the state that its body
-    /// begins with, everything else with anything; `None` ends the looking.
+    /// Parses bytes. For a head, `found` returns the state in which its body begins; otherwise its
+    /// result only matters as `None`, which stops the observation.
     fn feed<'a>(&mut self, mut bytes: &'a [u8], mut found: impl FnMut(Found<'a>) -> Option<Side>) {
         while !bytes.is_empty() {
             let (next, rest) = match std::mem::replace(self, Self::Off).step(bytes, &mut found) {
@@ -253,7 +251,7 @@ impl Side {
                 None => return,
             };
             (*self, bytes) = (next, rest);
-            // An empty body is over before its first byte.
+            // An empty body ends before its first byte.
             if matches!(self, Self::Length(0)) {
                 if found(Found::End).is_none() {
                     *self = Self::Off;
@@ -313,7 +311,7 @@ impl Side {
     }
 }
 
-/// Gathers bytes until they end with `end`; `None` when there are too many.
+/// Collects bytes up to and including `end`; `None` if there are too many.
 fn until<'a>(
     mut gathered: Vec<u8>,
     bytes: &'a [u8],
@@ -340,7 +338,7 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// A request's exchange, and the state of its body.
+/// Parses a request head to an exchange and the state of its body.
 fn request(head: &[u8]) -> Option<(Exchange, Side)> {
     let (first, fields) = parse(head)?;
     let mut words = first.split(' ');
@@ -362,7 +360,7 @@ fn request(head: &[u8]) -> Option<(Exchange, Side)> {
     Some((exchange, framing(&fields)?.unwrap_or(Side::Length(0))))
 }
 
-/// An answer's status, and the state of its body.
+/// Parses a response head to a status and the state of its body.
 fn answer(head: &[u8], is_head: bool) -> Option<(u16, Side)> {
     let (first, fields) = parse(head)?;
     let mut words = first.split(' ');
@@ -390,8 +388,7 @@ fn parse(head: &[u8]) -> Option<(&str, Fields<'_>)> {
     Some((first, fields.collect::<Option<_>>()?))
 }
 
-/// How the fields say that the body ends, if they do; `None` when they
-/// contradict each other.
+/// How the header fields delimit the body, if they do; `None` if they contradict each other.
 fn framing(fields: &Fields<'_>) -> Option<Option<Side>> {
     let values = |wanted: &str| {
         let of_name = fields.iter().filter(|(name, _)| name == wanted);
@@ -410,7 +407,7 @@ fn framing(fields: &Fields<'_>) -> Option<Option<Side>> {
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })
@@ -420,7 +417,7 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// Feeds both directions in pieces of `size` bytes.
+    /// Feeds both directions to an observer in pieces of `size` bytes.
     fn observe(up: &str, down: &str, size: usize, whole: bool) -> Vec<Exchange> {
         let observed = Observed::new(Arc::new(Budget::new(1 << 20)));
         up.as_bytes().chunks(size).for_each(|part| observed.up(part));
@@ -488,7 +485,7 @@ mod tests {
         assert_eq!(observe("", "HTTP/1.1 200 OK\r\n\r\n", 100, true), []);
     }
 
-    /// Sends so many requests with such a path, each with its answer.
+    /// Sends a number of requests with this path, each with its response.
     fn talk(observed: &Observed, requests: usize, path: &str) {
         for _ in 0..requests {
             observed.up(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
@@ -504,7 +501,7 @@ mod tests {
     fn what_is_kept_of_a_connection_is_bounded_and_the_rest_is_counted() {
         let budget = Arc::new(Budget::new(64 << 20));
         let observed = Observed::new(Arc::clone(&budget));
-        // One byte that becomes four when it is escaped.
+        // Each byte becomes four when escaped.
         talk(&observed, 5000, &format!("/{}", "\u{1}".repeat(1000)));
         let (kept, more) = observed.finish(true);
         assert!(bytes(&kept) <= CONNECTION_MAX_BYTES, "{} bytes", bytes(&kept));

@@ -1,14 +1,12 @@
 //! The host end of the guest's network: policy, resolver, connector, log.
 //!
-//! The guest has no network device. Its agent opens one vsock stream for each
-//! TCP connection that a program in the guest makes, and says in one frame where
-//! to ([`wire::egress`]). Here the name is checked against the user's [`Policy`],
-//! resolved, each address checked again, and one of exactly these addresses
-//! connected to; then bytes go both ways and the end is logged. Without this
+//! The guest has no network device. For each TCP connection of a guest program, the agent opens one
+//! vsock stream and sends one frame with the destination ([`wire::egress`]). This crate checks the
+//! name against the user's [`Policy`], resolves it, checks each address, and connects to one of
+//! exactly these addresses; then it relays bytes in both directions and logs the end. Without this
 //! crate behind the port there is no network.
 //!
-//! Architecture invariant: nothing here knows about machines or the agent; the
-//! stream is any byte stream.
+//! Architecture invariant: does not depend on machines or the agent; the stream is any byte stream.
 
 mod connect;
 mod http;

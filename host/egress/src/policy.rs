@@ -1,4 +1,4 @@
-//! Who may be reached: the user's rules on names and addresses.
+//! The user's rules on names and addresses that the guest may reach.
 //!
 //! | the user said | names | addresses behind a name |
 //! |---|---|---|
@@ -10,13 +10,13 @@
 //! | `--allow-private` | those of private networks as well | private ones as well |
 //! | `--proxy-resolves` | | those that the user's proxy finds |
 //!
-//! A name that the user allows says which name may be asked for. It does not let the
-//! owner of the name's domain choose what is behind it: loopback, the host's own
-//! addresses, the link and metadata services need the address in the user's words.
+//! A name that the user allows may be requested. This does not allow the owner of the domain to
+//! choose any address: loopback, the host's own addresses, link-local addresses and metadata
+//! services must be allowed as addresses.
 //!
-//! Names are checked before they are resolved, and each address after; the
-//! connection goes to the checked address, also through a proxy. A name that resolves
-//! to another address a moment later changes nothing.
+//! Names are checked before they are resolved, and each address afterwards. The connection goes to
+//! the checked address, also through a proxy, so a later change of the name's addresses has no
+//! effect.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -24,37 +24,37 @@ use reach::{Host, HostNetwork, InvalidHost, LocalName, Reach, local_name};
 
 use wire::egress::Refusal;
 
-/// One entry of the user's list.
+/// An entry of the user's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     pattern: Pattern,
     port: Option<u16>,
-    /// What the name means, in place of the resolver's answer.
+    /// The address of the name, which replaces the resolver's answer.
     address: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
     Exact(Host),
-    /// Names below this one, which itself is not meant.
+    /// Names below this one, but not this one.
     Below(String),
 }
 
-/// An allowed host that cannot be understood.
+/// An invalid entry of the list of allowed hosts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{rule}` is not a host to allow: {reason}")]
 pub struct InvalidRule {
     /// The text.
     pub rule: String,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: &'static str,
 }
 
 impl FromStr for Rule {
     type Err = InvalidRule;
 
-    /// Reads `NAME`, `*.SUFFIX` or an address, each with an optional `:PORT`, a name
-    /// also with a final `=ADDRESS`; IPv6 addresses with a port stand in brackets.
+    /// Parses `NAME`, `*.SUFFIX` or an address, each with an optional `:PORT`, and a name also with
+    /// an optional final `=ADDRESS`. IPv6 addresses with a port need brackets.
     fn from_str(text: &str) -> Result<Self, InvalidRule> {
         let invalid = |reason| InvalidRule { rule: text.to_owned(), reason };
         let parse = |host: &str| host.parse().map_err(|e: InvalidHost| invalid(e.reason));
@@ -66,7 +66,7 @@ impl FromStr for Rule {
             },
         };
         let (host, port) = match target.rsplit_once(':') {
-            // More colons are an address without a port.
+            // More than one colon means an IPv6 address without a port.
             Some((host, _)) if host.contains(':') && !host.ends_with(']') => (target, None),
             Some((host, port)) => {
                 let port = port.parse().ok().filter(|p| *p != 0);
@@ -97,7 +97,7 @@ impl Rule {
             }
             (Pattern::Below(_), Host::Address(_)) => false,
         };
-        // A name that is only resolved has no port yet.
+        // A lookup of a name has no port yet.
         host_matches && (self.port.is_none() || port.is_none() || self.port == port)
     }
 }
@@ -109,40 +109,39 @@ pub struct Policy {
     rules: Vec<Rule>,
     /// Whether addresses of private networks may be reached.
     allow_private: bool,
-    /// Whether names go to the user's proxy unresolved.
+    /// Whether names are sent to the user's proxy unresolved.
     proxy_resolves: bool,
 }
 
 impl Policy {
-    /// The policy of `--allow-host` (none: every public host) and
-    /// `--allow-private`.
+    /// The policy of `--allow-host` (without any: every public host) and `--allow-private`.
     ///
     /// # Errors
-    /// For a host that cannot be understood.
+    /// Fails on an invalid host.
     pub fn new(allow_hosts: &[String], allow_private: bool) -> Result<Self, InvalidRule> {
         let rules = allow_hosts.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
         Ok(Self { rules, allow_private, proxy_resolves: false })
     }
 
-    /// The same with the word of `--proxy-resolves`: a name goes to the user's proxy as
-    /// it is, and what it leads to is the proxy's to decide.
+    /// Sets `--proxy-resolves`: names are sent to the user's proxy unresolved, and the proxy
+    /// decides which addresses they lead to.
     #[must_use]
     pub fn with_proxy_resolves(self, proxy_resolves: bool) -> Self {
         Self { proxy_resolves, ..self }
     }
 
-    /// Whether a proxy is given this name unresolved. Never names of the host itself: to
-    /// a proxy they mean the machine that it runs on.
+    /// Whether a name is sent to the proxy unresolved. Names of the host itself never are: for a
+    /// proxy they mean its own machine.
     pub(crate) fn leaves_to_proxy(&self, host: &Host) -> bool {
         let Host::Name(name) = host else { return false };
         self.proxy_resolves && local_name(name) != Some(LocalName::Localhost)
     }
 
-    /// Whether a host may be asked for at all, before it is resolved.
+    /// Checks a host before it is resolved.
     ///
     /// # Errors
-    /// When the list does not name it, or when it is a name of private networks and
-    /// neither the list nor `--allow-private` opens it.
+    /// Fails if the list does not contain it, or if it is a name of private networks that neither
+    /// the list nor `--allow-private` allows.
     pub fn check_host(&self, host: &Host, port: Option<u16>) -> Result<(), Refusal> {
         let listed = self.rules.iter().any(|rule| rule.matches(host, port));
         if !self.rules.is_empty() && !listed {
@@ -166,17 +165,17 @@ impl Policy {
         }
     }
 
-    /// The addresses that the user's own words give a name, in place of the resolver's.
+    /// The addresses that the user's list assigns to a name, instead of the resolver's.
     pub(crate) fn given_addresses(&self, host: &Host, port: Option<u16>) -> Vec<IpAddr> {
         let matching = self.rules.iter().filter(|rule| rule.matches(host, port));
         matching.filter_map(|rule| rule.address).collect()
     }
 
-    /// Whether this address may be connected to for this host.
+    /// Checks whether an address may be connected to for this host.
     ///
     /// # Errors
-    /// When it may not; the message says what the address is and which option
-    /// would allow it.
+    /// Fails if it may not; the message names the kind of address and the option that would allow
+    /// it.
     pub fn check_address(
         &self,
         host: &Host,
@@ -196,7 +195,7 @@ impl Policy {
         if allowed { Ok(()) } else { Err(refuse_address(host, address, class)) }
     }
 
-    /// Whether the user's own words contain this address for this host.
+    /// Whether the user's list contains this address for this host.
     pub(crate) fn spells_out(&self, host: &Host, port: Option<u16>, address: IpAddr) -> bool {
         self.rules.iter().filter(|rule| rule.matches(host, port)).any(|rule| match host {
             Host::Address(_) => true,
@@ -205,7 +204,7 @@ impl Policy {
     }
 }
 
-/// The refusal of an address, with what would allow it.
+/// The refusal of an address, with the option that would allow it.
 pub(crate) fn refuse_address(host: &Host, address: IpAddr, class: Reach) -> Refusal {
     let what = match host {
         Host::Name(name) => format!("{name} resolves to {address}, which is "),
@@ -245,7 +244,7 @@ mod tests {
             && policy.check_address(&host, Some(port), address, &network).is_ok()
     }
 
-    /// One address of each class that a name alone does not open.
+    /// One address of each class that a name alone does not allow.
     const PROTECTED: [&str; 8] = [
         "10.0.0.1",
         "127.0.0.1",

@@ -1,4 +1,4 @@
-//! What is told about each connection of the guest.
+//! Records of the guest's connections.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -7,27 +7,27 @@ use crate::Exchange;
 /// A connection that has ended, or a request that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// The host as the guest named it, printable and bounded.
+    /// The host as named by the guest, printable and truncated.
     pub host: String,
-    /// The port; 0 when only a name was asked for.
+    /// The port; 0 for a lookup of a name.
     pub port: u16,
-    /// The address that was connected to; none behind the user's proxy.
+    /// The connected address; `None` behind the user's proxy.
     pub address: Option<IpAddr>,
-    /// Bytes to the server.
+    /// Bytes sent to the server.
     pub sent: u64,
-    /// Bytes from the server.
+    /// Bytes received from the server.
     pub received: u64,
-    /// From the request to the end.
+    /// Time from the request to the end.
     pub elapsed: Duration,
-    /// Why it was refused, if it was.
+    /// The reason of the refusal, if it was refused.
     pub refused: Option<String>,
-    /// Why it broke, if it did not end in order.
+    /// The error, if the connection did not end in order.
     pub broken: Option<String>,
-    /// What was fetched, when it was by plain HTTP on port 80.
+    /// The exchanges of plain HTTP on port 80.
     pub http: Vec<Exchange>,
-    /// Exchanges beyond those, of which only the number is known.
+    /// The number of further exchanges, which are not recorded.
     pub http_more: u64,
 }
 
-/// Takes records, from any task, without blocking.
+/// Receives records from any task; must not block.
 pub type OnRecord = Arc<dyn Fn(&Record) + Send + Sync>;

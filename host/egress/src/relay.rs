@@ -1,4 +1,4 @@
-//! Bytes both ways, each direction ending on its own.
+//! Relays bytes in both directions; each direction ends independently.
 
 use std::{
     io,
@@ -9,14 +9,14 @@ use std::{
 use crate::http::Observed;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Buffer of one direction. With the most connections allowed, all buffers
-/// together are 16 MiB.
+/// Buffer size of one direction. With the maximum number of connections, all buffers together have
+/// 16 MiB.
 const BUFFER_BYTES: usize = 32 << 10;
 
-/// How often a quiet connection is looked at, as a part of the idle limit.
+/// How often an idle connection is checked per idle limit.
 const IDLE_CHECKS: u32 = 4;
 
-/// Bytes that have gone through.
+/// Counters of relayed bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
     pub(crate) up: AtomicU64,
@@ -29,8 +29,8 @@ impl Flow {
     }
 }
 
-/// Copies until both directions have ended, one of them has failed, or nothing
-/// has moved for `idle`.
+/// Copies until both directions have ended, one of them has failed, or nothing was transferred for
+/// `idle`.
 pub(crate) async fn relay(
     guest: impl AsyncRead + AsyncWrite + Unpin,
     remote: impl AsyncRead + AsyncWrite + Unpin,
@@ -64,7 +64,7 @@ async fn copy(
         let length = from.read(&mut buffer).await?;
         if length == 0 {
             return match to.shutdown().await {
-                // The other side may have closed everything at the same time.
+                // The peer may have closed both directions meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
                 done => done,
             };
@@ -102,7 +102,7 @@ mod tests {
             let mut question = String::new();
             remote.read_to_string(&mut question).await.unwrap();
             assert_eq!(question, "question");
-            // The guest has ended its side; the answer still gets through.
+            // The guest has closed its direction; the response still arrives.
             remote.write_all(&vec![7; 100_000]).await.unwrap();
             drop(remote);
             let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! Names to addresses, by the host's own resolver.
+//! Resolves names with the host's resolver.
 
 use std::{
     future::Future,
@@ -13,26 +13,25 @@ use tokio::sync::Semaphore;
 
 use wire::egress::{Refusal, RefusalKind};
 
-/// Addresses that are looked at for one name; a name with more of them is a
-/// load balancer's, and the rest are alike.
+/// Maximum addresses used per name; more belong to a load balancer and are equivalent.
 const ADDRESSES_MAX: usize = 16;
 
-/// Names that are looked up at once. The system's resolver blocks a thread for each, up
-/// to some 30 s where no name server answers and past the end of the request that asked,
-/// and the runtime has 512 such threads for everything.
+/// Maximum parallel lookups. The system's resolver blocks one thread per lookup, for up to some 30
+/// s if no name server answers and beyond the end of the request, and the runtime has 512 such
+/// threads for everything.
 const LOOKUPS_MAX: usize = 32;
 
 /// A resolver's answer.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
 
-/// Resolves names. Tests have one of their own.
+/// Resolves names. Tests provide their own resolver.
 pub trait Resolve: Send + Sync {
-    /// The addresses of a name. No addresses, or an error of the kind
-    /// `NotFound`, mean that it does not exist.
+    /// Looks up the addresses of a name. No addresses, or an error of kind `NotFound`, mean that it
+    /// does not exist.
     fn lookup<'a>(&'a self, name: &'a str) -> Lookup<'a>;
 }
 
-/// The host's resolver: its hosts file, its name servers, its caches.
+/// The host's resolver, with its hosts file, name servers and caches.
 #[derive(Debug, Clone)]
 pub struct SystemResolver {
     lookup: fn(&str) -> io::Result<Vec<IpAddr>>,
@@ -46,7 +45,7 @@ impl Default for SystemResolver {
 }
 
 fn getaddrinfo(name: &str) -> io::Result<Vec<IpAddr>> {
-    // The port is the interface's; it has no part in resolving.
+    // The port is required by the interface and has no effect.
     Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
@@ -56,13 +55,13 @@ impl Resolve for SystemResolver {
             let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)?;
             let (lookup, name) = (self.lookup, name.to_owned());
             let found = tokio::task::spawn_blocking(move || {
-                // Until the thread is free again, not until nobody waits any more.
+                // Held until the thread is free, not just until the request ends.
                 let _slot = slot;
                 lookup(&name)
             });
             match found.await.map_err(io::Error::other)? {
-                // getaddrinfo's code does not get through; of its messages only
-                // this one means that asking again may help.
+                // std hides getaddrinfo's error code; only this message means that a retry may
+                // help.
                 Err(e) if !e.to_string().contains("Temporary failure") => {
                     Err(io::Error::new(io::ErrorKind::NotFound, e))
                 }
@@ -72,7 +71,7 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// Resolves a name within `limit`; each address once, in the resolver's order.
+/// Resolves a name within `limit`; each address occurs once, in the resolver's order.
 pub(crate) async fn resolve(
     resolver: &dyn Resolve,
     name: &str,
@@ -111,7 +110,7 @@ mod tests {
     static RUNNING: AtomicUsize = AtomicUsize::new(0);
     static HANGS: Mutex<()> = Mutex::const_new(());
 
-    /// A name server that does not answer.
+    /// Simulates a name server that does not answer.
     fn hangs(_: &str) -> io::Result<Vec<IpAddr>> {
         RUNNING.fetch_add(1, Ordering::SeqCst);
         drop(HANGS.blocking_lock());

@@ -1,4 +1,4 @@
-//! One stream of the guest: its request, the policy, the connection, the bytes.
+//! Serves one stream of the guest: request, policy, connection, relay.
 
 use std::{
     io,
@@ -26,26 +26,25 @@ use crate::{
     resolve,
 };
 
-/// Bounds on what a guest can make the host do.
+/// Limits on what a guest can make the host do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Streams served at the same time. Package tools use a dozen connections; the
-    /// rest is room for builds that download in parallel.
+    /// Maximum streams served in parallel. Package tools use a dozen connections; the rest is room
+    /// for builds with parallel downloads.
     pub streams: usize,
-    /// Streams that wait for their turn, first come first served; more are refused.
-    /// Each is a descriptor of this process.
+    /// Maximum streams waiting to be served, first come first served; more are refused. Each takes
+    /// a descriptor of this process.
     pub waiting: usize,
-    /// From the stream's beginning to its request.
+    /// Timeout from the start of the stream to the complete request.
     pub request: Duration,
-    /// For resolving one name. Resolvers themselves give up after some 10 s.
+    /// Timeout for resolving a name. Resolvers themselves give up after some 10 s.
     pub resolve: Duration,
-    /// For connecting, all addresses of a name together.
+    /// Timeout for connecting, for all addresses of a name together.
     pub connect: Duration,
-    /// A connection on which nothing moves ends. Long, for a server may think
-    /// for minutes before the first byte of a large answer.
+    /// Idle timeout of a connection. It is long, because a server may take minutes before the first
+    /// byte of a large response.
     pub idle: Duration,
-    /// Bytes of memory for what is noted about plain HTTP, all connections together,
-    /// until each of them ends.
+    /// Memory for observed HTTP exchanges of all open connections together, in bytes.
     pub observed_bytes: usize,
 }
 
@@ -63,19 +62,19 @@ impl Default for Limits {
     }
 }
 
-/// Lists the host's interfaces, at each request anew: a laptop changes networks.
+/// Lists the host's interfaces. Called for each request, since a laptop changes networks.
 pub type ReadHostNetwork = Arc<dyn Fn() -> io::Result<HostNetwork> + Send + Sync>;
 
-/// What an egress service does differently from the usual.
+/// Options of an egress service that differ from the defaults.
 #[derive(Clone)]
 pub struct Options {
-    /// Bounds of each connection.
+    /// The limits.
     pub limits: Limits,
     /// The user's proxy.
     pub upstream: Option<Upstream>,
-    /// Names to addresses.
+    /// The resolver.
     pub resolver: Arc<dyn Resolve>,
-    /// The host's own addresses and links.
+    /// Lists the host's own addresses and networks.
     pub host_network: ReadHostNetwork,
 }
 
@@ -102,13 +101,13 @@ impl Default for Options {
 /// Sums over all streams so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
-    /// Connections that were made.
+    /// Connections established.
     pub connected: u64,
-    /// Requests that were not granted.
+    /// Requests refused.
     pub refused: u64,
-    /// Bytes to servers, of ended connections.
+    /// Bytes sent to servers on ended connections.
     pub sent: u64,
-    /// Bytes from servers, of ended connections.
+    /// Bytes received from servers on ended connections.
     pub received: u64,
 }
 
@@ -125,12 +124,12 @@ pub struct Egress {
     policy: Policy,
     options: Options,
     on_record: OnRecord,
-    /// Room for streams, served or waiting.
+    /// Limits streams, served or waiting.
     places: Semaphore,
-    /// Room for streams that are served.
+    /// Limits streams being served.
     slots: Semaphore,
     budget: Arc<Budget>,
-    /// Why nothing may be reached at the moment, when that is so.
+    /// The reason why the network is closed at present, if it is.
     closed: watch::Sender<Option<Arc<str>>>,
     counters: Counters,
 }
@@ -144,16 +143,16 @@ impl std::fmt::Debug for Egress {
     }
 }
 
-/// How a host is reached.
+/// How to reach a host.
 #[derive(Debug)]
 enum Way<'a> {
-    /// By one of these addresses.
+    /// Directly, at one of these addresses.
     Direct(Vec<IpAddr>),
-    /// By the user's proxy, which is asked for one of these.
+    /// Through the user's proxy, which is asked for one of these hosts.
     Proxy(&'a Upstream, Vec<Host>),
 }
 
-/// A connection that has been made.
+/// An established connection.
 struct Connected {
     stream: TcpStream,
     address: Option<IpAddr>,
@@ -161,7 +160,7 @@ struct Connected {
 
 /// Why a stream is not served.
 enum Ended {
-    /// The guest has closed it; nobody waits for an answer.
+    /// The guest has closed it, so it gets no answer.
     Gone,
     Refused(Refusal),
 }
@@ -173,17 +172,17 @@ impl From<Refusal> for Ended {
 }
 
 impl Egress {
-    /// The service with a policy, and the proxy of this process's environment.
+    /// Creates the service with a policy, and with the proxy of this process's environment.
     ///
     /// # Errors
-    /// When the environment names a proxy that cannot be used.
+    /// Fails if the environment names an unusable proxy.
     pub fn new(policy: Policy, on_record: OnRecord) -> Result<Self, InvalidProxy> {
         let upstream = Upstream::from_environment(|name| std::env::var_os(name))?;
         let options = Options { upstream, ..Options::default() };
         Ok(Self::with_options(policy, on_record, options))
     }
 
-    /// The service with everything given.
+    /// Creates the service with all options.
     #[must_use]
     pub fn with_options(policy: Policy, on_record: OnRecord, options: Options) -> Self {
         let limits = &options.limits;
@@ -211,15 +210,14 @@ impl Egress {
         }
     }
 
-    /// Whether one more stream would be served or could wait. A caller that makes a
-    /// descriptor for each stream asks before it does.
+    /// Whether one more stream can be served or wait. A caller that needs a descriptor per stream
+    /// checks this first.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.places.available_permits() > 0
     }
 
-    /// Refuses everything from now on, for a reason in words, and ends the connections
-    /// that there are.
+    /// Refuses all requests from now on, with a reason for the user, and ends existing connections.
     pub fn close(&self, reason: &str) {
         self.closed.send_replace(Some(reason.into()));
     }
@@ -229,9 +227,8 @@ impl Egress {
         self.closed.send_replace(None);
     }
 
-    /// Serves one stream of the guest to its end. Nothing that the guest does
-    /// here is an error of the caller: everything goes to the guest as a reply,
-    /// and connections and refusals to the observer as records.
+    /// Serves one stream of the guest to its end. No action of the guest is an error of the caller:
+    /// the guest gets replies, and the observer gets connections and refusals as records.
     pub async fn serve(&self, mut guest: impl AsyncRead + AsyncWrite + Unpin + Send) {
         let Ok(_place) = self.places.try_acquire() else {
             let message = format!("{} streams wait already", self.options.limits.waiting);
@@ -276,7 +273,7 @@ impl Egress {
             }
             Request::Resolve { name, .. } => {
                 match self.while_open(&mut guest, self.resolve(&name)).await {
-                    // The connection that follows is what is worth a record.
+                    // The connection that follows is recorded instead.
                     Ok(count) => return reply(&mut guest, &Reply::ok(Some(count))).await,
                     Err(ended) => Err(ended),
                 }
@@ -287,12 +284,12 @@ impl Egress {
             Err(Ended::Gone) => return tracing::debug!(?record, "a guest stream has gone"),
             Err(Ended::Refused(refusal)) => {
                 let answer = Reply::refused(&refusal);
-                // Programs ask for names that do not exist all the time.
+                // Programs often look up names that do not exist.
                 if port != 0 || refusal.kind != RefusalKind::Nxdomain {
                     record.refused = Some(refusal.message);
                     record.elapsed = started.elapsed();
-                    // Told before the guest has the answer, so that it belongs to the
-                    // script that has asked.
+                    // Recorded before the guest gets the reply, so that the record belongs to the
+                    // script that sent the request.
                     self.account(&record);
                 }
                 return reply(&mut guest, &answer).await;
@@ -302,7 +299,7 @@ impl Egress {
         self.account(&record);
     }
 
-    /// Reads the request; `None` when the guest ends the stream without one.
+    /// Reads the request; `None` if the guest closes the stream without one.
     async fn read(
         &self,
         guest: &mut (impl AsyncRead + Unpin + Send),
@@ -319,8 +316,7 @@ impl Egress {
         }
     }
 
-    /// Carries out what a guest has asked for, as long as it waits for it and nothing
-    /// closes the network.
+    /// Runs a request of the guest, until the guest closes the stream or the network is closed.
     async fn while_open<T>(
         &self,
         guest: &mut (impl AsyncRead + Unpin + Send),
@@ -376,7 +372,7 @@ impl Egress {
         Ok(())
     }
 
-    /// How many addresses of this host may be reached.
+    /// Resolves a name; returns the number of its addresses that may be reached.
     async fn resolve(&self, name: &str) -> Result<u32, Refusal> {
         Ok(match self.way(&parse(name)?, None).await? {
             Way::Direct(addresses) => u32::try_from(addresses.len()).unwrap_or(u32::MAX),
@@ -410,8 +406,8 @@ impl Egress {
         };
         let stream = connect::connect(&addresses, port, limit).await?;
         let address = stream.peer_addr().ok().map(|a| a.ip());
-        // Whatever the interfaces are said to have: an address may be the host's by a
-        // route, or since a moment ago.
+        // This check does not depend on the list of interfaces: an address may be local by a route,
+        // or since a moment ago.
         if let Some(address) = address
             && connect::is_to_this_host(&stream)
             && !self.policy.spells_out(host, Some(port), address)
@@ -439,7 +435,7 @@ impl Egress {
         let found = if given.is_empty() { self.find(host, proxy).await? } else { given };
         let allowed = self.allowed(host, port, found, &network)?;
         let Some(proxy) = proxy else { return Ok(Way::Direct(allowed)) };
-        // A proxy does not reach what this host alone has.
+        // A proxy cannot reach addresses that only this host has.
         let direct = |address: &IpAddr| {
             network.reach(*address).is_local() || proxy.bypasses(&Host::Address(*address), port)
         };
@@ -460,9 +456,8 @@ impl Egress {
         let limit = self.options.limits.resolve;
         let found = resolve::resolve(self.options.resolver.as_ref(), name, limit).await;
         match (found, proxy) {
-            // In a network whose only way out is a proxy, hosts often cannot resolve
-            // public names. To hand the name over would let its owner choose what the
-            // proxy connects to.
+            // Behind a proxy, hosts often cannot resolve public names. Sending the name instead
+            // would let its owner choose the address to which the proxy connects.
             (Err(refusal), Some(proxy)) => Err(Refusal::policy(format!(
                 "{}, seen from this host; the proxy {} is asked for checked addresses only, and \
                  --proxy-resolves lets it resolve names itself",
@@ -473,7 +468,7 @@ impl Egress {
         }
     }
 
-    /// Those of the addresses that the policy allows, of which there is at least one.
+    /// The addresses that the policy allows; fails if there are none.
     fn allowed(
         &self,
         host: &Host,
@@ -508,18 +503,18 @@ fn parse(host: &str) -> Result<Host, Refusal> {
     host.parse().map_err(|e: InvalidHost| Refusal::policy(e.to_string()))
 }
 
-/// A name from the guest as it may appear in logs.
+/// A name from the guest, made printable for logs.
 fn printable(name: &str) -> String {
     name.chars().take(253).flat_map(char::escape_default).collect()
 }
 
-/// Sends a reply. A guest that has gone needs no answer.
+/// Sends a reply; errors are ignored, since the guest may be gone.
 async fn reply(guest: &mut (impl AsyncWrite + Unpin + Send), reply: &Reply) {
     let _ = reply.write_async(guest).await;
 }
 
-/// Ends when the guest has closed its stream, or sends what it has no reason to send:
-/// before the reply to its one request there is nothing to say.
+/// Completes when the guest closes its stream, or sends unexpected data: it must not send anything
+/// between its one request and the reply.
 async fn gone(guest: &mut (impl AsyncRead + Unpin + Send)) {
     let _ = guest.read_u8().await;
 }

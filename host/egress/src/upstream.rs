@@ -1,9 +1,8 @@
-//! The user's own proxy, when the host reaches the internet only through one.
+//! Connects through the user's proxy, if the host reaches the internet only through one.
 //!
-//! All connections go through it by `CONNECT`, also those to port 80, which the
-//! proxy has to permit. It is asked for addresses that were resolved and checked here,
-//! so that it connects to what was checked; only with `--proxy-resolves` is it asked
-//! for names.
+//! All connections use `CONNECT`, also those to port 80, which the proxy must permit. The proxy is
+//! asked for addresses that were resolved and checked here, so that it connects to what was
+//! checked; only with `--proxy-resolves` is it asked for names.
 
 use std::{io, time::Duration};
 
@@ -15,11 +14,10 @@ use tokio::{
 
 use wire::egress::{Refusal, RefusalKind};
 
-/// Bytes of the proxy's answer before the connection: a status line and some
-/// headers.
+/// Maximum size of the proxy's response head: a status line and some headers.
 const ANSWER_MAX_BYTES: usize = 16 << 10;
 
-/// A proxy that is asked for every connection.
+/// The proxy for all connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     proxy: Proxy,
@@ -27,12 +25,11 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// The proxy that the environment names for URLs with `https`, as all that a guest
-    /// asks for goes by `CONNECT`.
+    /// The proxy that the environment sets for `https` URLs, since all connections of a guest use
+    /// `CONNECT`.
     ///
     /// # Errors
-    /// When a variable names a proxy that cannot be used: not to use it would be a way
-    /// around it.
+    /// Fails if a variable names an unusable proxy: ignoring it would bypass the proxy.
     pub fn from_environment(
         variable: impl Fn(&str) -> Option<std::ffi::OsString>,
     ) -> Result<Option<Self>, InvalidProxy> {
@@ -47,19 +44,19 @@ impl Upstream {
         Ok(Some(Self { proxy, direct: proxies.direct().clone() }))
     }
 
-    /// Whether this host is to be connected to without the proxy.
+    /// Whether to connect to this host without the proxy.
     #[must_use]
     pub fn bypasses(&self, host: &Host, port: Option<u16>) -> bool {
         self.direct.matches(host, port)
     }
 
-    /// The proxy in words for messages: its host and port.
+    /// The proxy's host and port, for messages.
     pub(crate) fn describe(&self) -> String {
         format!("{}:{}", self.proxy.host, self.proxy.port)
     }
 
-    /// Opens a connection to the first of `targets` that the proxy reaches within
-    /// `limit`. `targets` has at least one host.
+    /// Connects to the first of `targets` that the proxy reaches within `limit`. `targets` must not
+    /// be empty.
     pub(crate) async fn connect(
         &self,
         targets: &[Host],
@@ -70,7 +67,7 @@ impl Upstream {
             let mut last = Refusal::new(RefusalKind::Unreachable, "there is no address to try");
             for target in targets {
                 match self.tunnel(target, port).await {
-                    // The proxy may lack one family of addresses.
+                    // The proxy may lack one address family.
                     Err(refusal) if is_unreachable(refusal.kind) => last = refusal,
                     done => return done,
                 }
@@ -124,8 +121,8 @@ fn is_unreachable(kind: RefusalKind) -> bool {
     matches!(kind, RefusalKind::Unreachable | RefusalKind::Timeout)
 }
 
-/// Reads the head of the proxy's answer, byte by byte so that nothing of the
-/// tunnel behind it is taken; returns the status.
+/// Reads the head of the proxy's response, byte by byte so that no data of the tunnel is consumed;
+/// returns the status.
 async fn read_status(stream: &mut TcpStream) -> io::Result<u16> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

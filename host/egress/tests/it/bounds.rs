@@ -1,4 +1,4 @@
-//! What a guest can make the host hold.
+//! Limits on the host's resources that a guest can occupy.
 
 use std::{
     sync::{
@@ -37,7 +37,7 @@ const ALLOW: With<'_> = With {
     host: reach::HostNetwork::NONE,
 };
 
-/// A service whose two slots are taken by silent connections.
+/// Creates a service whose two slots are occupied by idle connections.
 async fn occupied(port: u16) -> (Network, Vec<UnixStream>) {
     let network = ALLOW.network();
     let mut holders = Vec::new();
@@ -63,11 +63,11 @@ async fn streams_that_the_guest_has_closed_do_not_pile_up() {
             task.await.unwrap();
             running.fetch_sub(1, Ordering::SeqCst);
         }));
-        // With and without a request: the guest then forgets the stream.
+        // With and without a request, the guest then drops the stream.
         connect("local.example", 1).write_async(&mut guest).await.unwrap();
         drop(guest);
     }
-    // Nothing but the guest's close ends these: the slots stay taken.
+    // Only the guest's close can end these: the slots stay occupied.
     for task in tasks {
         task.await.unwrap();
     }
@@ -86,14 +86,14 @@ async fn streams_beyond_the_limit_wait_and_more_are_refused_at_once() {
         request.write_async(&mut guest).await.unwrap();
         waiting.push((guest, task));
     }
-    // The tasks have begun once nobody else can.
+    // The tasks have started once there is no room left.
     while network.egress.has_room() {
         tokio::task::yield_now().await;
     }
     let (kind, message) = network.refusal("local.example", server.port()).await;
     assert_eq!(kind, RefusalKind::Timeout);
     assert_eq!(message, "3 streams wait already");
-    // A slot that becomes free goes to one that waits.
+    // A slot that becomes free is given to a waiting stream.
     holders.pop();
     let (first, _) = &mut waiting[0];
     assert!(Reply::read_async(first).await.unwrap().ok);
@@ -112,7 +112,7 @@ async fn a_stream_without_a_request_ends() {
 
 #[tokio::test]
 async fn a_guest_that_gives_up_ends_the_attempt_to_connect() {
-    // A proxy that takes connections and never answers.
+    // A proxy that accepts connections and never answers.
     let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = proxy.local_addr().unwrap().port();
     let network =
@@ -136,7 +136,7 @@ async fn what_is_kept_of_one_connection_is_small() {
         let mut sink = vec![0; 1 << 16];
         while stream.read(&mut sink).await.is_ok_and(|count| count > 0) {}
     });
-    // Port 80 is reached through a proxy, for a test cannot listen on it.
+    // Port 80 is reached through a proxy, because a test cannot listen on it.
     let (port, _) = super::proxy::proxy(target).await;
     let network = With {
         allow: &["behind.example"],

@@ -1,4 +1,4 @@
-//! A service with names of its own, its log, and servers to reach.
+//! A service with a fake resolver, its log, and servers to reach.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::{
 };
 use wire::egress::{Message, RefusalKind, Reply, Request};
 
-/// Names for the tests, one of which changes its address each time.
+/// A fake resolver, with a name whose address changes on each lookup.
 #[derive(Default)]
 struct Names(Mutex<u32>);
 
@@ -43,13 +43,13 @@ impl Resolve for Names {
 
 type Log = Arc<Mutex<Vec<Record>>>;
 
-/// A service and what it has told.
+/// A service with its records.
 pub struct Network {
     pub egress: Arc<Egress>,
     pub log: Log,
 }
 
-/// What a test wants differently.
+/// Options of a test's service.
 #[derive(Default)]
 pub struct With<'a> {
     pub allow: &'a [&'a str],
@@ -79,13 +79,13 @@ impl With<'_> {
     }
 }
 
-/// A service with a list of hosts.
+/// A service with a list of allowed hosts.
 pub fn network(allow: &[&str]) -> Network {
     With { allow, ..With::default() }.network()
 }
 
 impl Network {
-    /// A stream as the guest's agent has it.
+    /// A stream like that of the guest's agent.
     pub fn stream(&self) -> (UnixStream, JoinHandle<()>) {
         let (guest, host) = UnixStream::pair().unwrap();
         let egress = Arc::clone(&self.egress);
@@ -114,8 +114,8 @@ pub fn resolve(name: &str) -> Request {
     Request::Resolve { v: 1, name: name.into() }
 }
 
-/// Answers each connection with what it said, reversed, after it has ended its
-/// side.
+/// A server that answers each connection with the reversed data, once the client has closed its
+/// direction.
 pub async fn reverser() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

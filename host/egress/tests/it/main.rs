@@ -1,4 +1,4 @@
-//! The whole path over loopback, with explicit allowance.
+//! Tests of the whole path over loopback, which is explicitly allowed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a test that is skipped says why")]
 #![expect(unreachable_pub, reason = "a test has no outside")]

@@ -1,4 +1,4 @@
-//! The host's own addresses, in a network namespace that has some.
+//! Tests with the host's own addresses, in a network namespace that has some.
 
 use std::process::Command;
 
@@ -8,10 +8,10 @@ use wire::egress::RefusalKind;
 
 use super::common::{With, connect};
 
-/// The variable that says to the test that it runs in the namespace.
+/// Set in the environment of a test that runs in the namespace.
 const INSIDE: &str = "EGRESS_TEST_IN_NAMESPACE";
 
-/// An address of an interface, and one that is the host's by a route alone.
+/// Configures an address of an interface, and one that is local by a route only.
 const SET_UP: &str = "ip link set lo up && ip addr add 203.0.113.77/28 dev lo && \
                       ip route add local 203.0.113.200/32 dev lo && exec \"$@\"";
 
@@ -29,10 +29,10 @@ async fn the_hosts_own_public_addresses_are_the_host() {
         assert_eq!(kind, RefusalKind::Policy, "{host}: {message}");
         assert!(message.contains("an address of this host"), "{message}");
     }
-    // The link's other hosts are the user's network.
+    // Other hosts on the link belong to the user's network.
     let (_, message) = network.refusal("203.0.113.66", port).await;
     assert!(message.contains("a private address"), "{message}");
-    // In the user's own words, they are open.
+    // Listed by the user, they are allowed.
     let allow = ["203.0.113.77", "203.0.113.200", "own.example=203.0.113.77"];
     let network = With { allow: &allow, host: read, ..With::default() }.network();
     for host in ["203.0.113.77", "own.example", "203.0.113.200"] {
@@ -40,7 +40,7 @@ async fn the_hosts_own_public_addresses_are_the_host() {
     }
 }
 
-/// Runs a test of this program again, in a network namespace of its own.
+/// Runs a test of this program in a new network namespace.
 fn run_in_namespace(test: &str) {
     let unshare = |words: &[&str]| {
         let mut command = Command::new("unshare");

@@ -1,4 +1,4 @@
-//! The user's own proxy: what it is asked for, and what never.
+//! Tests of the user's proxy: which hosts it is asked for, and which it never is.
 
 use std::{
     net::SocketAddr,
@@ -14,10 +14,10 @@ use wire::egress::{RefusalKind, Reply};
 
 use super::common::{With, connect, resolve, reverser};
 
-/// The heads of requests that a proxy has got.
+/// The request heads that a proxy has received.
 pub type Heads = Arc<Mutex<Vec<String>>>;
 
-/// The proxy on a port of this host, and who is reached without it.
+/// The proxy at a port of this host, with hosts that bypass it.
 pub fn proxy_to(port: u16, no_proxy: &str) -> Option<Upstream> {
     Upstream::from_environment(|name| match name {
         "https_proxy" => Some(format!("http://me:secret@127.0.0.1:{port}").into()),
@@ -27,8 +27,8 @@ pub fn proxy_to(port: u16, no_proxy: &str) -> Option<Upstream> {
     .unwrap()
 }
 
-/// A proxy that connects to `target` for whatever it is asked, but for what begins
-/// with `other.example`, which it refuses, and for IPv6, which it does not have.
+/// A proxy that connects to `target` for all requests, except for `other.example`, which it
+/// refuses, and for IPv6, which it lacks.
 pub async fn proxy(target: SocketAddr) -> (u16, Heads) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -79,18 +79,18 @@ async fn the_proxy_is_asked_for_addresses_that_were_checked() {
     let mut heard = String::new();
     guest.read_to_string(&mut heard).await.unwrap();
     assert_eq!(heard, "cba");
-    // Not HTTP, although on its port.
+    // Data that is not HTTP, although on its port.
     task.await.unwrap();
     assert_eq!(network.log.lock().unwrap()[0].http, []);
     let head = heads.lock().unwrap()[0].clone();
     assert!(head.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"), "{head}");
     assert!(network.ask(connect("203.0.113.9", 443)).await.0.ok);
-    // The family that the proxy lacks is passed over.
+    // The address family that the proxy lacks is skipped.
     assert!(network.ask(connect("both.example", 443)).await.0.ok);
     // Refused before the proxy is asked.
     assert_eq!(network.refusal("third.example", 443).await.0, RefusalKind::Policy);
     assert_eq!(network.refusal("127.0.0.1", 443).await.0, RefusalKind::Policy);
-    // What is on this host, the proxy cannot mean.
+    // Hosts on this machine are not reachable through the proxy.
     assert!(network.ask(connect("local.example", server.port())).await.0.ok);
     let expected = ["203.0.113.5:80", "203.0.113.9:443", "[2001:db8::5]:443", "203.0.113.5:443"];
     assert_eq!(asked(&heads), expected);
@@ -121,7 +121,7 @@ async fn the_proxy_is_never_asked_for_the_hosts_own_services() {
     for host in ["loopback.example", "private.example"] {
         assert_eq!(network.refusal(host, 443).await.0, RefusalKind::Policy, "{host}");
     }
-    // Not even when it is named: by the proxy, it is the proxy's machine.
+    // Not even if it is listed: for the proxy, the name means its own machine.
     let network = With {
         allow: &["localhost"],
         upstream: proxy_to(port, ""),
@@ -159,7 +159,8 @@ async fn names_that_this_host_cannot_resolve_need_the_users_word() {
         assert_eq!(kind, RefusalKind::Policy);
         assert!(message.contains("--proxy-resolves"), "{message}");
         assert!(message.contains(&format!("127.0.0.1:{port}")), "{message}");
-        // The guest is not told that the name does not exist, and the user is told why.
+        // The guest does not get the reply that the name does not exist, and the user gets the
+        // reason.
         let (reply, ..) = network.ask(resolve(name)).await;
         assert_eq!(reply.kind, Some(RefusalKind::Policy));
     }
@@ -203,7 +204,7 @@ async fn plain_http_is_recorded_with_digests() {
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
         stream.write_all(answer).await.unwrap();
     });
-    // Port 80 is reached through a proxy, for a test cannot listen on it.
+    // Port 80 is reached through a proxy, because a test cannot listen on it.
     let (port, _) = proxy(target).await;
     let network = With { upstream: proxy_to(port, ""), ..With::default() }.network();
     let (_, mut guest, task) = network.ask(connect("public.example", 80)).await;

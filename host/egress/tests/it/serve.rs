@@ -1,4 +1,4 @@
-//! Requests, the policy, and the bytes of a connection.
+//! Tests of requests, the policy, and the relayed bytes.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -74,7 +74,7 @@ async fn a_closed_network_refuses_at_once_and_ends_what_is_open() {
     let (reply, mut guest, task) = network.ask(connect("local.example", server.port())).await;
     assert!(reply.ok);
     network.egress.close("the stage `a` has no network");
-    // The connection ends without a word from its server, which waits.
+    // The connection ends although its server is still waiting.
     assert_eq!(guest.read(&mut [0; 1]).await.unwrap(), 0);
     task.await.unwrap();
     let refused = network.refusal("local.example", server.port()).await;
@@ -85,7 +85,7 @@ async fn a_closed_network_refuses_at_once_and_ends_what_is_open() {
     assert!(network.ask(connect("local.example", server.port())).await.0.ok);
     let log = network.log.lock().unwrap();
     assert_eq!(log[0].broken.as_deref(), Some("the stage `a` has no network"));
-    // A name that was asked for in vain is told too.
+    // A failed lookup is recorded too.
     assert_eq!((log[2].host.as_str(), log[2].port), ("public.example", 0));
 }
 
