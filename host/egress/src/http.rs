@@ -179,7 +179,7 @@ impl Observed {
         state.requests = side;
     }
 
-    /// Bytes from the server.
+    /// Observes bytes from the server.
     pub(crate) fn down(&self, bytes: &[u8]) {
         let Ok(mut state) = self.state.lock() else { return };
         let state = &mut *state;

@@ -330,7 +330,7 @@ impl Egress {
         }
     }
 
-    /// Ends when the network is closed, with the reason.
+    /// Completes when the network is closed, with the reason.
     async fn closing(&self) -> Arc<str> {
         let mut closed = self.closed.subscribe();
         let reason = closed.wait_for(Option::is_some).await.ok().and_then(|now| now.clone());

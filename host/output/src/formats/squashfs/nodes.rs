@@ -165,7 +165,7 @@ impl Nodes {
     }
 
     /// Adds a member. It replaces an existing one of the same name; an existing directory only gets
-    /// the new attributes.
+    /// the new owner and mode.
     pub(super) fn add(&mut self, entry: &Entry, body: Body) -> Result<NodeId, &'static str> {
         let (xattrs, bytes) = self.xattrs.index(&entry.xattrs);
         self.take(bytes + entry.link.len() as u64)?;
