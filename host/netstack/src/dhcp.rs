@@ -1,13 +1,13 @@
-//! The answers to DHCP (RFC 2131): one guest, one address, for ever.
+//! Answers DHCP (RFC 2131) for the one guest, which always gets the same address.
 
 use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, Ipv4Cidr};
 
 use crate::{GATEWAY, GUEST, PREFIX_BITS, RESOLVER};
 
-/// How long the address is the guest's, in seconds: longer than an image is tried out.
+/// Lease time in seconds: longer than a trial of an image.
 const LEASE_SECONDS: u32 = 24 * 3600;
 
-/// The answer to a message; `None` when it needs none or is none.
+/// The reply to a message; `None` if it needs none or is invalid.
 pub(crate) fn answer(message: &[u8]) -> Option<Vec<u8>> {
     let packet = DhcpPacket::new_checked(message).ok()?;
     let request = DhcpRepr::parse(&packet).ok()?;
@@ -17,7 +17,7 @@ pub(crate) fn answer(message: &[u8]) -> Option<Vec<u8>> {
             let wanted = request.requested_ip.unwrap_or(request.client_ip);
             let ours = request.server_identifier.is_none_or(|server| server == GATEWAY);
             match wanted == GUEST || wanted.is_unspecified() {
-                // It has taken the offer of somebody else, who cannot be.
+                // The client chose the offer of another server, which cannot exist.
                 _ if !ours => return None,
                 true => DhcpMessageType::Ack,
                 false => DhcpMessageType::Nak,

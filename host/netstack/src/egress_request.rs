@@ -1,4 +1,4 @@
-//! A question at the host's door that has not been answered yet.
+//! A pending request to the host's egress service.
 
 use std::{
     io::{self, Read, Write},
@@ -13,45 +13,45 @@ use wire::egress::{EgressError, FRAME_MAX_BYTES, Message, Refusal, RefusalKind, 
 
 use crate::link::is_not_now;
 
-/// Bytes before each message: its length.
+/// Length prefix of each message, in bytes.
 const LENGTH_BYTES: usize = 4;
 
-/// A question on its way, or its answer.
+/// A request that is being sent, or whose reply is being received.
 #[derive(Debug)]
-pub(crate) struct Question {
-    door: UnixStream,
+pub(crate) struct EgressRequest {
+    channel: UnixStream,
     output: Vec<u8>,
     input: Vec<u8>,
 }
 
-/// What the door said.
+/// The state of a request.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Nothing yet.
+    /// No reply yet.
     Pending,
-    /// The connection is granted.
+    /// Granted.
     Granted,
-    /// No, or the door does not work.
+    /// Refused, or the channel failed.
     Refused(Refusal),
 }
 
-impl Question {
-    /// Asks.
+impl EgressRequest {
+    /// Starts a request on a channel.
     ///
     /// # Errors
-    /// When the request cannot be one.
-    pub(crate) fn new(door: UnixStream, request: &Request) -> Result<Self, EgressError> {
-        door.set_nonblocking(true)?;
-        Ok(Self { door, output: request.to_frame()?, input: Vec::new() })
+    /// Fails if the request is too large for a frame.
+    pub(crate) fn new(channel: UnixStream, request: &Request) -> Result<Self, EgressError> {
+        channel.set_nonblocking(true)?;
+        Ok(Self { channel, output: request.to_frame()?, input: Vec::new() })
     }
 
-    /// What is to be waited for, and where.
+    /// The descriptor and events to poll for.
     pub(crate) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         let flags = if self.output.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
-        (self.door.as_fd(), flags)
+        (self.channel.as_fd(), flags)
     }
 
-    /// Goes on as far as that is possible now.
+    /// Sends and receives as far as possible without blocking.
     pub(crate) fn answer(&mut self) -> Answer {
         match self.reply() {
             Ok(None) => Answer::Pending,
@@ -66,14 +66,14 @@ impl Question {
         }
     }
 
-    /// The stream, which carries what was asked for.
-    pub(crate) fn into_door(self) -> UnixStream {
-        self.door
+    /// The channel, which then carries the granted connection.
+    pub(crate) fn into_channel(self) -> UnixStream {
+        self.channel
     }
 
     fn reply(&mut self) -> Result<Option<Reply>, EgressError> {
         while !self.output.is_empty() {
-            match self.door.write(&self.output) {
+            match self.channel.write(&self.output) {
                 Ok(count) => drop(self.output.drain(..count)),
                 Err(error) if is_not_now(&error) => return Ok(None),
                 Err(error) => return Err(error.into()),
@@ -89,12 +89,12 @@ impl Question {
             };
             let missing = wanted - self.input.len();
             if missing == 0 {
-                // Too large a frame is refused by its length, of which no more was read.
+                // A frame that is too large is refused by its length, without reading more.
                 return Reply::read_from(&mut self.input.as_slice()).map(Some);
             }
             let mut piece = [0; FRAME_MAX_BYTES];
-            // No byte more than the answer: what follows is the connection's.
-            match self.door.read(&mut piece[..missing.min(FRAME_MAX_BYTES)]) {
+            // Not a byte beyond the reply: what follows belongs to the connection.
+            match self.channel.read(&mut piece[..missing.min(FRAME_MAX_BYTES)]) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Ok(count) => self.input.extend_from_slice(&piece[..count]),
                 Err(error) if is_not_now(&error) => return Ok(None),

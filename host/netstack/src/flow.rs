@@ -1,5 +1,5 @@
-//! A TCP connection of the guest: bytes between a socket of smoltcp and a door that has
-//! granted it.
+//! A TCP connection of the guest: bytes between a smoltcp socket and a channel that the host has
+//! granted.
 
 use std::{
     io::{self, Read, Write},
@@ -18,51 +18,50 @@ use smoltcp::{
 
 use crate::link::is_not_now;
 
-/// Bytes that a connection holds in each direction. One packet of TCP without window
-/// scaling announces no more.
+/// Buffer size per direction in bytes: the largest TCP window without window scaling.
 pub(crate) const BUFFER_BYTES: usize = 64 << 10;
 
 /// The host's half of a connection.
 #[derive(Debug)]
 pub(crate) struct Flow {
     pub(crate) handle: SocketHandle,
-    door: UnixStream,
-    /// Whether the server has said everything.
-    door_ended: bool,
-    /// Whether the server was told that the guest has said everything.
+    channel: UnixStream,
+    /// Whether the server has closed its direction.
+    server_ended: bool,
+    /// Whether the guest's close was passed on to the server.
     guest_ended: bool,
 }
 
 impl Flow {
-    pub(crate) fn new(handle: SocketHandle, door: UnixStream) -> Self {
-        Self { handle, door, door_ended: false, guest_ended: false }
+    pub(crate) fn new(handle: SocketHandle, channel: UnixStream) -> Self {
+        Self { handle, channel, server_ended: false, guest_ended: false }
     }
 
-    /// What is to be waited for; `None` when only the guest can bring it forward.
+    /// The descriptor and events to poll for; `None` if only the guest can make progress.
     pub(crate) fn interest(&self, socket: &tcp::Socket<'_>) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let mut flags = PollFlags::empty();
-        flags.set(PollFlags::POLLIN, !self.door_ended && socket.can_send());
+        flags.set(PollFlags::POLLIN, !self.server_ended && socket.can_send());
         flags.set(PollFlags::POLLOUT, socket.can_recv());
-        (!flags.is_empty()).then(|| (self.door.as_fd(), flags))
+        (!flags.is_empty()).then(|| (self.channel.as_fd(), flags))
     }
 
-    /// Moves bytes both ways as far as that is possible now. `true` when the connection is
-    /// over on both sides.
+    /// Transfers bytes in both directions as far as possible without blocking. Returns `true` once
+    /// both directions are closed.
     pub(crate) fn advance(&mut self, socket: &mut tcp::Socket<'_>) -> bool {
         if self.exchange(socket).is_err() {
-            // The guest sees a reset.
+            // The guest gets a reset.
             socket.abort();
         }
         match socket.state() {
             State::Closed => true,
-            State::TimeWait => self.door_ended && self.guest_ended,
+            State::TimeWait => self.server_ended && self.guest_ended,
             _ => false,
         }
     }
 
     fn exchange(&mut self, socket: &mut tcp::Socket<'_>) -> io::Result<()> {
         while socket.can_recv() {
-            let sent = socket.recv(|bytes| match self.door.write(bytes) {
+            let sent = socket.recv(|bytes| match self.channel.write(bytes) {
                 Ok(count) => (count, Ok(())),
                 Err(error) => (0, Err(error)),
             });
@@ -76,16 +75,16 @@ impl Flow {
         let is_over = !socket.may_recv() && !socket.can_recv();
         if is_over && !self.guest_ended && socket.state() != State::SynReceived {
             self.guest_ended = true;
-            self.door.shutdown(Shutdown::Write)?;
+            self.channel.shutdown(Shutdown::Write)?;
         }
-        while !self.door_ended && socket.can_send() {
-            let received = socket.send(|room| match self.door.read(room) {
+        while !self.server_ended && socket.can_send() {
+            let received = socket.send(|room| match self.channel.read(room) {
                 Ok(count) => (count, Ok(count)),
                 Err(error) => (0, Err(error)),
             });
             match received {
                 Ok(Ok(0)) => {
-                    self.door_ended = true;
+                    self.server_ended = true;
                     socket.close();
                 }
                 Ok(Ok(_)) => {}

@@ -1,4 +1,4 @@
-//! The loop that serves a card: frames, questions at the door, connections.
+//! The event loop that serves a network card: frames, egress requests, connections.
 
 use std::{
     collections::HashMap,
@@ -22,23 +22,23 @@ use wire::egress::{Request, VERSION};
 
 use crate::{
     GATEWAY, PREFIX_BITS, RESOLVER, dhcp,
-    door::{Answer, Question},
+    egress_request::{Answer, EgressRequest},
     flow::{BUFFER_BYTES, Flow},
     link::{Link, Progress},
 };
 
-/// The gateway's own address on the link, as QEMU's user-mode network has it.
+/// The gateway's MAC address, the same as in QEMU's user-mode network.
 const HARDWARE: EthernetAddress = EthernetAddress([0x52, 0x55, 0x0a, 0x00, 0x02, 0x02]);
-/// Connections at the same time, asked for or open; more are reset. Each may hold twice
+/// Maximum connections, pending or open; further ones are reset. Each may hold twice
 /// [`BUFFER_BYTES`].
 pub(crate) const CONNECTIONS_MAX: usize = 256;
-/// Names asked for at the same time; more are answered "try again".
+/// Maximum pending lookups; further ones are answered with "try again" (SERVFAIL).
 const LOOKUPS_MAX: usize = 64;
-/// Datagrams that wait to be read or sent, of DHCP and of names each.
+/// Maximum queued datagrams in each direction, for DHCP and for DNS.
 const DATAGRAMS_MAX: usize = 64;
-/// The largest message of DHCP that is read.
+/// Maximum size of a DHCP message.
 const DHCP_MAX_BYTES: usize = 1500;
-/// Frames taken before connections get their turn.
+/// Frames processed before connections are served.
 const BATCH: usize = 64;
 
 const DHCP_SERVER: u16 = 67;
@@ -47,41 +47,41 @@ const NAMES: u16 = 53;
 
 /// An address and a port.
 type End = (Ipv4Address, u16);
-/// Both ends of a connection, the guest's first.
+/// Both ends of a connection; the guest's end is first.
 type Ends = (End, End);
 
 /// A connection of the guest.
 #[derive(Debug)]
 enum Connection {
-    /// The door has not answered; the SYN waits for it.
-    Asked { question: Question, syn: Vec<u8> },
-    /// The door has granted it.
+    /// The host has not replied yet; the SYN is kept.
+    Requested { request: EgressRequest, syn: Vec<u8> },
+    /// The host has granted it.
     Open(Flow),
 }
 
-/// A name that the door is asked for.
+/// A pending name lookup.
 #[derive(Debug)]
 struct Lookup {
-    question: Question,
+    request: EgressRequest,
     query: Vec<u8>,
     meta: udp::UdpMetadata,
 }
 
-/// What is to be done with a frame.
+/// What to do with a frame.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Nothing: it is for nobody here.
+    /// Drop it: it is not addressed to the gateway.
     Drop,
-    /// smoltcp takes it.
+    /// Pass it to smoltcp.
     Take,
-    /// It asks for a connection.
+    /// Request a connection from the host.
     Connect(Ends),
 }
 
-/// The gateway of one guest.
+/// The gateway of a guest.
 pub(crate) struct Gateway<D> {
     link: Link,
-    open_door: D,
+    open_channel: D,
     interface: Interface,
     sockets: SocketSet<'static>,
     dhcp: SocketHandle,
@@ -93,7 +93,7 @@ pub(crate) struct Gateway<D> {
 }
 
 impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
-    pub(crate) fn new(frames: UnixStream, open_door: D, seed: u64) -> io::Result<Self> {
+    pub(crate) fn new(frames: UnixStream, open_channel: D, seed: u64) -> io::Result<Self> {
         let mut link = Link::new(frames)?;
         let mut config = Config::new(HARDWARE.into());
         config.random_seed = seed;
@@ -107,7 +107,7 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
         if !has_room {
             return Err(io::Error::other("smoltcp has no room for the gateway's addresses"));
         }
-        // Every address is reached by way of the gateway, so packets to any are its own.
+        // The gateway routes all addresses, so it accepts packets to any.
         interface.set_any_ip(true);
         interface
             .routes_mut()
@@ -127,7 +127,7 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
         let names_socket = port(NAMES, QUERY_MAX_BYTES)?;
         Ok(Self {
             link,
-            open_door,
+            open_channel,
             interface,
             sockets,
             dhcp,
@@ -139,7 +139,7 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
         })
     }
 
-    /// Serves until the card is gone.
+    /// Serves until the card is closed.
     pub(crate) fn run(mut self) -> io::Result<()> {
         while self.turn()? == Progress::Open {
             self.wait()?;
@@ -147,7 +147,7 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
         Ok(())
     }
 
-    /// Does everything that can be done without waiting.
+    /// Does all work that needs no waiting.
     pub(crate) fn turn(&mut self) -> io::Result<Progress> {
         if self.link.has_room() && self.link.read()? == Progress::Closed {
             return Ok(Progress::Closed);
@@ -180,38 +180,38 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
         }
     }
 
-    /// Gives a frame to smoltcp.
+    /// Passes a frame to smoltcp.
     fn take(&mut self, frame: Vec<u8>) {
         self.link.next = Some(frame);
         self.interface.poll(self.now(), &mut self.link, &mut self.sockets);
         self.link.next = None;
     }
 
-    /// Asks the door for a connection, and keeps the guest's SYN meanwhile: the guest sees
-    /// what the door says as the answer to its connect(2).
+    /// Requests a connection from the host and keeps the guest's SYN meanwhile, so that the guest's
+    /// connect(2) gets the host's answer.
     fn connect(&mut self, ends: Ends, syn: Vec<u8>) {
         match self.connections.get(&ends) {
-            // It is the same SYN once more.
-            Some(Connection::Asked { .. }) => return,
+            // A retransmission of the same SYN.
+            Some(Connection::Requested { .. }) => return,
             Some(Connection::Open(_)) => return self.take(syn),
             None => {}
         }
         match self.ask(ends.1) {
-            Some(question) => {
-                self.connections.insert(ends, Connection::Asked { question, syn });
+            Some(request) => {
+                self.connections.insert(ends, Connection::Requested { request, syn });
             }
-            // Nobody listens there, so smoltcp resets it.
+            // Without a listening socket, smoltcp resets it.
             None => self.take(syn),
         }
     }
 
-    fn ask(&mut self, (address, port): End) -> Option<Question> {
+    fn ask(&mut self, (address, port): End) -> Option<EgressRequest> {
         if self.connections.len() >= CONNECTIONS_MAX {
             return None;
         }
         let host = self.names.host_of(address);
         let request = Request::Connect { v: VERSION, host, port };
-        Question::new((self.open_door)()?, &request).ok()
+        EgressRequest::new((self.open_channel)()?, &request).ok()
     }
 
     fn answer_dhcp(&mut self) {
@@ -219,13 +219,13 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
         while socket.can_send() {
             let Ok((message, _)) = socket.recv() else { break };
             let Some(reply) = dhcp::answer(message) else { continue };
-            // To everybody: the guest has no address yet.
+            // Broadcast, as the guest has no address yet.
             let endpoint = IpEndpoint::new(Ipv4Address::BROADCAST.into(), DHCP_CLIENT);
             let meta = udp::UdpMetadata {
                 local_address: Some(GATEWAY.into()),
                 ..udp::UdpMetadata::from(endpoint)
             };
-            // The guest asks again if there was no room.
+            // If there was no room, the guest asks again.
             let _ = socket.send_slice(&reply, meta);
         }
     }
@@ -252,10 +252,10 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
             }
             let request = Request::Resolve { v: VERSION, name: question.name.clone() };
             let asked = (self.lookups.len() < LOOKUPS_MAX)
-                .then(|| Question::new((self.open_door)()?, &request).ok())
+                .then(|| EgressRequest::new((self.open_channel)()?, &request).ok())
                 .flatten();
             match asked {
-                Some(question) => self.lookups.push(Lookup { question, query, meta }),
+                Some(request) => self.lookups.push(Lookup { request, query, meta }),
                 None => {
                     let refused = respond(&query, Some(&question), Code::ServerFailure, None);
                     self.respond(&refused, meta);
@@ -264,16 +264,16 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
         }
     }
 
-    /// Answers a query from the address that was asked.
+    /// Sends a DNS response from the address to which the query was sent.
     fn respond(&mut self, response: &[u8], meta: udp::UdpMetadata) {
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.names_socket);
-        // The client asks again if there was no room.
+        // If there was no room, the client asks again.
         let _ = socket.send_slice(response, meta);
     }
 
     fn advance_lookups(&mut self) {
         for mut lookup in std::mem::take(&mut self.lookups) {
-            let answer = lookup.question.answer();
+            let answer = lookup.request.answer();
             let Some(Ok(question)) = parse(&lookup.query) else { continue };
             let (code, address) = match answer {
                 Answer::Pending => {
@@ -293,7 +293,7 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
             .connections
             .iter_mut()
             .filter_map(|(ends, connection)| match connection {
-                Connection::Asked { question, .. } => match question.answer() {
+                Connection::Requested { request, .. } => match request.answer() {
                     Answer::Pending => None,
                     answer => Some((*ends, answer)),
                 },
@@ -301,13 +301,14 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
             })
             .collect();
         for (ends, answer) in asked {
-            let Some(Connection::Asked { question, syn }) = self.connections.remove(&ends) else {
+            let Some(Connection::Requested { request, syn }) = self.connections.remove(&ends)
+            else {
                 continue;
             };
             if let Answer::Granted = answer
                 && let Some(handle) = self.listen(ends.1)
             {
-                let flow = Flow::new(handle, question.into_door());
+                let flow = Flow::new(handle, request.into_channel());
                 self.connections.insert(ends, Connection::Open(flow));
             }
             self.take(syn);
@@ -323,7 +324,7 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
         });
     }
 
-    /// A socket for the one connection that is about to be taken.
+    /// Creates a listening socket for the one connection that is about to be accepted.
     fn listen(&mut self, (address, port): End) -> Option<SocketHandle> {
         let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER_BYTES]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
@@ -333,17 +334,17 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
         Some(self.sockets.add(socket))
     }
 
-    /// Waits until something can go on.
+    /// Waits for the next event.
     fn wait(&mut self) -> io::Result<()> {
         let mut card = PollFlags::empty();
         card.set(PollFlags::POLLIN, self.link.has_room());
         card.set(PollFlags::POLLOUT, self.link.has_output());
         let mut waiting = vec![PollFd::new(self.link.fd(), card)];
         let mut wait_for = |(fd, flags)| waiting.push(PollFd::new(fd, flags));
-        self.lookups.iter().map(|lookup| lookup.question.interest()).for_each(&mut wait_for);
+        self.lookups.iter().map(|lookup| lookup.request.interest()).for_each(&mut wait_for);
         for connection in self.connections.values() {
             match connection {
-                Connection::Asked { question, .. } => wait_for(question.interest()),
+                Connection::Requested { request, .. } => wait_for(request.interest()),
                 Connection::Open(flow) => {
                     flow.interest(self.sockets.get(flow.handle))
                         .into_iter()
@@ -352,10 +353,10 @@ impl<D: FnMut() -> Option<UnixStream>> Gateway<D> {
             }
         }
         let delay = self.interface.poll_delay(self.now(), &self.sockets);
-        // When the card takes nothing, waiting for it is all that is left.
+        // If the card accepts no data, only its readiness matters.
         let delay = delay.filter(|_| self.link.has_room()).map(Duration::from);
         let timeout = delay.map_or(PollTimeout::NONE, |delay| {
-            // Rounded up, as a wait of nothing would come back at once.
+            // Rounded up, since a timeout of zero would return at once.
             let millis = delay.as_micros().div_ceil(1000);
             PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
         });
@@ -379,21 +380,21 @@ fn verdict_of_checked(frame: &[u8]) -> smoltcp::wire::Result<Verdict> {
             else {
                 return Ok(Verdict::Drop);
             };
-            // smoltcp would answer for every address, the guest's own among them.
+            // smoltcp would answer ARP for every address, including the guest's.
             let ours = [GATEWAY, RESOLVER].contains(&target_protocol_addr);
             Ok(if ours { Verdict::Take } else { Verdict::Drop })
         }
         EthernetProtocol::Ipv4 => {
             let packet = Ipv4Packet::new_checked(frame.payload())?;
             if packet.more_frags() || packet.frag_offset() > 0 {
-                // Nobody is told of a larger MTU, so nobody needs fragments.
+                // The announced MTU makes fragments unnecessary.
                 return Ok(Verdict::Drop);
             }
             if packet.next_header() != IpProtocol::Tcp {
                 return Ok(Verdict::Take);
             }
             let segment = TcpPacket::new_checked(packet.payload())?;
-            if !segment.syn() || segment.ack() || !is_of_one(packet.dst_addr()) {
+            if !segment.syn() || segment.ack() || !is_unicast(packet.dst_addr()) {
                 return Ok(Verdict::Take);
             }
             let from = (packet.src_addr(), segment.src_port());
@@ -404,7 +405,7 @@ fn verdict_of_checked(frame: &[u8]) -> smoltcp::wire::Result<Verdict> {
     }
 }
 
-/// Whether it is the address of one machine.
-fn is_of_one(address: Ipv4Address) -> bool {
+/// Whether it is a unicast address.
+fn is_unicast(address: Ipv4Address) -> bool {
     !(address.is_broadcast() || address.is_multicast() || address.is_unspecified())
 }

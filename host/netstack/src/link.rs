@@ -1,4 +1,4 @@
-//! The card's end: frames behind their lengths on a stream, as a device of smoltcp.
+//! The link to the card: length-prefixed frames on a stream, as a smoltcp device.
 
 use std::{
     io::{self, Read, Write},
@@ -13,34 +13,33 @@ use smoltcp::{
     time::Instant,
 };
 
-/// An Ethernet frame without its checksum: 1500 bytes and the header.
+/// Maximum Ethernet frame without checksum: 1500 bytes plus the header.
 const MTU: usize = 1514;
-/// Bytes before each frame: its length.
+/// Length prefix of each frame, in bytes.
 const LENGTH_BYTES: usize = 4;
-/// The largest frame that QEMU sends, whatever the card offers (`NET_BUFSIZE`).
+/// Maximum frame that QEMU sends, whatever the card negotiates (`NET_BUFSIZE`).
 const FRAME_MAX_BYTES: usize = 4096 + 65536;
-/// Bytes that wait for the card; when it is full, nothing more is sent and nothing more
-/// is read.
+/// Maximum bytes queued for the card; if the queue is full, nothing is sent and nothing is read.
 const OUT_MAX_BYTES: usize = 256 << 10;
-/// Bytes read at once.
+/// Bytes read per call.
 const READ_BYTES: usize = 64 << 10;
 
-/// The stream, and what lies between it and smoltcp.
+/// The stream, with its buffers.
 #[derive(Debug)]
 pub(crate) struct Link {
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// The frame that smoltcp is to take next.
+    /// The next frame for smoltcp.
     pub(crate) next: Option<Vec<u8>>,
 }
 
-/// What became of reading.
+/// The result of reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// There may be frames.
+    /// The stream is open; there may be frames.
     Open,
-    /// The other end is gone.
+    /// The peer has closed the stream.
     Closed,
 }
 
@@ -54,18 +53,17 @@ impl Link {
         self.stream.as_fd()
     }
 
-    /// Whether the card has not yet taken everything.
+    /// Whether data for the card is queued.
     pub(crate) fn has_output(&self) -> bool {
         !self.output.is_empty()
     }
 
-    /// Whether there is room for what a frame may be answered by.
+    /// Whether there is room for the response to a frame.
     pub(crate) fn has_room(&self) -> bool {
         self.output.len() < OUT_MAX_BYTES
     }
 
-    /// Reads what is there, but no more than one frame of the largest size beyond what has
-    /// not been taken yet.
+    /// Reads available data, up to one frame of maximum size beyond the unprocessed data.
     pub(crate) fn read(&mut self) -> io::Result<Progress> {
         if self.input.len() >= LENGTH_BYTES + FRAME_MAX_BYTES {
             return Ok(Progress::Open);
@@ -83,8 +81,7 @@ impl Link {
         }
     }
 
-    /// Takes the next whole frame. Frames that are larger than a card sends by itself are
-    /// dropped, as a switch would do.
+    /// Takes the next complete frame. Frames larger than the MTU are dropped, as a switch does.
     pub(crate) fn take(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             let Some((length, rest)) = self.input.split_first_chunk::<LENGTH_BYTES>() else {
@@ -104,7 +101,7 @@ impl Link {
         }
     }
 
-    /// Writes what the card takes now.
+    /// Writes as much as the card accepts now.
     pub(crate) fn flush(&mut self) -> io::Result<Progress> {
         while !self.output.is_empty() {
             match self.stream.write(&self.output) {
@@ -120,12 +117,12 @@ impl Link {
     }
 }
 
-/// Whether a call on a non-blocking stream is to be made again later.
+/// Whether a call on a non-blocking stream must be repeated later.
 pub(crate) fn is_not_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// A frame for smoltcp.
+/// A received frame, as a smoltcp token.
 #[derive(Debug)]
 pub(crate) struct Received(Vec<u8>);
 
@@ -135,14 +132,14 @@ impl phy::RxToken for Received {
     }
 }
 
-/// Room for a frame of smoltcp.
+/// Room to send a frame, as a smoltcp token.
 #[derive(Debug)]
 pub(crate) struct Room<'a>(&'a mut Vec<u8>);
 
 impl phy::TxToken for Room<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
         let Self(output) = self;
-        // smoltcp makes no frame beyond the MTU that it is told.
+        // smoltcp creates no frame beyond its MTU.
         output.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
         let start = output.len();
         output.resize(start + length, 0);

@@ -1,4 +1,4 @@
-//! A guest of smoltcp's own on the other end of the card: what it sees of the network.
+//! A smoltcp guest at the other end of the card tests the network that it sees.
 
 use std::{
     io::{self, Read, Write},
@@ -23,10 +23,10 @@ use wire::egress::{Message, Refusal, RefusalKind, Reply, Request};
 
 use crate::{GATEWAY, GUEST, RESOLVER, fuzzing, gateway::CONNECTIONS_MAX, serve};
 
-/// How long any step may take; far more than it does.
+/// Time limit of each step; far more than it needs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The card as the guest has it.
+/// The guest's end of the card.
 struct Card(UnixStream);
 
 struct Frame(Vec<u8>);
@@ -86,16 +86,16 @@ struct Guest {
 }
 
 impl Guest {
-    /// A guest whose door is served by `host`, a thread for each stream.
+    /// A guest whose channels are served by `host`, one thread each.
     fn new(host: impl Fn(UnixStream) + Clone + Send + 'static) -> Self {
         let (ours, card) = UnixStream::pair().unwrap();
-        let open_door = move || {
+        let open_channel = move || {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let host = host.clone();
             thread::spawn(move || host(theirs));
             Some(ours)
         };
-        let gateway = thread::spawn(move || serve(ours, open_door, 7));
+        let gateway = thread::spawn(move || serve(ours, open_channel, 7));
         card.set_nonblocking(true).unwrap();
         let mut card = Card(card);
         let mut config = Config::new(EthernetAddress([2, 0, 0, 0, 0, 1]).into());
@@ -122,7 +122,7 @@ impl Guest {
         }
     }
 
-    /// Gets an address as a DHCP client does, and uses what it was told.
+    /// Configures an address by DHCP, and returns the name servers.
     fn configure(&mut self) -> Vec<Ipv4Addr> {
         let handle = self.sockets.add(dhcpv4::Socket::new());
         let config = self.until("DHCP", |guest| {
@@ -142,7 +142,7 @@ impl Guest {
         names
     }
 
-    /// Asks for a name, and gives the response code and the address.
+    /// Resolves a name; returns the response code and the address.
     fn resolve(&mut self, name: &str) -> (u8, Option<Ipv4Addr>) {
         let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 4], vec![0; 2048]);
         let mut socket = udp::Socket::new(buffer(), buffer());
@@ -185,7 +185,7 @@ impl Guest {
         })
     }
 
-    /// Sends all of it, ends its side, and gives what comes back until the other side ends.
+    /// Sends all data, closes the direction, and returns what arrives until the peer closes.
     fn exchange(&mut self, handle: SocketHandle, bytes: &[u8]) -> Vec<u8> {
         let (mut sent, mut received) = (0, Vec::new());
         self.until("an exchange", |guest| {
@@ -207,7 +207,7 @@ impl Guest {
     }
 }
 
-/// A host that knows one name, where an echo answers on one port.
+/// A host with one name and an echo server on one port.
 fn echo(mut stream: UnixStream) {
     let known = |host: &str| host == "echo.example";
     let (reply, serve) = match Request::read_from(&mut stream).unwrap() {
@@ -236,7 +236,7 @@ fn a_guest_gets_an_address_names_and_connections() {
     let address = address.unwrap();
     assert_eq!((code, address.octets()[..2].to_vec()), (0, vec![198, 18]));
     let handle = guest.connect(address, 7, 50_000).unwrap();
-    // More than all buffers on the way together.
+    // More than all buffers together.
     let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
     assert!(guest.exchange(handle, &bytes) == bytes, "the same bytes come back");
 }
@@ -259,7 +259,7 @@ fn connections_have_a_limit_and_make_room_when_they_end() {
     let peak = Arc::clone(&most);
     let mut guest = Guest::new(move |stream| {
         peak.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        // The door never answers.
+        // The host never replies.
         let _ = (&stream).read_to_end(&mut Vec::new());
         counted.fetch_sub(1, Ordering::SeqCst);
     });
@@ -277,7 +277,7 @@ fn connections_have_a_limit_and_make_room_when_they_end() {
             guest.sockets.get::<tcp::Socket<'_>>(**handle).state() == tcp::State::Closed
         };
         let refused = handles.iter().filter(closed).count();
-        // The threads of the host come to their streams later.
+        // The host's threads start on their streams later.
         (refused == 20 && most.load(Ordering::SeqCst) == CONNECTIONS_MAX).then_some(())
     });
     assert_eq!(most.load(Ordering::SeqCst), CONNECTIONS_MAX);
@@ -302,7 +302,7 @@ proptest::proptest! {
     #[test]
     fn no_frame_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
         fuzzing::frames(&bytes);
-        // The same as the content of a frame, behind a header of IPv4 and of ARP.
+        // The same bytes as a payload after an IPv4 and an ARP header.
         for kind in [[8, 0], [8, 6]] {
             let mut frame = vec![0xff; 12];
             frame.extend(kind);
