@@ -1,6 +1,5 @@
-//! What vbuild's own binary is to this crate, for its tests: becomes QEMU when
-//! called with the child verb; with `hold KERNEL INITRD DIR` it starts a machine
-//! and holds it until it is killed.
+//! Stands in for vbuild's own binary in the tests of this crate: becomes QEMU when called with the
+//! child verb; with `hold KERNEL INITRD DIR` it starts a machine and keeps it until it is killed.
 
 use std::{env, io::Write, path::PathBuf, sync::Arc};
 
@@ -11,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = env::args_os().skip(1);
     let verb = args.next().unwrap_or_default();
     if verb == CHILD_VERB {
-        // Before any runtime or thread exists, as it closes descriptors.
+        // Before any runtime or thread exists, because it closes descriptors.
         exec_child(args);
     }
     if verb == microvm::VMM_VERB {

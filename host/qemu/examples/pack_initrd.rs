@@ -1,12 +1,11 @@
-//! Packs the initramfs of the boot tests: `pack_initrd OUT GUEST MODULE...`,
-//! where GUEST is `testguest` linked statically and the modules stand in the
-//! order in which they have to be loaded.
+//! Packs the initramfs of the boot tests: `pack_initrd OUT GUEST MODULE...`, where GUEST is a
+//! statically linked `testguest` and the modules are in loading order.
 
 use std::{env, fs, io::Write, path::Path};
 
 use cpio::{NewcBuilder, newc::trailer};
 
-/// File types of `mode` in an archive member.
+/// File type bits of `mode` in an archive member.
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const DEVICE: u32 = 0o020_600;
@@ -29,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for name in ["dev", "proc", "sys", "modules"] {
         add(NewcBuilder::new(name).mode(DIRECTORY), &[])?;
     }
-    // The kernel opens this one for the standard streams of /init.
+    // The kernel opens this device for the standard streams of /init.
     add(NewcBuilder::new("dev/console").mode(DEVICE).rdev_major(5).rdev_minor(1), &[])?;
     add(NewcBuilder::new("init").mode(PROGRAM), &fs::read(guest)?)?;
     for (index, module) in modules.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! A guest in one static program, for the boot tests of this crate: `/init` of
-//! an initramfs that `pack_initrd` makes. It loads the modules below `/modules`
-//! in the order of their names, tells the host on port 1 that it is up, and then
-//! serves a few ports that exercise the vsock device and the drives.
+//! The guest of this crate's boot tests, a static program: `/init` in the initramfs that
+//! `pack_initrd` creates. It loads the modules in `/modules` in the order of their names, reports
+//! to the host on port 1 that it is up, and then serves a few ports that exercise the vsock device
+//! and the drives.
 
 use std::{
     fs,
@@ -20,15 +20,15 @@ use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
 /// The host's port for "I am up".
 const UP_PORT: u32 = 1;
-/// Returns every byte, then ends its side.
+/// Echoes all bytes, then closes its direction.
 const ECHO_PORT: u32 = 10;
-/// Swallows bytes until the end, then answers with their number.
+/// Reads all bytes, then replies with their number.
 const SINK_PORT: u32 = 11;
-/// Reads a number of bytes to send, and sends them.
+/// Reads a byte count, and sends that many bytes.
 const SOURCE_PORT: u32 = 12;
-/// Takes one command line and answers with one line.
+/// Reads one command line and replies with one line.
 const COMMAND_PORT: u32 = 13;
-/// Written to and read from drives by commands.
+/// Size of the drive accesses of commands.
 const BLOCK: usize = 1 << 20;
 
 fn main() {
@@ -64,7 +64,7 @@ fn run() -> io::Result<()> {
     say(&format!("up {}", uptime.trim()));
     let mut up = VsockStream::connect_with_cid_port(VMADDR_CID_HOST, UP_PORT)?;
     up.write_all(format!("up {uptime}").as_bytes())?;
-    // The host closes this connection when it is done with the guest.
+    // The host closes this connection when it no longer needs the guest.
     io::copy(&mut up, &mut io::sink())?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! QEMU's command line as a pure function of the machine, pinned by snapshot
-//! tests. Whatever may hold a comma goes as JSON.
+//! QEMU's command line as a pure function of the machine, checked by snapshot tests. Values that
+//! may contain a comma are passed as JSON.
 
 use std::{ffi::OsString, path::Path};
 
@@ -8,59 +8,58 @@ use serde_json::{Value, json};
 
 use crate::handed::SetId;
 
-/// A processor for Linux under TCG: everything that QEMU emulates, without what
-/// costs and brings nothing to a build. QEMU knows all these names since 5.2.
+/// The CPU model for Linux under TCG: all features that QEMU emulates, except those that cost time
+/// and do not benefit a build. QEMU has had all these names since 5.2.
 ///
-/// - With ERMS and FSRM, kernel and C library copy by `rep movsb`, which TCG does
-///   byte for byte; without, by eight or sixteen at a time. A guest sends 35 MiB/s
-///   over vsock with them and 396 MiB/s without.
-/// - RDRAND and RDSEED are so slow that every start of Python shows it (2.0 s
-///   against 0.2 s for ten).
-/// - Five-level paging, SMAP, SMEP, protection keys and UMIP make page faults and
-///   system calls dearer; XSAVE saves a kilobyte of AVX state at each switch. Without
-///   it there is no AVX, which has to be said: the kernel module of btrfs and RAID
-///   believes the processor and crashes.
+/// - With ERMS and FSRM, kernel and C library copy with `rep movsb`, which TCG executes byte by
+///   byte; without them, they copy eight or sixteen bytes at a time. A guest sends 35 MiB/s over
+///   vsock with them and 396 MiB/s without.
+/// - RDRAND and RDSEED are so slow that they dominate the start of Python (2.0 s instead of 0.2 s
+///   for ten starts).
+/// - Five-level paging, SMAP, SMEP, protection keys and UMIP slow down page faults and system
+///   calls; XSAVE saves a kilobyte of AVX state at each context switch. AVX depends on XSAVE and
+///   must be disabled explicitly: the kernel modules of btrfs and RAID trust the CPUID bit and
+///   would crash.
 pub(crate) const TCG_CPU: &str =
     "max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave,-avx,-avx2";
 
-/// What QEMU must not do once it runs: it needs no new processes, privileges or
-/// scheduling changes.
+/// What QEMU must not do once it runs: it needs no new processes, privileges or scheduling changes.
 pub(crate) const SANDBOX: &str =
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// How QEMU runs guest code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum QemuAccel {
-    /// Emulation, one thread per processor.
+    /// Emulation, with one thread per virtual CPU.
     #[default]
     Tcg,
-    /// KVM, for comparisons with the own VMM.
+    /// KVM, for comparison with vbuild's own VMM.
     Kvm,
 }
 
-/// What the command line depends on beside the specification.
+/// Facts about the host that the command line depends on, beside the specification.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Host {
     pub(crate) accel: QemuAccel,
-    /// The rate of the host's TSC, which is the guest's under TCG.
+    /// The host's TSC frequency in kHz, which the guest's TSC has under TCG.
     pub(crate) tsc_khz: Option<u32>,
 }
 
-/// What QEMU gets as descriptors, by its own names for them.
+/// Descriptors passed to QEMU, by QEMU's names for them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Given<'a> {
-    /// The number of the monitor's connection.
+    /// Descriptor number of the QMP connection.
     pub(crate) qmp: i32,
-    /// The number of the vhost-user connection.
+    /// Descriptor number of the vhost-user connection.
     pub(crate) vhost: i32,
-    /// The files of each drive, the uppermost first.
+    /// The files of each drive, topmost first.
     pub(crate) images: &'a [Vec<SetId>],
 }
 
 /// QEMU's arguments, without the program.
 ///
 /// # Errors
-/// For a path that is not UTF-8, as QEMU's options cannot carry it.
+/// Fails if a path is not UTF-8, as QEMU's options require.
 pub(crate) fn argv(spec: &MachineSpec, host: Host, given: Given<'_>) -> Result<Args, InvalidSpec> {
     let mut args = Args(Vec::new());
     let memory = format!("{}M", memory_mib(spec));
@@ -90,17 +89,16 @@ pub(crate) fn argv(spec: &MachineSpec, host: Host, given: Given<'_>) -> Result<A
     args.pair("-kernel", utf8(&spec.kernel)?);
     args.pair("-initrd", utf8(&spec.initrd)?);
     args.pair("-append", kernel_command_line(spec, host));
-    // Without this, virtio-mmio offers only the legacy device, which has no
-    // VIRTIO_F_VERSION_1.
+    // By default, virtio-mmio offers only the legacy device, which lacks VIRTIO_F_VERSION_1.
     args.pair("-global", "virtio-mmio.force-legacy=false");
-    // The pipe of the standard output is the console; the input is /dev/null.
+    // The console goes to the standard output, a pipe; the standard input is /dev/null.
     args.pair("-chardev", "stdio,id=console,mux=off,signal=off");
     args.pair("-serial", "chardev:console");
     args.pair("-chardev", format!("socket,id=qmp,fd={}", given.qmp));
     args.pair("-mon", "chardev=qmp,mode=control");
     args.pair("-chardev", format!("socket,id=vsock,fd={}", given.vhost));
     args.pair("-device", "vhost-user-vsock-device,chardev=vsock");
-    // getrandom(2) never blocks, so it cannot stall the start of a guest.
+    // getrandom(2) never blocks, so it cannot delay the start of a guest.
     args.pair("-object", "rng-builtin,id=rng");
     args.pair("-device", "virtio-rng-device,rng=rng");
     for (drive, sets) in spec.drives.iter().zip(given.images) {
@@ -110,38 +108,36 @@ pub(crate) fn argv(spec: &MachineSpec, host: Host, given: Given<'_>) -> Result<A
     Ok(args)
 }
 
-/// The memory that a machine gets.
+/// The memory size of a machine.
 pub(crate) fn memory_mib(spec: &MachineSpec) -> u32 {
-    // With exactly 2 GiB, QEMU 10's microvm and Debian's 6.1 kernel disagree
-    // about the last page: the first block request arrives as zeros and the boot
-    // hangs. 2040 and 2049 MiB boot, so one MiB more is given.
+    // With exactly 2 GiB, QEMU 10's microvm and Debian's 6.1 kernel disagree about the last page:
+    // the first block request reads as zeros and the boot hangs. 2040 and 2049 MiB boot, so the
+    // machine gets 1 MiB more.
     if spec.memory_mib == 2048 { 2049 } else { spec.memory_mib }
 }
 
-/// The name of the node that a drive starts with. A serial has no character
-/// that a node name may not have, and a prefix, as names must not begin with a
-/// digit.
+/// The node name of a drive's first image. All characters of a serial are valid in node names; the
+/// prefix is needed because names must not begin with a digit.
 pub(crate) fn node_name(drive: &Drive) -> String {
     format!("drive-{}", drive.serial)
 }
 
-/// The image of a drive, from the format down to the file. QEMU opens no file by a name
-/// in a header: every qcow2 node is told its backing node, or that it has none. That a
-/// header names no external data file was checked when the files were opened, as QEMU
-/// has no option for that.
+/// The block node of a drive, from format down to file. QEMU opens no file named in an image
+/// header: every qcow2 node gets its backing node, or explicitly none. External data files were
+/// refused when the files were opened, since QEMU has no option for that.
 fn block_node(drive: &Drive, sets: &[SetId]) -> Value {
     let access = Access { read_only: drive.read_only, durable: drive.durable };
     let mut node = chain_node(sets, drive.format, &drive.below, access);
     node["node-name"] = json!(node_name(drive));
     if !drive.read_only {
-        // Zeroes that the guest writes become holes.
+        // Blocks of zeros that the guest writes become holes.
         node["detect-zeroes"] = json!("unmap");
     }
     node
 }
 
-/// An image over the layers that it stands on, which are only read. `sets` begin with the
-/// image's own file; the layers' follow, nearest first.
+/// An image node over its read-only backing layers. `sets` begins with the image's own file; the
+/// layers follow, nearest first.
 pub(crate) fn chain_node(
     sets: &[SetId],
     format: DriveFormat,
@@ -160,8 +156,8 @@ pub(crate) fn chain_node(
     node
 }
 
-/// A new uppermost layer of a drive that runs. It has no backing node yet; the one that
-/// it is put on becomes that.
+/// The node of a new topmost layer of a running drive. It has no backing node yet; that becomes the
+/// current node of the drive.
 pub(crate) fn layer_node(name: &str, set: SetId, durable: bool) -> Value {
     let access = Access { read_only: false, durable };
     let mut node = image_node(set, DriveFormat::Qcow2, access, Value::Null);
@@ -170,15 +166,15 @@ pub(crate) fn layer_node(name: &str, set: SetId, durable: bool) -> Value {
     node
 }
 
-/// How a file is used.
+/// Access mode of a file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Access {
     pub(crate) read_only: bool,
-    /// Whether a flush of the guest reaches stable storage.
+    /// Whether a guest's flush reaches stable storage.
     pub(crate) durable: bool,
 }
 
-/// One file of an image, and the node below it.
+/// The node of one image file, with its backing node.
 pub(crate) fn image_node(set: SetId, format: DriveFormat, access: Access, below: Value) -> Value {
     let Access { read_only, durable } = access;
     let cache = json!({ "direct": false, "no-flush": !durable });
@@ -213,19 +209,19 @@ fn block_device(drive: &Drive) -> Value {
         "physical_block_size": 4096,
         "discard": !drive.read_only,
         "write-zeroes": !drive.read_only,
-        // A full disk of the host stops the guest, and the machine ends with
-        // that reason; the guest would only see its file system break.
+        // If the host's disk is full, the guest is stopped and the machine ends with that reason;
+        // otherwise the guest would only see I/O errors in its filesystem.
         "werror": "stop",
         "rerror": "stop",
     })
 }
 
-/// The kernel's command line. Words of the caller come last and so win.
+/// The kernel's command line. The caller's words come last and so take precedence.
 fn kernel_command_line(spec: &MachineSpec, host: Host) -> String {
     let mut words = vec!["console=ttyS0".to_owned()];
-    // A panic reboots at once, which ends QEMU (-no-reboot). Its text is of the
-    // highest level, so `quiet` does not hide it. The reboot is by triple fault,
-    // as the reset register of QEMU 7.2's microvm does nothing.
+    // A panic reboots at once, which ends QEMU (-no-reboot). Its message has the highest level, so
+    // `quiet` does not hide it. The reboot uses a triple fault, because the reset register of QEMU
+    // 7.2's microvm has no effect.
     words.extend(["panic=-1", "reboot=t"].map(str::to_owned));
     if spec.verbose_console {
         words.extend(["earlyprintk=ttyS0", "ignore_loglevel"].map(str::to_owned));
@@ -233,9 +229,8 @@ fn kernel_command_line(spec: &MachineSpec, host: Host) -> String {
         words.push("quiet".to_owned());
     }
     if host.accel == QemuAccel::Tcg {
-        // There is no timer to calibrate the TSC against but the PIT, and on a
-        // busy host that fails and the boot spins for ever. TCG's TSC is the
-        // host's, the same on all processors.
+        // The PIT is the only timer for calibrating the TSC; on a busy host this fails and the boot
+        // loops forever. TCG's TSC is the host's, and equal on all CPUs.
         if let Some(khz) = host.tsc_khz {
             words.push(format!("tsc_early_khz={khz}"));
         }
@@ -246,21 +241,21 @@ fn kernel_command_line(spec: &MachineSpec, host: Host) -> String {
     words.join(" ")
 }
 
-/// A name without what QEMU's option parser takes for its own.
+/// Removes characters that have a meaning in QEMU's option syntax.
 fn plain(name: &str) -> String {
     name.chars()
         .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
         .collect()
 }
 
-/// A path as text.
+/// A path as UTF-8.
 pub(crate) fn utf8(path: &Path) -> Result<&str, InvalidSpec> {
     path.to_str().ok_or_else(|| {
         InvalidSpec(format!("the path `{}` is not UTF-8, which QEMU needs", path.display()))
     })
 }
 
-/// Options and their values.
+/// Options with their values.
 #[derive(Debug)]
 pub(crate) struct Args(pub(crate) Vec<OsString>);
 

@@ -1,12 +1,11 @@
-//! The moment between fork and QEMU: a program of our own, in the place where
-//! others run unsafe code between `fork` and `exec`.
+//! The process that becomes QEMU: vbuild's own program, which replaces the unsafe code that other
+//! programs run between `fork` and `exec`.
 //!
-//! vbuild starts itself as `vbuild __qemu-child ORDERS PROGRAM ARGS...`. That
-//! process asks the kernel to be killed when vbuild dies, confines itself, tells
-//! what came of it, and becomes QEMU, which keeps all of that: no path but the few
-//! that it reads itself, none of the system calls by which it would reach somebody,
-//! no privileges, no core files, bounded files, no descriptor but those it was given,
-//! no environment. However vbuild ends, by SIGKILL too, QEMU ends with it.
+//! vbuild starts itself as `vbuild __qemu-child ORDERS PROGRAM ARGS...`. That process requests to
+//! be killed when vbuild dies, confines itself, reports the result, and becomes QEMU, which keeps
+//! these restrictions: only the few paths that it reads itself, no system calls that reach other
+//! processes or the network, no privileges, no core files, limited file sizes, only the passed
+//! descriptors, and no environment. However vbuild ends, even by SIGKILL, QEMU ends with it.
 
 use std::{
     ffi::OsString,
@@ -19,34 +18,33 @@ use std::{
 use confine::{Landlock, Paths};
 use serde::{Deserialize, Serialize};
 
-/// The first argument by which vbuild's `main` knows that it is to call
-/// [`exec_child`].
+/// The first argument by which vbuild's `main` recognizes that it must call [`exec_child`].
 pub const CHILD_VERB: &str = "__qemu-child";
 
-/// The exit status when QEMU could not be started, as in a shell.
+/// Exit status if QEMU could not be started, as in a shell.
 const EXIT_NOT_STARTED: i32 = 127;
-/// Descriptors of QEMU: a handful for each drive and each of its layers, of which there
-/// are at most 64 on each of 16 drives.
+/// Maximum descriptors of QEMU: a few per drive and per layer, of which there are at most 64 on
+/// each of 16 drives.
 const DESCRIPTORS_MAX: u64 = 4096;
 
-/// What the process is told, as one argument.
+/// The parameters of the process, passed as one argument.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Orders {
     /// The parent's process id.
     pub(crate) parent: i32,
-    /// The highest descriptor that was given. It is where the process tells its
-    /// landlock, as JSON, and QEMU does not get it.
+    /// The highest passed descriptor. The process reports its Landlock ruleset to it as JSON; QEMU
+    /// does not get it.
     pub(crate) report_fd: i32,
-    /// The size that no file may exceed.
+    /// Maximum size of any file that it writes.
     pub(crate) file_bytes: u64,
-    /// What QEMU opens by itself.
+    /// The paths that QEMU opens itself.
     pub(crate) paths: Paths,
 }
 
-/// Becomes QEMU. To be called before the process has a second thread or an async
-/// runtime, whose descriptors it would close. `args` are those behind [`CHILD_VERB`]:
-/// the orders, the program and its arguments.
+/// Becomes QEMU. Must be called before the process has a second thread or an async runtime, whose
+/// descriptors it would close. `args` are the arguments after [`CHILD_VERB`]: the orders, the
+/// program and its arguments.
 pub fn exec_child(args: impl Iterator<Item = OsString>) -> ! {
     let cause = match prepare(args) {
         Ok(mut command) => command.exec(),
@@ -57,7 +55,7 @@ pub fn exec_child(args: impl Iterator<Item = OsString>) -> ! {
     process::exit(EXIT_NOT_STARTED);
 }
 
-/// Everything before the program is replaced.
+/// Everything up to exec.
 fn prepare(mut args: impl Iterator<Item = OsString>) -> io::Result<Command> {
     let wrong = || io::Error::other("wrong arguments");
     let orders = args.next().ok_or_else(wrong)?;
@@ -66,7 +64,7 @@ fn prepare(mut args: impl Iterator<Item = OsString>) -> io::Result<Command> {
 
     confine::die_with(orders.parent).map_err(io::Error::other)?;
     confine::close_above(orders.report_fd).map_err(io::Error::other)?;
-    // Opened once more, so that it closes by itself when QEMU begins.
+    // Reopened with close-on-exec, so that it closes when QEMU starts.
     let mut report =
         File::options().write(true).open(format!("/proc/self/fd/{}", orders.report_fd))?;
     nix::unistd::close(orders.report_fd)?;

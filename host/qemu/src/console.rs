@@ -1,5 +1,4 @@
-//! The serial console: read to the end whatever the guest writes, keep the last
-//! of it, show whole lines to the log.
+//! Reads the serial console to its end, keeps its tail, and logs whole lines.
 
 use std::{
     collections::VecDeque,
@@ -7,17 +6,17 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// How much is kept of a console or of complaints for error messages: a panic
-/// with its backtrace takes about 4 KiB, the messages before it as much again.
+/// Kept bytes of a console or of standard error, for error messages: a panic with its backtrace
+/// takes about 4 KiB, the messages before it as much again.
 pub(crate) const TAIL_MAX_BYTES: usize = 32 * 1024;
-/// A longer line goes to the log in parts.
+/// Longer lines are logged in parts.
 const LINE_MAX_BYTES: usize = 1024;
-/// Bytes read at once.
+/// Bytes read per call.
 const CHUNK_BYTES: usize = 4096;
-/// What Linux writes first when it panics.
+/// The start of Linux's panic message.
 const PANIC_MARK: &str = "Kernel panic - not syncing";
 
-/// The end of a stream of bytes. Clones share it.
+/// The tail of a byte stream. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Tail {
     kept: Arc<Mutex<Kept>>,
@@ -27,7 +26,7 @@ pub(crate) struct Tail {
 #[derive(Debug, Default)]
 struct Kept {
     bytes: VecDeque<u8>,
-    /// How many bytes came before these.
+    /// The number of bytes that precede the kept ones.
     before: u64,
 }
 
@@ -48,8 +47,7 @@ impl Tail {
         kept.before += excess as u64;
     }
 
-    /// Finds `needle` at or behind this position of the whole stream; returns
-    /// the position behind it.
+    /// Finds `needle` at or after a position of the whole stream; returns the position after it.
     pub(crate) fn find(&self, needle: &[u8], from: u64) -> Option<u64> {
         let mut kept = self.kept();
         let before = kept.before;
@@ -59,12 +57,12 @@ impl Tail {
         Some(before + (skip + at + needle.len()) as u64)
     }
 
-    /// The text, with what is not text replaced.
+    /// The kept bytes as text, with invalid UTF-8 replaced.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(self.kept().bytes.make_contiguous()).into_owned()
     }
 
-    /// Whether the kernel said that it panicked.
+    /// Whether the kernel reported a panic.
     pub(crate) fn shows_panic(&self) -> bool {
         self.text().contains(PANIC_MARK)
     }

@@ -4,10 +4,10 @@ use tokio::io::AsyncReadExt;
 
 use crate::qmp::{LINE_MAX_BYTES, filter};
 
-/// Bytes of QEMU's monitor.
+/// Filters input from QEMU's monitor.
 ///
 /// # Panics
-/// When an event gets through to the crate that cannot stand one.
+/// Panics if an event reaches the `qapi` crate, which cannot handle unknown ones.
 pub fn monitor(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let passed = runtime.block_on(async {

@@ -1,5 +1,5 @@
-//! Why a machine ended, from all that was seen of it. Pure, so that every
-//! combination can be tested without a guest.
+//! Determines why a machine ended, from everything observed. It is pure, so every combination can
+//! be tested without a guest.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -7,25 +7,25 @@ use machine::HaltReason;
 
 use crate::{process::Exit, qmp::Notice};
 
-/// The part of QEMU's complaints that goes into a message.
+/// Maximum characters of QEMU's standard error in a message.
 const COMPLAINT_MAX_CHARS: usize = 2000;
 
-/// What was seen of a machine while it ran.
+/// Observations of a running machine.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
-    /// vbuild ended it on purpose.
+    /// Whether vbuild ended it on purpose.
     pub(crate) killed: bool,
-    /// The events of QEMU, in order.
+    /// QEMU's events, in order.
     pub(crate) notices: Vec<Notice>,
-    /// Why the vsock device failed, if it did.
+    /// The failure of the vsock device, if any.
     pub(crate) vsock_failure: Option<String>,
-    /// The console shows a kernel panic.
+    /// Whether the console shows a kernel panic.
     pub(crate) console_panic: bool,
 }
 
-/// The reason, from what was seen and how QEMU ended.
+/// The reason, from the observations and QEMU's exit.
 pub(crate) fn reason(seen: &Seen, exit: &Exit) -> HaltReason {
-    // A stopped machine is killed by us, but that is not why it ended.
+    // vbuild kills a stopped machine, but this is not the reason of its end.
     for notice in &seen.notices {
         if let Notice::IoError { .. } = notice {
             return HaltReason::Lost(io_error(notice));
@@ -47,8 +47,8 @@ pub(crate) fn reason(seen: &Seen, exit: &Exit) -> HaltReason {
     match shutdown {
         Some("guest-shutdown") => HaltReason::PowerOff,
         Some("guest-panic") => HaltReason::Panic,
-        // panic=-1 makes the kernel reboot, and so is told from a reboot by what
-        // the console shows.
+        // With panic=-1 the kernel reboots on a panic; only the console distinguishes this from a
+        // normal reboot.
         Some("guest-reset") if seen.console_panic => HaltReason::Panic,
         Some("guest-reset") => HaltReason::Reboot,
         Some(other) => HaltReason::Lost(format!("QEMU shut down for `{other}`")),
@@ -56,7 +56,7 @@ pub(crate) fn reason(seen: &Seen, exit: &Exit) -> HaltReason {
     }
 }
 
-/// The sentence about a drive that failed.
+/// The message about a failed drive.
 pub(crate) fn io_error(notice: &Notice) -> String {
     match notice {
         Notice::IoError { no_space: true, node, .. } => {
@@ -69,13 +69,13 @@ pub(crate) fn io_error(notice: &Notice) -> String {
     }
 }
 
-/// The serial in the name of a node, as made by `argv::node_name`.
+/// The serial in a node name from `argv::node_name`.
 fn drive_of(node: &str) -> &str {
     let serial = node.strip_prefix("drive-").unwrap_or(node);
     serial.split('.').next().unwrap_or(serial)
 }
 
-/// How QEMU ended when it did not say why.
+/// A description of QEMU's exit if it gave no reason.
 pub(crate) fn ending(exit: &Exit) -> String {
     let how = match &exit.status {
         Err(cause) => format!("QEMU is gone: {cause}"),

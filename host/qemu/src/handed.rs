@@ -1,9 +1,8 @@
-//! Descriptors that QEMU inherits or is sent: it opens no drive by its path.
+//! Descriptors that QEMU inherits or receives: it opens no drive by path.
 //!
-//! QEMU's name of a file that it got as a descriptor is `/dev/fdset/N`: a set of
-//! descriptors of one file that differ in what they allow. QEMU takes the one that
-//! fits when it opens the name, which it does again when an image with a new layer
-//! above becomes read-only.
+//! QEMU's name of a file passed as a descriptor is `/dev/fdset/N`: a set of descriptors of one file
+//! with different access modes. QEMU uses the matching one when it opens the name; it reopens the
+//! name when an image under a new layer becomes read-only.
 
 use std::{
     collections::BTreeMap,
@@ -15,60 +14,59 @@ use std::{
 
 use crate::{argv::Args, process::LAST_STANDARD_FD};
 
-/// A set's number.
+/// The number of a descriptor set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SetId(pub(crate) u32);
 
 impl SetId {
-    /// QEMU's name of the file.
+    /// QEMU's name of the set.
     pub(crate) fn path(self) -> String {
         format!("/dev/fdset/{}", self.0)
     }
 }
 
-/// The names of the files behind the sets, for messages.
+/// File names of the sets, for messages.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Names(BTreeMap<SetId, PathBuf>);
 
 impl Names {
-    /// Takes a file under a number of its own.
+    /// Adds a file with a new number.
     pub(crate) fn add(&mut self, path: &Path) -> SetId {
         let number = self.0.keys().last().map_or(1, |last| last.0 + 1);
         self.0.insert(SetId(number), path.to_owned());
         SetId(number)
     }
 
-    /// A text of QEMU with the files' names instead of its own.
+    /// Replaces QEMU's names in a message by the file names.
     pub(crate) fn in_words(&self, text: &str) -> String {
-        // The longest number first, because the name of the tenth begins as the first's.
+        // The longest number first, because the name of the first set is a prefix of the tenth's.
         self.0.iter().rev().fold(text.to_owned(), |text, (set, path)| {
             text.replace(&set.path(), &path.display().to_string())
         })
     }
 }
 
-/// What a new QEMU inherits beside its standard streams, in the order of the numbers
-/// that it has there.
+/// Descriptors that a new QEMU inherits beside its standard streams, in the order of their numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Handed {
     descriptors: Vec<OwnedFd>,
     sets: Vec<(i32, SetId)>,
-    /// The files of the sets.
+    /// File names of the sets.
     pub(crate) names: Names,
 }
 
 impl Handed {
-    /// Hands over a descriptor and gives its number in QEMU.
+    /// Adds a descriptor and returns its number in QEMU.
     pub(crate) fn give(&mut self, descriptor: OwnedFd) -> i32 {
         self.descriptors.push(descriptor);
         let count = i32::try_from(self.descriptors.len()).unwrap_or(i32::MAX);
         LAST_STANDARD_FD.saturating_add(count)
     }
 
-    /// Hands over a file that QEMU is to use as an image.
+    /// Adds a file that QEMU uses as an image.
     ///
     /// # Errors
-    /// When the file cannot be opened once more.
+    /// Fails if the file cannot be reopened.
     pub(crate) fn give_image(
         &mut self,
         path: &Path,
@@ -86,23 +84,23 @@ impl Handed {
         Ok(set)
     }
 
-    /// The arguments that make sets of the descriptors.
+    /// Adds the arguments that create the sets.
     pub(crate) fn arguments(&self, args: &mut Args) {
         for (number, set) in &self.sets {
             args.pair("-add-fd", format!("fd={number},set={}", set.0));
         }
     }
 
-    /// The descriptors.
+    /// Returns the descriptors.
     pub(crate) fn into_descriptors(self) -> Vec<OwnedFd> {
         self.descriptors
     }
 }
 
-/// The same file, to be read only.
+/// Reopens a file read-only.
 ///
 /// # Errors
-/// When it cannot be opened.
+/// Fails if it cannot be opened.
 pub(crate) fn read_only(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

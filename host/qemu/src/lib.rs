@@ -1,5 +1,4 @@
-//! QEMU's microvm machine as a [`Backend`]: where there is no KVM, and for
-//! comparison where there is.
+//! QEMU's microvm machine as a [`Backend`]: used without KVM, and for comparison with KVM.
 //!
 //! ```text
 //!  vbuild ──spawn──► vbuild __qemu-child ──exec──► QEMU        (child)
@@ -12,19 +11,19 @@
 //!    └─ stderr ◄────── complaints ────────────────┘            (process)
 //! ```
 //!
-//! The machine has the same devices as the own VMM: virtio-blk, vsock and rng
-//! over virtio-mmio, found through ACPI, a serial port for panics, no PCI, no
-//! network card. The vsock device runs in a confined process of its own.
+//! The machine has the same devices as vbuild's own VMM: virtio-blk, vsock and rng over
+//! virtio-mmio, found through ACPI, a serial port for panics, no PCI, no network card. The vsock
+//! device runs in a separate confined process.
 //!
-//! QEMU is confined as the own VMM's process is, as far as a program can be that
-//! others wrote: `needs` finds out which files it must open by itself, `child` takes
-//! everything else away.
+//! QEMU is confined like the process of the own VMM, as far as possible for a third-party program:
+//! `needs` determines the files that it must open itself, `child` removes access to everything
+//! else.
 //!
-//! [`boot`] is something else with the same program: it boots a finished image
-//! on an ordinary PC, to look at it or to test it.
+//! [`boot`] uses the same program for another purpose: it boots a finished image on a standard PC,
+//! for a user or for tests.
 //!
-//! Architecture invariant: the command line is a pure function (`argv`), and no
-//! child of this crate outlives the process that started it.
+//! Architecture invariant: the command line is a pure function (`argv`), and no child of this crate
+//! outlives the process that started it.
 
 mod argv;
 pub mod boot;
@@ -54,9 +53,9 @@ use std::{
 use confine::Paths;
 use machine::{Backend, Machine, MachineError, MachineSpec};
 
-/// The program of this process, whatever has become of its file.
+/// The executable of this process, even if its file was replaced.
 const SELF: &str = "/proc/self/exe";
-/// The device that QEMU opens for its accelerator of that name.
+/// The device of QEMU's accelerator of that name.
 const KVM_DEVICE: &str = "/dev/kvm";
 
 /// The QEMU backend.
@@ -65,20 +64,19 @@ pub struct Qemu {
     program: PathBuf,
     helper: PathBuf,
     accel: QemuAccel,
-    /// What it opens by itself, once that is known.
+    /// The paths that it opens itself, once known.
     needs: Arc<OnceLock<Paths>>,
 }
 
 impl Qemu {
-    /// The backend with the QEMU named, or the one in `PATH`.
+    /// Creates the backend with the given QEMU, or the one in `PATH`.
     ///
-    /// The program of this process must call [`exec_child`] when its first
-    /// argument is [`CHILD_VERB`], and [`microvm::vmm_child`] when it is
-    /// [`microvm::VMM_VERB`]; where it does not, as in tests, name one that
-    /// does by [`Qemu::with_helper`].
+    /// This process's program must call [`exec_child`] if its first argument is [`CHILD_VERB`], and
+    /// [`microvm::vmm_child`] if it is [`microvm::VMM_VERB`]. Where it does not, as in tests, use
+    /// [`Qemu::with_helper`] to name a program that does.
     ///
     /// # Errors
-    /// When there is no QEMU.
+    /// Fails if no QEMU is found.
     pub fn new(named: Option<&Path>, accel: QemuAccel) -> Result<Self, MachineError> {
         let program = std::path::absolute(find(named)?).map_err(|source| MachineError::Io {
             action: "find the folder of QEMU".to_owned(),
@@ -87,14 +85,14 @@ impl Qemu {
         Ok(Self { program, helper: SELF.into(), accel, needs: Arc::default() })
     }
 
-    /// Starts QEMU by way of this program instead of the present one.
+    /// Starts QEMU through this program instead of the current one.
     #[must_use]
     pub fn with_helper(mut self, helper: PathBuf) -> Self {
         self.helper = helper;
         self
     }
 
-    /// What QEMU opens by itself on this host.
+    /// The paths that QEMU opens itself on this host.
     async fn paths(&self) -> Result<Paths, MachineError> {
         let this = self.clone();
         let asking = tokio::task::spawn_blocking(move || match this.needs.get() {

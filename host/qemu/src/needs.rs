@@ -1,9 +1,8 @@
-//! What QEMU opens by itself: its program, the libraries and modules it is made of,
-//! and its firmware. Everything else is handed to it as a descriptor.
+//! Determines what QEMU opens itself: its program, its libraries and modules, and its firmware.
+//! Everything else is passed as a descriptor.
 //!
-//! Where these lie differs between distributions, so QEMU and its loader are asked:
-//! `-L help` lists the folders of firmware, and `LD_TRACE_LOADED_OBJECTS` the
-//! libraries, as for ldd(1).
+//! The locations differ between distributions, so QEMU and its loader are asked: `-L help` lists
+//! the firmware directories, and `LD_TRACE_LOADED_OBJECTS` the libraries, as in ldd(1).
 
 use std::{
     collections::BTreeSet,
@@ -16,25 +15,24 @@ use std::{
 use confine::Paths;
 use machine::MachineError;
 
-/// Variables that decide where a program finds its parts; all others stay with vbuild.
+/// Environment variables that determine where a program finds its parts; QEMU gets no others.
 pub(crate) const KEPT_VARIABLES: [&str; 2] = ["LD_LIBRARY_PATH", "QEMU_MODULE_DIR"];
 
-/// Stores of packages whose programs are made of other packages of the store. Anybody
-/// may read them.
+/// Package stores whose programs depend on other packages of the store. They are world-readable.
 const STORES: [&str; 2] = ["/nix/store", "/gnu/store"];
-/// Where libraries lie when the loader does not list them (musl's does not).
+/// Library directories if the loader does not list libraries (musl's does not).
 const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
-/// What the loader reads to find libraries.
+/// Files that the loader reads to find libraries.
 const LOADER_FILES: [&str; 1] = ["/etc/ld.so.cache"];
-/// Where modules lie, below the prefix of the program.
+/// Module directories, relative to the prefix of the program.
 const MODULES: [&str; 4] = ["lib/x86_64-linux-gnu/qemu", "lib64/qemu", "lib/qemu", "libexec/qemu"];
-/// More than QEMU prints.
+/// Maximum output of QEMU; real output is smaller.
 const OUTPUT_MAX_BYTES: u64 = 1 << 20;
 
-/// Finds out what a QEMU opens. Starts it twice, for some 80 ms.
+/// Determines the paths that QEMU opens. Starts QEMU twice, which takes some 80 ms.
 ///
 /// # Errors
-/// When the program is a script, or does not run.
+/// Fails if the program is a script, or does not run.
 pub(crate) fn of(program: &Path) -> Result<Paths, MachineError> {
     let unusable = |reason: String| MachineError::Unavailable {
         what: format!("`{}`", program.display()),
@@ -67,7 +65,7 @@ fn is_script(program: &Path) -> bool {
     File::open(program).and_then(|mut file| file.read_exact(&mut head)).is_ok() && &head == b"#!"
 }
 
-/// What the program prints.
+/// Runs the program and returns its output.
 fn ask(program: &Path, args: &[&str], trace: bool) -> std::io::Result<String> {
     let mut command = Command::new(program);
     command.args(args).env_clear().envs(kept()).stdin(Stdio::null()).stderr(Stdio::null());
@@ -83,7 +81,7 @@ fn ask(program: &Path, args: &[&str], trace: bool) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// The variables that are kept, as they are now.
+/// The kept environment variables with their current values.
 pub(crate) fn kept() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
     KEPT_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
@@ -92,8 +90,8 @@ fn existing(paths: impl Iterator<Item = PathBuf>) -> BTreeSet<PathBuf> {
     paths.filter(|path| path.is_absolute() && path.exists()).collect()
 }
 
-/// Files elsewhere to which links in a folder lead: distributions share firmware
-/// between packages.
+/// Files outside of a directory that links in it refer to: distributions share firmware between
+/// packages.
 fn links_out(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
@@ -101,8 +99,8 @@ fn links_out(folder: &Path) -> Vec<PathBuf> {
     targets.filter(|target| target.is_file()).collect()
 }
 
-/// The libraries in the loader's list, in which a line is `NAME => PATH (ADDRESS)` or
-/// `PATH (ADDRESS)`; without a list, the folders of libraries.
+/// Parses the loader's list, with lines `NAME => PATH (ADDRESS)` or `PATH (ADDRESS)`; without a
+/// list, the library directories.
 fn libraries(trace: &str) -> BTreeSet<PathBuf> {
     let paths = trace.lines().filter_map(|line| {
         let (text, _) = line.trim().rsplit_once(" (0x")?;

@@ -1,9 +1,8 @@
-//! The QEMU process: started, watched and reaped by one thread.
+//! The QEMU process: one thread starts, watches and reaps it.
 //!
-//! The kernel sends the parent-death signal when the *thread* that started a
-//! process ends, so that thread has to live as long as QEMU does; a worker of an
-//! async runtime would not do. The thread reads the console meanwhile, and a
-//! second one reads what QEMU complains about.
+//! The kernel sends the parent-death signal when the *thread* that started a process ends, so that
+//! thread must live as long as QEMU; a worker of an async runtime may not. The thread meanwhile
+//! reads the console; a second one reads QEMU's standard error.
 
 use std::{
     ffi::OsString,
@@ -34,52 +33,52 @@ use crate::{
 
 /// The highest of the standard descriptors.
 pub(crate) const LAST_STANDARD_FD: i32 = 2;
-/// More than the report of a starting QEMU takes.
+/// Maximum size of the report of a starting QEMU.
 const REPORT_MAX_BYTES: u64 = 64 << 10;
-/// How long a killed QEMU may take to give back gigabytes of memory.
+/// Time limit for a killed QEMU to free gigabytes of memory.
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 
-/// The place of the user time behind the name in `/proc/PID/stat`.
+/// The index of the user time after the process name in `/proc/PID/stat`.
 const USER_TIME_FIELD: usize = 11;
 
-/// What QEMU is to be started with.
+/// The parameters of starting QEMU.
 #[derive(Debug)]
 pub(crate) struct Launch {
-    /// The program that becomes QEMU by way of [`crate::exec_child`].
+    /// The program that becomes QEMU through [`crate::exec_child`].
     pub(crate) helper: PathBuf,
-    /// QEMU itself.
+    /// The QEMU program.
     pub(crate) program: PathBuf,
-    /// Its arguments.
+    /// QEMU's arguments.
     pub(crate) args: Vec<OsString>,
-    /// What it inherits beside the standard three, numbered from 3 on.
+    /// Inherited descriptors beside the standard streams, numbered from 3.
     pub(crate) descriptors: Vec<OwnedFd>,
-    /// What it may open by itself.
+    /// Paths that it may open itself.
     pub(crate) paths: Paths,
-    /// The size that no file of it may exceed.
+    /// Maximum size of any file that it writes.
     pub(crate) file_bytes: u64,
     /// Its standard input.
     pub(crate) input: Input,
-    /// How much of the console is kept.
+    /// Kept bytes of the console.
     pub(crate) console_max_bytes: usize,
 }
 
-/// What QEMU reads from its standard input, which is the guest's keyboard.
+/// QEMU's standard input, which is the guest's keyboard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// No standard input.
+    /// /dev/null.
     Null,
-    /// What [`Process::send`] writes.
+    /// A pipe that [`Process::send`] writes to.
     Pipe,
-    /// The terminal of this process, and so are its output and its complaints.
+    /// The terminal of this process, which also gets its standard output and error.
     Terminal,
 }
 
-/// How QEMU ended.
+/// The exit of QEMU.
 #[derive(Debug, Clone)]
 pub(crate) struct Exit {
-    /// The status, or why it is not known.
+    /// The exit status, or why it is unknown.
     pub(crate) status: Result<ExitStatus, String>,
-    /// The end of what it wrote to its standard error.
+    /// The tail of its standard error.
     pub(crate) complaint: String,
 }
 
@@ -89,17 +88,17 @@ pub(crate) struct Process {
     child: Arc<Watched>,
     /// The guest's serial console.
     pub(crate) console: Tail,
-    /// What confines it; nothing is known of one that did not get that far.
+    /// Its confinement; `None` if it ended before it reported that.
     pub(crate) confinement: Option<Confinement>,
     pid: u32,
 }
 
 impl Process {
-    /// Starts QEMU. `on_exit` is called once, on the watching thread, when the
-    /// process has been reaped and both streams have been read to their ends.
+    /// Starts QEMU. `on_exit` is called once, on the watching thread, after the process is reaped
+    /// and both streams are read to their ends.
     ///
     /// # Errors
-    /// When no process or thread can be made.
+    /// Fails if a process or thread cannot be created.
     pub(crate) async fn start(
         launch: Launch,
         on_exit: impl FnOnce(Exit) + Send + 'static,
@@ -119,19 +118,19 @@ impl Process {
         Ok(Self { child, console, confinement, pid })
     }
 
-    /// Ends QEMU at once. Harmless when it has ended.
+    /// Kills QEMU. Has no effect if it has ended.
     pub(crate) fn kill(&self) {
         self.child.kill();
     }
 
-    /// Writes to QEMU's standard input. Blocks when the guest does not read.
+    /// Writes to QEMU's standard input. Blocks while the guest does not read.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let mut input = self.child.input.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         input.as_mut().ok_or_else(gone)?.write_all(bytes)
     }
 
-    /// Waits until QEMU is reaped. Blocks; meant to follow [`Process::kill`].
+    /// Waits until QEMU is reaped. Blocks; call it after [`Process::kill`].
     pub(crate) fn wait_gone(&self) {
         let guard = self.child.lock();
         let waited = self.child.gone.wait_timeout_while(guard, GONE_LIMIT, |c| c.is_some());
@@ -140,15 +139,14 @@ impl Process {
         }
     }
 
-    /// Processor time of QEMU in milliseconds, the guest's included; `None` once
-    /// it has ended.
+    /// CPU time of QEMU in milliseconds, including the guest's; `None` once it has ended.
     pub(crate) fn cpu_ms(&self) -> Option<u64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
         ticks(&stat)?.checked_mul(1000)?.checked_div(u64::try_from(per_second).ok()?)
     }
 
-    /// Resident memory in KiB, the guest's included; `None` once it has ended.
+    /// Resident memory in KiB, including the guest's; `None` once it has ended.
     pub(crate) fn resident_kib(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -156,7 +154,7 @@ impl Process {
     }
 }
 
-/// The child until it is reaped, and word of that.
+/// The child until it is reaped, with a notification of that.
 #[derive(Debug)]
 struct Watched {
     child: Mutex<Option<Child>>,
@@ -177,8 +175,8 @@ impl Watched {
         }
     }
 
-    /// Waits for the end without a lock, then reaps under it, so that `kill`
-    /// never signals a process id that has been given to somebody else.
+    /// Waits for the exit without a lock, then reaps under the lock, so that `kill` never signals a
+    /// reused process id.
     fn reap(&self, pid: u32) -> io::Result<ExitStatus> {
         let pid = i32::try_from(pid).map_err(io::Error::other)?;
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
@@ -194,8 +192,8 @@ impl Watched {
     }
 }
 
-/// The user and system time in `/proc/PID/stat`, in clock ticks. The name before
-/// them may hold anything, so counting starts behind its last parenthesis.
+/// The user and system time in `/proc/PID/stat`, in clock ticks. The process name may contain
+/// anything, so fields are counted after its last parenthesis.
 fn ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(USER_TIME_FIELD);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -205,7 +203,7 @@ fn ticks(stat: &str) -> Option<u64> {
 
 type Started = oneshot::Sender<io::Result<(Arc<Watched>, u32, Option<Landlock>)>>;
 
-/// The life of QEMU, on its thread.
+/// Starts, watches and reaps QEMU; runs on its own thread.
 fn watch(launch: Launch, console: &Tail, started: Started, on_exit: impl FnOnce(Exit)) {
     let (mut child, report) = match spawn(launch) {
         Ok(spawned) => spawned,
@@ -229,7 +227,7 @@ fn watch(launch: Launch, console: &Tail, started: Started, on_exit: impl FnOnce(
             scope.spawn(move || follow(stderr, complaint));
         }
         if started.send(Ok((Arc::clone(&child), pid, landlock(report)))).is_err() {
-            // Whoever asked has gone meanwhile.
+            // The caller is gone.
             child.kill();
         }
         if let Some(stdout) = stdout {
@@ -240,7 +238,7 @@ fn watch(launch: Launch, console: &Tail, started: Started, on_exit: impl FnOnce(
     on_exit(Exit { status, complaint: complaint.text() });
 }
 
-/// What the process tells before it becomes QEMU. Ends when it does.
+/// Reads the report of the process before it becomes QEMU, which ends then.
 fn landlock(report: PipeReader) -> Option<Landlock> {
     let mut text = Vec::new();
     report.take(REPORT_MAX_BYTES).read_to_end(&mut text).ok()?;
@@ -274,7 +272,7 @@ fn spawn(launch: Launch) -> io::Result<(Child, PipeReader)> {
         command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
     } else {
         let input = if launch.input == Input::Pipe { Stdio::piped() } else { Stdio::null() };
-        // Ctrl-C on the terminal is for vbuild, which ends QEMU in its own way.
+        // Ctrl-C on the terminal is for vbuild, which then ends QEMU itself.
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     }
     command.fd_mappings(mappings).map_err(io::Error::other)?;

@@ -1,4 +1,4 @@
-//! Finding QEMU and asking its version.
+//! Finds QEMU and queries its version.
 
 use std::{
     env, fs,
@@ -9,15 +9,15 @@ use std::{
 
 use machine::{MachineError, accel::Emulator};
 
-/// The program that is looked for in the path.
+/// The program searched in `PATH`.
 const PROGRAM: &str = "qemu-system-x86_64";
-/// What to do when it is missing.
+/// The hint if it is missing.
 const HINT: &str = "install QEMU (the package `qemu-system-x86`), or name it by `--qemu PROGRAM`";
 
-/// Finds QEMU: the program named, or the first in `PATH`.
+/// Finds QEMU: the given program, or the first in `PATH`.
 ///
 /// # Errors
-/// When there is none that may be executed.
+/// Fails if there is no executable one.
 pub fn find(named: Option<&Path>) -> Result<PathBuf, MachineError> {
     let missing = |what: String, reason: &str| MachineError::Unavailable {
         what,
@@ -49,8 +49,8 @@ fn executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// What there is of QEMU, for the choice of an accelerator and for `doctor`.
-/// Runs `PROGRAM --version`, which takes some 30 ms.
+/// Describes the installed QEMU, for the choice of an accelerator and for `doctor`. Runs `PROGRAM
+/// --version`, which takes some 30 ms.
 #[must_use]
 pub fn emulator(named: Option<&Path>) -> Emulator {
     let program = match find(named) {

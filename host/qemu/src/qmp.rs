@@ -1,4 +1,4 @@
-//! QMP: commands through the `qapi` crate, events past it.
+//! QMP, the monitor protocol: commands use the `qapi` crate, events bypass it.
 //!
 //! ```text
 //!            ┌─ event ──► Notice ──► observer     (unknown events: the log)
@@ -7,9 +7,9 @@
 //!  QEMU ◄──────────────── commands ──────── qapi
 //! ```
 //!
-//! The crate's schema is that of QEMU 9.1, and one event it does not know ends
-//! its reader and every command with it. So no event reaches it. The filter also
-//! bounds the length of a line, which the crate does not.
+//! The crate's schema is that of QEMU 9.1, and one unknown event ends its reader and all commands
+//! with it. So events never reach it. The filter also limits the line length, which the crate does
+//! not.
 
 use std::{
     io::{self, IoSlice},
@@ -38,29 +38,29 @@ use tokio::{
 
 use crate::handed::SetId;
 
-/// The longest line taken from QEMU. The longest answer to a command used here
-/// is some kilobytes; the greeting and events are hundreds of bytes.
+/// Maximum length of a line from QEMU. The longest reply to a command used here has some kilobytes;
+/// the greeting and events have hundreds of bytes.
 pub(crate) const LINE_MAX_BYTES: usize = 1 << 20;
-/// The pipe between filter and crate.
+/// Size of the pipe between filter and crate.
 const PIPE_BYTES: usize = 64 * 1024;
-/// How long QEMU may take to greet. It answers after loading its libraries and
-/// creating the machine, 0.1 s as a rule; a busy host makes it seconds.
+/// Time limit for QEMU's greeting. QEMU sends it after loading its libraries and creating the
+/// machine, usually within 0.1 s; a busy host needs seconds.
 const GREETING_LIMIT: Duration = Duration::from_secs(60);
-/// How long a command may take. The slowest flushes a disk to a busy host disk.
+/// Time limit of a command. The slowest flushes a drive to a busy host disk.
 const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 
-/// The QEMU versions that the command line is made for.
+/// The oldest supported QEMU version.
 const OLDEST: (i64, i64) = (7, 2);
 
-/// An event that matters.
+/// A relevant event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// The machine has shut down, and why in QEMU's words (`guest-reset`).
+    /// The machine has shut down.
     Shutdown {
-        /// The cause.
+        /// The cause in QEMU's terms (`guest-reset`).
         reason: String,
     },
-    /// The guest has panicked, by a panic device.
+    /// The guest has panicked, reported by a panic device.
     Panicked,
     /// A drive failed and the machine stopped.
     IoError {
@@ -68,15 +68,15 @@ pub(crate) enum Notice {
         node: String,
         /// `read` or `write`.
         operation: String,
-        /// Whether there was no space left.
+        /// Whether the host's disk is full.
         no_space: bool,
-        /// The error's text.
+        /// The error message.
         reason: String,
     },
 }
 
 impl Notice {
-    /// The notice in a QMP event, if it is one.
+    /// Converts a QMP event, if it is relevant.
     fn of(event: &Value) -> Option<Self> {
         let data = &event["data"];
         let text = |key: &str| data[key].as_str().unwrap_or("unknown").to_owned();
@@ -94,7 +94,7 @@ impl Notice {
     }
 }
 
-/// Errors of QMP.
+/// Errors of the QMP connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QmpError {
     #[error("the monitor's connection failed")]
@@ -111,7 +111,7 @@ pub(crate) enum QmpError {
 
 type Service = QapiService<QmpStreamTokio<OwnedWriteHalf>>;
 
-/// `blockdev-add` with a node as JSON, as the command line has it.
+/// The command `blockdev-add` with a node as JSON, in the form of the command line.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct BlockdevAdd(pub(crate) Value);
@@ -127,8 +127,8 @@ impl QmpCommand for BlockdevAdd {}
 /// A connection to QEMU's monitor.
 pub(crate) struct Qmp {
     service: Arc<Service>,
-    /// The same connection, for descriptors, and whose turn it is to send: nothing may
-    /// come between a descriptor and the command that takes it.
+    /// The same connection for sending descriptors. The lock serializes senders: nothing may be
+    /// sent between a descriptor and the command that uses it.
     socket: Mutex<UnixStream>,
 }
 
@@ -139,7 +139,7 @@ impl std::fmt::Debug for Qmp {
 }
 
 impl Qmp {
-    /// Shakes hands. `observer` gets the events; it is dropped at the end of the
+    /// Negotiates the QMP session. `observer` receives the events, and is dropped at the end of the
     /// connection. Needs a tokio runtime.
     pub(crate) async fn negotiate(
         stream: UnixStream,
@@ -164,15 +164,15 @@ impl Qmp {
         Ok(Self { service: Arc::new(service), socket })
     }
 
-    /// Sends a descriptor, which becomes part of a set.
+    /// Sends a descriptor, and adds it to a set.
     pub(crate) async fn add_fd(&self, set: SetId, file: BorrowedFd<'_>) -> Result<(), QmpError> {
         let socket = self.socket.lock().await;
-        // It needs a byte to travel with: a blank between two commands is nothing in JSON.
-        // QEMU keeps the descriptor for the command that follows.
+        // A descriptor needs a byte to be sent with: a space between two commands has no meaning in
+        // JSON. QEMU keeps the descriptor for the next command.
         let files = [file.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&files)];
         let flags = MsgFlags::MSG_NOSIGNAL;
-        // Blocks never: QEMU has answered every command before, so the buffer is empty.
+        // Never blocks: QEMU has answered all earlier commands, so the buffer is empty.
         sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b" ")], &rights, flags, None)
             .map_err(io::Error::from)?;
         let command = qapi::qmp::add_fd { fdset_id: Some(set.0.into()), opaque: None };
@@ -195,9 +195,9 @@ impl Qmp {
         C::Ok: Send + 'static,
     {
         let service = Arc::clone(&self.service);
-        // The crate cannot stand a command that is given up half-way: the next
-        // one would find its place taken and panic. So it runs to its end even
-        // if the caller is cancelled or the time is over.
+        // The crate does not support cancelled commands: the next one would find its slot taken and
+        // panic. So the command runs to its end even if the caller is cancelled or the time limit
+        // expires.
         let task = tokio::spawn(async move { service.execute(command).await });
         match timeout(COMMAND_LIMIT, task).await {
             Err(_) => Err(QmpError::NoAnswer),
@@ -209,7 +209,7 @@ impl Qmp {
     }
 }
 
-/// Reads lines from QEMU, keeps events, passes the rest on.
+/// Reads lines from QEMU, handles events, and forwards everything else.
 pub(crate) async fn filter(
     mut from_qemu: impl AsyncBufRead + Unpin,
     mut to_qapi: DuplexStream,
@@ -232,8 +232,7 @@ pub(crate) async fn filter(
             },
             Ok(_) => {
                 line.push(b'\n');
-                // Nobody reads any more when the machine is being dropped; the
-                // events still matter then.
+                // While the machine is dropped there is no reader, but events still matter.
                 let _ = to_qapi.write_all(&line).await;
             }
             Err(cause) => tracing::warn!(%cause, "QEMU sent a line that is no JSON"),
@@ -241,8 +240,8 @@ pub(crate) async fn filter(
     }
 }
 
-/// Reads one line without its end. `false` at the end of the stream; a line
-/// beyond the limit is skipped.
+/// Reads one line without its end. Returns `false` at the end of the stream; a line above the limit
+/// is skipped.
 async fn read_line(from: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     let mut too_long = false;
@@ -282,7 +281,7 @@ mod tests {
 
     const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": ["oob", "something-new"]}}"#;
 
-    /// Plays QEMU: greets, then answers every command with these lines.
+    /// Simulates QEMU: sends the greeting, then answers every command with these lines.
     fn fake(greeting: &'static str, answers: Vec<String>) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         thread::spawn(move || {

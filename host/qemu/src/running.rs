@@ -1,5 +1,4 @@
-//! A running machine: the process, its monitor and its vsock device behind the
-//! [`Machine`] trait.
+//! A running machine: process, monitor and vsock device behind the [`Machine`] trait.
 
 use std::{
     collections::HashMap,
@@ -26,11 +25,11 @@ use crate::{
     qmp::{BlockdevAdd, Notice, Qmp, QmpError},
 };
 
-/// How long the last events are waited for after QEMU has ended; they are in
-/// the socket by then, and reading them takes a wake-up of the runtime.
+/// Time limit for the last events after QEMU has exited; they are in the socket by then, and
+/// reading them takes one wake-up of the runtime.
 const LAST_EVENTS_LIMIT: Duration = Duration::from_secs(2);
 
-/// What the observers of a machine share.
+/// State that the observers of a machine share.
 #[derive(Debug, Default)]
 struct Watched {
     seen: Mutex<Seen>,
@@ -52,14 +51,14 @@ impl Watched {
         }
     }
 
-    /// The vsock device has broken with QEMU. A guest without it is of no use.
+    /// Handles a failure of the vsock device: the guest is useless without it, so the machine ends.
     fn vsock_failed(&self, cause: String) {
         tracing::error!(%cause, "the vsock device failed");
         self.seen().vsock_failure = Some(cause);
         self.end_process();
     }
 
-    /// Takes an event of QEMU.
+    /// Handles an event of QEMU.
     fn observe(&self, notice: Notice) {
         let stopped = matches!(notice, Notice::IoError { .. });
         if stopped {
@@ -67,7 +66,7 @@ impl Watched {
         }
         self.seen().notices.push(notice);
         if stopped {
-            // The machine stands still and nobody would ever wake it.
+            // The machine is stopped, and nothing would resume it.
             self.end_process();
         }
     }
@@ -91,7 +90,7 @@ struct Layers {
     tops: HashMap<DriveSerial, Top>,
 }
 
-/// The uppermost layer of a drive.
+/// The topmost layer of a drive.
 #[derive(Debug, Clone)]
 struct Top {
     node: String,
@@ -100,21 +99,21 @@ struct Top {
     disk_bytes: u64,
     read_only: bool,
     durable: bool,
-    /// How many layers were put on it.
+    /// The number of layers added to it.
     pushed: u32,
 }
 
-/// The drives of a machine, opened.
+/// The opened drives of a machine.
 struct Drives {
     /// QEMU's names of each drive's files.
     sets: Vec<Vec<SetId>>,
     tops: HashMap<DriveSerial, Top>,
-    /// The size that no file of the machine exceeds.
+    /// Maximum size of any file of the machine.
     file_bytes: u64,
 }
 
 fn open_drives(spec: &MachineSpec, handed: &mut Handed) -> Result<Drives, MachineError> {
-    // The guest's memory is a file as well.
+    // The guest's memory is a file too.
     let mut file_bytes = u64::from(memory_mib(spec)) << 20;
     let (mut sets, mut tops) = (Vec::new(), HashMap::new());
     for drive in &spec.drives {
@@ -149,7 +148,7 @@ fn io_error(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Machine
 }
 
 impl QemuMachine {
-    /// Starts QEMU and shakes hands with its monitor.
+    /// Starts QEMU and negotiates with its monitor.
     pub(crate) async fn start(
         qemu: &Qemu,
         host: Host,
@@ -184,7 +183,7 @@ impl QemuMachine {
         let (tell, ended) = watch::channel(None);
         let at_exit = Arc::clone(&watched);
         let process = Process::start(launch, move |exit| {
-            // The sender is dropped with the observer of events, after the last.
+            // The sender is dropped with the event observer, after the last event.
             let _ = last_event.recv_timeout(LAST_EVENTS_LIMIT);
             let _ = tell.send(Some(why(&at_exit, &exit)));
         })
@@ -205,8 +204,8 @@ impl QemuMachine {
         Ok(Self { layers, watched, process, qmp, vsock, ended })
     }
 
-    /// Puts a new layer on a drive: QEMU is sent the file, makes a node of it, and moves
-    /// the drive onto that.
+    /// Adds a layer to a drive: sends the file to QEMU, creates its node, and switches the drive to
+    /// it.
     async fn put_layer(
         &self,
         set: SetId,
@@ -230,7 +229,7 @@ impl QemuMachine {
     }
 }
 
-/// Starts the vsock device and gives QEMU's end of its connection.
+/// Starts the vsock device and returns QEMU's end of its connection.
 async fn start_vsock(
     qemu: &Qemu,
     spec: &MachineSpec,
@@ -247,8 +246,8 @@ async fn start_vsock(
     started.map_err(io_error("start the vsock device"))
 }
 
-/// The files that QEMU reads by their paths, because it takes them in no other way.
-/// Checked here, as it would only complain in its own words.
+/// The files that QEMU accepts only by path. Checked here, because QEMU's own errors are less
+/// clear.
 fn boot_files(spec: &MachineSpec) -> Result<Vec<PathBuf>, MachineError> {
     let check = |path: &PathBuf| {
         let unusable = |cause: std::io::Error| MachineError::Unavailable {
@@ -262,7 +261,7 @@ fn boot_files(spec: &MachineSpec) -> Result<Vec<PathBuf>, MachineError> {
     [&spec.kernel, &spec.initrd].into_iter().map(check).collect()
 }
 
-/// The reason of the end; to be called when nothing more will be seen.
+/// The reason of the end; called after all observations are complete.
 fn why(watched: &Watched, exit: &Exit) -> HaltReason {
     let console_panic =
         watched.process().as_ref().is_some_and(|process| process.console.shows_panic());
@@ -271,8 +270,8 @@ fn why(watched: &Watched, exit: &Exit) -> HaltReason {
     halt::reason(&seen, exit)
 }
 
-/// The error when QEMU did not get as far as its monitor: as a rule it has said
-/// why on its standard error and left.
+/// The error if QEMU ended before its monitor was ready: usually its standard error contains the
+/// reason.
 async fn not_started(
     process: &Process,
     mut ended: watch::Receiver<Option<HaltReason>>,
@@ -299,7 +298,7 @@ async fn not_started(
     MachineError::Vmm { action: "start".to_owned(), reason }
 }
 
-/// The image that QEMU could not lock, if that is what it complains about.
+/// The image that QEMU could not lock, if its message reports that.
 fn image_in_use(complaint: &str) -> Option<&str> {
     let rest = complaint.split_once("Failed to get ")?.1.split_once("using the image [")?.1;
     Some(rest.split_once("]?")?.0)
@@ -374,8 +373,8 @@ impl Drop for QemuMachine {
     fn drop(&mut self) {
         self.watched.seen().killed = true;
         self.process.kill();
-        // Image locks and memory are gone when the process is: wait for that,
-        // some milliseconds, so that the caller can use the files at once.
+        // Image locks and memory are released when the process is gone: wait for that, some
+        // milliseconds, so that the caller can use the files at once.
         self.process.wait_gone();
     }
 }

@@ -1,5 +1,5 @@
-//! QEMU's confinement without a machine: what holds here, and what a program in QEMU's
-//! place can do.
+//! Tests QEMU's confinement without a machine: which restrictions apply on this host, and what a
+//! program in QEMU's place can do.
 
 use std::{
     ffi::OsString,
@@ -20,15 +20,15 @@ use crate::{
     process::{Exit, Input, Launch, Process},
 };
 
-/// Such a program writes to no file.
+/// The test programs write no file.
 const FILE_BYTES_MAX: u64 = 0;
 
 impl Qemu {
-    /// What confines QEMU on this host: asked of one that starts confined, tells its
-    /// version, and ends. So it is known, too, that it can start like that.
+    /// The confinement of QEMU on this host, reported by a QEMU that starts confined, prints its
+    /// version, and exits. This also checks that it can start this way.
     ///
     /// # Errors
-    /// When it cannot.
+    /// Fails if it cannot.
     pub async fn confinement(&self) -> Result<Confinement, MachineError> {
         let (process, exit) = run(self, vec!["--version".into()]).await?;
         match (process.confinement, &exit.status) {
@@ -38,12 +38,11 @@ impl Qemu {
     }
 }
 
-/// Has a program in QEMU's place try something: `program` calls [`crate::exec_child`] when
-/// its first argument is [`crate::CHILD_VERB`], and [`confine::trial::in_place`] when that is
-/// [`TRIAL_VERB`].
+/// Runs an attempt in QEMU's place: `program` must call [`crate::exec_child`] if its first argument
+/// is [`crate::CHILD_VERB`], and [`confine::trial::in_place`] if that is [`TRIAL_VERB`].
 ///
 /// # Errors
-/// When it cannot be started.
+/// Fails if it cannot be started.
 pub async fn try_out(program: &Path, attempt: &Attempt) -> Result<Outcome, MachineError> {
     let in_place = Qemu {
         program: program.to_owned(),
@@ -55,7 +54,7 @@ pub async fn try_out(program: &Path, attempt: &Attempt) -> Result<Outcome, Machi
     let (process, exit) = run(&in_place, vec![TRIAL_VERB.into(), text.into()]).await?;
     match (serde_json::from_str(&process.console.text()), &exit.status) {
         (Ok(outcome), Ok(status)) if status.success() => Ok(outcome),
-        // It was there, and then it was not.
+        // The process had started, and was killed.
         _ if process.confinement.is_some() => Ok(Outcome::Killed(halt::ending(&exit))),
         _ => Err(failed(halt::ending(&exit))),
     }

@@ -1,8 +1,8 @@
-//! The rate of the host's time stamp counter, which is the guest's under TCG.
+//! Determines the frequency of the host's time stamp counter, which is the guest's under TCG.
 //!
-//! Measured against the monotonic clock; the first line of `/proc/cpuinfo` that
-//! tells a frequency serves only where it cannot be: it is the present clock
-//! rate of a core, which frequency scaling moves away from the TSC's.
+//! It is measured against the monotonic clock. If that is impossible, the first frequency in
+//! `/proc/cpuinfo` is used; it is the current clock rate of a core, which frequency scaling makes
+//! different from the TSC's.
 
 use std::{
     fs,
@@ -11,16 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the counter is watched: two readings 10 ms apart are good to 50
-/// parts in a million, far better than the 1 % that a build can stand.
+/// Measuring time: two readings 10 ms apart are accurate to 50 ppm, far better than the 1 % that a
+/// build tolerates.
 const WATCH: Duration = Duration::from_millis(10);
-/// Rates that a real TSC has; a stand-in counting nanoseconds is outside.
+/// Plausible frequencies of a real TSC; an emulated counter of nanoseconds is outside.
 const PLAUSIBLE_KHZ: std::ops::Range<u32> = 400_000..8_000_000;
-/// The rate of a counter of nanoseconds, which a host without a usable TSC
-/// gives instead.
+/// The frequency of a nanosecond counter, which a host without a usable TSC emulates.
 const NANOSECONDS_KHZ: u32 = 1_000_000;
 
-/// The rate in kHz, measured once per process. Blocks for 10 ms the first time.
+/// The frequency in kHz, measured once per process. The first call blocks for 10 ms.
 pub(crate) fn khz() -> Option<u32> {
     static RATE: OnceLock<Option<u32>> = OnceLock::new();
     *RATE.get_or_init(|| measure().or_else(from_cpuinfo))
@@ -34,7 +33,7 @@ fn measure() -> Option<u32> {
     let nanos = start.elapsed().as_nanos();
     let ticks = u128::from(last.checked_sub(first)?);
     let rate = u32::try_from((ticks * 1_000_000).checked_div(nanos)?).ok()?;
-    // 0.1 % around 1 GHz is taken for nanoseconds.
+    // Rates within 0.1 % of 1 GHz are taken for nanoseconds.
     let stand_in = rate.abs_diff(NANOSECONDS_KHZ) < 1_000;
     (PLAUSIBLE_KHZ.contains(&rate) && !stand_in).then_some(rate)
 }

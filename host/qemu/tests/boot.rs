@@ -1,4 +1,4 @@
-//! Real boots: the device contract, the ends of a machine, drives and layers.
+//! Boots machines: the device contract, how machines end, drives and layers.
 
 #![expect(
     clippy::unwrap_used,
@@ -74,7 +74,7 @@ async fn streams_carry_bulk_many_at_once_and_half_close() {
     let Some(guest) = boot(|_| ()).await else { return };
     let machine = &guest.machine;
 
-    // Half-close: the guest answers after the host has ended its side.
+    // Half-close: the guest replies after the host has closed its direction.
     let mut echo = machine.connect(ECHO_PORT).await.unwrap();
     echo.write_all(b"to and fro").unwrap();
     echo.shutdown(Shutdown::Write).unwrap();
@@ -86,8 +86,8 @@ async fn streams_carry_bulk_many_at_once_and_half_close() {
     let mut refused = machine.connect(9999).await.unwrap();
     assert_eq!(refused.read(&mut [0; 1]).unwrap_or(0), 0);
 
-    // Two hundred at once, each with its own bytes; opened in parts, as the
-    // guest's listener holds 128 that it has not accepted.
+    // Two hundred connections at once, each with its own bytes; opened in batches, since the
+    // guest's listen backlog is 128.
     let mut streams = Vec::new();
     for _ in 0..4 {
         let first = streams.len();
@@ -153,7 +153,7 @@ fn rate(megabytes: usize, since: Instant) -> f64 {
     megabytes as f64 / since.elapsed().as_secs_f64()
 }
 
-/// Processor time of QEMU so far: on a busy host it says more than the clock.
+/// CPU time of QEMU so far: on a busy host it is more significant than elapsed time.
 fn cpu_ms(guest: &Guest) -> u64 {
     let counters = guest.machine.counters();
     counters.iter().find(|(name, _)| name == "cpu_ms").unwrap().1
@@ -228,11 +228,11 @@ async fn zeroes_become_holes() {
     guest.machine.kill().await;
 }
 
-/// Set where there is a file system of 8 MiB on /mnt.
+/// Set if /mnt has a filesystem of 8 MiB.
 const SMALL: &str = "VBUILD_TEST_SMALL";
 
-/// Runs this test once more in user and mount namespaces with a small file system. The
-/// test opens the drive, so it has to be there as well as QEMU.
+/// Runs this test again in new user and mount namespaces with a small filesystem. The test itself
+/// opens the drive, so it needs the filesystem too.
 fn in_a_small_place(test: &str) {
     let allowed = Command::new("unshare")
         .args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"])
@@ -319,7 +319,7 @@ async fn a_qemu_that_somebody_else_ends_is_lost() {
         spec.cmdline.push(format!("mark={}", spec.run_dir.display()));
     };
     let Some(guest) = boot(with_mark).await else { return };
-    // Only this one has the directory on its command line.
+    // Only this guest has the directory on its command line.
     let dir = guest.dir.path().to_str().unwrap();
     let pid: i32 = processes_with(dir).first().unwrap().parse().unwrap();
     kill(Pid::from_raw(pid), Signal::SIGSEGV).unwrap();
@@ -327,7 +327,7 @@ async fn a_qemu_that_somebody_else_ends_is_lost() {
     assert_eq!(guest.machine.wait().await, lost);
 }
 
-/// The processes whose command line has this word.
+/// The processes whose command line contains this word.
 fn processes_with(word: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {

@@ -1,5 +1,5 @@
-//! Booting images: a boot sector that writes to its disk, greets and echoes
-//! stands for a finished image under BIOS; UEFI has only to look for one.
+//! Boots images: under BIOS, a boot sector that writes to its disk, prints a text and echoes keys;
+//! under UEFI, the firmware only searches for a boot loader.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,11 +15,11 @@ use qemu::{
     boot::{BootSpec, Firmware, NotSeen, Session, find_uefi},
 };
 
-/// Firmware takes seconds on an idle host; the tests share theirs.
+/// Firmware takes seconds on an idle host; the tests run in parallel.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Sixteen-bit code, loaded at 0x7c00: overwrites the second sector with itself,
-/// prints the text at its end, then echoes keys, all by the BIOS.
+/// 16-bit code, loaded at 0x7c00: overwrites the second sector with itself, prints the text at its
+/// end, then echoes keys, all through the BIOS.
 const BOOT_SECTOR: [u8; 41] = [
     0xb8, 0x01, 0x03, // mov ax, 0x0301     write one sector
     0xbb, 0x00, 0x7c, // mov bx, 0x7c00     from here
@@ -99,7 +99,7 @@ async fn what_is_wrong_is_told_before_and_by_qemu() {
     let missing = spec("/no/such/image".into(), Firmware::Bios);
     let error = Session::start(&qemu, &missing).await.unwrap_err().to_string();
     assert!(error.contains("/no/such/image"), "{error}");
-    // More than a processor can address.
+    // More memory than a CPU can address.
     let dir = tempfile::tempdir().unwrap();
     let impossible = BootSpec { memory_mib: u32::MAX, ..spec(image(&dir).0, Firmware::Bios) };
     let mut session = Session::start(&qemu, &impossible).await.unwrap();

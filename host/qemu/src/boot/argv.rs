@@ -1,4 +1,4 @@
-//! QEMU's command line for a finished image, as a pure function.
+//! QEMU's command line for booting a finished image, as a pure function.
 
 use machine::DriveFormat;
 use serde_json::{Value, json};
@@ -9,13 +9,13 @@ use crate::{
     argv::{Access, Args, SANDBOX, TCG_CPU, chain_node, image_node},
 };
 
-/// Files that nobody wants to keep.
+/// Access to temporary files, which need not be durable.
 const THROWN_AWAY: Access = Access { read_only: false, durable: false };
 /// Files that are only read.
 const READ: Access = Access { read_only: true, durable: false };
 
-/// QEMU's arguments, without the program. `card` is the number of the descriptor that
-/// carries the frames of a network card.
+/// QEMU's arguments, without the program. `card` is the number of the descriptor for the frames of
+/// the network card.
 pub(super) fn argv(
     spec: &BootSpec,
     accel: QemuAccel,
@@ -29,7 +29,7 @@ pub(super) fn argv(
     args.pair("-display", "none");
     args.pair("-sandbox", SANDBOX);
     let mut nodes = Vec::new();
-    // Without graphics, SeaBIOS and boot loaders talk to the serial port.
+    // Without graphics, SeaBIOS and boot loaders use the serial port.
     let mut machine = "q35,graphics=off".to_owned();
     if let Some([code, variables]) = files.flash {
         nodes.push(named("code", image_node(code, DriveFormat::Raw, READ, Value::Null)));

@@ -1,5 +1,5 @@
-//! The files of a boot, opened: the image and the firmware to be read, and files without
-//! names for what the guest changes.
+//! Opens the files of a boot: image and firmware read-only, and unnamed files for the guest's
+//! changes.
 
 use std::{
     fs::File,
@@ -13,21 +13,21 @@ use microvm::{OpenDrive, file_bytes_max, open_drive};
 use super::{BootSpec, Firmware};
 use crate::handed::{Handed, SetId};
 
-/// QEMU's names of them.
+/// The files of a boot, by QEMU's names.
 #[derive(Debug)]
 pub(super) struct Files {
-    /// The image, and the files that it stands on, nearest first.
+    /// The image and its backing files, nearest first.
     pub(super) image: Vec<SetId>,
-    /// A layer over it, for what the guest writes.
+    /// The temporary layer over the image for the guest's writes.
     pub(super) changes: SetId,
-    /// The firmware's code and variables, where it has any.
+    /// Code and variables of the firmware, if it has any.
     pub(super) flash: Option<[SetId; 2]>,
-    /// The size that no file exceeds.
+    /// Maximum size of any file that QEMU writes.
     pub(super) file_bytes: u64,
 }
 
-/// Opens them and hands them over: of the image, the files of the order, whatever its
-/// header names.
+/// Opens the files and adds them to `handed`: of the image, only the files in the specification,
+/// whatever its header names.
 pub(super) fn open_files(spec: &BootSpec, handed: &mut Handed) -> Result<Files, MachineError> {
     let OpenDrive { files, disk_bytes } = open_drive(&drive(spec)?)?;
     let mut give = |path: &Path, file: File, writable| {
@@ -69,8 +69,8 @@ fn drive(spec: &BootSpec) -> Result<Drive, MachineError> {
     })
 }
 
-/// A file without a name, where QEMU itself would put it: `/tmp` is often memory, and a
-/// guest may write gigabytes.
+/// Creates an unnamed file in QEMU's own directory for temporary files: `/tmp` is often a tmpfs,
+/// and a guest may write gigabytes.
 fn temporary() -> io::Result<File> {
     match std::env::var_os("TMPDIR").filter(|folder| !folder.is_empty()) {
         Some(folder) => tempfile::tempfile_in(folder),
@@ -78,7 +78,7 @@ fn temporary() -> io::Result<File> {
     }
 }
 
-/// A copy without a name: variables are half a mebibyte.
+/// Copies a file to an unnamed one: firmware variables have half a mebibyte.
 fn copy(mut from: &File) -> io::Result<File> {
     let mut to = temporary()?;
     io::copy(&mut from, &mut to)?;

@@ -1,5 +1,5 @@
-//! UEFI firmware on the host, found by the descriptors that distributions
-//! install for every user of QEMU (its `docs/interop/firmware.json`).
+//! Finds UEFI firmware on the host by the descriptors that distributions install for all users of
+//! QEMU (its `docs/interop/firmware.json`).
 
 use std::{
     fs,
@@ -9,11 +9,11 @@ use std::{
 use machine::MachineError;
 use serde_json::Value;
 
-/// Where descriptors lie, the administrator's before the distribution's.
+/// Directories of descriptors; the administrator's precede the distribution's.
 const DIRECTORIES: [&str; 2] = ["/etc/qemu/firmware", "/usr/share/qemu/firmware"];
-/// Descriptors are a kilobyte; anything much larger is something else.
+/// Maximum size of a descriptor; real ones have about a kilobyte.
 const DESCRIPTOR_MAX_BYTES: u64 = 64 * 1024;
-/// Code and variables where no descriptor says anything.
+/// Code and variables to try if there is no descriptor.
 const PLAIN_FILES: [(&str, &str); 4] = [
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
@@ -21,19 +21,19 @@ const PLAIN_FILES: [(&str, &str); 4] = [
     ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
 ];
 
-/// A UEFI firmware: its code, and the variables it starts with.
+/// A UEFI firmware: its code, and its initial variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uefi {
-    /// The code, never written to.
+    /// The code, read-only.
     pub code: PathBuf,
-    /// A template of the variables; writes go nowhere.
+    /// The template of the variables; the guest writes to a copy.
     pub variables: PathBuf,
 }
 
-/// Finds the host's UEFI firmware for an ordinary PC without secure boot.
+/// Finds UEFI firmware for a standard PC without secure boot.
 ///
 /// # Errors
-/// When there is none.
+/// Fails if there is none.
 pub fn find_uefi() -> Result<Uefi, MachineError> {
     let described = DIRECTORIES.iter().flat_map(|directory| descriptors(Path::new(directory)));
     let plain = PLAIN_FILES
@@ -48,8 +48,8 @@ pub fn find_uefi() -> Result<Uefi, MachineError> {
     )
 }
 
-/// The firmware described in a directory, in the order of the file names, which
-/// is the order of preference.
+/// The firmware of all suitable descriptors in a directory, sorted by file name, which is the order
+/// of preference.
 fn descriptors(directory: &Path) -> Vec<Uefi> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -66,7 +66,7 @@ fn descriptors(directory: &Path) -> Vec<Uefi> {
         .collect()
 }
 
-/// The firmware in a descriptor, if it suits a q35 PC without secure boot.
+/// The firmware of a descriptor, if it suits a q35 PC without secure boot.
 fn suitable(descriptor: &Value) -> Option<Uefi> {
     let has = |list: &Value, word: &str| {
         list.as_array().is_some_and(|list| list.iter().any(|entry| entry == word))

@@ -1,7 +1,6 @@
-//! Booting a finished image on an ordinary PC: `vbuild boot IMAGE` for people,
-//! [`Session`] for tests. The image is never written to; what the guest changes
-//! goes to temporary files without names. QEMU is confined as for a build, and gets
-//! these files and the image as descriptors.
+//! Boots a finished image on a standard PC: `vbuild boot IMAGE` for interactive use, [`Session`]
+//! for tests. The image is never written; the guest's changes go to unnamed temporary files. QEMU
+//! is confined as for a build, and gets these files and the image as descriptors.
 
 mod argv;
 mod files;
@@ -23,13 +22,13 @@ use crate::{
     process::{Exit, Input, Launch, Process},
 };
 
-/// The console text that a session keeps: a verbose boot prints some 100 KiB.
+/// Console output that a session keeps: a verbose boot prints some 100 KiB.
 const CONSOLE_MAX_BYTES: usize = 1 << 20;
-/// Keys typed at once: half of what the keyboard buffer of a BIOS holds.
+/// Keys sent at once: half of a BIOS keyboard buffer.
 const KEYS_AT_ONCE: usize = 8;
-/// How long a guest has for them: a BIOS looks 18 times a second.
+/// Delay between these: a BIOS polls the keyboard 18 times a second.
 const TYPING_PAUSE: Duration = Duration::from_millis(120);
-/// How often a session looks for what it waits for.
+/// How often a session checks for expected output.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The firmware that starts the image.
@@ -41,15 +40,14 @@ pub enum Firmware {
     Uefi(Uefi),
 }
 
-/// What is to be booted, and on what.
+/// What to boot, and the machine.
 #[derive(Debug, Clone)]
 pub struct BootSpec {
     /// The image.
     pub image: PathBuf,
     /// Its format, never guessed.
     pub format: DriveFormat,
-    /// The files that it stands on, nearest first. QEMU opens no other, whatever the
-    /// image's header names.
+    /// Its backing files, nearest first. QEMU opens no others, whatever the image's header names.
     pub below: Vec<Layer>,
     /// The logical block size of the disk.
     pub block_size: BlockSize,
@@ -59,16 +57,16 @@ pub struct BootSpec {
     pub memory_mib: u32,
     /// Number of processors.
     pub vcpus: u8,
-    /// What the network card leads to; without it there is none.
+    /// The network behind the card; `None` for a machine without a card.
     pub network: Option<Network>,
 }
 
-/// The way out of a booted image.
+/// The network of a booted image.
 #[derive(Clone)]
 pub struct Network {
-    /// Gives streams to the network's door.
+    /// Opens channels to the egress service.
     pub door: OnGuestConnect,
-    /// The port for which it does.
+    /// The egress port.
     pub port: u32,
 }
 
@@ -78,12 +76,12 @@ impl std::fmt::Debug for Network {
     }
 }
 
-/// Whose console it is.
+/// The user of the console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Console {
-    /// A person's, with QEMU's keys (Ctrl-A X ends it).
+    /// A terminal, with QEMU's escape keys (Ctrl-A X ends it).
     Terminal,
-    /// A program's: bytes as they are.
+    /// A program; bytes are passed unchanged.
     Pipe,
 }
 
@@ -91,7 +89,7 @@ fn start_failed(source: io::Error) -> MachineError {
     MachineError::Io { action: "start QEMU".to_owned(), source }
 }
 
-/// A started QEMU, and how it will have ended.
+/// A started QEMU, and its exit once it has ended.
 #[derive(Debug)]
 struct Started {
     process: Process,
@@ -149,7 +147,7 @@ async fn start(qemu: &Qemu, spec: &BootSpec, console: Console) -> Result<Started
     Ok(Started { process, names, ended, card })
 }
 
-/// Starts the other end of the network card, and gives QEMU's end.
+/// Starts the process behind the network card, and returns QEMU's end of the connection.
 async fn start_card(
     qemu: &Qemu,
     network: &Network,
@@ -157,7 +155,7 @@ async fn start_card(
     let (helper, Network { door, port }) = (qemu.helper.clone(), network.clone());
     let failed = |source| MachineError::Io { action: "start the network card".into(), source };
     let start = move || {
-        // The guest then has a card on which nothing answers.
+        // The guest then has a card that gets no answers.
         let on_failure = |reason: String| tracing::error!("the network has ended: {reason}");
         NicProcess::start(&helper, port, door, on_failure)
     };
@@ -165,8 +163,8 @@ async fn start_card(
     started.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
 }
 
-/// A booted image on the terminal of this process. The terminal is QEMU's meanwhile:
-/// Ctrl-A X ends it, Ctrl-C goes to the guest. Dropping it ends the guest.
+/// A booted image on the terminal of this process. QEMU owns the terminal meanwhile: Ctrl-A X ends
+/// QEMU, Ctrl-C goes to the guest. Dropping it ends the guest.
 #[derive(Debug)]
 pub struct Terminal(Started);
 
@@ -174,21 +172,21 @@ impl Terminal {
     /// Boots the image.
     ///
     /// # Errors
-    /// When QEMU cannot be started.
+    /// Fails if QEMU cannot be started.
     pub async fn start(qemu: &Qemu, spec: &BootSpec) -> Result<Self, MachineError> {
         start(qemu, spec, Console::Terminal).await.map(Self)
     }
 
-    /// What confines the processes that handle what the guest writes.
+    /// The confinement of each process that handles guest data.
     #[must_use]
     pub fn confinement(&self) -> Vec<Confinement> {
         self.0.confinement()
     }
 
-    /// Waits for the end of QEMU.
+    /// Waits until QEMU exits.
     ///
     /// # Errors
-    /// When nobody knows how it ended.
+    /// Fails if the exit status is unknown.
     pub async fn wait(&mut self) -> Result<ExitStatus, MachineError> {
         let gone = || start_failed(io::Error::other("the thread that watches QEMU is gone"));
         let exit = self.0.ended.wait_for(Option::is_some).await.map_err(|_| gone())?.clone();
@@ -196,33 +194,32 @@ impl Terminal {
     }
 }
 
-/// Why a text did not appear on the console.
+/// Why an expected text did not appear on the console.
 #[derive(Debug, thiserror::Error)]
 pub enum NotSeen {
-    /// The time is over.
+    /// The time limit expired.
     #[error("`{needle}` did not appear on the console within {} s", limit.as_secs())]
     TimedOut {
-        /// What was waited for.
+        /// The expected text.
         needle: String,
-        /// How long.
+        /// The time limit.
         limit: Duration,
     },
-    /// QEMU has ended before.
+    /// QEMU exited first.
     #[error("`{needle}` did not appear on the console: {ending}")]
     Ended {
-        /// What was waited for.
+        /// The expected text.
         needle: String,
         /// How QEMU ended.
         ending: String,
     },
 }
 
-/// A booted image with its serial console in the hands of a program. Dropping
-/// it ends the guest.
+/// A booted image whose serial console is controlled by a program. Dropping it ends the guest.
 #[derive(Debug)]
 pub struct Session {
     started: Started,
-    /// How far the console has been looked through.
+    /// The position up to which the console was searched.
     looked: u64,
 }
 
@@ -230,32 +227,31 @@ impl Session {
     /// Boots the image.
     ///
     /// # Errors
-    /// When QEMU cannot be started. What it complains about afterwards shows in
-    /// [`Session::expect`].
+    /// Fails if QEMU cannot be started. Later errors of QEMU are reported by [`Session::expect`].
     pub async fn start(qemu: &Qemu, spec: &BootSpec) -> Result<Self, MachineError> {
         Ok(Self { started: start(qemu, spec, Console::Pipe).await?, looked: 0 })
     }
 
-    /// What confines the processes that handle what the guest writes.
+    /// The confinement of each process that handles guest data.
     #[must_use]
     pub fn confinement(&self) -> Vec<Confinement> {
         self.started.confinement()
     }
 
-    /// How QEMU ended, in words.
+    /// A description of QEMU's exit, if it has ended.
     fn ending(&self) -> Option<String> {
         let exit = self.started.ended.borrow().clone();
         exit.map(|exit| self.started.names.in_words(&halt::ending(&exit)))
     }
 
-    /// Waits until this text appears behind what was found the last time.
+    /// Waits until this text appears after the previous match.
     ///
     /// # Errors
-    /// When it does not.
+    /// Fails if it does not.
     pub async fn expect(&mut self, needle: &str, limit: Duration) -> Result<(), NotSeen> {
         let deadline = Instant::now() + limit;
         loop {
-            // Looked at in this order, so that the last words are not missed.
+            // Checked in this order, so that the final output is not missed.
             let ending = self.ending();
             if let Some(end) = self.started.process.console.find(needle.as_bytes(), self.looked) {
                 self.looked = end;
@@ -272,11 +268,11 @@ impl Session {
         }
     }
 
-    /// Types this text, to which a line end is not added. It is typed at a pace that
-    /// firmware and boot loaders take: their buffers hold a dozen keys.
+    /// Types this text, without adding a line end, at a pace that firmware and boot loaders can
+    /// handle: their buffers hold a dozen keys.
     ///
     /// # Errors
-    /// When the guest has ended.
+    /// Fails if the guest has ended.
     pub async fn send(&self, text: &str) -> io::Result<()> {
         for keys in text.as_bytes().chunks(KEYS_AT_ONCE) {
             self.started.process.send(keys)?;
@@ -285,14 +281,14 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for the end of QEMU and says how it came, or `None` after `limit`.
+    /// Waits until QEMU exits and describes its end; `None` after `limit`.
     pub async fn ended(&mut self, limit: Duration) -> Option<String> {
         let ended = self.started.ended.wait_for(Option::is_some);
         tokio::time::timeout(limit, ended).await.ok()?.ok()?;
         self.ending()
     }
 
-    /// The console so far, its last mebibyte at least.
+    /// The console output so far; at least its last mebibyte.
     #[must_use]
     pub fn console(&self) -> String {
         self.started.process.console.text()

@@ -1,11 +1,10 @@
-//! A machine with the test guest in it, or the reason why there is none.
+//! Starts a machine with the test guest, or reports why that is impossible.
 //!
-//! The kernel is Debian's cloud kernel (`VBUILD_TEST_KERNEL`), the initramfs is
-//! made by the example `pack_initrd` from the example `testguest`, linked
-//! statically, and the modules virtio_ring, virtio, virtio_mmio, virtio_blk,
-//! vsock, vmw_vsock_virtio_transport_common, vmw_vsock_virtio_transport,
-//! rng-core and virtio-rng (`VBUILD_TEST_INITRD`). `VBUILD_TEST_QEMU` names a
-//! QEMU other than the one in the path.
+//! The kernel is Debian's cloud kernel (`VBUILD_TEST_KERNEL`). The initramfs (`VBUILD_TEST_INITRD`)
+//! is packed by the example `pack_initrd` from the statically linked example `testguest` and the
+//! modules virtio_ring, virtio, virtio_mmio, virtio_blk, vsock, vmw_vsock_virtio_transport_common,
+//! vmw_vsock_virtio_transport, rng-core and virtio-rng. `VBUILD_TEST_QEMU` names a QEMU other than
+//! the one in `PATH`.
 
 use std::{
     env,
@@ -28,13 +27,13 @@ pub(crate) const SINK_PORT: u32 = 11;
 pub(crate) const SOURCE_PORT: u32 = 12;
 pub(crate) const COMMAND_PORT: u32 = 13;
 
-/// A boot takes 3 s on an idle host; the tests share theirs.
+/// A boot takes 3 s on an idle host; the tests run in parallel.
 const UP_LIMIT: Duration = Duration::from_secs(120);
 
-/// The way down takes a second on an idle host.
+/// A shutdown takes a second on an idle host.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
-/// The files that a boot needs, or `None` after saying what is missing.
+/// The files needed for a boot, or `None` after printing what is missing.
 pub(crate) fn guest_files() -> Option<(PathBuf, PathBuf)> {
     let file = |name: &str| {
         let path = env::var_os(name).map(PathBuf::from).filter(|path| path.exists());
@@ -50,7 +49,7 @@ pub(crate) fn guest_files() -> Option<(PathBuf, PathBuf)> {
     Some((file("VBUILD_TEST_KERNEL")?, file("VBUILD_TEST_INITRD")?))
 }
 
-/// The example that plays vbuild's binary; cargo builds it with the tests.
+/// The example that stands in for vbuild's binary; cargo builds it with the tests.
 pub(crate) fn helper() -> PathBuf {
     let mut path = env::current_exe().expect("tests know their path");
     path.pop();
@@ -65,10 +64,10 @@ pub(crate) fn backend() -> Qemu {
         .with_helper(helper())
 }
 
-/// A guest that has said that it is up.
+/// A guest that has reported that it is up.
 pub(crate) struct Guest {
     pub(crate) machine: Box<dyn Machine>,
-    /// The connection by which it said so; its end makes the guest power off.
+    /// The connection of that report; closing it makes the guest power off.
     pub(crate) up: UnixStream,
     pub(crate) greeting: String,
     pub(crate) dir: tempfile::TempDir,
@@ -138,7 +137,7 @@ pub(crate) async fn boot_with(
 }
 
 impl Guest {
-    /// Sends a command and returns the answer, empty at the end of the stream.
+    /// Sends a command and returns the reply, which is empty at the end of the stream.
     pub(crate) async fn command(&self, line: &str) -> String {
         let mut stream = self.machine.connect(COMMAND_PORT).await.expect("connects");
         let line = format!("{line}\n");
@@ -153,7 +152,7 @@ impl Guest {
         .expect("no panic")
     }
 
-    /// Asks for the end and waits for it.
+    /// Requests the end and waits for it.
     pub(crate) async fn end(&self, command: &str) -> HaltReason {
         let line = format!("{command}\n");
         let mut stream = self.machine.connect(COMMAND_PORT).await.expect("connects");
