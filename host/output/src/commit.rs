@@ -184,7 +184,8 @@ fn stamp(seconds: u64) -> String {
 
 /// The Gregorian date of a number of days since 1970. Counts in eras of 400 years that begin on the
 /// first of March, so that leap days are last.
-pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
+#[must_use]
+pub fn civil_date(days: u64) -> (u64, u64, u64) {
     const DAYS_FROM_0000_03_01: u64 = 719_468;
     const DAYS_PER_ERA: u64 = 146_097;
     let shifted = days + DAYS_FROM_0000_03_01;

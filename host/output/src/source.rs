@@ -58,16 +58,6 @@ impl RawFile {
         let len = file.metadata().map_err(|e| OutputError::io("examine", path, e))?.len();
         Ok(Self { path: path.to_owned(), file, len })
     }
-
-    fn seek(&self, offset: u64, whence: Whence) -> io::Result<Option<u64>> {
-        let at = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        match lseek64(&self.file, at, whence) {
-            Ok(found) => Ok(Some(u64::try_from(found).map_err(|_| io::ErrorKind::InvalidData)?)),
-            // Only a hole follows.
-            Err(nix::errno::Errno::ENXIO) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
-    }
 }
 
 impl BlockSource for RawFile {
