@@ -1,9 +1,23 @@
-//! The one error of the command line, and the one table from its kind to the
-//! exit status. Nothing else in vbuild ends the process.
+//! The one error of the command line: its kinds, the exit status of each kind, and the
+//! conversions from the errors of all libraries, so that a command needs only `?`.
+//! Nothing else in vbuild ends the process.
+//!
+//! Errors of this package convert where they are defined. `std::io::Error` has no
+//! conversion: whose fault it is depends on the file, which only the caller knows.
 
 use std::{error::Error, fmt};
 
+use ::appliance::{Error as ApplianceError, ErrorKind as ApplianceErrorKind};
+use base_image::BaseError;
+use dib::{DibError, DibErrorKind};
 use engine::EngineError;
+use inputs::SourceError;
+use layers::{NewLayerError, ProjectError};
+use machine::MachineError;
+use output::OutputError;
+use reach::InvalidProxy;
+use session::SessionError;
+use store::StoreError;
 
 type Source = Box<dyn Error + Send + Sync>;
 
@@ -53,7 +67,7 @@ pub fn exit_status(kind: Kind) -> u8 {
 
 /// Ends the process without unwinding: for the user's second Ctrl-C. What it
 /// leaves behind, the next run cleans; the machine dies with it.
-pub fn exit_now(kind: Kind) -> ! {
+pub(crate) fn exit_now(kind: Kind) -> ! {
     std::process::exit(exit_status(kind).into())
 }
 
@@ -94,37 +108,46 @@ impl Error for Words {
 
 impl CommandError {
     /// Wraps an error value.
-    pub fn new(kind: Kind, source: impl Into<Source>) -> Self {
+    pub(crate) fn new(kind: Kind, source: impl Into<Source>) -> Self {
         Self { kind, source: source.into(), hints: Vec::new(), told: false, retry: false }
     }
 
     /// From words.
-    pub fn message(kind: Kind, text: impl Into<String>) -> Self {
+    pub(crate) fn message(kind: Kind, text: impl Into<String>) -> Self {
         Self::new(kind, Words { text: text.into(), source: None })
     }
 
     /// A usage error from words.
-    pub fn usage(text: impl Into<String>) -> Self {
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::message(Kind::Usage, text)
     }
 
     /// Says what was being done when the error came.
     #[must_use]
-    pub fn context(mut self, text: impl Into<String>) -> Self {
+    pub(crate) fn context(mut self, text: impl Into<String>) -> Self {
         self.source = Box::new(Words { text: text.into(), source: Some(self.source) });
         self
     }
 
+    /// The same error with other words in place of its text and its causes.
+    #[must_use]
+    pub(crate) fn in_words(self, words: Option<String>) -> Self {
+        match words {
+            Some(text) => Self { source: Box::new(Words { text, source: None }), ..self },
+            None => self,
+        }
+    }
+
     /// Adds a hint.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
     }
 
     /// Adds a hint if there is one.
     #[must_use]
-    pub fn maybe_hint(self, hint: Option<impl Into<String>>) -> Self {
+    pub(crate) fn maybe_hint(self, hint: Option<impl Into<String>>) -> Self {
         match hint {
             Some(hint) => self.hint(hint),
             None => self,
@@ -133,13 +156,13 @@ impl CommandError {
 
     /// The exit status of the process.
     #[must_use]
-    pub fn exit_status(&self) -> u8 {
+    pub(crate) fn exit_status(&self) -> u8 {
         exit_status(self.kind)
     }
 
     /// What a failed tool of the appliance wrote, if that is what failed.
     #[must_use]
-    pub fn tool_output(&self) -> Option<&str> {
+    pub(crate) fn tool_output(&self) -> Option<&str> {
         let mut cause: Option<&(dyn Error + 'static)> = Some(self.source.as_ref());
         while let Some(error) = cause {
             if let Some(EngineError::Tool { stderr, .. }) = error.downcast_ref() {
@@ -153,23 +176,181 @@ impl CommandError {
     /// The error and its causes, outermost first, without repetitions: a source
     /// that an error already shows in its own text is left out.
     #[must_use]
-    pub fn chain(&self) -> Vec<String> {
-        let mut lines = vec![self.source.to_string()];
-        let mut cause = self.source.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !lines.last().is_some_and(|above| above.contains(&text)) {
-                lines.push(text);
-            }
-            cause = error.source();
-        }
-        lines
+    pub(crate) fn chain(&self) -> Vec<String> {
+        chain(self.source.as_ref())
     }
+}
+
+/// An error and its causes, without those that the error above already shows in its text.
+fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut lines = vec![error.to_string()];
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    for text in causes.map(ToString::to_string) {
+        if !lines.last().is_some_and(|above| above.contains(&text)) {
+            lines.push(text);
+        }
+    }
+    lines
+}
+
+/// An error and its causes on one line.
+pub(crate) fn on_one_line(error: &(dyn Error + 'static)) -> String {
+    chain(error).join(": ")
 }
 
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.chain().join(": "))
+        f.write_str(&on_one_line(self.source.as_ref()))
+    }
+}
+
+/// The hint with the end of the guest's console, where there is one.
+fn console_hint(tail: Option<&str>) -> Option<String> {
+    let tail = tail.filter(|tail| !tail.trim().is_empty())?;
+    Some(format!("the end of the guest's console:\n{tail}"))
+}
+
+impl From<EngineError> for CommandError {
+    fn from(error: EngineError) -> Self {
+        let hint = console_hint(error.console_tail());
+        let kind = match &error {
+            EngineError::Cancelled => Kind::Interrupted,
+            EngineError::Script { phase, status: wire::ExitStatus::Code(code), .. }
+                if phase == "extra-data.d" =>
+            {
+                Kind::ExtraData { status: u8::try_from(*code).unwrap_or(1) }
+            }
+            EngineError::HelperDrive { .. } => Kind::Usage,
+            EngineError::Host { .. } => Kind::Host,
+            _ => Kind::Build,
+        };
+        Self::new(kind, error).maybe_hint(hint)
+    }
+}
+
+impl From<SessionError> for CommandError {
+    fn from(error: SessionError) -> Self {
+        let hint = console_hint(error.console_tail());
+        Self::new(Kind::Build, error).maybe_hint(hint)
+    }
+}
+
+impl From<MachineError> for CommandError {
+    fn from(error: MachineError) -> Self {
+        let hint = match &error {
+            MachineError::Unavailable { hint, .. } => hint.clone(),
+            _ => None,
+        };
+        Self::new(Kind::Host, error).maybe_hint(hint)
+    }
+}
+
+impl From<ApplianceError> for CommandError {
+    fn from(error: ApplianceError) -> Self {
+        let kind = match error.kind() {
+            ApplianceErrorKind::Request => Kind::Usage,
+            ApplianceErrorKind::DiskFull => Kind::Host,
+            _ => Kind::Build,
+        };
+        let hint = error.hint();
+        Self::new(kind, error).maybe_hint(hint)
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        let hint = error.hint();
+        Self::new(Kind::Host, error).maybe_hint(hint)
+    }
+}
+
+impl From<OutputError> for CommandError {
+    fn from(error: OutputError) -> Self {
+        let hint = error.hint();
+        Self::new(Kind::Build, error).maybe_hint(hint)
+    }
+}
+
+impl From<BaseError> for CommandError {
+    fn from(error: BaseError) -> Self {
+        let kind = match &error {
+            BaseError::Download(_) => Kind::Build,
+            _ => Kind::Usage,
+        };
+        let hint = error.hint();
+        Self::new(kind, error).maybe_hint(hint)
+    }
+}
+
+impl From<SourceError> for CommandError {
+    fn from(error: SourceError) -> Self {
+        let hint = error.hint();
+        Self::new(Kind::Usage, error).maybe_hint(hint)
+    }
+}
+
+impl From<InvalidProxy> for CommandError {
+    /// A proxy that cannot be used is not bypassed: it may be there to filter.
+    fn from(error: InvalidProxy) -> Self {
+        Self::new(Kind::Usage, error)
+            .hint("name a proxy that works, or say with NO_PROXY='*' that none shall be used")
+    }
+}
+
+impl From<DibError> for CommandError {
+    fn from(error: DibError) -> Self {
+        let kind = match error.kind() {
+            DibErrorKind::Usage | DibErrorKind::Recipe => Kind::Usage,
+            DibErrorKind::Fetch => Kind::Build,
+            DibErrorKind::Io => Kind::Host,
+        };
+        let hints = error.hints();
+        hints.into_iter().fold(Self::new(kind, error), Self::hint)
+    }
+}
+
+impl From<vmdb::Failure> for CommandError {
+    fn from(failure: vmdb::Failure) -> Self {
+        use vmdb::Failure;
+        let kind = match &failure {
+            Failure::NoTarget | Failure::Empty(_) | Failure::Variable(_) | Failure::Share(_) => {
+                Kind::VmdbUsage
+            }
+            Failure::Read { .. } | Failure::TooLarge(_) | Failure::Spec(_) => Kind::Build,
+        };
+        let hint = match &failure {
+            Failure::NoTarget => Some("`--output FILE` names the image that is made"),
+            Failure::Variable(_) => Some("such as `--variable suite=bookworm`"),
+            _ => None,
+        };
+        Self::new(kind, failure).maybe_hint(hint)
+    }
+}
+
+impl From<ProjectError> for CommandError {
+    fn from(error: ProjectError) -> Self {
+        let hint = match &error {
+            ProjectError::Empty(_) => {
+                Some("`vbuild layers new-layer 10_name` makes one".to_owned())
+            }
+            ProjectError::NotExecutable(path) => Some(format!("chmod +x {}", path.display())),
+            ProjectError::ScriptElsewhere { .. } => {
+                Some("put a copy of it in its place".to_owned())
+            }
+            ProjectError::Source(error) => error.hint(),
+            _ => None,
+        };
+        Self::new(Kind::Usage, error).maybe_hint(hint)
+    }
+}
+
+impl From<NewLayerError> for CommandError {
+    fn from(error: NewLayerError) -> Self {
+        let kind = match &error {
+            NewLayerError::Io { .. } => Kind::Host,
+            _ => Kind::Usage,
+        };
+        Self::new(kind, error)
     }
 }
 

@@ -1,46 +1,50 @@
-//! The thin library behind the vbuild binary.
+//! The thin library behind the vbuild binary. What is public is for `main`, for the manual
+//! (`man`), and for the tests that boot machines; a test counts it.
 //!
 //! ```text
-//! cli (as typed) ──► commands (resolved, one file per verb) ──► pipeline
-//!                          │                                       │ events
-//!                          └──────────► error ◄──── ui ◄───────────┘
+//! commands (one file per verb) ──► explain ──► build (pipeline) ──► machine
+//!    │                                            │ events             │
+//!    └──► cli (groups of options)                 ▼                    ▼
+//!                                                ui ──► run_context, settings, error
 //! ```
+//!
+//! A module imports only what stands to its right or below it; no two import each other,
+//! and a test holds that too.
 //!
 //! Architecture invariant: only this package names both backends and every
 //! front end, and only its `ui` writes to the terminal.
 
-pub mod advice;
-pub mod agent;
-pub mod appliance;
-pub mod backend;
-pub mod build_dir;
-pub mod ca;
-pub mod cache_root;
-pub mod checks;
-pub mod cli;
-pub mod commands;
-pub mod confinement;
-pub mod downloads;
-pub mod drive;
-pub mod error;
-pub mod exec;
-pub mod explain;
-pub mod host_paths;
-pub mod nested;
-pub mod network;
-pub mod pipeline;
-pub mod progress;
-pub mod settings;
-pub mod shared_cache;
-pub mod shell;
-pub mod stage_cache;
-pub mod trees;
-pub mod ui;
+mod build;
+mod cli;
+mod commands;
+mod error;
+mod explain;
+mod machine;
+mod nested;
+mod run_context;
+mod settings;
+mod ui;
+
+pub use build::{pipeline::build, stage_cache::directory as store_directory};
+pub use commands::command_line::command;
+pub use error::{CommandError, Kind, exit_status};
+pub use machine::{
+    appliance::find_or_build as find_or_build_appliance,
+    backend::{Backend, choose as choose_backend},
+    build_dir::BuildDir,
+};
+pub use run_context::RunContext;
+pub use settings::{CaSource, Settings, StageCache};
 
 use std::{ffi::OsString, process::ExitCode};
 
-use cli::Invocation;
-use commands::Context;
+use cli::Personality;
+use commands::{
+    cache_root, capabilities,
+    command_line::{self, Invocation},
+    context::ProcessContext,
+    dib,
+};
 
 /// Everything between the arguments and the exit status.
 #[must_use]
@@ -68,8 +72,13 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     if let Err(error) = confine::forbid_memory_images() {
         tracing::warn!(%error, "this process may leave an image of its memory");
     }
-    let outcome = cli::parse(&argv).and_then(|(personality, invocation)| {
-        let context = Context::of_process(console, personality, argv);
+    let (program, args) = argv
+        .split_first()
+        .map_or((OsString::new(), argv.as_slice()), |(program, args)| (program.clone(), args));
+    let personality = Personality::of(&program);
+    let command = command_line::command_of(personality);
+    let outcome = command_line::parse(personality, &command, args).and_then(|invocation| {
+        let context = ProcessContext::of_process(console, personality, command, args.to_vec());
         if let Some(args) = cache_root::args_of(&invocation)
             && let Some(warning) = cache_root::prepare(args)?
         {
@@ -77,9 +86,9 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
         }
         match invocation {
             Invocation::Print(text) => console.print_own(&text).map(|()| 0),
-            Invocation::Capabilities(channel) => commands::capabilities::run(&console, &channel),
-            Invocation::Verb(verb) => commands::run(&context, *verb),
-            Invocation::Build(args) => commands::dib::run(&context, &args),
+            Invocation::Capabilities(channel) => capabilities::run(&console, &channel),
+            Invocation::Verb(verb) => verb.run(&context),
+            Invocation::Build(args) => dib::run(&context, &args),
         }
     });
     match outcome {

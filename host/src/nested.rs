@@ -27,7 +27,7 @@ const LOOK_PERIOD: Duration = Duration::from_millis(20);
 
 /// The program, to which the arguments of the nested build are to be added.
 #[must_use]
-pub fn command(program: &Path) -> Command {
+pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .arg(VERB)
@@ -44,7 +44,7 @@ pub fn command(program: &Path) -> Command {
 ///
 /// # Errors
 /// When the process cannot be started.
-pub fn run(
+pub(crate) fn run(
     command: &mut Command,
     cancel: &watch::Receiver<bool>,
 ) -> io::Result<Option<ExitStatus>> {

@@ -8,14 +8,12 @@ use machine::{DriveFormat, accel::Accel};
 
 /// Memory of the guest when nothing is said, in MiB. debootstrap and dpkg need
 /// 700; mkfs of large disks and initramfs generation more.
-pub const MEMORY_DEFAULT_MIB: u32 = 2048;
+pub(crate) const MEMORY_DEFAULT_MIB: u32 = 2048;
 /// The most processors that are used when nothing is said: package scripts are
 /// serial, and a second one serves compression and the agent.
-pub const VCPUS_DEFAULT_MAX: u8 = 4;
-/// The smallest scratch disk that is worth having; it is sparse.
-pub const SCRATCH_BYTES: u64 = 64 << 30;
+pub(crate) const VCPUS_DEFAULT_MAX: u8 = 4;
 
-pub use engine::cache::MAX_AGE_DEFAULT;
+pub(crate) use engine::cache::MAX_AGE_DEFAULT;
 
 /// How results of earlier builds are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +107,7 @@ pub struct Settings {
 impl Settings {
     /// Whether a shell may open in the machine of a build.
     #[must_use]
-    pub fn may_open_shell(&self) -> bool {
+    pub(crate) fn may_open_shell(&self) -> bool {
         self.shell_on_failure || !self.breaks.is_empty()
     }
 }
@@ -151,7 +149,7 @@ impl Default for Settings {
 
 /// As many processors as the host has, up to [`VCPUS_DEFAULT_MAX`].
 #[must_use]
-pub fn default_vcpus() -> u8 {
+pub(crate) fn default_vcpus() -> u8 {
     let host = std::thread::available_parallelism().map_or(1, usize::from);
     u8::try_from(host).unwrap_or(VCPUS_DEFAULT_MAX).min(VCPUS_DEFAULT_MAX)
 }
@@ -160,7 +158,7 @@ pub fn default_vcpus() -> u8 {
 /// user below the temporary directory, for users without a home. Whether the directory
 /// can be trusted is for [`crate::cache_root`] to say.
 #[must_use]
-pub fn default_cache_dir() -> PathBuf {
+pub(crate) fn default_cache_dir() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(base) = variable("XDG_CACHE_HOME") {
         return PathBuf::from(base).join("vbuild");

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 use clap::{Arg, Command};
 use clap_mangen::Man;
-use vbuild::error::{Kind, exit_status};
+use vbuild::{Kind, exit_status};
 
 /// When the manual was last changed in its substance; the pages of sections 5 and 7 have it
 /// in their headers too.
@@ -32,7 +32,7 @@ const LAST: &[&str] = &[
 /// # Errors
 /// When clap's renderer fails, which writing to memory does not.
 pub fn vbuild_1() -> Result<String> {
-    let command = vbuild::cli::command();
+    let command = vbuild::command();
     let mut page = String::from(
         ".\\\" Rendered from the command line's types by the crate `man`; edit those, or man/sections.\n",
     );

@@ -37,7 +37,7 @@ fn every_page_has_its_date_and_version_where_they_belong() {
     for (path, page) in pages {
         let name = path.file_stem().unwrap().to_string_lossy().to_uppercase().replace('-', "\\-");
         let section = path.extension().unwrap().to_string_lossy().into_owned();
-        let version = vbuild::cli::command().get_version().unwrap().to_owned();
+        let version = vbuild::command().get_version().unwrap().to_owned();
         let head = format!(
             ".TH {name} {section} \"{}\" \"vbuild {version}\" \"vbuild manual\"",
             man::DATE
@@ -65,12 +65,12 @@ fn mandoc_finds_nothing_wrong() {
 #[test]
 fn every_option_and_verb_is_told() {
     let page = man::vbuild_1().unwrap().replace("\\-", "-");
-    for option in vbuild::cli::command().get_arguments().filter(|arg| !arg.is_hide_set()) {
+    for option in vbuild::command().get_arguments().filter(|arg| !arg.is_hide_set()) {
         if let Some(long) = option.get_long() {
             assert!(page.contains(&format!("--{long}")), "--{long} is missing");
         }
     }
-    for verb in vbuild::cli::command().get_subcommands() {
+    for verb in vbuild::command().get_subcommands() {
         assert!(page.contains(&format!("vbuild {}", verb.get_name())));
     }
 }

@@ -10,7 +10,7 @@ use clap::{
 
 /// The backing files that are allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
-pub struct BackingArgs {
+pub(crate) struct BackingArgs {
     /// Allow images to stand on a file in their folder, or on FILE wherever it is
     ///
     /// A qcow2 image can name another file as its backing file, and whoever made the image chose
@@ -19,7 +19,7 @@ pub struct BackingArgs {
     /// image; with =FILE it allows that file. It may be given several times.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true,
           default_missing_value = "", value_parser = any_path())]
-    pub allow_backing: Vec<PathBuf>,
+    pub(crate) allow_backing: Vec<PathBuf>,
 }
 
 /// A path, or nothing for the option alone.
@@ -30,7 +30,7 @@ fn any_path() -> impl TypedValueParser<Value = PathBuf> {
 impl BackingArgs {
     /// What is allowed.
     #[must_use]
-    pub fn allowed(&self) -> AllowedBacking {
+    pub(crate) fn allowed(&self) -> AllowedBacking {
         let (beside, files) =
             self.allow_backing.iter().cloned().partition::<Vec<_>, _>(|f| f.as_os_str().is_empty());
         AllowedBacking { beside: !beside.is_empty(), files }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum, builder::ValueParser};
 
 use super::formats::{ChecksumKind, ContainerEngine};
-use super::network::NetworkArgs;
+use super::network::{NETWORK, NetworkArgs};
 use super::reuse::{CacheDirArgs, ReuseArgs};
 use super::values::{
     ByteSize, EnvVar, MachineReadable, Share, debug_level, image_extra_size, image_size,
@@ -21,7 +21,6 @@ const SCRIPTS: &str = "What scripts see";
 const IMAGE: &str = "The image";
 const CACHES: &str = "Caches";
 const MACHINE: &str = "The machine";
-pub(super) const NETWORK: &str = "The network";
 const OUTPUT: &str = "What vbuild tells";
 
 fn path() -> ValueParser {
@@ -30,44 +29,44 @@ fn path() -> ValueParser {
 
 /// Everything that a build can be told.
 #[derive(Debug, Clone, PartialEq, Args)]
-pub struct BuildArgs {
+pub(crate) struct BuildArgs {
     /// Which elements.
     #[command(flatten)]
-    pub elements: ElementArgs,
+    pub(crate) elements: ElementArgs,
     /// What their scripts see.
     #[command(flatten)]
-    pub scripts: ScriptArgs,
+    pub(crate) scripts: ScriptArgs,
     /// What comes out.
     #[command(flatten)]
-    pub image: ImageArgs,
+    pub(crate) image: ImageArgs,
     /// What builds.
     #[command(flatten)]
-    pub builder: BuilderArgs,
+    pub(crate) builder: BuilderArgs,
     /// Where it builds.
     #[command(flatten)]
-    pub tmpfs: TmpfsArgs,
+    pub(crate) tmpfs: TmpfsArgs,
     /// What is shown while it runs.
     #[command(flatten)]
-    pub output: OutputArgs,
+    pub(crate) output: OutputArgs,
 
     /// List every long option
     #[arg(long, hide = true)]
-    pub long_options: bool,
+    pub(crate) long_options: bool,
 
     /// List every short option
     #[arg(long, hide = true)]
-    pub short_options: bool,
+    pub(crate) short_options: bool,
 }
 
 /// What builds, for every verb that makes images.
 #[derive(Debug, Clone, PartialEq, Args)]
-pub struct BuilderArgs {
+pub(crate) struct BuilderArgs {
     /// Where scripts run.
     #[command(flatten)]
-    pub guest: GuestArgs,
+    pub(crate) guest: GuestArgs,
     /// What of earlier builds is used again.
     #[command(flatten)]
-    pub reuse: ReuseArgs,
+    pub(crate) reuse: ReuseArgs,
 
     /// Let scripts wait for their disks when they sync
     ///
@@ -78,90 +77,90 @@ pub struct BuilderArgs {
     /// every file, so builds take much longer with this option. Boot loaders that look for
     /// their files on the disk under a mounted filesystem may need it.
     #[arg(long, help_heading = MACHINE)]
-    pub keep_sync: bool,
+    pub(crate) keep_sync: bool,
 }
 
 /// A machine and what it is given, for every verb that runs something in one.
 #[derive(Debug, Clone, PartialEq, Args)]
-pub struct GuestArgs {
+pub(crate) struct GuestArgs {
     /// What scripts keep between builds.
     #[command(flatten)]
-    pub drive: DriveArgs,
+    pub(crate) drive: DriveArgs,
     /// What vbuild keeps between builds.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
     /// The machine.
     #[command(flatten)]
-    pub machine: MachineArgs,
+    pub(crate) machine: MachineArgs,
     /// What it may reach.
     #[command(flatten)]
-    pub network: NetworkArgs,
+    pub(crate) network: NetworkArgs,
 }
 
 /// Which elements are built.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = ELEMENTS)]
-pub struct ElementArgs {
+pub(crate) struct ElementArgs {
     /// Elements to build, among them one that provides an operating system
     #[arg(value_name = "ELEMENT", help_heading = ELEMENTS)]
-    pub elements: Vec<String>,
+    pub(crate) elements: Vec<String>,
 
     /// Search PATH for elements; may be given several times, the first that has an element wins
     ///
     /// After all of these, the folders of the variable ELEMENTS_PATH are searched, and then the
     /// elements of diskimage-builder itself.
     #[arg(short = 'p', long = "element-path", value_name = "PATH", value_parser = path())]
-    pub element_path: Vec<PathBuf>,
+    pub(crate) element_path: Vec<PathBuf>,
 
     /// The `lib` folder of diskimage-builder [default: the installed one, else a fetched one]
     ///
     /// Without this option vbuild takes the diskimage-builder that is installed; if there is
     /// none, it fetches release 3.43.0 by a pinned hash into its cache.
     #[arg(short = 'B', long = "base-path", value_name = "PATH", value_parser = path())]
-    pub base_path: Option<PathBuf>,
+    pub(crate) base_path: Option<PathBuf>,
 
     /// Leave out an element after its dependencies are known; may be given several times
     #[arg(long, value_name = "ELEMENT")]
-    pub exclude_element: Vec<String>,
+    pub(crate) exclude_element: Vec<String>,
 
     /// Leave out every script of this name, in whichever element; may be given several times
     #[arg(long, value_name = "SCRIPT")]
-    pub exclude_script: Vec<String>,
+    pub(crate) exclude_script: Vec<String>,
 
     /// Do not add the element `base`
     #[arg(short = 'n', long)]
-    pub skip_base: bool,
+    pub(crate) skip_base: bool,
 
     /// Build a ramdisk: NAME.d with kernel and initrd, no disk image
     #[arg(long)]
-    pub ramdisk: bool,
+    pub(crate) ramdisk: bool,
 
     /// The element that makes the ramdisk [default: ramdisk]
     #[arg(long, value_name = "ELEMENT")]
-    pub ramdisk_element: Option<String>,
+    pub(crate) ramdisk_element: Option<String>,
 
     /// Install these packages too; comma-separated, may be given several times
     ///
     /// They are installed in one go between install.d and post-install.d.
     #[arg(long, value_name = "PACKAGE,...")]
-    pub extra_packages: Vec<String>,
+    pub(crate) extra_packages: Vec<String>,
 
     /// How elements install what comes both ways: `source` or `package` [default: source]
     #[arg(long, value_name = "TYPE")]
-    pub install_type: Option<String>,
+    pub(crate) install_type: Option<String>,
 }
 
 /// What scripts see of the world.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = SCRIPTS)]
-pub struct ScriptArgs {
+pub(crate) struct ScriptArgs {
     /// Give scripts a variable: NAME=VALUE, or NAME for its value here; may be given several times
     ///
     /// Nothing else of the caller's environment reaches a script. A NAME that is not set here is
     /// skipped. When a name is given twice, the last one counts. Variables that vbuild sets itself
     /// (ARCH, IMAGE_NAME, HOME and so on) cannot be changed this way.
     #[arg(long, value_name = "NAME[=VALUE]")]
-    pub envvar: Vec<EnvVar>,
+    pub(crate) envvar: Vec<EnvVar>,
 
     /// Take nothing from the environment that vbuild was started with
     ///
@@ -169,35 +168,35 @@ pub struct ScriptArgs {
     /// the variables that it reads reaches the build; only ELEMENTS_PATH still says where elements
     /// are.
     #[arg(short = 'c', long)]
-    pub clear_environment: bool,
+    pub(crate) clear_environment: bool,
 
     /// Let scripts read a file or folder of the host; may be given several times
     ///
     /// It appears read-only in the guest under GUEST, or under its own absolute path. No other
     /// path of the host is visible to any script, extra-data.d included.
     #[arg(long, value_name = "HOST[:GUEST]")]
-    pub share: Vec<Share>,
+    pub(crate) share: Vec<Share>,
 
     /// Where scripts keep downloads, a folder of the drive [default: /home/.cache/image-create]
     ///
     /// Scripts know it as DIB_IMAGE_CACHE. Without `--drive` it ends with the build.
     #[arg(long, value_name = "DIR")]
-    pub image_cache: Option<String>,
+    pub(crate) image_cache: Option<String>,
 
     /// The Python interpreter that elements are given as DIB_PYTHON_EXEC
     ///
     /// A name or a path in the appliance, where all elements run; the host's own interpreters
     /// play no part.
     #[arg(long, value_name = "PYTHON")]
-    pub python: Option<String>,
+    pub(crate) python: Option<String>,
 
     /// Set DIB_OFFLINE=1: elements are to work from their caches; the network stays
     #[arg(long, help_heading = NETWORK)]
-    pub offline: bool,
+    pub(crate) offline: bool,
 
     /// Trace scripts (`set -x`); twice traces more
     #[arg(short = 'x', long = "trace", action = ArgAction::Count)]
-    pub trace: u8,
+    pub(crate) trace: u8,
 
     /// Open a shell at a point: before-PHASE, after-PHASE, after-error; comma-separated
     ///
@@ -207,33 +206,33 @@ pub struct ScriptArgs {
     /// Such a build neither uses nor keeps results. The variable `break` means the same, and
     /// what the variable `break_cmd` says runs in the shell's place.
     #[arg(long, value_name = "POINT,...")]
-    pub debug_shell: Vec<String>,
+    pub(crate) debug_shell: Vec<String>,
 
     /// Fail a script that runs longer than this
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
-    pub timeout: Option<u32>,
+    pub(crate) timeout: Option<u32>,
 }
 
 /// What comes out of a build.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = IMAGE)]
-pub struct ImageArgs {
+pub(crate) struct ImageArgs {
     /// Name of the outputs, without suffix; may contain folders
     #[arg(long, short_alias = 'o', value_name = "NAME", default_value = "image")]
-    pub name: String,
+    pub(crate) name: String,
 
     /// What to write: comma-separated; the last of several options counts
     #[arg(long, short_alias = 't', value_name = "FORMAT,...", default_value = "qcow2",
           value_parser = super::formats::parse, long_help = super::formats::manual())]
-    pub formats: super::formats::Formats,
+    pub(crate) formats: super::formats::Formats,
 
     /// Architecture of the image, in the names that elements use [default: the host's]
     #[arg(long, short_alias = 'a', value_name = "ARCH")]
-    pub arch: Option<String>,
+    pub(crate) arch: Option<String>,
 
     /// Size of the disk: a number and one of b, K, M, G [default: what the files need]
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["image_size", "image_extra_size"])]
-    pub size: Option<ByteSize>,
+    pub(crate) size: Option<ByteSize>,
 
     /// Size of the disk in GiB, as disk-image-create takes it
     ///
@@ -241,75 +240,75 @@ pub struct ImageArgs {
     /// What stands behind it is passed over, as diskimage-builder does; a unit that is not this one
     /// is told.
     #[arg(long, value_name = "GIB", value_parser = image_size, conflicts_with = "image_extra_size")]
-    pub image_size: Option<String>,
+    pub(crate) image_size: Option<String>,
 
     /// Free space to add to what the files need, in MiB
     #[arg(long, value_name = "MIB", value_parser = image_extra_size)]
-    pub image_extra_size: Option<String>,
+    pub(crate) image_extra_size: Option<String>,
 
     /// Filesystem of the root [default: ext4]
     #[arg(long, value_name = "TYPE")]
-    pub fs_type: Option<String>,
+    pub(crate) fs_type: Option<String>,
 
     /// Options for the mkfs of the root, split as a shell splits words
     #[arg(long, value_name = "OPTIONS")]
-    pub mkfs_options: Option<String>,
+    pub(crate) mkfs_options: Option<String>,
 
     /// Size of the journal of an ext4 root, in MiB [default: 64]
     #[arg(long, value_name = "MIB", value_parser = positive)]
-    pub mkfs_journal_size: Option<u32>,
+    pub(crate) mkfs_journal_size: Option<u32>,
 
     /// How far the root can be grown while mounted, in blocks of the filesystem
     #[arg(long, value_name = "BLOCKS", value_parser = max_online_resize)]
-    pub max_online_resize: Option<String>,
+    pub(crate) max_online_resize: Option<String>,
 
     /// Label of the root filesystem [default: cloudimg-rootfs; img-rootfs on xfs]
     #[arg(long, value_name = "LABEL")]
-    pub root_label: Option<String>,
+    pub(crate) root_label: Option<String>,
 
     /// Do not compress qcow2
     #[arg(short = 'u', long = "uncompressed")]
-    pub uncompressed: bool,
+    pub(crate) uncompressed: bool,
 
     /// Options for the qcow2 image, as `qemu-img -o` takes them
     #[arg(long, value_name = "OPTIONS")]
-    pub qemu_img_options: Option<String>,
+    pub(crate) qemu_img_options: Option<String>,
 
     /// Write checksums beside each output [default when given: md5,sha256]
     #[arg(long, value_name = "KIND,...", require_equals = true, num_args = 0..=1,
           value_delimiter = ',', default_missing_values = ["md5", "sha256"])]
-    pub checksum: Vec<ChecksumKind>,
+    pub(crate) checksum: Vec<ChecksumKind>,
 
     /// Repository and tag of container outputs
     #[arg(long, value_name = "REPOSITORY[:TAG]")]
-    pub docker_target: Option<String>,
+    pub(crate) docker_target: Option<String>,
 
     /// Load the finished container image into the engine that runs here
     ///
     /// The archive of the format docker, or else oci, is given to `ENGINE load`; it stays
     /// beside the other outputs.
     #[arg(long, value_name = "ENGINE")]
-    pub load_into: Option<ContainerEngine>,
+    pub(crate) load_into: Option<ContainerEngine>,
 
     /// Keep the outputs of this build when it fails
     ///
     /// Disks are written as the failure left them, and archives if they were finished. Outputs
     /// of earlier builds are renamed with their date. The build's directory stays, too.
     #[arg(long)]
-    pub no_delete_on_failure: bool,
+    pub(crate) no_delete_on_failure: bool,
 }
 
 /// The drive that keeps caches and logs.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = CACHES)]
-pub struct DriveArgs {
+pub(crate) struct DriveArgs {
     /// Disk image that keeps caches and logs from build to build
     ///
     /// Its first partition is used, or the whole disk when it has no partitions; it must already
     /// hold a filesystem. `vbuild cache create` makes one. It is left clean after success,
     /// failure and kill.
     #[arg(long, value_name = "FILE", value_parser = path())]
-    pub drive: Option<PathBuf>,
+    pub(crate) drive: Option<PathBuf>,
 
     /// Format of the drive [default: raw]
     ///
@@ -317,12 +316,12 @@ pub struct DriveArgs {
     /// a drive that begins as a file of another format does is refused. A qcow2 drive must not
     /// stand on a backing file or have an external data file.
     #[arg(long, value_name = "FORMAT")]
-    pub drive_format: Option<DriveFormatArg>,
+    pub(crate) drive_format: Option<DriveFormatArg>,
 }
 
 /// Formats of the helper drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DriveFormatArg {
+pub(crate) enum DriveFormatArg {
     /// The file is the disk
     Raw,
     /// A qcow2 file
@@ -332,32 +331,32 @@ pub enum DriveFormatArg {
 /// The machine that builds.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = MACHINE)]
-pub struct MachineArgs {
+pub(crate) struct MachineArgs {
     /// What runs it.
     #[command(flatten)]
-    pub accel: AccelArgs,
+    pub(crate) accel: AccelArgs,
     /// Its memory.
     #[command(flatten)]
-    pub memory: MemoryArgs,
+    pub(crate) memory: MemoryArgs,
     /// Its processors.
     #[command(flatten)]
-    pub processors: ProcessorArgs,
+    pub(crate) processors: ProcessorArgs,
     /// What its appliance holds.
     #[command(flatten)]
-    pub packages: PackageArgs,
+    pub(crate) packages: PackageArgs,
 }
 
 /// What runs the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = MACHINE)]
-pub struct AccelArgs {
+pub(crate) struct AccelArgs {
     /// What runs the guest's instructions
     ///
     /// `auto` tries /dev/kvm with the instructions that a kernel needs and takes it when they
     /// work at a sensible speed; otherwise QEMU translates, which is slower but needs nothing.
     /// `vbuild doctor` shows every check.
     #[arg(long, value_name = "KIND", default_value = "auto")]
-    pub accel: AccelArg,
+    pub(crate) accel: AccelArg,
 
     /// Fail when the kernel cannot confine vbuild's processes in every layer
     ///
@@ -366,39 +365,39 @@ pub struct AccelArgs {
     /// machines start nevertheless. With this option they do not, and the exit status is 3
     /// (125 for `exec`). `vbuild doctor` shows what holds.
     #[arg(long)]
-    pub require_confinement: bool,
+    pub(crate) require_confinement: bool,
 }
 
 /// The machine's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = MACHINE)]
-pub struct MemoryArgs {
+pub(crate) struct MemoryArgs {
     /// Memory of the machine in MiB [default: 2048]
     #[arg(short = 'm', long, value_name = "MIB", value_parser = memsize)]
-    pub memsize: Option<u32>,
+    pub(crate) memsize: Option<u32>,
 }
 
 /// The machine's processors.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = MACHINE)]
-pub struct ProcessorArgs {
+pub(crate) struct ProcessorArgs {
     /// Processors of the machine [default: as many as the host has, at most 4]
     #[arg(long, value_name = "N", value_parser = smp)]
-    pub smp: Option<u8>,
+    pub(crate) smp: Option<u8>,
 }
 
 /// What the appliance holds.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = MACHINE)]
-pub struct PackageArgs {
+pub(crate) struct PackageArgs {
     /// Add a Debian package to the appliance; may be given several times
     #[arg(long, value_name = "PACKAGE")]
-    pub appliance_package: Vec<String>,
+    pub(crate) appliance_package: Vec<String>,
 }
 
 /// Accelerators of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum AccelArg {
+pub(crate) enum AccelArg {
     /// The best that works
     Auto,
     /// Hardware virtualisation, or fail
@@ -410,14 +409,14 @@ pub enum AccelArg {
 /// What is told, and where.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = OUTPUT)]
-pub struct OutputArgs {
+pub(crate) struct OutputArgs {
     /// How much.
     #[command(flatten)]
-    pub view: ViewArgs,
+    pub(crate) view: ViewArgs,
 
     /// Write the whole log of the build to FILE
     #[arg(long, value_name = "FILE", value_parser = path())]
-    pub logfile: Option<PathBuf>,
+    pub(crate) logfile: Option<PathBuf>,
 
     /// Write events as JSON lines to fd:N, file:PATH, stream:stdout or stream:stderr
     ///
@@ -425,7 +424,7 @@ pub struct OutputArgs {
     /// line, lists what this vbuild can do instead, one fact per line.
     #[arg(long, value_name = "CHANNEL", require_equals = true, num_args = 0..=1,
           default_missing_value = "")]
-    pub machine_readable: Option<MachineReadable>,
+    pub(crate) machine_readable: Option<MachineReadable>,
 }
 
 /// What is shown while a build runs.
@@ -435,38 +434,38 @@ pub struct OutputArgs {
     clippy::struct_excessive_bools,
     reason = "each is an independent flag of the command line"
 )]
-pub struct ViewArgs {
+pub(crate) struct ViewArgs {
     /// Show warnings and errors only
     #[arg(short = 'q', long)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
 
     /// Show what scripts write, while they write it
     #[arg(short = 'v', long)]
-    pub verbose: bool,
+    pub(crate) verbose: bool,
 
     /// Tell what vbuild itself does: 0 nothing, 1 steps and timings, 2 everything
     #[arg(long, value_name = "LEVEL", value_parser = debug_level, default_value = "0")]
-    pub debug: u32,
+    pub(crate) debug: u32,
 
     /// Use colours even when the output is no terminal
     #[arg(long, visible_aliases = ["colors", "colour", "color"])]
-    pub colours: bool,
+    pub(crate) colours: bool,
 
     /// Wrap messages at 76 columns even when the output is no terminal
     #[arg(long)]
-    pub wrap: bool,
+    pub(crate) wrap: bool,
 }
 
 /// Options of disk-image-create that decide how it uses tmpfs. vbuild always
 /// builds on a disk of its microVM.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = MACHINE)]
-pub struct TmpfsArgs {
+pub(crate) struct TmpfsArgs {
     /// Build on disk, as vbuild always does (for disk-image-create's sake)
     #[arg(long, hide_short_help = true)]
-    pub no_tmpfs: bool,
+    pub(crate) no_tmpfs: bool,
 
     /// Not possible: vbuild never builds in memory; says so and goes on
     #[arg(long, value_name = "GIB", value_parser = positive, hide_short_help = true)]
-    pub min_tmpfs: Option<u32>,
+    pub(crate) min_tmpfs: Option<u32>,
 }

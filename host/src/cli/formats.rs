@@ -9,7 +9,7 @@ use super::values::{InvalidValue, invalid};
 /// Every format that can be asked for, sorted, as `--machine-readable` lists
 /// them.
 #[must_use]
-pub fn format_names() -> Vec<&'static str> {
+pub(crate) fn format_names() -> Vec<&'static str> {
     let mut names: Vec<&str> = output::FORMATS.iter().map(|format| format.name).collect();
     names.sort_unstable();
     names
@@ -26,11 +26,11 @@ pub(crate) fn manual() -> String {
 
 /// Formats in the order of the command line, without repetitions.
 #[derive(Debug, Clone)]
-pub struct Formats(pub Vec<&'static output::Format>);
+pub(crate) struct Formats(pub(crate) Vec<&'static output::Format>);
 
 impl Formats {
     /// Their names.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|format| format.name)
     }
 }
@@ -46,13 +46,13 @@ impl PartialEq for Formats {
 ///
 /// # Errors
 /// An item that names no format; the empty item is one.
-pub fn parse(text: &str) -> Result<Formats, InvalidValue> {
+pub(crate) fn parse(text: &str) -> Result<Formats, InvalidValue> {
     output::parse_formats(text).map(Formats).map_err(|error| invalid(error.to_string()))
 }
 
 /// Programs that run containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ContainerEngine {
+pub(crate) enum ContainerEngine {
     /// Docker
     Docker,
     /// Podman
@@ -62,7 +62,7 @@ pub enum ContainerEngine {
 impl ContainerEngine {
     /// Its command.
     #[must_use]
-    pub fn command(self) -> &'static str {
+    pub(crate) fn command(self) -> &'static str {
         match self {
             Self::Docker => "docker",
             Self::Podman => "podman",
@@ -72,7 +72,7 @@ impl ContainerEngine {
 
 /// Kinds of checksum files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ChecksumKind {
+pub(crate) enum ChecksumKind {
     /// FILE.md5
     Md5,
     /// FILE.sha256
@@ -84,7 +84,7 @@ pub enum ChecksumKind {
 impl ChecksumKind {
     /// The same in the plan's words.
     #[must_use]
-    pub fn into_plan(self) -> plan::Checksum {
+    pub(crate) fn into_plan(self) -> plan::Checksum {
         match self {
             Self::Md5 => plan::Checksum::Md5,
             Self::Sha256 => plan::Checksum::Sha256,

@@ -23,14 +23,14 @@ use std::{
 
 use clap::{Arg, ArgAction, Command};
 
-pub use originals::Syntax;
+pub(crate) use originals::Syntax;
 #[cfg(test)]
-pub(super) use originals::VIRT_DIB_OPTIONS;
+pub(crate) use originals::VIRT_DIB_OPTIONS;
 
 /// An option that cannot be understood. The texts are those of getopt, which
 /// scripts and people know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum GetoptError {
+pub(crate) enum GetoptError {
     /// No option has this name.
     #[error("unrecognized option '{0}'")]
     Unrecognized(String),
@@ -99,7 +99,7 @@ impl Opt {
 
 /// The options that a command knows.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     options: Vec<Opt>,
     syntax: Syntax,
 }
@@ -107,14 +107,14 @@ pub struct Options {
 impl Options {
     /// Reads them from a clap command.
     #[must_use]
-    pub fn of(command: &Command, syntax: Syntax) -> Self {
+    pub(crate) fn of(command: &Command, syntax: Syntax) -> Self {
         let options = command.get_arguments().filter_map(Opt::of).collect();
         Self { options, syntax }
     }
 
     /// Every long option as it is typed, sorted, as `--long-options` lists them.
     #[must_use]
-    pub fn long_names(&self) -> Vec<String> {
+    pub(crate) fn long_names(&self) -> Vec<String> {
         let mut names: Vec<String> =
             self.options.iter().flat_map(Opt::names).map(|name| format!("--{name}")).collect();
         names.sort();
@@ -123,7 +123,7 @@ impl Options {
 
     /// Every short option as it is typed, sorted, as `--short-options` lists them.
     #[must_use]
-    pub fn short_names(&self) -> Vec<String> {
+    pub(crate) fn short_names(&self) -> Vec<String> {
         let mut names: Vec<String> = self
             .options
             .iter()
@@ -171,7 +171,7 @@ impl Options {
     ///
     /// # Errors
     /// An option that no command knows, or one with a missing or surplus value.
-    pub fn normalise(&self, args: &[OsString]) -> Result<Vec<OsString>, GetoptError> {
+    pub(crate) fn normalise(&self, args: &[OsString]) -> Result<Vec<OsString>, GetoptError> {
         let mut options = Vec::new();
         let mut words = Vec::new();
         let mut rest = args.iter();
@@ -202,7 +202,7 @@ impl Options {
 
     /// The arguments without some options and their values, otherwise as typed.
     #[must_use]
-    pub fn without(&self, args: &[OsString], unwanted: &[&str]) -> Vec<OsString> {
+    pub(crate) fn without(&self, args: &[OsString], unwanted: &[&str]) -> Vec<OsString> {
         let mut kept = Vec::new();
         self.each(args, &mut |typed, read| {
             if !read.iter().any(|word| unwanted.contains(&long_name(word).as_str())) {
@@ -215,7 +215,7 @@ impl Options {
     /// How the user has spelled an option, if it was given by a letter or another of its
     /// names: `-t` for `--formats`.
     #[must_use]
-    pub fn spelled(&self, args: &[OsString], long: &str) -> Option<String> {
+    pub(crate) fn spelled(&self, args: &[OsString], long: &str) -> Option<String> {
         let option = self.options.iter().find(|option| option.long == long)?;
         let mut spelled = None;
         self.each(args, &mut |typed, read| {

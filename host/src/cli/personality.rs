@@ -6,17 +6,16 @@
 
 use std::{ffi::OsString, path::Path};
 
-use clap::{Args as _, Command, CommandFactory as _};
+use clap::{Args as _, Command};
 
-use super::{BuildArgs, Cli, getopt::Syntax};
-use crate::commands::{b9::B9Args, vmdb::VmdbArgs};
+use super::{build::BuildArgs, getopt::Syntax};
 
 /// The version of virt-dib whose behaviour vbuild has; it was the last one.
 const VIRT_DIB_VERSION: &str = concat!("1.48 (vbuild ", env!("CARGO_PKG_VERSION"), ")");
 
 /// The name under which vbuild was started decides whose command line it reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Personality {
+pub(crate) enum Personality {
     /// Its own.
     Vbuild,
     /// virt-dib's: the same without verbs.
@@ -35,7 +34,7 @@ pub enum Personality {
 impl Personality {
     /// By the last part of the program's name.
     #[must_use]
-    pub fn of(program: &OsString) -> Self {
+    pub(crate) fn of(program: &OsString) -> Self {
         match Path::new(program).file_name().and_then(|name| name.to_str()) {
             Some("virt-dib") => Self::VirtDib,
             Some("disk-image-create") => Self::DiskImageCreate,
@@ -48,7 +47,7 @@ impl Personality {
 
     /// The program's name.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Vbuild => "vbuild",
             Self::VirtDib => "virt-dib",
@@ -67,7 +66,7 @@ impl Personality {
 
     /// Whether the environment is input, as it is for diskimage-builder.
     #[must_use]
-    pub fn reads_dib_environment(self) -> bool {
+    pub(crate) fn reads_dib_environment(self) -> bool {
         matches!(self, Self::DiskImageCreate | Self::RamdiskImageCreate)
     }
 
@@ -77,20 +76,15 @@ impl Personality {
         if self.reads_dib_environment() { Syntax::Long } else { Syntax::LongOnly }
     }
 
-    /// The clap command, complete with what clap adds itself.
+    /// The clap command of a program that builds with elements and has no verbs.
     #[must_use]
-    pub(super) fn command(self) -> Command {
-        let mut command = match self {
-            Self::Vbuild => Cli::command(),
-            Self::VirtDib => self.of_a_build().version(VIRT_DIB_VERSION),
-            Self::DiskImageCreate | Self::RamdiskImageCreate => {
-                with_letters_of_disk_image_create(self.of_a_build()).version(dib::VERSION)
-            }
-            Self::Vmdb2 => VmdbArgs::augment_args(Command::new(self.name())).infer_long_args(true),
-            Self::B9c => B9Args::augment_args(Command::new(self.name())),
-        };
-        command.build();
-        command
+    pub(crate) fn build_command(self) -> Command {
+        let command = self.of_a_build();
+        if self.reads_dib_environment() {
+            with_letters_of_disk_image_create(command).version(dib::VERSION)
+        } else {
+            command.version(VIRT_DIB_VERSION)
+        }
     }
 
     /// A build with elements, and nothing else.
@@ -113,7 +107,7 @@ impl Personality {
         match self {
             // Scripts compare what diskimage-builder prints, which is the number alone.
             Self::DiskImageCreate | Self::RamdiskImageCreate => format!("{}\n", dib::VERSION),
-            _ => rendered,
+            Self::Vbuild | Self::VirtDib | Self::Vmdb2 | Self::B9c => rendered,
         }
     }
 }

@@ -25,7 +25,7 @@ const SECTOR_BYTES: u64 = 512;
 /// A value that an option cannot take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidValue(String);
+pub(crate) struct InvalidValue(String);
 
 pub(super) fn invalid(text: impl Into<String>) -> InvalidValue {
     InvalidValue(text.into())
@@ -86,7 +86,7 @@ pub(crate) fn memsize(text: &str) -> Result<u32, InvalidValue> {
 ///
 /// # Errors
 /// What is no number, or not 1 to 16.
-pub fn smp(text: &str) -> Result<u8, InvalidValue> {
+pub(crate) fn smp(text: &str) -> Result<u8, InvalidValue> {
     let value = integer(text)?;
     match u8::try_from(value) {
         Ok(fine) if fine >= 1 && value <= SMP_MAX => Ok(fine),
@@ -98,13 +98,13 @@ pub fn smp(text: &str) -> Result<u8, InvalidValue> {
 ///
 /// # Errors
 /// What is no number, or below one.
-pub fn positive(text: &str) -> Result<u32, InvalidValue> {
+pub(crate) fn positive(text: &str) -> Result<u32, InvalidValue> {
     unsigned(text, 1, |value| format!("`{value}` must be at least 1"))
 }
 
 /// The longest age of something; any age when there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Age(pub Option<Duration>);
+pub(crate) struct Age(pub(crate) Option<Duration>);
 
 /// An age: a number and one of `s`, `m`, `h`, `d`, `w`; or `never`, for what is
 /// never too old.
@@ -135,7 +135,7 @@ pub(crate) fn age(text: &str) -> Result<Age, InvalidValue> {
 /// of `b`, `K`, `M`, `G`. Disks have whole sectors, so it is rounded up to these, as QEMU
 /// rounds the file that virt-dib makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub u64);
+pub(crate) struct ByteSize(pub(crate) u64);
 
 impl FromStr for ByteSize {
     type Err = InvalidValue;
@@ -206,7 +206,7 @@ fn of_dib<T>(text: &str, read: Result<T, dib::OptionError>) -> Result<String, In
 /// One variable for the scripts: `NAME=VALUE`, or `NAME` to take the value that
 /// vbuild itself was started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EnvVar {
+pub(crate) enum EnvVar {
     /// From vbuild's own environment; nothing when it is not set there.
     FromHost(String),
     /// With this value, which may be empty.
@@ -234,14 +234,14 @@ impl FromStr for EnvVar {
 
 /// Splits a list at its commas; empty items mean nothing.
 #[must_use]
-pub fn comma_list<'a>(values: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+pub(crate) fn comma_list<'a>(values: impl IntoIterator<Item = &'a String>) -> Vec<String> {
     let items = values.into_iter().flat_map(|value| value.split(','));
     items.map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
 /// Where machine-readable output goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MachineReadable {
+pub(crate) enum MachineReadable {
     /// `--machine-readable` without a channel: standard output.
     Plain,
     /// `file:PATH`.
@@ -282,7 +282,7 @@ impl FromStr for MachineReadable {
 
 /// Which certificates the guest trusts beyond its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CaBundle {
+pub(crate) enum CaBundle {
     /// Those that the host trusts.
     Host,
     /// Those of a PEM file.
@@ -305,17 +305,17 @@ pub(crate) fn allow_host(text: &str) -> Result<String, InvalidValue> {
 
 /// A folder or file of the host that scripts may read: `HOST[:GUEST]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
+pub(crate) struct Share {
     /// On the host.
-    pub host: PathBuf,
+    pub(crate) host: PathBuf,
     /// In the guest; the host's absolute path when not given.
-    pub guest: Option<String>,
+    pub(crate) guest: Option<String>,
 }
 
 impl Share {
     /// The guest's path: what is typed, or else the host's, from where it is typed.
     #[must_use]
-    pub fn guest(&self, here: &Path) -> String {
+    pub(crate) fn guest(&self, here: &Path) -> String {
         let own = || {
             let path = std::path::absolute(here.join(&self.host));
             path.unwrap_or_else(|_| self.host.clone()).display().to_string()

@@ -5,7 +5,7 @@ use std::{ffi::OsString, fmt::Write as _, path::Path};
 
 use clap::Command;
 
-use super::{Personality, usage};
+use super::{personality::Personality, usage::usage};
 use crate::error::CommandError;
 
 /// How alike a word must be to a verb to be taken for it with letters mistyped: `complete` is
@@ -18,11 +18,10 @@ const ELEMENTS_LIKE_VERBS: &[&str] = &["bootc", "docker", "rhel", "uboot"];
 /// The verb that a word was probably meant to be. Elements of diskimage-builder are words of
 /// their own.
 #[must_use]
-pub fn near_verb(word: &str) -> Option<String> {
+pub(crate) fn near_verb(command: &Command, word: &str) -> Option<String> {
     if ELEMENTS_LIKE_VERBS.contains(&word) {
         return None;
     }
-    let command = super::command();
     let verbs = command.get_subcommands().map(|verb| verb.get_name().to_owned());
     let alike = |verb: &String| strsim::normalized_damerau_levenshtein(word, verb);
     verbs
@@ -33,13 +32,19 @@ pub fn near_verb(word: &str) -> Option<String> {
 
 /// The hint about a first word that is no verb but nearly one, unless an element has the name.
 #[must_use]
-pub fn hint(personality: Personality, args: &[OsString], paths: &[&Path]) -> Option<String> {
+pub(crate) fn hint(
+    personality: Personality,
+    command: &Command,
+    args: &[OsString],
+    paths: &[&Path],
+) -> Option<String> {
     let word = args.first()?.to_str().filter(|word| !word.starts_with('-'))?;
     let is_element = paths.iter().any(|path| path.join(word).is_dir());
     if personality != Personality::Vbuild || is_element {
         return None;
     }
-    near_verb(word).map(|verb| format!("did you mean the verb `{verb}`? `vbuild help` lists all"))
+    near_verb(command, word)
+        .map(|verb| format!("did you mean the verb `{verb}`? `vbuild help` lists all"))
 }
 
 /// `help VERB...` and `version` as the options that they stand for.
@@ -64,7 +69,7 @@ pub(super) fn as_options(
             let word = word.to_string_lossy();
             let above = if rest.len() > 1 { at.get_name() } else { "vbuild" };
             usage(format!("{above} has no verb `{word}`"))
-                .maybe_hint(near_verb(&word).map(|verb| format!("did you mean `{verb}`?")))
+                .maybe_hint(near_verb(command, &word).map(|verb| format!("did you mean `{verb}`?")))
         })?;
     }
     Ok(Some(rest.iter().cloned().chain(["--help".into()]).collect()))
@@ -97,6 +102,7 @@ pub(super) fn lacks_verb(command: &Command, words: &[OsString]) -> CommandError 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::command_line;
 
     fn words(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(OsString::from).collect()
@@ -104,6 +110,7 @@ mod tests {
 
     #[test]
     fn mistyped_verbs_are_known_and_elements_are_none() {
+        let command = command_line::command();
         for (typed, meant) in [
             ("docter", "doctor"),
             ("vmbd", "vmdb"),
@@ -115,12 +122,12 @@ mod tests {
             ("bot", "boot"),
             ("halp", "help"),
         ] {
-            assert_eq!(near_verb(typed).as_deref(), Some(meant), "{typed}");
+            assert_eq!(near_verb(&command, typed).as_deref(), Some(meant), "{typed}");
         }
         for element in
             ["bootc", "docker", "rhel", "uboot", "debian-minimal", "vm", "base", "cache-url"]
         {
-            assert_eq!(near_verb(element), None, "{element}");
+            assert_eq!(near_verb(&command, element), None, "{element}");
         }
     }
 
@@ -128,7 +135,10 @@ mod tests {
     fn an_element_of_the_users_own_is_no_mistyped_verb() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("stores")).unwrap();
-        let args = words("stores vm");
+        let (command, args) = (command_line::command(), words("stores vm"));
+        let hint = |personality, args: &[OsString], paths: &[&Path]| {
+            hint(personality, &command, args, paths)
+        };
         assert!(hint(Personality::Vbuild, &args, &[]).unwrap().contains("`store`"));
         assert_eq!(hint(Personality::Vbuild, &args, &[folder.path()]), None);
         assert_eq!(hint(Personality::DiskImageCreate, &args, &[]), None);
@@ -137,7 +147,7 @@ mod tests {
 
     #[test]
     fn help_and_version_are_words_too() {
-        let command = super::super::command();
+        let command = command_line::command();
         let read = |line: &str| as_options(&command, &words(line)).map_err(|e| e.to_string());
         assert_eq!(read("help"), Ok(Some(words("--help"))));
         assert_eq!(read("help store gc"), Ok(Some(words("store gc --help"))));
@@ -149,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_group_lists_its_verbs() {
-        let command = super::super::command();
+        let command = command_line::command();
         for group in command.get_subcommands().filter(|verb| verb.is_subcommand_required_set()) {
             let line = words(&format!("vbuild {}", group.get_name()));
             let text = lacks_verb(&command, &line).to_string();

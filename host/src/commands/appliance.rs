@@ -5,12 +5,12 @@ use std::{fmt::Write as _, sync::Arc};
 use ::appliance::{Cache, Manifest};
 use clap::{Args, Subcommand};
 
-use super::{Context, Outcome, logs, machine_run, resolve};
 use crate::{
-    appliance, backend,
+    build::{logs, options, runtime},
     cli::{AccelArgs, CacheDirArgs, OutputArgs, PackageArgs, ProcessorArgs, SourceArgs},
+    commands::context::{Outcome, ProcessContext},
     error::CommandError,
-    pipeline,
+    machine::{appliance, backend, build_dir::BuildDir},
     settings::Settings,
     ui::{self, Ui, Utc, bytes},
 };
@@ -20,15 +20,15 @@ const DIGEST_DIGITS: usize = 12;
 
 /// `vbuild appliance`.
 #[derive(Debug, Clone, PartialEq, Args)]
-pub struct ApplianceCommand {
+pub(crate) struct ApplianceCommand {
     /// What to do.
     #[command(subcommand)]
-    pub verb: ApplianceVerb,
+    pub(crate) verb: ApplianceVerb,
 }
 
 /// What can be done with appliances.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
-pub enum ApplianceVerb {
+pub(crate) enum ApplianceVerb {
     /// Make the appliance that builds would use, or bring it up to date
     Build(Box<ApplianceBuildArgs>),
     /// Show what an appliance is made of
@@ -41,68 +41,68 @@ pub enum ApplianceVerb {
 
 /// `vbuild appliance build`.
 #[derive(Debug, Clone, PartialEq, Args)]
-pub struct ApplianceBuildArgs {
+pub(crate) struct ApplianceBuildArgs {
     /// What configures it.
     #[command(flatten)]
-    pub accel: AccelArgs,
+    pub(crate) accel: AccelArgs,
     /// With how many processors.
     #[command(flatten)]
-    pub processors: ProcessorArgs,
+    pub(crate) processors: ProcessorArgs,
     /// What it holds.
     #[command(flatten)]
-    pub packages: PackageArgs,
+    pub(crate) packages: PackageArgs,
     /// Where that comes from.
     #[command(flatten)]
-    pub source: SourceArgs,
+    pub(crate) source: SourceArgs,
     /// Where it is kept.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
     /// What is shown.
     #[command(flatten)]
-    pub output: OutputArgs,
+    pub(crate) output: OutputArgs,
 }
 
 /// `vbuild appliance info`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct ApplianceInfoArgs {
+pub(crate) struct ApplianceInfoArgs {
     /// The appliance, by the first digits of its digest [default: the newest]
     #[arg(value_name = "DIGEST")]
-    pub digest: Option<String>,
+    pub(crate) digest: Option<String>,
 
     /// List its packages too
     #[arg(long)]
-    pub packages: bool,
+    pub(crate) packages: bool,
 
     /// Where it is kept.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
 }
 
 /// `vbuild appliance list`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct ApplianceListArgs {
+pub(crate) struct ApplianceListArgs {
     /// Where they are kept.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
 }
 
 /// `vbuild appliance gc`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct ApplianceGcArgs {
+pub(crate) struct ApplianceGcArgs {
     /// Remove those too that builds asked for; the next build makes its own again
     #[arg(long)]
-    pub all: bool,
+    pub(crate) all: bool,
 
     /// Where they are kept.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
 }
 
 /// Carries it out.
 ///
 /// # Errors
 /// A cache that cannot be read, an appliance that cannot be made.
-pub fn run(context: &Context, command: ApplianceCommand) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, command: ApplianceCommand) -> Outcome {
     match command.verb {
         ApplianceVerb::Build(args) => build(context, &args),
         ApplianceVerb::Info(args) => info(context, &args),
@@ -111,15 +111,15 @@ pub fn run(context: &Context, command: ApplianceCommand) -> Outcome {
     }
 }
 
-fn build(context: &Context, args: &ApplianceBuildArgs) -> Outcome {
+fn build(context: &ProcessContext, args: &ApplianceBuildArgs) -> Outcome {
     let appliance =
-        resolve::appliance_settings(&args.accel, &args.packages, &args.source, &args.cache_dir);
+        options::appliance_settings(&args.accel, &args.packages, &args.source, &args.cache_dir);
     let settings = Settings { vcpus: args.processors.smp.unwrap_or(appliance.vcpus), ..appliance };
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
     let ui = Arc::new(Ui::open(&ui::Settings::of(&args.output, log), &context.console)?);
-    machine_run::run(&ui, async |ctx| {
+    runtime::run(&ui, async |ctx| {
         let (request, _) = appliance::request(&settings)?;
-        let build_dir = pipeline::make_build_dir(&settings)?;
+        let build_dir = BuildDir::of(&settings)?;
         let backend = backend::choose(&settings, &ctx).await?;
         appliance::build(&request, &settings, &backend, &build_dir, &ctx).await
     })?;
@@ -127,11 +127,11 @@ fn build(context: &Context, args: &ApplianceBuildArgs) -> Outcome {
 }
 
 fn cache(args: &CacheDirArgs) -> Cache {
-    Cache::new(&resolve::cache_dir(args))
+    Cache::new(&options::cache_dir(args))
 }
 
-fn info(context: &Context, args: &ApplianceInfoArgs) -> Outcome {
-    let all = cache(&args.cache_dir).list().map_err(appliance::appliance_error)?;
+fn info(context: &ProcessContext, args: &ApplianceInfoArgs) -> Outcome {
+    let all = cache(&args.cache_dir).list()?;
     let wanted = args.digest.as_deref().unwrap_or_default().to_ascii_lowercase();
     let found = all.iter().find(|one| one.digest().starts_with(&wanted));
     let Some(found) = found else {
@@ -172,11 +172,11 @@ fn description(manifest: &Manifest, packages: bool) -> String {
 
 fn made(manifest: &Manifest) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(manifest.created);
-    Utc::from(time).to_the_minute()
+    Utc::from(time).minute_stamp()
 }
 
-fn list(context: &Context, args: &ApplianceListArgs) -> Outcome {
-    let all = cache(&args.cache_dir).list().map_err(appliance::appliance_error)?;
+fn list(context: &ProcessContext, args: &ApplianceListArgs) -> Outcome {
+    let all = cache(&args.cache_dir).list()?;
     let mut text = String::new();
     for one in &all {
         let manifest = one.manifest();
@@ -195,15 +195,14 @@ fn list(context: &Context, args: &ApplianceListArgs) -> Outcome {
     Ok(0)
 }
 
-fn gc(context: &Context, args: &ApplianceGcArgs) -> Outcome {
+fn gc(context: &ProcessContext, args: &ApplianceGcArgs) -> Outcome {
     let console = context.console;
     let mut waiting = |lock: &std::path::Path| {
         // A remark: what counts is the answer below.
         let text = format!("another vbuild uses the cache; waiting for {}\n", lock.display());
         let _ = console.print(&text);
     };
-    let freed =
-        cache(&args.cache_dir).gc(args.all, &mut waiting).map_err(appliance::appliance_error)?;
+    let freed = cache(&args.cache_dir).gc(args.all, &mut waiting)?;
     console.print(&format!(
         "removed {} appliance{} and {} package file{}: {}\n",
         freed.appliances,

@@ -12,22 +12,24 @@ use checked::Printable;
 use clap::Args;
 use confine::Confinement;
 use engine::Network as _;
-use machine::{BlockSize, DriveFormat, Layer, MachineError, accel::Verdict};
+use machine::{BlockSize, DriveFormat, Layer, accel::Verdict};
 use qemu::{
     Qemu, QemuAccel,
     boot::{BootSpec, Firmware, Network, NotSeen, Session, Terminal, find_uefi},
 };
 use tokio::sync::watch;
 
-use super::{Context, Outcome, layers, machine_run, resolve};
 use crate::{
-    backend,
+    build::{bases, options, runtime},
     cli::{
         AccelArg, AccelArgs, BackingArgs, CacheDirArgs, DriveFormatArg, ReachArgs, positive, smp,
     },
-    confinement,
+    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
-    network::{self, connection_event},
+    machine::{
+        backend, confinement,
+        network::{self, connection_event},
+    },
 };
 
 /// Lines of the console that are shown when the awaited text does not come.
@@ -39,31 +41,31 @@ const CONSOLE_TAIL_LINES: usize = 40;
     after_help = "The image stays as it is; what the guest changes is gone when it ends. Ctrl-A X \
                         ends the guest, Ctrl-C is the guest's."
 )]
-pub struct BootArgs {
+pub(crate) struct BootArgs {
     /// The image
     #[arg(value_name = "IMAGE")]
-    pub image: PathBuf,
+    pub(crate) image: PathBuf,
 
     /// Its format [default: qcow2 for *.qcow2, what the suffix says for vmdk, vhd, vhdx, vdi and
     /// packed images, else raw]
     #[arg(long, value_name = "FORMAT")]
-    pub format: Option<DriveFormatArg>,
+    pub(crate) format: Option<DriveFormatArg>,
 
     /// Logical block size of the disk: 512 or 4096
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = block_size)]
-    pub block_size: BlockSize,
+    pub(crate) block_size: BlockSize,
 
     /// Options of the run.
     #[command(flatten)]
-    pub trial: TrialArgs,
+    pub(crate) trial: TrialArgs,
 }
 
 /// How an image is tried out.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct TrialArgs {
+pub(crate) struct TrialArgs {
     /// Boot with UEFI instead of BIOS
     #[arg(long)]
-    pub uefi: bool,
+    pub(crate) uefi: bool,
 
     /// Give the guest a network card, by which it reaches public hosts as scripts of builds do
     ///
@@ -71,45 +73,45 @@ pub struct TrialArgs {
     /// and names lead out. Loopback, private and link-local addresses, cloud metadata and the
     /// host's own addresses are closed, but for what --allow-host and --allow-private open.
     #[arg(long = "with-network")]
-    pub network: bool,
+    pub(crate) network: bool,
 
     /// What the guest may reach.
     #[command(flatten)]
-    pub reach: ReachArgs,
+    pub(crate) reach: ReachArgs,
 
     /// Do not show the console, but wait until TEXT appears on it and end; may be given
     /// several times, for one text after another
     #[arg(long, value_name = "TEXT")]
-    pub expect: Vec<String>,
+    pub(crate) expect: Vec<String>,
 
     /// What to type, with a return, when an awaited text has appeared; the first of several
     /// belongs to the first text
     #[arg(long, value_name = "TEXT", requires = "expect", allow_hyphen_values = true)]
-    pub answer: Vec<String>,
+    pub(crate) answer: Vec<String>,
 
     /// How long to wait for each text
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = positive,
           requires = "expect")]
-    pub timeout: u32,
+    pub(crate) timeout: u32,
 
     /// What runs the guest's instructions.
     #[command(flatten)]
-    pub accel: AccelArgs,
+    pub(crate) accel: AccelArgs,
 
     /// Memory of the guest in MiB
     #[arg(short = 'm', long, value_name = "MIB", default_value = "1024", value_parser = positive)]
-    pub memsize: u32,
+    pub(crate) memsize: u32,
 
     /// Processors of the guest
     #[arg(long, value_name = "N", default_value = "2", value_parser = smp)]
-    pub smp: u8,
+    pub(crate) smp: u8,
 
     /// What the image may stand on.
     #[command(flatten)]
-    pub backing: BackingArgs,
+    pub(crate) backing: BackingArgs,
     /// Where vbuild has noted what its own images stand on.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
 }
 
 fn block_size(text: &str) -> Result<BlockSize, String> {
@@ -125,31 +127,31 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
 /// # Errors
 /// An image that cannot be opened, a missing QEMU or firmware, a text that does
 /// not appear.
-pub fn run(context: &Context, args: &BootArgs) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, args: &BootArgs) -> Outcome {
     if args.trial.answer.len() > args.trial.expect.len() {
         return Err(CommandError::usage("there are more answers (--answer) than texts (--expect)"));
     }
     let network = way_out(&args.trial)?;
     let mut spec = spec(args)?;
     let accel = accel(args.trial.accel.accel)?;
-    let qemu = Qemu::new(None, accel).map_err(machine_error)?;
+    let qemu = Qemu::new(None, accel)?;
     let require = args.trial.accel.require_confinement;
     let demand = |held: &[Confinement]| if require { confinement::demand(held) } else { Ok(()) };
     if args.trial.expect.is_empty() {
-        let status = machine_run::runtime()?.block_on(async {
+        let status = runtime::runtime()?.block_on(async {
             // The terminal is the guest's, so nobody is told of its connections.
             spec.network = network.map(|policy| door(policy, Arc::new(|_| {}))).transpose()?;
-            let mut terminal = Terminal::start(&qemu, &spec).await.map_err(machine_error)?;
+            let mut terminal = Terminal::start(&qemu, &spec).await?;
             demand(&terminal.confinement())?;
-            terminal.wait().await.map_err(machine_error)
+            terminal.wait().await.map_err(CommandError::from)
         })?;
         return Ok(u8::from(!status.success()));
     }
-    machine_run::quietly(&context.console, async |ctx| {
+    runtime::quietly(&context.console, async |ctx| {
         let observer = Arc::clone(&ctx.observer);
         let on_record = move |record: &egress::Record| observer.event(&connection_event(record));
         spec.network = network.map(|policy| door(policy, Arc::new(on_record))).transpose()?;
-        let mut session = Session::start(&qemu, &spec).await.map_err(machine_error)?;
+        let mut session = Session::start(&qemu, &spec).await?;
         demand(&session.confinement())?;
         expect(&mut session, args, ctx.cancel).await
     })?;
@@ -221,7 +223,7 @@ fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
         block_size: args.block_size,
         firmware: match args.trial.uefi {
             false => Firmware::Bios,
-            true => Firmware::Uefi(find_uefi().map_err(machine_error)?),
+            true => Firmware::Uefi(find_uefi()?),
         },
         memory_mib: args.trial.memsize,
         vcpus: args.trial.smp,
@@ -239,17 +241,16 @@ fn readable(args: &BootArgs) -> Result<PathBuf, CommandError> {
     if args.format.is_some() || !READ_FIRST.contains(&ending) {
         return Ok(args.image.clone());
     }
-    let folder = layers::bases_folder(&resolve::cache_dir(&args.trial.cache_dir));
+    let folder = bases::folder(&options::cache_dir(&args.trial.cache_dir));
     let found = base_image::open(&args.image, None, &args.trial.backing.allowed(), &folder);
-    found.map(|image| image.raw).map_err(layers::base_failure)
+    found.map(|image| image.raw).map_err(CommandError::from)
 }
 
 /// The files that a qcow2 image stands on, nearest first, by vbuild's notes and the
 /// user's word.
 fn below(image: &Path, trial: &TrialArgs) -> Result<Vec<Layer>, CommandError> {
-    let folder = layers::bases_folder(&resolve::cache_dir(&trial.cache_dir));
-    let files = base_image::layers(image, &trial.backing.allowed(), &folder)
-        .map_err(layers::base_failure)?;
+    let folder = bases::folder(&options::cache_dir(&trial.cache_dir));
+    let files = base_image::layers(image, &trial.backing.allowed(), &folder)?;
     let layer = |(path, format)| Layer {
         path,
         format: match format {
@@ -294,14 +295,6 @@ fn accel(asked: AccelArg) -> Result<QemuAccel, CommandError> {
             Err(CommandError::message(Kind::Host, text).maybe_hint(hint))
         }
     }
-}
-
-fn machine_error(error: MachineError) -> CommandError {
-    let hint = match &error {
-        MachineError::Unavailable { hint, .. } => hint.clone(),
-        _ => None,
-    };
-    CommandError::new(Kind::Host, error).maybe_hint(hint)
 }
 
 #[cfg(test)]

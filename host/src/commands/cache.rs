@@ -12,9 +12,9 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use mkext4::{FsBuilder, Options, RegionSink};
 
-use super::{Context, Outcome};
 use crate::{
     cli::ByteSize,
+    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
     ui,
 };
@@ -28,15 +28,15 @@ const LABEL: &str = "vbuild-cache";
 
 /// `vbuild cache`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct CacheCommand {
+pub(crate) struct CacheCommand {
     /// What to do.
     #[command(subcommand)]
-    pub verb: CacheVerb,
+    pub(crate) verb: CacheVerb,
 }
 
 /// What can be done with caches.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
-pub enum CacheVerb {
+pub(crate) enum CacheVerb {
     /// Make a helper drive for --drive
     Create(CreateArgs),
 }
@@ -44,23 +44,23 @@ pub enum CacheVerb {
 /// `vbuild cache create`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(after_help = "The file is sparse: it takes space only as builds fill it.")]
-pub struct CreateArgs {
+pub(crate) struct CreateArgs {
     /// The file to make; it must not exist
     #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
 
     /// Size of the drive: a number and one of b, K, M, G
     #[arg(long, value_name = "SIZE", default_value = "10G")]
-    pub size: ByteSize,
+    pub(crate) size: ByteSize,
 
     /// Its filesystem
     #[arg(long, value_name = "TYPE", default_value = "ext4")]
-    pub fs: DriveFilesystem,
+    pub(crate) fs: DriveFilesystem,
 }
 
 /// Filesystems that vbuild itself can make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DriveFilesystem {
+pub(crate) enum DriveFilesystem {
     /// ext4 with a journal
     Ext4,
 }
@@ -69,7 +69,7 @@ pub enum DriveFilesystem {
 ///
 /// # Errors
 /// A file that exists or cannot be written, a size that makes no filesystem.
-pub fn run(context: &Context, command: CacheCommand) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, command: CacheCommand) -> Outcome {
     let CacheVerb::Create(args) = command.verb;
     let DriveFilesystem::Ext4 = args.fs;
     create(&args.file, args.size)?;

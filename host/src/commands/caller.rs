@@ -7,8 +7,7 @@
 
 use dib::Lowered;
 
-use super::Context;
-use crate::{cli::BuildArgs, pipeline::Ctx};
+use crate::{cli::BuildArgs, commands::context::ProcessContext, run_context::RunContext};
 
 /// Variables beside `DIB_*` that diskimage-builder 3.43 or its elements document.
 const DOCUMENTED: &[&str] = &[
@@ -82,12 +81,12 @@ const PROXIES: &[&str] = &[
 ];
 
 /// Whether the environment counts for a build at all.
-fn counts(context: &Context, args: &BuildArgs) -> bool {
+fn counts(context: &ProcessContext, args: &BuildArgs) -> bool {
     context.personality.reads_dib_environment() && !args.scripts.clear_environment
 }
 
 /// The variables of the caller that scripts get.
-pub(super) fn passed(context: &Context, args: &BuildArgs) -> Vec<(String, String)> {
+pub(super) fn passed(context: &ProcessContext, args: &BuildArgs) -> Vec<(String, String)> {
     if !counts(context, args) {
         return Vec::new();
     }
@@ -103,24 +102,28 @@ pub(super) fn passed(context: &Context, args: &BuildArgs) -> Vec<(String, String
 }
 
 /// A variable that diskimage-builder reads itself, when it is not empty.
-pub(super) fn setting<'a>(context: &'a Context, args: &BuildArgs, name: &str) -> Option<&'a str> {
+pub(super) fn setting<'a>(
+    context: &'a ProcessContext,
+    args: &BuildArgs,
+    name: &str,
+) -> Option<&'a str> {
     let value = context.variable(name).filter(|value| !value.is_empty());
     value.filter(|_| counts(context, args))
 }
 
 /// Whether such a variable is set to something that means yes.
-pub(super) fn flag(context: &Context, args: &BuildArgs, name: &str) -> bool {
+pub(super) fn flag(context: &ProcessContext, args: &BuildArgs, name: &str) -> bool {
     setting(context, args, name).is_some_and(|value| value != "0")
 }
 
 /// Whether `DIB_QUIET` silences the terminal.
-pub(super) fn is_quiet(context: &Context, args: &BuildArgs) -> bool {
+pub(super) fn is_quiet(context: &ProcessContext, args: &BuildArgs) -> bool {
     flag(context, args, "DIB_QUIET")
 }
 
 /// Tells in one line which of the documented variables without `DIB_` are passed, and that
 /// proxies are not.
-pub(super) fn tell(context: &Context, args: &BuildArgs, ctx: &Ctx) {
+pub(super) fn tell(context: &ProcessContext, args: &BuildArgs, ctx: &RunContext) {
     if !counts(context, args) {
         return;
     }
@@ -146,7 +149,11 @@ pub(super) fn tell(context: &Context, args: &BuildArgs, ctx: &Ctx) {
 
 /// A warning about variables that are set here and that files of the elements use, but that
 /// are not passed.
-pub(super) fn unpassed(context: &Context, args: &BuildArgs, lowered: &Lowered) -> Option<String> {
+pub(super) fn unpassed(
+    context: &ProcessContext,
+    args: &BuildArgs,
+    lowered: &Lowered,
+) -> Option<String> {
     if !counts(context, args) {
         return None;
     }

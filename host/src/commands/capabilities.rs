@@ -3,9 +3,9 @@
 
 use std::io::{ErrorKind, Write as _};
 
-use super::Outcome;
 use crate::{
     cli::{MachineReadable, format_names},
+    commands::context::Outcome,
     error::{CommandError, Kind},
     ui::{Console, open_channel},
 };
@@ -14,7 +14,7 @@ use crate::{
 ///
 /// # Errors
 /// A channel that cannot be opened.
-pub fn run(console: &Console, channel: &MachineReadable) -> Outcome {
+pub(crate) fn run(console: &Console, channel: &MachineReadable) -> Outcome {
     let list = list();
     match channel {
         MachineReadable::Plain | MachineReadable::Stdout => console.print(&list)?,

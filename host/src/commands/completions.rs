@@ -3,34 +3,34 @@
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{Context, Outcome};
+use crate::commands::context::{Outcome, ProcessContext};
 
 /// `vbuild completions`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
     after_help = "For bash: vbuild completions bash > ~/.local/share/bash-completion/completions/vbuild"
 )]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// The shell
-    pub shell: Shell,
+    pub(crate) shell: Shell,
 }
 
 /// Prints the script that completes vbuild's command line.
 ///
 /// # Errors
 /// None; the type is that of all verbs.
-pub fn run(context: &Context, args: &CompletionsArgs) -> Outcome {
-    context.console.print_own(&script(args.shell))?;
+pub(crate) fn run(context: &ProcessContext, args: &CompletionsArgs) -> Outcome {
+    context.console.print_own(&script(args.shell, &context.command))?;
     Ok(0)
 }
 
 /// The completion script of a shell.
 #[must_use]
-pub fn script(shell: Shell) -> String {
+fn script(shell: Shell, command: &Command) -> String {
     let mut script = Vec::new();
     let mut command = match shell {
-        Shell::Zsh => without_words(&crate::cli::command()),
-        _ => crate::cli::command(),
+        Shell::Zsh => without_words(command),
+        _ => command.clone(),
     };
     clap_complete::generate(shell, &mut command, "vbuild", &mut script);
     String::from_utf8_lossy(&script).into_owned()
@@ -55,10 +55,11 @@ fn without_words(command: &Command) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::command_line::command;
 
     #[test]
     fn in_zsh_no_word_stands_before_a_verb() {
-        let script = script(Shell::Zsh);
+        let script = script(Shell::Zsh, &command());
         // `'*::elements -- …'` before `":: :_vbuild_commands"`.
         for (at, _) in script.match_indices("_commands\" \\\n") {
             let before = script[..at].rsplit("_arguments").next().unwrap_or_default();
@@ -71,7 +72,7 @@ mod tests {
     #[test]
     fn every_shell_learns_options_and_verbs() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            let script = script(shell);
+            let script = script(shell, &command());
             assert!(script.contains("drive-format"), "{shell}");
             assert!(script.contains("completions"), "{shell}");
         }

@@ -6,90 +6,53 @@ use std::{
     sync::Arc,
 };
 
-use super::{Context, Outcome, caller, logs, machine_run, resolve};
 use crate::{
-    advice,
-    cli::{
-        BuildArgs, ChecksumKind, ContainerEngine, EnvVar, Formats, Personality, Words, comma_list,
-        recipe_words, verb_hint,
+    build::{
+        advice, container, downloads::IndexFetcher, formats, logs, options, pipeline, runtime,
     },
-    downloads::IndexFetcher,
-    error::{CommandError, Kind},
-    pipeline::{self, Ctx},
+    cli::{BuildArgs, ChecksumKind, EnvVar, Words, comma_list, recipe_words, verbs},
+    commands::{
+        caller,
+        context::{Outcome, ProcessContext},
+    },
+    error::CommandError,
+    run_context::RunContext,
     settings::Settings,
     ui::{self, Ui},
 };
-use dib::{DibError, DibErrorKind, DibOptions, FormatChoice, Lowered, MadeFrom, World};
+use dib::{DibError, DibOptions, Lowered, World};
 
 /// Builds.
 ///
 /// # Errors
 /// Whatever the build fails with, told already once the view is open.
-pub fn run(context: &Context, args: &BuildArgs) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, args: &BuildArgs) -> Outcome {
     let settings = settings(context, args);
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
     let console = context.console.shared_with_shell(settings.may_open_shell());
     let mut view = ui::Settings::of(&args.output, log);
     view.verbosity.quiet |= caller::is_quiet(context, args);
     let ui = Arc::new(Ui::open(&view, &console)?);
-    machine_run::run_attempts(&ui, async |ctx| {
+    runtime::run_attempts(&ui, async |ctx| {
         let lowered = lower(context, args, &settings, ctx)?;
-        let loading = container_archive(args.image.load_into, Some(&args.image.formats))?;
+        let loading = container::archive(args.image.load_into, Some(&args.image.formats))?;
         let written = pipeline::build(&lowered.plan, &settings, ctx).await?;
-        load(args.image.load_into, loading, &written, ctx)
+        container::load(args.image.load_into, loading, &written, ctx)
     })?;
     Ok(0)
 }
 
 /// The settings of a build.
 #[must_use]
-pub fn settings(context: &Context, args: &BuildArgs) -> Settings {
-    let mut settings = resolve::build_settings(args);
+pub(crate) fn settings(context: &ProcessContext, args: &BuildArgs) -> Settings {
+    let mut settings = options::build_settings(args);
     take_breaks(context, args, &mut settings);
     settings
 }
 
-/// The format whose archive `--load-into` takes.
-///
-/// # Errors
-/// When no container image is made, or the engine is missing.
-pub(crate) fn container_archive(
-    engine: Option<ContainerEngine>,
-    formats: Option<&Formats>,
-) -> Result<Option<&'static str>, CommandError> {
-    let Some(engine) = engine else { return Ok(None) };
-    let is_made = |name: &str| formats.is_some_and(|formats| formats.names().any(|f| f == name));
-    let found = ["docker", "oci"].iter().find(|name| is_made(name));
-    let name = found.ok_or_else(|| {
-        CommandError::usage("--load-into: no container image is among the outputs")
-            .hint("--formats docker --docker-target NAME:TAG writes one")
-    })?;
-    output::needs_program(engine.command(), "to load the container image into it")
-        .map_err(pipeline::output_error)?;
-    Ok(Some(*name))
-}
-
-/// Gives the finished container image to the engine.
-///
-/// # Errors
-/// When the engine does not take it.
-pub(crate) fn load(
-    engine: Option<ContainerEngine>,
-    format: Option<&'static str>,
-    written: &[output::Written],
-    ctx: &Ctx,
-) -> Result<(), CommandError> {
-    let archive = written.iter().find(|file| Some(file.format) == format);
-    if let (Some(engine), Some(archive)) = (engine, archive) {
-        output::load_container(engine.command(), &archive.path).map_err(pipeline::output_error)?;
-        ctx.say(format!("loaded {} into {}", archive.path.display(), engine.command()));
-    }
-    Ok(())
-}
-
 /// `--debug-shell`, and the variable `break` as diskimage-builder reads it: points
 /// separated by commas, at which a shell opens, or `break_cmd` runs.
-fn take_breaks(context: &Context, args: &BuildArgs, settings: &mut Settings) {
+fn take_breaks(context: &ProcessContext, args: &BuildArgs, settings: &mut Settings) {
     let variables = envvars(context, args);
     let value = |of: &str| {
         variables.iter().rev().find(|(name, _)| name == of).map(|(_, value)| value.clone())
@@ -111,11 +74,11 @@ fn take_breaks(context: &Context, args: &BuildArgs, settings: &mut Settings) {
 ///
 /// # Errors
 /// Options, elements or a diskimage-builder that cannot be used.
-pub fn lower(
-    context: &Context,
+pub(crate) fn lower(
+    context: &ProcessContext,
     args: &BuildArgs,
     settings: &Settings,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<Lowered, CommandError> {
     if args.tmpfs.min_tmpfs.is_some() {
         ctx.warn("--min-tmpfs: vbuild builds on a disk of its machine, never in memory");
@@ -132,13 +95,14 @@ pub fn lower(
         root: Path::new("/"),
     };
     let fetcher = IndexFetcher::new(settings);
-    let located = machine_run::until_signalled(ctx, || {
-        dib::locate(&options, &world, &fetcher)
-            .map_err(DibError::from)
-            .map_err(|error| dib_error(context.personality, error))
+    let wrong = |error: DibError| {
+        let words = error.virt_dib_words().filter(|_| !context.personality.reads_dib_environment());
+        CommandError::from(error).in_words(words)
+    };
+    let located = runtime::until_signalled(ctx, || {
+        dib::locate(&options, &world, &fetcher).map_err(|error| wrong(error.into()))
     })?;
-    let lowered =
-        dib::lower(&options, &located).map_err(|error| dib_error(context.personality, error))?;
+    let lowered = dib::lower(&options, &located).map_err(wrong)?;
     ctx.say(format!("Expanded elements: {}", lowered.elements.join(" ")));
     if !lowered.variables.is_empty() {
         ctx.say(format!("Carried environment variables: {}", lowered.variables.join(" ")));
@@ -163,7 +127,7 @@ fn source_date_epoch(text: &str) -> Result<u64, CommandError> {
 
 /// A first word that is no verb is an element; one that is nearly a verb, and no element that
 /// is at hand, is met before any element is fetched.
-fn check_first_word(context: &Context, options: &DibOptions) -> Result<(), CommandError> {
+fn check_first_word(context: &ProcessContext, options: &DibOptions) -> Result<(), CommandError> {
     let own = options.base_path.as_ref().map(|lib| lib.join("../elements"));
     let listed = options.elements_path.iter().flat_map(|paths| paths.split(':')).map(Path::new);
     let paths: Vec<&Path> = options
@@ -173,8 +137,8 @@ fn check_first_word(context: &Context, options: &DibOptions) -> Result<(), Comma
         .chain(own.as_deref())
         .chain(listed)
         .collect();
-    let args = context.argv.get(1..).unwrap_or_default();
-    match verb_hint(context.personality, args, &paths) {
+    let args = &context.args;
+    match verbs::hint(context.personality, &context.command, args, &paths) {
         Some(hint) => {
             let word = args.first().map(|word| word.to_string_lossy()).unwrap_or_default();
             Err(CommandError::usage(format!("no verb and no element is called `{word}`"))
@@ -208,24 +172,9 @@ fn check_outputs(options: &DibOptions) -> Result<(), CommandError> {
     checked.or_else(|error| refused(error.to_string()))
 }
 
-fn dib_error(personality: Personality, error: DibError) -> CommandError {
-    let kind = match error.kind() {
-        DibErrorKind::Usage | DibErrorKind::Recipe => Kind::Usage,
-        DibErrorKind::Fetch => Kind::Build,
-        DibErrorKind::Io => Kind::Host,
-    };
-    let hints = error.hints();
-    let words = error.virt_dib_words().filter(|_| !personality.reads_dib_environment());
-    let error = match words {
-        Some(words) => CommandError::message(kind, words),
-        None => CommandError::new(kind, error),
-    };
-    hints.into_iter().fold(error, CommandError::hint)
-}
-
 /// The options of the recipe.
 #[must_use]
-pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
+pub(crate) fn options(context: &ProcessContext, args: &BuildArgs) -> DibOptions {
     let BuildArgs { elements, scripts, image, builder, output, .. } = args;
     let network = &builder.guest.network;
     let of_caller = |name: &str| caller::setting(context, args, name).map(str::to_owned);
@@ -244,7 +193,7 @@ pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
         envvars: envvars(context, args),
         home: context.variable("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
         name: PathBuf::from(&image.name),
-        formats: image.formats.0.iter().copied().map(format_choice).collect(),
+        formats: image.formats.0.iter().copied().map(formats::for_dib).collect(),
         uncompressed: image.uncompressed,
         qemu_img_options: image.qemu_img_options.clone().or_else(|| of_caller("QEMU_IMG_OPTIONS")),
         docker_target: image.docker_target.clone(),
@@ -277,22 +226,22 @@ pub fn options(context: &Context, args: &BuildArgs) -> DibOptions {
 }
 
 /// What scripts know of the command line.
-fn words(context: &Context, which: Words) -> Vec<String> {
-    let args = context.argv.get(1..).unwrap_or_default();
-    let words = recipe_words(which, context.personality, args);
+fn words(context: &ProcessContext, which: Words) -> Vec<String> {
+    let args = &context.args;
+    let words = recipe_words(which, context.personality, &context.command, args);
     words.iter().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// virt-dib replaced an existing output; diskimage-builder renames it unless
 /// told otherwise.
-fn overwrites(context: &Context, args: &BuildArgs) -> bool {
+fn overwrites(context: &ProcessContext, args: &BuildArgs) -> bool {
     !context.personality.reads_dib_environment()
         || caller::flag(context, args, "OVERWRITE_OLD_IMAGE")
 }
 
 /// The variables for scripts: under diskimage-builder's names those of the
 /// environment that it would read, then the options.
-fn envvars(context: &Context, args: &BuildArgs) -> Vec<(String, String)> {
+fn envvars(context: &ProcessContext, args: &BuildArgs) -> Vec<(String, String)> {
     let mut variables = caller::passed(context, args);
     variables.extend(args.scripts.envvar.iter().filter_map(|option| match option {
         EnvVar::Set(name, value) => Some((name.clone(), value.clone())),
@@ -300,17 +249,6 @@ fn envvars(context: &Context, args: &BuildArgs) -> Vec<(String, String)> {
         EnvVar::FromHost(name) => Some((name.clone(), context.variable(name)?.to_owned())),
     }));
     variables
-}
-
-fn format_choice(format: &output::Format) -> FormatChoice {
-    FormatChoice {
-        name: format.name.to_owned(),
-        extension: format.suffix.to_owned(),
-        made_from: match format.origin {
-            output::Origin::Disk => MadeFrom::Disk,
-            output::Origin::Tree => MadeFrom::Tree,
-        },
-    }
 }
 
 #[cfg(test)]
@@ -321,19 +259,26 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::{self, Invocation},
+        cli::Personality,
+        commands::command_line::{self, Invocation},
         ui::Console,
     };
 
     /// The recipe's options for a command line in an environment.
     fn of(line: &str, environment: &[(&str, &str)]) -> DibOptions {
         let argv: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        let (personality, invocation) = cli::parse(&argv).unwrap();
+        let (personality, invocation) = command_line::parse_argv(&argv).unwrap();
         let Invocation::Build(args) = invocation else { panic!("`{line}` is no build") };
         let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
         let console =
             Console { stdout_is_terminal: false, stderr_is_terminal: false, colours: false };
-        let context = Context { console, personality, argv, environment: environment.collect() };
+        let context = ProcessContext {
+            console,
+            personality,
+            command: command_line::command_of(personality),
+            args: argv[1..].to_vec(),
+            environment: environment.collect(),
+        };
         options(&context, &args)
     }
 
@@ -373,8 +318,8 @@ mod tests {
             exclude_scripts: vec!["y".into()],
             extra_packages: vec!["a".into(), "b".into(), "c".into()],
             name: "d/n".into(),
-            formats: [("raw", MadeFrom::Disk), ("tar", MadeFrom::Tree)]
-                .map(|(name, made_from)| FormatChoice {
+            formats: [("raw", dib::MadeFrom::Disk), ("tar", dib::MadeFrom::Tree)]
+                .map(|(name, made_from)| dib::FormatChoice {
                     name: name.into(),
                     extension: name.into(),
                     made_from,
@@ -469,9 +414,10 @@ mod tests {
         assert_eq!(options.content_line, ["-x", "deb"]);
         let formats = of("disk-image-create -o d/n -t raw,tar -u -p a --checksum deb", &[]);
         assert_eq!(formats.content_line, ["-p", "a", "deb"]);
-        let plan = cli::recipe_words(
+        let plan = recipe_words(
             Words::Recipe,
             Personality::Vbuild,
+            &command_line::command(),
             &["plan", "--cache", "--name=n", "deb"].map(OsString::from),
         );
         assert_eq!(plan, ["--name=n", "deb"].map(OsString::from));

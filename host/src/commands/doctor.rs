@@ -12,12 +12,12 @@ use machine::accel::{self, Accel, Emulator, Outcome as CheckOutcome, ProbeReport
 use confine::Confinement;
 use qemu::{Qemu, QemuAccel};
 
-use super::{Context, Outcome, machine_run, resolve};
 use crate::{
-    appliance, backend,
+    build::{options, runtime},
     cli::{AccelArgs, CacheDirArgs, MemoryArgs, PackageArgs, SourceArgs},
-    confinement,
-    error::{Kind, exit_status},
+    commands::context::{Outcome, ProcessContext},
+    error::{CommandError, Kind, exit_status},
+    machine::{appliance, backend, confinement, memory},
     settings::Settings,
     ui::bytes,
 };
@@ -25,29 +25,27 @@ use crate::{
 /// A first build needs this much in the cache: the appliance with its packages,
 /// and the disks of one small image.
 const CACHE_FREE_MIN_BYTES: u64 = 6 << 30;
-/// What vbuild and QEMU take beside the guest's memory, generously.
-pub(super) const MEMORY_BESIDE_BYTES: u64 = 256 << 20;
 
 /// `vbuild doctor`.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(after_help = "The exit status is 0 when builds can run here, however fast, and 3 when \
                         only --require-confinement would stop them.")]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// What would run the machine.
     #[command(flatten)]
-    pub accel: AccelArgs,
+    pub(crate) accel: AccelArgs,
     /// The memory that it would have.
     #[command(flatten)]
-    pub memory: MemoryArgs,
+    pub(crate) memory: MemoryArgs,
     /// The appliance that would be used.
     #[command(flatten)]
-    pub packages: PackageArgs,
+    pub(crate) packages: PackageArgs,
     /// Where that would come from.
     #[command(flatten)]
-    pub source: SourceArgs,
+    pub(crate) source: SourceArgs,
     /// The cache that would be used.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
 }
 
 /// The section about what confines the processes of a machine.
@@ -86,9 +84,9 @@ impl Finding {
 ///
 /// # Errors
 /// None; what is missing is told, and decides the exit status.
-pub fn run(context: &Context, args: &DoctorArgs) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, args: &DoctorArgs) -> Outcome {
     let DoctorArgs { accel, memory, packages, source, cache_dir } = args;
-    let settings = resolve::appliance_settings(accel, packages, source, cache_dir);
+    let settings = options::appliance_settings(accel, packages, source, cache_dir);
     let memory_mib = memory.memsize.unwrap_or(settings.memory_mib);
     let report = backend::report();
     let emulator = qemu::emulator(None);
@@ -187,7 +185,7 @@ fn confined(require: bool) -> Vec<Finding> {
     };
     // Where there is no QEMU, another section says so.
     if let Ok(qemu) = Qemu::new(None, QemuAccel::Tcg) {
-        let asked = machine_run::runtime().map(|runtime| runtime.block_on(qemu.confinement()));
+        let asked = runtime::runtime().map(|runtime| runtime.block_on(qemu.confinement()));
         findings.push(match asked {
             Ok(Ok(held)) => judge(held),
             Ok(Err(error)) => failed(format!("QEMU: {error}")),
@@ -199,7 +197,7 @@ fn confined(require: bool) -> Vec<Finding> {
 
 fn appliance_state(settings: &Settings) -> Finding {
     let found = appliance::request(settings)
-        .and_then(|(request, _)| ::appliance::find(&request).map_err(appliance::appliance_error));
+        .and_then(|(request, _)| ::appliance::find(&request).map_err(CommandError::from));
     match found {
         Ok(Some(found)) => {
             let manifest = found.manifest();
@@ -254,8 +252,8 @@ fn existing_ancestor(path: &Path) -> PathBuf {
 }
 
 fn memory_state(guest_mib: u32) -> Finding {
-    let needed = (u64::from(guest_mib) << 20) + MEMORY_BESIDE_BYTES;
-    match memory_available() {
+    let needed = (u64::from(guest_mib) << 20) + memory::BESIDE_GUEST_BYTES;
+    match memory::available() {
         None => Finding::new(Mark::Skipped, "memory: /proc/meminfo does not say"),
         Some(available) => {
             let (has, wants) = (bytes(available), bytes(needed));
@@ -266,17 +264,6 @@ fn memory_state(guest_mib: u32) -> Finding {
             }
         }
     }
-}
-
-/// How much memory processes can get, in bytes, if the host says so.
-pub(super) fn memory_available() -> Option<u64> {
-    std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_memory(&text))
-}
-
-/// `MemAvailable` in bytes.
-fn available_memory(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -322,8 +309,8 @@ qemu
     #[test]
     fn memory_is_read_from_the_kernels_table() {
         let table = "MemTotal:  100 kB\nMemAvailable:   4096 kB\n";
-        assert_eq!(available_memory(table), Some(4 << 20));
-        assert_eq!(available_memory("MemTotal: 1 kB\n"), None);
+        assert_eq!(memory::available_in(table), Some(4 << 20));
+        assert_eq!(memory::available_in("MemTotal: 1 kB\n"), None);
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use clap::Args;
 
-use super::{Context, Outcome, machine_run, resolve};
 use crate::{
+    build::{options, runtime},
     cli::GuestArgs,
+    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
-    exec,
+    machine::exec,
 };
 
 /// `vbuild exec`.
@@ -15,10 +16,10 @@ use crate::{
     after_help = "The command's output and exit status are passed through. 125 means that vbuild \
                         itself failed, 124 that the command's time was up. The drive is on /helper."
 )]
-pub struct ExecArgs {
+pub(crate) struct ExecArgs {
     /// Where it runs, and the drive to look into.
     #[command(flatten)]
-    pub guest: GuestArgs,
+    pub(crate) guest: GuestArgs,
 
     /// The command and its arguments
     #[arg(
@@ -27,19 +28,17 @@ pub struct ExecArgs {
         trailing_var_arg = true,
         allow_hyphen_values = true
     )]
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
 }
 
 /// Runs the command.
 ///
 /// # Errors
 /// When vbuild itself fails; the exit status then is 125.
-pub fn run(context: &Context, args: &ExecArgs) -> Outcome {
-    let settings = resolve::guest_settings(&args.guest);
-    machine_run::quietly(&context.console, async |ctx| {
-        exec::exec(&settings, &args.command, &ctx).await
-    })
-    .map_err(as_exec)
+pub(crate) fn run(context: &ProcessContext, args: &ExecArgs) -> Outcome {
+    let settings = options::guest_settings(&args.guest);
+    runtime::quietly(&context.console, async |ctx| exec::exec(&settings, &args.command, &ctx).await)
+        .map_err(as_exec)
 }
 
 /// Whatever fails, the exit status must not look like the command's.

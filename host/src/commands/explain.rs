@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
-use super::{Context, Outcome, machine_run, resolve, store};
 use crate::{
+    build::{options, runtime, stage_cache},
     cli::{AccelArgs, CacheDirArgs, PackageArgs, SourceArgs},
+    commands::context::{Outcome, ProcessContext},
     explain::{self, Answer},
     settings::Settings,
     ui::bytes,
@@ -14,23 +15,23 @@ use crate::{
 
 /// What both verbs need to know.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct BuiltArgs {
+pub(crate) struct BuiltArgs {
     /// An image that vbuild has written, or the name of a build
     #[arg(value_name = "IMAGE|BUILD")]
-    pub build: String,
+    pub(crate) build: String,
 
     /// Whose store.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
     /// What runs the machine that looks.
     #[command(flatten)]
-    pub accel: AccelArgs,
+    pub(crate) accel: AccelArgs,
     /// What its appliance holds.
     #[command(flatten)]
-    pub packages: PackageArgs,
+    pub(crate) packages: PackageArgs,
     /// Where its appliance comes from.
     #[command(flatten)]
-    pub source: SourceArgs,
+    pub(crate) source: SourceArgs,
 }
 
 /// `vbuild explain`.
@@ -39,40 +40,40 @@ pub struct BuiltArgs {
     after_help = "The build must be in the store. A machine looks at its disks; nothing runs again. \
                         What counts is when the file's inode was last changed."
 )]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// The build.
     #[command(flatten)]
-    pub built: BuiltArgs,
+    pub(crate) built: BuiltArgs,
 
     /// The file in the image
     #[arg(value_name = "PATH")]
-    pub path: String,
+    pub(crate) path: String,
 }
 
 /// `vbuild du`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(after_help = "Files count for what changed them last.")]
-pub struct DuArgs {
+pub(crate) struct DuArgs {
     /// The build.
     #[command(flatten)]
-    pub built: BuiltArgs,
+    pub(crate) built: BuiltArgs,
 
     /// Count for each script instead of for each stage
     #[arg(long)]
-    pub by_step: bool,
+    pub(crate) by_step: bool,
 }
 
 fn settings(args: &BuiltArgs) -> Settings {
-    resolve::appliance_settings(&args.accel, &args.packages, &args.source, &args.cache_dir)
+    options::appliance_settings(&args.accel, &args.packages, &args.source, &args.cache_dir)
 }
 
 /// Tells about one file.
 ///
 /// # Errors
 /// A build that is not in the store, a path that is not in its image.
-pub fn run(context: &Context, args: &ExplainArgs) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, args: &ExplainArgs) -> Outcome {
     let settings = settings(&args.built);
-    machine_run::quietly(&context.console, async |ctx| {
+    runtime::quietly(&context.console, async |ctx| {
         let answer = explain::path(&settings, &ctx, &args.built.build, &args.path).await?;
         context.console.print(&tell(&args.path, &answer))?;
         Ok(())
@@ -86,7 +87,7 @@ fn tell(path: &str, answer: &Answer) -> String {
     if answer.name != answer.stage {
         let _ = write!(text, ", in the stage {}", answer.stage);
     }
-    text.push_str(&store::origin(answer.shared.as_ref()));
+    text.push_str(&stage_cache::origin(answer.shared.as_ref()));
     text.push('\n');
     for connection in &answer.connections {
         let (host, port) = (&connection.host, connection.port);
@@ -113,9 +114,9 @@ fn tell(path: &str, answer: &Answer) -> String {
 ///
 /// # Errors
 /// A build that is not in the store.
-pub fn run_du(context: &Context, args: &DuArgs) -> Outcome {
+pub(crate) fn run_du(context: &ProcessContext, args: &DuArgs) -> Outcome {
     let settings = settings(&args.built);
-    machine_run::quietly(&context.console, async |ctx| {
+    runtime::quietly(&context.console, async |ctx| {
         let shares = explain::sizes(&settings, &ctx, &args.built.build, args.by_step).await?;
         let total: u64 = shares.iter().map(|(_, size)| size).sum();
         for (name, size) in &shares {

@@ -12,11 +12,17 @@ use clap::Args;
 use inputs::{SourceError, Sources};
 use serde::Deserialize;
 
-use super::{Context, Outcome, dib};
 use crate::{
-    cli::{self, BuildArgs, BuilderArgs, HostPathArgs, Invocation, OutputArgs, Share, ViewArgs},
+    build::host_paths,
+    cli::{
+        self, BuildArgs, BuildLine, BuilderArgs, HostPathArgs, OutputArgs, Personality, Share,
+        ViewArgs,
+    },
+    commands::{
+        context::{Outcome, ProcessContext},
+        dib,
+    },
     error::{CommandError, Kind},
-    host_paths,
 };
 
 /// The name of images that have none, and follow none that has one.
@@ -28,38 +34,38 @@ const DEFAULT_NAME: &str = "image";
     after_help = "Definitions with the same `imagename` are merged: lists grow, maps and values are \
                         replaced key by key."
 )]
-pub struct ImagesArgs {
+pub(crate) struct ImagesArgs {
     /// Files that hold a list of image definitions
     #[arg(value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
 
     /// Show the command lines and end
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 
     /// End when an image fails, instead of building the others
     #[arg(long)]
-    pub stop_on_failure: bool,
+    pub(crate) stop_on_failure: bool,
 
     /// Search PATH for elements; may be given several times, the first that has an element wins
     #[arg(short = 'p', long, value_name = "PATH")]
-    pub element_path: Vec<PathBuf>,
+    pub(crate) element_path: Vec<PathBuf>,
 
     /// Let scripts read a file or folder of the host; may be given several times
     ///
     /// It appears read-only in the guest under GUEST, or under its own absolute path.
     #[arg(long, value_name = "HOST[:GUEST]")]
-    pub share: Vec<Share>,
+    pub(crate) share: Vec<Share>,
 
     /// What the definitions may name of the host.
     #[command(flatten)]
-    pub host_paths: HostPathArgs,
+    pub(crate) host_paths: HostPathArgs,
     /// What builds.
     #[command(flatten)]
-    pub builder: BuilderArgs,
+    pub(crate) builder: BuilderArgs,
     /// What is shown.
     #[command(flatten)]
-    pub view: ViewArgs,
+    pub(crate) view: ViewArgs,
 }
 
 /// One definition, with the keys of diskimage-builder 3.43.
@@ -241,7 +247,7 @@ fn merged(definitions: Vec<Image>) -> Vec<Image> {
 ///
 /// # Errors
 /// A file that cannot be read or is wrong; or how the last failed image failed.
-pub fn run(context: &Context, args: &ImagesArgs) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, args: &ImagesArgs) -> Outcome {
     let mut definitions = Vec::new();
     for file in &args.files {
         definitions.extend(read(file)?);
@@ -252,7 +258,7 @@ pub fn run(context: &Context, args: &ImagesArgs) -> Outcome {
         places.check(image)?;
     }
     // Everything is read before anything is built.
-    let builds: Vec<(Context, BuildArgs)> =
+    let builds: Vec<(ProcessContext, BuildArgs)> =
         images.iter().map(|image| build(context, args, image)).collect::<Result<_, _>>()?;
     let mut failed = None;
     for (image, (context, build)) in images.iter().zip(&builds) {
@@ -318,7 +324,7 @@ impl Places {
         for path in elements.chain(config).filter(|path| !path.is_empty()) {
             match self.own.find(Path::new(path)) {
                 Ok(_) | Err(SourceError::Missing(_)) => {}
-                Err(error) => return Err(host_paths::source_error(error)),
+                Err(error) => return Err(CommandError::from(error)),
             }
         }
         Ok(())
@@ -337,14 +343,17 @@ fn read(file: &Path) -> Result<Vec<Image>, CommandError> {
 
 /// The build of an image: its own command line, with the machine of this one.
 fn build(
-    context: &Context,
+    context: &ProcessContext,
     args: &ImagesArgs,
     image: &Image,
-) -> Result<(Context, BuildArgs), CommandError> {
+) -> Result<(ProcessContext, BuildArgs), CommandError> {
     let argv: Vec<OsString> = image.argv().into_iter().map(OsString::from).collect();
-    let (personality, invocation) = cli::parse(&argv)
+    let (program, line) = argv.split_first().expect("the program's name comes first");
+    let personality = Personality::of(program);
+    let command = personality.build_command();
+    let line = cli::parse_build(personality, &command, line)
         .map_err(|error| error.context(format!("the image cannot be built: {}", image.shown())))?;
-    let Invocation::Build(build) = invocation else {
+    let BuildLine::Build(build) = line else {
         return Err(CommandError::usage(format!("`{}` builds no image", image.shown())));
     };
     // The definition names them on purpose, so they pass whatever they are called.
@@ -368,7 +377,11 @@ fn build(
     };
     let mut environment = context.environment.clone();
     environment.extend(image.environment.iter().map(|(name, value)| (name.into(), value.into())));
-    Ok((Context { personality, argv, environment, ..context.clone() }, build))
+    let args = argv[1..].to_vec();
+    Ok((
+        ProcessContext { console: context.console, personality, command, args, environment },
+        build,
+    ))
 }
 
 #[cfg(test)]

@@ -7,18 +7,21 @@ use engine::ApplianceFiles;
 use plan::{DiskRole, DiskSize, Plan, StageKey};
 use tokio::sync::watch;
 
-use super::{
-    Context, Outcome,
-    layers::Missing,
-    recipe::{OtherRecipe, Prepared, RecipeArgs},
-};
 use crate::{
-    appliance, checks,
+    build::{
+        checks, outputs,
+        planned::{Missing, Planned},
+        stage_cache, targets,
+    },
     cli::BuildArgs,
+    commands::{
+        context::{Outcome, ProcessContext},
+        recipe::{OtherRecipe, RecipeArgs},
+    },
     error::{CommandError, Kind},
-    pipeline::{self, Ctx},
+    machine::appliance,
+    run_context::RunContext,
     settings::Settings,
-    stage_cache,
     ui::{self, Ui, bytes},
 };
 
@@ -33,22 +36,22 @@ const KEY_DIGITS: usize = 12;
     after_help = "A build of other recipes is named behind the options: `vbuild plan --cache vmdb SPEC`, \
                   `vbuild plan layers DIR`."
 )]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     /// A recipe other than elements.
     #[command(subcommand)]
-    pub recipe: Option<OtherRecipe>,
+    pub(crate) recipe: Option<OtherRecipe>,
 
     /// The build.
     #[command(flatten)]
-    pub build: BuildArgs,
+    pub(crate) build: BuildArgs,
 
     /// Print the plan as JSON, with everything in it
     #[arg(long, conflicts_with = "cache")]
-    pub json: bool,
+    pub(crate) json: bool,
 
     /// Say of each stage whether the cache has it, and why not
     #[arg(long)]
-    pub cache: bool,
+    pub(crate) cache: bool,
 }
 
 /// Prints the plan of a build. Needs no machine, and an appliance only for the
@@ -56,15 +59,15 @@ pub struct PlanArgs {
 ///
 /// # Errors
 /// What is wrong with the build's options, elements and outputs.
-pub fn run(context: &Context, args: &PlanArgs) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, args: &PlanArgs) -> Outcome {
     let recipe = RecipeArgs { other: args.recipe.as_ref(), elements: &args.build };
     let output = recipe.output();
     let mut view = ui::Settings::of(&output, output.logfile.clone());
     // Standard output is for the plan alone.
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
-    let ctx = Ctx { observer: ui, cancel: watch::channel(false).1 };
-    let Prepared { plan, settings, makes_folders, files: _files } =
+    let ctx = RunContext { observer: ui, cancel: watch::channel(false).1 };
+    let Planned { plan, settings, makes_folders, files: _files } =
         recipe.prepare(context, &ctx, Missing::Fail)?;
     checks::outputs(&plan, makes_folders)?;
     checks::settings(&plan, &settings)?;
@@ -101,7 +104,7 @@ fn keys(
     let files = files?;
     let salt = stage_cache::salt(settings).ok_or("no store yet; the first build makes it")?;
     let around =
-        pipeline::surroundings(settings, &files, salt).map_err(|error| error.to_string())?;
+        stage_cache::surroundings(settings, &files, salt).map_err(|error| error.to_string())?;
     Ok(StageKey::of_plan(plan, &around))
 }
 
@@ -110,16 +113,16 @@ fn cached(
     plan: &Plan,
     settings: &Settings,
     files: &ApplianceFiles,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<Vec<String>, CommandError> {
     let Some(cache) = stage_cache::for_question(settings, files, ctx)? else {
         return Ok(vec!["runs: there is no cache".to_owned(); plan.stages.len()]);
     };
-    if stage_cache::has_finished(plan, &pipeline::targets(plan), &cache) {
+    if outputs::has_finished(plan, &targets::of_plan(plan), &cache) {
         return Ok(vec!["hit: the finished files are kept".to_owned(); plan.stages.len()]);
     }
     let forecast = engine::cache::forecast(plan, &cache, SystemTime::now());
-    let forecast = forecast.map_err(stage_cache::store_error)?;
+    let forecast = forecast?;
     let words = |(index, why): (usize, &Option<engine::cache::Why>)| match why {
         None => "hit".to_owned(),
         Some(why) => {

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use clap::Args;
 use plan::Plan;
 
-use super::{
-    Context, Outcome,
-    layers::Missing,
-    logs, machine_run,
-    recipe::{OtherRecipe, Prepared, RecipeArgs},
-};
 use crate::{
+    build::{
+        logs, pipeline,
+        planned::{Missing, Planned},
+        runtime,
+    },
     cli::BuildArgs,
+    commands::{
+        context::{Outcome, ProcessContext},
+        recipe::{OtherRecipe, RecipeArgs},
+    },
     error::CommandError,
-    pipeline,
     ui::{self, Console, Ui},
 };
 
@@ -28,33 +30,33 @@ use crate::{
     subcommand_value_name = "RECIPE",
     subcommand_help_heading = "Other recipes"
 )]
-pub struct ShellArgs {
+pub(crate) struct ShellArgs {
     /// Where: STAGE for the state before it, `after:STAGE`, or `end`; `vbuild plan` lists the stages
     #[arg(long, value_name = "STAGE", required = true)]
-    pub at: String,
+    pub(crate) at: String,
 
     /// A recipe other than elements.
     #[command(subcommand)]
-    pub recipe: Option<OtherRecipe>,
+    pub(crate) recipe: Option<OtherRecipe>,
 
     /// The build.
     #[command(flatten)]
-    pub build: BuildArgs,
+    pub(crate) build: BuildArgs,
 }
 
 /// Opens the shell.
 ///
 /// # Errors
 /// Whatever the build fails with on the way there.
-pub fn run(context: &Context, args: &ShellArgs) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, args: &ShellArgs) -> Outcome {
     let recipe = RecipeArgs { other: args.recipe.as_ref(), elements: &args.build };
     let output = recipe.output();
     let log = output.logfile.clone().or_else(|| logs::new_log(&recipe.settings().cache_dir));
     // The terminal is the shell's: nothing may be drawn over it.
     let console = Console { stderr_is_terminal: false, ..context.console };
     let ui = Arc::new(Ui::open(&ui::Settings::of(&output, log), &console)?);
-    machine_run::run(&ui, async |ctx| {
-        let Prepared { plan, settings, files: _files, makes_folders: _ } =
+    runtime::run(&ui, async |ctx| {
+        let Planned { plan, settings, files: _files, makes_folders: _ } =
             recipe.prepare(context, &ctx, Missing::Make)?;
         let after = stages_before(&plan, &args.at)?;
         pipeline::shell(&plan, &settings, &ctx, after).await

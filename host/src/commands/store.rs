@@ -7,13 +7,13 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use store::{Content, Origin, Problem, RecordKind, StageRecord, Usage};
+use store::{Content, Problem, RecordKind, StageRecord, Usage};
 
-use super::{Context, Outcome, layers, resolve};
 use crate::{
+    build::{bases, options, stage_cache},
     cli::{Age, ByteSize, CacheDirArgs, age},
+    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
-    stage_cache::{self, store_error},
     ui::{bytes, duration},
 };
 
@@ -24,15 +24,15 @@ const BASES_UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// `vbuild store`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct StoreCommand {
+pub(crate) struct StoreCommand {
     /// What to do.
     #[command(subcommand)]
-    pub verb: StoreVerb,
+    pub(crate) verb: StoreVerb,
 }
 
 /// What can be done with the store.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
-pub enum StoreVerb {
+pub(crate) enum StoreVerb {
     /// List what is kept, least recently used first
     Ls(StoreArgs),
     /// Say how much room it takes
@@ -45,34 +45,34 @@ pub enum StoreVerb {
 
 /// `vbuild store du`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct StoreDuArgs {
+pub(crate) struct StoreDuArgs {
     /// Whose store.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
 
     /// Read the layers, and say how many different blocks are in them
     #[arg(long)]
-    pub blocks: bool,
+    pub(crate) blocks: bool,
 }
 
 /// `vbuild store ls`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct StoreArgs {
+pub(crate) struct StoreArgs {
     /// Whose store.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
 }
 
 /// `vbuild store verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// Whose store.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
 
     /// Remove what is damaged, so that it is built again
     #[arg(long)]
-    pub repair: bool,
+    pub(crate) repair: bool,
 }
 
 /// `vbuild store gc`.
@@ -80,44 +80,44 @@ pub struct VerifyArgs {
 #[command(
     after_help = "What a running build needs is never removed, even if the store stays larger."
 )]
-pub struct GcArgs {
+pub(crate) struct GcArgs {
     /// Whose store.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
 
     /// The room that it may take afterwards: a number and one of b, K, M, G
     #[arg(long, value_name = "SIZE")]
-    pub max_size: Option<ByteSize>,
+    pub(crate) max_size: Option<ByteSize>,
 
     /// Remove base images of layer folders that were not used for so long, unless an overlay
     /// stands on them [default: 30d]
     #[arg(long, value_name = "AGE", value_parser = age)]
-    pub bases: Option<Age>,
+    pub(crate) bases: Option<Age>,
 }
 
 /// Carries it out.
 ///
 /// # Errors
 /// A store that cannot be read or changed, or, for `verify`, one that is damaged.
-pub fn run(context: &Context, command: StoreCommand) -> Outcome {
-    let open = |args: &CacheDirArgs| stage_cache::open(&resolve::cache_dir(args));
+pub(crate) fn run(context: &ProcessContext, command: StoreCommand) -> Outcome {
+    let open = |args: &CacheDirArgs| stage_cache::open(&options::cache_dir(args));
     let print = |text: &str| context.console.print(text);
     match command.verb {
         StoreVerb::Ls(args) => {
-            let records = open(&args.cache_dir)?.records().map_err(store_error)?;
+            let records = open(&args.cache_dir)?.records()?;
             print(&list(&records))?;
         }
         StoreVerb::Du(args) => {
             let store = open(&args.cache_dir)?;
-            let usage = store.usage().map_err(store_error)?;
+            let usage = store.usage()?;
             print(&format!("{}\n", used(&usage)))?;
             if args.blocks {
-                print(&blocks(&store.content().map_err(store_error)?))?;
+                print(&blocks(&store.content()?))?;
             }
         }
         StoreVerb::Verify(args) => {
             let store = open(&args.cache_dir)?;
-            let verified = store.verify(args.repair).map_err(store_error)?;
+            let verified = store.verify(args.repair)?;
             for problem in &verified.problems {
                 print(&format!("{}\n", describe(problem)))?;
             }
@@ -132,7 +132,7 @@ pub fn run(context: &Context, command: StoreCommand) -> Outcome {
         }
         StoreVerb::Gc(args) => {
             let limit = args.max_size.map(|size| size.0);
-            let collected = open(&args.cache_dir)?.gc(limit).map_err(store_error)?;
+            let collected = open(&args.cache_dir)?.gc(limit)?;
             for stage in &collected.stages {
                 print(&format!("forgot {stage}\n"))?;
             }
@@ -152,7 +152,7 @@ fn collect_bases(args: &GcArgs, left: &Usage) -> Result<String, CommandError> {
     if left.sessions > 0 {
         return Ok("base images are left alone while builds run\n".to_owned());
     }
-    let folder = layers::bases_folder(&resolve::cache_dir(&args.cache_dir));
+    let folder = bases::folder(&options::cache_dir(&args.cache_dir));
     let collected = base_image::gc(&folder, unused_for)
         .map_err(|error| CommandError::new(Kind::Host, error))?;
     let mut text = String::new();
@@ -204,15 +204,6 @@ fn describe(problem: &Problem) -> String {
     }
 }
 
-/// Where a result came from, if it was not built here.
-pub(super) fn origin(origin: Option<&Origin>) -> String {
-    match origin {
-        None => String::new(),
-        Some(Origin { place, key: None, .. }) => format!(", from {place}, unsigned"),
-        Some(Origin { place, key: Some(key), .. }) => format!(", from {place}, signed by {key}"),
-    }
-}
-
 /// What a record is about.
 fn what_of(record: &StageRecord) -> String {
     match record.kind {
@@ -234,7 +225,7 @@ fn list(records: &[(SystemTime, StageRecord)]) -> String {
             (false, true) => format!("took {took}, disks not kept"),
         };
         let network = if record.fetched.is_some() { ", from the network" } else { "" };
-        let origin = origin(record.origin.as_ref());
+        let origin = stage_cache::origin(record.origin.as_ref());
         let key = &record.key.to_string()[..KEY_DIGITS];
         let _ = writeln!(
             text,

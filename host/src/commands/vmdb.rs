@@ -12,18 +12,19 @@ use std::{
 use checked::Printable;
 use clap::{Args, ValueEnum};
 use engine::events::{Event, Observer};
-use vmdb::{Failure, FormatChoice, Narrator, Options, Prepared, Wording};
+use vmdb::{Narrator, Options, Prepared, Wording};
 
-use super::{Context, Outcome, dib, logs, machine_run, recipe, resolve};
 use crate::{
-    checks,
+    build::{
+        checks, container, formats, host_paths, logs, options, pipeline, planned::Planned, runtime,
+    },
     cli::{
         BuilderArgs, ChecksumKind, ContainerEngine, Formats, HostPathArgs, Share, parse_formats,
         positive,
     },
+    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
-    host_paths,
-    pipeline::{self, Ctx},
+    run_context::RunContext,
     settings::Settings,
     ui::{self, Console, Ui, Verbosity},
 };
@@ -35,69 +36,69 @@ use crate::{
                         once, before anything runs. The exit status is 1 when the spec or the build \
                         fails, 2 when the command line is wrong."
 )]
-pub struct VmdbArgs {
+pub(crate) struct VmdbArgs {
     /// The spec, or `-` for standard input
     #[arg(value_name = "SPEC", required_unless_present = "version")]
-    pub spec: Option<String>,
+    pub(crate) spec: Option<String>,
 
     /// Make a new image; its suffix tells the format
     #[arg(long, value_name = "FILE")]
-    pub output: Option<String>,
+    pub(crate) output: Option<String>,
 
     /// Work on an image that exists
     #[arg(long, value_name = "FILE")]
-    pub image: Option<String>,
+    pub(crate) image: Option<String>,
 
     /// Where cache-rootfs keeps the root filesystem, and unpack-rootfs finds it
     #[arg(long, value_name = "FILE")]
-    pub rootfs_tarball: Option<String>,
+    pub(crate) rootfs_tarball: Option<String>,
 
     /// Set a variable for the spec's templates; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
-    pub variable: Vec<String>,
+    pub(crate) variable: Vec<String>,
 
     /// Show the steps, and what they say, on standard output
     #[arg(short = 'v', long)]
-    pub verbose: bool,
+    pub(crate) verbose: bool,
 
     /// Write the whole log of the build to FILE
     #[arg(long, value_name = "FILE")]
-    pub log: Option<PathBuf>,
+    pub(crate) log: Option<PathBuf>,
 
     /// Only warn of keys that vmdb2 passes over in silence
     #[arg(long)]
-    pub lenient: bool,
+    pub(crate) lenient: bool,
 
     /// Whose words -v shows
     #[arg(long, value_name = "VERSION", default_value = "0.26")]
-    pub wording: WordingArg,
+    pub(crate) wording: WordingArg,
 
     /// What to write, instead of what the output's suffix tells; comma-separated
     #[arg(long, value_name = "FORMAT,...", value_parser = parse_formats)]
-    pub formats: Option<Formats>,
+    pub(crate) formats: Option<Formats>,
 
     /// Do not compress formats that can be compressed
     #[arg(short = 'u', long)]
-    pub uncompressed: bool,
+    pub(crate) uncompressed: bool,
 
     /// Options for the image, as `qemu-img -o` takes them
     #[arg(long, value_name = "OPTIONS")]
-    pub qemu_img_options: Option<String>,
+    pub(crate) qemu_img_options: Option<String>,
 
     /// Repository and tag of container outputs
     #[arg(long, value_name = "REPOSITORY[:TAG]")]
-    pub docker_target: Option<String>,
+    pub(crate) docker_target: Option<String>,
 
     /// Load the finished container image into the engine that runs here
     #[arg(long, value_name = "ENGINE")]
-    pub load_into: Option<ContainerEngine>,
+    pub(crate) load_into: Option<ContainerEngine>,
 
     /// Let `shell` and `ansible` steps read a file or folder of the host; may be given several times
     ///
     /// It appears in the machine under GUEST, or under its own absolute path. As /build/spec it is
     /// the working directory of `shell` steps, in place of the spec's own folder.
     #[arg(long, value_name = "HOST[:GUEST]")]
-    pub share: Vec<Share>,
+    pub(crate) share: Vec<Share>,
 
     /// Keep the spec's own folder from `shell` steps
     ///
@@ -105,33 +106,33 @@ pub struct VmdbArgs {
     /// of most specs read files that lie beside the spec. A home, a folder for temporary files and
     /// `/` are never seen as a whole; what the build writes and files over 256 MiB are left out.
     #[arg(long)]
-    pub no_share_spec: bool,
+    pub(crate) no_share_spec: bool,
 
     /// Write checksums beside each output [default when given: md5,sha256]
     #[arg(long, value_name = "KIND,...", require_equals = true, num_args = 0..=1,
           value_delimiter = ',', default_missing_values = ["md5", "sha256"])]
-    pub checksum: Vec<ChecksumKind>,
+    pub(crate) checksum: Vec<ChecksumKind>,
 
     /// Fail a step that runs longer than this
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
-    pub timeout: Option<u32>,
+    pub(crate) timeout: Option<u32>,
 
     /// Print the version as vmdb2 does, and end
     #[arg(long)]
-    pub version: bool,
+    pub(crate) version: bool,
 
     /// What the spec may name of the host.
     #[command(flatten)]
-    pub host_paths: HostPathArgs,
+    pub(crate) host_paths: HostPathArgs,
 
     /// What builds.
     #[command(flatten)]
-    pub builder: BuilderArgs,
+    pub(crate) builder: BuilderArgs,
 }
 
 /// The two wordings that vmdb2 has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WordingArg {
+pub(crate) enum WordingArg {
     /// That of Debian 12
     #[value(name = "0.26")]
     V026,
@@ -144,7 +145,7 @@ pub enum WordingArg {
 ///
 /// # Errors
 /// A spec that cannot be read or is wrong, and whatever the build fails with.
-pub fn run(context: &Context, args: &VmdbArgs) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, args: &VmdbArgs) -> Outcome {
     if args.version {
         // That of the vmdb2 whose words -v shows: scripts compare it.
         let wording = args.wording.to_possible_value();
@@ -159,26 +160,26 @@ pub fn run(context: &Context, args: &VmdbArgs) -> Outcome {
     })
 }
 
-fn build_spec(context: &Context, args: &VmdbArgs) -> Outcome {
+fn build_spec(context: &ProcessContext, args: &VmdbArgs) -> Outcome {
     let options = options(args)?;
-    let mut prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
+    let mut prepared = vmdb::prepare(&options, &mut std::io::stdin())?;
     if prepared.is_local() {
         return run_local(&context.console, args, &prepared);
     }
     let settings = settings(args, &prepared);
-    let loading = dib::container_archive(args.load_into, args.formats.as_ref())?;
+    let loading = container::archive(args.load_into, args.formats.as_ref())?;
     // What is wrong with the outputs is told like everything else, before anything is shown.
     checks::outputs(&prepared.lowered.plan, false)?;
     let console = context.console.shared_with_shell(settings.may_open_shell());
     let ui = Arc::new(Ui::open(&view(args, &settings, &console), &console)?);
     let mut first = true;
-    machine_run::run_attempts(&ui, async |ctx| {
+    runtime::run_attempts(&ui, async |ctx| {
         // What came by standard input is gone.
         if !std::mem::take(&mut first) && options.spec != "-" {
-            prepared = vmdb::prepare(&options, &mut std::io::stdin()).map_err(failure)?;
+            prepared = vmdb::prepare(&options, &mut std::io::stdin())?;
         }
         let written = build(args, &prepared, &settings, ctx.clone(), console).await?;
-        dib::load(args.load_into, loading, &written, ctx)
+        container::load(args.load_into, loading, &written, ctx)
     })?;
     Ok(0)
 }
@@ -186,7 +187,7 @@ fn build_spec(context: &Context, args: &VmdbArgs) -> Outcome {
 fn settings(args: &VmdbArgs, prepared: &Prepared) -> Settings {
     let mut settings = Settings {
         script_timeout: args.timeout.map(|seconds| std::time::Duration::from_secs(seconds.into())),
-        ..resolve::builder_settings(&args.builder)
+        ..options::builder_settings(&args.builder)
     };
     settings.appliance_packages.extend(prepared.lowered.packages.iter().cloned());
     settings
@@ -196,19 +197,19 @@ fn settings(args: &VmdbArgs, prepared: &Prepared) -> Settings {
 ///
 /// # Errors
 /// A spec that cannot be read or is wrong, or that needs no machine.
-pub fn plan(args: &VmdbArgs, ctx: &Ctx) -> Result<recipe::Prepared, CommandError> {
-    let prepared = vmdb::prepare(&options(args)?, &mut std::io::stdin()).map_err(failure)?;
-    dib::container_archive(args.load_into, args.formats.as_ref())?;
+pub(crate) fn plan(args: &VmdbArgs, ctx: &RunContext) -> Result<Planned, CommandError> {
+    let prepared = vmdb::prepare(&options(args)?, &mut std::io::stdin())?;
+    container::archive(args.load_into, args.formats.as_ref())?;
     if prepared.is_local() {
         return Err(CommandError::usage("the spec only speaks, so there is nothing to plan"));
     }
     warn(&prepared, ctx);
     let settings = settings(args, &prepared);
     let plan = prepared.lowered.plan;
-    Ok(recipe::Prepared { plan, settings, files: None, makes_folders: false })
+    Ok(Planned { plan, settings, files: None, makes_folders: false })
 }
 
-fn warn(prepared: &Prepared, ctx: &Ctx) {
+fn warn(prepared: &Prepared, ctx: &RunContext) {
     for warning in &prepared.lowered.warnings {
         ctx.warn(warning.show(&prepared.source));
     }
@@ -233,7 +234,7 @@ async fn build(
     args: &VmdbArgs,
     prepared: &Prepared,
     settings: &Settings,
-    ctx: Ctx,
+    ctx: RunContext,
     console: Console,
 ) -> Result<Vec<output::Written>, CommandError> {
     warn(prepared, &ctx);
@@ -247,7 +248,7 @@ async fn build(
         }),
     });
     teller.tell(|narrator| narrator.begin());
-    let heard = Ctx { observer: teller.clone(), cancel: ctx.cancel };
+    let heard = RunContext { observer: teller.clone(), cancel: ctx.cancel };
     let outcome = pipeline::build(&prepared.lowered.plan, settings, &heard).await;
     teller.tell(|narrator| narrator.end(outcome.is_ok()));
     outcome.map_err(|error| match teller.stage().and_then(|stage| prepared.place_of_stage(stage)) {
@@ -289,21 +290,6 @@ fn run_local(console: &Console, args: &VmdbArgs, prepared: &Prepared) -> Outcome
     Err(CommandError { told: true, ..error })
 }
 
-fn failure(failure: Failure) -> CommandError {
-    let kind = match &failure {
-        Failure::NoTarget | Failure::Empty(_) | Failure::Variable(_) | Failure::Share(_) => {
-            Kind::VmdbUsage
-        }
-        Failure::Read { .. } | Failure::TooLarge(_) | Failure::Spec(_) => Kind::Build,
-    };
-    let hint = match &failure {
-        Failure::NoTarget => Some("`--output FILE` names the image that is made"),
-        Failure::Variable(_) => Some("such as `--variable suite=bookworm`"),
-        _ => None,
-    };
-    CommandError::new(kind, failure).maybe_hint(hint)
-}
-
 fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
     let directory = std::env::current_dir().map_err(|error| {
         CommandError::new(Kind::Host, error).context("cannot find the working folder")
@@ -319,7 +305,7 @@ fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
             .iter()
             .flat_map(|formats| &formats.0)
             .copied()
-            .map(format_choice)
+            .map(formats::for_vmdb)
             .collect(),
         docker_target: args.docker_target.clone(),
         compress: !args.uncompressed,
@@ -346,7 +332,7 @@ fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
             .log
             .iter()
             .cloned()
-            .chain([resolve::cache_dir(&args.builder.guest.cache_dir)])
+            .chain([options::cache_dir(&args.builder.guest.cache_dir)])
             .collect(),
         directory,
     })
@@ -363,7 +349,7 @@ pub(super) fn format_choice(format: &output::Format) -> FormatChoice {
 
 /// Passes events on, and says what vmdb2 would say meanwhile.
 struct Teller {
-    ctx: Ctx,
+    ctx: RunContext,
     console: Option<Console>,
     /// Whether what commands write is shown too, as vmdb2 does since 0.28.
     shows_output: bool,

@@ -1,32 +1,33 @@
 //! The standard streams, for verbs whose answer is text.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
 use checked::{Paragraph, Printable, printable_json};
 
 use super::{
-    Complaint,
+    complaint::Complaint,
     text::{Palette, Tone},
 };
 use crate::error::{CommandError, Kind};
 
 /// What is known about the standard streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Console {
+pub(crate) struct Console {
     /// Whether standard output is a terminal.
-    pub stdout_is_terminal: bool,
+    pub(crate) stdout_is_terminal: bool,
     /// Whether standard error is a terminal.
-    pub stderr_is_terminal: bool,
+    pub(crate) stderr_is_terminal: bool,
     /// Whether a terminal may be coloured: unless `NO_COLOR` is set or it is
     /// `TERM=dumb`.
-    pub colours: bool,
+    pub(crate) colours: bool,
 }
 
 impl Console {
     /// Looks at the streams of this process and at its environment.
     #[must_use]
-    pub fn of_process() -> Self {
-        let (stdout_is_terminal, stderr_is_terminal) = super::is_terminal();
+    pub(crate) fn of_process() -> Self {
+        let stdout_is_terminal = std::io::stdout().is_terminal();
+        let stderr_is_terminal = std::io::stderr().is_terminal();
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self { stdout_is_terminal, stderr_is_terminal, colours: !set("NO_COLOR") && !dumb }
@@ -35,7 +36,7 @@ impl Console {
     /// The streams of a build in which a shell may open: that needs the terminal
     /// for itself, so nothing is drawn there.
     #[must_use]
-    pub fn shared_with_shell(self, shell: bool) -> Self {
+    pub(crate) fn shared_with_shell(self, shell: bool) -> Self {
         Self { stderr_is_terminal: self.stderr_is_terminal && !shell, ..self }
     }
 
@@ -44,7 +45,7 @@ impl Console {
     ///
     /// # Errors
     /// When it cannot be written: an answer that nobody has is no success.
-    pub fn print(&self, text: &str) -> Result<(), CommandError> {
+    pub(crate) fn print(&self, text: &str) -> Result<(), CommandError> {
         let mut clean = Paragraph::from(text).to_string();
         if text.ends_with('\n') {
             clean.push('\n');
@@ -56,7 +57,7 @@ impl Console {
     ///
     /// # Errors
     /// As [`Self::print`].
-    pub fn print_own(&self, text: &str) -> Result<(), CommandError> {
+    pub(crate) fn print_own(&self, text: &str) -> Result<(), CommandError> {
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -67,7 +68,7 @@ impl Console {
     }
 
     /// Writes a warning to standard error.
-    pub fn print_warning(&self, warning: &str) {
+    pub(crate) fn print_warning(&self, warning: &str) {
         let warning = Printable::message(warning);
         let _ = writeln!(std::io::stderr().lock(), "vbuild: warning: {warning}");
     }
@@ -76,12 +77,12 @@ impl Console {
     ///
     /// # Errors
     /// As [`Self::print`].
-    pub fn print_json(&self, json: &str) -> Result<(), CommandError> {
+    pub(crate) fn print_json(&self, json: &str) -> Result<(), CommandError> {
         self.print_own(&printable_json(json))
     }
 
     /// Writes an error to standard error.
-    pub fn print_error(&self, error: &CommandError) {
+    pub(crate) fn print_error(&self, error: &CommandError) {
         let complaint = Complaint::of(error);
         let palette = Palette { on: self.stderr_is_terminal && self.colours };
         let mut err = std::io::stderr().lock();

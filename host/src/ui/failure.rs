@@ -16,21 +16,21 @@ const REFUSED_MAX: usize = 5;
 
 /// A script that failed, or that ran when something else did.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The phase.
-    pub phase: String,
+    pub(crate) phase: String,
     /// The script.
-    pub script: String,
+    pub(crate) script: String,
     /// The element that it came from.
-    pub origin: Option<String>,
+    pub(crate) origin: Option<String>,
     /// Where it ran, for people.
-    pub place: &'static str,
+    pub(crate) place: &'static str,
     /// How it ended; `None` when it was still running.
-    pub status: Option<ExitStatus>,
+    pub(crate) status: Option<ExitStatus>,
     /// Connections of it that were refused: each host once, with the reason.
-    pub refused: Vec<Printable>,
+    pub(crate) refused: Vec<Printable>,
     /// Its last lines of output.
-    pub tail: Vec<Printable>,
+    pub(crate) tail: Vec<Printable>,
 }
 
 /// Words for how a command ended.
@@ -62,7 +62,7 @@ impl Failure {
 
     /// The block below an error's message, without its indentation.
     #[must_use]
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("script:  {}/{}", self.phase, self.script)];
         if let Some(origin) = &self.origin {
             lines.push(format!("element: {origin}"));

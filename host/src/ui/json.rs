@@ -12,8 +12,9 @@ use engine::events::{Event, OutputStream};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Complaint, Render, Stamp,
+    complaint::Complaint,
     failure::status_words,
+    render::{Render, Stamp},
     words::{self, Weight},
 };
 
@@ -21,9 +22,9 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct Json<W> {
     /// The stream.
-    pub out: W,
+    pub(crate) out: W,
     /// Whether the output of scripts is written too.
-    pub output: bool,
+    pub(crate) output: bool,
 }
 
 impl<W: Write + Send> Json<W> {

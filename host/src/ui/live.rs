@@ -15,7 +15,9 @@ use engine::events::{CommandKind, Event};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{
-    Complaint, Render, Stamp, Verbosity, text,
+    complaint::Complaint,
+    render::{Render, Stamp, Verbosity},
+    text,
     text::{Palette, Tone},
     words::{self, Weight},
 };

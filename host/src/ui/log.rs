@@ -6,7 +6,11 @@ use std::{io::Write, time::Duration};
 
 use engine::events::{CommandKind, Event};
 
-use super::{Complaint, Render, Stamp, words};
+use super::{
+    complaint::Complaint,
+    render::{Render, Stamp},
+    words,
+};
 
 /// Writes the log to a stream.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::io::Write;
 use engine::events::Event;
 
 use super::{
-    Complaint, Render, Stamp, Verbosity,
+    complaint::Complaint,
+    render::{Render, Stamp, Verbosity},
     text::{Palette, Tone, wrap},
     words::{self, Weight},
 };
@@ -15,15 +16,15 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct Plain<O, E> {
     /// Progress and remarks.
-    pub out: O,
+    pub(crate) out: O,
     /// Warnings and errors.
-    pub err: E,
+    pub(crate) err: E,
     /// What is shown.
-    pub verbosity: Verbosity,
+    pub(crate) verbosity: Verbosity,
     /// Its colours on `out`.
-    pub out_palette: Palette,
+    pub(crate) out_palette: Palette,
     /// Its colours on `err`.
-    pub err_palette: Palette,
+    pub(crate) err_palette: Palette,
 }
 
 impl<O: Write + Send, E: Write + Send> Plain<O, E> {

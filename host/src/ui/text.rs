@@ -26,7 +26,7 @@ pub(crate) fn wrap(text: &str) -> String {
 
 /// Bytes for people: `12 B`, `3.4 MiB`.
 #[must_use]
-pub fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if count < 1024 {
         return format!("{count} B");
@@ -42,7 +42,7 @@ pub fn bytes(count: u64) -> String {
 
 /// A duration for people: `0.3 s`, `12.0 s`, `3 min 07 s`, `1 h 02 min`.
 #[must_use]
-pub fn duration(length: Duration) -> String {
+pub(crate) fn duration(length: Duration) -> String {
     let seconds = length.as_secs();
     match seconds {
         0..60 => format!("{:.1} s", length.as_secs_f64()),
@@ -62,7 +62,7 @@ pub(crate) fn capitalised(text: &str) -> String {
 
 /// `s` unless there is exactly one.
 #[must_use]
-pub fn plural(count: usize) -> &'static str {
+pub(crate) fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
@@ -70,7 +70,7 @@ pub fn plural(count: usize) -> &'static str {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Palette {
     /// Whether to colour at all.
-    pub on: bool,
+    pub(crate) on: bool,
 }
 
 /// What a text is, which decides its colour.

@@ -6,7 +6,7 @@ const SECONDS_PER_DAY: u64 = 86_400;
 
 /// A point in time, split as people read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Utc {
+pub(crate) struct Utc {
     year: u64,
     month: u64,
     day: u64,
@@ -37,7 +37,7 @@ impl From<SystemTime> for Utc {
 impl Utc {
     /// `2026-11-20 23:17:35.597`, as diskimage-builder's logs have it.
     #[must_use]
-    pub fn log_stamp(&self) -> String {
+    pub(crate) fn log_stamp(&self) -> String {
         let Self { year, month, day, hour, minute, second, nanosecond } = self;
         let millisecond = nanosecond / 1_000_000;
         format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{millisecond:03}")
@@ -45,7 +45,7 @@ impl Utc {
 
     /// `2026-11-20T23:17:35.597839305+00:00`, as virt-dib's JSON has it.
     #[must_use]
-    pub fn rfc3339(&self) -> String {
+    pub(crate) fn rfc3339(&self) -> String {
         let Self { year, month, day, hour, minute, second, nanosecond } = self;
         format!(
             "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanosecond:09}+00:00"
@@ -54,28 +54,28 @@ impl Utc {
 
     /// `2026-11-20 23:17`, for lists.
     #[must_use]
-    pub fn to_the_minute(&self) -> String {
+    pub(crate) fn minute_stamp(&self) -> String {
         let Self { year, month, day, hour, minute, .. } = self;
         format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}")
     }
 
     /// `23:17:35`, as B9's logs have it.
     #[must_use]
-    pub fn time_of_day(&self) -> String {
+    pub(crate) fn time_of_day(&self) -> String {
         let Self { hour, minute, second, .. } = self;
         format!("{hour:02}:{minute:02}:{second:02}")
     }
 
     /// `2026-11-20-23:17:35`, as B9 dates builds.
     #[must_use]
-    pub fn build_date(&self) -> String {
+    pub(crate) fn build_date(&self) -> String {
         let Self { year, month, day, .. } = self;
         format!("{year:04}-{month:02}-{day:02}-{}", self.time_of_day())
     }
 
     /// `20261120-231735`, for names of files.
     #[must_use]
-    pub fn compact(&self) -> String {
+    pub(crate) fn compact(&self) -> String {
         let Self { year, month, day, hour, minute, second, .. } = self;
         format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
     }
@@ -106,7 +106,7 @@ mod tests {
     fn the_other_forms() {
         let time = Utc::from(UNIX_EPOCH + Duration::new(1_000_000_000, 7_000_000));
         assert_eq!(time.log_stamp(), "2001-09-09 01:46:40.007");
-        assert_eq!(time.to_the_minute(), "2001-09-09 01:46");
+        assert_eq!(time.minute_stamp(), "2001-09-09 01:46");
         assert_eq!(time.compact(), "20010909-014640");
         assert_eq!(time.build_date(), "2001-09-09-01:46:40");
     }

@@ -10,7 +10,6 @@ use std::{
 use engine::{cache::Refresh, events::Event};
 use plan::{Context, Plan, Stage};
 use store::{RecordKind, StageRecord, Store};
-use vbuild::{pipeline, stage_cache};
 
 use crate::{
     harness::{Ground, ground},
@@ -34,7 +33,7 @@ fn with_store(test: &str) -> Option<Ground> {
 /// Builds, and gives the names of the stages that ran.
 async fn build(ground: &Ground, plan: &Plan) -> Vec<String> {
     let before = ground.recorder.events().len();
-    if let Err(error) = pipeline::build(plan, &ground.settings, &ground.ctx).await {
+    if let Err(error) = vbuild::build(plan, &ground.settings, &ground.ctx).await {
         panic!("{error:?}\n{}", ground.recorder.lines().join("\n"));
     }
     ran(ground, before)
@@ -64,7 +63,7 @@ fn messages(ground: &Ground) -> String {
 }
 
 fn store(ground: &Ground) -> Store {
-    Store::open(&stage_cache::directory(&ground.settings.cache_dir)).unwrap()
+    Store::open(&vbuild::store_directory(&ground.settings.cache_dir)).unwrap()
 }
 
 /// Makes the work of a stage worth keeping.
@@ -159,7 +158,7 @@ async fn a_failed_build_goes_on_where_it_failed() {
     let Some(ground) = with_store("a_failed_build_goes_on_where_it_failed") else { return };
     let check = "test \"$(cat /build/x/log)\" = \"$(printf 'one\\ntwo\\nthree')\"";
     let failing = counting(&[("one", ""), ("two", ""), ("three", "false")]);
-    assert!(pipeline::build(&failing, &ground.settings, &ground.ctx).await.is_err());
+    assert!(vbuild::build(&failing, &ground.settings, &ground.ctx).await.is_err());
     let mended = counting(&[("one", ""), ("two", ""), ("three", check)]);
     assert_eq!(build(&ground, &mended).await, ["three"]);
 
@@ -170,7 +169,7 @@ async fn a_failed_build_goes_on_where_it_failed() {
     again.settings.stage_cache.rules.refresh = Refresh::Everything;
     assert_eq!(build(&again, &mended).await, ["one", "two", "three"]);
     again.settings.stage_cache.rules.refresh = Refresh::From("four".into());
-    let error = pipeline::build(&mended, &again.settings, &again.ctx).await.unwrap_err();
+    let error = vbuild::build(&mended, &again.settings, &again.ctx).await.unwrap_err();
     assert!(error.source.to_string().contains("no stage `four`"), "{error:?}");
 }
 
@@ -223,8 +222,8 @@ async fn what_came_over_the_network_ages() {
 async fn two_builds_of_one_plan_may_race() {
     let Some(ground) = with_store("two_builds_of_one_plan_may_race") else { return };
     let plan = counting(&[("one", ""), ("two", "")]);
-    let one = pipeline::build(&plan, &ground.settings, &ground.ctx);
-    let two = pipeline::build(&plan, &ground.settings, &ground.ctx);
+    let one = vbuild::build(&plan, &ground.settings, &ground.ctx);
+    let two = vbuild::build(&plan, &ground.settings, &ground.ctx);
     let (one, two) = tokio::join!(one, two);
     assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
     assert_eq!(build(&ground, &plan).await, Vec::<String>::new());
@@ -305,7 +304,7 @@ async fn an_interrupted_phase_goes_on_between_its_scripts() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         ground.stop.send(true).unwrap();
     };
-    let (built, ()) = tokio::join!(pipeline::build(&plan, &ground.settings, &ground.ctx), stop);
+    let (built, ()) = tokio::join!(vbuild::build(&plan, &ground.settings, &ground.ctx), stop);
     assert!(built.is_err(), "it was stopped");
     assert_eq!(scripts(&ground), ["10-one", "20-found", "30-two"]);
 
@@ -319,7 +318,7 @@ async fn a_changed_script_lets_those_before_it_stand() {
     let test = "a_changed_script_lets_those_before_it_stand";
     let Some(ground) = with_store(test) else { return };
     let failing = phase(&[("10-one", LONG), ("30-two", "exit 7"), ("40-three", "")]);
-    assert!(pipeline::build(&failing, &ground.settings, &ground.ctx).await.is_err());
+    assert!(vbuild::build(&failing, &ground.settings, &ground.ctx).await.is_err());
     let mended = phase(&[("10-one", LONG), ("30-two", ""), ("40-three", "")]);
     build(&ground, &mended).await;
     assert_eq!(scripts(&ground)[3..], ["20-found", "30-two", "40-three", "look"]);
@@ -378,7 +377,7 @@ async fn an_input_that_changes_while_the_build_runs_is_told_and_not_kept() {
         }
         std::fs::write(&file, script("as it is")).unwrap();
     };
-    let (built, ()) = tokio::join!(pipeline::build(&first, &ground.settings, &ground.ctx), change);
+    let (built, ()) = tokio::join!(vbuild::build(&first, &ground.settings, &ground.ctx), change);
     let error = built.unwrap_err().source.to_string();
     assert!(error.contains("has changed while the build was running"), "{error}");
     assert_eq!(scripts(&ground), ["10-one", "20-found"]);

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use plan::{Context, ImageOutput};
-use vbuild::pipeline;
 
 use tests::{names, process_with};
 
@@ -25,7 +24,7 @@ async fn fail(ground: &Ground, script: &str) -> String {
         options: None,
     }];
     std::fs::write(ground.path("image.qcow2"), "an earlier image").unwrap();
-    let error = pipeline::build(&plan, &ground.settings, &ground.ctx).await.unwrap_err();
+    let error = vbuild::build(&plan, &ground.settings, &ground.ctx).await.unwrap_err();
     let mut text = error.source.to_string();
     let mut source = error.source.source();
     while let Some(cause) = source {

@@ -11,12 +11,7 @@ use machine::accel::Accel;
 use session::{BootOptions, Session, SessionError};
 use tests::{command, vbuild_binary};
 use tokio::sync::watch;
-use vbuild::{
-    appliance, backend,
-    build_dir::BuildDir,
-    pipeline::{self, Ctx},
-    settings::{Settings, StageCache},
-};
+use vbuild::{BuildDir, RunContext, Settings, StageCache, choose_backend, find_or_build_appliance};
 use wire::ExitStatus;
 
 /// Keeps every event for a test to look at.
@@ -49,7 +44,7 @@ impl Recorder {
 /// The ground that a test stands on.
 pub struct Ground {
     pub settings: Settings,
-    pub ctx: Ctx,
+    pub ctx: RunContext,
     pub recorder: Arc<Recorder>,
     pub stop: watch::Sender<bool>,
     pub dir: tempfile::TempDir,
@@ -80,7 +75,7 @@ pub fn ground(test: &str) -> Option<Ground> {
     let (stop, cancel) = watch::channel(false);
     let observer: SharedObserver = recorder.clone();
     let dir = tempfile::tempdir().expect("a temporary directory");
-    Some(Ground { settings, ctx: Ctx { observer, cancel }, recorder, stop, dir })
+    Some(Ground { settings, ctx: RunContext { observer, cancel }, recorder, stop, dir })
 }
 
 impl Ground {
@@ -108,10 +103,10 @@ impl Ground {
     /// A machine with the appliance and these further drives, for a test to change
     /// before it boots.
     pub async fn prepare(&self, name: &str, more: Vec<machine::Drive>) -> Prepared {
-        let dir = pipeline::make_build_dir(&self.settings).unwrap();
-        let backend = backend::choose(&self.settings, &self.ctx).await.unwrap();
+        let dir = BuildDir::of(&self.settings).unwrap();
+        let backend = choose_backend(&self.settings, &self.ctx).await.unwrap();
         let files =
-            appliance::find_or_build(&self.settings, &backend, &dir, &self.ctx).await.unwrap();
+            find_or_build_appliance(&self.settings, &backend, &dir, &self.ctx).await.unwrap();
         let root =
             machine::Drive { read_only: true, ..drive(engine::ROOT_SERIAL, files.root.clone()) };
         let spec = machine::MachineSpec {

@@ -14,7 +14,6 @@ use std::{
 use engine::events::Event;
 use plan::{Context, Stage};
 use tokio::{io::AsyncWriteExt, net::TcpListener};
-use vbuild::pipeline;
 
 use crate::{
     harness::{Ground, ground},
@@ -84,7 +83,7 @@ echo "without: $(greeting 198.51.100.1)""#;
         networked("without", false, port, without),
         networked("again", true, port, &with.replace("$NAME", "again")),
     ]);
-    pipeline::build(&plan, &ground.settings, &ground.ctx).await.unwrap();
+    vbuild::build(&plan, &ground.settings, &ground.ctx).await.unwrap();
     let expected = ["with: hello", "without: none", "without: none", "again: hello"];
     assert_eq!(ground.recorder.lines(), expected);
     let refused = refusals(&ground);
@@ -110,7 +109,7 @@ for name in server.example other.example 127.0.0.1 localhost; do
     echo "$name: $(greeting $name)"
 done"#;
     let plan = plans::plan(vec![networked("try", true, port, script)]);
-    pipeline::build(&plan, &ground.settings, &ground.ctx).await.unwrap();
+    vbuild::build(&plan, &ground.settings, &ground.ctx).await.unwrap();
     let expected =
         ["server.example: hello", "other.example: none", "127.0.0.1: none", "localhost: none"];
     assert_eq!(ground.recorder.lines(), expected);

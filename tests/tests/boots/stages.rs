@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, path::Path};
 
 use tests::archive::{Member, members};
-use vbuild::pipeline;
 
 use crate::{harness::ground, plans};
 
@@ -22,7 +21,7 @@ async fn one_machine_and_many_give_the_same_tree() {
     for (tar, fresh) in [(&one, false), (&many, true)] {
         ground.settings.fresh_machine_per_stage = fresh;
         let plan = plans::whole(tar, &ground.path("image.raw"));
-        if let Err(error) = pipeline::build(&plan, &ground.settings, &ground.ctx).await {
+        if let Err(error) = vbuild::build(&plan, &ground.settings, &ground.ctx).await {
             panic!("fresh={fresh}: {error:?}\n{}", ground.recorder.lines().join("\n"));
         }
     }

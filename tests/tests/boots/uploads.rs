@@ -4,7 +4,6 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
 use plan::{Context, DeviceKind, FileSource, Step, UnixPath, Upload, UploadEntry, UploadKind};
-use vbuild::pipeline;
 
 use crate::{
     harness::ground,
@@ -73,7 +72,7 @@ async fn every_kind_of_file_arrives_as_it_is() {
     // The plan as data is what is carried out.
     let json = serde_json::to_string(&plan).unwrap();
     let plan: plan::Plan = serde_json::from_str(&json).unwrap();
-    if let Err(error) = pipeline::build(&plan, &ground.settings, &ground.ctx).await {
+    if let Err(error) = vbuild::build(&plan, &ground.settings, &ground.ctx).await {
         panic!("{}: {:#?}", error.source, ground.recorder.lines());
     }
     assert!(ground.recorder.lines().contains(&"all arrived".to_owned()));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use session::Session;
-use vbuild::pipeline;
+
 use vmdb::{Options, Prepared, prepare};
 use wire::ExitStatus;
 
@@ -38,7 +38,7 @@ fn prepared(ground: &Ground, spec: &str, tarball: Option<&Path>) -> Prepared {
 
 async fn build(ground: &Ground, prepared: &Prepared) {
     let plan = &prepared.lowered.plan;
-    if let Err(error) = pipeline::build(plan, &ground.settings, &ground.ctx).await {
+    if let Err(error) = vbuild::build(plan, &ground.settings, &ground.ctx).await {
         panic!("{error:?}\n{}", ground.recorder.lines().join("\n"));
     }
 }

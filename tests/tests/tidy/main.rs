@@ -7,6 +7,7 @@ mod conformance;
 mod docs;
 mod imports;
 mod licences;
+mod modules;
 mod sources;
 
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 /// Options of virt-dib 1.48. A prefix that is ambiguous only because of options
 /// that came later means what it meant for virt-dib.
-pub(in crate::cli) const VIRT_DIB_OPTIONS: &[&str] = &[
+pub(crate) const VIRT_DIB_OPTIONS: &[&str] = &[
     "arch",
     "checksum",
     "color",
@@ -68,7 +68,7 @@ const DISK_IMAGE_CREATE_OPTIONS: &[&str] = &[
 
 /// Whose rules of getopt a command line follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Syntax {
+pub(crate) enum Syntax {
     /// virt-dib's `getopt_long_only`: a long option may have one dash.
     #[default]
     LongOnly,

@@ -22,13 +22,13 @@ const OUTPUT: &str = "What vbuild tells";
     after_help = "vbuild-b9(5) tells what B9's files and its configuration hold, and in what this \
                   is better than b9c. Options may stand before and behind the verb."
 )]
-pub struct B9Args {
+pub(crate) struct B9Args {
     /// Options of every verb.
     #[command(flatten)]
-    pub common: CommonArgs,
+    pub(crate) common: CommonArgs,
     /// What to do.
     #[command(subcommand)]
-    pub verb: B9Verb,
+    pub(crate) verb: B9Verb,
 }
 
 /// The options that b9c takes with every verb.
@@ -37,54 +37,54 @@ pub struct B9Args {
     clippy::struct_excessive_bools,
     reason = "each is an independent flag of the command line"
 )]
-pub struct CommonArgs {
+pub(crate) struct CommonArgs {
     /// Read this configuration; of several, the first that is there [default: ~/.b9/b9.conf]
     ///
     /// Of a single one, or the default, the names with `.4.0.0`, `.4.0` and `.4` behind them are
     /// looked for first. The default is made where it is missing.
     #[arg(short = 'c', long, value_name = "FILE", global = true)]
-    pub configuration_file: Vec<PathBuf>,
+    pub(crate) configuration_file: Vec<PathBuf>,
 
     /// Show everything that is done on standard output
     #[arg(short = 'v', long, global = true)]
-    pub verbose: bool,
+    pub(crate) verbose: bool,
 
     /// Show errors only
     #[arg(short = 'q', long, global = true)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
 
     /// Append everything that is done to FILE
     #[arg(short = 'l', long, value_name = "FILE", global = true)]
-    pub log_file: Option<PathBuf>,
+    pub(crate) log_file: Option<PathBuf>,
 
     /// The folder in which build directories are made [default: the working folder]
     #[arg(short = 'b', long, value_name = "DIR", global = true)]
-    pub build_root_dir: Option<PathBuf>,
+    pub(crate) build_root_dir: Option<PathBuf>,
 
     /// Keep the build directory
     #[arg(short = 'k', long, global = true)]
-    pub keep_build_dir: bool,
+    pub(crate) keep_build_dir: bool,
 
     /// Give the build directory the same name every time, and keep it
     #[arg(short = 'u', long, global = true)]
-    pub predictable_build_dir: bool,
+    pub(crate) predictable_build_dir: bool,
 
     /// Where shared images are kept [default: ~/.b9/repo-cache]
     #[arg(long, value_name = "DIR", global = true)]
-    pub repo_cache: Option<PathBuf>,
+    pub(crate) repo_cache: Option<PathBuf>,
 
     /// The repository of shared images: one of the configuration, a folder with a `/`, s3:// or ssh://
     #[arg(short = 'r', long, value_name = "ID", global = true)]
-    pub repo: Option<String>,
+    pub(crate) repo: Option<String>,
 
     /// For b9c's sake: the network of its containers. A machine here has its own
     #[arg(long = "network", value_name = "NETWORK", global = true)]
-    pub container_network: Option<String>,
+    pub(crate) container_network: Option<String>,
 }
 
 /// What can be done.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
-pub enum B9Verb {
+pub(crate) enum B9Verb {
     /// Build the artifacts that files of B9 describe
     Build(Box<B9BuildArgs>),
     /// Run a command in the newest revision of a shared image, which stays as it is
@@ -109,59 +109,59 @@ pub enum B9Verb {
 
 /// The files of a build, and what their variables are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub struct RecipeArgs {
+pub(crate) struct RecipeArgs {
     /// A file with artifacts; may be given several times
     #[arg(short = 'f', long = "project-file", value_name = "FILE", required = true)]
-    pub project_file: Vec<PathBuf>,
+    pub(crate) project_file: Vec<PathBuf>,
 
     /// The variables `arg_1`, `arg_2` and so on; behind `--` as they are
     #[arg(value_name = "ARG")]
-    pub arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
 
     /// What the files may name of the host.
     #[command(flatten)]
-    pub host_paths: HostPathArgs,
+    pub(crate) host_paths: HostPathArgs,
     /// What images may stand on.
     #[command(flatten)]
-    pub backing: BackingArgs,
+    pub(crate) backing: BackingArgs,
 }
 
 /// What builds, beside b9c's own options.
 #[derive(Debug, Clone, PartialEq, Args)]
-pub struct GuestArgs {
+pub(crate) struct GuestArgs {
     /// What vbuild keeps between builds.
     #[command(flatten)]
-    pub cache_dir: CacheDirArgs,
+    pub(crate) cache_dir: CacheDirArgs,
 
     /// The machine.
     #[command(flatten)]
-    pub machine: MachineArgs,
+    pub(crate) machine: MachineArgs,
 
     /// Give scripts no network at all
     #[arg(long, help_heading = NETWORK)]
-    pub no_network: bool,
+    pub(crate) no_network: bool,
 
     /// What scripts may reach.
     #[command(flatten)]
-    pub reach: ReachArgs,
+    pub(crate) reach: ReachArgs,
 
     /// Where vbuild's own downloads come from.
     #[command(flatten)]
-    pub source: SourceArgs,
+    pub(crate) source: SourceArgs,
 }
 
 /// `vbuild b9 build`.
 #[derive(Debug, Clone, PartialEq, Args)]
-pub struct B9BuildArgs {
+pub(crate) struct B9BuildArgs {
     /// What is built.
     #[command(flatten)]
-    pub recipe: RecipeArgs,
+    pub(crate) recipe: RecipeArgs,
     /// What builds.
     #[command(flatten)]
-    pub guest: GuestArgs,
+    pub(crate) guest: GuestArgs,
     /// What of earlier builds is used again.
     #[command(flatten)]
-    pub reuse: ReuseArgs,
+    pub(crate) reuse: ReuseArgs,
 
     /// Build at most N artifacts at once [default: as many as there are processors for]
     ///
@@ -169,34 +169,34 @@ pub struct B9BuildArgs {
     /// files, and there are never more machines than memory is free for. What they say comes one
     /// after another. When a shell may be opened, there is one at a time.
     #[arg(long, value_name = "N", value_parser = jobs, help_heading = MACHINE)]
-    pub jobs: Option<usize>,
+    pub(crate) jobs: Option<usize>,
 
     /// Let scripts wait for their disks when they sync
     ///
     /// Without this option, fsync(2) and its like succeed at once in scripts. Boot loaders that
     /// look for their files on the disk under a mounted filesystem may need it.
     #[arg(long, help_heading = MACHINE)]
-    pub keep_sync: bool,
+    pub(crate) keep_sync: bool,
 
     /// Write events as JSON lines to fd:N, file:PATH, stream:stdout or stream:stderr
     #[arg(long, value_name = "CHANNEL", require_equals = true, help_heading = OUTPUT)]
-    pub machine_readable: Option<MachineReadable>,
+    pub(crate) machine_readable: Option<MachineReadable>,
 }
 
 /// A build of B9 for verbs that look at builds: of one artifact, because each has a plan
 /// of its own.
 #[derive(Debug, Clone, PartialEq, Args)]
-pub struct B9PlanArgs {
+pub(crate) struct B9PlanArgs {
     /// Options of every verb of B9.
     #[command(flatten)]
-    pub common: CommonArgs,
+    pub(crate) common: CommonArgs,
     /// The build.
     #[command(flatten)]
-    pub build: B9BuildArgs,
+    pub(crate) build: B9BuildArgs,
 
     /// The artifact that is meant, where the files have several with images
     #[arg(long, value_name = "ID", help_heading = MACHINE)]
-    pub artifact: Option<String>,
+    pub(crate) artifact: Option<String>,
 }
 
 /// `vbuild b9 run`.
@@ -206,34 +206,34 @@ pub struct B9PlanArgs {
                   back. The exit status is that of the command. Words of the command that begin \
                   with `-` stand behind `--`."
 )]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// The name of a shared image
     #[arg(value_name = "NAME")]
-    pub name: String,
+    pub(crate) name: String,
 
     /// The command and its arguments [default: zsh, or another shell of the image]
     #[arg(value_name = "COMMAND")]
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
 
     /// What builds.
     #[command(flatten)]
-    pub guest: GuestArgs,
+    pub(crate) guest: GuestArgs,
 }
 
 /// A verb about one shared image.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct NameArgs {
+pub(crate) struct NameArgs {
     /// The name of a shared image
     #[arg(value_name = "NAME")]
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// `vbuild b9 pull`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct PullArgs {
+pub(crate) struct PullArgs {
     /// The name of a shared image; without one, only what repositories have is learnt
     #[arg(value_name = "NAME")]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 /// `vbuild b9 add-repo`.
@@ -242,34 +242,34 @@ pub struct PullArgs {
     override_usage = "vbuild b9 add-repo [OPTIONS] ID DIR KEY HOST [PORT] USER",
     after_help = "The port is 22 when it is left out."
 )]
-pub struct AddRepoArgs {
+pub(crate) struct AddRepoArgs {
     /// What the repository is called
     #[arg(value_name = "ID")]
-    pub id: String,
+    pub(crate) id: String,
 
     /// Its folder on the machine
     #[arg(value_name = "DIR")]
-    pub directory: String,
+    pub(crate) directory: String,
 
     /// The file with the key of ssh
     #[arg(value_name = "KEY")]
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
 
     /// The machine
     #[arg(value_name = "HOST")]
-    pub host: String,
+    pub(crate) host: String,
 
     /// The port of ssh, and who logs in there
     #[arg(value_name = "[PORT] USER", num_args = 1..=2, required = true)]
-    pub port_and_user: Vec<String>,
+    pub(crate) port_and_user: Vec<String>,
 }
 
 /// `vbuild b9 reformat`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct ReformatArgs {
+pub(crate) struct ReformatArgs {
     /// A file; may be given several times
     #[arg(short = 'f', long = "project-file", value_name = "FILE", required = true)]
-    pub project_file: Vec<PathBuf>,
+    pub(crate) project_file: Vec<PathBuf>,
 }
 
 /// Reads a number of machines.

@@ -8,25 +8,27 @@ use b9::{
     types::{ArtifactAssembly, ImageDestination, ImageSource},
 };
 
-use super::{
-    args::{B9BuildArgs, B9PlanArgs, CommonArgs, GuestArgs},
-    configuration::Configuration,
-    host_files::HostFiles,
-    images::{self, Surroundings},
-    jobs,
-    narration::Narrator,
-    place::RunPlace,
-    recipe::{Artifact, Recipe},
-    remotes,
-    repository::Cache,
-    seeds,
-    turns::{Turns, Voice},
-};
 use crate::{
-    checks,
-    commands::{Context, Outcome, logs, machine_run, recipe as recipes, resolve},
+    build::{checks, logs, options, pipeline, planned::Planned, runtime},
+    commands::{
+        b9::{
+            args::{B9BuildArgs, B9PlanArgs, CommonArgs, GuestArgs},
+            configuration::Configuration,
+            host_files::HostFiles,
+            images::{self, Surroundings},
+            jobs,
+            narration::Narrator,
+            place::RunPlace,
+            recipe::{Artifact, Recipe},
+            remotes,
+            repository::Cache,
+            seeds,
+            turns::{Turns, Voice},
+        },
+        context::{Outcome, ProcessContext},
+    },
     error::{CommandError, Kind},
-    pipeline::{self, Ctx},
+    run_context::RunContext,
     settings::Settings,
     ui::{self, Console, Ui, Verbosity},
 };
@@ -35,20 +37,20 @@ use crate::{
 pub(super) fn guest_settings(args: &GuestArgs) -> Settings {
     let GuestArgs { cache_dir, machine, no_network, reach, source } = args;
     let appliance =
-        resolve::appliance_settings(&machine.accel, &machine.packages, source, cache_dir);
+        options::appliance_settings(&machine.accel, &machine.packages, source, cache_dir);
     Settings {
         vcpus: machine.processors.smp.unwrap_or(appliance.vcpus),
         memory_mib: machine.memory.memsize.unwrap_or(appliance.memory_mib),
         network: !no_network,
-        ..resolve::with_reach(appliance, reach)
+        ..options::with_reach(appliance, reach)
     }
 }
 
 /// The settings of a build, as far as the command line says them.
 #[must_use]
-pub fn build_settings(args: &B9BuildArgs) -> Settings {
+pub(crate) fn build_settings(args: &B9BuildArgs) -> Settings {
     let settings = Settings { keep_sync: args.keep_sync, ..guest_settings(&args.guest) };
-    resolve::with_reuse(settings, &args.reuse)
+    options::with_reuse(settings, &args.reuse)
 }
 
 /// What the configuration says of the machine, where the command line says nothing.
@@ -86,7 +88,7 @@ fn view(
 ///
 /// # Errors
 /// Files that are wrong, and whatever the first artifact that fails does so with.
-pub(super) fn run(context: &Context, common: &CommonArgs, args: &B9BuildArgs) -> Outcome {
+pub(super) fn run(context: &ProcessContext, common: &CommonArgs, args: &B9BuildArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     if let Some(repository) = configuration.repository()? {
         remotes::check(&repository)?;
@@ -94,7 +96,7 @@ pub(super) fn run(context: &Context, common: &CommonArgs, args: &B9BuildArgs) ->
     let settings = with_configuration(build_settings(args), &args.guest, &configuration);
     let console = context.console.shared_with_shell(settings.may_open_shell());
     let ui = Arc::new(Ui::open(&view(common, args, &settings, &console), &console)?);
-    machine_run::run_attempts(&ui, async |ctx| {
+    runtime::run_attempts(&ui, async |ctx| {
         let log = configuration.log_file();
         let narrator = Narrator::new(
             context.console,
@@ -103,7 +105,7 @@ pub(super) fn run(context: &Context, common: &CommonArgs, args: &B9BuildArgs) ->
             Arc::clone(&ctx.observer),
         )?;
         let narrator = Arc::new(narrator);
-        let ctx = Ctx { observer: narrator.clone(), cancel: ctx.cancel.clone() };
+        let ctx = RunContext { observer: narrator.clone(), cancel: ctx.cancel.clone() };
         let began = Instant::now();
         let built = build(args, &configuration, &settings, &narrator, &ctx).await;
         if let Err(error) = &built {
@@ -120,7 +122,7 @@ async fn build(
     configuration: &Configuration<'_>,
     settings: &Settings,
     narrator: &Arc<Narrator>,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<(), CommandError> {
     for note in configuration.without_effect() {
         narrator.say(LogLevel::Debug, &note);
@@ -128,7 +130,7 @@ async fn build(
     let host = HostFiles::of(&args.recipe)?;
     let cache = Cache::new(configuration.cache()?);
     let place = RunPlace::made(configuration)?;
-    let recipe = machine_run::until_signalled(ctx, || {
+    let recipe = runtime::until_signalled(ctx, || {
         Recipe::read(&args.recipe, &place, &place.instances(), &host, settings, ctx)
     })?;
     let allowed = args.recipe.backing.allowed();
@@ -160,7 +162,7 @@ async fn build(
     tokio::task::block_in_place(|| {
         jobs::side_by_side(&waits, at_once, |number| {
             let voice = Arc::new(turns.voice(number));
-            let ctx = Ctx { observer: voice.clone(), cancel: ctx.cancel.clone() };
+            let ctx = RunContext { observer: voice.clone(), cancel: ctx.cancel.clone() };
             let artifact = &recipe.artifacts[number];
             let built = runtime.block_on(build_artifact(artifact, &recipe, around, &voice, &ctx));
             turns.done(number, built.is_ok());
@@ -175,7 +177,7 @@ async fn build_artifact(
     recipe: &Recipe,
     around: Surroundings<'_>,
     voice: &Voice,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<(), CommandError> {
     if let ArtifactAssembly::CloudInit(types, path) = &artifact.instance.assembly {
         return seeds::write(artifact, types, path, around.host, voice);
@@ -191,11 +193,10 @@ async fn build_images(
     recipe: &Recipe,
     around: Surroundings<'_>,
     voice: &Voice,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<(), CommandError> {
     // An image that is shared by an artifact before this one is here by now.
-    let planned =
-        machine_run::until_signalled(ctx, || images::plan(artifact, recipe, around, ctx))?;
+    let planned = runtime::until_signalled(ctx, || images::plan(artifact, recipe, around, ctx))?;
     let plan = &planned.plan;
     checks::outputs(plan, true)?;
     images::make_folders(plan)?;
@@ -217,7 +218,7 @@ async fn build_images(
 /// What can be known of all artifacts before the first one is built: that the images which
 /// they begin with are here, or are made by one before, and that what they write may be
 /// written.
-fn check(recipe: &Recipe, around: Surroundings<'_>, ctx: &Ctx) -> Result<(), CommandError> {
+fn check(recipe: &Recipe, around: Surroundings<'_>, ctx: &RunContext) -> Result<(), CommandError> {
     let mut made: BTreeSet<PathBuf> = BTreeSet::new();
     let mut shared: BTreeSet<&str> = BTreeSet::new();
     for artifact in &recipe.artifacts {
@@ -256,11 +257,11 @@ fn check(recipe: &Recipe, around: Surroundings<'_>, ctx: &Ctx) -> Result<(), Com
 ///
 /// # Errors
 /// Files that are wrong, or none or several artifacts that could be meant.
-pub fn plan(
-    context: &Context,
+pub(crate) fn plan(
+    context: &ProcessContext,
     args: &B9PlanArgs,
-    ctx: &Ctx,
-) -> Result<recipes::Prepared, CommandError> {
+    ctx: &RunContext,
+) -> Result<Planned, CommandError> {
     let configuration = Configuration::read(context, &args.common)?;
     let settings =
         with_configuration(build_settings(&args.build), &args.build.guest, &configuration);
@@ -284,7 +285,7 @@ pub fn plan(
         makes: false,
     };
     let plan = images::plan(artifact, &recipe, around, ctx)?.plan;
-    Ok(recipes::Prepared { plan, settings, files: Some(files), makes_folders: true })
+    Ok(Planned { plan, settings, files: Some(files), makes_folders: true })
 }
 
 /// The artifact that is meant.

@@ -7,12 +7,15 @@ use std::{
 
 use b9::{CachePath, Config, LogLevel, Repository};
 
-use super::{
-    args::{AddRepoArgs, CommonArgs},
-    remotes::Remote,
-};
 use crate::{
-    commands::Context,
+    commands::{
+        b9::{
+            args::{AddRepoArgs, CommonArgs},
+            remotes::Remote,
+            text::read_text,
+        },
+        context::ProcessContext,
+    },
     error::{CommandError, Kind},
 };
 
@@ -43,7 +46,10 @@ impl<'a> Configuration<'a> {
     ///
     /// # Errors
     /// When there is none, or it cannot be understood.
-    pub(super) fn read(context: &Context, options: &'a CommonArgs) -> Result<Self, CommandError> {
+    pub(super) fn read(
+        context: &ProcessContext,
+        options: &'a CommonArgs,
+    ) -> Result<Self, CommandError> {
         let home = context.variable("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
         let candidates = candidates(&options.configuration_file, home.as_deref())?;
         let found = candidates.iter().find(|path| path.exists()).cloned();
@@ -51,7 +57,7 @@ impl<'a> Configuration<'a> {
             Some(file) => file,
             None => make_default(context, options, &candidates)?,
         };
-        let text = read_text(&file)?;
+        let text = read_file(&file)?;
         let config = b9::read_config(&text).map_err(|error| {
             CommandError::new(Kind::Usage, error)
                 .context(format!("cannot use the configuration `{}`", file.display()))
@@ -224,7 +230,7 @@ fn no_home(what: &str) -> CommandError {
 
 /// Makes the user's configuration, unless another one is wanted.
 fn make_default(
-    context: &Context,
+    context: &ProcessContext,
     options: &CommonArgs,
     candidates: &[PathBuf],
 ) -> Result<PathBuf, CommandError> {
@@ -242,8 +248,8 @@ fn make_default(
     Ok(file)
 }
 
-fn read_text(file: &Path) -> Result<String, CommandError> {
-    super::read_text(file, FILE_MAX_BYTES).map_err(|error| {
+fn read_file(file: &Path) -> Result<String, CommandError> {
+    read_text(file, FILE_MAX_BYTES).map_err(|error| {
         CommandError::new(Kind::Usage, error)
             .context(format!("cannot read the configuration `{}`", file.display()))
     })

@@ -13,10 +13,11 @@ use inputs::{SourceError, Sources};
 use plan::UploadEntry;
 use rooted::Dir;
 
-use super::args::RecipeArgs;
 use crate::{
+    build::host_paths,
+    commands::b9::args::RecipeArgs,
     error::{CommandError, Kind},
-    host_paths, pipeline,
+    machine::ca,
     settings::Settings,
 };
 
@@ -63,9 +64,9 @@ impl HostFiles {
     /// # Errors
     /// When it is not there, or may not be read.
     pub(super) fn image(&self, path: &str) -> Result<PathBuf, CommandError> {
-        let found = self.own.find(Path::new(path)).map_err(host_paths::source_error)?;
+        let found = self.own.find(Path::new(path))?;
         if !found.metadata.is_file() {
-            return Err(host_paths::source_error(found.wrong_kind("regular file")));
+            return Err(CommandError::from(found.wrong_kind("regular file")));
         }
         Ok(found.real)
     }
@@ -116,10 +117,10 @@ impl HostFiles {
                 let directory = std::fs::canonicalize(&directory).unwrap_or(directory);
                 Ok((Share { directory, entries: Vec::new() }, Vec::new()))
             }
-            Err(error) => Err(host_paths::source_error(error)),
+            Err(error) => Err(CommandError::from(error)),
             Ok(found) => {
                 if !found.metadata.is_dir() {
-                    return Err(host_paths::source_error(found.wrong_kind("directory")));
+                    return Err(CommandError::from(found.wrong_kind("directory")));
                 }
                 self.directory(&found.real, left_out)
             }
@@ -164,7 +165,7 @@ impl HostFiles {
         for name in &all {
             if name.to_str().is_some_and(|name| named.contains(name)) {
                 // Under the rules for everything that is read.
-                self.own.find(Path::new(name)).map_err(host_paths::source_error)?;
+                self.own.find(Path::new(name))?;
             } else {
                 skipped.insert(real.join(name));
             }
@@ -250,7 +251,7 @@ impl Inputs for ContentSources<'_> {
         if !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err("only http:// and https:// are fetched; FromFile copies files".to_owned());
         }
-        let certificates = pipeline::load_certificates(self.settings).map_err(|e| e.to_string())?;
+        let certificates = ca::certificates(self.settings).map_err(|e| e.to_string())?;
         download::Options::from_environment(certificates)
             .and_then(|options| Client::new(&options))
             .and_then(|client| client.bytes(url, CONTENT_MAX_BYTES, None))

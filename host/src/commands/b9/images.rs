@@ -17,19 +17,19 @@ use b9::{
 use base_image::{AllowedBacking, BaseImage, Format};
 use plan::{DiskBase, Plan};
 
-use super::{
-    configuration::Configuration,
-    host_files::HostFiles,
-    outputs,
-    place::RunPlace,
-    recipe::{self, Artifact, Recipe},
-    repository::Cache,
-    turns::Voice,
-};
 use crate::{
-    commands::layers,
+    build::bases,
+    commands::b9::{
+        configuration::Configuration,
+        host_files::HostFiles,
+        outputs,
+        place::RunPlace,
+        recipe::{self, Artifact, Recipe},
+        repository::Cache,
+        turns::Voice,
+    },
     error::{CommandError, Kind},
-    pipeline::Ctx,
+    run_context::RunContext,
     settings::Settings,
 };
 
@@ -75,7 +75,7 @@ pub(super) fn plan(
     artifact: &Artifact,
     recipe: &Recipe,
     around: Surroundings<'_>,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<Planned, CommandError> {
     let Some(images) = Images::of(&artifact.instance.assembly) else {
         return Err(CommandError::usage("a seed has no images"));
@@ -153,7 +153,7 @@ impl Surroundings<'_> {
         &self,
         share: &SharedDirectory,
         left_out: &BTreeSet<PathBuf>,
-        ctx: &Ctx,
+        ctx: &RunContext,
     ) -> Result<Share, CommandError> {
         let (path, written) = match share {
             SharedDirectory::ReadWrite(path, _) => (path, true),
@@ -195,7 +195,7 @@ impl Surroundings<'_> {
 pub(super) fn begin(
     source: &ImageSource,
     around: Surroundings<'_>,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<Beginning, CommandError> {
     let (image, partition) = match source {
         ImageSource::EmptyImage(_, filesystem, ..) => {
@@ -211,7 +211,7 @@ pub(super) fn begin(
     if let Partition::Number(number) = partition {
         let number = u32::try_from(number).unwrap_or(0);
         let found = base_image::partition(&opened.raw, number).map_err(|error| {
-            layers::base_failure(error)
+            CommandError::from(error)
                 .context(format!("cannot take partition {number} of `{}`", image.path.text))
         })?;
         (base.offset, base.bytes) = (found.offset, found.bytes);
@@ -222,7 +222,7 @@ pub(super) fn begin(
 fn begin_shared(
     name: &str,
     around: Surroundings<'_>,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<Beginning, CommandError> {
     let (revision, held) = around.cache.hold_newest(name, ctx)?;
     let (file, format) = (around.cache.image(&revision), revision.image_type());
@@ -243,8 +243,8 @@ fn open(
     allowed: &AllowedBacking,
     around: Surroundings<'_>,
 ) -> Result<BaseImage, CommandError> {
-    let folder = layers::bases_folder(&around.settings.cache_dir);
-    let opened = base_image::open(file, None, allowed, &folder).map_err(layers::base_failure)?;
+    let folder = bases::folder(&around.settings.cache_dir);
+    let opened = base_image::open(file, None, allowed, &folder)?;
     let found = match opened.format {
         Some(Format::Raw) => Ok(ImageType::Raw),
         Some(Format::Qcow2) => Ok(ImageType::QCow2),
@@ -295,7 +295,7 @@ pub(super) fn deliver(
     filesystems: &[FileSystem],
     around: Surroundings<'_>,
     voice: &Voice,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<Vec<Revision>, CommandError> {
     let Some(images) = Images::of(&artifact.instance.assembly) else { return Ok(Vec::new()) };
     let mut shared = Vec::new();

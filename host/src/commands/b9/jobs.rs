@@ -14,8 +14,7 @@ use b9::{
     },
 };
 
-use super::recipe::Artifact;
-use crate::{commands::doctor, settings::Settings};
+use crate::{commands::b9::recipe::Artifact, machine::memory, settings::Settings};
 
 /// How many artifacts are built at once.
 ///
@@ -27,8 +26,8 @@ pub(super) fn limit(wanted: Option<usize>, settings: &Settings) -> usize {
     }
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = wanted.unwrap_or_else(|| processors / usize::from(settings.vcpus.max(1)));
-    let machine = (u64::from(settings.memory_mib) << 20) + doctor::MEMORY_BESIDE_BYTES;
-    allowed(wanted, doctor::memory_available(), machine)
+    let machine = (u64::from(settings.memory_mib) << 20) + memory::BESIDE_GUEST_BYTES;
+    allowed(wanted, memory::available(), machine)
 }
 
 /// As many as have memory, but one in any case.

@@ -23,31 +23,22 @@ mod remotes;
 mod repository;
 mod seeds;
 mod session;
+mod text;
 mod turns;
 
-use std::{
-    fs::File,
-    io::{self, Read as _},
-    path::Path,
-    sync::Arc,
-};
+use std::io;
 
-pub use args::{
-    AddRepoArgs, B9Args, B9BuildArgs, B9PlanArgs, B9Verb, CommonArgs, GuestArgs, NameArgs,
-    PullArgs, RecipeArgs, ReformatArgs, RunArgs,
-};
-pub use build::{build_settings, plan};
+pub(crate) use args::{B9Args, B9PlanArgs, B9Verb, CommonArgs, NameArgs, PullArgs, ReformatArgs};
+pub(crate) use build::{build_settings, plan};
 
-use b9::{LogLevel, share_index};
+use b9::share_index;
 use configuration::Configuration;
-use narration::Narrator;
 use repository::Cache;
 
-use super::{Context, Outcome, machine_run};
 use crate::{
     cli::Personality,
+    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
-    pipeline::Ctx,
 };
 
 /// The version of B9 that this is a substitute for.
@@ -57,7 +48,7 @@ const B9_VERSION: &str = "4.0.0";
 ///
 /// # Errors
 /// Whatever it fails with.
-pub fn run(context: &Context, args: &B9Args) -> Outcome {
+pub(crate) fn run(context: &ProcessContext, args: &B9Args) -> Outcome {
     let common = &args.common;
     match &args.verb {
         B9Verb::Build(args) => build::run(context, common, args),
@@ -83,29 +74,14 @@ pub fn run(context: &Context, args: &B9Args) -> Outcome {
     }
 }
 
-/// Runs what takes no build, and says what it does as a build does.
-fn told<T>(
-    context: &Context,
-    configuration: &Configuration<'_>,
-    level: Option<LogLevel>,
-    work: impl AsyncFnOnce(Ctx) -> Result<T, CommandError>,
-) -> Result<T, CommandError> {
-    machine_run::quietly(&context.console, async |ctx| {
-        let log = configuration.log_file();
-        let narrator =
-            Narrator::new(context.console, level, log.as_deref(), Arc::clone(&ctx.observer))?;
-        work(Ctx { observer: Arc::new(narrator), cancel: ctx.cancel }).await
-    })
-}
-
-fn push(context: &Context, common: &CommonArgs, args: &NameArgs) -> Outcome {
+fn push(context: &ProcessContext, common: &CommonArgs, args: &NameArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     let Some(repository) = configuration.repository()? else {
         let text = "No repository specified! Use '-r' to specify a repo BEFORE 'push'.";
         return Err(CommandError::usage(text));
     };
     let cache = Cache::new(configuration.cache()?);
-    told(context, &configuration, configuration.level(), async |ctx| {
+    narration::narrated(context, &configuration, configuration.level(), async |ctx| {
         let revisions = cache.local_revisions(&ctx)?;
         let revision = share_index::newest(&revisions, &args.name)
             .ok_or_else(|| CommandError::usage(format!("Nothing found for {:?}.", args.name)))?;
@@ -114,11 +90,11 @@ fn push(context: &Context, common: &CommonArgs, args: &NameArgs) -> Outcome {
     Ok(0)
 }
 
-fn pull(context: &Context, common: &CommonArgs, args: &PullArgs) -> Outcome {
+fn pull(context: &ProcessContext, common: &CommonArgs, args: &PullArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     let repositories = configuration.repositories()?;
     let cache = Cache::new(configuration.cache()?);
-    told(context, &configuration, configuration.level(), async |ctx| {
+    narration::narrated(context, &configuration, configuration.level(), async |ctx| {
         let mut known = Vec::new();
         for repository in &repositories {
             known.push((repository, remotes::learn(repository, &cache, &ctx).await?));
@@ -140,16 +116,17 @@ fn pull(context: &Context, common: &CommonArgs, args: &PullArgs) -> Outcome {
 }
 
 /// The list in b9c's own words.
-fn list(context: &Context, common: &CommonArgs) -> Outcome {
+fn list(context: &ProcessContext, common: &CommonArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     let cache = Cache::new(configuration.cache()?);
     let repository = configuration.repository()?;
     // The list is read by programs.
     let level = configuration.level().filter(|_| common.verbose);
-    let revisions = told(context, &configuration, level, async |ctx| match &repository {
-        Some(repository) => cache.known_revisions(&repository.folder(), &ctx),
-        None => cache.local_revisions(&ctx),
-    })?;
+    let revisions =
+        narration::narrated(context, &configuration, level, async |ctx| match &repository {
+            Some(repository) => cache.known_revisions(&repository.folder(), &ctx),
+            None => cache.local_revisions(&ctx),
+        })?;
     let mut lines = match &repository {
         Some(repository) => vec![format!("Showing shared images on: {}", repository.id)],
         None => [
@@ -178,17 +155,19 @@ fn list(context: &Context, common: &CommonArgs) -> Outcome {
     Ok(0)
 }
 
-fn clean_local(context: &Context, common: &CommonArgs) -> Outcome {
+fn clean_local(context: &ProcessContext, common: &CommonArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     let cache = Cache::new(configuration.cache()?);
     let Some(keep) = configuration.config.max_cached_shared_images else {
         context.console.print(
             "All shared images are kept: the configuration has no max_cached_shared_images.\n",
         )?;
-        told(context, &configuration, configuration.level(), async |ctx| cache.sweep(&ctx))?;
+        narration::narrated(context, &configuration, configuration.level(), async |ctx| {
+            cache.sweep(&ctx)
+        })?;
         return Ok(0);
     };
-    told(context, &configuration, configuration.level(), async |ctx| {
+    narration::narrated(context, &configuration, configuration.level(), async |ctx| {
         let revisions = cache.local_revisions(&ctx)?;
         let names: std::collections::BTreeSet<&str> =
             revisions.iter().map(|revision| revision.name.as_str()).collect();
@@ -199,7 +178,7 @@ fn clean_local(context: &Context, common: &CommonArgs) -> Outcome {
 }
 
 /// Nothing is removed from the repositories themselves.
-fn clean_remote(context: &Context, common: &CommonArgs) -> Outcome {
+fn clean_remote(context: &ProcessContext, common: &CommonArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     let cache = Cache::new(configuration.cache()?);
     for repository in configuration.repositories()? {
@@ -217,7 +196,7 @@ fn clean_remote(context: &Context, common: &CommonArgs) -> Outcome {
 
 /// Prints files in B9's layout and writes them so; nothing is written when one of them
 /// cannot be understood.
-fn reformat(context: &Context, args: &ReformatArgs) -> Outcome {
+fn reformat(context: &ProcessContext, args: &ReformatArgs) -> Outcome {
     let files = recipe::read_files(&args.project_file)?;
     let texts = (0..files.0.len()).map(|number| {
         b9::reformatted(&files, number).map_err(|fault| recipe::fault(&files, &fault))
@@ -231,18 +210,4 @@ fn reformat(context: &Context, args: &ReformatArgs) -> Outcome {
         })?;
     }
     Ok(0)
-}
-
-/// The text of a file that is not larger than it can be.
-fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(max_bytes + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > max_bytes {
-        let text = format!("it is larger than the {max_bytes} bytes that it can have");
-        return Err(io::Error::other(text));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        io::Error::other(format!("it is no UTF-8 text: byte {at} begins no character"))
-    })
 }

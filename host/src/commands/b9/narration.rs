@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::Write as _,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
@@ -14,7 +14,10 @@ use checked::Printable;
 use engine::events::{Event, Observer, OutputStream, SharedObserver};
 
 use crate::{
+    build::runtime,
+    commands::{b9::configuration::Configuration, context::ProcessContext},
     error::{CommandError, Kind},
+    run_context::RunContext,
     ui::{Console, Utc},
 };
 
@@ -119,6 +122,21 @@ impl Observer for Narrator {
         self.note(event);
         self.next.event(event);
     }
+}
+
+/// Runs what takes no build, and says what it does as a build does.
+pub(super) fn narrated<T>(
+    context: &ProcessContext,
+    configuration: &Configuration<'_>,
+    level: Option<LogLevel>,
+    work: impl AsyncFnOnce(RunContext) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    runtime::quietly(&context.console, async |ctx| {
+        let log = configuration.log_file();
+        let narrator =
+            Narrator::new(context.console, level, log.as_deref(), Arc::clone(&ctx.observer))?;
+        work(RunContext { observer: Arc::new(narrator), cancel: ctx.cancel }).await
+    })
 }
 
 #[cfg(test)]

@@ -8,15 +8,16 @@ use b9::{
 };
 use plan::{UnixPath, UploadEntry, UploadKind};
 
-use super::{
-    args::RecipeArgs,
-    host_files::{ContentSources, HostFiles},
-    outputs,
-    place::RunPlace,
-};
 use crate::{
+    commands::b9::{
+        args::RecipeArgs,
+        host_files::{ContentSources, HostFiles},
+        outputs,
+        place::RunPlace,
+        text::read_text,
+    },
     error::{CommandError, Kind},
-    pipeline::Ctx,
+    run_context::RunContext,
     settings::Settings,
 };
 
@@ -50,7 +51,7 @@ pub(super) struct Recipe {
 /// One that cannot be read.
 pub(super) fn read_files(paths: &[PathBuf]) -> Result<Files, CommandError> {
     let read = |path: &PathBuf| {
-        let text = super::read_text(path, b9::FILE_BYTES_MAX as u64).map_err(|error| {
+        let text = read_text(path, b9::FILE_BYTES_MAX as u64).map_err(|error| {
             CommandError::new(Kind::Usage, error)
                 .context(format!("cannot read `{}`", path.display()))
         })?;
@@ -75,7 +76,7 @@ impl Recipe {
         folder: &Path,
         host: &HostFiles,
         settings: &Settings,
-        ctx: &Ctx,
+        ctx: &RunContext,
     ) -> Result<Self, CommandError> {
         let files = read_files(&args.project_file)?;
         let at = |error: &Fault| fault(&files, error);
@@ -120,7 +121,7 @@ fn generate(
     instance: &Instance,
     sources: &ContentSources<'_>,
     files: &Files,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<Vec<SeedFile>, CommandError> {
     let mut renderer =
         Renderer { inputs: sources, environment: &instance.environment, warnings: Vec::new() };

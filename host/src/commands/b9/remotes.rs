@@ -14,13 +14,13 @@ use b9::{
 };
 use remote::{Listed, Options, Place, Shelf};
 
-use super::{
-    outputs,
-    repository::{self, Cache, DESCRIPTION_MAX_BYTES, DIGEST_MAX_BYTES},
-};
 use crate::{
+    commands::b9::{
+        outputs,
+        repository::{self, Cache, DESCRIPTION_MAX_BYTES, DIGEST_MAX_BYTES},
+    },
     error::{CommandError, Kind},
-    pipeline::Ctx,
+    run_context::RunContext,
 };
 
 /// The largest image that is pulled; ten times the largest that a distribution offers.
@@ -113,7 +113,7 @@ pub(super) async fn push(
     repository: &Remote,
     cache: &Cache,
     revision: &Revision,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<(), CommandError> {
     cache.verify(revision)?;
     let shelf = open(repository)?;
@@ -167,7 +167,7 @@ async fn is_same_there(
 pub(super) async fn learn(
     repository: &Remote,
     cache: &Cache,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<Vec<Revision>, CommandError> {
     let shelf = open(repository)?;
     let there = shelf.list(FOLDER, REVISIONS_MAX).await.map_err(failed(repository))?;
@@ -256,7 +256,7 @@ pub(super) async fn pull(
     cache: &Cache,
     revision: &Revision,
     keep: Option<u32>,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<(), CommandError> {
     if cache.local_revisions(ctx)?.contains(revision) {
         return Ok(());

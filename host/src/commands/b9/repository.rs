@@ -31,10 +31,10 @@ use b9::{
 };
 use checked::Digest;
 
-use super::outputs;
 use crate::{
+    commands::b9::{outputs, text::read_text},
     error::{CommandError, Kind},
-    pipeline::Ctx,
+    run_context::RunContext,
 };
 
 /// What the name of a file with a digest ends with.
@@ -71,7 +71,7 @@ impl Cache {
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub(super) fn local_revisions(&self, ctx: &Ctx) -> Result<Vec<Revision>, CommandError> {
+    pub(super) fn local_revisions(&self, ctx: &RunContext) -> Result<Vec<Revision>, CommandError> {
         let folder = self.local();
         let mut revisions = read_descriptions(&folder, ctx)?;
         revisions.retain(|revision| folder.join(revision.image_file()).is_file());
@@ -85,7 +85,7 @@ impl Cache {
     pub(super) fn known_revisions(
         &self,
         id: &str,
-        ctx: &Ctx,
+        ctx: &RunContext,
     ) -> Result<Vec<Revision>, CommandError> {
         read_descriptions(&self.of_repository(id), ctx)
     }
@@ -94,7 +94,7 @@ impl Cache {
     ///
     /// # Errors
     /// When there is none.
-    pub(super) fn newest(&self, name: &str, ctx: &Ctx) -> Result<Revision, CommandError> {
+    pub(super) fn newest(&self, name: &str, ctx: &RunContext) -> Result<Revision, CommandError> {
         let revisions = self.local_revisions(ctx)?;
         share_index::newest(&revisions, name).cloned().ok_or_else(|| {
             CommandError::usage(format!("Nothing found for SharedImageName {name:?}."))
@@ -109,7 +109,7 @@ impl Cache {
     pub(super) fn hold_newest(
         &self,
         name: &str,
-        ctx: &Ctx,
+        ctx: &RunContext,
     ) -> Result<(Revision, File), CommandError> {
         loop {
             let revision = self.newest(name, ctx)?;
@@ -166,7 +166,7 @@ impl Cache {
         revision: &Revision,
         image: &Path,
         keep: Option<u32>,
-        ctx: &Ctx,
+        ctx: &RunContext,
     ) -> Result<(), CommandError> {
         let place = self.make()?.join(revision.image_file());
         let failed = |error: io::Error| {
@@ -235,7 +235,7 @@ impl Cache {
                 .context(format!("cannot read the shared image `{}`", image.display()))
         };
         let found = digest_of(&image).map_err(failed)?;
-        let told = match super::read_text(&self.digest_file(revision), DIGEST_MAX_BYTES) {
+        let told = match read_text(&self.digest_file(revision), DIGEST_MAX_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self.write_digest(revision, &found).map_err(failed);
             }
@@ -253,7 +253,12 @@ impl Cache {
     ///
     /// # Errors
     /// When they cannot be removed.
-    pub(super) fn retain(&self, name: &str, keep: u32, ctx: &Ctx) -> Result<usize, CommandError> {
+    pub(super) fn retain(
+        &self,
+        name: &str,
+        keep: u32,
+        ctx: &RunContext,
+    ) -> Result<usize, CommandError> {
         let revisions = self.local_revisions(ctx)?;
         let keep = usize::try_from(keep).unwrap_or(usize::MAX);
         let mut count = 0;
@@ -292,7 +297,7 @@ impl Cache {
     ///
     /// # Errors
     /// When something cannot be removed.
-    pub(super) fn sweep(&self, ctx: &Ctx) -> Result<(), CommandError> {
+    pub(super) fn sweep(&self, ctx: &RunContext) -> Result<(), CommandError> {
         let told: BTreeSet<String> = read_descriptions(&self.local(), ctx)?
             .iter()
             .flat_map(|revision| [revision.image_file(), digest_file(revision)])
@@ -383,7 +388,7 @@ fn take(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The descriptions in a folder. One that cannot be understood is told, and stays.
-fn read_descriptions(folder: &Path, ctx: &Ctx) -> Result<Vec<Revision>, CommandError> {
+fn read_descriptions(folder: &Path, ctx: &RunContext) -> Result<Vec<Revision>, CommandError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -398,7 +403,7 @@ fn read_descriptions(folder: &Path, ctx: &Ctx) -> Result<Vec<Revision>, CommandE
         if path.extension().is_none_or(|extension| extension != SUFFIX) {
             continue;
         }
-        let read = super::read_text(&path, DESCRIPTION_MAX_BYTES).map_err(|e| e.to_string());
+        let read = read_text(&path, DESCRIPTION_MAX_BYTES).map_err(|e| e.to_string());
         match read.and_then(|text| Revision::read(&text).map_err(|fault| fault.to_string())) {
             Ok(revision) => revisions.push(revision),
             Err(reason) => {

@@ -9,8 +9,10 @@ use b9::{
     types::CloudInitType,
 };
 
-use super::{host_files::HostFiles, outputs, recipe::Artifact, turns::Voice};
-use crate::error::{CommandError, Kind};
+use crate::{
+    commands::b9::{host_files::HostFiles, outputs, recipe::Artifact, turns::Voice},
+    error::{CommandError, Kind},
+};
 
 /// Writes the seeds of an artifact.
 ///

@@ -11,23 +11,25 @@ use b9::{Images, Request, Share};
 use engine::{Pause, PauseContext, PauseHook};
 use wire::ExitStatus;
 
-use super::{
-    args::{CommonArgs, RecipeArgs, RunArgs},
-    build,
-    configuration::Configuration,
-    host_files::HostFiles,
-    images::{self, Surroundings},
-    place::RunPlace,
-    repository::Cache,
-};
 use crate::{
-    checks,
-    commands::{Context, Outcome, machine_run},
+    build::{checks, prepared::Prepared, runtime, trees::Trees},
+    commands::{
+        b9::{
+            args::{CommonArgs, RecipeArgs, RunArgs},
+            build,
+            configuration::Configuration,
+            host_files::HostFiles,
+            images::{self, Surroundings},
+            narration::narrated,
+            place::RunPlace,
+            repository::Cache,
+        },
+        context::{Outcome, ProcessContext},
+    },
     error::{CommandError, Kind},
-    pipeline::{self, Ctx},
+    machine::shell::{self, ShellError},
+    run_context::RunContext,
     settings::Settings,
-    shell::{self, ShellError},
-    trees::Trees,
 };
 
 /// Shells that a user may want, the first that the image has.
@@ -38,14 +40,14 @@ const SHELL: &str = "for shell in zsh bash; do command -v $shell >/dev/null && e
 ///
 /// # Errors
 /// When there is no such image, or the machine fails; a command that fails is no error.
-pub(super) fn run(context: &Context, common: &CommonArgs, args: &RunArgs) -> Outcome {
+pub(super) fn run(context: &ProcessContext, common: &CommonArgs, args: &RunArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     let settings =
         build::with_configuration(build::guest_settings(&args.guest), &args.guest, &configuration);
     let cache = Cache::new(configuration.cache()?);
     // Standard output is the command's, unless the user wants to see what is done.
     let level = configuration.level().filter(|_| common.verbose);
-    super::told(context, &configuration, level, async |ctx| {
+    narrated(context, &configuration, level, async |ctx| {
         let (plan, before, held) = plan(args, &configuration, &cache, &settings, &ctx)?;
         let visited = visit(&plan, before, &args.command, &settings, &ctx).await;
         drop(held);
@@ -59,7 +61,7 @@ fn plan(
     configuration: &Configuration<'_>,
     cache: &Cache,
     settings: &Settings,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<(plan::Plan, usize, Option<File>), CommandError> {
     let host = HostFiles::of(&RecipeArgs::default())?;
     let here = std::fs::canonicalize(&host.here).map_err(|error| {
@@ -94,9 +96,8 @@ fn plan(
         allowed: &base_image::AllowedBacking::default(),
         makes: false,
     };
-    let beginning = machine_run::until_signalled(ctx, || {
-        images::begin(&images.targets[0].source, around, ctx)
-    })?;
+    let beginning =
+        runtime::until_signalled(ctx, || images::begin(&images.targets[0].source, around, ctx))?;
     let request = Request {
         id: &id,
         images,
@@ -122,10 +123,10 @@ async fn visit(
     before: usize,
     command: &[String],
     settings: &Settings,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<u8, CommandError> {
     checks::stages(plan)?;
-    let machine = pipeline::Prepared::new(settings, ctx).await?;
+    let machine = Prepared::new(settings, ctx).await?;
     let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
     let user = Arc::new(User { command: command.to_vec(), ended: Mutex::default() });
     let visit = Pause {
@@ -136,9 +137,9 @@ async fn visit(
         from: None,
     };
     let config = machine.config(settings, ctx, Arc::new(trees.clone()), Some(visit))?;
-    engine::run(plan, &config).await.map_err(pipeline::engine_error)?;
+    engine::run(plan, &config).await?;
     for directory in trees.take_directories() {
-        directory.commit().map_err(pipeline::output_error)?;
+        directory.commit()?;
     }
     let ended = user.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
     match ended {

@@ -8,16 +8,25 @@ use std::{
 };
 
 use base_image::{Backing, BackingFormat, BaseImage, Format, note_backing, write_overlay};
-use layers::{Base, Layer, Project, ProjectError, Target};
+use layers::{Base, Layer, Project, Target};
 use plan::{DiskBase, Plan};
 
-use super::{LayersBuildArgs, Missing, RESULT, starting_image};
 use crate::{
+    build::{
+        bases, container, formats, host_paths, logs, options, pipeline,
+        planned::{Missing, Planned},
+        runtime,
+    },
     cli::ChecksumKind,
-    commands::{Context, Outcome, dib, logs, machine_run, recipe, resolve, vmdb::format_choice},
+    commands::{
+        context::{Outcome, ProcessContext},
+        layers::{
+            args::{LayersBuildArgs, RESULT},
+            starting_image,
+        },
+    },
     error::{CommandError, Kind},
-    host_paths,
-    pipeline::{self, Ctx},
+    run_context::RunContext,
     settings::Settings,
     ui::{self, Ui, bytes},
 };
@@ -26,21 +35,21 @@ use crate::{
 ///
 /// # Errors
 /// A project that is wrong, and whatever the build fails with.
-pub(super) fn run(context: &Context, args: &LayersBuildArgs) -> Outcome {
+pub(super) fn run(context: &ProcessContext, args: &LayersBuildArgs) -> Outcome {
     let project = read(args)?;
     let settings = settings(args, &project);
     let view = ui::Settings::of(&args.output, logs::new_log(&settings.cache_dir));
     let console = context.console.shared_with_shell(settings.may_open_shell());
     let ui = Arc::new(Ui::open(&view, &console)?);
     let mut first = Some(project);
-    machine_run::run_attempts(&ui, async |ctx| {
+    runtime::run_attempts(&ui, async |ctx| {
         let project = first.take().map_or_else(|| read(args), Ok)?;
         let Lowered { plan, settings, base, result } = prepare(args, &project, ctx, Missing::Make)?;
         result.make_folder()?;
-        let loading = dib::container_archive(args.load_into, args.formats.as_ref())?;
+        let loading = container::archive(args.load_into, args.formats.as_ref())?;
         let (written, shared) = pipeline::build_here(&plan, &settings, ctx).await?;
-        result.finish(&base, &starting_image::folder(&settings), ctx)?;
-        dib::load(args.load_into, loading, &written, ctx)?;
+        result.finish(&base, &bases::folder(&settings.cache_dir), ctx)?;
+        container::load(args.load_into, loading, &written, ctx)?;
         match shared {
             Some(shared) => shared.push(&plan, ctx).await,
             None => Ok(()),
@@ -59,7 +68,7 @@ struct Lowered {
 
 fn read(args: &LayersBuildArgs) -> Result<Project, CommandError> {
     let sources = host_paths::sources(&args.project, &args.host_paths)?;
-    layers::read(&args.project, sources).map_err(project_error)
+    layers::read(&args.project, sources).map_err(CommandError::from)
 }
 
 /// Lowers a project. Its base image must be there, because the keys of the layers begin
@@ -67,14 +76,14 @@ fn read(args: &LayersBuildArgs) -> Result<Project, CommandError> {
 fn prepare(
     args: &LayersBuildArgs,
     project: &Project,
-    ctx: &Ctx,
+    ctx: &RunContext,
     missing: Missing,
 ) -> Result<Lowered, CommandError> {
     for warning in &project.warnings {
         ctx.warn(warning.clone());
     }
     let settings = settings(args, project);
-    let chosen = project.up_to(args.last.as_deref()).map_err(project_error)?;
+    let chosen = project.up_to(args.last.as_deref())?;
     let result = Artefact::of(args, project, chosen)?;
     // Before a base image is fetched for nothing.
     result.check()?;
@@ -89,27 +98,16 @@ fn prepare(
 /// The plan of a project, for verbs that look at it.
 pub(super) fn plan(
     args: &LayersBuildArgs,
-    ctx: &Ctx,
+    ctx: &RunContext,
     missing: Missing,
-) -> Result<recipe::Prepared, CommandError> {
-    dib::container_archive(args.load_into, args.formats.as_ref())?;
+) -> Result<Planned, CommandError> {
+    container::archive(args.load_into, args.formats.as_ref())?;
     let Lowered { plan, settings, result, .. } = prepare(args, &read(args)?, ctx, missing)?;
-    Ok(recipe::Prepared { plan, settings, files: None, makes_folders: result.own_folder.is_some() })
-}
-
-fn project_error(error: ProjectError) -> CommandError {
-    let hint = match &error {
-        ProjectError::Empty(_) => Some("`vbuild layers new-layer 10_name` makes one".to_owned()),
-        ProjectError::NotExecutable(path) => Some(format!("chmod +x {}", path.display())),
-        ProjectError::ScriptElsewhere { .. } => Some("put a copy of it in its place".to_owned()),
-        ProjectError::Source(error) => error.hint(),
-        _ => None,
-    };
-    CommandError::new(Kind::Usage, error).maybe_hint(hint)
+    Ok(Planned { plan, settings, files: None, makes_folders: result.own_folder.is_some() })
 }
 
 fn settings(args: &LayersBuildArgs, project: &Project) -> Settings {
-    let mut settings = resolve::builder_settings(&args.builder);
+    let mut settings = options::builder_settings(&args.builder);
     settings.script_timeout = args.timeout.map(|seconds| Duration::from_secs(seconds.into()));
     settings.network &= project.config.network.unwrap_or(true);
     settings.appliance_packages.extend(project.config.packages.iter().cloned());
@@ -120,7 +118,7 @@ fn find_base(
     args: &LayersBuildArgs,
     project: &Project,
     settings: &Settings,
-    ctx: &Ctx,
+    ctx: &RunContext,
     missing: Missing,
 ) -> Result<BaseImage, CommandError> {
     let find = |base: &Base, project: &Path| {
@@ -136,7 +134,7 @@ fn find_base(
     })?;
     if let Base::Image { path, .. } = declared {
         project.sources.find(Path::new(path)).map_err(|error| {
-            host_paths::source_error(error).hint("or name it on the command line: `--base`")
+            CommandError::from(error).hint("or name it on the command line: `--base`")
         })?;
     }
     find(declared, &project.folder)
@@ -170,7 +168,7 @@ fn lower(
             checksums: args.checksum.iter().copied().map(ChecksumKind::into_plan).collect(),
         },
     };
-    layers::lower(project, &request).map_err(host_paths::source_error)
+    layers::lower(project, &request).map_err(CommandError::from)
 }
 
 /// The base as the plan knows it.
@@ -239,9 +237,8 @@ impl Artefact {
     fn check(&self) -> Result<(), CommandError> {
         let overlay = self.overlay.iter().flat_map(|(_, overlay, link)| [overlay, link]);
         for path in overlay.chain(self.files.iter().map(|file| &file.path)) {
-            output::check_file(path, &[], self.own_folder.is_some()).map_err(|error| {
-                CommandError { kind: Kind::Usage, ..pipeline::output_error(error) }
-            })?;
+            output::check_file(path, &[], self.own_folder.is_some())
+                .map_err(|error| CommandError { kind: Kind::Usage, ..CommandError::from(error) })?;
         }
         Ok(())
     }
@@ -258,18 +255,17 @@ impl Artefact {
 
     /// Turns the disk into an overlay over the base, and links to it. The file
     /// that a base in the cache was made from may change, its raw disk never does.
-    fn finish(&self, base: &BaseImage, bases: &Path, ctx: &Ctx) -> Result<(), CommandError> {
+    fn finish(&self, base: &BaseImage, bases: &Path, ctx: &RunContext) -> Result<(), CommandError> {
         let Some((disk, overlay, link)) = &self.overlay else { return Ok(()) };
         let backing = backing(base, overlay);
-        let written =
-            write_overlay(disk, &base.raw, &backing, overlay).map_err(starting_image::failure);
+        let written = write_overlay(disk, &base.raw, &backing, overlay).map_err(CommandError::from);
         // It was only on the way to the overlay; if it stays, it is in the way
         // of nothing.
         let _ = fs::remove_file(disk);
         let written = written?;
-        note_backing(bases, overlay, &backing).map_err(starting_image::failure)?;
+        note_backing(bases, overlay, &backing)?;
         if backing.path == base.raw {
-            base_image::note_overlay(bases, &base.raw, overlay).map_err(starting_image::failure)?;
+            base_image::note_overlay(bases, &base.raw, overlay)?;
         }
         ctx.say(format!(
             "wrote {} ({}), over {}",
@@ -296,7 +292,7 @@ impl Artefact {
 
 /// A format of the result, by the rules that specs have.
 fn file_of(args: &LayersBuildArgs, file: &Path, format: &'static output::Format) -> layers::File {
-    let choice = format_choice(format);
+    let choice = formats::for_vmdb(format);
     let is_only = args.formats.as_ref().is_some_and(|formats| formats.0.len() == 1);
     let container = matches!(format.name, "docker" | "oci").then(|| args.docker_target.clone());
     layers::File {

@@ -11,17 +11,20 @@ use std::{
 
 use base_image::AllowedBacking;
 
-use super::{
-    CompareLayersArgs, build,
-    description::{self, Comparison, Difference, Differences},
-    starting_image,
-};
 use crate::{
-    build_dir::BuildDir,
-    commands::{Context, Outcome, machine_run, resolve},
+    build::{bases, options, pipeline, runtime},
+    commands::{
+        context::{Outcome, ProcessContext},
+        layers::{
+            args::CompareLayersArgs,
+            build,
+            description::{self, Comparison, Difference, Differences},
+        },
+    },
     error::{CommandError, Kind},
     explain,
-    pipeline::{self, Ctx},
+    machine::build_dir::BuildDir,
+    run_context::RunContext,
     settings::Settings,
     ui::{self, Ui, bytes},
 };
@@ -30,18 +33,18 @@ use crate::{
 ///
 /// # Errors
 /// An image that cannot be read.
-pub(super) fn run(context: &Context, args: &CompareLayersArgs) -> Outcome {
+pub(super) fn run(context: &ProcessContext, args: &CompareLayersArgs) -> Outcome {
     compare(context, args).map_err(|error| match error.kind {
         Kind::Unconfined | Kind::Interrupted => error,
         _ => CommandError { kind: Kind::NotCompared, ..error },
     })
 }
 
-fn compare(context: &Context, args: &CompareLayersArgs) -> Outcome {
+fn compare(context: &ProcessContext, args: &CompareLayersArgs) -> Outcome {
     let machine = &args.machine;
     let source = &args.source;
     let appliance =
-        resolve::appliance_settings(&machine.accel, &machine.packages, source, &args.cache_dir);
+        options::appliance_settings(&machine.accel, &machine.packages, source, &args.cache_dir);
     let settings = Settings {
         vcpus: machine.processors.smp.unwrap_or(appliance.vcpus),
         memory_mib: machine.memory.memsize.unwrap_or(appliance.memory_mib),
@@ -52,7 +55,7 @@ fn compare(context: &Context, args: &CompareLayersArgs) -> Outcome {
     // Standard output is for what differs alone.
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
-    let (one, other) = machine_run::run(&ui, async |ctx| {
+    let (one, other) = runtime::run(&ui, async |ctx| {
         let root = args.root.as_deref();
         let allowed = args.backing.allowed();
         let one = describe(&args.one, root, &allowed, &settings, &ctx).await?;
@@ -81,17 +84,17 @@ async fn describe(
     root: Option<&str>,
     allowed: &AllowedBacking,
     settings: &Settings,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<Described, CommandError> {
     let image = named(path);
-    let directory = pipeline::make_build_dir(settings)?;
+    let directory = BuildDir::of(settings)?;
     let kept = match image.exists() {
         true => None,
         false => kept_layer(&image, settings, directory.path())?,
     };
     let file = kept.as_deref().unwrap_or(&image);
-    let found = base_image::open(file, None, allowed, &starting_image::folder(settings))
-        .map_err(|error| starting_image::failure(error).maybe_hint(not_built(&image)))?;
+    let found = base_image::open(file, None, allowed, &bases::folder(&settings.cache_dir))
+        .map_err(|error| CommandError::from(error).maybe_hint(not_built(&image)))?;
     let to = directory.path().join("description");
     let name = image.display().to_string();
     let plan = layers::inspect(&name, build::disk_base(&found), root, &to);

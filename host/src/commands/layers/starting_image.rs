@@ -6,42 +6,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base_image::{AllowedBacking, BaseError, BaseImage, Expected};
+use base_image::{AllowedBacking, BaseImage, Expected};
 use layers::{Base, FrontEnd, Recipe};
 use machine::{DriveFormat, accel::Accel};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    commands::machine_run,
+    build::{bases, planned::Missing, runtime},
     error::{CommandError, Kind},
+    machine::ca,
     nested,
-    pipeline::{self, Ctx},
+    run_context::RunContext,
     settings::{CaSource, Settings},
 };
-
-/// Base images, below the user's cache directory.
-const FOLDER: &str = "bases";
-
-/// Where base images are kept.
-#[must_use]
-pub(super) fn folder(settings: &Settings) -> PathBuf {
-    folder_in(&settings.cache_dir)
-}
-
-/// The same by the cache directory.
-#[must_use]
-pub(super) fn folder_in(cache_dir: &Path) -> PathBuf {
-    cache_dir.join(FOLDER)
-}
-
-/// What happens when a base image is not here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
-    /// It is downloaded or built.
-    Make,
-    /// It is an error: a question about a build must not run one.
-    Fail,
-}
 
 /// Gets a base image. What is downloaded stands on nothing.
 ///
@@ -52,32 +29,33 @@ pub(super) fn find(
     project: &Path,
     allowed: &AllowedBacking,
     settings: &Settings,
-    ctx: &Ctx,
+    ctx: &RunContext,
     missing: Missing,
 ) -> Result<BaseImage, CommandError> {
-    let folder = folder(settings);
+    let folder = bases::folder(&settings.cache_dir);
     let none = AllowedBacking::default();
     let open = |path: &Path, expected: Option<&Expected>, allowed: &AllowedBacking| {
-        machine_run::until_signalled(ctx, || {
-            base_image::open(path, expected, allowed, &folder).map_err(failure)
+        runtime::until_signalled(ctx, || {
+            base_image::open(path, expected, allowed, &folder).map_err(CommandError::from)
         })
     };
     match base {
         Base::Image { path, digest } => {
-            let expected = digest.as_deref().map(Expected::parse).transpose().map_err(failure)?;
+            let expected = digest.as_deref().map(Expected::parse).transpose()?;
             open(&project.join(path), expected.as_ref(), allowed)
         }
         Base::Url { url, digest } => {
-            let expected = Expected::parse(digest).map_err(failure)?;
+            let expected = Expected::parse(digest)?;
             if missing == Missing::Fail {
                 let there = base_image::fetched(&expected, &folder);
                 let path = there.ok_or_else(|| not_here("downloaded"))?;
                 return base_image::open(&path, None, &AllowedBacking::default(), &folder)
-                    .map_err(failure);
+                    .map_err(CommandError::from);
             }
-            let certificates = pipeline::load_certificates(settings)?;
-            let fetched = machine_run::until_signalled(ctx, || {
-                base_image::fetch(url, &expected, &folder, certificates.as_deref()).map_err(failure)
+            let certificates = ca::certificates(settings)?;
+            let fetched = runtime::until_signalled(ctx, || {
+                base_image::fetch(url, &expected, &folder, certificates.as_deref())
+                    .map_err(CommandError::from)
             })?;
             if fetched.downloaded > 0 {
                 ctx.say(format!("downloaded {url}"));
@@ -95,15 +73,6 @@ pub(super) fn find(
             open(&image, None, &none)
         }
     }
-}
-
-pub(super) fn failure(error: BaseError) -> CommandError {
-    let kind = match &error {
-        BaseError::Download(_) => Kind::Build,
-        _ => Kind::Usage,
-    };
-    let hint = error.hint();
-    CommandError::new(kind, error).maybe_hint(hint)
 }
 
 /// The image in the folder of a recipe.
@@ -137,7 +106,7 @@ fn run_recipe(
     project: &Path,
     folder: &Path,
     settings: &Settings,
-    ctx: &Ctx,
+    ctx: &RunContext,
 ) -> Result<PathBuf, CommandError> {
     let host = |error: std::io::Error| {
         CommandError::new(Kind::Host, error).context("cannot build the base image")
@@ -164,7 +133,7 @@ fn run_recipe(
     let what = words.join(" ");
     ctx.say(format!("the base image is built first: {} {what}", recipe.front_end.name()));
     let Some(status) = nested::run(&mut command, &ctx.cancel).map_err(host)? else {
-        return Err(machine_run::stopped());
+        return Err(runtime::stopped());
     };
     if status.success() {
         return Ok(image);
@@ -261,8 +230,8 @@ fn absolute(settings: &Settings) -> std::io::Result<Settings> {
 mod tests {
     use super::*;
     use crate::{
-        cli::{self, Invocation},
-        commands::resolve,
+        build::options,
+        commands::command_line::{self, Invocation},
     };
 
     struct Nobody;
@@ -276,7 +245,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache_dir = folder.path().join("cache");
         let settings = Settings { cache_dir: cache_dir.clone(), ..Settings::default() };
-        let ctx = Ctx {
+        let ctx = RunContext {
             observer: std::sync::Arc::new(Nobody),
             cancel: tokio::sync::watch::channel(false).1,
         };
@@ -322,8 +291,10 @@ mod tests {
         let mut argv = vec![OsString::from("vbuild")];
         argv.extend(settings_words(&settings));
         argv.push("deb".into());
-        let Invocation::Build(args) = cli::parse(&argv).unwrap().1 else { panic!("no build") };
-        assert_eq!(resolve::build_settings(&args), settings);
+        let Invocation::Build(args) = command_line::parse_argv(&argv).unwrap().1 else {
+            panic!("no build")
+        };
+        assert_eq!(options::build_settings(&args), settings);
         assert_eq!(absolute(&settings).unwrap(), settings);
     }
 }

@@ -18,10 +18,10 @@ impl Observer for Warnings {
     }
 }
 
-fn ctx() -> (Ctx, Arc<Warnings>) {
+fn ctx() -> (RunContext, Arc<Warnings>) {
     let warnings = Arc::new(Warnings::default());
     let observer = warnings.clone();
-    (Ctx { observer, cancel: tokio::sync::watch::channel(false).1 }, warnings)
+    (RunContext { observer, cancel: tokio::sync::watch::channel(false).1 }, warnings)
 }
 
 /// Rows 140 to 142, 144 and 147.

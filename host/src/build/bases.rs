@@ -1,0 +1,9 @@
+//! Where base images are kept.
+
+use std::path::{Path, PathBuf};
+
+/// The folder of base images in vbuild's cache.
+#[must_use]
+pub(crate) fn folder(cache_dir: &Path) -> PathBuf {
+    cache_dir.join("bases")
+}

@@ -1,0 +1,44 @@
+//! `--load-into`: the finished container image for the engine that runs here.
+
+use crate::{
+    cli::{ContainerEngine, Formats},
+    error::CommandError,
+    run_context::RunContext,
+};
+
+/// The format whose archive `--load-into` takes.
+///
+/// # Errors
+/// When no container image is made, or the engine is missing.
+pub(crate) fn archive(
+    engine: Option<ContainerEngine>,
+    formats: Option<&Formats>,
+) -> Result<Option<&'static str>, CommandError> {
+    let Some(engine) = engine else { return Ok(None) };
+    let is_made = |name: &str| formats.is_some_and(|formats| formats.names().any(|f| f == name));
+    let found = ["docker", "oci"].iter().find(|name| is_made(name));
+    let name = found.ok_or_else(|| {
+        CommandError::usage("--load-into: no container image is among the outputs")
+            .hint("--formats docker --docker-target NAME:TAG writes one")
+    })?;
+    output::needs_program(engine.command(), "to load the container image into it")?;
+    Ok(Some(*name))
+}
+
+/// Gives the finished container image to the engine.
+///
+/// # Errors
+/// When the engine does not take it.
+pub(crate) fn load(
+    engine: Option<ContainerEngine>,
+    format: Option<&'static str>,
+    written: &[output::Written],
+    ctx: &RunContext,
+) -> Result<(), CommandError> {
+    let archive = written.iter().find(|file| Some(file.format) == format);
+    if let (Some(engine), Some(archive)) = (engine, archive) {
+        output::load_container(engine.command(), &archive.path)?;
+        ctx.say(format!("loaded {} into {}", archive.path.display(), engine.command()));
+    }
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! A recipe that has become a plan, ready to be built or looked at.
+
+use plan::Plan;
+
+use crate::settings::Settings;
+
+/// What would be built, and how.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    /// The plan.
+    pub(crate) plan: Plan,
+    /// The settings.
+    pub(crate) settings: Settings,
+    /// Files that were made for the plan, and are there as long as this.
+    pub(crate) files: Option<tempfile::TempDir>,
+    /// Whether a build makes folders of its outputs where they are missing.
+    pub(crate) makes_folders: bool,
+}
+
+/// What happens when a base image is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It is downloaded or built.
+    Make,
+    /// It is an error: a question about a build must not run one.
+    Fail,
+}

@@ -1,0 +1,175 @@
+//! What every verb with a machine has around it: the runtime, the signals and
+//! the view of the user.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use engine::events::SharedObserver;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    error::{CommandError, Kind},
+    run_context::RunContext,
+    ui::{self, Console, Ui, Verbosity},
+};
+
+/// How long threads may take to end whose work nobody waits for any more.
+const GIVEN_UP_LIMIT: Duration = Duration::from_secs(1);
+
+/// How many threads do something that cannot hear of a wish to stop.
+static DEAF: AtomicUsize = AtomicUsize::new(0);
+
+/// Does something that may wait for long and cannot be asked to stop, such as a
+/// download. A signal ends the process at once meanwhile; there is no machine yet that
+/// had to come down, and the next run removes what the work has left.
+///
+/// # Errors
+/// When a signal came before, and what the work fails with.
+pub(crate) fn until_signalled<T>(
+    ctx: &RunContext,
+    work: impl FnOnce() -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    struct Deaf;
+    impl Drop for Deaf {
+        fn drop(&mut self) {
+            DEAF.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    // In this order, and whoever takes signals the other way round: one of the two sees
+    // what the other has done.
+    DEAF.fetch_add(1, Ordering::SeqCst);
+    let _deaf = Deaf;
+    if *ctx.cancel.borrow() {
+        return Err(stopped());
+    }
+    work()
+}
+
+/// The error of work that a signal has stopped.
+#[must_use]
+pub(crate) fn stopped() -> CommandError {
+    CommandError::message(Kind::Interrupted, "the build was stopped")
+}
+
+/// Runs asynchronous work with the user's view on it. SIGINT, SIGTERM and
+/// SIGHUP ask it to stop; the second of them does not ask.
+///
+/// # Errors
+/// What the work fails with, already told to the user.
+pub(crate) fn run<T>(
+    ui: &Arc<Ui>,
+    work: impl AsyncFnOnce(RunContext) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let outcome = runtime().and_then(|runtime| {
+        let outcome = runtime.block_on(async {
+            let (cancel, cancelled) = watch::channel(false);
+            let signals = tokio::spawn(stop_on_signals(cancel, Arc::clone(ui))?);
+            let observer: SharedObserver = ui.clone();
+            let outcome = work(RunContext { observer, cancel: cancelled }).await;
+            signals.abort();
+            outcome
+        });
+        // A download that was given up cannot be stopped; it ends with the process.
+        runtime.shutdown_timeout(GIVEN_UP_LIMIT);
+        outcome
+    });
+    match &outcome {
+        Ok(_) => ui.succeeded(),
+        Err(error) => ui.failed(error),
+    }
+    outcome.map_err(|error| CommandError { told: true, ..error })
+}
+
+/// As [`run`], for builds: one that failed is tried again when the user asks for
+/// that in the shell of the failed machine. Each attempt has to look at its recipe
+/// anew, as that may have been mended.
+///
+/// # Errors
+/// What the last attempt fails with, already told to the user.
+pub(crate) fn run_attempts(
+    ui: &Arc<Ui>,
+    mut attempt: impl AsyncFnMut(&RunContext) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    run(ui, async |ctx| {
+        loop {
+            match attempt(&ctx).await {
+                Err(error) if error.retry => ctx.say("trying again"),
+                outcome => return outcome,
+            }
+        }
+    })
+}
+
+/// As [`run`], for verbs whose answer is their output: only warnings and errors
+/// are shown beside it, and nothing is logged.
+///
+/// # Errors
+/// What the work fails with, already told to the user.
+pub(crate) fn quietly<T>(
+    console: &Console,
+    work: impl AsyncFnOnce(RunContext) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let settings = ui::Settings {
+        verbosity: Verbosity { quiet: true, output: false, debug: 0, wrap: false },
+        colours: false,
+        log: None,
+        json: None,
+    };
+    run(&Arc::new(Ui::open(&settings, console)?), work)
+}
+
+/// The threads of a run.
+///
+/// # Errors
+/// When the host has none left.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        CommandError::new(Kind::Host, error)
+            .context("failed to start the threads that vbuild needs")
+    })
+}
+
+/// Takes over the signals at once; the future waits for them.
+fn stop_on_signals(
+    cancel: watch::Sender<bool>,
+    ui: Arc<Ui>,
+) -> Result<impl Future<Output = ()>, CommandError> {
+    let take = |kind| {
+        signal(kind).map_err(|error| {
+            CommandError::new(Kind::Host, error).context("failed to take over signals")
+        })
+    };
+    let mut interrupt = take(SignalKind::interrupt())?;
+    let mut terminate = take(SignalKind::terminate())?;
+    let mut hangup = take(SignalKind::hangup())?;
+    Ok(async move {
+        let mut name = "";
+        for repeated in [false, true] {
+            name = tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+                _ = hangup.recv() => "SIGHUP",
+            };
+            if !repeated {
+                // Nobody listens any more when the work is already done.
+                let _ = cancel.send(true);
+                if DEAF.load(Ordering::SeqCst) > 0 {
+                    break;
+                }
+                ui.warning(format!("{name}: stopping; once more to stop at once"));
+            }
+        }
+        let error = CommandError::message(Kind::Interrupted, format!("stopped by {name}"));
+        ui.failed(&error);
+        crate::error::exit_now(error.kind);
+    })
+}

@@ -1,0 +1,63 @@
+//! The files that a plan writes, as the `output` crate takes them.
+
+use output::Target;
+use plan::Plan;
+
+/// What a plan writes: disk outputs first, in its order, then those of trees.
+#[must_use]
+pub(crate) fn of_plan(plan: &Plan) -> Vec<Target> {
+    let checksums = checksums(plan);
+    let epoch = plan.outputs.epoch;
+    let disks = plan.outputs.images.iter().filter_map(|image| {
+        let format = output::format(&image.format)?;
+        let disk = plan.disks.iter().find(|disk| disk.name == image.disk)?;
+        Some(Target {
+            disk_bytes: match disk.size {
+                plan::DiskSize::Bytes(bytes) => Some(bytes),
+                plan::DiskSize::FactKib(_) => None,
+            },
+            compress: image.compress,
+            options: image.options.clone(),
+            checksums: checksums.clone(),
+            identity: identity(epoch, &image.path),
+            ..Target::new(format, &image.path)
+        })
+    });
+    let trees = plan.steps().filter_map(|step| {
+        let plan::Step::ExportTree { output: tree, .. } = step else { return None };
+        let format = output::format(&tree.format)?;
+        Some(Target {
+            checksums: checksums.clone(),
+            container: tree.target.clone(),
+            identity: identity(epoch, &tree.path),
+            ..Target::new(format, &tree.path)
+        })
+    });
+    disks.chain(trees).collect()
+}
+
+/// What tells an output from others: with an epoch its name and that moment, so
+/// that it is the same in every build.
+pub(crate) fn identity(epoch: Option<u64>, path: &std::path::Path) -> output::Identity {
+    let Some(epoch) = epoch else { return output::Identity::random() };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    output::Identity::fixed(format!("{epoch}/{name}").as_bytes(), epoch)
+}
+
+/// The checksums that are written beside each output.
+pub(crate) fn checksums(plan: &Plan) -> Vec<output::Checksum> {
+    plan.outputs
+        .checksums
+        .iter()
+        .map(|checksum| match checksum {
+            plan::Checksum::Md5 => output::Checksum::Md5,
+            plan::Checksum::Sha256 => output::Checksum::Sha256,
+            plan::Checksum::Sha512 => output::Checksum::Sha512,
+        })
+        .collect()
+}
+
+/// Whether a target is written from a disk, and not from a tree.
+pub(crate) fn is_disk(target: &Target) -> bool {
+    target.format.origin == output::Origin::Disk
+}

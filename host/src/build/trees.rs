@@ -1,0 +1,149 @@
+//! Trees that leave the guest while a build runs: archives wait complete and
+//! nameless until the whole build has succeeded; directories (`NAME.d`) are
+//! unpacked safely.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use engine::events::SharedObserver;
+use output::{Checksum, Pending, PendingTree, Target};
+use plan::TreeOutput;
+
+use crate::build::{progress::OutputProgress, targets};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Writes trees and keeps them until they are committed.
+#[derive(Clone)]
+pub(crate) struct Trees {
+    observer: SharedObserver,
+    checksums: Vec<Checksum>,
+    epoch: Option<u64>,
+    pending: Arc<Mutex<Vec<Pending>>>,
+    directories: Arc<Mutex<Vec<PendingTree>>>,
+    archives: Option<Arc<Archives>>,
+}
+
+/// Copies of the archives that became directories.
+struct Archives {
+    directory: PathBuf,
+    written: Mutex<Vec<(PathBuf, PathBuf)>>,
+}
+
+impl std::fmt::Debug for Trees {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trees").field("pending", &self.pending).finish_non_exhaustive()
+    }
+}
+
+impl Trees {
+    /// For one build, whose outputs carry an epoch or the present time.
+    #[must_use]
+    pub(crate) fn new(
+        observer: SharedObserver,
+        checksums: Vec<Checksum>,
+        epoch: Option<u64>,
+    ) -> Self {
+        Self {
+            observer,
+            checksums,
+            epoch,
+            pending: Arc::default(),
+            directories: Arc::default(),
+            archives: None,
+        }
+    }
+
+    /// The same, keeping a copy of each archive that becomes a directory.
+    #[must_use]
+    pub(crate) fn with_archives(self, directory: &Path) -> Self {
+        let archives = Archives { directory: directory.to_owned(), written: Mutex::default() };
+        Self { archives: Some(Arc::new(archives)), ..self }
+    }
+
+    /// The directories that were unpacked, and the copies of their archives.
+    #[must_use]
+    pub(crate) fn archives(&self) -> Vec<(PathBuf, PathBuf)> {
+        let written = self.archives.iter().flat_map(|archives| {
+            archives.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        });
+        written.collect()
+    }
+
+    /// What has been written and waits for its name.
+    #[must_use]
+    pub(crate) fn take(&self) -> Vec<Pending> {
+        std::mem::take(&mut *self.pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Trees {
+    /// The directories that have been unpacked and wait for their place.
+    #[must_use]
+    pub(crate) fn take_directories(&self) -> Vec<PendingTree> {
+        std::mem::take(
+            &mut *self.directories.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
+    }
+}
+
+impl engine::TreeSink for Trees {
+    fn export(
+        &self,
+        output: &TreeOutput,
+        mut archive: Box<dyn Read + Send>,
+    ) -> Result<(), Failure> {
+        let format = output::format(&output.format)
+            .ok_or_else(|| output::OutputError::InvalidFormat(output.format.clone()))?;
+        let target = Target {
+            container: output.target.clone(),
+            checksums: self.checksums.clone(),
+            identity: targets::identity(self.epoch, &output.path),
+            ..Target::new(format, &output.path)
+        };
+        let progress = OutputProgress::new(Arc::clone(&self.observer));
+        let pending = output::write_trees(&mut archive, &[target], &progress)?;
+        self.pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(pending);
+        Ok(())
+    }
+
+    fn unpack(&self, directory: &Path, mut archive: Box<dyn Read + Send>) -> Result<(), Failure> {
+        let progress = OutputProgress::new(Arc::clone(&self.observer));
+        let limits = output::UnpackLimits::default();
+        if let Some(archives) = &self.archives {
+            archive = Box::new(archives.copy(directory, archive)?);
+        }
+        if let Some(tree) = output::unpack_tree(&mut archive, directory, limits, &progress)? {
+            self.directories.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(tree);
+        }
+        Ok(())
+    }
+}
+
+impl Archives {
+    /// Reads through to the archive, and copies what is read.
+    fn copy(&self, directory: &Path, archive: Box<dyn Read + Send>) -> io::Result<Copied> {
+        let mut written = self.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let path = self.directory.join(format!("directory-{}.tar", written.len()));
+        let copy = File::create(&path)?;
+        written.push((directory.to_owned(), path));
+        Ok(Copied { archive, copy })
+    }
+}
+
+struct Copied {
+    archive: Box<dyn Read + Send>,
+    copy: File,
+}
+
+impl Read for Copied {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.archive.read(buffer)?;
+        self.copy.write_all(&buffer[..count])?;
+        Ok(count)
+    }
+}

@@ -1,0 +1,487 @@
+//! Which step of a build made a file: the time at which the file's inode was last
+//! changed, looked up in the times at which steps ran, both by the clock of the
+//! machine. Copying the whole tree changes every inode, so files that were
+//! changed by that are looked up where they were copied from.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use engine::{Pause, PauseContext, PauseHook};
+use plan::{Plan, Step};
+use session::ChildEvent;
+use store::{Connection, Digest, FileRole, Lease, Printable, RecordKind, StageRecord};
+use wire::Channel;
+
+use crate::{
+    build::{prepared::Prepared, stage_cache, trees::Trees},
+    error::{CommandError, Kind},
+    machine::shell,
+    run_context::RunContext,
+    settings::Settings,
+};
+
+/// How far two clocks of one machine may disagree: the kernel's coarse clock
+/// ticks every 4 ms, and asking for the time takes some more under TCG.
+const TOLERANCE_MS: u64 = 150;
+/// A list of some million files.
+const LISTING_MAX_BYTES: usize = 512 << 20;
+/// Longest chain of stages that is followed.
+const STAGES_MAX: usize = 10_000;
+
+/// What made a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// The script or step.
+    pub(crate) name: Printable,
+    /// The element or other source that it came from.
+    pub(crate) origin: Option<Printable>,
+    /// The stage.
+    pub(crate) stage: Printable,
+    /// Connections of the stage.
+    pub(crate) connections: Vec<Connection>,
+    /// How many more there were, of which nothing else is known.
+    pub(crate) more_connections: u64,
+    /// The shared cache that the stage's result began with.
+    pub(crate) shared: Option<store::Origin>,
+}
+
+/// A build in the store.
+struct Built {
+    plan: Plan,
+    /// Its stages in order, as far as they are known.
+    stages: Vec<StageRecord>,
+    lease: Arc<Lease>,
+}
+
+/// What made a file of a build.
+///
+/// # Errors
+/// A build or a path that is not known.
+pub(crate) async fn path(
+    settings: &Settings,
+    ctx: &RunContext,
+    build: &str,
+    path: &str,
+) -> Result<Answer, CommandError> {
+    let built = find(settings, build)?;
+    let relative = path.trim_start_matches('/').to_owned();
+    let found = look(settings, ctx, &built, Some(relative.clone())).await?;
+    let times = found.get(&relative).ok_or_else(|| {
+        let text = format!("the image of {} has no `{path}`", built.plan.name);
+        CommandError::usage(text).maybe_hint(never_kept(&built.plan))
+    })?;
+    let unknown = || {
+        CommandError::message(Kind::Build, format!("the step that changed `{path}` is not known"))
+            .hint("what ran before it was kept in the store is not recorded")
+    };
+    let (stage, ran) = attribute(&built.stages, times).ok_or_else(unknown)?;
+    Ok(Answer {
+        name: ran.map_or_else(|| stage.name.clone(), |ran| ran.name.clone()),
+        origin: ran.and_then(|ran| ran.origin.clone()),
+        stage: stage.name.clone(),
+        connections: stage.connections.clone(),
+        more_connections: stage.more_connections,
+        shared: stage.origin.clone(),
+    })
+}
+
+/// Stages whose files nobody can look at.
+fn never_kept(plan: &Plan) -> Option<String> {
+    let first = plan.stages.iter().find(|stage| stage.keep == plan::Keep::No)?;
+    Some(format!("what {} and the stages behind it make is never kept", first.name))
+}
+
+/// How many bytes of the image each stage, or each step, has made; the largest
+/// first.
+///
+/// # Errors
+/// A build that is not known.
+pub(crate) async fn sizes(
+    settings: &Settings,
+    ctx: &RunContext,
+    build: &str,
+    by_step: bool,
+) -> Result<Vec<(Printable, u64)>, CommandError> {
+    let built = find(settings, build)?;
+    let mut shares: BTreeMap<Printable, u64> = BTreeMap::new();
+    let mut seen = HashSet::new();
+    for entry in look(settings, ctx, &built, None).await?.values() {
+        if !seen.insert(entry.inode.clone()) {
+            continue;
+        }
+        let name = match attribute(&built.stages, entry) {
+            Some((_, Some(ran))) if by_step => ran.name.clone(),
+            Some((stage, _)) => stage.name.clone(),
+            None => "not known".into(),
+        };
+        *shares.entry(name).or_default() += entry.bytes;
+    }
+    let mut shares: Vec<_> = shares.into_iter().collect();
+    shares.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    Ok(shares)
+}
+
+/// The disk of a build of layers as one of them left it, in a file of a directory; `None`
+/// when no build of that name has kept it. The latest build counts.
+///
+/// # Errors
+/// A store that cannot be read.
+pub(crate) fn restore_layer(
+    settings: &Settings,
+    build: &str,
+    layer: &str,
+    directory: &Path,
+) -> Result<Option<PathBuf>, CommandError> {
+    let Ok(built) = find(settings, build) else { return Ok(None) };
+    let (recipe, layer) = ("layers", Printable::from(layer));
+    if built.plan.recipe != recipe {
+        return Ok(None);
+    }
+    let Some(target) = built.plan.disks.iter().find(|disk| disk.role == plan::DiskRole::Target)
+    else {
+        return Ok(None);
+    };
+    let stage = built.stages.iter().find(|stage| stage.name == layer);
+    let disk = stage.and_then(|stage| {
+        let mut disks = stage.disks.iter();
+        disks.find(|(name, _)| name.as_str() == target.name.as_str()).map(|(_, disk)| disk)
+    });
+    let Some(disk) = disk else { return Ok(None) };
+    let path = directory.join("layer.raw");
+    built.lease.restore(disk, &path)?;
+    Ok(Some(path))
+}
+
+/// The build that an image or a name means, the latest if there are several.
+fn find(settings: &Settings, build: &str) -> Result<Built, CommandError> {
+    let store = stage_cache::open(&settings.cache_dir)?;
+    let lease = Arc::new(store.lease()?);
+    let mut records = store.records()?;
+    records.retain(|(_, record)| record.kind == RecordKind::Outputs);
+    records.sort_by_key(|(_, record)| std::cmp::Reverse(record.created));
+    let image = Path::new(build);
+    let digest = image.is_file().then(|| digest_of(image)).transpose()?;
+    let holds = |record: &StageRecord| {
+        digest.is_some_and(|digest| record.files.iter().any(|file| file.object == digest))
+    };
+    let name = image.file_stem().and_then(|stem| stem.to_str()).unwrap_or(build);
+    let (build_name, name) = (Printable::from(build), Printable::from(name));
+    let called = |record: &StageRecord| record.build == build_name || record.build == name;
+    let record = records
+        .iter()
+        .map(|(_, record)| record)
+        .find(|record| holds(record))
+        .or_else(|| records.iter().map(|(_, record)| record).find(|record| called(record)));
+    let record = record.ok_or_else(|| {
+        CommandError::usage(format!("the store knows no build `{build}`"))
+            .hint("`vbuild store ls` lists the builds that it knows")
+    })?;
+    let role = record.files.iter().find(|file| file.role == FileRole::Plan);
+    let incomplete = || CommandError::message(Kind::Build, "the record of the build has no plan");
+    let mut json = Vec::new();
+    lease.get_blob(&role.ok_or_else(incomplete)?.object, &mut json)?;
+    let plan: Plan =
+        serde_json::from_slice(&json).map_err(|e| CommandError::new(Kind::Build, e))?;
+    let mut stages = Vec::new();
+    let mut next = record.parent;
+    while let Some(key) = next.filter(|_| stages.len() < STAGES_MAX) {
+        let Some(stage) = lease.lookup(&key)? else { break };
+        next = stage.parent;
+        stages.push(stage);
+    }
+    stages.reverse();
+    Ok(Built { plan, stages, lease })
+}
+
+fn digest_of(path: &Path) -> Result<Digest, CommandError> {
+    let failed = |e| CommandError::new(Kind::Host, e).context(format!("read {}", path.display()));
+    let mut file = File::open(path).map_err(failed)?;
+    Digest::of_reader(&mut file).map_err(failed)
+}
+
+/// What is known about a file of the image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Entry {
+    /// Device and inode.
+    inode: String,
+    bytes: u64,
+    /// When it changed, in milliseconds, in the image and then in the trees that
+    /// it was copied from.
+    changed_ms: Vec<u64>,
+}
+
+/// The step that ran when a file changed.
+fn attribute<'a>(
+    stages: &'a [StageRecord],
+    entry: &Entry,
+) -> Option<(&'a StageRecord, Option<&'a store::Ran>)> {
+    let mut found = None;
+    for &time in &entry.changed_ms {
+        let now = at(stages, time);
+        let copied =
+            now.is_some_and(|(_, ran)| ran.is_some_and(|ran| ran.kind == store::RanKind::TreeCopy));
+        found = now.or(found);
+        if !copied {
+            break;
+        }
+    }
+    found
+}
+
+fn at(stages: &[StageRecord], time: u64) -> Option<(&StageRecord, Option<&store::Ran>)> {
+    let all = || stages.iter().flat_map(|stage| stage.ran.iter().map(move |ran| (stage, ran)));
+    let within = all().find(|(_, ran)| (ran.started_ms..=ran.ended_ms).contains(&time));
+    let distance = |ran: &store::Ran| {
+        ran.started_ms.saturating_sub(time).max(time.saturating_sub(ran.ended_ms))
+    };
+    let near = || {
+        let nearest = all().min_by_key(|(_, ran)| distance(ran));
+        nearest.filter(|(_, ran)| distance(ran) <= TOLERANCE_MS)
+    };
+    if let Some((stage, ran)) = within.or_else(near) {
+        return Some((stage, Some(ran)));
+    }
+    // Between two things that ran in one stage, or before the first of them.
+    let ends = |stage: &StageRecord| stage.ran.iter().map(|ran| ran.ended_ms).max();
+    stages
+        .iter()
+        .find(|stage| ends(stage).is_some_and(|end| time <= end))
+        .map(|stage| (stage, None))
+}
+
+/// Looks at the files of a build in a machine: all of them, or one.
+async fn look(
+    settings: &Settings,
+    ctx: &RunContext,
+    built: &Built,
+    path: Option<String>,
+) -> Result<BTreeMap<String, Entry>, CommandError> {
+    let gone = || {
+        CommandError::message(Kind::Build, "the disks of the build are not in the store any more")
+            .hint("build it again; --no-cache keeps nothing")
+    };
+    let planned = &built.plan.stages;
+    // The last stages of some recipes only take things from the machine, and see no image.
+    let with_image = |kept: &StageRecord| {
+        planned.iter().position(|stage| {
+            kept.name == stage.name.as_str() && stage.context.image_at().is_some()
+        })
+    };
+    let mut resumable = built.stages.iter().rev().filter(|stage| stage.resumable());
+    let (kept, index) =
+        resumable.find_map(|kept| Some((kept, with_image(kept)?))).ok_or_else(gone)?;
+    let root = planned.iter().rev().find_map(|stage| stage.context.image_root.as_ref());
+    let root = root.map(ToString::to_string);
+    let looker = Arc::new(Looker {
+        sources: sources(&built.plan),
+        root,
+        path,
+        found: Mutex::new(Ok(BTreeMap::new())),
+    });
+    let visit = Pause {
+        hook: looker.clone(),
+        after: Some(index + 1),
+        before: Vec::new(),
+        on_failure: false,
+        from: Some(kept.clone()),
+    };
+    let settings = Settings { network: false, ..settings.clone() };
+    let mut machine = Prepared::new(&settings, ctx).await?;
+    if let Some(cache) = &mut machine.cache {
+        cache.lease = Arc::clone(&built.lease);
+    }
+    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
+    let config = machine.config(&settings, ctx, Arc::new(trees), Some(visit))?;
+    engine::run(&built.plan, &config).await?;
+    let mut found = looker.found.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::replace(&mut *found, Ok(BTreeMap::new()))
+        .map_err(|text| CommandError::message(Kind::Build, text))
+}
+
+/// Directories that trees are copied from, seen from the tools root, last first.
+fn sources(plan: &Plan) -> Vec<String> {
+    let from = plan.steps().filter_map(|step| match step {
+        Step::CopyTree { from, .. } => Some(from.to_string()),
+        _ => None,
+    });
+    let mut sources: Vec<String> = from.collect();
+    sources.reverse();
+    sources
+}
+
+/// Lists files in the machine.
+struct Looker {
+    sources: Vec<String>,
+    /// Where the image has its root, seen from the tools root.
+    root: Option<String>,
+    path: Option<String>,
+    found: Mutex<Result<BTreeMap<String, Entry>, String>>,
+}
+
+/// `find` with what is asked of each file.
+const LIST: &str = r#"cd "$1" || exit 0; shift
+exec find "$@" \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run \) -prune \
+    -o -printf '%C@\t%b\t%D:%i\t%p\0'"#;
+
+#[async_trait::async_trait]
+impl PauseHook for Looker {
+    async fn inspect(&self, place: PauseContext<'_>) {
+        let found = self.list(&place).await;
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+}
+
+impl Looker {
+    async fn list(&self, place: &PauseContext<'_>) -> Result<BTreeMap<String, Entry>, String> {
+        let image = image_in(&place.stage.context, self.root.as_deref())
+            .ok_or("the build has no image at that place")?;
+        let image = format!("{}{image}", place.tools);
+        let sources = self.sources.iter().map(|source| format!("{}{source}", place.tools));
+        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
+        for (index, root) in std::iter::once(image).chain(sources).enumerate() {
+            let what = match &self.path {
+                Some(path) => vec![format!("./{path}"), "-maxdepth".into(), "0".into()],
+                None => vec![".".into()],
+            };
+            let mut argv: Vec<String> =
+                vec!["sh".into(), "-c".into(), LIST.into(), "list".into(), root];
+            argv.extend(what);
+            let command = place.session.command(argv).envs(shell::environment());
+            for (name, entry) in parse(&listing(command).await?) {
+                match entries.get_mut(&name) {
+                    Some(known) => known.changed_ms.extend(entry.changed_ms),
+                    // Only what is in the image counts.
+                    None if index == 0 => drop(entries.insert(name, entry)),
+                    None => {}
+                }
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// Where a stage sees the image, whose root is `root` in the stages that run in it. Of several
+/// filesystems that are mounted in one place, the root is one.
+fn image_in<'a>(context: &'a plan::Context, root: Option<&'a str>) -> Option<&'a str> {
+    let at = context.image_at()?.as_str();
+    Some(root.filter(|root| Path::new(root).starts_with(at)).unwrap_or(at))
+}
+
+/// Runs a command and takes all of its output.
+async fn listing(command: session::Command) -> Result<Vec<u8>, String> {
+    let mut child = command.spawn().await.map_err(|e| e.to_string())?;
+    let mut bytes = Vec::new();
+    loop {
+        match child.next().await.map_err(|e| e.to_string())? {
+            ChildEvent::Output(Channel::Stdout, more) => bytes.extend_from_slice(&more),
+            ChildEvent::Output(..) => {}
+            ChildEvent::Exited(_) => return Ok(bytes),
+        }
+        if bytes.len() > LISTING_MAX_BYTES {
+            return Err("the image has too many files to list".into());
+        }
+    }
+}
+
+/// What `LIST` prints.
+fn parse(bytes: &[u8]) -> Vec<(String, Entry)> {
+    /// The unit of `%b`.
+    const BLOCK_BYTES: u64 = 512;
+    let text = String::from_utf8_lossy(bytes);
+    let entry = |line: &str| {
+        let mut fields = line.splitn(4, '\t');
+        let (seconds, fraction) = fields.next()?.split_once('.')?;
+        let seconds: u64 = seconds.parse().ok()?;
+        let milliseconds: u64 = fraction.get(..3)?.parse().ok()?;
+        let bytes = fields.next()?.parse::<u64>().ok()?.checked_mul(BLOCK_BYTES)?;
+        let inode = fields.next()?.to_owned();
+        let name = fields.next()?.trim_start_matches("./").to_owned();
+        let changed_ms = vec![seconds.checked_mul(1000)?.checked_add(milliseconds)?];
+        Some((name, Entry { inode, bytes, changed_ms }))
+    };
+    text.split('\0').filter_map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use store::{RECORD_VERSION, Ran};
+
+    use super::*;
+
+    #[test]
+    fn the_image_is_found_behind_the_stage_that_made_it() {
+        let at = |path: &str| Some(plan::GuestPath::new(path).unwrap());
+        let within = plan::Context { image_root: at("/images/0"), ..plan::Context::default() };
+        assert_eq!(image_in(&within, Some("/images/0")), Some("/images/0"));
+        let behind = plan::Context { layout_at: at("/images"), ..plan::Context::default() };
+        assert_eq!(image_in(&behind, Some("/images/0")), Some("/images/0"));
+        assert_eq!(image_in(&behind, Some("/elsewhere")), Some("/images"));
+        assert_eq!(image_in(&plan::Context::default(), Some("/images/0")), None);
+    }
+
+    fn stage(name: &str, ran: &[(&str, u64, u64)]) -> StageRecord {
+        let kind = |name: &str| match name.starts_with("copy the tree") {
+            true => store::RanKind::TreeCopy,
+            false => store::RanKind::Script,
+        };
+        let ran = ran.iter().map(|(name, started_ms, ended_ms)| Ran {
+            kind: kind(name),
+            name: (*name).into(),
+            origin: None,
+            started_ms: *started_ms,
+            ended_ms: *ended_ms,
+        });
+        StageRecord {
+            version: RECORD_VERSION,
+            key: Digest([0; 32]),
+            parent: None,
+            build: "b".into(),
+            kind: RecordKind::Stage,
+            name: name.into(),
+            created: 0,
+            elapsed_ms: 0,
+            disks: BTreeMap::new(),
+            state: serde_json::Value::Null,
+            inputs: BTreeMap::new(),
+            fetched: None,
+            connections: Vec::new(),
+            more_connections: 0,
+            ran: ran.collect(),
+            log: None,
+            files: Vec::new(),
+            origin: None,
+        }
+    }
+
+    #[test]
+    fn a_copied_file_is_looked_up_where_it_came_from() {
+        let stages = [
+            stage("root.d", &[("root.d/10-a", 1000, 2000), ("root.d/20-b", 2010, 9000)]),
+            stage("copy", &[("copy the tree to /m", 20_000, 30_000)]),
+            stage("finalise.d", &[("finalise.d/10-c", 40_000, 50_000)]),
+        ];
+        let who = |times: &[u64]| {
+            let entry = Entry { changed_ms: times.to_vec(), ..Entry::default() };
+            attribute(&stages, &entry)
+                .map(|(stage, ran)| ran.map_or(&stage.name, |ran| &ran.name).to_string())
+        };
+        assert_eq!(who(&[25_000, 1500]), Some("root.d/10-a".into()));
+        assert_eq!(who(&[45_000, 1500]), Some("finalise.d/10-c".into()));
+        assert_eq!(who(&[25_000]), Some("copy the tree to /m".into()));
+        assert_eq!(who(&[15_000]), Some("copy".into()));
+        assert_eq!(who(&[99_000]), None);
+    }
+
+    #[test]
+    fn lines_of_find_are_read() {
+        let line = b"1795237290.8060132470\t8\t64:12\t./etc/a b\0";
+        let entry =
+            Entry { inode: "64:12".into(), bytes: 4096, changed_ms: vec![1_795_237_290_806] };
+        assert_eq!(parse(line), [("etc/a b".to_owned(), entry)]);
+        assert_eq!(parse(b"x\t8\t64:12\t./a\0\0"), []);
+    }
+}

@@ -1,0 +1,90 @@
+//! Who runs the machines of this run, and why.
+
+use std::{path::Path, sync::Arc};
+
+use machine::accel::{self, CacheKey, Chosen, Emulator, ProbeCache, ProbeReport};
+use qemu::{Qemu, QemuAccel};
+
+use crate::{
+    error::{CommandError, Kind},
+    machine::confinement::{self, Telling},
+    run_context::RunContext,
+    settings::Settings,
+};
+
+/// The KVM device.
+pub(crate) const KVM: &str = "/dev/kvm";
+
+/// A backend with words for people.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// The backend.
+    pub backend: Arc<dyn machine::Backend>,
+    /// What it is, and why it was chosen.
+    pub description: String,
+}
+
+/// The probe's report, from this boot's cache where there is one.
+#[must_use]
+pub(crate) fn report() -> ProbeReport {
+    let device = Path::new(KVM);
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    let probe = || microvm::probe::probe(device);
+    match CacheKey::of_this_process(env!("CARGO_PKG_VERSION"), device) {
+        Ok(key) => ProbeCache::new(runtime.as_deref().map(Path::new)).get_or_probe(&key, probe),
+        Err(_) => probe(),
+    }
+}
+
+/// Chooses the backend and says so, where it is not what one hopes for.
+///
+/// # Errors
+/// When nothing can run a machine as asked.
+pub async fn choose(settings: &Settings, ctx: &RunContext) -> Result<Backend, CommandError> {
+    let asked = settings.accel;
+    let decision = tokio::task::spawn_blocking(move || {
+        // Neither question is asked when its answer cannot matter: both cost
+        // milliseconds of every start.
+        let report =
+            if asked == accel::Accel::Tcg { ProbeReport { checks: Vec::new() } } else { report() };
+        let usable =
+            asked != accel::Accel::Tcg && matches!(report.verdict(), accel::Verdict::Usable);
+        let emulator = if usable {
+            Emulator::Absent { reason: "not looked for".into() }
+        } else {
+            qemu::emulator(None)
+        };
+        accel::decide(asked, &report, &emulator)
+    })
+    .await
+    .map_err(|panic| CommandError::new(Kind::Host, panic))?;
+    let choice = decision.map_err(|nothing| {
+        let hint = nothing.hint.clone();
+        CommandError::new(Kind::Host, nothing).maybe_hint(hint)
+    })?;
+    let program = settings.program.clone();
+    let require = settings.require_confinement;
+    if require {
+        confinement::of_machines(program.clone()).await?;
+    }
+    let backend: Arc<dyn machine::Backend> = match (choice.chosen, program) {
+        (Chosen::Microvm, None) => Arc::new(microvm::Microvm::new()),
+        (Chosen::Microvm, Some(program)) => {
+            Arc::new(microvm::Microvm::with_program(program, [microvm::VMM_VERB]))
+        }
+        (Chosen::QemuTcg, program) => {
+            let qemu = Qemu::new(None, QemuAccel::Tcg)
+                .map_err(|error| CommandError::new(Kind::Host, error))?;
+            Arc::new(match program {
+                Some(program) => qemu.with_helper(program),
+                None => qemu,
+            })
+        }
+    };
+    if choice.chosen == Chosen::QemuTcg && asked == accel::Accel::Auto {
+        let hint = choice.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        ctx.warn(format!("accelerator: {}{hint}", choice.reason));
+    }
+    let backend = Arc::new(Telling::new(backend, Arc::clone(&ctx.observer), require));
+    Ok(Backend { backend, description: choice.reason })
+}

@@ -1,0 +1,99 @@
+//! The certificates that guests trust beside their own, for networks whose
+//! proxy signs TLS anew.
+
+use std::{io, path::PathBuf};
+
+use crate::{
+    error::{CommandError, Kind},
+    settings::{CaSource, Settings},
+};
+
+/// Trust stores of distributions, in the order in which they are tried.
+const HOST_STORES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Why certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaError {
+    /// The file cannot be read.
+    #[error("cannot read the certificates {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The file holds none.
+    #[error("{} holds no PEM certificate", .0.display())]
+    Empty(PathBuf),
+    /// The host has no trust store where one is expected.
+    #[error("this host has no trust store: looked for {}", HOST_STORES.join(", "))]
+    NoHostStore,
+}
+
+impl From<CaError> for CommandError {
+    fn from(error: CaError) -> Self {
+        Self::new(Kind::Usage, error)
+    }
+}
+
+/// The certificates of the settings as PEM, if they name any.
+///
+/// # Errors
+/// When they cannot be read.
+pub(crate) fn certificates(settings: &Settings) -> Result<Option<Vec<u8>>, CaError> {
+    settings.ca_bundle.as_ref().map(load).transpose()
+}
+
+/// The file that a source means.
+///
+/// # Errors
+/// When the host has no trust store.
+pub(crate) fn file(source: &CaSource) -> Result<PathBuf, CaError> {
+    match source {
+        CaSource::File(path) => Ok(path.clone()),
+        CaSource::Host => std::env::var_os("SSL_CERT_FILE")
+            .map(PathBuf::from)
+            .into_iter()
+            .chain(HOST_STORES.iter().map(PathBuf::from))
+            .find(|path| path.is_file())
+            .ok_or(CaError::NoHostStore),
+    }
+}
+
+/// The certificates as PEM.
+///
+/// # Errors
+/// When the file cannot be read or holds none.
+pub(crate) fn load(source: &CaSource) -> Result<Vec<u8>, CaError> {
+    let path = file(source)?;
+    let bytes =
+        std::fs::read(&path).map_err(|source| CaError::Read { path: path.clone(), source })?;
+    let marker = b"-----BEGIN CERTIFICATE-----";
+    if bytes.windows(marker.len()).any(|window| window == marker) {
+        Ok(bytes)
+    } else {
+        Err(CaError::Empty(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_without_certificates_are_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let source = CaSource::File(file.path().to_owned());
+        assert!(matches!(load(&source), Err(CaError::Empty(_))));
+        std::fs::write(file.path(), "x\n-----BEGIN CERTIFICATE-----\n").unwrap();
+        assert!(load(&source).is_ok());
+        let missing = CaSource::File("/nonexistent.pem".into());
+        assert!(matches!(load(&missing), Err(CaError::Read { .. })));
+    }
+}

@@ -1,0 +1,119 @@
+//! One command in a fresh appliance, its output and exit status passed through.
+
+use std::{sync::Arc, time::Duration};
+
+use machine::{BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, MachineSpec};
+use session::{BootOptions, Session};
+use wire::ExitStatus;
+
+use crate::{
+    error::{CommandError, Kind},
+    machine::{
+        appliance, backend, build_dir::BuildDir, ca, drive::HeldDrive, network::Network, shell,
+    },
+    run_context::RunContext,
+    settings::Settings,
+};
+
+/// How long the machine may take to shut down after the command.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+/// Where the helper drive is, as in a build.
+const HELPER: &str = "/helper";
+
+/// Runs a command; gives the exit status to pass on.
+///
+/// # Errors
+/// When vbuild itself fails; a command that fails is no error.
+pub(crate) async fn exec(
+    settings: &Settings,
+    argv: &[String],
+    ctx: &RunContext,
+) -> Result<u8, CommandError> {
+    let network = Network::new(settings, ctx, None)?;
+    let held = HeldDrive::of(settings)?;
+    let build_dir = BuildDir::of(settings)?;
+    let backend = backend::choose(settings, ctx).await?;
+    let files = appliance::find_or_build(settings, &backend, &build_dir, ctx).await?;
+    let certificates = ca::certificates(settings)?;
+    let mut drives = vec![drive(engine::ROOT_SERIAL, files.root.clone(), DriveFormat::Raw, true)?];
+    if let Some(held) = &held {
+        drives.push(drive(engine::HELPER_SERIAL, held.path.clone(), held.format, false)?);
+    }
+    let spec = MachineSpec {
+        name: "exec".into(),
+        vcpus: settings.vcpus,
+        memory_mib: settings.memory_mib,
+        kernel: files.kernel,
+        initrd: files.initrd,
+        cmdline: vec![format!("vbuild.root={}", engine::ROOT_SERIAL)],
+        drives,
+        on_guest_connect: network.as_ref().map_or_else(
+            || Arc::new(|_| ConnectDecision::Refuse) as _,
+            engine::Network::on_guest_connect,
+        ),
+        verbose_console: settings.verbose_console,
+        run_dir: build_dir.path().to_owned(),
+    };
+    let mut cancel = ctx.cancel.clone();
+    let stopped = || CommandError::message(Kind::Interrupted, "the command was stopped");
+    let options = BootOptions::default();
+    let session = tokio::select! {
+        booted = session::boot(backend.backend.as_ref(), spec, &options) => {
+            booted?
+        }
+        Ok(_) = cancel.wait_for(|stop| *stop) => return Err(stopped()),
+    };
+    let outcome = tokio::select! {
+        outcome = run(&session, held.is_some(), network.is_some(), certificates.as_deref(), argv) => outcome,
+        Ok(_) = cancel.wait_for(|stop| *stop) => Err(stopped()),
+    };
+    // Without a drive nothing in the guest is worth flushing.
+    let down = tokio::time::timeout(SHUTDOWN_GRACE, session.shutdown(held.is_some())).await;
+    let status = outcome?;
+    match down {
+        Ok(Err(error)) if held.is_some() => Err(CommandError::from(error)),
+        _ => Ok(status),
+    }
+}
+
+fn drive(
+    serial: &str,
+    path: std::path::PathBuf,
+    format: DriveFormat,
+    read_only: bool,
+) -> Result<Drive, CommandError> {
+    let serial = DriveSerial::new(serial).map_err(|e| CommandError::new(Kind::Exec, e))?;
+    let durable = !read_only;
+    let (below, block_size) = (Vec::new(), BlockSize::B512);
+    Ok(Drive { serial, path, format, below, read_only, durable, block_size })
+}
+
+async fn run(
+    session: &Session,
+    helper: bool,
+    network: bool,
+    certificates: Option<&[u8]>,
+    argv: &[String],
+) -> Result<u8, CommandError> {
+    if network {
+        session.network_up().await?;
+    }
+    if helper {
+        let mounted = engine::mount_drive(session, HELPER).await?;
+        mounted.map_err(|reason| {
+            CommandError::message(Kind::Usage, format!("the helper drive cannot be used: {reason}"))
+        })?;
+    }
+    let mut env = shell::environment();
+    if let Some(bundle) = certificates {
+        engine::certificates::install(session, "/", bundle).await?;
+        env.extend(engine::certificates::environment());
+    }
+    let command = session.command(argv).envs(env);
+    let status = shell::join(command).await?;
+    Ok(match status {
+        ExitStatus::Code(code) => u8::try_from(code).unwrap_or(1),
+        ExitStatus::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
+        ExitStatus::TimedOut => 124,
+    })
+}

@@ -1,0 +1,15 @@
+//! The memory of the host that machines can have.
+
+/// What vbuild and QEMU take beside the guest's memory, generously.
+pub(crate) const BESIDE_GUEST_BYTES: u64 = 256 << 20;
+
+/// How much memory processes can get, in bytes, if the host says so.
+pub(crate) fn available() -> Option<u64> {
+    std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_in(&text))
+}
+
+/// `MemAvailable` in bytes.
+pub(crate) fn available_in(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}

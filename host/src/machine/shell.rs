@@ -1,0 +1,280 @@
+//! The user's terminal joined to a process in the guest: raw mode, the size of
+//! the window, every key. Used by `exec`, by shells into a build, and by whatever
+//! else stops a build for the user.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Read, Write},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use engine::{Pause, PauseContext, PauseHook};
+use nix::{
+    poll::{PollFd, PollFlags, poll},
+    sys::termios::{self, SetArg, Termios},
+};
+use session::{ChildControl, ChildEvent, ChildInput, Command, SessionError};
+use wire::{Channel, ExitStatus, TerminalSize};
+
+use crate::error::{CommandError, Kind};
+
+/// Input is read in pieces of this size.
+const INPUT_BYTES: usize = 16 * 1024;
+/// Of terminals that do not know their size.
+const SIZE_DEFAULT: TerminalSize = TerminalSize { rows: 24, columns: 80 };
+/// How often the reader of the terminal looks whether it is still wanted, in
+/// milliseconds.
+const LOOK_MS: u16 = 100;
+
+/// Errors of a joined process.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ShellError {
+    /// The guest, or the way to it, failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The output could not be passed on.
+    #[error("cannot write the output")]
+    Output(#[source] std::io::Error),
+}
+
+impl From<ShellError> for CommandError {
+    fn from(error: ShellError) -> Self {
+        match error {
+            ShellError::Session(error) => error.into(),
+            ShellError::Output(_) => Self::new(Kind::Host, error),
+        }
+    }
+}
+
+/// Runs a process with this terminal, or these pipes, as its own; gives how it
+/// ended. With a terminal on both sides it gets a terminal.
+///
+/// # Errors
+/// When the guest fails or the output cannot be written.
+pub(crate) async fn join(command: Command) -> Result<ExitStatus, ShellError> {
+    let raw = is_interactive().then(RawTerminal::enter).flatten();
+    let command = match &raw {
+        Some(_) => command.terminal(terminal_size().unwrap_or(SIZE_DEFAULT)),
+        None => command.pipe_stdin(),
+    };
+    let mut child = command.spawn().await?;
+    let ended = Ended::default();
+    if let Some(input) = child.take_input() {
+        let ends = raw.is_none();
+        std::thread::spawn({
+            let (handle, ended) = (tokio::runtime::Handle::current(), Arc::clone(&ended.0));
+            move || feed(&handle, &input, ends, &ended)
+        });
+    }
+    if raw.is_some() {
+        tokio::spawn(follow_size(child.control()));
+    }
+    loop {
+        match child.next().await? {
+            ChildEvent::Output(Channel::Stderr, bytes) => write(std::io::stderr(), &bytes)?,
+            ChildEvent::Output(_, bytes) => write(std::io::stdout(), &bytes)?,
+            ChildEvent::Exited(exited) => return Ok(exited.status),
+        }
+    }
+}
+
+/// Whether somebody sits at a terminal.
+#[must_use]
+pub(crate) fn is_interactive() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// The environment of what a user runs in the guest by hand.
+#[must_use]
+pub(crate) fn environment() -> Vec<(String, String)> {
+    let mut env: BTreeMap<&str, String> = BTreeMap::from([
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        ("HOME", "/root".to_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+        // No udev runs in the guest, and LVM would wait for it.
+        ("DM_DISABLE_UDEV", "1".to_owned()),
+    ]);
+    if let Ok(term) = std::env::var("TERM") {
+        env.insert("TERM", term);
+    }
+    env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn write(mut to: impl Write, bytes: &[u8]) -> Result<(), ShellError> {
+    to.write_all(bytes).and_then(|()| to.flush()).map_err(ShellError::Output)
+}
+
+/// Set when it goes away: the process has ended.
+#[derive(Default)]
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Passes standard input on until its end, or until the process has ended: what
+/// is typed after that is for somebody else.
+fn feed(handle: &tokio::runtime::Handle, input: &ChildInput, ends: bool, ended: &AtomicBool) {
+    let mut stdin = std::io::stdin();
+    let mut buffer = vec![0; INPUT_BYTES];
+    loop {
+        let mut wanted = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut wanted, LOOK_MS) {
+            _ if ended.load(Ordering::Relaxed) => return,
+            Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
+            Ok(_) => {}
+            Err(_) => break,
+        }
+        match stdin.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                if !handle.block_on(input.send(&buffer[..count])) {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    if ends {
+        handle.block_on(input.end());
+    }
+}
+
+/// Tells the guest when the terminal changes its size.
+async fn follow_size(control: ChildControl) {
+    let kind = tokio::signal::unix::SignalKind::window_change();
+    let Ok(mut changes) = tokio::signal::unix::signal(kind) else { return };
+    while changes.recv().await.is_some() {
+        if let Some(size) = terminal_size()
+            && control.resize(size).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The size of the user's terminal.
+fn terminal_size() -> Option<TerminalSize> {
+    let (terminal_size::Width(columns), terminal_size::Height(rows)) =
+        terminal_size::terminal_size()?;
+    Some(TerminalSize { rows, columns })
+}
+
+/// The terminal in raw mode for as long as this lives.
+struct RawTerminal(Termios);
+
+impl RawTerminal {
+    fn enter() -> Option<Self> {
+        let stdin = std::io::stdin();
+        let before = termios::tcgetattr(stdin.as_fd()).ok()?;
+        let mut raw = before.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        let _ = termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+/// A shell in the tools root, told where the image is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shell {
+    retry: Arc<AtomicBool>,
+    /// What runs instead of asking the user what to do.
+    command: Option<String>,
+}
+
+impl Shell {
+    /// One that runs a command, as bash reads it, where another would be interactive.
+    #[must_use]
+    pub(crate) fn running(command: Option<String>) -> Self {
+        Self { command, ..Self::default() }
+    }
+
+    /// Into the state after so many stages, where the build ends.
+    #[must_use]
+    pub(crate) fn after(stages: usize) -> Pause {
+        Self::default().visit(Some(stages), Vec::new(), false)
+    }
+
+    /// When it opens: after so many stages, before some, or after a failure.
+    #[must_use]
+    pub(crate) fn visit(
+        &self,
+        after: Option<usize>,
+        before: Vec<usize>,
+        on_failure: bool,
+    ) -> Pause {
+        Pause { hook: Arc::new(self.clone()), after, before, on_failure, from: None }
+    }
+
+    /// Whether the user wants to try again.
+    #[must_use]
+    pub(crate) fn wants_retry(&self) -> bool {
+        self.retry.load(Ordering::Relaxed)
+    }
+
+    /// What is typed: `r` or `s`; the end of the input means to stop.
+    fn ask(&self) {
+        let mut answer = String::new();
+        while is_interactive() {
+            let asked = write(std::io::stderr(), b"[r]etry the build or [s]top? ");
+            if asked.is_err() || !matches!(std::io::stdin().read_line(&mut answer), Ok(1..)) {
+                return;
+            }
+            match answer.trim() {
+                "r" | "retry" => return self.retry.store(true, Ordering::Relaxed),
+                "s" | "stop" => return,
+                _ => answer.clear(),
+            }
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl PauseHook for Shell {
+    async fn inspect(&self, place: PauseContext<'_>) {
+        let argv: Vec<String> = match &self.command {
+            Some(command) => ["/bin/bash", "-c", command].map(str::to_owned).to_vec(),
+            None if place.failed && !is_interactive() => return,
+            None => ["/bin/bash", "--norc", "--noprofile"].map(str::to_owned).to_vec(),
+        };
+        let seen = |path: &str| path.strip_prefix(place.tools).unwrap_or(path).to_owned();
+        let image = place.image.as_deref().map(seen);
+        let (words, next) = match place.failed {
+            true => ("failed in", "a shell; when it ends, the build can be tried again"),
+            false => ("at", "a shell; the build goes on when it ends"),
+        };
+        let stage = &place.stage.name;
+        let mut env = environment();
+        env.push(("PS1".into(), format!("[vbuild {words} {stage}] \\w# ")));
+        env.extend(image.clone().map(|image| ("VBUILD_IMAGE".to_owned(), image)));
+        let what = self.command.as_deref().unwrap_or(next);
+        let said = write(std::io::stderr(), format!("vbuild {words} {stage}: {what}\n").as_bytes());
+        let command = place
+            .session
+            .command(argv)
+            .envs(env)
+            .current_dir(image.unwrap_or_else(|| "/".into()))
+            .chroot(place.tools.to_owned());
+        if let Err(error) = said.and(join(command).await) {
+            tracing::warn!(%error, "the shell has ended");
+        }
+        if place.failed && self.command.is_none() {
+            let shell = self.clone();
+            // It waits for the user.
+            let _ = tokio::task::spawn_blocking(move || shell.ask()).await;
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What a run has beside its settings: whom it tells what happens, and how it learns that
+//! it shall stop.
+
+use std::fmt;
+
+use engine::events::{Event, SharedObserver};
+use tokio::sync::watch;
+
+/// The observer of a run and the signal that stops it.
+#[derive(Clone)]
+pub struct RunContext {
+    /// Takes the events of the run.
+    pub observer: SharedObserver,
+    /// Becomes true when the run shall stop.
+    pub cancel: watch::Receiver<bool>,
+}
+
+impl fmt::Debug for RunContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunContext").finish_non_exhaustive()
+    }
+}
+
+impl RunContext {
+    /// Shows a message to the user.
+    pub(crate) fn say(&self, text: impl Into<String>) {
+        self.observer.event(&Event::Message { text: text.into() });
+    }
+
+    /// Shows a warning to the user.
+    pub(crate) fn warn(&self, text: impl Into<String>) {
+        self.observer.event(&Event::Warning { text: text.into() });
+    }
+}

@@ -1,0 +1,150 @@
+//! The modules of `host/src`: none imports itself by way of others, and little of them
+//! is public.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{none, sources};
+
+/// How many public items the program's library may have.
+const PUBLIC_MAX: usize = 30;
+
+/// A module's path, outermost first; that of the root is empty.
+type Module = Vec<String>;
+type Edges = BTreeSet<(Module, Module)>;
+
+/// The modules of the program, with their code: no comments, no unit tests.
+fn modules() -> BTreeMap<Module, String> {
+    let files = sources::files().into_iter();
+    let modules = files.filter_map(|(path, text)| {
+        let path = path.strip_prefix("host/src/")?.strip_suffix(".rs")?;
+        let mut module: Module = path.split('/').map(str::to_owned).collect();
+        match module.last()?.as_str() {
+            "main" | "tests" => return None,
+            "lib" | "mod" => drop(module.pop()),
+            _ => {}
+        }
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
+        Some((module, lines.collect::<Vec<_>>().join("\n")))
+    });
+    modules.collect()
+}
+
+/// The paths of a tree such as `a::{b, c::d}`, each below `prefix`.
+fn expand(tree: &str, prefix: &str, paths: &mut Vec<String>) {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let end = tree.find(|c| !is_name(c)).unwrap_or(tree.len());
+    let path = format!("{prefix}{}", &tree[..end]);
+    let Some(inner) = tree[end..].strip_prefix('{') else { return paths.push(path) };
+    let (mut depth, mut start) = (0, 0);
+    for (at, c) in inner.char_indices() {
+        match c {
+            '{' => depth += 1,
+            ',' | '}' if depth == 0 => {
+                expand(inner[start..at].trim(), &path, paths);
+                start = at + 1;
+                if c == '}' {
+                    return;
+                }
+            }
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+}
+
+/// The modules that a module's code names by `crate::` and `super::`. A module that
+/// declares others counts as one that imports them.
+fn imports(module: &Module, code: &str, all: &BTreeMap<Module, String>) -> BTreeSet<Module> {
+    let mut found: BTreeSet<Module> = all
+        .keys()
+        .filter(|other| other.split_last().is_some_and(|(_, up)| up == module))
+        .cloned()
+        .collect();
+    for root in ["crate::", "super::"] {
+        for (at, _) in code.match_indices(root) {
+            if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            let mut paths = Vec::new();
+            expand(&code[at..], "", &mut paths);
+            found.extend(paths.iter().filter_map(|path| resolve(module, path, all)));
+        }
+    }
+    found.remove(module);
+    found
+}
+
+/// The module in which a path ends.
+fn resolve(module: &Module, path: &str, all: &BTreeMap<Module, String>) -> Option<Module> {
+    let mut full = module.clone();
+    for part in path.split("::").filter(|part| !part.is_empty()) {
+        match part {
+            "crate" => full.clear(),
+            "super" => drop(full.pop()),
+            "self" => {}
+            name => full.push(name.to_owned()),
+        }
+    }
+    while !full.is_empty() && !all.contains_key(&full) {
+        full.pop();
+    }
+    (!full.is_empty()).then_some(full)
+}
+
+/// What is left of the edges when all modules that stand on no circle are gone.
+fn circles(mut edges: Edges) -> Edges {
+    loop {
+        let from: BTreeSet<_> = edges.iter().map(|(from, _)| from.clone()).collect();
+        let to: BTreeSet<_> = edges.iter().map(|(_, to)| to.clone()).collect();
+        let before = edges.len();
+        edges.retain(|(a, b)| to.contains(a) && from.contains(b));
+        if edges.len() == before {
+            return edges;
+        }
+    }
+}
+
+#[test]
+fn no_modules_of_the_program_import_each_other() {
+    let all = modules();
+    let edges: Edges = all
+        .iter()
+        .filter(|(module, _)| !module.is_empty())
+        .flat_map(|(module, code)| {
+            imports(module, code, &all).into_iter().map(|to| (module.clone(), to))
+        })
+        .collect();
+    assert!(edges.len() > 300, "only {} imports found", edges.len());
+    // A folder is one room: its modules together import no folder that imports them.
+    let folders = edges.iter().map(|(from, to)| (vec![from[0].clone()], vec![to[0].clone()]));
+    let folders: Edges = folders.filter(|(from, to)| from != to).collect();
+    let told = circles(edges).into_iter().chain(circles(folders));
+    let told = told.map(|(from, to)| format!("{} -> {}", from.join("::"), to.join("::")));
+    none(&told.collect::<Vec<_>>());
+}
+
+/// rustc refuses `pub` where it reaches nobody outside, so what is written is what there is.
+#[test]
+fn the_programs_library_shows_little() {
+    const ITEMS: &[&str] =
+        &["fn ", "async fn ", "const ", "enum ", "mod ", "static ", "struct ", "trait ", "type "];
+    let is_public = |line: &&str| {
+        let item = line.trim_start().strip_prefix("pub ");
+        item.is_some_and(|item| ITEMS.iter().any(|kind| item.starts_with(kind)))
+    };
+    let all = modules();
+    let items: Vec<&str> =
+        all.values().flat_map(|code| code.lines().filter(is_public)).map(str::trim).collect();
+    assert!(items.len() <= PUBLIC_MAX, "{} are public:\n{}", items.len(), items.join("\n"));
+}
+
+#[test]
+fn circles_are_found() {
+    let edge = |from: &str, to: &str| (vec![from.to_owned()], vec![to.to_owned()]);
+    let edges = ["ab", "bc", "ca", "xa", "cy"].map(|e| edge(&e[..1], &e[1..]));
+    assert_eq!(circles(edges.into()), ["ab", "bc", "ca"].map(|e| edge(&e[..1], &e[1..])).into());
+    let mut paths = Vec::new();
+    expand("crate::{a, b::{self, c}}; more", "", &mut paths);
+    assert_eq!(paths, ["crate::a", "crate::b::self", "crate::b::c"]);
+}
