@@ -20,7 +20,6 @@ mod commands;
 mod error;
 mod explain;
 mod machine;
-mod nested;
 mod run_context;
 mod settings;
 mod ui;
@@ -40,7 +39,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use cli::Personality;
 use commands::{
-    cache_root, capabilities,
+    base_recipe, cache_root, capabilities,
     command_line::{self, Invocation},
     context::ProcessContext,
     dib,
@@ -59,11 +58,6 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     if argv.get(1).is_some_and(|verb| verb == confine::trial::TRIAL_VERB) {
         return confine::trial::in_place(argv.into_iter().skip(2));
     }
-    let argv = match nested::enter(argv) {
-        Ok(argv) => argv,
-        // Nobody is there any more who could be told.
-        Err(_) => return ExitCode::FAILURE,
-    };
     // What is written from here on is the user's alone, unless it is an output.
     rooted::make_umask_private();
     let console = ui::Console::of_process();
@@ -78,7 +72,9 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     let personality = Personality::of(&program);
     let command = command_line::command_of(personality);
     let outcome = command_line::parse(personality, &command, args).and_then(|invocation| {
-        let context = ProcessContext::of_process(console, personality, command, args.to_vec());
+        let build_base = base_recipe::build;
+        let args = args.to_vec();
+        let context = ProcessContext::of_process(console, personality, command, args, build_base);
         if let Some(args) = cache_root::args_of(&invocation)
             && let Some(warning) = cache_root::prepare(args)?
         {

@@ -16,12 +16,3 @@ pub(crate) struct Planned {
     /// Whether a build makes folders of its outputs where they are missing.
     pub(crate) makes_folders: bool,
 }
-
-/// What happens when a base image is not here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Missing {
-    /// It is downloaded or built.
-    Make,
-    /// It is an error: a question about a build must not run one.
-    Fail,
-}

@@ -76,15 +76,17 @@ impl Personality {
         if self.reads_dib_environment() { Syntax::Long } else { Syntax::LongOnly }
     }
 
-    /// The clap command of a program that builds with elements and has no verbs.
+    /// The clap command of a program that builds with elements and has no verbs, complete with
+    /// what clap adds.
     #[must_use]
     pub(crate) fn build_command(self) -> Command {
         let command = self.of_a_build();
-        if self.reads_dib_environment() {
-            with_letters_of_disk_image_create(command).version(dib::VERSION)
-        } else {
-            command.version(VIRT_DIB_VERSION)
-        }
+        let mut command = match self.reads_dib_environment() {
+            true => with_letters_of_disk_image_create(command).version(dib::VERSION),
+            false => command.version(VIRT_DIB_VERSION),
+        };
+        command.build();
+        command
     }
 
     /// A build with elements, and nothing else.

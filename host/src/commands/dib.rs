@@ -260,7 +260,10 @@ mod tests {
     use super::*;
     use crate::{
         cli::Personality,
-        commands::command_line::{self, Invocation},
+        commands::{
+            base_recipe,
+            command_line::{self, Invocation},
+        },
         ui::Console,
     };
 
@@ -277,6 +280,7 @@ mod tests {
             personality,
             command: command_line::command_of(personality),
             args: argv[1..].to_vec(),
+            build_base: base_recipe::build,
             environment: environment.collect(),
         };
         options(&context, &args)

@@ -378,10 +378,7 @@ fn build(
     let mut environment = context.environment.clone();
     environment.extend(image.environment.iter().map(|(name, value)| (name.into(), value.into())));
     let args = argv[1..].to_vec();
-    Ok((
-        ProcessContext { console: context.console, personality, command, args, environment },
-        build,
-    ))
+    Ok((ProcessContext { personality, command, args, environment, ..context.clone() }, build))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod completions;
 mod doctor;
 mod store;
 
+pub(crate) mod base_recipe;
 pub(crate) mod cache_root;
 mod caller;
 pub(crate) mod capabilities;

@@ -8,11 +8,7 @@ use plan::{DiskRole, DiskSize, Plan, StageKey};
 use tokio::sync::watch;
 
 use crate::{
-    build::{
-        checks, outputs,
-        planned::{Missing, Planned},
-        stage_cache, targets,
-    },
+    build::{checks, outputs, planned::Planned, stage_cache, targets},
     cli::BuildArgs,
     commands::{
         context::{Outcome, ProcessContext},
@@ -67,8 +63,7 @@ pub(crate) fn run(context: &ProcessContext, args: &PlanArgs) -> Outcome {
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
     let ctx = RunContext { observer: ui, cancel: watch::channel(false).1 };
-    let Planned { plan, settings, makes_folders, files: _files } =
-        recipe.prepare(context, &ctx, Missing::Fail)?;
+    let Planned { plan, settings, makes_folders, files: _files } = recipe.prepare(context, &ctx)?;
     checks::outputs(&plan, makes_folders)?;
     checks::settings(&plan, &settings)?;
     if args.json {

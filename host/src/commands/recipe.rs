@@ -3,10 +3,7 @@
 use clap::Subcommand;
 
 use crate::{
-    build::{
-        container, options,
-        planned::{Missing, Planned},
-    },
+    build::{container, options, planned::Planned},
     cli::{BuildArgs, OutputArgs},
     commands::{
         b9::{self, B9PlanArgs},
@@ -66,6 +63,22 @@ impl RecipeArgs<'_> {
         }
     }
 
+    /// Makes what the plan of the recipe needs: the base image of layers, whose digest the
+    /// keys of all stages begin with. Questions about a build do not do this.
+    ///
+    /// # Errors
+    /// When it cannot be downloaded or built.
+    pub(crate) async fn make_ready(
+        &self,
+        context: &ProcessContext,
+        ctx: &RunContext,
+    ) -> Result<(), CommandError> {
+        match self.other {
+            Some(OtherRecipe::Layers(args)) => layers::make_ready(context, args, ctx).await,
+            None | Some(OtherRecipe::Vmdb(_) | OtherRecipe::B9(_)) => Ok(()),
+        }
+    }
+
     /// Lowers the recipe.
     ///
     /// # Errors
@@ -74,7 +87,6 @@ impl RecipeArgs<'_> {
         &self,
         context: &ProcessContext,
         ctx: &RunContext,
-        missing: Missing,
     ) -> Result<Planned, CommandError> {
         match self.other {
             None => {
@@ -85,7 +97,7 @@ impl RecipeArgs<'_> {
                 Ok(Planned { plan, settings, files: None, makes_folders: false })
             }
             Some(OtherRecipe::Vmdb(args)) => vmdb::plan(args, ctx),
-            Some(OtherRecipe::Layers(args)) => layers::plan(args, ctx, missing),
+            Some(OtherRecipe::Layers(args)) => layers::plan(args, ctx),
             Some(OtherRecipe::B9(args)) => b9::plan(context, args, ctx),
         }
     }

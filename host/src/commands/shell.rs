@@ -6,11 +6,7 @@ use clap::Args;
 use plan::Plan;
 
 use crate::{
-    build::{
-        logs, pipeline,
-        planned::{Missing, Planned},
-        runtime,
-    },
+    build::{logs, pipeline, planned::Planned, runtime},
     cli::BuildArgs,
     commands::{
         context::{Outcome, ProcessContext},
@@ -56,8 +52,9 @@ pub(crate) fn run(context: &ProcessContext, args: &ShellArgs) -> Outcome {
     let console = Console { stderr_is_terminal: false, ..context.console };
     let ui = Arc::new(Ui::open(&ui::Settings::of(&output, log), &console)?);
     runtime::run(&ui, async |ctx| {
+        recipe.make_ready(context, &ctx).await?;
         let Planned { plan, settings, files: _files, makes_folders: _ } =
-            recipe.prepare(context, &ctx, Missing::Make)?;
+            recipe.prepare(context, &ctx)?;
         let after = stages_before(&plan, &args.at)?;
         pipeline::shell(&plan, &settings, &ctx, after).await
     })?;

@@ -5,7 +5,7 @@
 //! steps in order, their texts, and the teardowns in reverse.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -22,7 +22,7 @@ use crate::{
         BuilderArgs, ChecksumKind, ContainerEngine, Formats, HostPathArgs, Share, parse_formats,
         positive,
     },
-    commands::context::{Outcome, ProcessContext},
+    commands::context::{BaseBuild, Outcome, ProcessContext},
     error::{CommandError, Kind},
     run_context::RunContext,
     settings::Settings,
@@ -161,7 +161,8 @@ pub(crate) fn run(context: &ProcessContext, args: &VmdbArgs) -> Outcome {
 }
 
 fn build_spec(context: &ProcessContext, args: &VmdbArgs) -> Outcome {
-    let options = options(args)?;
+    let options =
+        options(args, working_folder()?, &options::cache_dir(&args.builder.guest.cache_dir))?;
     let mut prepared = vmdb::prepare(&options, &mut std::io::stdin())?;
     if prepared.is_local() {
         return run_local(&context.console, args, &prepared);
@@ -185,12 +186,42 @@ fn build_spec(context: &ProcessContext, args: &VmdbArgs) -> Outcome {
 }
 
 fn settings(args: &VmdbArgs, prepared: &Prepared) -> Settings {
-    let mut settings = Settings {
+    let settings = Settings {
         script_timeout: args.timeout.map(|seconds| std::time::Duration::from_secs(seconds.into())),
         ..options::builder_settings(&args.builder)
     };
+    of_spec(settings, prepared)
+}
+
+/// The settings with the packages of the appliance that a spec needs.
+fn of_spec(mut settings: Settings, prepared: &Prepared) -> Settings {
     settings.appliance_packages.extend(prepared.lowered.packages.iter().cloned());
     settings
+}
+
+/// Builds a spec as the base image of layers.
+///
+/// # Errors
+/// A spec that is wrong, and whatever the build fails with.
+pub(crate) async fn build_base(
+    args: &VmdbArgs,
+    base: &BaseBuild<'_>,
+    console: Console,
+    ctx: &RunContext,
+) -> Result<(), CommandError> {
+    let options = options(args, base.project.to_owned(), &base.settings.cache_dir)?;
+    let prepared = prepare(&options)?;
+    let settings = of_spec(base.settings.clone(), &prepared);
+    build(args, &prepared, &settings, ctx.clone(), console).await.map(drop)
+}
+
+/// Reads a spec that needs a machine.
+fn prepare(options: &Options) -> Result<Prepared, CommandError> {
+    let prepared = vmdb::prepare(options, &mut std::io::stdin())?;
+    if prepared.is_local() {
+        return Err(CommandError::usage("the spec only speaks, so there is nothing to plan"));
+    }
+    Ok(prepared)
 }
 
 /// The plan of a spec, for verbs that look at it.
@@ -198,11 +229,9 @@ fn settings(args: &VmdbArgs, prepared: &Prepared) -> Settings {
 /// # Errors
 /// A spec that cannot be read or is wrong, or that needs no machine.
 pub(crate) fn plan(args: &VmdbArgs, ctx: &RunContext) -> Result<Planned, CommandError> {
-    let prepared = vmdb::prepare(&options(args)?, &mut std::io::stdin())?;
+    let cache_dir = options::cache_dir(&args.builder.guest.cache_dir);
+    let prepared = prepare(&options(args, working_folder()?, &cache_dir)?)?;
     container::archive(args.load_into, args.formats.as_ref())?;
-    if prepared.is_local() {
-        return Err(CommandError::usage("the spec only speaks, so there is nothing to plan"));
-    }
     warn(&prepared, ctx);
     let settings = settings(args, &prepared);
     let plan = prepared.lowered.plan;
@@ -290,10 +319,13 @@ fn run_local(console: &Console, args: &VmdbArgs, prepared: &Prepared) -> Outcome
     Err(CommandError { told: true, ..error })
 }
 
-fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
-    let directory = std::env::current_dir().map_err(|error| {
+fn working_folder() -> Result<PathBuf, CommandError> {
+    std::env::current_dir().map_err(|error| {
         CommandError::new(Kind::Host, error).context("cannot find the working folder")
-    })?;
+    })
+}
+
+fn options(args: &VmdbArgs, directory: PathBuf, cache_dir: &Path) -> Result<Options, CommandError> {
     Ok(Options {
         spec: args.spec.clone().unwrap_or_default(),
         output: args.output.clone(),
@@ -328,12 +360,7 @@ fn options(args: &VmdbArgs) -> Result<Options, CommandError> {
             })
             .collect(),
         shares_folder: !args.no_share_spec,
-        written: args
-            .log
-            .iter()
-            .cloned()
-            .chain([options::cache_dir(&args.builder.guest.cache_dir)])
-            .collect(),
+        written: args.log.iter().cloned().chain([cache_dir.to_owned()]).collect(),
         directory,
     })
 }

@@ -13,16 +13,14 @@ use plan::{DiskBase, Plan};
 
 use crate::{
     build::{
-        bases, container, formats, host_paths, logs, options, pipeline,
-        planned::{Missing, Planned},
-        runtime,
+        bases, container, formats, host_paths, logs, options, pipeline, planned::Planned, runtime,
     },
     cli::ChecksumKind,
     commands::{
-        context::{Outcome, ProcessContext},
+        context::{BaseBuild, Outcome, ProcessContext},
         layers::{
             args::{LayersBuildArgs, RESULT},
-            starting_image,
+            base,
         },
     },
     error::{CommandError, Kind},
@@ -44,18 +42,75 @@ pub(super) fn run(context: &ProcessContext, args: &LayersBuildArgs) -> Outcome {
     let mut first = Some(project);
     runtime::run_attempts(&ui, async |ctx| {
         let project = first.take().map_or_else(|| read(args), Ok)?;
-        let Lowered { plan, settings, base, result } = prepare(args, &project, ctx, Missing::Make)?;
-        result.make_folder()?;
-        let loading = container::archive(args.load_into, args.formats.as_ref())?;
-        let (written, shared) = pipeline::build_here(&plan, &settings, ctx).await?;
-        result.finish(&base, &bases::folder(&settings.cache_dir), ctx)?;
-        container::load(args.load_into, loading, &written, ctx)?;
-        match shared {
-            Some(shared) => shared.push(&plan, ctx).await,
-            None => Ok(()),
-        }
+        let settings = self::settings(args, &project);
+        build(context, args, &project, settings, ctx).await
     })?;
     Ok(0)
+}
+
+/// Builds a project as the base image of another one.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn build_base(
+    context: &ProcessContext,
+    args: &LayersBuildArgs,
+    base: &BaseBuild<'_>,
+    ctx: &RunContext,
+) -> Result<(), CommandError> {
+    if fs::canonicalize(&args.project).is_ok_and(|project| project == base.project) {
+        return Err(CommandError::usage("a project cannot be its own base"));
+    }
+    let project = read(args)?;
+    let settings = of_project(base.settings.clone(), args, &project);
+    build(context, args, &project, settings, ctx).await
+}
+
+async fn build(
+    context: &ProcessContext,
+    args: &LayersBuildArgs,
+    project: &Project,
+    settings: Settings,
+    ctx: &RunContext,
+) -> Result<(), CommandError> {
+    make_base(context, args, project, &settings, ctx).await?;
+    let Lowered { plan, settings, base, result } = prepare(args, project, settings, ctx)?;
+    result.make_folder()?;
+    let loading = container::archive(args.load_into, args.formats.as_ref())?;
+    let (written, shared) = pipeline::build_here(&plan, &settings, ctx).await?;
+    result.finish(&base, &bases::folder(&settings.cache_dir), ctx)?;
+    container::load(args.load_into, loading, &written, ctx)?;
+    match shared {
+        Some(shared) => shared.push(&plan, ctx).await,
+        None => Ok(()),
+    }
+}
+
+/// Downloads or builds the base image, once it is known that the result can be written.
+async fn make_base(
+    context: &ProcessContext,
+    args: &LayersBuildArgs,
+    project: &Project,
+    settings: &Settings,
+    ctx: &RunContext,
+) -> Result<(), CommandError> {
+    let chosen = project.up_to(args.last.as_deref())?;
+    Artefact::of(args, project, chosen)?.check()?;
+    let (declared, folder) = declared_base(args, project)?;
+    base::make(declared, folder, settings, context, ctx).await
+}
+
+/// Makes what the plan of a project needs.
+///
+/// # Errors
+/// When it cannot be downloaded or built.
+pub(crate) async fn make_ready(
+    context: &ProcessContext,
+    args: &LayersBuildArgs,
+    ctx: &RunContext,
+) -> Result<(), CommandError> {
+    let project = read(args)?;
+    make_base(context, args, &project, &settings(args, &project), ctx).await
 }
 
 /// A project as it stands, ready to be built.
@@ -76,18 +131,17 @@ fn read(args: &LayersBuildArgs) -> Result<Project, CommandError> {
 fn prepare(
     args: &LayersBuildArgs,
     project: &Project,
+    settings: Settings,
     ctx: &RunContext,
-    missing: Missing,
 ) -> Result<Lowered, CommandError> {
     for warning in &project.warnings {
         ctx.warn(warning.clone());
     }
-    let settings = settings(args, project);
     let chosen = project.up_to(args.last.as_deref())?;
     let result = Artefact::of(args, project, chosen)?;
-    // Before a base image is fetched for nothing.
     result.check()?;
-    let base = find_base(args, project, &settings, ctx, missing)?;
+    let (declared, folder) = declared_base(args, project)?;
+    let base = base::find(declared, folder, &args.backing.allowed(), &settings, ctx)?;
     let layers::Lowered { plan, warnings } = lower(args, project, chosen, &base, &result)?;
     for warning in warnings {
         ctx.warn(warning);
@@ -96,37 +150,34 @@ fn prepare(
 }
 
 /// The plan of a project, for verbs that look at it.
-pub(super) fn plan(
-    args: &LayersBuildArgs,
-    ctx: &RunContext,
-    missing: Missing,
-) -> Result<Planned, CommandError> {
+pub(crate) fn plan(args: &LayersBuildArgs, ctx: &RunContext) -> Result<Planned, CommandError> {
     container::archive(args.load_into, args.formats.as_ref())?;
-    let Lowered { plan, settings, result, .. } = prepare(args, &read(args)?, ctx, missing)?;
+    let project = read(args)?;
+    let settings = settings(args, &project);
+    let Lowered { plan, settings, result, .. } = prepare(args, &project, settings, ctx)?;
     Ok(Planned { plan, settings, files: None, makes_folders: result.own_folder.is_some() })
 }
 
 fn settings(args: &LayersBuildArgs, project: &Project) -> Settings {
-    let mut settings = options::builder_settings(&args.builder);
+    of_project(options::builder_settings(&args.builder), args, project)
+}
+
+/// The settings with what the project says of its build.
+fn of_project(mut settings: Settings, args: &LayersBuildArgs, project: &Project) -> Settings {
     settings.script_timeout = args.timeout.map(|seconds| Duration::from_secs(seconds.into()));
     settings.network &= project.config.network.unwrap_or(true);
     settings.appliance_packages.extend(project.config.packages.iter().cloned());
     settings
 }
 
-fn find_base(
-    args: &LayersBuildArgs,
-    project: &Project,
-    settings: &Settings,
-    ctx: &RunContext,
-    missing: Missing,
-) -> Result<BaseImage, CommandError> {
-    let find = |base: &Base, project: &Path| {
-        starting_image::find(base, project, &args.backing.allowed(), settings, ctx, missing)
-    };
+/// The base image, and the folder from which its path is meant.
+fn declared_base<'a>(
+    args: &'a LayersBuildArgs,
+    project: &'a Project,
+) -> Result<(&'a Base, &'a Path), CommandError> {
     if let Some(base) = &args.base {
         // What is typed is meant from where it is typed.
-        return find(base, Path::new(""));
+        return Ok((base, Path::new("")));
     }
     let declared = project.config.base.as_ref().ok_or_else(|| {
         CommandError::usage("nothing says what the first layer starts from")
@@ -137,7 +188,7 @@ fn find_base(
             CommandError::from(error).hint("or name it on the command line: `--base`")
         })?;
     }
-    find(declared, &project.folder)
+    Ok((declared, &project.folder))
 }
 
 fn lower(

@@ -1,25 +1,21 @@
 //! `vbuild layers`: a disk image as a stack of scripts, one folder each.
 
 mod args;
+mod base;
 mod build;
 mod compare;
 mod description;
-mod starting_image;
 
 pub(crate) use args::{LayersArgs, LayersBuildArgs, LayersVerb};
+pub(crate) use build::{build_base, make_ready, plan};
 
 use std::path::Path;
 
 use args::{NewLayerArgs, RESULT, TestBootArgs};
 
-use crate::{
-    build::planned::{Missing, Planned},
-    commands::{
-        boot,
-        context::{Outcome, ProcessContext},
-    },
-    error::CommandError,
-    run_context::RunContext,
+use crate::commands::{
+    boot,
+    context::{Outcome, ProcessContext},
 };
 
 /// Does what the verb says.
@@ -33,18 +29,6 @@ pub(crate) fn run(context: &ProcessContext, args: &LayersArgs) -> Outcome {
         Some(LayersVerb::TestBoot(args)) => test_boot(context, args),
         Some(LayersVerb::CompareLayers(args)) => compare::run(context, args),
     }
-}
-
-/// The plan of a project, for verbs that look at it.
-///
-/// # Errors
-/// A project or a base image that is wrong.
-pub(crate) fn plan(
-    args: &LayersBuildArgs,
-    ctx: &RunContext,
-    missing: Missing,
-) -> Result<Planned, CommandError> {
-    build::plan(args, ctx, missing)
 }
 
 fn new_layer(context: &ProcessContext, args: &NewLayerArgs) -> Outcome {
