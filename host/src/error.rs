@@ -176,31 +176,14 @@ impl CommandError {
     /// The error and its causes, outermost first, without repetitions: a source
     /// that an error already shows in its own text is left out.
     #[must_use]
-    pub(crate) fn chain(&self) -> Vec<String> {
-        chain(self.source.as_ref())
+    pub(crate) fn causes(&self) -> Vec<String> {
+        checked::causes(self.source.as_ref())
     }
-}
-
-/// An error and its causes, without those that the error above already shows in its text.
-fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
-    let mut lines = vec![error.to_string()];
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    for text in causes.map(ToString::to_string) {
-        if !lines.last().is_some_and(|above| above.contains(&text)) {
-            lines.push(text);
-        }
-    }
-    lines
-}
-
-/// An error and its causes on one line.
-pub(crate) fn on_one_line(error: &(dyn Error + 'static)) -> String {
-    chain(error).join(": ")
 }
 
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&on_one_line(self.source.as_ref()))
+        f.write_str(&checked::chain(self.source.as_ref()))
     }
 }
 
@@ -364,7 +347,7 @@ mod tests {
         let error = CommandError::new(Kind::Build, io)
             .context("failed to write `a: disk full`")
             .context("failed to make the image");
-        assert_eq!(error.chain(), ["failed to make the image", "failed to write `a: disk full`"]);
+        assert_eq!(error.causes(), ["failed to make the image", "failed to write `a: disk full`"]);
     }
 
     #[test]

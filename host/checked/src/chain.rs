@@ -1,10 +1,23 @@
 //! Errors on one line.
 
-/// An error with its causes on one line, outermost first.
+/// The texts of an error and of its causes, outermost first. A cause that the text before it
+/// contains is left out.
+#[must_use]
+pub fn causes(error: &dyn std::error::Error) -> Vec<String> {
+    let mut lines = vec![error.to_string()];
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let text = cause.to_string();
+        if !lines.last().is_some_and(|above| above.contains(&text)) {
+            lines.push(text);
+        }
+    }
+    lines
+}
+
+/// An error with its causes on one line; see [`causes`].
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    causes(error).join(": ")
 }
 
 #[cfg(test)]
@@ -20,5 +33,6 @@ mod tests {
     #[test]
     fn causes_follow_the_error() {
         assert_eq!(chain(&Outer(io::Error::other("inner"))), "outer: inner");
+        assert_eq!(chain(&Outer(io::Error::other("out"))), "outer");
     }
 }

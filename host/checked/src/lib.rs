@@ -17,7 +17,7 @@ mod digest;
 mod disk_name;
 mod printable;
 
-pub use chain::chain;
+pub use chain::{causes, chain};
 pub use digest::{Digest, Hex, InvalidHex};
 pub use disk_name::{DISK_NAME_MAX_BYTES, DiskName, InvalidDiskName};
 pub use printable::{PRINTABLE_MAX_CHARS, Paragraph, Printable, printable_json};

@@ -22,7 +22,7 @@ use store::{
 };
 
 use crate::{
-    error::{CommandError, Kind, on_one_line},
+    error::{CommandError, Kind},
     run_context::RunContext,
 };
 

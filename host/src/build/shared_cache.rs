@@ -15,7 +15,7 @@ use remote::{Here, Moved, Options, Remote, RemoteError, Secret};
 use store::StageRecord;
 
 use crate::{
-    error::{CommandError, Kind, on_one_line},
+    error::{CommandError, Kind},
     machine::ca,
     run_context::RunContext,
     settings::Settings,

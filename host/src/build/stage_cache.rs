@@ -13,10 +13,7 @@ use plan::Salt;
 use store::{Origin, Store, StoreError};
 
 use crate::{
-    build::shared_cache,
-    error::{CommandError, on_one_line},
-    machine::ca,
-    run_context::RunContext,
+    build::shared_cache, error::CommandError, machine::ca, run_context::RunContext,
     settings::Settings,
 };
 
@@ -78,19 +75,19 @@ fn opened(
     let trust = shared_cache::trust(settings)?;
     let opened = open().and_then(|store| match store {
         None => Ok(None),
-        Some(store) => Ok(Some((store.session()?, Salt::new(store.salt())))),
+        Some(store) => Ok(Some((store.lease()?, Salt::new(store.salt())))),
     });
     match opened {
         Ok(None) => Ok(None),
-        Ok(Some((session, salt))) => Ok(Some(Cache {
-            session: Arc::new(session),
+        Ok(Some((lease, salt))) => Ok(Some(Cache {
+            lease: Arc::new(lease),
             rules: Rules { trust, ..settings.stage_cache.rules.clone() },
             surroundings: surroundings(settings, appliance, salt)?,
             connections: cache::Connections::default(),
         })),
         Err(error) => {
             let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-            ctx.warn(format!("building without a cache: {}{hint}", on_one_line(&error)));
+            ctx.warn(format!("building without a cache: {}{hint}", checked::chain(&error)));
             Ok(None)
         }
     }

@@ -365,15 +365,6 @@ fn options(args: &VmdbArgs, directory: PathBuf, cache_dir: &Path) -> Result<Opti
     })
 }
 
-/// A format in the words of specs.
-pub(super) fn format_choice(format: &output::Format) -> FormatChoice {
-    FormatChoice {
-        name: format.name.to_owned(),
-        suffix: format.suffix.to_owned(),
-        is_of_tree: format.origin == output::Origin::Tree,
-    }
-}
-
 /// Passes events on, and says what vmdb2 would say meanwhile.
 struct Teller {
     ctx: RunContext,

@@ -30,7 +30,7 @@ impl Complaint {
     pub(crate) fn of(error: &CommandError) -> Self {
         let output = error.tool_output().unwrap_or_default();
         Self {
-            chain: error.chain().iter().map(|text| text.as_str().into()).collect(),
+            chain: error.causes().iter().map(|text| text.as_str().into()).collect(),
             failure: None,
             tool_output: Printable::output_lines(output).collect(),
             hints: error.hints.iter().map(|hint| hint.as_str().into()).collect(),
