@@ -15,7 +15,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use wire::{Channel, DATA_MAX_BYTES, ExitStatus};
 
-use crate::spawn::{Ends, kill_session};
+use crate::process::{Ends, kill_session};
 use crate::stream::{Inbound, Stream};
 use crate::sys;
 

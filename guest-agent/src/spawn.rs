@@ -10,74 +10,22 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use wire::{Failure, Reply, Spawn, Stdin, TerminalSize};
 
 use crate::failure::{Doing, failure};
+use crate::process::{Ends, kill_session};
 use crate::pump::Pump;
 use crate::stream::Stream;
 use crate::sys::{self, Launch, LaunchStep};
 
 /// Where programs are looked up when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Rounds of looking for processes of a session that is to end: each round can
-/// only find what was forked during the one before.
-const SESSION_KILL_ROUNDS: u32 = 10;
-
-/// The process of a stream, for requests that name the stream.
-#[derive(Debug, Default)]
-pub(crate) struct Process(Mutex<Handles>);
-
-#[derive(Debug, Default)]
-struct Handles {
-    /// Present from the start until it is reaped, so that it is never another process.
-    pid: Option<Pid>,
-    terminal: Option<OwnedFd>,
-}
-
-impl Process {
-    fn lock(&self) -> MutexGuard<'_, Handles> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends a signal to the process group.
-    pub(crate) fn kill(&self, signal: i32) -> nix::Result<()> {
-        let handles = self.lock();
-        let pid = handles.pid.ok_or(Errno::ESRCH)?;
-        killpg(pid, Signal::try_from(signal)?)
-    }
-
-    /// Sets the size of its terminal.
-    pub(crate) fn resize(&self, size: TerminalSize) -> nix::Result<()> {
-        let handles = self.lock();
-        let terminal = handles.terminal.as_ref().ok_or(Errno::ENOTTY)?;
-        sys::set_terminal_size(terminal, size.rows, size.columns)
-    }
-
-    /// Takes the end of the process, which is a process no more.
-    pub(crate) fn reap(&self, pid: Pid) -> nix::Result<(i32, u64)> {
-        let mut handles = self.lock();
-        *handles = Handles::default();
-        sys::wait_with_usage(pid)
-    }
-}
-
-/// Our ends of a process's standard streams.
-#[derive(Debug)]
-pub(crate) struct Ends {
-    pub(crate) input: Option<OwnedFd>,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: Option<OwnedFd>,
-    pub(crate) terminal: bool,
-}
 
 /// The ends that the process gets.
 #[derive(Debug)]
@@ -95,13 +43,8 @@ pub(crate) fn spawn(stream: &Stream, request: &Spawn) -> Result<Reply, Failure> 
     drop(stdio);
     let started = Instant::now();
     let action = || format!("watch `{name}`");
-    {
-        let mut handles = stream.process.lock();
-        handles.pid = Some(pid);
-        if ends.terminal {
-            handles.terminal = Some(ends.stdout.try_clone().doing(action)?);
-        }
-    }
+    let terminal = ends.terminal.then(|| ends.stdout.try_clone()).transpose().doing(action)?;
+    stream.process.started(pid, terminal);
     let reply = Reply::Started { pid: pid.as_raw().unsigned_abs() };
     // When the host is gone, the stream is aborted and the pump ends the process.
     let _ = stream.reply(&reply);
@@ -226,44 +169,6 @@ fn open_terminal(size: TerminalSize) -> nix::Result<(Ends, Stdio)> {
     Ok((Ends { input: Some(input), stdout: master, stderr: None, terminal: true }, stdio))
 }
 
-/// Kills the group of a process and whatever else is in its session.
-pub(crate) fn kill_session(leader: Pid) {
-    let _ = killpg(leader, Signal::SIGKILL);
-    for _ in 0..SESSION_KILL_ROUNDS {
-        let members = session_members(leader);
-        if members.is_empty() {
-            return;
-        }
-        for pid in members {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-    }
-}
-
-/// The living processes of a session.
-fn session_members(leader: Pid) -> Vec<Pid> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            is_in_session(&stat, leader.as_raw())
-        })
-        .map(Pid::from_raw)
-        .collect()
-}
-
-/// Whether a line of `/proc/PID/stat` tells of a living process of this session.
-fn is_in_session(stat: &str, leader: i32) -> bool {
-    // The name, in parentheses, may hold anything; the last parenthesis ends it.
-    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next().unwrap_or("X");
-    let session = fields.nth(2).and_then(|field| field.parse().ok());
-    session == Some(leader) && !matches!(state, "Z" | "X")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,13 +182,5 @@ mod tests {
         assert_eq!(programs("x", &[]).len(), 6);
         let twice = [env("/a"), env("/b")].concat();
         assert_eq!(programs("x", &twice), ["/b/x"]);
-    }
-
-    #[test]
-    fn sessions_are_read_past_hostile_names() {
-        assert!(is_in_session("7 (a) R 1 (b)) S 1 40 40 0 -1", 40));
-        assert!(!is_in_session("7 (sh) S 1 40 41 0 -1", 40));
-        assert!(!is_in_session("7 (sh) Z 1 40 40 0 -1", 40));
-        assert!(!is_in_session("", 40));
     }
 }

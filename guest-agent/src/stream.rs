@@ -8,8 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use wire::{Channel, DATA_MAX_BYTES, Frame, FrameError, INITIAL_CREDIT_BYTES, Reply};
 
+use crate::process::Process;
 use crate::queue::{Gone, Queue};
-use crate::spawn::Process;
 
 /// Credit is given back in portions of this many bytes: a quarter of what the
 /// host may have under way, so that it never runs dry and few frames are spent.

@@ -5,14 +5,13 @@ use std::io::{self, Read};
 
 use crate::{
     BLOCK_BYTES, DEPTH_MAX, EXTENSIONS_MAX_BYTES, Kind, PATH_MAX_BYTES, TRAILING_MAX_BYTES,
-    header::Header, records::Extended, sparse,
+    header::Header,
+    records::{Extended, Xattr},
+    sparse,
 };
 
 /// Bytes of a path in messages.
 const SHOWN_PATH_BYTES: usize = 120;
-
-/// An extended attribute: its name without NUL, and its value.
-pub type Xattr = (Vec<u8>, Vec<u8>);
 
 /// Why a stream cannot be read on.
 #[derive(Debug, thiserror::Error)]

@@ -27,10 +27,10 @@ mod records;
 mod sparse;
 mod write;
 
-pub use archive::{Archive, Entry, TarError, Xattr};
+pub use archive::{Archive, Entry, TarError};
 pub use content::Content;
 pub use header::{BLOCK_BYTES, Kind};
-pub use records::xattr_key;
+pub use records::{Xattr, xattr_key};
 pub use write::file_header;
 
 /// The longest path or link target, in bytes: `PATH_MAX` of Linux without its NUL,

@@ -1,8 +1,9 @@
 //! PAX records: `LENGTH KEY=VALUE\n`, where the length counts all of it.
 
-use crate::{
-    PATH_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES, XATTRS_MAX, archive::Xattr,
-};
+use crate::{PATH_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES, XATTRS_MAX};
+
+/// An extended attribute: its name without NUL, and its value.
+pub type Xattr = (Vec<u8>, Vec<u8>);
 
 /// What the keys of extended attributes begin with.
 const XATTR_KEY: &[u8] = b"SCHILY.xattr.";

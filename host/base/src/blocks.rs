@@ -11,8 +11,8 @@ use store::{Extent, ExtentTarget, RawTarget};
 
 use crate::{
     BaseError, Magic,
+    limits::{DISK_MAX_BYTES, Written},
     source::ImageFile,
-    unpack::{DISK_MAX_BYTES, Written},
 };
 
 /// Maximum table entries: 4 TiB in the smallest blocks, and 32 MiB of memory.

@@ -18,6 +18,7 @@ mod fetch;
 pub mod fuzzing;
 mod gc;
 mod identify;
+mod limits;
 mod magic;
 mod overlay;
 mod partition;

@@ -15,18 +15,13 @@ use crate::{
     AllowedBacking, BaseError, Magic,
     backing::{self, Layer},
     blocks,
+    limits::{DATA_MAX_BYTES, DISK_MAX_BYTES, Written},
     source::ImageFile,
     unfinished, vmdk,
 };
 
 /// Minimum disk size; a smaller one cannot hold a filesystem.
 const DISK_MIN_BYTES: u64 = 64 * 1024;
-/// Maximum disk size: the limit of ext4 with its usual 4 KiB blocks. It bounds the output of a few
-/// compressed bytes.
-pub(crate) const DISK_MAX_BYTES: u64 = 16 << 40;
-/// Maximum data of one disk, without holes; distribution images have less than a tenth. It bounds
-/// the output of a small file whose tables reference the same bytes repeatedly.
-const DATA_MAX_BYTES: u64 = 256 << 30;
 /// Maximum size of a decompressed file, with holes: a terabyte of zeros takes some minutes, and
 /// compresses to a few megabytes.
 const UNPACKED_MAX_BYTES: u64 = 1 << 40;
@@ -203,29 +198,6 @@ fn stamps(chain: &Chain) -> Result<Vec<(u64, i64, i64)>, BaseError> {
         Ok((metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
     };
     chain.files().map(stamp).collect()
-}
-
-/// Bytes of data written to a raw disk, limited by [`DATA_MAX_BYTES`].
-#[derive(Debug, Default)]
-pub(crate) struct Written(u64);
-
-impl Written {
-    /// A counter with this number of bytes left.
-    pub(crate) fn with_room_for(bytes: u64) -> Self {
-        Self(DATA_MAX_BYTES.saturating_sub(bytes))
-    }
-
-    /// Counts an extent read from a file.
-    pub(crate) fn add(&mut self, from: &Path, extent: &Extent) -> Result<(), BaseError> {
-        if let Extent::Data { bytes, .. } = extent {
-            self.0 = self.0.saturating_add(bytes.len() as u64);
-        }
-        if self.0 > DATA_MAX_BYTES {
-            let reason = format!("it holds more than {} GiB of data", DATA_MAX_BYTES >> 30);
-            return Err(BaseError::image(from, reason));
-        }
-        Ok(())
-    }
 }
 
 fn write_layers(layers: &[Layer], to: &Path) -> Result<(), BaseError> {

@@ -17,8 +17,8 @@ use store::{Extent, ExtentSource, ExtentTarget, RawSource, RawTarget};
 
 use crate::{
     BaseError,
+    limits::{DISK_MAX_BYTES, Written},
     source::ImageFile,
-    unpack::{DISK_MAX_BYTES, Written},
 };
 
 const SECTOR: u64 = 512;

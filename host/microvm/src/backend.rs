@@ -34,7 +34,7 @@ use vsock_mux::ConnectError;
 
 use self::{
     inputs::{Opened, open_everything},
-    output::{Tail, Words},
+    output::{LogTail, Tail},
     process::{Launch, Launched, Process, StartError, describe},
     resident::Mappings,
 };
@@ -201,7 +201,7 @@ fn monitor(backend: &Microvm, spec: &MachineSpec, ready: Ready) {
     }
 }
 
-type Running = (Arc<Shared>, Child, Words);
+type Running = (Arc<Shared>, Child, LogTail);
 
 fn start(backend: &Microvm, spec: &MachineSpec) -> Result<Running, MachineError> {
     let opened = open_everything(spec)?;

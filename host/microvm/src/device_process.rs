@@ -20,7 +20,7 @@ use machine::OnGuestConnect;
 use crate::{
     backend::{
         VMM_VERB,
-        output::Words,
+        output::LogTail,
         process::{self, Launch, Launched, Process, describe},
     },
     control::{Channel, FromVmm, Role, Sandbox, Start, ToVmm},
@@ -153,7 +153,7 @@ fn monitor(device: Device, ready: &Ready, on_failure: impl FnOnce(String)) {
     }
 }
 
-fn begin(device: Device) -> io::Result<(Shared, Child, Words)> {
+fn begin(device: Device) -> io::Result<(Shared, Child, LogTail)> {
     let counters = Counters::new().map_err(io::Error::other)?;
     let Titles { confined, who, shown_as, argument } = device.titles;
     let launch = Launch {

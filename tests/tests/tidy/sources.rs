@@ -10,12 +10,10 @@ const LINES_MAX: usize = 500;
 const TEST_LINES_MAX: usize = 800;
 /// Longer files: how long they may be, and why they are not split.
 const LONG_FILES: &[(&str, usize, &str)] = &[
-    ("guest-agent/src/spawn.rs", 600, "a process from its request to its end is one state machine"),
     ("guest-agent/src/sys.rs", 600, "the room for unsafe code has one door"),
     ("guest-agent/wire/src/message.rs", 650, "the protocol is read in one piece"),
     ("host/egress/src/http.rs", 560, "one exchange is read by one state machine"),
     ("host/egress/src/serve.rs", 550, "one connection from its request to its end"),
-    ("host/engine/src/layout/detect.rs", 550, "what tools say of a disk, and what follows"),
     ("host/qcow2/src/header.rs", 670, "the header of the format, with the rules for hostile ones"),
     ("host/microvm/src/backend.rs", 700, "the VMM process from its start to its end"),
     ("host/src/cli/build.rs", 520, "the options of a build are read in one piece"),

@@ -54,15 +54,15 @@ pub(crate) fn follow(
     thread::Builder::new().name("microvm-output".to_owned()).spawn(body)
 }
 
-/// What the VMM said before it died.
+/// The last output of the VMM process.
 #[derive(Debug, Default)]
-pub(crate) struct Words {
+pub(crate) struct LogTail {
     pub(crate) tail: Option<Arc<Mutex<Tail>>>,
     pub(crate) reader: Option<JoinHandle<()>>,
 }
 
-impl Words {
-    /// All of it, once the process is dead: the reader ends with the pipe. It is
+impl LogTail {
+    /// The whole tail, once the process is dead: the reader ends with the pipe. It is
     /// given a moment only, in case something else holds the pipe open.
     pub(crate) fn last(&self) -> String {
         const MOMENT: Duration = Duration::from_millis(500);

@@ -32,7 +32,7 @@ use vsock_mux::{CONNECTIONS_MAX, ConnectError};
 
 use super::{
     lock,
-    output::{Tail, Words, follow},
+    output::{LogTail, Tail, follow},
     resident::Mappings,
 };
 use crate::{
@@ -82,7 +82,7 @@ pub(crate) struct Launch<'a> {
 pub(crate) struct Launched {
     pub(crate) control: Channel,
     pub(crate) child: Child,
-    pub(crate) words: Words,
+    pub(crate) words: LogTail,
     /// What the kernel granted it of landlock.
     pub(crate) landlock: Landlock,
     /// Of a process that shows them.
@@ -114,7 +114,7 @@ pub(crate) fn launch(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed(format!("start `{}`", launch.program.display())))?;
-    let mut words = Words::default();
+    let mut words = LogTail::default();
     let told = (|| {
         if let (Some(pipe), Some(console)) = (child.stdout.take(), launch.console) {
             follow(pipe, console)?;
