@@ -1,5 +1,4 @@
-//! The process of a stream: its handles for signals and terminal sizes, and the end of its
-//! session.
+//! The process of a stream: its terminal, its ends, and the end of its session.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,46 +14,31 @@ use crate::sys;
 /// only find what was forked during the one before.
 const SESSION_KILL_ROUNDS: u32 = 10;
 
-/// The process of a stream, for requests that name the stream.
+/// The process of a stream, for requests that name the stream: the master side of its
+/// terminal, if it has one.
 #[derive(Debug, Default)]
-pub(crate) struct Process(Mutex<Handles>);
-
-#[derive(Debug, Default)]
-struct Handles {
-    /// Set from the start until the process is reaped, so that the number is never that of
-    /// another process.
-    pid: Option<Pid>,
-    terminal: Option<OwnedFd>,
-}
+pub(crate) struct Process(Mutex<Option<OwnedFd>>);
 
 impl Process {
-    fn lock(&self) -> MutexGuard<'_, Handles> {
+    fn terminal(&self) -> MutexGuard<'_, Option<OwnedFd>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a process that has started, with the master side of its terminal.
-    pub(crate) fn started(&self, pid: Pid, terminal: Option<OwnedFd>) {
-        *self.lock() = Handles { pid: Some(pid), terminal };
-    }
-
-    /// Sends a signal to the process group.
-    pub(crate) fn kill(&self, signal: i32) -> nix::Result<()> {
-        let handles = self.lock();
-        let pid = handles.pid.ok_or(Errno::ESRCH)?;
-        killpg(pid, Signal::try_from(signal)?)
+    /// Takes the terminal of a process that has started.
+    pub(crate) fn started(&self, terminal: Option<OwnedFd>) {
+        *self.terminal() = terminal;
     }
 
     /// Sets the size of the terminal.
     pub(crate) fn resize(&self, size: TerminalSize) -> nix::Result<()> {
-        let handles = self.lock();
-        let terminal = handles.terminal.as_ref().ok_or(Errno::ENOTTY)?;
+        let terminal = self.terminal();
+        let terminal = terminal.as_ref().ok_or(Errno::ENOTTY)?;
         sys::set_terminal_size(terminal, size.rows, size.columns)
     }
 
     /// Waits for the process, which has ended; returns its status and processor time.
     pub(crate) fn reap(&self, pid: Pid) -> nix::Result<(i32, u64)> {
-        let mut handles = self.lock();
-        *handles = Handles::default();
+        *self.terminal() = None;
         sys::wait_with_usage(pid)
     }
 }

@@ -33,7 +33,6 @@ struct State {
     /// Bytes of payload in `frames`.
     bytes: usize,
     closed: bool,
-    halted: bool,
     /// Whether a thread is writing what it took from here.
     writing: bool,
     /// Whether the writer thread waits for frames; waking it costs a system
@@ -131,7 +130,7 @@ impl Queue {
     /// Writes what is queued when no thread does; one round, as this thread has a
     /// stream to serve.
     fn write_or_leave(&self, state: MutexGuard<'_, State>) {
-        if state.writing || state.halted {
+        if state.writing {
             return;
         }
         let state = self.write_round(state);
@@ -185,12 +184,6 @@ impl Queue {
         self.drained.notify_all();
     }
 
-    /// Stops all writing for good without closing anything: for tests of a host
-    /// whose agent hangs.
-    pub(crate) fn halt(&self) {
-        self.lock().halted = true;
-    }
-
     /// Waits until everything queued has been written, or the queue is closed.
     pub(crate) fn flush(&self) {
         let mut state = self.lock();
@@ -203,7 +196,7 @@ impl Queue {
     pub(crate) fn run(&self) {
         let mut state = self.lock();
         while !state.closed {
-            if state.frames.is_empty() || state.halted || state.writing {
+            if state.frames.is_empty() || state.writing {
                 state.writer_waits = true;
                 state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.writer_waits = false;

@@ -4,17 +4,16 @@
 //! ```text
 //!  host ─► reader ─┬─ request ─► thread per stream ─┬─► queue ─► writer ─► host
 //!                  ├─ data, end, credit ─► stream ──┘
-//!                  └─ kill, resize: answered at once
+//!                  └─ resize: answered at once
 //! ```
 //!
 //! The reader never waits for a stream or for the writer: a slow stream only
-//! holds up itself, and a kill always gets through.
+//! holds up itself.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,6 +39,9 @@ const THREAD_STACK_BYTES: usize = 128 * 1024;
 /// What is read from the connection at once; payloads larger than that go
 /// straight to where they belong.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// The guest's host name: one that every /etc/hosts knows, which keeps sudo quiet.
+const HOST_NAME: &str = "localhost";
 
 /// How long the streams of all connections may take to end at a shutdown.
 const STREAMS_END_WAIT: Duration = Duration::from_secs(5);
@@ -84,7 +86,6 @@ impl Transport for VsockStream {
 #[derive(Debug, Default)]
 pub struct Agent {
     owns_machine: bool,
-    hung: AtomicBool,
     connections: Mutex<Vec<Weak<Connection>>>,
     network: Mutex<Option<Network>>,
     workers: Workers,
@@ -159,7 +160,6 @@ impl Agent {
     ) -> Result<(), FrameError> {
         let mut greeted = false;
         while let Some(frame) = Frame::read_from(reader)? {
-            self.hang_if_asked();
             if frame.kind != FrameKind::Request {
                 let stream = lock(&connection.streams).get(&frame.stream).cloned();
                 // Frames for a stream that is over are dropped.
@@ -177,9 +177,9 @@ impl Agent {
                     continue;
                 }
             };
-            if let Request::Hello { version, clock_unix_ns, hostname } = &request {
+            if let Request::Hello { version, clock_unix_ns } = &request {
                 greeted = *version == PROTOCOL_VERSION;
-                let reply = self.hello(*clock_unix_ns, hostname, greeted);
+                let reply = self.hello(*clock_unix_ns, greeted);
                 connection.answer(id, reply)?;
                 if !greeted {
                     connection.queue.flush();
@@ -197,17 +197,11 @@ impl Agent {
         Ok(())
     }
 
-    fn hang_if_asked(&self) {
-        while self.hung.load(Ordering::Relaxed) {
-            thread::park();
-        }
-    }
-
-    fn hello(&self, clock: u64, hostname: &str, same_version: bool) -> Result<Reply, Failure> {
+    fn hello(&self, clock: u64, same_version: bool) -> Result<Reply, Failure> {
         if self.owns_machine && same_version {
             let time = nix::sys::time::TimeSpec::from(Duration::from_nanos(clock));
             clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock")?;
-            nix::unistd::sethostname(hostname).doing(|| "set the host name")?;
+            nix::unistd::sethostname(HOST_NAME).doing(|| "set the host name")?;
         }
         let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).doing(|| "read the clock")?;
         let kernel = nix::sys::utsname::uname().doing(|| "ask for the kernel's release")?;
@@ -225,25 +219,13 @@ impl Agent {
         id: u32,
         request: Request,
     ) -> Result<(), FrameError> {
-        let find = |stream: u32| {
-            let found = lock(&connection.streams).get(&stream).cloned();
-            found.ok_or_else(|| {
-                failure(format!("find the process of stream {stream}"), "it has ended")
-            })
-        };
         match request {
-            Request::Kill { stream, signal } => {
-                let killed = find(stream).and_then(|found| {
-                    let killed = found.process.kill(signal);
-                    killed.doing(|| format!("send signal {signal} to stream {stream}"))
-                });
-                connection.answer(id, killed.map(|()| Reply::Done {}))
-            }
             Request::Resize { stream, size } => {
-                let resized = find(stream).and_then(|found| {
-                    let resized = found.process.resize(size);
-                    resized.doing(|| format!("resize the terminal of stream {stream}"))
-                });
+                let found = lock(&connection.streams).get(&stream).cloned();
+                let action = || format!("resize the terminal of stream {stream}");
+                let resized = found
+                    .ok_or_else(|| failure(action(), "it has ended"))
+                    .and_then(|found| found.process.resize(size).doing(action));
                 connection.answer(id, resized.map(|()| Reply::Done {}))
             }
             request => self.open_stream(connection, id, request),
@@ -303,9 +285,7 @@ impl Agent {
         let done = |()| Reply::Done {};
         match request {
             // Answered by the reader.
-            Request::Hello { .. } | Request::Kill { .. } | Request::Resize { .. } => {
-                Ok(Reply::Done {})
-            }
+            Request::Hello { .. } | Request::Resize { .. } => Ok(Reply::Done {}),
             Request::Spawn(request) => spawn::spawn(stream, &request),
             Request::PutFile { root, path, mode } => {
                 files::put(stream, &root, &path, mode).map(done)
@@ -353,14 +333,6 @@ impl Agent {
 
     fn crash(&self, how: CrashKind) -> Result<(), Failure> {
         self.need_machine("crash")?;
-        if how == CrashKind::Hang {
-            self.hung.store(true, Ordering::Relaxed);
-            let connections = lock(&self.connections);
-            connections.iter().filter_map(Weak::upgrade).for_each(|other| other.queue.halt());
-            drop(connections);
-            // The reply never gets out either: this thread stops, too.
-            self.hang_if_asked();
-        }
         shutdown::crash(how)
     }
 

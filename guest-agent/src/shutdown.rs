@@ -113,6 +113,5 @@ pub(crate) fn crash(how: CrashKind) -> Result<(), Failure> {
             std::fs::write("/proc/sysrq-trigger", "c").doing(|| "make the kernel panic")
         }
         CrashKind::PowerOff => Err(power_off()),
-        CrashKind::Hang => Ok(()),
     }
 }

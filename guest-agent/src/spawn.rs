@@ -44,7 +44,7 @@ pub(crate) fn spawn(stream: &Stream, request: &Spawn) -> Result<Reply, Failure> 
     let started = Instant::now();
     let action = || format!("watch `{name}`");
     let terminal = ends.terminal.then(|| ends.stdout.try_clone()).transpose().doing(action)?;
-    stream.process.started(pid, terminal);
+    stream.process.started(terminal);
     let reply = Reply::Started { pid: pid.as_raw().unsigned_abs() };
     // When the host is gone, the stream is aborted and the pump ends the process.
     let _ = stream.reply(&reply);

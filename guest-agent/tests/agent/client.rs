@@ -50,8 +50,7 @@ impl Client {
     /// Starts an agent and says hello to it.
     pub(crate) fn connect() -> Self {
         let client = Self::connect_silently();
-        let request =
-            Request::Hello { version: PROTOCOL_VERSION, clock_unix_ns: 0, hostname: "x".into() };
+        let request = Request::Hello { version: PROTOCOL_VERSION, clock_unix_ns: 0 };
         let reply = client.call(&request).expect("hello");
         assert!(matches!(reply, Reply::Hello { version: PROTOCOL_VERSION, .. }));
         client

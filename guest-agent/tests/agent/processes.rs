@@ -167,22 +167,6 @@ fn signals_and_timeouts_are_told_apart() {
 }
 
 #[test]
-fn kill_reaches_the_group() {
-    let client = Client::connect();
-    let mut stream = client.open(&Request::Spawn(shell("sleep 100 & echo ready; wait")));
-    loop {
-        if stream.frame().unwrap().payload == b"ready\n" {
-            break;
-        }
-    }
-    let kill = Request::Kill { stream: stream.id, signal: 9 };
-    assert_eq!(client.call(&kill), Ok(Reply::Done {}));
-    assert_eq!(status(&stream.finish()), ExitStatus::Signal(9));
-    let failed = client.call(&kill).unwrap_err();
-    assert_eq!(failed.reason, "it has ended");
-}
-
-#[test]
 fn a_daemon_that_keeps_the_pipes_does_not_hold_up_the_end() {
     let client = Client::connect();
     let outcome = run(&client, shell("echo text; sleep 30 & exit 3"));

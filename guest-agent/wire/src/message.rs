@@ -39,19 +39,10 @@ pub enum Request {
         version: u32,
         /// Nanoseconds since the epoch; the agent sets the guest's clock to it.
         clock_unix_ns: u64,
-        /// The guest's host name.
-        hostname: String,
     },
     /// Runs a process. Answers: [`Reply::Started`], then data, then
     /// [`Reply::Exited`] (final) or [`Reply::Failed`].
     Spawn(Spawn),
-    /// Sends a signal to the process group of a spawn stream.
-    Kill {
-        /// The stream of the spawn.
-        stream: u32,
-        /// The signal's number.
-        signal: i32,
-    },
     /// Sets the size of the terminal of a spawn stream.
     Resize {
         /// The stream of the spawn.
@@ -168,8 +159,6 @@ pub enum CrashKind {
     KernelPanic,
     /// The machine powers off without a word.
     PowerOff,
-    /// The agent stops reading and writing.
-    Hang,
 }
 
 /// A process to run.

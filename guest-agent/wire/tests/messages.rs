@@ -28,10 +28,9 @@ fn requests() -> Vec<Request> {
     let (root, path) = (text("/"), text("/x"));
     let paths = vec![path.clone()];
     vec![
-        Request::Hello { version: 1, clock_unix_ns: u64::MAX, hostname: text("guest") },
+        Request::Hello { version: 1, clock_unix_ns: u64::MAX },
         Request::Spawn(full_spawn()),
         Request::Spawn(Spawn::default()),
-        Request::Kill { stream: 7, signal: 9 },
         Request::Resize { stream: 7, size: TerminalSize { rows: 1, columns: 2 } },
         Request::PutFile { root: root.clone(), path: path.clone(), mode: 0o644 },
         Request::GetFile { root: root.clone(), path: path.clone(), max_bytes: 1 },
@@ -139,8 +138,8 @@ fn unknown_verbs_fields_and_rubbish_are_refused() {
     let refused = [
         r#"{"verb":"ping"}"#,
         r#"{"verb":"sync","extra":1}"#,
-        r#"{"verb":"kill","stream":1}"#,
-        r#"{"verb":"kill","stream":-1,"signal":9}"#,
+        r#"{"verb":"resize","stream":1}"#,
+        r#"{"verb":"resize","stream":-1,"size":{"rows":1,"columns":1}}"#,
         "{}",
         "[]",
         "",

@@ -31,17 +31,14 @@ pub struct BootOptions {
     /// Number of times that a silent guest is started. Nothing has happened
     /// on its disks until the hello, so another attempt costs only time.
     pub attempts: u32,
-    /// The guest's host name.
-    pub hostname: String,
 }
 
 impl Default for BootOptions {
     fn default() -> Self {
         // TCG on a loaded machine was seen to take 8 s; many times that is a
         // kernel that lost its clock or an interrupt, which is rare under TCG
-        // but does happen, and never twice in a row. A name that every
-        // /etc/hosts knows keeps sudo quiet.
-        Self { deadline: Duration::from_secs(60), attempts: 3, hostname: "localhost".into() }
+        // but does happen, and never twice in a row.
+        Self { deadline: Duration::from_secs(60), attempts: 3 }
     }
 }
 
@@ -75,7 +72,7 @@ async fn boot_once(
     let started = Instant::now();
     let machine: Arc<dyn Machine> = Arc::from(backend.start(spec).await?);
     let outcome = tokio::select! {
-        session = reach_agent(&machine, started, options) => match session {
+        session = reach_agent(&machine, started) => match session {
             Err(error) => Err(rather_the_end(&machine, error).await),
             session => session,
         },
@@ -106,10 +103,9 @@ async fn rather_the_end(machine: &Arc<dyn Machine>, error: SessionError) -> Sess
 async fn reach_agent(
     machine: &Arc<dyn Machine>,
     started: Instant,
-    options: &BootOptions,
 ) -> Result<Session, SessionError> {
     loop {
-        match tokio::time::timeout(ATTEMPT_DEADLINE, attempt(machine, started, options)).await {
+        match tokio::time::timeout(ATTEMPT_DEADLINE, attempt(machine, started)).await {
             Ok(Ok(Some(session))) => return Ok(session),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(None)) | Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
@@ -121,7 +117,6 @@ async fn reach_agent(
 async fn attempt(
     machine: &Arc<dyn Machine>,
     started: Instant,
-    options: &BootOptions,
 ) -> Result<Option<Session>, SessionError> {
     let socket = machine.connect(AGENT_PORT).await?;
     let io = |source| SessionError::Io { action: "connect to the guest agent".into(), source };
@@ -132,7 +127,6 @@ async fn attempt(
     let hello = Request::Hello {
         version: PROTOCOL_VERSION,
         clock_unix_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
-        hostname: options.hostname.clone(),
     };
     let Some(mut stream) = connection.try_open(&hello).await? else { return Ok(None) };
     match stream.try_next().await {

@@ -144,12 +144,6 @@ impl Command {
         self.spawn.argv.first().map_or("", String::as_str)
     }
 
-    /// The command line, for messages.
-    #[must_use]
-    pub fn line(&self) -> String {
-        self.spawn.argv.join(" ")
-    }
-
     /// The session that the command runs in.
     #[must_use]
     pub fn session(&self) -> &Session {
@@ -250,7 +244,7 @@ impl ChildInput {
     }
 }
 
-/// Signals a child from elsewhere while its output is being read.
+/// Controls a child's terminal from elsewhere while its output is being read.
 #[derive(Debug, Clone)]
 pub struct ChildControl {
     session: Session,
@@ -258,19 +252,6 @@ pub struct ChildControl {
 }
 
 impl ChildControl {
-    /// Sends a signal to the process group.
-    ///
-    /// # Errors
-    /// When the guest is gone.
-    pub async fn kill(&self, signal: i32) -> Result<(), SessionError> {
-        let request = Request::Kill { stream: self.stream, signal };
-        match self.session.perform(&request).await {
-            // A process that has ended meanwhile is what the caller wanted.
-            Err(SessionError::Guest(_)) => Ok(()),
-            other => other,
-        }
-    }
-
     /// Sets the size of the terminal.
     ///
     /// # Errors
@@ -290,7 +271,7 @@ impl Child {
         self.input.take().map(ChildInput)
     }
 
-    /// A handle for signals and terminal sizes.
+    /// A handle for the size of the terminal.
     #[must_use]
     pub fn control(&self) -> ChildControl {
         ChildControl { session: self.session.clone(), stream: self.stream.id() }
