@@ -80,14 +80,7 @@ pub(crate) struct Failed {
     /// The standard output captured until then.
     pub(crate) captured: Vec<u8>,
     /// Set when the command ran without events; they are emitted by [`Failed::report`].
-    unreported: Option<Unreported>,
-}
-
-struct Unreported {
-    kind: CommandKind,
-    place: Place,
-    elapsed: Duration,
-    cpu: Duration,
+    unreported: Option<Ended>,
 }
 
 impl From<EngineError> for Failed {
@@ -99,22 +92,19 @@ impl From<EngineError> for Failed {
 impl Failed {
     /// Emits the events that a quiet command has not, and gives the error.
     pub(crate) fn report(self, config: &Config) -> EngineError {
-        if let EngineError::Script { phase, script, origin, status, tail, .. } = &self.error
-            && let Some(Unreported { kind, place, elapsed, cpu }) = self.unreported
+        if let EngineError::Script { phase, script, origin, place, tail, .. } = &self.error
+            && let Some(Ended { status, elapsed, cpu }) = self.unreported
         {
+            let kind = CommandKind::Script;
             let (phase, script, origin) = (phase.clone(), script.clone(), origin.clone());
+            let place = *place;
             let emit = |event: Event| config.observer.event(&event);
-            emit(Event::ScriptStarted {
-                kind,
-                phase: phase.clone(),
-                script: script.clone(),
-                origin,
-                place,
-            });
+            let (named, called) = (phase.clone(), script.clone());
+            emit(Event::ScriptStarted { kind, phase: named, script: called, origin, place });
             for line in tail {
                 emit(Event::OutputLine { stream: OutputStream::Stderr, line: line.clone() });
             }
-            emit(Event::ScriptFinished { kind, phase, script, status: *status, elapsed, cpu });
+            emit(Event::ScriptFinished { kind, phase, script, status, elapsed, cpu });
         }
         self.error
     }
@@ -234,13 +224,7 @@ impl Ended {
         lines: Lines,
         captured: Vec<u8>,
     ) -> Failed {
-        let Self { status, elapsed, cpu } = self;
-        let unreported = command.quiet.then_some(Unreported {
-            kind: command.kind,
-            place: command.place,
-            elapsed,
-            cpu,
-        });
+        let status = self.status;
         let error = EngineError::Script {
             phase: command.phase.to_owned(),
             script: command.script.to_owned(),
@@ -250,7 +234,7 @@ impl Ended {
             timeout: time_limit(cx).filter(|_| status == ExitStatus::TimedOut),
             tail: lines.tail.into(),
         };
-        Failed { error, captured, unreported }
+        Failed { error, captured, unreported: command.quiet.then_some(self) }
     }
 }
 
