@@ -2,7 +2,7 @@
 
 use std::{fs, fs::File, io, os::unix::fs::FileExt};
 
-use crate::{Magic, blocks, partition::Disk, source::ImageFile, unpack::Written, vmdk};
+use crate::{Magic, blocks, partition::Disk, source::ImageFile, limits::Written, vmdk};
 
 /// Parses the partition tables of a disk, and finds each of the first partitions.
 pub fn partition_table(bytes: &[u8]) {
@@ -137,7 +137,7 @@ mod tests {
         std::fs::write(&path, sparse()).unwrap();
         let disk = crate::source::ImageFile::named(&path).and_then(crate::vmdk::Disk::open);
         let raw = folder.path().join("raw");
-        let mut limits = crate::unpack::Written::with_room_for(1 << 20);
+        let mut limits = crate::limits::Written::with_room_for(1 << 20);
         crate::vmdk::unpack(&disk.unwrap(), &raw, &mut limits).unwrap();
         assert_eq!(std::fs::metadata(raw).unwrap().len(), 16 * 512);
     }

@@ -6,19 +6,24 @@ use store::Extent;
 
 use crate::BaseError;
 
-/// The largest disk: what ext4 can hold with its usual blocks. It bounds what a
-/// few compressed bytes can turn into.
+/// Maximum disk size: the limit of ext4 with its usual 4 KiB blocks. It bounds the output of a few
+/// compressed bytes.
 pub(crate) const DISK_MAX_BYTES: u64 = 16 << 40;
-/// The most data of one disk, holes left out. No distribution's image has a tenth of this;
-/// it bounds what a small file, whose tables lead to the same bytes again and again, writes.
+/// Maximum data of one disk, without holes; distribution images have less than a tenth. It bounds
+/// the output of a small file whose tables reference the same bytes repeatedly.
 pub(crate) const DATA_MAX_BYTES: u64 = 256 << 30;
 
-/// The data that was written to a raw disk, for [`DATA_MAX_BYTES`].
+/// Bytes of data written to a raw disk, limited by [`DATA_MAX_BYTES`].
 #[derive(Debug, Default)]
 pub(crate) struct Written(u64);
 
 impl Written {
-    /// Counts an extent that comes from a file.
+    /// A counter with this number of bytes left.
+    pub(crate) fn with_room_for(bytes: u64) -> Self {
+        Self(DATA_MAX_BYTES.saturating_sub(bytes))
+    }
+
+    /// Counts an extent read from a file.
     pub(crate) fn add(&mut self, from: &Path, extent: &Extent) -> Result<(), BaseError> {
         if let Extent::Data { bytes, .. } = extent {
             self.0 = self.0.saturating_add(bytes.len() as u64);
