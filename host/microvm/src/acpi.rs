@@ -1,11 +1,9 @@
-//! The ACPI tables through which a stock Debian kernel finds processors and
-//! devices.
+//! The ACPI tables that describe CPUs and devices to an unmodified Debian kernel.
 //!
-//! Debian's kernels have neither `virtio_mmio.device=` nor a device tree, so a
-//! virtio-mmio device exists for them only as an `LNRO0005` device in the DSDT.
-//! The FADT describes a hardware-reduced machine: power-off and reset are single
-//! port writes. Its "no CMOS RTC" bit spares 40,000 exits, with which the kernel
-//! would otherwise wait for a clock that is not there.
+//! Debian's kernels support neither `virtio_mmio.device=` nor a device tree, so they find a
+//! virtio-mmio device only as an `LNRO0005` device in the DSDT. The FADT describes a
+//! hardware-reduced machine: power-off and reset are single port writes. Its "no CMOS RTC" bit
+//! avoids 40,000 exits in which the kernel would wait for a missing clock.
 //!
 //! ```text
 //! RSDP ─► XSDT ─┬─► FADT ─► DSDT   devices, \_S5
@@ -32,21 +30,21 @@ use crate::layout::{
 const OEM_ID: [u8; 6] = *b"VBUILD";
 const OEM_TABLE_ID: [u8; 8] = *b"MICROVM ";
 const OEM_REVISION: u32 = 1;
-/// Tables start at multiples of this; the specification asks for 16 for the
-/// RSDP only, but it makes dumps readable.
+/// Alignment of tables; the specification requires 16 for the RSDP only, but it makes dumps
+/// readable.
 const TABLE_ALIGN: u64 = 16;
-/// DSDT revision 2 is what gives AML 64-bit integers.
+/// DSDT revision 2 enables 64-bit integers in AML.
 const DSDT_REVISION: u8 = 2;
 /// `IAPC_BOOT_ARCH`: VGA not present (bit 2), CMOS RTC not present (bit 5).
 const NO_VGA_NO_RTC: u16 = 1 << 2 | 1 << 5;
 
-/// The tables, each with the address it must be written to. The RSDP is first.
+/// The tables with their guest addresses. The RSDP is first.
 #[derive(Debug)]
 pub(crate) struct Tables {
     parts: Vec<(&'static str, u64, Vec<u8>)>,
 }
 
-/// An AML sink that is a vector; the table types append byte by byte.
+/// An AML sink that appends to a vector.
 struct Bytewise(Vec<u8>);
 
 impl acpi_tables::AmlSink for Bytewise {
@@ -62,7 +60,7 @@ fn bytes_of(table: &dyn Aml) -> Vec<u8> {
 }
 
 impl Tables {
-    /// Builds the tables for this many processors and these slots, in order.
+    /// Builds the tables for a number of CPUs and for these slots, in order.
     pub(crate) fn new(vcpus: u8, slots: &[Slot]) -> Self {
         let mut parts = Vec::new();
         let mut next = ACPI_START + (Rsdp::len() as u64).next_multiple_of(TABLE_ALIGN);
@@ -83,7 +81,7 @@ impl Tables {
         Self { parts }
     }
 
-    /// Writes them into guest memory and returns the address of the RSDP.
+    /// Writes the tables to guest memory and returns the address of the RSDP.
     pub(crate) fn write(&self, memory: &GuestMemoryMmap) -> Result<GuestAddress, GuestMemoryError> {
         for (_, address, bytes) in &self.parts {
             memory.write_slice(bytes, GuestAddress(*address))?;
@@ -154,8 +152,7 @@ fn com1_device() -> Vec<u8> {
 }
 
 fn dsdt(slots: &[Slot]) -> Vec<u8> {
-    /// Devices named without a scope would land in the root; Linux enumerates
-    /// what is under the system bus.
+    /// Devices without a scope would be in the root; Linux enumerates those below the system bus.
     const SYSTEM_BUS: &str = "_SB_";
     let mut body = slots.iter().flat_map(|slot| slot_device(*slot)).collect::<Vec<u8>>();
     body.extend(com1_device());
@@ -168,10 +165,10 @@ fn dsdt(slots: &[Slot]) -> Vec<u8> {
     sdt.as_slice().to_vec()
 }
 
-/// The header that every system description table starts with.
+/// Length of the common header of all system description tables.
 const ACPI_HEADER_BYTES: usize = 36;
 
-/// AML that is already encoded.
+/// Encoded AML.
 struct Raw(Vec<u8>);
 
 impl Aml for Raw {
@@ -264,9 +261,8 @@ mod tests {
         xsdt_expected().assert_eq(&fields(&texts["XSDT"]));
     }
 
-    /// The fields of a data table that are not zero, a line each, without the
-    /// places and column widths in which releases of iasl differ, and without
-    /// what names the compiler.
+    /// The non-zero fields of a data table, one per line, without the positions and column widths
+    /// in which releases of iasl differ, and without the compiler's name.
     fn fields(text: &str) -> String {
         let field = |line: &str| {
             let (_, rest) = line.split_once(']')?;
@@ -278,7 +274,7 @@ mod tests {
         text.lines().filter_map(field).collect()
     }
 
-    /// The block of a definition table, without comments and empty lines.
+    /// The definition block of a table, without comments and empty lines.
     fn body(text: &str) -> String {
         let start = text.find("DefinitionBlock").unwrap();
         text[start..]

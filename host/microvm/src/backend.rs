@@ -1,9 +1,8 @@
-//! The parent's side: starts a VMM process per machine and speaks with it.
+//! The parent's side: starts one VMM process per machine and communicates with it.
 //!
-//! Each machine has a monitor thread, which starts the process, reads its
-//! messages and waits for its end. The thread lives as long as the process,
-//! because the death signal of Linux follows the thread that started a child,
-//! not the process.
+//! Each machine has a monitor thread, which starts the process, reads its messages and waits for
+//! its exit. The thread lives as long as the process, because Linux sends the parent-death signal
+//! when the thread that started the child ends, not the process.
 
 mod inputs;
 pub(crate) mod output;
@@ -44,16 +43,15 @@ use crate::{
     drives,
 };
 
-/// The device that is opened for the VMM process.
+/// The device opened for the VMM process.
 const KVM_DEVICE: &str = "/dev/kvm";
-/// What the process is called in errors.
+/// The name of the process in errors.
 const WHO: &str = "the VMM process";
-/// The first argument by which a program knows that it is to call
-/// [`crate::vmm_child`].
+/// The first argument by which a program recognizes that it must call [`crate::vmm_child`].
 pub const VMM_VERB: &str = "__vmm";
-/// The program that is running, even if its file was replaced meanwhile.
+/// The running program, even if its file was replaced.
 const SELF: &str = "/proc/self/exe";
-/// The end of the console that is kept for error messages.
+/// Bytes of the console's tail kept for error messages.
 const CONSOLE_TAIL_BYTES: usize = 64 << 10;
 
 /// The backend: vbuild's own VMM on KVM.
@@ -71,15 +69,15 @@ impl Default for Microvm {
 }
 
 impl Microvm {
-    /// VMM processes are this very program, started with the verb `__vmm`, on
-    /// which its `main` has to call [`crate::vmm_child`].
+    /// Creates the backend. VMM processes run the current program with the verb `__vmm`, on which
+    /// its `main` must call [`crate::vmm_child`].
     #[must_use]
     pub fn new() -> Self {
         Self::with_program(SELF, [VMM_VERB])
     }
 
-    /// VMM processes are another program, which calls [`crate::vmm_child`] when
-    /// it is started with these arguments.
+    /// Creates the backend with another program, which calls [`crate::vmm_child`] if it is started
+    /// with these arguments.
     #[must_use]
     pub fn with_program(
         program: impl Into<PathBuf>,
@@ -92,8 +90,8 @@ impl Microvm {
         }
     }
 
-    /// How the processes confine themselves; [`Sandbox::Log`] is for finding
-    /// what a list of system calls lacks.
+    /// Sets how the processes confine themselves; [`Sandbox::Log`] finds system calls missing from
+    /// a list.
     #[must_use]
     pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
         self.sandbox = sandbox;
@@ -127,12 +125,11 @@ impl Backend for Microvm {
     }
 }
 
-/// The kernel's command line: what this VMM needs, then the caller's words.
+/// The kernel's command line: the VMM's requirements, then the caller's words.
 fn cmdline(spec: &MachineSpec) -> String {
-    /// No PCI to scan, one serial port to probe, no clock to check against, and
-    /// a panic ends the machine at once. Reboots go through ACPI: without the
-    /// word, Debian's 6.1 takes the BIOS way here, jumps into empty memory in
-    /// real mode, and spins there for ever.
+    /// No PCI scan, one serial port to probe, no clock to check against, and a panic ends the
+    /// machine at once. Reboots use ACPI: otherwise Debian's 6.1 uses the BIOS here, jumps into
+    /// empty memory in real mode, and loops forever.
     const BASE: &str = "console=ttyS0 panic=-1 reboot=a pci=off 8250.nr_uarts=1 tsc=reliable \
                         no_timer_check";
     // Emergencies only: every character costs an exit.
@@ -141,7 +138,7 @@ fn cmdline(spec: &MachineSpec) -> String {
     words.chain(spec.cmdline.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
 }
 
-/// What the machine's handle and its threads share.
+/// State shared by the machine's handle and its threads.
 struct Shared {
     control: Channel,
     counters: Counters,
@@ -156,7 +153,7 @@ struct Shared {
     confinement: Confinement,
 }
 
-/// The uppermost layer of a drive.
+/// The topmost layer of a drive.
 #[derive(Debug, Clone)]
 struct Top {
     path: PathBuf,
@@ -165,11 +162,11 @@ struct Top {
     read_only: bool,
 }
 
-/// The error of a request that failed.
+/// The error message of a failed request.
 type Answer = Option<String>;
 
-/// Nothing panics while one of the locks here is held, so a poisoned one is
-/// still sound.
+/// Locks a mutex. No code panics while it holds one of the locks here, so a poisoned one is still
+/// consistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -181,16 +178,16 @@ fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> MachineError
 
 type Ready = oneshot::Sender<Result<Arc<Shared>, MachineError>>;
 
-/// The life of one machine, on its own thread.
+/// Starts and monitors one machine; runs on its own thread.
 fn monitor(backend: &Microvm, spec: &MachineSpec, ready: Ready) {
     match start(backend, spec) {
         Err(error) => {
-            // If the caller has gone, so has the machine.
+            // If the caller is gone, so is the machine.
             let _ = ready.send(Err(error));
         }
         Ok((shared, mut child, words)) => {
             if let Err(Ok(shared)) = ready.send(Ok(Arc::clone(&shared))) {
-                kill(&shared); // nobody will ever hold the machine
+                kill(&shared); // kill(&shared); // the machine has no owner
             }
             let told = listen(&shared);
             let status = shared.process.reap(&mut child);
@@ -250,7 +247,7 @@ fn start(backend: &Microvm, spec: &MachineSpec) -> Result<Running, MachineError>
     Ok((shared, child, words))
 }
 
-/// The machine as its process is told of it.
+/// The description of the machine for its process.
 fn machine(spec: &MachineSpec, opened: &Opened) -> Role {
     Role::Machine(Boot {
         vcpus: spec.vcpus,
@@ -260,14 +257,14 @@ fn machine(spec: &MachineSpec, opened: &Opened) -> Role {
     })
 }
 
-/// Reads messages until the machine has ended; the reason if the VMM told it.
+/// Reads messages until the machine has ended; returns the reason if the VMM reported it.
 fn listen(shared: &Shared) -> Option<HaltReason> {
     loop {
         match shared.control.receive::<FromVmm>() {
             Ok(Some((FromVmm::Ended { reason }, _))) => return Some(reason.into()),
             Ok(Some((FromVmm::Answer { id, error }, _))) => {
                 if let Some(asker) = lock(&shared.pending).remove(&id) {
-                    // An asker that gave up does not want it any more.
+                    // A caller that gave up no longer receives.
                     let _ = asker.send(error);
                 }
             }
@@ -285,7 +282,7 @@ fn listen(shared: &Shared) -> Option<HaltReason> {
     }
 }
 
-/// Why a VMM ended that did not say so itself.
+/// The reason why a VMM died without reporting one.
 fn died(shared: &Shared, status: Option<ExitStatus>, words: &str) -> HaltReason {
     if shared.killed.load(Ordering::SeqCst) {
         return HaltReason::Killed;
@@ -327,7 +324,7 @@ impl Handle {
         MachineError::Ended(reason.unwrap_or(HaltReason::Killed))
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its reply.
     async fn ask(
         &self,
         action: &str,
@@ -375,7 +372,7 @@ impl Machine for Handle {
         let mut end = self.shared.end.subscribe();
         match end.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or(HaltReason::Killed),
-            // The sender lives in `self.shared`, so this cannot come.
+            // Unreachable: the sender is in `self.shared`.
             Err(_) => HaltReason::Lost("its monitor is gone".to_owned()),
         }
     }

@@ -1,10 +1,10 @@
-//! Putting kernel, initramfs and command line into guest memory, and what the
-//! first processor must hold to start them.
+//! Loads kernel, initramfs and command line into guest memory, and determines the entry state of
+//! the first CPU.
 //!
-//! A bzImage is entered by the 64-bit Linux protocol, an ELF file with a PVH
-//! note by the PVH protocol; which of them a file is, is read from its first
-//! bytes. The image is taken from the distribution, but it is checked like any
-//! other input: a corrupt one is an error with its reason, not a dead guest.
+//! A bzImage is entered by the 64-bit Linux protocol, an ELF file with a PVH note by the PVH
+//! protocol; the first bytes of the file tell which it is. The image comes from the distribution,
+//! but is checked like any untrusted input: a corrupt one is an error with its reason, not a dead
+//! guest.
 
 pub(crate) mod fuzz;
 
@@ -33,16 +33,16 @@ use crate::{
     long_mode,
 };
 
-/// Errors of loading what the guest boots.
+/// Errors of loading the boot payload.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootError {
-    /// The kernel file is not one that can be booted.
+    /// The kernel file is not bootable.
     #[error("the kernel image cannot be booted: {0}")]
     Kernel(String),
     /// A file cannot be read.
     #[error("failed to read the {what}")]
     Read {
-        /// Which file.
+        /// The name of the file.
         what: &'static str,
         /// The cause.
         #[source]
@@ -53,9 +53,9 @@ pub(crate) enum BootError {
         "{needed_mib} MiB are needed for kernel and initramfs, but the guest has {has_mib} MiB below the gap"
     )]
     TooLittleMemory {
-        /// What would be enough.
+        /// The required memory in MiB.
         needed_mib: u64,
-        /// What there is.
+        /// The available memory in MiB.
         has_mib: u64,
     },
     /// The command line is too long.
@@ -66,12 +66,12 @@ pub(crate) enum BootError {
         /// The limit.
         max: usize,
     },
-    /// Guest memory is smaller than the fixed places in it.
+    /// Guest memory is smaller than the fixed addresses in it.
     #[error("the guest's memory does not hold its boot data")]
     Memory(#[from] vm_memory::GuestMemoryError),
 }
 
-/// How the first processor starts.
+/// The entry state of the first CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// 64-bit Linux protocol: long mode, `rsi` = zero page.
@@ -86,27 +86,27 @@ pub(crate) enum Entry {
     },
 }
 
-/// What is to be booted.
+/// The files and parameters to boot with.
 #[derive(Debug)]
 pub(crate) struct Payload<'a> {
-    /// bzImage or PVH ELF.
+    /// A bzImage, or an ELF file with a PVH note.
     pub(crate) kernel: &'a mut File,
     /// The initramfs.
     pub(crate) initrd: &'a mut File,
-    /// The whole command line.
+    /// The complete command line.
     pub(crate) cmdline: &'a str,
-    /// Where the ACPI tables start.
+    /// The guest address of the RSDP.
     pub(crate) rsdp: GuestAddress,
 }
 
-/// Where the initramfs lies.
+/// The address and size of the loaded initramfs.
 #[derive(Debug, Clone, Copy)]
 struct Placed {
     address: u64,
     bytes: u64,
 }
 
-/// Loads everything and returns the way in.
+/// Loads everything and returns the entry state.
 pub(crate) fn load(memory: &GuestMemoryMmap, payload: Payload<'_>) -> Result<Entry, BootError> {
     write_cmdline(memory, payload.cmdline)?;
     long_mode::write_tables(memory)?;
@@ -131,13 +131,13 @@ fn write_cmdline(memory: &GuestMemoryMmap, cmdline: &str) -> Result<(), BootErro
     Ok(())
 }
 
-/// End of the RAM below the gap.
+/// The end of RAM below the gap.
 fn low_memory_end(memory: &GuestMemoryMmap) -> u64 {
     memory.iter().next().map_or(0, |region| region.start_addr().0 + region.len())
 }
 
-/// Puts the initramfs as high as it may lie, so that the kernel, which unpacks
-/// itself upwards, never meets it.
+/// Loads the initramfs as high as permitted, so that the kernel, which decompresses itself upwards,
+/// never reaches it.
 fn load_initrd(
     memory: &GuestMemoryMmap,
     initrd: &mut File,
@@ -168,9 +168,9 @@ fn load_initrd(
 fn load_bzimage(memory: &GuestMemoryMmap, payload: Payload<'_>) -> Result<Entry, BootError> {
     /// `XLF_KERNEL_64`: there is a 64-bit entry point.
     const XLF_KERNEL_64: u16 = 1;
-    /// It lies this far behind the start.
+    /// Its offset from the start.
     const ENTRY_64_OFFSET: u64 = 0x200;
-    /// A boot loader without an assigned number.
+    /// Boot loader type for a loader without an assigned number.
     const LOADER_UNDEFINED: u8 = 0xff;
     let start = GuestAddress(HIGH_RAM_START);
     let loaded = BzImage::load(memory, Some(start), payload.kernel, None)
@@ -186,8 +186,8 @@ fn load_bzimage(memory: &GuestMemoryMmap, payload: Payload<'_>) -> Result<Entry,
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(BootError::Kernel("it has no 64-bit entry point".to_owned()));
     }
-    // The kernel moves itself to its preferred address and needs `init_size`
-    // bytes there until it can account for memory.
+    // The kernel moves itself to its preferred address, and needs `init_size` bytes there before
+    // its own memory management starts.
     let preferred = header.pref_address.max(HIGH_RAM_START);
     let kernel_end = preferred.saturating_add(u64::from(header.init_size)).max(loaded.kernel_end);
     let highest = u64::from(header.initrd_addr_max);
@@ -219,7 +219,7 @@ fn struct_bytes<T: Copy>(value: &T) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }
 }
 
-/// What a range of guest addresses is.
+/// The type of a range of guest addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Ram,
@@ -274,8 +274,8 @@ fn load_pvh(memory: &GuestMemoryMmap, payload: Payload<'_>) -> Result<Entry, Boo
     Ok(Entry::Pvh { rip: entry.0 })
 }
 
-/// Writes `hvm_start_info` version 1, its module entry and its memory map as
-/// little-endian fields; the kernel reads them by fixed offsets.
+/// Writes `hvm_start_info` version 1, its module entry and its memory map as little-endian fields;
+/// the kernel reads them at fixed offsets.
 fn write_start_info(
     memory: &GuestMemoryMmap,
     initrd: Placed,
@@ -330,7 +330,7 @@ mod tests {
         file
     }
 
-    /// A bzImage that is all header: two setup sectors, then four bytes of code.
+    /// A minimal bzImage: two setup sectors, then four bytes of code.
     fn bzimage() -> Vec<u8> {
         let mut image = vec![0u8; 1024 + 4];
         let mut put = |offset: usize, bytes: &[u8]| {

@@ -1,9 +1,8 @@
-//! The VMM process: gets a machine over its standard input, confines itself,
-//! runs it, and answers its parent until it ends.
+//! The VMM process: receives a machine description on its standard input, confines itself, runs the
+//! machine, and serves its parent until the end.
 //!
-//! Descriptors at the start: 0 is the control socket, 1 the pipe for the
-//! guest's console, 2 the pipe for words about an early death. Everything else
-//! arrives in the first message.
+//! Initial descriptors: 0 is the control socket, 1 the pipe for the guest's console, 2 the pipe for
+//! error messages. Everything else arrives with the first message.
 
 use std::{
     fs::File,
@@ -50,12 +49,12 @@ use crate::{
     vm::{Parts, Running, Vm, VmError},
 };
 
-/// How long the vsock thread waits for the parent's decision about a connection
-/// before it refuses; the parent answers at once, unless it is stopped.
+/// Time limit for the parent's decision about a connection, after which the vsock thread refuses
+/// it; the parent answers at once, unless it is stopped.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a disk may take to swap its layer: one request in flight and a flush.
+/// Time limit for a disk to swap its layer: one request in flight and a flush.
 const SWAP_TIMEOUT: Duration = Duration::from_secs(60);
-/// Room in a file beyond the size of its disk: metadata of qcow2 and rounding.
+/// File size allowed beyond the size of the disk: qcow2 metadata and rounding.
 const FILE_SLACK_BYTES: u64 = 256 << 20;
 
 /// Errors before the machine runs.
@@ -86,9 +85,8 @@ pub(crate) fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> C
     move |source| ChildError::Io { action, source }
 }
 
-/// The whole life of a VMM process: what `main` calls when it was started as
-/// one. It must be called before any thread is started and any descriptor is
-/// opened.
+/// Runs a VMM process from start to end; `main` calls this when started as one. It must be called
+/// before any thread is started and any descriptor is opened.
 #[must_use]
 pub fn vmm_child() -> ExitCode {
     // SAFETY: descriptor 0 was given by the parent for this purpose; nothing
@@ -105,8 +103,8 @@ pub fn vmm_child() -> ExitCode {
             }
         }
         Ok((Start { role: Role::Vsock, sandbox, .. }, fds)) => vhost::serve(sandbox, fds, control),
-        Ok((Start { role: Role::Nic { door_port }, sandbox, .. }, fds)) => {
-            nic::serve(sandbox, door_port, fds, &control).map_err(|error| (error, control))
+        Ok((Start { role: Role::Nic { egress_port }, sandbox, .. }, fds)) => {
+            nic::serve(sandbox, egress_port, fds, &control).map_err(|error| (error, control))
         }
         Ok((Start { role: Role::Trial { kind, attempt }, sandbox, .. }, _)) => {
             trial::serve(sandbox, kind, attempt, &control).map_err(|error| (error, control))
@@ -121,8 +119,8 @@ pub fn vmm_child() -> ExitCode {
     })
 }
 
-/// Makes a panic on any thread the end of the process, with its message as last
-/// words: a machine must not go on without one of its parts.
+/// Makes a panic on any thread end the process, with its message as the last output: a machine must
+/// not continue without one of its parts.
 fn die_of_panics() {
     let say = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -131,10 +129,9 @@ fn die_of_panics() {
     }));
 }
 
-/// Gives all threads one arena of the allocator. Left to itself it would make
-/// more when threads compete, and read files to size and to shrink them, which
-/// the sandbox refuses. One arena also keeps the process small, and the threads
-/// here allocate little.
+/// Limits the allocator to one arena for all threads. By default it creates more when threads
+/// compete, and reads files to size and shrink them, which the sandbox refuses. One arena also
+/// keeps the process small, and the threads here allocate little.
 fn limit_arenas() {
     #[cfg(target_env = "gnu")]
     {
@@ -150,7 +147,7 @@ struct Machine {
     connector: Connector,
     disks: Vec<(String, Requests<Swap>)>,
     landlock: Landlock,
-    /// What tells the parent how much memory this process holds.
+    /// The open `/proc/self/smaps`, which tells the parent the memory usage of this process.
     mappings: Option<File>,
 }
 
@@ -172,7 +169,7 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
         .collect::<Result<Vec<_>, _>>()?;
     let counters = Arc::new(Counters::open(File::from(counters))?);
     let console = console_pipe()?;
-    // Without /proc the parent does without.
+    // Without /proc, memory usage is not reported.
     let mappings = File::open("/proc/self/smaps").ok();
 
     let largest = images.iter().map(|image| image.len()).max().unwrap_or(0);
@@ -225,13 +222,13 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
     Ok(Machine { running, connector, disks, landlock, mappings })
 }
 
-/// The size that no file of a process may exceed whose largest disk is `disk_bytes`.
+/// The file size limit of a process whose largest disk has `disk_bytes`.
 #[must_use]
 pub fn file_bytes_max(disk_bytes: u64) -> u64 {
     disk_bytes.saturating_add(disk_bytes / 8).saturating_add(FILE_SLACK_BYTES)
 }
 
-/// Takes the first message, and ends with the parent from then on.
+/// Receives the first message; from then on the process dies with its parent.
 fn begin(control: &Channel) -> Result<(Start, Vec<OwnedFd>), ChildError> {
     let received = control.receive::<ToVmm>().map_err(|e| ChildError::Message(e.to_string()))?;
     let Some((ToVmm::Start(start), fds)) = received else {
@@ -262,7 +259,7 @@ fn setup(drive: &BootDrive) -> Result<Setup, ChildError> {
     })
 }
 
-/// Opens the layers of a drive, given top first, from the bottom up.
+/// Opens the layers of a drive, which are given topmost first, from the bottom up.
 fn open_drive(drive: &BootDrive, files: Vec<OwnedFd>) -> Result<Box<dyn Image>, ChildError> {
     let failed = |error: io::Error| ChildError::Drive {
         serial: drive.serial.clone(),
@@ -294,7 +291,7 @@ fn console_pipe() -> Result<File, ChildError> {
         .map_err(failed)
 }
 
-/// Asks the parent about each connection that the guest opens.
+/// The connection policy, which asks the parent about each connection that the guest opens.
 pub(crate) fn ask_parent(policy: Channel) -> Result<vsock_mux::OnGuestConnect, ChildError> {
     policy.set_timeout(Some(DECISION_TIMEOUT)).map_err(io_error("set up the policy socket"))?;
     Ok(Arc::new(move |port| {
@@ -318,7 +315,7 @@ impl Machine {
         while let Ok(Turn::Message) = self.wait(control) {
             match control.receive::<ToVmm>() {
                 Ok(Some((message, fds))) => self.carry_out(control, message, fds),
-                // The parent is gone, or talks rubbish: nothing is left to do.
+                // The parent is gone or sends invalid messages: nothing else can be done.
                 Ok(None) | Err(_) => {
                     self.running.end(HaltReason::Killed);
                     break;
@@ -326,7 +323,7 @@ impl Machine {
             }
         }
         let reason = self.running.stop();
-        // If the parent is gone there is nobody to tell.
+        // If the parent is gone, the end cannot be reported.
         let _ = control.send(&FromVmm::Ended { reason: reason.into() }, &[]);
         ExitCode::SUCCESS
     }
@@ -356,7 +353,7 @@ impl Machine {
                     Some(file) => self.push_layer(&serial, File::from(file)),
                     None => Err("no file came with the layer".to_owned()),
                 };
-                // If the parent is gone, the next wait notices.
+                // If the parent is gone, the next wait detects it.
                 let _ = control.send(&FromVmm::Answer { id, error: result.err() }, &[]);
             }
         }
@@ -392,10 +389,10 @@ enum Turn {
     Message,
 }
 
-/// Connects a stream that the parent has made to a port of the guest.
+/// Connects a stream of the parent to a port of the guest.
 pub(crate) fn connect(connector: &Connector, port: u32, mut fds: Vec<OwnedFd>) {
     if let Some(stream) = fds.pop() {
-        // A stream that is not taken is closed, which its other half sees.
+        // A refused stream is closed, which the other end detects.
         let _ = connector.adopt(port, UnixStream::from(stream));
     }
 }

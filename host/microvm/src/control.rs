@@ -1,4 +1,4 @@
-//! What the parent and the VMM process say to each other.
+//! The messages between the parent and the VMM process.
 //!
 //! ```text
 //!  parent                               VMM process
@@ -13,8 +13,8 @@
 //!                 Decision, stream ──► answered at once
 //! ```
 //!
-//! Each message is one JSON datagram on a `SOCK_SEQPACKET` pair, with its file
-//! descriptors beside it: no framing, no partial reads, no paths.
+//! Each message is one JSON datagram on a `SOCK_SEQPACKET` pair, with its file descriptors as
+//! ancillary data: no framing, no partial reads, no paths.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -31,12 +31,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::sandbox::Kind;
 
-/// The longest message: 16 drives and a command line are a few KiB.
+/// Maximum length of a message: 16 drives and a command line take a few KiB.
 const MESSAGE_MAX_BYTES: usize = 64 << 10;
-/// The most descriptors beside one message (`SCM_MAX_FD` of Linux).
+/// Maximum descriptors of one message (`SCM_MAX_FD` of Linux).
 pub(crate) const DESCRIPTORS_MAX: usize = 253;
 
-/// How a drive's bytes are laid out.
+/// The format of a drive's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Format {
@@ -44,7 +44,7 @@ pub(crate) enum Format {
     Qcow2,
 }
 
-/// A drive; its layers' descriptors follow in the message, top first.
+/// A drive; its layers' descriptors follow in the message, topmost first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BootDrive {
@@ -52,7 +52,7 @@ pub(crate) struct BootDrive {
     pub(crate) read_only: bool,
     pub(crate) durable: bool,
     pub(crate) block_bytes: u32,
-    /// Formats of the layers, top first.
+    /// Formats of the layers, topmost first.
     pub(crate) layers: Vec<Format>,
 }
 
@@ -60,10 +60,11 @@ pub(crate) struct BootDrive {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sandbox {
-    /// A system call outside of a thread's list ends the process.
+    /// A system call outside of a thread's list kills the process.
     #[default]
     Enforce,
-    /// It is allowed and logged by the kernel, to find what a list lacks.
+    /// A system call outside of a thread's list is allowed and logged by the kernel, to find calls
+    /// missing from a list.
     Log,
 }
 
@@ -76,54 +77,54 @@ impl From<Sandbox> for SystemCalls {
     }
 }
 
-/// The first message to a process: what it is to be.
+/// The first message to a process: its role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Start {
-    /// Both sides are the same binary; a difference means it was replaced.
+    /// Version of the program. Both sides are the same binary; a difference means that it was
+    /// replaced.
     pub(crate) version: String,
-    /// The parent, to notice that it died before the death signal was set.
+    /// The parent's process id, to detect that it died before the death signal was set.
     pub(crate) parent: i32,
     pub(crate) sandbox: Sandbox,
     pub(crate) role: Role,
 }
 
 impl Start {
-    /// What this process says to one that it has started.
+    /// The first message to a process started by this one.
     pub(crate) fn new(sandbox: Sandbox, role: Role) -> Self {
         let parent = nix::unistd::getpid().as_raw();
         Self { version: env!("CARGO_PKG_VERSION").to_owned(), parent, sandbox, role }
     }
 }
 
-/// What a process is to be.
+/// The role of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Role {
     /// A machine.
     Machine(Boot),
-    /// The vsock device of a machine that another VMM runs. Its descriptors: the
-    /// counters, the policy socket, and a listening socket on which that VMM's
-    /// vhost-user connection waits.
+    /// The vsock device of a machine run by another VMM. Its descriptors: the counters, the policy
+    /// socket, and a listening socket with the pending vhost-user connection of that VMM.
     Vsock,
-    /// The other end of the network card of a machine that another VMM runs. Its
-    /// descriptors: the counters, the policy socket, and the stream of frames.
+    /// The network behind the card of a machine run by another VMM. Its descriptors: the counters,
+    /// the policy socket, and the stream of frames.
     Nic {
-        /// The port that stands for the network's door on the policy socket.
-        door_port: u32,
+        /// The egress port on the policy socket.
+        egress_port: u32,
     },
-    /// A process that confines itself as the others do and then tries what it must
-    /// not be able to do. Without an attempt it only tells what confines it.
+    /// A process that confines itself like the others and then attempts something forbidden.
+    /// Without an attempt it only reports its confinement.
     Trial {
-        /// As which kind of thread.
+        /// The kind of thread that it imitates.
         kind: Kind,
-        /// What it tries.
+        /// The attempt.
         attempt: Option<Attempt>,
     },
 }
 
-/// The machine as the VMM process needs it. Its descriptors, in order: KVM,
-/// kernel, initramfs, counters, policy socket, then the layers of all drives.
+/// The machine's description for the VMM process. Its descriptors, in order: KVM, kernel,
+/// initramfs, counters, policy socket, then the layers of all drives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Boot {
@@ -133,45 +134,45 @@ pub(crate) struct Boot {
     pub(crate) drives: Vec<BootDrive>,
 }
 
-/// Descriptors of a [`Boot`] before the layers of the drives.
+/// Number of descriptors of a [`Boot`] before the layers of the drives.
 pub(crate) const BOOT_DESCRIPTORS: usize = 5;
 
-/// From the parent.
+/// Messages from the parent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum ToVmm {
     /// The first message.
     Start(Start),
-    /// Connect the accompanying stream to a port of the guest.
+    /// Connect the attached stream to a port of the guest.
     Connect { port: u32 },
-    /// Put the accompanying qcow2 file on top of a drive.
+    /// Add the attached qcow2 file as the topmost layer of a drive.
     PushLayer { id: u64, serial: String },
 }
 
-/// To the parent.
+/// Messages to the parent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum FromVmm {
-    /// The process is confined and serves; its processors run.
+    /// The process is confined and running; its CPUs have started.
     Started { landlock: Landlock },
     /// The machine could not be built.
     Failed { reason: String },
-    /// The answer to the request with this id; an error is its text.
+    /// The reply to the request with this id, with an error message if it failed.
     Answer { id: u64, error: Option<String> },
-    /// An attempt was carried out; an error is why it failed.
+    /// The attempt was made; an error is the reason why it failed.
     Tried { error: Option<String> },
-    /// The machine has ended; the process ends next.
+    /// The machine has ended; the process exits next.
     Ended { reason: Halt },
 }
 
-/// On the policy socket, from the VMM.
+/// A request of the VMM on the policy socket.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AskConnect {
     pub(crate) port: u32,
 }
 
-/// On the policy socket, to the VMM; with a stream when accepted.
+/// The reply to the VMM on the policy socket; with a stream if accepted.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Decision {
@@ -213,12 +214,12 @@ impl From<Halt> for HaltReason {
     }
 }
 
-/// One end of a message socket.
+/// One end of a message socket pair.
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
 
 impl Channel {
-    /// A connected pair.
+    /// Creates a connected pair.
     pub(crate) fn pair() -> io::Result<(Self, Self)> {
         let (a, b) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
@@ -230,19 +231,18 @@ impl Channel {
         Self(fd)
     }
 
-    /// The descriptor, to be given to a child process.
+    /// The descriptor, to pass to a child process.
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.0
     }
 
-    /// The descriptor, to be polled or passed on.
+    /// The descriptor, to poll or to pass on.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         use std::os::fd::AsFd;
         self.0.as_fd()
     }
 
-    /// Ends waiting for a message after this time; the wait then fails with
-    /// `WouldBlock`.
+    /// Sets the timeout for receiving a message, which then fails with `WouldBlock`.
     pub(crate) fn set_timeout(&self, timeout: Option<std::time::Duration>) -> io::Result<()> {
         use nix::sys::{
             socket::{setsockopt, sockopt::ReceiveTimeout},
@@ -272,15 +272,14 @@ impl Channel {
         }
     }
 
-    /// Waits for a message. `None` when the other end is closed.
+    /// Waits for a message. `None` if the peer has closed its end.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; MESSAGE_MAX_BYTES];
         let (len, fds, truncated) = loop {
             match self.receive_once(&mut bytes) {
                 Ok(received) => break received,
-                // A reset means that the other end closed without reading
-                // everything of ours. It is told before what that end has sent,
-                // and only once: its last words are still to come.
+                // A reset means that the peer closed without reading all messages. It is reported
+                // before the peer's remaining messages, and only once: these can still be read.
                 Err(nix::errno::Errno::EINTR | nix::errno::Errno::ECONNRESET) => {}
                 Err(e) => return Err(e.into()),
             }
@@ -316,7 +315,7 @@ impl Channel {
     }
 }
 
-/// A message as either side may get it, for the fuzz target.
+/// Parses a message as either side receives it, for the fuzz target.
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = serde_json::from_slice::<ToVmm>(bytes);
     if let Ok(FromVmm::Ended { reason }) = serde_json::from_slice(bytes) {

@@ -1,6 +1,5 @@
-//! Numbers about a running machine, in a page that the VMM process and its
-//! parent share: they can be read at any time without asking the VMM, and also
-//! after it has died.
+//! Counters of a running machine, in a page shared by the VMM process and its parent: they can be
+//! read at any time without a request, and also after the VMM has died.
 
 use std::{
     fs::File,
@@ -11,15 +10,15 @@ use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 use crate::memory::{self, MemoryError};
 
-/// Declares the counters once, with the names that `Machine::counters` shows.
+/// Declares the counters with the names that `Machine::counters` returns.
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// What is counted.
+        /// A counter.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(usize)]
         pub(crate) enum Counter { $($(#[$doc])* $variant,)* }
 
-        /// All of them, with their names.
+        /// All counters with their names.
         const ALL: &[(Counter, &str)] = &[$((Counter::$variant, $name),)*];
     };
 }
@@ -29,7 +28,7 @@ counters! {
     ExitsPort = "exits_port",
     /// Exits for reads and writes of device registers.
     ExitsMmio = "exits_mmio",
-    /// All other exits that reach this program.
+    /// All other exits to userspace.
     ExitsOther = "exits_other",
     /// Interrupted `KVM_RUN` calls.
     ExitsSignal = "exits_signal",
@@ -41,7 +40,7 @@ counters! {
     BlockBytesRead = "block_bytes_read",
     /// Bytes written to disks.
     BlockBytesWritten = "block_bytes_written",
-    /// Bytes of disks given back to the host.
+    /// Bytes of disks discarded to the host.
     BlockBytesDiscarded = "block_bytes_discarded",
     /// Requests that failed.
     BlockErrors = "block_errors",
@@ -52,7 +51,7 @@ counters! {
     /// Microseconds from the first processor's start to the guest's first use
     /// of its vsock device.
     MicrosecondsToVsock = "us_to_vsock",
-    /// Bytes of guest memory that the guest did not need any more.
+    /// Bytes of free guest memory returned to the host.
     MemoryBytesReturned = "memory_bytes_returned",
     /// Bytes of random numbers given to the guest.
     RngBytes = "rng_bytes",
@@ -60,15 +59,15 @@ counters! {
     VsockConnections = "vsock_connections",
     /// Packets that the guest has sent.
     VsockPacketsFromGuest = "vsock_packets_from_guest",
-    /// Packets that it was sent.
+    /// Packets sent to the guest.
     VsockPacketsToGuest = "vsock_packets_to_guest",
     /// Bytes of payload that the guest has sent.
     VsockBytesFromGuest = "vsock_bytes_from_guest",
-    /// Bytes of payload that it was sent.
+    /// Bytes of payload sent to the guest.
     VsockBytesToGuest = "vsock_bytes_to_guest",
 }
 
-/// One page holds 512 counters.
+/// One page, which holds 512 counters.
 const BYTES: u64 = 4096;
 
 /// The shared page.
@@ -84,7 +83,7 @@ impl Counters {
         Self::open(memory::create_file(BYTES)?)
     }
 
-    /// Maps the page that another process has created.
+    /// Maps a page that another process has created.
     pub(crate) fn open(file: File) -> Result<Self, MemoryError> {
         let failed = |reason: String| MemoryError::Map { bytes: BYTES, reason };
         let offset = FileOffset::new(file.try_clone().map_err(|e| failed(e.to_string()))?, 0);
@@ -109,12 +108,12 @@ impl Counters {
         self.slot(counter).fetch_add(value, Ordering::Relaxed);
     }
 
-    /// Sets a counter that has not been set before.
+    /// Sets a counter that is still zero.
     pub(crate) fn set_once(&self, counter: Counter, value: u64) {
         let _ = self.slot(counter).compare_exchange(0, value, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Takes over what the vsock device has counted.
+    /// Copies the counters of the vsock device.
     pub(crate) fn set_vsock(&self, stats: &vsock_mux::Stats) {
         for (counter, value) in [
             (Counter::VsockConnections, stats.connections),
@@ -132,7 +131,7 @@ impl Counters {
         self.slot(counter).load(Ordering::Relaxed)
     }
 
-    /// All exits that reached this program.
+    /// The number of exits to userspace.
     pub(crate) fn exits(&self) -> u64 {
         [Counter::ExitsPort, Counter::ExitsMmio, Counter::ExitsOther, Counter::ExitsSignal]
             .iter()

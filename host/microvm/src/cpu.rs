@@ -1,6 +1,5 @@
-//! What each virtual processor looks like: CPUID with the topology of N single
-//! threads in one package, the few MSRs that a firmware would have set, and the
-//! registers of the first processor.
+//! The initial state of each virtual CPU: CPUID with the topology of N single-threaded cores in one
+//! package, the few MSRs that firmware would have set, and the registers of the first CPU.
 
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_fpu, kvm_msr_entry, kvm_regs,
@@ -13,19 +12,19 @@ use crate::{
     long_mode,
 };
 
-/// Errors of setting up a processor.
+/// Errors of setting up a CPU.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CpuError {
     /// An ioctl failed.
     #[error("{action} failed")]
     Ioctl {
-        /// The action that failed.
+        /// The ioctl.
         action: &'static str,
         /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// An MSR was refused.
+    /// KVM refused an MSR.
     #[error("KVM refused to set MSR {0:#x}")]
     Msr(u32),
 }
@@ -34,23 +33,23 @@ fn ioctl(action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> CpuError {
     move |e| CpuError::Ioctl { action, source: e.into() }
 }
 
-/// CPUID as this KVM supports it, with what the VMM adds; the same for all
-/// processors until [`for_vcpu`].
+/// The CPUID that this KVM supports, with the VMM's additions; the same for all CPUs until
+/// [`for_vcpu`].
 pub(crate) fn supported(kvm: &Kvm) -> Result<Vec<kvm_cpuid_entry2>, CpuError> {
     let cpuid =
         kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(ioctl("KVM_GET_SUPPORTED_CPUID"))?;
     Ok(cpuid.as_slice().to_vec())
 }
 
-/// Bits to the left of which the package's number stands in an APIC id.
+/// The number of APIC id bits for the core; the package id is above them.
 fn core_bits(vcpus: u8) -> u32 {
     u32::from(vcpus).next_power_of_two().trailing_zeros()
 }
 
-/// The CPUID of one processor.
+/// The CPUID of one CPU.
 ///
-/// Linux takes the topology from leaf 0xb where there is one, from leaf 4 (Intel)
-/// or leaves 0x80000008 and 0x8000001e (AMD) elsewhere; all must tell the same.
+/// Linux reads the topology from leaf 0xb if present, otherwise from leaf 4 (Intel) or leaves
+/// 0x80000008 and 0x8000001e (AMD); all must be consistent.
 pub(crate) fn for_vcpu(supported: &[kvm_cpuid_entry2], id: u8, vcpus: u8) -> Vec<kvm_cpuid_entry2> {
     let mut entries: Vec<_> =
         supported.iter().filter(|entry| !is_topology(entry.function)).copied().collect();
@@ -81,11 +80,11 @@ fn is_topology(function: u32) -> bool {
 fn adjust(entry: &mut kvm_cpuid_entry2, id: u8, vcpus: u8) {
     /// Leaf 1 ECX: the TSC deadline timer, which KVM emulates on all hosts.
     const TSC_DEADLINE: u32 = 1 << 24;
-    /// Leaf 1 ECX: running under a hypervisor.
+    /// Leaf 1 ECX: a hypervisor is present.
     const HYPERVISOR: u32 = 1 << 31;
-    /// Leaf 1 EDX: the package has several logical processors.
+    /// Leaf 1 EDX: the package has several logical CPUs.
     const HTT: u32 = 1 << 28;
-    /// Leaf 0x80000001 ECX: legacy multi-core; the topology leaves are there.
+    /// Leaf 0x80000001 ECX: legacy multi-core; the topology leaves are valid.
     const CMP_LEGACY: u32 = 1 << 1;
     let (apic_id, count) = (u32::from(id), u32::from(vcpus));
     let several = vcpus > 1;
@@ -96,16 +95,15 @@ fn adjust(entry: &mut kvm_cpuid_entry2, id: u8, vcpus: u8) {
             entry.ebx = entry.ebx & 0xffff | count << 16 | apic_id << 24;
         }
         LEAF_CACHES if entry.eax & 0x1f != 0 => {
-            // Bits 14 to 25: processors sharing this cache, less one. The last
-            // level is shared by the package, the others by nobody.
+            // Bits 14 to 25: number of CPUs that share this cache, minus one. The package shares
+            // the last level; others are private.
             let level = entry.eax >> 5 & 7;
             let sharing = if level >= 3 { count - 1 } else { 0 };
             let cores = (1 << core_bits(vcpus)) - 1;
             entry.eax = entry.eax & 0x3fff | sharing << 14 | cores << 26;
         }
         LEAF_PERFORMANCE => {
-            // No performance counters: their MSRs would cost exits, and nothing
-            // in a build reads them.
+            // No performance counters: their MSRs would cost exits, and no build needs them.
             (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
         }
         LEAF_AMD_FEATURES => {
@@ -150,8 +148,8 @@ fn topology_leaf(id: u8, vcpus: u8) -> Vec<kvm_cpuid_entry2> {
     ]
 }
 
-/// Gives a processor its CPUID, MSRs and FPU; the first one also its registers.
-/// The others wait for the kernel's start-up interrupts, inside of KVM.
+/// Sets CPUID, MSRs and FPU of a CPU; of the first one also its registers. KVM lets the others wait
+/// for the kernel's start-up interrupts.
 pub(crate) fn set_up(
     vcpu: &VcpuFd,
     cpuid: &[kvm_cpuid_entry2],
@@ -185,7 +183,7 @@ pub(crate) fn set_up(
 }
 
 fn set_msrs(vcpu: &VcpuFd) -> Result<(), CpuError> {
-    /// Memory type ranges on, everything write-back.
+    /// MTRRs enabled, default type write-back.
     const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
     /// Fast string operations.
     const MISC_ENABLE: (u32, u64) = (0x1a0, 1);

@@ -1,5 +1,5 @@
-//! A device of a machine that another VMM runs, in a confined process of its own: the
-//! parent's side, the same for every such device.
+//! A device of a machine run by another VMM, in its own confined process: the parent's side, common
+//! to all such devices.
 
 use std::{
     io,
@@ -27,44 +27,44 @@ use crate::{
     counters::Counters,
 };
 
-/// What a kind of device is called.
+/// The names of a kind of device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Titles {
-    /// Where people read what confines it.
+    /// The name in reports about confinement.
     pub(crate) confined: &'static str,
-    /// In errors.
+    /// The name in errors.
     pub(crate) who: &'static str,
-    /// In a list of processes.
+    /// The program name in process listings.
     pub(crate) shown_as: &'static str,
-    /// As one more argument there.
+    /// An additional argument in process listings.
     pub(crate) argument: &'static str,
 }
 
-/// A device that shall start.
+/// The parameters of starting a device.
 pub(crate) struct Device {
-    /// What calls [`crate::vmm_child`] when its first argument is [`VMM_VERB`].
+    /// The program, which calls [`crate::vmm_child`] if its first argument is [`VMM_VERB`].
     pub(crate) program: PathBuf,
     pub(crate) titles: Titles,
     pub(crate) role: Role,
-    /// What leads to the other VMM.
+    /// The connection to the other VMM.
     pub(crate) socket: OwnedFd,
-    /// Asked about connections that the guest opens.
+    /// Decides about connections that the guest opens.
     pub(crate) policy: OnGuestConnect,
 }
 
-/// What the device's handle and its thread share.
+/// State shared by the device's handle and its thread.
 #[derive(Debug)]
 struct Shared {
     control: Channel,
     counters: Counters,
     process: Process,
-    /// Its end is wanted.
+    /// Whether the end was requested.
     ending: AtomicBool,
     confinement: Confinement,
 }
 
-/// A running device. It ends with the other VMM's end of the connection or with this
-/// value, whichever comes first.
+/// A running device. It ends when the other VMM closes the connection, or when this value is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct DeviceProcess {
     shared: Arc<Shared>,
@@ -72,18 +72,18 @@ pub(crate) struct DeviceProcess {
 }
 
 impl DeviceProcess {
-    /// Starts the device. `on_failure` is called when it does not understand the other
-    /// VMM, or dies. Blocks for the start of a process, some milliseconds.
+    /// Starts the device. `on_failure` is called on a protocol error of the other VMM, or if the
+    /// process dies. Blocks while the process starts, some milliseconds.
     ///
     /// # Errors
-    /// When the process does not start.
+    /// Fails if the process does not start.
     pub(crate) fn start(
         device: Device,
         on_failure: impl FnOnce(String) + Send + 'static,
     ) -> io::Result<Self> {
         let (ready, started) = mpsc::sync_channel(1);
-        // The thread lives as long as the process, because the death signal of
-        // Linux follows the thread that started a child.
+        // The thread lives as long as the process, because Linux sends the parent-death signal when
+        // the thread that started a child ends.
         let monitor = thread::Builder::new()
             .name(format!("{}-monitor", device.titles.argument))
             .spawn(move || monitor(device, &ready, on_failure))?;
@@ -91,22 +91,22 @@ impl DeviceProcess {
         Ok(Self { shared, monitor: Some(monitor) })
     }
 
-    /// The connection over which the device is told what to do.
+    /// The channel for messages to the device.
     pub(crate) fn control(&self) -> &Channel {
         &self.shared.control
     }
 
-    /// What the device counts.
+    /// The counters of the device.
     pub(crate) fn counters(&self) -> &Counters {
         &self.shared.counters
     }
 
-    /// What confines the process.
+    /// The confinement of the process.
     pub(crate) fn confinement(&self) -> Confinement {
         self.shared.confinement.clone()
     }
 
-    /// The process, while it lives.
+    /// The process id, while it lives.
     pub(crate) fn process(&self) -> Option<u32> {
         self.shared.process.id()
     }
@@ -124,13 +124,13 @@ impl Drop for DeviceProcess {
 
 type Ready = mpsc::SyncSender<io::Result<Arc<Shared>>>;
 
-/// The life of the process, on its own thread.
+/// Starts and monitors the process; runs on its own thread.
 fn monitor(device: Device, ready: &Ready, on_failure: impl FnOnce(String)) {
     let who = device.titles.who;
     let (shared, mut child, words) = match begin(device) {
         Ok(begun) => begun,
         Err(error) => {
-            // If the caller has gone, so has the machine.
+            // If the caller is gone, so is the machine.
             let _ = ready.send(Err(error));
             return;
         }

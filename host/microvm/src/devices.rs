@@ -1,6 +1,5 @@
-//! The guest's devices. Each virtio device is a [`virtio::Device`]: data that
-//! the register file shows, and a worker thread that owns the queues while the
-//! driver runs.
+//! The guest's devices. Each virtio device is a [`virtio::Device`]: data for the register file, and
+//! a worker thread that owns the queues while the driver is active.
 
 pub(crate) mod balloon;
 pub(crate) mod block;

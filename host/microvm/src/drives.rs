@@ -1,5 +1,5 @@
-//! Opening drives on the parent's side: the VMM process has no paths, so every
-//! layer of an image is found and opened here.
+//! Opens drives on the parent's side: the VMM process has no access to paths, so every layer of an
+//! image is found and opened here.
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use qcow2::{Backing, BackingFormat, Header, create_layer as create_layer_file};
 
 use crate::control::Format;
 
-/// Layers of one drive; a build makes one per stage.
+/// Maximum layers of a drive; a build creates one per stage.
 const LAYERS_MAX: usize = 64;
 
 /// Errors of opening a drive.
@@ -25,17 +25,17 @@ pub(crate) struct DriveError {
     source: io::Error,
 }
 
-/// The layers of a drive, top first.
+/// The layers of a drive, topmost first.
 #[derive(Debug)]
 pub(crate) struct Layers {
     /// The open files with their formats.
     pub(crate) files: Vec<(File, Format)>,
-    /// The size of the disk that the guest sees.
+    /// The disk size as the guest sees it.
     pub(crate) size: u64,
 }
 
-/// Opens the files of a drive: those that the drive lists, and no other. A header that
-/// names a file below the last one is refused.
+/// Opens the files of a drive: those that the drive lists, and no others. A last file whose header
+/// names a backing file is refused.
 pub(crate) fn open(drive: &Drive) -> Result<Layers, DriveError> {
     let mut files = Vec::new();
     let mut size = None;
@@ -68,23 +68,23 @@ pub(crate) fn open(drive: &Drive) -> Result<Layers, DriveError> {
 /// The open files of a drive, for another VMM.
 #[derive(Debug)]
 pub struct OpenDrive {
-    /// The uppermost file first; it alone may be writable.
+    /// The topmost file first; only this may be writable.
     pub files: Vec<File>,
-    /// The size of the disk that the guest sees.
+    /// The disk size as the guest sees it.
     pub disk_bytes: u64,
 }
 
-/// Opens the files of a drive by the same rules as for the own VMM.
+/// Opens the files of a drive by the same rules as for vbuild's own VMM.
 ///
 /// # Errors
-/// When one cannot be opened, or names a file that the drive does not list.
+/// Fails if a file cannot be opened, or names a file that the drive does not list.
 pub fn open_drive(drive: &Drive) -> Result<OpenDrive, MachineError> {
     let layers = open(drive).map_err(|error| drive_error(&error))?;
     let files = layers.files.into_iter().map(|(file, _)| file).collect();
     Ok(OpenDrive { files, disk_bytes: layers.size })
 }
 
-/// A drive's error as the caller of a backend sees it.
+/// Converts a drive's error to that of a backend.
 pub(crate) fn drive_error(error: &DriveError) -> MachineError {
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     MachineError::Unavailable { what: error.to_string(), reason: cause, hint: None }
@@ -98,8 +98,8 @@ pub(crate) fn format(format: DriveFormat) -> Format {
 }
 
 fn open_file(path: &Path, writable: bool) -> io::Result<File> {
-    // O_NONBLOCK so that a pipe in the place of a disk is an error, not a wait;
-    // it has no effect on files and block devices.
+    // With O_NONBLOCK, a pipe in place of a disk is an error instead of blocking; files and block
+    // devices ignore it.
     let file =
         File::options().read(true).write(writable).custom_flags(libc::O_NONBLOCK).open(path)?;
     let kind = std::os::unix::fs::FileTypeExt::is_block_device(&file.metadata()?.file_type());
@@ -112,7 +112,7 @@ fn open_file(path: &Path, writable: bool) -> io::Result<File> {
 /// Creates an empty layer of a disk of this size over `below` and opens it.
 ///
 /// # Errors
-/// When the file exists or cannot be written.
+/// Fails if the file exists or cannot be written.
 pub fn create_layer(
     path: &Path,
     disk_bytes: u64,
@@ -125,7 +125,7 @@ pub fn create_layer(
         DriveFormat::Raw => BackingFormat::Raw,
         DriveFormat::Qcow2 => BackingFormat::Qcow2,
     };
-    // An absolute name, for people who look at the files of a failed build.
+    // An absolute path, for users who inspect the files of a failed build.
     let below = std::path::absolute(below).map_err(at)?;
     create_layer_file(&file, disk_bytes, Some(Backing::new(&below, format))).map_err(at)?;
     Ok(file)
@@ -174,7 +174,7 @@ mod tests {
         assert!(error.to_string().contains("base"), "{error}");
     }
 
-    /// What root in a guest can write over its drive.
+    /// Content that root in a guest can write to its drive.
     #[test]
     fn a_file_that_a_header_names_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
@@ -184,10 +184,10 @@ mod tests {
         let error = open(&drive(at("evil"), DriveFormat::Qcow2)).unwrap_err();
         assert!(error.to_string().contains("evil"), "{error}");
         assert!(error.source.to_string().contains("secret"), "{}", error.source);
-        // As a raw drive it is what it was, and one file.
+        // As a raw drive its content is data, in one file.
         let opened = open(&drive(at("evil"), DriveFormat::Raw)).unwrap();
         assert_eq!(opened.files.len(), 1);
-        // In a chain, the name in the header has no meaning.
+        // In a chain, the name in the header is ignored.
         File::create(at("base")).unwrap().set_len(1 << 20).unwrap();
         let below = vec![layer(at("base"), DriveFormat::Raw)];
         let opened = open(&Drive { below, ..drive(at("evil"), DriveFormat::Qcow2) }).unwrap();

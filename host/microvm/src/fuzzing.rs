@@ -1,26 +1,26 @@
-//! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests.
-//! None may panic, loop or touch memory outside of the guest's, whatever the bytes
-//! are; sanitizers and the property tests see to it.
+//! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests. None may panic,
+//! loop or access memory outside of the guest's, whatever the input; sanitizers and property tests
+//! check that.
 
 use crate::devices;
 
-/// A ring of the block device and the memory behind it.
+/// A ring of the block device with its memory.
 pub fn block_request(bytes: &[u8]) {
     crate::devices::block::fuzz::run(bytes);
 }
 
-/// An image in the format qcow2, and what a guest does with it.
+/// A qcow2 image and a guest's operations on it.
 pub fn qcow2_image(bytes: &[u8]) {
     crate::devices::block::qcow2::fuzz::run(bytes);
 }
 
-/// The rings of the vsock device and the packets in them.
+/// The rings of the vsock device, with packets.
 pub fn vsock_packet(bytes: &[u8]) {
     crate::devices::vsock::fuzz::run(bytes);
 }
 
-/// The rings of the devices, in memory that another thread changes meanwhile: what is
-/// read twice is not the same. The first byte chooses the device.
+/// The rings of the devices, in memory that another thread changes meanwhile, so that reading twice
+/// gives different values. The first byte selects the device.
 pub fn racing_memory(bytes: &[u8]) {
     let Some((device, bytes)) = bytes.split_first() else { return };
     match device % 4 {
@@ -31,7 +31,7 @@ pub fn racing_memory(bytes: &[u8]) {
     }
 }
 
-/// What the processes of a machine say to each other.
+/// A message between the processes of a machine.
 pub fn control_message(bytes: &[u8]) {
     crate::control::fuzz(bytes);
 }
@@ -41,12 +41,12 @@ pub fn mmio_registers(bytes: &[u8]) {
     crate::devices::mmio::fuzz::run(bytes);
 }
 
-/// A file in the place of the kernel.
+/// A kernel image.
 pub fn kernel_header(bytes: &[u8]) {
     crate::boot::fuzz::run(bytes);
 }
 
-/// Guest memory and rings from bytes: what the targets of devices share.
+/// Guest memory and rings from the input, shared by the targets of devices.
 pub(crate) mod rings {
     use std::sync::{
         Arc,
@@ -63,24 +63,24 @@ pub(crate) mod rings {
 
     /// Entries of each ring.
     pub(crate) const ENTRIES: u16 = 16;
-    /// Guest memory; descriptors point to within twice as much.
+    /// Size of guest memory; descriptors point to within twice this size.
     const MEMORY_BYTES: u64 = 0x2_0000;
     /// Each ring has three pages: descriptors, available, used.
     const RING_BYTES: u64 = 0x3000;
     const PAGE: u64 = 0x1000;
     const DESCRIPTOR_BYTES: usize = 16;
 
-    /// Takes a part of the bytes; less when they end.
+    /// Takes up to `len` bytes of the input.
     fn take<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
         let (head, rest) = bytes.split_at(len.min(bytes.len()));
         *bytes = rest;
         head
     }
 
-    /// Works while another thread writes into the guest's memory, over and over, what
-    /// the bytes say: two for a place, two for a value.
+    /// Runs `work` while another thread repeatedly writes the input into guest memory: two bytes
+    /// for the address, two for the value.
     pub(crate) fn beside_a_writer(memory: &GuestMemoryMmap, bytes: &[u8], work: impl FnOnce()) {
-        /// Ends the writer also when the work panics.
+        /// Stops the writer, also if the work panics.
         struct Done<'a>(&'a AtomicBool);
         impl Drop for Done<'_> {
             fn drop(&mut self) {
@@ -92,7 +92,7 @@ pub(crate) mod rings {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     for [low, high, value @ ..] in writes {
-                        // All rings lie in the first 64 KiB.
+                        // All rings are in the first 64 KiB.
                         let at = GuestAddress(u64::from(u16::from_le_bytes([*low, *high])));
                         let _ = memory.write_slice(value, at);
                     }
@@ -107,7 +107,7 @@ pub(crate) mod rings {
         bytes.len() < 4
     }
 
-    /// Rings whose tables are the first bytes, and memory that is the rest.
+    /// Rings whose tables are the start of the input, and memory with the rest.
     pub(crate) fn activation(
         mut bytes: &[u8],
         queues: u64,
@@ -122,7 +122,7 @@ pub(crate) mod rings {
             for (entry, descriptor) in (0..).zip(table.chunks(DESCRIPTOR_BYTES)) {
                 let mut raw = [0; DESCRIPTOR_BYTES];
                 raw[..descriptor.len()].copy_from_slice(descriptor);
-                // Most addresses should hit memory or its end.
+                // Most addresses should be in memory or at its end.
                 raw[3..8].fill(0);
                 raw[2] &= 3;
                 let at = GuestAddress(base + entry * DESCRIPTOR_BYTES as u64);
@@ -152,7 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
-        // Small numbers are what fields of rings and registers mostly hold.
+        // Fields of rings and registers mostly contain small numbers.
         prop::collection::vec(prop_oneof![Just(0), 0u8..8, any::<u8>()], 0..most)
     }
 

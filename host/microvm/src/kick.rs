@@ -1,8 +1,8 @@
-//! Getting a processor thread out of `KVM_RUN`.
+//! Makes a vCPU thread leave `KVM_RUN`.
 //!
-//! A signal alone can arrive just before the ioctl and be lost. So the handler
-//! also sets `immediate_exit` in the kvm_run page of the thread it runs on:
-//! the next `KVM_RUN` then returns `EINTR` at once, and nothing is lost.
+//! A signal alone can arrive just before the ioctl and be lost. So the handler also sets
+//! `immediate_exit` in the kvm_run page of its thread: the next `KVM_RUN` then returns `EINTR` at
+//! once.
 
 use std::{cell::Cell, ptr, sync::OnceLock};
 
@@ -10,11 +10,11 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 thread_local! {
-    /// `kvm_run.immediate_exit` of the processor that this thread runs.
+    /// `kvm_run.immediate_exit` of the vCPU that this thread runs.
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
 }
 
-/// The first real-time signal that the C library leaves to programs.
+/// The first real-time signal that the C library leaves to applications.
 fn kick_signal() -> libc::c_int {
     SIGRTMIN()
 }
@@ -37,15 +37,14 @@ pub(crate) fn install_handler() -> std::io::Result<()> {
     result.map_err(std::io::Error::from_raw_os_error)
 }
 
-/// Who to kick: a thread of this process.
+/// The target of a kick: a thread of this process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kicker {
     tid: libc::pid_t,
 }
 
 impl Kicker {
-    /// Makes the thread leave `KVM_RUN`, or not enter it. A thread that has
-    /// ended is not an error.
+    /// Makes the thread leave `KVM_RUN`, or not enter it. A thread that has ended is not an error.
     pub(crate) fn kick(self) {
         // SAFETY: tgkill takes three integers. A thread id reused inside this
         // process meets the same handler, which does nothing there.
@@ -55,29 +54,28 @@ impl Kicker {
     }
 }
 
-/// A processor that the current thread is about to run, together with the
-/// registration of its `immediate_exit` byte.
+/// A vCPU that the current thread is about to run, with its registered `immediate_exit` byte.
 #[derive(Debug)]
 pub(crate) struct Kickable {
     vcpu: VcpuFd,
-    /// The registration is per thread, so the value must not move to another.
+    /// The registration is per thread, so the value must not be sent to another.
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
 impl Kickable {
-    /// Registers the processor for the current thread.
+    /// Registers the vCPU for the current thread.
     pub(crate) fn new(mut vcpu: VcpuFd) -> Self {
         IMMEDIATE_EXIT.set(&raw mut vcpu.get_kvm_run().immediate_exit);
         Self { vcpu, _not_send: std::marker::PhantomData }
     }
 
-    /// The kicker of the current thread, to be given to others.
+    /// The kicker of the current thread, for other threads.
     pub(crate) fn kicker() -> Kicker {
         // SAFETY: gettid has no arguments and cannot fail.
         Kicker { tid: unsafe { libc::gettid() } }
     }
 
-    /// The processor.
+    /// The vCPU.
     pub(crate) fn vcpu(&mut self) -> &mut VcpuFd {
         &mut self.vcpu
     }
@@ -85,7 +83,7 @@ impl Kickable {
 
 impl Drop for Kickable {
     fn drop(&mut self) {
-        // Before the field drops and unmaps kvm_run.
+        // Before the field drops, which unmaps kvm_run.
         IMMEDIATE_EXIT.set(ptr::null_mut());
     }
 }

@@ -1,5 +1,4 @@
-//! Where things lie in the guest's physical address space, in one place so that
-//! overlaps are visible.
+//! The guest's physical address map, in one place so that overlaps are visible.
 //!
 //! ```text
 //! 0x0000_0500  GDT, IDT of the boot state
@@ -14,10 +13,10 @@
 //! 0x1_0000_0000  the rest of RAM
 //! ```
 
-/// The boot GDT; the 64-bit boot protocol wants code in slot 2, data in slot 3.
+/// The boot GDT; the 64-bit boot protocol requires code in slot 2 and data in slot 3.
 pub(crate) const GDT: u64 = 0x500;
-/// The boot IDT, empty for Linux: an exception before the kernel has its own
-/// table becomes a triple fault, which vbuild reports.
+/// The boot IDT, empty for Linux: an exception before the kernel sets its own IDT becomes a triple
+/// fault, which vbuild reports.
 pub(crate) const IDT: u64 = 0x540;
 /// The page tables of the boot state: three consecutive pages.
 pub(crate) const PAGE_TABLES: u64 = 0x9000;
@@ -25,7 +24,7 @@ pub(crate) const PAGE_TABLES: u64 = 0x9000;
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// Start of the gap below 4 GiB that belongs to devices.
 pub(crate) const GAP_START: u64 = 3 << 30;
-/// End of the gap; RAM goes on here.
+/// End of the gap; RAM continues here.
 pub(crate) const GAP_END: u64 = 4 << 30;
 /// PVH start information: `hvm_start_info`, one module entry, the memory map.
 pub(crate) const PVH_START_INFO: u64 = 0x6000;
@@ -43,40 +42,39 @@ pub(crate) const ACPI_START: u64 = 0xe_0000;
 pub(crate) const ACPI_END: u64 = 0x10_0000;
 /// Start of the RAM above the first MiB; a bzImage is loaded here.
 pub(crate) const HIGH_RAM_START: u64 = 0x10_0000;
-/// KVM's page for the real-mode identity map (three pages for its TSS follow),
-/// in the gap, where a PC has its firmware. Only older VMX needs them.
+/// KVM's page for the real-mode identity map (three pages for its TSS follow), in the gap, at the
+/// address of a PC's firmware. Only older VMX needs them.
 pub(crate) const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
-/// See [`KVM_IDENTITY_MAP`].
+/// KVM's TSS, see [`KVM_IDENTITY_MAP`].
 pub(crate) const KVM_TSS: usize = 0xfffb_d000;
 
 /// The first virtio-mmio slot.
 pub(crate) const MMIO_BASE: u32 = 0xd000_0000;
-/// One slot per page.
+/// Size of a slot: one page.
 pub(crate) const MMIO_SLOT_BYTES: u32 = 0x1000;
-/// The first interrupt line of a slot; those below belong to a PC's own devices.
+/// The first GSI of a slot; lower ones belong to a PC's standard devices.
 pub(crate) const MMIO_FIRST_GSI: u32 = 5;
-/// The IOAPIC of KVM has 24 inputs, of which 5 to 23 are given to slots.
+/// Maximum slots: KVM's IOAPIC has 24 inputs, of which 5 to 23 are for slots.
 pub(crate) const MMIO_SLOTS_MAX: u32 = 19;
-/// The IOAPIC that `KVM_CREATE_IRQCHIP` makes.
+/// The IOAPIC that `KVM_CREATE_IRQCHIP` creates.
 pub(crate) const IOAPIC: u32 = 0xfec0_0000;
 /// The local APICs.
 pub(crate) const LAPIC: u32 = 0xfee0_0000;
 
 /// The first serial port.
 pub(crate) const COM1: u16 = 0x3f8;
-/// Registers of an 8250.
+/// Number of registers of an 8250.
 pub(crate) const COM1_PORTS: u16 = 8;
 /// The interrupt line of COM1.
 pub(crate) const COM1_GSI: u32 = 4;
-/// ACPI's sleep control register: a write with SLP_EN and the type of S5 means
-/// power-off.
+/// ACPI's sleep control register: writing SLP_EN with the S5 type powers off.
 pub(crate) const SLEEP_CONTROL_PORT: u16 = 0x600;
 /// ACPI's sleep status register. The kernel clears the wake bit here before it
 /// powers off, so it must not share a port with the control register.
 pub(crate) const SLEEP_STATUS_PORT: u16 = 0x601;
 /// ACPI's reset register.
 pub(crate) const RESET_PORT: u16 = 0x602;
-/// What a reset writes there.
+/// The value that resets the machine.
 pub(crate) const RESET_VALUE: u8 = 1;
 /// The sleep type of S5 in our `_S5` package.
 pub(crate) const S5_TYPE: u8 = 5;
@@ -84,7 +82,7 @@ pub(crate) const S5_TYPE: u8 = 5;
 /// A virtio-mmio slot: a page of registers and an interrupt line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot {
-    /// Its number, from 0.
+    /// Its index, from 0.
     pub(crate) index: u32,
 }
 

@@ -9,21 +9,20 @@
 //!                                                       rng thread   ◄─┘ irqfd ─► guest
 //! ```
 //!
-//! A block travels: guest ring, ioeventfd, the disk's thread, `preadv` between
-//! file and guest memory, used ring, irqfd. A packet travels: guest ring, the
-//! vsock thread's mux, a socket pair whose other half the parent holds.
+//! The path of a block request: guest ring, ioeventfd, the disk's thread, `preadv` between file and
+//! guest memory, used ring, irqfd. The path of a packet: guest ring, the vsock thread's mux, a
+//! socket pair whose other end the parent has.
 //!
-//! Reading order: [`probe`] says whether `/dev/kvm` is worth using; `layout`,
-//! `memory`, `long_mode`, `boot`, `acpi`, `cpu` make a machine that a stock
-//! kernel starts on; `devices` is what it finds; `kick`, `vcpu`, `vm` run it;
-//! `sandbox`, `control`, `child` are the process it runs in, and `trial` is that
-//! process when it tries to break out; `drives`, `backend`
-//! are the parent's side. For QEMU's machines, `vhost` is the vsock device alone and `nic`
-//! the other end of a network card, each in such a process too (`device_process`).
+//! Reading order: [`probe`] determines whether `/dev/kvm` is usable; `layout`, `memory`,
+//! `long_mode`, `boot`, `acpi`, `cpu` build a machine on which an unmodified kernel starts;
+//! `devices` are its devices; `kick`, `vcpu`, `vm` run it; `sandbox`, `control`, `child` are the
+//! process in which it runs, and `trial` is that process when it tries to break out; `drives`,
+//! `backend` are the parent's side. For QEMU's machines, `vhost` is the vsock device alone and
+//! `nic` the network behind a card, each in such a process too (`device_process`).
 //!
-//! Architecture invariant: once confined, which is before there is a guest, the VMM
-//! process opens no path, and it holds no socket but those it was given; nothing the guest writes makes a device thread panic,
-//! loop, or touch memory outside of guest RAM.
+//! Architecture invariant: once confined, which is before there is a guest, the VMM process opens
+//! no path, and has only the sockets that it was given; nothing that the guest writes makes a
+//! device thread panic, loop, or access memory outside of guest RAM.
 #![expect(
     unsafe_code,
     reason = "KVM needs raw memory regions, the shared kvm_run page and signal handlers; \

@@ -1,5 +1,5 @@
-//! The processor state in which a 64-bit kernel expects to be entered: long
-//! mode, flat segments, the first GiB mapped to itself.
+//! The CPU state in which a 64-bit kernel is entered: long mode, flat segments, the first GiB
+//! identity-mapped.
 
 use kvm_bindings::{kvm_dtable, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
@@ -10,7 +10,7 @@ use crate::layout::{GDT, IDT, PAGE_BYTES, PAGE_TABLES};
 pub(crate) const BOOT_CS: u16 = 0x10;
 /// Selector of the data segments (`__BOOT_DS`).
 pub(crate) const BOOT_DS: u16 = 0x18;
-/// Selector of the task segment; VMX insists on a busy one.
+/// Selector of the task segment; VMX requires a busy one.
 const BOOT_TSS: u16 = 0x20;
 
 /// Descriptors in GDT order: null, unused, code, data, task.
@@ -34,7 +34,7 @@ const PTE_PRESENT_RW: u64 = 0b11;
 const PDE_2MIB: u64 = 1 << 7;
 /// Entries of one page table.
 const ENTRIES: u64 = 512;
-/// A 2 MiB page.
+/// The shift of a 2 MiB page.
 const LARGE_PAGE_SHIFT: u32 = 21;
 
 fn segment(selector: u16) -> kvm_segment {
@@ -77,8 +77,7 @@ pub(crate) fn write_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryEr
     Ok(())
 }
 
-/// Changes the system registers of a fresh processor to long mode over the
-/// tables of [`write_tables`].
+/// Sets the system registers of a new CPU to long mode with the tables of [`write_tables`].
 pub(crate) fn enter(sregs: &mut kvm_sregs) {
     let code = segment(BOOT_CS);
     let data = segment(BOOT_DS);
@@ -101,10 +100,10 @@ pub(crate) fn enter(sregs: &mut kvm_sregs) {
     sregs.efer = EFER_LME_LMA;
 }
 
-/// Changes the system registers to 32-bit protected mode without paging, in
-/// which a PVH kernel is entered.
+/// Sets the system registers to 32-bit protected mode without paging, in which a PVH kernel is
+/// entered.
 pub(crate) fn enter_protected(sregs: &mut kvm_sregs) {
-    /// Protection and extension type, nothing else.
+    /// Protection and extension type only.
     const CR0_PROTECTED: u64 = 1 | 1 << 4;
     enter(sregs);
     sregs.cs.l = 0;

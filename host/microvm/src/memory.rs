@@ -1,10 +1,9 @@
-//! Guest memory: mapped below and above the gap in which a PC keeps its devices,
-//! touched lazily, and registered with KVM.
+//! Guest memory: mapped below and above the gap for devices, allocated lazily, and registered with
+//! KVM.
 //!
-//! It is private and anonymous, and not a memfd, because only this process uses it
-//! and because a memfd gets no huge pages with the settings that distributions have.
-//! Without them every 4 KiB that a guest touches for the first time is an exit: with
-//! them the KVM lab boots in 0.6 of the time.
+//! It is a private anonymous mapping instead of a memfd, because only this process uses it, and
+//! because distributions' default settings do not enable huge pages for memfds. Without huge pages,
+//! the first access to every 4 KiB is an exit; with them the KVM lab boots in 0.6 of the time.
 
 use std::{fs::File, io, os::fd::FromRawFd};
 
@@ -17,15 +16,15 @@ use vm_memory::{
 
 use crate::layout::{GAP_END, GAP_START};
 
-/// What one entry of a page directory maps.
+/// The memory mapped by one page directory entry.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
-/// A multiple of it, too large for the gaps that lie between other mappings.
+/// A multiple of it, larger than gaps between other mappings.
 const SPACER_BYTES: usize = 256 << 20;
 
 /// Errors of creating guest memory.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MemoryError {
-    /// A file in memory cannot be created or sized.
+    /// A memory file cannot be created or sized.
     #[error("failed to create a memory file of {bytes} bytes")]
     Create {
         /// Its size.
@@ -34,17 +33,17 @@ pub(crate) enum MemoryError {
         #[source]
         source: io::Error,
     },
-    /// A part of it cannot be mapped.
+    /// A region cannot be mapped.
     #[error("failed to map {bytes} bytes of guest memory: {reason}")]
     Map {
-        /// The part's size.
+        /// The size of the region.
         bytes: u64,
-        /// What the mapping said.
+        /// The error of the mapping.
         reason: String,
     },
 }
 
-/// The parts of RAM as (guest address, bytes), in rising order.
+/// The regions of RAM as (guest address, bytes), in ascending order.
 pub(crate) fn parts(bytes: u64) -> Vec<(u64, u64)> {
     if bytes <= GAP_START {
         vec![(0, bytes)]
@@ -53,7 +52,7 @@ pub(crate) fn parts(bytes: u64) -> Vec<(u64, u64)> {
     }
 }
 
-/// Creates a file in memory, for what two processes share.
+/// Creates a memory file to be shared by two processes.
 pub(crate) fn create_file(bytes: u64) -> Result<File, MemoryError> {
     let failed = |source| MemoryError::Create { bytes, source };
     // SAFETY: the name is a NUL-terminated literal; the call has no other
@@ -68,8 +67,8 @@ pub(crate) fn create_file(bytes: u64) -> Result<File, MemoryError> {
     Ok(file)
 }
 
-/// Maps the guest's RAM at the guest addresses of [`parts`]. Nothing is touched, so
-/// the host gives pages only as the guest uses them.
+/// Maps the guest's RAM at the guest addresses of [`parts`]. It is not touched, so the host
+/// allocates pages only as the guest uses them.
 pub(crate) fn create(bytes: u64) -> Result<GuestMemoryMmap, MemoryError> {
     let mut regions = Vec::new();
     for (address, len) in parts(bytes) {
@@ -79,7 +78,7 @@ pub(crate) fn create(bytes: u64) -> Result<GuestMemoryMmap, MemoryError> {
         // SAFETY: the range is exactly a mapping that was just made and that nothing
         // refers to yet; the advice changes no content.
         let advised = unsafe { libc::madvise(region.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
-        // A kernel without huge pages says so; the guest is then slower to start.
+        // A kernel without huge pages returns an error; then the guest starts more slowly.
         let _ = advised;
         let region = GuestRegionMmap::new(region, GuestAddress(address))
             .ok_or_else(|| failed("it ends beyond the address space".to_owned()))?;
@@ -95,10 +94,9 @@ fn map(size: usize) -> Result<MmapRegion, MmapRegionError> {
     MmapRegion::build(None, size, protection, flags)
 }
 
-/// A mapping that begins where a huge page can, if the kernel lets it: otherwise KVM
-/// could not give huge pages to the guest, whose RAM begins at such an address. The
-/// kernel places mappings downwards, so one of the right size moves the next to
-/// where it should be.
+/// Creates a mapping with huge page alignment, if possible: otherwise KVM cannot use huge pages for
+/// the guest, whose RAM begins at such an address. The kernel places mappings downwards, so a
+/// spacer of the right size moves the next mapping to an aligned address.
 fn aligned(size: usize) -> Result<MmapRegion, MmapRegionError> {
     let first = map(size)?;
     let surplus = |region: &MmapRegion| region.as_ptr().addr() % HUGE_PAGE_BYTES;
@@ -109,13 +107,13 @@ fn aligned(size: usize) -> Result<MmapRegion, MmapRegionError> {
     let spacer = map(SPACER_BYTES + below);
     match (spacer, map(size)) {
         (Ok(_), Ok(second)) if surplus(&second) == 0 => Ok(second),
-        // Without huge pages the guest is slower, and no more.
+        // Without huge pages the guest is only slower.
         _ => Ok(first),
     }
 }
 
-/// Gives the memory to a VM. The caller keeps `memory` alive for as long as
-/// the VM exists.
+/// Registers the memory with a VM. The caller must keep `memory` alive for as long as the VM
+/// exists.
 pub(crate) fn register(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), kvm_ioctls::Error> {
     for (slot, region) in (0..).zip(memory.iter()) {
         let description = kvm_userspace_memory_region {
@@ -133,11 +131,11 @@ pub(crate) fn register(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), kvm_io
     Ok(())
 }
 
-/// How much of the memory the host has given, in bytes.
+/// The part of the memory that the host has allocated, in bytes.
 #[cfg(test)]
 pub(crate) fn resident_bytes(memory: &GuestMemoryMmap) -> u64 {
     use std::os::unix::fs::FileExt;
-    /// The highest bit of an entry says that the page is there; see proc(5).
+    /// The highest bit of a pagemap entry means that the page is present; see proc(5).
     const PRESENT: u8 = 0x80;
     const PAGE_BYTES: usize = 4096;
     let pages = File::open("/proc/self/pagemap").unwrap();
@@ -180,7 +178,7 @@ mod tests {
 
     #[test]
     fn mappings_begin_where_huge_pages_do() {
-        // Other tests make mappings meanwhile, which may come between.
+        // Other tests create mappings meanwhile, which may interfere.
         let begins = |size| aligned(size).expect("maps").as_ptr().addr() % HUGE_PAGE_BYTES;
         for size in [64 << 20, (64 << 20) + 4096] {
             assert!((0..100).any(|_| begins(size) == 0), "{size} bytes");

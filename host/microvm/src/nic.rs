@@ -1,14 +1,14 @@
-//! The other end of the network card of a machine that QEMU runs, in a process of its own.
+//! The network behind the card of a machine run by QEMU, in its own process.
 //!
 //! ```text
 //!  vbuild: NicProcess                child                       QEMU
 //!    │── Start{nic}, descriptors ─────►│ confines itself
 //!    │◄─────────────────────── Started │◄── frames, a stream socket ──►│
-//!    │◄─ policy socket, as for a machine: a stream to the network's door
+//!    │◄─ policy socket, as for a machine: a channel to the egress service
 //! ```
 //!
-//! Frames are the guest's, so the rules of the vsock device hold: no path, no socket that
-//! was not given, a list of system calls. The crate `netstack` is what it runs.
+//! Frames are guest data, so the rules of the vsock device apply: no path, no socket that was not
+//! passed in, a list of system calls. The process runs the crate `netstack`.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -28,7 +28,7 @@ use crate::{
     sandbox::{self, Confined, Kind},
 };
 
-/// What the process is called where people read what confines it.
+/// The name of the process in reports about confinement.
 pub(crate) const NAME: &str = "network card";
 const TITLES: Titles = Titles {
     confined: NAME,
@@ -36,27 +36,26 @@ const TITLES: Titles = Titles {
     shown_as: "vbuild-nic",
     argument: "nic",
 };
-/// The process writes to no file.
+/// The process writes no file.
 const FILE_BYTES_MAX: u64 = 0;
 
-/// The other end of a network card in a confined process. It ends with the VMM's end of
-/// the connection or with this value, whichever comes first.
+/// The network behind a card, in a confined process. It ends when the VMM closes the connection, or
+/// when this value is dropped.
 #[derive(Debug)]
 pub struct NicProcess(DeviceProcess);
 
 impl NicProcess {
-    /// Starts the process and returns the connection that the VMM is to inherit, over
-    /// which each frame travels behind its length, 32 bits in network order. `program`
-    /// calls [`crate::vmm_child`] when its first argument is [`crate::VMM_VERB`].
-    /// `policy` gives streams to the network's door when it is asked for `door_port`.
-    /// `on_failure` is called when the process dies or is sent what no card sends. Blocks
-    /// for the start of a process, some milliseconds.
+    /// Starts the process and returns the connection that the VMM inherits, on which each frame is
+    /// prefixed by its length, 32 bits in network byte order. `program` must call
+    /// [`crate::vmm_child`] if its first argument is [`crate::VMM_VERB`]. `policy` opens a channel
+    /// to the egress service when asked for `egress_port`. `on_failure` is called if the process
+    /// dies or the card sends invalid data. Blocks while the process starts, some milliseconds.
     ///
     /// # Errors
-    /// When the process does not start.
+    /// Fails if the process does not start.
     pub fn start(
         program: &Path,
-        door_port: u32,
+        egress_port: u32,
         policy: OnGuestConnect,
         on_failure: impl FnOnce(String) + Send + 'static,
     ) -> io::Result<(Self, UnixStream)> {
@@ -64,24 +63,24 @@ impl NicProcess {
         let device = Device {
             program: program.to_owned(),
             titles: TITLES,
-            role: Role::Nic { door_port },
+            role: Role::Nic { egress_port },
             socket: ours.into(),
             policy,
         };
         Ok((Self(DeviceProcess::start(device, on_failure)?), for_vmm))
     }
 
-    /// What confines the process.
+    /// The confinement of the process.
     #[must_use]
     pub fn confinement(&self) -> Confinement {
         self.0.confinement()
     }
 }
 
-/// Confines this process and serves the card until the VMM has gone.
+/// Confines this process and serves the card until the VMM closes the connection.
 pub(crate) fn serve(
     mode: Sandbox,
-    door_port: u32,
+    egress_port: u32,
     fds: Vec<OwnedFd>,
     control: &Channel,
 ) -> Result<ExitCode, ChildError> {
@@ -90,14 +89,14 @@ pub(crate) fn serve(
     };
     let Confined { lists, landlock } = sandbox::confine_process(mode, FILE_BYTES_MAX)?;
     let ask = ask_parent(Channel::from_fd(policy))?;
-    // The keys of a hasher are random.
+    // A hasher has random keys.
     let seed = RandomState::new().build_hasher().finish();
     lists.apply(Kind::Nic);
     if control.send(&FromVmm::Started { landlock }, &[]).is_err() {
         // The parent is gone.
         return Ok(ExitCode::SUCCESS);
     }
-    netstack::serve(UnixStream::from(frames), move || ask(door_port), seed)
+    netstack::serve(UnixStream::from(frames), move || ask(egress_port), seed)
         .map_err(io_error("serve the network card"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,11 +1,10 @@
-//! Is `/dev/kvm` worth using? Asked by running guests, not by trusting flags.
+//! Determines whether `/dev/kvm` is usable, by running guests instead of trusting flags.
 //!
-//! A KVM may be missing, forbidden, old, or emulating: nested and paravirtual
-//! KVMs exist that fail on the first `cmpxchg16b` of a Linux kernel, or run it
-//! at a thousandth of the speed and show no error at all. So the probe opens
-//! the device, asks for the capabilities the VMM uses, runs each instruction
-//! class that a kernel needs, and times a loop. It takes about 3 ms, and a
-//! watchdog ends it after 2 s.
+//! A KVM may be missing, inaccessible, old, or emulated: nested and paravirtual KVMs exist that
+//! fail on the first `cmpxchg16b` of a Linux kernel, or run it at a thousandth of the speed without
+//! any error. So the probe opens the device, checks the capabilities that the VMM uses, runs each
+//! instruction class that a kernel needs, and times a loop. It takes about 3 ms; a watchdog ends it
+//! after 2 s.
 
 mod guest;
 
@@ -33,31 +32,28 @@ use crate::{
     long_mode, memory,
 };
 
-/// The only API version that was ever stable.
+/// The only stable API version.
 const KVM_API_VERSION: i32 = 12;
 /// The probe guest's memory: one large page.
 const PROBE_MEMORY_BYTES: u64 = 2 << 20;
-/// After this long a probe guest is ended and counts as failed; a working KVM
-/// needs 3 ms, one nested in an emulated machine up to 160 ms, and on a busy host
-/// several times that.
+/// Time limit of a probe guest. A working KVM needs 3 ms, one nested in an emulated machine up to
+/// 160 ms, and on a busy host several times that.
 const WATCHDOG: Duration = Duration::from_secs(2);
-/// How long the watchdog waits for a kicked guest thread before it leaves the
-/// thread behind.
+/// Time limit for a kicked guest thread to exit before the watchdog abandons it.
 const KICK_GRACE: Duration = Duration::from_millis(200);
-/// The speed loop takes 0.05 ms on hardware and 59 ms on an emulating KVM.
+/// Maximum time of the speed loop: 0.05 ms on hardware, 59 ms on an emulated KVM.
 const SPEED_LIMIT: Duration = Duration::from_millis(10);
-/// The loop is timed again and again for this long, until once it was fast enough, so that a
-/// busy host is not taken for a slow KVM.
+/// The loop is repeated for at most this long until one run is fast enough, so that a busy host is
+/// not mistaken for a slow KVM.
 const SPEED_BUDGET: Duration = Duration::from_millis(300);
-/// Exits after which a probe guest is taken to be lost; it makes ten.
+/// Maximum exits of a probe guest, which makes ten.
 const MAX_EXITS: usize = 64;
-/// Code bytes shown for a failing instruction: the longest x86 instruction.
+/// Code bytes shown for a failed instruction: the longest x86 instruction.
 const CODE_BYTES: usize = 15;
-/// The breakpoint exception's vector.
+/// The vector of the breakpoint exception.
 const VECTOR_BREAKPOINT: u64 = 3;
 
-/// The capabilities that the VMM cannot do without, by the name users can look
-/// up in KVM's documentation.
+/// The capabilities that the VMM requires, by the names in KVM's documentation.
 const CAPABILITIES: [(&str, Cap); 7] = [
     ("KVM_CAP_IRQCHIP", Cap::Irqchip),
     ("KVM_CAP_USER_MEMORY", Cap::UserMemory),
@@ -83,7 +79,7 @@ impl Failure {
     }
 }
 
-/// Collects checks; the first failure turns the rest into skips.
+/// The checks so far; after the first failure, the others are skipped.
 struct Checks(Vec<Check>);
 
 impl Checks {
@@ -117,7 +113,7 @@ const CAPABLE: &str = "capabilities";
 const RUN: &str = "instructions a kernel needs";
 const SPEED: &str = "speed";
 
-/// Probes the KVM device at this path, `/dev/kvm` in earnest.
+/// Probes the KVM device at this path, normally `/dev/kvm`.
 #[must_use]
 pub fn probe(device: &Path) -> ProbeReport {
     let mut checks = Checks(Vec::new());
@@ -143,7 +139,7 @@ fn probe_in_order(device: &Path, checks: &mut Checks) {
     checks.run(SPEED, || under_watchdog(move |stop| run_speed(&kvm, stop)));
 }
 
-/// Opens the device and says who may, if this process may not.
+/// Opens the device; if this process has no permission, the error names who has.
 fn open(device: &Path) -> Result<Kvm, Failure> {
     // The standard library opens with O_CLOEXEC.
     let file = fs::OpenOptions::new()
@@ -169,12 +165,11 @@ fn open_failure(device: &Path, error: &io::Error) -> Failure {
     Failure { reason: format!("`{path}` cannot be opened: {error}"), hint }
 }
 
-/// Who may open the device, and what to do to be one of them.
+/// Describes who may open the device, and how to get permission.
 fn who_may(device: &Path, metadata: &fs::Metadata) -> String {
-    /// The group that udev gives the device, unless a machine's images mixed up
-    /// their numbers.
+    /// The group to which udev assigns the device, if group ids are consistent.
     const USUAL: &str = "kvm";
-    /// Read and write for the group.
+    /// Mode bits: read and write for the group.
     const GROUP_BITS: u32 = 0o060;
     let (path, gid) = (device.display(), metadata.gid());
     let mend = format!("`chgrp {USUAL} {path} && chmod 660 {path}`");
@@ -194,7 +189,7 @@ fn who_may(device: &Path, metadata: &fs::Metadata) -> String {
     }
 }
 
-/// The name of a group, from the group file; no name service is asked.
+/// The name of a group from the group file, without name services.
 fn group_name(gid: u32) -> Option<String> {
     let groups = fs::read_to_string("/etc/group").ok()?;
     groups.lines().find_map(|line| {
@@ -228,14 +223,13 @@ fn all_of(has: impl Fn(Cap) -> bool) -> Result<((), Option<String>), Failure> {
     }
 }
 
-/// What a guest run gives back: the value is the detail shown.
+/// The result of a guest run: the value is the detail to show.
 type RunResult = Result<((), Option<String>), Failure>;
 
-/// Runs a guest in a thread of its own and ends it after [`WATCHDOG`].
+/// Runs a guest on its own thread and ends it after [`WATCHDOG`].
 ///
-/// A guest that did not come to its end is run once more: a host that was stopped
-/// or starved for a moment is no broken KVM, and the verdict is kept for the whole
-/// boot.
+/// A guest that did not finish is run once more: a host that was suspended or overloaded for a
+/// moment does not have a broken KVM, and the verdict is kept until reboot.
 fn under_watchdog(run: impl Fn(&Stop) -> RunResult + Send + Clone + 'static) -> RunResult {
     kick::install_handler()
         .map_err(|e| Failure::new(format!("the signal handler cannot be installed: {e}")))?;
@@ -251,7 +245,7 @@ fn under_watchdog(run: impl Fn(&Stop) -> RunResult + Send + Clone + 'static) -> 
     })
 }
 
-/// One run under the watchdog; nothing if that had to end it.
+/// Runs the guest once; `None` if the watchdog ended it.
 fn watched(
     run: impl FnOnce(&Stop) -> RunResult + Send + 'static,
 ) -> Result<Option<RunResult>, Failure> {
@@ -260,7 +254,7 @@ fn watched(
     let (send_result, result) = mpsc::channel();
     let theirs = Stop(Arc::clone(&stop.0));
     let body = move || {
-        // The receivers live until the watchdog gives up; then nobody cares.
+        // The receivers live until the watchdog gives up; then errors do not matter.
         let _ = send_kicker.send(Kickable::kicker());
         let _ = send_result.send(run(&theirs));
     };
@@ -275,7 +269,7 @@ fn watched(
     if let Ok(kicker) = kicker.try_recv() {
         kicker.kick();
     }
-    // Only to let the thread go in peace; its answer no longer counts.
+    // Only lets the thread end; its result is ignored.
     let _ = result.recv_timeout(KICK_GRACE);
     Ok(None)
 }
@@ -283,8 +277,8 @@ fn watched(
 /// Set when the watchdog has given up.
 struct Stop(Arc<AtomicBool>);
 
-/// A tiny machine with the given code in it. Field order is drop order: the
-/// processor and the VM go before the memory they use.
+/// A minimal machine with the given code. Field order is drop order: the vCPU and the VM are
+/// dropped before the memory that they use.
 struct Tiny {
     vcpu: Kickable,
     _vm: VmFd,
@@ -311,7 +305,7 @@ impl Tiny {
         Ok(Self { vcpu: Kickable::new(vcpu), _vm: vm, memory })
     }
 
-    /// Runs until `hlt`; returns the last step that the guest announced.
+    /// Runs until `hlt`; returns the last step that the guest reported.
     fn run(&mut self, stop: &Stop) -> Result<u8, Failure> {
         let mut step = 0;
         for _ in 0..MAX_EXITS {
@@ -351,7 +345,7 @@ impl Tiny {
     }
 }
 
-/// The text of `KVM_EXIT_INTERNAL_ERROR`; the exit enum carries no data.
+/// The details of `KVM_EXIT_INTERNAL_ERROR`, which the exit enum does not contain.
 pub(crate) fn internal_error(vcpu: &mut VcpuFd) -> String {
     let run = vcpu.get_kvm_run();
     // SAFETY: the caller just got this exit reason, so this union field is the
@@ -371,8 +365,8 @@ fn gate(handler: u64) -> (u64, u64) {
     (low, handler >> 32)
 }
 
-/// Whether the guest's processor has XSAVE. Emulated processors may not, and a
-/// KVM nested in one then refuses to switch it on.
+/// Whether the guest's CPU has XSAVE. Emulated CPUs may lack it, and a nested KVM then refuses to
+/// enable it.
 fn has_xsave(cpuid: &kvm_bindings::CpuId) -> bool {
     const XSAVE: u32 = 1 << 26;
     cpuid.as_slice().iter().any(|entry| entry.function == 1 && entry.ecx & XSAVE != 0)

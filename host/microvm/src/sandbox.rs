@@ -1,11 +1,10 @@
-//! What the VMM process and its siblings take away from themselves.
+//! Confines the VMM process and its siblings.
 //!
-//! After the first package script the guest is untrusted, so the process that
-//! emulates its devices has no paths, no network and no other process to reach:
-//! it holds the passed descriptors and may use them with the system calls that
-//! its threads need. Layers, outside in: no new privileges, death with the
-//! parent, resource limits, landlock without any exception, and a seccomp list
-//! per kind of thread. All but the lists are the crate `confine`'s.
+//! After the first package script the guest is untrusted. So the process that emulates its devices
+//! has no access to paths, network or other processes: it has the passed descriptors, and may use
+//! them with the system calls that its threads need. The layers, from outside in: no new
+//! privileges, death with the parent, resource limits, a Landlock ruleset without exceptions, and a
+//! seccomp list per kind of thread. Everything but the lists is in the crate `confine`.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -22,22 +21,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::Sandbox;
 
-/// Descriptors: 1024 guest connections, as many halves in flight to the parent,
-/// and some hundred for layers and events.
+/// Maximum descriptors: 1024 guest connections, as many ends in flight to the parent, and some
+/// hundred for layers and events.
 const DESCRIPTORS_MAX: u64 = 4096;
-/// The standard three.
+/// The highest standard stream.
 const LAST_STANDARD_FD: i32 = 2;
 
 /// Errors of confining the process.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SandboxError {
-    /// A layer that every process can have.
+    /// A confinement step common to all processes failed.
     #[error(transparent)]
     Process(#[from] ConfineError),
     /// A system call failed.
     #[error("failed to {action}")]
     System {
-        /// What it was for.
+        /// The purpose of the call.
         action: &'static str,
         /// The cause.
         #[source]
@@ -46,31 +45,30 @@ pub(crate) enum SandboxError {
     /// A seccomp list could not be compiled.
     #[error("failed to compile the system call list of {kind:?} threads: {reason}")]
     Compile {
-        /// Of which threads.
+        /// The kind of thread.
         kind: Kind,
         /// The reason.
         reason: String,
     },
 }
 
-/// Closes what the parent's own parent left open without the close-on-exec flag;
-/// before anything else is opened.
+/// Closes descriptors that were inherited without the close-on-exec flag. Must be called before
+/// anything else is opened.
 pub(crate) fn close_inherited() -> Result<(), SandboxError> {
     Ok(confine::close_above(LAST_STANDARD_FD)?)
 }
 
-/// What the whole process is confined by, and the lists for its threads.
+/// The confinement of the process, with the lists for its threads.
 #[derive(Debug)]
 pub(crate) struct Confined {
-    /// The lists.
+    /// The seccomp lists.
     pub(crate) lists: Lists,
-    /// What the kernel granted of landlock.
+    /// The Landlock restrictions that the kernel enforces.
     pub(crate) landlock: Landlock,
 }
 
-/// Confines the whole process; before any thread is started. Every process of this
-/// crate that handles what a guest writes comes through here. Its files may not grow
-/// beyond `file_bytes`.
+/// Confines the whole process; must be called before any thread is started. Every process of this
+/// crate that handles guest data calls this. Its files may not grow beyond `file_bytes`.
 pub(crate) fn confine_process(mode: Sandbox, file_bytes: u64) -> Result<Confined, SandboxError> {
     confine::forbid_privileges()?;
     confine::forbid_memory_images()?;
@@ -81,12 +79,12 @@ pub(crate) fn confine_process(mode: Sandbox, file_bytes: u64) -> Result<Confined
     Ok(Confined { lists: Lists::compile(mode)?, landlock })
 }
 
-/// Bounds the size of files, memory files included, of this process and of what it
-/// becomes: a disk may not grow beyond what its format needs. A write beyond it is an
-/// I/O error of that disk.
+/// Limits the size of files, including memory files, of this process and of the program that it
+/// executes: a disk may not grow beyond the needs of its format. A write beyond the limit is an I/O
+/// error of that disk.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Fails if the kernel refuses.
 pub fn limit_file_size(bytes: u64) -> io::Result<()> {
     // SAFETY: ignoring a signal installs no handler code.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
@@ -112,7 +110,7 @@ macro_rules! kinds {
 kinds! {
     /// The thread that exchanges messages with the parent.
     Main,
-    /// A virtual processor.
+    /// A virtual CPU.
     Vcpu,
     /// A disk.
     Block,
@@ -122,15 +120,14 @@ kinds! {
     Rng,
     /// The balloon device.
     Balloon,
-    /// Any thread of a vsock device that serves another VMM.
+    /// Any thread of a vsock device for another VMM.
     Vhost,
-    /// The other end of another VMM's network card.
+    /// The network behind another VMM's card.
     Nic,
 }
 
 impl Kind {
-    /// Whether all threads of its process have this one list, because a library
-    /// starts them.
+    /// Whether all threads of its process have this list, because a library starts them.
     pub(crate) fn is_of_whole_process(self) -> bool {
         match self {
             Self::Vhost => true,
@@ -172,7 +169,7 @@ const EVERY_THREAD: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// What a disk does with its files.
+/// File operations of a disk.
 const DISK: &[i64] = &[
     libc::SYS_preadv,
     libc::SYS_pwritev,
@@ -187,7 +184,7 @@ const DISK: &[i64] = &[
     libc::SYS_statx,
 ];
 
-/// What carries messages and streams.
+/// Calls that transfer messages and streams.
 const SOCKETS: &[i64] = &[
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
@@ -196,7 +193,7 @@ const SOCKETS: &[i64] = &[
     libc::SYS_shutdown,
 ];
 
-/// What the mux does with its streams.
+/// Calls of the mux on its streams.
 const STREAMS: &[i64] = &[
     libc::SYS_readv,
     libc::SYS_writev,
@@ -207,11 +204,11 @@ const STREAMS: &[i64] = &[
     libc::SYS_setsockopt,
 ];
 
-/// How a thread begins that was started before the list applied to it; it also asks for
-/// the limit of its stack, see [`own_limits`].
+/// Calls at the start of a thread to which the list is applied later; the thread also reads its
+/// stack limit, see [`own_limits`].
 const BEGINNING: &[i64] = &[libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_sched_getaffinity];
 
-/// How the vhost-user library gets its one connection and the guest's memory.
+/// Calls with which the vhost-user library accepts its one connection and maps the guest's memory.
 const VHOST: &[i64] = &[
     libc::SYS_accept4,
     libc::SYS_lseek,
@@ -225,24 +222,24 @@ fn calls(kind: Kind) -> Vec<i64> {
     let own: &[&[i64]] = match kind {
         Kind::Main => &[SOCKETS, &[libc::SYS_fstat, libc::SYS_statx]],
         Kind::Vcpu | Kind::Balloon => &[],
-        // A new layer's tables are hash maps, which want a random seed.
+        // A new layer's tables are hash maps, which need a random seed.
         Kind::Block => &[DISK, &[libc::SYS_getrandom]],
         Kind::Vsock => &[SOCKETS, STREAMS],
         Kind::Vhost => &[SOCKETS, STREAMS, BEGINNING, VHOST],
         Kind::Rng => &[&[libc::SYS_getrandom]],
-        // Its tables are hash maps, which want a random seed.
+        // Its tables are hash maps, which need a random seed.
         Kind::Nic => &[SOCKETS, &[libc::SYS_getrandom]],
     };
     EVERY_THREAD.iter().chain(own.iter().copied().flatten()).copied().collect()
 }
 
-/// The ioctls of a kind of thread.
+/// The permitted ioctls of a kind of thread.
 fn ioctls(kind: Kind) -> &'static [u64] {
     const KVM_RUN: u64 = 0xae80;
-    /// To tell where a processor failed.
+    /// Reads the registers of a failed vCPU.
     const KVM_GET_REGS: u64 = 0x8090_ae81;
     const KVM_TRANSLATE: u64 = 0xc018_ae85;
-    /// How the standard library makes a stream non-blocking.
+    /// Makes a stream non-blocking, as the standard library does.
     const FIONBIO: u64 = 0x5421;
     match kind {
         Kind::Vcpu => &[KVM_RUN, KVM_GET_REGS, KVM_TRANSLATE],
@@ -268,41 +265,40 @@ fn rules(kind: Kind, pid: u64) -> Result<Rules, seccompiler::Error> {
         rules.insert(libc::SYS_ioctl, requests);
     }
     rules.extend(REFUSED.map(|call| (call, Vec::new())));
-    // Memory yes, executable memory no.
+    // Memory may be mapped, but not as executable.
     const PROT_EXEC: u64 = 4;
     let data_only = || one(2, Dword, SeccompCmpOp::MaskedEq(PROT_EXEC), 0);
     rules.insert(libc::SYS_mmap, vec![data_only()?]);
     rules.insert(libc::SYS_mprotect, vec![data_only()?]);
-    // A debug build of the standard library asks whether a descriptor that it
-    // closes is open.
+    // A debug build of the standard library checks that a descriptor is open when it closes it.
     const F_GETFD: u64 = 1;
     let mut controls = vec![one(1, Dword, SeccompCmpOp::Eq, F_GETFD)?];
     if kind == Kind::Vhost {
-        /// Copies of descriptors, for the guest's memory and its events.
+        /// Duplicates descriptors, for the guest's memory and its events.
         const F_DUPFD_CLOEXEC: u64 = 1030;
-        /// A thread names itself.
+        /// Sets the name of a thread.
         const PR_SET_NAME: u64 = 15;
         controls.push(one(1, Dword, SeccompCmpOp::Eq, F_DUPFD_CLOEXEC)?);
         rules.insert(libc::SYS_prctl, vec![one(0, Dword, SeccompCmpOp::Eq, PR_SET_NAME)?]);
         rules.insert(libc::SYS_prlimit64, vec![own_limits()?]);
     }
     rules.insert(libc::SYS_fcntl, controls);
-    // Kicks of this process's own threads.
+    // Kicks of this process's own threads only.
     rules.insert(libc::SYS_tgkill, vec![one(0, Qword, SeccompCmpOp::Eq, pid)?]);
     Ok(rules)
 }
 
-/// Reading a limit of the process itself: process 0, and no new limit. With another
-/// process, prlimit64 changes the limits of whatever the user runs.
+/// Permits reading a limit of the process itself: process 0, and no new limit. For another process
+/// id, prlimit64 could change the limits of any process of the user.
 fn own_limits() -> Result<SeccompRule, seccompiler::BackendError> {
     let itself = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
     let nothing_new = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
     SeccompRule::new(vec![itself, nothing_new])
 }
 
-/// Calls that fail with "permission denied" instead of ending the process: a C
-/// library reads some settings from files when it feels like it, and copes when
-/// it cannot. The lists of the threads let them through to this refusal.
+/// Calls that fail with "permission denied" instead of killing the process: a C library reads some
+/// settings from files at times, and works without them. The threads' lists pass these calls on to
+/// this refusal.
 const REFUSED: [i64; 2] = [libc::SYS_open, libc::SYS_openat];
 
 #[derive(Debug)]
@@ -323,7 +319,7 @@ fn refusal() -> Result<BpfProgram, seccompiler::Error> {
 }
 
 impl Lists {
-    /// Compiles them for this process.
+    /// Compiles the lists for this process.
     pub(crate) fn compile(mode: Sandbox) -> Result<Self, SandboxError> {
         let pid = u64::from(std::process::id());
         let action = match mode {
@@ -345,13 +341,13 @@ impl Lists {
         Ok(Self(Arc::new(Programs { refuse, kinds })))
     }
 
-    /// Confines the current thread. A thread that cannot be confined must not
-    /// meet the guest, so a failure ends the process.
+    /// Confines the current thread. A thread that cannot be confined must not handle guest data, so
+    /// a failure ends the process.
     pub(crate) fn apply(&self, kind: Kind) {
         self.apply_by(kind, seccompiler::apply_filter);
     }
 
-    /// Confines all threads of the process that there are.
+    /// Confines all existing threads of the process.
     pub(crate) fn apply_to_all(&self, kind: Kind) {
         self.apply_by(kind, seccompiler::apply_filter_all_threads);
     }
@@ -371,7 +367,7 @@ impl Lists {
         }
     }
 
-    /// What a device thread is to run first.
+    /// The function that a device thread runs first.
     pub(crate) fn confine(&self, kind: Kind) -> Box<dyn FnOnce() + Send> {
         let lists = self.clone();
         Box::new(move || lists.apply(kind))
@@ -400,11 +396,10 @@ mod tests {
         assert_eq!(thread.join().unwrap(), Err(Some(libc::EACCES)));
     }
 
-    /// Set for the process that confines itself.
+    /// Set in the environment of the process that confines itself.
     const CONFINED: &str = "VBUILD_TEST_CONFINED";
 
-    /// Runs this test once more in a process of its own, because there is no way
-    /// back from confinement.
+    /// Runs this test again in a separate process, because confinement cannot be undone.
     #[test]
     fn a_confined_process_has_lost_paths_privileges_and_memory_dumps() {
         const NAME: &str = "a_confined_process_has_lost_paths_privileges_and_memory_dumps";

@@ -1,6 +1,6 @@
-//! A process that confines itself by the code that machines and devices use, and
-//! then tries what it must not be able to do; and its parent's side. Without an
-//! attempt it is what `vbuild doctor` asks which layers this kernel grants.
+//! A process that confines itself with the code of machines and devices, and then attempts
+//! something forbidden; and its parent's side. Without an attempt it reports to `vbuild doctor`
+//! which layers this kernel supports.
 
 use std::{
     io,
@@ -28,12 +28,12 @@ use crate::{
     vhost,
 };
 
-/// The process needs no file.
+/// The process writes no file.
 const FILE_BYTES_MAX: u64 = 0;
-/// What the process is called in errors.
+/// The name of the process in errors.
 const WHO: &str = "the process that tries its confinement";
 
-/// Confines itself as the process of this kind of thread does, and tries.
+/// Confines itself like the process of this kind of thread, and makes the attempt.
 pub(crate) fn serve(
     mode: Sandbox,
     kind: Kind,
@@ -54,7 +54,7 @@ pub(crate) fn serve(
             if begun.recv().is_ok()
                 && let Some(attempt) = attempt
             {
-                // The main thread waits for it.
+                // The main thread waits for this.
                 let _ = tell.send(attempt.carry_out().err().map(|error| error.to_string()));
             }
         })
@@ -64,7 +64,7 @@ pub(crate) fn serve(
     } else {
         lists.apply(Kind::Main);
     }
-    // If the parent is gone there is nobody to tell; here and below.
+    // If the parent is gone, the result cannot be reported; here and below.
     let _ = control.send(&FromVmm::Started { landlock }, &[]);
     let _ = begin.send(());
     if let Ok(error) = told.recv() {
@@ -73,22 +73,22 @@ pub(crate) fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A kind of thread that meets what a guest writes.
+/// A kind of thread that handles guest data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConfinedThread(Kind);
 
 impl ConfinedThread {
-    /// All of them.
+    /// All kinds of confined threads.
     pub fn all() -> impl Iterator<Item = Self> {
         sandbox::KINDS.iter().copied().map(Self)
     }
 }
 
-/// Has a confined process try something. `program` calls [`crate::vmm_child`] when its
-/// first argument is [`VMM_VERB`].
+/// Makes an attempt in a confined process. `program` must call [`crate::vmm_child`] if its first
+/// argument is [`VMM_VERB`].
 ///
 /// # Errors
-/// When the process cannot be started.
+/// Fails if the process cannot be started.
 pub fn try_out(program: &Path, thread: ConfinedThread, attempt: Attempt) -> io::Result<Outcome> {
     let Launched { control, mut child, .. } = start(program, thread.0, Some(attempt))?;
     let answer = control.receive::<FromVmm>();
@@ -100,15 +100,15 @@ pub fn try_out(program: &Path, thread: ConfinedThread, attempt: Attempt) -> io::
     })
 }
 
-/// What confines the VMM and its siblings on this kernel: asked of processes that have
+/// The confinement of the VMM and its siblings on this kernel, as reported by processes that have
 /// just confined themselves.
 ///
 /// # Errors
-/// When they cannot, which is when no machine could start either.
+/// Fails if they cannot; then no machine could start either.
 pub fn confinement(program: &Path) -> io::Result<Vec<Confinement>> {
     let ask = |(name, kind): (&str, Kind)| {
         let Launched { mut child, landlock, .. } = start(program, kind, None)?;
-        // It ends by itself, as it has nothing to do.
+        // It exits by itself, as it has no work.
         child.wait()?;
         let system_calls = Sandbox::Enforce.into();
         Ok(Confinement { process: name.to_owned(), landlock, system_calls })

@@ -1,4 +1,4 @@
-//! A virtual processor on its thread: run, serve the exit, run again.
+//! A virtual CPU on its thread: run, handle the exit, run again.
 //!
 //! ```text
 //!            ┌──────────── port or register access ◄────────────┐
@@ -35,7 +35,7 @@ use crate::{
 /// Code bytes shown for a failed instruction: the longest x86 instruction.
 const CODE_BYTES: usize = 15;
 
-/// The end of the machine: the first reason wins.
+/// The end of the machine; the first reason is kept.
 #[derive(Debug)]
 pub(crate) struct End {
     reason: Mutex<Option<HaltReason>>,
@@ -44,23 +44,22 @@ pub(crate) struct End {
 }
 
 impl End {
-    /// Nothing has happened yet.
+    /// The state of a machine that has not ended.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { reason: Mutex::new(None), stopping: AtomicBool::new(false), event: event()? })
     }
 
-    /// Ends the machine for this reason, unless it has ended already.
+    /// Ends the machine with this reason, unless it has ended already.
     pub(crate) fn because(&self, reason: HaltReason) {
-        // Nothing panics while it is held, so a poisoned lock is still sound.
+        // No code panics while it holds the lock, so a poisoned one is still consistent.
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
         self.stopping.store(true, Ordering::SeqCst);
-        // Fails only when the count overflows, that is, when it is set.
+        // Fails only if the count overflows; then the event is already signalled.
         let _ = self.event.write(1);
     }
 
-    /// Ends the machine because a part of it failed, and says so even if it has
-    /// ended otherwise: a guest that powered off in good order while the last
-    /// bytes of its disk were lost has not ended well.
+    /// Ends the machine because a part of it failed, and replaces any reason but an earlier failure:
+    /// if a guest powered off normally but the last data of its disk was lost, the machine failed.
     pub(crate) fn failed(&self, text: String) {
         let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(*reason, Some(HaltReason::Lost(_))) {
@@ -68,11 +67,11 @@ impl End {
         }
         drop(reason);
         self.stopping.store(true, Ordering::SeqCst);
-        // Fails only when the count overflows, that is, when it is set.
+        // Fails only if the count overflows; then the event is already signalled.
         let _ = self.event.write(1);
     }
 
-    /// Why the machine has ended, if it has.
+    /// The reason of the end, if the machine has ended.
     pub(crate) fn reason(&self) -> Option<HaltReason> {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -87,7 +86,7 @@ impl End {
     }
 }
 
-/// What the processors reach by ports and addresses.
+/// The devices that CPUs access through ports and addresses.
 #[derive(Debug)]
 pub(crate) struct Bus {
     /// Guest RAM, to show the code of a failed instruction.
@@ -133,7 +132,7 @@ impl Bus {
             Some(register) => {
                 self.console.lock().unwrap_or_else(PoisonError::into_inner).read(register, data);
             }
-            // Nobody there: the bus floats. The sleep status register reads as 0.
+            // No device: the bus floats. The sleep status register reads as 0.
             None if port == crate::layout::SLEEP_STATUS_PORT => data.fill(0),
             None => data.fill(0xff),
         }
@@ -166,16 +165,16 @@ fn com1_register(port: u16) -> Option<u8> {
     u8::try_from(register).ok().filter(|_| register < COM1_PORTS)
 }
 
-/// What follows from an exit.
+/// The consequence of an exit.
 enum Next {
     Run,
     End(HaltReason),
-    /// End with this text, to which the place is added.
+    /// End the machine with this message, to which the location is added.
     Fault(String),
     InternalError,
 }
 
-/// Runs a processor until the machine ends.
+/// Runs a vCPU until the machine ends.
 pub(crate) fn run(mut vcpu: Kickable, index: u8, bus: &Bus, end: &End) {
     while !end.stopping() {
         let next = step(vcpu.vcpu(), bus);
@@ -250,7 +249,7 @@ fn interrupted(vcpu: &mut VcpuFd, bus: &Bus, error: kvm_ioctls::Error) -> Next {
     }
 }
 
-/// Describes a fault with the place where it happened.
+/// Describes a fault with its location.
 fn lost(vcpu: &VcpuFd, index: u8, bus: &Bus, what: &str) -> HaltReason {
     let Ok(regs) = vcpu.get_regs() else {
         return HaltReason::Lost(format!("processor {index} ended with {what}"));

@@ -1,4 +1,4 @@
-//! The vsock device for a machine that QEMU runs, in a process of its own.
+//! The vsock device of a machine run by QEMU, in its own process.
 //!
 //! ```text
 //!  vbuild: VsockProcess                    child                     QEMU
@@ -8,9 +8,8 @@
 //!    │◄─ policy socket, as for a machine ──│
 //! ```
 //!
-//! What the guest puts into the rings is as hostile here as under the own VMM, so
-//! the same rules hold: the process has the descriptors it was given, no path, no
-//! network, and a list of system calls.
+//! The guest's ring data is as untrusted here as under vbuild's own VMM, so the same rules apply:
+//! the process has the passed descriptors, no path, no network, and a list of system calls.
 
 mod child;
 mod device;

@@ -1,5 +1,4 @@
-//! A virtual machine, assembled: memory, devices in their slots, processors on
-//! their threads.
+//! Assembles a virtual machine: memory, devices in their slots, CPUs on their threads.
 
 use std::{
     fs::File,
@@ -36,34 +35,34 @@ pub(crate) enum VmError {
     /// A KVM ioctl failed.
     #[error("{action} failed")]
     Ioctl {
-        /// The action that failed.
+        /// The ioctl.
         action: &'static str,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A thread or an event cannot be made.
+    /// A thread or an event cannot be created.
     #[error("failed to create {what}")]
     Resource {
-        /// The part of the machine.
+        /// The resource.
         what: &'static str,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// More devices than slots.
+    /// There are more devices than slots.
     #[error("{0} devices, but there are {MMIO_SLOTS_MAX} slots")]
     TooManyDevices(usize),
-    /// Guest memory.
+    /// Guest memory cannot be created.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// Kernel and initramfs.
+    /// Kernel and initramfs cannot be loaded.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// A processor.
+    /// A CPU cannot be set up.
     #[error(transparent)]
     Cpu(#[from] CpuError),
-    /// Tables do not fit the memory.
+    /// The tables do not fit guest memory.
     #[error("the guest's memory does not hold its tables")]
     Tables(#[from] vm_memory::GuestMemoryError),
 }
@@ -76,19 +75,18 @@ fn resource(what: &'static str) -> impl FnOnce(io::Error) -> VmError {
     move |source| VmError::Resource { what, source }
 }
 
-/// How long a processor may take to leave KVM after a kick before it is kicked
-/// again.
+/// Delay before a vCPU that has not left KVM after a kick is kicked again.
 const KICK_INTERVAL: Duration = Duration::from_millis(20);
-/// How long processors may take altogether to stop; then their threads are left
-/// to the end of the process.
+/// Time limit for all vCPUs together to stop; after that, their threads are left until the process
+/// exits.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// What a machine consists of, apart from its devices.
+/// The parts of a machine, apart from its devices.
 #[derive(Debug)]
 pub(crate) struct Parts {
     /// The KVM device.
     pub(crate) kvm: Kvm,
-    /// Number of processors.
+    /// Number of CPUs.
     pub(crate) vcpus: u8,
     /// RAM in bytes.
     pub(crate) memory_bytes: u64,
@@ -96,18 +94,18 @@ pub(crate) struct Parts {
     pub(crate) kernel: File,
     /// The initramfs.
     pub(crate) initrd: File,
-    /// The whole command line.
+    /// The complete command line.
     pub(crate) cmdline: String,
-    /// Where console output goes.
+    /// The destination of console output.
     pub(crate) console: Option<File>,
-    /// What is counted.
+    /// The counters.
     pub(crate) counters: Arc<Counters>,
-    /// Where the end of the machine is noted; devices that fail know it too.
+    /// Records the end of the machine; devices that fail use it too.
     pub(crate) end: Arc<End>,
 }
 
-/// A machine whose processors have not started yet. The fields are in drop
-/// order: devices let go of guest memory before it is unmapped.
+/// A machine whose CPUs have not started yet. The fields are in drop order: devices release guest
+/// memory before it is unmapped.
 #[derive(Debug)]
 pub(crate) struct Vm {
     bus: Arc<Bus>,
@@ -168,8 +166,8 @@ impl Vm {
         Ok(Self { bus, end: parts.end, vcpus, _vm: vm, _memory: memory })
     }
 
-    /// Starts the processors. Each thread runs `confine` first and this one
-    /// `confine_starter`; no processor begins before all have.
+    /// Starts the CPUs. Each thread runs `confine` first and this one `confine_starter`; no CPU
+    /// begins before all have.
     pub(crate) fn start(
         self,
         confine: impl Fn() + Clone + Send + 'static,
@@ -177,8 +175,8 @@ impl Vm {
     ) -> Result<Running, VmError> {
         kick::install_handler().map_err(resource("a signal handler"))?;
         let mut threads = Vec::new();
-        // All processors wait for the last one's thread, so that an error on
-        // the way leaves none of them running.
+        // All CPUs wait for the last one's thread, so that an error on the way leaves none of them
+        // running.
         let gate = Gate::new(self.vcpus.len());
         for (index, vcpu) in (0u8..).zip(self.vcpus) {
             let (bus, end) = (Arc::clone(&self.bus), Arc::clone(&self.end));
@@ -186,7 +184,7 @@ impl Vm {
             let (send, kicker) = mpsc::sync_channel(1);
             let body = move || {
                 let vcpu = Kickable::new(vcpu);
-                // The starter waits for it in the next lines.
+                // The starter waits for this in the next lines.
                 let _ = send.send(Kickable::kicker());
                 gate.pass(confine);
                 vcpu::run(vcpu, index, &bus, &end);
@@ -206,13 +204,13 @@ impl Vm {
     }
 }
 
-/// What all threads pass together, each after it has confined itself: so the guest's
-/// first instruction finds no thread that is not.
+/// A barrier that all threads pass together, each after it has confined itself: so the guest's
+/// first instruction finds only confined threads.
 #[derive(Debug, Clone)]
 struct Gate(Arc<Barrier>);
 
 impl Gate {
-    /// For the processors and their starter.
+    /// A gate for the CPUs and their starter.
     fn new(vcpus: usize) -> Self {
         Self(Arc::new(Barrier::new(vcpus + 1)))
     }
@@ -223,7 +221,7 @@ impl Gate {
     }
 }
 
-/// Puts a device into its slot: interrupt by irqfd, notifications by ioeventfd.
+/// Attaches a device to its slot: interrupt by irqfd, notifications by ioeventfd.
 fn plug(
     vm: &VmFd,
     slot: Slot,
@@ -253,7 +251,7 @@ fn console(
     Ok(Console::new(line, sink, panicked, counters))
 }
 
-/// A machine that runs. The fields are in drop order.
+/// A running machine. The fields are in drop order.
 #[derive(Debug)]
 pub(crate) struct Running {
     threads: Vec<(JoinHandle<()>, Kicker)>,
@@ -274,8 +272,8 @@ impl Running {
         self.end.because(reason);
     }
 
-    /// Stops the processors and then the devices, whose last act is to bring
-    /// their images into order, and says how the machine ended.
+    /// Stops the CPUs and then the devices, which finally make their images consistent, and returns
+    /// how the machine ended.
     pub(crate) fn stop(mut self) -> HaltReason {
         self.end.because(HaltReason::Killed);
         let started = Instant::now();
@@ -289,7 +287,7 @@ impl Running {
             thread::sleep(KICK_INTERVAL.min(started.elapsed() + Duration::from_micros(200)));
         }
         for (thread, _) in self.threads.drain(..).filter(|(thread, _)| thread.is_finished()) {
-            // A panicked processor thread has ended; its reason is below.
+            // A panicked CPU thread has ended; its reason is below.
             let _ = thread.join();
         }
         for slot in &self.bus.slots {

@@ -1,4 +1,4 @@
-//! Opening everything that the VMM process will be given.
+//! Opens all files for the VMM process.
 
 use std::{collections::BTreeMap, fs::File, path::Path};
 
@@ -10,7 +10,7 @@ use crate::{
     drives::{self, drive_error},
 };
 
-/// Everything that is opened before the process is started.
+/// The files opened before the process is started.
 pub(super) struct Opened {
     pub(super) files: Vec<File>,
     pub(super) drives: Vec<BootDrive>,

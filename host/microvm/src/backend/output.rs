@@ -1,4 +1,4 @@
-//! What the VMM process writes: the guest's console and its own last words.
+//! The output of the VMM process: the guest's console, and its own error messages.
 
 use std::{
     collections::VecDeque,
@@ -10,7 +10,7 @@ use std::{
 
 use super::lock;
 
-/// The last bytes of a stream.
+/// The tail of a stream.
 #[derive(Debug)]
 pub(crate) struct Tail {
     bytes: VecDeque<u8>,
@@ -54,7 +54,7 @@ pub(crate) fn follow(
     thread::Builder::new().name("microvm-output".to_owned()).spawn(body)
 }
 
-/// The last output of the VMM process.
+/// The tail of the process's own error messages.
 #[derive(Debug, Default)]
 pub(crate) struct LogTail {
     pub(crate) tail: Option<Arc<Mutex<Tail>>>,
@@ -62,8 +62,8 @@ pub(crate) struct LogTail {
 }
 
 impl LogTail {
-    /// The whole tail, once the process is dead: the reader ends with the pipe. It is
-    /// given a moment only, in case something else holds the pipe open.
+    /// The whole tail, once the process is dead: the reader ends when the pipe closes. It waits
+    /// only briefly, in case another process holds the pipe open.
     pub(crate) fn last(&self) -> String {
         const MOMENT: Duration = Duration::from_millis(500);
         const STEP: Duration = Duration::from_millis(5);

@@ -1,5 +1,4 @@
-//! The processes that this crate starts, as their parent sees them: how they
-//! begin, what they may ask, how they end.
+//! The processes of this crate from the parent's side: start, requests, exit.
 
 use std::{
     ffi::OsString,
@@ -40,61 +39,60 @@ use crate::{
     counters::{Counter, Counters},
 };
 
-/// How long the VMM may take to build its machine. It reads kernel and initramfs
-/// once; 30 s are for a host that is swapping.
+/// Time limit for building the machine. The VMM reads kernel and initramfs once; 30 s allow for a
+/// host that is swapping.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// The end of a process's own words that is kept.
+/// Bytes kept of a process's error messages.
 const WORDS_TAIL_BYTES: usize = 4 << 10;
 
 /// Why a process did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    /// The host has not enough of something, or the program is not there.
+    /// A resource of the host is exhausted, or the program does not exist.
     #[error("failed to {action}")]
     Io {
         action: String,
         #[source]
         source: io::Error,
     },
-    /// What the process said, or how it ended.
+    /// The error reported by the process, or its exit status.
     #[error("{0}")]
     Process(String),
 }
 
-/// A process that shall start.
+/// The parameters of starting a process.
 pub(crate) struct Launch<'a> {
-    /// What calls [`crate::vmm_child`] when it gets these arguments.
+    /// The program, which calls [`crate::vmm_child`] for these arguments.
     pub(crate) program: &'a Path,
     pub(crate) arguments: &'a [OsString],
-    /// One more argument, by which a list of processes tells one from another.
+    /// An additional argument that identifies the process in process listings.
     pub(crate) name: &'a str,
-    /// The program's name in such a list.
+    /// The program's name in process listings.
     pub(crate) shown_as: &'a str,
-    /// What errors call it.
+    /// The name in errors.
     pub(crate) who: &'a str,
-    /// Asked about connections that the guest opens.
+    /// Decides about connections that the guest opens.
     pub(crate) on_guest_connect: OnGuestConnect,
-    /// Takes its standard output.
+    /// Receives the tail of its standard output.
     pub(crate) console: Option<Arc<Mutex<Tail>>>,
 }
 
-/// A process that has started.
+/// A started process.
 pub(crate) struct Launched {
     pub(crate) control: Channel,
     pub(crate) child: Child,
     pub(crate) words: LogTail,
-    /// What the kernel granted it of landlock.
+    /// The Landlock restrictions that the kernel enforces.
     pub(crate) landlock: Landlock,
-    /// Of a process that shows them.
+    /// Its memory mappings, if it reports them.
     pub(crate) mappings: Option<Mappings>,
 }
 
-/// Starts a process. `tell` sends the first message over the first channel; the
-/// second goes with it, and is where the process asks about connections. Blocks
-/// until the process has said its first word.
+/// Starts a process. `tell` sends the first message on the first channel, with the second channel,
+/// on which the process asks about connections. Blocks until the process has replied.
 ///
 /// # Errors
-/// When it does not start; it has then ended.
+/// Fails if the process does not start; it has then ended.
 pub(crate) fn launch(
     launch: Launch<'_>,
     tell: impl FnOnce(&Channel, &Channel) -> io::Result<()>,
@@ -130,12 +128,12 @@ pub(crate) fn launch(
     drop(asking);
     let started = match told {
         Ok(()) => wait_for_start(&control),
-        // It has ended before it read anything; its status says more.
+        // It exited before it read anything; its exit status is more informative.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(String::new()),
         Err(e) => Err(format!("it does not take its first message: {e}")),
     };
     let (landlock, files) = started.map_err(|reason| {
-        // It has ended by itself or has nothing to lose yet.
+        // It has exited, or has no state to lose yet.
         let _ = child.kill();
         let status = child.wait().ok();
         StartError::Process(match (reason.is_empty(), status) {
@@ -147,16 +145,16 @@ pub(crate) fn launch(
     Ok(Launched { control, child, words, landlock, mappings })
 }
 
-/// Opens a stream to a port of the guest; the process gets its other half.
+/// Opens a stream to a port of the guest; the process gets the other end.
 ///
 /// # Errors
-/// When descriptors ran out, too many streams are open, or the process is gone.
+/// Fails if there are no descriptors left, if too many streams are open, or if the process is gone.
 pub(crate) fn connect(
     control: &Channel,
     counters: &Counters,
     port: u32,
 ) -> Result<UnixStream, ConnectError> {
-    // The process closes what goes beyond the limit without a word.
+    // The process silently closes streams above the limit.
     let open = usize::try_from(counters.get(Counter::VsockConnections)).unwrap_or(usize::MAX);
     if open >= CONNECTIONS_MAX {
         return Err(ConnectError::TooMany);
@@ -167,36 +165,34 @@ pub(crate) fn connect(
     Ok(ours)
 }
 
-/// The number of a process, until it has been waited for.
+/// A process id, until the process is reaped.
 #[derive(Debug)]
 pub(crate) struct Process(Mutex<Option<u32>>);
 
 impl Process {
-    /// That of a child that has not been waited for.
+    /// The id of a child that is not reaped yet.
     pub(crate) fn of(child: &Child) -> Self {
         Self(Mutex::new(Some(child.id())))
     }
 
-    /// The number.
+    /// The process id.
     pub(crate) fn id(&self) -> Option<u32> {
         *lock(&self.0)
     }
 
-    /// Ends the process at once.
+    /// Kills the process.
     pub(crate) fn kill(&self) {
         if let Some(process) = *lock(&self.0)
             && let Ok(pid) = i32::try_from(process)
         {
-            // Fails only for a process that has ended; it has not been waited for,
-            // so the number is still its own.
+            // Fails only if the process has exited; it is not reaped yet, so its id is not reused.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 
-    /// Waits for the process; afterwards nobody may signal its number any more.
+    /// Waits for the process and reaps it; afterwards its id is not signalled.
     pub(crate) fn reap(&self, child: &mut Child) -> Option<ExitStatus> {
-        // Waits without reaping first, so that the number stays ours while `kill`
-        // may still use it.
+        // Wait without reaping first, so that the id stays valid while `kill` may use it.
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         while matches!(waitid(Id::Pid(pid), flags), Err(nix::errno::Errno::EINTR)) {}
@@ -206,8 +202,8 @@ impl Process {
     }
 }
 
-/// Waits for the first word of a process, and gives what confines it and the files that
-/// came with it. An empty error means that it ended without one.
+/// Waits for the first message of a process; returns its Landlock restrictions and the files sent
+/// with the message. An empty error means that it exited without a message.
 fn wait_for_start(control: &Channel) -> Result<(Landlock, Vec<OwnedFd>), String> {
     let bounded = |timeout| control.set_timeout(timeout).map_err(|e| e.to_string());
     bounded(Some(START_TIMEOUT))?;
@@ -225,7 +221,7 @@ fn wait_for_start(control: &Channel) -> Result<(Landlock, Vec<OwnedFd>), String>
     }
 }
 
-/// Answers a process's questions about connections that the guest opens.
+/// Answers a process's requests about connections that the guest opens.
 fn decide(policy: Channel, on_guest_connect: OnGuestConnect) -> io::Result<()> {
     let body = move || {
         while let Ok(Some((AskConnect { port }, _))) = policy.receive() {
@@ -243,7 +239,7 @@ fn decide(policy: Channel, on_guest_connect: OnGuestConnect) -> io::Result<()> {
     thread::Builder::new().name("microvm-policy".to_owned()).spawn(body).map(drop)
 }
 
-/// How a process ended that did not say so itself, with its last words.
+/// Describes how a process ended that did not report it, with its last error messages.
 pub(crate) fn describe(who: &str, status: ExitStatus, words: &str) -> String {
     let how = match status.signal() {
         Some(libc::SIGSYS) => "a system call that its sandbox forbids (SIGSYS)".to_owned(),

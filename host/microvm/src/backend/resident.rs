@@ -1,4 +1,4 @@
-//! How much memory a VM's process holds, and how much of it is its guest's.
+//! Measures the memory of a VM's process, and how much of it belongs to its guest.
 
 use std::{
     fs::File,
@@ -6,19 +6,18 @@ use std::{
     os::fd::OwnedFd,
 };
 
-/// The mappings of a process. Once confined it shows them to nobody but root, except
-/// through the file that it opens before and gives to its parent.
+/// The memory mappings of a process. A confined process hides them from all users but root; so it
+/// opens the file before and passes it to its parent.
 #[derive(Debug)]
 pub(crate) struct Mappings(File);
 
 impl Mappings {
-    /// From that file.
+    /// Wraps the file of mappings.
     pub(crate) fn of(file: OwnedFd) -> Self {
         Self(file.into())
     }
 
-    /// Resident memory in KiB: the VMM's own, and its guest's; nothing once the
-    /// process has ended.
+    /// Resident memory in KiB: the VMM's own, and its guest's; `None` once the process has ended.
     pub(crate) fn resident_kib(&mut self) -> Option<(u64, u64)> {
         let mut smaps = String::new();
         self.0.rewind().ok()?;
@@ -27,8 +26,8 @@ impl Mappings {
     }
 }
 
-/// The same from what proc_pid_smaps(5) describes. The guest's RAM is what was
-/// advised to have huge pages (`hg`), which nothing else is.
+/// Parses the format of proc_pid_smaps(5). The guest's RAM is the mapping with the huge page advice
+/// (`hg`), which no other mapping has.
 fn resident_kib(smaps: &str) -> (u64, u64) {
     let (mut own, mut guest, mut last) = (0, 0, 0);
     for line in smaps.lines() {

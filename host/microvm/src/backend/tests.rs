@@ -1,4 +1,4 @@
-//! The parent against processes that are no VMM.
+//! Tests of the parent with processes that are not a VMM.
 
 use std::os::unix::process::ExitStatusExt as _;
 

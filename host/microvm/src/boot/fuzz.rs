@@ -10,7 +10,7 @@ use crate::{
     memory::{self, create_file},
 };
 
-/// Enough for the fixed places and a small kernel; lazily touched.
+/// Enough for the fixed addresses and a small kernel; allocated lazily.
 const MEMORY_BYTES: u64 = 32 << 20;
 
 fn file(bytes: &[u8]) -> Option<File> {
@@ -32,6 +32,6 @@ pub(crate) fn run(bytes: &[u8]) {
         cmdline: "quiet",
         rsdp: GuestAddress(ACPI_START),
     };
-    // Either way is right; what matters is that nothing else happens.
+    // Success and error are both valid; anything else is a bug.
     let _ = load(&memory, payload);
 }

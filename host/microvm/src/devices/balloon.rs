@@ -1,9 +1,8 @@
-//! virtio-balloon, for one thing only: free page reporting. The guest names
-//! large runs of free pages, and the host takes them back until they
-//! are touched again. The balloon itself is never inflated.
+//! virtio-balloon, only for free page reporting: the guest reports large runs of unused pages, and
+//! the host reclaims them until they are touched again. The balloon itself is never inflated.
 //!
-//! A guest kernel whose free pages must keep their contents (page poisoning)
-//! does not report; that is its driver's decision.
+//! A guest kernel whose free pages must keep their contents (page poisoning) does not report them;
+//! its driver decides that.
 
 use std::{io, sync::Arc};
 
@@ -19,14 +18,14 @@ use crate::counters::{Counter, Counters};
 const TYPE_BALLOON: u32 = 5;
 /// `VIRTIO_BALLOON_F_REPORTING`.
 const F_REPORTING: u64 = 1 << 5;
-/// Inflate, deflate and, as neither statistics nor hinting are offered, the
-/// reporting queue as the third.
+/// Inflate, deflate, and the reporting queue, which is the third because neither statistics nor
+/// hinting are offered.
 const QUEUES: usize = 3;
 /// The reporting queue.
 const REPORTING_QUEUE: usize = 2;
 /// A report has at most 32 runs (`PAGE_REPORTING_CAPACITY` of Linux).
 const QUEUE_SIZE: u16 = 32;
-/// Reports after which the thread looks for commands.
+/// Reports processed before the thread checks for commands.
 const BATCH: usize = 16;
 /// The page size of the host, which is that of the guest.
 const PAGE_BYTES: usize = 4096;
@@ -58,7 +57,7 @@ impl Device for Balloon {
         &[QUEUE_SIZE; QUEUES]
     }
     fn config(&self) -> &[u8] {
-        // `num_pages` and `actual`: no page is ever asked for.
+        // `num_pages` and `actual`: the host never requests pages.
         &[0; 8]
     }
     fn activate(&mut self, activation: Activation) {
@@ -73,8 +72,8 @@ struct Reports {
     counters: Arc<Counters>,
 }
 
-/// Gives whole pages of a slice of guest memory back to the host; says how many
-/// bytes. They read as zeros from now on.
+/// Returns whole pages of a slice of guest memory to the host; they then read as zeros. Returns the
+/// number of bytes.
 fn give_back(slice: &VolatileSlice<'_>) -> usize {
     let guard = slice.ptr_guard_mut();
     let start = guard.as_ptr();
@@ -107,7 +106,7 @@ impl Handler for Reports {
     fn request(&mut self, (): (), _: Option<&mut Activation>) {}
 }
 
-/// Serves rings made of the bytes, in memory that another thread changes.
+/// Processes rings made from the input, in memory that another thread changes.
 pub(crate) fn fuzz(bytes: &[u8]) {
     use crate::fuzzing::rings;
     let Ok(counters) = Counters::new() else { return };

@@ -5,10 +5,9 @@
 //!      used ring ◄── status byte ◄── result ◄──────────┘
 //! ```
 //!
-//! Data moves between guest memory and the file without a copy in between.
-//! Discards and zero writes become holes, so that images stay sparse. An image
-//! can be replaced between two requests: that is how a stage boundary gets its
-//! new layer while the guest runs.
+//! Data is transferred between guest memory and the file without a copy. Discards and zero writes
+//! become holes, so images stay sparse. An image can be replaced between two requests: at a stage
+//! boundary, a running guest gets a new layer this way.
 
 pub(crate) mod fuzz;
 pub(crate) mod image;
@@ -33,26 +32,26 @@ use crate::counters::{Counter, Counters};
 
 /// The device type.
 const TYPE_BLOCK: u32 = 2;
-/// Requests in flight; with indirect descriptors each may have many segments.
+/// Maximum requests in flight; with indirect descriptors each may have many segments.
 const QUEUE_SIZE: u16 = 256;
-/// Segments of one request besides header and status. The Linux driver
-/// allocates descriptors for this many per request.
+/// Maximum segments of a request, besides header and status. The Linux driver allocates this many
+/// descriptors per request.
 const SEG_MAX: u32 = 254;
-/// The most bytes one chain may carry: far above what SEG_MAX and the kernel's
-/// request limit of a few MiB make, far below what would stall the thread.
+/// Maximum bytes of one chain: far above the result of SEG_MAX and the kernel's request limit of a
+/// few MiB, far below what would stall the thread.
 const CHAIN_MAX_BYTES: usize = 64 << 20;
-/// Requests after which the thread looks for commands of the host.
+/// Requests processed before the thread checks for commands of the host.
 const BATCH: usize = 64;
 /// The unit of the protocol's sector numbers, whatever the block size.
 const SECTOR_BYTES: u64 = 512;
-/// The most sectors of one discard or zero segment: 1 GiB.
+/// Maximum sectors of one discard or zero segment: 1 GiB.
 const DISCARD_MAX_SECTORS: u32 = 1 << 21;
-/// Segments of one discard request; the driver collects as many.
+/// Maximum segments of one discard request; the driver merges up to this many.
 const DISCARD_MAX_SEGMENTS: u32 = 64;
-/// The most sectors of one request to write zeros, which are real writes where a hole is
-/// not wanted or the file system has none: as much as a chain of data may carry.
+/// Maximum sectors of one write-zeroes request, which writes data if a hole is not wanted or the
+/// filesystem does not support holes: the size of a maximum data chain.
 const ZEROES_MAX_SECTORS: u32 = 1 << 17;
-/// Segments of one request to write zeros; Linux never sends more.
+/// Maximum segments of one write-zeroes request; Linux sends only one.
 const ZEROES_MAX_SEGMENTS: u32 = 1;
 
 const F_SEG_MAX: u64 = 1 << 2;
@@ -62,11 +61,11 @@ const F_FLUSH: u64 = 1 << 9;
 const F_DISCARD: u64 = 1 << 13;
 const F_WRITE_ZEROES: u64 = 1 << 14;
 
-/// Tells the host about the first failure of a disk, in words, which ends the
-/// machine: a build whose disk lost a byte must not go on.
+/// Reports the first failure of a disk to the host as a message, which ends the machine: a build
+/// must not continue after its disk lost data.
 pub(crate) type Report = Arc<dyn Fn(String) + Send + Sync>;
 
-/// What a disk is, apart from its image.
+/// The properties of a disk, apart from its image.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     /// The name the guest sees.
@@ -79,11 +78,11 @@ pub(crate) struct Setup {
     pub(crate) block_size: BlockSize,
 }
 
-/// A request of the host: replace the image. The old one is flushed first.
+/// A request of the host to replace the image. The old image is flushed first.
 pub(crate) struct Swap {
-    /// Makes the new image from the old one.
+    /// Creates the new image from the old one.
     pub(crate) layer: image::NewLayer,
-    /// Gets the result.
+    /// Receives the result.
     pub(crate) done: SyncSender<io::Result<()>>,
 }
 
@@ -112,7 +111,7 @@ impl Block {
         Ok(Self { config, features, worker })
     }
 
-    /// Where layer swaps are to be sent.
+    /// Sends layer swaps to the disk.
     pub(crate) fn requests(&self) -> Requests<Swap> {
         self.worker.requests()
     }
@@ -125,8 +124,8 @@ fn features(setup: &Setup) -> u64 {
     } else {
         features |= F_DISCARD | F_WRITE_ZEROES;
         if setup.durable {
-            // Without it the guest sends no flushes, which a build that is
-            // thrown away on a crash does not need.
+            // Without this feature the guest sends no flushes; a build whose result is discarded on
+            // a crash does not need them.
             features |= F_FLUSH;
         }
     }
@@ -180,19 +179,18 @@ impl Device for Block {
     }
 }
 
-/// The disk on its thread.
+/// The state of the disk on its thread.
 struct Disk {
     setup: Setup,
     image: Box<dyn Image>,
     counters: Arc<Counters>,
-    /// Taken by the first failure. From then on the guest gets no answers: what
-    /// ended the build is to be the host's trouble, not what the guest makes of
-    /// an I/O error.
+    /// Taken by the first failure. From then on the guest gets no replies, so the build ends with
+    /// the host's error and not with the guest's reaction to an I/O error.
     report: Option<Report>,
 }
 
 impl Disk {
-    /// A valid request failed on the host; the VMM stops.
+    /// Handles a valid request that failed on the host: reports it, which stops the VMM.
     fn failed(&mut self, action: &str, error: &io::Error) {
         self.counters.add(Counter::BlockErrors, 1);
         let serial = &self.setup.serial;
@@ -210,8 +208,8 @@ impl Disk {
         self.report.is_none()
     }
 
-    /// Carries out one chain and returns the bytes written into it, or nothing
-    /// when the chain cannot even take a status.
+    /// Processes one chain and returns the bytes written into it, or `None` if the chain has no
+    /// room for a status.
     fn serve(&mut self, buffers: &Buffers<'_>) -> Option<u32> {
         let request = Request::parse(buffers, self.image.len(), &self.setup)?;
         let written = request.carry_out(self);
@@ -248,7 +246,7 @@ impl Handler for Disk {
                 }
             }
         });
-        // The asker may have given up; the swap stands.
+        // The requester may be gone; the swap is done anyway.
         let _ = swap.done.send(result);
     }
 }

@@ -1,15 +1,15 @@
 //! A descriptor chain as lists of memory slices, checked once.
 //!
-//! Each descriptor is read from guest memory exactly once, so the guest cannot
-//! change it between check and use. The number of descriptors is bounded by the
-//! queue size (the chain iterator counts), the number of bytes by the caller.
+//! Each descriptor is read from guest memory exactly once, so the guest cannot change it between
+//! check and use. The queue size bounds the number of descriptors (the chain iterator counts them),
+//! the caller bounds the number of bytes.
 
 use std::io;
 
 use virtio_queue::DescriptorChain;
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
-/// What was wrong with a chain.
+/// Why a chain is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ChainError {
     /// A descriptor points outside of guest memory.
@@ -18,7 +18,7 @@ pub(crate) enum ChainError {
     /// A device-readable descriptor follows a device-writable one.
     #[error("a readable descriptor follows a writable one")]
     Order,
-    /// The chain is longer than a device takes.
+    /// The chain exceeds the device's limit.
     #[error("a chain is too long")]
     TooLong,
 }
@@ -26,9 +26,9 @@ pub(crate) enum ChainError {
 /// The memory of a chain.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers<'a> {
-    /// What the device reads.
+    /// Device-readable memory.
     pub(crate) readable: Vec<VolatileSlice<'a>>,
-    /// What the device writes.
+    /// Device-writable memory.
     pub(crate) writable: Vec<VolatileSlice<'a>>,
 }
 
@@ -77,7 +77,7 @@ fn push_slices<'a>(
     if found == len { Ok(()) } else { Err(ChainError::OutOfMemory) }
 }
 
-/// The bytes in a list of slices.
+/// The total length of a list of slices.
 pub(crate) fn total(slices: &[VolatileSlice<'_>]) -> usize {
     slices.iter().map(VolatileSlice::len).sum()
 }
@@ -109,7 +109,7 @@ pub(crate) fn part<'a>(
     out
 }
 
-/// Copies the beginning of a list of slices; says how much there was.
+/// Copies from the start of a list of slices; returns the number of bytes copied.
 pub(crate) fn copy_out(slices: &[VolatileSlice<'_>], into: &mut [u8]) -> usize {
     let mut done = 0;
     for slice in slices {
@@ -119,7 +119,7 @@ pub(crate) fn copy_out(slices: &[VolatileSlice<'_>], into: &mut [u8]) -> usize {
     done
 }
 
-/// Fills a list of slices from the beginning; says how much fitted.
+/// Copies to the start of a list of slices; returns the number of bytes copied.
 pub(crate) fn copy_in(slices: &[VolatileSlice<'_>], from: &[u8]) -> usize {
     let mut done = 0;
     for slice in slices {
@@ -134,11 +134,11 @@ pub(crate) fn copy_in(slices: &[VolatileSlice<'_>], from: &[u8]) -> usize {
     done
 }
 
-/// What zeros are compared and written with.
+/// A block of zeros, to compare with and to write.
 const ZEROS: [u8; 4096] = [0; 4096];
 
-/// Whether a list of slices holds nothing but zeros. The guest may change it while it
-/// is looked at, as it may change what is being written.
+/// Whether a list of slices contains only zeros. The guest may change it meanwhile, as it may
+/// change any data being written.
 pub(crate) fn is_zero(slices: &[VolatileSlice<'_>]) -> bool {
     let mut copy = ZEROS;
     slices.iter().all(|slice| {
@@ -181,13 +181,13 @@ pub(crate) enum Direction {
     Write,
 }
 
-/// The kernel takes at most this many slices in one call (`UIO_MAXIOV`).
+/// Maximum slices in one call (`UIO_MAXIOV`).
 const IOV_MAX: usize = 1024;
 
-/// Moves all bytes of `slices` from or to the file at `offset`.
+/// Transfers all bytes of `slices` from or to the file at `offset`.
 ///
 /// # Errors
-/// What the kernel said; `UnexpectedEof` when the file ends early.
+/// Returns the kernel's error, or `UnexpectedEof` if the file ends early.
 pub(crate) fn transfer(
     file: &std::fs::File,
     direction: Direction,

@@ -7,9 +7,9 @@
 //!   └──────── status := 0 ───────────────────────────────── worker gets them
 //! ```
 //!
-//! The guest may write anything in any order. A write that the state does not
-//! allow is ignored; rings that are not valid at DRIVER_OK make the device
-//! report "needs reset", and its worker never sees them.
+//! The guest may write anything in any order. A write that the state does not permit is ignored.
+//! Rings that are invalid at DRIVER_OK make the device report "needs reset", and its worker never
+//! gets them.
 
 pub(crate) mod fuzz;
 
@@ -27,7 +27,7 @@ use super::virtio::{
 const MAGIC: u32 = 0x7472_6976;
 /// The modern register layout.
 const VERSION: u32 = 2;
-/// "VBLD": nobody checks it.
+/// "VBLD"; drivers do not check it.
 const VENDOR: u32 = 0x444c_4256;
 
 const REG_MAGIC: u64 = 0x000;
@@ -42,7 +42,7 @@ const REG_QUEUE_SEL: u64 = 0x030;
 const REG_QUEUE_NUM_MAX: u64 = 0x034;
 const REG_QUEUE_NUM: u64 = 0x038;
 const REG_QUEUE_READY: u64 = 0x044;
-/// The notify register, at which KVM watches for writes.
+/// The notify register, whose writes KVM's ioeventfd matches.
 pub(crate) const REG_QUEUE_NOTIFY: u64 = 0x050;
 const REG_INTERRUPT_STATUS: u64 = 0x060;
 const REG_INTERRUPT_ACK: u64 = 0x064;
@@ -62,11 +62,11 @@ const STATUS_DRIVER_OK: u32 = 4;
 const STATUS_FEATURES_OK: u32 = 8;
 const STATUS_NEEDS_RESET: u32 = 0x40;
 const STATUS_FAILED: u32 = 0x80;
-/// The bits that a driver may write.
+/// The status bits that a driver may write.
 const STATUS_WRITABLE: u32 =
     STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED;
 
-/// One device behind its registers.
+/// A device with its register file.
 #[derive(Debug)]
 pub(crate) struct Transport {
     device: Box<dyn Device>,
@@ -119,15 +119,15 @@ impl Transport {
         self.queues.get(usize::try_from(self.queue_sel).ok()?)
     }
 
-    /// The selected queue, as long as the driver may still set it up.
+    /// The selected queue, while the driver may still configure it.
     fn selected_mut(&mut self) -> Option<&mut Queue> {
         let set_up = self.status & STATUS_FEATURES_OK != 0 && !self.running;
         let index = usize::try_from(self.queue_sel).ok()?;
         self.queues.get_mut(index).filter(|_| set_up)
     }
 
-    /// A read of the guest. Registers are read as 32 bits; the configuration
-    /// space in any width.
+    /// Handles a read by the guest. Registers are read as 32 bits; the configuration space in any
+    /// width.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some(start) = offset.checked_sub(REG_CONFIG) {
             let config = self.device.config();
@@ -160,13 +160,13 @@ impl Transport {
             REG_INTERRUPT_STATUS => self.interrupt.status(),
             REG_STATUS if self.interrupt.is_broken() => self.status | STATUS_NEEDS_RESET,
             REG_STATUS => self.status,
-            // The configuration of our devices never changes: generation 0.
+            // The configuration of these devices never changes: generation 0.
             REG_CONFIG_GENERATION => 0,
             _ => 0,
         }
     }
 
-    /// A write of the guest.
+    /// Handles a write by the guest.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
         let Ok(bytes) = <[u8; 4]>::try_from(data) else { return };
         let value = u32::from_le_bytes(bytes);
@@ -194,12 +194,11 @@ impl Transport {
         }
     }
 
-    /// Notifications arrive through KVM's ioeventfd; this is the path for one
-    /// that KVM did not match.
+    /// Handles a notification that KVM's ioeventfd did not match.
     fn notify(&self, queue: u32) {
         let event = usize::try_from(queue).ok().and_then(|index| self.notify.get(index));
         if let Some(event) = event {
-            // Fails only when the count overflows, that is, when it is set.
+            // Fails only if the count overflows; then the event is already signalled.
             let _ = event.write(1);
         }
     }
@@ -209,8 +208,8 @@ impl Transport {
         let Some(queue) = self.selected_mut() else { return };
         match offset {
             REG_QUEUE_NUM => {
-                // A size that is not a power of two, or too large, is refused by
-                // the queue and so shows when the driver enables it.
+                // The queue refuses a size that is not a power of two, or too large, so it is
+                // invalid when the driver enables it.
                 queue.set_size(u16::try_from(value).unwrap_or(0));
             }
             REG_QUEUE_READY => {
@@ -268,8 +267,8 @@ impl Transport {
         self.running = true;
     }
 
-    /// Takes the device away for good: its thread ends, and with it its image is
-    /// brought into order. What remains is an empty slot.
+    /// Removes the device permanently: its thread ends, which also makes its image consistent. An
+    /// empty slot remains.
     pub(crate) fn shut_down(&mut self) {
         self.reset();
         self.device = Box::new(Empty);
@@ -283,7 +282,7 @@ impl Transport {
             queue.reset();
         }
         for event in &self.notify {
-            // Drains a notification of the driver that is going away.
+            // Consumes a notification of the driver that is being reset.
             let _ = event.read();
         }
         self.interrupt.clear();
@@ -296,7 +295,7 @@ impl Transport {
     }
 }
 
-/// A slot whose device has been taken away; no processor runs any more.
+/// A slot whose device was removed; no CPU is running any more.
 #[derive(Debug)]
 struct Empty;
 

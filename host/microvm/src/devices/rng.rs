@@ -1,7 +1,7 @@
 //! virtio-rng: random numbers from the host's kernel.
 //!
-//! A guest without it takes its first random numbers from the processor, which
-//! is slow under emulation and absent in places.
+//! Without this device, a guest takes its first random numbers from the CPU, which is slow under
+//! emulation and missing in places.
 
 use std::{io, sync::Arc};
 
@@ -14,13 +14,13 @@ use crate::counters::{Counter, Counters};
 
 /// The device type.
 const TYPE_RNG: u32 = 4;
-/// The driver has one request in flight.
+/// Queue size; the driver has one request in flight.
 const QUEUE_SIZE: u16 = 8;
-/// Bytes given for one request, whatever its size: what the kernel asks for.
+/// Maximum bytes per request, whatever its size: the kernel asks for this many.
 const GIVE_MAX_BYTES: usize = 256;
-/// The longest chain looked at.
+/// Maximum length of a chain in bytes.
 const CHAIN_MAX_BYTES: usize = 1 << 20;
-/// Requests after which the thread looks for commands again.
+/// Requests processed before the thread checks for commands.
 const BATCH: usize = 16;
 
 /// The device.
@@ -64,7 +64,7 @@ struct Source {
     counters: Arc<Counters>,
 }
 
-/// Random bytes; fewer than asked for when the kernel is interrupted.
+/// Gets random bytes; fewer than requested if the call is interrupted.
 fn random(into: &mut [u8]) -> usize {
     // SAFETY: the pointer and length describe a live, writable slice.
     let got = unsafe { libc::getrandom(into.as_mut_ptr().cast(), into.len(), 0) };
@@ -90,7 +90,7 @@ impl Handler for Source {
     fn request(&mut self, (): (), _: Option<&mut Activation>) {}
 }
 
-/// Serves rings made of the bytes, in memory that another thread changes.
+/// Processes rings made from the input, in memory that another thread changes.
 pub(crate) fn fuzz(bytes: &[u8]) {
     use crate::fuzzing::rings;
     let Ok(counters) = Counters::new() else { return };

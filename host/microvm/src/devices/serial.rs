@@ -1,9 +1,8 @@
-//! The serial console: an 8250 whose output goes to the parent process.
+//! The serial console: an 8250 UART whose output goes to the parent process.
 //!
-//! Each character costs an exit, so the guest is told to use it for panics and
-//! the agent's own complaints only. What the parent does not take at once is
-//! dropped and counted: a guest that floods its console slows itself, never
-//! the host.
+//! Each character costs an exit, so the guest is configured to use it for panics and the agent's
+//! own errors only. Output that the parent does not accept at once is dropped and counted: a guest
+//! that floods its console slows down itself, never the host.
 
 use std::{
     fs::File,
@@ -19,11 +18,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::counters::{Counter, Counters};
 
-/// What the kernel prints when it gives up; the only text looked for, so that
-/// a panic can be told from a reboot.
+/// The kernel's panic message; the only text searched for, to distinguish a panic from a reboot.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 
-/// Raises the port's interrupt.
+/// The port's interrupt.
 #[derive(Debug)]
 pub(crate) struct Line(EventFd);
 
@@ -34,11 +32,11 @@ impl Trigger for Line {
     }
 }
 
-/// Where the characters go.
+/// The destination of the characters.
 #[derive(Debug)]
 pub(crate) struct Output {
     sink: Option<File>,
-    /// Characters of [`PANIC`] seen so far.
+    /// Number of characters of [`PANIC`] matched so far.
     matched: usize,
     panicked: Arc<AtomicBool>,
     counters: Arc<Counters>,
@@ -71,7 +69,7 @@ impl Write for Output {
     }
 }
 
-/// The port.
+/// The serial port.
 #[derive(Debug)]
 pub(crate) struct Console {
     port: Serial<Line, NoEvents, Output>,
@@ -93,7 +91,7 @@ impl Console {
     /// A write to one of the eight ports.
     pub(crate) fn write(&mut self, register: u8, data: &[u8]) {
         for byte in data {
-            // The output never fails; a failed interrupt is pending anyway.
+            // Output never fails; an interrupt that failed is already pending.
             let _ = self.port.write(register, *byte);
         }
     }

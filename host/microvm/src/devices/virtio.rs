@@ -1,4 +1,4 @@
-//! What the register file and the devices agree on.
+//! The interface between the register file and the devices.
 
 use std::{
     fmt, io,
@@ -19,7 +19,7 @@ use crate::counters::{Counter, Counters};
 pub(crate) const F_VERSION_1: u64 = 1 << 32;
 /// `VIRTIO_RING_F_INDIRECT_DESC`.
 pub(crate) const F_INDIRECT_DESC: u64 = 1 << 28;
-/// `VIRTIO_RING_F_EVENT_IDX`: spares most notifications in both directions.
+/// `VIRTIO_RING_F_EVENT_IDX`: avoids most notifications in both directions.
 pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
 
 /// A virtio device as the register file sees it.
@@ -34,12 +34,11 @@ pub(crate) trait Device: Send + fmt::Debug {
     fn config(&self) -> &[u8];
     /// Gives the queues to the device's worker.
     fn activate(&mut self, activation: Activation);
-    /// Takes the worker off the queues; when this returns, it no longer touches
-    /// guest memory.
+    /// Stops the worker; on return it no longer accesses guest memory.
     fn reset(&mut self);
 }
 
-/// A queue with the event that tells of new requests.
+/// A queue with the event that signals new requests.
 #[derive(Debug)]
 pub(crate) struct ActiveQueue {
     /// The ring.
@@ -48,7 +47,7 @@ pub(crate) struct ActiveQueue {
     pub(crate) notify: Arc<EventFd>,
 }
 
-/// Everything a worker needs while the driver runs.
+/// The state of a worker while the driver is active.
 #[derive(Debug)]
 pub(crate) struct Activation {
     /// Guest RAM.
@@ -115,7 +114,7 @@ struct InterruptState {
 pub(crate) struct Interrupt(Arc<InterruptState>);
 
 impl Interrupt {
-    /// Creates the event that is to be registered with KVM as irqfd.
+    /// Creates the event to register with KVM as an irqfd.
     pub(crate) fn new(counters: Arc<Counters>) -> io::Result<Self> {
         Ok(Self(Arc::new(InterruptState {
             status: AtomicU32::new(0),
@@ -133,12 +132,12 @@ impl Interrupt {
     fn raise(&self, bits: u32) {
         self.0.status.fetch_or(bits, Ordering::SeqCst);
         self.0.counters.add(Counter::Interrupts, 1);
-        // An eventfd write fails only when its count overflows; then the
-        // interrupt is pending anyway.
+        // An eventfd write fails only if its count overflows; then the interrupt is already
+        // pending.
         let _ = self.0.line.write(1);
     }
 
-    /// Tells the driver that buffers were used, if it wants to know.
+    /// Notifies the driver of used buffers, unless it has suppressed that.
     pub(crate) fn used(&self, queue: &mut Queue, memory: &GuestMemoryMmap) {
         match queue.needs_notification(memory) {
             Ok(false) => {}
@@ -146,17 +145,17 @@ impl Interrupt {
         }
     }
 
-    /// Tells the driver regardless of what it asked for.
+    /// Notifies the driver regardless of suppression.
     pub(crate) fn used_always(&self) {
         self.raise(STATUS_USED);
     }
 
-    /// The ring gave nothing: asks the guest to notify, and looks once more, as
-    /// it may have added a request in between, of which it will not tell. Says
-    /// whether the device may rest; otherwise it has to look again.
+    /// Called when the ring is empty: enables notifications and checks once more, since the guest
+    /// may have added a request in between without notifying. Returns whether the device may wait;
+    /// otherwise it must check the ring again.
     ///
-    /// An index that runs further ahead than the ring is long would promise
-    /// work for ever and give none; it breaks the device.
+    /// An index further ahead than the ring length would cause endless work without requests, and
+    /// breaks the device.
     pub(crate) fn rest(&self, queue: &mut Queue, memory: &GuestMemoryMmap) -> bool {
         match queue.enable_notification(memory) {
             Ok(false) => true,
@@ -168,8 +167,7 @@ impl Interrupt {
         }
     }
 
-    /// Declares the device broken: the driver did something that cannot be
-    /// continued from, and must reset it.
+    /// Marks the device as broken: the driver made an unrecoverable error, and must reset it.
     pub(crate) fn break_device(&self) {
         self.0.broken.store(true, Ordering::SeqCst);
         self.raise(STATUS_CONFIG);

@@ -1,4 +1,4 @@
-//! virtio-vsock: the shared mux core on a thread of its own.
+//! virtio-vsock: the mux core on its own thread.
 
 pub(crate) mod fuzz;
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::counters::{Counter, Counters};
 
-/// Calls of the mux after which the thread looks for commands.
+/// Calls of the mux before the thread checks for commands.
 const BATCH: usize = 16;
 
 /// The device.
@@ -28,7 +28,7 @@ pub(crate) struct Vsock {
 }
 
 impl Vsock {
-    /// Starts the device's thread around a mux.
+    /// Starts the device's thread with a mux.
     pub(crate) fn start(
         (mux, connector): (Mux, Connector),
         counters: Arc<Counters>,
@@ -45,8 +45,7 @@ impl Device for Vsock {
         DEVICE_ID
     }
     fn features(&self) -> u64 {
-        // The ring features that the mux names are offered by the transport for
-        // every device.
+        // The transport offers the ring features for every device.
         0
     }
     fn queue_sizes(&self) -> &[u16] {
@@ -158,7 +157,7 @@ mod tests {
         }
     }
 
-    /// A header as the guest would write it: to host port `port`.
+    /// A header as the guest writes it, to host port `port`.
     fn packet(op: u16, port: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(GUEST_CID.to_le_bytes());
@@ -197,7 +196,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Rings of rubbish neither panic nor keep the thread.
+        /// Random rings do not panic or occupy the thread.
         #[test]
         fn random_chains_are_survived(
             descriptors in prop::collection::vec(

@@ -1,5 +1,5 @@
-//! The thread of a device. It is started with the machine, before the sandbox
-//! closes, and waits; the transport hands it queues and takes them back.
+//! The thread of a device. It is started with the machine, before the sandbox is applied, and
+//! waits; the transport passes queues to it and takes them back.
 //!
 //! ```text
 //!          Activate                     Reset, answered
@@ -23,7 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::virtio::{Activation, event};
 
-/// What a device does on its thread.
+/// The work of a device on its thread.
 pub(crate) trait Handler: Send + 'static {
     /// Requests of the host to this device, such as a layer swap.
     type Request: Send;
@@ -31,17 +31,17 @@ pub(crate) trait Handler: Send + 'static {
     /// The driver is there.
     fn activated(&mut self, _active: &mut Activation) {}
 
-    /// Something happened: a queue was notified, or [`Self::event`] is ready.
-    /// Returns whether there is more to do at once.
+    /// A queue was notified, or [`Self::event`] is ready. Returns whether there is more work at
+    /// once.
     fn process(&mut self, active: &mut Activation) -> bool;
 
-    /// A request of the host; the driver may or may not be there.
+    /// Handles a request of the host; the driver may be active or not.
     fn request(&mut self, request: Self::Request, active: Option<&mut Activation>);
 
-    /// The driver is gone.
+    /// The driver has reset the device.
     fn deactivated(&mut self) {}
 
-    /// A further descriptor to wait for while the driver is there.
+    /// An additional descriptor to poll while the driver is active.
     fn event(&self) -> Option<RawFd> {
         None
     }
@@ -86,7 +86,7 @@ impl<R> Clone for Requests<R> {
 }
 
 impl<R> Requests<R> {
-    /// Sends one; says whether the thread is there to take it.
+    /// Sends a request; returns whether the thread is alive.
     pub(crate) fn send(&self, request: R) -> bool {
         send(&self.commands, &self.wake, Command::Request(request))
     }
@@ -94,7 +94,7 @@ impl<R> Requests<R> {
 
 fn send<R>(commands: &Sender<Command<R>>, wake: &EventFd, command: Command<R>) -> bool {
     let sent = commands.send(command).is_ok();
-    // Fails only when the count overflows, that is, when it is set already.
+    // Fails only if the count overflows; then the event is already signalled.
     let _ = wake.write(1);
     sent
 }
@@ -116,12 +116,12 @@ impl<R: Send + 'static> Worker<R> {
         Ok(Self { commands, wake, thread: Some(thread) })
     }
 
-    /// Hands over the queues.
+    /// Passes the queues to the thread.
     pub(crate) fn activate(&self, activation: Activation) {
         send(&self.commands, &self.wake, Command::Activate(Box::new(activation)));
     }
 
-    /// Takes the queues back; returns when the thread has let go.
+    /// Takes the queues back; returns when the thread has released them.
     pub(crate) fn reset(&self) {
         let (done, wait) = mpsc::sync_channel(1);
         if send(&self.commands, &self.wake, Command::Reset(done)) {
@@ -130,7 +130,7 @@ impl<R: Send + 'static> Worker<R> {
         }
     }
 
-    /// A way to send requests from other threads.
+    /// A sender of requests for other threads.
     pub(crate) fn requests(&self) -> Requests<R> {
         Requests { commands: self.commands.clone(), wake: Arc::clone(&self.wake) }
     }
@@ -140,7 +140,7 @@ impl<R> Drop for Worker<R> {
     fn drop(&mut self) {
         send(&self.commands, &self.wake, Command::Quit);
         if let Some(thread) = self.thread.take() {
-            // A panicked worker has nothing left to clean up.
+            // A panicked worker has no state to clean up.
             let _ = thread.join();
         }
     }

@@ -1,28 +1,28 @@
-//! The guest that the probe runs: a few hundred bytes of 64-bit code.
+//! The probe's guest code: a few hundred bytes of 64-bit code.
 //!
-//! It is entered at [`CODE`] in long mode with interrupts off. Before each step
-//! it writes the step's number to [`PROGRESS_PORT`], and it ends with `hlt`. An
-//! instruction that this KVM cannot run ends it earlier: with an internal error
-//! of KVM, or with a triple fault because its IDT knows only the breakpoint.
+//! It is entered at [`CODE`] in long mode with interrupts disabled. Before each step it writes the
+//! step number to [`PROGRESS_PORT`], and it ends with `hlt`. An instruction that this KVM cannot
+//! execute ends it earlier: with an internal error of KVM, or with a triple fault, because its IDT
+//! has only the breakpoint gate.
 
 use std::{arch::global_asm, slice};
 
-/// Where the code is put in guest memory.
+/// Guest address of the code.
 pub(super) const CODE: u64 = 0x1_0000;
 /// Top of the stack, which grows down.
 pub(super) const STACK: u64 = 0x2_0000;
 /// The probe's IDT: four gates, of which only the breakpoint's is present.
 pub(super) const IDT_TABLE: u64 = 0x3_2000;
-/// Its last byte.
+/// Offset of the IDT's last byte.
 pub(super) const IDT_LIMIT: u16 = 4 * 16 - 1;
-/// The port to which the guest writes its step.
+/// The port to which the guest writes step numbers.
 pub(super) const PROGRESS_PORT: u16 = 0xf4;
-/// The step number that says "I found a wrong result".
+/// The step number that reports a wrong result.
 pub(super) const STEP_WRONG: u8 = 0xff;
 /// The step number after the last one.
 pub(super) const STEP_DONE: u8 = 9;
 
-/// What each step executes, for messages; index = step number.
+/// The instructions of each step, for messages; index = step number.
 pub(super) const STEPS: [&str; 9] = [
     "",
     "entry into 64-bit mode",
@@ -35,8 +35,8 @@ pub(super) const STEPS: [&str; 9] = [
     "locked write to a mapped page, invlpg, CR3 reload",
 ];
 
-/// Iterations of the speed loop: about 0.05 ms on hardware, 60 ms on a KVM
-/// that emulates each instruction.
+/// Iterations of the speed loop: about 0.05 ms on hardware, 60 ms on a KVM that emulates each
+/// instruction.
 pub(super) const SPEED_ITERATIONS: u32 = 100_000;
 
 global_asm!(
@@ -59,8 +59,8 @@ global_asm!(
     "jnz 9f",
     "cmp qword ptr [rdi], 1",
     "jne 9f",
-    // 3 and 4 only where CR4.OSXSAVE could be set: a processor model without
-    // XSAVE is no fault of this KVM, and Linux runs on it.
+    // 3 and 4 only if CR4.OSXSAVE could be set: a CPU model without XSAVE is not a fault of this
+    // KVM, and Linux supports it.
     "mov rax, cr4",
     "bt eax, 18",
     "jnc 5f",
@@ -77,7 +77,7 @@ global_asm!(
     "xor ecx, ecx",
     "xgetbv",
     "xrstor [rdi]",
-    // 5: the handler adds one to a counter.
+    // 5: the handler increments a counter.
     "5: mov al, 5",
     "out 0xf4, al",
     "int3",
@@ -175,7 +175,7 @@ fn between(start: *const u8, end: *const u8) -> &'static [u8] {
     unsafe { slice::from_raw_parts(start, len) }
 }
 
-/// The stepping guest and the address of its breakpoint handler.
+/// The code of the steps, and the address of its breakpoint handler.
 pub(super) fn steps() -> (&'static [u8], u64) {
     let start = &raw const STEPS_START;
     let code = between(start, &raw const STEPS_END);

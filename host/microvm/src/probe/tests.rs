@@ -1,4 +1,4 @@
-//! The probe against files that are no KVM, and against this machine's own device.
+//! Tests the probe with files that are not KVM devices, and with this host's own device.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -75,8 +75,8 @@ fn a_gate_splits_its_handler() {
     assert_eq!(high, 0x1122_3344);
 }
 
-/// What this machine's own device says. Every outcome is legal; a failure
-/// must carry the rip and the code, which is what users report.
+/// Probes this host's own device. Every verdict is valid; a failure must contain the instruction
+/// pointer and the code, which users report.
 #[test]
 fn the_device_of_this_machine_gets_a_verdict() {
     let device = Path::new("/dev/kvm");

@@ -1,4 +1,4 @@
-//! The process of the device.
+//! The process of the vhost-user vsock device.
 
 use std::{
     fs::File,
@@ -19,11 +19,10 @@ use crate::{
     sandbox::{self, Confined, Kind},
 };
 
-/// The device writes to no file: its page of counters and the guest's memory are
-/// mapped.
+/// The device writes no file: its page of counters and the guest's memory are mapped.
 const FILE_BYTES_MAX: u64 = 0;
 
-/// Starts the device and serves it until the parent or the other VMM has gone.
+/// Starts the device and serves it until the parent or the other VMM is gone.
 pub(crate) fn serve(
     mode: Sandbox,
     fds: Vec<OwnedFd>,
@@ -34,7 +33,7 @@ pub(crate) fn serve(
         Ok((connector, landlock)) => Ok(listen(&control, &connector, landlock)),
         Err(error) => match Arc::try_unwrap(control) {
             Ok(control) => Err((error, control)),
-            // The device runs already and ends with the process.
+            // The device already runs, and ends with the process.
             Err(_) => Ok(ExitCode::FAILURE),
         },
     }
@@ -60,14 +59,13 @@ fn start(
         .spawn(move || {
             let failed = device::wait(daemon).err();
             if let Some(reason) = &failed {
-                // If the parent is gone there is nobody to tell.
+                // If the parent is gone, the failure cannot be reported.
                 let _ = teller.send(&FromVmm::Failed { reason: reason.clone() }, &[]);
             }
             process::exit(i32::from(failed.is_some()));
         })
         .map_err(io_error("start a thread of the vsock device"))?;
-    // The library starts its threads by itself, so all of them get one list, after
-    // the last was started.
+    // The library starts its own threads, so all of them get one list, after the last was started.
     lists.apply_to_all(Kind::Vhost);
     Ok((connector, landlock))
 }
@@ -76,7 +74,7 @@ fn listen(control: &Channel, connector: &Connector, landlock: Landlock) -> ExitC
     if control.send(&FromVmm::Started { landlock }, &[]).is_err() {
         return ExitCode::SUCCESS;
     }
-    // Otherwise the parent is gone, or talks rubbish: nothing is left to do.
+    // Otherwise the parent is gone or sends invalid messages: nothing else can be done.
     while let Ok(Some((ToVmm::Connect { port }, fds))) = control.receive::<ToVmm>() {
         connect(connector, port, fds);
     }

@@ -1,5 +1,4 @@
-//! The vhost-user backend: the shared mux behind the protocol that another VMM
-//! speaks.
+//! The vhost-user backend: the mux core behind the vhost-user protocol.
 
 use std::{
     io,
@@ -23,23 +22,22 @@ use vsock_mux::{Connector, Mux, RX_QUEUE, TX_QUEUE};
 
 use crate::{counters::Counters, devices::virtio::event};
 
-/// RX and TX; QEMU serves the event queue itself.
+/// RX and TX; QEMU handles the event queue itself.
 const VHOST_QUEUES: usize = 2;
-/// The largest queue: QEMU 10 asks for 1,024 entries, older ones for 128.
+/// Maximum queue size: QEMU 10 uses 1,024 entries, older versions 128.
 const QUEUE_MAX_SIZE: u16 = 1024;
-/// The event number of the mux's descriptor. Queues have 0 and 1, and 2 is the
-/// library's own.
+/// The event number of the mux's descriptor. Queues have 0 and 1; the library uses 2 itself.
 const HOST_EVENT: u16 = 3;
-/// The event number of the device's word to itself that there is more to do.
+/// The event number by which the device signals itself that there is more work.
 const AGAIN_EVENT: u16 = 4;
-/// Calls of the mux, of 128 packets each, after which the thread lets others at the
-/// device: a guest that keeps its rings full would otherwise keep the lock for ever, and
-/// with it the thread that hears QEMU. Half of the largest ring.
+/// Calls of the mux, of 128 packets each, before the thread releases the device: a guest that keeps
+/// its rings full would otherwise hold the lock forever, and block the thread that handles QEMU's
+/// messages. Half of the largest ring.
 const BATCH: usize = 4;
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Vring = VringMutex<Memory>;
 
-/// The mux and what it works on when the guest has no queues yet.
+/// The mux, with its state while the guest has no queues yet.
 struct Device {
     mux: Mux,
     memory: Memory,
@@ -47,21 +45,21 @@ struct Device {
     idle_tx: Queue,
 }
 
-/// What the library calls.
+/// The callbacks of the library.
 #[derive(Clone)]
 pub(super) struct Backend {
     device: Arc<Mutex<Device>>,
     connector: Connector,
     counters: Arc<Counters>,
-    /// Readable while there is more to do.
+    /// Readable while there is more work.
     again: Arc<EventFd>,
     /// The mux's configuration space, which never changes.
     config: [u8; 8],
 }
 
 impl Backend {
-    /// A panic while it was held would have been in the mux, which does not
-    /// panic; the connections are still what they were.
+    /// A panic while the lock was held would have been in the mux, which does not panic; the
+    /// connections are still consistent.
     fn device(&self) -> MutexGuard<'_, Device> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,7 +86,7 @@ impl VhostUserBackend for Backend {
     }
 
     fn set_event_idx(&self, _enabled: bool) {
-        // The library tells the queues itself.
+        // The library configures the queues itself.
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
@@ -109,7 +107,7 @@ impl VhostUserBackend for Backend {
     }
 
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
-        // The guest's driver has gone, or its machine stops.
+        // The guest's driver was reset, or its machine is stopping.
         if usize::try_from(queue) == Ok(RX_QUEUE) {
             self.device().mux.reset();
         }
@@ -127,7 +125,7 @@ impl VhostUserBackend for Backend {
             return Err(io::Error::other("the vsock device needs two queues"));
         };
         if event == AGAIN_EVENT {
-            // Fails only when it is not set.
+            // Fails only if it is not signalled.
             let _ = self.again.read();
         }
         let mut rx = rx.get_mut();
@@ -136,7 +134,7 @@ impl VhostUserBackend for Backend {
         let Device { mux, memory, idle_rx, idle_tx } = &mut *device;
         let memory = memory.memory();
         if !(rx.is_enabled() && tx.is_enabled()) {
-            // The mux's descriptor stays readable until the mux has looked.
+            // The mux's descriptor stays readable until the mux has processed it.
             mux.process(&*memory, idle_rx, idle_tx);
             return Ok(());
         }
@@ -161,7 +159,7 @@ impl VhostUserBackend for Backend {
 /// The device on its threads.
 pub(super) type Daemon = VhostUserDaemon<Backend>;
 
-/// The device before it has a connection.
+/// The device before it is connected.
 fn backend(
     (mux, connector): (Mux, Connector),
     memory: Memory,
@@ -174,7 +172,7 @@ fn backend(
     Ok(Backend { device: Arc::new(Mutex::new(device)), connector, counters, again, config })
 }
 
-/// Starts the device behind the connection that waits on the socket.
+/// Starts the device with the connection pending on the socket.
 pub(super) fn start(
     (mux, connector): (Mux, Connector),
     counters: Arc<Counters>,
@@ -196,8 +194,7 @@ pub(super) fn start(
     Ok(daemon)
 }
 
-/// Waits until the other VMM has gone; an error when the two sides did not
-/// understand each other.
+/// Waits until the other VMM has closed the connection; fails on a protocol error.
 pub(super) fn wait(mut daemon: Daemon) -> Result<(), String> {
     match daemon.wait() {
         Ok(()) | Err(Error::HandleRequest(Hangup::Disconnected | Hangup::PartialMessage)) => Ok(()),
@@ -216,7 +213,7 @@ mod tests {
 
     use super::*;
 
-    /// More than the mux takes in one call.
+    /// More entries than the mux processes per call.
     const RING_SIZE: u16 = 1024;
     const RINGS: [u64; VHOST_QUEUES] = [0, 0x1_0000];
     const DATA: u64 = 0x2_0000;
@@ -237,7 +234,7 @@ mod tests {
         let plain = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4_0000)]).unwrap();
         let memory = Memory::new(plain.clone());
         let rings = RINGS.map(|at| MockSplitQueue::create(&plain, GuestAddress(at), RING_SIZE));
-        // All entries of the ring are the same empty packet, which needs no answer.
+        // All entries of the ring are the same empty packet, which needs no reply.
         let packet = RawDescriptor::from(Descriptor::new(DATA, 44, 0, 0));
         rings[TX_QUEUE].desc_table().store(0, packet).unwrap();
         rings[TX_QUEUE].avail().idx().store(RING_SIZE);

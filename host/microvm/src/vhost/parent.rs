@@ -1,4 +1,4 @@
-//! The parent's side of the device's process.
+//! The parent's side of the vsock device process.
 
 use std::{
     fs::File,
@@ -19,34 +19,33 @@ use crate::{
     device_process::{Device, DeviceProcess, Titles},
 };
 
-/// What the process is called.
+/// The names of the process.
 const TITLES: Titles = Titles {
     confined: NAME,
     who: "the process of the vsock device",
     shown_as: "vbuild-vsock",
     argument: SOCKET_NAME,
 };
-/// What it is called where people read what confines it.
+/// The name of the process in reports about confinement.
 pub(crate) const NAME: &str = "vsock device";
-/// The name of the socket for the moment in which it exists.
+/// The name of the socket, which exists only for a moment.
 const SOCKET_NAME: &str = "vhost-vsock";
-/// How the names of its counters begin; the others stay zero.
+/// The prefix of its counters' names; other counters stay zero.
 const COUNTERS: &str = "vsock_";
 
-/// A running vsock device in a confined process. It ends with the other VMM's
-/// end of the connection or with this value, whichever comes first.
+/// A running vsock device in a confined process. It ends when the other VMM closes the connection,
+/// or when this value is dropped.
 #[derive(Debug)]
 pub struct VsockProcess(DeviceProcess);
 
 impl VsockProcess {
-    /// Starts the device and returns the connection that the other VMM is to
-    /// inherit. `program` calls [`crate::vmm_child`] when its first argument is
-    /// [`crate::VMM_VERB`]. The socket exists in `run_dir` only for a moment.
-    /// `on_failure` is called when the two sides do not understand each other, or
-    /// the process dies. Blocks for the start of a process, some milliseconds.
+    /// Starts the device and returns the connection that the other VMM inherits. `program` must
+    /// call [`crate::vmm_child`] if its first argument is [`crate::VMM_VERB`]. The socket exists in
+    /// `run_dir` only for a moment. `on_failure` is called on a protocol error, or if the process
+    /// dies. Blocks while the process starts, some milliseconds.
     ///
     /// # Errors
-    /// When the process does not start.
+    /// Fails if the process does not start.
     pub fn start(
         program: &Path,
         run_dir: &Path,
@@ -64,16 +63,17 @@ impl VsockProcess {
         Ok((Self(DeviceProcess::start(device, on_failure)?), for_vmm))
     }
 
-    /// Opens a connection to a port of the guest. Returns at once: a guest that
-    /// refuses, and a device that is gone, show as the end of the stream.
+    /// Opens a connection to a port of the guest. Returns at once: if the guest refuses or the
+    /// device is gone, the stream ends.
     ///
     /// # Errors
-    /// When descriptors ran out, too many streams are open, or the process is gone.
+    /// Fails if there are no descriptors left, if too many streams are open, or if the process is
+    /// gone.
     pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
         process::connect(self.0.control(), self.0.counters(), port).map_err(io::Error::other)
     }
 
-    /// What the device has counted, by name.
+    /// The counters of the device, by name.
     #[must_use]
     pub fn counters(&self) -> Vec<(String, u64)> {
         let mut counters = self.0.counters().snapshot();
@@ -81,25 +81,24 @@ impl VsockProcess {
         counters
     }
 
-    /// What confines the process.
+    /// The confinement of the process.
     #[must_use]
     pub fn confinement(&self) -> Confinement {
         self.0.confinement()
     }
 
-    /// The process, while it lives.
+    /// The process id, while it lives.
     #[must_use]
     pub fn process(&self) -> Option<u32> {
         self.0.process()
     }
 }
 
-/// A listener with one connection waiting, and that connection's other end: the
-/// library accepts connections but does not take them ready-made.
+/// Creates a listener with one pending connection, and that connection's other end: the library
+/// only accepts connections from a listener.
 fn rendezvous(run_dir: &Path) -> io::Result<(UnixListener, UnixStream)> {
     let directory = File::open(run_dir)?;
-    // Socket addresses hold 108 bytes; through the descriptor, a path of any
-    // length fits.
+    // Socket addresses hold 108 bytes; a path through the descriptor is always short enough.
     let path = format!("/proc/self/fd/{}/{SOCKET_NAME}", directory.as_raw_fd());
     let listener = UnixListener::bind(&path)?;
     let connected = UnixStream::connect(&path);

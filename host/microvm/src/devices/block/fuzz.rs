@@ -14,18 +14,18 @@ use crate::{
 
 /// The size of the disk.
 const DISK_BYTES: u64 = 1 << 20;
-/// Turns that the thread takes at most: it has to rest by itself, as the ring has
-/// fewer entries than one turn serves.
+/// Maximum turns of the thread: it must come to rest, as the ring has fewer entries than one turn
+/// processes.
 const TURNS: usize = 4;
 
-/// Serves a ring made of the bytes; the first says what kind of disk it is.
+/// Processes a ring made from the input; the first byte selects the kind of disk.
 pub(crate) fn run(bytes: &[u8]) {
     let Some((mut disk, mut active)) = disk(bytes) else { return };
     let rested = (0..TURNS).any(|_| !disk.process(&mut active));
     assert!(rested, "the disk found more work than the ring can hold");
 }
 
-/// The same in memory that another thread changes.
+/// The same, in memory that another thread changes.
 pub(crate) fn run_beside_a_writer(bytes: &[u8]) {
     let Some((mut disk, mut active)) = disk(bytes) else { return };
     let memory = active.memory.clone();

@@ -1,4 +1,4 @@
-//! What a disk image can do, whatever its format.
+//! The operations of a disk image, independent of its format.
 
 use std::io;
 
@@ -9,27 +9,26 @@ use vm_memory::VolatileSlice;
 pub(crate) trait Image: Send + std::fmt::Debug {
     /// Size in bytes.
     fn len(&self) -> u64;
-    /// The unit in bytes in which space can be given back.
+    /// The unit of discards in bytes.
     fn granularity(&self) -> u64;
     /// Reads into guest memory.
     fn read(&mut self, slices: &[VolatileSlice<'_>], offset: u64) -> io::Result<()>;
     /// Writes from guest memory.
     fn write(&mut self, slices: &[VolatileSlice<'_>], offset: u64) -> io::Result<()>;
-    /// Makes a range read as zeros; says how many bytes went back to the host.
+    /// Makes a range read as zeros; returns the number of bytes freed on the host.
     fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<u64>;
-    /// Gives a range back to the host as far as possible; what it reads as
-    /// afterwards is undefined. Says how many bytes went back.
+    /// Frees a range on the host as far as possible; its content is undefined afterwards. Returns
+    /// the number of bytes freed.
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<u64>;
-    /// Brings the file into a consistent state, and onto stable storage when
-    /// `durable` is set.
+    /// Makes the file consistent, and stable on disk if `durable`.
     fn flush(&mut self, durable: bool) -> io::Result<()>;
 }
 
-/// Makes an image on top of another; a failure gives the other one back.
+/// Creates an image on top of another; on failure the other one is returned.
 pub(crate) type NewLayer =
     Box<dyn FnOnce(Box<dyn Image>) -> Result<Box<dyn Image>, (Box<dyn Image>, io::Error)> + Send>;
 
-/// What stands in for an image while it is being replaced.
+/// The placeholder of an image while it is replaced.
 #[derive(Debug)]
 pub(crate) struct Absent;
 

@@ -7,11 +7,10 @@
 //!                                 └─ nothing: the backing image, or zeros
 //! ```
 //!
-//! All metadata is written through, in an order that leaves a valid image at
-//! every moment: first the reference count, then the data, then the entry that
-//! points to it. A process that dies in between leaks clusters and loses
-//! nothing. Not supported, and refused with a reason: encryption, external data
-//! files, extended L2 entries, and writing to images with internal snapshots.
+//! All metadata is written through, in an order that leaves the image valid at every moment: first
+//! the refcount, then the data, then the entry that points to it. If the process dies in between,
+//! clusters leak but no data is lost. Not supported, and refused with a reason: encryption,
+//! external data files, extended L2 entries, and writing to images with internal snapshots.
 
 pub(crate) mod fuzz;
 mod refcount;
@@ -34,25 +33,25 @@ use crate::devices::chain::{Direction, copy_in, part, total, transfer, zero};
 
 /// An L2 entry's data offset (bits 9 to 55).
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
-/// The cluster has one reference only, so it may be written in place.
+/// The cluster has exactly one reference, so it may be written in place.
 const COPIED: u64 = 1 << 63;
-/// The rest of the entry describes compressed data.
+/// The entry describes compressed data.
 const COMPRESSED: u64 = 1 << 62;
 /// The cluster reads as zeros (version 3).
 const ZERO: u64 = 1;
-/// L2 tables kept in memory: with 64 KiB clusters 4 MiB, which cover 32 GiB.
+/// L2 tables cached in memory: 4 MiB with 64 KiB clusters, which map 32 GiB.
 const L2_CACHE_TABLES: usize = 64;
-/// The most clusters allocated for one write, to bound what is written at once.
+/// Maximum clusters allocated for one write, which limits the data written per call.
 const RUN_MAX_CLUSTERS: u64 = 256;
 
-/// What an L2 entry says.
+/// The meaning of an L2 entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry {
-    /// Nothing: the backing image decides.
+    /// Unallocated: the backing image provides the data.
     Absent,
-    /// Zeros; a cluster may be set aside for them.
+    /// Zeros, possibly with a preallocated cluster.
     Zero(Option<u64>),
-    /// Data at this offset; whether it may be written in place.
+    /// Data at this offset, and whether it may be written in place.
     Data(u64, bool),
     /// Compressed data: the raw entry.
     Compressed(u64),
@@ -66,7 +65,7 @@ pub(crate) struct Qcow2 {
     cluster: u64,
     l1: Vec<u64>,
     l2_cache: HashMap<u64, Vec<u64>>,
-    /// Present when the image may be written.
+    /// Present if the image is writable.
     refcounts: Option<Refcounts>,
     backing: Option<Box<dyn Image>>,
     /// The last decompressed cluster, by its raw entry.
@@ -78,7 +77,7 @@ fn invalid(reason: impl Into<String>) -> io::Error {
 }
 
 impl Qcow2 {
-    /// Opens an image. On failure the backing image is given back.
+    /// Opens an image. On failure the backing image is returned.
     pub(crate) fn open(
         mut file: File,
         backing: Option<Box<dyn Image>>,
@@ -136,7 +135,7 @@ impl Qcow2 {
         self.l2_cache.get_mut(&table).ok_or_else(|| invalid("an L2 table is missing"))
     }
 
-    /// Where the L2 table for an L1 index lies, if there is one.
+    /// The file offset of the L2 table for an L1 index, if allocated.
     fn l2_offset(&self, l1: usize) -> io::Result<Option<u64>> {
         let entry = *self.l1.get(l1).ok_or_else(|| invalid("the L1 table is too short"))?;
         let offset = entry & OFFSET_MASK;
@@ -170,8 +169,7 @@ impl Qcow2 {
         })
     }
 
-    /// Calls `piece` for each part of a range that lies in one cluster, with
-    /// neighbours joined while their data is contiguous.
+    /// Reads a range, in pieces within a cluster; adjacent pieces with contiguous data are joined.
     fn read_range(&mut self, slices: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         let all = total(slices);
         let mut done = 0;
@@ -180,7 +178,7 @@ impl Qcow2 {
             let entry = self.entry(at)?;
             let mut len = self.within_cluster(at, all - done);
             if let Entry::Data(data, _) = entry {
-                // Joins following clusters that lie next to this one.
+                // Joins following clusters that are contiguous in the file.
                 let start = at / self.cluster * self.cluster;
                 let mut clusters = 1;
                 while done + len < all {
@@ -199,7 +197,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// How many of `wanted` bytes from `offset` on lie in its cluster.
+    /// The number of the `wanted` bytes from `offset` that are in its cluster.
     fn within_cluster(&self, offset: u64, wanted: usize) -> usize {
         let left = self.cluster - offset % self.cluster;
         usize::try_from(left).unwrap_or(usize::MAX).min(wanted)
@@ -245,7 +243,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Where compressed data lies: offset and length in the file.
+    /// The file offset and length of compressed data.
     fn compressed_place(&self, raw: u64) -> (u64, u64) {
         let bits = 62 - (self.header.cluster_bits - 8);
         let offset = raw & ((1 << bits) - 1);
@@ -286,8 +284,8 @@ impl Qcow2 {
         refcounts.allocate(file, header, clusters)
     }
 
-    /// Drops one reference to the cluster at this offset; the last one makes it
-    /// a hole that can be used again.
+    /// Drops one reference to the cluster at an offset; after the last one it becomes a hole that
+    /// can be reused.
     fn release(&mut self, offset: u64) -> io::Result<bool> {
         let cluster = self.cluster;
         let Self { refcounts, file, .. } = self;
@@ -299,7 +297,7 @@ impl Qcow2 {
         Ok(true)
     }
 
-    /// Drops what an entry points to, after the entry is gone.
+    /// Releases the clusters of an entry that has been overwritten.
     fn release_entry(&mut self, entry: Entry) -> io::Result<u64> {
         match entry {
             Entry::Absent | Entry::Zero(None) => Ok(0),
@@ -318,8 +316,8 @@ impl Qcow2 {
         }
     }
 
-    /// The L2 table for an L1 index, made if there is none; a table that is
-    /// shared is refused, as only internal snapshots share them.
+    /// The L2 table for an L1 index, allocated if necessary. A shared table is refused, since only
+    /// internal snapshots share them.
     fn writable_l2(&mut self, l1: usize) -> io::Result<u64> {
         if let Some(table) = self.l2_offset(l1)? {
             return Ok(table);
@@ -382,8 +380,8 @@ impl Qcow2 {
         Ok(len)
     }
 
-    /// Writes into fresh clusters: the run of clusters that cannot be written in
-    /// place, as far as the request, the table and the limit go.
+    /// Writes to new clusters, for the run of clusters that cannot be written in place, within the
+    /// limits of the request, the table and the run.
     fn write_new(
         &mut self,
         slices: &[VolatileSlice<'_>],
@@ -428,7 +426,7 @@ impl Qcow2 {
         Ok(len)
     }
 
-    /// What a range inside of one cluster reads as now.
+    /// The current content of a range within one cluster.
     fn old_bytes(&mut self, from: u64, to: u64) -> io::Result<Vec<u8>> {
         let len = usize::try_from(to.saturating_sub(from)).map_err(io::Error::other)?;
         let mut bytes = vec![0; len];
@@ -439,7 +437,7 @@ impl Qcow2 {
         Ok(bytes)
     }
 
-    /// Makes whole clusters read as zeros without data.
+    /// Makes whole clusters read as zeros without storing data.
     fn zero_cluster(&mut self, start: u64) -> io::Result<u64> {
         let old = self.entry(start)?;
         let backed = self.backing.as_ref().is_some_and(|backing| backing.len() > start);
@@ -462,8 +460,8 @@ impl Qcow2 {
         self.release_entry(old)
     }
 
-    /// Walks a range cluster by cluster: whole ones lose their data, parts are
-    /// overwritten with zeros when `parts` is set and left alone otherwise.
+    /// Clears a range cluster by cluster: whole clusters are deallocated; partial ones are
+    /// overwritten with zeros if `parts`, and otherwise left unchanged.
     fn clear(&mut self, offset: u64, len: u64, parts: bool) -> io::Result<u64> {
         self.refcounts()?;
         let end = offset + len;

@@ -1,4 +1,4 @@
-//! The raw format: the file is the disk.
+//! The raw format: the file content is the disk.
 
 use std::{
     fs::File,
@@ -12,9 +12,9 @@ use vm_memory::VolatileSlice;
 use super::image::Image;
 use crate::devices::chain::{Direction, transfer};
 
-/// File systems give space back in blocks of this size.
+/// Filesystems free space in blocks of this size.
 const FILE_BLOCK_BYTES: u64 = 4096;
-/// Zeros written at once where holes are not possible.
+/// Zeros written per call if holes are not supported.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// A raw image.
@@ -25,14 +25,14 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Wraps an open file or block device; its size is taken now.
+    /// Wraps an open file or block device; determines its size now.
     pub(crate) fn new(mut file: File) -> io::Result<Self> {
         let len = file.seek(SeekFrom::End(0))?;
         Ok(Self { file, len: len & !511 })
     }
 }
 
-/// Turns a range into a hole. `Ok(false)` when the file system cannot.
+/// Punches a hole. `Ok(false)` if the filesystem does not support it.
 pub(crate) fn punch(file: &File, offset: u64, len: u64) -> io::Result<bool> {
     let at = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     let count = libc::off_t::try_from(len).map_err(io::Error::other)?;

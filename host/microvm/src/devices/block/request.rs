@@ -1,4 +1,4 @@
-//! One virtio-blk request: parsed from a chain, checked, carried out.
+//! One virtio-blk request: parsed from a chain, checked, executed.
 
 use std::io;
 
@@ -24,19 +24,19 @@ const S_OK: u8 = 0;
 const S_IOERR: u8 = 1;
 const S_UNSUPPORTED: u8 = 2;
 
-/// `struct virtio_blk_req` up to the data.
+/// Length of `struct virtio_blk_req` before the data.
 const HEADER_BYTES: usize = 16;
 /// `struct virtio_blk_discard_write_zeroes`.
 const SEGMENT_BYTES: usize = 16;
-/// What GET_ID fills.
+/// Length of the GET_ID reply.
 const ID_BYTES: usize = 20;
-/// Zeros that a guest writes become a hole, as under QEMU, from this length on: a
-/// cluster of qcow2. Below it, making a hole costs the host more than the zeros.
+/// Minimum length at which zeros written by the guest become a hole, as under QEMU: one qcow2
+/// cluster. Below it, a hole costs the host more than writing zeros.
 const ZEROS_MIN_BYTES: u64 = 64 << 10;
-/// The flag of a zero-write segment that allows a hole.
+/// Flag of a write-zeroes segment that permits a hole.
 const SEGMENT_UNMAP: u32 = 1;
 
-/// A range of the disk, checked to lie inside of it.
+/// A range of the disk, checked against its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
     offset: u64,
@@ -44,7 +44,7 @@ pub(super) struct Extent {
     unmap: bool,
 }
 
-/// What is asked for.
+/// The requested operation.
 #[derive(Debug)]
 enum Action<'a> {
     Read(u64, Vec<VolatileSlice<'a>>),
@@ -56,7 +56,7 @@ enum Action<'a> {
     Refuse(u8),
 }
 
-/// A request with the place for its status.
+/// A request with its status byte.
 #[derive(Debug)]
 pub(super) struct Request<'a> {
     action: Action<'a>,
@@ -64,7 +64,7 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Parses a chain. `None` when it has no header or no room for a status.
+    /// Parses a chain. `None` if it has no header or no room for a status.
     pub(super) fn parse(buffers: &Buffers<'a>, disk_len: u64, setup: &Setup) -> Option<Self> {
         let room = total(&buffers.writable);
         let status = part(&buffers.writable, room.checked_sub(1)?, 1);
@@ -90,7 +90,7 @@ impl<'a> Request<'a> {
         Some(Self { action, status })
     }
 
-    /// Does it, and returns the number of bytes written into the chain.
+    /// Executes the request, and returns the number of bytes written into the chain.
     pub(super) fn carry_out(self, disk: &mut Disk) -> u32 {
         let mut written = 0;
         let (name, result) = match self.action {
@@ -141,7 +141,7 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..at + N).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; N])
 }
 
-/// Checks a range of sectors against the disk.
+/// Checks a range of sectors against the disk size.
 fn extent(sector: u64, len: u64, disk_len: u64) -> Option<u64> {
     let offset = sector.checked_mul(SECTOR_BYTES)?;
     let end = offset.checked_add(len)?;
@@ -160,7 +160,7 @@ fn data<'a>(
     }
 }
 
-/// What one request may ask for, as the configuration space tells the driver.
+/// The limits of one request, as the configuration space reports them to the driver.
 struct Most {
     segments: u32,
     sectors: u32,
@@ -169,8 +169,8 @@ struct Most {
 const DISCARD: Most = Most { segments: DISCARD_MAX_SEGMENTS, sectors: DISCARD_MAX_SECTORS };
 const ZEROES: Most = Most { segments: ZEROES_MAX_SEGMENTS, sectors: ZEROES_MAX_SECTORS };
 
-/// Reads the segments of a discard or zero write. A flag that is not known, or
-/// "unmap" on a discard, is "unsupported" by the specification.
+/// Reads the segments of a discard or write-zeroes request. By the specification, an unknown flag,
+/// or "unmap" on a discard, is "unsupported".
 fn ranges<'a>(
     slices: &[VolatileSlice<'_>],
     disk_len: u64,

@@ -1,4 +1,4 @@
-//! The disk against rings made by hand.
+//! Tests of the disk with hand-made rings.
 
 use std::{
     fs::File,
@@ -63,7 +63,7 @@ impl Bench {
         self.try_run(kind, sector, data).expect("an answer")
     }
 
-    /// The same; nothing if the disk does not answer.
+    /// The same; `None` if the disk does not reply.
     fn try_run(&mut self, kind: u32, sector: u64, data: &[RawDescriptor]) -> Option<(u8, u32)> {
         self.memory.write_obj(kind, GuestAddress(HEADER)).unwrap();
         self.memory.write_obj(sector, GuestAddress(HEADER + 8)).unwrap();
@@ -194,7 +194,7 @@ fn zeros_that_are_written_become_a_hole() {
     let halves = [readable(DATA, LEN / 2), readable(DATA + u64::from(LEN / 2), LEN / 2)];
     assert_eq!(bench.run(1, 0, &halves), (0, 1));
     assert_eq!(bench.file.metadata().unwrap().blocks() + u64::from(LEN / 512), before);
-    // One byte at the end, and it is data; a little of zeros is data too.
+    // One non-zero byte at the end makes it data; short runs of zeros are data too.
     bench.memory.write_obj(7u8, GuestAddress(DATA + u64::from(LEN) - 1)).unwrap();
     assert_eq!(bench.run(1, 256, &halves), (0, 1));
     assert_eq!(bench.run(1, 512, &halves[..1]), (0, 1));
@@ -284,9 +284,8 @@ fn an_available_index_that_lies_breaks_the_device() {
 }
 
 proptest! {
-    /// Descriptor tables and rings full of random numbers, near and far from
-    /// memory, in loops: no panic, no endless loop, nothing outside of RAM
-    /// (slices come only from checked guest memory).
+    /// Random descriptor tables and rings, inside and outside of memory, with loops: no panic, no
+    /// endless loop, no access outside of RAM (slices come only from checked guest memory).
     #[test]
     fn random_chains_are_survived(
         descriptors in prop::collection::vec(
@@ -313,8 +312,7 @@ proptest! {
         for _ in 0..8 {
             bench.disk.process(&mut active);
         }
-        // The chains may have been aimed at the rings themselves; the file is
-        // what must be whole.
+        // The chains may point at the rings themselves; only the file must be intact.
         prop_assert_eq!(bench.file.metadata().unwrap().len(), DISK_BYTES);
     }
 }

@@ -10,14 +10,14 @@ use crate::{
     devices::virtio::{Activation, Device, Interrupt},
 };
 
-/// Guest memory, in which rings may lie.
+/// Size of guest memory, which may contain rings.
 const MEMORY_BYTES: usize = 0x2_0000;
 /// One access: direction and width, offset, value.
 const ACCESS_BYTES: usize = 7;
-/// The register file, and a little beyond.
+/// Range of offsets: the register file, and a little beyond.
 const OFFSETS: u64 = 0x220;
 
-/// A device that only checks what it is given.
+/// A device that only checks its activation.
 #[derive(Debug)]
 struct Checker {
     running: bool,
@@ -50,7 +50,7 @@ impl Device for Checker {
     }
 }
 
-/// Carries out the accesses.
+/// Performs the accesses of the input.
 pub(crate) fn run(bytes: &[u8]) {
     let Ok(memory) = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]) else {
         return;
@@ -61,7 +61,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let Ok(mut transport) = Transport::new(device, memory, interrupt) else { return };
     for access in bytes.chunks_exact(ACCESS_BYTES) {
         let offset = u64::from(u16::from_le_bytes([access[1], access[2]])) % OFFSETS;
-        // Drivers use aligned words; the others come too, one in four.
+        // Drivers use aligned words; one in four accesses is different.
         let (offset, width) = match access[0] >> 1 & 3 {
             0 => (offset, usize::from(access[0] >> 3 & 7) + 1),
             _ => (offset & !3, 4),

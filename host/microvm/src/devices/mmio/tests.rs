@@ -1,4 +1,4 @@
-//! The register file against a device that only records what it is told.
+//! Tests of the register file with a fake device that records its calls.
 
 use std::sync::{
     Arc,
@@ -59,7 +59,7 @@ fn set(transport: &mut Transport, offset: u64, value: u32) {
     transport.write(offset, &value.to_le_bytes());
 }
 
-/// What a well-behaved driver does, up to DRIVER_OK.
+/// The steps of a well-behaved driver, up to DRIVER_OK.
 fn negotiate(transport: &mut Transport, features: u64) {
     set(transport, REG_STATUS, 1);
     set(transport, REG_STATUS, 3);
@@ -156,9 +156,8 @@ fn an_unmatched_notification_still_arrives() {
 }
 
 proptest! {
-    /// Rubbish in any order neither panics nor reaches the worker with rings
-    /// that lie outside of memory (the fake would take anything, so the check
-    /// is that what arrives was valid).
+    /// Random accesses in any order do not panic, and do not give the worker rings outside of
+    /// memory (the fake accepts anything, so the test checks that what it got was valid).
     #[test]
     fn rubbish_is_survived(
         writes in prop::collection::vec((0u64..0x110, any::<u32>(), 0usize..9), 0..200),

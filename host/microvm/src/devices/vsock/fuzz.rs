@@ -11,13 +11,12 @@ use crate::{
     fuzzing::rings,
 };
 
-/// Turns of the thread after each other: a stream needs several to go through
-/// its states.
+/// Turns of the thread: a stream needs several to pass through its states.
 const TURNS: usize = 8;
-/// The host takes connections to even ports.
+/// The host accepts connections to even ports.
 const REFUSED_BIT: u32 = 1;
 
-/// Works on three rings made of the bytes.
+/// Processes three rings made from the input.
 pub(crate) fn run(bytes: &[u8]) {
     let Some((mut thread, mut active)) = thread(bytes) else { return };
     thread.activated(&mut active);
@@ -26,7 +25,7 @@ pub(crate) fn run(bytes: &[u8]) {
     }
 }
 
-/// The same in memory that another thread changes.
+/// The same, in memory that another thread changes.
 pub(crate) fn run_beside_a_writer(bytes: &[u8]) {
     let Some((mut thread, mut active)) = thread(bytes) else { return };
     let memory = active.memory.clone();

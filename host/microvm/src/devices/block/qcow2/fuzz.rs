@@ -1,4 +1,4 @@
-//! The body of the fuzz target for images in the format qcow2.
+//! The body of the fuzz target for qcow2 images.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -8,22 +8,22 @@ use vm_memory::VolatileSlice;
 use super::{Image, Qcow2};
 use crate::memory;
 
-/// Bytes of an operation in the input: what is done, where (two), how much, a value.
+/// Bytes of an operation in the input: kind, offset (two), length, value.
 const OPERATION_BYTES: usize = 5;
-/// Operations of one input.
+/// Maximum operations per input.
 const OPERATIONS: usize = 8;
 const SECTOR: u64 = 512;
-/// Clusters of a whole image of vbuild in which its tables lie.
+/// Clusters that contain the tables of an image created by vbuild.
 const TABLES: u64 = 4;
-/// The largest part that one operation reads or writes, in sectors.
+/// Maximum sectors read or written by one operation.
 const SECTORS_MAX: u8 = 16;
 
-/// Opens an image that the input makes and does with it what the input says. The first
-/// byte chooses: the rest of the input is the file (bit 0), or it is written over the
-/// tables of a whole image, and whether the image is read only (bit 1).
+/// Opens an image made from the input, and performs the operations of the input. The first byte
+/// selects whether the rest is the file itself or is written over the tables of a valid image (bit
+/// 0), and whether the image is read-only (bit 1).
 ///
 /// # Panics
-/// When there is no room for a file.
+/// Panics if no file can be created.
 pub(crate) fn run(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
     let (operations, bytes) = bytes.split_at(bytes.len().min(OPERATION_BYTES * OPERATIONS));
@@ -37,7 +37,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let _ = image.flush(false);
 }
 
-/// An empty layer whose tables begin with parts of the input.
+/// A valid empty layer whose tables begin with parts of the input.
 fn whole(file: &File, bytes: &[u8]) -> io::Result<()> {
     create_layer(file, 1 << 20, None)?;
     let part = bytes.len().div_ceil(usize::try_from(TABLES).unwrap_or(1)).max(1);
@@ -49,7 +49,7 @@ fn whole(file: &File, bytes: &[u8]) -> io::Result<()> {
 
 fn carry_out(image: &mut Qcow2, [what, low, high, sectors, value]: [u8; 5]) -> io::Result<()> {
     let length = u64::from(sectors % SECTORS_MAX + 1) * SECTOR;
-    // What is beyond the disk is refused before an image is asked.
+    // Accesses beyond the disk are refused before they reach an image.
     let Some(last) = image.len().checked_sub(length) else { return Ok(()) };
     let offset = (u64::from(u16::from_le_bytes([low, high])) * SECTOR).min(last / SECTOR * SECTOR);
     let mut bytes = vec![value; usize::try_from(length).unwrap_or_default()];

@@ -1,4 +1,4 @@
-//! Reference counts of clusters: who is free, and growing the file.
+//! Cluster refcounts: allocating clusters, and growing the file.
 
 use std::{collections::HashMap, fs::File, io, os::unix::fs::FileExt};
 
@@ -8,20 +8,20 @@ use super::invalid;
 
 /// A refcount table entry's offset.
 const OFFSET_MASK: u64 = !511;
-/// Refcount blocks kept in memory: with 64 KiB clusters 1 MiB, which count 32 GiB.
+/// Refcount blocks cached in memory: 1 MiB with 64 KiB clusters, which count 32 GiB.
 const CACHE_BLOCKS: usize = 16;
-/// Released clusters that are remembered for use again.
+/// Maximum released clusters remembered for reuse.
 const FREE_MAX: usize = 1 << 16;
 
-/// The counts of an image that is being written.
+/// The refcounts of a writable image.
 #[derive(Debug)]
 pub(super) struct Refcounts {
     cluster: u64,
     table: Vec<u64>,
     blocks: HashMap<u64, Vec<u16>>,
-    /// Released clusters, by number.
+    /// Released clusters, by index.
     free: Vec<u64>,
-    /// The first cluster behind everything that was ever used.
+    /// The first cluster after all clusters ever used.
     end: u64,
 }
 
@@ -100,8 +100,8 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Adds the block for a table index at the end of the file. The block also
-    /// has to be counted, possibly by itself.
+    /// Appends the refcount block for a table index to the file. The block itself must be counted
+    /// too, possibly in itself.
     fn new_block(&mut self, file: &File, header: &mut Header, table: usize) -> io::Result<u64> {
         if table >= self.table.len() {
             self.grow_table(file, header, table)?;
@@ -127,7 +127,7 @@ impl Refcounts {
         Ok(offset)
     }
 
-    /// Moves the table to the end of the file with at least twice its size.
+    /// Moves the table to the end of the file, with at least twice its size.
     fn grow_table(&mut self, file: &File, header: &mut Header, needed: usize) -> io::Result<()> {
         /// `refcount_table_offset` and `refcount_table_clusters` of the header.
         const HEADER_OFFSET: u64 = 48;
@@ -159,8 +159,8 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Gives `clusters` neighbouring clusters, each with one reference, and
-    /// returns the offset of the first.
+    /// Allocates `clusters` adjacent clusters with one reference each, and returns the offset of
+    /// the first.
     pub(super) fn allocate(
         &mut self,
         file: &File,
@@ -173,8 +173,8 @@ impl Refcounts {
             self.set(file, header, cluster, 1)?;
             return Ok(cluster * self.cluster);
         }
-        // Counting may itself need clusters at the end, so the place is taken
-        // first and counted then.
+        // Counting may itself allocate clusters at the end, so the clusters are reserved first and
+        // counted then.
         let first = self.end;
         self.end += clusters;
         for cluster in first..self.end.min(first + clusters) {
@@ -183,8 +183,8 @@ impl Refcounts {
         Ok(first * self.cluster)
     }
 
-    /// Drops a reference; says whether it was the last. A cluster that was free
-    /// already is left alone: the image is inconsistent, but not because of us.
+    /// Drops a reference; returns whether it was the last one. A cluster that is already free stays
+    /// unchanged: the image was inconsistent before.
     pub(super) fn release(&mut self, file: &File, offset: u64) -> io::Result<bool> {
         let cluster = offset / self.cluster;
         let count = self.get(file, cluster)?;

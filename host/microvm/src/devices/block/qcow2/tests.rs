@@ -1,4 +1,4 @@
-//! qcow2 against a model in memory, and against `qemu-img check`.
+//! Compares qcow2 with a model in memory and with `qemu-img check`.
 
 use std::{path::Path, process::Command};
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::devices::block::raw::Raw;
 
-/// Whether `qemu-img` is there; prints why a test is skipped if not.
+/// Runs `qemu-img`; if it is missing, prints why the test is skipped.
 fn qemu_img(arguments: &[&std::ffi::OsStr]) -> Option<String> {
     match Command::new("qemu-img").args(arguments).output() {
         Ok(output) => {
@@ -133,8 +133,8 @@ fn the_refcount_table_grows() {
         return;
     }
     let mut image = open(&path, None);
-    // One 512-byte table entry block counts 8 MiB: 20 MiB need three, and a
-    // table of 64 entries is enough only for 8 MiB of 512-byte clusters.
+    // With 512-byte clusters, a refcount block has 256 entries and counts 128 KiB, and a cluster of
+    // the refcount table has 64 entries and counts 8 MiB: 20 MiB need a table of three clusters.
     let block = vec![5; 1 << 20];
     for mib in 0..20 {
         write(&mut image, mib << 20, &block);
@@ -221,7 +221,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Any sequence of writes, zero writes and discards reads as in a flat array.
+    /// Any sequence of writes, zero writes and discards reads like a flat array.
     #[test]
     fn it_behaves_like_an_array(operations in prop::collection::vec(operation(), 1..40)) {
         let dir = tempfile::tempdir().unwrap();
@@ -241,7 +241,7 @@ proptest! {
                 }
                 Operation::Discard(at, len) => {
                     image.discard(at * 512, len * 512).unwrap();
-                    // What a discarded range reads as is the image's choice.
+                    // The content of a discarded range is undefined.
                     let range = usize::try_from(at * 512).unwrap()
                         ..usize::try_from((at + len) * 512).unwrap();
                     let now = read(&mut image, at * 512, range.len());
@@ -259,7 +259,7 @@ proptest! {
         prop_assert!(read(&mut again, 0, 512 << 10) == model);
     }
 
-    /// A file of rubbish behind a valid header is an error or zeros, no panic.
+    /// Random tables behind a valid header give an error or zeros, not a panic.
     #[test]
     fn rubbish_tables_are_survived(
         noise in prop::collection::vec(any::<u8>(), 4096),
