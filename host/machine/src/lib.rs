@@ -1,12 +1,11 @@
-//! What a microVM is, whichever program runs it.
+//! The interface of a microVM, independent of the program that runs it.
 //!
-//! A [`MachineSpec`] is plain data. A [`Backend`] turns it into a running
-//! [`Machine`], which offers only what the rest of vbuild needs: byte streams to
-//! and from guest ports, a live layer swap on a drive, and the way it ended.
-//! The session above never learns whether KVM or QEMU runs below.
+//! A [`MachineSpec`] is plain data. A [`Backend`] turns it into a running [`Machine`], which offers
+//! only what the rest of vbuild needs: byte streams to and from guest ports, a live layer swap on a
+//! drive, and the reason of its end. Callers do not know whether KVM or QEMU runs the machine.
 //!
-//! Architecture invariant: nothing in this crate opens `/dev/kvm` for running a
-//! guest or starts a process; [`accel`] only asks what would work.
+//! Architecture invariant: nothing in this crate opens `/dev/kvm` to run a guest, or starts a
+//! process; [`accel`] only decides what would work.
 
 pub mod accel;
 mod spec;
@@ -25,36 +24,36 @@ pub use confine::Confinement;
 pub enum HaltReason {
     /// The guest powered itself off.
     PowerOff,
-    /// The guest asked for a reboot; vbuild never restarts a guest by itself.
+    /// The guest requested a reboot; vbuild never restarts a guest by itself.
     Reboot,
-    /// The guest's kernel panicked. The console tail says why.
+    /// The guest's kernel panicked. The console tail has the reason.
     Panic,
     /// vbuild ended the machine through [`Machine::kill`].
     Killed,
-    /// The VMM failed or was ended by somebody else: what is known about it.
+    /// The VMM failed or was killed from outside; the text has what is known.
     Lost(String),
 }
 
-/// Errors of starting or driving a machine.
+/// Errors of starting or controlling a machine.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    /// The specification cannot be run by any backend.
+    /// No backend can run the specification.
     #[error(transparent)]
     Spec(#[from] InvalidSpec),
     /// A file, program or device that the backend needs is missing or unusable.
     #[error("{what}: {reason}")]
     Unavailable {
-        /// What is missing: a path, a program, a capability.
+        /// The missing resource: a path, a program, a capability.
         what: String,
-        /// Why it cannot be used.
+        /// The reason.
         reason: String,
-        /// What the user can do about it.
+        /// A remedy for the user.
         hint: Option<String>,
     },
     /// A system call or a file operation failed.
     #[error("{action}")]
     Io {
-        /// What was being done, with the path where there is one.
+        /// The action that failed, with its path if there is one.
         action: String,
         /// The cause.
         #[source]
@@ -63,12 +62,12 @@ pub enum MachineError {
     /// The VMM refused or failed a command.
     #[error("the virtual machine monitor failed to {action}: {reason}")]
     Vmm {
-        /// What was asked of it.
+        /// The command.
         action: String,
-        /// What it answered, bounded.
+        /// The VMM's error message, truncated.
         reason: String,
     },
-    /// The machine has ended; nothing more can be asked of it.
+    /// The machine has ended; it accepts no more requests.
     #[error("the virtual machine has ended: {0:?}")]
     Ended(HaltReason),
 }
@@ -76,53 +75,52 @@ pub enum MachineError {
 /// Turns a specification into a running machine.
 #[async_trait::async_trait]
 pub trait Backend: Send + Sync + std::fmt::Debug {
-    /// A short name for messages and keys: `microvm` or `qemu`.
+    /// A short name for messages and cache keys: `microvm` or `qemu`.
     fn name(&self) -> &'static str;
 
-    /// Starts the machine. When this returns, the guest's first instruction may
-    /// or may not have run; readiness is the agent's hello, not this call.
+    /// Starts the machine. On return, the guest may or may not have executed its first instruction;
+    /// the guest is ready when the agent has sent its hello.
     ///
     /// # Errors
-    /// Everything that can be known before the guest runs: a bad specification,
-    /// files that cannot be opened, a VMM that does not start.
+    /// Fails on everything that can be known before the guest runs: an invalid specification, files
+    /// that cannot be opened, a VMM that does not start.
     async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError>;
 }
 
-/// A running machine. Dropping it ends the guest at once and releases
-/// everything the host holds for it.
+/// A running machine. Dropping it kills the guest at once and frees its resources on the host.
 #[async_trait::async_trait]
 pub trait Machine: Send + Sync + std::fmt::Debug {
     /// Opens a stream to a vsock port on which the guest listens.
     ///
-    /// The returned half of a socket pair is connected at once; a guest that
-    /// refuses shows as end of file or `ECONNRESET` on the first read.
+    /// The returned end of a socket pair is connected at once; if the guest refuses, the first read
+    /// gives end of file or `ECONNRESET`.
     ///
     /// # Errors
-    /// When the machine has ended or too many streams are open.
+    /// Fails if the machine has ended or too many streams are open.
     async fn connect(&self, port: u32) -> Result<UnixStream, MachineError>;
 
-    /// Waits for the end of the machine and says how it came. May be called
-    /// more than once and from several tasks; all get the same answer.
+    /// Waits until the machine ends, and returns the reason. May be called repeatedly and from
+    /// several tasks; all get the same result.
     async fn wait(&self) -> HaltReason;
 
-    /// Ends the machine at once, without asking the guest.
+    /// Kills the machine at once, without notifying the guest.
     async fn kill(&self);
 
-    /// The last bytes of the console, bounded, for error messages.
+    /// The tail of the console output, for error messages.
     fn console_tail(&self) -> String;
 
-    /// Puts a new writable qcow2 layer on top of the drive with this serial.
-    /// The caller has quiesced the guest; from the return on, every write goes
-    /// to `new_layer`, and the old layer is immutable.
+    /// Adds a writable qcow2 layer on top of the drive with this serial. The caller must have
+    /// quiesced the guest; after the return, every write goes to `new_layer`, and the old layer is
+    /// immutable.
     ///
     /// # Errors
-    /// When the drive is unknown or the layer cannot be created.
+    /// Fails if there is no such drive, or if the layer cannot be created.
     async fn push_layer(&self, drive: &DriveSerial, new_layer: &Path) -> Result<(), MachineError>;
 
-    /// What confines each process that handles what the guest writes.
+    /// The confinement of each process that handles guest data.
     fn confinement(&self) -> Vec<Confinement>;
 
-    /// Numbers for benchmarks and `--debug`: name and value, such as
-    /// `("exits_mmio", 1234)` or `("rss_kib", 70000)`.
+    /// Counters for benchmarks and `--debug`: name and value, such as `("exits_mmio", 1234)` or
+    /// `("rss_kib", 70000)`.
     fn counters(&self) -> Vec<(String, u64)>;
 }

@@ -1,18 +1,17 @@
-//! The machine as data: memory, processors, drives, kernel, and the policy for
-//! connections that the guest opens.
+//! The specification of a machine: memory, CPUs, drives, kernel, and the policy for connections
+//! that the guest opens.
 
 use std::{fmt, os::unix::net::UnixStream, path::PathBuf, sync::Arc};
 
-/// The longest serial a virtio-blk device can report (`VIRTIO_BLK_ID_BYTES`,
-/// virtio 1.2 section 5.2.6).
+/// Maximum length of a virtio-blk serial (`VIRTIO_BLK_ID_BYTES`, virtio 1.2 section 5.2.6).
 const DRIVE_SERIAL_MAX_BYTES: usize = 20;
-/// Debian's cloud kernel with the tool root needs about 100 MiB to reach the
+/// Minimum memory: Debian's cloud kernel with the tools root needs about 100 MiB to start the
 /// agent; below this the guest only shows an out-of-memory panic.
 const MEMORY_MIN_MIB: u32 = 256;
-/// The own VMM numbers LAPICs in one byte and CI proves up to 16.
+/// Maximum CPUs: vbuild's own VMM has one-byte LAPIC ids, and CI tests up to 16.
 const VCPUS_MAX: u8 = 16;
-/// 19 interrupt lines are left for virtio-mmio devices (GSI 5 to 23); three go
-/// to vsock, rng and a spare.
+/// Maximum drives: 19 interrupt lines are available for virtio-mmio devices (GSI 5 to 23), of which
+/// three are for vsock, rng and a spare.
 const DRIVES_MAX: usize = 16;
 
 /// A specification that no backend can run.
@@ -20,16 +19,16 @@ const DRIVES_MAX: usize = 16;
 #[error("invalid machine: {0}")]
 pub struct InvalidSpec(pub String);
 
-/// The name by which the guest finds a drive: at most 20 bytes of
-/// `[A-Za-z0-9_-]`, as virtio-blk reports it in GET_ID.
+/// The serial by which the guest identifies a drive: at most 20 bytes of `[A-Za-z0-9_-]`, reported
+/// by virtio-blk in GET_ID.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DriveSerial(String);
 
 impl DriveSerial {
-    /// Checks and wraps a serial.
+    /// Checks a serial.
     ///
     /// # Errors
-    /// When it is empty, too long, or holds other characters.
+    /// Fails if it is empty, too long, or contains other characters.
     pub fn new(serial: impl Into<String>) -> Result<Self, InvalidSpec> {
         let serial = serial.into();
         let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -54,18 +53,18 @@ impl fmt::Display for DriveSerial {
     }
 }
 
-/// How the bytes of a drive are laid out in its file. Always explicit: probing
-/// a guest-written file would let the guest choose.
+/// The format of a drive's file. It is always explicit: detecting the format of a file that the
+/// guest writes would let the guest choose it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DriveFormat {
-    /// The file is the disk.
+    /// The file content is the disk.
     Raw,
     /// A qcow2 file.
     Qcow2,
 }
 
 impl DriveFormat {
-    /// QEMU's name of the format, which is also what qcow2 headers hold.
+    /// QEMU's name of the format, also used in qcow2 headers.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -78,7 +77,7 @@ impl DriveFormat {
 /// The logical block size that the guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum BlockSize {
-    /// 512 bytes, what nearly every image expects.
+    /// 512 bytes, which nearly all images expect.
     #[default]
     B512,
     /// 4096 bytes (4Kn), for `block_size: 4096` layouts.
@@ -96,33 +95,33 @@ impl BlockSize {
     }
 }
 
-/// A file that a drive's uppermost file stands on. It is only read.
+/// A read-only file below a drive's topmost file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
-    /// The file on the host.
+    /// The path on the host.
     pub path: PathBuf,
     /// Its format.
     pub format: DriveFormat,
 }
 
-/// One virtio-blk device. All drives are opened with host caching and without
-/// host flushes (`cache=unsafe`) unless `durable` is set: a build that dies is
-/// thrown away, the user's helper drive is not.
+/// A virtio-blk device. All drives are opened with host caching and without host flushes
+/// (`cache=unsafe`) unless `durable` is set: the disks of a failed build are discarded, the user's
+/// helper drive is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drive {
-    /// How the guest finds it.
+    /// The serial by which the guest identifies it.
     pub serial: DriveSerial,
-    /// The file on the host; the uppermost one where there are layers.
+    /// The path on the host; with layers, that of the topmost file.
     pub path: PathBuf,
     /// Its format.
     pub format: DriveFormat,
-    /// The files under the uppermost one, nearest first, as the caller's own records name
-    /// them. No other file is opened for the drive: the backing file that a header names
-    /// is only compared with this list, because a guest may have written the header.
+    /// The files below the topmost one, nearest first, as recorded by the caller. No other file is
+    /// opened for the drive: a backing file name in a header is only compared with this list,
+    /// because the guest may have written the header.
     pub below: Vec<Layer>,
     /// Whether the guest may only read.
     pub read_only: bool,
-    /// Whether a flush of the guest reaches stable storage of the host.
+    /// Whether a guest's flush reaches stable storage on the host.
     pub durable: bool,
     /// The logical block size.
     pub block_size: BlockSize,
@@ -131,47 +130,47 @@ pub struct Drive {
 /// A connection that the guest opens to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuestConnect {
-    /// The port of the host that the guest asked for.
+    /// The host port that the guest connects to.
     pub port: u32,
 }
 
-/// The answer to a [`GuestConnect`].
+/// The decision about a [`GuestConnect`].
 #[derive(Debug)]
 pub enum ConnectDecision {
-    /// Join the guest's stream to this half of a socket pair.
+    /// Connect the guest's stream to this end of a socket pair.
     Accept(UnixStream),
-    /// Answer with RST.
+    /// Refuse with RST.
     Refuse,
 }
 
-/// Decides about connections that the guest opens. Called on a device thread:
-/// it must answer at once and never block.
+/// Decides about connections that the guest opens. Called on a device thread: it must return at
+/// once and never block.
 pub type OnGuestConnect = Arc<dyn Fn(GuestConnect) -> ConnectDecision + Send + Sync>;
 
-/// A machine as data.
+/// The specification of a machine.
 #[derive(Clone)]
 pub struct MachineSpec {
     /// A short name for process titles and messages.
     pub name: String,
-    /// Number of virtual processors, 1 to 16.
+    /// Number of virtual CPUs, 1 to 16.
     pub vcpus: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
     /// A Linux kernel: an ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
-    /// The initramfs, or an archive of several concatenated ones.
+    /// The initramfs, or several concatenated ones.
     pub initrd: PathBuf,
-    /// Words for the kernel's command line beyond what the backend needs.
+    /// Additional words for the kernel's command line.
     pub cmdline: Vec<String>,
-    /// The drives; their order has no meaning.
+    /// The drives, in any order.
     pub drives: Vec<Drive>,
-    /// Decides about connections from the guest.
+    /// Decides about connections that the guest opens.
     pub on_guest_connect: OnGuestConnect,
-    /// Whether the kernel logs to the serial console from the start. Off is
-    /// faster; panics and the agent's own complaints are shown either way.
+    /// Whether the kernel logs to the serial console from the start. Without this, booting is
+    /// faster; panics and the agent's own errors are shown in any case.
     pub verbose_console: bool,
-    /// A directory for sockets and other files of the running machine. It
-    /// exists, belongs to this build, and is removed by the caller.
+    /// A directory for sockets and other files of the running machine. It must exist and belong to
+    /// this build; the caller removes it.
     pub run_dir: PathBuf,
 }
 
@@ -191,10 +190,10 @@ impl fmt::Debug for MachineSpec {
 }
 
 impl MachineSpec {
-    /// Checks the limits that hold for every backend.
+    /// Checks the limits that apply to every backend.
     ///
     /// # Errors
-    /// The first limit that is broken.
+    /// Fails on the first limit that is exceeded.
     pub fn check(&self) -> Result<(), InvalidSpec> {
         if self.vcpus == 0 || self.vcpus > VCPUS_MAX {
             return Err(InvalidSpec(format!(
@@ -230,9 +229,8 @@ impl MachineSpec {
     }
 }
 
-/// Words for the kernel's command line that shorten the boot of Debian's cloud
-/// kernel whichever backend runs it: the self-tests of the crypto API take
-/// 0.4 s of a boot under TCG.
+/// Kernel command line words that shorten the boot of Debian's cloud kernel under every backend:
+/// the self-tests of the crypto API take 0.4 s of a boot under TCG.
 pub const QUICK_BOOT_WORDS: [&str; 1] = ["cryptomgr.notests"];
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! The report of the last probe, kept while nothing that it depends on changes:
-//! the boot, the user and groups, the version of vbuild, and the device's
-//! permissions. It lies in `XDG_RUNTIME_DIR`, which belongs to the user alone
-//! and ends with the session; without that directory nothing is kept.
+//! Caches the report of the last probe while nothing changes that it depends on: the boot, the user
+//! and groups, the version of vbuild, and the device's permissions. The file is in
+//! `XDG_RUNTIME_DIR`, which belongs to the user alone and is removed after the session; without
+//! that directory nothing is cached.
 
 use std::{
     fs,
@@ -15,33 +15,32 @@ use serde::{Deserialize, Serialize};
 
 use super::ProbeReport;
 
-/// Raised when the meaning of the file changes.
+/// Version of the file format.
 const FORMAT: u32 = 1;
-/// A report has five checks of a line each; more is not a file of ours.
+/// Maximum size of the file; a report has five checks of one line each.
 const FILE_MAX_BYTES: u64 = 64 * 1024;
 
-/// Everything that a report depends on.
+/// Everything on which a report depends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheKey {
-    /// The kernel's id of this boot.
+    /// The kernel's boot id.
     boot_id: String,
-    /// The effective user.
+    /// The effective user id.
     uid: u32,
-    /// The effective and all supplementary groups.
+    /// The effective and all supplementary group ids.
     groups: Vec<u32>,
     /// vbuild's version.
     version: String,
-    /// Mode, owner, group and change time of the device, or `None` where it
-    /// cannot be seen.
+    /// Mode, owner, group and change time of the device; `None` if it is inaccessible.
     device: Option<(u32, u32, u32, i64)>,
 }
 
 impl CacheKey {
-    /// The key of this process for this device.
+    /// The key of this process and this device.
     ///
     /// # Errors
-    /// When the kernel's boot id cannot be read.
+    /// Fails if the kernel's boot id cannot be read.
     pub fn of_this_process(version: &str, device: &Path) -> io::Result<Self> {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let mut groups: Vec<u32> = getgroups()?.into_iter().map(|gid| gid.as_raw()).collect();
@@ -61,22 +60,21 @@ struct File {
     report: ProbeReport,
 }
 
-/// The file that keeps the report.
+/// The cached report of a probe.
 #[derive(Debug, Clone)]
 pub struct ProbeCache {
     directory: Option<PathBuf>,
 }
 
 impl ProbeCache {
-    /// The cache below this directory, which is the value of `XDG_RUNTIME_DIR`;
-    /// with `None`, nothing is kept.
+    /// The cache in this directory, the value of `XDG_RUNTIME_DIR`; with `None`, nothing is cached.
     #[must_use]
     pub fn new(runtime_dir: Option<&Path>) -> Self {
         Self { directory: runtime_dir.map(|dir| dir.join("vbuild")) }
     }
 
-    /// The kept report, or the result of `probe`, which is then kept. Trouble
-    /// with the file only costs another probe.
+    /// Returns the cached report, or runs `probe` and caches its result. If the file cannot be
+    /// used, the probe just runs again.
     pub fn get_or_probe(&self, key: &CacheKey, probe: impl FnOnce() -> ProbeReport) -> ProbeReport {
         if let Some(report) = self.get(key) {
             return report;

@@ -1,9 +1,8 @@
-//! Which accelerator to use, and why.
+//! Chooses the accelerator, with a reason.
 //!
-//! The probe itself runs guest code and so lives with the own VMM; here are its
-//! report as data, the decision as a pure function of it, and the cache of the
-//! report. `vbuild doctor` prints the report, a build prints the decision's one
-//! line.
+//! The probe itself runs guest code, so it is part of vbuild's own VMM. This module has its report
+//! as data, the decision as a pure function of the report, and the cache of the report. `vbuild
+//! doctor` prints the report; a build prints the one-line reason.
 
 mod cache;
 
@@ -13,23 +12,23 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// What the user asked for with `--accel`.
+/// The value of `--accel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Accel {
-    /// KVM where it works, TCG elsewhere.
+    /// KVM if it works, otherwise TCG.
     #[default]
     Auto,
-    /// KVM or nothing.
+    /// KVM, or an error.
     Kvm,
     /// QEMU's emulation, even where KVM works.
     Tcg,
 }
 
 impl Accel {
-    /// All of them, in the order of the manual.
+    /// All values, in the order of the manual.
     pub const ALL: [Self; 3] = [Self::Auto, Self::Kvm, Self::Tcg];
 
-    /// The word on the command line.
+    /// The value on the command line.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,7 +45,7 @@ impl fmt::Display for Accel {
     }
 }
 
-/// A word that is no accelerator.
+/// Not a value of `--accel`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no accelerator: use `auto`, `kvm` or `tcg`")]
 pub struct UnknownAccel(pub String);
@@ -62,7 +61,7 @@ impl FromStr for Accel {
     }
 }
 
-/// How one check of the probe went.
+/// The result of one check of the probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -70,7 +69,7 @@ pub enum Outcome {
     Passed,
     /// It failed; KVM cannot be used.
     Failed,
-    /// It was not tried because an earlier one failed.
+    /// It was skipped because an earlier check failed.
     Skipped,
 }
 
@@ -78,17 +77,17 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// What was checked, such as `capabilities`.
+    /// The name of the check, such as `capabilities`.
     pub name: String,
-    /// How it went.
+    /// The result.
     pub outcome: Outcome,
-    /// What was measured, or why it failed: a fragment without a full stop.
+    /// The measurement, or the reason of a failure: a fragment without a full stop.
     pub detail: Option<String>,
-    /// What the user can do about a failure.
+    /// A remedy for a failure.
     pub hint: Option<String>,
 }
 
-/// What the probe of `/dev/kvm` found, in the order in which it looked.
+/// The findings of the probe of `/dev/kvm`, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeReport {
@@ -97,7 +96,7 @@ pub struct ProbeReport {
 }
 
 impl ProbeReport {
-    /// Whether guests run on this KVM.
+    /// Whether KVM is usable.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         if let Some(check) = self.checks.iter().find(|check| check.outcome == Outcome::Failed) {
@@ -118,14 +117,14 @@ impl ProbeReport {
     }
 }
 
-/// The sum of a [`ProbeReport`].
+/// The conclusion of a [`ProbeReport`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Every check passed.
     Usable,
-    /// This check was the first to fail.
+    /// A check failed.
     Unusable {
-        /// Its name.
+        /// The name of the first failed check.
         check: String,
         /// Its detail.
         reason: String,
@@ -134,59 +133,59 @@ pub enum Verdict {
     },
 }
 
-/// Whether QEMU is there for emulation.
+/// Whether QEMU is installed for emulation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Emulator {
-    /// It is; the version as QEMU prints it, such as `10.0.2`.
+    /// QEMU is installed.
     Present {
-        /// Its version.
+        /// The version as QEMU prints it, such as `10.0.2`.
         version: String,
     },
-    /// It is missing or unusable, and why.
+    /// QEMU is missing or unusable.
     Absent {
-        /// Why: a fragment without a full stop.
+        /// The reason: a fragment without a full stop.
         reason: String,
     },
 }
 
-/// What runs the machine.
+/// The chosen VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Chosen {
-    /// The own VMM on KVM.
+    /// vbuild's own VMM on KVM.
     Microvm,
-    /// QEMU, emulating.
+    /// QEMU with emulation.
     QemuTcg,
 }
 
-/// A choice and the one line that explains it.
+/// A choice with a one-line reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// What runs the machine.
+    /// The chosen VMM.
     pub chosen: Chosen,
-    /// Why, as a fragment to follow `accelerator: `.
+    /// The reason, as a fragment that follows `accelerator: `.
     pub reason: String,
-    /// What the user can do to get something faster.
+    /// How to get a faster accelerator.
     pub hint: Option<String>,
 }
 
-/// Nothing can run a machine as asked.
+/// No VMM can run the machine as requested.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct NoAccelerator {
-    /// What is missing and why.
+    /// What is missing, and why.
     pub message: String,
-    /// What the user can do about it.
+    /// A remedy for the user.
     pub hint: Option<String>,
 }
 
-/// Where QEMU comes from, for hints.
+/// How to install QEMU, for hints.
 const INSTALL_QEMU: &str = "install QEMU (the package `qemu-system-x86`)";
 
-/// Chooses what runs the machine. `report` may be a stand-in where the answer
-/// cannot depend on it: with [`Accel::Tcg`] it is not looked at.
+/// Chooses the VMM. `report` may be a dummy if the decision does not depend on it: it is not used
+/// with [`Accel::Tcg`].
 ///
 /// # Errors
-/// When what was asked for, or anything at all, cannot run here.
+/// Fails if the requested accelerator, or any at all, is not usable here.
 pub fn decide(
     asked: Accel,
     report: &ProbeReport,
@@ -215,7 +214,7 @@ pub fn decide(
     }
 }
 
-/// Chooses emulation, if QEMU is there for it.
+/// Chooses emulation, if QEMU is installed.
 fn emulate(
     emulator: &Emulator,
     because: String,
