@@ -1,12 +1,11 @@
-//! The system calls that an emulator is refused.
+//! The system calls that an emulator is denied.
 //!
-//! Which calls QEMU makes depends on its version and on how it was built, so
-//! nobody can write the list of those that it may make. This is the list of those
-//! that it never needs once it runs, and with which code of a guest that has broken
-//! out of it would reach something: sockets, other processes, the attributes of
-//! files (landlock does not know them), namespaces, mounts, and parts of the kernel
-//! that are a door of their own. They fail with "operation not permitted". QEMU's
-//! own `-sandbox` refuses further ones, new programs above all.
+//! The calls that QEMU makes depend on its version and build options, so an exact allow list is
+//! impossible. This list has calls that QEMU does not need once it runs, and that would let the
+//! code of a guest that has taken over QEMU reach something: sockets, other processes, file
+//! attributes (which Landlock does not cover), namespaces, mounts, and kernel interfaces with
+//! access paths of their own. They fail with "operation not permitted". QEMU's own `-sandbox`
+//! denies more calls, mainly executing new programs.
 
 use std::collections::BTreeMap;
 
@@ -18,18 +17,17 @@ use seccompiler::{
 
 use crate::ConfineError;
 
-/// Numbers with this bit are calls of the x32 ABI, which does the same where a
-/// kernel has it.
+/// Call numbers with this bit belong to the x32 ABI, which offers the same calls on kernels that
+/// support it.
 const X32: i64 = 0x4000_0000;
 
-/// Calls that are refused whatever their arguments are.
+/// Calls that are denied whatever their arguments.
 const REFUSED: &[&[i64]] = &[SOCKETS, PROCESSES, ATTRIBUTES, WORLDS, DOORS];
 
-/// Ways to another process of this host or of another one. What QEMU speaks with
-/// is connected before it starts.
+/// Connections to other processes or hosts. QEMU's own connections are opened before it starts.
 const SOCKETS: &[i64] = &[libc::SYS_socket, libc::SYS_connect, libc::SYS_bind, libc::SYS_listen];
 
-/// Other processes.
+/// Access to other processes.
 const PROCESSES: &[i64] = &[
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -45,7 +43,7 @@ const PROCESSES: &[i64] = &[
     libc::SYS_ioprio_set,
 ];
 
-/// Changes of files that need no opening.
+/// Changes of files that need no open file.
 const ATTRIBUTES: &[i64] = &[
     libc::SYS_truncate,
     libc::SYS_chmod,
@@ -70,11 +68,11 @@ const ATTRIBUTES: &[i64] = &[
     SYS_REMOVEXATTRAT,
 ];
 
-/// Of Linux 6.13; the libc crate does not know them yet.
+/// Linux 6.13; not in the libc crate yet.
 const SYS_SETXATTRAT: i64 = 463;
 const SYS_REMOVEXATTRAT: i64 = 466;
 
-/// Namespaces, roots and mounts.
+/// Namespaces, root directories and mounts.
 const WORLDS: &[i64] = &[
     libc::SYS_unshare,
     libc::SYS_setns,
@@ -93,7 +91,8 @@ const WORLDS: &[i64] = &[
     libc::SYS_open_by_handle_at,
 ];
 
-/// Doors into the kernel. A ring of io_uring can open and connect past this list.
+/// Kernel interfaces with access paths of their own: io_uring, for example, can open and connect
+/// past this list.
 const DOORS: &[i64] = &[
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
@@ -117,7 +116,7 @@ const DOORS: &[i64] = &[
     libc::SYS_ioperm,
 ];
 
-/// Flags of clone(2) that make a namespace.
+/// Flags of clone(2) that create a namespace.
 const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWNS,
     libc::CLONE_NEWUSER,
@@ -128,15 +127,15 @@ const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWCGROUP,
 ];
 
-/// What a terminal takes as if somebody had typed it, or lets the console do.
+/// ioctls that inject terminal input or control the console.
 const TERMINAL_INPUT: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Puts the list on this thread, its later threads and the program that it becomes.
+/// Applies the list to this thread, its later threads, and the program that it executes.
 ///
 /// # Errors
-/// When the kernel has no seccomp.
+/// Fails if the kernel does not support seccomp.
 pub fn refuse_calls_of_emulators() -> Result<(), ConfineError> {
     let own = u64::from(std::process::id());
     for program in [refusals(own), absences()] {
@@ -147,7 +146,7 @@ pub fn refuse_calls_of_emulators() -> Result<(), ConfineError> {
     Ok(())
 }
 
-/// The library's errors as text; it has two types of them.
+/// The library's two error types as text.
 struct Failure(String);
 
 impl From<seccompiler::Error> for Failure {
@@ -168,13 +167,13 @@ fn refusals(own: u64) -> Result<BpfProgram, Failure> {
     let one = |index, len, op, value| -> Result<SeccompRule, Failure> {
         Ok(SeccompRule::new(vec![SeccompCondition::new(index, len, op, value)?])?)
     };
-    // Signals to itself are how abort(3) and raise(3) work.
+    // abort(3) and raise(3) send signals to the process itself.
     for signal in
         [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo]
     {
         rules.insert(signal, vec![one(0, Dword, SeccompCmpOp::Ne, own)?]);
     }
-    // Zero is the calling process.
+    // Zero means the calling process.
     rules.insert(libc::SYS_prlimit64, vec![one(0, Dword, SeccompCmpOp::Ne, 0)?]);
     let namespaces = NAMESPACES.iter().map(|flag| {
         let flag = u64::from(flag.unsigned_abs());
@@ -186,8 +185,8 @@ fn refusals(own: u64) -> Result<BpfProgram, Failure> {
     compile(rules, libc::EPERM)
 }
 
-/// The arguments of clone3 lie in memory, where no list can look. A C library that
-/// is told that there is no such call takes clone.
+/// The arguments of clone3 are in memory, which seccomp cannot inspect. If the call does not exist
+/// (ENOSYS), the C library uses clone.
 fn absences() -> Result<BpfProgram, Failure> {
     compile(Rules::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
 }
@@ -204,7 +203,7 @@ fn compile(mut rules: Rules, errno: i32) -> Result<BpfProgram, Failure> {
 mod tests {
     use super::*;
 
-    /// On a thread of its own, because there is no way back.
+    /// Runs on its own thread, because confinement cannot be undone.
     fn confined<T: Send + 'static>(attempt: impl FnOnce() -> T + Send + 'static) -> T {
         let body = move || {
             crate::forbid_privileges().unwrap();

@@ -1,20 +1,20 @@
-//! What holds of a process's confinement: told by the process itself, from what
-//! the kernel answered.
+//! The effective confinement of a process, as reported by the process itself from the kernel's
+//! answers.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The landlock that a kernel granted.
+/// The Landlock restrictions that the kernel enforces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Landlock {
-    /// It holds.
+    /// Landlock is in force.
     Held {
-        /// The version of the kernel's interface.
+        /// The Landlock ABI version of the kernel.
         abi: u32,
     },
-    /// The kernel granted nothing.
+    /// Landlock is not in force.
     Absent {
         /// The reason.
         reason: String,
@@ -23,7 +23,7 @@ pub enum Landlock {
 
 impl fmt::Display for Landlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// From which version on landlock knows what (landlock(7)).
+        /// Landlock features by the ABI version that introduced them (landlock(7)).
         const SINCE: [(u32, &str); 5] =
             [(1, "files"), (3, "truncation"), (4, "TCP"), (5, "devices"), (6, "signals")];
         match self {
@@ -37,16 +37,15 @@ impl fmt::Display for Landlock {
     }
 }
 
-/// How the system calls of a process are bounded.
+/// How the system calls of a process are restricted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SystemCalls {
-    /// Every thread has the list of those that it may make.
+    /// Every thread has an allow list.
     Listed,
-    /// There is a list of those that are refused.
+    /// The process has a deny list.
     Refused,
-    /// What a list lacks is noted by the kernel and carried out: for finding out what
-    /// belongs into a list.
+    /// Calls outside of a list are logged by the kernel and executed, to find what a list lacks.
     Noted,
 }
 
@@ -66,16 +65,16 @@ impl fmt::Display for SystemCalls {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Confinement {
-    /// Which process, for people: `VMM`, `QEMU`.
+    /// The name of the process for the user: `VMM`, `QEMU`.
     pub process: String,
-    /// Paths, TCP and signals.
+    /// Restrictions of paths, TCP and signals.
     pub landlock: Landlock,
-    /// System calls.
+    /// Restrictions of system calls.
     pub system_calls: SystemCalls,
 }
 
 impl Confinement {
-    /// The layers that do not hold, in words; none when all do.
+    /// Descriptions of the parts that are not in force; empty if all are.
     #[must_use]
     pub fn lacks(&self) -> Vec<String> {
         let mut lacks = Vec::new();

@@ -1,8 +1,7 @@
-//! What a process takes away from itself before it meets a guest.
+//! Functions by which a process confines itself before it handles guest data.
 //!
-//! Several processes of vbuild handle what a guest writes: the VMM, the vsock
-//! device and the network card beside QEMU, and QEMU. Each confines itself by the
-//! functions here, in this order:
+//! Several processes of vbuild handle guest data: the VMM, the vsock device and the network card
+//! beside QEMU, and QEMU itself. Each confines itself with the functions here, in this order:
 //!
 //! ```text
 //!  process   dies with its parent, no new privileges, no memory images, limits,
@@ -13,10 +12,10 @@
 //!            what it may not
 //! ```
 //!
-//! [`Confinement`] is what came of it, which the process tells its parent, and
-//! [`trial`] is what a test tries from inside.
+//! [`Confinement`] is the result, which the process reports to its parent; [`trial`] has the
+//! attempts that tests make from inside.
 //!
-//! Architecture invariant: nothing here starts a process or knows of machines.
+//! Architecture invariant: this crate starts no process and does not depend on machines.
 
 mod calls;
 mod held;
@@ -34,13 +33,13 @@ pub use process::{
 
 use std::{io, path::PathBuf};
 
-/// A layer of the confinement that could not be put on.
+/// Why a part of the confinement could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
     /// A system call failed.
     #[error("failed to {action}")]
     System {
-        /// What it was for.
+        /// The purpose of the call.
         action: &'static str,
         /// The cause.
         #[source]
@@ -49,7 +48,7 @@ pub enum ConfineError {
     /// The parent died while this process started.
     #[error("the parent process has ended")]
     Orphaned,
-    /// A path that is to stay open cannot be opened.
+    /// A path that must stay accessible cannot be opened.
     #[error("failed to open `{}`, which the process needs", path.display())]
     Path {
         /// The path.
@@ -58,7 +57,7 @@ pub enum ConfineError {
         #[source]
         source: io::Error,
     },
-    /// A list of system calls was not accepted.
+    /// The kernel did not accept a list of system calls.
     #[error("failed to put on the list of refused system calls: {0}")]
     Calls(String),
 }

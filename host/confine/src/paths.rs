@@ -1,4 +1,4 @@
-//! Landlock: the paths that a process may still open.
+//! Landlock: restricts the paths that a process may open.
 
 use std::path::{Path, PathBuf};
 
@@ -11,28 +11,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ConfineError, Landlock};
 
-/// The newest version whose rights are asked for; a kernel grants what it knows.
+/// The newest ABI version whose rights are requested; older kernels enforce those that they
+/// support.
 const NEWEST: ABI = ABI::V6;
 
-/// What a process may open by its path. Each is a file, or a folder with all that
-/// lies beneath it; everything else is forbidden, and so is every change.
+/// The paths that a process may open. Each is a file, or a directory with everything below it. All
+/// other paths are denied, and so are all changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Paths {
-    /// To be read.
+    /// May be read.
     pub read: Vec<PathBuf>,
-    /// To be read and executed: programs, their libraries and modules.
+    /// May be read and executed: programs, their libraries and modules.
     pub run: Vec<PathBuf>,
-    /// Devices to be read, written and controlled.
+    /// Devices that may be read, written and controlled.
     pub devices: Vec<PathBuf>,
 }
 
-/// Forbids every path but these, every TCP port, abstract sockets of others, and signals
-/// to other processes. A kernel that has less of landlock grants less, and
-/// one without it nothing: the answer says so.
+/// Denies all paths but these, all TCP ports, abstract sockets of other processes, and signals to
+/// other processes. A kernel with less Landlock support enforces less, and one without it nothing;
+/// the result reports that.
 ///
 /// # Errors
-/// When one of the paths cannot be opened.
+/// Fails if one of the paths cannot be opened.
 pub fn restrict(paths: &Paths) -> Result<Landlock, ConfineError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
@@ -44,7 +45,7 @@ pub fn restrict(paths: &Paths) -> Result<Landlock, ConfineError> {
             rules.push(rule(path, access)?);
         }
     }
-    // A ruleset that the kernel does not take leaves one layer out, which is told.
+    // If the kernel does not accept the ruleset, this part is missing, which is reported.
     Ok(apply(rules).unwrap_or_else(|cause| Landlock::Absent { reason: cause.to_string() }))
 }
 

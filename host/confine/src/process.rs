@@ -1,5 +1,4 @@
-//! The process's ties to its parent, its privileges, its limits and its
-//! descriptors.
+//! Restricts a process: death with its parent, privileges, limits and descriptors.
 
 use std::{fs, io};
 
@@ -14,43 +13,43 @@ use nix::{
 
 use crate::{ConfineError, system};
 
-/// Ties this process to its parent's life. To be called before anything else: a
-/// parent that is not `parent` has died meanwhile, and no signal would ever come.
+/// Makes this process die with its parent. Must be called first: if the parent is not `parent`, it
+/// has died already, and the signal would never arrive.
 ///
 /// # Errors
-/// When the parent is gone.
+/// Fails if the parent is gone.
 pub fn die_with(parent: i32) -> Result<(), ConfineError> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(system("set the death signal"))?;
     if unistd::getppid().as_raw() == parent { Ok(()) } else { Err(ConfineError::Orphaned) }
 }
 
-/// Gives up ever gaining privileges, by programs with a set-user-ID bit too.
+/// Sets `no_new_privs`: also programs with a set-user-ID bit gain no privileges.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Fails if the kernel refuses.
 pub fn forbid_privileges() -> Result<(), ConfineError> {
     prctl::set_no_new_privs().map_err(system("give up new privileges"))
 }
 
-/// Forbids images of this process's memory: core files, also those that go to a
-/// program, and tracing by processes of the same user.
+/// Disables dumps of this process's memory: core files, including those piped to a program, and
+/// tracing by processes of the same user.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Fails if the kernel refuses.
 pub fn forbid_memory_images() -> Result<(), ConfineError> {
     prctl::set_dumpable(false).map_err(system("forbid memory dumps"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(system("forbid core files"))
 }
 
-/// Forbids core files of this process and of the program that it becomes, which
-/// the kernel makes dumpable again.
+/// Disables core files of this process and of the program that it executes, which the kernel makes
+/// dumpable again.
 ///
-/// The limit is one byte and not zero: where cores go to a program
-/// (`core_pattern` begins with `|`), Linux ignores every limit but exactly this one
-/// (`do_coredump` in `fs/coredump.c`), and no core file has room in one byte.
+/// The limit is one byte instead of zero: if cores are piped to a program (`core_pattern` begins
+/// with `|`), Linux ignores every limit but exactly this one (`do_coredump` in `fs/coredump.c`),
+/// and no core file fits in one byte.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Fails if the kernel refuses.
 pub fn forbid_core_files() -> Result<(), ConfineError> {
     const NOT_EVEN_TO_A_PROGRAM_BYTES: u64 = 1;
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE).map_err(system("read the limit of cores"))?;
@@ -58,10 +57,10 @@ pub fn forbid_core_files() -> Result<(), ConfineError> {
     setrlimit(Resource::RLIMIT_CORE, bytes, bytes).map_err(system("forbid core files"))
 }
 
-/// Bounds the number of descriptors.
+/// Limits the number of descriptors.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Fails if the kernel refuses.
 pub fn limit_descriptors(most: u64) -> Result<(), ConfineError> {
     let (_, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the descriptor limit"))?;
@@ -70,15 +69,15 @@ pub fn limit_descriptors(most: u64) -> Result<(), ConfineError> {
         .map_err(system("limit the number of descriptors"))
 }
 
-/// Closes all descriptors above `last`: some may come from vbuild's own parent
-/// without the close-on-exec flag. To be called before the process opens any.
+/// Closes all descriptors above `last`: vbuild's own parent may have left some open without the
+/// close-on-exec flag. Must be called before the process opens any.
 ///
 /// # Errors
-/// When `/proc` does not tell which are open.
+/// Fails if `/proc` does not list the open descriptors.
 pub fn close_above(last: i32) -> Result<(), ConfineError> {
     for fd in open_descriptors().map_err(system("list the open descriptors"))? {
         if fd > last {
-            // The descriptor of the listing itself is gone already: EBADF.
+            // The descriptor of the listing itself is closed already: EBADF.
             let _ = unistd::close(fd);
         }
     }

@@ -1,5 +1,5 @@
-//! What a test tries from inside a confined process: each of these works in an
-//! ordinary process of the same user, and must fail in a confined one.
+//! Attempts that a test makes from inside a confined process: each works in an ordinary process of
+//! the same user, and must fail in a confined one.
 
 use std::{
     ffi::OsString,
@@ -20,12 +20,12 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The first argument by which vbuild's `main` knows that it is to call [`in_place`].
+/// The first argument by which vbuild's `main` recognizes that it must call [`in_place`].
 pub const TRIAL_VERB: &str = "__trial";
 
-/// Tries one thing in the place of a program that was to be started confined, and writes
-/// the outcome to the standard output, as JSON. `args` are those behind [`TRIAL_VERB`]:
-/// the attempt as JSON.
+/// Makes one attempt in place of a program that was to be started confined, and writes the outcome
+/// to the standard output as JSON. `args` are the arguments after [`TRIAL_VERB`]: the attempt as
+/// JSON.
 #[must_use]
 pub fn in_place(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let attempt = args.next().and_then(|text| serde_json::from_str::<Attempt>(text.to_str()?).ok());
@@ -40,61 +40,61 @@ pub fn in_place(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::from(u8::from(written.is_err()))
 }
 
-/// One thing to try.
+/// One forbidden action to attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Attempt {
     /// Reads a file.
     Read(PathBuf),
-    /// Makes a file.
+    /// Creates a file.
     Write(PathBuf),
-    /// Lists a folder.
+    /// Lists a directory.
     List(PathBuf),
-    /// Cuts a file to nothing without opening it.
+    /// Truncates a file by path.
     Truncate(PathBuf),
-    /// Changes who may read a file.
+    /// Changes the mode of a file.
     ChangeMode(PathBuf),
     /// Connects to a TCP port.
     Tcp(SocketAddr),
     /// Sends a datagram.
     Udp(SocketAddr),
-    /// Connects to a socket with a path.
+    /// Connects to a Unix socket by path.
     UnixPath(PathBuf),
-    /// Connects to a socket with an abstract name.
+    /// Connects to an abstract Unix socket.
     UnixAbstract(String),
     /// Traces a process.
     Trace(i32),
     /// Signals a process (SIGURG, which is ignored).
     Signal(i32),
-    /// Lowers a limit of a process.
+    /// Changes a resource limit of a process.
     Limit(i32),
     /// Reads the environment of a process.
     Environment(i32),
-    /// Closes a descriptor that it was not given.
+    /// Closes a descriptor that must not be open.
     Close(i32),
-    /// Makes a user namespace.
+    /// Creates a user namespace.
     Namespace,
     /// Starts a program.
     Run(PathBuf),
 }
 
-/// What became of an attempt.
+/// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Outcome {
-    /// It worked, which it must not.
+    /// It succeeded, which is a defect.
     Worked,
-    /// It failed, and why.
+    /// It failed, with the reason.
     Refused(String),
-    /// The process did not outlive it, and how it ended.
+    /// The process was killed, with a description.
     Killed(String),
 }
 
 impl Attempt {
-    /// Tries it.
+    /// Makes the attempt.
     ///
     /// # Errors
-    /// When it does not work, which is what should be.
+    /// Fails with the reason, as it should in a confined process.
     pub fn carry_out(&self) -> io::Result<()> {
         match self {
             Self::Read(path) => fs::read(path).map(drop),
@@ -131,7 +131,7 @@ impl Attempt {
     }
 }
 
-/// Traces and lets go again at once.
+/// Attaches as a tracer and detaches at once.
 fn trace(pid: Pid) -> io::Result<()> {
     ptrace::seize(pid, ptrace::Options::empty())?;
     ptrace::interrupt(pid)?;
@@ -139,7 +139,7 @@ fn trace(pid: Pid) -> io::Result<()> {
     Ok(ptrace::detach(pid, None)?)
 }
 
-/// Sets a limit to what it is, which needs the same right as lowering it.
+/// Sets a limit to its current value, which needs the same permission as lowering it.
 fn limit(pid: i32) -> io::Result<()> {
     use rustix::process::{Pid, Resource, getrlimit, prlimit};
     let limit = getrlimit(Resource::Core);
