@@ -1,4 +1,4 @@
-//! An open directory, and what can be done beneath it.
+//! An open directory, and the operations below it.
 
 use std::{
     ffi::OsString,
@@ -21,8 +21,7 @@ use crate::{
     lookup::{self, Way},
 };
 
-/// An open directory. What is opened beneath it cannot lie elsewhere, whatever stands
-/// in its names.
+/// An open directory. Whatever the names are, files opened through it are always below it.
 #[derive(Debug)]
 pub struct Dir {
     fd: OwnedFd,
@@ -30,11 +29,11 @@ pub struct Dir {
     way: Way,
 }
 
-/// Opens a regular file for reading by its absolute path, in which no component may
-/// be a symbolic link.
+/// Opens a regular file for reading by its absolute path, in which no component may be a symbolic
+/// link.
 ///
 /// # Errors
-/// When there is no such file, it is no regular file, or a link stands in the way.
+/// Fails if the file does not exist, is not a regular file, or if the path contains a link.
 pub fn open_file(path: &Path) -> Result<File> {
     let below = path.strip_prefix("/").unwrap_or(path);
     root(Way::usual())?.file(below)
@@ -48,11 +47,11 @@ fn root(way: Way) -> Result<Dir> {
 }
 
 impl Dir {
-    /// Opens a directory that the user named; links in this path are the user's own
-    /// and are followed. [`Dir::path`] is free of them.
+    /// Opens a directory that the user named; links in this path are the user's own and are
+    /// followed. [`Dir::path`] contains none.
     ///
     /// # Errors
-    /// When there is no such directory.
+    /// Fails if the directory does not exist.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_by(path, Way::usual())
     }
@@ -86,27 +85,26 @@ impl Dir {
         lookup::open(&self.fd, path, flags, Mode::from_bits_truncate(mode), self.way)
     }
 
-    /// Opens a directory beneath this one.
+    /// Opens a directory below this one.
     ///
     /// # Errors
-    /// When there is none, or a link stands in the way.
+    /// Fails if it does not exist, or if the path contains a link.
     pub fn directory(&self, path: &Path) -> Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let fd = self.raw(path, flags, 0).map_err(self.fail("open", path))?;
         Ok(Self { fd, path: self.at(path), way: self.way })
     }
 
-    /// Opens a regular file beneath the directory for reading.
+    /// Opens a regular file below the directory for reading.
     ///
     /// # Errors
-    /// When there is none, it is something else, or a link stands in the way.
+    /// Fails if it does not exist or is not a regular file, or if the path contains a link.
     pub fn file(&self, path: &Path) -> Result<File> {
         self.regular(path, "open", OFlag::O_RDONLY, 0)
     }
 
-    /// Opens a regular file, and never waits for another end or a carrier. What is
-    /// not to be created is looked at before it is opened, because the mere opening of a
-    /// device can do something.
+    /// Opens a regular file without ever blocking. Unless it is to be created, its type is checked
+    /// first, because merely opening a device can have effects.
     fn regular(&self, path: &Path, action: &'static str, flags: OFlag, mode: u32) -> Result<File> {
         let check = |metadata: Metadata| match Kind::of(&metadata) {
             Kind::File => Ok(()),
@@ -124,10 +122,10 @@ impl Dir {
         Ok(file)
     }
 
-    /// Opens a regular file for reading and writing, and makes it with these permission
-    /// bits when it is missing. Its content stays.
+    /// Opens a regular file for reading and writing, and creates it with this mode if it does not
+    /// exist. Existing content is kept.
     ///
-    /// # Errors
+    /// Fails if it cannot be created or is not a regular file, or if the path contains a link.
     /// When it cannot be made, is something else, or a link stands in the way.
     pub fn open_or_create(&self, path: &Path, mode: u32) -> Result<File> {
         self.regular(path, "open", OFlag::O_RDWR | OFlag::O_CREAT, mode)
@@ -136,34 +134,34 @@ impl Dir {
     /// Opens an existing regular file for reading and writing.
     ///
     /// # Errors
-    /// As [`Dir::file`] says.
+    /// Fails like [`Dir::file`].
     pub fn open_to_write(&self, path: &Path) -> Result<File> {
         self.regular(path, "open", OFlag::O_RDWR, 0)
     }
 
-    /// Makes a file that must not exist yet, for reading and writing.
+    /// Creates a file for reading and writing, which must not exist.
     ///
     /// # Errors
-    /// When something has the name already, or a link stands in the way.
+    /// Fails if the name exists, or if the path contains a link.
     pub fn create_new(&self, path: &Path, mode: u32) -> Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         Ok(File::from(self.raw(path, flags, mode).map_err(self.fail("create", path))?))
     }
 
-    /// Makes a directory.
+    /// Creates a directory.
     ///
     /// # Errors
-    /// When something has the name already, or a link stands in the way.
+    /// Fails if the name exists, or if the path contains a link.
     pub fn make_directory(&self, path: &Path, mode: u32) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         mkdirat(&parent.fd, name.as_path(), Mode::from_bits_truncate(mode))
             .map_err(self.fail("make", path))
     }
 
-    /// Removes a file or a link. Missing ones are fine.
+    /// Removes a file or a link, if it exists.
     ///
     /// # Errors
-    /// When it cannot be removed, or is a directory.
+    /// Fails if it cannot be removed, or is a directory.
     pub fn remove_file(&self, path: &Path) -> Result<()> {
         self.unlink(path, UnlinkatFlags::NoRemoveDir)
     }
@@ -179,7 +177,7 @@ impl Dir {
     /// Removes a directory and everything in it. Links in it are removed, not followed.
     ///
     /// # Errors
-    /// When something cannot be removed; the rest may be gone by then.
+    /// Fails if a file cannot be removed; others may be removed by then.
     pub fn remove_tree(&self, path: &Path) -> Result<()> {
         let inner = self.directory(path)?;
         for name in inner.names()? {
@@ -198,31 +196,30 @@ impl Dir {
         Ok((self.directory(parent)?, name.into()))
     }
 
-    /// What is known about a path, of a link itself where it is one.
+    /// The metadata of a path; if the last component is a link, of the link itself.
     ///
     /// # Errors
-    /// When nothing is there, or a link stands before the last name.
+    /// Fails if it does not exist, or if a link precedes the last component.
     pub fn metadata(&self, path: &Path) -> Result<Metadata> {
         let file = File::from(self.raw(path, OFlag::O_PATH, 0).map_err(self.fail("find", path))?);
         file.metadata().map_err(|e| Error::io("examine", &self.at(path), e))
     }
 
-    /// What a link says.
+    /// The target of a link.
     ///
     /// # Errors
-    /// When there is no link, or one stands before the last name.
+    /// Fails if it is not a link, or if another link precedes the last component.
     pub fn read_link(&self, path: &Path) -> Result<OsString> {
         let link = self.raw(path, OFlag::O_PATH, 0).map_err(self.fail("find", path))?;
         readlinkat(&link, "").map_err(self.fail("read the link", path))
     }
 
-    /// The path beneath this directory that a path leads to, following links that stay
-    /// beneath it. An absolute path, given or of a link, counts when it begins with
-    /// [`Dir::path`]. What is opened by the result is still opened without following
-    /// links, so a link that changes meanwhile is an error.
+    /// Resolves a path to one below this directory, following links that stay below it. An absolute
+    /// path, given or in a link, is valid if it begins with [`Dir::path`]. The result is opened
+    /// without following links, so a link that changes meanwhile causes an error.
     ///
     /// # Errors
-    /// When a link or the path leads out or in a circle, or to nothing.
+    /// Fails if the path or a link leads out, is a loop or dangles.
     pub fn resolve(&self, path: &Path) -> Result<PathBuf> {
         lookup::resolve(&self.fd, &self.path, path).map_err(|error| match error {
             Errno::ELOOP => {
@@ -233,10 +230,10 @@ impl Dir {
         })
     }
 
-    /// The names in the directory, in the order of their bytes.
+    /// The names in the directory, in byte order.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Fails if it cannot be read.
     pub fn names(&self) -> Result<Vec<OsString>> {
         let list = || -> nix::Result<Vec<OsString>> {
             let fd = self.raw(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;

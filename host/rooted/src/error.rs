@@ -1,4 +1,4 @@
-//! Why a file beneath a directory cannot be used.
+//! Why a file below a directory is refused.
 
 use std::{
     io,
@@ -7,80 +7,79 @@ use std::{
 
 use crate::walk::{DEPTH_MAX, ENTRIES_MAX, Kind};
 
-/// A file or directory that cannot be used, by name and reason.
+/// A file or directory that cannot be used, and the reason.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed.
     #[error("cannot {action} `{}`", path.display())]
     Io {
-        /// What was tried: `open`, `list`.
+        /// The action: `open`, `list`.
         action: &'static str,
         /// The file.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
-    /// A symbolic link stands where none is followed.
+    /// The path contains a symbolic link where none is followed.
     #[error("`{}` is a symbolic link or lies behind one, which is not followed here", .0.display())]
     Link(PathBuf),
     /// The path, or a link in it, leads out of the directory.
     #[error("`{}` leads out of `{}`", path.display(), root.display())]
     Outside {
-        /// The path as it was given.
+        /// The path as given.
         path: PathBuf,
         /// The directory.
         root: PathBuf,
     },
-    /// The file is of another kind than the one that is needed.
+    /// The file has the wrong type.
     #[error("`{}` is a {found}, not a {wanted}", path.display())]
     Kind {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The actual type.
         found: Kind,
-        /// What it must be.
+        /// The required type.
         wanted: Kind,
     },
-    /// A directory that must be the user's own belongs to somebody else.
+    /// A directory that must belong to the user has another owner.
     #[error("`{}` belongs to the user {owner}, not to {user}", path.display())]
     Owner {
-        /// The directory, or the link in its place.
+        /// The directory, or a link in its place.
         path: PathBuf,
-        /// Whose it is.
+        /// The actual owner.
         owner: u32,
-        /// Who needs it.
+        /// The required owner.
         user: u32,
     },
-    /// Other users could have put something into a directory that must be the
-    /// user's own.
+    /// Other users may have written to a directory that must be private.
     #[error("`{}` can be written by other users (mode {mode:04o})", path.display())]
     Writable {
         /// The directory.
         path: PathBuf,
-        /// Its permission bits.
+        /// Its mode.
         mode: u32,
     },
-    /// Other users can read a secret, or change it.
+    /// Other users can read or change a secret.
     #[error("`{}` can be read or changed by other users (mode {mode:04o})", path.display())]
     Exposed {
         /// The file.
         path: PathBuf,
-        /// Its permission bits.
+        /// Its mode.
         mode: u32,
     },
-    /// Other users can replace a directory, because the one it lies in lets everybody
-    /// rename what is in it.
+    /// Other users can replace a directory, because its parent directory is world-writable without
+    /// the sticky bit.
     #[error("`{}` lets every user replace what is in it (mode {mode:04o})", path.display())]
     NotSticky {
-        /// The outer directory.
+        /// The parent directory.
         path: PathBuf,
-        /// Its permission bits.
+        /// Its mode.
         mode: u32,
     },
     /// A tree is nested too deeply.
     #[error("`{}` is nested more than {DEPTH_MAX} directories deep", .0.display())]
     TooDeep(PathBuf),
-    /// A tree holds too many files.
+    /// A tree has too many files.
     #[error("`{}` holds more than {ENTRIES_MAX} files", .0.display())]
     TooMany(PathBuf),
 }
@@ -96,7 +95,7 @@ impl Error {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether the directory exists but is not the user's alone, or cannot be made so.
+    /// Whether the directory exists but is not private and cannot be made so.
     #[must_use]
     pub fn is_distrust(&self) -> bool {
         matches!(
@@ -105,7 +104,7 @@ impl Error {
         ) || matches!(self, Self::Io { action, .. } if *action == crate::private::MAKE_PRIVATE)
     }
 
-    /// What the user can do about it.
+    /// A remedy for the user.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -125,7 +124,7 @@ impl Error {
     }
 }
 
-/// As an I/O error, for functions that give those.
+/// Converts to an I/O error, for functions that return those.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {

@@ -1,27 +1,25 @@
-//! Files beneath a directory, opened without following symbolic links.
+//! Opens files below a directory without following symbolic links.
 //!
-//! vbuild reads trees that other people wrote (elements, specs, layers) and works
-//! in directories that other users can write (`/tmp`). A name in such a place may
-//! be a link to any file of the user, a pipe that nobody writes to, or a file of
-//! somebody else. This crate is the one door to them:
+//! vbuild reads trees of third parties (elements, specs, layers) and works in directories that
+//! other users can write (`/tmp`). A name in such a place may be a link to any file of the user, a
+//! pipe without a writer, or a file of another user. All access to them goes through this crate:
 //!
-//! - [`Dir`] is an open directory. What is opened beneath it is looked up without
-//!   following any link, by `openat2` with `RESOLVE_BENEATH` and
-//!   `RESOLVE_NO_SYMLINKS`, or component by component with `O_NOFOLLOW` where the
-//!   kernel or a container's seccomp profile has no `openat2`.
-//! - [`Dir::resolve`] follows links that stay beneath the directory, for files that
-//!   a tool must read through a link, and refuses those that lead out.
-//! - [`private`] makes or opens a directory that belongs to the user alone.
-//! - [`walk()`] visits a tree, each entry as it is: links as links.
-//! - [`create_private`] and [`read_secret`] open files that the user named, by the same
-//!   doubts about who else could have put something there.
-//! - [`open_file`] opens a file by an absolute path that holds no link.
-//! - [`plain`] and [`real_place`] say where a path leads, for comparisons.
-//! - [`make_umask_private`] and [`user_mode`] keep what is not an output from other
-//!   users, and give outputs the permissions that the user's umask allows.
+//! - [`Dir`] is an open directory. Paths below it are looked up without following any link, by
+//!   `openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`, or component by component with
+//!   `O_NOFOLLOW` if the kernel or a container's seccomp profile lacks `openat2`.
+//! - [`Dir::resolve`] follows links that stay below the directory, for files that a tool must read
+//!   through a link, and refuses links that lead out.
+//! - [`private`] creates or opens a directory that only the user can access.
+//! - [`walk()`] visits a tree; links are reported as links.
+//! - [`create_private`] and [`read_secret`] open files that the user named, and check whether other
+//!   users could have written to them.
+//! - [`open_file`] opens a file by an absolute path without links.
+//! - [`plain`] and [`real_place`] normalize paths for comparisons.
+//! - [`make_umask_private`] and [`user_mode`] keep files other than outputs private, and give
+//!   outputs the mode that the user's umask permits.
 //!
-//! Only regular files are opened for their content. Pipes, sockets and devices are
-//! refused by name, so that no name can make vbuild wait.
+//! Only regular files are opened for their content. Pipes, sockets and devices are refused, so that
+//! no path can make vbuild block.
 //!
 //! Architecture invariant: this crate imports no other crate of the workspace.
 

@@ -1,8 +1,7 @@
-//! The lookup of a path beneath an open directory, in two ways that agree: by the
-//! kernel's `openat2`, and component by component.
+//! Looks up a path below an open directory, by two equivalent methods: the kernel's `openat2`, and
+//! component by component.
 //!
-//! A link gives `ELOOP` and a path that leads out gives `EXDEV`, whichever way is
-//! taken.
+//! With either method, a link gives `ELOOP`, and a path that leads out gives `EXDEV`.
 
 use std::{
     collections::VecDeque,
@@ -18,13 +17,12 @@ use nix::{
     sys::stat::{Mode, SFlag, fstatat},
 };
 
-/// The kernel asks for another try when a rename races with its lookup; more than
-/// this many in a row is somebody playing.
+/// Maximum retries if a rename races with the kernel's lookup; more in a row indicate an attack.
 const RACES_MAX: u32 = 64;
-/// Links that one path may lead through: what the kernel allows, MAXSYMLINKS.
+/// Maximum links followed for one path: the kernel's MAXSYMLINKS.
 const LINKS_MAX: u32 = 40;
 
-/// How paths are looked up.
+/// The lookup method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// By `openat2`.
@@ -34,8 +32,8 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// By `openat2`, or by components where the kernel does not have that call (before 5.6)
-    /// or a seccomp profile refuses it: those of older container engines answer EPERM.
+    /// Chooses `openat2`, or components if the kernel lacks that call (before 5.6) or a seccomp
+    /// profile denies it: those of older container engines return EPERM.
     pub(crate) fn usual() -> Self {
         static USUAL: OnceLock<Way> = OnceLock::new();
         *USUAL.get_or_init(|| {
@@ -48,10 +46,10 @@ impl Way {
     }
 }
 
-/// The names of a path beneath a directory.
+/// Splits a relative path into its components.
 ///
 /// # Errors
-/// `EXDEV` for an absolute path and for one with `..`.
+/// `EXDEV` for an absolute path and for one that contains `..`.
 fn names(path: &Path) -> nix::Result<Vec<&OsStr>> {
     let mut names = Vec::new();
     for component in path.components() {
@@ -64,8 +62,8 @@ fn names(path: &Path) -> nix::Result<Vec<&OsStr>> {
     Ok(names)
 }
 
-/// Opens a path beneath a directory. No component may be a symbolic link; the last
-/// one may be with `O_PATH`, which opens the link itself.
+/// Opens a path below a directory. No component may be a symbolic link; with `O_PATH` the last one
+/// may be, and the link itself is opened.
 pub(crate) fn open(
     at: impl AsFd,
     path: &Path,
@@ -84,7 +82,7 @@ pub(crate) fn open(
 fn by_kernel(at: &impl AsFd, names: &[&OsStr], flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
     let path: PathBuf = if names.is_empty() { ".".into() } else { names.iter().collect() };
     let mode = if flags.contains(OFlag::O_CREAT) { mode } else { Mode::empty() };
-    // With O_DIRECTORY a link that is not followed would be ENOTDIR.
+    // With O_DIRECTORY, a link that is not followed would give ENOTDIR.
     let flags = if flags.contains(OFlag::O_DIRECTORY) { flags - OFlag::O_NOFOLLOW } else { flags };
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
     let how = OpenHow::new().flags(flags).mode(mode).resolve(resolve);
@@ -113,14 +111,14 @@ fn by_components(
     openat(&reached, *last, flags, mode).map_err(|error| link_error(error, &reached, last))
 }
 
-/// Opens a directory by its name in another one.
+/// Opens a subdirectory by name.
 fn enter(at: &impl AsFd, name: &OsStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(at.as_fd(), name, flags, Mode::empty()).map_err(|error| link_error(error, at, name))
 }
 
-/// What the kernel says of a link in the way depends on the flags; `openat2` always
-/// says `ELOOP`.
+/// Normalizes the error for a link in the path: the kernel's depends on the flags, `openat2` always
+/// returns `ELOOP`.
 fn link_error(error: Errno, at: &impl AsFd, name: &OsStr) -> Errno {
     let in_the_way = matches!(error, Errno::ELOOP | Errno::ENOTDIR | Errno::EMLINK);
     if in_the_way && is_link(at, name) { Errno::ELOOP } else { error }
@@ -131,16 +129,15 @@ fn is_link(at: &impl AsFd, name: &OsStr) -> bool {
         .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
 }
 
-/// The path without links that a path leads to, following links that stay beneath
-/// the directory. `root` is the directory's own path: an absolute path, of the
-/// caller or of a link, counts from there when it begins with it.
+/// Resolves a path to one without links, following links that stay below the directory. `root` is
+/// the directory's own path: an absolute path, given or in a link, is valid if it begins with
+/// `root`.
 ///
 /// # Errors
-/// `EXDEV` when the path leads out, `ELOOP` when it leads in a circle, `ENOENT` when
-/// nothing is there.
+/// `EXDEV` if the path leads out, `ELOOP` if it is a loop, `ENOENT` if it does not exist.
 pub(crate) fn resolve(at: impl AsFd, root: &Path, path: &Path) -> nix::Result<PathBuf> {
     let mut pending: VecDeque<OsString> = VecDeque::new();
-    // Directories that were entered, with their names; the first is the root.
+    // The directories entered so far, with their names; the first is the root.
     let mut entered: Vec<(OwnedFd, OsString)> = Vec::new();
     let mut result = PathBuf::new();
     let mut links = 0;
@@ -177,8 +174,8 @@ pub(crate) fn resolve(at: impl AsFd, root: &Path, path: &Path) -> nix::Result<Pa
     Ok(result)
 }
 
-/// Puts the names of a path before those that are still to be looked up. An absolute
-/// path begins anew at the root.
+/// Prepends the components of a path to those still to be looked up. An absolute path restarts at
+/// the root.
 fn push_front(
     pending: &mut VecDeque<OsString>,
     root: &Path,
@@ -212,7 +209,7 @@ enum Step {
 fn step(at: &impl AsFd, name: &OsStr) -> nix::Result<Step> {
     match readlinkat(at.as_fd(), name) {
         Ok(target) => return Ok(Step::Link(target)),
-        // It is no link.
+        // It is not a link.
         Err(Errno::EINVAL) => {}
         Err(error) => return Err(error),
     }

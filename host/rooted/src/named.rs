@@ -1,5 +1,4 @@
-//! Files that the user named by a path of their own, where other users may have been
-//! before.
+//! Opens files that the user named by path, in places to which other users may have written.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -13,11 +12,10 @@ use nix::unistd::geteuid;
 use crate::{Error, Result};
 
 const OTHERS_WRITE: u32 = 0o002;
-/// What nobody but the owner may do with a secret; its group may read it, so that a
-/// service can be given one.
+/// Mode bits that a secret must not have. The group may read it, so that services can share one.
 const SECRET_REFUSED: u32 = 0o027;
 
-/// Whether a file is one that the user, or root, has put there.
+/// Checks that a file belongs to the user or to root.
 fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
     let (owner, user) = (metadata.uid(), geteuid().as_raw());
     if owner == user || owner == 0 {
@@ -26,12 +24,11 @@ fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
     Err(Error::Owner { path: path.to_owned(), owner, user })
 }
 
-/// Creates or empties a file that the user named, for writing: a log. A new one is the
-/// user's alone. In a directory that everybody can write to, one that somebody else has put
-/// there, or a link of theirs, is refused.
+/// Creates or truncates a file that the user named, for writing a log. A new file is private. In a
+/// world-writable directory, an existing file or link of another user is refused.
 ///
 /// # Errors
-/// When it cannot be created, or is somebody else's.
+/// Fails if it cannot be created, or belongs to another user.
 pub fn create_private(path: &Path) -> Result<File> {
     let io = |action| move |source| Error::io(action, path, source);
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -42,7 +39,7 @@ pub fn create_private(path: &Path) -> Result<File> {
             check_owner(path, &found)?;
         }
     }
-    // It is emptied once it is known to be the user's.
+    // It is truncated only after its owner is checked.
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(path).map_err(io("create"))?;
@@ -56,11 +53,12 @@ pub fn create_private(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Reads a file that holds a secret, at most `max_bytes` of it. A regular one must be the
-/// user's or root's, and nobody else may read it, but for its group, or change it.
+/// Reads a file with a secret, at most `max_bytes` of it. A regular file must belong to the user or
+/// root; other users must be able neither to read nor to change it, except that its group may read
+/// it.
 ///
 /// # Errors
-/// When it cannot be read, or is exposed to others.
+/// Fails if it cannot be read, or if it is exposed to other users.
 pub fn read_secret(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let io = |source| Error::io("read", path, source);
     let file = File::open(path).map_err(io)?;
@@ -77,13 +75,13 @@ pub fn read_secret(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The longest recipe that is read: files that people write are far below a mebibyte.
+/// Maximum size of a recipe: hand-written files are far below a mebibyte.
 pub const RECIPE_MAX_BYTES: u64 = 8 << 20;
 
-/// Reads the text of a recipe: what people write, to its end.
+/// Reads a whole recipe.
 ///
 /// # Errors
-/// When it cannot be read, is not UTF-8, or is longer than [`RECIPE_MAX_BYTES`].
+/// Fails if it cannot be read, is not UTF-8, or is longer than [`RECIPE_MAX_BYTES`].
 pub fn read_recipe(file: impl Read) -> io::Result<String> {
     let mut text = String::new();
     let read = file.take(RECIPE_MAX_BYTES + 1).read_to_string(&mut text)?;
@@ -130,7 +128,7 @@ mod tests {
         fs::write(&log, "old").unwrap();
         drop(create_private(&log).unwrap());
         assert_eq!(fs::read(&log).unwrap(), b"");
-        // The user's own link, and a device, are the user's word.
+        // The user's own link and a device are accepted.
         symlink("log", folder.path().join("latest")).unwrap();
         drop(create_private(&folder.path().join("latest")).unwrap());
         drop(create_private(Path::new("/dev/null")).unwrap());

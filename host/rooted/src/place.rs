@@ -1,11 +1,11 @@
-//! Where a path leads, before anything is opened.
+//! Normalizes paths without opening them.
 
 use std::{
     fs,
     path::{Component, Path, PathBuf},
 };
 
-/// A path without `.` and `..`, which are taken as they are written.
+/// Removes `.` and `..` from a path lexically.
 #[must_use]
 pub fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
@@ -19,7 +19,7 @@ pub fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// Where a path would be, without links as far as it exists.
+/// Resolves the links of a path as far as it exists.
 #[must_use]
 pub fn real_place(path: &Path) -> PathBuf {
     if let Ok(real) = fs::canonicalize(path) {

@@ -1,4 +1,4 @@
-//! Directories that belong to the user alone.
+//! Directories that only the user can access.
 
 use std::{
     fs::{DirBuilder, Metadata},
@@ -14,33 +14,31 @@ use nix::{
 
 use crate::{Dir, Error, Result};
 
-/// Permission bits of what is the user's alone.
+/// Mode of private directories.
 const PRIVATE_MODE: u32 = 0o700;
 const STICKY: u32 = 0o1000;
 const OTHERS_WRITE: u32 = 0o002;
 const GROUP_WRITE: u32 = 0o020;
-/// The action of an error when the mode cannot be set.
+/// The action in errors of setting the mode.
 pub(crate) const MAKE_PRIVATE: &str = "make private";
 
-/// Opens a directory that is the user's alone, and makes it, with the directories
-/// above it, when it is missing.
+/// Opens a private directory, and creates it with its parents if it does not exist.
 ///
-/// It must belong to the user. A mode that lets others read is repaired. A mode that let
-/// others write is refused, because they may have put something into it; that of a
-/// group counts only in a directory that everybody can write to, such as `/tmp`, as in
-/// a home the group is often the user's own. A link in its place is followed when it
-/// belongs to the user or to root.
+/// It must belong to the user. A mode that lets others read is corrected. A mode that lets others
+/// write is refused, because they may have written something; a writable group is refused only in a
+/// world-writable directory such as `/tmp`, since in a home directory the group is often the user's
+/// own. A link in its place is followed if it belongs to the user or to root.
 ///
 /// # Errors
-/// When it cannot be made, or is not the user's alone.
+/// Fails if it cannot be created, or is not private.
 pub fn private(path: &Path) -> Result<Dir> {
     open(path, true)
 }
 
-/// As [`private`], for a directory that exists.
+/// Like [`private`], for an existing directory.
 ///
 /// # Errors
-/// When there is none, or it is not the user's alone.
+/// Fails if it does not exist, or is not private.
 pub fn private_existing(path: &Path) -> Result<Dir> {
     open(path, false)
 }

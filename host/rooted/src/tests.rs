@@ -1,4 +1,4 @@
-//! Every lookup in both of its ways: by the kernel and by components.
+//! Tests each lookup with both methods: by the kernel and by components.
 
 use std::{
     fs,
@@ -46,7 +46,7 @@ impl Tree {
         tree
     }
 
-    /// Its top, without links that the place for temporary files may hold.
+    /// Its root, without links from the path of the temporary directory.
     fn top(&self) -> PathBuf {
         fs::canonicalize(self.folder.path()).unwrap().join("top")
     }
@@ -274,7 +274,7 @@ fn a_private_directory_is_made_and_repaired() {
     fs::remove_dir(&own).unwrap();
     fs::write(&own, "").unwrap();
     assert!(private(&own).is_err());
-    // The user's own link to another place is the user's word.
+    // The user's own link to another place is followed.
     fs::remove_file(&own).unwrap();
     fs::create_dir(folder.path().join("elsewhere")).unwrap();
     symlink("../elsewhere", &own).unwrap();
@@ -311,7 +311,7 @@ fn what_belongs_to_somebody_else_is_refused() {
     let error = private(&own).unwrap_err();
     assert!(matches!(error, Error::Owner { owner: 65_534, user: 0, .. }), "{error:?}");
     assert_eq!(mode(&own) & 0o777, 0o755, "it is left as it was");
-    // A link of somebody else, to a directory of the user's own.
+    // A link of another user, to a directory of the user.
     fs::create_dir(folder.path().join("mine")).unwrap();
     symlink("mine", &link).unwrap();
     let flag = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;

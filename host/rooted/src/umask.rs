@@ -1,8 +1,8 @@
-//! Which permissions new files get.
+//! The mode of new files.
 //!
-//! A process has one umask for all its threads, so it cannot be changed around a
-//! single file. vbuild therefore begins with a private one, and gives outputs the
-//! permission bits that the user's own umask would have left.
+//! A process has one umask for all its threads, so it cannot be changed for a single file. vbuild
+//! therefore starts with a private umask, and gives outputs the mode that the user's own umask
+//! permits.
 
 use std::{
     fs::{self, File, Metadata, Permissions},
@@ -14,16 +14,16 @@ use std::{
 
 use nix::sys::stat::{Mode, umask};
 
-/// The umask that the process was started with, once it has been replaced.
+/// The umask with which the process was started, once it is replaced.
 static USERS: OnceLock<u32> = OnceLock::new();
-/// What login shells set where nothing else is known.
+/// The default umask of login shells, if the user's is unknown.
 const USUAL: u32 = 0o022;
 
-/// Makes everything that is created from now on the user's alone, unless it is given
-/// its mode with [`allow_user_mode`]. To be called once, before threads start.
+/// Makes all files created from now on private, unless [`allow_user_mode`] sets their mode. Must be
+/// called once, before threads start.
 pub fn make_umask_private() {
     let before = umask(Mode::from_bits_truncate(0o077));
-    // A second call finds the private umask, which is not the user's.
+    // A second call finds the private umask instead of the user's.
     let _ = USERS.set(before.bits());
 }
 
@@ -35,17 +35,17 @@ fn users() -> u32 {
     })
 }
 
-/// The permission bits that the user's umask leaves of `mode`.
+/// `mode` without the bits of the user's umask.
 #[must_use]
 pub fn user_mode(mode: u32) -> u32 {
     mode & !users()
 }
 
-/// Gives a new output the permission bits that the user's umask leaves of `mode`.
-/// Bits that it has already stay: the default ACL of a directory may have given them.
+/// Gives a new output the permission bits in `mode` that the user's umask permits. Bits that it
+/// already has are kept: they may come from the default ACL of a directory.
 ///
 /// # Errors
-/// When the mode cannot be read or set.
+/// Fails if the mode cannot be read or set.
 pub fn allow_user_mode(file: &File, mode: u32) -> io::Result<()> {
     match wanted(&file.metadata()?, mode) {
         Some(wanted) => file.set_permissions(wanted),
@@ -59,10 +59,10 @@ fn wanted(metadata: &Metadata, mode: u32) -> Option<Permissions> {
     (wanted != now).then(|| Permissions::from_mode(wanted))
 }
 
-/// The same for a file or directory that this process has just made at a path.
+/// The same for a file or directory that this process has just created at a path.
 ///
 /// # Errors
-/// When the mode cannot be read or set.
+/// Fails if the mode cannot be read or set.
 pub fn allow_user_mode_at(path: &Path, mode: u32) -> io::Result<()> {
     match wanted(&fs::symlink_metadata(path)?, mode) {
         Some(wanted) => fs::set_permissions(path, wanted),
@@ -70,11 +70,11 @@ pub fn allow_user_mode_at(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Makes a directory for outputs, with those above it that are missing, each with the
-/// permission bits that the user's umask leaves of 0777.
+/// Creates a directory for outputs with its missing parents, each with the mode 0777 less the
+/// user's umask.
 ///
 /// # Errors
-/// When one of them cannot be made.
+/// Fails if one of them cannot be created.
 pub fn make_user_directories(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = path
         .ancestors()

@@ -1,4 +1,4 @@
-//! A tree, entry by entry, each as it is.
+//! Visits a tree, entry by entry, without following links.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,14 +12,14 @@ use nix::sys::stat::{major, minor};
 
 use crate::{Dir, Error, Result};
 
-/// Directories within directories. Each holds a descriptor while it is read, of which
-/// a process has 1024; trees of package managers stay below 60.
+/// Maximum depth of directories. Each keeps a descriptor open while it is read, of which a process
+/// has 1024; trees of package managers stay below 60.
 pub const DEPTH_MAX: usize = 256;
-/// Entries of one tree. A tree of this size already takes minutes to send; more is
-/// surely a directory that was not meant.
+/// Maximum entries of a tree. Sending a tree of this size already takes minutes; a larger one is
+/// likely a mistake.
 pub const ENTRIES_MAX: usize = 200_000;
 
-/// What a file is.
+/// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
@@ -32,14 +32,14 @@ pub enum Kind {
     Fifo,
     /// A socket.
     Socket,
-    /// A character device with its numbers.
+    /// A character device with its major and minor number.
     Character(u32, u32),
-    /// A block device with its numbers.
+    /// A block device with its major and minor number.
     Block(u32, u32),
 }
 
 impl Kind {
-    /// What metadata says.
+    /// The type in the metadata.
     #[must_use]
     pub fn of(metadata: &Metadata) -> Self {
         let kind = metadata.file_type();
@@ -76,12 +76,12 @@ impl fmt::Display for Kind {
     }
 }
 
-/// An entry of a tree that is visited.
+/// An entry of a visited tree.
 #[derive(Debug)]
 pub struct Entry<'a> {
-    /// Its path beneath the top of the walk.
+    /// Its path, relative to the root of the walk.
     pub path: &'a Path,
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
     /// Its metadata; of a link, those of the link itself.
     pub metadata: &'a Metadata,
@@ -90,16 +90,16 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Its permission bits, set-user-ID and its like included.
+    /// Its permission bits, including set-user-ID and the like.
     #[must_use]
     pub fn mode(&self) -> u32 {
         self.metadata.mode() & 0o7777
     }
 
-    /// What a link says.
+    /// The target of a link.
     ///
     /// # Errors
-    /// When it is no link, or cannot be read.
+    /// Fails if it is not a link, or cannot be read.
     pub fn target(&self) -> Result<OsString> {
         self.directory.read_link(Path::new(self.name))
     }
@@ -107,27 +107,26 @@ impl Entry<'_> {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// When it is something else, or cannot be read.
+    /// Fails if it is not a regular file, or cannot be read.
     pub fn open(&self) -> Result<File> {
         self.directory.file(Path::new(self.name))
     }
 }
 
-/// What becomes of a directory that was visited.
+/// Whether to descend into a visited directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Descend {
-    /// Its content is visited.
+    /// Visit its content.
     Yes,
-    /// It is not.
+    /// Skip its content.
     No,
 }
 
-/// Visits everything beneath a directory: the names of a directory in the order of
-/// their bytes, a directory before its content.
+/// Visits everything below a directory: names in byte order, a directory before its content.
 ///
 /// # Errors
-/// What `visit` gives; a directory that cannot be read; a tree over [`DEPTH_MAX`] or
-/// [`ENTRIES_MAX`].
+/// Returns the errors of `visit`, and fails if a directory cannot be read or if the tree exceeds
+/// [`DEPTH_MAX`] or [`ENTRIES_MAX`].
 pub fn walk<E: From<Error>>(
     top: &Dir,
     visit: &mut dyn FnMut(&Entry<'_>) -> std::result::Result<Descend, E>,
