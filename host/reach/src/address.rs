@@ -4,32 +4,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::metadata::is_metadata_service;
 
-/// What an address leads to, from the least to the most protected: an address that
-/// carries another one has the greater of both classes.
+/// The class of an address, ordered from the least to the most protected. An address that embeds
+/// another one has the greater of both classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reach {
-    /// The internet. The documentation ranges (RFC 5737, RFC 3849) are in this class:
-    /// no public service has an address in them, and closed networks use them.
+    /// The internet. The documentation ranges (RFC 5737, RFC 3849) are in this class: they contain
+    /// no public service, and closed networks use them.
     Public,
     /// The user's own networks: RFC 1918, unique local, carrier-grade NAT,
     /// benchmarking and other special-purpose ranges, and the prefixes of this host's
     /// interfaces.
     Private,
-    /// The link that an interface is attached to.
+    /// The link of an interface.
     LinkLocal,
     /// A service that a cloud offers to its machines, often with credentials. See
     /// [`crate::METADATA_SERVICES`].
     Metadata,
     /// An address of one of this host's interfaces.
     OwnHost,
-    /// This host, by its loopback interface.
+    /// This host, through its loopback interface.
     Loopback,
     /// Not the address of a host: unspecified, multicast, reserved.
     Unusable,
 }
 
 impl Reach {
-    /// The class in words that complete "ADDRESS is …".
+    /// The class as a phrase that completes "ADDRESS is …".
     #[must_use]
     pub fn describe(self) -> &'static str {
         match self {
@@ -43,22 +43,22 @@ impl Reach {
         }
     }
 
-    /// Whether the address leads to this host, or to services that answer by the host
-    /// that asks. A proxy elsewhere cannot reach what the user means by it.
+    /// Whether the address belongs to this host, or to services that identify the requesting host.
+    /// A proxy elsewhere would reach other ones.
     #[must_use]
     pub fn is_local(self) -> bool {
         matches!(self, Self::LinkLocal | Self::Metadata | Self::OwnHost | Self::Loopback)
     }
 }
 
-/// The class of an address, without knowledge of this host's interfaces
-/// ([`crate::HostNetwork::reach`] has it).
+/// The class of an address, without knowledge of this host's interfaces (which
+/// [`crate::HostNetwork::reach`] has).
 #[must_use]
 pub fn reach(address: IpAddr) -> Reach {
     strictest(address, plain)
 }
 
-/// The greatest class that `judge` gives to the address and to those it carries.
+/// The greatest class that `judge` returns for the address and those that it embeds.
 pub(crate) fn strictest(address: IpAddr, judge: impl Fn(IpAddr) -> Reach) -> Reach {
     let carried = match address {
         IpAddr::V4(_) => Vec::new(),
@@ -68,7 +68,7 @@ pub(crate) fn strictest(address: IpAddr, judge: impl Fn(IpAddr) -> Reach) -> Rea
     carried.fold(judge(address), Ord::max)
 }
 
-/// The class of the bits themselves.
+/// The class of the address itself, without embedded ones.
 pub(crate) fn plain(address: IpAddr) -> Reach {
     if is_metadata_service(address) {
         return Reach::Metadata;
@@ -111,15 +111,14 @@ fn plain_v6(address: Ipv6Addr) -> Reach {
     }
 }
 
-/// The IPv4 addresses that an IPv6 address carries, so that a router or the kernel may
-/// forward to them.
+/// The IPv4 addresses that an IPv6 address embeds, to which a router or the kernel may forward.
 fn carried(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let pair = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         Ipv4Addr::new(a, b, c, d)
     };
     match address.segments() {
-        // Unspecified and loopback look like IPv4-compatible addresses.
+        // The unspecified and the loopback address look like IPv4-compatible addresses.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Vec::new(),
         // IPv4-compatible, mapped, translated (RFC 2765), NAT64 (RFC 6052).
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
@@ -138,9 +137,9 @@ fn carried(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     }
 }
 
-/// 64:ff9b:1::/48 is for translators of the own network (RFC 8215), whose prefix may
-/// have any length that RFC 6052 allows within it. Which one it is cannot be seen, so
-/// each reading counts that gives an address of a host.
+/// 64:ff9b:1::/48 is for translators of the local network (RFC 8215), whose prefix may have any
+/// length that RFC 6052 permits within it. The length cannot be determined, so all interpretations
+/// that give a host address are used.
 fn carried_by_local_nat64(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     // Offsets of the four octets for prefixes of 48, 56, 64 and 96 bits; octet 8 is
     // reserved in the first three.
@@ -191,8 +190,8 @@ mod tests {
 
     #[test]
     fn tunnels_and_translators_of_the_own_network_are_looked_into() {
-        // Teredo: a public server with a public client stays private, as it is a
-        // tunnel of the own network; loopback as server or client is loopback.
+        // Teredo: a public server with a public client is still private, since it is a tunnel of
+        // the local network; loopback as server or client is loopback.
         all_are(Reach::Private, "2001:0:808:808:0:0:f7f7:f7f7");
         all_are(Reach::Loopback, "2001:0:7f00:1:0:0:f7f7:f7f7 2001:0:808:808:0:0:80ff:fffe");
         // 127.0.0.1 behind prefixes of 48, 56, 64 and 96 bits.

@@ -1,8 +1,8 @@
-//! This host's interfaces: its own addresses, and the networks it is attached to.
+//! This host's interfaces: its own addresses, and the networks that it is attached to.
 //!
-//! A service that listens on all addresses of the host is reached by any of them, and
-//! firewalls of the host and of the link seldom apply to traffic from the host itself.
-//! Global addresses are therefore no more public than loopback, from the host.
+//! A service that listens on all addresses of the host is reachable at each of them, and the
+//! firewalls of host and link seldom apply to traffic from the host itself. From the host, its
+//! global addresses are therefore no more public than loopback.
 
 use std::{io, net::IpAddr};
 
@@ -22,10 +22,10 @@ pub struct HostNetwork {
 }
 
 impl HostNetwork {
-    /// The interfaces of this host, as they are now.
+    /// Reads the current interfaces of this host.
     ///
     /// # Errors
-    /// When the kernel does not list them.
+    /// Fails if the kernel does not list them.
     pub fn read() -> io::Result<Self> {
         let mut network = Self::default();
         for interface in getifaddrs()? {
@@ -48,15 +48,15 @@ impl HostNetwork {
         self.own.push(address);
         let mask = interface.netmask.as_ref().and_then(ip);
         let net = mask.and_then(|mask| IpNet::with_netmask(address, mask).ok());
-        // A prefix of no bits is an interface without a netmask, not a link with
-        // the whole internet on it.
+        // A prefix length of zero is an interface without a netmask, not a link that covers the
+        // internet.
         self.on_link.extend(net.filter(|net| net.prefix_len() > 0));
-        // The other end of a tunnel.
+        // The peer of a tunnel.
         let peer = interface.destination.as_ref().and_then(ip);
         self.on_link.extend(peer.map(IpNet::from));
     }
 
-    /// The class of an address, seen from this host.
+    /// The class of an address, as seen from this host.
     #[must_use]
     pub fn reach(&self, address: IpAddr) -> Reach {
         strictest(address, |address| {

@@ -1,10 +1,9 @@
-//! What network addresses and names lead to: the internet, the user's networks,
-//! this host, or a service that a cloud offers to its machines; and the proxy that
-//! the environment names.
+//! Classifies network addresses and names: the internet, the user's networks, this host, or a
+//! service that a cloud offers to its machines; and finds the proxy in the environment.
 //!
-//! Two crates decide by it who may be reached: `egress` for the guest's connections,
-//! `download` for the redirects of vbuild's own downloads. The ranges, the table of
-//! metadata services and the reading of `no_proxy` therefore exist once.
+//! Two crates base their access decisions on it: `egress` for the guest's connections, `download`
+//! for the redirects of vbuild's own downloads. So the ranges, the table of metadata services and
+//! the interpretation of `no_proxy` exist once.
 
 mod address;
 mod interfaces;

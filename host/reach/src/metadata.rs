@@ -1,21 +1,21 @@
-//! The services that clouds offer to their machines at fixed addresses: instance
-//! metadata, credentials of roles, and the agents of the hypervisor.
+//! The services that clouds offer to their machines at fixed addresses: instance metadata,
+//! credentials of roles, and hypervisor agents.
 //!
-//! They answer whoever asks from the machine, so a build script that reaches them
-//! acts with the rights of the machine that vbuild runs on.
+//! They answer every request from the machine, so a build script that reaches them acts with the
+//! rights of the machine on which vbuild runs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Addresses of one provider's services.
+/// The addresses of one provider's service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MetadataService {
-    /// Who offers it.
+    /// The provider.
     pub provider: &'static str,
-    /// The addresses: a single one, or the range that the provider set aside.
+    /// A single address, or the range that the provider reserves.
     pub addresses: IpNet,
-    /// Where the provider documents them.
+    /// The provider's documentation.
     pub source: &'static str,
 }
 
@@ -36,8 +36,8 @@ const fn service(
     MetadataService { provider, addresses, source }
 }
 
-/// The table. Most IPv4 addresses lie in 169.254.0.0/16, which is refused as
-/// link-local in any case; they are named here so that the table is whole.
+/// The table of services. Most IPv4 addresses are in 169.254.0.0/16, which is refused as link-local
+/// anyway; they are listed for completeness.
 pub const METADATA_SERVICES: &[MetadataService] = &[
     service(
         "AWS, Azure, Google Cloud, Oracle Cloud, OpenStack, IBM Cloud, Huawei Cloud, DigitalOcean, \
@@ -117,7 +117,7 @@ pub const METADATA_SERVICES: &[MetadataService] = &[
     service("Equinix Metal", v4(192, 80, 8, 124), "Packet developer documentation, Metadata"),
 ];
 
-/// Whether a cloud offers a service of the table at this address.
+/// Whether the table contains this address.
 pub(crate) fn is_metadata_service(address: IpAddr) -> bool {
     METADATA_SERVICES.iter().any(|service| service.addresses.contains(&address))
 }

@@ -1,18 +1,17 @@
-//! Hosts as requests and URLs name them, and the names that have a meaning in the
-//! user's own network only.
+//! Host names in requests and URLs, and names that are valid in the user's own network only.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// The longest name, in bytes (RFC 1035 section 2.3.4).
+/// Maximum length of a name in bytes (RFC 1035 section 2.3.4).
 const NAME_MAX_BYTES: usize = 253;
 
-/// The longest label of a name, in bytes (the same section).
+/// Maximum length of a label in bytes (same section).
 const LABEL_MAX_BYTES: usize = 63;
 
-/// Characters of an invalid name that its error shows.
+/// Maximum characters of an invalid name in its error.
 const SHOWN_MAX_CHARS: usize = 80;
 
-/// A host as a request names it.
+/// A host in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Host {
     /// A name, in lower case and without a final dot.
@@ -30,13 +29,13 @@ impl fmt::Display for Host {
     }
 }
 
-/// Text that is neither a name nor an address.
+/// A text that is neither a name nor an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a host name: {reason}")]
 pub struct InvalidHost {
-    /// The text, printable and bounded.
+    /// The text, printable and truncated.
     pub text: String,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: &'static str,
 }
 
@@ -66,8 +65,8 @@ impl FromStr for Host {
                 return invalid("it has a label that no name has");
             }
         }
-        // `127.1` and `0x7f000001` mean addresses to old resolvers and to
-        // proxies; only the usual notation passes for one here.
+        // Old resolvers and proxies read `127.1` and `0x7f000001` as addresses; only the standard
+        // notation is accepted as one here.
         let last = name.rsplit('.').next().unwrap_or_default();
         let hexadecimal = last.to_ascii_lowercase().starts_with("0x");
         if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) {
@@ -84,7 +83,7 @@ pub enum LocalName {
     Localhost,
     /// A name without a dot, which the resolver completes with its search list.
     SingleLabel,
-    /// A name below a domain that exists in private networks only.
+    /// A name in a domain that exists in private networks only.
     PrivateDomain(&'static str),
 }
 
@@ -100,7 +99,7 @@ impl fmt::Display for LocalName {
     }
 }
 
-/// Domains that the public DNS will never have, with who says so.
+/// Domains that the public DNS will never contain, each with its source.
 const PRIVATE_DOMAINS: &[(&str, &str)] = &[
     ("local", "RFC 6762"),
     ("internal", "ICANN board resolution 2024.07.29.06"),
@@ -114,8 +113,7 @@ const PRIVATE_DOMAINS: &[(&str, &str)] = &[
     ("mail", "ICANN board resolution 2018.02.04.12"),
 ];
 
-/// Whether a name means something in the user's own network only, whatever it
-/// resolves to.
+/// Whether a name is valid in the user's own network only, whatever it resolves to.
 #[must_use]
 pub fn local_name(name: &str) -> Option<LocalName> {
     let is_or_below = |domain: &str| {

@@ -1,4 +1,4 @@
-//! The proxy that the environment names, and the hosts that are reached without it.
+//! The proxy in the environment, and the hosts that bypass it.
 //!
 //! | variable | for |
 //! |---|---|
@@ -7,10 +7,9 @@
 //! | `all_proxy` | where the one above is not set |
 //! | `no_proxy` | hosts without a proxy: names, domains, addresses, prefixes, `*` |
 //!
-//! Each also in upper case; an empty variable counts as unset. Where only the variable
-//! of the other scheme is set, that one is taken: a network with a proxy seldom has
-//! another way out. A variable that cannot be used is an error and never "no proxy",
-//! because the proxy may be there to filter.
+//! Each variable may also be in upper case; an empty one counts as unset. If only the variable of
+//! the other scheme is set, it is used: a network with a proxy seldom has another way out. An
+//! unusable value is an error and never means "no proxy", because the proxy may be there to filter.
 
 use std::{ffi::OsString, fmt, net::IpAddr};
 
@@ -18,7 +17,7 @@ use ipnet::IpNet;
 
 use crate::name::Host;
 
-/// How a proxy is spoken to.
+/// The protocol of a proxy connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyScheme {
     /// Plain HTTP.
@@ -27,7 +26,7 @@ pub enum ProxyScheme {
     Https,
 }
 
-/// The scheme of the URLs that a proxy is for.
+/// The scheme of the URLs for which a proxy is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// `http`.
@@ -39,11 +38,11 @@ pub enum Scheme {
 /// A proxy.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// How it is spoken to.
+    /// The protocol of its connections.
     pub scheme: ProxyScheme,
     /// Its name or address, without brackets.
     pub host: String,
-    /// Its port; what the scheme's URLs have when the text names none.
+    /// Its port; by default that of the scheme.
     pub port: u16,
     /// User and password, percent-decoded.
     pub credentials: Option<(String, String)>,
@@ -51,17 +50,16 @@ pub struct Proxy {
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the credentials: this ends up in logs.
+        // Without the credentials, since this text is logged.
         write!(f, "Proxy({}:{})", self.host, self.port)
     }
 }
 
 impl Proxy {
-    /// Reads `[http[s]://][USER[:PASSWORD]@]HOST[:PORT][/]`.
+    /// Parses `[http[s]://][USER[:PASSWORD]@]HOST[:PORT][/]`.
     ///
     /// # Errors
-    /// What is wrong with the text, in words that do not repeat it: it may hold a
-    /// password.
+    /// Fails with a reason that does not quote the text, which may contain a password.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let (scheme, rest) = match text.split_once("://") {
             None => (ProxyScheme::Http, text),
@@ -116,13 +114,13 @@ fn percent_decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// A setting that names a proxy which cannot be used.
+/// A setting names an unusable proxy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the proxy given by `{setting}` cannot be used: {reason}")]
 pub struct InvalidProxy {
     /// The environment variable, or the setting of another program.
     pub setting: String,
-    /// What is wrong; never the text, which may hold a password.
+    /// The reason, without the text, which may contain a password.
     pub reason: &'static str,
 }
 
@@ -135,11 +133,11 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// Reads the environment that `variable` looks up. When `no_proxy` is `*`, the
-    /// other variables are not looked at.
+    /// Reads the environment with the lookup function `variable`. If `no_proxy` is `*`, the other
+    /// variables are ignored.
     ///
     /// # Errors
-    /// When a variable names a proxy that cannot be used.
+    /// Fails if a variable names an unusable proxy.
     pub fn from_environment(
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, InvalidProxy> {
@@ -170,13 +168,13 @@ impl Proxies {
         Ok(Self { http: first(&http, &https), https: first(&https, &http), direct })
     }
 
-    /// Whether the environment says anything: it names a proxy, or that there is none.
+    /// Whether the environment sets a proxy, or sets that there is none.
     #[must_use]
     pub fn decides(&self) -> bool {
         self.http.is_some() || self.https.is_some() || self.direct.everything
     }
 
-    /// The same with other proxies where the environment says nothing.
+    /// Uses other proxies if the environment sets none.
     #[must_use]
     pub fn or(self, http: Option<Proxy>, https: Option<Proxy>) -> Self {
         if self.decides() { self } else { Self { http, https, ..self } }
@@ -191,7 +189,7 @@ impl Proxies {
         }
     }
 
-    /// The hosts that are reached without a proxy.
+    /// The hosts that bypass the proxy.
     #[must_use]
     pub fn direct(&self) -> &NoProxy {
         &self.direct
@@ -213,14 +211,14 @@ struct Entry {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Hosts {
-    /// This name and all below it.
+    /// This name, and all names below it.
     Domain(String),
     Addresses(IpNet),
 }
 
 impl NoProxy {
-    /// Reads a list with commas or blanks between its entries. An entry that is
-    /// neither a name nor an address matches no host.
+    /// Parses a list separated by commas or spaces. An entry that is neither a name nor an address
+    /// matches no host.
     #[must_use]
     pub fn parse(list: &str) -> Self {
         let mut read = Self::default();
@@ -234,8 +232,8 @@ impl NoProxy {
         read
     }
 
-    /// Whether a host is reached without the proxy. `port` is `None` when only the
-    /// name is asked for: entries with a port then match by their host.
+    /// Whether a host bypasses the proxy. `port` is `None` for a name lookup: entries with a port
+    /// then match by host alone.
     #[must_use]
     pub fn matches(&self, host: &Host, port: Option<u16>) -> bool {
         self.everything || self.entries.iter().any(|entry| entry.matches(host, port))
@@ -344,7 +342,7 @@ mod tests {
         }
         let bytes = |name: &str| (name == "http_proxy").then(|| OsString::from_vec(vec![0xff]));
         assert!(Proxies::from_environment(bytes).is_err());
-        // The user's word that nothing goes by a proxy.
+        // The user disables all proxies.
         assert!(from(&[("http_proxy", "socks5://a:1"), ("NO_PROXY", "*")]).is_ok());
     }
 
