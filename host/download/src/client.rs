@@ -1,4 +1,4 @@
-//! The HTTP client: the host's trust store, the proxies, limits on time, and redirects.
+//! The HTTP client: the host's trust store, proxies, timeouts, and redirects.
 
 use std::{
     collections::HashMap,
@@ -21,18 +21,17 @@ use crate::{
     redirect::{self, Guard, GuardedResolver, PROTECTED, REDIRECTS_MAX},
 };
 
-/// Name resolution and connecting; a server that needs longer is down.
+/// Timeout for name resolution and connecting; a slower server is considered down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Silence after which a connection counts as dead. The download goes on with a new one,
-/// so this may be short.
+/// Idle timeout of a connection. The download continues with a new one, so this may be short.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// The answer's head; caching proxies fetch the whole file before they answer.
+/// Timeout for the response head; caching proxies fetch the whole file before they respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What a client is given.
+/// The parameters of a client.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Certificates (PEM) to trust beside those of the host.
+    /// Additional trusted certificates (PEM).
     pub certificates: Option<Vec<u8>>,
     /// The proxies.
     pub proxies: Proxies,
@@ -42,14 +41,14 @@ impl Options {
     /// Options with the proxies of this process's environment.
     ///
     /// # Errors
-    /// When the environment names a proxy that cannot be used.
+    /// Fails if the environment names an unusable proxy.
     pub fn from_environment(certificates: Option<Vec<u8>>) -> Result<Self, DownloadError> {
         let proxies = Proxies::from_environment(|name| std::env::var_os(name))?;
         Ok(Self { certificates, proxies })
     }
 }
 
-/// A client; clones share its connections.
+/// An HTTP client; clones share its connections.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -67,7 +66,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// How a host is reached.
+/// The route to a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Route {
     Direct,
@@ -76,10 +75,10 @@ enum Route {
 }
 
 impl Client {
-    /// A client.
+    /// Creates a client.
     ///
     /// # Errors
-    /// When certificates are given and hold none.
+    /// Fails if the given PEM text contains no certificate.
     pub fn new(options: &Options) -> Result<Self, DownloadError> {
         let roots = match &options.certificates {
             None => RootCerts::PlatformVerifier,
@@ -93,11 +92,11 @@ impl Client {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Sends a GET with these headers and follows redirects that may be followed.
+    /// Sends a GET request with these headers, and follows permitted redirects.
     ///
     /// # Errors
-    /// When no answer comes, or a redirect is not followed. An answer of any status is
-    /// one.
+    /// Fails if there is no response, or on a refused redirect. A response of any status is a
+    /// success.
     pub(crate) fn get(
         &self,
         url: &str,
@@ -138,8 +137,8 @@ impl Client {
             if guard == Guard::None {
                 guard = Guard::Within(redirect::class(&first));
             }
-            // By a proxy, the name is looked up there; the look-up here tells what this
-            // host knows of it.
+            // A proxy resolves the name itself; the lookup here finds what this host knows about
+            // it.
             let host = redirect::host(&at);
             let by_proxy = host.as_ref().is_some_and(|host| self.route(&at, host) != Route::Direct);
             if by_proxy && !host.is_some_and(|host| guard.permits(redirect::class(&host))) {
@@ -175,10 +174,10 @@ impl Client {
         if direct || proxies.of(scheme).is_none() { Route::Direct } else { route }
     }
 
-    /// The agent for a route; each keeps its connections.
+    /// The agent for a route; each agent has its own connections.
     fn agent(&self, route: Route, guard: Guard) -> Result<Agent, ureq::Error> {
         let shared = &self.shared;
-        // By a proxy, the only address that is looked up for a connection is the proxy's.
+        // With a proxy, the only name resolved for a connection is the proxy's.
         let guard = if route == Route::Direct { guard } else { Guard::None };
         let mut agents = shared.agents.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(agent) = agents.get(&(route, guard)) {
@@ -199,7 +198,8 @@ impl Client {
             .timeout_recv_response(Some(RESPONSE_TIMEOUT))
             .timeout_per_read(Some(STALL_TIMEOUT))
             .user_agent(concat!("vbuild/", env!("CARGO_PKG_VERSION")))
-            // A compressed transfer would make ranges meaningless, and digests are of files.
+            // Compressed transfers would make ranges meaningless, and digests refer to the
+            // uncompressed file.
             .accept_encoding("identity")
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), GuardedResolver(guard));
@@ -212,10 +212,10 @@ fn is_refusal(error: &ureq::Error) -> bool {
     matches!(error, ureq::Error::Other(why) if why.is::<redirect::Refused>())
 }
 
-/// A URL as it may be shown: a server may put anything into it but secrets of the user.
+/// A URL to be shown, without credentials: a server may redirect to a URL with the user's.
 fn without_credentials(url: &Url) -> String {
     let mut url = url.clone();
-    // Fails for URLs that cannot have any.
+    // Fails for URLs without an authority.
     let _ = url.set_password(None);
     let _ = url.set_username("");
     url.into()
@@ -251,8 +251,7 @@ fn host_and(pem: &[u8]) -> Result<Vec<Certificate<'static>>, DownloadError> {
     if certificates.is_empty() {
         return Err(bad("there is no certificate among them".to_owned()));
     }
-    // Certificates of the host that cannot be read are left out: those that were given
-    // may be all that is needed.
+    // Unreadable host certificates are skipped: the given ones may suffice.
     let host = rustls_native_certs::load_native_certs();
     certificates.extend(host.certs.iter().map(|der| Certificate::from_der(der).to_owned()));
     Ok(certificates)

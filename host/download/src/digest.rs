@@ -1,13 +1,13 @@
-//! The digest that a file is promised to have.
+//! The expected digest of a file.
 
 use std::{fmt, io};
 
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// Bytes read at once.
+/// Bytes read per call.
 const READ_BYTES: usize = 256 << 10;
 
-/// A promised digest.
+/// An expected digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digest {
     algorithm: Algorithm,
@@ -20,7 +20,7 @@ enum Algorithm {
     Sha512,
 }
 
-/// Text that is not a digest.
+/// A text that is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a digest: `sha256:` with 64 or `sha512:` with 128 hexadecimal digits is")]
 pub struct InvalidDigest(String);
@@ -32,10 +32,10 @@ impl fmt::Display for Digest {
 }
 
 impl Digest {
-    /// Reads `sha256:HEX` or `sha512:HEX`.
+    /// Parses `sha256:HEX` or `sha512:HEX`.
     ///
     /// # Errors
-    /// For anything else.
+    /// Fails on any other text.
     pub fn parse(text: &str) -> Result<Self, InvalidDigest> {
         let wrong = || InvalidDigest(text.chars().take(200).collect());
         let (name, hex) = text.split_once(':').ok_or_else(wrong)?;
@@ -65,10 +65,10 @@ impl Digest {
         &self.hex
     }
 
-    /// The digest of the same kind that bytes really have, in hexadecimal digits.
+    /// Computes the digest of data with the same algorithm, in hexadecimal digits.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// Fails if the data cannot be read.
     pub fn of(&self, from: &mut dyn io::Read) -> io::Result<String> {
         let mut hash = self.hasher();
         let mut buffer = vec![0; READ_BYTES];

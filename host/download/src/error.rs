@@ -1,4 +1,4 @@
-//! Why a download failed.
+//! Errors of downloads.
 
 use std::{io, path::PathBuf};
 
@@ -7,82 +7,82 @@ use reach::InvalidProxy;
 /// A download that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
-    /// The text is not the URL of a download.
+    /// The text is not a supported URL.
     #[error("`{url}` is not a URL that can be fetched ({why})")]
     Url {
         /// The text.
         url: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// No connection, no name, or no answer.
+    /// The name cannot be resolved, or the server is unreachable or does not respond.
     #[error("cannot reach `{url}` ({why})")]
     Unreachable {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// What the network said.
+        /// The network error.
         why: String,
     },
-    /// The server answered, but not with the file.
+    /// The server responded with an error status.
     #[error("`{url}` was answered with status {status}")]
     Status {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
         /// The HTTP status.
         status: u16,
     },
-    /// The server names another place that is not gone to.
+    /// The server redirects to a refused URL.
     #[error("`{url}` redirects to `{to}`, {why}")]
     Redirect {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// Where the server wants it to be fetched.
+        /// The redirect target.
         to: String,
-        /// Why it is not.
+        /// The reason.
         why: &'static str,
     },
-    /// The transfer ended early every time.
+    /// Every attempt of the transfer ended early.
     #[error("the transfer of `{url}` breaks off ({why})")]
     Broken {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// What the network said.
+        /// The network error.
         why: String,
     },
-    /// There is more of it than may be.
+    /// The file exceeds the size limit.
     #[error("`{url}` is longer than {limit} bytes")]
     TooLarge {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// The largest size that is taken.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The server sent more in all attempts together than the file can need.
+    /// All attempts together transferred more than the file can need.
     #[error(
         "`{url}` was given up after {bytes} bytes, because its transfer begins anew again and again"
     )]
     Wasteful {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// What has been received.
+        /// Bytes received.
         bytes: u64,
     },
-    /// The bytes are not those that were promised.
+    /// The data has another digest than expected.
     #[error("`{url}` has the {algorithm} digest `{found}` instead of `{wanted}`")]
     WrongDigest {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// The kind of digest.
+        /// The digest algorithm.
         algorithm: &'static str,
-        /// The digest that was promised.
+        /// The expected digest.
         wanted: String,
-        /// The digest of what came.
+        /// The actual digest.
         found: String,
     },
-    /// The text that came is not UTF-8.
+    /// The received text is not UTF-8.
     #[error("`{url}` is not a text")]
     NotText {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
     },
     /// A file cannot be written or read.
@@ -94,7 +94,7 @@ pub enum DownloadError {
         #[source]
         source: io::Error,
     },
-    /// The extra certificates cannot be used.
+    /// The additional certificates cannot be used.
     #[error("the extra certificates cannot be used ({why})")]
     Certificates {
         /// The reason.

@@ -1,4 +1,4 @@
-//! Files and texts, with retries, resuming, digests and limits.
+//! Downloads files and texts, with retries, resuming, digests and limits.
 
 use std::{
     fs::File,
@@ -13,26 +13,26 @@ use ureq::{Body, http::Response};
 
 use crate::{Client, Digest, DownloadError, digest::Hasher};
 
-/// Requests without a single new byte after which a download is given up.
+/// Number of requests without a single new byte after which a download fails.
 const ATTEMPTS: u32 = 4;
-/// The pause before the second attempt; it doubles from there.
+/// Delay before the second attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(400);
-/// Requests for one file, whatever they bring: a server that sends a byte for each would
-/// otherwise hold up a build for ever.
+/// Maximum requests for one file, whatever they transfer: otherwise a server that sends one byte
+/// per request could delay a build forever.
 const REQUESTS_MAX: u32 = 100;
-/// One read from the network, and one step of progress.
+/// Size of a network read, and of a progress step.
 const BUFFER_BYTES: usize = 128 << 10;
-/// Bytes beyond the limit that all attempts together may bring: what is on its way when a
-/// connection ends.
+/// Bytes that all attempts together may transfer beyond the limit: data in flight when a connection
+/// ends.
 const OVERHEAD_BYTES: u64 = 1 << 20;
 
-/// How large a file is.
+/// The size of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
-    /// So many bytes. All attempts together bring at most twice as many: a part that is
-    /// on the disk may turn out to be of another version.
+    /// Exactly this number of bytes. All attempts together may transfer at most twice as many: a
+    /// partial file on disk may belong to another version.
     Exactly(u64),
-    /// Up to so many bytes, which is also what all attempts together bring at most.
+    /// At most this number of bytes, also for all attempts together.
     AtMost(u64),
 }
 
@@ -52,11 +52,10 @@ impl Size {
     }
 }
 
-/// A file to fetch.
+/// A file to download.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// Where it is; the second and later addresses are tried when the one before answers
-    /// that it does not have the file.
+    /// Its URLs; the next one is tried if a server responds that it does not have the file.
     pub urls: &'a [String],
     /// Its size.
     pub size: Size,
@@ -64,31 +63,31 @@ pub struct Wanted<'a> {
     pub digest: &'a Digest,
 }
 
-/// Where a file is written to.
+/// The local file of a download.
 #[derive(Debug)]
 pub struct Part<'a> {
-    /// The file: readable, writable, with what an earlier run has left of it, or empty.
+    /// The file: readable and writable, empty or with a part from an earlier run.
     pub file: &'a mut File,
-    /// Its name, for messages.
+    /// Its path, for messages.
     pub path: &'a Path,
 }
 
-/// How far a download has come, as steps.
+/// A progress step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// So many bytes were there.
+    /// This number of bytes was present before.
     Present(u64),
-    /// So many bytes came.
+    /// This number of bytes was received.
     Fetched(u64),
-    /// So many bytes are not used.
+    /// This number of bytes was discarded.
     Discarded(u64),
 }
 
-/// Who watches a download, and may end it.
+/// The observer of a download, which can also cancel it.
 pub struct Watch<'a> {
-    /// Takes steps.
+    /// Receives progress steps.
     pub tell: &'a mut dyn FnMut(Step),
-    /// Ends the download between two attempts once it is true.
+    /// Once true, cancels the download between two attempts.
     pub stop: &'a AtomicBool,
 }
 
@@ -113,36 +112,36 @@ impl Part<'_> {
     }
 }
 
-/// What one request came to.
+/// The outcome of one request.
 enum Outcome {
-    /// All bytes of the file are there.
+    /// The file is complete.
     Complete,
-    /// Fewer came than there are; the reason is for the message.
+    /// The transfer ended early, with the error for a message.
     Short(DownloadError),
-    /// This address does not have the file.
+    /// This URL does not have the file.
     Missing(DownloadError),
 }
 
-/// A download on its way.
+/// A download in progress.
 struct Transfer<'a, 'w> {
     client: &'a Client,
     wanted: Wanted<'a>,
     watch: &'a mut Watch<'w>,
-    /// The digest of what is on the disk, when all of it came now.
+    /// The digest of the data on disk, if all of it was received by this run.
     hash: Option<Hasher>,
-    /// Bytes on the disk.
+    /// Bytes on disk.
     have: u64,
-    /// Bytes that came, in all attempts.
+    /// Bytes received by all attempts.
     received: u64,
 }
 
 impl Client {
-    /// Fetches a file, going on where an earlier attempt or run has ended. Afterwards the
-    /// part has exactly the file, whose digest is right. Returns the bytes that came.
+    /// Downloads a file, resuming an earlier attempt or run. On success the part contains exactly
+    /// the file with the expected digest. Returns the number of bytes received.
     ///
     /// # Errors
-    /// When it cannot be had, is something else than was promised, or does not end. What
-    /// came stays in the part, unless it is wrong.
+    /// Fails if the file cannot be downloaded, has another digest, or exceeds its limits. Received
+    /// data stays in the part, unless it is wrong.
     pub fn fetch(
         &self,
         wanted: Wanted<'_>,
@@ -160,10 +159,10 @@ impl Client {
         Ok(transfer.received)
     }
 
-    /// Fetches something small into memory; `accept` is the media types that are wanted.
+    /// Downloads a small file into memory; `accept` lists the accepted media types.
     ///
     /// # Errors
-    /// When it cannot be had, or has more than `limit` bytes.
+    /// Fails if it cannot be downloaded, or has more than `limit` bytes.
     pub fn bytes(
         &self,
         url: &str,
@@ -188,16 +187,16 @@ impl Client {
         }
     }
 
-    /// Fetches a small text. See [`Client::bytes`].
+    /// Downloads a small text. See [`Client::bytes`].
     ///
     /// # Errors
-    /// As [`Client::bytes`], and when it is not UTF-8.
+    /// Fails like [`Client::bytes`], and if it is not UTF-8.
     pub fn text(&self, url: &str, limit: u64) -> Result<String, DownloadError> {
         String::from_utf8(self.bytes(url, limit, None)?)
             .map_err(|_| DownloadError::NotText { url: url.to_owned() })
     }
 
-    /// One attempt; the inner error is one that another attempt may better.
+    /// One attempt; the inner error may be retried.
     fn bytes_once(
         &self,
         url: &str,
@@ -241,7 +240,7 @@ impl Client {
     }
 }
 
-/// Whether a status may be another one the next time.
+/// Whether a status may be temporary.
 fn may_pass(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..=599)
 }
@@ -261,8 +260,8 @@ impl Transfer<'_, '_> {
                     let fresh = self.hash.is_some();
                     let Some(error) = self.verify(url, part)? else { return Ok(()) };
                     self.discard(part)?;
-                    // A part that was on the disk may be of another version; what came in
-                    // one go is simply wrong.
+                    // An old part on disk may belong to another version; data received in one run
+                    // is simply wrong.
                     if fresh {
                         return Err(error);
                     }
@@ -293,7 +292,7 @@ impl Transfer<'_, '_> {
         Ok(())
     }
 
-    /// One request: adds what comes to the part.
+    /// Sends one request and appends the received data to the part.
     fn request(&mut self, url: &str, part: &mut Part<'_>) -> Result<Outcome, DownloadError> {
         let range = (self.have > 0).then(|| ("Range", format!("bytes={}-", self.have)));
         let headers: Vec<_> = range.into_iter().collect();
@@ -309,9 +308,9 @@ impl Transfer<'_, '_> {
         match status {
             206 if goes_on => {}
             200 if self.have == 0 => {}
-            // The server begins anew.
+            // The server sends the file from the start.
             200 => self.discard(part)?,
-            // The offset does not fit its file.
+            // The offset does not match its file.
             206 | 416 => {
                 self.discard(part)?;
                 return Ok(Outcome::Short(error));
@@ -338,7 +337,7 @@ impl Transfer<'_, '_> {
             return Err(too_large());
         }
         part.file.seek(SeekFrom::Start(self.have)).map_err(part.error())?;
-        // One byte more than fits tells a file that is too long from a right one.
+        // Reading one byte beyond the limit detects a file that is too long.
         let mut body = response.body_mut().as_reader().take(left.saturating_add(1));
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut came = 0;
@@ -368,7 +367,7 @@ impl Transfer<'_, '_> {
             Size::Exactly(size) if self.have < size => {
                 broken(format!("{} of {size} bytes came", self.have))
             }
-            // The digest of what came will not fit, and that is what to report.
+            // The digest will not match, and that is the error to report.
             Size::Exactly(_) => Outcome::Complete,
             Size::AtMost(limit) if self.have > limit => return Err(too_large()),
             Size::AtMost(_) => match length {
@@ -378,7 +377,7 @@ impl Transfer<'_, '_> {
         })
     }
 
-    /// The error of a digest that is not the promised one.
+    /// The error of a wrong digest.
     fn verify(
         &mut self,
         url: &str,

@@ -6,13 +6,12 @@
 //!  environment, apt    └── broken off: again from there, in turn ◄┘
 //! ```
 //!
-//! A server is hostile until the digest of what it sent is right, and that comes last:
-//! until then it can send too much, stall, break off, and redirect. So a download has a
-//! size, a number of requests, and a budget of bytes over all of them; and a redirect
-//! never leads from https to http, nor to a more protected network than the URL that the
-//! user or the recipe wrote.
+//! A server is untrusted until the digest of its data is verified, which happens last: until then
+//! it can send too much, stall, break off, and redirect. So a download has a maximum size, a
+//! maximum number of requests, and a limit on the bytes of all requests; and a redirect never leads
+//! from https to http, nor to a more protected network than the original URL.
 //!
-//! Everything here blocks. Nothing is printed.
+//! All calls block. Nothing is printed.
 
 mod client;
 mod digest;

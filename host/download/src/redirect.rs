@@ -1,9 +1,8 @@
-//! Where a redirect may lead.
+//! Checks redirects.
 //!
-//! The URL that a user or a recipe wrote may be of any network. What its server answers
-//! is the server's word: it must not turn vbuild into a client of services that the
-//! server itself cannot reach. So a redirect stays within the class of network that the
-//! first URL belongs to, or leads to the public internet.
+//! The URL given by the user or a recipe may be in any network. A redirect comes from the server:
+//! it must not make vbuild a client of services that the server itself cannot reach. So a redirect
+//! may only stay in the network class of the first URL, or lead to the public internet.
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
@@ -21,18 +20,18 @@ use ureq::{
 };
 use url::Url;
 
-/// Redirects that are followed for one request, as browsers and curl are content with.
+/// Maximum redirects per request; similar to browsers and curl.
 pub(crate) const REDIRECTS_MAX: usize = 10;
 
-/// The reason for which an address is not gone to.
+/// The reason for refusing an address.
 pub(crate) const PROTECTED: &str = "which is in a more protected network than the first address";
 
-/// Where requests may go.
+/// The permitted targets of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Guard {
-    /// Anywhere: the URL is in the user's or the recipe's own words.
+    /// Any: the URL comes from the user or the recipe.
     None,
-    /// To the public internet, and to networks of this class.
+    /// The public internet, and networks of this class.
     Within(Reach),
 }
 
@@ -50,8 +49,8 @@ impl Guard {
     }
 }
 
-/// Resolves names, and leaves out addresses that the guard does not permit: a name has
-/// the addresses that are connected to, not those of a look-up before.
+/// Resolves names, and drops addresses that the guard does not permit: the check applies to the
+/// addresses of the actual connection, not to an earlier lookup.
 #[derive(Debug)]
 pub(crate) struct GuardedResolver(pub(crate) Guard);
 
@@ -78,7 +77,7 @@ impl Resolver for GuardedResolver {
     }
 }
 
-/// All addresses of a host are protected ones.
+/// All addresses of a host are refused.
 #[derive(Debug, thiserror::Error)]
 #[error("it {PROTECTED}")]
 pub(crate) struct Refused;
@@ -92,7 +91,7 @@ pub(crate) fn host(url: &Url) -> Option<Host> {
     }
 }
 
-/// Whether a URL means this host, which no proxy can reach.
+/// Whether a URL refers to this host, which no proxy can reach.
 pub(crate) fn is_this_host(host: &Host) -> bool {
     match host {
         Host::Name(name) => local_name(name) == Some(reach::LocalName::Localhost),
@@ -100,8 +99,7 @@ pub(crate) fn is_this_host(host: &Host) -> bool {
     }
 }
 
-/// The class of network that a URL belongs to, as far as this host can tell: the most
-/// protected one of its addresses.
+/// The network class of a URL as seen from this host: the most protected of its addresses' classes.
 pub(crate) fn class(host: &Host) -> Reach {
     let network = HostNetwork::read().unwrap_or(HostNetwork::NONE);
     match host {
@@ -117,14 +115,14 @@ pub(crate) fn class(host: &Host) -> Reach {
     }
 }
 
-/// How long a name is looked up to find its class. Where no name server answers, the
-/// proxy resolves, and the name alone decides.
+/// Timeout of the lookup that determines a name's class. Without a responding name server, the
+/// proxy resolves, and the name alone determines the class.
 const LOOK_UP_MAX: Duration = Duration::from_secs(10);
 
 fn addresses(name: &str) -> Vec<IpAddr> {
     let name = name.to_owned();
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-    // The system's resolver cannot be ended; one redirect has one such thread.
+    // The system's resolver cannot be cancelled; each redirect has one such thread.
     std::thread::spawn(move || {
         let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>);
         let _ = sender.send(found.unwrap_or_default());
@@ -133,10 +131,10 @@ fn addresses(name: &str) -> Vec<IpAddr> {
     found.into_iter().map(|address| address.ip()).collect()
 }
 
-/// The place that a redirect names, if it may be gone to.
+/// The target of a redirect, if permitted.
 ///
 /// # Errors
-/// Why it may not.
+/// Fails with the reason.
 pub(crate) fn target(from: &Url, location: &str) -> Result<Url, &'static str> {
     let to = from.join(location).map_err(|_| "which is not a URL")?;
     match to.scheme() {

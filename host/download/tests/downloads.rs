@@ -1,4 +1,4 @@
-//! Downloads from servers on loopback that behave well, badly and maliciously.
+//! Downloads from loopback servers: correct, faulty and malicious ones.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -14,19 +14,19 @@ use download::{Client, Digest, DownloadError, Options, Part, Size, Step, Wanted,
 use reach::Proxies;
 use sha2::{Digest as _, Sha256};
 
-/// A request as a server sees it.
+/// A request as the server receives it.
 #[derive(Debug, Clone)]
 struct Request {
-    /// `GET /path`, `CONNECT host:port`.
+    /// The request line without the version: `GET /path`, `CONNECT host:port`.
     line: String,
-    /// The first byte that is wanted.
+    /// The first requested byte.
     from: usize,
     accept: String,
 }
 
 type Requests = Arc<Mutex<Vec<Request>>>;
 
-/// A server that answers the nth request with what `answer` writes.
+/// A server that responds to the nth request with what `answer` writes.
 fn server(
     answer: impl Fn(usize, &Request, &mut TcpStream) + Send + Sync + 'static,
 ) -> (String, Requests) {
@@ -66,16 +66,16 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
     Some(request)
 }
 
-/// Answers with a body that claims to be longer than it is when `cut` is given.
+/// Sends a response; with `cut`, the body is shorter than its declared length.
 fn send(stream: &mut TcpStream, status: &str, body: &[u8], cut: Option<usize>) {
     let head =
         format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-    // A client that has had enough closes the connection.
+    // A client that has received enough closes the connection.
     let _ = stream.write_all(head.as_bytes());
     let _ = stream.write_all(&body[..cut.unwrap_or(body.len()).min(body.len())]);
 }
 
-/// Serves ranges of a content, of which each answer has at most `most` bytes.
+/// Serves ranges of a content, at most `most` bytes per response.
 fn ranges(content: &'static [u8], most: usize) -> (String, Requests) {
     server(move |_, request, stream| {
         let body = &content[request.from..];
@@ -105,7 +105,7 @@ fn client() -> Client {
     Client::new(&Options::default()).unwrap()
 }
 
-/// Fetches into a file that may have something already.
+/// Downloads to a file with existing content.
 fn fetch(
     urls: &[&str],
     size: Size,
@@ -155,7 +155,7 @@ fn what_an_earlier_run_has_left_is_used_or_thrown_away() {
         got.0
     };
     assert_eq!(get(b"01234"), 5);
-    // All of it is there: nobody is asked.
+    // The file is complete, so no request is sent.
     let asked = requests.lock().unwrap().len();
     assert_eq!(get(content), 0);
     assert_eq!(requests.lock().unwrap().len(), asked);
@@ -178,7 +178,7 @@ fn a_server_without_ranges_begins_anew_within_the_budget() {
     let (fetched, steps) = fetch(&[&url], exact, &sha256(content), &part).unwrap();
     assert_eq!(fetched, 4 << 20);
     assert!(steps.contains(&Step::Discarded(1 << 20)), "{steps:?}");
-    // One that does so for ever is given up: each attempt has some new bytes.
+    // A server that always restarts is given up, although each attempt receives new bytes.
     std::fs::remove_file(&part).unwrap();
     let (url, requests) = server(move |_, _, stream| {
         send(stream, "200 OK", content, Some(content.len() - 1));
@@ -193,7 +193,7 @@ fn more_than_the_limit_is_not_fetched() {
     let folder = tempfile::tempdir().unwrap();
     let part = folder.path().join("part");
     let content: &'static [u8] = Box::leak(vec![7; 2 << 20].into_boxed_slice());
-    // Told beforehand, and found out.
+    // With the size declared by the server, and without.
     let (told, _) = ranges(content, content.len());
     let (endless, requests) = server(move |_, _, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n");
@@ -211,7 +211,7 @@ fn more_than_the_limit_is_not_fetched() {
         assert!(matches!(error, DownloadError::TooLarge { .. }), "{error}");
     }
     assert_eq!(requests.lock().unwrap().len(), 2, "there is nothing to try again");
-    // A file whose size is known and that goes on is wrong, not long.
+    // A file of known size that continues has a wrong digest; it is not reported as too long.
     let (url, _) = ranges(content, content.len());
     let error = fetch(&[&url], Size::Exactly(10), &sha256(b"0123456789"), &part).unwrap_err();
     assert!(matches!(error, DownloadError::WrongDigest { .. }), "{error}");
@@ -295,7 +295,7 @@ fn server_that_redirects_to_itself() -> (String, Requests) {
     server(|_, _, stream| send(stream, "302 Found\r\nlocation: /again", b"", None))
 }
 
-/// A client with a proxy, by which every name can be reached.
+/// A client with a proxy through which every name is reachable.
 fn behind(proxy: &str, no_proxy: &str) -> Client {
     let proxies = Proxies::from_environment(|name| match name {
         "http_proxy" => Some(proxy.into()),
@@ -305,7 +305,7 @@ fn behind(proxy: &str, no_proxy: &str) -> Client {
     Client::new(&Options { proxies: proxies.unwrap(), ..Options::default() }).unwrap()
 }
 
-/// A proxy behind which every host answers the nth time as `answer` does.
+/// A proxy behind which every host sends the nth response by `answer`.
 fn proxy(
     answer: impl Fn(usize, &Request, &mut TcpStream) + Send + Sync + 'static,
 ) -> (String, Requests) {
@@ -331,7 +331,7 @@ fn names_that_look_like_this_host_go_by_the_proxy() {
     }
     let expected = ["CONNECT localhost.evil.example:80", "CONNECT 127.evil.example:80"];
     assert_eq!(hosts(&requests), expected);
-    // This host, and what is excepted, do not.
+    // This host and excepted hosts bypass it.
     let (here, _) = ranges(b"here", 100);
     assert_eq!(client.text(&here.replace("127.0.0.1", "localhost"), 100).unwrap(), "here");
     assert!(client.bytes("http://near.example:1/", 100, None).is_err());
@@ -359,7 +359,7 @@ fn a_public_server_does_not_redirect_into_the_users_networks() {
         assert!(matches!(error, DownloadError::Redirect { .. }), "{to}: {error}");
         assert_eq!(hosts(&requests), ["CONNECT 203.0.113.1:80"], "{to}");
     }
-    // The same word of a server in the user's network is taken.
+    // The same redirect by a server in the user's network is followed.
     let (url, requests) = proxy(|number, _, stream| match number {
         0 => send(stream, "302 Found\r\nlocation: http://10.0.0.2/", b"", None),
         _ => send(stream, "200 OK", b"hello", None),
