@@ -5,15 +5,14 @@ use std::{fmt, io, str::FromStr};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// Size of the buffer of [`Digest::of_reader`]: large enough that hashing, not the
-/// system calls, takes the time.
+/// Buffer size of [`Digest::of_reader`]: large enough that hashing dominates system calls.
 const READ_BYTES: usize = 256 << 10;
 
-/// Text that is not the expected number of lower-case hexadecimal digits.
+/// A text that is not the expected number of lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected {digits} lower-case hexadecimal digits")]
 pub struct InvalidHex {
-    /// The number of digits that the type has.
+    /// The required number of digits.
     pub digits: usize,
 }
 
@@ -68,16 +67,16 @@ impl<const BYTES: usize> From<Hex<BYTES>> for String {
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// The digest of bytes.
+    /// Computes the digest of bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest of everything that a reader yields.
+    /// Computes the digest of all data of a reader.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Fails if it cannot be read.
     pub fn of_reader(reader: &mut dyn io::Read) -> io::Result<Self> {
         let mut hash = Sha256::new();
         let mut buffer = vec![0; READ_BYTES];

@@ -1,14 +1,14 @@
-//! Names of disks, which become names of files.
+//! Names of disks, which are used in file names.
 
 use std::{borrow::Borrow, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// The longest name of a disk. With `.NUMBER.qcow2` behind it, it stays far below the
-/// 255 bytes that a file name may have on Linux.
+/// Maximum length of a disk name in bytes. With `.NUMBER.qcow2` appended, it stays far below
+/// Linux's limit of 255 bytes for a file name.
 pub const DISK_NAME_MAX_BYTES: usize = 128;
 
-/// A name that no disk can have.
+/// A text that is not a valid disk name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` cannot name a disk: a name has 1 to {DISK_NAME_MAX_BYTES} letters, digits and `_.+-`, \
@@ -19,8 +19,8 @@ pub struct InvalidDiskName(crate::Printable);
 /// The name of a disk of a build: 1 to [`DISK_NAME_MAX_BYTES`] ASCII letters, digits
 /// and `_.+-`, of which the first is a letter, a digit or `_`.
 ///
-/// The files of a disk are called `NAME.raw` and `NAME.NUMBER.qcow2`. The name is one
-/// component of a path, and neither `.` nor `..`, nor an option of a command.
+/// The files of a disk are named `NAME.raw` and `NAME.NUMBER.qcow2`. The name is a single path
+/// component, and is neither `.` nor `..`, nor an option of a command.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DiskName(String);
@@ -29,7 +29,7 @@ impl DiskName {
     /// Checks a name.
     ///
     /// # Errors
-    /// When the text breaks one of the rules of the type.
+    /// Fails if the text breaks a rule of the type.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidDiskName> {
         let name = name.into();
         let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
@@ -41,7 +41,7 @@ impl DiskName {
         }
     }
 
-    /// The name that scratch disks have.
+    /// The name of scratch disks.
     #[must_use]
     pub fn scratch() -> Self {
         Self("scratch".to_owned())

@@ -1,6 +1,6 @@
-//! Types for what comes from foreign sources: records of a shared cache, recipes,
-//! guests, image files. Each type is checked when a value is made, and `serde` can make
-//! a value in no other way, so code that receives one need not check again.
+//! Types for untrusted input: records of a shared cache, recipes, guests, image files. Each type is
+//! checked when a value is constructed, also by `serde`, so code that receives a value need not
+//! check again.
 //!
 //! | type | guarantees |
 //! |---|---|

@@ -1,9 +1,9 @@
-//! Text that cannot steer a terminal.
+//! Text without terminal control sequences.
 //!
-//! What a guest, a recipe or a foreign file contains is shown to the user in many
-//! places. Escape sequences in it could set the window's title, write to the clipboard
-//! (OSC 52), overwrite lines that were printed before, or turn the direction of writing
-//! around. [`Printable`] is the only type that carries such text to a renderer.
+//! Text from a guest, a recipe or a third-party file is shown to the user in many places. Escape
+//! sequences in it could set the window's title, write to the clipboard (OSC 52), overwrite earlier
+//! lines, or reverse the writing direction. [`Printable`] is the only type that carries such text
+//! to a renderer.
 
 use std::{
     borrow::Cow,
@@ -14,42 +14,42 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Longer text is cut where people read it: a terminal shows no more, and a guest that
-/// never sends a newline must not fill memory.
+/// Maximum length; longer text is truncated. A terminal shows no more, and a guest that never sends
+/// a newline must not fill memory.
 pub const PRINTABLE_MAX_CHARS: usize = 4096;
 
-/// Spaces that stand for a tab; where the text begins on the terminal is not known.
+/// Spaces that replace a tab; the terminal column of the text is unknown.
 const TAB_COLUMNS: usize = 4;
 
-/// One line of text without anything that steers a terminal: no control characters
-/// (C0, DEL, C1), no escape sequences, no line or paragraph separators, no marks that
-/// change the direction of writing; at most [`PRINTABLE_MAX_CHARS`] characters and a `…`.
+/// One line of text without terminal control: no control characters (C0, DEL, C1), no escape
+/// sequences, no line or paragraph separators, no marks that change the writing direction; at most
+/// [`PRINTABLE_MAX_CHARS`] characters and a `…`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Printable(String);
 
 impl Printable {
-    /// One line of the output of a program. After a carriage return only the last
-    /// version of the line is kept, which is what a terminal would have shown.
+    /// Converts one line of a program's output. After a carriage return only the last version of
+    /// the line is kept, as a terminal shows it.
     #[must_use]
     pub fn output_line(line: &str) -> Self {
         let line = line.trim_end_matches(['\r', '\n']);
         Self::message(line.rsplit('\r').next().unwrap_or_default())
     }
 
-    /// The lines of the output of a program, as [`Printable::output_line`].
+    /// Converts the lines of a program's output, each by [`Printable::output_line`].
     pub fn output_lines(text: &str) -> impl Iterator<Item = Self> + '_ {
         text.lines().map(Self::output_line)
     }
 
-    /// A message or a name. Line breaks and carriage returns become spaces, so that what
-    /// stands before one cannot be hidden by what stands behind it.
+    /// Converts a message or a name. Line breaks and carriage returns become spaces, so that text
+    /// after one cannot hide text before it.
     #[must_use]
     pub fn message(text: &str) -> Self {
         Self(clean(text).into_owned())
     }
 
-    /// The lines of a message.
+    /// Converts the lines of a message.
     pub fn lines(text: &str) -> impl Iterator<Item = Self> + '_ {
         text.lines().map(Self::message)
     }
@@ -60,14 +60,14 @@ impl Printable {
         &self.0
     }
 
-    /// Whether there is no text.
+    /// Whether the text is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// Text of several lines, of which each is [`Printable`].
+/// Several lines of [`Printable`] text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Paragraph(Vec<Printable>);
 
@@ -95,8 +95,8 @@ impl fmt::Display for Paragraph {
     }
 }
 
-/// JSON in which what would steer a terminal is escaped. The value stays the same: such
-/// characters are in strings alone, and JSON escapes those below a space itself.
+/// Escapes characters in JSON that would control a terminal. The value is unchanged: such
+/// characters occur in strings only, and JSON escapes those below a space itself.
 #[must_use]
 pub fn printable_json(json: &str) -> String {
     let mut clean = String::with_capacity(json.len());
@@ -147,8 +147,8 @@ fn is_harmless(c: char) -> bool {
     !c.is_control() && !steers_direction(c) && !matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// The controls of the bidirectional algorithm (UAX 9): ALM, LRM, RLM, embeddings,
-/// overrides and isolates.
+/// The controls of the bidirectional algorithm (UAX 9): ALM, LRM, RLM, embeddings, overrides and
+/// isolates.
 fn steers_direction(c: char) -> bool {
     matches!(
         c,
@@ -156,9 +156,9 @@ fn steers_direction(c: char) -> bool {
     )
 }
 
-/// Skips the rest of an escape sequence (ECMA-48: CSI up to its final byte, the
-/// string types up to their terminator, else intermediate bytes and one final).
-/// The introducer is ESC or the C1 character that stands for ESC and a second one.
+/// Skips the rest of an escape sequence (ECMA-48: CSI up to its final byte, string sequences up to
+/// their terminator, otherwise intermediate bytes and one final byte). The introducer is ESC, or
+/// the C1 character equivalent to ESC and a second one.
 fn skip_escape(introducer: char, chars: &mut Peekable<Chars<'_>>) {
     let kind = match introducer {
         '\u{1b}' => chars.next(),
@@ -175,7 +175,7 @@ fn skip_escape(introducer: char, chars: &mut Peekable<Chars<'_>>) {
             }
         }
         Some(']' | 'P' | 'X' | '^' | '_') => {
-            // One without an end would hide the rest of the line.
+            // An unterminated sequence would hide the rest of the line.
             if !chars.clone().any(ends_string) {
                 return;
             }
@@ -194,7 +194,7 @@ fn skip_escape(introducer: char, chars: &mut Peekable<Chars<'_>>) {
     }
 }
 
-/// What ends a string of a control sequence: BEL, ST, or the beginning of another one.
+/// The end of a control string: BEL, ST, or the start of another sequence.
 fn ends_string(c: char) -> bool {
     matches!(c, '\u{7}' | '\u{1b}' | '\u{90}' | '\u{98}' | '\u{9b}'..='\u{9f}')
 }
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(message("\u{1b}]52;c;cm0gLXJmIH4K\u{7}a"), "a");
         assert_eq!(message("\u{1b}]52;c;cm0gLXJmIH4K\u{1b}\\a"), "a");
         assert_eq!(message("\u{1b}Pq#0;2;0;0;0\u{1b}\\a"), "a");
-        // Without an end it hides nothing, and cannot be ended by a later text.
+        // An unterminated sequence hides nothing, and later text cannot terminate it.
         assert_eq!(message("\u{1b}]52;c;cm0 was refused"), "52;c;cm0 was refused");
         assert_eq!(message("\u{1b}]0;t\u{1b}[1ma\u{9d}b"), "ab");
     }
