@@ -1,6 +1,5 @@
-//! Descriptor chains as lists of guest memory slices: every address and length
-//! is checked here once, so that the rest of the crate handles only memory that
-//! exists.
+//! Descriptor chains as lists of guest memory slices: every address and length is checked here
+//! once, so that the rest of the crate only handles valid memory.
 
 use std::{io, os::unix::net::UnixStream};
 
@@ -16,9 +15,9 @@ use crate::{
     packet::{HEADER_BYTES, Header},
 };
 
-/// A packet of 64 KiB on 4 KiB pages needs 17 slices and its header one; Linux
-/// stops at `MAX_SKB_FRAGS` (45 at most) fragments. Longer chains are refused,
-/// because an indirect table may name 65,535 descriptors.
+/// Maximum slices of a chain: a packet of 64 KiB on 4 KiB pages needs 17 slices and one for its
+/// header; Linux has at most `MAX_SKB_FRAGS` (45) fragments. Longer chains are refused, because an
+/// indirect table may contain 65,535 descriptors.
 const SLICES_MAX: usize = 64;
 
 /// The memory of one chain, in order.
@@ -28,8 +27,8 @@ pub(crate) struct ChainMemory<'a, B> {
 }
 
 impl<'a, B: BitmapSlice> ChainMemory<'a, B> {
-    /// The part of a chain that the device may read, or `None` where the chain
-    /// leaves guest memory, loops or is absurdly long.
+    /// The device-readable part of a chain; `None` if the chain leaves guest memory, loops or is
+    /// too long.
     pub(crate) fn readable<M>(mem: &'a M, chain: DescriptorChain<&'a M>) -> Option<Self>
     where
         M: GuestMemory<Bitmap: vm_memory::bitmap::WithBitmapSlice<'a, S = B>>,
@@ -38,7 +37,7 @@ impl<'a, B: BitmapSlice> ChainMemory<'a, B> {
         Self::gather(mem, wanted, Permissions::Read)
     }
 
-    /// The part of a chain that the device may write.
+    /// The device-writable part of a chain; `None` as for [`Self::readable`].
     pub(crate) fn writable<M>(mem: &'a M, chain: DescriptorChain<&'a M>) -> Option<Self>
     where
         M: GuestMemory<Bitmap: vm_memory::bitmap::WithBitmapSlice<'a, S = B>>,
@@ -62,7 +61,7 @@ impl<'a, B: BitmapSlice> ChainMemory<'a, B> {
             if seen > SLICES_MAX {
                 return None;
             }
-            // What lies behind the largest packet is never touched.
+            // Memory beyond the largest packet is never accessed.
             let room = (HEADER_BYTES + PACKET_MAX_BYTES).saturating_sub(gathered.bytes);
             let len = usize::try_from(len).ok()?.min(room);
             for slice in mem.get_slices(address, len, access).ok()? {
@@ -74,12 +73,12 @@ impl<'a, B: BitmapSlice> ChainMemory<'a, B> {
         Some(gathered)
     }
 
-    /// Bytes in all slices.
+    /// The total size of all slices in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Reads the header at the start; `None` where the chain is shorter.
+    /// Reads the header at the start; `None` if the chain is shorter.
     pub(crate) fn read_header(&self) -> Option<Header> {
         let mut bytes = [0; HEADER_BYTES];
         let mut done = 0;
@@ -94,7 +93,7 @@ impl<'a, B: BitmapSlice> ChainMemory<'a, B> {
         None
     }
 
-    /// Writes the header at the start; the caller has checked the length.
+    /// Writes the header at the start; the caller must have checked the length.
     pub(crate) fn write_header(&self, header: Header) -> Option<()> {
         let bytes = header.to_bytes();
         let mut done = 0;
@@ -109,7 +108,7 @@ impl<'a, B: BitmapSlice> ChainMemory<'a, B> {
         None
     }
 
-    /// The slices that hold `range` counted from the start of the payload.
+    /// The slices of `len` bytes at offset `from` in the payload.
     fn payload(&self, from: usize, len: usize) -> impl Iterator<Item = VolatileSlice<'a, B>> {
         let mut skip = HEADER_BYTES + from;
         let mut left = len;
@@ -122,8 +121,8 @@ impl<'a, B: BitmapSlice> ChainMemory<'a, B> {
         })
     }
 
-    /// Reads from `stream` straight into the payload, at most `len` bytes.
-    /// A short count means that the stream had no more.
+    /// Reads at most `len` bytes from `stream` directly into the payload. A short count means that
+    /// the stream had no more.
     pub(crate) fn fill_from(&self, stream: &UnixStream, len: usize) -> io::Result<usize> {
         let mut done = 0;
         for mut slice in self.payload(0, len) {
@@ -141,8 +140,8 @@ impl<'a, B: BitmapSlice> ChainMemory<'a, B> {
         Ok(done)
     }
 
-    /// Writes `len` bytes of payload straight to `stream`. A short count means
-    /// that the stream took no more.
+    /// Writes `len` bytes of payload directly to `stream`. A short count means that the stream
+    /// accepted no more.
     pub(crate) fn drain_to(&self, stream: &UnixStream, len: usize) -> io::Result<usize> {
         let mut done = 0;
         for slice in self.payload(0, len) {
@@ -176,7 +175,7 @@ impl<'a, B: BitmapSlice> ChainMemory<'a, B> {
     }
 }
 
-/// Calls again what a signal interrupted; turns memory errors into I/O errors.
+/// Repeats calls interrupted by a signal; converts memory errors to I/O errors.
 fn retry(mut call: impl FnMut() -> Result<usize, VolatileMemoryError>) -> io::Result<usize> {
     loop {
         match call() {

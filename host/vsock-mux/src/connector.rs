@@ -1,6 +1,5 @@
-//! The handle by which other threads ask the mux for connections. It shares
-//! only a short list and an eventfd with the mux, so that asking never waits for
-//! the device thread.
+//! The handle by which other threads request connections from the mux. It shares only a short list
+//! and an eventfd with the mux, so a request never waits for the device thread.
 
 use std::{
     io,
@@ -24,10 +23,10 @@ pub enum ConnectError {
     /// The limit of [`CONNECTIONS_MAX`] is reached.
     #[error("{CONNECTIONS_MAX} connections to the guest are open already")]
     TooMany,
-    /// No socket pair could be made, as a rule for want of file descriptors.
+    /// A socket pair cannot be created, usually for lack of file descriptors.
     #[error("no socket pair for guest port {port}")]
     SocketPair {
-        /// The port asked for.
+        /// The requested port.
         port: u32,
         /// The cause.
         #[source]
@@ -35,32 +34,32 @@ pub enum ConnectError {
     },
 }
 
-/// What the device has done so far.
+/// The counters of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
     /// Connections open now.
     pub connections: u64,
-    /// Packets taken from the guest.
+    /// Packets received from the guest.
     pub packets_from_guest: u64,
-    /// Packets given to the guest.
+    /// Packets sent to the guest.
     pub packets_to_guest: u64,
-    /// Payload bytes taken from the guest.
+    /// Payload bytes received from the guest.
     pub bytes_from_guest: u64,
-    /// Payload bytes given to the guest.
+    /// Payload bytes sent to the guest.
     pub bytes_to_guest: u64,
 }
 
-/// A connection that waits to be picked up by the mux.
+/// A requested connection that the mux has not picked up yet.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) guest_port: u32,
     pub(crate) stream: UnixStream,
 }
 
-/// What [`Connector`]s and the mux share.
+/// State shared by [`Connector`]s and the mux.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// `None` once the mux is gone.
+    /// The pending requests; `None` once the mux is gone.
     asked: Mutex<Option<Vec<Asked>>>,
     pub(crate) wake: EventFd,
     pub(crate) open: AtomicUsize,
@@ -83,17 +82,18 @@ impl Shared {
         })
     }
 
-    /// Nothing panics while it is held, so a poisoned lock is still sound.
+    /// Locks the list. No code panics while it holds the lock, so a poisoned one is still
+    /// consistent.
     fn asked(&self) -> MutexGuard<'_, Option<Vec<Asked>>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Picks up what was asked for.
+    /// Takes the pending requests.
     pub(crate) fn take_asked(&self) -> Vec<Asked> {
         self.asked().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Ends asking: what waits and what comes fails.
+    /// Closes the list: pending and later requests fail.
     pub(crate) fn close(&self) {
         *self.asked() = None;
     }
@@ -106,13 +106,12 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Opens a connection to a port of the guest. Returns at once: the stream
-    /// may be written to before the guest has accepted, and a guest that refuses
-    /// shows as end of file or `ECONNRESET`. The returned half is in blocking
-    /// mode.
+    /// Opens a connection to a port of the guest. Returns at once: the stream may be written before
+    /// the guest has accepted, and if the guest refuses, reading gives end of file or `ECONNRESET`.
+    /// The returned end is in blocking mode.
     ///
     /// # Errors
-    /// When the device is gone, the limit is reached, or descriptors ran out.
+    /// Fails if the device is gone, the limit is reached, or no descriptors are left.
     pub fn connect(&self, port: u32) -> Result<UnixStream, ConnectError> {
         let (ours, theirs) =
             UnixStream::pair().map_err(|source| ConnectError::SocketPair { port, source })?;
@@ -120,11 +119,11 @@ impl Connector {
         Ok(ours)
     }
 
-    /// Connects a stream that exists to a port of the guest; its other half is
-    /// then as if [`Connector::connect`] had returned it.
+    /// Connects an existing stream to a port of the guest; its peer then behaves as if
+    /// [`Connector::connect`] had returned it.
     ///
     /// # Errors
-    /// When the device is gone or the limit is reached; the stream is closed.
+    /// Fails if the device is gone or the limit is reached; the stream is then closed.
     pub fn adopt(&self, port: u32, stream: UnixStream) -> Result<(), ConnectError> {
         let mut asked = self.shared.asked();
         let list = asked.as_mut().ok_or(ConnectError::Gone)?;
@@ -133,12 +132,12 @@ impl Connector {
         }
         list.push(Asked { guest_port: port, stream });
         drop(asked);
-        // Only a counter at its maximum fails, and then the mux is awake anyway.
+        // Fails only if the counter is at its maximum; then the mux is awake anyway.
         let _ = self.shared.wake.write(1);
         Ok(())
     }
 
-    /// What the device has done so far.
+    /// The current counters of the device.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = &self.shared;

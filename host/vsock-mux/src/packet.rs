@@ -1,17 +1,16 @@
-//! The header of a virtio-vsock packet (virtio 1.2, section 5.10.6) as plain
-//! data. Bytes become a [`Header`] once; every later decision reads that copy,
-//! so a guest that rewrites its descriptor meanwhile changes nothing.
+//! The header of a virtio-vsock packet (virtio 1.2, section 5.10.6) as plain data. The bytes are
+//! parsed into a [`Header`] once, and all decisions use this copy, so a guest cannot change it
+//! afterwards.
 
-/// Bytes of a header on the wire (`struct virtio_vsock_hdr`, packed).
+/// Size of a header on the wire (`struct virtio_vsock_hdr`, packed).
 pub(crate) const HEADER_BYTES: usize = 44;
 
-/// The only socket type offered (`VIRTIO_VSOCK_TYPE_STREAM`); SEQPACKET is not
-/// negotiated.
+/// The only supported socket type (`VIRTIO_VSOCK_TYPE_STREAM`); SEQPACKET is not negotiated.
 pub(crate) const TYPE_STREAM: u16 = 1;
 
-/// `VIRTIO_VSOCK_SHUTDOWN_RCV`: the sender will not receive any more.
+/// `VIRTIO_VSOCK_SHUTDOWN_RCV`: the sender will receive no more.
 pub(crate) const SHUTDOWN_RECEIVE: u32 = 1;
-/// `VIRTIO_VSOCK_SHUTDOWN_SEND`: the sender will not send any more.
+/// `VIRTIO_VSOCK_SHUTDOWN_SEND`: the sender will send no more.
 pub(crate) const SHUTDOWN_SEND: u32 = 2;
 /// Both directions.
 pub(crate) const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
@@ -21,22 +20,22 @@ pub(crate) const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 pub(crate) enum Op {
     /// Opens a connection.
     Request,
-    /// Accepts one.
+    /// Accepts a connection.
     Response,
-    /// Ends or refuses one at once.
+    /// Refuses or resets a connection.
     Reset,
     /// Ends one or both directions.
     Shutdown,
-    /// Carries bytes.
+    /// Carries data.
     ReadWrite,
-    /// Tells the room in the sender's buffer.
+    /// Announces the free space in the sender's buffer.
     CreditUpdate,
-    /// Asks for a [`Op::CreditUpdate`].
+    /// Requests a [`Op::CreditUpdate`].
     CreditRequest,
 }
 
 impl Op {
-    /// The operation behind a number of the guest, if there is one.
+    /// The operation of a wire number, if it is valid.
     pub(crate) fn from_wire(number: u16) -> Option<Self> {
         Some(match number {
             1 => Self::Request,
@@ -50,7 +49,7 @@ impl Op {
         })
     }
 
-    /// The number on the wire.
+    /// The wire number.
     pub(crate) fn to_wire(self) -> u16 {
         match self {
             Self::Request => 1,
@@ -75,22 +74,22 @@ pub(crate) struct Header {
     pub(crate) src_port: u32,
     /// Receiver's port.
     pub(crate) dst_port: u32,
-    /// Bytes of payload behind the header.
+    /// Length of the payload after the header.
     pub(crate) len: u32,
     /// Socket type.
     pub(crate) kind: u16,
     /// Operation, see [`Op`].
     pub(crate) op: u16,
-    /// Flags of the operation; only SHUTDOWN has some here.
+    /// Flags of the operation; only SHUTDOWN has any.
     pub(crate) flags: u32,
     /// Size of the sender's receive buffer.
     pub(crate) buf_alloc: u32,
-    /// Bytes the sender has taken out of it so far, modulo 2^32.
+    /// Bytes that the sender has consumed from it, modulo 2^32.
     pub(crate) fwd_cnt: u32,
 }
 
 impl Header {
-    /// Reads a header.
+    /// Parses a header.
     pub(crate) fn from_bytes(bytes: &[u8; HEADER_BYTES]) -> Self {
         let word = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -111,7 +110,7 @@ impl Header {
         }
     }
 
-    /// Writes a header.
+    /// Serializes a header.
     pub(crate) fn to_bytes(self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..8].copy_from_slice(&self.src_cid.to_le_bytes());

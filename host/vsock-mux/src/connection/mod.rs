@@ -1,5 +1,4 @@
-//! One connection: the two directions between a guest socket and the local
-//! stream that stands for it.
+//! A connection: the two directions between a guest socket and the local stream that represents it.
 //!
 //! ```text
 //!                 host connects                       guest connects
@@ -18,7 +17,7 @@
 //!                   ( gone )◄─────────────────────┴────────┴────────┘
 //! ```
 //!
-//! While it is *Open*, each direction ends on its own:
+//! While it is *Open*, each direction ends independently:
 //!
 //! ```text
 //!  guest ──► host   guest: SHUTDOWN(send)  → write the backlog, then shut the stream's write side
@@ -27,12 +26,11 @@
 //!                   guest: SHUTDOWN(receive) → shut the stream's read side
 //! ```
 //!
-//! Credit (virtio 1.2, section 5.10.6.3) bounds both directions. Towards the
-//! host we promise [`CONNECTION_BUFFER_BYTES`]; what the local stream does not
-//! take at once waits in `backlog`, and only what it took counts as forwarded.
-//! A guest that sends beyond the promise is reset. Towards the guest we read
-//! from the local stream no more than the guest has room for, straight into its
-//! memory, so nothing is ever buffered in that direction.
+//! Credit (virtio 1.2, section 5.10.6.3) limits both directions. Towards the host, the device
+//! announces [`CONNECTION_BUFFER_BYTES`]; data that the local stream does not accept at once waits
+//! in `backlog`, and only accepted data counts as forwarded. A guest that exceeds its credit gets a
+//! reset. Towards the guest, the device reads from the local stream only as much as the guest has
+//! room for, directly into its memory, so no data is buffered in that direction.
 
 mod stream;
 
@@ -47,61 +45,61 @@ use crate::{
     packet::{Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND},
 };
 
-/// The credit left in the guest's eyes below which it gets an update: late
-/// enough not to answer every packet, early enough that it never waits.
+/// A credit update is sent if the credit known to the guest falls below this: late enough to avoid
+/// an update per packet, early enough that the guest never waits.
 const CREDIT_LOW_BYTES: u32 = CONNECTION_BUFFER_BYTES / 2;
 
-/// What names a connection in both directions.
+/// The identity of a connection, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
-    /// The port on our side.
+    /// The port on the host.
     pub(crate) host_port: u32,
-    /// The port in the guest.
+    /// The port on the guest.
     pub(crate) guest_port: u32,
 }
 
-/// Where a connection stands; see the drawing above.
+/// The state of a connection; see the drawing above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The guest has not answered our REQUEST.
+    /// The guest has not answered the REQUEST.
     Connecting,
-    /// Bytes flow in the directions that have not ended.
+    /// Data flows in the directions that have not ended.
     Open,
-    /// We said SHUTDOWN(both) and wait for the guest's RST.
+    /// SHUTDOWN(both) was sent, and the guest's RST is pending.
     Farewell,
-    /// The guest is gone; only the backlog still goes to the local stream.
+    /// The guest has closed the connection; only the backlog is still written to the local stream.
     Lingering,
 }
 
-/// What is to become of a connection after an event.
+/// What to do with a connection after an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It stays.
+    /// Keep it.
     Keep,
-    /// It is over; the guest knows.
+    /// Drop it; the guest knows its end.
     Drop,
-    /// It is over; the guest is to be told by RST.
+    /// Drop it, and send RST to the guest.
     Reset,
-    /// The guest has left: give the tuple free, tell it by RST if `reset`, and
-    /// keep the connection only for its backlog.
+    /// The guest has closed it: free the tuple, send RST if `reset`, and keep the connection only
+    /// for its backlog.
     Linger {
-        /// Whether RST is to be sent.
+        /// Whether to send RST.
         reset: bool,
     },
 }
 
-/// What a connection had to say when it was offered a buffer of the guest.
+/// The result of offering a guest buffer to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Emitted {
-    /// A packet; ports and cids are still to be filled in.
+    /// A packet, without ports and context ids.
     Packet(Header),
-    /// Nothing is to be done.
+    /// No packet.
     Nothing,
-    /// Nothing, and the connection is over without the guest ever knowing of it.
+    /// No packet, and the connection ended before the guest knew of it.
     Gone,
 }
 
-/// Control packets that wait for a buffer of the guest.
+/// Control packets that wait for a guest buffer.
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "a set of four independent packets")]
 struct Waiting {
@@ -116,60 +114,59 @@ struct Waiting {
 #[expect(clippy::struct_excessive_bools, reason = "each direction ends on its own, on both sides")]
 pub(crate) struct Connection {
     pub(crate) key: Key,
-    /// Whether the mux has it in its round of senders.
+    /// Whether the mux's round of senders contains it.
     pub(crate) in_round: bool,
     phase: Phase,
-    /// `None` once both directions are over.
+    /// `None` once both directions have ended.
     stream: Option<UnixStream>,
     waiting: Waiting,
 
-    /// The local stream has bytes or an end of file, as far as we know.
+    /// Whether the local stream may have data or an end of file.
     readable: bool,
-    /// The local stream takes bytes, as far as we know.
+    /// Whether the local stream may accept data.
     writable: bool,
-    /// The other half of the local stream sends no more; bytes may be left.
+    /// The peer of the local stream sends no more; data may be left.
     at_end: bool,
-    /// The other half of the local stream is closed for both directions.
+    /// The peer of the local stream has closed both directions.
     hung_up: bool,
 
-    /// No more bytes go to the guest.
+    /// No more data is sent to the guest.
     host_done_sending: bool,
-    /// The host takes no more bytes.
+    /// The host accepts no more data.
     host_done_receiving: bool,
-    /// The guest announced that it sends no more.
+    /// The guest has announced that it sends no more.
     guest_done_sending: bool,
-    /// The guest announced that it receives no more.
+    /// The guest has announced that it receives no more.
     guest_done_receiving: bool,
-    /// The SHUTDOWN flags that the guest was told.
+    /// The SHUTDOWN flags sent to the guest.
     told: u32,
 
-    /// Bytes from the guest that the local stream has not taken.
+    /// Data of the guest that the local stream has not accepted yet.
     backlog: VecDeque<u8>,
     /// Bytes received from the guest, modulo 2^32.
     received: u32,
-    /// Bytes given to the local stream, modulo 2^32.
+    /// Bytes written to the local stream, modulo 2^32.
     forwarded: u32,
-    /// The `forwarded` that the guest was told last.
+    /// The last value of `forwarded` sent to the guest.
     forwarded_told: u32,
     /// Bytes sent to the guest, modulo 2^32.
     sent: u32,
-    /// The guest's buffer size and its counter of bytes taken.
+    /// The guest's receive buffer size, and its count of consumed bytes.
     peer_buf_alloc: u32,
     peer_fwd_cnt: u32,
-    /// CREDIT_REQUEST was sent since the credit last changed.
+    /// Whether CREDIT_REQUEST was sent since the credit last changed.
     credit_asked: bool,
 }
 
 impl Connection {
-    /// A connection that the host asked for.
+    /// A connection that the host opens.
     pub(crate) fn from_host(key: Key, stream: UnixStream) -> Self {
         let mut new = Self::new(key, stream, Phase::Connecting);
         new.waiting.request = true;
         new
     }
 
-    /// A connection that the guest asked for by this REQUEST and the host
-    /// accepted.
+    /// A connection that the guest requested and the host accepted.
     pub(crate) fn from_guest(key: Key, stream: UnixStream, request: &Header) -> Self {
         let mut new = Self::new(key, stream, Phase::Open);
         new.waiting.response = true;
@@ -204,13 +201,12 @@ impl Connection {
         }
     }
 
-    /// Whether the guest takes this connection for open: it has heard of it and
-    /// has not closed it.
+    /// Whether the guest considers this connection open: it knows of it and has not closed it.
     pub(crate) fn known_to_guest(&self) -> bool {
         !self.waiting.request && self.phase != Phase::Lingering
     }
 
-    /// Whether there is something to put into a buffer of the guest.
+    /// Whether there is data for a guest buffer.
     pub(crate) fn wants_to_send(&self) -> bool {
         let waiting = self.waiting;
         match self.phase {
@@ -227,7 +223,7 @@ impl Connection {
         }
     }
 
-    /// Takes a packet that the guest sent for this connection.
+    /// Handles a packet of the guest for this connection.
     pub(crate) fn on_packet<B: BitmapSlice>(
         &mut self,
         op: Op,
@@ -262,8 +258,8 @@ impl Connection {
                 self.learn_credit(header);
                 self.guest_shuts(header.flags)
             }
-            // The stream is closed already: what still comes is discarded until
-            // the guest has read our SHUTDOWN.
+            // The stream is closed already: further data is discarded until the guest has processed
+            // the SHUTDOWN.
             (Phase::Farewell, Op::ReadWrite | Op::CreditUpdate | Op::CreditRequest) => {
                 Verdict::Keep
             }
@@ -274,7 +270,7 @@ impl Connection {
         }
     }
 
-    /// Takes a readiness event of the local stream.
+    /// Handles a readiness event of the local stream.
     pub(crate) fn on_stream(&mut self, events: EventSet) -> Verdict {
         let ended = EventSet::HANG_UP | EventSet::ERROR;
         if events.intersects(EventSet::IN | EventSet::READ_HANG_UP | ended) {
@@ -299,15 +295,14 @@ impl Connection {
         Verdict::Keep
     }
 
-    /// Starts lingering. `false` when there is nothing to linger for.
+    /// Starts lingering. Returns `false` if there is no backlog to write.
     pub(crate) fn linger(&mut self) -> bool {
         self.phase = Phase::Lingering;
         self.waiting = Waiting::default();
         !self.backlog.is_empty()
     }
 
-    /// Puts the next packet into `memory`, which has room for a header and at
-    /// least one byte.
+    /// Writes the next packet to `memory`, which has room for a header and at least one byte.
     pub(crate) fn emit<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>) -> Emitted {
         if self.phase == Phase::Connecting && self.waiting.request {
             if self.hung_up {
@@ -350,7 +345,7 @@ impl Connection {
         Emitted::Nothing
     }
 
-    /// A header of this connection. Every one carries our credit.
+    /// A header for this connection. Every one carries the current credit.
     fn packet(&mut self, op: Op, len: u32, flags: u32) -> Emitted {
         self.waiting.credit_update = false;
         self.forwarded_told = self.forwarded;
@@ -364,7 +359,7 @@ impl Connection {
         })
     }
 
-    /// The SHUTDOWN flags that the guest has to know.
+    /// The SHUTDOWN flags that the guest must get.
     fn shutdown_to_tell(&self) -> u32 {
         let send = if self.host_done_sending { SHUTDOWN_SEND } else { 0 };
         let receive = if self.host_done_receiving { SHUTDOWN_RECEIVE } else { 0 };
@@ -379,8 +374,8 @@ impl Connection {
         self.readable && !self.host_done_sending && self.credit() == 0 && !self.credit_asked
     }
 
-    /// Bytes that the guest has room for. A guest that claims to have taken
-    /// more than it got has none.
+    /// The guest's free buffer space in bytes. A guest that claims to have consumed more than it
+    /// received has none.
     fn credit(&self) -> u32 {
         self.peer_buf_alloc.saturating_sub(self.sent.wrapping_sub(self.peer_fwd_cnt))
     }

@@ -1,5 +1,5 @@
-//! The bytes of a connection: read from and written to the local stream, with
-//! the ends of both directions.
+//! The data path of a connection: reads and writes the local stream, and handles the end of both
+//! directions.
 
 use std::{collections::VecDeque, io, net::Shutdown, os::fd::AsRawFd};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Connection {
-    /// Reads from the local stream into the payload; notes its end.
+    /// Reads from the local stream into the payload; records its end.
     pub(super) fn read_into<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>) -> Option<u32> {
         let stream = self.stream.as_ref()?;
         let room = memory.bytes().saturating_sub(HEADER_BYTES).min(PACKET_MAX_BYTES);
@@ -26,8 +26,8 @@ impl Connection {
                 None
             }
             Ok(count) => {
-                // A short read means that the stream is empty, and the next byte
-                // or end of file is a new event; not so if the end came already.
+                // A short read means that the stream is empty, and that further data or the end of
+                // file causes a new event, unless the end was seen already.
                 if count < wanted && !self.at_end {
                     self.readable = false;
                 }
@@ -37,8 +37,8 @@ impl Connection {
                 self.readable = false;
                 None
             }
-            // ECONNRESET: the other half was closed with bytes of the guest
-            // unread. Nothing can follow in either direction.
+            // ECONNRESET: the peer closed with unread data of the guest. Nothing follows in either
+            // direction.
             Err(_) => {
                 self.host_done_sending = true;
                 self.stop_receiving();
@@ -47,7 +47,7 @@ impl Connection {
         }
     }
 
-    /// Takes `len` bytes that the guest sent.
+    /// Receives `len` bytes from the guest.
     pub(super) fn receive<B: BitmapSlice>(
         &mut self,
         len: u32,
@@ -75,7 +75,7 @@ impl Connection {
         Verdict::Keep
     }
 
-    /// Writes a payload to the local stream without a copy. Returns what it took.
+    /// Writes a payload to the local stream without a copy. Returns the number of accepted bytes.
     fn write_through<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>, len: usize) -> usize {
         let Some(stream) = self.stream.as_ref() else { return len };
         match memory.drain_to(stream, len) {
@@ -96,7 +96,7 @@ impl Connection {
         }
     }
 
-    /// Writes as much of the backlog as the local stream takes.
+    /// Writes as much of the backlog as the local stream accepts.
     pub(super) fn flush(&mut self) {
         while let (false, true, Some(stream)) =
             (self.backlog.is_empty(), self.writable, self.stream.as_ref())
@@ -122,7 +122,7 @@ impl Connection {
         self.update_credit();
     }
 
-    /// The guest announces the end of one or both of its directions.
+    /// Handles the guest's announcement of the end of one or both directions.
     pub(super) fn guest_shuts(&mut self, flags: u32) -> Verdict {
         if flags & SHUTDOWN_SEND != 0 {
             self.guest_done_sending = true;
@@ -135,14 +135,14 @@ impl Connection {
             self.host_done_sending = true;
             self.shut_stream(Shutdown::Read);
         }
-        // The two may have come one after the other.
+        // The two ends may be announced separately.
         if self.guest_done_sending && self.guest_done_receiving {
             return Verdict::Linger { reset: true };
         }
         Verdict::Keep
     }
 
-    /// The host takes no more: what waits is thrown away and counted, so that
+    /// The host accepts no more data: the backlog is discarded and counted as forwarded, so that
     /// the guest's sender never blocks on it.
     pub(super) fn stop_receiving(&mut self) {
         self.host_done_receiving = true;
@@ -152,7 +152,7 @@ impl Connection {
 
     fn shut_stream(&self, how: Shutdown) {
         if let Some(stream) = &self.stream {
-            // ENOTCONN only says that the other half is gone already.
+            // ENOTCONN only means that the peer is gone already.
             let _ = stream.shutdown(how);
         }
     }

@@ -8,9 +8,9 @@
 //!  guest RX queue ◄── fill_rx ◄─┴─ round of connections that want to send ◄── local stream
 //! ```
 //!
-//! Streams are watched edge-triggered by an epoll instance of our own, whose
-//! descriptor the backend polls: no system call is spent on changing interest,
-//! and a backend has one descriptor to care for however many connections exist.
+//! Streams are watched edge-triggered by the mux's own epoll instance, whose descriptor the backend
+//! polls: changing interest costs no system call, and a backend polls one descriptor for any number
+//! of connections.
 
 mod rings;
 
@@ -36,12 +36,12 @@ use crate::{
     packet::{Header, TYPE_STREAM},
 };
 
-/// Readiness events taken from the kernel at once.
+/// Readiness events read from the kernel per call.
 const EVENTS_PER_WAIT: usize = 64;
-/// Ports of the host's side of connections that the host opens count up from
-/// here; below are the ports that guests connect to.
+/// The first host port for connections that the host opens; lower ports are those that guests
+/// connect to.
 const FIRST_EPHEMERAL_PORT: u32 = 1 << 30;
-/// The token of the connectors' eventfd; streams have generation and slot.
+/// The epoll token of the connectors' eventfd; tokens of streams contain generation and slot.
 const WAKE_TOKEN: u64 = u64::MAX;
 
 /// Errors of creating a [`Mux`].
@@ -53,19 +53,19 @@ pub struct MuxError {
     source: io::Error,
 }
 
-/// What a call of [`Mux::process`] asks of the backend.
+/// What a call of [`Mux::process`] requires from the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
     /// Interrupt the guest for the RX queue.
     pub signal_rx: bool,
     /// Interrupt the guest for the TX queue.
     pub signal_tx: bool,
-    /// There is more to do than one call does: signal first, then call again.
+    /// There is more work than one call does: signal first, then call again.
     pub again: bool,
 }
 
-/// A place for a connection. The generation tells a late readiness event of a
-/// former tenant from one of the present.
+/// A slot for a connection. The generation distinguishes a late readiness event of a former
+/// connection from one of the current connection.
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
@@ -81,7 +81,7 @@ pub struct Mux {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_key: HashMap<Key, u32>,
-    /// Slots that may have something to send, each once.
+    /// Slots that may have data to send, each once.
     round: VecDeque<u32>,
     replies: VecDeque<Header>,
     next_port: u32,
@@ -98,8 +98,8 @@ impl fmt::Debug for Mux {
 }
 
 impl AsRawFd for Mux {
-    /// Readable (poll it level-triggered) when [`Mux::process`] has something to
-    /// do for the host's side. It lives as long as the mux.
+    /// Readable (poll it level-triggered) if [`Mux::process`] has work for the host's side. It
+    /// lives as long as the mux.
     fn as_raw_fd(&self) -> RawFd {
         self.epoll.as_raw_fd()
     }
@@ -112,12 +112,12 @@ impl Drop for Mux {
 }
 
 impl Mux {
-    /// Creates the device of the guest with this context id. Connections that
-    /// the guest opens are put to `on_guest_connect`, which runs on the thread
-    /// that calls [`Mux::process`] and must not block.
+    /// Creates the device for the guest with this context id. `on_guest_connect` decides about
+    /// connections that the guest opens; it runs on the thread that calls [`Mux::process`], and
+    /// must not block.
     ///
     /// # Errors
-    /// When the kernel gives no eventfd or epoll instance.
+    /// Fails if the kernel provides no eventfd or epoll instance.
     pub fn new(
         guest_cid: u64,
         on_guest_connect: OnGuestConnect,
@@ -154,15 +154,15 @@ impl Mux {
         self.guest_cid.to_le_bytes()
     }
 
-    /// Does all there is to do: takes readiness of local streams and requests
-    /// of connectors, takes packets from `tx`, puts packets into `rx`. To be
-    /// called on a kick of either queue and whenever the descriptor of
-    /// [`Mux::as_raw_fd`] is readable. Queues that are not ready are left alone.
+    /// Does all pending work: handles readiness of local streams and requests of connectors, takes
+    /// packets from `tx`, puts packets into `rx`. Must be called on a kick of either queue, and
+    /// when the descriptor of [`Mux::as_raw_fd`] is readable. Queues that are not ready are
+    /// skipped.
     pub fn process<M: GuestMemory>(&mut self, mem: &M, rx: &mut Queue, tx: &mut Queue) -> Progress {
         self.poll_host();
         let (tx_used, tx_again) = self.drain_tx(mem, tx);
         let (rx_used, rx_again) = self.fill_rx(mem, rx);
-        // A reply that found room may be what the TX queue waited for.
+        // A reply that found room may have unblocked the TX queue.
         let unblocked = rx_used && tx_again == Again::WhenRepliesDrain;
         Progress {
             signal_rx: rx_used && rx.needs_notification(mem).unwrap_or(true),
@@ -171,9 +171,9 @@ impl Mux {
         }
     }
 
-    /// The guest has reset the device: ends every connection it knows of. What
-    /// the host asked for and the guest has not been told stays, and so does what
-    /// a closed connection still has for the host.
+    /// Handles a device reset by the guest: ends every connection that the guest knows of. Requests
+    /// of the host that the guest has not received yet stay, and so does the backlog of closed
+    /// connections.
     pub fn reset(&mut self) {
         self.replies.clear();
         for index in self.occupied() {
@@ -215,7 +215,7 @@ impl Mux {
 
     fn on_host_event(&mut self, token: u64, events: EventSet) {
         if token == WAKE_TOKEN {
-            // Reading resets the counter; only EAGAIN can come back.
+            // Reading resets the counter; the only possible error is EAGAIN.
             let _ = self.shared.wake.read();
             for asked in self.shared.take_asked() {
                 self.open_from_host(asked.guest_port, asked.stream);
@@ -240,9 +240,9 @@ impl Mux {
         }
     }
 
-    /// A local port that makes a new tuple with `guest_port`.
+    /// A host port that forms a new tuple with `guest_port`.
     fn free_port(&mut self, guest_port: u32) -> Option<u32> {
-        // One more attempt than there can be tuples in the way.
+        // One more attempt than there can be conflicting tuples.
         for _ in 0..=CONNECTIONS_MAX {
             let host_port = self.next_port;
             // u32::MAX is VMADDR_PORT_ANY.
@@ -261,7 +261,7 @@ impl Mux {
         self.slots.get_mut(index as usize)?.connection.as_mut()
     }
 
-    /// Makes a connection of a stream: watched, named, in the round.
+    /// Creates a connection for a stream: registers it with epoll, by key, and in the round.
     fn insert(
         &mut self,
         key: Key,
@@ -307,12 +307,12 @@ impl Mux {
         self.forget_key(connection.key, index);
         self.free.push(index);
         self.count_open();
-        // Closing the stream also removes it from the epoll instance: nothing
-        // else holds this half.
+        // Closing the stream also removes it from the epoll instance: there is no other descriptor
+        // of this end.
         drop(connection);
     }
 
-    /// Gives a tuple free, unless another connection has it by now.
+    /// Frees a tuple, unless another connection uses it by now.
     fn forget_key(&mut self, key: Key, index: u32) {
         if let Entry::Occupied(entry) = self.by_key.entry(key)
             && *entry.get() == index
@@ -325,7 +325,7 @@ impl Mux {
         self.shared.open.store(self.slots.len() - self.free.len(), Ordering::Relaxed);
     }
 
-    /// Puts a connection into the round if it has something to send.
+    /// Adds a connection to the round if it has data to send.
     fn enlist(&mut self, index: u32) {
         if let Some(connection) = self.slot_mut(index)
             && !connection.in_round
@@ -336,7 +336,7 @@ impl Mux {
         }
     }
 
-    /// Carries out what a connection's handler decided.
+    /// Applies the verdict of a connection's handler.
     fn settle(&mut self, index: u32, verdict: Verdict) {
         let Some(connection) = self.slot_mut(index) else { return };
         let key = connection.key;

@@ -1,5 +1,4 @@
-//! The two rings: packets of the guest taken and carried out, packets to the
-//! guest put into its buffers.
+//! The two rings: takes packets from the guest, and writes packets to the guest's buffers.
 
 use std::sync::atomic::Ordering;
 
@@ -14,22 +13,22 @@ use crate::{
     packet::{HEADER_BYTES, Header, Op, TYPE_STREAM},
 };
 
-/// Chains handled per queue and call of [`Mux::process`], so that neither
-/// direction waits behind the other; the queues of Linux guests hold 128.
+/// Maximum chains per queue and call of [`Mux::process`], so that neither direction starves the
+/// other; the queues of Linux guests hold 128.
 const CHAINS_PER_CALL: usize = 128;
-/// RST and the like for tuples without a connection that wait for buffers of the
-/// guest. When they are all taken, the TX queue is left alone until the guest
-/// has given buffers, as virtio 1.2 section 5.10.6.1 allows.
+/// Maximum pending replies (RST and the like for unknown tuples) that wait for guest buffers. When
+/// all are used, the TX queue is not read until the guest provides buffers, as virtio 1.2 section
+/// 5.10.6.1 permits.
 const REPLIES_MAX: usize = 256;
 
-/// Whether the TX queue is to be looked at again.
+/// Whether the TX queue must be processed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Again {
-    /// A kick will come.
+    /// No; a kick will follow.
     No,
-    /// There is more.
+    /// Yes, there are more chains.
     Now,
-    /// There is more, but replies are in the way.
+    /// There are more chains, but pending replies block them.
     WhenRepliesDrain,
 }
 
@@ -38,8 +37,8 @@ impl Mux {
         if !tx.ready() {
             return (false, Again::No);
         }
-        // Failures of these two only mean needless or missing suppression; a
-        // guest with such rings harms itself alone.
+        // Errors of these two only cause unneeded or missing notifications; a guest with such rings
+        // harms only itself.
         let _ = tx.disable_notification(mem);
         let mut used = 0;
         while used < CHAINS_PER_CALL {
@@ -48,8 +47,8 @@ impl Mux {
             }
             let Some(chain) = tx.pop_descriptor_chain(mem) else {
                 let more = tx.enable_notification(mem).unwrap_or(false);
-                // A ring whose index is nonsense claims to have more for ever:
-                // believe it only when it gave something.
+                // A ring with an invalid index always claims to have more: trust it only if it
+                // provided a chain.
                 return (used > 0, if more && used > 0 { Again::Now } else { Again::No });
             };
             let head = chain.head_index();
@@ -68,7 +67,7 @@ impl Mux {
     fn on_guest_packet<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>) {
         let Some(header) = memory.read_header() else { return };
         self.shared.packets_from_guest.fetch_add(1, Ordering::Relaxed);
-        // An answer to a forged address would go to nobody.
+        // The reply to a forged address would have no receiver.
         if header.src_cid != self.guest_cid || header.dst_cid != HOST_CID {
             return;
         }
@@ -92,8 +91,7 @@ impl Mux {
             }
             (Some(Op::Request), None) if well_formed => self.open_from_guest(key, &header),
             (Some(Op::Reset), None) => {}
-            // A packet of another type says nothing about the stream of the
-            // same tuple.
+            // A packet of another type does not concern the stream of the same tuple.
             (_, Some(index)) if header.kind == TYPE_STREAM => self.settle(index, Verdict::Reset),
             _ => self.reply_reset(key, header.kind),
         }
@@ -143,7 +141,7 @@ impl Mux {
                 return (true, true);
             }
             let Some(chain) = rx.pop_descriptor_chain(mem) else {
-                // Starved: now, and only now, the guest has to kick.
+                // No buffers: only now the guest must kick.
                 let more = rx.enable_notification(mem).unwrap_or(false);
                 return (used > 0, more && used > 0);
             };
@@ -169,14 +167,14 @@ impl Mux {
         (used > 0, false)
     }
 
-    /// Writes the next packet of whoever's turn it is. Returns its bytes, or
-    /// `None` when nobody has anything to say.
+    /// Writes the next packet, in turn of the connections. Returns its length, or `None` if there
+    /// is no packet.
     fn next_packet<B: BitmapSlice>(&mut self, memory: &ChainMemory<'_, B>) -> Option<u32> {
         let header = self.next_header(memory)?;
         memory.write_header(header)?;
         self.shared.packets_to_guest.fetch_add(1, Ordering::Relaxed);
         self.shared.bytes_to_guest.fetch_add(u64::from(header.len), Ordering::Relaxed);
-        // The payload is at most PACKET_MAX_BYTES, so the sum fits.
+        // The payload has at most PACKET_MAX_BYTES, so the sum fits.
         u32::try_from(HEADER_BYTES).ok()?.checked_add(header.len)
     }
 

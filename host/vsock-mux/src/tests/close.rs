@@ -1,4 +1,4 @@
-//! Ends: each direction on its own, both at once, with bytes under way.
+//! How connections end: each direction separately, both at once, and with data in flight.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -87,7 +87,7 @@ fn a_host_that_closes_delivers_what_it_wrote() {
     assert_eq!(bytes, b"last words");
     let last = packets.last().unwrap();
     assert_eq!((last.op(), last.header.flags), (Op::Shutdown, SHUTDOWN_BOTH));
-    // Bytes of the guest that crossed the farewell are no fault of it.
+    // Data of the guest that crosses the SHUTDOWN is not an error.
     guest.send_bytes(b"crossed");
     assert_eq!(guest.receive_ops(), []);
     guest.say(Op::Shutdown, SHUTDOWN_BOTH);
@@ -111,8 +111,8 @@ fn a_guest_that_closes_loses_nothing_to_a_slow_reader() {
     let mut host = guest.connect();
     let chunk = [7_u8; 20_000];
     let (mut sent, mut told) = (0, 0);
-    // All the credit there is: more than the socket pair holds, so that some of
-    // it has to wait in the backlog.
+    // All available credit: more than the socket pair holds, so that some data waits in the
+    // backlog.
     while sent + chunk.len() - told <= usize::try_from(CONNECTION_BUFFER_BYTES).unwrap() {
         guest.send_bytes(&chunk);
         sent += chunk.len();
@@ -124,7 +124,7 @@ fn a_guest_that_closes_loses_nothing_to_a_slow_reader() {
     assert!(guest.receive_ops().contains(&Op::Reset), "the tuple is free at once");
     assert_eq!(guest.connector.stats().connections, 1, "the backlog still has to go");
 
-    // The same tuple again, while the first still lingers.
+    // The same tuple again, while the first connection lingers.
     let mut second = guest.connect();
     guest.send_bytes(b"second");
     let mut buffer = [0; 16];

@@ -1,4 +1,4 @@
-//! Credit: neither side sends what the other has no room for.
+//! Credit: neither side sends more than the other has room for.
 
 use std::io::{Read, Write};
 
@@ -74,7 +74,7 @@ fn a_credit_request_is_answered() {
     assert_eq!((packet.op(), packet.header.fwd_cnt), (Op::CreditUpdate, 3));
 }
 
-/// One thing that happens to a connection of an honest guest.
+/// An event on a connection of a correct guest.
 #[derive(Debug, Clone)]
 enum Happening {
     GuestSends(usize),
@@ -92,7 +92,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// Byte number `n` of a stream: any loss, doubling or reordering shows.
+/// Test data by stream position: loss, duplication and reordering are detected.
 fn pattern(from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|n| u8::try_from(n * 31 % 251).unwrap()).collect()
 }
@@ -100,8 +100,8 @@ fn pattern(from: usize, len: usize) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the order of reads and writes, an honest guest and the host
-    /// see each other's bytes complete and in order, and nobody is reset.
+    /// For any order of reads and writes, a correct guest and the host receive each other's data
+    /// completely and in order, without a reset.
     #[test]
     fn honest_streams_arrive_whole(happenings in prop::collection::vec(happening(), 1..60)) {
         let mut guest = Guest::new();

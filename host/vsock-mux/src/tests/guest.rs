@@ -1,5 +1,4 @@
-//! A vsock driver in miniature: it offers buffers, sends packets and collects
-//! what the device gave it.
+//! A minimal vsock driver: provides buffers, sends packets and collects those of the device.
 
 use std::{
     os::unix::net::UnixStream,
@@ -22,8 +21,8 @@ pub(super) const SIZE: u16 = 64;
 const MEMORY_BYTES: usize = 16 << 20;
 const RX_RING: u64 = 0;
 const TX_RING: u64 = 0x1_0000;
-/// Where the rings of a queue lie behind its descriptor table. Not laid out by
-/// `MockSplitQueue`, whose used ring overlaps the end of the available ring.
+/// Offsets of a queue's rings from its descriptor table. Not laid out by `MockSplitQueue`, whose
+/// used ring overlaps the end of the available ring.
 const AVAIL_OFFSET: u64 = 0x1000;
 const USED_OFFSET: u64 = 0x2000;
 pub(super) const TX_AVAIL: u64 = TX_RING + AVAIL_OFFSET;
@@ -48,7 +47,7 @@ impl Packet {
     }
 }
 
-/// One ring, seen from the driver.
+/// A ring from the driver's side.
 pub(super) struct Ring {
     base: u64,
     avail: u64,
@@ -88,7 +87,7 @@ impl Ring {
         mem.write_obj(self.avail_idx, GuestAddress(self.avail + 2)).unwrap();
     }
 
-    /// The chains that came back: head and bytes written.
+    /// The used chains: head and bytes written.
     fn taken(&mut self, mem: &GuestMemoryMmap) -> Vec<(u32, u32)> {
         let end: u16 = mem.read_obj(GuestAddress(self.used + 2)).unwrap();
         let mut taken = Vec::new();
@@ -103,7 +102,7 @@ impl Ring {
     }
 }
 
-/// The guest and the device under test.
+/// The guest with the device under test.
 pub(super) struct Guest {
     pub(super) mem: GuestMemoryMmap,
     pub(super) mux: Mux,
@@ -112,21 +111,21 @@ pub(super) struct Guest {
     pub(super) tx: Ring,
     pub(super) rx_queue: Queue,
     pub(super) tx_queue: Queue,
-    /// Buffer size told in every header.
+    /// Buffer size announced in every header.
     pub(super) buf_alloc: u32,
-    /// Bytes taken, told in every header.
+    /// Consumed bytes, announced in every header.
     pub(super) fwd_cnt: u32,
     accepted: Arc<Mutex<Vec<UnixStream>>>,
     next_tx: u16,
 }
 
-/// Guests may connect to this port; every other is refused.
+/// The port that accepts connections of guests; all others refuse.
 pub(super) const OPEN_PORT: u32 = 7000;
-/// The port the guest uses on its own side.
+/// The guest's own port.
 pub(super) const GUEST_PORT: u32 = 33;
 
 impl Guest {
-    /// A guest that has offered all its receive buffers.
+    /// A guest that has provided all its receive buffers.
     pub(super) fn new() -> Self {
         let mut guest = Self::without_buffers();
         for index in 0..SIZE {
@@ -164,15 +163,15 @@ impl Guest {
         }
     }
 
-    /// Offers one receive buffer of a page, header and payload in one.
+    /// Provides one receive buffer of a page, for header and payload.
     pub(super) fn give_buffer(&mut self, index: u16) {
         let address = RX_BUFFERS + RX_STRIDE * u64::from(index);
         self.rx.describe(&self.mem, index, (address, 4096, WRITE, 0));
         self.rx.offer(&self.mem, index);
     }
 
-    /// Lets the device work until it is done. Bounded, so that a device that
-    /// asks for more for ever fails the test.
+    /// Lets the device work until it is done. Bounded, so that a device that always requests more
+    /// work fails the test.
     pub(super) fn run(&mut self) -> Progress {
         let mut total = Progress::default();
         for _ in 0..10_000 {
@@ -186,7 +185,7 @@ impl Guest {
         panic!("the device never comes to rest");
     }
 
-    /// Queues a packet, header and payload in two descriptors as Linux 6.1 does.
+    /// Queues a packet, with header and payload in two descriptors as in Linux 6.1.
     pub(super) fn queue(&mut self, header: Header, payload: &[u8]) {
         let head = self.next_tx;
         self.next_tx = (self.next_tx + 2) % SIZE;
@@ -241,7 +240,7 @@ impl Guest {
         self.send(header, payload);
     }
 
-    /// Takes what the device sent, and gives the buffers back.
+    /// Receives the packets of the device, and returns the buffers.
     pub(super) fn receive(&mut self) -> Vec<Packet> {
         self.run();
         let mut packets = Vec::new();
@@ -259,20 +258,19 @@ impl Guest {
         packets
     }
 
-    /// Takes exactly one packet.
+    /// Receives exactly one packet.
     pub(super) fn receive_one(&mut self) -> Packet {
         let packets = self.receive();
         assert_eq!(packets.len(), 1, "{packets:?}");
         packets.into_iter().next().unwrap()
     }
 
-    /// The operations that the device sent.
+    /// The operations of the received packets.
     pub(super) fn receive_ops(&mut self) -> Vec<Op> {
         self.receive().iter().map(Packet::op).collect()
     }
 
-    /// Opens a connection from [`GUEST_PORT`] to [`OPEN_PORT`]; returns the
-    /// host's half.
+    /// Opens a connection from [`GUEST_PORT`] to [`OPEN_PORT`]; returns the host's end.
     pub(super) fn connect(&mut self) -> UnixStream {
         self.say(Op::Request, 0);
         assert_eq!(self.receive_ops(), [Op::Response]);

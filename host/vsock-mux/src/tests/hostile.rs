@@ -1,5 +1,5 @@
-//! A guest that means harm: whatever it puts into its rings, the device comes
-//! to rest, touches only guest memory, and bounds what it keeps.
+//! A hostile guest: whatever its rings contain, the device comes to rest, accesses only guest
+//! memory, and limits what it stores.
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
@@ -47,7 +47,7 @@ fn an_indirect_table_of_thousands_is_refused() {
 fn a_ring_index_out_of_range_does_not_spin() {
     let mut guest = Guest::new();
     guest.connect();
-    // The index of the available ring, far ahead of what the ring can hold.
+    // The index of the available ring, far beyond the ring's size.
     guest.mem.write_obj(40_000_u16, GuestAddress(TX_AVAIL + 2)).unwrap();
     guest.run();
 }
@@ -69,7 +69,7 @@ fn receive_buffers_too_small_for_a_byte_are_given_back() {
 fn replies_are_bounded_and_the_guest_gets_every_one() {
     let mut guest = Guest::without_buffers();
     let mut sent = 0;
-    // No receive buffers: replies pile up until the TX queue is left alone.
+    // No receive buffers: replies accumulate until the TX queue is no longer read.
     for _ in 0..40 {
         for _ in 0..SIZE / 2 {
             let header = guest.header(Op::CreditUpdate, OPEN_PORT, GUEST_PORT);
@@ -95,7 +95,7 @@ fn replies_are_bounded_and_the_guest_gets_every_one() {
     assert_eq!((resets, guest.tx_pending()), (sent, 0));
 }
 
-/// A descriptor of a guest that does not care, or cares to harm.
+/// A descriptor of a careless or hostile guest.
 #[derive(Debug, Clone)]
 struct Wild {
     address: u64,
@@ -170,8 +170,8 @@ proptest! {
         }
     }
 
-    /// Random well-formed packets on few tuples: the state machine never panics
-    /// and never keeps more than its limits.
+    /// Random well-formed packets on few tuples: the state machine never panics and never exceeds
+    /// its limits.
     #[test]
     fn random_packets_keep_the_limits(
         packets in prop::collection::vec((wild_header(), 0_usize..5000), 1..80),

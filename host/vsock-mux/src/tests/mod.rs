@@ -1,4 +1,4 @@
-//! The mux against a small driver that plays the guest over mock queues.
+//! Tests of the mux with a minimal driver that acts as the guest on mock queues.
 
 mod close;
 mod credit;

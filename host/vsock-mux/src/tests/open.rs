@@ -1,4 +1,4 @@
-//! Opening, refusing, carrying bytes.
+//! Opens and refuses connections, and transfers data.
 
 use std::{
     io::{Read, Write},
@@ -138,8 +138,8 @@ fn a_length_beyond_the_payload_resets_the_connection() {
 fn the_limit_of_connections_holds_both_ways() {
     let mut guest = Guest::new();
     let mut open = Vec::new();
-    // Two descriptors each, and test processes may have 1,024: so the pairs are
-    // made as far as the limit of this process allows.
+    // Each pair needs two descriptors, and test processes may be limited to 1,024: so pairs are
+    // created up to the limit of this process.
     for port in 0..u32::try_from(CONNECTIONS_MAX).unwrap() {
         match guest.connector.connect(port) {
             Ok(stream) => open.push(stream),
@@ -191,7 +191,7 @@ fn a_reset_of_the_device_ends_what_the_guest_knew() {
     let mut known = guest.connect();
     let mut unknown = guest.connector.connect(5).unwrap();
     unknown.set_nonblocking(true).unwrap();
-    // Pick the request up without a buffer to announce it in.
+    // Pick up the request without a buffer in which to announce it.
     let mut empty = Guest::without_buffers();
     guest.mux.process(&guest.mem, &mut empty.rx_queue, &mut guest.tx_queue);
     guest.mux.reset();
