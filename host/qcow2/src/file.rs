@@ -1,12 +1,11 @@
-//! Reading and writing of big-endian tables at an offset of a file.
+//! Reads and writes tables of big-endian integers at a file offset.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-/// Reads into a buffer until it is full or the file ends.
+/// Reads until the buffer is full or the file ends; returns the number of bytes read.
 ///
 /// # Errors
-/// Any error of the file. The end of the file is none: the number of bytes read is
-/// returned.
+/// Any error of the file. The end of the file is not an error.
 pub fn read_up_to(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < into.len() {
@@ -23,7 +22,7 @@ pub fn read_up_to(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize
 /// Reads a table of 64-bit big-endian entries.
 ///
 /// # Errors
-/// `UnexpectedEof` when the file ends within the table, and any error of the file.
+/// `UnexpectedEof` if the file ends within the table, and any error of the file.
 pub fn read_table(file: &File, offset: u64, entries: u64) -> io::Result<Vec<u64>> {
     let bytes = entries.checked_mul(8).and_then(|bytes| usize::try_from(bytes).ok());
     let bytes = bytes.ok_or_else(|| invalid("a table is too long"))?;
@@ -41,18 +40,18 @@ pub fn write_table(file: &File, offset: u64, entries: &[u64]) -> io::Result<()> 
     file.write_all_at(&raw, offset)
 }
 
-/// The error for content that breaks the format.
+/// The error for content that violates the format.
 pub(crate) fn invalid(reason: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason.into())
 }
 
-/// The 32-bit field at an offset; 0 behind the end of the bytes.
+/// The 32-bit field at an offset; 0 beyond the end of the bytes.
 pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
     let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
     field.map_or(0, |field| u32::from_be_bytes(*field))
 }
 
-/// The 64-bit field at an offset; 0 behind the end of the bytes.
+/// The 64-bit field at an offset; 0 beyond the end of the bytes.
 pub(crate) fn be64(bytes: &[u8], at: usize) -> u64 {
     let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
     field.map_or(0, |field| u64::from_be_bytes(*field))

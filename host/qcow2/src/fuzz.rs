@@ -2,12 +2,12 @@
 
 use crate::Header;
 
-/// Reads the bytes as an image. Nothing may panic, loop, or take memory beyond the
-/// limits of the crate.
+/// Parses the input as an image. It must not panic, loop, or use memory beyond the limits of the
+/// crate.
 pub fn image(bytes: &[u8]) {
     if let Ok(header) = Header::parse(bytes) {
-        // What is accepted reads as the same when it is written, unless the name of the
-        // backing file has no room behind the fields.
+        // An accepted header is equal after writing and parsing, unless the backing file name does
+        // not fit after the fields.
         if let Ok(written) = header.to_bytes() {
             assert_eq!(Header::parse(&written).as_ref(), Ok(&header));
         }

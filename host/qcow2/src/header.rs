@@ -1,4 +1,4 @@
-//! The header of a qcow2 file: what is in the first cluster.
+//! The header of a qcow2 file, in its first cluster.
 
 use std::{
     ffi::OsStr,
@@ -16,17 +16,17 @@ use crate::{
 /// The first bytes of every qcow2 file.
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
 
-/// Bytes of a version 2 header, and the least of a file that is looked at.
+/// Length of a version 2 header, and the minimum length of a file.
 const V2_BYTES: usize = 72;
-/// Bytes of a version 3 header without the compression type.
+/// Length of a version 3 header without the compression type.
 const V3_MIN_BYTES: usize = 104;
-/// Bytes of a version 3 header as this crate writes it, with the compression type.
+/// Length of a version 3 header as this crate writes it, with the compression type.
 const V3_BYTES: usize = 112;
-/// The format allows at most this many bytes of backing file name.
+/// The format's maximum length of a backing file name in bytes.
 const BACKING_NAME_MAX_BYTES: u32 = 1023;
-/// More extensions than the format has kinds of them.
+/// Maximum header extensions; the format defines fewer.
 const EXTENSIONS_MAX: usize = 16;
-/// Header extension: the end of the extensions.
+/// Header extension: end of the extensions.
 const EXTENSION_END: u32 = 0;
 /// Header extension: the format of the backing file.
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
@@ -34,7 +34,7 @@ const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 /// Clusters of 2^16 bytes, as `qemu-img` makes by default.
 const NEW_CLUSTER_BITS: u32 = 16;
-/// Reference counts of 2^4 bits, the only width that is written here.
+/// Refcounts of 2^4 bits, the only width that this crate writes.
 const NEW_REFCOUNT_ORDER: u32 = 4;
 
 const INCOMPATIBLE_DIRTY: u64 = 1;
@@ -47,7 +47,7 @@ const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1;
 /// Why a header is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// The file does not begin as a qcow2 file does.
+    /// The file does not begin with the magic.
     #[error("it is not a qcow2 image")]
     NotQcow2,
     /// A version other than 2 and 3.
@@ -56,55 +56,55 @@ pub enum HeaderError {
     /// A cluster size outside of 512 bytes to 2 MiB.
     #[error("a cluster cannot have {0} bits")]
     ClusterBits(u32),
-    /// A header that ends before its fields or behind the first cluster.
+    /// The header length is below the minimum or exceeds the first cluster.
     #[error("its header cannot have {0} bytes")]
     HeaderBytes(u32),
     /// Encryption by AES or LUKS.
     #[error("encrypted images are not supported")]
     Encrypted,
-    /// The data is in another file that the header names.
+    /// The data is in an external data file.
     #[error("its data is in another file (an external data file), which is not supported")]
     ExternalData,
     /// L2 entries with subclusters.
     #[error("extended L2 entries are not supported")]
     ExtendedL2,
-    /// Incompatible features beyond those that the format has names for.
+    /// Unknown incompatible features.
     #[error("incompatible features {0:#x} are not known")]
     UnknownFeatures(u64),
-    /// QEMU has found damage and marked the image.
+    /// QEMU has detected damage and marked the image.
     #[error("the image is marked as corrupt; `qemu-img check -r all` may repair it")]
     Corrupt,
     /// A compression type that is unknown or contradicts the feature bit.
     #[error("compression type {0} is not known")]
     CompressionType(u8),
-    /// Reference counts of more than 64 bits.
+    /// Refcounts of more than 64 bits.
     #[error("a reference count cannot have 2^{0} bits")]
     RefcountOrder(u32),
-    /// Too few L1 entries for the size of the disk.
+    /// The L1 table has too few entries for the disk.
     #[error("the L1 table is shorter than the disk")]
     L1Short,
-    /// An L1 table beyond [`L1_MAX_BYTES`].
+    /// The L1 table exceeds [`L1_MAX_BYTES`].
     #[error("the L1 table is too long")]
     L1Long,
-    /// A table that does not begin at a cluster.
+    /// A table does not begin at a cluster boundary.
     #[error("a table is not aligned")]
     Unaligned,
-    /// A refcount table beyond [`REFCOUNT_TABLE_MAX_BYTES`].
+    /// The refcount table exceeds [`REFCOUNT_TABLE_MAX_BYTES`].
     #[error("the refcount table is too long")]
     RefcountsLong,
-    /// A header extension that leaves its place, or too many of them.
+    /// A header extension exceeds its area, or there are too many.
     #[error("a header extension is out of place")]
     Extension,
-    /// A backing file name that is too long or leaves the first cluster.
+    /// The backing file name is too long or exceeds the first cluster.
     #[error("the backing file's name is out of place")]
     BackingName,
-    /// A backing file in the header of an image that has to stand alone.
+    /// An image that must not have a backing file names one.
     #[error(
         "its header names the backing file `{}`, and vbuild opens no file because an image names it",
         .0.display()
     )]
     Backing(PathBuf),
-    /// A backing file that is neither raw nor qcow2.
+    /// The backing file is neither raw nor qcow2.
     #[error("backing format `{0}` is not supported")]
     BackingFormat(String),
 }
@@ -115,7 +115,7 @@ impl From<HeaderError> for io::Error {
     }
 }
 
-/// How compressed clusters are compressed.
+/// The compression of compressed clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// A raw deflate stream with a window of 4 KiB.
@@ -124,10 +124,10 @@ pub enum Compression {
     Zstd,
 }
 
-/// The format of a backing file, as far as vbuild reads any.
+/// The supported formats of a backing file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackingFormat {
-    /// The file is the disk.
+    /// The file content is the disk.
     Raw,
     /// A qcow2 file.
     Qcow2,
@@ -144,51 +144,51 @@ impl BackingFormat {
     }
 }
 
-/// What a header says about the backing file. Nothing in this crate opens it.
+/// The backing file named in a header. This crate never opens it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backing {
-    /// The name as written; a relative one is relative to the image's folder.
+    /// The name as written; a relative one is relative to the image's directory.
     pub name: PathBuf,
-    /// The format, where the header names it.
+    /// The format, if the header names it.
     pub format: Option<BackingFormat>,
 }
 
-/// A header whose features are all in the closed set that vbuild handles.
+/// A header that uses only features supported by vbuild.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// 2 or 3.
+    /// The version: 2 or 3.
     pub version: u32,
-    /// The base-2 logarithm of the cluster size in bytes: 9 to 21.
+    /// Base-2 logarithm of the cluster size in bytes: 9 to 21.
     pub cluster_bits: u32,
     /// Size of the disk in bytes.
     pub disk_bytes: u64,
-    /// Entries of the L1 table, enough for the disk.
+    /// Number of L1 table entries, enough for the disk.
     pub l1_entries: u32,
-    /// Offset of the L1 table in bytes, at a cluster.
+    /// Offset of the L1 table in bytes, cluster-aligned.
     pub l1_offset: u64,
-    /// Offset of the refcount table in bytes, at a cluster.
+    /// Offset of the refcount table in bytes, cluster-aligned.
     pub refcount_offset: u64,
-    /// Clusters of the refcount table.
+    /// Number of clusters of the refcount table.
     pub refcount_clusters: u32,
-    /// The base-2 logarithm of the bits of a reference count: 0 to 6.
+    /// Base-2 logarithm of the refcount width in bits: 0 to 6.
     pub refcount_order: u32,
     /// Number of internal snapshots.
     pub snapshots: u32,
     /// Offset of the table of internal snapshots.
     pub snapshots_offset: u64,
-    /// The image was not closed: reference counts may be wrong.
+    /// The image was not closed properly: refcounts may be wrong.
     pub dirty: bool,
-    /// Writers may leave reference counts behind while the image is open.
+    /// Refcounts may be outdated while the image is open.
     pub lazy_refcounts: bool,
-    /// How compressed clusters are compressed.
+    /// The compression of compressed clusters.
     pub compression: Compression,
     /// The backing file, if the image has one.
     pub backing: Option<Backing>,
 }
 
 impl Header {
-    /// The header of a new version 3 image with clusters of 64 KiB and 16-bit reference
-    /// counts. The places of its tables are filled in when they are known.
+    /// The header of a new version 3 image with clusters of 64 KiB and 16-bit refcounts. The
+    /// offsets of its tables are set later.
     #[must_use]
     pub fn new(disk_bytes: u64, backing: Option<Backing>) -> Self {
         Self {
@@ -212,8 +212,7 @@ impl Header {
     /// Reads and checks the header of a file.
     ///
     /// # Errors
-    /// `InvalidData` with a [`HeaderError`] for a header that is refused, and any error of
-    /// the file.
+    /// `InvalidData` with a [`HeaderError`] for a refused header, and any error of the file.
     pub fn read(file: &File) -> io::Result<Self> {
         let mut head = vec![0; V3_BYTES];
         let got = read_up_to(file, &mut head, 0)?;
@@ -227,10 +226,10 @@ impl Header {
 
     /// Parses and checks a header.
     ///
-    /// `head` is the first cluster of the file, or the whole file when that is shorter.
+    /// `head` is the first cluster of the file, or the whole file if that is shorter.
     ///
     /// # Errors
-    /// The first thing that is unknown, unsupported or out of place.
+    /// Fails on the first field that is unknown, unsupported or out of range.
     pub fn parse(head: &[u8]) -> Result<Self, HeaderError> {
         let cluster_bits = cluster_bits(head)?;
         let head = &head[..head.len().min(1 << cluster_bits)];
@@ -298,10 +297,10 @@ impl Header {
         }
     }
 
-    /// Refuses an image that can be read but not written.
+    /// Refuses an image that can only be read.
     ///
     /// # Errors
-    /// The reason, with the command that makes the image writable.
+    /// Fails with the reason and the command that makes the image writable.
     pub fn check_writable(&self) -> Result<(), &'static str> {
         if self.snapshots != 0 {
             return Err("an image with internal snapshots can only be read");
@@ -315,8 +314,8 @@ impl Header {
         Ok(())
     }
 
-    /// Clears the autoclear features in the file, as every writer must: bitmaps and the
-    /// like, which other programs derived from the image, are out of date then.
+    /// Clears the autoclear features in the file, as every writer must: data of other programs,
+    /// such as bitmaps, becomes outdated.
     ///
     /// # Errors
     /// Any error of the file.
@@ -325,7 +324,7 @@ impl Header {
         if self.version >= 3 { file.write_all_at(&[0; 8], AUTOCLEAR_OFFSET) } else { Ok(()) }
     }
 
-    /// Bytes of a cluster: 512 to 2 MiB.
+    /// The cluster size in bytes: 512 to 2 MiB.
     #[must_use]
     pub fn cluster_bytes(&self) -> u64 {
         1 << self.cluster_bits
@@ -334,16 +333,16 @@ impl Header {
     /// Reads the L1 table, at most [`L1_MAX_BYTES`].
     ///
     /// # Errors
-    /// Any error of the file; `UnexpectedEof` when it ends within the table.
+    /// Any error of the file; `UnexpectedEof` if it ends within the table.
     pub fn read_l1(&self, file: &File) -> io::Result<Vec<u64>> {
         crate::read_table(file, self.l1_offset, self.l1_entries.into())
     }
 
-    /// The bytes of the header with its extensions and the backing file's name.
+    /// Serializes the header with its extensions and the backing file name.
     ///
     /// # Errors
-    /// [`HeaderError::BackingName`] when the name is too long for the format or for the
-    /// first cluster.
+    /// [`HeaderError::BackingName`] if the name is too long for the format or for the first
+    /// cluster.
     pub fn to_bytes(&self) -> Result<Vec<u8>, HeaderError> {
         let name = self.backing.as_ref().map_or(&b""[..], |b| b.name.as_os_str().as_bytes());
         let format = self.backing.as_ref().and_then(|backing| backing.format);
@@ -376,7 +375,7 @@ impl Header {
         out.extend(name_len.to_be_bytes());
         out.extend(self.cluster_bits.to_be_bytes());
         out.extend(self.disk_bytes.to_be_bytes());
-        out.extend([0; 4]); // not encrypted
+        out.extend([0; 4]); // no encryption
         out.extend(self.l1_entries.to_be_bytes());
         out.extend(self.l1_offset.to_be_bytes());
         out.extend(self.refcount_offset.to_be_bytes());
@@ -399,7 +398,7 @@ impl Header {
     }
 }
 
-/// Checks the magic number, and gives the size of a cluster.
+/// Checks the magic, and returns the cluster size as a base-2 logarithm.
 fn cluster_bits(head: &[u8]) -> Result<u32, HeaderError> {
     if head.len() < V2_BYTES || !head.starts_with(&MAGIC) {
         return Err(HeaderError::NotQcow2);
@@ -451,7 +450,7 @@ fn compression(
     }
 }
 
-/// Reads the backing file's name and the extensions, which lie before it.
+/// Parses the backing file name and the extensions, which precede it.
 fn backing(head: &[u8], header_bytes: usize) -> Result<Option<Backing>, HeaderError> {
     let (offset, len) = (be64(head, 8), be32(head, 16));
     let name = match (offset, len) {
@@ -471,7 +470,7 @@ fn backing(head: &[u8], header_bytes: usize) -> Result<Option<Backing>, HeaderEr
         .map(|(_, name)| Backing { name: PathBuf::from(OsStr::from_bytes(name)), format }))
 }
 
-/// Walks the extensions and gives the format of the backing file.
+/// Walks the extensions and returns the format of the backing file.
 fn backing_format(mut area: &[u8]) -> Result<Option<BackingFormat>, HeaderError> {
     let mut format = None;
     for _ in 0..EXTENSIONS_MAX {
@@ -502,7 +501,7 @@ fn backing_format(mut area: &[u8]) -> Result<Option<BackingFormat>, HeaderError>
     Err(HeaderError::Extension)
 }
 
-/// Writes an empty version 3 image of this size into an empty file.
+/// Writes an empty version 3 image of this size to an empty file.
 ///
 /// ```text
 /// cluster 0   header, backing format, backing name
@@ -512,8 +511,8 @@ fn backing_format(mut area: &[u8]) -> Result<Option<BackingFormat>, HeaderError>
 /// ```
 ///
 /// # Errors
-/// `InvalidInput` for a disk that is too large and for a backing name that is too long,
-/// and any error of the file.
+/// `InvalidInput` for a disk that is too large or a backing file name that is too long, and any
+/// error of the file.
 pub fn create_layer(file: &File, disk_bytes: u64, backing: Option<Backing>) -> io::Result<()> {
     let input = |reason: String| io::Error::new(io::ErrorKind::InvalidInput, reason);
     let mut header = Header::new(disk_bytes, backing);
@@ -538,7 +537,7 @@ pub fn create_layer(file: &File, disk_bytes: u64, backing: Option<Backing>) -> i
 }
 
 impl Backing {
-    /// A backing file by its path and format.
+    /// A backing file with path and format.
     #[must_use]
     pub fn new(name: &Path, format: BackingFormat) -> Self {
         Self { name: name.to_owned(), format: Some(format) }
@@ -618,14 +617,14 @@ mod tests {
 
     #[test]
     fn an_external_data_file_is_refused_with_and_without_its_feature_bit() {
-        // The name alone: a later program could set the bit.
+        // The extension alone: a later program could set the feature bit.
         let mut header = good();
         header[112..116].copy_from_slice(&EXTENSION_DATA_FILE.to_be_bytes());
         assert_eq!(Header::parse(&header), Err(HeaderError::ExternalData));
     }
 
     proptest! {
-        /// Bytes over a good header give a header or an error.
+        /// Random bytes over a valid header give a header or an error.
         #[test]
         fn hostile_headers(
             bytes in prop::collection::vec((0usize..160, any::<u8>()), 0..24),

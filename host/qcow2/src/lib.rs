@@ -8,11 +8,10 @@
 //!                                 └─ nothing: the backing image, or zeros
 //! ```
 //!
-//! Every file is treated as hostile: a header is accepted only if all its features are
-//! in a closed set, tables have limits, and offsets are checked before use. A header may
-//! name a backing file. This crate reports the name and never opens it: which other
-//! files belong to an image is decided by the caller, from the user's words or from
-//! records of vbuild.
+//! Every file is untrusted: a header is accepted only if it uses no features but the supported
+//! ones, tables have limits, and offsets are checked before use. A header may name a backing file.
+//! This crate reports the name and never opens it: the caller decides which other files belong to
+//! an image, from the user's options or from records of vbuild.
 //!
 //! Source: `docs/interop/qcow2.rst` of QEMU.
 
@@ -23,8 +22,8 @@ mod header;
 pub use file::{read_table, read_up_to, write_table};
 pub use header::{Backing, BackingFormat, Compression, Header, HeaderError, MAGIC, create_layer};
 
-/// The largest refcount table that is read or written; QEMU has the same limit.
+/// Maximum size of the refcount table; QEMU has the same limit.
 pub const REFCOUNT_TABLE_MAX_BYTES: u64 = 8 << 20;
-/// The largest L1 table that is read or written; QEMU has the same limit. With clusters
-/// of 64 KiB it describes a disk of 2 PiB.
+/// Maximum size of the L1 table; QEMU has the same limit. With clusters of 64 KiB it describes a
+/// disk of 2 PiB.
 pub const L1_MAX_BYTES: u64 = 32 << 20;
