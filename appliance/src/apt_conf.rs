@@ -1,5 +1,5 @@
-//! The few settings of the host's apt that matter for reaching its mirror:
-//! proxies, and whether Release files may be past their date.
+//! The settings of the host's apt that affect access to its mirror: proxies, and whether expired
+//! Release files are accepted.
 
 use std::{
     collections::BTreeMap,
@@ -7,15 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Settings by their full lower-case name, such as `acquire::http::proxy`.
+/// Settings by full lower-case name, such as `acquire::http::proxy`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AptConf {
     settings: BTreeMap<String, String>,
 }
 
 impl AptConf {
-    /// The settings of the host. What cannot be read counts as not set: apt's
-    /// configuration is a convenience here, not a requirement.
+    /// Reads the settings of the host. Unreadable files are skipped: apt's configuration is a
+    /// convenience here, not a requirement.
     #[must_use]
     pub(crate) fn of_host() -> Self {
         let mut files: Vec<PathBuf> = fs::read_dir("/etc/apt/apt.conf.d")
@@ -32,23 +32,23 @@ impl AptConf {
         conf
     }
 
-    /// The proxy for a scheme, if one is configured. `DIRECT` means none.
+    /// The proxy for a scheme, if one is configured. `DIRECT` means no proxy.
     #[must_use]
     pub(crate) fn proxy(&self, scheme: &str) -> Option<&str> {
-        // apt uses the http proxy for https unless told otherwise.
+        // apt uses the http proxy for https unless configured otherwise.
         let by_scheme = self.settings.get(&format!("acquire::{scheme}::proxy"));
         let value = by_scheme.or_else(|| self.settings.get("acquire::http::proxy"))?;
         let usable = !value.is_empty() && !value.eq_ignore_ascii_case("direct");
         usable.then_some(value.as_str())
     }
 
-    /// Whether apt is told to take Release files past their date.
+    /// Whether apt accepts expired Release files.
     #[must_use]
     pub(crate) fn takes_expired(&self) -> bool {
         self.settings.get("acquire::check-valid-until").is_some_and(|value| is_false(value))
     }
 
-    /// Reads `Name::Name "value";` and `Name { Name "value"; };`.
+    /// Parses `Name::Name "value";` and `Name { Name "value"; };`.
     fn read(&mut self, text: &str) {
         let mut scopes: Vec<String> = Vec::new();
         let mut words: Vec<String> = Vec::new();
@@ -74,7 +74,7 @@ impl AptConf {
     }
 }
 
-/// What apt takes for "no".
+/// Whether apt reads a value as "no".
 #[must_use]
 pub(crate) fn is_false(value: &str) -> bool {
     ["no", "false", "without", "off", "disable", "0"]
@@ -89,7 +89,7 @@ enum Token {
     End,
 }
 
-/// Splits the text, leaving out `//`, `#` and `/* */` comments.
+/// Splits the text into tokens, without `//`, `#` and `/* */` comments.
 fn tokens(text: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();

@@ -1,5 +1,5 @@
-//! The state of a release on its mirror: verified Release files and the package
-//! index they vouch for.
+//! The state of a release on its mirror: verified Release files, and the package index that they
+//! authenticate.
 
 use std::{
     fs::File,
@@ -19,23 +19,22 @@ use crate::{
     seen::SeenDates,
 };
 
-/// The only architecture there is a machine for.
+/// The only supported architecture.
 pub(crate) const ARCHITECTURE: &str = "amd64";
-/// The largest package index when unpacked; that of Debian's main has some 60 MB.
+/// Maximum size of an uncompressed package index; that of Debian's main has some 60 MB.
 const INDEX_MAX_BYTES: u64 = 1 << 30;
-/// What Debian itself ships is enough; firmware and non-free tools are of no
-/// use in a virtual machine.
+/// The only component used: firmware and non-free tools are of no use in a virtual machine.
 const COMPONENT: &str = "main";
-/// The largest InRelease file that is taken: they have about 150 KB.
+/// Maximum size of an InRelease file; real ones have about 150 KB.
 const RELEASE_MAX_BYTES: u64 = 8 << 20;
 
-/// Why the state of the archive is not known.
+/// Why the state of the archive cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// Something could not be fetched.
+    /// A download failed.
     #[error(transparent)]
     Fetch(#[from] DownloadError),
-    /// A Release file is not to be believed.
+    /// A Release file is not trusted.
     #[error(transparent)]
     Release(#[from] ReleaseError),
     /// A suite has no index for the architecture.
@@ -46,7 +45,7 @@ pub enum ArchiveError {
         /// The missing file.
         path: String,
     },
-    /// An index that has the right digest cannot be read.
+    /// An index with the correct digest cannot be parsed.
     #[error("cannot read the package index of `{suite}`")]
     BadIndex {
         /// The suite.
@@ -55,10 +54,10 @@ pub enum ArchiveError {
         #[source]
         source: io::Error,
     },
-    /// The record of the states that mirrors have served cannot be used.
+    /// The record of mirror states cannot be used.
     #[error("cannot use `{}`; remove it if it is damaged", path.display())]
     SeenDates {
-        /// The record.
+        /// The path of the record.
         path: PathBuf,
         /// The cause.
         #[source]
@@ -66,42 +65,42 @@ pub enum ArchiveError {
     },
 }
 
-/// A release as its mirror has it now.
+/// The current state of a release on its mirror.
 #[derive(Debug)]
 pub(crate) struct Archive {
-    /// The suites, in the order in which packages refer to them.
+    /// The suites, in the order that [`Package::archive`] indexes.
     pub suites: Vec<Suite>,
     /// All packages.
     pub index: Index,
     /// The `Date` of each suite's Release file.
     pub dates: Vec<String>,
-    /// Oddities that do not forbid a build.
+    /// Warnings.
     pub warnings: Vec<String>,
 }
 
-/// What the loading of an archive needs to know.
+/// The parameters of loading an archive.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
     /// The mirror.
     pub mirror: &'a Mirror,
     /// The release's code name.
     pub release: &'a str,
-    /// Whom to believe.
+    /// The trusted keys.
     pub trust: &'a Trust,
-    /// Whether Release files may be past their date.
+    /// Whether expired Release files are accepted.
     pub expiry: Expiry,
-    /// Seconds since the epoch.
+    /// The current time in seconds since the epoch.
     pub now: u64,
-    /// The record of the newest state of each suite.
+    /// The path of the record with the newest state of each suite.
     pub seen: &'a Path,
 }
 
 impl Archive {
-    /// Fetches and verifies what describes the release.
+    /// Downloads and verifies the Release files and indices of the release.
     ///
     /// # Errors
-    /// When the mirror cannot be reached, serves what Debian did not sign, or
-    /// an index cannot be read.
+    /// Fails if the mirror is unreachable, if data is not signed by Debian, or if an index cannot
+    /// be parsed.
     pub(crate) fn load(
         client: &Client,
         source: Source<'_>,
@@ -157,7 +156,7 @@ impl Archive {
         Ok(Self { suites, index, dates, warnings })
     }
 
-    /// Where a package is to be fetched from.
+    /// The download of a package.
     #[must_use]
     pub(crate) fn item(&self, package: &Package) -> Item {
         let archive = self

@@ -1,4 +1,4 @@
-//! The making of an appliance, from a request to a folder of the cache:
+//! Builds an appliance, from a request to a folder of the cache:
 //!
 //! ```text
 //! request ─► mirror ─► Release files ─► indices ─► packages chosen ─► digest
@@ -45,40 +45,37 @@ use crate::{
     solve::{self, SolveError},
 };
 
-/// The releases for which there are keys.
+/// The supported releases, for which there are keys.
 pub const RELEASES: &[&str] = &["bookworm", "trixie"];
-/// What the appliance is made of unless something else is asked for.
+/// The default release.
 pub const DEFAULT_RELEASE: &str = "bookworm";
-/// Free space of the tool root. The file is sparse; the configuration needs a
-/// few megabytes, and a hook that installs packages into its layer does not
-/// count here.
+/// Free space of the tools root. The file is sparse; the configuration needs a few megabytes, and
+/// packages installed by a hook go to its layer instead.
 const FREE_BYTES: u64 = 1 << 30;
-/// Threads that unpack. Each decompresses one package; more than this wait for
-/// the disk.
+/// Maximum unpacking threads. Each decompresses one package; more would wait for the disk.
 const UNPACKERS_MAX: usize = 8;
-/// Memory of the first-stage machine: twice what the scripts and the page cache
-/// of what they touch were seen to use.
+/// Memory of the first-stage machine in MiB: twice the observed usage of scripts and page cache.
 const FIRST_STAGE_MIB: u32 = 1024;
-/// How long the configuration may take. It needs a minute under TCG on a desktop
-/// processor; a loaded machine of a CI farm is ten times slower.
+/// Time limit of the configuration. It takes a minute under TCG on a desktop CPU; a loaded CI
+/// machine is ten times slower.
 const FIRST_STAGE_TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// What appliance is wanted, and how it may be made.
+/// Which appliance is requested, and how it may be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// The release's code name, one of [`RELEASES`].
     pub release: String,
-    /// Packages beyond the usual tools.
+    /// Packages in addition to the standard tools.
     pub extra_packages: Vec<String>,
-    /// The mirror to use instead of that of the host's apt.
+    /// The mirror, instead of the one of the host's apt.
     pub mirror: Option<String>,
-    /// Certificates to trust beyond the host's, as a PEM file.
+    /// Additional trusted certificates, as a PEM file.
     pub ca_file: Option<PathBuf>,
     /// vbuild's cache folder.
     pub cache_dir: PathBuf,
     /// The agent that runs as `/init` in the first stage.
     pub agent: PathBuf,
-    /// Look for newer packages although an appliance is there.
+    /// Whether to check for newer packages although an appliance exists.
     pub refresh: bool,
 }
 
@@ -97,8 +94,8 @@ impl Request {
         }
     }
 
-    /// The extra packages, each once, in the order of their names: the order in
-    /// which they were given does not make another appliance.
+    /// The extra packages, sorted and without duplicates, so that their order does not affect the
+    /// appliance.
     fn extras(&self) -> Vec<String> {
         let mut extras: Vec<String> = self
             .extra_packages
@@ -119,23 +116,21 @@ impl Request {
     }
 }
 
-/// The appliance that answers a request, if it was made before. The network is
-/// not touched.
+/// The appliance of an earlier build for this request. Does not use the network.
 ///
 /// # Errors
-/// When the request is wrong or the cache cannot be read.
+/// Fails if the request is invalid or the cache cannot be read.
 pub fn find(request: &Request) -> Result<Option<Appliance>, Error> {
     Cache::new(&request.cache_dir).answer(&request.key()?)
 }
 
-/// Finds or makes the appliance that answers a request.
+/// Finds or builds the appliance for a request.
 ///
-/// Without `refresh`, one that was made before is taken as it is. With it, the
-/// mirror is asked for newer packages; if it cannot be reached, the known
-/// appliance is still taken, with a warning.
+/// Without `refresh`, an existing appliance is used as it is. With it, the mirror is checked for
+/// newer packages; if it is unreachable, an existing appliance is used with a warning.
 ///
 /// # Errors
-/// When it cannot be made. What was downloaded stays for the next time.
+/// Fails if the appliance cannot be built. Downloads are kept for the next attempt.
 pub fn build(
     request: &Request,
     first_stage: &dyn FirstStage,
@@ -149,7 +144,7 @@ pub fn build(
     build_trusting(&Trust::debian()?, request, first_stage, events)
 }
 
-/// Makes the appliance, believing only these keys.
+/// Builds the appliance, trusting only the given keys.
 fn build_trusting(
     trust: &Trust,
     request: &Request,
@@ -161,7 +156,7 @@ fn build_trusting(
     cache.create()?;
     let lock = cache.lock(&mut |lock| events.event(Event::Waiting { lock }))?;
     cache.remove_leftovers(&lock)?;
-    // Whoever had the lock may have made just this one.
+    // The previous holder of the lock may have built the same appliance.
     let known = cache.answer(&key)?;
     match known {
         Some(appliance) if !request.refresh => return Ok(appliance),
@@ -182,7 +177,7 @@ fn build_trusting(
     }
     let folder = cache.new_folder(&lock)?;
     if let Err(error) = plan.make_in(&folder, request, &cache, first_stage, events) {
-        // If this fails as well, the next builder does it.
+        // If this fails too, the next build does it.
         drop(cache.remove_leftovers(&lock));
         return Err(error);
     }
@@ -199,18 +194,18 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// What is to be made, when it is not there yet.
+/// The appliance to build, unless it exists.
 struct Plan {
     digest: String,
     client: Client,
     items: Vec<Item>,
-    /// Name and version, the kernel's package last.
+    /// Names and versions; the kernel's package is last.
     packages: Vec<PackageEntry>,
     suites: Vec<SuiteEntry>,
 }
 
 impl Plan {
-    /// Asks the mirror and chooses packages.
+    /// Reads the mirror's indices and selects packages.
     fn make(
         trust: &Trust,
         request: &Request,
@@ -258,7 +253,7 @@ impl Plan {
         })
     }
 
-    /// Makes the appliance in an empty folder.
+    /// Builds the appliance in an empty folder.
     fn make_in(
         &self,
         folder: &Path,
@@ -290,8 +285,8 @@ impl Plan {
             .write(&folder.join(cache::MANIFEST_FILE))
     }
 
-    /// Unpacks the packages and writes kernel, modules and the tool root as it
-    /// is before its configuration. Returns the kernel's release.
+    /// Unpacks the packages, and writes kernel, modules and the unconfigured tools root. Returns
+    /// the kernel's release.
     fn prepare(
         &self,
         folder: &Path,
@@ -332,7 +327,7 @@ impl Plan {
 
     fn image_options(&self) -> ImageOptions {
         let mut uuid = [0; 16];
-        // The digest is 64 hexadecimal digits; half of them make the UUID.
+        // The digest has 64 hexadecimal digits; half of them are the UUID.
         if let Ok(bytes) = hex::decode(&self.digest[..32]) {
             uuid.copy_from_slice(&bytes);
         }
@@ -363,9 +358,8 @@ impl Plan {
     }
 }
 
-/// Chooses the packages. A tool of the usual list gives way where the release
-/// does not have it, or where it does not go with a package that was asked for;
-/// both are told.
+/// Selects the packages. A standard tool is dropped with a warning if the release lacks it, or if
+/// it conflicts with a requested package.
 fn choose(
     archive: &Archive,
     extras: &[String],
@@ -392,8 +386,8 @@ fn choose(
     }
 }
 
-/// Reads all packages, some at a time; the result is in the order of the paths,
-/// with one spool file for each thread. The last path is the kernel's.
+/// Unpacks all packages in parallel. Results are in the order of the paths, with one spool file per
+/// thread. The last path is the kernel's package.
 fn unpack(
     paths: &[PathBuf],
     folder: &Path,
@@ -406,7 +400,7 @@ fn unpack(
             .map_err(Error::file("cannot make a temporary file in", folder))?;
         spools.push(Spool::new(number, file));
     }
-    // The largest first, so that no thread is left with one at the end.
+    // Largest first, to balance the load of the threads.
     let mut order: Vec<usize> = (0..paths.len()).collect();
     let size = |path: &PathBuf| path.metadata().map_or(0, |meta| meta.len());
     order.sort_by_key(|index| std::cmp::Reverse(size(&paths[*index])));

@@ -1,4 +1,4 @@
-//! The appliances of the user's cache, on disk:
+//! The appliances in the user's cache. On disk:
 //!
 //! ```text
 //! appliance/
@@ -11,8 +11,8 @@
 //!   new-PID-N/           an appliance being made; removed by the next builder
 //! ```
 //!
-//! An appliance appears by the renaming of a complete folder. Who uses one
-//! holds a shared lock on its manifest, so that `gc` leaves it alone.
+//! An appliance appears when its complete folder is renamed. A user of an appliance holds a shared
+//! lock on its manifest, so that `gc` keeps it.
 
 use std::{
     fs::{self, File},
@@ -34,9 +34,9 @@ pub(crate) const MODULES_FILE: &str = "modules.cpio";
 pub(crate) const ROOT_FILE: &str = "root.img";
 /// The name of the manifest.
 pub(crate) const MANIFEST_FILE: &str = "manifest.json";
-/// How a folder begins in which an appliance is being made.
+/// Name prefix of folders in which an appliance is being built.
 const NEW_PREFIX: &str = "new-";
-/// Initramfs files younger than this may be about to be booted.
+/// Minimum age of initramfs files to be removed: younger ones may be about to be booted.
 const INITRD_AGE_MIN: Duration = Duration::from_secs(3600);
 
 /// The folder of the appliances.
@@ -45,13 +45,13 @@ pub struct Cache {
     dir: PathBuf,
 }
 
-/// The lock that one builder holds.
+/// The exclusive lock of a build.
 #[derive(Debug)]
 pub(crate) struct BuildLock {
     _file: Flock<File>,
 }
 
-/// An appliance that is in use: as long as this value lives, it is not removed.
+/// An appliance in use: it is not removed while this value lives.
 #[derive(Debug)]
 pub struct Appliance {
     dir: PathBuf,
@@ -61,31 +61,31 @@ pub struct Appliance {
 }
 
 impl Appliance {
-    /// The kernel: an ELF file with a PVH entry, or else a bzImage.
+    /// The kernel: an ELF file with a PVH entry, or otherwise a bzImage.
     #[must_use]
     pub fn kernel(&self) -> PathBuf {
         self.dir.join(KERNEL_FILE)
     }
 
-    /// The kernel's release, as `uname -r` says it.
+    /// The kernel's release, as in `uname -r`.
     #[must_use]
     pub fn kernel_version(&self) -> &str {
         &self.manifest.kernel.release
     }
 
-    /// The tool root, an ext4 image in a raw file, to be attached read-only.
+    /// The tools root: an ext4 image in a raw file, to be attached read-only.
     #[must_use]
     pub fn root_image(&self) -> PathBuf {
         self.dir.join(ROOT_FILE)
     }
 
-    /// The digest of its inputs, which names it.
+    /// The digest of its inputs, which is its name.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.manifest.digest
     }
 
-    /// What it was made of.
+    /// Its manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -97,17 +97,17 @@ impl Appliance {
         &self.dir
     }
 
-    /// The initramfs that boots this agent; made unless it is there.
+    /// The initramfs that boots this agent; created if it does not exist.
     ///
     /// # Errors
-    /// When the agent cannot be read or the cache not be written.
+    /// Fails if the agent cannot be read or the cache cannot be written.
     pub fn initrd_for(&self, agent: &Path) -> Result<PathBuf, Error> {
         let modules = self.dir.join(MODULES_FILE);
         initrd(&self.initrd_dir, &modules, &self.manifest.digest, agent)
     }
 }
 
-/// Puts the initramfs of an agent and an archive of modules together.
+/// Combines the initramfs of an agent and an archive of modules.
 pub(crate) fn initrd(
     dir: &Path,
     modules: &Path,
@@ -132,7 +132,7 @@ pub(crate) fn initrd(
     Ok(path)
 }
 
-/// Writes a file under another name, then renames it: nobody sees half a file.
+/// Writes a file under a temporary name and renames it, so that it is never visible incomplete.
 fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
@@ -153,7 +153,7 @@ impl Cache {
         self.dir.join("files")
     }
 
-    /// The record of the newest state of each suite.
+    /// The path of the record with the newest state of each suite.
     pub(crate) fn seen_dates(&self) -> PathBuf {
         self.dir.join("suite-dates.json")
     }
@@ -169,7 +169,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Takes the builders' lock, telling `waiting` if somebody else has it.
+    /// Takes the build lock; calls `waiting` if another process has it.
     pub(crate) fn lock(&self, waiting: &mut dyn FnMut(&Path)) -> Result<BuildLock, Error> {
         let path = self.dir.join("lock");
         let failed = || Error::file("cannot lock", &path);
@@ -186,7 +186,7 @@ impl Cache {
         Ok(BuildLock { _file: file })
     }
 
-    /// Opens the appliance of a digest; `None` if it is not there.
+    /// Opens the appliance of a digest; `None` if it does not exist.
     pub(crate) fn open(&self, digest: &str) -> Result<Option<Appliance>, Error> {
         let dir = self.dir.join(digest);
         let path = dir.join(MANIFEST_FILE);
@@ -198,7 +198,7 @@ impl Cache {
         };
         let in_use =
             Flock::lock(file, FlockArg::LockShared).map_err(|(_, errno)| failed()(errno.into()))?;
-        // Between opening and locking it may have been removed.
+        // It may have been removed between opening and locking.
         if !path.exists() {
             return Ok(None);
         }
@@ -206,7 +206,7 @@ impl Cache {
         Ok(Some(Appliance { dir, initrd_dir: self.initrd_dir(), manifest, _in_use: in_use }))
     }
 
-    /// The appliance that answered a request before.
+    /// The recorded appliance of a request.
     pub(crate) fn answer(&self, key: &str) -> Result<Option<Appliance>, Error> {
         let path = self.dir.join("requests").join(key);
         match fs::read_to_string(&path) {
@@ -217,14 +217,14 @@ impl Cache {
         }
     }
 
-    /// Records the answer to a request.
+    /// Records the appliance of a request.
     pub(crate) fn record(&self, key: &str, digest: &str) -> Result<(), Error> {
         let path = self.dir.join("requests").join(key);
         write_atomically(&path, format!("{digest}\n").as_bytes())
             .map_err(Error::file("cannot write", &path))
     }
 
-    /// A fresh folder to make an appliance in. Needs the builders' lock.
+    /// Creates a folder in which to build an appliance. Requires the build lock.
     pub(crate) fn new_folder(&self, _lock: &BuildLock) -> Result<PathBuf, Error> {
         let path = self.dir.join(format!("{NEW_PREFIX}{}", std::process::id()));
         remove_folder(&path)?;
@@ -232,8 +232,7 @@ impl Cache {
         Ok(path)
     }
 
-    /// Removes what builders left that did not end well. Needs the builders'
-    /// lock, so that none of it is in use.
+    /// Removes remnants of failed builds. Requires the build lock, so that none of them is in use.
     pub(crate) fn remove_leftovers(&self, _lock: &BuildLock) -> Result<(), Error> {
         for (name, path) in self.folders()? {
             if name.starts_with(NEW_PREFIX) {
@@ -243,7 +242,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Makes a complete folder an appliance. Needs the builders' lock.
+    /// Renames a complete folder to its appliance. Requires the build lock.
     pub(crate) fn publish(
         &self,
         _lock: &BuildLock,
@@ -264,10 +263,10 @@ impl Cache {
         fs::rename(folder, &path).map_err(Error::file("cannot publish the appliance as", &path))
     }
 
-    /// All appliances, the newest first. Damaged ones are left out.
+    /// All appliances, newest first, without damaged ones.
     ///
     /// # Errors
-    /// When the cache cannot be read.
+    /// Fails if the cache cannot be read.
     pub fn list(&self) -> Result<Vec<Appliance>, Error> {
         let mut found = Vec::new();
         for (name, _) in self.folders()? {
@@ -298,12 +297,11 @@ impl Cache {
         Ok(folders)
     }
 
-    /// Removes appliances that no request leads to any more and that nobody
-    /// uses, with `all` those that are led to as well; then the packages that
-    /// no remaining appliance was made of.
+    /// Removes unused appliances that no request refers to, with `all` also those referred to; then
+    /// the packages that no remaining appliance contains.
     ///
     /// # Errors
-    /// When the cache cannot be read or something not be removed.
+    /// Fails if the cache cannot be read, or something cannot be removed.
     pub fn gc(&self, all: bool, waiting: &mut dyn FnMut(&Path)) -> Result<Freed, Error> {
         let mut freed = Freed::default();
         if !self.dir.exists() {
@@ -354,14 +352,14 @@ impl Cache {
     }
 }
 
-/// What [`Cache::gc`] removed.
+/// The result of [`Cache::gc`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Freed {
-    /// Number of appliances.
+    /// Number of appliances removed.
     pub appliances: usize,
-    /// Packages and indices.
+    /// Number of packages and indices removed.
     pub files: usize,
-    /// Bytes on disk.
+    /// Bytes freed on disk.
     pub bytes: u64,
 }
 
@@ -369,7 +367,7 @@ fn is_digest(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether somebody holds the shared lock on an appliance.
+/// Whether a process holds the shared lock on an appliance.
 fn is_in_use(folder: &Path) -> bool {
     File::open(folder.join(MANIFEST_FILE))
         .is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
@@ -380,8 +378,7 @@ fn files_of(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect())
 }
 
-/// Bytes that a file takes on disk, which for a sparse one is less than its
-/// length.
+/// The disk space of a file, which is less than its length if it is sparse.
 pub(crate) fn disk_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)

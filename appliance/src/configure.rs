@@ -1,11 +1,9 @@
-//! What is left to do inside the first-stage microVM, prepared here as files of
-//! the tool root: a driver script, the order of the maintainer scripts, and
-//! stand-ins that keep the scripts quick.
+//! Prepares the configuration in the first-stage microVM as files in the tools root: a driver
+//! script, the order of the maintainer scripts, and stand-ins that make the scripts fast.
 //!
-//! dpkg itself is not run. Its database is written as it will be, and only the
-//! maintainer scripts that do something on a fresh installation are called:
-//! under TCG every process costs milliseconds, and most scripts only serve
-//! upgrades or running systems.
+//! dpkg itself is not run. Its database is written in its final state, and only those maintainer
+//! scripts are run that have an effect on a new installation: under TCG every process costs
+//! milliseconds, and most scripts only handle upgrades or running systems.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +14,22 @@ use crate::{
     tree::{Tree, TreeError},
 };
 
-/// The driver script, its path in the tool root: what the first stage executes.
+/// The path of the driver script in the tools root, which the first stage executes.
 pub(crate) const SCRIPT: &str = "/var/lib/vbuild/configure";
-/// The folder of the driver and its files; the driver removes it at its end.
+/// The folder of the driver and its files; the driver finally removes it.
 const FOLDER: &str = "var/lib/vbuild";
-/// Raised when the code around the driver changes what it finds; the driver's
-/// own text and tables are part of the digest of an appliance anyway.
+/// Version of the code around the driver, increased when its results change; the driver's text and
+/// tables are part of an appliance's digest anyway.
 pub(crate) const VERSION: u32 = 1;
 
 const DRIVER: &str = include_str!("../guest/configure.sh");
 const WARM: &str = include_str!("../guest/warm.py");
 const CONFMODULE: &str = include_str!("../guest/confmodule.sh");
-/// Where debconf's shell library is.
+/// Path of debconf's shell library.
 const CONFMODULE_PATH: &str = "usr/share/debconf/confmodule";
 
-/// Programs that do nothing while the scripts run: they serve a running system,
-/// or make what nobody looks at in a tool root. `ldconfig` runs once at the end.
+/// Programs that are replaced by no-ops while the scripts run: they act on a running system, or
+/// create files that a tools root does not need. `ldconfig` runs once at the end.
 const STUBS: &[&str] = &[
     "deb-systemd-helper",
     "deb-systemd-invoke",
@@ -56,12 +54,12 @@ const STUBS: &[&str] = &[
     "vgcfgbackup",
 ];
 
-/// Groups that udev's rules name. Its own script makes them with Perl, one
-/// process each, and then compiles a database of hardware for half a minute.
+/// Groups in udev's rules. udev's own script creates them with Perl, one process each, and then
+/// compiles a hardware database for half a minute.
 const UDEV_GROUPS: &str = "input:x:990:\nsgx:x:991:\nkvm:x:992:\nrender:x:993:\n";
 
-/// Parts that debhelper adds to scripts and that do nothing on a fresh
-/// installation without an init system. A script of nothing else is not run.
+/// Script fragments of debhelper without effect on a new installation without an init system. A
+/// script that contains only these is not run.
 const INERT_PARTS: &[&str] = &[
     "dh_installdeb",
     "dh_installinit",
@@ -77,9 +75,9 @@ const INERT_PARTS: &[&str] = &[
     "dh_makeshlibs",
 ];
 
-/// Maintainer scripts that are not run, beyond those that are seen to be inert.
+/// Maintainer scripts that are not run, in addition to those detected as having no effect.
 const SKIPPED: &[(&str, &str)] = &[
-    // Only update what a former version left.
+    // These only update files of an earlier version.
     ("base-passwd", "postinst"),
     ("libc6", "preinst"),
     ("libc6", "postinst"),
@@ -100,21 +98,21 @@ const SKIPPED: &[(&str, &str)] = &[
     ("debconf", "postinst"),
     ("dpkg", "postinst"),
     ("init-system-helpers", "postinst"),
-    // Moves a diversion of former releases; the link is in the package.
+    // Moves a diversion of earlier releases; the link is in the package.
     ("dash", "postinst"),
-    // Done on the host, where it takes no time; see `root`.
+    // Done on the host, where it is fast; see `root`.
     ("ca-certificates", "postinst"),
     ("tzdata", "postinst"),
     ("libpam-runtime", "postinst"),
     ("udev", "postinst"),
-    // Byte-compile all of Python's library.
+    // These byte-compile the whole Python library.
     ("python3", "postinst"),
     ("python3-minimal", "postinst"),
     ("python3-distutils", "postinst"),
     ("python3-lib2to3", "postinst"),
 ];
 
-/// Whether a script is one of Python's own, whose names carry a version.
+/// Whether a package belongs to the Python core; these have versioned names.
 fn is_python_core(package: &str) -> bool {
     let rest = package.strip_prefix("lib").unwrap_or(package);
     rest.strip_prefix("python3.").is_some_and(|rest| {
@@ -123,7 +121,7 @@ fn is_python_core(package: &str) -> bool {
     })
 }
 
-/// Whether a maintainer script has anything to do.
+/// Whether a maintainer script has any effect.
 fn is_needed(package: &str, kind: &str, script: &[u8]) -> bool {
     if SKIPPED.contains(&(package, kind)) || is_python_core(package) {
         return false;
@@ -146,7 +144,7 @@ fn is_needed(package: &str, kind: &str, script: &[u8]) -> bool {
     false
 }
 
-/// The scripts to run: package and file name, in order.
+/// The scripts to run, in order: package and file name.
 fn scripts<'a>(packages: &[(&'a str, &Deb)]) -> Vec<(&'a str, String)> {
     let mut scripts = Vec::new();
     let mut collect = |kind: &str, wanted: &dyn Fn(&str) -> bool| {
@@ -157,14 +155,14 @@ fn scripts<'a>(packages: &[(&'a str, &Deb)]) -> Vec<(&'a str, String)> {
             }
         }
     };
-    // Accounts first: every other script may ask for them.
+    // Accounts first: every other script may need them.
     collect("preinst", &|name| name == "base-passwd");
     collect("preinst", &|name| name != "base-passwd");
     collect("postinst", &|_| true);
     scripts
 }
 
-/// A digest of everything that decides how a tool root is configured.
+/// A digest of all inputs that determine how a tools root is configured.
 pub(crate) fn fingerprint() -> String {
     let mut digest = PartsDigest::default();
     digest.part(&VERSION.to_string()).part(DRIVER).part(WARM).part(CONFMODULE).part(UDEV_GROUPS);
@@ -177,11 +175,11 @@ pub(crate) fn fingerprint() -> String {
     digest.finish()
 }
 
-/// Puts the driver and what it needs into the tree. The packages stand in the
-/// order in which they are to be configured; their files are in the tree.
+/// Adds the driver and its files to the tree. The packages are in configuration order; the tree
+/// already has their files.
 ///
 /// # Errors
-/// When a path is blocked.
+/// Fails if a path is blocked.
 pub(crate) fn prepare(
     tree: &mut Tree,
     packages: &[(&str, &Deb)],
@@ -210,7 +208,7 @@ pub(crate) fn prepare(
     Ok(())
 }
 
-/// The stand-in for debconf, with the default answer of every question.
+/// The stand-in for debconf, with the default answers to all questions.
 fn confmodule(packages: &[(&str, &Deb)]) -> String {
     let mut answers = BTreeMap::new();
     for (_, deb) in packages {
@@ -233,21 +231,21 @@ fn confmodule(packages: &[(&str, &Deb)]) -> String {
     CONFMODULE.replace("@ANSWERS@", &cases.join("\n"))
 }
 
-/// A word for the shell, whatever it holds.
+/// Quotes a word for the shell.
 fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// A line that the driver wrote for the host.
+/// A line of the driver's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Line<'a> {
     /// A step begins.
     Step {
-        /// Its number, 0 for the closing steps.
+        /// Its number; 0 for closing steps.
         number: usize,
-        /// How many there are.
+        /// The total number of steps.
         total: usize,
-        /// The package, or what the closing step does.
+        /// The package, or the action of the closing step.
         name: &'a str,
     },
     /// A step failed.
@@ -257,13 +255,13 @@ pub(crate) enum Line<'a> {
         /// Its exit status.
         status: &'a str,
     },
-    /// The tool root is complete.
+    /// The tools root is complete.
     Done,
     /// Output of a script.
     Output(&'a str),
 }
 
-/// Reads a line of the driver's output.
+/// Parses a line of the driver's output.
 #[must_use]
 pub(crate) fn parse_line(line: &str) -> Line<'_> {
     let mut words = line.split(' ');

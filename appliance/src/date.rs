@@ -1,8 +1,7 @@
-//! Dates as Release files write them: `Sat, 11 Jul 2026 10:16:37 UTC`.
+//! Parses dates in Release files: `Sat, 11 Jul 2026 10:16:37 UTC`.
 
-/// Seconds since the epoch of a Release date, or `None` when it is malformed.
-/// Debian writes UTC always (`UTC`, `GMT`, `+0000`, `Z`); other zones are
-/// refused rather than misread.
+/// Seconds since the epoch of a Release date; `None` if it is malformed. Debian always writes UTC
+/// (`UTC`, `GMT`, `+0000`, `Z`); other zones are refused.
 #[must_use]
 pub(crate) fn parse(text: &str) -> Option<u64> {
     let rest = text.split_once(',').map_or(text, |(_, rest)| rest);
@@ -30,13 +29,13 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
     Some(days_since_epoch(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
-/// Days from 1970-01-01 in the Gregorian calendar. The year is taken to begin
-/// in March, so that the leap day is its last one.
+/// Days since 1970-01-01 in the Gregorian calendar. Years are counted from March, so that a leap
+/// day is the last day.
 fn days_since_epoch(year: u64, month: u64, day: u64) -> u64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leaps = year / 4 - year / 100 + year / 400;
     let day_of_year = (153 * month + 2) / 5 + day - 1;
-    // 719,468 days lie between 0000-03-01 and 1970-01-01.
+    // There are 719,468 days between 0000-03-01 and 1970-01-01.
     year * 365 + leaps + day_of_year - 719_468
 }
 

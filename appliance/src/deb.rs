@@ -1,8 +1,7 @@
-//! Reading of a `.deb`: an `ar` archive of two compressed tar archives.
+//! Reads a `.deb`: an `ar` archive of two compressed tar archives.
 //!
-//! The contents are streamed into a spool file, from which the image is filled
-//! later: an ext4 image is laid out before its first byte is written, so all
-//! sizes must be known, and unpacking twice would cost more than the spool.
+//! The content is streamed to a spool file, from which the image is filled later. All sizes must be
+//! known before an ext4 image is laid out, and unpacking twice would cost more than the spool.
 
 use std::{
     collections::BTreeMap,
@@ -14,16 +13,16 @@ use std::{
 
 use crate::packed;
 
-/// The largest control archive taken into memory. The largest real one (the
-/// digests of a kernel's headers) is below 3 MB.
+/// Maximum size of a control archive, which is kept in memory. The largest real one (the digests of
+/// kernel headers) is below 3 MB.
 const CONTROL_MAX_BYTES: u64 = 32 << 20;
-/// The largest archive of a package when unpacked. The largest of Debian, debug symbols of a
-/// kernel, has some 6 GB.
+/// Maximum uncompressed size of a package. The largest in Debian, debug symbols of a kernel, has
+/// some 6 GB.
 const UNPACKED_MAX_BYTES: u64 = 16 << 30;
-/// The largest number of files in one package; a kernel has 5,000.
+/// Maximum number of files in a package; a kernel has 5,000.
 const ENTRIES_MAX: usize = 500_000;
 
-/// Control files that serve package builders only.
+/// Control files that only package builders need.
 const CONTROL_LEFT_OUT: &[&str] = &["shlibs", "symbols"];
 
 /// Why a package cannot be read.
@@ -37,16 +36,16 @@ pub struct DebError {
     pub source: io::Error,
 }
 
-/// Where a file's bytes are.
+/// The content of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// In a spool file, by its number.
+    /// In a spool file.
     Spool {
-        /// Which spool file.
+        /// The number of the spool file.
         spool: usize,
-        /// The first byte.
+        /// The offset of the first byte.
         offset: u64,
-        /// How many bytes.
+        /// The length in bytes.
         length: u64,
     },
     /// In memory.
@@ -54,7 +53,7 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// How many bytes there are.
+    /// The length in bytes.
     #[must_use]
     pub(crate) fn len(&self) -> u64 {
         match self {
@@ -70,7 +69,7 @@ impl Content {
     }
 }
 
-/// Reads a part of a file without moving its position.
+/// Reads a part of a file without changing its file offset.
 #[derive(Debug)]
 struct Slice<'a> {
     file: &'a File,
@@ -89,10 +88,10 @@ impl Read for Slice<'_> {
 }
 
 impl Content {
-    /// A reader of the bytes.
+    /// A reader of the content.
     ///
     /// # Errors
-    /// When their spool file is not among the given ones.
+    /// Fails if the spool file is not among the given ones.
     pub(crate) fn open<'a>(&'a self, spools: &'a [File]) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
             Self::Bytes(bytes) => Box::new(bytes.as_slice()),
@@ -105,10 +104,10 @@ impl Content {
         })
     }
 
-    /// The bytes in memory.
+    /// Reads the content into memory.
     ///
     /// # Errors
-    /// When they cannot be read, or are fewer than there should be.
+    /// Fails if it cannot be read, or is shorter than recorded.
     pub(crate) fn read(&self, spools: &[File]) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.open(spools)?.read_to_end(&mut bytes)?;
@@ -120,18 +119,18 @@ impl Content {
     }
 }
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A directory.
     Directory,
     /// A regular file.
     File(Content),
-    /// A symbolic link and its target.
+    /// A symbolic link, with its target.
     Symlink(String),
-    /// Another name of the file at this path of the same package.
+    /// A hard link to the file at this path in the same package.
     HardLink(String),
-    /// A device node; `true` for a block device.
+    /// A device node.
     Device {
         /// Whether it is a block device.
         block: bool,
@@ -147,11 +146,11 @@ pub(crate) enum Kind {
 /// Owner, permissions, time and extended attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Meta {
-    /// Permission bits with setuid, setgid and sticky.
+    /// Permission bits with setuid, setgid and sticky bit.
     pub mode: u16,
-    /// The owner. Debian's packages only use the fixed numbers of base-passwd.
+    /// The user id. Debian's packages use only the fixed ids of base-passwd.
     pub uid: u32,
-    /// The group.
+    /// The group id.
     pub gid: u32,
     /// Seconds since the epoch.
     pub mtime: i64,
@@ -160,40 +159,40 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// Metadata of a file that this crate makes itself, owned by root.
+    /// The metadata of a file created by this crate, owned by root.
     #[must_use]
     pub(crate) fn root(mode: u16) -> Self {
         Self { mode, ..Self::default() }
     }
 }
 
-/// One file of a package.
+/// A file of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// Its path without a leading slash; empty for the root.
     pub path: String,
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
     /// Owner and permissions.
     pub meta: Meta,
 }
 
-/// A package that was read.
+/// A package after reading.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deb {
     /// The files of the control archive: `control`, maintainer scripts and so
     /// on.
     pub control: BTreeMap<String, Vec<u8>>,
-    /// All paths, also of files that were left out, as `dpkg -L` lists them.
+    /// All paths, including files left out, as `dpkg -L` lists them.
     pub paths: Vec<String>,
-    /// The files that were kept, in the package's order.
+    /// The files kept, in the order of the package.
     pub entries: Vec<Entry>,
 }
 
-/// A growing file of contents; several packages share one.
+/// An append-only file of contents, which several packages share.
 #[derive(Debug)]
 pub(crate) struct Spool {
-    /// Its number, recorded in [`Content::Spool`].
+    /// Its number, as in [`Content::Spool`].
     pub number: usize,
     file: io::BufWriter<File>,
     end: u64,
@@ -206,10 +205,10 @@ impl Spool {
         Self { number, file: io::BufWriter::with_capacity(256 << 10, file), end: 0 }
     }
 
-    /// The file, complete.
+    /// Completes the file and returns it.
     ///
     /// # Errors
-    /// When the last bytes cannot be written.
+    /// Fails if the last bytes cannot be written.
     pub(crate) fn finish(self) -> io::Result<File> {
         let mut file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.seek(SeekFrom::Start(0))?;
@@ -224,10 +223,10 @@ impl Spool {
     }
 }
 
-/// Reads a package. `keep` decides by path which files' contents are wanted.
+/// Reads a package. `keep` decides by path which files are kept.
 ///
 /// # Errors
-/// When it is no Debian package or cannot be read.
+/// Fails if it is not a Debian package, or cannot be read.
 pub(crate) fn read(
     path: &Path,
     spool: &mut Spool,
@@ -364,8 +363,8 @@ fn read_kind<R: Read>(entry: &mut tar::Entry<'_, R>, spool: &mut Spool) -> io::R
     })
 }
 
-/// A path of an archive without `./`, slashes at the ends, and anything that
-/// leads out.
+/// Normalizes an archive path: removes `./` and slashes at the ends, and refuses a path that leads
+/// out.
 fn clean_path(path: &[u8]) -> io::Result<String> {
     let text = std::str::from_utf8(path).map_err(|_| invalid("a file name is no UTF-8"))?;
     let mut parts = Vec::new();

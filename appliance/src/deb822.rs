@@ -1,26 +1,25 @@
 //! Paragraphs of `Field: value` lines, the format of Debian's control files,
 //! package indices, Release files and `.sources` lists.
 //!
-//! The reader is streaming, because the index of a release is 50 MB of text
-//! and only a few fields of it are kept.
+//! The parser is streaming, because the index of a release has 50 MB of text, of which only a few
+//! fields are kept.
 
 use std::io::{self, BufRead};
 
-/// The longest line accepted. The longest real one (a `Provides` of a Rust
-/// metapackage) is below 200 KB; a line without end would otherwise fill the
-/// memory.
+/// Maximum line length. The longest real one (a `Provides` of a Rust metapackage) is below 200 KB;
+/// an endless line would otherwise fill the memory.
 const LINE_MAX_BYTES: u64 = 4 << 20;
 
-/// One paragraph: fields in file order. Names are kept as written and compared
-/// without case, as the format demands.
+/// A paragraph: fields in file order. Names are kept as written and compared without case, as the
+/// format requires.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Paragraph {
     fields: Vec<(String, String)>,
 }
 
 impl Paragraph {
-    /// The value of a field. Continuation lines are joined by newlines, each
-    /// without its leading blank.
+    /// The value of a field. Continuation lines are joined by newlines, each without its leading
+    /// space.
     #[must_use]
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.fields
@@ -37,7 +36,7 @@ impl Paragraph {
     }
 }
 
-/// Reads paragraphs one after another.
+/// Reads paragraphs in sequence.
 #[derive(Debug)]
 pub(crate) struct Reader<R> {
     input: R,
@@ -51,13 +50,13 @@ impl<R: BufRead> Reader<R> {
         Self { input, line: String::new(), keep: None }
     }
 
-    /// A reader that keeps only the named fields, which saves most of the work
-    /// on a package index.
+    /// A reader that keeps only the named fields, which avoids most of the work for a package
+    /// index.
     pub(crate) fn keeping(input: R, fields: &'static [&'static str]) -> Self {
         Self { input, line: String::new(), keep: Some(fields) }
     }
 
-    /// Reads one line without its end into the buffer; false at the end.
+    /// Reads one line without its end into the buffer; returns `false` at the end of the input.
     fn read_line(&mut self) -> io::Result<bool> {
         self.line.clear();
         let mut limited = io::Read::take(&mut self.input, LINE_MAX_BYTES);
@@ -75,7 +74,7 @@ impl<R: BufRead> Reader<R> {
     /// The next paragraph; `None` at the end of the input.
     ///
     /// # Errors
-    /// When reading fails, or a line is neither a field nor a continuation.
+    /// Fails if reading fails, or if a line is neither a field nor a continuation.
     pub(crate) fn next_paragraph(&mut self) -> io::Result<Option<Paragraph>> {
         let mut paragraph = Paragraph::default();
         let mut seen = false;

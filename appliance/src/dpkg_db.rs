@@ -1,6 +1,5 @@
-//! dpkg's database of the tool root, as dpkg would have left it: what is
-//! installed, which files belong to what, and who waits for which trigger.
-//! apt, dpkg and maintainer scripts that ask about it get true answers.
+//! Writes dpkg's database of the tools root as dpkg would: installed packages, their files, and
+//! trigger interests. So apt, dpkg and maintainer scripts get correct answers from it.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +11,22 @@ use crate::{
     tree::{Tree, TreeError},
 };
 
-/// Where dpkg keeps its database.
+/// The directory of dpkg's database.
 const ADMIN_DIR: &str = "var/lib/dpkg";
 
-/// A package to be recorded as installed.
+/// A package to record as installed.
 #[derive(Debug)]
 pub(crate) struct Installed<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its contents.
     pub deb: &'a Deb,
-    /// The MD5 digest of each configuration file that is there, by path.
+    /// The MD5 digest of each existing configuration file, by path.
     pub conffiles: Vec<(String, String)>,
 }
 
-/// The digest that dpkg records for a configuration file. It tells whether the
-/// administrator changed the file; nothing is trusted because of it.
+/// The MD5 digest that dpkg records for a configuration file. It only shows whether the
+/// administrator changed the file; no trust depends on it.
 #[must_use]
 pub(crate) fn conffile_digest(bytes: &[u8]) -> String {
     hex::encode(Md5::digest(bytes))
@@ -51,8 +50,8 @@ fn lines<'a>(deb: &'a Deb, file: &str) -> impl Iterator<Item = &'a str> {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// The prefix of a package's files in the database: packages that can be there
-/// for several architectures carry theirs.
+/// The prefix of a package's files in the database; it includes the architecture for packages that
+/// can be installed for several.
 #[must_use]
 pub(crate) fn info_name(name: &str, deb: &Deb) -> String {
     let control = deb.control.get("control").map(Vec::as_slice).unwrap_or_default();
@@ -67,7 +66,7 @@ pub(crate) fn info_name(name: &str, deb: &Deb) -> String {
 /// Writes the database into the tree.
 ///
 /// # Errors
-/// When a path is blocked.
+/// Fails if a path is blocked.
 pub(crate) fn write(tree: &mut Tree, packages: &[Installed<'_>]) -> Result<(), TreeError> {
     let mut status = String::new();
     let mut triggers: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -111,7 +110,7 @@ pub(crate) fn write(tree: &mut Tree, packages: &[Installed<'_>]) -> Result<(), T
     write_triggers(tree, &triggers)
 }
 
-/// Triggers on paths are in one file, named ones in a file each.
+/// Path triggers are in one file; each named trigger has its own file.
 fn write_triggers(
     tree: &mut Tree,
     triggers: &BTreeMap<String, Vec<String>>,
@@ -133,8 +132,8 @@ fn write_triggers(
     tree.write(&format!("{ADMIN_DIR}/triggers/File"), 0o644, file_triggers)
 }
 
-/// A package's paragraph of the status file: its control file with the status
-/// after the name and the digests of its configuration files at the end.
+/// A package's paragraph in the status file: its control file, with the status after the name and
+/// the digests of configuration files at the end.
 fn stanza(package: &Installed<'_>) -> String {
     let control = package.deb.control.get("control").map(Vec::as_slice).unwrap_or_default();
     let control = String::from_utf8_lossy(control);

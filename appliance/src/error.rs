@@ -1,4 +1,4 @@
-//! The errors of making or finding an appliance, with what the user can do.
+//! The errors of building or finding an appliance, with hints for the user.
 
 use std::{error::Error as _, io, path::PathBuf};
 
@@ -10,40 +10,40 @@ use crate::{
     solve::SolveError,
 };
 
-/// Why there is no appliance.
+/// Why no appliance is available.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The release is none that has keys and suites.
+    /// The release is not supported.
     #[error("the release `{release}` is unknown; there are `bookworm` and `trixie`")]
     UnknownRelease {
-        /// What was asked for.
+        /// The requested release.
         release: String,
     },
-    /// A key that was shipped cannot be used.
+    /// A built-in key is damaged.
     #[error("the keys of Debian cannot be used")]
     Keys(#[from] SignatureError),
     /// No mirror is known.
     #[error("no Debian mirror is known")]
     Mirror(#[from] MirrorError),
-    /// The state of the release could not be had or is not to be believed.
+    /// The state of the release cannot be determined or is not trusted.
     #[error("cannot read the package indices of the release")]
     Archive(#[from] ArchiveError),
-    /// The packages do not fit together.
+    /// The packages cannot be resolved.
     #[error("cannot choose the packages of the appliance")]
     Solve(#[from] SolveError),
-    /// A package could not be fetched.
+    /// A package cannot be downloaded.
     #[error("cannot fetch the packages of the appliance")]
     Fetch(#[from] DownloadError),
-    /// A package could not be read.
+    /// A package cannot be read.
     #[error("cannot unpack the packages of the appliance")]
     Deb(#[from] DebError),
-    /// The kernel could not be taken out.
+    /// The kernel cannot be extracted.
     #[error("cannot take the kernel out of its package")]
     Kernel(#[from] KernelError),
-    /// The tool root could not be put together.
+    /// The tools root cannot be assembled.
     #[error("cannot put the tool root together")]
     Root(#[from] RootError),
-    /// The image could not be written.
+    /// The image cannot be written.
     #[error("cannot write the tool root")]
     Image(#[from] ImageError),
     /// The first-stage machine did not run.
@@ -52,14 +52,14 @@ pub enum Error {
     /// A script failed in the first stage.
     #[error("the configuration of `{package}` failed with status {status}{}", tail_text(tail))]
     Configure {
-        /// The package or closing step.
+        /// The package, or the closing step.
         package: String,
         /// Its exit status.
         status: String,
         /// The last lines of output.
         tail: Vec<String>,
     },
-    /// The first stage ended before it was done.
+    /// The first stage ended early.
     #[error(
         "the configuration of the appliance ended early, with status {status}{}",
         tail_text(tail)
@@ -70,43 +70,43 @@ pub enum Error {
         /// The last lines of output.
         tail: Vec<String>,
     },
-    /// The first stage left the file system in use.
+    /// The first stage did not unmount the filesystem cleanly.
     #[error("the machine that configures the appliance did not unmount `{}` cleanly", path.display())]
     Unclean {
         /// The image.
         path: PathBuf,
     },
-    /// A file or folder of the cache is in the way or cannot be used.
+    /// A file or folder of the cache cannot be used.
     #[error("{action} `{}`", path.display())]
     File {
-        /// What was tried: `cannot …`.
+        /// The action: `cannot …`.
         action: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A bundle of the cache has a manifest that cannot be read.
+    /// The manifest of a cached appliance is damaged.
     #[error("the appliance `{}` has a damaged manifest ({why})", path.display())]
     Manifest {
         /// The manifest.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
 }
 
-/// What went wrong in a word, for exit codes and for deciding what to try.
+/// The kind of an error, which determines the exit code and fallbacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The request itself is wrong: release, package name, mirror URL.
+    /// The request is invalid: release, package name, mirror URL.
     Request,
-    /// The mirror cannot be reached or does not have the files.
+    /// The mirror is unreachable or lacks files.
     MirrorUnreachable,
-    /// A signature is wrong, or an old state is served.
+    /// A signature is invalid, or the mirror serves an old state.
     SignatureWrong,
-    /// A file is not the one that was signed for.
+    /// A file does not have the signed digest.
     HashWrong,
     /// The disk of the host is full.
     DiskFull,
@@ -117,7 +117,7 @@ pub enum ErrorKind {
 }
 
 impl Error {
-    /// What went wrong in a word.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         if self.is_disk_full() {
@@ -139,7 +139,7 @@ impl Error {
         }
     }
 
-    /// What the user can do about it.
+    /// A remedy for the user.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {

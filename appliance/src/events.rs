@@ -1,67 +1,66 @@
-//! What a build of the appliance tells while it runs. Libraries do not print:
-//! a terminal, a log and a test all render these.
+//! Progress events of an appliance build. Libraries do not print: terminal, log and tests render
+//! these events.
 
 use std::path::Path;
 
 use crate::fetch::Progress;
 
-/// A part of the build.
+/// A phase of the build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Release files and package indices.
+    /// Downloading Release files and package indices.
     Indices,
-    /// The packages.
+    /// Downloading packages.
     Packages,
-    /// Reading the packages.
+    /// Unpacking packages.
     Unpack,
     /// Writing the image.
     Image,
-    /// The first-stage microVM.
+    /// Running the first-stage microVM.
     Configure,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// Another vbuild builds an appliance in the same cache; this one waits for
-    /// its lock.
+    /// Another vbuild process builds an appliance in the same cache; this one waits for its lock.
     Waiting {
         /// The lock file.
         lock: &'a Path,
     },
-    /// A part begins.
+    /// A phase begins.
     Begin(Phase),
-    /// A download goes on.
+    /// Progress of a download.
     Download(Phase, Progress),
     /// A package was unpacked.
     Unpacked {
-        /// How many are done.
+        /// The number of packages unpacked.
         done: usize,
-        /// How many there are.
+        /// The total number of packages.
         total: usize,
     },
-    /// A step of the configuration begins.
+    /// A configuration step begins.
     Step {
         /// Its number, from 1.
         number: usize,
-        /// How many there are.
+        /// The total number of steps.
         total: usize,
-        /// The package or the closing step.
+        /// The package, or the closing step.
         name: &'a str,
     },
-    /// A line of output of the configuration, for a log.
+    /// A line of the configuration's output, for a log.
     Output(&'a str),
-    /// Something that the user should know and that stops nothing.
+    /// A warning for the user.
     Warning(&'a str),
 }
 
-/// Takes the events of a build, in order and on the caller's thread.
+/// Receives the events of a build, in order and on the caller's thread.
 pub trait Events {
-    /// Takes one event.
+    /// Receives an event.
     fn event(&mut self, event: Event<'_>);
 }
 
-/// Takes no notice.
+/// Ignores all events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

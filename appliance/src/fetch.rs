@@ -1,6 +1,5 @@
-//! Downloads into a folder where every file is named by its digest: parallel,
-//! resumed where they stopped, and never visible under their name before the
-//! digest was checked.
+//! Downloads files into a folder, named by digest: in parallel, with resuming, and visible under
+//! their name only after the digest is verified.
 
 use std::{
     collections::BTreeSet,
@@ -20,17 +19,17 @@ use sha2::{Digest as _, Sha256};
 
 use crate::apt_conf::AptConf;
 
-/// Connections at a time. Most files are small, so that latency counts; more
-/// would be impolite to a public mirror.
+/// Parallel connections. Most files are small, so latency matters; more connections would be
+/// impolite to a public mirror.
 const CONNECTIONS: usize = 6;
-/// One read of a file.
+/// Bytes read from a file per call.
 const BUFFER_BYTES: usize = 128 << 10;
 
-/// A client with the proxies of the environment, or those of apt where it names none, and
-/// the certificates of one more PEM file.
+/// A client with the proxies of the environment, or else those of apt, and with the additional
+/// certificates of a PEM file.
 ///
 /// # Errors
-/// When the file cannot be read or holds no certificate, or a proxy cannot be used.
+/// Fails if the file cannot be read or contains no certificate, or if a proxy is unusable.
 pub(crate) fn client(ca_file: Option<&Path>, apt: &AptConf) -> Result<Client, DownloadError> {
     let certificates = ca_file.map(|path| {
         fs::read(path).map_err(|error| DownloadError::Certificates {
@@ -43,7 +42,7 @@ pub(crate) fn client(ca_file: Option<&Path>, apt: &AptConf) -> Result<Client, Do
         proxy.map_err(|reason| InvalidProxy { setting, reason })
     };
     let proxies = Proxies::from_environment(|name| std::env::var_os(name))?;
-    // What the environment says counts, also where apt says what cannot be used.
+    // The environment takes precedence, also over an unusable value in apt's configuration.
     let proxies = match proxies.decides() {
         true => proxies,
         false => proxies.or(of_apt("http")?, of_apt("https")?),
@@ -51,11 +50,10 @@ pub(crate) fn client(ca_file: Option<&Path>, apt: &AptConf) -> Result<Client, Do
     Client::new(&download::Options { certificates: certificates.transpose()?, proxies })
 }
 
-/// A file to fetch.
+/// A file to download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Item {
-    /// Where it is; the second and later addresses are tried when the one
-    /// before answers that it has no such file.
+    /// Its URLs; the next one is tried if a server responds that it does not have the file.
     pub urls: Vec<String>,
     /// Its digest in lower-case hexadecimal digits.
     pub sha256: String,
@@ -63,35 +61,35 @@ pub(crate) struct Item {
     pub size: u64,
 }
 
-/// How far [`fetch_all`] is.
+/// Progress of [`fetch_all`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Bytes that are there, fetched now or before.
+    /// Bytes present, from this or earlier downloads.
     pub bytes: u64,
-    /// Bytes there will be.
+    /// Total bytes.
     pub total_bytes: u64,
-    /// Bytes that came over the network this time.
+    /// Bytes downloaded by this call.
     pub fetched_bytes: u64,
 }
 
-/// The name of a file in the folder.
+/// The path of a file in the folder.
 #[must_use]
 pub(crate) fn path_of(dir: &Path, sha256: &str) -> PathBuf {
     dir.join(sha256)
 }
 
-/// Fetches all items into the folder, some at a time, telling how far it is.
-/// What is there already is checked and not fetched again.
+/// Downloads all items into the folder in parallel, with progress reports. Existing files are
+/// verified instead.
 ///
 /// # Errors
-/// The first failure; what was fetched until then stays for the next time.
+/// Returns the first error; completed downloads are kept for the next attempt.
 pub(crate) fn fetch_all(
     client: &Client,
     dir: &Path,
     items: &[Item],
     tell: &mut dyn FnMut(Progress),
 ) -> Result<(), DownloadError> {
-    // Two suites may have the same, empty index: one file is fetched once.
+    // Two suites may have the same, empty index: each file is downloaded once.
     let mut digests = BTreeSet::new();
     let items: Vec<&Item> = items.iter().filter(|item| digests.insert(&item.sha256)).collect();
     let mut progress =
@@ -134,7 +132,7 @@ pub(crate) fn fetch_all(
     })
 }
 
-/// Fetches one item, unless it is there.
+/// Downloads one item, unless it exists.
 fn fetch(
     client: &Client,
     dir: &Path,
@@ -173,8 +171,7 @@ fn fetch(
     }
 }
 
-/// Whether a file of the cache is whole. A damaged one is removed, so that it
-/// is fetched again.
+/// Whether a cached file is intact. A damaged one is removed, to be downloaded again.
 fn is_intact(path: &Path, item: &Item) -> bool {
     let Ok(meta) = fs::metadata(path) else { return false };
     let intact = meta.len() == item.size && digest_of(path).is_ok_and(|found| found == item.sha256);
@@ -184,10 +181,10 @@ fn is_intact(path: &Path, item: &Item) -> bool {
     intact
 }
 
-/// The SHA256 digest of a file in hexadecimal digits.
+/// The SHA-256 digest of a file in hexadecimal digits.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Fails if it cannot be read.
 pub(crate) fn digest_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();

@@ -1,5 +1,5 @@
-//! The configuration inside a microVM. This crate says what is to run; the
-//! machine is somebody else's, given as a [`FirstStage`].
+//! Runs the configuration inside a microVM. This crate specifies what to run; the caller provides
+//! the machine as a [`FirstStage`].
 
 use std::{
     fs::File,
@@ -14,41 +14,39 @@ use crate::{
     events::{Event, Events},
 };
 
-/// Lines of output that are kept for the message of a failure.
+/// Lines of output kept for an error message.
 const TAIL_LINES: usize = 20;
-/// The longest line of output that is kept whole; a script that writes without
-/// end must not fill the memory.
+/// Maximum line length of output; longer lines are split, so that a script with endless output
+/// cannot fill the memory.
 const LINE_MAX_BYTES: usize = 4096;
 
-/// What the first stage is to do: boot this kernel with this initramfs, whose
-/// `/init` is the agent, mount the image read-write as the root of a chroot with
-/// `/proc`, `/sys`, `/dev` and an empty `/run` and `/tmp`, execute the script in
-/// it as root, unmount, and power off. It needs no network.
+/// The task of the first stage: boot this kernel with this initramfs, whose `/init` is the agent;
+/// mount the image read-write as the root of a chroot with `/proc`, `/sys`, `/dev` and an empty
+/// `/run` and `/tmp`; execute the script in it as root; unmount; power off. It needs no network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirstStageSpec {
     /// An ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
     /// The initramfs with the agent.
     pub initrd: PathBuf,
-    /// An ext4 file system in a raw file.
+    /// An ext4 filesystem in a raw file.
     pub root_image: PathBuf,
     /// The path of the script inside the image; it takes no arguments.
     pub script: &'static str,
-    /// The memory that the machine should have, in MiB.
+    /// Memory of the machine in MiB.
     pub memory_mib: u32,
-    /// How long the script may take.
+    /// Time limit of the script.
     pub timeout: Duration,
 }
 
 /// Runs the first stage.
 pub trait FirstStage {
-    /// Runs the script and returns its exit status, 128 and the signal if one
-    /// ended it. Standard output and standard error go to `output` as they
-    /// come, in pieces of any size.
+    /// Runs the script and returns its exit status, or 128 plus the signal that killed it. Standard
+    /// output and standard error are passed to `output` as they arrive, in pieces of any size.
     ///
     /// # Errors
-    /// When the machine does not boot, is lost, or the time is over. A script
-    /// that fails is no error.
+    /// Fails if the machine does not boot, is lost, or exceeds the time limit. A failing script is
+    /// not an error.
     fn run(
         &self,
         spec: &FirstStageSpec,
@@ -56,7 +54,7 @@ pub trait FirstStage {
     ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// Runs the first stage and judges its outcome.
+/// Runs the first stage and checks its result.
 pub(crate) fn run(
     first_stage: &dyn FirstStage,
     spec: &FirstStageSpec,
@@ -83,7 +81,7 @@ enum State {
     Done,
 }
 
-/// Makes lines of pieces, and events of lines.
+/// Splits output into lines, and converts lines to events.
 struct OutputReader {
     partial: Vec<u8>,
     tail: Vec<String>,
@@ -132,10 +130,10 @@ impl OutputReader {
     }
 }
 
-/// Whether the image was unmounted: its superblock says so. A machine that was
-/// cut off leaves a journal to be replayed, which a read-only drive cannot do.
+/// Checks that the image was unmounted, as its superblock records. Otherwise its journal needs a
+/// replay, which a read-only drive cannot do.
 fn check_clean(image: &Path) -> Result<(), Error> {
-    /// The superblock's place in the image, and of its fields in it.
+    /// The offset of the superblock in the image, and of fields in the superblock.
     const SUPERBLOCK: u64 = 1024;
     const STATE: usize = 0x3a;
     const FEATURE_INCOMPAT: usize = 0x60;
@@ -166,7 +164,7 @@ mod tests {
             _spec: &FirstStageSpec,
             output: &mut dyn FnMut(&[u8]),
         ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>> {
-            // One byte at a time: pieces may end anywhere.
+            // Single bytes, since pieces may end anywhere.
             self.output.bytes().for_each(|byte| output(&[byte]));
             Ok(self.status)
         }

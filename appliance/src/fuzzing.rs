@@ -1,5 +1,5 @@
-//! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests:
-//! what a mirror sends.
+//! The bodies of the fuzz targets for data of a mirror, for `tests/fuzz` and for this crate's own
+//! tests.
 
 use std::{cmp::Ordering, fs::File, io::Write};
 
@@ -11,22 +11,22 @@ use crate::{
     solve, version,
 };
 
-/// A time at which the keys are good: 2025-10-01.
+/// A time at which the keys are valid: 2025-10-01.
 const NOW: u64 = 1_759_276_800;
 
-/// An InRelease file, signed and not.
+/// Parses an InRelease file, signed or not.
 pub fn release(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let _ = Release::read(&text, "trixie", Expiry::Refuse, NOW);
     let keyring = Keyring::debian(Role::Archive).expect("the keys of this crate");
-    // Nobody can sign here, so nothing that is found may pass.
+    // The fuzzer cannot sign, so no input may be verified.
     let signed = Release::verify(&text, "trixie", &keyring, Expiry::Refuse, NOW);
     if let Ok(release) = signed {
         assert!(release.file("main/binary-amd64/Packages.xz").is_some(), "a forged signature");
     }
 }
 
-/// An index of packages, and what is solved with it.
+/// Parses a package index and resolves packages from it.
 pub fn packages(bytes: &[u8]) {
     let mut reader = deb822::Reader::new(bytes);
     while let Ok(Some(paragraph)) = reader.next_paragraph() {
@@ -44,8 +44,8 @@ pub fn packages(bytes: &[u8]) {
     }
 }
 
-/// A package file. Names of its members that look like those of packages are given to
-/// the first members, as no mutation would find them.
+/// Reads a package file. The names of its first members are replaced by those of a package, which
+/// no mutation would find.
 pub fn package(bytes: &[u8]) {
     let _ = modules::parse_depends(bytes);
     let folder = tempfile::tempdir().expect("a folder for the test");
@@ -70,10 +70,10 @@ pub fn package(bytes: &[u8]) {
     }
 }
 
-/// Three versions: their order is one.
+/// Compares three versions, whose order must be total.
 ///
 /// # Panics
-/// When it is none.
+/// Panics if it is not.
 pub fn versions(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut parts = text.splitn(3, '\n');

@@ -1,7 +1,6 @@
-//! Writing of a tree as an ext4 image, straight from the contents of the
-//! packages: owners, modes, setuid, links, device nodes and extended attributes
-//! come out as they are in the packages, which a user without privileges could
-//! not make in a folder.
+//! Writes a tree as an ext4 image, directly from the contents of packages: owners, modes, setuid
+//! bits, links, device nodes and extended attributes are as in the packages, which an unprivileged
+//! user could not create in a folder.
 
 use std::{
     collections::HashMap,
@@ -16,19 +15,19 @@ use crate::{
     tree::{Node, NodeId, Tree},
 };
 
-/// The block size that mkext4 uses.
+/// The block size of mkext4.
 const BLOCK_BYTES: u64 = 4096;
-/// One inode for this many bytes, mke2fs's ratio, as mkext4 keeps it. The free
-/// space brings enough of them for what the configuration adds.
+/// One inode per this many bytes: mke2fs's ratio, which mkext4 uses too. So the free space also
+/// provides inodes for the configuration.
 const BYTES_PER_INODE: u64 = 16_384;
-/// The journal serves the first boot only, which writes a few thousand small
-/// files; the image is read-only ever after.
+/// Journal size in blocks. Only the first boot uses the journal, to write a few thousand small
+/// files; afterwards the image is read-only.
 const JOURNAL_BLOCKS: u32 = 1024;
 
 /// Why an image cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The file system cannot hold the tree.
+    /// The filesystem cannot hold the tree.
     #[error("cannot lay out the file system of the tool root")]
     Layout(#[source] mkext4::Error),
     /// The file cannot be written.
@@ -42,35 +41,35 @@ pub enum ImageError {
     },
 }
 
-/// How an image is to be.
+/// The properties of an image.
 #[derive(Debug, Clone)]
 pub(crate) struct ImageOptions {
     /// The volume label, at most 16 bytes.
     pub label: String,
-    /// The UUID, which also seeds the directory hashes: the same tree with the
-    /// same UUID is the same image, byte for byte.
+    /// The UUID, which also seeds the directory hashes: the same tree with the same UUID gives the
+    /// same image, byte for byte.
     pub uuid: [u8; 16],
-    /// Free space in bytes. The file is sparse, so that it costs nothing.
+    /// Free space in bytes. It costs nothing, as the file is sparse.
     pub free_bytes: u64,
-    /// The time of the file system itself, in seconds since the epoch.
+    /// The time of the filesystem itself, in seconds since the epoch.
     pub time: u32,
 }
 
-/// What was written.
+/// The result of writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ImageSummary {
-    /// The size of the file system.
+    /// The size of the filesystem in bytes.
     pub size_bytes: u64,
-    /// Bytes of files.
+    /// Bytes of file contents.
     pub data_bytes: u64,
-    /// Files, directories and everything else.
+    /// Number of files, directories and other inodes.
     pub inodes: usize,
 }
 
 /// Writes the tree as an ext4 image.
 ///
 /// # Errors
-/// When it does not fit, or the file cannot be written.
+/// Fails if the tree does not fit, or if the file cannot be written.
 pub(crate) fn write(
     tree: &Tree,
     spools: &[File],
@@ -81,7 +80,7 @@ pub(crate) fn write(
     let size_bytes = size_for(tree, options.free_bytes);
     let mut layout = Options::new(size_bytes, options.uuid, i64::from(options.time));
     layout.label = Some(options.label.clone());
-    // Everything in it belongs to root; nobody is to be kept from the rest.
+    // All files belong to root, so no blocks need to be reserved for it.
     layout.reserved_percent = 0;
     layout.journal_blocks = Some(JOURNAL_BLOCKS);
     let mut builder = FsBuilder::new(layout).map_err(ImageError::Layout)?;
@@ -101,7 +100,7 @@ pub(crate) fn write(
     Ok(ImageSummary { size_bytes: summary.image_len, data_bytes: summary.data_bytes, inodes })
 }
 
-/// A size that holds the tree and the free space, with the metadata of both.
+/// A filesystem size for the tree and the free space, with the metadata of both.
 fn size_for(tree: &Tree, free_bytes: u64) -> u64 {
     let (mut bytes, mut inodes) = (0, 0);
     tree.for_each(&mut |node, _| {
@@ -112,20 +111,20 @@ fn size_for(tree: &Tree, free_bytes: u64) -> u64 {
             _ => 0,
         };
     });
-    // A 32nd for inode tables, bitmaps and extents; and room for every inode.
+    // One 32nd for inode tables, bitmaps and extents; and space for every inode.
     let needed = (bytes + free_bytes + (bytes + free_bytes) / 32).max(inodes * BYTES_PER_INODE);
     (needed + (16 << 20)).next_multiple_of(1 << 20)
 }
 
-/// What was declared, and what is to be filled in, in that order.
+/// The declared inodes, and the contents to fill in, in the same order.
 struct Plan<'a> {
     declared: HashMap<NodeId, InodeHandle>,
     files: Vec<(InodeHandle, &'a Content)>,
 }
 
 impl<'a> Plan<'a> {
-    /// Declares all that is in a directory. The recursion is as deep as the
-    /// deepest path of a package.
+    /// Declares everything in a directory. The recursion is as deep as the deepest path of a
+    /// package.
     fn directory(
         &mut self,
         tree: &'a Tree,
@@ -147,7 +146,7 @@ impl<'a> Plan<'a> {
             self.declared.insert(*child, declared);
             match node {
                 Node::Directory(_) => self.directory(tree, *child, builder, declared)?,
-                // mkext4 takes no filling of an empty file.
+                // mkext4 does not accept content for an empty file.
                 Node::File(content) if !content.is_empty() => self.files.push((declared, content)),
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! The package indices of the suites, and the relations between packages.
+//! The package indices of the suites, and relations between packages.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -7,8 +7,7 @@ use std::{
 
 use crate::{deb822, version, version::Relation};
 
-/// The fields that are kept of an index entry; the rest, more than two thirds
-/// of the text, is never stored.
+/// The fields kept of an index entry; the rest, more than two thirds of the text, is never stored.
 const FIELDS: &[&str] = &[
     "Package",
     "Version",
@@ -24,12 +23,12 @@ const FIELDS: &[&str] = &[
     "SHA256",
 ];
 
-/// One alternative of a dependency: a name, perhaps with a version.
+/// An alternative of a dependency: a name, with an optional version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Alternative {
     /// The package's or virtual package's name.
     pub name: String,
-    /// The version it must stand in relation to.
+    /// The relation to a version that it must satisfy.
     pub version: Option<(Relation, String)>,
 }
 
@@ -48,9 +47,9 @@ impl std::fmt::Display for Alternative {
     }
 }
 
-/// Parses a relation field into clauses of alternatives: `a, b | c (>= 1)`.
-/// Architecture and build-profile qualifiers do not occur in binary indices
-/// except `:any`, which means nothing where there is one architecture.
+/// Parses a relation field into clauses of alternatives: `a, b | c (>= 1)`. Binary indices have no
+/// architecture or build-profile qualifiers except `:any`, which has no effect with one
+/// architecture.
 #[must_use]
 pub(crate) fn parse_relations(field: &str) -> Vec<Vec<Alternative>> {
     field
@@ -78,30 +77,30 @@ fn parse_alternative(text: &str) -> Option<Alternative> {
     Some(Alternative { name: name.to_owned(), version })
 }
 
-/// A package as its index describes it.
+/// An entry of a package index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Package {
     /// Its name.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Whether the base system cannot be without it.
+    /// Whether the package is essential.
     pub essential: bool,
-    /// Its priority, which decides between providers of a virtual package.
+    /// Its priority, which selects among providers of a virtual package.
     pub priority: String,
-    /// `Depends` and `Pre-Depends`, unparsed: most packages are never asked.
+    /// `Depends` and `Pre-Depends`, unparsed, since they are needed for few packages.
     pub depends: String,
     /// `Provides`, unparsed.
     pub provides: String,
     /// `Conflicts` and `Breaks`, unparsed.
     pub conflicts: String,
-    /// Where the file is, below the mirror's root of the archive.
+    /// The path of its file, relative to the root of the archive.
     pub filename: String,
     /// The file's size in bytes.
     pub size: u64,
     /// The file's digest, 64 hexadecimal digits.
     pub sha256: String,
-    /// Which archive holds it; an index into the caller's list of archives.
+    /// The index of its archive in the caller's list.
     pub archive: u8,
 }
 
@@ -137,7 +136,7 @@ impl Package {
         })
     }
 
-    /// Whether the package itself is what a dependency asks for.
+    /// Whether the package itself satisfies a dependency.
     #[must_use]
     pub(crate) fn satisfies(&self, wanted: &Alternative) -> bool {
         self.name == wanted.name
@@ -147,8 +146,8 @@ impl Package {
                 .is_none_or(|(relation, bound)| relation.holds(&self.version, bound))
     }
 
-    /// Whether the package provides what a dependency asks for. A dependency
-    /// with a version is met only by a provision with a version.
+    /// Whether the package provides what a dependency needs. A versioned dependency is only
+    /// satisfied by a versioned provision.
     #[must_use]
     pub(crate) fn provides(&self, wanted: &Alternative) -> bool {
         if !self.provides.contains(&wanted.name) {
@@ -167,37 +166,36 @@ impl Package {
     }
 }
 
-/// Text is compressed in blocks of this size: small enough that looking one
-/// package up costs a tenth of a millisecond, large enough to compress well.
+/// Size of a block of text that is compressed as a unit: small enough that a lookup takes a tenth
+/// of a millisecond, large enough to compress well.
 const BLOCK_BYTES: usize = 64 << 10;
 /// The fastest level; the indices are read once and kept for seconds.
 const BLOCK_LEVEL: i32 = 1;
 
-/// Where a package is in the compressed text.
+/// The position of a package in the compressed text.
 #[derive(Debug)]
 struct Slot {
     name: Box<str>,
     version: Box<str>,
     archive: u8,
     essential: bool,
-    /// The number of the package in the order of reading.
+    /// The number of the package in reading order.
     number: u32,
     block: u32,
     start: u32,
     end: u32,
 }
 
-/// All packages of all suites, the newest version of each.
+/// All packages of all suites, each in its newest version.
 ///
-/// A release has 60,000 packages and an appliance 300 of them, so that the
-/// entries are kept as compressed text and parsed when they are asked for: 15 MB
-/// of memory instead of 70.
+/// A release has 60,000 packages and an appliance 300 of them, so entries are stored as compressed
+/// text and parsed on demand: 15 MB of memory instead of 70.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     slots: Vec<Slot>,
     blocks: Vec<Vec<u8>>,
     open_block: String,
-    /// The hash of a virtual package's name, and the number of a provider.
+    /// The hash of a virtual package's name, with the number of a provider.
     providers: Vec<(u64, u32)>,
 }
 
@@ -208,11 +206,11 @@ fn name_hash(name: &str) -> u64 {
 }
 
 impl Index {
-    /// Adds the packages of an uncompressed `Packages` file. Entries without the
-    /// needed fields are left out: such a package can only be missed by name.
+    /// Adds the packages of an uncompressed `Packages` file. Entries without required fields are
+    /// skipped; such a package is reported as missing if it is needed.
     ///
     /// # Errors
-    /// When the text cannot be read or is no index.
+    /// Fails if the text cannot be read or is not an index.
     pub(crate) fn add(&mut self, input: impl BufRead, archive: u8) -> io::Result<()> {
         let mut reader = deb822::Reader::keeping(input, FIELDS);
         while let Some(paragraph) = reader.next_paragraph()? {
@@ -253,11 +251,11 @@ impl Index {
         Ok(())
     }
 
-    /// Sorts what was added: of two versions of one package the later is kept,
-    /// of equal ones that of the first archive. Call it once, at the end.
+    /// Sorts the packages: of two versions of a package the later is kept, of equal ones that of
+    /// the first archive. Must be called once, at the end.
     ///
     /// # Errors
-    /// When the last block cannot be compressed.
+    /// Fails if the last block cannot be compressed.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         self.close_block()?;
         self.open_block = String::new();
@@ -268,7 +266,7 @@ impl Index {
         });
         self.slots.dedup_by(|later, first| later.name == first.name);
         self.slots.shrink_to_fit();
-        // From the order of reading to the place after sorting.
+        // Maps the reading order to the sorted position.
         let mut places = vec![None; numbers];
         for (place, slot) in self.slots.iter().enumerate() {
             if let (Some(entry), Ok(place)) =
@@ -293,21 +291,21 @@ impl Index {
         Package::from_paragraph(&paragraph, slot.archive)
     }
 
-    /// The package of a name.
+    /// Looks up a package by name.
     #[must_use]
     pub(crate) fn get(&self, name: &str) -> Option<Package> {
         let place = self.slots.binary_search_by(|slot| (*slot.name).cmp(name)).ok()?;
         self.read(&self.slots[place])
     }
 
-    /// The essential packages in the order of their names.
+    /// The essential packages, sorted by name.
     #[must_use]
     pub(crate) fn essential(&self) -> Vec<Package> {
         self.slots.iter().filter(|slot| slot.essential).filter_map(|slot| self.read(slot)).collect()
     }
 
-    /// The packages that provide what is asked for, best first: by priority,
-    /// then by name, so that the choice is the same on every machine.
+    /// The packages that provide what a dependency needs, best first: by priority, then by name, so
+    /// that the choice is deterministic.
     #[must_use]
     pub(crate) fn providers(&self, wanted: &Alternative) -> Vec<Package> {
         let hash = name_hash(&wanted.name);
@@ -326,7 +324,7 @@ impl Index {
     }
 }
 
-/// Smaller is more important.
+/// The rank of a priority; smaller is more important.
 fn priority_rank(priority: &str) -> u8 {
     match priority {
         "required" => 0,
@@ -341,8 +339,7 @@ fn priority_rank(priority: &str) -> u8 {
 pub(crate) mod tests {
     use super::*;
 
-    /// An index of packages that are told by name, and the lines of their
-    /// entries beyond the ones that every entry needs.
+    /// An index for tests: package names, with additional lines for their entries.
     pub(crate) fn index_of(packages: &[(&str, &str)]) -> Index {
         let mut index = Index::default();
         for (name, lines) in packages {

@@ -1,29 +1,28 @@
-//! The initramfs: the agent as `/init`, the modules it must load before it can
-//! see a disk, and the list that says in which order.
+//! The initramfs: the agent as `/init`, the modules that it must load to access disks, and the list
+//! with their loading order.
 //!
-//! It is two archives one after the other, which the kernel unpacks as one. The
-//! modules are written once per appliance, the agent's archive is small and
-//! made for each build of the agent.
+//! It consists of two concatenated archives, which the kernel unpacks as one. The modules are
+//! written once per appliance; the agent's archive is small and written for each version of the
+//! agent.
 
 use std::io::{self, Write};
 
 use crate::modules::Module;
 
-/// Where the agent reads which modules to load: one absolute path a line, in
-/// the order of loading.
+/// The list of modules that the agent loads: one absolute path per line, in loading order.
 pub const MODULE_LIST: &str = "etc/vbuild/modules";
 
-/// Regular file, directory and character device of a mode word.
+/// File type bits of a mode: regular file, directory, character device.
 const S_IFREG: u32 = 0o100_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFCHR: u32 = 0o020_000;
 
-/// The kernel expects a following archive at a multiple of four bytes; a page
-/// leaves no doubt.
+/// Padding between archives. The kernel requires a multiple of four bytes for the second; a page is
+/// always sufficient.
 const PADDING_BYTES: usize = 4096;
 
-/// Builds a newc archive. Times and inode numbers are fixed, so that the same
-/// files are the same bytes.
+/// Builds a newc archive. Times and inode numbers are fixed, so that the same files give the same
+/// bytes.
 #[derive(Debug, Default)]
 struct Archive {
     bytes: Vec<u8>,
@@ -64,7 +63,7 @@ impl Archive {
 /// The archive with the modules and their list.
 ///
 /// # Errors
-/// When a module is larger than 4 GiB.
+/// Fails if a module is larger than 4 GiB.
 pub(crate) fn modules_archive(modules: &[Module]) -> io::Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["etc", "etc/vbuild", "lib", "lib/modules"] {
@@ -82,16 +81,16 @@ pub(crate) fn modules_archive(modules: &[Module]) -> io::Result<Vec<u8>> {
     archive.finish()
 }
 
-/// The archive with the agent and the mount points it needs at once.
+/// The archive with the agent and its first mount points.
 ///
 /// # Errors
-/// When the agent is larger than 4 GiB.
+/// Fails if the agent is larger than 4 GiB.
 pub(crate) fn agent_archive(agent: &[u8]) -> io::Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["dev", "proc", "sys", "run", "tmp"] {
         archive.directory(directory)?;
     }
-    // The kernel opens it for the init it starts, before anything is mounted.
+    // The kernel opens it for init's standard streams, before anything is mounted.
     archive.entry("dev/console", S_IFCHR | 0o600, (5, 1), &[])?;
     archive.entry("dev/null", S_IFCHR | 0o666, (1, 3), &[])?;
     archive.file("init", 0o755, agent)?;

@@ -1,4 +1,4 @@
-//! The kernel: which package has it, and what is taken out of it.
+//! Finds the kernel package, and extracts the kernel and its modules.
 
 use std::{collections::BTreeSet, fs::File};
 
@@ -8,15 +8,13 @@ use crate::{
     modules::{ModuleError, Modules},
 };
 
-/// Modules that the agent needs before it can mount the tool root: the bus,
-/// disks, its door to the host, randomness for the first processes, and the
-/// file systems of the tool root and of the layer above it.
+/// Modules that the agent needs to mount the tools root: bus, disks, its connection to the host,
+/// randomness for the first processes, and the filesystems of the tools root and of its overlay.
 const EARLY: &[&str] =
     &["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "virtio_rng", "ext4", "overlay"];
 
-/// Modules that are of no use in a machine whose only devices are virtio ones:
-/// real hardware, and file systems and protocols of networks that it does not
-/// have. Leaving them out halves the time of `depmod` in the first boot.
+/// Modules that are of no use in a machine with virtio devices only: drivers of real hardware,
+/// filesystems, and network protocols. Omitting them halves the time of `depmod` in the first boot.
 const USELESS: &[&str] = &[
     "drivers/accessibility/",
     "drivers/acpi/",
@@ -114,24 +112,24 @@ const USELESS: &[&str] = &[
     "sound/",
 ];
 
-/// Why there is no kernel.
+/// Why no kernel is available.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The release has no such kernel.
     #[error("the release has no kernel package `{name}`")]
     NoPackage {
-        /// The package that was looked for.
+        /// The package name.
         name: String,
     },
-    /// The package does not hold what a kernel package holds.
+    /// The package lacks a part of a kernel package.
     #[error("the kernel package `{package}` has no {what}")]
     Incomplete {
-        /// The package.
+        /// The package name.
         package: String,
-        /// What is missing.
+        /// The missing part.
         what: &'static str,
     },
-    /// The archive of modules cannot be made.
+    /// The archive of modules cannot be created.
     #[error("cannot make the archive of modules")]
     Archive(#[source] std::io::Error),
     /// The modules cannot be used.
@@ -139,23 +137,23 @@ pub enum KernelError {
     Modules(#[from] ModuleError),
 }
 
-/// What is taken out of a kernel package.
+/// The content extracted from a kernel package.
 #[derive(Debug)]
 pub(crate) struct Kernel {
-    /// Its release, as `uname -r` says it.
+    /// Its release, as in `uname -r`.
     pub version: String,
-    /// The bzImage, still in the spool.
+    /// The bzImage, in the spool.
     pub image: Content,
     /// The archive of the modules that the agent loads.
     pub modules_archive: Vec<u8>,
-    /// The paths of the package that belong into the tool root.
+    /// The paths in the package that belong in the tools root.
     pub tool_root_paths: BTreeSet<String>,
 }
 
-/// The package that a kernel metapackage stands for.
+/// The package that a kernel metapackage depends on.
 ///
 /// # Errors
-/// When the release does not have one.
+/// Fails if the release does not have it.
 pub(crate) fn find(index: &Index, metapackage: &str) -> Result<Package, KernelError> {
     let missing = || KernelError::NoPackage { name: metapackage.to_owned() };
     let meta = index.get(metapackage).ok_or_else(missing)?;
@@ -167,23 +165,23 @@ pub(crate) fn find(index: &Index, metapackage: &str) -> Result<Package, KernelEr
         .ok_or_else(missing)
 }
 
-/// Which files of a kernel package are worth unpacking.
+/// Whether a file of a kernel package is needed.
 #[must_use]
 pub(crate) fn wanted(path: &str) -> bool {
     path.starts_with("boot/vmlinuz-") || in_modules(path).is_some()
 }
 
-/// The kernel release and the rest of a path below `lib/modules`. Since trixie
-/// it is below `usr/lib/modules`.
+/// The kernel release and the remaining path below `lib/modules`; since trixie, below
+/// `usr/lib/modules`.
 fn in_modules(path: &str) -> Option<(&str, &str)> {
     let path = path.strip_prefix("usr/").unwrap_or(path);
     path.strip_prefix("lib/modules/")?.split_once('/')
 }
 
-/// Takes the kernel out of its unpacked package.
+/// Extracts the kernel from its unpacked package.
 ///
 /// # Errors
-/// When something is missing in it.
+/// Fails if a part is missing.
 pub(crate) fn take(package: &str, deb: &Deb, spools: &[File]) -> Result<Kernel, KernelError> {
     let incomplete = |what| KernelError::Incomplete { package: package.to_owned(), what };
     let file = |prefix: &str| -> Option<(&str, &Content)> {

@@ -1,11 +1,11 @@
-//! The kernel inside a bzImage. A bzImage unpacks itself in the guest, at every start and
-//! without any help of the host; where a processor is emulated, that is a fifth of the time
-//! until the agent answers. So it is done once, here, and machines start the ELF file by the
-//! PVH protocol (xen/include/public/arch-x86/hvm/start_info.h, as Linux and QEMU have it).
+//! Extracts the kernel from a bzImage. A bzImage decompresses itself in the guest at every boot,
+//! without the host's help; under emulation, that is a fifth of the time until the agent answers.
+//! So it is done once here, and machines start the ELF file by the PVH protocol
+//! (xen/include/public/arch-x86/hvm/start_info.h, also in Linux and QEMU).
 //!
-//! The header is that of Documentation/arch/x86/boot.rst: `HdrS` at 0x202, the protocol's
-//! version at 0x206, and since 2.08 place and length of the payload at 0x248 and 0x24c,
-//! counted from the end of the setup sectors.
+//! The header is described in Documentation/arch/x86/boot.rst: `HdrS` at 0x202, the protocol
+//! version at 0x206, and since 2.08 offset and length of the payload at 0x248 and 0x24c, relative
+//! to the end of the setup sectors.
 
 use std::io::{self, Read};
 
@@ -17,23 +17,22 @@ use object::{
 
 use crate::packed;
 
-/// Unpacked kernels are below 100 MiB; what claims more is no kernel.
+/// Maximum size of a decompressed kernel; real ones are below 100 MiB.
 const ELF_MAX_BYTES: u64 = 256 << 20;
-/// The largest block of lz4's legacy format.
+/// Maximum block size of lz4's legacy format.
 const LZ4_BLOCK_BYTES: usize = 8 << 20;
-/// How lz4's legacy format begins.
+/// The magic of lz4's legacy format.
 const LZ4_LEGACY_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
 const XZ_MAGIC: [u8; 6] = *b"\xfd7zXZ\0";
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// The boot protocol since which the header tells of the payload.
+/// The first boot protocol version whose header describes the payload.
 const PROTOCOL_WITH_PAYLOAD: u16 = 0x0208;
 const SECTOR_BYTES: usize = 512;
-/// The note with the 32-bit entry of PVH: XEN_ELFNOTE_PHYS32_ENTRY of the owner `Xen`.
+/// The note with the 32-bit PVH entry: XEN_ELFNOTE_PHYS32_ENTRY of the owner `Xen`.
 const NOTE_PVH_ENTRY: u32 = 18;
 
-/// The ELF file in a bzImage, if it can be started as it is. `None` when the file has no
-/// payload that is known here, or the kernel no PVH entry: then the bzImage itself is
-/// what machines start.
+/// The ELF file in a bzImage, if it can be started directly. `None` if the payload format is
+/// unknown, or if the kernel has no PVH entry: then machines start the bzImage itself.
 pub(crate) fn unpacked(bzimage: &[u8]) -> Option<Vec<u8>> {
     let elf = unpack(payload(bzimage)?).ok()??;
     has_pvh_entry(&elf).then_some(elf)
@@ -55,7 +54,7 @@ fn payload(bzimage: &[u8]) -> Option<&[u8]> {
     bzimage.get(start..start.checked_add(length)?)
 }
 
-/// Unpacks a payload; the last four bytes are its size, which the kernel's makefile adds.
+/// Decompresses a payload; its last four bytes are its size, which the kernel's makefile appends.
 fn unpack(payload: &[u8]) -> io::Result<Option<Vec<u8>>> {
     let Some((packed, _size)) = payload.split_last_chunk::<4>() else { return Ok(None) };
     let mut elf = Vec::new();
@@ -71,7 +70,7 @@ fn unpack(payload: &[u8]) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(elf))
 }
 
-/// The blocks of lz4's legacy format, each behind its length.
+/// Decompresses the blocks of lz4's legacy format, each prefixed by its length.
 fn lz4_blocks(mut blocks: &[u8], elf: &mut Vec<u8>) -> io::Result<()> {
     let broken = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason.to_owned());
     let mut block = vec![0; LZ4_BLOCK_BYTES];
@@ -111,7 +110,7 @@ fn has_pvh_entry(elf: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// An ELF file of one segment, which holds one note.
+    /// An ELF file with one segment that contains one note.
     fn elf(kind: u32) -> Vec<u8> {
         let mut file = b"\x7fELF\x02\x01\x01".to_vec();
         file.resize(16, 0);

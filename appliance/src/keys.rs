@@ -1,7 +1,6 @@
-//! The archive signing keys that are trusted, and the check of a signature
-//! against them. rPGP does the mathematics; what it leaves to its caller is
-//! here: which fingerprints count, expiry, revocation, hash algorithms, and
-//! that a subkey belongs to its key and may sign.
+//! The trusted archive signing keys, and the verification of signatures. rPGP does the
+//! cryptography; this module does what rPGP leaves to its caller: trusted fingerprints, expiry,
+//! revocation, hash algorithms, and that a subkey belongs to its key and may sign.
 
 use pgp::{
     composed::{CleartextSignedMessage, Deserializable, SignedPublicKey},
@@ -10,8 +9,7 @@ use pgp::{
     types::{KeyDetails, VerifyingKey},
 };
 
-/// What a key may sign. The split keeps a key of one archive from vouching for
-/// the other.
+/// What a key may sign. With separate roles, the key of one archive cannot sign for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The main archive: a release and its updates.
@@ -20,7 +18,7 @@ pub enum Role {
     Security,
 }
 
-/// Whom to believe about what.
+/// The trusted keys by role.
 #[derive(Debug, Clone)]
 pub(crate) struct Trust {
     archive: Keyring,
@@ -28,10 +26,10 @@ pub(crate) struct Trust {
 }
 
 impl Trust {
-    /// The shipped keys of Debian.
+    /// The built-in keys of Debian.
     ///
     /// # Errors
-    /// When a shipped file does not hold the key of its fingerprint.
+    /// Fails if a built-in file does not contain the key of its fingerprint.
     pub(crate) fn debian() -> Result<Self, SignatureError> {
         Ok(Self {
             archive: Keyring::debian(Role::Archive)?,
@@ -39,7 +37,7 @@ impl Trust {
         })
     }
 
-    /// One key for everything, as a mirror of a test has it.
+    /// One key for all roles, for a mirror of a test.
     #[cfg(test)]
     pub(crate) fn only(key: SignedPublicKey) -> Self {
         let keyring = Keyring { keys: vec![key] };
@@ -55,11 +53,11 @@ impl Trust {
     }
 }
 
-/// A trusted key: role, fingerprint of its primary key, armoured text.
+/// A trusted key: role, fingerprint of its primary key, armored text.
 type Entry = (Role, &'static str, &'static str);
 
-/// Debian's keys for the releases that can be built. A release is signed by
-/// the keys of its own and of the next one.
+/// Debian's keys for the supported releases. A release is signed by its own keys and those of the
+/// next release.
 const TRUSTED: &[Entry] = &[
     (
         Role::Archive,
@@ -99,23 +97,23 @@ pub enum SignatureError {
     /// The text is not in the cleartext signature format.
     #[error("it is not a signed text ({why})")]
     Malformed {
-        /// What the parser said.
+        /// The parser's error.
         why: String,
     },
-    /// No signature was made by a trusted key over exactly this text.
+    /// No trusted key has signed exactly this text.
     #[error("none of its {signatures} signatures is a valid one of a trusted key{refused}")]
     Untrusted {
-        /// How many signatures the text carries.
+        /// The number of signatures of the text.
         signatures: usize,
-        /// Reasons against signatures that a trusted key did make.
+        /// Reasons for refusing signatures that trusted keys did make.
         refused: String,
     },
-    /// A key that was shipped cannot be used.
+    /// A built-in key is damaged.
     #[error("the trusted key `{fingerprint}` is damaged ({why})")]
     Key {
-        /// The key.
+        /// The fingerprint.
         fingerprint: String,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
 }
@@ -127,10 +125,10 @@ pub(crate) struct Keyring {
 }
 
 impl Keyring {
-    /// The shipped keys of one role.
+    /// The built-in keys of a role.
     ///
     /// # Errors
-    /// When a shipped file does not hold the key of its fingerprint.
+    /// Fails if a built-in file does not contain the key of its fingerprint.
     pub(crate) fn debian(role: Role) -> Result<Self, SignatureError> {
         let mut keys = Vec::new();
         for (_, fingerprint, text) in TRUSTED.iter().filter(|(for_role, ..)| *for_role == role) {
@@ -139,12 +137,11 @@ impl Keyring {
         Ok(Self { keys })
     }
 
-    /// Checks a cleartext-signed message and returns the text that was signed,
-    /// which is the only part of the input to be believed.
+    /// Verifies a cleartext-signed message and returns the signed text, which is the only
+    /// trustworthy part of the input.
     ///
     /// # Errors
-    /// When no trusted key signed it in a way that counts at `now` (seconds
-    /// since the epoch).
+    /// Fails if no trusted key has a valid signature at `now` (seconds since the epoch).
     pub(crate) fn verify(&self, message: &str, now: u64) -> Result<String, SignatureError> {
         let (message, _) = CleartextSignedMessage::from_string(message)
             .map_err(|error| SignatureError::Malformed { why: error.to_string() })?;
@@ -177,14 +174,15 @@ fn load(text: &str, fingerprint: &str) -> Result<SignedPublicKey, SignatureError
     Ok(key)
 }
 
-/// What one key says about one signature.
+/// The result of checking one signature with one key.
 enum Verdict {
     Good,
     NotByThisKey,
     Refused(&'static str),
 }
 
-/// SHA-1 and MD5 can be forged; nothing Debian signs uses them.
+/// Whether a hash algorithm is secure. SHA-1 and MD5 can be forged; Debian's signatures do not use
+/// them.
 fn strong(hash: Option<HashAlgorithm>) -> bool {
     matches!(
         hash,
@@ -198,7 +196,7 @@ fn strong(hash: Option<HashAlgorithm>) -> bool {
     )
 }
 
-/// When a key may be used: from its making to its expiry, if it has one.
+/// The validity period of a key: from its creation to its expiry, if any.
 struct Life {
     from: u64,
     until: Option<u64>,
@@ -223,8 +221,7 @@ fn made_at(signature: &Signature) -> u64 {
     signature.created().map_or(0, |time| u64::from(time.as_secs()))
 }
 
-/// The newest signature that passes `valid`: the one that states a key's
-/// current expiry.
+/// The newest signature that passes `valid`: it states a key's current expiry.
 fn newest<'a>(
     signatures: impl Iterator<Item = &'a Signature>,
     valid: impl Fn(&Signature) -> bool,
@@ -232,9 +229,8 @@ fn newest<'a>(
     signatures.filter(|signature| valid(signature)).max_by_key(|signature| made_at(signature))
 }
 
-/// The life of the primary key by its newest self-signature. Self-signatures
-/// of old keys may be SHA-1; they are part of what the fingerprint table pins,
-/// so they are believed.
+/// The validity of the primary key by its newest self-signature. Self-signatures of old keys may
+/// use SHA-1; they are trusted, since the pinned fingerprints cover them.
 fn primary_life(key: &SignedPublicKey) -> Option<Life> {
     let primary = &key.primary_key;
     let by_user = key.details.users.iter().filter_map(|user| {
@@ -266,7 +262,7 @@ fn check(signature: &Signature, key: &SignedPublicKey, text: &str, now: u64) -> 
         return Verdict::Refused("a key that signed it is revoked");
     }
     let made = made_at(signature);
-    // A day of leeway for hosts whose clock is behind.
+    // One day of tolerance for hosts whose clock is slow.
     if made > now + 86_400 {
         return Verdict::Refused("a signature was made in the future (is the clock right?)");
     }
@@ -296,8 +292,8 @@ fn verifies(signature: &Signature, key: &impl VerifyingKey, text: &str) -> bool 
     signature.verify(key, text.as_bytes()).is_ok()
 }
 
-/// The life of a signing subkey: bound to its primary key, allowed to sign,
-/// confirming the bond itself, not revoked.
+/// The validity of a signing subkey: bound to its primary key, allowed to sign, with a valid back
+/// signature, not revoked.
 fn subkey_life(
     key: &SignedPublicKey,
     subkey: &pgp::composed::SignedPublicSubKey,
@@ -328,9 +324,9 @@ fn subkey_life(
 pub(crate) mod tests {
     use super::*;
 
-    /// An InRelease of bookworm-updates, as the mirror served it.
+    /// An InRelease of bookworm-updates, as served by the mirror.
     pub(crate) const SIGNED: &str = include_str!("../testdata/bookworm-updates.InRelease");
-    /// Shortly after it was signed.
+    /// A time shortly after it was signed.
     pub(crate) const THEN: u64 = 1_795_054_400;
 
     #[test]

@@ -1,9 +1,8 @@
-//! Kernel, initramfs and tool root, made from Debian packages without root.
+//! Builds kernel, initramfs and tools root from Debian packages, without root.
 //!
-//! The host needs no Debian tool: signatures are checked from the archive keys
-//! in `keys/` down, dependencies resolved, packages unpacked and written as an
-//! ext4 image here. What has to run inside, the packages' own scripts, runs in
-//! a first-stage microVM that the caller provides as a [`FirstStage`].
+//! The host needs no Debian tools: this crate verifies signatures with the archive keys in `keys/`,
+//! resolves dependencies, unpacks packages, and writes them as an ext4 image. The packages' own
+//! scripts run in a first-stage microVM, which the caller provides as a [`FirstStage`].
 //!
 //! ```no_run
 //! # fn machine() -> Box<dyn appliance::FirstStage> { unimplemented!() }
@@ -17,8 +16,8 @@
 //! # Ok::<(), appliance::Error>(())
 //! ```
 //!
-//! Architecture invariant: nothing here starts a process, and nothing is taken
-//! from the network that is not vouched for by a signature.
+//! Architecture invariant: this crate starts no process, and uses nothing from the network that is
+//! not authenticated by a signature.
 
 mod apt_conf;
 mod archive;

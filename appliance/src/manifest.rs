@@ -1,4 +1,4 @@
-//! The description of an appliance, stored beside it as JSON.
+//! The manifest of an appliance, stored beside it as JSON.
 
 use std::{fs, path::Path};
 
@@ -7,38 +7,37 @@ use sha2::{Digest, Sha256};
 
 use crate::{configure, error::Error, packages};
 
-/// The version of the manifest and of the layout of an appliance. It is part of
-/// every digest, so that appliances of different versions do not meet.
+/// Version of the manifest and of the layout of an appliance. It is part of every digest, so that
+/// appliances of different versions are distinct.
 pub(crate) const FORMAT: u32 = 2;
 
-/// What an appliance is made of.
+/// The contents of an appliance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`] when it was made.
+    /// The value of [`FORMAT`] when it was built.
     pub format: u32,
-    /// The digest of all inputs, which names the appliance.
+    /// The digest of all inputs, which is the appliance's name.
     pub digest: String,
     /// The release's code name.
     pub release: String,
     /// The architecture.
     pub architecture: String,
-    /// The packages that were asked for beyond the tools.
+    /// The requested packages in addition to the tools.
     pub extra_packages: Vec<String>,
     /// The kernel.
     pub kernel: KernelEntry,
-    /// The packages of the tool root, in the order of their configuration, and
-    /// that of the kernel at the end.
+    /// The packages of the tools root in configuration order, followed by the kernel's.
     pub packages: Vec<PackageEntry>,
-    /// The dates of the Release files it was resolved with.
+    /// The suites, with the dates of their Release files.
     pub suites: Vec<SuiteEntry>,
     /// The version of the configuration driver.
     pub configure: u32,
-    /// When it was made, in seconds since the epoch.
+    /// The time of its build, in seconds since the epoch.
     pub created: u64,
-    /// Bytes of its packages, as they were downloaded.
+    /// Bytes downloaded for its packages.
     pub download_bytes: u64,
-    /// Bytes that its tool root takes on disk.
+    /// Disk space of its tools root in bytes.
     pub root_bytes: u64,
 }
 
@@ -46,11 +45,11 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KernelEntry {
-    /// Its package.
+    /// The name of its package.
     pub package: String,
     /// The package's version.
     pub version: String,
-    /// Its release, as `uname -r` says it.
+    /// Its release, as in `uname -r`.
     pub release: String,
 }
 
@@ -80,7 +79,7 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// When it cannot be read, is damaged, or of another format.
+    /// Fails if it cannot be read, is damaged, or has another format version.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let bad = |why: String| Error::Manifest { path: path.to_owned(), why };
         let text = fs::read(path).map_err(Error::file("cannot read", path))?;
@@ -92,10 +91,10 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Writes it.
+    /// Writes the manifest.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let text = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::file("cannot write", path)(error.into()))?;
@@ -103,8 +102,8 @@ impl Manifest {
     }
 }
 
-/// A digest over parts of any length: each is preceded by its length, so that
-/// no two lists of parts are the same bytes.
+/// A digest over parts of any length: each is prefixed by its length, so that different lists of
+/// parts are never hashed as the same bytes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PartsDigest(Sha256);
 
@@ -120,8 +119,7 @@ impl PartsDigest {
     }
 }
 
-/// The key of a request: what is asked for, and by which version of the rules
-/// an appliance is made.
+/// The key of a request: the requested release and packages, and the version of the build rules.
 #[must_use]
 pub(crate) fn request_key(release: &str, extra_packages: &[String]) -> String {
     let mut digest = PartsDigest::default();
@@ -137,7 +135,7 @@ pub(crate) fn request_key(release: &str, extra_packages: &[String]) -> String {
     digest.finish()
 }
 
-/// The digest of an appliance: its request and the packages that answer it.
+/// The digest of an appliance: its request and the selected packages.
 #[must_use]
 pub(crate) fn appliance_digest(request_key: &str, packages: &[PackageEntry]) -> String {
     let mut digest = PartsDigest::default();

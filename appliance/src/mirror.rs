@@ -1,6 +1,5 @@
-//! Where packages come from: the mirror that the host's own apt uses, read
-//! from its configuration when a build needs the network, or the one that the
-//! user names. No mirror is built into the program.
+//! Determines the mirror: the one that the host's apt uses, read from its configuration when a
+//! build needs the network, or the one that the user names. No mirror is built into the program.
 
 use std::{
     fs, io,
@@ -9,26 +8,26 @@ use std::{
 
 use crate::{apt_conf, deb822, keys::Role};
 
-/// Where the host's apt keeps its configuration.
+/// The directory of the host's apt configuration.
 const APT_DIR: &str = "/etc/apt";
-/// The path of the main archive below a mirror's root.
+/// The path of the main archive, relative to a mirror's root.
 const MAIN_PATH: &str = "debian";
-/// The path of the security archive below a mirror's root.
+/// The path of the security archive, relative to a mirror's root.
 const SECURITY_PATH: &str = "debian-security";
 
-/// Why no mirror is known.
+/// Why no mirror is available.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
-    /// Nothing of the host's configuration names a Debian archive.
+    /// The host's configuration does not name a Debian archive.
     #[error("the apt sources below `{}` name no Debian archive over http or https", dir.display())]
     NoneFound {
-        /// The folder that was read.
+        /// The directory.
         dir: PathBuf,
     },
-    /// A mirror that was given is no http URL.
+    /// The given mirror is not an http URL.
     #[error("`{url}` is not an http or https URL of a mirror")]
     BadUrl {
-        /// What was given.
+        /// The given text.
         url: String,
     },
     /// A source list cannot be read.
@@ -42,32 +41,32 @@ pub enum MirrorError {
     },
 }
 
-/// The roots of the two archives, without a slash at the end.
+/// The root URLs of the two archives, without a trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirror {
-    /// The main archive, which holds `dists/RELEASE`.
+    /// The main archive, which contains `dists/RELEASE`.
     pub main: String,
-    /// The security archive, which holds `dists/RELEASE-security`.
+    /// The security archive, which contains `dists/RELEASE-security`.
     pub security: String,
 }
 
-/// A suite of the release: its name and the archive that has it.
+/// A suite of the release, with its archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suite {
     /// The code name, such as `bookworm-security`.
     pub name: String,
-    /// The root of its archive.
+    /// The root URL of its archive.
     pub archive: String,
-    /// Which keys may sign it.
+    /// The role of the keys that may sign it.
     pub role: Role,
 }
 
 impl Mirror {
-    /// The mirror of a URL: its root, which has both archives below it, or the
-    /// URL of its main archive.
+    /// The mirror at a URL: its root, below which both archives are, or the URL of its main
+    /// archive.
     ///
     /// # Errors
-    /// When it is no http URL.
+    /// Fails if it is not an http URL.
     pub fn from_url(url: &str) -> Result<Self, MirrorError> {
         let root = url.trim_end_matches('/');
         if !is_http(root) {
@@ -83,18 +82,18 @@ impl Mirror {
         })
     }
 
-    /// The mirror of the host's apt sources.
+    /// The mirror in the host's apt sources.
     ///
     /// # Errors
-    /// When there are no sources, or none of them is Debian's.
+    /// Fails if there are no sources, or if none of them is Debian's.
     pub fn from_host() -> Result<Self, MirrorError> {
         Self::from_apt(Path::new(APT_DIR))
     }
 
-    /// The mirror of the sources below a folder laid out as `/etc/apt`.
+    /// The mirror in the sources of a directory laid out like `/etc/apt`.
     ///
     /// # Errors
-    /// As for [`Mirror::from_host`].
+    /// Fails like [`Mirror::from_host`].
     pub fn from_apt(dir: &Path) -> Result<Self, MirrorError> {
         let uris = source_uris(dir)?;
         let ends = |path: &str| {
@@ -115,7 +114,7 @@ impl Mirror {
         }
     }
 
-    /// The suites that make up a release.
+    /// The suites of a release.
     #[must_use]
     pub fn suites(&self, release: &str) -> Vec<Suite> {
         let suite =
@@ -136,8 +135,8 @@ fn is_http(uri: &str) -> bool {
     })
 }
 
-/// The http URIs of all enabled binary sources, in the order in which apt reads
-/// them: `sources.list`, then `sources.list.d` by name.
+/// The http URIs of all enabled binary sources in apt's order: `sources.list`, then
+/// `sources.list.d` by name.
 fn source_uris(dir: &Path) -> Result<Vec<String>, MirrorError> {
     let mut files = vec![dir.join("sources.list")];
     if let Ok(entries) = fs::read_dir(dir.join("sources.list.d")) {
@@ -163,12 +162,12 @@ fn source_uris(dir: &Path) -> Result<Vec<String>, MirrorError> {
     Ok(uris.into_iter().flat_map(|uri| expand(dir, uri)).filter(|uri| is_http(uri)).collect())
 }
 
-/// `mirror+file:/etc/apt/mirrors/debian.list`, which Debian's cloud images use,
-/// names a file of URIs. Everything else stands for itself.
+/// Expands `mirror+file:/etc/apt/mirrors/debian.list`, which Debian's cloud images use to name a
+/// file of URIs. Other URIs are unchanged.
 fn expand(apt_dir: &Path, uri: String) -> Vec<String> {
     let Some(path) = uri.strip_prefix("mirror+file:") else { return vec![uri] };
     let path = Path::new("/").join(path.trim_start_matches('/'));
-    // Below another folder than the host's, the same place is meant there.
+    // In another directory than the host's, the path is relative to that.
     let path = match path.strip_prefix(APT_DIR) {
         Ok(rest) => apt_dir.join(rest),
         Err(_) => path,
@@ -181,7 +180,7 @@ fn expand(apt_dir: &Path, uri: String) -> Vec<String> {
         .collect()
 }
 
-/// One-line style: `deb [options] URI suite component…`.
+/// Parses the one-line style: `deb [options] URI suite component…`.
 fn parse_list(text: &str) -> Vec<String> {
     let mut uris = Vec::new();
     for line in text.lines() {
@@ -200,12 +199,12 @@ fn parse_list(text: &str) -> Vec<String> {
     uris
 }
 
-/// deb822 style: paragraphs with `Types`, `URIs` and perhaps `Enabled`.
+/// Parses the deb822 style: paragraphs with `Types`, `URIs` and optionally `Enabled`.
 fn parse_sources(text: &str) -> Vec<String> {
     let mut reader = deb822::Reader::new(text.as_bytes());
     let mut uris = Vec::new();
-    // A malformed file ends here, as apt would refuse it: what was read before
-    // it is still a mirror.
+    // Stops at a malformed paragraph, where apt would refuse the file; the sources before it are
+    // still usable.
     while let Ok(Some(paragraph)) = reader.next_paragraph() {
         let words = |name: &str| paragraph.get(name).unwrap_or_default().split_ascii_whitespace();
         let enabled = paragraph.get("Enabled").is_none_or(|value| !apt_conf::is_false(value));

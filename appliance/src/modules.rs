@@ -1,5 +1,5 @@
-//! Kernel modules without `depmod`: Debian's kernel package has no module
-//! index, so what a module needs is read from the module itself.
+//! Kernel modules without `depmod`: Debian's kernel package has no module index, so dependencies
+//! are read from the modules themselves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,14 +14,14 @@ use crate::{
     packed,
 };
 
-/// The largest module, unpacked, that is taken into memory; the largest real
-/// one is below 10 MB.
+/// Maximum uncompressed size of a module, which is kept in memory; the largest real one is below 10
+/// MB.
 const MODULE_MAX_BYTES: u64 = 128 << 20;
 
 /// Why the modules cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
-    /// A module is neither a file nor built in.
+    /// A module does not exist as a file and is not built in.
     #[error("the kernel has no module `{name}`{}", needed_by.as_ref().map(|by| format!(", which `{by}` needs")).unwrap_or_default())]
     Missing {
         /// The module.
@@ -55,19 +55,19 @@ pub(crate) struct Modules<'a> {
     spools: &'a [File],
 }
 
-/// A module, ready to be loaded.
+/// A module, ready to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Module {
-    /// Its name as the kernel knows it, with underscores.
+    /// Its name in the kernel, with underscores.
     pub name: String,
     /// Its path in the package.
     pub path: String,
-    /// The ELF file, uncompressed.
+    /// The uncompressed ELF file.
     pub bytes: Vec<u8>,
 }
 
-/// The name of the module at a path, if it is one. The kernel knows modules
-/// with underscores, whatever their files are called.
+/// The name of the module at a path, if it is one. The kernel uses underscores in names, whatever
+/// the file names contain.
 fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let (stem, suffix) = file.split_once(".ko")?;
@@ -78,7 +78,7 @@ impl<'a> Modules<'a> {
     /// The modules of an unpacked kernel package.
     ///
     /// # Errors
-    /// When its list of built-in modules cannot be read.
+    /// Fails if its list of built-in modules cannot be read.
     pub(crate) fn of(deb: &Deb, spools: &'a [File]) -> Result<Self, ModuleError> {
         let mut modules = Self { files: BTreeMap::new(), builtin: BTreeSet::new(), spools };
         for entry in &deb.entries {
@@ -95,11 +95,10 @@ impl<'a> Modules<'a> {
         Ok(modules)
     }
 
-    /// Modules and all they need, in an order in which they can be loaded.
-    /// Built-in ones are left out.
+    /// Modules with all their dependencies, in loading order, without built-in ones.
     ///
     /// # Errors
-    /// When one is missing or cannot be read.
+    /// Fails if a module is missing or cannot be read.
     pub(crate) fn closure(&self, wanted: &[&str]) -> Result<Vec<Module>, ModuleError> {
         let mut order = Vec::new();
         let mut seen = BTreeSet::new();
@@ -131,11 +130,10 @@ impl<'a> Modules<'a> {
         Ok(())
     }
 
-    /// The paths of all modules of which `keep` wants the path, and of what
-    /// they need.
+    /// The paths of all modules for which `keep` is true, and of their dependencies.
     ///
     /// # Errors
-    /// As for [`Modules::closure`].
+    /// Fails like [`Modules::closure`].
     pub(crate) fn paths(
         &self,
         keep: &dyn Fn(&str) -> bool,
@@ -167,10 +165,10 @@ impl<'a> Modules<'a> {
         Ok(Some(Module { name: name.to_owned(), path: file.path.clone(), bytes }))
     }
 
-    /// The bytes of a file of the package.
+    /// Reads and decompresses a file of the package.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// Fails if it cannot be read.
     pub(crate) fn content(&self, path: &str, content: &Content) -> Result<Vec<u8>, ModuleError> {
         content
             .read(self.spools)
@@ -190,7 +188,7 @@ fn unpack(path: &str, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     Ok(module)
 }
 
-/// What a module needs: the `depends=` lines of its `.modinfo` section.
+/// The dependencies of a module: the `depends=` lines in its `.modinfo` section.
 fn depends(module: &Module) -> Result<Vec<String>, ModuleError> {
     let bad = |why: String| ModuleError::Read {
         path: module.path.clone(),

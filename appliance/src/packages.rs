@@ -1,14 +1,13 @@
-//! The packages of the tool root, with the reason for each group. What is not
-//! here is one `--appliance-package` away; what is here costs every user its
-//! download once.
+//! The packages of the tools root, with the reason for each group. A package that is not listed can
+//! be added with `--appliance-package`; a listed package costs every user one download.
 
-/// The kernel: the flavour for virtual machines, a quarter of the size of the
-/// general one, with ext4 built in.
+/// The kernel: the flavor for virtual machines, a quarter of the size of the general one, with ext4
+/// built in.
 pub(crate) const KERNEL: &str = "linux-image-cloud-amd64";
 
-/// The tools, beyond the essential packages and their dependencies.
+/// The tools, in addition to the essential packages and their dependencies.
 pub(crate) const TOOLS: &[&str] = &[
-    // Bootstrapping Debian and its relatives, with the keys to do it.
+    // Bootstrapping Debian and its derivatives, with the required keys.
     "apt",
     "debootstrap",
     "mmdebstrap",
@@ -17,8 +16,8 @@ pub(crate) const TOOLS: &[&str] = &[
     "gpgv",
     "arch-test",
     "distro-info",
-    // What hooks are written in, and the Python libraries of diskimage-builder
-    // itself: its package-installs and block-device helpers run in the guest.
+    // Languages of hooks, and the Python libraries of diskimage-builder itself: its
+    // package-installs and block-device helpers run in the guest.
     "perl",
     "python3",
     "python3-yaml",
@@ -26,13 +25,13 @@ pub(crate) const TOOLS: &[&str] = &[
     "python3-pbr",
     "python3-stevedore",
     "python3-jsonschema",
-    // Fetching: source-repositories and the caches of many elements.
+    // Downloading: source-repositories and the caches of many elements.
     "ca-certificates",
     "curl",
     "wget",
     "git",
     "rsync",
-    // File systems and partitions, as the disk layout can ask for.
+    // Filesystems and partitions that a disk layout can contain.
     "e2fsprogs",
     "xfsprogs",
     "btrfs-progs",
@@ -54,16 +53,16 @@ pub(crate) const TOOLS: &[&str] = &[
     "grub2-common",
     "grub-pc-bin",
     "grub-efi-amd64-bin",
-    // Distributions of RPM packages.
+    // RPM-based distributions.
     "rpm",
     "dnf",
     "dnf-plugins-core",
-    // The network of the guest, and kernel modules.
+    // The guest's network, and kernel modules.
     "iproute2",
     "nftables",
     "kmod",
     "netbase",
-    // What scripts take for granted.
+    // Tools that scripts expect to exist.
     "sudo",
     "gawk",
     "uuid-runtime",

@@ -1,30 +1,30 @@
-//! Decompressors whose memory and output are limited. What they read comes from a mirror;
-//! a signed index vouches for its digest, which says nothing about its size unpacked.
+//! Decompressors with limits on memory and output. Their input comes from a mirror; the signed
+//! index authenticates its digest, but does not bound its uncompressed size.
 
 use std::io::{self, BufRead, Read};
 
 use liblzma::stream::{CONCATENATED, Stream};
 
-/// Memory of the xz decoder. The format allows dictionaries of 4 GiB; the largest preset,
-/// `xz -9`, needs 65 MiB.
+/// Memory limit of the xz decoder. The format allows dictionaries of 4 GiB; the largest preset, `xz
+/// -9`, needs 65 MiB.
 const XZ_MEMORY_MAX_BYTES: u64 = 256 << 20;
-/// The base-2 logarithm of zstd's window: 128 MiB, which is what `zstd -d` accepts, too.
+/// Base-2 logarithm of the maximum zstd window: 128 MiB, the default limit of `zstd -d`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// An xz stream, or several, one behind the other.
+/// Decompresses one or several concatenated xz streams.
 pub(crate) fn xz<R: BufRead>(input: R) -> io::Result<liblzma::bufread::XzDecoder<R>> {
     let stream = Stream::new_stream_decoder(XZ_MEMORY_MAX_BYTES, CONCATENATED)?;
     Ok(liblzma::bufread::XzDecoder::new_stream(input, stream))
 }
 
-/// A zstd stream.
+/// Decompresses a zstd stream.
 pub(crate) fn zstd<'a, R: BufRead>(input: R) -> io::Result<zstd::Decoder<'a, R>> {
     let mut decoder = zstd::Decoder::with_buffer(input)?;
     decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
     Ok(decoder)
 }
 
-/// Fails when more is read than a limit; [`Read::take`] would end silently.
+/// Fails if more than the limit is read; [`Read::take`] would end silently.
 pub(crate) fn at_most<R: Read>(input: R, bytes: u64) -> AtMost<R> {
     AtMost { input, limit: bytes, left: bytes }
 }
@@ -70,8 +70,8 @@ mod tests {
         let mut text = String::new();
         xz(packed(64 << 20).as_slice()).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "text");
-        // The encoder itself would need ten times this memory; the decoder is asked for it
-        // by the header alone.
+        // The encoder itself would need ten times this memory; the header alone makes the decoder
+        // need it.
         let error = xz(packed(300 << 20).as_slice()).unwrap().read(&mut [0; 8]).unwrap_err();
         assert!(error.to_string().contains("memory"), "{error}");
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! A suite's signed Release file: where trust in everything below begins.
+//! A suite's signed Release file: the root of trust for everything below.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -8,18 +8,17 @@ use crate::{
     seen::SeenDates,
 };
 
-/// How long after `Valid-Until` a Release file is still taken, with a warning.
-/// Mirrors lag by hours, rarely by days; a replayed file of last month must not
-/// pass for today's.
+/// How long after `Valid-Until` a Release file is still accepted, with a warning. Mirrors lag by
+/// hours, rarely by days; a replayed file of last month must not be accepted as current.
 const EXPIRY_GRACE_SECONDS: u64 = 3 * 86_400;
 
-/// How far in the future a Release file may be dated: hosts have wrong clocks.
+/// How far in the future a Release file may be dated, since hosts may have wrong clocks.
 const CLOCK_LEEWAY_SECONDS: u64 = 86_400;
 
-/// Why a Release file is not used.
+/// Why a Release file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReleaseError {
-    /// The signature does not hold.
+    /// The signature is invalid.
     #[error("the signature of `{suite}` is not valid")]
     Signature {
         /// The suite.
@@ -28,20 +27,20 @@ pub enum ReleaseError {
         #[source]
         source: SignatureError,
     },
-    /// The signed text is not what was asked for, or lacks what is needed.
+    /// The signed text is not what was requested, or lacks required fields.
     #[error("the release file of `{suite}` {problem}")]
     Content {
         /// The suite.
         suite: String,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
-    /// The mirror serves an old state.
+    /// The Release file has expired.
     #[error("the release file of `{suite}` was valid until `{until}` only")]
     Expired {
         /// The suite.
         suite: String,
-        /// The date it states.
+        /// The expiry date in the file.
         until: String,
     },
     /// The mirror serves an older state than before.
@@ -54,15 +53,15 @@ pub enum ReleaseError {
         suite: String,
         /// Its date.
         date: String,
-        /// The newest date that was seen.
+        /// The newest date seen before.
         newer: String,
-        /// Where that is recorded.
+        /// The record of that date.
         record: PathBuf,
     },
 }
 
 impl ReleaseError {
-    /// A state that is older than one of the same mirror before.
+    /// The error for a state older than a previous one of the same mirror.
     pub(crate) fn rolled_back(suite: &str, date: &str, seen: &SeenDates, newer: &str) -> Self {
         Self::RolledBack {
             suite: suite.to_owned(),
@@ -73,18 +72,18 @@ impl ReleaseError {
     }
 }
 
-/// What to do with a Release file that is past its date.
+/// How to handle an expired Release file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Expiry {
-    /// Refuse it after a grace of three days.
+    /// Refuse it after a grace period of three days.
     #[default]
     Refuse,
-    /// Take it with a warning: for mirrors that are snapshots, where the host's
-    /// apt is told so too (`Acquire::Check-Valid-Until "false"`).
+    /// Accept it with a warning: for snapshot mirrors, if the host's apt is configured to
+    /// (`Acquire::Check-Valid-Until "false"`).
     Warn,
 }
 
-/// A file that a Release vouches for.
+/// A file listed in a Release file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
     /// Its size in bytes.
@@ -93,25 +92,24 @@ pub(crate) struct Listed {
     pub sha256: String,
 }
 
-/// A Release file that was verified.
+/// A verified Release file.
 #[derive(Debug, Clone)]
 pub(crate) struct Release {
-    /// Its date, as it states it.
+    /// The date in the file.
     pub date: String,
-    /// Whether index files can be fetched by their digest, which is safe
-    /// against a mirror that changes between two requests.
+    /// Whether index files can be downloaded by digest, which is safe if the mirror changes between
+    /// two requests.
     pub by_hash: bool,
-    /// Something odd that does not forbid its use.
+    /// A warning, if there is one.
     pub warning: Option<String>,
     files: BTreeMap<String, Listed>,
 }
 
 impl Release {
-    /// Verifies an InRelease file and reads it.
+    /// Verifies and parses an InRelease file.
     ///
     /// # Errors
-    /// When it is not signed by a key of the ring, is of another suite, or
-    /// expired.
+    /// Fails if it is not signed by a key of the ring, is for another suite, or has expired.
     pub(crate) fn verify(
         message: &str,
         suite: &str,
@@ -138,7 +136,7 @@ impl Release {
             .flatten()
             .ok_or_else(|| wrong("is not a control file".to_owned()))?;
         let codename = fields.get("Codename").unwrap_or_default();
-        // A signed file of another suite is genuine and yet the wrong one.
+        // A signed file of another suite is genuine, but the wrong one.
         if codename != suite {
             return Err(wrong(format!("is that of `{codename}`")));
         }
@@ -178,14 +176,14 @@ impl Release {
         })
     }
 
-    /// Size and digest of a file of the suite, by its path below the suite.
+    /// Size and digest of a file, by its path relative to the suite.
     #[must_use]
     pub(crate) fn file(&self, path: &str) -> Option<&Listed> {
         self.files.get(path)
     }
 }
 
-/// The lines `digest size path` of a digest field.
+/// Parses the lines `digest size path` of a digest field.
 fn listed(field: &str) -> BTreeMap<String, Listed> {
     field
         .lines()

@@ -1,5 +1,5 @@
-//! The tool root: the packages' files merged into one tree, with what dpkg and
-//! a few packages would have made on the way.
+//! Assembles the tools root: merges the packages' files into one tree, with the files that dpkg and
+//! some packages would create during installation.
 
 use std::{collections::HashMap, fs::File};
 
@@ -13,12 +13,11 @@ use crate::{
     tree::{Node, NodeId, Tree, TreeError},
 };
 
-/// The folders that are links into `/usr`. Only those that a package uses are
-/// made.
+/// Directories that are links into `/usr`. Only those that a package uses are created.
 const MERGED: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-/// What no script reads: documentation, translations, and what serves package
-/// builders. Half of all files and a fifth of all bytes.
+/// Files that no script reads: documentation, translations, and files for package builders. They
+/// are half of all files and a fifth of all bytes.
 const LEFT_OUT: &[&str] = &[
     "usr/share/doc/",
     "usr/share/doc-base/",
@@ -47,8 +46,8 @@ const LEFT_OUT: &[&str] = &[
     "usr/share/games/",
 ];
 
-/// What `pam-auth-update` makes of the only profile there is, `unix`. sudo and
-/// su read these files; root needs no password for either.
+/// The output of `pam-auth-update` for the only profile, `unix`. sudo and su read these files; root
+/// needs no password for either.
 const PAM: &[(&str, &str)] = &[
     (
         "common-auth",
@@ -72,7 +71,7 @@ const PAM: &[(&str, &str)] = &[
     ),
 ];
 
-/// Why there is no tool root.
+/// Why the tools root cannot be assembled.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// A file cannot be placed.
@@ -84,32 +83,32 @@ pub enum RootError {
         #[source]
         source: TreeError,
     },
-    /// Two packages have the same file, and neither replaces the other.
+    /// Two packages contain the same file, and neither replaces the other.
     #[error("the packages `{first}` and `{second}` both have the file `{path}`")]
     Overwrite {
-        /// The package that came first.
+        /// The first package.
         first: String,
-        /// The package that came second.
+        /// The second package.
         second: String,
         /// The file.
         path: String,
     },
-    /// Something of vbuild's own cannot be placed.
+    /// A file of vbuild itself cannot be placed.
     #[error(transparent)]
     Tree(#[from] TreeError),
-    /// A file's contents cannot be read back.
+    /// The content of a file cannot be read back.
     #[error(transparent)]
     Read(#[from] ModuleError),
 }
 
-/// Whether a file of a package is kept. The folders that are emptied stay, since
-/// scripts look for some of them.
+/// Whether a file of a package is kept. Directories that become empty are kept, since scripts check
+/// for some of them.
 #[must_use]
 pub(crate) fn wanted(path: &str) -> bool {
     !LEFT_OUT.iter().any(|prefix| path.starts_with(prefix))
 }
 
-/// A package with its contents, in the order of configuration.
+/// A package with its contents; packages are in configuration order.
 #[derive(Debug)]
 pub(crate) struct Unpacked {
     /// Its name.
@@ -118,10 +117,10 @@ pub(crate) struct Unpacked {
     pub deb: Deb,
 }
 
-/// Merges packages and kernel modules into a tool root.
+/// Merges packages and kernel modules into a tools root.
 ///
 /// # Errors
-/// When packages do not fit together, or contents cannot be read back.
+/// Fails if packages conflict, or if contents cannot be read back.
 pub(crate) fn assemble(
     packages: &[Unpacked],
     kernel_deb: &Deb,
@@ -149,7 +148,7 @@ pub(crate) fn assemble(
     Ok(tree)
 }
 
-/// Makes `/bin` and its like links into `/usr` before any package comes.
+/// Creates `/bin` and the like as links into `/usr` before any package is added.
 fn merge_usr<'a>(
     tree: &mut Tree,
     debs: impl Iterator<Item = &'a Deb> + Clone,
@@ -204,7 +203,7 @@ fn merge_packages(tree: &mut Tree, packages: &[Unpacked]) -> Result<(), RootErro
     Ok(())
 }
 
-/// Whether a package says that it replaces files of another one.
+/// Whether a package declares that it replaces files of another one.
 fn replaces(deb: &Deb, other: &str) -> bool {
     let control = deb.control.get("control").map(Vec::as_slice).unwrap_or_default();
     let paragraph =
@@ -231,8 +230,8 @@ fn conffile_digests(
     Ok(digests)
 }
 
-/// Does what `update-ca-certificates` does but for the links by hash, which need
-/// OpenSSL: it would start a thousand processes for it.
+/// Does the work of `update-ca-certificates`, except for the hash links, which need OpenSSL: that
+/// would start a thousand processes for them.
 fn write_certificates(tree: &mut Tree, spools: &[File]) -> Result<(), RootError> {
     const STORE: &str = "usr/share/ca-certificates";
     let folders: Vec<String> = tree.names(STORE).map(|(name, _)| name.to_owned()).collect();
@@ -255,7 +254,7 @@ fn write_certificates(tree: &mut Tree, spools: &[File]) -> Result<(), RootError>
             let entry = format!("{folder}/{name}");
             conf.push_str(&entry);
             conf.push('\n');
-            // The names that the script gives: no blanks, brackets or commas.
+            // The file names that the script uses: without spaces, brackets or commas.
             let stem = name.trim_end_matches(".crt");
             let stem: String = stem
                 .chars()
@@ -285,8 +284,7 @@ fn write_certificates(tree: &mut Tree, spools: &[File]) -> Result<(), RootError>
     Ok(())
 }
 
-/// Files that packages make in scripts that are not run, and those that tell
-/// this system from another.
+/// Writes files that are created by scripts which are not run, and files that identify this system.
 fn write_system_files(tree: &mut Tree) -> Result<(), TreeError> {
     if tree.lookup("usr/share/zoneinfo/Etc/UTC", true).is_some() {
         tree.symlink("etc/localtime", "/usr/share/zoneinfo/Etc/UTC")?;
@@ -298,7 +296,7 @@ fn write_system_files(tree: &mut Tree) -> Result<(), TreeError> {
     tree.write("etc/hostname", 0o644, "vbuild\n")?;
     tree.write("etc/fstab", 0o644, "# The agent mounts everything.\n")?;
     tree.write("etc/resolv.conf", 0o644, "")?;
-    // apt in the tool root asks nobody, and fetches no translations.
+    // apt in the tools root asks no questions and downloads no translations.
     tree.write(
         "etc/apt/apt.conf.d/90vbuild",
         0o644,

@@ -1,9 +1,8 @@
-//! The newest state of each suite that a mirror has served.
+//! Records the newest state of each suite that a mirror has served.
 //!
-//! A signed Release file stays genuine for ever, and Debian's stable suites have no
-//! `Valid-Until`: a mirror, or who is between it and us, can serve an old one and with it
-//! old packages with known holes. What was newer once is therefore remembered, as apt
-//! does for the lists that it has.
+//! A signed Release file stays genuine forever, and Debian's stable suites have no `Valid-Until`: a
+//! mirror, or an attacker on the network path, can serve an old one, and with it old packages with
+//! known vulnerabilities. So the newest state is recorded, as apt does with its lists.
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +12,10 @@ use std::{
 
 use crate::date;
 
-/// The largest record that is read: some hundred suites of mirrors.
+/// Maximum size of the record, which has some hundred suites of mirrors.
 const RECORD_MAX_BYTES: u64 = 1 << 20;
 
-/// The newest dates by the address of the suite, as Release files write them.
+/// The newest date of each suite by its URL, in the format of Release files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SeenDates {
     path: PathBuf,
@@ -24,10 +23,10 @@ pub(crate) struct SeenDates {
 }
 
 impl SeenDates {
-    /// Reads the record; an absent one has no dates.
+    /// Reads the record; a missing one is empty.
     ///
     /// # Errors
-    /// When it cannot be read or is damaged: without it, old states would pass.
+    /// Fails if it cannot be read or is damaged: without it, old states would be accepted.
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
         let dates = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
@@ -40,33 +39,33 @@ impl SeenDates {
         Ok(Self { path: path.to_owned(), dates })
     }
 
-    /// Where the record is.
+    /// The path of the record.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The newer date that the suite at this address had before, if there is one.
+    /// The recorded date of the suite at this URL, if it is newer than `date`.
     pub(crate) fn newer(&self, suite: &str, date: &str) -> Option<&str> {
         let seen = self.dates.get(suite)?;
         (date::parse(seen) > date::parse(date)).then_some(seen.as_str())
     }
 
-    /// Takes note of a date that was verified, unless a newer one is known.
+    /// Records a verified date, unless a newer one is recorded.
     pub(crate) fn note(&mut self, suite: &str, date: &str) {
         if self.newer(suite, date).is_none() {
             self.dates.insert(suite.to_owned(), date.to_owned());
         }
     }
 
-    /// Writes the record, for nobody else to read: it tells which mirrors are used.
+    /// Writes the record with private permissions: it shows which mirrors are used.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if it cannot be written.
     pub(crate) fn write(&self) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         serde_json::to_writer(&mut file, &self.dates)?;
-        // A temporary file has the mode 0600, and keeps it.
+        // A temporary file has the mode 0600, which is kept.
         file.persist(&self.path).map(drop).map_err(|error| error.error)
     }
 }

@@ -1,26 +1,25 @@
-//! Which packages make up the tool root: the closure of the wanted ones over
-//! their dependencies.
+//! Selects the packages of the tools root: the closure of the wanted packages over their
+//! dependencies.
 //!
-//! This is not a general solver. It follows the first alternative that the
-//! release can satisfy, as debootstrap does, and reports what cannot be had or
-//! does not go together; within one stable release, where every package is
-//! installable with the newest version of every other, that is enough, and the
-//! answer is the same on every machine.
+//! This is not a general solver. It uses the first alternative that the release can satisfy, as
+//! debootstrap does, and reports missing and conflicting packages. Within one stable release, where
+//! every package is installable with the newest version of every other, that is sufficient, and the
+//! result is deterministic.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::index::{Alternative, Index, Package, parse_relations};
 
-/// Why there is no set of packages.
+/// Why the packages cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum SolveError {
-    /// A wanted package is not in the release.
+    /// The release does not have a wanted package.
     #[error("the release has no package `{name}`")]
     Unknown {
-        /// The name asked for.
+        /// The package name.
         name: String,
     },
-    /// A dependency of a chosen package cannot be met.
+    /// A dependency of a selected package cannot be satisfied.
     #[error("`{package}` needs `{clause}`, which the release does not have")]
     Unsatisfiable {
         /// The package with the dependency.
@@ -28,28 +27,26 @@ pub enum SolveError {
         /// The dependency.
         clause: String,
     },
-    /// Two chosen packages exclude each other.
+    /// Two selected packages conflict.
     #[error("`{package}` conflicts with `{other}`")]
     Conflict {
         /// The package that declares the conflict.
         package: String,
-        /// The other one.
+        /// The other package.
         other: String,
     },
-    /// Nothing in the indices is essential, so they are not Debian's.
+    /// The indices contain no essential package, so they are not Debian's.
     #[error("the package indices name no essential package")]
     NoBase,
 }
 
-/// Resolves the wanted packages and the essential base.
+/// Resolves the wanted packages and the essential ones.
 ///
-/// The result is in an order in which every package follows what it depends
-/// on, as far as there are no cycles; cycles are cut at the package whose name
-/// comes first.
+/// In the result, every package follows its dependencies, except in cycles, which are broken at the
+/// package whose name comes first.
 ///
 /// # Errors
-/// When a package is unknown, a dependency cannot be met, or two packages
-/// exclude each other.
+/// Fails if a package is unknown, a dependency cannot be satisfied, or two packages conflict.
 pub(crate) fn resolve(index: &Index, wanted: &[String]) -> Result<Vec<Package>, SolveError> {
     let mut chosen = Chosen { index, packages: BTreeMap::new(), queue: VecDeque::new() };
     let essential = index.essential();
@@ -59,8 +56,8 @@ pub(crate) fn resolve(index: &Index, wanted: &[String]) -> Result<Vec<Package>, 
     for package in essential {
         chosen.take(package);
     }
-    // All wanted packages are chosen before any dependency is followed, so that
-    // an alternative that was asked for by name wins over the default one.
+    // All wanted packages are selected before any dependency is followed, so that an explicitly
+    // requested alternative takes precedence over the default one.
     for name in wanted {
         let virtual_name = Alternative { name: name.clone(), version: None };
         let package = index
@@ -88,7 +85,7 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    /// The chosen package that meets an alternative, if there is one.
+    /// The selected package that satisfies an alternative, if there is one.
     fn holder(&self, wanted: &Alternative) -> Option<&Package> {
         self.packages
             .get(&wanted.name)
@@ -112,8 +109,8 @@ impl<'a> Chosen<'a> {
         Ok(())
     }
 
-    /// The first alternative that exists, real packages before providers,
-    /// preferring one that does not conflict with what is chosen already.
+    /// The first available alternative, real packages before providers, preferably without a
+    /// conflict with selected packages.
     fn candidate(&self, clause: &[Alternative]) -> Option<Package> {
         let mut all: Vec<Package> = clause
             .iter()
@@ -144,12 +141,12 @@ impl<'a> Chosen<'a> {
         Ok(())
     }
 
-    /// Depth-first order: dependencies first.
+    /// The packages in depth-first order: dependencies first.
     fn ordered(&self) -> Vec<Package> {
         let mut order = Vec::with_capacity(self.packages.len());
         let mut seen = BTreeSet::new();
-        // Essential packages go first, as maintainer scripts may use them
-        // without saying so.
+        // Essential packages come first, since maintainer scripts may use them without declaring
+        // it.
         let (base, rest): (Vec<_>, Vec<_>) =
             self.packages.values().partition(|package| package.essential);
         for root in base.into_iter().chain(rest) {
@@ -158,7 +155,7 @@ impl<'a> Chosen<'a> {
         order.into_iter().cloned().collect()
     }
 
-    /// An explicit stack, because the depth is that of the dependency graph.
+    /// Uses an explicit stack, because the depth is that of the dependency graph.
     fn visit<'s>(
         &'s self,
         root: &'s Package,
@@ -192,8 +189,8 @@ impl<'a> Chosen<'a> {
     }
 }
 
-/// Whether `package` declares that it cannot be together with `other`. A
-/// package never excludes itself, which is how it claims a virtual name alone.
+/// Whether `package` declares a conflict with `other`. A package never conflicts with itself, which
+/// lets it be the only provider of a virtual name.
 fn excludes(package: &Package, other: &Package) -> bool {
     !package.conflicts.is_empty()
         && package.name != other.name

@@ -1,5 +1,5 @@
-//! A Debian mirror on a local port, for tests: a release of a few packages,
-//! signed by a key made for it, served with the faults that a test asks for.
+//! A Debian mirror on a local port for tests: a release of a few packages, signed by a generated
+//! key, served with injected faults.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,7 +34,7 @@ pub(crate) struct Server {
 #[derive(Debug, Default)]
 struct Shared {
     files: Mutex<HashMap<String, Vec<u8>>>,
-    /// How many bytes of a file's body to send before closing, once.
+    /// The number of bytes of a file's body to send before closing the connection, once.
     cuts: Mutex<HashMap<String, usize>>,
     requests: Mutex<Vec<(String, u64)>>,
     stopped: AtomicBool,
@@ -66,25 +66,25 @@ impl Server {
         self.shared.files.lock().unwrap().insert(path.to_owned(), bytes);
     }
 
-    /// Changes a file that is there.
+    /// Modifies an existing file.
     pub(crate) fn change(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         change(self.shared.files.lock().unwrap().get_mut(path).expect("the file exists"));
     }
 
-    /// Closes the connection after some bytes of the body, the next time.
+    /// Closes the connection of the next request after some bytes of the body.
     pub(crate) fn cut(&self, path: &str, after: usize) {
         self.shared.cuts.lock().unwrap().insert(path.to_owned(), after);
     }
 
-    /// The requests so far: path and first byte.
+    /// The requests so far: path, and offset of the first byte.
     pub(crate) fn requests(&self) -> Vec<(String, u64)> {
         self.shared.requests.lock().unwrap().clone()
     }
 
-    /// Refuses everything from now on.
+    /// Refuses all further requests.
     pub(crate) fn stop(&self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        // Wakes the thread out of its wait, so that it closes the port.
+        // Wakes the thread, so that it closes the port.
         drop(TcpStream::connect(("127.0.0.1", self.port)));
         while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
             thread::yield_now();
@@ -135,7 +135,7 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     out.write_all(&rest[..cut.unwrap_or(rest.len()).min(rest.len())])
 }
 
-/// A key with a signing subkey, as Debian's are made.
+/// A key with a signing subkey, like Debian's.
 pub(crate) fn signing_key() -> SignedSecretKey {
     let subkey = SubkeyParamsBuilder::default()
         .key_type(KeyType::Ed25519Legacy)
@@ -165,8 +165,8 @@ pub(crate) struct TestMirror {
 }
 
 impl TestMirror {
-    /// A mirror whose release has an essential package, a kernel, and `extra`,
-    /// which is of no use but to be asked for.
+    /// A mirror whose release has an essential package, a kernel, and the package `extra`, which
+    /// tests can request.
     pub(crate) fn start() -> Self {
         let mut mirror =
             Self { server: Server::start(), key: signing_key(), debs: BTreeMap::new() };
@@ -184,7 +184,7 @@ impl TestMirror {
         SignedPublicKey::from(self.key.clone())
     }
 
-    /// Adds a package, or another version of one.
+    /// Adds a package, or another version of it.
     pub(crate) fn add(
         &mut self,
         name: &str,
@@ -199,17 +199,17 @@ impl TestMirror {
         self.debs.insert(name.to_owned(), entry);
     }
 
-    /// Where a package is served.
+    /// The path of a package on the mirror.
     pub(crate) fn path_of(name: &str) -> String {
         format!("/debian/pool/{name}.deb")
     }
 
-    /// Serves what was added, newly signed.
+    /// Publishes the added packages, with a new signature.
     pub(crate) fn publish(&self) {
         self.publish_dated(&today());
     }
 
-    /// The same with another date.
+    /// The same with a given date.
     pub(crate) fn publish_dated(&self, date: &str) {
         let mut index = String::new();
         for (name, (control, bytes)) in &self.debs {
@@ -247,12 +247,12 @@ impl TestMirror {
     }
 }
 
-/// The day in the format of Release files, at midnight.
+/// The current day at midnight, in the format of Release files.
 fn today() -> String {
     let days = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 86_400;
     let months =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    // The parser under test is the yardstick: the day that it reads as today.
+    // Uses the parser under test to find the current day.
     for year in 1970 + days / 366..=1970 + days / 365 {
         for month in months {
             for day in 1..=31 {
@@ -286,7 +286,7 @@ fn kernel_files() -> Vec<(&'static str, u32, &'static [u8])> {
     ]
 }
 
-/// A relocatable ELF file of two sections: `.modinfo` and the names.
+/// A relocatable ELF file of two sections: `.modinfo` and the section names.
 fn elf_with_modinfo(depends: &str) -> Vec<u8> {
     let modinfo = format!("license=GPL\0depends={depends}\0");
     let names = b"\0.modinfo\0.shstrtab\0";

@@ -1,12 +1,11 @@
-//! A file tree in memory, put together from packages, with the contents of
-//! files elsewhere. It knows symbolic links, so that `/bin/sh` of a package
-//! lands in `/usr/bin` where `/bin` is a link.
+//! A file tree in memory, assembled from packages; file contents are stored elsewhere. It resolves
+//! symbolic links, so that a package's `/bin/sh` is placed in `/usr/bin` if `/bin` is a link.
 
 use std::collections::BTreeMap;
 
 use crate::deb::{Content, Entry, Kind, Meta};
 
-/// Links followed in one path before it counts as a loop, as in the kernel.
+/// Maximum links followed in one path, as in the kernel.
 const LINKS_MAX: usize = 40;
 
 /// Why a path cannot be placed.
@@ -15,18 +14,18 @@ const LINKS_MAX: usize = 40;
 pub struct TreeError {
     /// The path.
     pub path: String,
-    /// What is in its way.
+    /// The reason.
     pub problem: &'static str,
 }
 
-/// The number of a node. Two names with one number are hard links.
+/// The id of a node. Two names with the same id are hard links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NodeId(usize);
 
-/// What a node is.
+/// The type and content of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Node {
-    /// A directory, its names in order.
+    /// A directory with its sorted names.
     Directory(BTreeMap<String, NodeId>),
     /// A regular file.
     File(Content),
@@ -58,10 +57,10 @@ impl Default for Tree {
 }
 
 impl Tree {
-    /// The root alone.
+    /// The id of the root directory.
     pub(crate) const ROOT: NodeId = NodeId(0);
 
-    /// A tree of an empty root directory.
+    /// A tree with an empty root directory.
     #[must_use]
     pub(crate) fn new() -> Self {
         Self { nodes: vec![(Node::Directory(BTreeMap::new()), Meta::root(0o755))] }
@@ -74,15 +73,15 @@ impl Tree {
         (node, meta)
     }
 
-    /// The node at a path; links on the way are followed, one at its end only
-    /// if `follow` is set.
+    /// The node at a path. Links in parent components are followed; a link in the last one only if
+    /// `follow` is set.
     #[must_use]
     pub(crate) fn lookup(&self, path: &str, follow: bool) -> Option<NodeId> {
         let parts = |path: &str| -> Vec<String> {
             let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
             parts.rev().map(str::to_owned).collect()
         };
-        // What is still to be walked, its next part last, and the way so far.
+        // The components still to be resolved, in reverse order, and the path so far.
         let mut rest = parts(path);
         let mut way = vec![Self::ROOT];
         let mut links = 0;
@@ -110,10 +109,10 @@ impl Tree {
         way.last().copied()
     }
 
-    /// The directory at a path, made with its parents where it is missing.
+    /// The directory at a path, created with its parents if missing.
     ///
     /// # Errors
-    /// When something else than a directory is in the way.
+    /// Fails if a non-directory is in the way.
     pub(crate) fn directory(&mut self, path: &str) -> Result<NodeId, TreeError> {
         let mut at = Self::ROOT;
         let mut walked = String::new();
@@ -141,11 +140,11 @@ impl Tree {
         id
     }
 
-    /// Puts a node at a path, replacing what is there. A directory keeps its
-    /// names, and takes the place of nothing but a directory.
+    /// Places a node at a path, replacing an existing one. A directory keeps its entries, and only
+    /// replaces a directory.
     ///
     /// # Errors
-    /// When the parent is no directory, or a directory is in the way.
+    /// Fails if the parent is not a directory, or if a directory is in the way.
     pub(crate) fn put(&mut self, path: &str, node: Node, meta: Meta) -> Result<NodeId, TreeError> {
         let path = path.trim_matches('/');
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -166,13 +165,13 @@ impl Tree {
                 self.nodes[old.0].1 = meta;
                 Ok(old)
             }
-            // What a link points to may be the directory that is wanted; dpkg
-            // keeps such links, and so does a merged /usr.
+            // A link may point to the wanted directory; dpkg keeps such links, which a merged /usr
+            // needs.
             (false, true) => match self.lookup(path, true) {
                 Some(target) if is_directory(&self.nodes[target.0].0) => Ok(target),
                 _ => Err(blocked(path, "a file is where a directory is needed")),
             },
-            // dpkg never replaces a directory by a link either.
+            // Like dpkg, never replaces a directory by a link.
             (true, false) => match node {
                 Node::Symlink(_) => Ok(old),
                 _ => Err(blocked(path, "a directory is where a file is needed")),
@@ -184,7 +183,7 @@ impl Tree {
     /// Adds a file of a package.
     ///
     /// # Errors
-    /// As for [`Tree::put`], or when a hard link's target is missing.
+    /// Fails like [`Tree::put`], or if a hard link's target is missing.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<NodeId, TreeError> {
         let node = match &entry.kind {
             Kind::Directory => Node::Directory(BTreeMap::new()),
@@ -199,7 +198,7 @@ impl Tree {
         self.put(&entry.path, node, entry.meta.clone())
     }
 
-    /// Gives an existing file another name.
+    /// Adds a hard link to an existing file.
     fn link(&mut self, path: &str, target: &str) -> Result<NodeId, TreeError> {
         let id = self
             .lookup(target, false)
@@ -213,10 +212,10 @@ impl Tree {
         Ok(id)
     }
 
-    /// Writes a file of root's.
+    /// Writes a file owned by root.
     ///
     /// # Errors
-    /// As for [`Tree::put`].
+    /// Fails like [`Tree::put`].
     pub(crate) fn write(
         &mut self,
         path: &str,
@@ -226,10 +225,10 @@ impl Tree {
         self.put(path, Node::File(Content::Bytes(bytes.into())), Meta::root(mode)).map(drop)
     }
 
-    /// Makes a symbolic link of root's.
+    /// Creates a symbolic link owned by root.
     ///
     /// # Errors
-    /// As for [`Tree::put`].
+    /// Fails like [`Tree::put`].
     pub(crate) fn symlink(&mut self, path: &str, target: &str) -> Result<(), TreeError> {
         self.put(path, Node::Symlink(target.to_owned()), Meta::root(0o777)).map(drop)
     }
@@ -237,7 +236,7 @@ impl Tree {
     /// Moves a file to another path.
     ///
     /// # Errors
-    /// When there is nothing at the old path, or the new one cannot be placed.
+    /// Fails if the old path does not exist, or if the new one cannot be placed.
     pub(crate) fn rename(&mut self, from: &str, to: &str) -> Result<(), TreeError> {
         self.link(to, from)?;
         let (parent, name) = from.trim_matches('/').rsplit_once('/').unwrap_or(("", from));
@@ -248,7 +247,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Visits every node that has a name, once per node.
+    /// Visits every node that has a name, once.
     pub(crate) fn for_each(&self, visit: &mut dyn FnMut(&Node, &Meta)) {
         let mut seen = vec![false; self.nodes.len()];
         let mut stack = vec![Self::ROOT];

@@ -1,4 +1,4 @@
-//! Order of Debian version numbers, as dpkg defines it (deb-version(7)).
+//! Compares Debian version numbers as dpkg does (deb-version(7)).
 
 use std::cmp::Ordering;
 
@@ -13,7 +13,7 @@ pub(crate) fn compare(left: &str, right: &str) -> Ordering {
         .then_with(|| compare_part(left_revision, right_revision))
 }
 
-/// Epoch, upstream version and revision. A missing epoch is 0, a missing
+/// Splits a version into epoch, upstream version and revision. A missing epoch is 0; a missing
 /// revision is empty, which compares equal to `0`.
 fn split(version: &str) -> (u64, &str, &str) {
     let (epoch, rest) = match version.split_once(':') {
@@ -24,8 +24,8 @@ fn split(version: &str) -> (u64, &str, &str) {
     (epoch, upstream, revision)
 }
 
-/// Where a character stands: `~` before the end of the string, that before
-/// letters, letters before everything else.
+/// The sort weight of a character: `~` before the end of the string, the end before letters,
+/// letters before everything else.
 fn weight(byte: Option<u8>) -> i32 {
     match byte {
         None | Some(b'0'..=b'9') => 0,
@@ -35,7 +35,7 @@ fn weight(byte: Option<u8>) -> i32 {
     }
 }
 
-/// Compares alternating stretches of non-digits and digits.
+/// Compares alternating runs of non-digits and digits.
 fn compare_part(left: &str, right: &str) -> Ordering {
     let (mut left, mut right) = (left.as_bytes(), right.as_bytes());
     while !left.is_empty() || !right.is_empty() {
@@ -64,15 +64,15 @@ fn compare_part(left: &str, right: &str) -> Ordering {
     Ordering::Equal
 }
 
-/// The leading number without its zeros, and what follows. Numbers are compared
-/// as text, so a date of 20 digits is as good as any.
+/// Splits off the leading number, without leading zeros. Numbers are compared as text, so a date of
+/// 20 digits is supported.
 fn digits(part: &[u8]) -> (&[u8], &[u8]) {
     let end = part.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let zeros = part[..end].iter().take_while(|byte| **byte == b'0').count();
     (&part[zeros..end], &part[end..])
 }
 
-/// A relation of a dependency to a version.
+/// The relation of a dependency to a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Relation {
     /// `<<`
@@ -88,8 +88,7 @@ pub(crate) enum Relation {
 }
 
 impl Relation {
-    /// Reads an operator. The one-character forms are the deprecated spellings
-    /// of the inclusive ones.
+    /// Parses an operator. The one-character forms are deprecated spellings of the inclusive ones.
     #[must_use]
     pub(crate) fn parse(text: &str) -> Option<Self> {
         Some(match text {
@@ -102,7 +101,7 @@ impl Relation {
         })
     }
 
-    /// Whether `version` stands in this relation to `bound`.
+    /// Whether `version` has this relation to `bound`.
     #[must_use]
     pub(crate) fn holds(self, version: &str, bound: &str) -> bool {
         let order = compare(version, bound);

@@ -1,7 +1,6 @@
-//! The real thing, as far as it goes without a machine: Debian's own packages
-//! from the host's mirror, verified, unpacked and written as an image. It needs
-//! the network and downloads 160 MB, so that it runs only when asked to by
-//! `VBUILD_TEST_DEBIAN=1`; a cache folder in `VBUILD_TEST_CACHE` is kept.
+//! Tests with the real Debian, as far as possible without a machine: packages from the host's
+//! mirror are verified, unpacked and written as an image. It needs the network and downloads 160
+//! MB, so it runs only with `VBUILD_TEST_DEBIAN=1`; a cache folder in `VBUILD_TEST_CACHE` is kept.
 
 use std::{
     error::Error,
@@ -11,7 +10,7 @@ use std::{
 
 use appliance::{FirstStage, FirstStageSpec, Request, Silent};
 
-/// Looks at what the first stage is given, and says that it is done.
+/// Checks the specification of the first stage, and reports success.
 struct Onlooker;
 
 impl FirstStage for Onlooker {

@@ -1,5 +1,4 @@
-//! Whole builds against a mirror on a local port, with a first stage that only
-//! says that it is done.
+//! Complete builds with a mirror on a local port, and a first stage that only reports success.
 
 use std::sync::atomic::{AtomicUsize, Ordering as AtomicOrdering};
 
@@ -33,7 +32,7 @@ impl FirstStage for Fake {
     }
 }
 
-/// Remembers warnings and whether it had to wait.
+/// Records warnings, and whether the build had to wait.
 #[derive(Default)]
 struct Log {
     warnings: Vec<String>,
@@ -120,7 +119,7 @@ fn the_initramfs_is_the_agents_and_made_once() {
     assert_eq!(first, appliance.initrd_for(&request.agent).unwrap());
     let bytes = std::fs::read(&first).unwrap();
     let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-    // The list tells the order: what a module needs comes before it.
+    // The list is in loading order: dependencies first.
     assert!(holds("/lib/modules/virtio.ko\n/lib/modules/virtio_mmio.ko\n"));
     assert!(!holds("ext4.ko"), "what is built in is not loaded");
     std::fs::write(&request.agent, "another").unwrap();
@@ -137,7 +136,7 @@ fn a_changed_package_is_refused() {
     let error = scene.build(&scene.request(&["extra"])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::HashWrong, "{error:?}");
     assert!(find(&scene.request(&["extra"])).unwrap().is_none());
-    // What is right by then is taken.
+    // Files that are correct by then are used.
     scene.mirror.publish();
     scene.build(&scene.request(&["extra"])).unwrap();
 }
@@ -186,7 +185,7 @@ fn a_refresh_takes_newer_packages_and_gc_removes_the_old_ones() {
     assert_ne!(new.digest(), old_digest);
     let cache = Cache::new(&request.cache_dir);
     assert_eq!(cache.list().unwrap().len(), 2);
-    // As long as somebody uses the old one, it stays.
+    // An appliance in use is not removed.
     assert_eq!(cache.gc(false, &mut |_| {}).unwrap().appliances, 0);
     drop(old);
     let freed = cache.gc(false, &mut |_| {}).unwrap();
@@ -213,17 +212,17 @@ fn a_mirror_that_goes_back_to_an_older_state_is_refused() {
         Archive::load(&client, source, &cache.files_dir(), &mut |_| {})
     };
     load(Expiry::Refuse).unwrap();
-    // Genuine, signed, without `Valid-Until`, and older than what was there.
+    // Genuine and signed, without `Valid-Until`, but older than the previous state.
     scene.mirror.publish_dated("Thu, 01 Jan 2015 00:00:00 UTC");
     let error = Error::Archive(load(Expiry::Refuse).unwrap_err());
     assert_eq!(error.kind(), ErrorKind::SignatureWrong, "{error:?}");
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains(cache.seen_dates().to_str().unwrap()), "{cause}");
     assert!(cause.contains("01 Jan 2015"), "{cause}");
-    // The host's apt takes old states: a warning, and the newest date stays.
+    // The host's apt accepts old states: this gives a warning, and the newest date is kept.
     assert!(load(Expiry::Warn).unwrap().warnings[0].contains("01 Jan 2015"));
     assert!(load(Expiry::Refuse).is_err());
-    // The user's word that it went back on purpose.
+    // The user confirms the rollback.
     std::fs::remove_file(cache.seen_dates()).unwrap();
     load(Expiry::Refuse).unwrap();
 }
@@ -284,7 +283,7 @@ fn a_failing_first_stage_publishes_nothing_and_loses_no_download() {
         scene.mirror.server.requests().iter().filter(|(path, _)| path.ends_with(".deb")).count()
     };
     let before = packages(&scene);
-    // As a builder that was killed leaves it.
+    // The remnant of a killed build.
     std::fs::create_dir(request.cache_dir.join("appliance/new-1")).unwrap();
     scene.build(&request).unwrap();
     assert_eq!(packages(&scene), before, "everything was there already");

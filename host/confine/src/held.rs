@@ -59,9 +59,9 @@ impl fmt::Display for SystemCalls {
     }
 }
 
-/// What confines a process. Each of these is asked for; what is missing, the kernel
-/// did not grant. No new privileges and no memory images always hold: a process
-/// without them does not start.
+/// The confinement of a process. All parts are requested; a missing one is not supported by the
+/// kernel. Two parts are always in force, since a process does not start without them: no new
+/// privileges, and no memory dumps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Confinement {
