@@ -1,8 +1,7 @@
-//! What a guest costs: the hello, a process through the agent, bulk over vsock.
+//! Benchmarks of a guest: the hello, processes started by the agent, bulk transfer over vsock.
 //!
-//! Prints figures and asserts nothing, because they depend on the machine and on
-//! its load. `sh tests/bench/run.sh` builds what is needed, runs this, and sets
-//! the peers' figures beside it.
+//! Prints figures without assertions, because they depend on the machine and its load. `sh
+//! tests/bench/run.sh` builds what is needed, runs this, and adds the figures of other tools.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
 #![expect(clippy::print_stdout, reason = "figures are what it is for")]
@@ -18,10 +17,10 @@ use wire::ExitStatus;
 #[expect(dead_code, reason = "the harness serves the tests that boot; this takes one part of it")]
 mod harness;
 
-/// Processes started one after another.
+/// Number of processes started in sequence.
 const SPAWNS: u32 = 1000;
 
-/// MiB sent each way.
+/// MiB sent in each direction.
 const BULK_MIB: u32 = 256;
 
 async fn spawns(session: &Session) {

@@ -1,9 +1,8 @@
-//! The own VMM beside QEMU's microvm machine, both with KVM, on the same machine:
-//! what `tests/lab.sh bench` runs in level 1, and what says the same natively
-//! where /dev/kvm is real.
+//! Compares vbuild's own VMM with QEMU's microvm machine, both with KVM, on the same machine.
+//! `tests/lab.sh bench` runs it in level 1; it also runs natively where /dev/kvm is real.
 //!
-//! Prints figures and ratios and asserts nothing: they depend on the load.
-//! `VBUILD_BENCH_ACCEL=tcg` lets QEMU emulate, to try the program itself out.
+//! Prints figures and ratios without assertions, as they depend on the load.
+//! `VBUILD_BENCH_ACCEL=tcg` makes QEMU emulate, to test the benchmark itself.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
 #![expect(clippy::print_stdout, reason = "figures are what it is for")]
@@ -29,21 +28,21 @@ mod harness;
 use harness::{Ground, Prepared, drive, field, shell};
 use tests::command;
 
-/// Boots of each backend; the quickest counts.
+/// Boots of each backend; the fastest counts.
 const BOOTS: usize = 3;
-/// Bytes of the disk, and read and written in order.
+/// Size of the disk, which is read and written sequentially.
 const DISK_BYTES: u64 = 128 << 20;
 /// Bytes sent by the guest.
 const BULK_BYTES: u64 = 32 << 20;
-/// Where the host swallows them.
+/// The port on which the host reads them.
 const BULK_PORT: u32 = 6000;
-/// Reads, and writes, at random places.
+/// Number of reads, and of writes, at random offsets.
 const RANDOM_REQUESTS: u32 = 500;
-/// Memory that the guest takes and gives back.
+/// Memory that the guest allocates and frees.
 const TAKEN_MIB: u64 = 256;
 
-/// Writes, past the page cache, 1 MiB after the other of what is not zeros, which both
-/// VMMs make holes of; then reads and writes 4096 bytes at random places.
+/// Writes 1 MiB at a time, bypassing the page cache, non-zero data (both VMMs make holes of zeros);
+/// then reads and writes 4096 bytes at random offsets.
 const MEASURE: &str = r#"
 import mmap, os, random, sys, time
 random.seed(1)
@@ -65,7 +64,7 @@ for call in os.preadv, os.pwritev:
     print(count / (time.monotonic() - start))
 "#;
 
-/// What that prints.
+/// The names of the printed figures.
 const BLOCK_FIGURES: [&str; 4] = [
     "sequential write, MiB/s",
     "sequential read, MiB/s",
@@ -73,7 +72,7 @@ const BLOCK_FIGURES: [&str; 4] = [
     "4k random writes/s",
 ];
 
-/// Sends zeros to the host as fast as it takes them.
+/// Sends zeros to the host as fast as possible.
 const SEND: &str = r#"
 import socket, sys
 stream = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
@@ -86,13 +85,13 @@ stream.shutdown(socket.SHUT_WR)
 stream.recv(1)
 "#;
 
-/// How often each is measured, in turns: the first also pays for what the machine
-/// below touches for the first time. The better figure of each counts.
+/// Rounds per backend, alternating: the first also pays for memory that the machine below touches
+/// for the first time. The better figure of each counts.
 const ROUNDS: usize = 2;
 
 type Figures = BTreeMap<&'static str, f64>;
 
-/// Keeps a figure, and prints it at once: in the lab the next takes minutes.
+/// Records a figure, and prints it at once: in the lab the next one takes minutes.
 fn note(figures: &mut Figures, name: &'static str, value: f64) {
     println!("  {name}: {value:.2}");
     figures.insert(name, value);
@@ -102,14 +101,14 @@ fn rate(bytes: u64, took: Duration) -> f64 {
     f64::from(u32::try_from(bytes >> 20).unwrap()) / took.as_secs_f64()
 }
 
-/// Swallows what comes and closes, which tells the guest that all has arrived.
+/// Reads everything and closes, which tells the guest that all data has arrived.
 fn swallow(mut stream: UnixStream) {
     let mut buffer = vec![0; 1 << 20];
     while stream.read(&mut buffer).is_ok_and(|len| len > 0) {}
 }
 
-/// Resident memory in MiB: the VMM's own, and the guest's. Under QEMU the guest's is
-/// a memfd and so counted as shared; the own VMM tells.
+/// Resident memory in MiB: the VMM's own, and the guest's. Under QEMU the guest's is a memfd and so
+/// counted as shared; vbuild's own VMM reports it.
 fn resident(session: &Session, prepared: &Prepared) -> (f64, f64) {
     if prepared.is_own() {
         let counters: BTreeMap<_, _> = session.machine().counters().into_iter().collect();
@@ -201,7 +200,7 @@ async fn measure(ground: &Ground, own: bool) -> Figures {
     figures
 }
 
-/// Of a rate the higher, of a time or a size the lower.
+/// Keeps the higher figure of a rate, and the lower one of a time or a size.
 fn keep_better(best: &mut Figures, figures: Figures) {
     for (name, value) in figures {
         let kept = best.entry(name).or_insert(value);
@@ -212,7 +211,7 @@ fn keep_better(best: &mut Figures, figures: Figures) {
 #[tokio::main]
 async fn main() {
     let Some(mut ground) = harness::ground("vmm") else { return };
-    // More processors than there are would wait for each other.
+    // More vCPUs than host CPUs would wait for each other.
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     ground.settings.vcpus = ground.settings.vcpus.min(u8::try_from(processors).unwrap_or(u8::MAX));
     let (mut own, mut theirs) = (Figures::new(), Figures::new());

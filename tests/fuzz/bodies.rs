@@ -1,8 +1,8 @@
-//! The fuzz targets by name: what `targets.rs` runs under coverage guidance, and the
-//! test `corpus` with the inputs of the repository. A body is a function of the crate
-//! whose parser it is, where proptest runs it, too.
+//! The fuzz targets by name, for `targets.rs`, which runs them with coverage guidance, and for the
+//! test `corpus`, which runs the inputs in the repository. A body is a function of the crate whose
+//! parser it tests; proptest runs it there too.
 
-/// A target: its name, which is that of its corpus and of its program, and its body.
+/// A target: its name, which is also that of its corpus and program, and its body.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets.

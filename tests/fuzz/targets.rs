@@ -1,4 +1,4 @@
-//! Every fuzz target's program: the body whose name is the program's.
+//! The program of every fuzz target: runs the body with the program's name.
 
 #![no_main]
 

@@ -1,30 +1,30 @@
-//! Reads a tar output: what is in it, with everything that a header tells.
+//! Reads a tar output: its members, with all header fields.
 
 use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
-/// One member.
+/// A member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// What it is.
+    /// Its type.
     pub kind: tar::EntryType,
     /// Its permission bits.
     pub mode: u32,
-    /// Its user and group.
+    /// Its user and group ids.
     pub owner: (u64, u64),
-    /// Of a device its numbers.
+    /// The device numbers of a device node.
     pub device: Option<(u32, u32)>,
-    /// Where a link leads, or what it is the same as.
+    /// The target of a symbolic or hard link.
     pub link: Option<String>,
-    /// When it was changed, since 1970.
+    /// Its modification time in seconds since 1970.
     pub seconds: u64,
     /// PAX records: attributes, precise times, sizes of sparse files.
     pub extensions: BTreeMap<String, Vec<u8>>,
-    /// Its bytes.
+    /// Its content.
     pub content: Vec<u8>,
 }
 
 impl Member {
-    /// What is the same in two builds that happened at different times.
+    /// The member without times, for comparing builds at different times.
     #[must_use]
     pub fn without_times(mut self) -> Self {
         self.seconds = 0;
@@ -33,10 +33,10 @@ impl Member {
     }
 }
 
-/// The members by path, without a leading `./` and a trailing slash.
+/// The members by path, without a leading `./` or a trailing slash.
 ///
 /// # Panics
-/// When it is no archive.
+/// Panics if the file is not an archive.
 #[must_use]
 pub fn members(path: &Path) -> BTreeMap<String, Member> {
     let mut archive = tar::Archive::new(File::open(path).unwrap());

@@ -1,4 +1,4 @@
-//! What the tests that build share, and the repository's tests of itself.
+//! Helpers shared by the tests that run builds, and the repository's tests of itself.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub mod archive;
@@ -8,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The binary that cargo built beside this test.
+/// The binary that cargo built with this test.
 ///
 /// # Panics
-/// When it has not been built.
+/// Panics if it has not been built.
 #[must_use]
 pub fn vbuild_binary() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
@@ -25,7 +25,7 @@ pub fn command(session: &session::Session, words: &[&str]) -> session::Command {
     session.command(words).envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
 }
 
-/// The names in a directory, sorted; none when there is no such directory.
+/// The sorted names in a directory; empty if it does not exist.
 #[must_use]
 pub fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(dir)
@@ -40,7 +40,7 @@ pub fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Whether any process has a word in its command line.
+/// Whether the command line of any process contains a word.
 #[must_use]
 pub fn process_with(word: &str) -> bool {
     let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,15 +1,14 @@
-//! The inputs of `tests/fuzz/corpus`: what coverage guidance has found worth keeping,
-//! and what broke a parser once. Every one is run here, by the ordinary compiler, and
-//! takes little memory.
+//! Runs the inputs in `tests/fuzz/corpus`: those that coverage guidance selected, and those that
+//! once broke a parser. Each runs with the ordinary compiler and within a memory limit.
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// What one input may take in bytes: the most that a target's own test allows.
+/// Memory limit of one input in bytes: the highest limit of the targets' own tests.
 const MEMORY_MAX_BYTES: u64 = 128 << 20;
-/// All of it together, in bytes, so that the repository stays small.
+/// Size limit of the whole corpus in bytes, so that the repository stays small.
 const CORPUS_MAX_BYTES: u64 = 2 << 20;
 
 #[test]

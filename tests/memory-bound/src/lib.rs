@@ -1,12 +1,11 @@
-//! Tests of limits: how much memory a piece of work takes at most.
+//! Tests of memory limits.
 //!
-//! Linking this crate makes the counting allocator of `allocation-counter` the
-//! test program's allocator. It counts by thread, so tests may run side by side;
-//! work that is measured must stay on its thread (an async test uses a runtime of
-//! the current thread).
+//! Linking this crate makes the counting allocator of `allocation-counter` the test program's
+//! allocator. It counts per thread, so tests may run in parallel; measured work must stay on its
+//! thread (an async test uses a current-thread runtime).
 //!
-//! A limit of the product is tested by giving the code much more than the limit
-//! lets through, within a bound that the limit explains:
+//! To test a limit of the product, give the code much more than the limit permits, within a bound
+//! that follows from the limit:
 //!
 //! ```
 //! const KEPT_MAX: usize = 1 << 10;
@@ -16,8 +15,8 @@
 //! assert_eq!(kept.len(), KEPT_MAX);
 //! ```
 
-/// Runs work and gives its result with the most bytes that it had allocated at
-/// once, beyond what the thread had before.
+/// Runs work; returns its result and the maximum bytes that it had allocated at once, beyond the
+/// thread's allocations before.
 pub fn peak<T>(work: impl FnOnce() -> T) -> (T, u64) {
     let mut result = None;
     let counted = allocation_counter::measure(|| result = Some(work()));
@@ -25,11 +24,10 @@ pub fn peak<T>(work: impl FnOnce() -> T) -> (T, u64) {
     (result, counted.bytes_max)
 }
 
-/// Runs work and fails when it ever has more than so many bytes allocated. Gives
-/// its result.
+/// Runs work, and fails if it ever has more than `max_bytes` allocated. Returns its result.
 ///
 /// # Panics
-/// When the work takes more.
+/// Panics if the work allocates more.
 #[track_caller]
 pub fn within<T>(max_bytes: u64, work: impl FnOnce() -> T) -> T {
     let (result, bytes) = peak(work);

@@ -1,5 +1,5 @@
-//! Artifacts of B9 in real guests, by the program itself. The base image is the appliance's
-//! own root: a bare ext4 with a small Debian.
+//! Builds artifacts of B9 in real guests with the program itself. The base image is the appliance's
+//! tools root: a bare ext4 with a small Debian.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -18,7 +18,7 @@ const RECIPE: &str = include_str!("b9.b9");
 
 fn b9(ground: &Ground, words: &[&str]) -> Command {
     let mut command = Command::new(tests::vbuild_binary());
-    // The options of the machine stand behind the verb.
+    // Machine options follow the verb.
     let of_machine: Vec<OsString> =
         vbuild(ground, &["b9"]).get_args().skip(1).map(OsStr::to_owned).collect();
     let cut = words.iter().position(|word| *word == "--").unwrap_or(words.len());
@@ -28,7 +28,7 @@ fn b9(ground: &Ground, words: &[&str]) -> Command {
     command
 }
 
-/// In the project, whose user has a home around it.
+/// Runs the command in the project, with a parent directory as home.
 fn at_home(ground: &Ground, command: &mut Command) {
     command.current_dir(project(ground)).env("HOME", ground.dir.path()).env_remove("TMPDIR");
     command.stdin(std::process::Stdio::null());
@@ -83,7 +83,7 @@ async fn artifacts_are_built_and_a_failing_one_leaves_nothing() {
     let owner = fs::metadata(at("out/report/env")).unwrap().uid();
     assert_eq!(owner, fs::metadata(at("it.b9")).unwrap().uid());
 
-    // The image: changed, without what the build needed, as small as can be and 64 MiB.
+    // The image is modified, without files of the build, with minimum size plus 64 MiB.
     let image = at("out/root.raw");
     let root = filesystem(&image);
     assert_eq!(root.read_to_string("/etc/demo-base").unwrap(), "first\n");
@@ -93,7 +93,7 @@ async fn artifacts_are_built_and_a_failing_one_leaves_nothing() {
     }
     let bytes = fs::metadata(&image).unwrap().len();
     assert!((64 << 20..1 << 30).contains(&bytes), "{bytes}");
-    // What the fixup has written is on the image: its label.
+    // The fixup has written to the image: its label changed.
     let label = |path: &Path| {
         let mut label = [0; 16];
         fs::File::open(path).unwrap().read_exact_at(&mut label, 1024 + 120).unwrap();
@@ -106,7 +106,7 @@ async fn artifacts_are_built_and_a_failing_one_leaves_nothing() {
     let files = filesystem(&data);
     assert_eq!(files.read_to_string("/logo").unwrap(), "a logo");
 
-    // The shared image can be looked at, and stays as it is.
+    // The shared image can be inspected, and is unchanged.
     let listed = told(&b9_plain(&ground, &["list"]).output().unwrap());
     assert_eq!(listed.matches("\nbase ").count(), 1, "{listed}");
     let script =
@@ -120,8 +120,7 @@ async fn artifacts_are_built_and_a_failing_one_leaves_nothing() {
     assert_eq!(text(&at("said")), "a 'b' -c\n");
 }
 
-/// Two artifacts that have nothing to do with each other, and one that begins with what the
-/// first of them writes.
+/// Two independent artifacts, and one that starts from the output of the first.
 const SIDE_BY_SIDE: &str = r#"Let []
   [ Each [("name", ["one", "two"])]
       [ Artifact (IID "${name}") (VmImages
@@ -131,8 +130,8 @@ const SIDE_BY_SIDE: &str = r#"Let []
       [ ImageTarget (LocalFile (Image "out/three.raw" Raw Ext4) (Resize (ImageSize 20 MB)))
           (SourceImage (Image "out/one.raw" Raw Ext4) NoPT KeepSize) NotMounted ] NoVmScript) ]"#;
 
-/// What is unchanged takes no machine, as `--machine-readable` tells, with artifacts side by
-/// side and a shared cache named.
+/// An unchanged artifact needs no machine, as `--machine-readable` shows, with independent
+/// artifacts and a configured shared cache.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_unchanged_takes_no_machine() {
     let Some(ground) = ground("what_is_unchanged_takes_no_machine") else { return };
@@ -175,7 +174,7 @@ async fn what_is_unchanged_takes_no_machine() {
         (image.len(), u64::from(blocks) * block)
     };
     for name in ["one", "two"] {
-        // The image has grown, and not its filesystem.
+        // The image has grown, but its filesystem has not.
         assert_eq!(bytes(&format!("out/{name}.raw")), (24 << 20, 16 << 20), "{name}");
     }
     assert_eq!(bytes("out/three.raw"), (20 << 20, 20 << 20));
@@ -186,7 +185,7 @@ async fn what_is_unchanged_takes_no_machine() {
     assert_eq!(bytes("out/three.raw"), (20 << 20, 20 << 20));
 }
 
-/// The program without a machine.
+/// Runs the program without a machine.
 fn b9_plain(ground: &Ground, words: &[&str]) -> Command {
     let mut command = Command::new(tests::vbuild_binary());
     command.arg("b9").args(words);

@@ -1,5 +1,5 @@
-//! Results of stages are kept: what is not touched does not run, and what comes
-//! out is what an uncached build makes.
+//! Cached stage results: unchanged stages do not run, and the output equals that of an uncached
+//! build.
 
 use std::{
     os::unix::fs::symlink,
@@ -17,7 +17,7 @@ use crate::{
     stages,
 };
 
-/// A ground with a store of its own, and the appliance of the others.
+/// A test environment with its own store, and the shared appliance.
 fn with_store(test: &str) -> Option<Ground> {
     let mut ground = ground(test)?;
     let own = ground.path("cache");
@@ -30,7 +30,7 @@ fn with_store(test: &str) -> Option<Ground> {
     Some(ground)
 }
 
-/// Builds, and gives the names of the stages that ran.
+/// Builds, and returns the names of the stages that ran.
 async fn build(ground: &Ground, plan: &Plan) -> Vec<String> {
     let before = ground.recorder.events().len();
     if let Err(error) = vbuild::build(plan, &ground.settings, &ground.ctx).await {
@@ -66,7 +66,7 @@ fn store(ground: &Ground) -> Store {
     Store::open(&vbuild::store_directory(&ground.settings.cache_dir)).unwrap()
 }
 
-/// Makes the work of a stage worth keeping.
+/// Makes a stage slow enough for its result to be cached.
 fn slow(stage: &mut Stage) {
     stage.steps.push(sh("work", "sleep 2.5"));
 }
@@ -109,7 +109,7 @@ async fn only_what_changed_runs_and_the_tree_is_that_of_an_uncached_build() {
     assert_eq!(machines(&ground), count);
     assert!(std::fs::read(&raw).unwrap() == first, "the image has other bytes");
 
-    // A late step has changed: what is before it does not run.
+    // A late step has changed: earlier ones do not run.
     let late = plan.stages.iter_mut().find(|stage| stage.name == "export").unwrap();
     late.steps.insert(0, sh("late", "echo late > /build/target/etc/late"));
     let (other, expected) = (ground.path("two.tar"), ground.path("three.tar"));
@@ -121,7 +121,7 @@ async fn only_what_changed_runs_and_the_tree_is_that_of_an_uncached_build() {
         messages(&ground)
     );
 
-    // A step in the middle.
+    // A step in the middle has changed.
     let middle = plan.stages.iter_mut().find(|stage| stage.name == "inside").unwrap();
     middle.steps.push(sh("middle", "echo middle > /build/mnt/etc/middle"));
     assert_eq!(build(&ground, &plan).await, names(&plan, "inside"));
@@ -142,7 +142,7 @@ fn rename_tar(plan: &mut Plan, tar: &Path) {
     }
 }
 
-/// Stages that each append their name to a file, and look at it at the end.
+/// Stages that each append their name to a file, which the last one reads.
 fn counting(scripts: &[(&str, &str)]) -> Plan {
     let stage = |(name, script): &(&str, &str)| {
         let append = format!("mkdir -p /build/x; echo {name} >> /build/x/log; {script}");
@@ -162,7 +162,7 @@ async fn a_failed_build_goes_on_where_it_failed() {
     let mended = counting(&[("one", ""), ("two", ""), ("three", check)]);
     assert_eq!(build(&ground, &mended).await, ["three"]);
 
-    // Refreshed stages run again, and everything behind them.
+    // Refreshed stages run again, and all later ones too.
     let mut again = ground;
     again.settings.stage_cache.rules.refresh = Refresh::From("two".into());
     assert_eq!(build(&again, &mended).await, ["two", "three"]);
@@ -195,7 +195,7 @@ async fn damage_in_the_store_is_a_miss_with_a_message() {
     assert_eq!(build(&ground, &longer).await, ["one", "two", "three"]);
     assert!(messages(&ground).contains("a cached result is not used"), "{}", messages(&ground));
 
-    // A store of a newer version is left alone, and the build goes on without.
+    // A store with a newer version is not used, and the build continues without one.
     let format = store(&ground).root().join("format");
     std::fs::write(&format, "vbuild store 99\n").unwrap();
     longer.name = "other".into();
@@ -208,7 +208,7 @@ async fn damage_in_the_store_is_a_miss_with_a_message() {
 async fn what_came_over_the_network_ages() {
     let Some(mut ground) = with_store("what_came_over_the_network_ages") else { return };
     ground.settings.network = true;
-    // Refused at once by the policy, but a use of the network all the same.
+    // The policy refuses it at once, but it counts as a use of the network.
     let connect = "timeout 20 bash -c 'exec 3<>/dev/tcp/10.0.0.1/80' || true";
     let plan = counting(&[("one", ""), ("net", connect), ("three", "")]);
     build(&ground, &plan).await;
@@ -230,8 +230,8 @@ async fn two_builds_of_one_plan_may_race() {
     assert_eq!(store(&ground).verify(false).unwrap().problems, []);
 }
 
-/// A phase whose scripts are put into place one by one, beside one that stands in the
-/// directory from the beginning.
+/// A phase whose scripts are uploaded one by one, except for one that is in the directory from the
+/// beginning.
 fn phase(scripts: &[(&str, &str)]) -> Plan {
     let upload = |name: &str, text: &str| plan::Upload {
         what: format!("the script {name}"),
@@ -276,7 +276,7 @@ fn scripts(ground: &Ground) -> Vec<String> {
     ground.recorder.events().iter().filter_map(started).collect()
 }
 
-/// What the last stage has read.
+/// The content read by the last stage.
 fn log(ground: &Ground) -> Vec<String> {
     let events = ground.recorder.events();
     let begun = events.iter().rposition(
@@ -289,7 +289,7 @@ fn log(ground: &Ground) -> Vec<String> {
     events[begun.unwrap_or_default()..].iter().filter_map(line).collect()
 }
 
-/// Long enough for the disks to be kept behind it.
+/// Long enough for the disks to be saved after it.
 const LONG: &str = "sleep 5";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -323,7 +323,7 @@ async fn a_changed_script_lets_those_before_it_stand() {
     build(&ground, &mended).await;
     assert_eq!(scripts(&ground)[3..], ["20-found", "30-two", "40-three", "look"]);
     assert!(messages(&ground).contains("install.d goes on at 20-found"), "{}", messages(&ground));
-    // Nobody has seen a script behind himself, and nothing of the one that failed is left.
+    // No script has seen a later one, and nothing of the failed one is left.
     let expected = [
         "10-one, of 10-one 20-found",
         "20-found, of 10-one 20-found",
@@ -332,7 +332,7 @@ async fn a_changed_script_lets_those_before_it_stand() {
     ];
     assert_eq!(log(&ground), expected);
 
-    // The stage as a whole tells everything that ran in it.
+    // The stage's record lists all that ran in it.
     let records = store(&ground).records().unwrap();
     let whole = |record: &StageRecord| record.kind == RecordKind::Stage;
     let stage = records.iter().find(|(_, r)| whole(r) && r.name == "install.d").unwrap();
@@ -340,7 +340,7 @@ async fn a_changed_script_lets_those_before_it_stand() {
     let all = ["10-one", "20-found", "30-two", "40-three"].map(|name| format!("install.d/{name}"));
     assert_eq!(ran[ran.len() - 4..], all);
 
-    // An earlier script, and a new one that sorts before what is kept.
+    // An earlier script changes, and a new one sorts before the saved point.
     let before = scripts(&ground).len();
     let more = phase(&[("05-new", ""), ("10-one", ""), ("30-two", ""), ("40-three", "")]);
     build(&ground, &more).await;
@@ -354,7 +354,7 @@ async fn an_input_that_changes_while_the_build_runs_is_told_and_not_kept() {
     let Some(ground) = with_store(test) else { return };
     let file = ground.path("30-two");
     let script = |text: &str| format!("#!/bin/bash\necho {text} >> /build/log\n");
-    // The plan as a front end makes it: with the digest of what the file says then.
+    // The plan as a front end creates it, with the digest of the file's content at that time.
     let plan = |text: &str| {
         std::fs::write(&file, script(text)).unwrap();
         let mut plan = phase(&[("10-one", LONG), ("30-two", ""), ("40-three", "")]);
@@ -381,7 +381,7 @@ async fn an_input_that_changes_while_the_build_runs_is_told_and_not_kept() {
     let error = built.unwrap_err().source.to_string();
     assert!(error.contains("has changed while the build was running"), "{error}");
     assert_eq!(scripts(&ground), ["10-one", "20-found"]);
-    // What ran before it is as good as ever, and the next build takes the new file.
+    // The earlier steps are still valid, and the next build uses the new file.
     build(&ground, &plan("as it is")).await;
     assert_eq!(scripts(&ground)[2..], ["20-found", "30-two", "40-three", "look"]);
     assert_eq!(log(&ground)[2], "as it is");

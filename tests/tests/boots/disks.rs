@@ -1,5 +1,5 @@
-//! Disks: what is written can be read, also by the host; holes are given back;
-//! what must not be written is not; trouble of the host has a name.
+//! Drives: written data can be read, also by the host; discards become holes; write protection
+//! holds; errors of the host are reported.
 
 use std::{
     fs::{self, File},
@@ -44,7 +44,7 @@ async fn four_disks_keep_and_give_back() {
     let session = prepared.must_boot().await;
     let run = async |script: &str| shell(&session, &format!("{DEV}{script}")).await;
 
-    // What is flushed is in the host's file.
+    // Flushed data is in the host's file.
     run("head -c 8M /dev/urandom > /run/pattern
          dd if=/run/pattern of=\"$(dev target)\" bs=1M conv=fsync status=none
          echo 3 > /proc/sys/vm/drop_caches
@@ -56,7 +56,7 @@ async fn four_disks_keep_and_give_back() {
     File::open(ground.path("target")).unwrap().read_exact_at(&mut stored, 0).unwrap();
     assert!(stored == pattern, "the host's file differs");
 
-    // What is discarded takes no place any more.
+    // Discarded blocks use no space.
     let blocks = || fs::metadata(ground.path("target")).unwrap().blocks();
     let before = blocks();
     run("blkdiscard -o 0 -l 8388608 \"$(dev target)\"; blockdev --flushbufs \"$(dev target)\"
@@ -65,7 +65,7 @@ async fn four_disks_keep_and_give_back() {
     let freed = (before - blocks()) * 512;
     assert!(freed >= PATTERN_BYTES as u64 * 9 / 10, "only {freed} bytes came back");
 
-    // Blocks of 4096 bytes; a file system, checked.
+    // Blocks of 4096 bytes; a filesystem, checked.
     run("test \"$(blockdev --getss \"$(dev large)\")\" = 4096
          mkfs.ext4 -q \"$(dev large)\"; mkdir -p /run/m; mount \"$(dev large)\" /run/m
          cp -a /etc /run/m/; umount /run/m; e2fsck -fn \"$(dev large)\" >/dev/null 2>&1
@@ -73,13 +73,13 @@ async fn four_disks_keep_and_give_back() {
          mount -o ro \"$(dev large)\" /run/m; diff -r --no-dereference /etc /run/m/etc; umount /run/m")
     .await;
 
-    // What is read-only is.
+    // Read-only drives are write-protected.
     run("test \"$(blockdev --getro \"$(dev tools)\")\" = 1
          ! dd if=/dev/zero of=\"$(dev tools)\" bs=4096 count=1 conv=fsync 2>/dev/null
          test \"$(head -c 4 \"$(dev tools)\")\" = tttt")
     .await;
 
-    // A layer, put on while the guest runs.
+    // A layer added while the guest runs.
     run("dd if=/run/pattern of=\"$(dev layered)\" bs=1M conv=fsync status=none").await;
     let serial = machine::DriveSerial::new("layered").unwrap();
     let layer = ground.path("layer.qcow2");
@@ -95,7 +95,7 @@ async fn four_disks_keep_and_give_back() {
     assert!(fs::read(ground.path("tools")).unwrap().iter().all(|byte| *byte == b't'));
 }
 
-/// Runs a script that meets a disk which fails, and gives the end of the machine.
+/// Runs a script that uses a failing disk, and returns how the machine ended.
 async fn fails(
     ground: &crate::harness::Ground,
     disk: Drive,
@@ -109,7 +109,7 @@ async fn fails(
     match command(&session, &["bash", "-euc", &script]).output().await {
         Err(error @ SessionError::Lost { .. }) => Some(error.to_string()),
         Err(error) => panic!("{error:?}"),
-        // QEMU reads zeros where a file has become shorter.
+        // QEMU reads zeros beyond the end of a truncated file.
         Ok(output) if !prepared.is_own() && output.status == wire::ExitStatus::Code(0) => None,
         Ok(output) => panic!("{output:?}"),
     }
@@ -127,7 +127,7 @@ async fn a_disk_that_shrinks_ends_the_machine_with_its_name() {
     }
 }
 
-/// A small file system that can be full; needs root.
+/// A small filesystem that can be filled; needs root.
 struct Small(PathBuf);
 
 impl Small {
@@ -143,7 +143,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        // What stays mounted is in a temporary directory of a test.
+        // If it stays mounted, it is in a temporary directory of a test.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }

@@ -1,5 +1,5 @@
-//! Builds that fail in every way that a script or a user can bring about: one
-//! clear message, nothing lost, nothing left.
+//! Builds that fail in every way that a script or a user can cause: one clear message, nothing
+//! lost, nothing left behind.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     plans::{plan, sh, stage},
 };
 
-/// Builds a plan of one script and gives the error's whole chain.
+/// Builds a plan of one script and returns the error with all causes.
 async fn fail(ground: &Ground, script: &str) -> String {
     let mut plan = plan(vec![stage("bad", Context::default(), vec![sh("the script", script)])]);
     plan.outputs.overwrite = true;
@@ -31,7 +31,7 @@ async fn fail(ground: &Ground, script: &str) -> String {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    // An output that existed survives, nothing is beside it, no machine runs.
+    // An existing output is kept, nothing is beside it, no machine runs.
     assert_eq!(std::fs::read_to_string(ground.path("image.qcow2")).unwrap(), "an earlier image");
     assert_eq!(names(ground.dir.path()), ["image.qcow2"]);
     let run = ground.settings.cache_dir.join("run");
@@ -51,7 +51,7 @@ async fn scripts_that_fail_hang_flood_and_destroy() {
     assert!(text.contains("did not end within 2 seconds"), "{text}");
     ground.settings.script_timeout = None;
 
-    // What has the path of a file of the host is not that file.
+    // A guest file with the path of a host file is not that file.
     let own = ground.dir.path().display();
     let text = fail(&ground, &format!("rm -rf /etc/ssh /home /root {own}; exit 9")).await;
     assert!(text.contains("exit status 9"), "{text}");

@@ -1,4 +1,4 @@
-//! What every test that boots a guest starts from.
+//! The common environment of all tests that boot a guest.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use vbuild::{BuildDir, RunContext, Settings, StageCache, choose_backend, find_or_build_appliance};
 use wire::ExitStatus;
 
-/// Keeps every event for a test to look at.
+/// Records all events for a test.
 #[derive(Default)]
 pub struct Recorder(Mutex<Vec<Event>>);
 
@@ -29,7 +29,7 @@ impl Recorder {
         self.0.lock().unwrap().clone()
     }
 
-    /// The lines of output so far.
+    /// The output lines so far.
     pub fn lines(&self) -> Vec<String> {
         self.events()
             .into_iter()
@@ -41,7 +41,7 @@ impl Recorder {
     }
 }
 
-/// The ground that a test stands on.
+/// The environment of a test.
 pub struct Ground {
     pub settings: Settings,
     pub ctx: RunContext,
@@ -50,7 +50,7 @@ pub struct Ground {
     pub dir: tempfile::TempDir,
 }
 
-/// The ground, or `None` with the reason printed.
+/// The environment; `None` after printing the reason why it is unavailable.
 pub fn ground(test: &str) -> Option<Ground> {
     let Some(cache) = std::env::var_os("VBUILD_TEST_CACHE") else {
         println!("skipped {test}: VBUILD_TEST_CACHE names no cache with an appliance");
@@ -67,7 +67,7 @@ pub fn ground(test: &str) -> Option<Ground> {
         network: false,
         script_timeout: Some(Duration::from_secs(300)),
         program: Some(vbuild_binary()),
-        // Tests of the cache turn it on, in a directory of their own.
+        // Tests of the cache enable it, in their own directory.
         stage_cache: StageCache { enabled: false, ..StageCache::default() },
         ..Settings::default()
     };
@@ -83,7 +83,7 @@ impl Ground {
         self.dir.path().join(name)
     }
 
-    /// A session with a bare appliance, and what must live as long.
+    /// A session with only the appliance, and the directory that must outlive it.
     pub async fn boot(&self) -> (Session, BuildDir) {
         self.boot_drives(Vec::new()).await
     }
@@ -100,8 +100,7 @@ impl Ground {
         (session, prepared.dir)
     }
 
-    /// A machine with the appliance and these further drives, for a test to change
-    /// before it boots.
+    /// A machine with the appliance and additional drives, which a test can modify before booting.
     pub async fn prepare(&self, name: &str, more: Vec<machine::Drive>) -> Prepared {
         let dir = BuildDir::of(&self.settings).unwrap();
         let backend = choose_backend(&self.settings, &self.ctx).await.unwrap();
@@ -125,7 +124,7 @@ impl Ground {
     }
 }
 
-/// A machine that can be booted.
+/// A machine that is ready to boot.
 pub struct Prepared {
     pub backend: Arc<dyn machine::Backend>,
     pub spec: machine::MachineSpec,
@@ -137,30 +136,29 @@ impl Prepared {
         session::boot(self.backend.as_ref(), self.spec.clone(), options).await
     }
 
-    /// Boots a machine that must boot.
+    /// Boots the machine; fails if it does not boot.
     pub async fn must_boot(&self) -> Session {
         let session = self.boot(&BootOptions::default()).await;
         session.unwrap_or_else(|e| panic!("{e}\n{}", e.console_tail().unwrap_or("")))
     }
 
-    /// The process that runs the machine, a child of this test.
+    /// The process of the machine, a child of this test.
     pub fn process(&self) -> u32 {
         children(&self.spec.name).pop().expect("the machine has a process")
     }
 
-    /// The processes that handle what the guest writes, besides the machine's own:
-    /// that of the vsock device under QEMU.
+    /// The other processes that handle guest data: that of the vsock device under QEMU.
     pub fn device_processes(&self) -> Vec<u32> {
         children("vhost-vsock")
     }
 
-    /// Whether the own VMM runs it.
+    /// Whether vbuild's own VMM runs it.
     pub fn is_own(&self) -> bool {
         self.backend.name() == "microvm"
     }
 }
 
-/// Children of this process with this text in their command lines.
+/// Children of this process whose command lines contain this text.
 fn children(text: &str) -> Vec<u32> {
     let me = format!("PPid:\t{}\n", std::process::id());
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
@@ -173,7 +171,7 @@ fn children(text: &str) -> Vec<u32> {
     found.collect()
 }
 
-/// A writable raw disk that is thrown away on a crash.
+/// A writable raw drive that is discarded on a crash.
 pub fn drive(serial: &str, path: PathBuf) -> machine::Drive {
     machine::Drive {
         serial: machine::DriveSerial::new(serial).unwrap(),
@@ -186,7 +184,7 @@ pub fn drive(serial: &str, path: PathBuf) -> machine::Drive {
     }
 }
 
-/// Runs a script of the guest's shell, which must succeed, and gives its output.
+/// Runs a shell script in the guest, which must succeed, and returns its output.
 pub async fn shell(session: &Session, script: &str) -> String {
     let output = command(session, &["bash", "-euc", script]).output().await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -195,7 +193,7 @@ pub async fn shell(session: &Session, script: &str) -> String {
     out
 }
 
-/// A line of a `status` file.
+/// The value of a line in a `status` file.
 pub fn field(status: &str, name: &str) -> String {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {name}:\n{status}")).trim().to_owned()

@@ -1,5 +1,4 @@
-//! Machines that cannot boot, and guests that attack their devices: each ends
-//! with words that say what happened.
+//! Machines that cannot boot, and guests that attack their devices: each ends with a clear error.
 
 use std::{fs, time::Duration};
 
@@ -12,10 +11,10 @@ use crate::{
     program::{make_drive_named, stderr, vbuild},
 };
 
-/// Long enough for a boot in a machine that is itself emulated.
+/// Long enough for a boot on an emulated host.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// What becomes of a machine that must not boot: the error and its console.
+/// The error and the console of a machine that must not boot.
 async fn refused(prepared: &Prepared) -> String {
     let options = BootOptions { deadline: PATIENCE, attempts: 1, ..BootOptions::default() };
     let error = prepared.boot(&options).await.expect_err("it must not boot");
@@ -37,7 +36,7 @@ async fn what_is_no_kernel_is_refused_with_a_reason() {
     fs::write(&prepared.spec.kernel, vec![0; 1 << 20]).unwrap();
     let text = refused(&prepared).await;
     assert!(text.contains("kernel") || text.contains("did not answer"), "{text}");
-    // Half a kernel: nothing that could be taken for a slow guest.
+    // Half a kernel: the error must not be mistaken for a slow guest.
     if prepared.is_own() {
         assert!(text.contains("kernel"), "{text}");
         fs::write(&prepared.spec.kernel, &whole[..whole.len() / 2]).unwrap();
@@ -72,7 +71,7 @@ async fn a_corrupt_initramfs_a_tiny_memory_and_a_silent_guest() {
     assert!(silent || text.contains("panicked"), "{text}");
 }
 
-/// Writes rubbish into every register of the devices that are named, or of all.
+/// Writes random data to every register of the given devices, or of all.
 const RUBBISH: &str = r#"
 import ctypes, mmap, os, random, sys
 random.seed(4)
@@ -105,11 +104,11 @@ async fn rubbish_in_every_register_harms_nobody_else() {
     let victim = ground.path("victim");
     fs::File::create(&victim).unwrap().set_len(1 << 20).unwrap();
     let mut prepared = ground.prepare("rubbish", vec![drive("victim", victim)]).await;
-    // Lets root of the guest map the registers of devices that have a driver.
+    // Permits root in the guest to map the registers of devices with a driver.
     prepared.spec.cmdline.push("iomem=relaxed".to_owned());
     let session = prepared.must_boot().await;
     session.put_file("/", "/run/rubbish.py", 0o644, RUBBISH.as_bytes()).await.unwrap();
-    // Two devices that nothing here depends on: the guest lives on.
+    // Two devices that this test does not need: the guest keeps running.
     let found = "for disk in /sys/block/vd*; do
             if [ \"$(cat $disk/serial)\" = victim ]; then readlink -f $disk/device; fi
         done
@@ -123,8 +122,8 @@ async fn rubbish_in_every_register_harms_nobody_else() {
     let script = format!("python3 /run/rubbish.py {}", names.join(" "));
     assert_eq!(shell(&session, &script).await.trim(), names.len().to_string());
     assert_eq!(shell(&session, "echo alive").await.trim(), "alive");
-    // All of them, the agent's own stream included: whatever becomes of the
-    // guest, its machine ends by itself or when it is told to.
+    // All devices, including the agent's own stream: whatever happens to the guest, its machine
+    // ends by itself or when killed.
     let machine = std::sync::Arc::clone(session.machine());
     let all = command(&session, &["python3", "/run/rubbish.py"]).output();
     match tokio::time::timeout(PATIENCE, all).await {
@@ -141,15 +140,14 @@ async fn rubbish_in_every_register_harms_nobody_else() {
     assert!(matches!(error, SessionError::Lost { .. } | SessionError::Machine(_)), "{error:?}");
 }
 
-/// What root in a guest does to its helper drive, with no tool but Python and mke2fs:
-/// shows how the drive begins, and writes a qcow2 image over it that leads to a file of
-/// the host. The disk in that image has a good ext4, so that the next machine mounts it
-/// and runs this again.
+/// What root in a guest does to its helper drive with only Python and mke2fs: prints the start of
+/// the drive, and writes a qcow2 image over it that references a file of the host. The disk in that
+/// image has a valid ext4, so that the next machine mounts it and runs this again.
 ///
-/// - `read`: the first 1024 bytes of the disk are in no cluster of the image, so they come
-///   from the backing file that the header names; everything else is in the image.
-/// - `write`: they are in the external data file that the header names, which is written
-///   to; everything else comes from a backing file, any ext4 of the host.
+/// - `read`: the first 1024 bytes of the disk are unallocated, so they come from the backing file
+///   that the header names; everything else is in the image.
+/// - `write`: the first 1024 bytes are in the external data file that the header names, which is
+///   written; everything else comes from a backing file, any ext4 of the host.
 const TAKE_OVER: &str = r#"
 import os, struct, subprocess, sys
 kind, victim, other = sys.argv[1:]
@@ -216,7 +214,7 @@ with open(device, "r+b") as disk:
     os.fsync(disk.fileno())
 "#;
 
-/// Runs that and the same command line once more.
+/// Runs the attack, and then the same command line once more.
 fn take_over(ground: &Ground, kind: &str) {
     const SECRET: &[u8] = b"-----BEGIN OPENSSH PRIVATE KEY-----\nvery secret\n";
     let victim = ground.path("victim");
@@ -242,7 +240,7 @@ fn take_over(ground: &Ground, kind: &str) {
     assert!(first.status.success(), "{}", stderr(&first));
     assert!(first.stdout.starts_with(&[0; 64]), "how an ext4 begins: {first:?}");
 
-    // The same command line: refused before any machine, with the drive's name.
+    // The same command line: refused before any machine starts, with the drive's name.
     let second = run(&[]);
     let text = stderr(&second);
     assert_eq!(second.status.code(), Some(125), "{text}");
@@ -250,10 +248,10 @@ fn take_over(ground: &Ground, kind: &str) {
     for word in [&name, "begins as a qcow2 file does", "--drive-format raw"] {
         assert!(text.contains(word), "{word}: {text}");
     }
-    // As what it is, it is the guest's bytes and no file system.
+    // As a raw drive, it contains the guest's bytes and no filesystem.
     let raw = run(&["--drive-format", "raw"]);
     assert!(stderr(&raw).contains("no filesystem that can be mounted"), "{}", stderr(&raw));
-    // Even the user's own word leads to no other file.
+    // Even with the user's explicit format, no other file is opened.
     let qcow2 = run(&["--drive-format", "qcow2"]);
     let text = stderr(&qcow2);
     assert_eq!(qcow2.status.code(), Some(125), "{text}");

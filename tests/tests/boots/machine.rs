@@ -1,5 +1,4 @@
-//! The machine itself: processors, many processes, every way to end, and what
-//! its process may do.
+//! The machine itself: CPUs, many processes, all ways to end, and the restrictions of its process.
 
 use std::{
     fs,
@@ -13,7 +12,7 @@ use tests::command;
 
 use crate::harness::{Prepared, drive, field, ground, shell};
 
-/// Processes of the storm, one after another and at once.
+/// Number of processes started, in sequence and in parallel.
 const STORM: usize = 200;
 const AT_ONCE: usize = 50;
 
@@ -26,7 +25,7 @@ async fn as_many_processors_as_asked_for() {
         let seen = shell(&session, "nproc; grep -c ^processor /proc/cpuinfo; date +%s").await;
         let words: Vec<&str> = seen.split_whitespace().collect();
         assert_eq!(words[..2], [vcpus.to_string(), vcpus.to_string()]);
-        // The guest's clock is the host's.
+        // The guest's clock matches the host's.
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let difference = words[2].parse::<u64>().unwrap().abs_diff(now.as_secs());
         assert!(difference < 60, "the guest's clock differs by {difference} s");
@@ -39,7 +38,7 @@ async fn as_many_processors_as_asked_for() {
     }
 }
 
-/// Many short processes, and many at the same time.
+/// Starts many short processes, and many in parallel.
 async fn storm(session: &session::Session) {
     let script = format!("i=0; while [ $i -lt {STORM} ]; do /bin/true; i=$((i+1)); done; echo $i");
     assert_eq!(shell(session, &script).await.trim(), STORM.to_string());
@@ -65,8 +64,7 @@ async fn a_reboot_is_not_a_power_off() {
     assert_eq!(machine.wait().await, HaltReason::Reboot);
 }
 
-/// Every thread of the process is under a list of system calls, and may not gain
-/// privileges.
+/// Checks that every thread of the process has a seccomp list and `no_new_privs`.
 fn assert_listed(pid: u32) {
     let mut threads = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
@@ -79,19 +77,19 @@ fn assert_listed(pid: u32) {
     assert!(threads > 1, "its devices have threads");
 }
 
-/// The process leaves no image of its memory, knows no variable, and holds nothing but
-/// what it was given.
+/// Checks that the process dumps no memory, has no environment, and has only the passed
+/// descriptors.
 fn assert_bare(pid: u32, prepared: &Prepared) {
     let process = Path::new("/proc").join(pid.to_string());
     let limits = fs::read_to_string(process.join("limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    // One byte, where the program was replaced: that also holds for cores in a pipe.
+    // One byte where the program was replaced: this limit also applies to piped cores.
     assert!(matches!(core.split_whitespace().nth(4), Some("0" | "1")), "{core}");
     let Ok(open) = fs::read_dir(process.join("fd")) else {
         println!("skipped a part: only root sees the files of a process that hides its memory");
         return;
     };
-    // A process that hides its memory hides this, too; root sees both.
+    // A process that is not dumpable hides this too; root sees both.
     let environment = fs::read_to_string(process.join("environ")).unwrap_or_default();
     assert!(environment.split('\0').all(|variable| {
         variable.is_empty()
@@ -112,7 +110,7 @@ fn kill_nine(pid: u32) {
     assert!(killed.unwrap().success());
 }
 
-/// A session that is told that its machine is lost; the reason.
+/// A session whose machine is killed; returns the reason.
 async fn lost(session: &session::Session, pid: u32) -> String {
     let mut child = command(session, &["sleep", "600"]).spawn().await.unwrap();
     kill_nine(pid);
@@ -146,7 +144,7 @@ async fn the_machine_holds_what_it_was_given_and_runs_confined() {
     let pid = prepared.process();
     assert_listed(pid);
     assert_bare(pid, &prepared);
-    // What the machine itself says, which is also what the user reads.
+    // The machine's own report, which the user sees too.
     let held = session.machine().confinement();
     assert_eq!(held.len(), if prepared.is_own() { 1 } else { 2 });
     for held in held.iter().filter(|held| !held.lacks().is_empty()) {
@@ -173,9 +171,9 @@ async fn the_vsock_device_beside_qemu_is_confined_too() {
     assert!(text.contains("vsock") && text.contains("SIGKILL"), "{text}");
 }
 
-/// Memory that the guest takes and frees.
+/// Memory that the guest allocates and frees.
 const TAKEN_MIB: u64 = 200;
-/// Linux reports free pages two seconds after they were freed, in portions.
+/// Linux reports free pages two seconds after they are freed, in portions.
 const RETURN_LIMIT: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]

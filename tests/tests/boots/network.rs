@@ -1,5 +1,5 @@
-//! The guest's way out: what a name in the user's words reaches, and what a stage without
-//! a network reaches.
+//! The guest's network: which hosts the user's list allows, and what a stage without network can
+//! reach.
 
 use std::{
     io::{Read as _, Write as _},
@@ -21,7 +21,7 @@ use crate::{
     program::{stderr, vbuild},
 };
 
-/// Greets each connection and keeps it open.
+/// Sends a greeting on each connection and keeps it open.
 async fn greeter() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -36,7 +36,7 @@ async fn greeter() -> SocketAddr {
     address
 }
 
-/// A stage whose script can ask for what the greeter says to a name.
+/// A stage whose script can request the greeting from a host name.
 fn networked(name: &str, network: bool, port: u16, script: &str) -> Stage {
     let greeting = format!(
         r#"
@@ -54,7 +54,7 @@ greeting() {{
     Stage { network, ..stage(name, Context::default(), steps) }
 }
 
-/// What was refused so far: where to, and why.
+/// The refusals so far: destination and reason.
 fn refusals(ground: &Ground) -> Vec<(String, String)> {
     let refused = |event| match event {
         Event::Connection { host, port, refused: Some(reason), .. } => {
@@ -118,7 +118,7 @@ done"#;
     assert!(reason.contains("--allow-host"), "{reason}");
 }
 
-/// Serves one script to everybody, and counts who came.
+/// Serves one script to all clients, and counts requests.
 fn web(script: &'static str) -> (u16, Arc<AtomicUsize>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -137,8 +137,8 @@ fn web(script: &'static str) -> (u16, Arc<AtomicUsize>) {
     (port, count)
 }
 
-/// The card's own boot ROM, iPXE, is the guest: no disk can be booted, so it asks for an
-/// address, and then takes commands.
+/// The guest is the card's own boot ROM, iPXE: without a bootable disk it requests an address by
+/// DHCP, and then accepts commands.
 #[test]
 fn a_booted_image_reaches_what_is_allowed_and_nothing_else() {
     let Some(ground) = ground("a_booted_image_reaches_what_is_allowed") else { return };
@@ -160,7 +160,7 @@ fn a_booted_image_reaches_what_is_allowed_and_nothing_else() {
         ("iPXE>", "dhcp"),
         (".. ok", &allowed),
         ("it came through", &other),
-        // The link in an error's message.
+        // The link in iPXE's error messages.
         ("http://ipxe.org/", &gateway),
         ("http://ipxe.org/", ""),
     ];

@@ -1,4 +1,4 @@
-//! Plans made for tests: small, but through every kind of step.
+//! Small plans for tests, which use every kind of step.
 
 use std::path::Path;
 
@@ -50,7 +50,7 @@ pub fn stage(name: &str, context: Context, steps: Vec<Step>) -> Stage {
     }
 }
 
-/// A shell script in the tools root.
+/// Runs a shell script in the tools root.
 pub fn sh(what: &str, script: &str) -> Step {
     Step::Run(Run {
         what: what.into(),
@@ -77,8 +77,8 @@ fn script(name: &str, text: &str) -> UploadEntry {
     }
 }
 
-/// Makes a tree with everything that copying loses easily, as phases of scripts,
-/// binds a cache into it, copies it onto partitioned disks, and exports it.
+/// Creates a tree with everything that copying loses easily, by phases of scripts; binds a cache
+/// into it, copies it to partitioned disks, and exports it.
 pub fn whole(tar: &Path, raw: &Path) -> Plan {
     let image = || Some(path("/build/mnt"));
     let mut plan = plan(vec![

@@ -1,5 +1,5 @@
-//! The program as a user starts it, and what ends it: drives that do not fit,
-//! signals at any moment, a full disk.
+//! The program from the command line, and how it ends: unsuitable drives, signals at any moment, a
+//! full disk.
 
 use std::{
     os::unix::process::ExitStatusExt,
@@ -12,7 +12,7 @@ use tests::{names, process_with, vbuild_binary};
 
 use crate::harness::{Ground, ground};
 
-/// The binary with a verb, on the ground's cache.
+/// The binary with a verb, using the environment's cache.
 pub(crate) fn vbuild(ground: &Ground, words: &[&str]) -> Command {
     let mut command = Command::new(vbuild_binary());
     command
@@ -24,7 +24,7 @@ pub(crate) fn vbuild(ground: &Ground, words: &[&str]) -> Command {
         .current_dir(ground.dir.path())
         .env("HOME", ground.dir.path())
         .env("TERM", "dumb")
-        // Then the machine's directory is in the cache, where the tests look.
+        // The machine's directory is then in the cache, where the tests look for it.
         .env_remove("TMPDIR")
         .stdin(Stdio::null());
     command
@@ -48,8 +48,7 @@ pub(crate) fn make_drive_named(ground: &Ground, name: &str) {
     assert!(make.success());
 }
 
-/// Starts a command that never ends and waits until the guest runs it: it says
-/// so on its standard output.
+/// Starts a command that never ends, and waits until the guest runs it: the command prints a line.
 fn endless(ground: &Ground) -> Child {
     let mut child = vbuild(ground, &["exec", "--no-network", "--drive", "cache.img", "--"])
         .args(["sh", "-c", "echo kept >/helper/note; sync; echo ready; sleep 600"])
@@ -63,8 +62,7 @@ fn endless(ground: &Ground) -> Child {
     child
 }
 
-/// The machine's directory of one process of vbuild, which QEMU's command line
-/// names too.
+/// The name of a vbuild process's machine directory, which QEMU's command line contains too.
 fn run_name(pid: u32) -> String {
     format!("-{pid}-")
 }
@@ -74,7 +72,7 @@ fn run_dirs(cache: &Path, pid: u32) -> Vec<String> {
     names(&cache.join("run")).into_iter().filter(|name| name.contains(&own)).collect()
 }
 
-/// A machine that is being killed takes a moment to be gone.
+/// Waits until a killed machine is gone.
 fn wait_for_no_machine(cache: &Path, pid: u32) {
     let word = format!("{}/", cache.join("run").display());
     let own = run_name(pid);
@@ -92,14 +90,14 @@ fn wait_for_no_machine(cache: &Path, pid: u32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn drives_that_do_not_fit_are_refused() {
     let Some(ground) = ground("drives_that_do_not_fit_are_refused") else { return };
-    // No filesystem: known only to the guest.
+    // No filesystem: only the guest can detect that.
     std::fs::File::create(ground.path("empty.img")).unwrap().set_len(16 << 20).unwrap();
     let words = ["exec", "--no-network", "--drive", "empty.img", "--", "true"];
     let output = vbuild(&ground, &words).output().unwrap();
     assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
     assert!(stderr(&output).contains("no filesystem that can be mounted"), "{}", stderr(&output));
     assert!(stderr(&output).contains("vbuild cache create"), "{}", stderr(&output));
-    // Two at once: the second is refused before anything boots.
+    // Two processes at once: the second is refused before a machine boots.
     make_drive(&ground);
     let mut first = endless(&ground);
     let words = ["exec", "--no-network", "--drive", "cache.img", "--", "true"];
@@ -133,7 +131,7 @@ async fn signals_end_the_machine_and_leave_the_drive_whole() {
             assert!(!status.success(), "{name}: {status}");
             assert!(run_dirs(cache, pid).is_empty(), "{name} leaves no directory");
         }
-        // What was written is there, and the next run has cleaned up after this.
+        // The written data is there, and the next run has cleaned up.
         let words = ["exec", "--no-network", "--drive", "cache.img", "--", "cat", "/helper/note"];
         let output = vbuild(&ground, &words).output().unwrap();
         assert_eq!(output.stdout, b"kept\n", "{name}: {}", stderr(&output));
@@ -147,14 +145,13 @@ async fn signals_end_the_machine_and_leave_the_drive_whole() {
     }
 }
 
-/// The drive's filesystem as a file for e2fsck, which knows no partitions; the
-/// drive that `cache create` makes has none.
+/// The drive's filesystem as a file for e2fsck, which does not support partitions; a drive made by
+/// `cache create` has none.
 fn drive(ground: &Ground) -> std::path::PathBuf {
     ground.path("cache.img")
 }
 
-/// Needs a place that is full: a small tmpfs in a namespace of the user's own,
-/// where the kernel allows that.
+/// Needs a full filesystem: a small tmpfs in a user namespace, if the kernel permits that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_told_and_the_earlier_image_survives() {
     let name = "a_full_disk_is_told_and_the_earlier_image_survives";

@@ -1,4 +1,4 @@
-//! The verbs of a session in a real guest.
+//! The requests of a session in a real guest.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ async fn processes_files_and_many_streams() {
     for (n, task) in many.into_iter().enumerate() {
         assert_eq!(task.await.unwrap(), format!("{n}\n").into_bytes());
     }
-    // Only now is the flood read; nothing of it is lost.
+    // The flood is read only now; none of it is lost.
     let (mut flood, mut bytes) = (flood, 0);
     while let ChildEvent::Output(channel, data) = flood.next().await.unwrap() {
         assert_eq!(channel, Channel::Stdout);

@@ -1,5 +1,5 @@
-//! A plan gives the same tree in one machine and with a fresh machine for every
-//! stage: what the engine promises about contexts.
+//! A plan gives the same tree in one machine and with a new machine per stage, as the engine's
+//! contexts guarantee.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -7,7 +7,7 @@ use tests::archive::{Member, members};
 
 use crate::{harness::ground, plans};
 
-/// What counts about the entries of an archive; times do not.
+/// The members of an archive without times.
 pub fn tree(tar: &Path) -> BTreeMap<String, Member> {
     let times = |(name, member): (String, Member)| (name, member.without_times());
     members(tar).into_iter().map(times).collect()
@@ -34,7 +34,7 @@ async fn one_machine_and_many_give_the_same_tree() {
     check_tree(&one);
 }
 
-/// What the tree must hold: nothing that copying loses easily is lost.
+/// Checks that the tree contains everything that copying loses easily.
 fn check_tree(tree: &BTreeMap<String, Member>) {
     let entry = |name: &str| tree.get(name).unwrap_or_else(|| panic!("{name} is missing"));
     assert_eq!(entry("etc/environment-seen").content, b"two words\n");
@@ -56,7 +56,7 @@ fn check_tree(tree: &BTreeMap<String, Member>) {
     for wanted in ["user.test", "security.capability", "system.posix_acl_access"] {
         assert!(xattrs.iter().any(|key| key.ends_with(wanted)), "{wanted}: {xattrs:?}");
     }
-    // The bound cache is not in the image.
+    // The bind-mounted cache is not in the image.
     assert!(!tree.contains_key("var/cache/thing/two"));
     assert!(!tree.keys().any(|name| name.starts_with("tmp/in_target.d")));
 }

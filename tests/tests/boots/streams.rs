@@ -1,4 +1,4 @@
-//! Byte streams between host and guest beside the agent's own.
+//! Byte streams between host and guest beside the agent's.
 
 use std::{
     io::{Read, Write},
@@ -13,15 +13,15 @@ use tests::command;
 
 use crate::harness::ground;
 
-/// Connections at the same time, in each direction.
+/// Parallel connections in each direction.
 const CONNECTIONS: usize = 200;
-/// Bytes that go to the guest and come back in one stream.
+/// Bytes sent to the guest and back in one stream.
 const BULK_BYTES: usize = 16 << 20;
-/// Where the guest and where the host echo.
+/// The echo ports of guest and host.
 const GUEST_PORT: u32 = 5000;
 const HOST_PORT: u32 = 6000;
 
-/// Echoes everything, a thread for each connection.
+/// Echoes everything, with one thread per connection.
 const ECHO: &str = r#"
 import socket, threading
 server = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
@@ -36,7 +36,7 @@ while True:
     threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
 "#;
 
-/// Opens all connections before it uses the first.
+/// Opens all connections before using the first.
 const CLIENTS: &str = r#"
 import socket
 streams = []
@@ -70,7 +70,7 @@ fn echo(mut stream: UnixStream) {
     }
 }
 
-/// Sends bytes from one thread and checks what comes back on another.
+/// Sends bytes on one thread and checks the echo on another.
 fn there_and_back(stream: UnixStream, bytes: usize, seed: usize) {
     let pattern = move |n: usize| u8::try_from((n * 31 + n / 4096 + seed) % 251).unwrap();
     let mut writer = stream.try_clone().unwrap();
@@ -115,7 +115,7 @@ async fn bulk_and_two_hundred_connections_each_way() {
     let machine = session.machine();
     let bulk = machine.connect(GUEST_PORT).await.unwrap();
     tokio::task::spawn_blocking(move || there_and_back(bulk, BULK_BYTES, 0)).await.unwrap();
-    // All are open before the first is used.
+    // All are opened before the first is used.
     let mut streams = Vec::new();
     for _ in 0..CONNECTIONS {
         streams.push(machine.connect(GUEST_PORT).await.unwrap());

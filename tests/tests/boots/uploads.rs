@@ -1,5 +1,4 @@
-//! Files on their way into the guest: they arrive as the plan has them, whatever kind of
-//! file they are and whatever bytes their names have.
+//! File uploads: files arrive as in the plan, whatever their type and the bytes of their names.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
@@ -10,8 +9,7 @@ use crate::{
     plans::{path, plan, sh, stage},
 };
 
-/// A name that takes a record of its own in the archive, and is no UTF-8 from its first
-/// byte on.
+/// A name that needs an extra record in the archive, and is not UTF-8 from its first byte on.
 fn long_name() -> Vec<u8> {
     [b"\xff\xe9".as_slice(), &[b'n'; 200]].concat()
 }
@@ -69,7 +67,7 @@ async fn every_kind_of_file_arrives_as_it_is() {
     let upload = Upload { what: "a tree".into(), to: path("/build/here"), entries: entries() };
     let steps = vec![Step::Upload(upload), sh("look", LOOK)];
     let plan = plan(vec![stage("uploads", Context::default(), steps)]);
-    // The plan as data is what is carried out.
+    // The plan is executed from its serialized form.
     let json = serde_json::to_string(&plan).unwrap();
     let plan: plan::Plan = serde_json::from_str(&json).unwrap();
     if let Err(error) = vbuild::build(&plan, &ground.settings, &ground.ctx).await {

@@ -1,5 +1,5 @@
-//! Specs of vmdb2 in real guests. They install no Debian, so each takes seconds;
-//! The proofs `recipes vmdb::` build and boots those that do.
+//! vmdb2 specs in real guests. They install no Debian, so each takes seconds; `tests/vmdb.sh`
+//! builds and boots those that do.
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +43,7 @@ async fn build(ground: &Ground, prepared: &Prepared) {
     }
 }
 
-/// What a script prints in a guest that has the image as `$D`.
+/// The output of a script in a guest that has the image as `$D`.
 async fn look(session: &Session, script: &str) -> String {
     let find = "for D in /sys/block/vd*; do \
                 [ \"$(cat $D/serial)\" = image ] && break; done; D=/dev/${D##*/}; mkdir -p /run/at\n";
@@ -54,7 +54,7 @@ async fn look(session: &Session, script: &str) -> String {
     text(&output.stdout)
 }
 
-/// Files of an archive: mode, owner, group, content or where a link leads.
+/// The files of an archive: mode, owner, group, and content or link target.
 fn files(tar: &Path) -> BTreeMap<String, (u32, u64, u64, String)> {
     let mut archive = tar::Archive::new(std::fs::File::open(tar).unwrap());
     let mut files = BTreeMap::new();
@@ -113,7 +113,7 @@ async fn a_spec_builds_and_its_tarball_saves_the_second_build_work() {
     .await;
     let lines: Vec<&str> = seen.lines().filter(|line| !line.is_empty()).collect();
     assert_eq!(lines[..4], ["made from a variable", "640 3 4", "deep/one", "from outside"]);
-    // It was there for the step, and is gone from the image.
+    // It existed during the step, and is not in the image.
     assert_eq!(lines[4..6], ["resolver", "gone"]);
     let uuid_of = |line: &str| line.starts_with("UUID=");
     assert!(uuid_of(lines[6]) && lines[6].ends_with(" / ext4 defaults 0 1"), "{seen}");
@@ -123,7 +123,7 @@ async fn a_spec_builds_and_its_tarball_saves_the_second_build_work() {
     goes_on(&ground, &image).await;
 }
 
-/// `--image`: what is on an image that exists is taken over.
+/// `--image`: adopts the content of an existing image.
 async fn goes_on(ground: &Ground, image: &Path) {
     let options = |spec: &str| Options {
         spec: specs().join(spec).to_str().unwrap().to_owned(),

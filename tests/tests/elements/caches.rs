@@ -1,4 +1,4 @@
-//! What stays on the helper drive from build to build.
+//! Caches on the helper drive, which are kept between builds.
 
 use super::harness::{has_program, host, workshop};
 
@@ -14,10 +14,10 @@ fn what_scripts_keep_on_the_drive_is_there_in_the_next_build() {
     let (first, second) = (first.records("first"), second.records("second"));
     assert_eq!(first.fact("root.d", "runs-before"), "0");
     assert_eq!(second.fact("root.d", "runs-before"), "1");
-    // The way of package caches: bound into the tree in root.d, used in install.d.
+    // The method of package caches: bind-mounted into the tree in root.d, used in install.d.
     assert_eq!(first.fact("install.d", "shared-cache"), "empty");
     assert_eq!(second.fact("install.d", "shared-cache"), "kept");
-    // And of pip's, by the element that diskimage-builder has for it.
+    // The method of pip's cache, by diskimage-builder's own element.
     assert!(second.mounts("install.d").contains_key("/tmp/pip"));
     assert_eq!(first.env("root.d")["DIB_IMAGE_CACHE"], "/helper/home/.cache/image-create");
 }

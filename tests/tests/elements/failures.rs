@@ -1,4 +1,4 @@
-//! Builds that must fail: what they say, how they end, and what they leave.
+//! Builds that must fail: their messages, exit codes, and what they leave behind.
 
 use std::{fs, time::Duration};
 
@@ -42,7 +42,7 @@ fn outputs_of_a_failed_build_stay_when_asked_for() {
     assert_eq!(built.status, Some(1), "{}", built.stderr);
     let names = shop.names();
     assert!(!names.iter().any(|name| name == "trap.tar"), "it had not come so far: {names:?}");
-    // The disk is as the failure left it, and the older one has not gone.
+    // The disk is as the failure left it, and the older one is kept.
     let raw = shop.path("trap.raw");
     assert_eq!(super::image::blkid(&raw, "LABEL"), "cloudimg-rootfs");
     assert!(super::image::ext_names(&raw, "/").iter().any(|name| name == "usr"));
@@ -144,7 +144,7 @@ fn the_resolver_of_the_image_is_its_own() {
     assert_eq!(member(&["PROBE_RESOLV=copied"]), None, "the appliance's is not the image's");
 }
 
-/// Loop devices in use and the mounts of this process.
+/// Loop devices in use, and the mounts of this process.
 fn state_of_the_host() -> (Vec<String>, String) {
     let mut loops: Vec<String> = tests::names(std::path::Path::new("/sys/block"))
         .into_iter()
@@ -169,7 +169,7 @@ fn the_host_is_as_it_was() {
     std::thread::sleep(Duration::from_secs(5));
     child.kill().unwrap();
     child.wait().unwrap();
-    // The machine notices the end of the process that it belongs to.
+    // The machine ends when its owner process ends.
     let gone = || !tests::process_with("guest=killed");
     let started = std::time::Instant::now();
     while !gone() && started.elapsed() < Duration::from_secs(30) {

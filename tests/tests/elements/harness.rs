@@ -1,4 +1,4 @@
-//! Runs `vbuild` and keeps what it said and made.
+//! Runs `vbuild` and records its messages and outputs.
 
 use std::{
     collections::BTreeMap,
@@ -9,16 +9,16 @@ use std::{
 
 use tests::{names, vbuild_binary};
 
-/// Where the elements of these tests are.
+/// The directory of the elements for these tests.
 const ELEMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/elements");
 
-/// A directory and the program that builds in it.
+/// A directory, with the program that builds in it.
 pub struct Workshop {
     pub dir: tempfile::TempDir,
     cache: PathBuf,
 }
 
-/// What a run left.
+/// The results of a run.
 pub struct Built {
     pub status: Option<i32>,
     pub stdout: String,
@@ -29,12 +29,12 @@ pub struct Built {
     pub dir: PathBuf,
 }
 
-/// What shall run the machines.
+/// The accelerator to use.
 fn accel() -> String {
     std::env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into())
 }
 
-/// A workshop, or `None` with the reason printed.
+/// A workshop; `None` after printing the reason why it is unavailable.
 pub fn workshop(test: &str) -> Option<Workshop> {
     let Some(cache) = std::env::var_os("VBUILD_TEST_CACHE") else {
         println!("skipped {test}: VBUILD_TEST_CACHE names no cache with an appliance");
@@ -45,7 +45,7 @@ pub fn workshop(test: &str) -> Option<Workshop> {
 }
 
 impl Workshop {
-    /// A command of vbuild, to be run in the workshop's directory.
+    /// A vbuild command, to run in the workshop's directory.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let accel = accel();
         let mut command = Command::new(vbuild_binary());
@@ -63,7 +63,7 @@ impl Workshop {
                 "--skip-base",
                 "--no-cache",
             ])
-            // The tree is so small that the usual journal would not fit.
+            // The tree is so small that the default journal would not fit.
             .args(["--mkfs-journal-size", "8"])
             .args(arguments)
             .current_dir(self.dir.path())
@@ -76,7 +76,7 @@ impl Workshop {
         command
     }
 
-    /// A command of another recipe, in the workshop's directory.
+    /// A command with another verb, in the workshop's directory.
     pub fn verb(&self, verb: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(vbuild_binary());
         command.arg(verb).args(arguments).args(["--accel", &accel(), "--no-cache"]);
@@ -85,8 +85,8 @@ impl Workshop {
         command
     }
 
-    /// Runs a build to its end, whichever that is. Its directory has then gone, unless
-    /// `--no-delete-on-failure` is one of the arguments.
+    /// Runs a build to its end, successful or not. Checks that its build directory is removed,
+    /// unless `--no-delete-on-failure` is among the arguments.
     pub fn run(&self, arguments: &[&str]) -> Built {
         for stale in ["events", "log"] {
             let _ = fs::remove_file(self.path(stale));
@@ -96,7 +96,7 @@ impl Workshop {
         let child = command.spawn().unwrap();
         let pid = child.id();
         let output = child.wait_with_output().unwrap();
-        // It is kept on request, and told.
+        // It is kept on request, which is reported.
         let kept = self.build_dirs(pid);
         let built = self.built(&output);
         if arguments.contains(&"--no-delete-on-failure") {
@@ -108,7 +108,7 @@ impl Workshop {
         built
     }
 
-    /// What is known after a run.
+    /// The results of a run, from its output.
     pub fn built(&self, output: &Output) -> Built {
         let read = |name: &str| fs::read_to_string(self.path(name)).unwrap_or_default();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -136,7 +136,7 @@ impl Workshop {
         self.dir.path().join(name)
     }
 
-    /// A file in the directory.
+    /// Writes a file to the directory.
     pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
     }
@@ -145,7 +145,7 @@ impl Workshop {
         names(self.dir.path())
     }
 
-    /// The directories of the builds of a process that runs, or has left them.
+    /// The build directories of a process that is running, or has left them.
     pub fn build_dirs(&self, pid: u32) -> Vec<String> {
         let mut dirs = names(&self.cache.join("run"));
         dirs.retain(|name| name.starts_with(&format!("vbuild-run-{pid}-")));
@@ -154,7 +154,7 @@ impl Workshop {
 }
 
 impl Built {
-    /// The scripts that ran, `phase/script`, in order.
+    /// The scripts that ran, in order, as `phase/script`.
     pub fn scripts(&self) -> Vec<String> {
         self.events
             .iter()
@@ -169,13 +169,13 @@ impl Built {
             .collect()
     }
 
-    /// The records of the element `probe`, for an image of this name.
+    /// The records of the element `probe`, for an image name.
     pub fn records(&self, name: &str) -> Records {
         Records { dir: self.dir.join(format!("{name}.d/records")) }
     }
 }
 
-/// What the probe wrote down.
+/// The records of the element `probe`.
 pub struct Records {
     dir: PathBuf,
 }
@@ -219,7 +219,7 @@ impl Records {
     }
 }
 
-/// Whether a program of the host is there; tests that need one say what they skip.
+/// Whether a host program is installed; prints what is skipped without it.
 pub fn has_program(test: &str, program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
@@ -231,7 +231,7 @@ pub fn has_program(test: &str, program: &str) -> bool {
     found
 }
 
-/// Runs a program of the host that must succeed, and gives what it printed.
+/// Runs a host program, which must succeed, and returns its output.
 pub fn host(program: &str, arguments: &[&str], dir: &Path) -> String {
     let output = Command::new(program)
         .args(arguments)

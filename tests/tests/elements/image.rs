@@ -1,10 +1,10 @@
-//! Looks into raw images with the host's own tools, without mounting anything.
+//! Inspects raw images with the host's own tools, without mounting them.
 
 use std::path::{Path, PathBuf};
 
 use super::harness::host;
 
-/// A partition as sfdisk sees it.
+/// A partition as reported by sfdisk.
 #[derive(Debug)]
 pub struct Partition {
     pub number: u64,
@@ -15,7 +15,7 @@ pub struct Partition {
     pub boot: bool,
 }
 
-/// The partitions of an image, about which sfdisk and partx agree.
+/// The partitions of an image, on which sfdisk and partx agree.
 pub fn partitions(image: &Path) -> Vec<Partition> {
     let partitions = by_sfdisk(image);
     let arguments = ["--raw", "--noheadings", "-o", "NR,START,SECTORS", image.to_str().unwrap()];
@@ -48,7 +48,7 @@ fn by_sfdisk(image: &Path) -> Vec<Partition> {
         .collect()
 }
 
-/// A part of an image as a file of its own, holes kept.
+/// Copies a part of an image to a separate file, keeping holes.
 pub fn cut(image: &Path, partition: &Partition) -> PathBuf {
     let part = image.with_extension(format!("p{}", partition.number));
     host(
@@ -68,14 +68,14 @@ pub fn cut(image: &Path, partition: &Partition) -> PathBuf {
     part
 }
 
-/// What blkid says of a file: `LABEL`, `TYPE`, `UUID`.
+/// A value reported by blkid: `LABEL`, `TYPE`, `UUID`.
 pub fn blkid(file: &Path, tag: &str) -> String {
     host("blkid", &["-p", "-s", tag, "-o", "value", file.to_str().unwrap()], Path::new("/"))
         .trim()
         .to_owned()
 }
 
-/// A line of dumpe2fs's header.
+/// A value in dumpe2fs's header.
 pub fn ext_header(file: &Path, key: &str) -> String {
     let text = host("dumpe2fs", &["-h", file.to_str().unwrap()], Path::new("/"));
     let prefix = format!("{key}:");
@@ -91,7 +91,7 @@ pub fn ext_file(file: &Path, path: &str) -> String {
     host("debugfs", &["-R", &format!("cat {path}"), file.to_str().unwrap()], Path::new("/"))
 }
 
-/// The names at a place of an ext filesystem.
+/// The names in a directory of an ext filesystem.
 pub fn ext_names(file: &Path, path: &str) -> Vec<String> {
     host("debugfs", &["-R", &format!("ls -p {path}"), file.to_str().unwrap()], Path::new("/"))
         .lines()

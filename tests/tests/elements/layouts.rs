@@ -1,4 +1,4 @@
-//! Disk layouts, looked at in the raw image with the host's own tools.
+//! Disk layouts, inspected in the raw image with the host's own tools.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use super::{
 };
 
 const MIB: u64 = 1 << 20;
-/// Sectors in a mebibyte.
+/// Sectors per mebibyte.
 const PER_MIB: u64 = 2048;
 
 #[test]
@@ -33,15 +33,14 @@ fn the_element_for_mbr() {
     assert_eq!(records.env("install.d")["DIB_IMAGE_ROOT_FS_UUID"], uuid);
 }
 
-/// The places of a partition in cylinders, heads and sectors say what its block
-/// numbers say, as far as they reach.
+/// Checks that the CHS addresses of a partition match its sector numbers, as far as they reach.
 fn chs_is_valid(image: &std::path::Path, start: u64, sectors: u64) {
     let entry = fs::read(image).unwrap()[446..462].to_vec();
     for (bytes, block) in [(&entry[1..4], start), (&entry[5..8], start + sectors - 1)] {
         let head = u64::from(bytes[0]);
         let sector = u64::from(bytes[1] & 0x3f);
         let cylinder = u64::from(bytes[2]) | (u64::from(bytes[1] & 0xc0) << 2);
-        // Whatever geometry was taken, a sector counts from 1 to 63.
+        // For any geometry, sector numbers are 1 to 63.
         assert!((1..=63).contains(&sector) && cylinder < 1024, "{bytes:?}");
         let of = |heads: u64| (cylinder * heads + head) * 63 + sector - 1;
         assert!([255, 254, 16].iter().any(|heads| of(*heads) == block), "{bytes:?} for {block}");
@@ -153,14 +152,14 @@ fn filesystems_of_many_kinds_over_two_disks() {
     let mut expected: Vec<String> = fstab.lines().map(str::to_owned).collect();
     expected.sort();
     assert_eq!(lines, expected);
-    // What the element `bootloader` makes boot=LABEL=… of.
+    // The value from which the element `bootloader` makes boot=LABEL=….
     assert_eq!(records.env("finalise.d")["DIB_BOOT_LABEL"], "mkfs_boot");
     let mounts = records.mounts("finalise.d");
     for (place, kind) in [("/boot", "ext2"), ("/var", "btrfs"), ("/home", "xfs"), ("/srv", "ext3")]
     {
         assert_eq!(mounts[place].0, kind);
     }
-    // Each file lies on its own filesystem and not below, on the root.
+    // Each file is on its own filesystem, and not hidden below it on the root.
     let cut = |number: u64| {
         cut(&shop.path("many.raw"), table.iter().find(|p| p.number == number).unwrap())
     };
@@ -174,15 +173,14 @@ fn filesystems_of_many_kinds_over_two_disks() {
     the_same_on_every_filesystem(&records.text("keepsakes"), &records.text("attributes"));
 }
 
-/// The element `keepsakes` makes the same files in four places.
+/// Checks the files of the element `keepsakes`, which creates the same files in four places.
 fn the_same_on_every_filesystem(listing: &str, attributes: &str) {
     let of = |place: &str| -> Vec<String> {
         let prefix = format!("{place}keep/");
         listing
             .lines()
             .filter_map(|line| line.strip_prefix(&prefix))
-            // Directories have the size that their filesystem gives them, and
-            // only one time was set.
+            // The size of directories depends on the filesystem, and only one time was set.
             .map(|line| {
                 let words: Vec<&str> = line.split('|').collect();
                 match words[..] {
@@ -259,7 +257,7 @@ fn volumes_arrays_and_containers() {
     for name in ["vg-lv_root lvm ", "vg-lv_var lvm ", "vault crypt "] {
         assert!(listed.contains(name), "{name} in {listed}");
     }
-    // Each half of the mirror lists it, by the kernel's own name.
+    // Both halves of the mirror list it, under the kernel's name.
     let mirrors = listed.lines().filter(|line| line.contains(" raid1 ")).count();
     assert_eq!(mirrors, 2, "{listed}");
     let boot = &records.mounts("finalise.d")["/boot"].0;
@@ -269,7 +267,7 @@ fn volumes_arrays_and_containers() {
     assert_eq!(blkid(&cut(&image, &table[0]), "TYPE"), "LVM2_member");
     assert_eq!(blkid(&cut(&image, &table[1]), "TYPE"), "LVM2_member");
     assert_eq!(blkid(&cut(&image, &table[4]), "TYPE"), "crypto_LUKS");
-    // The superblock of a mirror is at its end: what lies on it reads as it is.
+    // The superblock of the mirror is at its end, so a half can be read as a plain filesystem.
     let (left, right) = (cut(&image, &table[2]), cut(&image, &table[3]));
     for half in [&left, &right] {
         assert_eq!(blkid(half, "TYPE"), "linux_raid_member");

@@ -1,4 +1,4 @@
-//! Every format of one build, and the builds that give no image.
+//! All formats of one build, and builds without an image.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -172,7 +172,7 @@ fn the_same_inputs_give_the_same_bytes() {
     for name in &outputs {
         host("cmp", &[name, &format!("first/{name}")], shop.dir.path());
     }
-    // Nothing of the files got lost on the way.
+    // No part of the files is lost.
     let archive = members(&shop.path("same.tar"));
     assert!(archive.values().all(|member| member.seconds <= 1_700_000_000));
     let image = shop.path("same.raw");
@@ -212,7 +212,7 @@ fn a_container_is_loaded_into_the_engine() {
         assert!(built.stderr.contains("podman needed but not found"), "{}", built.stderr);
         assert_eq!(shop.names(), ["bin", "events", "log"], "it was told before the build");
     }
-    // What is wanted of the engine is one command.
+    // The build runs one command of the container engine.
     shop.write("bin/podman", "#!/bin/sh\n[ -s \"$3\" ] && echo \"$*\" > loaded\n");
     fs::set_permissions(shop.path("bin/podman"), fs::Permissions::from_mode(0o755)).unwrap();
     let built = run(&with_engine);
@@ -239,7 +239,7 @@ fn sizes_and_compression_are_what_was_asked_for() {
         "tiny-os",
         "rough",
     ];
-    // Scripts as only bash runs them, and one that leaves a process running in the image.
+    // Scripts that need bash, and one that leaves a process running in the image.
     let built = shop.build(&arguments);
     for script in ["40-no-first-line", "41-empty", "42-leaves-a-process", "43-temporary"] {
         assert!(built.scripts().contains(&format!("install.d/{script}")), "{:?}", built.scripts());

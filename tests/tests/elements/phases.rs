@@ -1,4 +1,4 @@
-//! One build with the probe in every phase, looked at from all sides.
+//! One build with the probe in every phase, checked in all aspects.
 
 use std::{fs, os::unix::fs::MetadataExt, sync::OnceLock};
 
@@ -6,7 +6,7 @@ use tests::archive::{Member, members};
 
 use super::harness::{Built, Workshop, workshop};
 
-/// The phases in the order in which they run.
+/// The phases in running order.
 pub const PHASES: [&str; 10] = [
     "root.d",
     "extra-data.d",
@@ -26,7 +26,7 @@ struct Everything {
     built: Built,
 }
 
-/// The build that most of these tests look at; made once.
+/// The build that most of these tests inspect; done once.
 fn everything(test: &str) -> Option<&'static Everything> {
     static BUILT: OnceLock<Option<Everything>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
@@ -150,7 +150,7 @@ fn syncs_of_scripts_are_not_carried_out() {
     let Some(all) = everything("syncs_of_scripts") else { return };
     let records = all.built.records("all");
     for phase in INSIDE {
-        // One filter: mode 2 of seccomp(2). Not every system's sync(1) takes a file.
+        // One filter: mode 2 of seccomp(2). Some versions of sync(1) take no file argument.
         assert_eq!(records.fact(phase, "seccomp"), "2", "{phase}");
     }
     for phase in ["root.d", "cleanup.d"] {
@@ -171,7 +171,7 @@ fn scripts_inside_see_the_systems_mounts() {
         assert!(kind == "sysfs" && options.starts_with("ro"), "{phase}: {mounts:?}");
         assert!(mounts["/tmp/in_target.d"].1.starts_with("ro"));
     }
-    // The same mounts are there for scripts outside, below the image.
+    // The same mounts exist for scripts outside, below the image.
     assert_eq!(records.fact("cleanup.d", "proc"), "mounted");
     assert_eq!(records.fact("cleanup.d", "sys"), "Read-only file system");
 }
@@ -184,7 +184,7 @@ fn mounts_of_root_d_stay_up_to_the_copy() {
         assert!(records.mounts(phase).contains_key("/var/cache/shared"), "{phase}");
     }
     assert!(!records.mounts("finalise.d").contains_key("/var/cache/shared"));
-    // What was written there is in the cache and not in the image.
+    // Files written there are in the cache and not in the image.
     assert!(!tree(all).contains_key("var/cache/shared/kept"));
 }
 
@@ -276,7 +276,7 @@ fn programs_of_elements_are_found_and_hide_no_others() {
         let said = all.built.records("all").fact(phase, "hooks-bin");
         assert_eq!(said, "tool of the probe", "{phase}");
     }
-    // The probe brings an `env` that fails; the system's own came first.
+    // The probe provides a failing `env`; the system's own takes precedence.
     assert_eq!(all.built.records("all").fact("install.d", "bin-overrides"), "1");
 }
 
@@ -356,7 +356,7 @@ fn files_that_are_easily_lost_survive() {
     assert_eq!(tree["keep/line\nbreak"].content, b"odd\n");
     assert!(tree.contains_key("keep/ünïcode"));
     assert!(tree.contains_key("keep/a name with  blanks and \"quotes\""));
-    // Eight mebibytes of nothing take a block or two.
+    // A hole of eight mebibytes takes a block or two.
     let listed = all.built.records("all").text("attributes");
     let blocks = listed.lines().find_map(|line| line.strip_prefix("keep/sparse ")).unwrap();
     assert!(blocks.parse::<u32>().unwrap() < 64, "{blocks}");

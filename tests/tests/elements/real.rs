@@ -1,5 +1,5 @@
-//! Elements of diskimage-builder itself, unmodified, over the tiny operating
-//! system. What of them needs Python or a package manager inside is left out.
+//! Unmodified elements of diskimage-builder, on the minimal operating system of these tests.
+//! Scripts that need Python or a package manager inside are excluded.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use tests::archive::members;
 
 use super::harness::{Workshop, has_program, host, workshop};
 
-/// Scripts that would run inside, in an operating system that has no Python.
+/// Scripts that run inside, where there is no Python.
 const INSIDE: [&str; 6] = [
     "10-package-installs",
     "01-package-installs",
@@ -83,7 +83,7 @@ fn package_installs_of_the_real_release() {
     assert!(built.stderr.contains("PROBE_WHEN"), "{}", built.stderr);
 }
 
-/// Sources on the host that scripts are given with `--share`.
+/// Files on the host that are passed to scripts with `--share`.
 fn sources(shop: &Workshop) {
     let make = "mkdir repository && cd repository && git -c init.defaultBranch=master init -q && \
                 echo of the repository > file && git add file && \

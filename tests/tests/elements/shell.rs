@@ -1,4 +1,4 @@
-//! Shells into a build: at a terminal, from a pipe, and commands in their place.
+//! Debug shells in a build: at a terminal, from a pipe, and commands in their place.
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use std::{
 
 use super::harness::{Workshop, host, workshop};
 
-/// How long a machine without KVM may take to come to a point.
+/// Time limit for a machine without KVM to reach a point.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 #[test]
@@ -37,7 +37,7 @@ fn a_build_stops_for_a_shell_and_goes_on() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The first shell takes one line, the second the rest.
+    // The first shell reads one line, the second the rest.
     let typed =
         b"echo by hand > $VBUILD_IMAGE/by-hand; test -e by-hand && echo seen-$((40 + 2)); exit\n";
     child.stdin.take().unwrap().write_all(typed).unwrap();
@@ -64,7 +64,7 @@ fn a_command_may_take_the_place_of_the_shell() {
         "break_cmd=touch at-the-break-$((6 * 7)); pwd",
     ];
     let built = shop.build(&[&arguments[..], &["tiny-os", "probe"][..]].concat());
-    // The directory in which each ran, on a line of its own.
+    // Each shell's working directory, on its own line.
     let is_break = |line: &&str| line.starts_with('/') && line.ends_with("/mnt");
     let breaks = |stdout: &str| stdout.lines().filter(is_break).count();
     assert_eq!(breaks(&built.stdout), 2, "{}", built.stdout);
@@ -75,11 +75,11 @@ fn a_command_may_take_the_place_of_the_shell() {
     assert_eq!(breaks(&built.stdout), 3, "{}", built.stdout);
 }
 
-/// A terminal with somebody before it.
+/// A pseudoterminal with a simulated user.
 struct Terminal {
     keys: File,
     screen: Arc<Mutex<String>>,
-    /// The end at which programs run.
+    /// The end for programs.
     place: OwnedFd,
 }
 
@@ -91,7 +91,7 @@ impl Terminal {
         let (mut reader, shown) = (keys.try_clone().unwrap(), Arc::clone(&screen));
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // It ends with an error when the last process has left the terminal.
+            // Reading fails when the last process has closed the terminal.
             while let Ok(count @ 1..) = reader.read(&mut buffer) {
                 shown.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
             }
@@ -105,8 +105,7 @@ impl Terminal {
         host("stty", &arguments, Path::new("/"));
     }
 
-    /// Starts a command in a session of its own, whose controlling terminal this
-    /// is.
+    /// Starts a command in a new session, with this as its controlling terminal.
     fn start(&self, command: &Command) -> Child {
         let end = || Stdio::from(self.place.try_clone().unwrap());
         Command::new("setsid")
@@ -122,7 +121,7 @@ impl Terminal {
             .unwrap()
     }
 
-    /// Waits until a command ends well, and gives all that was on the screen.
+    /// Waits until a command succeeds, and returns everything on the screen.
     fn wait_for(self, mut child: Child) -> String {
         drop(self.place);
         let status = child.wait().unwrap();
@@ -159,10 +158,10 @@ fn the_shell_has_the_users_terminal() {
     terminal.see("31 117");
     terminal.see("/dev/pts/");
     terminal.size("43", "99");
-    // The news of the size goes its own way; bash learns it while it waits.
+    // The change of size is sent separately; bash receives it while it waits.
     terminal.type_in("sleep 2; stty size\n");
     terminal.see("43 99");
-    // Ctrl-C ends what runs in the guest, and neither the shell nor vbuild.
+    // Ctrl-C ends the command in the guest, but neither the shell nor vbuild.
     terminal.type_in("echo begun-$((1 + 1)); sleep 1000\n");
     terminal.see("begun-2");
     std::thread::sleep(Duration::from_secs(1));
@@ -176,10 +175,10 @@ fn the_shell_has_the_users_terminal() {
     assert_eq!(typed.content, b"typed-42\n");
 }
 
-/// Where a vmdb2 spec and layers of other tests are.
+/// The directory of a vmdb2 spec and layers of other tests.
 const LAYERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/layers/project");
 
-/// An executable script.
+/// Writes an executable script.
 fn script(shop: &Workshop, name: &str, text: &str) {
     let path = shop.path(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -187,8 +186,8 @@ fn script(shop: &Workshop, name: &str, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Builds with a mistake, looks around in the machine that failed, mends the
-/// mistake on the host, and tries again.
+/// Builds with an error, inspects the machine of the failed build, fixes the error on the host, and
+/// retries.
 fn mend_and_retry(build: &Command, mend: impl FnOnce()) {
     let mut terminal = Terminal::new();
     let child = terminal.start(build);

@@ -1,4 +1,4 @@
-//! CHANGELOG.md keeps its form.
+//! Checks the format of CHANGELOG.md.
 
 use super::read;
 
@@ -20,7 +20,7 @@ fn headings_are_those_of_keep_a_changelog() {
     assert!(versions > 0);
 }
 
-/// `[1.2.3] - 2026-01-31`.
+/// Whether a heading has the form `[1.2.3] - 2026-01-31`.
 fn is_release(heading: &str) -> bool {
     let Some((version, date)) = heading.split_once(" - ") else { return false };
     let numbers = |text: &str, separator, count| {

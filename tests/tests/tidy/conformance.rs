@@ -1,11 +1,11 @@
-//! The tables of `tests/conformance`: each row of the originals' behaviour
-//! has a proof that exists, or a reason; the tables say what the last run found.
+//! Checks the tables in `tests/conformance`: each row about the originals' behavior has an existing
+//! proof or a reason, and the tables show the results of the last run.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{none, read, root, sources};
 
-/// The rows that the research found: how many each table must have.
+/// The expected number of rows in each table, as found by research.
 const TABLES: &[(&str, &str, usize)] = &[
     ("virt-dib", "virt-dib 1.48, row by row", 85),
     ("diskimage-builder", "diskimage-builder 3.43, row by row", 108),
@@ -20,7 +20,7 @@ struct Row {
 }
 
 enum Proof {
-    /// A test, by program and path.
+    /// A test, with program and path.
     Test(String),
     /// A command of the recorded session.
     Session(String),
@@ -30,7 +30,7 @@ enum Proof {
     Open(String),
 }
 
-/// How a row stands.
+/// The status of a row.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
     Tested,
@@ -79,7 +79,7 @@ fn rows(table: &str) -> Vec<Row> {
     rows
 }
 
-/// Outcomes by test: `ok` or `FAILED`.
+/// Test results by name: `ok` or `FAILED`.
 fn results() -> BTreeMap<String, String> {
     read("tests/conformance/results")
         .lines()
@@ -146,8 +146,8 @@ fn render(table: &str, title: &str, results: &BTreeMap<String, String>) -> Strin
     page
 }
 
-/// Whether a file has the test that cargo calls so: the function, in the modules and in the
-/// program that are named. A test that moved is otherwise taken for one that still runs.
+/// Whether a file contains a test with this cargo name: the function, in the named modules and
+/// program. This detects tests that were moved.
 fn holds(path: &str, text: &str, test: &str) -> bool {
     let (program, rest) = test.split_once(' ').unwrap_or(("", test));
     let (modules, name) = rest.rsplit_once("::").unwrap_or(("", rest));
@@ -158,7 +158,7 @@ fn holds(path: &str, text: &str, test: &str) -> bool {
         && (words.contains(&program) || package(path) == program)
 }
 
-/// The package of a file, as its tests are called.
+/// The package of a file, as in the names of its tests.
 fn package(path: &str) -> String {
     let folders = std::path::Path::new(path).ancestors().skip(1);
     let mut manifests = folders.map(|folder| root().join(folder).join("Cargo.toml"));

@@ -1,4 +1,4 @@
-//! Who may import whom: the table of ARCHITECTURE.md against `cargo metadata`.
+//! Checks imports between crates: the table of ARCHITECTURE.md against `cargo metadata`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,13 +6,13 @@ use cargo_metadata::DependencyKind;
 
 use super::{metadata, none, read, root};
 
-/// What a crate may import of the workspace.
+/// The workspace crates that a crate may import.
 enum May {
     Everything,
     These(BTreeSet<String>),
 }
 
-/// The code map: crate, folder, and what it may import.
+/// The code map: crate, folder, and permitted imports.
 fn table() -> BTreeMap<String, (String, May)> {
     let page = read("ARCHITECTURE.md");
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
@@ -49,7 +49,7 @@ fn crates_import_what_the_architecture_allows() {
         let May::These(may) = may else { continue };
         for dependency in &package.dependencies {
             let of_workspace = members.contains(&dependency.name);
-            // What tests import is their own business.
+            // Imports of tests are unrestricted.
             let in_tests = dependency.kind == DependencyKind::Development;
             if of_workspace && !in_tests && !may.contains(&dependency.name) {
                 complaints.push(format!("`{name}` must not import `{}`", dependency.name));
@@ -72,7 +72,7 @@ fn names_say_what_a_crate_or_module_provides() {
         .filter(|package| REFUSED.contains(&package.name.as_str()))
         .map(|package| format!("the crate `{}` has a name that says nothing", package.name))
         .collect();
-    // Rust's own documentation calls the module that test files share `common`.
+    // Rust's own documentation uses the name `common` for the module that test files share.
     let of_libraries = |path: &str| path.contains("/src/");
     for (path, _) in super::sources::files().into_iter().filter(|(path, _)| of_libraries(path)) {
         let stem = path.trim_end_matches(".rs").trim_end_matches("/mod").rsplit('/').next();

@@ -1,16 +1,16 @@
-//! What is linked into vbuild may be: the list of deny.toml against the licences
-//! that the crates declare.
+//! Checks licences of everything linked into vbuild: the list of deny.toml against the licences
+//! that crates declare.
 
 use super::{metadata, none, read};
 
-/// The words between the quotes of `allow = [ … ]`.
+/// The strings in `allow = [ … ]`.
 fn allowed() -> Vec<String> {
     let text = read("deny.toml");
     let list = text.split("allow = [").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
     list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// Whether an SPDX expression can be met with these licences.
+/// A parser that decides whether an SPDX expression is satisfied by these licences.
 struct Expression<'a> {
     words: std::iter::Peekable<std::vec::IntoIter<&'a str>>,
     allowed: &'a [String],
@@ -26,7 +26,7 @@ impl<'a> Expression<'a> {
             words.push(&word[opening..word.len() - closing]);
             words.extend(std::iter::repeat_n(")", closing));
         }
-        // Before SPDX expressions `MIT/Apache-2.0` meant either.
+        // Before SPDX expressions, `MIT/Apache-2.0` meant either.
         let either = text.contains('/') && !text.contains(" OR ") && !text.contains(" AND ");
         if either {
             return words.iter().any(|word| allowed.iter().any(|one| one == word));

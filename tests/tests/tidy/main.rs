@@ -1,5 +1,5 @@
-//! The repository's tests of itself: layering, house rules that no lint knows,
-//! licences, the changelog.
+//! The repository's tests of itself: layering, house rules that lints do not cover, licences, the
+//! changelog.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod changelog;
@@ -12,7 +12,7 @@ mod sources;
 
 use std::path::{Path, PathBuf};
 
-/// The top of the repository.
+/// The root of the repository.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -20,13 +20,13 @@ fn root() -> PathBuf {
         .to_owned()
 }
 
-/// A file of the repository.
+/// Reads a file of the repository.
 fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// What cargo knows of the workspace. It fetches crates of other platforms, which no build
-/// needs, when they are not here.
+/// The workspace's metadata from cargo. This may download crates of other platforms, which no build
+/// needs.
 fn metadata() -> cargo_metadata::Metadata {
     cargo_metadata::MetadataCommand::new()
         .manifest_path(root().join("Cargo.toml"))
@@ -35,7 +35,7 @@ fn metadata() -> cargo_metadata::Metadata {
         .unwrap()
 }
 
-/// Fails with every complaint at once.
+/// Fails with all complaints at once.
 #[track_caller]
 fn none(complaints: &[String]) {
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));

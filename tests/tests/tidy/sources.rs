@@ -4,11 +4,11 @@ use std::{fs, path::Path};
 
 use super::{metadata, none, root};
 
-/// A file longer than this has a reason in [`LONG_FILES`].
+/// Maximum lines of a file without an entry in [`LONG_FILES`].
 const LINES_MAX: usize = 500;
-/// Tests are lists of cases; they may be longer.
+/// Maximum lines of a test file; tests are lists of cases.
 const TEST_LINES_MAX: usize = 800;
-/// Longer files: how long they may be, and why they are not split.
+/// Longer files: maximum lines, and why they are not split.
 const LONG_FILES: &[(&str, usize, &str)] = &[
     ("guest-agent/src/sys.rs", 600, "the room for unsafe code has one door"),
     ("guest-agent/wire/src/message.rs", 650, "the protocol is read in one piece"),
@@ -19,10 +19,10 @@ const LONG_FILES: &[(&str, usize, &str)] = &[
     ("host/src/cli/build.rs", 520, "the options of a build are read in one piece"),
     ("host/microvm/src/devices/block/qcow2.rs", 600, "one format, read and written"),
 ];
-/// Where `unsafe` may be.
+/// Where `unsafe` code is permitted.
 const UNSAFE_ROOMS: &[&str] = &["host/microvm/", "guest-agent/src/sys.rs"];
 
-/// All Rust files of the repository: path from its top, and text.
+/// All Rust files of the repository: path from its root, and text.
 pub(crate) fn files() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for folder in ["appliance", "guest-agent", "host", "man", "tests"] {
@@ -95,8 +95,8 @@ fn unsafe_code_is_in_its_two_rooms() {
     none(&complaints);
 }
 
-/// What recipes name is looked up and opened by `inputs` and `rooted`, which follow no
-/// links. Everything else of a front end that reads the host says why.
+/// Paths in recipes are looked up and opened by `inputs` and `rooted`, which follow no links. Other
+/// code of a front end that reads the host must give a reason.
 #[test]
 fn front_ends_read_the_host_through_rooted() {
     const MAY: &[(&str, &str)] = &[
@@ -160,7 +160,7 @@ fn every_crate_takes_the_lints_of_the_workspace() {
 
 #[test]
 fn only_the_view_and_the_edge_write_to_the_terminal() {
-    // Everything else that writes there says why.
+    // Other code that writes there must give a reason.
     const MAY: &[&str] = &[
         "host/src/ui/",
         "host/src/machine/shell.rs",

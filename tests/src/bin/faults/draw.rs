@@ -1,4 +1,4 @@
-//! What a round is, as a function of its number.
+//! Draws a round from its number.
 
 use std::fmt;
 
@@ -13,37 +13,37 @@ use crate::{
 /// A round.
 #[derive(Debug, Clone)]
 pub(crate) struct Draw {
-    /// Its number, which all of it follows from.
+    /// Its number, which determines everything else.
     pub(crate) seed: u64,
     pub(crate) recipe: Recipe,
     pub(crate) options: Options,
     pub(crate) fault: Fault,
     pub(crate) moment: Moment,
-    /// What is decided later than this.
+    /// The random generator for later decisions.
     pub(crate) chance: StdRng,
 }
 
-/// When the fault comes.
+/// The time of a fault.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Moment {
-    /// After this part of the log's lines, and so many milliseconds.
+    /// After this fraction of the log's lines, plus a delay.
     Line { part: f64, delay_ms: u64 },
-    /// After this part of the time that such a build takes.
+    /// After this fraction of the usual build time.
     Time { part: f64 },
 }
 
-/// What goes wrong.
+/// The injected fault.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
     Kill {
         victim: Victim,
         signal: Signal,
     },
-    /// A process in the guest overwrites the agent's code, after so many milliseconds.
+    /// A guest process overwrites the agent's code after a delay.
     KillAgent {
         after_ms: u64,
     },
-    /// So much room is left in a folder.
+    /// A folder is filled up to a remaining space.
     Full {
         place: Place,
         room_kib: u64,
@@ -59,18 +59,18 @@ pub(crate) enum Fault {
         what: Stored,
         how: Damage,
     },
-    /// The mirror that a script downloads from.
+    /// A fault of the mirror from which a script downloads.
     Mirror(Behaviour),
-    /// The mirror that the base image comes from.
+    /// A fault of the mirror with the base image.
     BaseMirror(Behaviour),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Victim {
     Vbuild,
-    /// QEMU, or the own VMM.
+    /// QEMU, or vbuild's own VMM.
     Machine,
-    /// What serves QEMU's vsock device.
+    /// The process of QEMU's vsock device.
     Vsock,
 }
 
@@ -90,12 +90,12 @@ pub(crate) enum Place {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Drive {
-    /// The root of the appliance.
+    /// The tools root of the appliance.
     Appliance,
     Scratch,
-    /// What is built.
+    /// The disk that is built.
     Target,
-    /// A layer over what is built.
+    /// A layer over that disk.
     Layer,
     /// The user's helper drive.
     Helper,
@@ -109,7 +109,7 @@ pub(crate) enum Calls {
     All,
 }
 
-/// Which of the operations fail.
+/// Which operations fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Count {
     One(u32),
@@ -132,7 +132,7 @@ pub(crate) enum Damage {
     Unreadable,
 }
 
-/// All faults; the table has a row for each.
+/// All faults, one per row of the table.
 const ROWS: [&str; 22] = [
     "kill vbuild (KILL)",
     "kill vbuild (TERM)",
@@ -157,11 +157,11 @@ const ROWS: [&str; 22] = [
     "base mirror lies",
     "base mirror breaks off",
 ];
-/// One that needs a signal to end within a round.
+/// The fault that needs a signal to end within a round.
 const STALLING: &str = "base mirror stalls";
 
 impl Fault {
-    /// Its row.
+    /// The row of the fault.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Kill { victim: Victim::Vbuild, signal: Signal::Kill } => ROWS[0],
@@ -247,7 +247,7 @@ fn damage(what: Stored, chance: &mut StdRng) -> Fault {
     Fault::Damage { what, how: *all.choose(chance).unwrap_or(&Damage::Gone) }
 }
 
-/// Where in an answer it happens: in its head, or in its body.
+/// The offset in a response: in its head, or in its body.
 fn offset(chance: &mut StdRng) -> u64 {
     if chance.gen_bool(0.2) { chance.gen_range(0..40) } else { chance.gen_range(40..200_000) }
 }
@@ -294,7 +294,7 @@ pub(crate) fn draw(seed: u64, ground: &Ground) -> Draw {
     let options = Options {
         drive: drive || chance.gen_bool(0.3),
         temporary: temporary || chance.gen_bool(0.5),
-        // What downloads has nothing to download when it is kept.
+        // A script that downloads does not run if its result is cached.
         warm: !matches!(fault, Fault::KillAgent { .. } | Fault::Mirror(_))
             && (warm || chance.gen_bool(0.4)),
         late: if chance.gen_bool(0.2) { 0 } else { chance.gen_range(1..100_000) },
@@ -305,7 +305,7 @@ pub(crate) fn draw(seed: u64, ground: &Ground) -> Draw {
         base,
     };
     let moment = if chance.gen_bool(0.5) {
-        // Often right behind a line, sometimes long after it.
+        // Often right after a line, sometimes much later.
         let delay_ms = 2f64.powf(chance.gen_range(0.0..11.0));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below 2^11")]
         let delay_ms = delay_ms as u64;

@@ -1,5 +1,5 @@
-//! Where the rounds happen: a folder, and where the kernel allows it a user and a
-//! mount namespace, in which small filesystems can be mounted by an ordinary user.
+//! The environment of the rounds: a folder, and if the kernel permits it, user and mount namespaces
+//! in which an ordinary user can mount small filesystems.
 
 use std::{
     env, fs,
@@ -15,36 +15,36 @@ use nix::{
     unistd::{getgid, getuid},
 };
 
-/// The name of the harness's mirror, which the command lines say is this machine.
+/// The host name of the harness's mirror, which command lines map to this machine.
 pub(crate) const MIRROR_NAME: &str = "mirror.test";
 
-/// The room of a filesystem that is not full yet; nothing is taken of it in advance.
+/// The size of a filesystem that is not full; no space is reserved.
 const ROOMY: &str = "1g";
 
-/// Attempts at making a filesystem full while somebody writes to it.
+/// Attempts to fill a filesystem while a build writes to it.
 const FILL_ATTEMPTS: u32 = 100;
 
-/// The ground of all rounds.
+/// The environment of all rounds.
 #[derive(Debug)]
 pub(crate) struct Ground {
-    /// The program that is tested.
+    /// The tested program.
     vbuild: PathBuf,
     /// A cache with an appliance.
     cache: PathBuf,
-    /// The recipes of this harness, and the elements of the tests.
+    /// The recipes of this harness and the elements of the tests.
     pub(crate) recipes: PathBuf,
     pub(crate) elements: PathBuf,
-    /// What the rounds are in.
+    /// The parent folder of the rounds.
     work: PathBuf,
-    /// Why there are no namespaces.
+    /// Why namespaces are unavailable, if they are.
     pub(crate) without_namespaces: Option<String>,
-    /// Only faults whose names contain this.
+    /// Run only faults whose names contain this.
     pub(crate) only: Option<String>,
     accel: String,
 }
 
 impl Ground {
-    /// Takes the ground that the environment names, and enters it.
+    /// Sets up the environment from environment variables, and enters the namespaces.
     pub(crate) fn enter() -> Result<Self> {
         let path = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         let needed = |name: &str| {
@@ -62,7 +62,7 @@ impl Ground {
             only: env::var("VBUILD_FAULTS_ONLY").ok(),
             accel: env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into()),
         };
-        // Whoever loses his parent becomes a child of this process.
+        // Orphaned processes become children of this process.
         prctl::set_child_subreaper(true)?;
         if let Err(error) = enter_namespaces() {
             let why = format!("no user and mount namespace: {error:#}");
@@ -77,12 +77,12 @@ impl Ground {
         self.work.join(seed.to_string())
     }
 
-    /// The folder of something that several rounds use.
+    /// The folder of data shared by several rounds.
     pub(crate) fn common(&self, name: &str) -> PathBuf {
         self.work.join(name)
     }
 
-    /// Makes the cache of a round: empty, but with the appliance of all.
+    /// Creates the cache of a round, which contains only the shared appliance.
     pub(crate) fn furnish_cache(&self, cache: &Path) -> Result<()> {
         fs::create_dir_all(cache)?;
         for name in ["appliance", "agent", "diskimage-builder"] {
@@ -102,13 +102,13 @@ impl Ground {
         Ok(())
     }
 
-    /// Takes out of a round's folder what is mounted there, and removes the folder.
+    /// Unmounts everything in a round's folder, and removes the folder.
     pub(crate) fn clear(&self, folder: &Path) -> Result<()> {
         self.unmount(folder)?;
         fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))
     }
 
-    /// Takes out of a folder what is mounted there.
+    /// Unmounts everything in a folder.
     pub(crate) fn unmount(&self, folder: &Path) -> Result<()> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
@@ -121,7 +121,7 @@ impl Ground {
         Ok(())
     }
 
-    /// vbuild with an environment of its own: a home in the folder, nothing else.
+    /// A vbuild command with its own environment: only a home in the folder.
     pub(crate) fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(&self.vbuild);
         command
@@ -136,14 +136,14 @@ impl Ground {
         command
     }
 
-    /// What shall run the machines, and how large they are.
+    /// The options for the accelerator and the size of machines.
     pub(crate) fn machine(&self) -> [&str; 6] {
         ["--accel", &self.accel, "--smp", "1", "--memsize", "512"]
     }
 }
 
-/// Becomes the master of a user and a mount namespace, with the same user and group
-/// in it; what is executed has no rights there.
+/// Enters new user and mount namespaces with the same user and group ids; executed programs have no
+/// privileges in them.
 fn enter_namespaces() -> Result<()> {
     let (uid, gid) = (getuid(), getgid());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).context("unshare")?;
@@ -154,14 +154,14 @@ fn enter_namespaces() -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("make / private")
 }
 
-/// Mounts a filesystem of its own on a folder, which can be made full.
+/// Mounts a small filesystem on a folder, so that it can be filled.
 pub(crate) fn mount_small(folder: &Path) -> Result<()> {
     let options = format!("size={ROOMY},mode=0755");
     mount(Some("faults"), folder, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
         .with_context(|| format!("mount a small filesystem on {}", folder.display()))
 }
 
-/// Leaves so much room in a folder that [`mount_small`] has mounted on.
+/// Fills a filesystem of [`mount_small`] up to a remaining space.
 pub(crate) fn make_full(folder: &Path, room_kib: u64) -> Result<()> {
     for _ in 0..FILL_ATTEMPTS {
         let room = statvfs(folder)?;
@@ -173,7 +173,7 @@ pub(crate) fn make_full(folder: &Path, room_kib: u64) -> Result<()> {
     bail!("{} could not be made full: somebody writes faster", folder.display())
 }
 
-/// Makes room again.
+/// Frees the space again.
 pub(crate) fn make_room(folder: &Path) -> Result<()> {
     resize(folder, ROOMY)
 }

@@ -1,9 +1,9 @@
-//! Faults by the thousand: builds that are disturbed at a random moment, each
-//! followed by a look at what is left and by the same build undisturbed.
+//! Fault injection: builds are disturbed at a random moment; then the harness checks what is left,
+//! and runs the same build undisturbed.
 //!
-//! `sh tests/faults.sh N [SEED]` calls it. Round `i` is drawn from the number
-//! `SEED + i`, which it prints, so that `sh tests/faults.sh 1 NUMBER` draws it again.
-//! What a round does is prose in `round.rs`; what it demands stands in `state.rs`.
+//! Started by `sh tests/faults.sh N [SEED]`. Round `i` is drawn from the number `SEED + i`, which
+//! it prints, so that `sh tests/faults.sh 1 NUMBER` repeats it. `round.rs` has the steps of a
+//! round; `state.rs` has the checks.
 #![expect(clippy::print_stdout, reason = "its table is what it is for")]
 
 mod draw;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the rounds; gives whether all of them were as they should be.
+/// Runs the rounds; returns whether all of them passed.
 fn run() -> Result<bool> {
     let mut words = std::env::args().skip(1);
     let usage = "usage: faults COUNT [SEED]";
@@ -45,7 +45,7 @@ fn run() -> Result<bool> {
         Some(word) => word.parse().context(usage)?,
         None => std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs()),
     };
-    // Before any thread: a namespace is entered by a process of one thread.
+    // Before any thread exists: only a single-threaded process can enter a user namespace.
     let mut ground = Ground::enter()?;
     let mut references = References::new(&ground)?;
     let mut table = Table::default();

@@ -1,5 +1,5 @@
-//! A mirror that is honest, or stalls, lies or breaks off, and that can order things
-//! from the scripts that ask it.
+//! A mirror that responds correctly, stalls, sends wrong data or breaks off, and that can send
+//! orders to scripts.
 
 use std::{
     collections::HashMap,
@@ -14,22 +14,22 @@ use std::{
 
 use anyhow::Result;
 
-/// How long a stalled connection stays open at most after the round.
+/// Interval of checks that end stalled connections after a round.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
-/// The head of a request that is read.
+/// Maximum length of a request head.
 const HEAD_MAX_BYTES: u64 = 64 << 10;
-/// What an answer without an end sends: more than any recipe here has room for.
+/// Bytes sent by an endless response: more than any recipe here has room for.
 const ENDLESS_BYTES: u64 = 2 << 30;
 
-/// How it answers what is asked for a file.
+/// How requests for a file are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
     Honest,
-    /// After so many bytes nothing comes any more, and the connection stays open.
+    /// The connection stays open without data after this number of bytes.
     Stalls {
         after: u64,
     },
-    /// After so many bytes the connection ends, with a reset or without.
+    /// The connection is closed after this number of bytes, with a reset or without.
     Breaks {
         after: u64,
         reset: bool,
@@ -37,22 +37,22 @@ pub(crate) enum Behaviour {
     Lies(Lie),
 }
 
-/// What is not true.
+/// The kind of wrong response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lie {
-    /// The right length, but other bytes.
+    /// The correct length, but other bytes.
     OtherBytes,
-    /// Half of the file as the whole.
+    /// Half of the file, declared as the whole.
     TooShort,
-    /// The file and something behind it.
+    /// The file with additional data.
     TooLong,
     /// An error page with the status of success.
     ErrorPage,
-    /// An error of the server.
+    /// A server error.
     ServerError,
-    /// No HTTP at all.
+    /// Data that is not HTTP.
     Noise,
-    /// An answer that goes on and on.
+    /// An endless response.
     Endless,
 }
 
@@ -71,14 +71,14 @@ impl Lie {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Requests for files that it did not answer honestly.
+    /// Number of file requests answered incorrectly.
     misled: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct State {
     behaviour: Behaviour,
-    /// Counts changes of the behaviour: what stalls for an old one ends.
+    /// Counts changes of the behavior: connections stalled by an earlier one end.
     era: usize,
     order: String,
     files: HashMap<String, Arc<Vec<u8>>>,
@@ -90,18 +90,18 @@ impl Shared {
     }
 }
 
-/// The mirror, on a port of this machine until the process ends.
+/// A mirror on a local port, which runs until the process ends.
 #[derive(Debug)]
 pub(crate) struct Mirror {
     pub(crate) port: u16,
     shared: Arc<Shared>,
 }
 
-/// What a script does that is ordered nothing.
+/// The script sent if there is no order.
 const NO_ORDER: &str = ":\n";
 
 impl Mirror {
-    /// Opens it.
+    /// Starts the mirror.
     pub(crate) fn open() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
@@ -116,7 +116,7 @@ impl Mirror {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = Arc::clone(&served);
-                // Who has asked may have gone.
+                // The client may be gone.
                 std::thread::spawn(move || drop(serve(&shared, stream)));
             }
         });
@@ -128,7 +128,7 @@ impl Mirror {
         self.shared.state().files.insert(path.to_owned(), Arc::new(content));
     }
 
-    /// How it answers from now on.
+    /// Sets the behavior from now on.
     pub(crate) fn behave(&self, behaviour: Behaviour) {
         let mut state = self.shared.state();
         state.behaviour = behaviour;
@@ -136,13 +136,12 @@ impl Mirror {
         self.shared.misled.store(0, Ordering::SeqCst);
     }
 
-    /// What the next scripts shall do, or nothing.
+    /// Sets the order for following scripts, or none.
     pub(crate) fn order(&self, script: Option<String>) {
         self.shared.state().order = script.unwrap_or_else(|| NO_ORDER.into());
     }
 
-    /// Requests that it did not answer honestly since it behaves as it does, and orders
-    /// that were fetched.
+    /// Requests answered incorrectly since the last change of behavior, and orders fetched.
     pub(crate) fn misled(&self) -> usize {
         self.shared.misled.load(Ordering::SeqCst)
     }
@@ -210,7 +209,7 @@ fn send(stream: &mut TcpStream, status: &str, body: &[u8], length: u64) -> Resul
     Ok(stream.write_all(body)?)
 }
 
-/// The first bytes of an honest answer.
+/// The first bytes of a correct response.
 fn cut(status: &str, body: &[u8], after: u64) -> Vec<u8> {
     let mut answer = head(status, body.len() as u64).into_bytes();
     answer.extend(body);
@@ -218,7 +217,7 @@ fn cut(status: &str, body: &[u8], after: u64) -> Vec<u8> {
     answer
 }
 
-/// Holds a connection until the other side has gone or the behaviour has changed.
+/// Keeps a connection open until the peer closes it or the behavior changes.
 fn stall(shared: &Shared, stream: &mut TcpStream, era: usize) -> Result<()> {
     stream.set_read_timeout(Some(LOOK_PERIOD))?;
     while shared.state().era == era {

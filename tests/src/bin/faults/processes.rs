@@ -1,4 +1,4 @@
-//! Processes by their parents, as /proc shows them.
+//! Finds processes by their parents in /proc.
 
 use std::{
     fs,
@@ -12,30 +12,30 @@ use nix::{
     unistd::Pid,
 };
 
-/// How long a machine that is being killed may take to be gone on a busy host.
+/// Time limit for a killed machine to be gone on a busy host.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A process.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
-    /// Its number.
+    /// Its process id.
     pub(crate) pid: i32,
     parent: i32,
-    /// Its command line, with blanks between the words.
+    /// Its command line, with words separated by spaces.
     pub(crate) words: String,
 }
 
 impl Process {
     fn read(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name in parentheses may hold anything.
+        // The name in parentheses may contain anything.
         let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
         let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let words = String::from_utf8_lossy(&words).replace('\0', " ");
         Some(Self { pid, parent, words })
     }
 
-    /// Regular files that it has open.
+    /// The regular files that it has open.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else {
             return Vec::new();
@@ -51,7 +51,7 @@ fn all() -> Vec<Process> {
     numbers.filter_map(Process::read).collect()
 }
 
-/// All that a process has started, directly or not.
+/// All direct and indirect children of a process.
 pub(crate) fn below(root: i32) -> Vec<Process> {
     let all = all();
     let mut found: Vec<Process> = Vec::new();
@@ -65,8 +65,8 @@ pub(crate) fn below(root: i32) -> Vec<Process> {
     found
 }
 
-/// Waits until nothing is left of what this process has started. It is the reaper of
-/// those whose parent has died, so nothing gets away from it.
+/// Waits until all processes started by this one are gone. It is the subreaper of orphans, so no
+/// process escapes.
 pub(crate) fn all_gone() -> Result<()> {
     let me = std::process::id().cast_signed();
     let started = Instant::now();

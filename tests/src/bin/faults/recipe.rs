@@ -16,18 +16,18 @@ use crate::{
     tree::{self, Tree},
 };
 
-/// What is built.
+/// The kind of recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Recipe {
     /// Elements of diskimage-builder.
     Elements,
-    /// The same, with one that downloads from the mirror.
+    /// Elements, including one that downloads from the mirror.
     ElementsFetched,
-    /// A spec for vmdb2.
+    /// A vmdb2 spec.
     Spec,
-    /// One that downloads.
+    /// A vmdb2 spec that downloads.
     SpecFetched,
-    /// Layers over what the spec makes.
+    /// Layers over the image of the spec.
     Layers,
 }
 
@@ -35,36 +35,36 @@ impl Recipe {
     pub(crate) const ALL: [Self; 5] =
         [Self::Elements, Self::ElementsFetched, Self::Spec, Self::SpecFetched, Self::Layers];
 
-    /// Whether its scripts reach the mirror.
+    /// Whether its scripts use the mirror.
     pub(crate) fn has_network(self) -> bool {
         matches!(self, Self::ElementsFetched | Self::SpecFetched)
     }
 }
 
-/// What of a build does not change its tree.
+/// Options of a build that do not affect its tree.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
-    /// Whether there is a helper drive.
+    /// Whether a helper drive is used.
     pub(crate) drive: bool,
     /// Whether TMPDIR is set.
     pub(crate) temporary: bool,
-    /// Whether the store has the results of an earlier build.
+    /// Whether the store contains the results of an earlier build.
     pub(crate) warm: bool,
-    /// What the late part of the recipe says; that of the earlier build is 0.
+    /// The content of the late part of the recipe; the earlier build has 0.
     pub(crate) late: u32,
-    /// Whether there are outputs of an earlier build.
+    /// Whether outputs of an earlier build exist.
     pub(crate) earlier: bool,
-    /// Of elements.
+    /// The formats of a build with elements.
     pub(crate) formats: &'static [Format],
     pub(crate) checksums: bool,
-    /// Of layers: one image instead of an overlay.
+    /// For layers: one image instead of an overlay.
     pub(crate) flatten: bool,
-    /// Of layers: where their base comes from.
+    /// For layers: the source of their base.
     pub(crate) base: Base,
 }
 
 impl Options {
-    /// What the late file holds.
+    /// The content of the late file.
     pub(crate) fn late_text(&self) -> String {
         format!("{:05}\n", self.late)
     }
@@ -85,7 +85,7 @@ impl fmt::Display for Options {
     }
 }
 
-/// Formats of elements' outputs.
+/// Output formats of a build with elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Raw,
@@ -110,17 +110,17 @@ impl Format {
     }
 }
 
-/// Where a base image comes from.
+/// The source of a base image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Base {
     File,
-    /// Another build of vbuild.
+    /// Another build by vbuild.
     Recipe,
-    /// The mirror.
+    /// A download from the mirror.
     Url,
 }
 
-/// A build in its folder.
+/// A build with its folder.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) folder: PathBuf,
@@ -154,17 +154,17 @@ impl Site {
         self.drives().join("drive.img")
     }
 
-    /// The log of vbuild.
+    /// The log file of vbuild.
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.join("log")
     }
 
-    /// Where machines have their files.
+    /// The folder of running machines.
     pub(crate) fn run(&self) -> PathBuf {
         if self.options.temporary { self.temporary() } else { self.cache().join("run") }
     }
 
-    /// Puts the recipe there, with its late part.
+    /// Writes the recipe with its late part.
     pub(crate) fn write_recipe(&self, ground: &Ground, references: &References) -> Result<()> {
         let from = ground.recipes.as_path();
         let place = self.folder.join("recipe");
@@ -196,7 +196,7 @@ impl Site {
         Ok(())
     }
 
-    /// The command that builds.
+    /// The command line of the build.
     pub(crate) fn command(&self, ground: &Ground, references: &References) -> Result<Command> {
         let mut command = ground.command(&self.folder);
         let Options { drive, temporary, formats, checksums, flatten, base, .. } = self.options;
@@ -257,7 +257,7 @@ impl Site {
         Ok(command)
     }
 
-    /// The files that the build leaves, with how to look into them.
+    /// The output files of the build, with the formats to read them.
     fn outputs(&self) -> Vec<(String, Format)> {
         match self.recipe {
             Recipe::Elements | Recipe::ElementsFetched => {
@@ -271,7 +271,7 @@ impl Site {
         }
     }
 
-    /// Their names, with those of their checksums.
+    /// The names of outputs and of their checksum files.
     pub(crate) fn names(&self) -> BTreeSet<String> {
         let outputs = self.outputs().into_iter().map(|(name, _)| name);
         let overlay = self.recipe == Recipe::Layers && !self.options.flatten;
@@ -293,7 +293,7 @@ impl Site {
         Ok(())
     }
 
-    /// As [`Self::compare`], of one by its name.
+    /// Like [`Self::compare`], for one output by name.
     pub(crate) fn compare_named(&self, name: &str, references: &References) -> Result<()> {
         let output = self.outputs().into_iter().find(|(other, _)| other == name);
         let (name, format) = output.with_context(|| format!("{name} is no output"))?;
@@ -304,7 +304,7 @@ impl Site {
         let path = self.output().join(name);
         let found = look(&path, format, &self.folder)?;
         let late = self.options.late_text();
-        // A spec's create-file writes what it is given, without an end of line.
+        // A spec's create-file writes its text without a final newline.
         let is_spec = matches!(self.recipe, Recipe::Spec | Recipe::SpecFetched);
         let late = if is_spec { late.trim_end() } else { &late };
         tree::compare(&found, references.tree(self.recipe, format)?, late.as_bytes())

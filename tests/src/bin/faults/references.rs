@@ -1,5 +1,5 @@
-//! Undisturbed builds: what their trees are, how long they take, and what they leave
-//! in the store. Each is made when the first round needs it.
+//! Reference data of undisturbed builds: trees, durations, and store contents. Each is created when
+//! the first round needs it.
 
 use std::{
     collections::BTreeMap,
@@ -20,29 +20,29 @@ use crate::{
     tree::{self, Tree},
 };
 
-/// The file that the mirror has for scripts.
+/// Size of the file that the mirror has for scripts.
 const PAYLOAD_BYTES: u32 = 300_000;
 
-/// What is known of a recipe.
+/// The reference data of a recipe.
 #[derive(Debug)]
 struct Reference {
     trees: BTreeMap<&'static str, Tree>,
     store: PathBuf,
 }
 
-/// Everything that rounds compare with.
+/// All reference data of the rounds.
 #[derive(Debug)]
 pub(crate) struct References {
     pub(crate) mirror: Mirror,
-    /// The digest of the mirror's file.
+    /// The digest of the file for scripts.
     pub(crate) payload: String,
     known: BTreeMap<Recipe, Reference>,
-    /// How builds from nothing and from a filled store went lately.
+    /// Recent durations of builds, with an empty and with a filled store.
     paces: BTreeMap<(Recipe, bool), Pace>,
     base: Option<(PathBuf, String)>,
 }
 
-/// Trees of archives and of filesystems differ: one has no lost+found.
+/// Trees of archives and of filesystems differ: only the latter have lost+found.
 fn sort(format: Format) -> &'static str {
     match format {
         Format::Tar => "archive",
@@ -51,10 +51,10 @@ fn sort(format: Format) -> &'static str {
 }
 
 impl References {
-    /// None yet.
+    /// Starts without reference data.
     pub(crate) fn new(_ground: &Ground) -> Result<Self> {
         let mirror = Mirror::open()?;
-        // Bytes that do not compress, the same each time.
+        // Incompressible bytes that are the same each time.
         let mut state = 1u32;
         let payload: Vec<u8> = (0..PAYLOAD_BYTES)
             .map(|_| {
@@ -73,7 +73,7 @@ impl References {
         })
     }
 
-    /// Makes what rounds with a recipe need.
+    /// Creates the reference data for rounds with a recipe.
     pub(crate) fn prepare(&mut self, recipe: Recipe, ground: &Ground) -> Result<()> {
         if recipe == Recipe::Layers {
             self.prepare(Recipe::Spec, ground)?;
@@ -118,7 +118,7 @@ impl References {
         Ok(())
     }
 
-    /// Lets layers stand on an image.
+    /// Publishes an image as the base of layers.
     fn serve_base(&mut self, image: PathBuf) -> Result<()> {
         let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
         packed.write_all(&fs::read(&image)?)?;
@@ -128,12 +128,12 @@ impl References {
         Ok(())
     }
 
-    /// The image that layers stand on.
+    /// The base image of layers.
     pub(crate) fn base(&self) -> Result<&Path> {
         self.base.as_ref().map(|base| base.0.as_path()).context("there is no base image yet")
     }
 
-    /// The digest of what the mirror has of it.
+    /// The digest of the base image on the mirror.
     pub(crate) fn base_digest(&self) -> Result<&str> {
         self.base.as_ref().map(|base| base.1.as_str()).context("there is no base image yet")
     }
@@ -148,7 +148,7 @@ impl References {
         trees.get(sort(format)).with_context(|| format!("{recipe:?} has no {}", sort(format)))
     }
 
-    /// Puts what the undisturbed build has left in the store into another one.
+    /// Copies the store contents of the undisturbed build to another store.
     pub(crate) fn warm(&self, recipe: Recipe, store: &Path) -> Result<()> {
         let from = &self.known(recipe)?.store;
         let copied = Command::new("cp")
@@ -159,13 +159,13 @@ impl References {
         Ok(())
     }
 
-    /// How such a build goes when it is not disturbed.
+    /// The pace of an undisturbed build.
     pub(crate) fn pace(&self, recipe: Recipe, warm: bool) -> Pace {
         let known = self.paces.get(&(recipe, warm)).or_else(|| self.paces.get(&(recipe, false)));
         known.copied().unwrap_or_default()
     }
 
-    /// Notes how one went that was warm.
+    /// Records the pace of a build with a filled store.
     pub(crate) fn note_pace(&mut self, recipe: Recipe, pace: Pace) {
         self.paces.insert((recipe, true), pace);
     }

@@ -1,6 +1,6 @@
-//! One round as prose: put the recipe, an earlier output, perhaps a filled store and a
-//! drive into a fresh folder → start the build → disturb it → look at what is left →
-//! build the same again → compare.
+//! The steps of a round: set up a new folder with recipe, earlier output, and possibly a filled
+//! store and a drive → start the build → disturb it → check what is left → repeat the build
+//! undisturbed → compare.
 
 use std::{fs, os::unix::fs::symlink, os::unix::process::ExitStatusExt as _};
 
@@ -19,10 +19,10 @@ use crate::{
     table::Outcome,
 };
 
-/// A limit for scripts that is shorter than a mirror stalls.
+/// Time limit of scripts, shorter than the mirror stalls.
 const SCRIPT_LIMIT_S: &str = "30";
 
-/// Plays a round. An error is something that is not as it should be.
+/// Runs a round. An error means that a check failed.
 pub(crate) fn play(
     draw: &Draw,
     ground: &mut Ground,
@@ -39,13 +39,13 @@ pub(crate) fn play(
     Ok(outcome)
 }
 
-/// Why this machine cannot bring a fault about.
+/// Why this machine cannot inject a fault.
 fn impossible(draw: &Draw, ground: &Ground) -> Option<String> {
     let needs_mounts = matches!(draw.fault, Fault::Full { .. });
     ground.without_namespaces.clone().filter(|_| needs_mounts)
 }
 
-/// Makes the folder of a round.
+/// Sets up the folder of a round.
 fn furnish(draw: &Draw, site: &Site, ground: &Ground, references: &References) -> Result<Earlier> {
     for folder in [site.output(), site.cache(), site.temporary(), site.drives()] {
         fs::create_dir_all(folder)?;
@@ -117,7 +117,7 @@ fn disturb_and_repeat(
     Ok(outcome)
 }
 
-/// Looks at what the disturbed build has left.
+/// Checks what the disturbed build has left.
 fn judge(
     draw: &Draw,
     site: &Site,
@@ -148,7 +148,7 @@ fn judge(
     Ok(Outcome::Failed)
 }
 
-/// Builds the same again, undisturbed, and compares.
+/// Repeats the build undisturbed, and compares the results.
 fn repeat(draw: &Draw, site: &Site, ground: &Ground, references: &mut References) -> Result<()> {
     let ended = Run::start(site.command(ground, references)?, site)?.finish()?;
     processes::all_gone()?;

@@ -1,4 +1,4 @@
-//! A run of vbuild that is followed by its log.
+//! Runs vbuild and follows its log.
 
 use std::{
     fs::{self, File},
@@ -13,13 +13,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{draw::Moment, recipe::Site};
 
-/// No build here takes a tenth of this on a machine of its own; the rest is for busy
-/// ones.
+/// Time limit of a build. All take less than a tenth on an idle machine; the rest is for busy ones.
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
-/// Between two looks at the log.
+/// Interval between reads of the log.
 const LOOK_PERIOD: Duration = Duration::from_millis(5);
 
-/// How a build goes that nobody disturbs.
+/// The duration and log length of an undisturbed build.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Pace {
     lines: usize,
@@ -37,11 +36,11 @@ pub(crate) struct Run {
     said: PathBuf,
 }
 
-/// A run that has ended.
+/// A finished run.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
-    /// What it wrote to its standard output and error.
+    /// Its standard output and error.
     pub(crate) said: String,
     pub(crate) pace: Pace,
 }
@@ -65,12 +64,12 @@ impl Run {
         Ok(Self { child, started: Instant::now(), log, read: 0, lines: 0, said })
     }
 
-    /// vbuild's process.
+    /// The process id of vbuild.
     pub(crate) fn pid(&self) -> i32 {
         self.child.id().cast_signed()
     }
 
-    /// Lines of the log until now.
+    /// Reads new lines of the log.
     fn look(&mut self) -> Result<()> {
         let Ok(mut file) = File::open(&self.log) else { return Ok(()) };
         file.seek(SeekFrom::Start(self.read))?;
@@ -86,7 +85,7 @@ impl Run {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// Waits for a moment, and says which it was; `None` when the run ended before it.
+    /// Waits for a moment and describes it; `None` if the run ended first.
     pub(crate) fn reach(&mut self, moment: Moment, pace: Pace) -> Result<Option<String>> {
         match moment {
             Moment::Line { part, delay_ms } => {
@@ -106,7 +105,7 @@ impl Run {
         }
     }
 
-    /// Waits until something is so; gives whether that was before the end.
+    /// Waits until a condition holds; returns whether that was before the end.
     pub(crate) fn wait_for(&mut self, mut so: impl FnMut(&mut Self) -> bool) -> Result<bool> {
         loop {
             self.look()?;

@@ -1,4 +1,4 @@
-//! What must be so after a build, disturbed or not.
+//! The checks after a build, disturbed or not.
 
 use std::{
     collections::BTreeMap,
@@ -17,23 +17,23 @@ use crate::{
     tree,
 };
 
-/// What is on the helper drive before a build.
+/// The content of the helper drive before a build.
 const KEPT: &str = "kept from an earlier build\n";
 const KEPT_NAME: &str = "kept";
 
-/// Outputs of an earlier build: names and digests.
+/// Outputs of an earlier build: digests by name.
 #[derive(Debug, Default)]
 pub(crate) struct Earlier(BTreeMap<String, String>);
 
 impl Earlier {
-    /// Writes one.
+    /// Writes an output of the earlier build.
     pub(crate) fn write(&mut self, path: &Path, text: String) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.0.insert(name, tree::digest(text.as_bytes()));
         Ok(fs::write(path, text)?)
     }
 
-    /// Files of a folder that hold what an earlier output held, by their digests.
+    /// Files in a folder with the content of an earlier output, by digest.
     fn found(site: &Site) -> Result<BTreeMap<String, String>> {
         let mut found = BTreeMap::new();
         for name in names(&site.output())? {
@@ -45,7 +45,7 @@ impl Earlier {
         Ok(found)
     }
 
-    /// They all are what they were, under the same names.
+    /// Checks that all earlier outputs are unchanged under their names.
     fn is_untouched(&self, site: &Site) -> Result<()> {
         let found = Self::found(site)?;
         for (name, digest) in &self.0 {
@@ -57,8 +57,7 @@ impl Earlier {
         Ok(())
     }
 
-    /// After a kill at any moment: each name has the earlier output or a finished new
-    /// one.
+    /// Checks after a kill at any moment: each name has the earlier output or a complete new one.
     pub(crate) fn is_kept_or_replaced(&self, site: &Site, references: &References) -> Result<()> {
         let found = Self::found(site)?;
         for (name, digest) in &self.0 {
@@ -67,7 +66,7 @@ impl Earlier {
             }
             let path = site.output().join(name);
             if name.ends_with(".sha256") {
-                // That of an output which was replaced goes before it.
+                // The checksum file of a replaced output is removed first.
                 continue;
             }
             ensure!(path.exists(), "the earlier output {name} is lost");
@@ -86,22 +85,22 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// vbuild has not crashed.
+/// Checks that vbuild did not panic.
 pub(crate) fn no_panic(said: &str) -> Result<()> {
     ensure!(!said.contains("panicked at"), "it panicked: {said}");
     Ok(())
 }
 
-/// After a build that succeeded: the outputs, the right ones, and nothing else.
+/// Checks after a successful build: exactly the correct outputs exist.
 pub(crate) fn finished(site: &Site, references: &References) -> Result<()> {
     site.compare(references)?;
     only_outputs(site, true)?;
     no_machine_files(site)
 }
 
-/// After a build that failed: the outputs are those of before, and nothing is left.
+/// Checks after a failed build: the outputs are the earlier ones, and nothing else is left.
 pub(crate) fn failed(site: &Site, earlier: &Earlier, references: &References) -> Result<()> {
-    // A build may also fail after it has given the outputs their names.
+    // A build may also fail after renaming its outputs.
     if earlier.is_untouched(site).is_err() {
         earlier.is_kept_or_replaced(site, references)?;
     }
@@ -109,7 +108,7 @@ pub(crate) fn failed(site: &Site, earlier: &Earlier, references: &References) ->
     no_machine_files(site)
 }
 
-/// Nothing but outputs.
+/// Checks that there are only outputs.
 fn only_outputs(site: &Site, all: bool) -> Result<()> {
     let expected = site.names();
     let found = names(&site.output())?;
@@ -120,9 +119,9 @@ fn only_outputs(site: &Site, all: bool) -> Result<()> {
     Ok(())
 }
 
-/// The folders of machines are empty.
+/// Checks that the folders of machines are empty.
 fn no_machine_files(site: &Site) -> Result<()> {
-    // In a TMPDIR the user's own folder stays, and nothing in it.
+    // In a TMPDIR the user's own folder stays, but is empty.
     for folder in [site.temporary(), site.cache().join("run")] {
         if !folder.exists() {
             continue;
@@ -137,7 +136,7 @@ fn no_machine_files(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// Makes a helper drive that something is on.
+/// Creates a helper drive with content.
 pub(crate) fn make_drive(site: &Site, ground: &Ground) -> Result<()> {
     let made = ground
         .command(&site.folder)
@@ -160,8 +159,8 @@ pub(crate) fn make_drive(site: &Site, ground: &Ground) -> Result<()> {
     check_drive(&site.drive())
 }
 
-/// The helper drive is clean, and holds what it held. Right after the disturbed build
-/// its journal may have something in it: then that is so in a copy after it.
+/// Checks that the helper drive is clean and has its content. Right after the disturbed build, the
+/// journal may need a replay, which is then done in a copy.
 pub(crate) fn drive_is_whole(site: &Site, may_have_journal: bool) -> Result<()> {
     if !site.options.drive {
         return Ok(());
@@ -173,7 +172,7 @@ pub(crate) fn drive_is_whole(site: &Site, may_have_journal: bool) -> Result<()> 
     fs::copy(site.drive(), &copy)?;
     let checked = Command::new("/usr/sbin/e2fsck").args(["-f", "-p"]).arg(&copy).output()?;
     let text = String::from_utf8_lossy(&checked.stdout);
-    // 1: the journal was played back.
+    // Exit status 1: the journal was replayed.
     ensure!(
         matches!(checked.status.code(), Some(0 | 1)),
         "e2fsck cannot mend the helper drive by itself: {text}"
@@ -189,7 +188,8 @@ fn check_drive(drive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Everything in the store is what its name says, and garbage can be removed.
+/// Checks that all objects in the store have the digests of their names, and that garbage
+/// collection works.
 pub(crate) fn store_is_whole(draw: &Draw, site: &Site, ground: &Ground) -> Result<()> {
     let store = |words: &[&str]| -> Result<std::process::Output> {
         let mut command = ground.command(&site.folder);
@@ -206,7 +206,7 @@ pub(crate) fn store_is_whole(draw: &Draw, site: &Site, ground: &Ground) -> Resul
     let damaged = matches!(draw.fault, Fault::Damage { .. });
     let mut verified = store(&["verify"])?;
     if damaged && !verified.status.success() {
-        // What nothing has asked for since may still be damaged; it can be removed.
+        // Objects not used since may still be damaged; they can be removed.
         store(&["verify", "--repair"])?;
         verified = store(&["verify"])?;
     }
@@ -225,7 +225,7 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()>
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;
         let kind = entry.file_type()?;
-        // The appliance is that of all builds here.
+        // All builds here share the appliance.
         if kind.is_dir() && entry.file_name() != "appliance" {
             walk(&entry.path(), visit)?;
         } else if kind.is_file() {
@@ -235,7 +235,7 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()>
     Ok(())
 }
 
-/// No file has a name that says that it was going to get another one.
+/// Checks that no file has a temporary name.
 pub(crate) fn nothing_left_over(site: &Site) -> Result<()> {
     let mut left: Vec<PathBuf> = Vec::new();
     walk(&site.folder, &mut |path| {
@@ -251,7 +251,7 @@ pub(crate) fn nothing_left_over(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// Nobody holds a lock on anything.
+/// Checks that no process holds a lock.
 pub(crate) fn no_locks(folder: &Path) -> Result<()> {
     walk(folder, &mut |path| {
         let Ok(file) = File::open(path) else { return Ok(()) };

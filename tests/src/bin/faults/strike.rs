@@ -1,4 +1,4 @@
-//! Brings a fault about in a build that runs.
+//! Injects a fault into a running build.
 
 use std::{
     fs,
@@ -26,29 +26,29 @@ use crate::{
     run::{Pace, Run},
 };
 
-/// How long the tracer may take until it has attached.
+/// Time limit for the tracer to attach.
 const ATTACH_LIMIT: Duration = Duration::from_secs(30);
-/// How long a stalled download lasts until the user has enough of it.
+/// How long a download stalls before the user cancels it.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// What became of it.
+/// The result of an injection.
 #[derive(Debug)]
 pub(crate) enum Struck {
-    /// It was brought about; where exactly, and what has to be undone.
+    /// It was injected; with the exact location, and the tracer to stop.
     Done { at: String, tracer: Option<Tracer> },
-    /// The build had ended before.
+    /// The build had already ended.
     TooLate,
-    /// It cannot be brought about here; why.
+    /// It cannot be injected here, with the reason.
     Impossible(String),
 }
 
-/// strace, which makes system calls of another process fail. It goes when dropped.
+/// strace, which makes system calls of another process fail. Dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Tracer(Child);
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // It lets go of the process when it is asked to end.
+        // On SIGTERM, it detaches from the process.
         let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Number::SIGTERM);
         let _ = self.0.wait();
     }
@@ -60,7 +60,7 @@ impl Struck {
     }
 }
 
-/// The folder that a fault makes full.
+/// The folder that a fault fills.
 pub(crate) fn full_folder(place: Place, site: &Site) -> PathBuf {
     match place {
         Place::Output => site.output(),
@@ -70,7 +70,7 @@ pub(crate) fn full_folder(place: Place, site: &Site) -> PathBuf {
     }
 }
 
-/// What is decided before the build starts: how the mirror behaves.
+/// Prepares what must be set before the build starts: the mirror's behavior.
 pub(crate) fn prepare(draw: &Draw, references: &References) {
     match draw.fault {
         Fault::Mirror(behaviour) | Fault::BaseMirror(behaviour) => {
@@ -84,7 +84,7 @@ pub(crate) fn prepare(draw: &Draw, references: &References) {
     }
 }
 
-/// After the build: the mirror is honest, and there is room.
+/// Undoes the fault after the build: the mirror is correct, and there is space.
 pub(crate) fn undo(draw: &Draw, site: &Site, references: &References) -> Result<()> {
     references.mirror.behave(Behaviour::Honest);
     references.mirror.order(None);
@@ -94,7 +94,7 @@ pub(crate) fn undo(draw: &Draw, site: &Site, references: &References) -> Result<
     }
 }
 
-/// A script for a guest that overwrites the code of its process 1 in a while.
+/// A script for a guest that overwrites the code of its process 1 after a delay.
 fn killing_order(after_ms: u64) -> String {
     let seconds = Duration::from_millis(after_ms).as_secs_f64();
     format!(
@@ -106,7 +106,7 @@ fn killing_order(after_ms: u64) -> String {
     )
 }
 
-/// Waits for the moment and does it.
+/// Waits for the moment and injects the fault.
 pub(crate) fn strike(
     run: &mut Run,
     draw: &mut Draw,
@@ -155,7 +155,7 @@ pub(crate) fn strike(
                 file.is_some()
             })?;
             let Some(file) = file.filter(|_| found) else { return Ok(Struck::TooLate) };
-            // What another process has just removed is gone without this.
+            // If another process has just removed the file, no fault is needed.
             let done = damage(&file, how, &mut draw.chance).is_ok();
             let name = file.strip_prefix(site.store()).unwrap_or(&file).display().to_string();
             Ok(if done { Struck::done(format!("{name}, {at}")) } else { Struck::TooLate })
@@ -164,7 +164,7 @@ pub(crate) fn strike(
     }
 }
 
-/// Faults that happen when something is asked of the mirror.
+/// Waits for a fault of the mirror, which happens on a request.
 fn of_mirror(run: &mut Run, draw: &Draw, references: &References) -> Result<Struck> {
     if !run.wait_for(|_| references.mirror.misled() > 0)? {
         return Ok(if references.mirror.misled() > 0 {
@@ -184,7 +184,7 @@ fn of_mirror(run: &mut Run, draw: &Draw, references: &References) -> Result<Stru
     Ok(Struck::done("the mirror was asked".into()))
 }
 
-/// The process that shall die.
+/// Finds the process to kill.
 fn find(vbuild: i32, victim: Victim) -> Option<i32> {
     let is_vsock = |words: &str| words.contains(" __vmm vhost-vsock");
     let has = |words: &str| match victim {
@@ -200,7 +200,7 @@ fn find(vbuild: i32, victim: Victim) -> Option<i32> {
     below(vbuild).into_iter().find(|process| has(&process.words)).map(|process| process.pid)
 }
 
-/// The machine that has a drive open, and the drive's file.
+/// Finds the machine that has a drive open, and the drive's file.
 fn drive_of(vbuild: i32, drive: Drive, site: &Site) -> Option<(Process, PathBuf)> {
     let (run, appliance) = (site.run(), site.cache().join("appliance"));
     let is_it = |path: &PathBuf| {
@@ -217,7 +217,7 @@ fn drive_of(vbuild: i32, drive: Drive, site: &Site) -> Option<(Process, PathBuf)
     let machines =
         below(vbuild).into_iter().filter(|process| process.words.contains("qemu-system-"));
     machines.into_iter().find_map(|process| {
-        // The newest layer is the one that is written to; its name has most.
+        // The newest layer is the one being written; its name is the greatest.
         let path = process.files().into_iter().filter(is_it).max()?;
         Some((process, path))
     })
@@ -276,7 +276,7 @@ fn trace(process: &Process, path: &Path, calls: Calls, count: Count, at: String)
     Ok(Struck::Done { at, tracer: Some(Tracer(child)) })
 }
 
-/// A file of the store.
+/// Selects a file of the store.
 fn stored(what: Stored, site: &Site, chance: &mut StdRng) -> Option<PathBuf> {
     let folder = site.store().join(match what {
         Stored::Object => "objects",
@@ -319,7 +319,7 @@ fn damage(file: &Path, how: Damage, chance: &mut StdRng) -> Result<()> {
     }
 }
 
-/// Changes a file in its place, however it is protected.
+/// Modifies a file in place, whatever its permissions.
 fn overwrite(file: &Path, content: &[u8]) -> Result<()> {
     let permissions = fs::metadata(file)?.permissions();
     fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;

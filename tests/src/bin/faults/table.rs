@@ -1,19 +1,19 @@
-//! Fault × outcome.
+//! The table of faults and outcomes.
 
 use std::{collections::BTreeMap, fmt};
 
-/// How a round ended that was as it should be.
+/// The outcome of a round that passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The build failed, said why, and left nothing.
+    /// The build failed with a reason, and left nothing behind.
     Failed,
     /// vbuild itself was killed.
     Killed,
-    /// The build succeeded with the right tree in spite of the fault.
+    /// The build succeeded with the correct tree despite the fault.
     Survived,
-    /// The build had ended before its moment came.
+    /// The build had ended before the fault.
     TooLate,
-    /// This machine cannot bring the fault about; why.
+    /// This machine cannot inject the fault, with the reason.
     Skipped(String),
 }
 
@@ -42,21 +42,21 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The names of the columns; the last is for rounds that were not as they should be.
+/// The names of the columns; the last is for failed rounds.
 const COLUMNS: [&str; 6] = ["failed cleanly", "killed", "survived", "too late", "skipped", "WRONG"];
 const WRONG: usize = COLUMNS.len() - 1;
 
-/// How often each fault ended how.
+/// The number of rounds per fault and outcome.
 #[derive(Debug, Default)]
 pub(crate) struct Table(BTreeMap<&'static str, [u64; COLUMNS.len()]>);
 
 impl Table {
-    /// Counts a round; `None` is one that was not as it should be.
+    /// Counts a round; `None` is a failed one.
     pub(crate) fn count(&mut self, fault: &'static str, outcome: Option<&Outcome>) {
         self.0.entry(fault).or_default()[outcome.map_or(WRONG, Outcome::column)] += 1;
     }
 
-    /// How many rounds were not as they should be.
+    /// The number of failed rounds.
     pub(crate) fn failed(&self) -> u64 {
         self.0.values().map(|row| row[WRONG]).sum()
     }

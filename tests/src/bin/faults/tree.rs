@@ -1,4 +1,4 @@
-//! What is in an output: everything about its files but their times.
+//! The content of an output: all file attributes except times.
 
 use std::{
     cell::RefCell,
@@ -24,13 +24,13 @@ pub(crate) struct Entry {
     kind: Kind,
 }
 
-/// What a file is.
+/// The type of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     Directory,
     File(String),
     Link(String),
-    /// The first name of a file with several, in an archive.
+    /// A hard link in an archive, with the first name of the file.
     Same(String),
     Special(String),
 }
@@ -43,8 +43,8 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// Says what differs, if anything does. In the expected tree the late file has what
-/// another round wrote.
+/// Reports the first difference, if any. In the expected tree, the late file has the content of
+/// another round.
 pub(crate) fn compare(found: &Tree, expected: &Tree, late: &[u8]) -> Result<()> {
     let mut expected = expected.clone();
     let entry = expected.get_mut("etc/late").context("the expected tree has no etc/late")?;
@@ -99,13 +99,13 @@ pub(crate) fn of_archive(path: &Path) -> Result<Tree> {
     Ok(tree)
 }
 
-/// Where partitions begin: at multiples of this.
+/// Partitions begin at multiples of this.
 const ALIGNMENT_BYTES: u64 = 1 << 20;
-/// Where ext4's superblock has its magic number, and what it is.
+/// The offset of the magic number in ext4's superblock, and its value.
 const MAGIC_AT: u64 = 1024 + 56;
 const MAGIC: [u8; 2] = [0x53, 0xef];
 
-/// Where the ext4 filesystem of a raw disk begins.
+/// The offset of the ext4 filesystem on a raw disk.
 fn filesystem(path: &Path) -> Result<u64> {
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
@@ -120,7 +120,7 @@ fn filesystem(path: &Path) -> Result<u64> {
     bail!("{} holds no ext4 filesystem", path.display())
 }
 
-/// The filesystem of a raw disk from its beginning on.
+/// A reader of a raw disk from the start of its filesystem.
 struct Partition {
     file: File,
     begin: u64,
@@ -136,7 +136,7 @@ impl Ext4Read for Partition {
     }
 }
 
-/// The tree of the ext4 filesystem on a raw disk, which must be whole.
+/// The tree of the ext4 filesystem on a raw disk, which must be consistent.
 pub(crate) fn of_disk(path: &Path) -> Result<Tree> {
     let begin = filesystem(path)?;
     check_filesystem(path, begin)?;
@@ -180,14 +180,14 @@ fn describe(filesystem: &Ext4, path: &ext4_view::PathBuf) -> Result<Entry, ext4_
     Ok(Entry { mode: u32::from(metadata.mode()) & 0o7777, owner, kind })
 }
 
-/// One file of the ext4 filesystem on a raw disk.
+/// Reads one file of the ext4 filesystem on a raw disk.
 pub(crate) fn file_on_disk(disk: &Path, path: &str) -> Result<Vec<u8>> {
     let partition = Partition { file: File::open(disk)?, begin: filesystem(disk)? };
     let filesystem = Ext4::load(Box::new(partition)).map_err(|e| anyhow::anyhow!("{e}"))?;
     filesystem.read(path).map_err(|e| anyhow::anyhow!("{path} on {}: {e}", disk.display()))
 }
 
-/// Asks e2fsck about a filesystem, which it must find clean without changing it.
+/// Checks with e2fsck that a filesystem is clean, without changing it.
 pub(crate) fn check_filesystem(disk: &Path, begin: u64) -> Result<()> {
     let device = format!("{}?offset={begin}", disk.display());
     let checked = Command::new("/usr/sbin/e2fsck").args(["-f", "-n", &device]).output()?;
@@ -196,8 +196,7 @@ pub(crate) fn check_filesystem(disk: &Path, begin: u64) -> Result<()> {
     Ok(())
 }
 
-/// As [`of_disk`], of an image of another format; a raw copy of it is made beside the
-/// others in `folder`.
+/// Like [`of_disk`], for an image in another format; a raw copy is created in `folder`.
 pub(crate) fn of_image(image: &Path, folder: &Path) -> Result<Tree> {
     let raw: PathBuf = folder.join("flat.raw");
     let made = Command::new("qemu-img")
