@@ -1,9 +1,8 @@
-//! vbuild(1), rendered from the command line's own types, so that an option
-//! cannot be there and not be told. What no type knows (examples, files, exit
-//! status) stands beside it in `sections/`, in roff.
+//! Renders vbuild(1) from the command line's own types, so that every option is documented. Parts
+//! that no type contains (examples, files, exit status) are roff files in `sections/`.
 //!
-//! `man/vbuild.1` is committed; a test fails when it is not what this renders,
-//! and writes it anew with `UPDATE_MAN=1`.
+//! `man/vbuild.1` is committed; a test fails if it differs from the rendered page. `UPDATE_MAN=1`
+//! updates it.
 
 use std::fmt::Write as _;
 
@@ -12,14 +11,14 @@ use clap::{Arg, Command};
 use clap_mangen::Man;
 use vbuild::{Kind, exit_status};
 
-/// When the manual was last changed in its substance; the pages of sections 5 and 7 have it
+/// The date of the last significant change of the manual; the pages of sections 5 and 7 have it
 /// in their headers too.
 pub const DATE: &str = "2026-11-30";
 
-/// The sections written by hand, in the order of the page.
+/// The hand-written sections, in the order of the page.
 const BEHIND_VERBS: &[&str] =
     &[include_str!("../sections/environment.roff"), include_str!("../sections/files.roff")];
-/// How an apostrophe is written, which the rendered parts rely on.
+/// Definition of the apostrophe, which the rendered parts need.
 const APOSTROPHE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
 const LAST: &[&str] = &[
     include_str!("../sections/examples.roff"),
@@ -30,7 +29,7 @@ const LAST: &[&str] = &[
 /// The whole page.
 ///
 /// # Errors
-/// When clap's renderer fails, which writing to memory does not.
+/// Fails if clap's renderer fails, which writing to memory does not.
 pub fn vbuild_1() -> Result<String> {
     let command = vbuild::command();
     let mut page = String::from(
@@ -59,7 +58,7 @@ fn rendered(render: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>)
     let mut out = Vec::new();
     render(&mut out).context("failed to render")?;
     let text = String::from_utf8(out).context("the rendered page is no UTF-8")?;
-    // Each part repeats the definitions that roff needs once.
+    // Each part repeats definitions that roff needs only once.
     let head = |line: &&str| !line.starts_with(".ie \\n(.g") && !line.starts_with(".el .ds Aq");
     Ok(text.lines().filter(head).fold(String::new(), |mut text, line| {
         text.push_str(line);
@@ -71,7 +70,7 @@ fn rendered(render: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>)
 /// The options of a command, with their groups as sub-sections.
 fn options(command: &Command) -> Result<String> {
     let text = rendered(|out| Man::new(command.clone()).render_options_section(out))?;
-    // A break beside a space is none.
+    // Removes line breaks beside spaces, which have no effect.
     let text = text.replace(".br\n\n.br\n", "\n").replace(".br\n.sp\n.br\n", ".sp\n");
     Ok(text
         .lines()
@@ -96,7 +95,7 @@ fn capitalised(heading: &str) -> String {
 fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command) -> Result<()> {
     let name = format!("{above} {}", verb.get_name());
     let mut below = verb.get_subcommands();
-    // Most do something without a verb below them.
+    // Most also work without a sub-verb.
     if verb.is_subcommand_required_set() {
         page.push_str(&options_of_all_below(verb, &name)?);
         return below.try_for_each(|below| verb_section(page, below, &name, build));
@@ -127,7 +126,7 @@ fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command)
         .fold(verb.clone(), |verb, arg| verb.mut_arg(arg.get_id(), |arg| arg.hide(true)));
     let own = own.mut_args(|arg| match arg.get_id().as_str() {
         "help" | "version" => arg.hide(true),
-        // They are told once, above.
+        // They are documented once, above.
         _ if arg.is_global_set() => arg.hide(true),
         _ => arg.help_heading(None::<&str>),
     });
@@ -150,7 +149,7 @@ fn verb_section(page: &mut String, verb: &Command, above: &str, build: &Command)
     below.try_for_each(|below| verb_section(page, below, &name, build))
 }
 
-/// The options that stand before and behind every verb below one.
+/// The options that all sub-verbs of a verb accept, before or after the sub-verb.
 fn options_of_all_below(verb: &Command, name: &str) -> Result<String> {
     if !verb.get_arguments().any(Arg::is_global_set) {
         return Ok(String::new());

@@ -1,4 +1,4 @@
-//! The committed manual is the one that the command line's types render.
+//! Checks that the committed manual equals the page rendered from the command line.s types.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 

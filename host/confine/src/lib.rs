@@ -8,7 +8,7 @@
 //!            no descriptor that was not given to it
 //!  paths     landlock: no path but those named, no TCP port, no signal out
 //!  calls     seccomp: the VMM's threads have lists of what they may call
-//!            (in `microvm`); QEMU, whose calls nobody can list, has a list of
+//!            (in `microvm`); QEMU, whose calls cannot be listed, has a list of
 //!            what it may not
 //! ```
 //!

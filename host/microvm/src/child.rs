@@ -200,8 +200,8 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
         .map_err(io_error("start the balloon's thread"))?;
     devices.push(Box::new(balloon));
 
-    // SAFETY: the descriptor is the parent's open KVM device, owned by nobody
-    // else in this process; an ioctl on anything else fails.
+    // SAFETY: the descriptor is the open KVM device from the parent, with no other owner
+    // in this process; an ioctl on anything else fails.
     let kvm = unsafe { Kvm::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(kvm)) };
     let vm = Vm::build(
         Parts {

@@ -61,7 +61,7 @@ pub(crate) fn create_file(bytes: u64) -> Result<File, MemoryError> {
     if fd < 0 {
         return Err(failed(io::Error::last_os_error()));
     }
-    // SAFETY: the descriptor was just created and is owned by nobody else.
+    // SAFETY: the descriptor was just created and has no other owner.
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(bytes).map_err(failed)?;
     Ok(file)

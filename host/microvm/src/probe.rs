@@ -147,7 +147,7 @@ fn open(device: &Path) -> Result<Kvm, Failure> {
         .write(true)
         .open(device)
         .map_err(|e| open_failure(device, &e))?;
-    // SAFETY: the descriptor was just opened and is owned by nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     Ok(unsafe { Kvm::from_raw_fd(file.into_raw_fd()) })
 }
 

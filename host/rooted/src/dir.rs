@@ -126,7 +126,7 @@ impl Dir {
     /// exist. Existing content is kept.
     ///
     /// Fails if it cannot be created or is not a regular file, or if the path contains a link.
-    /// When it cannot be made, is something else, or a link stands in the way.
+    /// Fails if it cannot be created or is not a regular file, or if the path contains a link.
     pub fn open_or_create(&self, path: &Path, mode: u32) -> Result<File> {
         self.regular(path, "open", OFlag::O_RDWR | OFlag::O_CREAT, mode)
     }

@@ -225,7 +225,7 @@ impl Catalogue {
     /// sorted by name.
     ///
     /// # Errors
-    /// As [`ElementError`] says.
+    /// See [`ElementError`].
     pub fn expand(&self, requested: &[String]) -> Result<Vec<Element>, ElementError> {
         let mut chosen: BTreeSet<String> = requested.iter().cloned().collect();
         let mut queue: VecDeque<String> = requested.iter().cloned().collect();

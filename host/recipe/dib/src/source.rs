@@ -127,7 +127,7 @@ impl SourceError {
 /// Finds diskimage-builder and the search path of elements.
 ///
 /// # Errors
-/// As [`SourceError`] says.
+/// See [`SourceError`].
 pub fn locate<E: Fn(&str) -> Option<String>>(
     options: &DibOptions,
     world: &World<'_, E>,

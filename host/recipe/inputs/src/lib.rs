@@ -148,7 +148,7 @@ pub fn host_file(path: &Path) -> Result<FileSource, Error> {
 /// The size and the digest of a file, an absolute path without links.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Fails if it cannot be read.
 pub fn measure(path: &Path) -> Result<(u64, Digest), Error> {
     digest(rooted::open_file(path)?).map_err(|e| failed("read", path, e))
 }
@@ -174,7 +174,7 @@ fn digest(mut file: File) -> io::Result<(u64, Digest)> {
 /// A file as an entry of an upload. A regular file is read to compute its digest.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Fails if it cannot be read.
 pub fn entry(path: UnixPath, found: &Found) -> Result<UploadEntry, Error> {
     let kind = match found {
         Found::Directory { mode } => UploadKind::Directory(*mode),

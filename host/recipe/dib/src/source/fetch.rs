@@ -32,7 +32,7 @@ const ARCHIVE_MAX_BYTES: u64 = 32 << 20;
 pub struct FetchFailure {
     /// The URL.
     pub url: String,
-    /// The reason.
+    /// The cause.
     pub reason: String,
 }
 
