@@ -339,7 +339,7 @@ fn read_kind<R: Read>(entry: &mut tar::Entry<'_, R>, spool: &mut Spool) -> io::R
     let entry_type = entry.header().entry_type();
     let link = |entry: &tar::Entry<'_, R>| {
         let target = entry.link_name_bytes().ok_or_else(|| invalid("a link has no target"))?;
-        String::from_utf8(target.into_owned()).map_err(|_| invalid("a link is no UTF-8"))
+        String::from_utf8(target.into_owned()).map_err(|_| invalid("a link target is not UTF-8"))
     };
     Ok(if entry_type.is_dir() {
         Kind::Directory
@@ -366,7 +366,7 @@ fn read_kind<R: Read>(entry: &mut tar::Entry<'_, R>, spool: &mut Spool) -> io::R
 /// Normalizes an archive path: removes `./` and slashes at the ends, and refuses a path that leads
 /// out.
 fn clean_path(path: &[u8]) -> io::Result<String> {
-    let text = std::str::from_utf8(path).map_err(|_| invalid("a file name is no UTF-8"))?;
+    let text = std::str::from_utf8(path).map_err(|_| invalid("a file name is not UTF-8"))?;
     let mut parts = Vec::new();
     for part in text.split('/') {
         match part {

@@ -183,7 +183,7 @@ enum Verdict {
 
 /// Whether a hash algorithm is secure. SHA-1 and MD5 can be forged; Debian's signatures do not use
 /// them.
-fn strong(hash: Option<HashAlgorithm>) -> bool {
+fn is_strong(hash: Option<HashAlgorithm>) -> bool {
     matches!(
         hash,
         Some(
@@ -197,12 +197,12 @@ fn strong(hash: Option<HashAlgorithm>) -> bool {
 }
 
 /// The validity period of a key: from its creation to its expiry, if any.
-struct Life {
+struct Validity {
     from: u64,
     until: Option<u64>,
 }
 
-impl Life {
+impl Validity {
     fn of(created: u64, binding: &Signature) -> Self {
         let until = binding
             .key_expiration_time()
@@ -231,7 +231,7 @@ fn newest<'a>(
 
 /// The validity of the primary key by its newest self-signature. Self-signatures of old keys may
 /// use SHA-1; they are trusted, since the pinned fingerprints cover them.
-fn primary_life(key: &SignedPublicKey) -> Option<Life> {
+fn primary_validity(key: &SignedPublicKey) -> Option<Validity> {
     let primary = &key.primary_key;
     let by_user = key.details.users.iter().filter_map(|user| {
         newest(user.signatures.iter(), |signature| {
@@ -242,7 +242,7 @@ fn primary_life(key: &SignedPublicKey) -> Option<Life> {
         signature.verify_key(primary).is_ok()
     });
     let newest = by_user.chain(direct).max_by_key(|signature| made_at(signature))?;
-    Some(Life::of(u64::from(primary.created_at().as_secs()), newest))
+    Some(Validity::of(u64::from(primary.created_at().as_secs()), newest))
 }
 
 fn check(signature: &Signature, key: &SignedPublicKey, text: &str, now: u64) -> Verdict {
@@ -255,7 +255,7 @@ fn check(signature: &Signature, key: &SignedPublicKey, text: &str, now: u64) -> 
     if !matches!(signature.typ(), Some(SignatureType::Binary | SignatureType::Text)) {
         return Verdict::Refused("a signature is not one over a document");
     }
-    if !strong(signature.hash_alg()) {
+    if !is_strong(signature.hash_alg()) {
         return Verdict::Refused("a signature uses a hash algorithm that can be forged");
     }
     if key.details.revocation_signatures.iter().any(|r| r.verify_key(&key.primary_key).is_ok()) {
@@ -272,12 +272,12 @@ fn check(signature: &Signature, key: &SignedPublicKey, text: &str, now: u64) -> 
     {
         return Verdict::Refused("a signature is expired");
     }
-    let Some(primary) = primary_life(key) else {
+    let Some(primary) = primary_validity(key) else {
         return Verdict::Refused("a key that signed it has no valid self-signature");
     };
     let mut lives = vec![primary];
     if let Some(subkey) = subkey {
-        match subkey_life(key, subkey) {
+        match subkey_validity(key, subkey) {
             Ok(life) => lives.push(life),
             Err(why) => return Verdict::Refused(why),
         }
@@ -294,10 +294,10 @@ fn verifies(signature: &Signature, key: &impl VerifyingKey, text: &str) -> bool 
 
 /// The validity of a signing subkey: bound to its primary key, allowed to sign, with a valid back
 /// signature, not revoked.
-fn subkey_life(
+fn subkey_validity(
     key: &SignedPublicKey,
     subkey: &pgp::composed::SignedPublicSubKey,
-) -> Result<Life, &'static str> {
+) -> Result<Validity, &'static str> {
     let primary = &key.primary_key;
     let bound = |kind: SignatureType, signature: &Signature| {
         signature.typ() == Some(kind)
@@ -317,7 +317,7 @@ fn subkey_life(
     if !confirmed {
         return Err("a subkey that signed it does not confirm its key");
     }
-    Ok(Life::of(u64::from(subkey.key.created_at().as_secs()), binding))
+    Ok(Validity::of(u64::from(subkey.key.created_at().as_secs()), binding))
 }
 
 #[cfg(test)]

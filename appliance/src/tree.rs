@@ -154,7 +154,7 @@ impl Tree {
         }
         let parent = self.directory(parent)?;
         let Node::Directory(names) = &self.nodes[parent.0].0 else {
-            return Err(blocked(path, "its parent is no directory"));
+            return Err(blocked(path, "its parent is not a directory"));
         };
         let Some(old) = names.get(name).copied() else {
             return Ok(self.insert(parent, name, node, meta));

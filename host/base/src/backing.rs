@@ -62,7 +62,7 @@ pub(crate) fn chain(
             .map_err(|source| BaseError::Header { path: file.path.clone(), source })?;
         let Some(backing) = header.backing else { break };
         if layers.len() >= CHAIN_MAX {
-            let reason = format!("it stands on more than {CHAIN_MAX} files");
+            let reason = format!("its backing chain has more than {CHAIN_MAX} files");
             return Err(BaseError::image(name, reason));
         }
         let below = below(&file.path, &backing, allowed, folder)?;
@@ -99,7 +99,7 @@ fn below(
     // The content alone must not make vbuild read another file of the user: a guest can write a
     // qcow2 header into its raw disk.
     if image.extension().is_none_or(|extension| extension != "qcow2") {
-        let reason = "it stands on another file, but its name does not end in .qcow2";
+        let reason = "it has a backing file, but its name does not end in .qcow2";
         return Err(BaseError::image(image, reason));
     }
     let format = backing.format.ok_or_else(|| {

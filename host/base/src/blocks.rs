@@ -149,7 +149,7 @@ impl Reader<'_> {
         const UNUSED: u32 = 0xffff_fffe;
         let header = self.bytes(0, 512)?;
         if u32_le(&header, 0x4c) > 2 {
-            return Err(self.bad("it is a snapshot that stands on another file"));
+            return Err(self.bad("it is a snapshot that depends on another file"));
         }
         let (map, data) = (u32_le(&header, 0x154), u32_le(&header, 0x158));
         let (bytes, block) = (u64_le(&header, 0x170), u64::from(u32_le(&header, 0x178)));
@@ -166,7 +166,7 @@ impl Reader<'_> {
         const DYNAMIC: u32 = 3;
         let footer = self.bytes(0, 512)?;
         if u32_be(&footer, 60) != DYNAMIC {
-            return Err(self.bad("it is a snapshot that stands on another file"));
+            return Err(self.bad("it is a snapshot that depends on another file"));
         }
         let (bytes, header_at) = (u64_be(&footer, 48), u64_be(&footer, 16));
         let header = self.bytes(header_at, 1024)?;
@@ -221,7 +221,7 @@ impl Reader<'_> {
         let bytes = u64_le(&item(0x2fa5_4224_cd1b_4876_b211_5dbe_d83b_f4b8)?, 0);
         let sector = u64::from(u32_le(&item(0x8141_bf1d_a96f_4709_ba47_f233_a8fa_ab5f)?, 0));
         if u32_le(&parameters, 4) & 2 != 0 {
-            return Err(self.bad("it is a snapshot that stands on another file"));
+            return Err(self.bad("it is a snapshot that depends on another file"));
         }
         let block = u64::from(u32_le(&parameters, 0));
         let blocks = self.entries(bytes, block)?;
@@ -241,7 +241,7 @@ impl Reader<'_> {
             let entry = u64_le(entry, 0);
             places.push(match entry & 7 {
                 PRESENT => Some((entry >> 20) << 20),
-                PARTIAL => return Err(self.bad("it is a snapshot that stands on another file")),
+                PARTIAL => return Err(self.bad("it is a snapshot that depends on another file")),
                 _ => None,
             });
         }

@@ -29,7 +29,7 @@ pub enum BaseError {
         found: String,
     },
     /// Not a valid digest.
-    #[error("`{0}` is no digest, such as sha256:HEX or sha512:HEX")]
+    #[error("`{0}` is not a digest, such as sha256:HEX or sha512:HEX")]
     NoDigest(String),
     /// A download that failed.
     #[error(transparent)]
@@ -44,7 +44,7 @@ pub enum BaseError {
     },
     /// A qcow2 file names a backing file that neither the user nor a note confirms.
     #[error(
-        "{} stands on the backing file `{}`, and vbuild opens no file because an image names it",
+        "{} has the backing file `{}`, and vbuild opens no file because an image names it",
         path.display(), name.display()
     )]
     Backing {

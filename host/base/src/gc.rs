@@ -96,7 +96,7 @@ fn overlays(note: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether a file still names a raw disk as its backing file.
-fn stands_on(overlay: &Path, raw: &Path) -> bool {
+fn is_backed_by(overlay: &Path, raw: &Path) -> bool {
     let mut head = Vec::new();
     let read = File::open(overlay).and_then(|file| file.take(HEADER_BYTES).read_to_end(&mut head));
     let name = raw.as_os_str().as_bytes();
@@ -118,7 +118,7 @@ pub fn gc(folder: &Path, unused_for: Duration) -> Result<Collected, BaseError> {
             if age(&path).into_iter().chain(age(&used)).min().is_none_or(|age| age < limit) {
                 continue;
             }
-            if overlays(&overlays_note).iter().any(|overlay| stands_on(overlay, &path)) {
+            if overlays(&overlays_note).iter().any(|overlay| is_backed_by(overlay, &path)) {
                 collected.under_overlays += 1;
                 continue;
             }
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(collected.under_overlays, 1);
         assert!(collected.bytes >= 2 * 8192);
         assert!(disk("young").exists() && disk("used").exists() && disk("stood-on").exists());
-        assert!(stands_on(&stands, &disk("stood-on")));
+        assert!(is_backed_by(&stands, &disk("stood-on")));
         // Entries possibly in use are kept even with a limit of zero.
         assert_eq!(gc(&folder, Duration::ZERO).unwrap().removed, [""; 0].map(PathBuf::from));
         fs::remove_file(&stands).unwrap();

@@ -184,7 +184,7 @@ fn within(error: BaseError, path: &Path) -> BaseError {
     let reason = match error {
         BaseError::Image { reason, .. } => reason,
         BaseError::Backing { name, .. } => {
-            format!("it stands on the backing file `{}`", name.display())
+            format!("it has the backing file `{}`", name.display())
         }
         BaseError::Header { source, .. } => source.to_string(),
         error => return error,

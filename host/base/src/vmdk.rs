@@ -138,7 +138,7 @@ fn check_parent(path: &Path, text: &str) -> Result<(), BaseError> {
     let parent = text.lines().find_map(|line| line.trim().strip_prefix("parentCID="));
     match parent.map(|id| id.trim().to_ascii_lowercase()) {
         Some(id) if id != "ffffffff" => {
-            Err(BaseError::image(path, "it is a snapshot that stands on another file"))
+            Err(BaseError::image(path, "it is a snapshot that depends on another file"))
         }
         _ => Ok(()),
     }

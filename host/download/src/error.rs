@@ -59,7 +59,7 @@ pub enum DownloadError {
     },
     /// All attempts together transferred more than the file can need.
     #[error(
-        "`{url}` was given up after {bytes} bytes, because its transfer begins anew again and again"
+        "`{url}` was given up after {bytes} bytes, because its transfer restarts again and again"
     )]
     Wasteful {
         /// The requested URL.

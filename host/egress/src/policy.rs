@@ -70,7 +70,10 @@ impl FromStr for Rule {
             Some((host, _)) if host.contains(':') && !host.ends_with(']') => (target, None),
             Some((host, port)) => {
                 let port = port.parse().ok().filter(|p| *p != 0);
-                (host, Some(port.ok_or_else(|| invalid("its port is no number from 1 to 65535"))?))
+                (
+                    host,
+                    Some(port.ok_or_else(|| invalid("its port is not a number from 1 to 65535"))?),
+                )
             }
             None => (target, None),
         };

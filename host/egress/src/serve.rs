@@ -145,7 +145,7 @@ impl std::fmt::Debug for Egress {
 
 /// How to reach a host.
 #[derive(Debug)]
-enum Way<'a> {
+enum Route<'a> {
     /// Directly, at one of these addresses.
     Direct(Vec<IpAddr>),
     /// Through the user's proxy, which is asked for one of these hosts.
@@ -247,7 +247,7 @@ impl Egress {
         };
         let _slot = tokio::select! {
             biased;
-            () = gone(&mut guest) => return tracing::debug!("a waiting guest stream has gone"),
+            () = closed_by_guest(&mut guest) => return tracing::debug!("a waiting guest stream has gone"),
             // The semaphore is never closed.
             slot = self.slots.acquire() => slot,
         };
@@ -325,7 +325,7 @@ impl Egress {
         tokio::select! {
             biased;
             reason = self.closing() => Err(Refusal::policy(&*reason).into()),
-            () = gone(guest) => Err(Ended::Gone),
+            () = closed_by_guest(guest) => Err(Ended::Gone),
             done = work => Ok(done?),
         }
     }
@@ -374,20 +374,20 @@ impl Egress {
 
     /// Resolves a name; returns the number of its addresses that may be reached.
     async fn resolve(&self, name: &str) -> Result<u32, Refusal> {
-        Ok(match self.way(&parse(name)?, None).await? {
-            Way::Direct(addresses) => u32::try_from(addresses.len()).unwrap_or(u32::MAX),
-            Way::Proxy(_, targets) => u32::try_from(targets.len()).unwrap_or(u32::MAX),
+        Ok(match self.route(&parse(name)?, None).await? {
+            Route::Direct(addresses) => u32::try_from(addresses.len()).unwrap_or(u32::MAX),
+            Route::Proxy(_, targets) => u32::try_from(targets.len()).unwrap_or(u32::MAX),
         })
     }
 
     async fn connect(&self, host: &Host, port: u16) -> Result<Connected, Refusal> {
         if port == 0 {
-            return Err(Refusal::policy("port 0 is none"));
+            return Err(Refusal::policy("port 0 is not valid"));
         }
         let limit = self.options.limits.connect;
-        let addresses = match self.way(host, Some(port)).await? {
-            Way::Direct(addresses) => addresses,
-            Way::Proxy(proxy, targets) => {
+        let addresses = match self.route(host, Some(port)).await? {
+            Route::Direct(addresses) => addresses,
+            Route::Proxy(proxy, targets) => {
                 let stream = proxy.connect(&targets, port, limit).await;
                 let by_address = !targets.contains(host);
                 let stream = stream.map_err(|refusal| match refusal.kind {
@@ -418,7 +418,7 @@ impl Egress {
     }
 
     /// How this host may be reached, if the policy allows it.
-    async fn way(&self, host: &Host, port: Option<u16>) -> Result<Way<'_>, Refusal> {
+    async fn route(&self, host: &Host, port: Option<u16>) -> Result<Route<'_>, Refusal> {
         self.policy.check_host(host, port)?;
         let proxy = self.options.upstream.as_ref();
         let proxy = proxy.filter(|proxy| !proxy.bypasses(host, port));
@@ -427,23 +427,23 @@ impl Egress {
             && given.is_empty()
             && self.policy.leaves_to_proxy(host)
         {
-            return Ok(Way::Proxy(proxy, vec![host.clone()]));
+            return Ok(Route::Proxy(proxy, vec![host.clone()]));
         }
         let network = (self.options.host_network)().map_err(|error| {
             Refusal::policy(format!("the host's own addresses cannot be listed: {error}"))
         })?;
         let found = if given.is_empty() { self.find(host, proxy).await? } else { given };
         let allowed = self.allowed(host, port, found, &network)?;
-        let Some(proxy) = proxy else { return Ok(Way::Direct(allowed)) };
+        let Some(proxy) = proxy else { return Ok(Route::Direct(allowed)) };
         // A proxy cannot reach addresses that only this host has.
         let direct = |address: &IpAddr| {
             network.reach(*address).is_local() || proxy.bypasses(&Host::Address(*address), port)
         };
         let (near, far): (Vec<IpAddr>, Vec<IpAddr>) = allowed.into_iter().partition(direct);
         if near.is_empty() {
-            Ok(Way::Proxy(proxy, far.into_iter().map(Host::Address).collect()))
+            Ok(Route::Proxy(proxy, far.into_iter().map(Host::Address).collect()))
         } else {
-            Ok(Way::Direct(near))
+            Ok(Route::Direct(near))
         }
     }
 
@@ -515,6 +515,6 @@ async fn reply(guest: &mut (impl AsyncWrite + Unpin + Send), reply: &Reply) {
 
 /// Completes when the guest closes its stream, or sends unexpected data: it must not send anything
 /// between its one request and the reply.
-async fn gone(guest: &mut (impl AsyncRead + Unpin + Send)) {
+async fn closed_by_guest(guest: &mut (impl AsyncRead + Unpin + Send)) {
     let _ = guest.read_u8().await;
 }

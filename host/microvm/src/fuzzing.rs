@@ -24,8 +24,8 @@ pub fn vsock_packet(bytes: &[u8]) {
 pub fn racing_memory(bytes: &[u8]) {
     let Some((device, bytes)) = bytes.split_first() else { return };
     match device % 4 {
-        0 => devices::block::fuzz::run_beside_a_writer(bytes),
-        1 => devices::vsock::fuzz::run_beside_a_writer(bytes),
+        0 => devices::block::fuzz::run_with_concurrent_writer(bytes),
+        1 => devices::vsock::fuzz::run_with_concurrent_writer(bytes),
         2 => devices::rng::fuzz(bytes),
         _ => devices::balloon::fuzz(bytes),
     }
@@ -79,7 +79,11 @@ pub(crate) mod rings {
 
     /// Runs `work` while another thread repeatedly writes the input into guest memory: two bytes
     /// for the address, two for the value.
-    pub(crate) fn beside_a_writer(memory: &GuestMemoryMmap, bytes: &[u8], work: impl FnOnce()) {
+    pub(crate) fn with_concurrent_writer(
+        memory: &GuestMemoryMmap,
+        bytes: &[u8],
+        work: impl FnOnce(),
+    ) {
         /// Stops the writer, also if the work panics.
         struct Done<'a>(&'a AtomicBool);
         impl Drop for Done<'_> {

@@ -22,7 +22,7 @@ pub enum OutputError {
     #[error("docker: a target was not specified, use ‘--docker-target’")]
     MissingDockerTarget,
     /// Not a valid container image name: registries and engines would refuse it.
-    #[error("`{target}` is no name for a container image: {reason}")]
+    #[error("`{target}` is not a name for a container image: {reason}")]
     InvalidDockerTarget {
         /// The name.
         target: String,

@@ -31,7 +31,7 @@ impl Losses {
     }
 
     /// Each kind of loss: description, number of members, and the first member.
-    pub(crate) fn told(&self) -> impl Iterator<Item = (&'static str, u64, &str)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'static str, u64, &str)> {
         self.0.iter().map(|(what, (count, first))| (*what, *count, first.as_str()))
     }
 }

@@ -49,7 +49,7 @@ pub fn check_file(path: &Path, checksums: &[Checksum], is_made: bool) -> Result<
 pub fn check_directory(path: &Path) -> Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => check_access(path, path),
-        Ok(_) => Err(refused(path, "it exists and is no directory")),
+        Ok(_) => Err(refused(path, "it exists and is not a directory")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             check_parent(path, directory_of(path))
         }
@@ -62,7 +62,7 @@ fn check_new_directory(path: &Path) -> Result<()> {
     let there = path.ancestors().find(|above| above.as_os_str().is_empty() || above.exists());
     let there = there.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !there.is_dir() {
-        return Err(refused(path, format!("`{}` is no directory", there.display())));
+        return Err(refused(path, format!("`{}` is not a directory", there.display())));
     }
     check_access(path, there)
 }
@@ -71,7 +71,7 @@ fn check_parent(path: &Path, directory: &Path) -> Result<()> {
     let shown = directory.display();
     match fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => check_access(path, directory),
-        Ok(_) => Err(refused(path, format!("`{shown}` is no directory"))),
+        Ok(_) => Err(refused(path, format!("`{shown}` is not a directory"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(refused(path, format!("there is no directory `{shown}`")))
         }

@@ -197,7 +197,7 @@ fn settle(
 ) -> Result<Pending> {
     outcome?;
     let path = &target.path;
-    for (what, count, first) in file.losses.told() {
+    for (what, count, first) in file.losses.entries() {
         progress.event(Event::Lost { format: target.format.name, path, what, count, first });
     }
     if !target.checksums.is_empty() {

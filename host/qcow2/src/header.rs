@@ -93,10 +93,10 @@ pub enum HeaderError {
     #[error("the refcount table is too long")]
     RefcountsLong,
     /// A header extension exceeds its area, or there are too many.
-    #[error("a header extension is out of place")]
+    #[error("a header extension is invalid")]
     Extension,
     /// The backing file name is too long or exceeds the first cluster.
-    #[error("the backing file's name is out of place")]
+    #[error("the backing file name is invalid")]
     BackingName,
     /// An image that must not have a backing file names one.
     #[error(

@@ -38,7 +38,7 @@ impl Names {
     }
 
     /// Replaces QEMU's names in a message by the file names.
-    pub(crate) fn in_words(&self, text: &str) -> String {
+    pub(crate) fn with_file_names(&self, text: &str) -> String {
         // The longest number first, because the name of the first set is a prefix of the tenth's.
         self.0.iter().rev().fold(text.to_owned(), |text, (set, path)| {
             text.replace(&set.path(), &path.display().to_string())
@@ -124,7 +124,7 @@ mod tests {
         handed.arguments(&mut args);
         let text = crate::argv::one_per_line(&args.0);
         assert!(text.starts_with("-add-fd fd=5,set=1\n-add-fd fd=6,set=2\n-add-fd fd=7,set=2\n"));
-        let words = handed.names.in_words("using the image [/dev/fdset/10]? /dev/fdset/1");
+        let words = handed.names.with_file_names("using the image [/dev/fdset/10]? /dev/fdset/1");
         assert_eq!(words, "using the image [/disks/10]? /disks/1");
         assert_eq!(handed.into_descriptors().len(), 13);
     }

@@ -186,7 +186,7 @@ impl Watched {
             }
         }
         let child = self.lock().take();
-        let status = child.ok_or_else(|| io::Error::other("reaped by somebody else"))?.wait();
+        let status = child.ok_or_else(|| io::Error::other("reaped by another thread"))?.wait();
         self.gone.notify_all();
         status
     }

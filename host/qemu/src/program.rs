@@ -29,7 +29,7 @@ pub fn find(named: Option<&Path>) -> Result<PathBuf, MachineError> {
             return if executable(program) {
                 Ok(program.to_owned())
             } else {
-                Err(missing(format!("`{}`", program.display()), "it is no program"))
+                Err(missing(format!("`{}`", program.display()), "it is not a program"))
             };
         }
         return in_path(program)
@@ -94,7 +94,7 @@ mod tests {
         let file = dir.path().join("qemu");
         fs::write(&file, "").unwrap();
         let error = find(Some(&file)).unwrap_err().to_string();
-        assert!(error.contains("qemu` ") || error.contains("it is no program"), "{error}");
+        assert!(error.contains("qemu` ") || error.contains("it is not a program"), "{error}");
         let error = find(Some(Path::new("no-such-emulator"))).unwrap_err().to_string();
         assert_eq!(error, "`no-such-emulator`: it is not in the path");
         assert!(matches!(emulator(Some(&file)), Emulator::Absent { .. }));

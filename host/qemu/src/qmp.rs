@@ -235,7 +235,7 @@ pub(crate) async fn filter(
                 // While the machine is dropped there is no reader, but events still matter.
                 let _ = to_qapi.write_all(&line).await;
             }
-            Err(cause) => tracing::warn!(%cause, "QEMU sent a line that is no JSON"),
+            Err(cause) => tracing::warn!(%cause, "QEMU sent a line that is not JSON"),
         }
     }
 }

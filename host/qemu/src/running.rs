@@ -287,7 +287,7 @@ async fn not_started(
         _ => None,
     };
     process.kill();
-    let reason = names.in_words(&said.unwrap_or_else(|| monitor.to_string()));
+    let reason = names.with_file_names(&said.unwrap_or_else(|| monitor.to_string()));
     if let Some(image) = image_in_use(&reason) {
         return MachineError::Unavailable {
             what: format!("`{image}`"),
@@ -349,7 +349,7 @@ impl Machine for QemuMachine {
         let pushed = top.pushed + 1;
         let node = format!("drive-{drive}.{pushed}");
         let put = self.put_layer(set, &node, &top, &file).await;
-        put.map_err(|cause| failed(layers.names.in_words(&cause.to_string())))?;
+        put.map_err(|cause| failed(layers.names.with_file_names(&cause.to_string())))?;
         let path = new_layer.to_owned();
         let top = Top { node, path, format: DriveFormat::Qcow2, pushed, ..top };
         layers.tops.insert(drive.clone(), top);

@@ -18,7 +18,7 @@ use nix::{
 
 use crate::{
     Error, Kind, Result,
-    lookup::{self, Way},
+    lookup::{self, LookupMethod},
 };
 
 /// An open directory. Whatever the names are, files opened through it are always below it.
@@ -26,7 +26,7 @@ use crate::{
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
-    way: Way,
+    method: LookupMethod,
 }
 
 /// Opens a regular file for reading by its absolute path, in which no component may be a symbolic
@@ -36,14 +36,14 @@ pub struct Dir {
 /// Fails if the file does not exist, is not a regular file, or if the path contains a link.
 pub fn open_file(path: &Path) -> Result<File> {
     let below = path.strip_prefix("/").unwrap_or(path);
-    root(Way::usual())?.file(below)
+    root(LookupMethod::detect())?.file(below)
 }
 
-fn root(way: Way) -> Result<Dir> {
+fn root(method: LookupMethod) -> Result<Dir> {
     let path = Path::new("/");
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let fd = open(path, flags, Mode::empty()).map_err(|e| Error::io("open", path, e))?;
-    Ok(Dir { fd, path: path.to_owned(), way })
+    Ok(Dir { fd, path: path.to_owned(), method })
 }
 
 impl Dir {
@@ -53,13 +53,13 @@ impl Dir {
     /// # Errors
     /// Fails if the directory does not exist.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_by(path, Way::usual())
+        Self::open_by(path, LookupMethod::detect())
     }
 
-    pub(crate) fn open_by(path: &Path, way: Way) -> Result<Self> {
+    pub(crate) fn open_by(path: &Path, method: LookupMethod) -> Result<Self> {
         let real = fs::canonicalize(path).map_err(|e| Error::io("open", path, e))?;
         let below = real.strip_prefix("/").unwrap_or(&real);
-        root(way)?.directory(below)
+        root(method)?.directory(below)
     }
 
     /// The directory's absolute path, without links.
@@ -82,7 +82,7 @@ impl Dir {
     }
 
     fn raw(&self, path: &Path, flags: OFlag, mode: u32) -> nix::Result<OwnedFd> {
-        lookup::open(&self.fd, path, flags, Mode::from_bits_truncate(mode), self.way)
+        lookup::open(&self.fd, path, flags, Mode::from_bits_truncate(mode), self.method)
     }
 
     /// Opens a directory below this one.
@@ -92,7 +92,7 @@ impl Dir {
     pub fn directory(&self, path: &Path) -> Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let fd = self.raw(path, flags, 0).map_err(self.fail("open", path))?;
-        Ok(Self { fd, path: self.at(path), way: self.way })
+        Ok(Self { fd, path: self.at(path), method: self.method })
     }
 
     /// Opens a regular file below the directory for reading.

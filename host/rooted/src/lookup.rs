@@ -24,19 +24,19 @@ const LINKS_MAX: u32 = 40;
 
 /// The lookup method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum LookupMethod {
     /// By `openat2`.
     Kernel,
     /// Component by component.
     Components,
 }
 
-impl Way {
+impl LookupMethod {
     /// Chooses `openat2`, or components if the kernel lacks that call (before 5.6) or a seccomp
     /// profile denies it: those of older container engines return EPERM.
-    pub(crate) fn usual() -> Self {
-        static USUAL: OnceLock<Way> = OnceLock::new();
-        *USUAL.get_or_init(|| {
+    pub(crate) fn detect() -> Self {
+        static DETECTED: OnceLock<LookupMethod> = OnceLock::new();
+        *DETECTED.get_or_init(|| {
             let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
             match openat2(AT_FDCWD, "/", how) {
                 Err(Errno::ENOSYS | Errno::EPERM) => Self::Components,
@@ -69,13 +69,13 @@ pub(crate) fn open(
     path: &Path,
     flags: OFlag,
     mode: Mode,
-    way: Way,
+    method: LookupMethod,
 ) -> nix::Result<OwnedFd> {
     let names = names(path)?;
     let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    match way {
-        Way::Kernel => by_kernel(&at, &names, flags, mode),
-        Way::Components => by_components(&at, &names, flags, mode),
+    match method {
+        LookupMethod::Kernel => by_kernel(&at, &names, flags, mode),
+        LookupMethod::Components => by_components(&at, &names, flags, mode),
     }
 }
 

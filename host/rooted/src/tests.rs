@@ -14,7 +14,9 @@ use std::{
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
 
-use crate::{Descend, Dir, Error, Kind, lookup::Way, open_file, private, private_existing, walk};
+use crate::{
+    Descend, Dir, Error, Kind, lookup::LookupMethod, open_file, private, private_existing, walk,
+};
 
 /// A tree with links of every kind, and a secret beside it.
 struct Tree {
@@ -56,7 +58,8 @@ impl Tree {
     }
 
     fn both(&self) -> [Dir; 2] {
-        [Way::Kernel, Way::Components].map(|way| Dir::open_by(&self.top(), way).unwrap())
+        [LookupMethod::Kernel, LookupMethod::Components]
+            .map(|way| Dir::open_by(&self.top(), way).unwrap())
     }
 }
 

@@ -623,7 +623,7 @@ fn files_are_copied_as_they_are() {
     assert_eq!(fs::read(project.at("out/f")).unwrap(), bytes);
     fs::write(project.at("a.b9"), text("ExpandVariables")).unwrap();
     let error = project.bad(&["b9c", "build", "-f", "a.b9"]);
-    assert!(error.contains("`bytes` is no UTF-8 text"), "{error}");
+    assert!(error.contains("`bytes` is not UTF-8 text"), "{error}");
 }
 
 /// Row 42.

@@ -47,7 +47,7 @@ impl fmt::Display for Accel {
 
 /// Not a value of `--accel`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no accelerator: use `auto`, `kvm` or `tcg`")]
+#[error("`{0}` is not an accelerator: use `auto`, `kvm` or `tcg`")]
 pub struct UnknownAccel(pub String);
 
 impl FromStr for Accel {

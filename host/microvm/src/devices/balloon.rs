@@ -114,7 +114,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let Some(mut active) = rings::activation(bytes, 3, &counters) else { return };
     let mut device = Reports { counters };
     let memory = active.memory.clone();
-    rings::beside_a_writer(&memory, bytes, || {
+    rings::with_concurrent_writer(&memory, bytes, || {
         for _ in 0..4 {
             device.process(&mut active);
         }

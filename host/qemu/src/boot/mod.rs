@@ -241,7 +241,7 @@ impl Session {
     /// A description of QEMU's exit, if it has ended.
     fn ending(&self) -> Option<String> {
         let exit = self.started.ended.borrow().clone();
-        exit.map(|exit| self.started.names.in_words(&halt::ending(&exit)))
+        exit.map(|exit| self.started.names.with_file_names(&halt::ending(&exit)))
     }
 
     /// Waits until this text appears after the previous match.

@@ -257,7 +257,7 @@ impl Findings {
     }
 
     fn size(&mut self, at: Place, number: i64) {
-        let fault = Fault::new(at, format!("the size {number} is none"));
+        let fault = Fault::new(at, format!("the size {number} is not valid"));
         self.faults.push(fault.hint("sizes are 1 or more of their unit, and less than 8 EiB"));
     }
 

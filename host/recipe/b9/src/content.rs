@@ -112,7 +112,7 @@ impl Renderer<'_> {
         String::from_utf8(self.file_bytes(path)?).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             let message =
-                format!("`{}` is no UTF-8 text: byte {at} begins no character", path.text);
+                format!("`{}` is not UTF-8 text: byte {at} begins no character", path.text);
             Fault::new(path.at, message).hint("FromFile with NoConversion copies any bytes")
         })
     }
@@ -177,7 +177,7 @@ impl Renderer<'_> {
             Ast::Embed(content) => {
                 let bytes = self.content(content)?;
                 let text = String::from_utf8(bytes)
-                    .map_err(|_| Fault::new(None, "what ASTEmbed embeds is no UTF-8 text"))?;
+                    .map_err(|_| Fault::new(None, "what ASTEmbed embeds is not UTF-8 text"))?;
                 Ok(L::string(text))
             }
             Ast::String(text) => {

@@ -30,7 +30,7 @@ impl Unit {
     }
 
     /// Whether the text behind a number names the unit that applies anyway.
-    fn is_said_by(self, rest: &str) -> bool {
+    fn is_named_in(self, rest: &str) -> bool {
         let letter = &self.name()[..1];
         let rest = rest.to_ascii_uppercase();
         ["", letter, &format!("{letter}B"), &format!("{letter}IB")].contains(&rest.as_str())
@@ -51,7 +51,7 @@ pub fn size(
     let invalid = || OptionError::Size { option, value: value.to_owned(), unit: unit.name() };
     let (number, rest) = leading_number(value).ok_or_else(invalid)?;
     let kib = whole((number * unit.kib()).floor()).filter(|kib| *kib > 0).ok_or_else(invalid)?;
-    let warning = (!unit.is_said_by(rest.trim())).then(|| {
+    let warning = (!unit.is_named_in(rest.trim())).then(|| {
         let unit = unit.name();
         format!(
             "{option}: `{value}` is {number} {unit}: diskimage-builder reads the number, which counts \

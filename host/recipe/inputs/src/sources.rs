@@ -24,7 +24,7 @@ pub enum SourceError {
     #[error("`{}` does not exist", .0.display())]
     Missing(PathBuf),
     /// The path has the wrong file type.
-    #[error("`{}` is no {wanted}", path.display())]
+    #[error("`{}` is not a {wanted}", path.display())]
     Kind {
         /// The path.
         path: PathBuf,

@@ -152,7 +152,7 @@ impl Recipe {
             let list = names.join(", ");
             let short: String = name.chars().take(OPTION_SHOWN_CHARS).collect();
             format!(
-                "`-{}` is no option that a project may give to the recipe {}; there are {list}. \
+                "`-{}` is not an option that a project may give to the recipe {}; there are {list}. \
                  Build the base with it by hand and name the image: `base: {{image: FILE}}`",
                 short.escape_default(),
                 self.front_end.name(),
@@ -168,7 +168,7 @@ impl Recipe {
                 if first && word.bytes().all(fine) {
                     return Ok(word);
                 }
-                Err(format!("`{}` is no name of an element", word.escape_default()))
+                Err(format!("`{}` is not a name of an element", word.escape_default()))
             }
             FrontEnd::Vmdb | FrontEnd::Layers => check("", Takes::Path, Some(&word)).map(|()| word),
         }
@@ -194,7 +194,7 @@ fn check(option: &str, takes: Takes, value: Option<&str>) -> Result<(), String> 
             if !value.is_empty() && !value.starts_with('-') && path.components().all(below) {
                 return Ok(());
             }
-            Err(format!("`{}` is no path below the project", value.escape_default()))
+            Err(format!("`{}` is not a path below the project", value.escape_default()))
         }
     }
 }

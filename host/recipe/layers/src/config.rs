@@ -140,7 +140,7 @@ fn checked(name: &str, hex: &str, digits: usize) -> Result<String, String> {
     if hex.len() == digits && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         Ok(format!("{name}:{}", hex.to_ascii_lowercase()))
     } else {
-        Err(format!("`{hex}` is no {name}: it has {digits} hexadecimal digits"))
+        Err(format!("`{hex}` is not a {name}: it has {digits} hexadecimal digits"))
     }
 }
 
@@ -171,7 +171,7 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     with_unit(&text, &[("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("T", 1 << 40)])
         .filter(|bytes| (1..=SIZE_MAX_BYTES).contains(bytes))
         .map(|bytes| Some(bytes.next_multiple_of(512)))
-        .ok_or_else(|| de::Error::custom(format!("`{text}` is no size, such as 20G or 512M")))
+        .ok_or_else(|| de::Error::custom(format!("`{text}` is not a size, such as 20G or 512M")))
 }
 
 /// Kinds of names by which a filesystem can be found.
@@ -208,7 +208,7 @@ fn seconds<E: de::Error>(text: &str) -> Result<u32, E> {
     with_unit(text, &[("s", 1), ("m", 60), ("h", 60 * 60)])
         .filter(|seconds| (1..=TIMEOUT_MAX_S).contains(seconds))
         .and_then(|seconds| u32::try_from(seconds).ok())
-        .ok_or_else(|| de::Error::custom(format!("`{text}` is no time, such as 90s, 30m or 2h")))
+        .ok_or_else(|| de::Error::custom(format!("`{text}` is not a time, such as 90s, 30m or 2h")))
 }
 
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {

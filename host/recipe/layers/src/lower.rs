@@ -41,7 +41,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Creates the mount points of binds; paths of directories end with a slash. Existing ones are
 /// unchanged.
-const BIND_PLACES: &str = r#"set -eu
+const BIND_MOUNT_POINTS: &str = r#"set -eu
 for place in "$@"; do
     case "$place" in
         */) mkdir -p "$place" ;;
@@ -118,7 +118,7 @@ pub fn lower(project: &Project, request: &Request<'_>) -> Result<Lowered, Source
     let folder = std::fs::canonicalize(&project.folder).unwrap_or(project.folder.clone());
     let name = folder.file_name().map_or("layers".into(), |name| name.to_string_lossy());
     let root = request.root.as_deref();
-    let mut stages = vec![base_stage(request.size.is_some(), root), places_stage()];
+    let mut stages = vec![base_stage(request.size.is_some(), root), mount_points_stage()];
     for layer in request.layers {
         stages.extend(match layer.kind {
             Kind::BuildLayer => build_layer(layer, &project.sources, &mut warnings)?,
@@ -267,12 +267,12 @@ fn find_root(root: Option<&str>) -> Step {
 
 /// Creates mount points that an image lacks. They stay in it: if they came and went with the
 /// mounts, their presence would depend on the stage from which the cache resumes.
-fn places_stage() -> Stage {
+fn mount_points_stage() -> Stage {
     let places = ["proc", "sys", "dev", "mnt", "tmp"].map(|place| format!("{ROOT}/{place}"));
-    stage("places", mounted(), vec![make_places("mkdir -p \"$@\"", &places)])
+    stage("places", mounted(), vec![make_mount_points("mkdir -p \"$@\"", &places)])
 }
 
-fn make_places(script: &str, places: &[String]) -> Step {
+fn make_mount_points(script: &str, places: &[String]) -> Step {
     let words = ["/bin/sh", "-c", script, "places"].into_iter().map(Value::from);
     Step::Run(Run {
         what: "make mount points".into(),
@@ -355,8 +355,11 @@ fn build_layer(
             binds.push(bind(&format!("{BINDS}/{index}"), &wanted.to));
         }
         let what = format!("what {} binds", layer.name);
-        let steps =
-            vec![empty(BINDS), upload(&what, BINDS, entries), make_places(BIND_PLACES, &places)];
+        let steps = vec![
+            empty(BINDS),
+            upload(&what, BINDS, entries),
+            make_mount_points(BIND_MOUNT_POINTS, &places),
+        ];
         let prepare = stage(&format!("{} (binds)", layer.name), mounted(), steps);
         stages.push(Stage { keep: keep(layer), ..prepare });
     }

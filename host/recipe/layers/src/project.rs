@@ -161,7 +161,7 @@ pub fn read(folder: &Path, sources: Sources) -> Result<Project, ProjectError> {
         match layer(&name, folder.join(&name), &found, &sources)? {
             Some(layer) => layers.push(layer),
             None => warnings.push(format!(
-                "{name} has neither a `build-layer` nor a `modify-disk`, so it is no layer"
+                "{name} has neither a `build-layer` nor a `modify-disk`, so it is not a layer"
             )),
         }
     }
@@ -278,7 +278,7 @@ impl Layer {
 #[derive(Debug, thiserror::Error)]
 pub enum NewLayerError {
     /// The name is invalid.
-    #[error("`{0}` is no name of a layer, such as 30_name: two or more digits, `_`, and a name")]
+    #[error("`{0}` is not a name of a layer, such as 30_name: two or more digits, `_`, and a name")]
     Name(String),
     /// The layer exists.
     #[error("{} exists already", .0.display())]

@@ -189,7 +189,7 @@ fn describe(error: &Error) -> String {
         _ => what,
     };
     match error.line() {
-        Some(line) if line > 1 => format!("the template is wrong in its line {line}: {what}"),
+        Some(line) if line > 1 => format!("the template is invalid at its line {line}: {what}"),
         _ => format!("the template is wrong: {what}"),
     }
 }
@@ -267,7 +267,7 @@ mod tests {
     fn wrong_templates_say_where() {
         assert_eq!(
             rendered("a\n{{ nobody.x }}"),
-            "the template is wrong in its line 2: undefined value: `nobody` is undefined"
+            "the template is invalid at its line 2: undefined value: `nobody` is undefined"
         );
         assert!(rendered("{% if %}").starts_with("the template is wrong: syntax error"));
         let endless =

@@ -206,6 +206,6 @@ fn every_step_that_reads_the_host_keeps_to_the_rule() {
     // A pipe in place of a file is refused, without blocking on open.
     mkfifo(&world.at("home/project/pipe"), Mode::from_bits_truncate(0o600)).unwrap();
     let error = world.copy_file("pipe").unwrap_err();
-    assert!(error.contains("pipe` is no regular file"), "{error}");
+    assert!(error.contains("pipe` is not a regular file"), "{error}");
     assert!(Path::new(&key).exists());
 }

@@ -139,7 +139,7 @@ pub(crate) struct Connection {
     /// The guest has announced that it receives no more.
     guest_done_receiving: bool,
     /// The SHUTDOWN flags sent to the guest.
-    told: u32,
+    shutdown_sent: u32,
 
     /// Data of the guest that the local stream has not accepted yet.
     backlog: VecDeque<u8>,
@@ -148,7 +148,7 @@ pub(crate) struct Connection {
     /// Bytes written to the local stream, modulo 2^32.
     forwarded: u32,
     /// The last value of `forwarded` sent to the guest.
-    forwarded_told: u32,
+    forwarded_sent: u32,
     /// Bytes sent to the guest, modulo 2^32.
     sent: u32,
     /// The guest's receive buffer size, and its count of consumed bytes.
@@ -189,11 +189,11 @@ impl Connection {
             host_done_receiving: false,
             guest_done_sending: false,
             guest_done_receiving: false,
-            told: 0,
+            shutdown_sent: 0,
             backlog: VecDeque::new(),
             received: 0,
             forwarded: 0,
-            forwarded_told: 0,
+            forwarded_sent: 0,
             sent: 0,
             peer_buf_alloc: 0,
             peer_fwd_cnt: 0,
@@ -215,7 +215,7 @@ impl Connection {
                 waiting.response
                     || waiting.credit_update
                     || waiting.credit_request
-                    || self.shutdown_to_tell() != self.told
+                    || self.shutdown_needed() != self.shutdown_sent
                     || self.can_send_data()
                     || self.must_ask_for_credit()
             }
@@ -323,9 +323,9 @@ impl Connection {
             self.sent = self.sent.wrapping_add(len);
             return self.packet(Op::ReadWrite, len, 0);
         }
-        let flags = self.shutdown_to_tell();
-        if flags != self.told {
-            self.told = flags;
+        let flags = self.shutdown_needed();
+        if flags != self.shutdown_sent {
+            self.shutdown_sent = flags;
             let packet = self.packet(Op::Shutdown, 0, flags);
             if flags == SHUTDOWN_BOTH {
                 self.phase = Phase::Farewell;
@@ -348,7 +348,7 @@ impl Connection {
     /// A header for this connection. Every one carries the current credit.
     fn packet(&mut self, op: Op, len: u32, flags: u32) -> Emitted {
         self.waiting.credit_update = false;
-        self.forwarded_told = self.forwarded;
+        self.forwarded_sent = self.forwarded;
         Emitted::Packet(Header {
             len,
             op: op.to_wire(),
@@ -360,7 +360,7 @@ impl Connection {
     }
 
     /// The SHUTDOWN flags that the guest must get.
-    fn shutdown_to_tell(&self) -> u32 {
+    fn shutdown_needed(&self) -> u32 {
         let send = if self.host_done_sending { SHUTDOWN_SEND } else { 0 };
         let receive = if self.host_done_receiving { SHUTDOWN_RECEIVE } else { 0 };
         send | receive
@@ -395,9 +395,9 @@ impl Connection {
     }
 
     fn update_credit(&mut self) {
-        let used = self.received.wrapping_sub(self.forwarded_told);
+        let used = self.received.wrapping_sub(self.forwarded_sent);
         let left = CONNECTION_BUFFER_BYTES.saturating_sub(used);
-        if self.forwarded != self.forwarded_told && left < CREDIT_LOW_BYTES {
+        if self.forwarded != self.forwarded_sent && left < CREDIT_LOW_BYTES {
             self.waiting.credit_update = true;
         }
     }

@@ -26,11 +26,11 @@ pub(crate) fn run(bytes: &[u8]) {
 }
 
 /// The same, in memory that another thread changes.
-pub(crate) fn run_beside_a_writer(bytes: &[u8]) {
+pub(crate) fn run_with_concurrent_writer(bytes: &[u8]) {
     let Some((mut thread, mut active)) = thread(bytes) else { return };
     let memory = active.memory.clone();
     thread.activated(&mut active);
-    rings::beside_a_writer(&memory, bytes, || {
+    rings::with_concurrent_writer(&memory, bytes, || {
         for _ in 0..TURNS {
             thread.process(&mut active);
         }

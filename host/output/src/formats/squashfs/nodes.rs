@@ -183,7 +183,7 @@ impl Nodes {
         let is_directory = matches!(node.body, Body::Directory);
         let Some((name, parents)) = entry.path.split_last() else {
             if !is_directory {
-                return Err("the root of the tree is no directory");
+                return Err("the root of the tree is not a directory");
             }
             let children = std::mem::take(&mut self.all[0].children);
             self.all[0] = Node { children, ..node };
@@ -241,7 +241,7 @@ impl Nodes {
         for name in path {
             dir = match self.all[dir].children.get(name).copied() {
                 Some(id) if matches!(self.all[id].body, Body::Directory) => id,
-                Some(_) => return Err("a file below something that is no directory"),
+                Some(_) => return Err("a file below something that is not a directory"),
                 None => {
                     let id = self.push(implied_directory())?;
                     self.name(dir, name, id)?;

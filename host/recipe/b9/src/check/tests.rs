@@ -32,8 +32,8 @@ fn empty(label: &str, filesystem: &str, size: &str) -> String {
 /// Rows 8, 78, 80.
 #[test]
 fn empty_images() {
-    refused(&images(&empty("d", "Ext4", "-1 GB"), "NoVmScript"), &["the size -1 is none"]);
-    refused(&images(&empty("d", "Ext4", "0 KB"), "NoVmScript"), &["the size 0 is none"]);
+    refused(&images(&empty("d", "Ext4", "-1 GB"), "NoVmScript"), &["the size -1 is not valid"]);
+    refused(&images(&empty("d", "Ext4", "0 KB"), "NoVmScript"), &["the size 0 is not valid"]);
     refused(&images(&empty("d", "Ext4", "9999999999 GB"), "NoVmScript"), &["the size 9999999999"]);
     refused(&images(&empty("d", "ISO9660", "1 MB"), "NoVmScript"), &["cannot be ISO9660"]);
     refused(&images(&empty("d", "NoFileSystem", "1 KB"), "NoVmScript"), &[]);

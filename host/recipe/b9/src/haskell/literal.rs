@@ -47,7 +47,7 @@ pub(super) fn escape(text: &str) -> Result<Escape, String> {
         'x' | 'X' => number(body, 1, 16),
         'o' | 'O' => number(body, 1, 8),
         _ if first.is_whitespace() => gap(body),
-        _ => named(body).ok_or_else(|| format!("`\\{first}` is no escape")),
+        _ => named(body).ok_or_else(|| format!("`\\{first}` is not an escape sequence")),
     }
 }
 

@@ -104,7 +104,7 @@ pub enum BlockDeviceError {
     #[error("`{0}`: an mbr partition table needs blocks of 512 bytes")]
     MbrBlocks(String),
     /// The base of a partition table is not a disk.
-    #[error("`{table}` needs a local_loop as its base, `{base}` is none")]
+    #[error("`{table}` needs a local_loop as its base, and `{base}` is not one")]
     TableBase {
         /// The table.
         table: String,

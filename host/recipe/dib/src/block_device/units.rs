@@ -16,7 +16,7 @@ pub enum SizeFault {
     #[error("it is less than a sector of 512 bytes")]
     NoSector,
     /// A percentage outside of 0 to 100.
-    #[error("it is no percentage of 0 to 100")]
+    #[error("it is not a percentage of 0 to 100")]
     NoPercentage,
 }
 

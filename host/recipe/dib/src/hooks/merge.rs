@@ -36,8 +36,8 @@ pub(super) fn merge(elements: &[Element], exclude_scripts: &[String]) -> Result<
         };
         let (tree, warnings) = read_tree(&element.open()?, &skip)?;
         hooks.warnings.extend(warnings);
-        let looked_through = look_through(&mut hooks, element, &tree, &skip)?;
-        hooks.merge_tree(&element.name, &looked_through, &mut duplicates);
+        let followed = follow_links(&mut hooks, element, &tree, &skip)?;
+        hooks.merge_tree(&element.name, &followed, &mut duplicates);
         hooks.trees.insert(element.name.clone(), tree);
         hooks.excluded.extend(excluded.into_inner());
     }
@@ -60,7 +60,7 @@ fn is_excluded(path: &str, directory: bool, exclude_scripts: &[String]) -> bool 
 }
 
 /// The target of a link at the top of an element.
-enum Behind {
+enum LinkTarget {
     /// A directory below the search path directory that does not contain the link itself.
     Directory(Dir),
     /// Not a directory; the link itself is copied.
@@ -71,24 +71,24 @@ enum Behind {
     Outside,
 }
 
-fn behind(element: &Element, path: &str) -> Result<Behind, Error> {
+fn link_target(element: &Element, path: &str) -> Result<LinkTarget, Error> {
     let root = element.root()?;
     let found = match root.resolve(&element.below(path)) {
         Ok(found) => found,
-        Err(Error::Outside { .. }) => return Ok(Behind::Outside),
-        Err(Error::Io { .. }) => return Ok(Behind::Nothing),
+        Err(Error::Outside { .. }) => return Ok(LinkTarget::Outside),
+        Err(Error::Io { .. }) => return Ok(LinkTarget::Nothing),
         Err(error) => return Err(error),
     };
     // A link to a parent directory would copy the element into itself.
     let around = element.below("").starts_with(&found);
     if around || !root.metadata(&found)?.is_dir() {
-        return Ok(Behind::Link);
+        return Ok(LinkTarget::Link);
     }
-    root.directory(&found).map(Behind::Directory)
+    root.directory(&found).map(LinkTarget::Directory)
 }
 
 /// The tree as `cp -a` copies it: links at the top of the element are followed.
-fn look_through(
+fn follow_links(
     hooks: &mut Hooks,
     element: &Element,
     tree: &Tree,
@@ -99,12 +99,12 @@ fn look_through(
     for (path, found) in first {
         let Found::Symlink { target } = found else { continue };
         let name = path.as_str();
-        match behind(element, name)? {
-            Behind::Link => {}
-            Behind::Nothing => {
+        match link_target(element, name)? {
+            LinkTarget::Link => {}
+            LinkTarget::Nothing => {
                 result.remove(name);
             }
-            Behind::Outside => {
+            LinkTarget::Outside => {
                 if Phase::of_directory(name).is_some() || name == "environment.d" {
                     result.remove(name);
                 }
@@ -117,10 +117,10 @@ fn look_through(
                     ));
                 }
             }
-            Behind::Directory(_) if TEST_DIRECTORIES.contains(&name) => {
+            LinkTarget::Directory(_) if TEST_DIRECTORIES.contains(&name) => {
                 result.remove(name);
             }
-            Behind::Directory(directory) => {
+            LinkTarget::Directory(directory) => {
                 let inner = |path: &str, directory| skip(&format!("{name}/{path}"), directory);
                 let (content, warnings) = read_tree(&directory, &inner)?;
                 hooks.warnings.extend(warnings);

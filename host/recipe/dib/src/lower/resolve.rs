@@ -345,7 +345,7 @@ fn root_uuid(devices: &BlockDevices) -> String {
 }
 
 /// The space on the image disk that fixed-size partitions and the table itself take, in KiB.
-fn beside_kib(devices: &BlockDevices) -> u64 {
+fn fixed_kib(devices: &BlockDevices) -> u64 {
     /// Table space at both ends, and loss from alignment.
     const TABLE_KIB: u64 = 4096;
     let tables = devices.layout.nodes.iter().filter_map(|node| match &node.kind {
@@ -401,7 +401,7 @@ fn image_size(
                 extra_kib,
                 journal_kib: if symbols.root_fstype == "ext4" { settings.journal_kib() } else { 0 },
                 fixed_kib: esp_kib,
-                beside_kib: beside_kib(devices),
+                beside_kib: fixed_kib(devices),
                 root_least_kib: root_least_kib(&symbols.root_fstype),
                 fact: SIZE_FACT.to_owned(),
             }),

@@ -362,7 +362,7 @@ fn cleanup(build: &Build<'_>) -> Result<Stage, DibError> {
     steps.push(run_parts(build, Phase::Cleanup, build.save_directory()?)?);
     steps.push(Step::ResolvConf(ResolvConf::Restore));
     let tmp = format!("{}/tmp", guest::MNT);
-    steps.push(unmount_below(&tmp, kept_mounts(build)));
+    steps.push(unmount_below(&tmp, image_mounts(build)));
     steps.push(Step::File(FileStep::Remove { path: path(&tmp), content_only: true }));
     steps
         .push(Step::File(FileStep::TruncateAll { path: path(&format!("{}/var/log", guest::MNT)) }));
@@ -373,7 +373,7 @@ fn cleanup(build: &Build<'_>) -> Result<Stage, DibError> {
 }
 
 /// The mount points of the image itself, which stay mounted.
-fn kept_mounts(build: &Build<'_>) -> Vec<Value> {
+fn image_mounts(build: &Build<'_>) -> Vec<Value> {
     build
         .devices
         .layout
@@ -391,7 +391,7 @@ fn kept_mounts(build: &Build<'_>) -> Vec<Value> {
 fn export(build: &Build<'_>) -> Result<Stage, DibError> {
     let mut steps = vec![
         Step::KillProcesses { root: path(guest::MNT) },
-        unmount_below(guest::MNT, kept_mounts(build)),
+        unmount_below(guest::MNT, image_mounts(build)),
         Step::Fetch { from: build.save_directory()?, to: outputs::side_directory(build) },
     ];
     steps.extend(

@@ -86,7 +86,7 @@ impl Lowering<'_> {
     fn finish_stage(&mut self) {
         self.binds.clear();
         self.current.0 = "finish".into();
-        let mut work = self.take_lent();
+        let mut work = self.remove_lent();
         for (node, old, command) in std::mem::take(&mut self.rekeys) {
             let arguments = vec![Value::Fact(format!("device.{node}")), old.into(), command.into()];
             let shown = ["cryptsetup", "luksChangeKey", &node];

@@ -28,7 +28,7 @@ impl Lowering<'_> {
     }
 
     /// Removes the lent files from all trees.
-    pub(super) fn take_lent(&mut self) -> Vec<Work> {
+    pub(super) fn remove_lent(&mut self) -> Vec<Work> {
         let roots = std::mem::take(&mut self.lent);
         roots.iter().map(|root| self.lent("take", root, &[])).collect()
     }

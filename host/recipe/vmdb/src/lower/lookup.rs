@@ -60,7 +60,7 @@ impl Lowering<'_> {
             return Err(Fault::silent());
         }
         self.disks.iter().position(|disk| disk.path == path).ok_or_else(|| {
-            let fault = Fault::new(key, format!("`{path}` is no image of this build"));
+            let fault = Fault::new(key, format!("`{path}` is not an image of this build"));
             fault.hint("`mkimg` makes an image; in the spec it is mostly \"{{ output }}\"")
         })
     }

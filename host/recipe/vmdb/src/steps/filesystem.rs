@@ -120,7 +120,7 @@ fn split_uuid(fstype: &str, options: &[String]) -> Result<(Vec<String>, Option<S
             }
             (_, value) if is_hex && digits.len() == 32 => uuid = Some(value.to_owned()),
             _ => {
-                let message = format!("`{value}` is no UUID for {fstype}");
+                let message = format!("`{value}` is not a UUID for {fstype}");
                 return Err(Fault::new("options", message));
             }
         }

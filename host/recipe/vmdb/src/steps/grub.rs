@@ -61,7 +61,7 @@ impl StepKind for Grub {
             "ieee1275" => Flavor::Ieee1275,
             other => {
                 let hint = "the flavors are `bios`, `uefi` and `ieee1275`";
-                fields.fault("grub", format!("`{other}` is no flavor of GRUB"), Some(hint));
+                fields.fault("grub", format!("`{other}` is not a flavor of GRUB"), Some(hint));
                 Flavor::Bios
             }
         };
@@ -125,7 +125,7 @@ fn flag_partition(
         Device::Partition { disk, part } => set_flag(lowering, disk, part, flag, true),
         // The partition table of an existing image stays as it is, flags included.
         Device::Found { .. } => {}
-        _ => return Err(Fault::new(key, format!("`{tag}` is no partition"))),
+        _ => return Err(Fault::new(key, format!("`{tag}` is not a partition"))),
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ impl StepKind for Mkimg {
 
     fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
         let bytes = size::image_bytes(&self.size).filter(|bytes| *bytes > 0).ok_or_else(|| {
-            Fault::new("size", format!("`{}` is no size of an image", self.size))
+            Fault::new("size", format!("`{}` is not a size of an image", self.size))
                 .hint("a number, with K, M, G or T for powers of 1024")
         })?;
         add_disk(lowering, "mkimg", &self.path, bytes)?;
@@ -98,8 +98,7 @@ impl StepKind for Mklabel {
             "msdos" | "dos" => TableLabel::Mbr,
             "gpt" => TableLabel::Gpt,
             other => {
-                let fault =
-                    Fault::new("mklabel", format!("`{other}` is no label that can be made"));
+                let fault = Fault::new("mklabel", format!("`{other}` is not a supported label"));
                 return Err(fault.hint("the labels are `gpt` and `msdos`"));
             }
         };
@@ -155,7 +154,7 @@ impl StepKind for Mkpart {
                 other => nearest(other, table::FS_TYPES),
             };
             let hint = meant.map(|meant| format!("did you mean `{meant}`?"));
-            let message = format!("`{}` is no kind of filesystem for a partition", step.fs_type);
+            let message = format!("`{}` is not a filesystem type that parted knows", step.fs_type);
             fields.fault("fs-type", message, hint.as_deref());
         }
         step
@@ -173,7 +172,7 @@ impl StepKind for Mkpart {
             (TableLabel::Mbr, "extended") => Role::Extended,
             (TableLabel::Mbr, "logical") => Role::Logical,
             (TableLabel::Mbr, other) => {
-                let fault = Fault::new("mkpart", format!("`{other}` is no kind of partition"));
+                let fault = Fault::new("mkpart", format!("`{other}` is not a kind of partition"));
                 return Err(fault.hint("the kinds are `primary`, `extended` and `logical`"));
             }
         };
@@ -233,7 +232,7 @@ impl StepKind for SetPartFlag {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("the flags are {}", listed(&flags)),
             };
-            let message = format!("`{flag}` is no flag that can be set");
+            let message = format!("`{flag}` is not a flag that can be set");
             fields.fault("flag", message, Some(&hint));
         }
         Self { device, tag, flag, enabled: state == "enabled" }
@@ -242,10 +241,10 @@ impl StepKind for SetPartFlag {
     fn lower(&self, lowering: &mut Lowering<'_>) -> Result<(), Fault> {
         let index = disk(lowering, "set_part_flag", &self.device)?;
         let Device::Partition { disk, part } = lowering.tag("tag", &self.tag)?.device else {
-            return Err(Fault::new("tag", format!("`{}` is no partition", self.tag)));
+            return Err(Fault::new("tag", format!("`{}` is not a partition", self.tag)));
         };
         if disk != index {
-            let message = format!("`{}` is no partition of `{}`", self.tag, self.device);
+            let message = format!("`{}` is not a partition of `{}`", self.tag, self.device);
             return Err(Fault::new("tag", message));
         }
         if lowering.disks[disk].label.is_some_and(|label| !table::has_flag(label, &self.flag)) {
@@ -332,13 +331,13 @@ impl Kpartx {
             return Err(Fault::new("kpartx", message).hint("put `mklabel` before it"));
         }
         if crate::cli::format_of(&self.device).0 != "raw" {
-            let message = format!("`{}` is no raw image, which --image must be", self.device);
+            let message = format!("`{}` is not a raw image, which --image must be", self.device);
             return Err(Fault::new("kpartx", message).hint("`qemu-img convert` makes one of it"));
         }
         let file = lowering.directories.file_of_user(&self.device);
         let file = file.map_err(Fault::input("kpartx"))?;
         if file.bytes % size::SECTOR_BYTES != 0 {
-            let message = format!("the size of `{}` is no multiple of 512", self.device);
+            let message = format!("the size of `{}` is not a multiple of 512", self.device);
             return Err(Fault::new("kpartx", message));
         }
         lowering.disks[disk].base = Some(file.base());

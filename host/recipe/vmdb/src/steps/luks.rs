@@ -50,7 +50,7 @@ impl StepKind for Cryptsetup {
             fields.fault("", message, None);
         }
         if name.contains('/') {
-            fields.fault("name", format!("`{name}` is no name of a mapping"), None);
+            fields.fault("name", format!("`{name}` is not a name of a mapping"), None);
         }
         let key = keys.into_iter().next().unwrap_or(Key::Password(String::new()));
         Self { below, name, key }

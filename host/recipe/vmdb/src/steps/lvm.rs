@@ -82,7 +82,7 @@ impl StepKind for Lvcreate {
             LvSize::Extents(self.size.clone())
         } else {
             let bytes = size::volume_bytes(&self.size).ok_or_else(|| {
-                Fault::new("size", format!("`{}` is no size of a volume", self.size))
+                Fault::new("size", format!("`{}` is not a size of a volume", self.size))
                     .hint("a number with M, G or T, `fill`, or a percentage such as 50%VG")
             })?;
             LvSize::Bytes(bytes)
@@ -138,7 +138,7 @@ impl StepKind for Lvscan {
         for tag in &self.tags {
             let own = Device::Volume { group: self.group.clone() };
             if lowering.tag("tags", tag)?.device != own {
-                let message = format!("`{tag}` is no volume of the group `{}`", self.group);
+                let message = format!("`{tag}` is not a volume of the group `{}`", self.group);
                 return Err(Fault::new("tags", message));
             }
         }

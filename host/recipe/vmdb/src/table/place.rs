@@ -114,7 +114,7 @@ pub(crate) fn place(
         location(word, disk_bytes).map_err(|error| {
             let message = match error {
                 NoLocation::Form => {
-                    format!("`{word}` is no place on a disk: that is {LOCATION_UNITS}")
+                    format!("`{word}` is not a location on a disk: that is {LOCATION_UNITS}")
                 }
                 NoLocation::Outside => {
                     format!("`{word}` lies outside of the disk of {disk_bytes} bytes")
@@ -197,7 +197,7 @@ impl Disk<'_> {
                 ))
             }
             (TableLabel::Mbr, Role::Logical) if self.extended().is_none() => {
-                Err("a logical partition lies in an extended one, and there is none yet".into())
+                Err("a logical partition needs an extended one, and there is none yet".into())
             }
             (TableLabel::Mbr, Role::Logical) if logical >= LOGICAL_MAX => {
                 Err(format!("an msdos table has {LOGICAL_MAX} logical partitions at most"))

@@ -225,14 +225,14 @@ fn scalar_of(text: &str, plain: bool, tag: Option<&Tag>, at: Position) -> Result
         "null" => value(Value::Null),
         "bool" => match scalar::bool_of(&text.to_ascii_lowercase()) {
             Some(truth) => value(Value::Bool(truth)),
-            None => Err(wrong(format!("`{text}` is no boolean"))),
+            None => Err(wrong(format!("`{text}` is not a boolean"))),
         },
         "int" if scalar::is_int(text) => scalar::int(text).map_err(wrong).map(Plain::Value),
-        "int" => Err(wrong(format!("`{text}` is no integer"))),
+        "int" => Err(wrong(format!("`{text}` is not an integer"))),
         "float" if scalar::is_float(text) || scalar::is_int(text) => {
             scalar::float(text).map_err(wrong).map(Plain::Value)
         }
-        "float" => Err(wrong(format!("`{text}` is no float"))),
+        "float" => Err(wrong(format!("`{text}` is not a float"))),
         "timestamp" => value(Value::Other("a date", text.to_owned())),
         "binary" => value(Value::Other("bytes", text.to_owned())),
         _ => Err(unknown_tag(tag, at)),
