@@ -58,7 +58,7 @@ impl End {
         let _ = self.event.write(1);
     }
 
-    /// Ends the machine because a part of it failed, and replaces any reason but an earlier failure:
+    /// Ends the machine because a part of it failed; replaces any reason but an earlier failure:
     /// if a guest powered off normally but the last data of its disk was lost, the machine failed.
     pub(crate) fn failed(&self, text: String) {
         let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);

@@ -41,7 +41,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Creates the mount points of binds; paths of directories end with a slash. Existing ones are
 /// unchanged.
-const BIND_MOUNT_POINTS: &str = r#"set -eu
+const BIND_SCRIPT: &str = r#"set -eu
 for place in "$@"; do
     case "$place" in
         */) mkdir -p "$place" ;;
@@ -269,10 +269,10 @@ fn find_root(root: Option<&str>) -> Step {
 /// mounts, their presence would depend on the stage from which the cache resumes.
 fn mount_points_stage() -> Stage {
     let places = ["proc", "sys", "dev", "mnt", "tmp"].map(|place| format!("{ROOT}/{place}"));
-    stage("places", mounted(), vec![make_mount_points("mkdir -p \"$@\"", &places)])
+    stage("places", mounted(), vec![mount_points("mkdir -p \"$@\"", &places)])
 }
 
-fn make_mount_points(script: &str, places: &[String]) -> Step {
+fn mount_points(script: &str, places: &[String]) -> Step {
     let words = ["/bin/sh", "-c", script, "places"].into_iter().map(Value::from);
     Step::Run(Run {
         what: "make mount points".into(),
@@ -355,11 +355,8 @@ fn build_layer(
             binds.push(bind(&format!("{BINDS}/{index}"), &wanted.to));
         }
         let what = format!("what {} binds", layer.name);
-        let steps = vec![
-            empty(BINDS),
-            upload(&what, BINDS, entries),
-            make_mount_points(BIND_MOUNT_POINTS, &places),
-        ];
+        let steps =
+            vec![empty(BINDS), upload(&what, BINDS, entries), mount_points(BIND_SCRIPT, &places)];
         let prepare = stage(&format!("{} (binds)", layer.name), mounted(), steps);
         stages.push(Stage { keep: keep(layer), ..prepare });
     }
