@@ -54,44 +54,6 @@ fn every_file_says_first_what_it_is_for() {
     none(&silent.map(|(path, _)| format!("{path} does not begin with `//!`")).collect::<Vec<_>>());
 }
 
-/// Words that say nothing as a whole doc comment: an editor shows it without its surroundings.
-const POINTERS: &[&str] = &[
-    "All", "Asks", "Does it", "Here", "How", "How many", "It", "Its", "Looks", "None", "Nothing",
-    "Or not", "That", "There", "They", "This", "Those", "What", "When", "Where", "Which", "Who",
-    "Whom", "Why", "Why not",
-];
-/// Folders whose doc comments are still to be rewritten.
-const POINTERS_REMAIN: &[&str] = &[
-    "guest-agent/",
-    "host/engine/",
-    "host/plan/",
-    "host/remote/",
-    "host/session/",
-    "host/src/",
-    "host/store/",
-];
-
-#[test]
-fn doc_comments_can_be_read_alone() {
-    let mut complaints = Vec::new();
-    for (path, text) in files() {
-        if POINTERS_REMAIN.iter().any(|folder| path.starts_with(folder)) {
-            continue;
-        }
-        let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
-        for (number, line) in lines.iter().enumerate() {
-            let is_doc = |line: Option<&&str>| line.is_some_and(|line| line.starts_with("///"));
-            let alone = !is_doc(lines.get(number + 1))
-                && !is_doc(number.checked_sub(1).and_then(|above| lines.get(above)));
-            let doc = line.strip_prefix("/// ").map(|doc| doc.trim_end_matches('.'));
-            if alone && doc.is_some_and(|doc| POINTERS.contains(&doc)) {
-                complaints.push(format!("{path}:{}: `{line}` says nothing alone", number + 1));
-            }
-        }
-    }
-    none(&complaints);
-}
-
 #[test]
 fn files_are_short_or_have_a_reason() {
     let mut complaints = Vec::new();
