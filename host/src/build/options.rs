@@ -4,12 +4,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use engine::cache::{Refresh, Rules};
-use machine::{DriveFormat, accel::Accel};
 
 use crate::{
     cli::{
-        AccelArg, AccelArgs, BuildArgs, BuilderArgs, CaBundle, CacheDirArgs, DriveFormatArg,
-        GuestArgs, OnFailureArg, PackageArgs, ReachArgs, ReuseArgs, SourceArgs,
+        AccelArgs, BuildArgs, BuilderArgs, CaBundle, CacheDirArgs, GuestArgs, OnFailureArg,
+        PackageArgs, ReachArgs, ReuseArgs, SourceArgs,
     },
     settings::{CaSource, Settings, StageCache},
 };
@@ -68,10 +67,7 @@ pub(crate) fn guest_settings(args: &GuestArgs) -> Settings {
         memory_mib: machine.memory.memsize.unwrap_or(appliance.memory_mib),
         network: !network.no_network,
         drive: drive.drive.clone(),
-        drive_format: drive.drive_format.map(|format| match format {
-            DriveFormatArg::Raw => DriveFormat::Raw,
-            DriveFormatArg::Qcow2 => DriveFormat::Qcow2,
-        }),
+        drive_format: drive.drive_format,
         ..with_reach(appliance, &network.reach)
     }
 }
@@ -96,11 +92,7 @@ pub(crate) fn appliance_settings(
     cache: &CacheDirArgs,
 ) -> Settings {
     Settings {
-        accel: match accel.accel {
-            AccelArg::Auto => Accel::Auto,
-            AccelArg::Kvm => Accel::Kvm,
-            AccelArg::Tcg => Accel::Tcg,
-        },
+        accel: accel.accel,
         require_confinement: accel.require_confinement,
         appliance_packages: packages.appliance_package.clone(),
         mirror: source.mirror.clone(),
@@ -124,6 +116,8 @@ pub(crate) fn cache_dir(args: &CacheDirArgs) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
+
+    use machine::{DriveFormat, accel::Accel};
 
     use super::*;
     use crate::commands::command_line::{self, Invocation};

@@ -6,14 +6,15 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, ValueEnum, builder::ValueParser};
+use clap::{ArgAction, Args, builder::ValueParser};
+use machine::{DriveFormat, accel::Accel};
 
 use super::formats::{ChecksumKind, ContainerEngine};
 use super::network::{NETWORK, NetworkArgs};
 use super::reuse::{CacheDirArgs, ReuseArgs};
 use super::values::{
-    ByteSize, EnvVar, MachineReadable, Share, debug_level, image_extra_size, image_size,
-    max_online_resize, memsize, positive, smp,
+    ByteSize, EnvVar, MachineReadable, Share, accel, debug_level, drive_format, image_extra_size,
+    image_size, max_online_resize, memsize, positive, smp,
 };
 
 const ELEMENTS: &str = "Elements";
@@ -315,17 +316,8 @@ pub(crate) struct DriveArgs {
     /// The content never decides: a guest can write anything over its drive. Without this option,
     /// a drive that begins as a file of another format does is refused. A qcow2 drive must not
     /// stand on a backing file or have an external data file.
-    #[arg(long, value_name = "FORMAT")]
-    pub(crate) drive_format: Option<DriveFormatArg>,
-}
-
-/// Formats of the helper drive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DriveFormatArg {
-    /// The file is the disk
-    Raw,
-    /// A qcow2 file
-    Qcow2,
+    #[arg(long, value_name = "FORMAT", value_parser = drive_format())]
+    pub(crate) drive_format: Option<DriveFormat>,
 }
 
 /// The machine that builds.
@@ -355,8 +347,8 @@ pub(crate) struct AccelArgs {
     /// `auto` tries /dev/kvm with the instructions that a kernel needs and takes it when they
     /// work at a sensible speed; otherwise QEMU translates, which is slower but needs nothing.
     /// `vbuild doctor` shows every check.
-    #[arg(long, value_name = "KIND", default_value = "auto")]
-    pub(crate) accel: AccelArg,
+    #[arg(long, value_name = "KIND", default_value = "auto", value_parser = accel())]
+    pub(crate) accel: Accel,
 
     /// Fail when the kernel cannot confine vbuild's processes in every layer
     ///
@@ -393,17 +385,6 @@ pub(crate) struct PackageArgs {
     /// Add a Debian package to the appliance; may be given several times
     #[arg(long, value_name = "PACKAGE")]
     pub(crate) appliance_package: Vec<String>,
-}
-
-/// Accelerators of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AccelArg {
-    /// The best that works
-    Auto,
-    /// Hardware virtualisation, or fail
-    Kvm,
-    /// Translation by QEMU
-    Tcg,
 }
 
 /// What is told, and where.

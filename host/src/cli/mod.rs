@@ -22,8 +22,8 @@ pub(crate) mod verbs;
 
 pub(crate) use backing::BackingArgs;
 pub(crate) use build::{
-    AccelArg, AccelArgs, BuildArgs, BuilderArgs, DriveFormatArg, ElementArgs, GuestArgs,
-    MachineArgs, MemoryArgs, OutputArgs, PackageArgs, ProcessorArgs, ScriptArgs, ViewArgs,
+    AccelArgs, BuildArgs, BuilderArgs, ElementArgs, GuestArgs, MachineArgs, MemoryArgs, OutputArgs,
+    PackageArgs, ProcessorArgs, ScriptArgs, ViewArgs,
 };
 pub(crate) use classes::{Words, recipe_words};
 pub(crate) use formats::{
@@ -39,5 +39,5 @@ pub(crate) use reuse::{CacheDirArgs, OnFailureArg, ReuseArgs};
 pub(crate) use usage::{in_name_of, usage};
 pub(crate) use values::{
     Age, ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, age, comma_list,
-    positive, smp,
+    drive_format, positive, smp,
 };

@@ -9,6 +9,9 @@ use std::{
     time::Duration,
 };
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use machine::{DriveFormat, accel::Accel};
+
 /// The largest integer that virt-dib accepted (2^30 either way); nothing here
 /// needs more.
 const INTEGER_MAX: i64 = 1 << 30;
@@ -102,7 +105,7 @@ pub(crate) fn positive(text: &str) -> Result<u32, InvalidValue> {
     unsigned(text, 1, |value| format!("`{value}` must be at least 1"))
 }
 
-/// The longest age of something; any age when there is none.
+/// The longest permitted age; `None` permits any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Age(pub(crate) Option<Duration>);
 
@@ -295,6 +298,34 @@ pub(crate) enum CaBundle {
 /// Never; the type is that of all parsers.
 pub(crate) fn ca_bundle(text: &str) -> Result<CaBundle, InvalidValue> {
     Ok(if text == "host" { CaBundle::Host } else { CaBundle::File(text.into()) })
+}
+
+/// `--accel KIND`.
+pub(crate) fn accel() -> impl TypedValueParser<Value = Accel> {
+    choice(&[
+        (Accel::Auto, "auto", "The best that works"),
+        (Accel::Kvm, "kvm", "Hardware virtualisation, or fail"),
+        (Accel::Tcg, "tcg", "Translation by QEMU"),
+    ])
+}
+
+/// `--drive-format FORMAT`, and the format of an image that is booted.
+pub(crate) fn drive_format() -> impl TypedValueParser<Value = DriveFormat> {
+    choice(&[
+        (DriveFormat::Raw, "raw", "The file is the disk"),
+        (DriveFormat::Qcow2, "qcow2", "A qcow2 file"),
+    ])
+}
+
+/// One of several words, each with its value and its line of help.
+fn choice<T: Copy + Send + Sync + 'static>(
+    all: &'static [(T, &'static str, &'static str)],
+) -> impl TypedValueParser<Value = T> {
+    let words = all.iter().map(|(_, word, help)| PossibleValue::new(word).help(help));
+    PossibleValuesParser::new(words).map(|word| {
+        let found = all.iter().find(|(_, known, _)| *known == word);
+        found.map(|(value, ..)| *value).expect("the parser takes these words only")
+    })
 }
 
 /// A host that scripts may reach, in the words of `--allow-host`.

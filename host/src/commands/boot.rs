@@ -12,7 +12,10 @@ use checked::Printable;
 use clap::Args;
 use confine::Confinement;
 use engine::Network as _;
-use machine::{BlockSize, DriveFormat, Layer, accel::Verdict};
+use machine::{
+    BlockSize, DriveFormat, Layer,
+    accel::{Accel, Verdict},
+};
 use qemu::{
     Qemu, QemuAccel,
     boot::{BootSpec, Firmware, Network, NotSeen, Session, Terminal, find_uefi},
@@ -21,9 +24,7 @@ use tokio::sync::watch;
 
 use crate::{
     build::{bases, options, runtime},
-    cli::{
-        AccelArg, AccelArgs, BackingArgs, CacheDirArgs, DriveFormatArg, ReachArgs, positive, smp,
-    },
+    cli::{AccelArgs, BackingArgs, CacheDirArgs, ReachArgs, drive_format, positive, smp},
     commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
     machine::{
@@ -48,8 +49,8 @@ pub(crate) struct BootArgs {
 
     /// Its format [default: qcow2 for *.qcow2, what the suffix says for vmdk, vhd, vhdx, vdi and
     /// packed images, else raw]
-    #[arg(long, value_name = "FORMAT")]
-    pub(crate) format: Option<DriveFormatArg>,
+    #[arg(long, value_name = "FORMAT", value_parser = drive_format())]
+    pub(crate) format: Option<DriveFormat>,
 
     /// Logical block size of the disk: 512 or 4096
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = block_size)]
@@ -139,7 +140,7 @@ pub(crate) fn run(context: &ProcessContext, args: &BootArgs) -> Outcome {
     let demand = |held: &[Confinement]| if require { confinement::demand(held) } else { Ok(()) };
     if args.trial.expect.is_empty() {
         let status = runtime::runtime()?.block_on(async {
-            // The terminal is the guest's, so nobody is told of its connections.
+            // The terminal is the guest's, so connections are not reported.
             spec.network = network.map(|policy| door(policy, Arc::new(|_| {}))).transpose()?;
             let mut terminal = Terminal::start(&qemu, &spec).await?;
             demand(&terminal.confinement())?;
@@ -180,7 +181,7 @@ fn door(policy: egress::Policy, on_record: egress::OnRecord) -> Result<Network, 
     Ok(Network { door: network.on_guest_connect(), port: wire::EGRESS_PORT })
 }
 
-/// Waits for one text after another, and answers, until somebody says stop.
+/// Waits for one text after another and types the answers, until it is cancelled.
 async fn expect(
     session: &mut Session,
     args: &BootArgs,
@@ -263,7 +264,7 @@ fn below(image: &Path, trial: &TrialArgs) -> Result<Vec<Layer>, CommandError> {
 
 /// The image's format, by its name and not by its content: a guest has written
 /// that, and qcow2 can name other files of the host.
-fn format(image: &Path, asked: Option<DriveFormatArg>) -> Result<DriveFormat, CommandError> {
+fn format(image: &Path, asked: Option<DriveFormat>) -> Result<DriveFormat, CommandError> {
     let failed = |error: std::io::Error| {
         CommandError::new(Kind::Usage, error)
             .context(format!("cannot open the image {}", image.display()))
@@ -271,8 +272,8 @@ fn format(image: &Path, asked: Option<DriveFormatArg>) -> Result<DriveFormat, Co
     let is_qcow2 = File::open(image).and_then(Magic::read).map_err(failed)? == Some(Magic::Qcow2);
     let named_qcow2 = image.extension().is_some_and(|extension| extension == "qcow2");
     match (asked, named_qcow2) {
-        (Some(DriveFormatArg::Raw), _) => Ok(DriveFormat::Raw),
-        (Some(DriveFormatArg::Qcow2), _) | (None, true) if is_qcow2 => Ok(DriveFormat::Qcow2),
+        (Some(DriveFormat::Raw), _) => Ok(DriveFormat::Raw),
+        (Some(DriveFormat::Qcow2), _) | (None, true) if is_qcow2 => Ok(DriveFormat::Qcow2),
         (None, false) if !is_qcow2 => Ok(DriveFormat::Raw),
         (None, false) => {
             let text = format!("{} is qcow2, but its name does not say so", image.display());
@@ -283,13 +284,13 @@ fn format(image: &Path, asked: Option<DriveFormatArg>) -> Result<DriveFormat, Co
 }
 
 /// Which of QEMU's accelerators. Unlike builds, images boot on QEMU alone.
-fn accel(asked: AccelArg) -> Result<QemuAccel, CommandError> {
-    if asked == AccelArg::Tcg {
+fn accel(asked: Accel) -> Result<QemuAccel, CommandError> {
+    if asked == Accel::Tcg {
         return Ok(QemuAccel::Tcg);
     }
     match (backend::report().verdict(), asked) {
         (Verdict::Usable, _) => Ok(QemuAccel::Kvm),
-        (Verdict::Unusable { .. }, AccelArg::Auto) => Ok(QemuAccel::Tcg),
+        (Verdict::Unusable { .. }, Accel::Auto) => Ok(QemuAccel::Tcg),
         (Verdict::Unusable { check, reason, hint }, _) => {
             let text = format!("KVM cannot be used: {check}: {reason}");
             Err(CommandError::message(Kind::Host, text).maybe_hint(hint))
@@ -315,11 +316,11 @@ mod tests {
         let wrong = file("d.qcow2", b"\xeb\x63\x90\x10");
         assert_eq!(format(&good, None).unwrap(), DriveFormat::Qcow2);
         assert_eq!(format(&raw, None).unwrap(), DriveFormat::Raw);
-        assert_eq!(format(&hidden, Some(DriveFormatArg::Raw)).unwrap(), DriveFormat::Raw);
-        assert_eq!(format(&hidden, Some(DriveFormatArg::Qcow2)).unwrap(), DriveFormat::Qcow2);
+        assert_eq!(format(&hidden, Some(DriveFormat::Raw)).unwrap(), DriveFormat::Raw);
+        assert_eq!(format(&hidden, Some(DriveFormat::Qcow2)).unwrap(), DriveFormat::Qcow2);
         assert!(format(&hidden, None).is_err());
         assert!(format(&wrong, None).is_err());
-        assert!(format(&raw, Some(DriveFormatArg::Qcow2)).is_err());
+        assert!(format(&raw, Some(DriveFormat::Qcow2)).is_err());
         assert!(format(Path::new("/nothing/here"), None).is_err());
     }
 }

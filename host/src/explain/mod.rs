@@ -4,7 +4,7 @@
 //! changed by that are looked up where they were copied from.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -39,7 +39,7 @@ pub(crate) struct Answer {
     pub(crate) name: Printable,
     /// The element or other source that it came from.
     pub(crate) origin: Option<Printable>,
-    /// The stage.
+    /// The stage in which the step ran.
     pub(crate) stage: Printable,
     /// Connections of the stage.
     pub(crate) connections: Vec<Connection>,
@@ -78,7 +78,7 @@ pub(crate) async fn path(
         CommandError::message(Kind::Build, format!("the step that changed `{path}` is not known"))
             .hint("what ran before it was kept in the store is not recorded")
     };
-    let (stage, ran) = attribute(&built.stages, times).ok_or_else(unknown)?;
+    let (stage, ran) = attribute(&built.stages, &copies(&built.plan), times).ok_or_else(unknown)?;
     Ok(Answer {
         name: ran.map_or_else(|| stage.name.clone(), |ran| ran.name.clone()),
         origin: ran.and_then(|ran| ran.origin.clone()),
@@ -89,7 +89,7 @@ pub(crate) async fn path(
     })
 }
 
-/// Stages whose files nobody can look at.
+/// A hint about stages whose disks are never kept, so that their files cannot be seen.
 fn never_kept(plan: &Plan) -> Option<String> {
     let first = plan.stages.iter().find(|stage| stage.keep == plan::Keep::No)?;
     Some(format!("what {} and the stages behind it make is never kept", first.name))
@@ -109,11 +109,12 @@ pub(crate) async fn sizes(
     let built = find(settings, build)?;
     let mut shares: BTreeMap<Printable, u64> = BTreeMap::new();
     let mut seen = HashSet::new();
+    let copies = copies(&built.plan);
     for entry in look(settings, ctx, &built, None).await?.values() {
         if !seen.insert(entry.inode.clone()) {
             continue;
         }
-        let name = match attribute(&built.stages, entry) {
+        let name = match attribute(&built.stages, &copies, entry) {
             Some((_, Some(ran))) if by_step => ran.name.clone(),
             Some((stage, _)) => stage.name.clone(),
             None => "not known".into(),
@@ -217,13 +218,13 @@ struct Entry {
 /// The step that ran when a file changed.
 fn attribute<'a>(
     stages: &'a [StageRecord],
+    copies: &BTreeSet<Printable>,
     entry: &Entry,
 ) -> Option<(&'a StageRecord, Option<&'a store::Ran>)> {
     let mut found = None;
     for &time in &entry.changed_ms {
         let now = at(stages, time);
-        let copied =
-            now.is_some_and(|(_, ran)| ran.is_some_and(|ran| ran.kind == store::RanKind::TreeCopy));
+        let copied = now.is_some_and(|(_, ran)| ran.is_some_and(|ran| copies.contains(&ran.name)));
         found = now.or(found);
         if !copied {
             break;
@@ -300,6 +301,12 @@ async fn look(
     let mut found = looker.found.lock().unwrap_or_else(PoisonError::into_inner);
     std::mem::replace(&mut *found, Ok(BTreeMap::new()))
         .map_err(|text| CommandError::message(Kind::Build, text))
+}
+
+/// The titles of the steps that copy trees: what they write was made by others before.
+fn copies(plan: &Plan) -> BTreeSet<Printable> {
+    let copies = plan.steps().filter(|step| matches!(step, Step::CopyTree { .. }));
+    copies.map(|step| Printable::from(step.title().as_str())).collect()
 }
 
 /// Directories that trees are copied from, seen from the tools root, last first.
@@ -466,7 +473,7 @@ mod tests {
         ];
         let who = |times: &[u64]| {
             let entry = Entry { changed_ms: times.to_vec(), ..Entry::default() };
-            attribute(&stages, &entry)
+            attribute(&stages, &["copy the tree to /m".into()].into(), &entry)
                 .map(|(stage, ran)| ran.map_or(&stage.name, |ran| &ran.name).to_string())
         };
         assert_eq!(who(&[25_000, 1500]), Some("root.d/10-a".into()));
