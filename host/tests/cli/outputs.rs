@@ -123,9 +123,29 @@ fn builds_of_elements_and_layers_refuse_the_same() {
             assert!(errors.contains(reason), "{line}: {errors}");
         }
     }
-    // The project's own folder of results is made where it is missing.
+    // The project's own folder of results is made by the build, where it is missing.
     let planned = run(&home, "vbuild plan layers --base b.raw L");
     assert!(planned.status.success(), "{}", String::from_utf8_lossy(&planned.stderr));
+    assert!(!home.join("L/build").exists(), "a question makes no folder");
+}
+
+#[test]
+fn a_plan_neither_builds_nor_downloads_the_base_image() {
+    let (_folder, home) = ground();
+    let mirror = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    mirror.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/base.raw", mirror.local_addr().unwrap());
+    let digest = "0".repeat(64);
+    for (base, reason) in [
+        ("recipe: vmdb\n  arguments: [s.vmdb]\n".to_owned(), "is not built yet"),
+        (format!("url: {url}\n  sha256: {digest}\n"), "is not downloaded yet"),
+    ] {
+        fs::write(home.join("L/vbuild.yaml"), format!("base:\n  {base}")).unwrap();
+        let (status, errors) = refused(&home, "vbuild plan layers L");
+        assert!(status == 1 && errors.contains(reason), "{errors}");
+        assert!(!home.join("L/build").exists() && !home.join(".cache/vbuild/bases").exists());
+        assert!(mirror.accept().is_err(), "a question was asked of the mirror");
+    }
 }
 
 #[test]
