@@ -51,7 +51,7 @@ pub enum Kind {
 /// The exit status of each kind; vbuild(1) repeats this table.
 ///
 /// virt-dib has 1 for everything, and callers test for that, so the kinds that
-/// it knows stay 1. Only what it does not have is told apart: `exec` passes a
+/// it knows stay 1. Only what it does not have has another status: `exec` passes a
 /// command's status on and needs one of its own, which is env(1)'s, `vmdb`
 /// keeps vmdb2's, and a demand that virt-dib does not know has its own.
 #[must_use]
@@ -75,19 +75,19 @@ pub(crate) fn exit_now(kind: Kind) -> ! {
 /// can do.
 #[derive(Debug)]
 pub struct CommandError {
-    /// The kind.
+    /// What sort of failure it is.
     pub kind: Kind,
     /// What failed; its sources are printed below it.
     pub source: Source,
     /// What the user can do about it, each a line of its own.
     pub hints: Vec<String>,
-    /// Whether the user has been told already, by the failure block of a script.
+    /// Whether the error has been shown to the user already.
     pub told: bool,
-    /// Whether the user wants the same to be tried again.
+    /// Whether the user has asked to try the build again.
     pub retry: bool,
 }
 
-/// A failure that has no error value behind it, only words.
+/// An error that is only a text, with an optional cause.
 #[derive(Debug)]
 struct Words {
     text: String,
@@ -112,12 +112,12 @@ impl CommandError {
         Self { kind, source: source.into(), hints: Vec::new(), told: false, retry: false }
     }
 
-    /// From words.
+    /// An error with a text and no cause.
     pub(crate) fn message(kind: Kind, text: impl Into<String>) -> Self {
         Self::new(kind, Words { text: text.into(), source: None })
     }
 
-    /// A usage error from words.
+    /// A usage error with a text and no cause.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::message(Kind::Usage, text)
     }

@@ -1,5 +1,5 @@
-//! What a run has beside its settings: whom it tells what happens, and how it learns that
-//! it shall stop.
+//! What a run has beside its settings: the observer of its events, and the signal that
+//! cancels it.
 
 use std::fmt;
 

@@ -43,11 +43,11 @@ pub enum CaSource {
 /// The settings of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// What shall run the machine.
+    /// Which accelerator the machine uses.
     pub accel: Accel,
     /// Whether a kernel that does not grant every layer of the confinement is an error.
     pub require_confinement: bool,
-    /// Virtual processors.
+    /// The number of virtual processors.
     pub vcpus: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
@@ -70,7 +70,7 @@ pub struct Settings {
     pub proxy_resolves: bool,
     /// The user's helper drive.
     pub drive: Option<PathBuf>,
-    /// Its format, by the user; raw otherwise.
+    /// The format of the helper drive, as the user says; raw otherwise.
     pub drive_format: Option<DriveFormat>,
     /// The longest that one script may run.
     pub script_timeout: Option<Duration>,
@@ -92,7 +92,7 @@ pub struct Settings {
     pub remote_cache: Option<remote::Place>,
     /// The file with the secret that what is shared is signed with.
     pub remote_key: Option<PathBuf>,
-    /// Whether results of a shared cache are used that nobody has signed.
+    /// Whether unsigned results of a shared cache are used.
     pub remote_unsigned: bool,
     /// Open a shell in the machine when a script fails.
     pub shell_on_failure: bool,

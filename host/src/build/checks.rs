@@ -1,4 +1,4 @@
-//! What is wrong with a plan, told before anything is fetched or started.
+//! Checks of a plan and its settings, before anything is fetched or started.
 
 use engine::cache::Refresh;
 use plan::Plan;
@@ -56,7 +56,7 @@ fn of_stages(plan: &Plan) -> Vec<String> {
 }
 
 /// What is wrong with the settings of a plan's build, as far as that is known before any
-/// machine boots. Gives the stages before which a shell opens.
+/// machine boots. Returns the stages before which a shell opens.
 ///
 /// # Errors
 /// The first thing that is.

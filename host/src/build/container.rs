@@ -25,7 +25,7 @@ pub(crate) fn archive(
     Ok(Some(*name))
 }
 
-/// Gives the finished container image to the engine.
+/// Loads the finished container image into the engine.
 ///
 /// # Errors
 /// When the engine does not take it.

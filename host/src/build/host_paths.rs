@@ -21,7 +21,7 @@ pub(crate) fn broad() -> Vec<PathBuf> {
     home.into_iter().chain([std::env::temp_dir()]).chain(others).collect()
 }
 
-/// What the user has allowed. Each must be there, so that a typing error is told.
+/// The paths that the user has allowed. Each must exist, so that typing errors are found.
 ///
 /// # Errors
 /// A path with nothing at it.

@@ -1,5 +1,5 @@
-//! The logs of builds, in the cache: a new one for each build, and only so many
-//! of the old ones.
+//! The logs of builds, in the cache: a new one for each build, and the latest
+//! [`LOGS_KEPT`] of all.
 
 use std::{
     fs, io,
@@ -20,13 +20,13 @@ const SUFFIX: &str = ".log";
 pub(crate) fn new_log(cache_dir: &Path) -> Option<PathBuf> {
     let folder = cache_dir.join("logs");
     fs::create_dir_all(&folder).ok()?;
-    // A log too many is no reason to complain either.
+    // One log too many does no harm.
     let _ = prune(&folder, LOGS_KEPT - 1);
     let time = Utc::from(SystemTime::now()).compact();
     Some(folder.join(format!("{PREFIX}{time}-{}{SUFFIX}", std::process::id())))
 }
 
-/// Removes the oldest logs until so many are left. Their names sort by time.
+/// Removes the oldest logs until `keep` are left. Their names sort by time.
 fn prune(folder: &Path, keep: usize) -> io::Result<()> {
     let mut logs: Vec<String> = fs::read_dir(folder)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())

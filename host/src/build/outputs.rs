@@ -34,18 +34,18 @@ const BLOCK_BYTES: u64 = 512;
 pub(crate) struct Finished {
     /// Image files and archives.
     pub(crate) files: Vec<Pending>,
-    /// Directories.
+    /// Directories that wait for their place.
     pub(crate) directories: Vec<PendingTree>,
 }
 
-/// What a role in a record stands for.
+/// Where a stored file belongs on the host.
 enum Place<'a> {
     File(&'a Target),
     Directory(&'a Path),
 }
 
-/// The finished files of an earlier build of the same plan, if all are there and
-/// may be used; no machine is needed then. A damaged one is told.
+/// The finished files of an earlier build of the same plan, if all of them are stored and
+/// may be used; no machine is needed then. A damaged file causes a warning.
 pub(crate) fn finished(
     plan: &Plan,
     targets: &[Target],
@@ -73,8 +73,7 @@ pub(crate) fn has_finished(plan: &Plan, targets: &[Target], cache: &Cache) -> bo
         && record_of(plan, targets, cache).is_ok_and(|record| record.is_some())
 }
 
-/// Whether a recipe says that a part of the build is never kept: then the whole
-/// is not kept either.
+/// Whether a stage of the plan is never kept; then the finished files are not kept either.
 fn always_runs(plan: &Plan) -> bool {
     plan.stages.iter().any(|stage| stage.keep == plan::Keep::No)
 }

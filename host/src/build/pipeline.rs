@@ -23,7 +23,7 @@ use crate::{
     settings::Settings,
 };
 
-/// Builds a plan; gives the outputs.
+/// Builds a plan and returns its outputs.
 ///
 /// # Errors
 /// Whatever goes wrong. Outputs that existed before are then as they were.
@@ -130,7 +130,7 @@ async fn keep_outputs(
     Ok(())
 }
 
-/// Opens a shell in the machine of a plan, after so many of its stages. What is
+/// Opens a shell in the machine of a plan, after the first `after` stages. What is
 /// not in the cache runs; nothing is written.
 ///
 /// # Errors
@@ -176,8 +176,8 @@ fn tell_unchanged(plan: &Plan, ctx: &RunContext) {
     emit(Event::BuildFinished { elapsed: started.elapsed() });
 }
 
-/// Leaves of a disk what a build wants to be written, where it says so: see
-/// [`plan::LENGTH_FACT`]. The number comes from the guest.
+/// Truncates a disk to the length that the build has reported, if it has: see
+/// [`plan::LENGTH_FACT`]. The number comes from the guest, so it is checked.
 fn cut(
     disk: &plan::DiskName,
     path: &std::path::Path,

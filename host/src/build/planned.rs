@@ -7,9 +7,9 @@ use crate::settings::Settings;
 /// What would be built, and how.
 #[derive(Debug)]
 pub(crate) struct Planned {
-    /// The plan.
+    /// The plan of the recipe.
     pub(crate) plan: Plan,
-    /// The settings.
+    /// How it is to be run.
     pub(crate) settings: Settings,
     /// Files that were made for the plan, and are there as long as this.
     pub(crate) files: Option<tempfile::TempDir>,

@@ -33,7 +33,8 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Gets it, and makes the appliance if there is none.
+    /// Takes the drive, makes the directory, chooses the backend, and finds the appliance or
+    /// builds it.
     ///
     /// # Errors
     /// What this host cannot give.

@@ -22,15 +22,15 @@ use crate::{
     ui::{self, Console, Ui, Verbosity},
 };
 
-/// How long threads may take to end whose work nobody waits for any more.
+/// How long threads whose result is no longer needed may take to end.
 const GIVEN_UP_LIMIT: Duration = Duration::from_secs(1);
 
-/// How many threads do something that cannot hear of a wish to stop.
+/// How many threads run work that cannot be interrupted.
 static DEAF: AtomicUsize = AtomicUsize::new(0);
 
-/// Does something that may wait for long and cannot be asked to stop, such as a
-/// download. A signal ends the process at once meanwhile; there is no machine yet that
-/// had to come down, and the next run removes what the work has left.
+/// Runs blocking work that cannot be interrupted, such as a download. Until it returns, a
+/// signal ends the process at once: no machine runs yet that had to be shut down, and the
+/// next run removes what the work has left.
 ///
 /// # Errors
 /// When a signal came before, and what the work fails with.
@@ -44,8 +44,8 @@ pub(crate) fn until_signalled<T>(
             DEAF.fetch_sub(1, Ordering::SeqCst);
         }
     }
-    // In this order, and whoever takes signals the other way round: one of the two sees
-    // what the other has done.
+    // First count, then look at the signal; the signal handler does it the other way round.
+    // So at least one of the two sees what the other has done.
     DEAF.fetch_add(1, Ordering::SeqCst);
     let _deaf = Deaf;
     if *ctx.cancel.borrow() {
@@ -89,9 +89,9 @@ pub(crate) fn run<T>(
     outcome.map_err(|error| CommandError { told: true, ..error })
 }
 
-/// As [`run`], for builds: one that failed is tried again when the user asks for
-/// that in the shell of the failed machine. Each attempt has to look at its recipe
-/// anew, as that may have been mended.
+/// As [`run`], for builds: a failed build is tried again when the user asks for it in the
+/// shell of the failed machine. Each attempt must read its recipe again, because the user
+/// may have corrected it.
 ///
 /// # Errors
 /// What the last attempt fails with, already told to the user.

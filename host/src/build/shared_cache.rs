@@ -103,8 +103,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Fetches the last stage that is there and not here. What cannot be fetched
-    /// is built: it is told, and costs time.
+    /// Fetches the last stage that is only in the remote store. If it cannot be fetched, a
+    /// warning is given, and the stage is built.
     pub(crate) async fn fetch(&self, plan: &Plan, ctx: &RunContext) {
         if let Err(error) = try_fetch(&self.remote, plan, &self.cache, ctx).await {
             let causes = checked::chain(&error);
@@ -112,7 +112,7 @@ impl Shared {
         }
     }
 
-    /// Pushes what is here and not there.
+    /// Pushes the stages that are only in the local cache.
     ///
     /// # Errors
     /// When it cannot be pushed. What was built is not lost by that.

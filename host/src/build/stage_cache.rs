@@ -31,8 +31,8 @@ pub(crate) fn open(cache_dir: &Path) -> Result<Store, CommandError> {
     Store::open(&directory(cache_dir)).map_err(CommandError::from)
 }
 
-/// The cache for a build, unless it shall have none. A store that cannot be used
-/// costs only time: it is told, and the build goes on without.
+/// The cache for a build, unless the settings turn it off. A store that cannot be used
+/// costs only time: it causes a warning, and the build continues without it.
 ///
 /// # Errors
 /// When certificates or the key of a shared cache cannot be read.
@@ -44,7 +44,7 @@ pub(crate) fn for_build(
     opened(settings, appliance, ctx, || Store::open(&directory(&settings.cache_dir)).map(Some))
 }
 
-/// As [`for_build`] for a question: where there is no store, none is made.
+/// As [`for_build`] for verbs that only ask: a missing store is not created.
 ///
 /// # Errors
 /// As [`for_build`].
@@ -93,7 +93,7 @@ fn opened(
     }
 }
 
-/// What the steps of a build can see beside its plan.
+/// Everything outside the plan that the steps of a build can see; it is part of their keys.
 ///
 /// # Errors
 /// When certificates cannot be read.

@@ -36,8 +36,8 @@ pub(crate) fn of_plan(plan: &Plan) -> Vec<Target> {
     disks.chain(trees).collect()
 }
 
-/// What tells an output from others: with an epoch its name and that moment, so
-/// that it is the same in every build.
+/// The identifier of an output. With an epoch it is derived from that and the file's name,
+/// so that it is the same in every build; otherwise it is random.
 pub(crate) fn identity(epoch: Option<u64>, path: &std::path::Path) -> output::Identity {
     let Some(epoch) = epoch else { return output::Identity::random() };
     let name = path.file_name().unwrap_or_default().to_string_lossy();

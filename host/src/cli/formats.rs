@@ -29,7 +29,7 @@ pub(crate) fn manual() -> String {
 pub(crate) struct Formats(pub(crate) Vec<&'static output::Format>);
 
 impl Formats {
-    /// Their names.
+    /// The names of the formats.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|format| format.name)
     }
@@ -60,7 +60,7 @@ pub(crate) enum ContainerEngine {
 }
 
 impl ContainerEngine {
-    /// Its command.
+    /// The name of the engine's command.
     #[must_use]
     pub(crate) fn command(self) -> &'static str {
         match self {

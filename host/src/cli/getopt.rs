@@ -40,7 +40,7 @@ pub(crate) enum GetoptError {
     /// A prefix of several names.
     #[error("option '{typed}' is ambiguous; possibilities: {}", quoted(candidates))]
     Ambiguous {
-        /// As typed.
+        /// The option as typed.
         typed: String,
         /// The names it could stand for.
         candidates: Vec<String>,

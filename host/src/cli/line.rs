@@ -17,7 +17,7 @@ use crate::error::CommandError;
 /// What the command line of a build asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum BuildLine {
-    /// A build.
+    /// A build with these arguments.
     Build(Box<BuildArgs>),
     /// `--machine-readable` alone: what this vbuild can do.
     Capabilities(MachineReadable),
@@ -28,7 +28,7 @@ pub(crate) enum BuildLine {
 /// What clap has made of a command line.
 #[derive(Debug)]
 pub(crate) enum Matched {
-    /// The arguments.
+    /// The matches from which arguments are read.
     Arguments(ArgMatches),
     /// Help or the version, which ends the program.
     Print(String),

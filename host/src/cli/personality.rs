@@ -16,7 +16,7 @@ const VIRT_DIB_VERSION: &str = concat!("1.48 (vbuild ", env!("CARGO_PKG_VERSION"
 /// The name under which vbuild was started decides whose command line it reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Personality {
-    /// Its own.
+    /// The command line of vbuild itself.
     Vbuild,
     /// virt-dib's: the same without verbs.
     VirtDib,

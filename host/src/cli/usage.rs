@@ -21,7 +21,7 @@ impl From<GetoptError> for CommandError {
     }
 }
 
-/// The error as the program tells it under the name that it was started with.
+/// The error with the name under which the program was started.
 pub(crate) fn in_name_of(personality: Personality, error: CommandError) -> CommandError {
     let name = personality.name();
     let hint = format!("Try ‘{name} --help’ or consult vbuild(1) for more information.");

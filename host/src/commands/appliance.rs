@@ -98,7 +98,7 @@ pub(crate) struct ApplianceGcArgs {
     pub(crate) cache_dir: CacheDirArgs,
 }
 
-/// Carries it out.
+/// Runs the verb.
 ///
 /// # Errors
 /// A cache that cannot be read, an appliance that cannot be made.

@@ -65,7 +65,7 @@ pub(crate) enum DriveFilesystem {
     Ext4,
 }
 
-/// Carries it out.
+/// Runs the verb.
 ///
 /// # Errors
 /// A file that exists or cannot be written, a size that makes no filesystem.

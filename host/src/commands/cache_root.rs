@@ -74,12 +74,12 @@ fn of_recipe<'a>(other: Option<&'a OtherRecipe>, elements: &'a BuilderArgs) -> &
 
 /// Makes the folder, or takes other users' permissions away from it.
 ///
-/// A folder that the command line names is the user's word, whoever it belongs to: what is
-/// odd about it is only told, as the text that is given back. One that cannot be made is left
-/// to whatever needs it.
+/// A folder that the command line names is used whoever owns it; what is wrong with it is
+/// returned as the text of a warning. A folder that cannot be made is no error here: the code
+/// that needs it reports that.
 ///
 /// # Errors
-/// When the usual folder belongs to somebody else, or others could have written to it.
+/// When the usual folder belongs to another user, or others could have written to it.
 pub(crate) fn prepare(args: &CacheDirArgs) -> Result<Option<String>, CommandError> {
     let path = options::cache_dir(args);
     let error = match rooted::private(&path) {

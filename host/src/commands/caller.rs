@@ -1,5 +1,5 @@
 //! The environment of the caller under diskimage-builder's names: what of it reaches
-//! scripts, what else counts, and what is told about the rest.
+//! scripts, what else counts, and what is said about the rest.
 //!
 //! diskimage-builder gives scripts all of it. Here secrets of the caller stay out of
 //! images, so only what diskimage-builder and its elements document is passed; the rest is
@@ -121,7 +121,7 @@ pub(super) fn is_quiet(context: &ProcessContext, args: &BuildArgs) -> bool {
     flag(context, args, "DIB_QUIET")
 }
 
-/// Tells in one line which of the documented variables without `DIB_` are passed, and that
+/// Says in one line which of the documented variables without `DIB_` are passed, and that
 /// proxies are not.
 pub(super) fn tell(context: &ProcessContext, args: &BuildArgs, ctx: &RunContext) {
     if !counts(context, args) {

@@ -44,9 +44,9 @@ pub(crate) struct Cli {
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Invocation {
-    /// A build.
+    /// A build with elements.
     Build(Box<BuildArgs>),
-    /// Another verb.
+    /// A verb.
     Verb(Box<Verb>),
     /// `--machine-readable` alone: what this vbuild can do.
     Capabilities(MachineReadable),

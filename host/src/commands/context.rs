@@ -51,7 +51,7 @@ pub(crate) struct ProcessContext {
     pub(crate) args: Vec<OsString>,
     /// Builds base images. Given from outside, because layers know no other front end.
     pub(crate) build_base: BuildBase,
-    /// The environment.
+    /// The variables of the environment.
     pub(crate) environment: BTreeMap<OsString, OsString>,
 }
 

@@ -22,10 +22,10 @@ use crate::{
 };
 use dib::{DibError, DibOptions, Lowered, World};
 
-/// Builds.
+/// Builds with elements.
 ///
 /// # Errors
-/// Whatever the build fails with, told already once the view is open.
+/// Whatever the build fails with.
 pub(crate) fn run(context: &ProcessContext, args: &BuildArgs) -> Outcome {
     let settings = settings(context, args);
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
@@ -69,7 +69,7 @@ fn take_breaks(context: &ProcessContext, args: &BuildArgs, settings: &mut Settin
     }
 }
 
-/// From the options to a plan; tells which elements it is made of, as virt-dib
+/// Turns the options into a plan, and shows the elements that it is made of, as virt-dib
 /// did.
 ///
 /// # Errors

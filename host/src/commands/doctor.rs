@@ -80,10 +80,10 @@ impl Finding {
     }
 }
 
-/// Checks and tells.
+/// Runs all checks and prints what they found.
 ///
 /// # Errors
-/// None; what is missing is told, and decides the exit status.
+/// None: what is missing is printed, and decides the exit status.
 pub(crate) fn run(context: &ProcessContext, args: &DoctorArgs) -> Outcome {
     let DoctorArgs { accel, memory, packages, source, cache_dir } = args;
     let settings = options::appliance_settings(accel, packages, source, cache_dir);

@@ -67,7 +67,7 @@ fn settings(args: &BuiltArgs) -> Settings {
     options::appliance_settings(&args.accel, &args.packages, &args.source, &args.cache_dir)
 }
 
-/// Tells about one file.
+/// Prints what made one file.
 ///
 /// # Errors
 /// A build that is not in the store, a path that is not in its image.
@@ -110,7 +110,7 @@ fn tell(path: &str, answer: &Answer) -> String {
     text
 }
 
-/// Tells about all files.
+/// Prints how much each stage or step has made.
 ///
 /// # Errors
 /// A build that is not in the store.

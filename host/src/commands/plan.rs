@@ -82,7 +82,7 @@ pub(crate) fn run(context: &ProcessContext, args: &PlanArgs) -> Outcome {
     Ok(0)
 }
 
-/// The appliance that would be used, or why none would.
+/// The appliance that would be used, or why it is not known.
 fn appliance_files(settings: &Settings) -> Result<ApplianceFiles, String> {
     let (request, agent) = appliance::request(settings).map_err(|error| error.to_string())?;
     let found = ::appliance::find(&request).map_err(|error| error.to_string())?;
@@ -90,7 +90,7 @@ fn appliance_files(settings: &Settings) -> Result<ApplianceFiles, String> {
     appliance::files(&found, &request, agent).map_err(|error| error.to_string())
 }
 
-/// The keys of the stages, or why there are none.
+/// The keys of the stages, or why they are not known.
 fn keys(
     plan: &Plan,
     settings: &Settings,

@@ -29,12 +29,12 @@ pub(crate) enum OtherRecipe {
     B9(Box<B9PlanArgs>),
 }
 
-/// A recipe as its own command line tells it.
+/// A recipe and the options of its own command line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecipeArgs<'a> {
     /// One that is not elements.
     pub(crate) other: Option<&'a OtherRecipe>,
-    /// Options of a recipe of elements.
+    /// The build with elements, when no other recipe is given.
     pub(crate) elements: &'a BuildArgs,
 }
 

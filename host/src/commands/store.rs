@@ -19,7 +19,7 @@ use crate::{
 
 /// Digits of a key that are shown; enough to tell those of one user apart.
 const KEY_DIGITS: usize = 12;
-/// Base images that nobody has used for so long are not missed.
+/// How long base images may be unused before `gc` removes them.
 const BASES_UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// `vbuild store`.
@@ -95,7 +95,7 @@ pub(crate) struct GcArgs {
     pub(crate) bases: Option<Age>,
 }
 
-/// Carries it out.
+/// Runs the verb.
 ///
 /// # Errors
 /// A store that cannot be read or changed, or, for `verify`, one that is damaged.
@@ -204,7 +204,7 @@ fn describe(problem: &Problem) -> String {
     }
 }
 
-/// What a record is about.
+/// What a record holds, in words.
 fn what_of(record: &StageRecord) -> String {
     match record.kind {
         RecordKind::Stage => record.name.to_string(),

@@ -141,7 +141,7 @@ pub(crate) enum WordingArg {
     V041,
 }
 
-/// Builds.
+/// Builds a spec.
 ///
 /// # Errors
 /// A spec that cannot be read or is wrong, and whatever the build fails with.
@@ -169,7 +169,7 @@ fn build_spec(context: &ProcessContext, args: &VmdbArgs) -> Outcome {
     }
     let settings = settings(args, &prepared);
     let loading = container::archive(args.load_into, args.formats.as_ref())?;
-    // What is wrong with the outputs is told like everything else, before anything is shown.
+    // Outputs that cannot be written are reported before the view opens.
     checks::outputs(&prepared.lowered.plan, false)?;
     let console = context.console.shared_with_shell(settings.may_open_shell());
     let ui = Arc::new(Ui::open(&view(args, &settings, &console), &console)?);

@@ -19,7 +19,7 @@ const OVERRIDE: &str = "VBUILD_AGENT";
 /// The agent as a file, and its digest.
 ///
 /// # Errors
-/// When there is none, or the embedded one cannot be written to the cache.
+/// When no agent is found, or the embedded one cannot be written to the cache.
 pub(crate) fn locate(cache_dir: &Path) -> Result<(PathBuf, Digest), CommandError> {
     if let Some(path) = std::env::var_os(OVERRIDE).filter(|path| !path.is_empty()) {
         return read(PathBuf::from(path));

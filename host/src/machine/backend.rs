@@ -15,12 +15,12 @@ use crate::{
 /// The KVM device.
 pub(crate) const KVM: &str = "/dev/kvm";
 
-/// A backend with words for people.
+/// A backend and a one-line description for the log.
 #[derive(Debug, Clone)]
 pub struct Backend {
     /// The backend.
     pub backend: Arc<dyn machine::Backend>,
-    /// What it is, and why it was chosen.
+    /// Which backend it is, and why it was chosen.
     pub description: String,
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn report() -> ProbeReport {
     }
 }
 
-/// Chooses the backend and says so, where it is not what one hopes for.
+/// Chooses the backend. Warns when `--accel auto` falls back to translation.
 ///
 /// # Errors
 /// When nothing can run a machine as asked.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! It is locked for as long as its owner lives. A directory whose lock can be
-//! taken belongs to a build that died; whoever comes next removes it.
+//! taken belongs to a build that died; the next build removes it.
 //!
 //! Other users may write to `$TMPDIR`. What they put there under these names is passed
 //! over: directories count only when they belong to the user, and nothing is opened through
@@ -137,7 +137,7 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
 }
 
 /// The user's own directory in a shared one: `vbuild-UID`, or that with a random end
-/// where somebody else has taken the name.
+/// where another user has taken the name.
 fn own(shared: &Dir) -> Result<Dir, Error> {
     let name = format!("vbuild-{}", geteuid());
     let with_end = format!("{name}-");
@@ -160,7 +160,7 @@ fn own(shared: &Dir) -> Result<Dir, Error> {
 }
 
 /// Removes directories of builds that died. A directory that was made but not
-/// yet locked by its living owner is told apart by its process id.
+/// yet locked by its living owner is recognised by its process id.
 fn remove_dead(base: &Dir) {
     for name in base.names().unwrap_or_default() {
         let Some(owner) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
@@ -180,7 +180,7 @@ fn remove_dead(base: &Dir) {
         if alive || has(KEPT) {
             continue;
         }
-        // It is taken until the directory is gone, so that nobody else begins with it.
+        // It is taken until the directory is gone, so that no other process begins to use it.
         let lock = match directory.open_to_write(Path::new(LOCK)) {
             Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => Some(lock),

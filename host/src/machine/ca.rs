@@ -1,5 +1,5 @@
 //! The certificates that guests trust beside their own, for networks whose
-//! proxy signs TLS anew.
+//! proxy intercepts TLS and signs with its own certificate.
 
 use std::{io, path::PathBuf};
 

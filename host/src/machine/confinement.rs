@@ -1,4 +1,4 @@
-//! What confines the processes that meet a guest: told to whoever looks closely, and
+//! What confines the processes that a guest can attack: reported as events, and
 //! demanded by `--require-confinement`.
 
 use std::{
@@ -20,7 +20,7 @@ pub(crate) const REMEDY: &str = "a kernel of 5.13 or newer with landlock among i
                       boot option `lsm=`) grants all layers; without --require-confinement the \
                       other layers are held to be enough";
 
-/// A backend that tells once of each process what confines it.
+/// A backend that reports once for each kind of process what confines it.
 pub(crate) struct Telling {
     backend: std::sync::Arc<dyn Backend>,
     observer: SharedObserver,

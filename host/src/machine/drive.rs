@@ -1,5 +1,5 @@
 //! The user's helper drive, before any machine sees it: it exists, its format is what
-//! the user said, it looks like a disk, and nobody else uses it.
+//! the user said, it looks like a disk, and no other process uses it.
 //!
 //! A guest can write anything over its drive, also the header of a format that names
 //! other files of the host. So the content never chooses the format: without
@@ -55,8 +55,8 @@ pub(crate) enum DriveError {
         /// The format that the content claims.
         claimed: Magic,
     },
-    /// It was said to be qcow2, and its header is none or has a feature that is refused,
-    /// such as a backing file.
+    /// The user calls it qcow2, but its header is not valid or has a refused feature, such
+    /// as a backing file.
     #[error("the drive {} cannot be used as qcow2", path.display())]
     Header {
         /// The file.
@@ -65,7 +65,7 @@ pub(crate) enum DriveError {
         #[source]
         source: io::Error,
     },
-    /// Another process holds it.
+    /// Another process uses the drive.
     #[error("the drive {} is in use by another vbuild", .0.display())]
     InUse(PathBuf),
 }

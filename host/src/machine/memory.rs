@@ -1,9 +1,9 @@
 //! The memory of the host that machines can have.
 
-/// What vbuild and QEMU take beside the guest's memory, generously.
+/// Memory that vbuild and QEMU use in addition to the guest's, estimated generously.
 pub(crate) const BESIDE_GUEST_BYTES: u64 = 256 << 20;
 
-/// How much memory processes can get, in bytes, if the host says so.
+/// Memory that is available to processes, in bytes; `None` where the host does not say.
 pub(crate) fn available() -> Option<u64> {
     std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_in(&text))
 }

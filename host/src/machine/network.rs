@@ -122,7 +122,7 @@ pub(crate) fn rules(
     Ok(policy.with_proxy_resolves(proxy_resolves))
 }
 
-/// What observers are told of a connection.
+/// The event that reports a connection.
 #[must_use]
 pub(crate) fn connection_event(record: &egress::Record) -> Event {
     Event::Connection {

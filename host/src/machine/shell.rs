@@ -82,7 +82,7 @@ pub(crate) async fn join(command: Command) -> Result<ExitStatus, ShellError> {
     }
 }
 
-/// Whether somebody sits at a terminal.
+/// Whether standard input and output are a terminal.
 #[must_use]
 pub(crate) fn is_interactive() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
@@ -119,7 +119,7 @@ impl Drop for Ended {
 }
 
 /// Passes standard input on until its end, or until the process has ended: what
-/// is typed after that is for somebody else.
+/// is typed after that is not for this process.
 fn feed(handle: &tokio::runtime::Handle, input: &ChildInput, ends: bool, ended: &AtomicBool) {
     let mut stdin = std::io::stdin();
     let mut buffer = vec![0; INPUT_BYTES];
@@ -202,13 +202,13 @@ impl Shell {
         Self { command, ..Self::default() }
     }
 
-    /// Into the state after so many stages, where the build ends.
+    /// A shell after this number of stages, with which the build ends.
     #[must_use]
     pub(crate) fn after(stages: usize) -> Pause {
         Self::default().visit(Some(stages), Vec::new(), false)
     }
 
-    /// When it opens: after so many stages, before some, or after a failure.
+    /// A shell that opens after a number of stages, before some stages, or after a failure.
     #[must_use]
     pub(crate) fn visit(
         &self,

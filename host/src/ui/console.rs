@@ -44,7 +44,7 @@ impl Console {
     /// terminal. A reader that has gone away, such as `head`, is no failure.
     ///
     /// # Errors
-    /// When it cannot be written: an answer that nobody has is no success.
+    /// When the text cannot be written: an answer that was not delivered is a failure.
     pub(crate) fn print(&self, text: &str) -> Result<(), CommandError> {
         let mut clean = Paragraph::from(text).to_string();
         if text.ends_with('\n') {

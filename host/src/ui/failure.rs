@@ -1,4 +1,4 @@
-//! What is told about a failed script: which, where from, how it ended, and its
+//! What is shown about a failed script: which, where from, how it ended, and its
 //! last lines.
 
 use std::collections::VecDeque;
@@ -17,9 +17,9 @@ const REFUSED_MAX: usize = 5;
 /// A script that failed, or that ran when something else did.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Failure {
-    /// The phase.
+    /// The phase in which it ran.
     pub(crate) phase: String,
-    /// The script.
+    /// The name of the script.
     pub(crate) script: String,
     /// The element that it came from.
     pub(crate) origin: Option<String>,

@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_millis(250);
 const RUNNING: &str = "  {msg}  {elapsed}";
 const IDLE: &str = "{wide_msg}";
 
-/// The view.
+/// The live view of a build on a terminal.
 #[derive(Debug)]
 pub(crate) struct Live {
     bars: MultiProgress,

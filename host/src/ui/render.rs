@@ -53,7 +53,7 @@ impl Verbosity {
 
 /// One way of showing events.
 pub(crate) trait Render: Send {
-    /// An event.
+    /// Renders an event.
     fn event(&mut self, at: &Stamp, event: &Event);
     /// The last lines of a build that ended well.
     fn closing(&mut self, _at: &Stamp, _lines: &[String]) {}

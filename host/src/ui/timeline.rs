@@ -20,7 +20,7 @@ struct Entry {
     cpu: Option<Duration>,
 }
 
-/// Collects durations.
+/// Collects how long stages and scripts took.
 #[derive(Debug, Default)]
 pub(crate) struct Timeline {
     entries: Vec<Entry>,

@@ -230,7 +230,7 @@ pub(crate) fn open_channel(
                 .context(format!("failed to create `{}`", path.display()))
         })?),
         // The descriptor is opened again by its name: to adopt it would need
-        // the promise that nobody else in the process uses it.
+        // the promise that nothing else in the process uses it.
         MachineReadable::Fd(fd) => {
             let name = PathBuf::from(format!("/proc/self/fd/{fd}"));
             let file = OpenOptions::new().write(true).open(&name).or_else(|_| append(&name));

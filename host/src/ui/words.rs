@@ -16,7 +16,7 @@ pub(crate) enum Weight {
     Trace,
     /// Shown from `--debug 1` on.
     Detail,
-    /// What one wants to know who looks closely: shown with `-v`, and from `--debug 1` on.
+    /// A detail that `-v` shows too, and `--debug` from 1 on.
     Closer,
     /// A line of a script's output, shown with `-v`.
     Output,
@@ -41,6 +41,12 @@ pub(crate) fn line(event: &Event) -> Option<(Weight, Printable)> {
     }
     let line = scripts(event).or_else(|| machine(event)).or_else(|| outputs(event));
     line.map(|(weight, text)| (weight, text.into()))
+}
+
+/// Whether a name is that of an element's script. Commands of vbuild's own are named by a
+/// sentence, and no script's name has a blank.
+pub(crate) fn is_script(name: &str) -> bool {
+    !name.contains(' ')
 }
 
 fn scripts(event: &Event) -> Option<(Weight, String)> {

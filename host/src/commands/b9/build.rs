@@ -84,7 +84,7 @@ fn view(
     }
 }
 
-/// Builds.
+/// Builds the artifacts of some files.
 ///
 /// # Errors
 /// Files that are wrong, and whatever the first artifact that fails does so with.

@@ -226,7 +226,7 @@ fn begin_shared(
 ) -> Result<Beginning, CommandError> {
     let (revision, held) = around.cache.hold_newest(name, ctx)?;
     let (file, format) = (around.cache.image(&revision), revision.image_type());
-    // What was pulled is somebody else's: it stands on nothing.
+    // A pulled image comes from others, so it may not have a backing file.
     let opened = open(&file, format, &AllowedBacking::default(), around)?;
     Ok(Beginning {
         base: Some(disk_base(&opened)),
@@ -285,8 +285,8 @@ pub(super) fn make_folders(plan: &Plan) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Does with finished images what is not done by writing them: shares them, and tells live
-/// installers about them. Gives the revisions that were shared.
+/// Delivers finished images that need more than to be written: shares them, and registers
+/// them with live installers. Returns the revisions that were shared.
 ///
 /// # Errors
 /// When that fails.

@@ -140,11 +140,11 @@ fn before(touched: &[Touched]) -> Vec<Vec<usize>> {
     (0..touched.len()).map(of).collect()
 }
 
-/// Does pieces of work, at most so many at once, each when those that it waits for are done.
-/// After a failure none is begun any more, and those that run come to their end.
+/// Runs pieces of work, at most `at_once` at a time, each when those that it waits for are
+/// done. After a failure no further piece starts, and the running ones are finished.
 ///
 /// # Errors
-/// That of the first piece that has failed.
+/// The error of the first piece that has failed.
 pub(super) fn side_by_side<E: Send>(
     waits: &[Vec<usize>],
     at_once: usize,

@@ -51,7 +51,7 @@ impl Narrator {
         Ok(Self { console, level, log: log.map(open).transpose()?, next })
     }
 
-    /// Says something.
+    /// Writes a line at a level.
     pub(super) fn say(&self, level: LogLevel, text: &str) {
         let time = Utc::from(SystemTime::now()).time_of_day();
         let lines = text
@@ -92,7 +92,7 @@ fn rank(level: LogLevel) -> u8 {
 }
 
 impl Narrator {
-    /// Says what has happened, and passes it on to nobody.
+    /// Writes what has happened, without passing the event on.
     pub(super) fn note(&self, event: &Event) {
         match event {
             Event::OutputLine { stream: OutputStream::Stdout, line } => {

@@ -6,7 +6,7 @@
 //!              /.vbuild                              it goes when the run ends
 //! ```
 //!
-//! The directory is locked as long as its run lives. One with the mark that nobody holds is
+//! The directory is locked as long as its run lives. One with the mark that is not locked is
 //! of a run that was killed, and the next one removes it.
 
 use std::{
@@ -101,7 +101,7 @@ impl RunPlace {
             let text = format!("another build is running in `{}`", directory.display());
             return Err(CommandError::message(Kind::Usage, text));
         }
-        // What an earlier run of this name has left is none of this one.
+        // Remove what an earlier run of this name has left.
         for name in [INSTANCES, SHARED] {
             match fs::remove_dir_all(directory.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -28,7 +28,7 @@ const IMAGE_MAX_BYTES: u64 = 256 << 30;
 /// The most revisions of a repository that are looked at.
 const REVISIONS_MAX: usize = 10_000;
 
-/// A repository.
+/// A remote repository of shared images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Remote {
     /// What it is called.
@@ -128,7 +128,7 @@ pub(super) async fn push(
         };
         let mut file = File::open(path).map_err(unreadable)?;
         let bytes = file.metadata().map_err(unreadable)?.len();
-        // What is small is written anew. An image of the same name may be another one,
+        // Small files are always written. An image of the same name may be another one,
         // where builds have one number all the time.
         let listed = number == 0 && there.contains(&Listed { name: name.clone(), bytes });
         if listed && is_same_there(repository, &shelf, &there, cache, revision).await? {
@@ -143,7 +143,8 @@ pub(super) async fn push(
     Ok(())
 }
 
-/// Whether an image of the right name and size is the right one, as far as that is told.
+/// Whether an image of the right name and size has the right digest, as far as the
+/// repository has a file with that.
 async fn is_same_there(
     repository: &Remote,
     shelf: &Shelf,
@@ -229,7 +230,8 @@ fn keep(folder: &Path, revisions: &[Revision]) -> io::Result<()> {
     Ok(())
 }
 
-/// The text of the file with the digest of an image; of one that B9 has pushed there is none.
+/// The text of the file with the digest of an image; images that B9 has pushed have no such
+/// file.
 async fn digest_text(
     repository: &Remote,
     shelf: &Shelf,

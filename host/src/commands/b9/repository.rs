@@ -9,7 +9,7 @@
 //! ```
 //!
 //! An image comes before its description and goes after it, and both take their names at
-//! once. So whoever reads a description finds a whole image, and builds that share into one
+//! once. So every reader of a description finds a whole image, and builds that share into one
 //! folder need no lock. An image that a build begins with is locked while it is read; its
 //! revision is not removed meanwhile.
 //!
@@ -137,7 +137,7 @@ impl Cache {
         self.local().join(revision.image_file())
     }
 
-    /// Its description.
+    /// The description of the image.
     pub(super) fn description(&self, revision: &Revision) -> PathBuf {
         self.local().join(revision.description_file())
     }
@@ -264,7 +264,7 @@ impl Cache {
         let mut count = 0;
         for revision in share_index::superfluous(&revisions, name, keep) {
             let image = self.image(revision);
-            // The lock of whoever removes it, too: see `hold_newest`.
+            // Whoever removes an image takes this lock too: see `hold_newest`.
             let held = File::open(&image);
             if held
                 .as_ref()
@@ -387,7 +387,7 @@ fn take(from: &Path, to: &Path) -> io::Result<()> {
     fs::remove_file(from)
 }
 
-/// The descriptions in a folder. One that cannot be understood is told, and stays.
+/// The descriptions in a folder. One that cannot be understood causes a warning, and stays.
 fn read_descriptions(folder: &Path, ctx: &RunContext) -> Result<Vec<Revision>, CommandError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -36,7 +36,7 @@ use crate::{
 const SHELL: &str = "for shell in zsh bash; do command -v $shell >/dev/null && exec $shell; done; \
                      exec sh";
 
-/// Runs.
+/// Runs a command in a copy of a shared image.
 ///
 /// # Errors
 /// When there is no such image, or the machine fails; a command that fails is no error.
@@ -108,7 +108,7 @@ fn plan(
         current: None,
         outputs: vec![None],
         attributes: None,
-        // Nobody is told how long to sit at a shell.
+        // A shell of the user has no time limit.
         script_timeout_s: None,
         step_timeout_s: None,
     };

@@ -27,9 +27,9 @@ pub(super) struct Turns {
 }
 
 struct State {
-    /// Who is heard.
+    /// The artifact whose events are passed on.
     current: usize,
-    /// The one whose turn it was has failed: what the user is told at the end is about it.
+    /// The artifact whose turn it was has failed; the error at the end is about it.
     failed: bool,
     artifacts: Vec<Kept>,
 }
@@ -52,7 +52,7 @@ enum Said {
 }
 
 impl Turns {
-    /// For so many artifacts.
+    /// Turns of `count` artifacts.
     pub(super) fn new(narrator: Arc<Narrator>, count: usize) -> Arc<Self> {
         let artifacts = std::iter::repeat_with(Kept::default).take(count).collect();
         Arc::new(Self {
@@ -105,7 +105,7 @@ impl Turns {
     fn say(&self, number: usize, said: Said) {
         let mut state = self.lock();
         if number == state.current {
-            // With the lock, so that nobody else comes between.
+            // With the lock held, so that no other artifact comes between.
             self.tell(&state, &said);
         } else if let Some(kept) = state.artifacts.get_mut(number) {
             kept.keep(said);
@@ -152,7 +152,7 @@ pub(super) struct Voice {
 }
 
 impl Voice {
-    /// Says something.
+    /// Writes a line at a level, when it is this artifact's turn.
     pub(super) fn say(&self, level: LogLevel, text: &str) {
         self.turns.say(self.number, Said::Line(level, text.to_owned()));
     }

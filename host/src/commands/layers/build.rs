@@ -29,7 +29,7 @@ use crate::{
     ui::{self, Ui, bytes},
 };
 
-/// Builds.
+/// Builds a project.
 ///
 /// # Errors
 /// A project that is wrong, and whatever the build fails with.
@@ -377,7 +377,7 @@ fn backing(base: &BaseImage, overlay: &Path) -> Backing {
 }
 
 /// Whether the file that a base was made from is vbuild's own: the result of a
-/// recipe is written anew by every build of it.
+/// recipe is overwritten by each of its builds.
 fn is_cached(base: &BaseImage) -> bool {
     let folder = base.raw.parent().and_then(Path::parent).map(fs::canonicalize);
     folder.and_then(Result::ok).is_some_and(|folder| base.source.starts_with(folder))

@@ -29,7 +29,7 @@ use crate::{
     ui::{self, Ui, bytes},
 };
 
-/// Compares.
+/// Compares two images.
 ///
 /// # Errors
 /// An image that cannot be read.

@@ -26,7 +26,7 @@ pub(super) const LISTED_MAX: usize = 10_000;
 /// Text of the differences of one kind that are listed, in bytes: ten thousand with
 /// long paths.
 const LISTED_MAX_BYTES: usize = 8 << 20;
-/// Versions of one package that are told. A system with as many kernels is unheard of.
+/// Most versions of one package that are read. No real system has that many kernels.
 const VERSIONS_MAX: usize = 64;
 
 /// Why a description cannot be used.
@@ -35,7 +35,7 @@ pub(super) enum DescriptionError {
     /// The file cannot be read.
     #[error("it cannot be read")]
     Read(#[from] io::Error),
-    /// It is none.
+    /// A line of the file is not that of a description.
     #[error("line {line}: {reason}")]
     Bad {
         /// From 1.
