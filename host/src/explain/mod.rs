@@ -3,34 +3,35 @@
 //! machine. Copying the whole tree changes every inode, so files that were
 //! changed by that are looked up where they were copied from.
 
+mod builds;
+mod changes;
+
+pub(crate) use builds::restore_layer;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    fs::File,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use engine::{Pause, PauseContext, PauseHook};
+use builds::{Built, find};
+use changes::{Entry, attribute};
+use engine::{Place, Visit, Visitor};
 use plan::{Plan, Step};
 use session::ChildEvent;
-use store::{Connection, Digest, FileRole, Lease, Printable, RecordKind, StageRecord};
-use wire::Channel;
+use store::{Connection, Printable, StageRecord};
+use wire::{Channel, Spawn, Stdin};
 
 use crate::{
-    build::{prepared::Prepared, stage_cache, trees::Trees},
+    build::{prepared::Prepared, trees::Trees},
     error::{CommandError, Kind},
     machine::shell,
     run_context::RunContext,
     settings::Settings,
 };
 
-/// How far two clocks of one machine may disagree: the kernel's coarse clock
-/// ticks every 4 ms, and asking for the time takes some more under TCG.
-const TOLERANCE_MS: u64 = 150;
 /// A list of some million files.
 const LISTING_MAX_BYTES: usize = 512 << 20;
-/// Longest chain of stages that is followed.
-const STAGES_MAX: usize = 10_000;
 
 /// What made a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,14 +48,6 @@ pub(crate) struct Answer {
     pub(crate) more_connections: u64,
     /// The shared cache that the stage's result began with.
     pub(crate) shared: Option<store::Origin>,
-}
-
-/// A build in the store.
-struct Built {
-    plan: Plan,
-    /// Its stages in order, as far as they are known.
-    stages: Vec<StageRecord>,
-    lease: Arc<Lease>,
 }
 
 /// What made a file of a build.
@@ -124,134 +117,6 @@ pub(crate) async fn sizes(
     let mut shares: Vec<_> = shares.into_iter().collect();
     shares.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     Ok(shares)
-}
-
-/// The disk of a build of layers as one of them left it, in a file of a directory; `None`
-/// when no build of that name has kept it. The latest build counts.
-///
-/// # Errors
-/// A store that cannot be read.
-pub(crate) fn restore_layer(
-    settings: &Settings,
-    build: &str,
-    layer: &str,
-    directory: &Path,
-) -> Result<Option<PathBuf>, CommandError> {
-    let Ok(built) = find(settings, build) else { return Ok(None) };
-    let (recipe, layer) = ("layers", Printable::from(layer));
-    if built.plan.recipe != recipe {
-        return Ok(None);
-    }
-    let Some(target) = built.plan.disks.iter().find(|disk| disk.role == plan::DiskRole::Target)
-    else {
-        return Ok(None);
-    };
-    let stage = built.stages.iter().find(|stage| stage.name == layer);
-    let disk = stage.and_then(|stage| {
-        let mut disks = stage.disks.iter();
-        disks.find(|(name, _)| name.as_str() == target.name.as_str()).map(|(_, disk)| disk)
-    });
-    let Some(disk) = disk else { return Ok(None) };
-    let path = directory.join("layer.raw");
-    built.lease.restore(disk, &path)?;
-    Ok(Some(path))
-}
-
-/// The build that an image or a name means, the latest if there are several.
-fn find(settings: &Settings, build: &str) -> Result<Built, CommandError> {
-    let store = stage_cache::open(&settings.cache_dir)?;
-    let lease = Arc::new(store.lease()?);
-    let mut records = store.records()?;
-    records.retain(|(_, record)| record.kind == RecordKind::Outputs);
-    records.sort_by_key(|(_, record)| std::cmp::Reverse(record.created));
-    let image = Path::new(build);
-    let digest = image.is_file().then(|| digest_of(image)).transpose()?;
-    let holds = |record: &StageRecord| {
-        digest.is_some_and(|digest| record.files.iter().any(|file| file.object == digest))
-    };
-    let name = image.file_stem().and_then(|stem| stem.to_str()).unwrap_or(build);
-    let (build_name, name) = (Printable::from(build), Printable::from(name));
-    let called = |record: &StageRecord| record.build == build_name || record.build == name;
-    let record = records
-        .iter()
-        .map(|(_, record)| record)
-        .find(|record| holds(record))
-        .or_else(|| records.iter().map(|(_, record)| record).find(|record| called(record)));
-    let record = record.ok_or_else(|| {
-        CommandError::usage(format!("the store knows no build `{build}`"))
-            .hint("`vbuild store ls` lists the builds that it knows")
-    })?;
-    let role = record.files.iter().find(|file| file.role == FileRole::Plan);
-    let incomplete = || CommandError::message(Kind::Build, "the record of the build has no plan");
-    let mut json = Vec::new();
-    lease.get_blob(&role.ok_or_else(incomplete)?.object, &mut json)?;
-    let plan: Plan =
-        serde_json::from_slice(&json).map_err(|e| CommandError::new(Kind::Build, e))?;
-    let mut stages = Vec::new();
-    let mut next = record.parent;
-    while let Some(key) = next.filter(|_| stages.len() < STAGES_MAX) {
-        let Some(stage) = lease.lookup(&key)? else { break };
-        next = stage.parent;
-        stages.push(stage);
-    }
-    stages.reverse();
-    Ok(Built { plan, stages, lease })
-}
-
-fn digest_of(path: &Path) -> Result<Digest, CommandError> {
-    let failed = |e| CommandError::new(Kind::Host, e).context(format!("read {}", path.display()));
-    let mut file = File::open(path).map_err(failed)?;
-    Digest::of_reader(&mut file).map_err(failed)
-}
-
-/// What is known about a file of the image.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Entry {
-    /// Device and inode.
-    inode: String,
-    bytes: u64,
-    /// When it changed, in milliseconds, in the image and then in the trees that
-    /// it was copied from.
-    changed_ms: Vec<u64>,
-}
-
-/// The step that ran when a file changed.
-fn attribute<'a>(
-    stages: &'a [StageRecord],
-    copies: &BTreeSet<Printable>,
-    entry: &Entry,
-) -> Option<(&'a StageRecord, Option<&'a store::Ran>)> {
-    let mut found = None;
-    for &time in &entry.changed_ms {
-        let now = at(stages, time);
-        let copied = now.is_some_and(|(_, ran)| ran.is_some_and(|ran| copies.contains(&ran.name)));
-        found = now.or(found);
-        if !copied {
-            break;
-        }
-    }
-    found
-}
-
-fn at(stages: &[StageRecord], time: u64) -> Option<(&StageRecord, Option<&store::Ran>)> {
-    let all = || stages.iter().flat_map(|stage| stage.ran.iter().map(move |ran| (stage, ran)));
-    let within = all().find(|(_, ran)| (ran.started_ms..=ran.ended_ms).contains(&time));
-    let distance = |ran: &store::Ran| {
-        ran.started_ms.saturating_sub(time).max(time.saturating_sub(ran.ended_ms))
-    };
-    let near = || {
-        let nearest = all().min_by_key(|(_, ran)| distance(ran));
-        nearest.filter(|(_, ran)| distance(ran) <= TOLERANCE_MS)
-    };
-    if let Some((stage, ran)) = within.or_else(near) {
-        return Some((stage, Some(ran)));
-    }
-    // Between two things that ran in one stage, or before the first of them.
-    let ends = |stage: &StageRecord| stage.ran.iter().map(|ran| ran.ended_ms).max();
-    stages
-        .iter()
-        .find(|stage| ends(stage).is_some_and(|end| time <= end))
-        .map(|stage| (stage, None))
 }
 
 /// Looks at the files of a build in a machine: all of them, or one.
@@ -415,7 +280,7 @@ fn parse(bytes: &[u8]) -> Vec<(String, Entry)> {
 
 #[cfg(test)]
 mod tests {
-    use store::{RECORD_VERSION, Ran};
+    use store::{Digest, RECORD_VERSION, Ran, RecordKind};
 
     use super::*;
 

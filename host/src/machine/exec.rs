@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use machine::{BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, MachineSpec};
 use session::{BootOptions, Session};
-use wire::ExitStatus;
+use wire::{Request, Spawn};
 
 use crate::{
     error::{CommandError, Kind},
@@ -109,11 +109,6 @@ async fn run(
         engine::certificates::install(session, "/", bundle).await?;
         env.extend(engine::certificates::environment());
     }
-    let command = session.command(argv).envs(env);
-    let status = shell::join(command).await?;
-    Ok(match status {
-        ExitStatus::Code(code) => u8::try_from(code).unwrap_or(1),
-        ExitStatus::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
-        ExitStatus::TimedOut => 124,
-    })
+    let spawn = Spawn { argv: argv.to_vec(), env, cwd: "/".into(), ..Spawn::default() };
+    Ok(shell::exit_code(shell::join(session, spawn).await?))
 }

@@ -82,6 +82,16 @@ pub(crate) async fn join(command: Command) -> Result<ExitStatus, ShellError> {
     }
 }
 
+/// The exit status that a shell gives a process which ended in this way.
+#[must_use]
+pub(crate) fn exit_code(status: ExitStatus) -> u8 {
+    match status {
+        ExitStatus::Code(code) => u8::try_from(code).unwrap_or(1),
+        ExitStatus::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
+        ExitStatus::TimedOut => 124,
+    }
+}
+
 /// Whether standard input and output are a terminal.
 #[must_use]
 pub(crate) fn is_interactive() -> bool {

@@ -147,9 +147,7 @@ async fn visit(
         Some(Err(error)) => {
             Err(CommandError::new(Kind::Build, error).context("the command was lost"))
         }
-        Some(Ok(ExitStatus::Code(code))) => Ok(u8::try_from(code).unwrap_or(1)),
-        Some(Ok(ExitStatus::Signal(signal))) => Ok(u8::try_from(128 + signal).unwrap_or(255)),
-        Some(Ok(ExitStatus::TimedOut)) => Ok(124),
+        Some(Ok(status)) => Ok(shell::exit_code(status)),
     }
 }
 
