@@ -41,7 +41,11 @@ fn expand(tree: &str, prefix: &str, paths: &mut Vec<String>) {
         match c {
             '{' => depth += 1,
             ',' | '}' if depth == 0 => {
-                expand(inner[start..at].trim(), &path, paths);
+                let item = inner[start..at].trim();
+                // rustfmt ends lists with a comma.
+                if !item.is_empty() {
+                    expand(item, &path, paths);
+                }
                 start = at + 1;
                 if c == '}' {
                     return;
@@ -145,6 +149,6 @@ fn circles_are_found() {
     let edges = ["ab", "bc", "ca", "xa", "cy"].map(|e| edge(&e[..1], &e[1..]));
     assert_eq!(circles(edges.into()), ["ab", "bc", "ca"].map(|e| edge(&e[..1], &e[1..])).into());
     let mut paths = Vec::new();
-    expand("crate::{a, b::{self, c}}; more", "", &mut paths);
+    expand("crate::{a, b::{self, c},\n}; more", "", &mut paths);
     assert_eq!(paths, ["crate::a", "crate::b::self", "crate::b::c"]);
 }

@@ -16,7 +16,6 @@ const LONG_FILES: &[(&str, usize, &str)] = &[
     ("host/egress/src/serve.rs", 550, "one connection from its request to its end"),
     ("host/qcow2/src/header.rs", 670, "the header of the format, with the rules for hostile ones"),
     ("host/microvm/src/backend.rs", 700, "the VMM process from its start to its end"),
-    ("host/src/cli/build.rs", 520, "the options of a build are read in one piece"),
     ("host/microvm/src/devices/block/qcow2.rs", 600, "one format, read and written"),
 ];
 /// Where `unsafe` code is permitted.

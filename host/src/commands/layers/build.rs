@@ -20,7 +20,7 @@ use crate::{
         context::{BaseBuild, Outcome, ProcessContext},
         layers::{
             args::{LayersBuildArgs, RESULT},
-            base,
+            starting_image,
         },
     },
     error::{CommandError, Kind},
@@ -97,7 +97,7 @@ async fn make_base(
     let chosen = project.up_to(args.last.as_deref())?;
     Artefact::of(args, project, chosen)?.check()?;
     let (declared, folder) = declared_base(args, project)?;
-    base::make(declared, folder, settings, context, ctx).await
+    starting_image::make(declared, folder, settings, context, ctx).await
 }
 
 /// Makes what the plan of a project needs.
@@ -141,7 +141,7 @@ fn prepare(
     let result = Artefact::of(args, project, chosen)?;
     result.check()?;
     let (declared, folder) = declared_base(args, project)?;
-    let base = base::find(declared, folder, &args.backing.allowed(), &settings, ctx)?;
+    let base = starting_image::find(declared, folder, &args.backing.allowed(), &settings, ctx)?;
     let layers::Lowered { plan, warnings } = lower(args, project, chosen, &base, &result)?;
     for warning in warnings {
         ctx.warn(warning);

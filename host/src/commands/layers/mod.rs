@@ -1,10 +1,10 @@
 //! `vbuild layers`: a disk image as a stack of scripts, one folder each.
 
 mod args;
-mod base;
 mod build;
 mod compare;
 mod description;
+mod starting_image;
 
 pub(crate) use args::{LayersArgs, LayersBuildArgs, LayersVerb};
 pub(crate) use build::{build_base, make_ready, plan};
