@@ -123,14 +123,12 @@ impl CommandError {
     }
 
     /// Says what was being done when the error came.
-    #[must_use]
     pub(crate) fn context(mut self, text: impl Into<String>) -> Self {
         self.source = Box::new(Words { text: text.into(), source: Some(self.source) });
         self
     }
 
     /// The same error with other words in place of its text and its causes.
-    #[must_use]
     pub(crate) fn in_words(self, words: Option<String>) -> Self {
         match words {
             Some(text) => Self { source: Box::new(Words { text, source: None }), ..self },
@@ -139,14 +137,12 @@ impl CommandError {
     }
 
     /// Adds a hint.
-    #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
     }
 
     /// Adds a hint if there is one.
-    #[must_use]
     pub(crate) fn maybe_hint(self, hint: Option<impl Into<String>>) -> Self {
         match hint {
             Some(hint) => self.hint(hint),
@@ -155,13 +151,11 @@ impl CommandError {
     }
 
     /// The exit status of the process.
-    #[must_use]
     pub(crate) fn exit_status(&self) -> u8 {
         exit_status(self.kind)
     }
 
     /// What a failed tool of the appliance wrote, if that is what failed.
-    #[must_use]
     pub(crate) fn tool_output(&self) -> Option<&str> {
         let mut cause: Option<&(dyn Error + 'static)> = Some(self.source.as_ref());
         while let Some(error) = cause {
@@ -175,9 +169,8 @@ impl CommandError {
 
     /// The error and its causes, outermost first, without repetitions: a source
     /// that an error already shows in its own text is left out.
-    #[must_use]
-    pub(crate) fn causes(&self) -> Vec<String> {
-        checked::causes(self.source.as_ref())
+    pub(crate) fn chain(&self) -> Vec<String> {
+        chain(self.source.as_ref())
     }
 }
 

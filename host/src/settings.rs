@@ -106,7 +106,6 @@ pub struct Settings {
 
 impl Settings {
     /// Whether a shell may open in the machine of a build.
-    #[must_use]
     pub(crate) fn may_open_shell(&self) -> bool {
         self.shell_on_failure || !self.breaks.is_empty()
     }
@@ -148,7 +147,6 @@ impl Default for Settings {
 }
 
 /// As many processors as the host has, up to [`VCPUS_DEFAULT_MAX`].
-#[must_use]
 pub(crate) fn default_vcpus() -> u8 {
     let host = std::thread::available_parallelism().map_or(1, usize::from);
     u8::try_from(host).unwrap_or(VCPUS_DEFAULT_MAX).min(VCPUS_DEFAULT_MAX)
@@ -157,7 +155,6 @@ pub(crate) fn default_vcpus() -> u8 {
 /// `$XDG_CACHE_HOME/vbuild`, else `~/.cache/vbuild`, else a directory of the
 /// user below the temporary directory, for users without a home. Whether the directory
 /// can be trusted is for [`crate::cache_root`] to say.
-#[must_use]
 pub(crate) fn default_cache_dir() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(base) = variable("XDG_CACHE_HOME") {

@@ -36,7 +36,6 @@ const PACKAGES: &[(&str, &str)] = &[
 const ON_THE_DISK: [&str; 3] = ["pre-finalise.d", "finalise.d", "cleanup.d"];
 
 /// Hints for a failed build.
-#[must_use]
 pub(crate) fn hints(plan: &Plan, error: &EngineError) -> Vec<String> {
     let elements = plan.recipe == "dib";
     let mut hints = Vec::new();
@@ -79,7 +78,6 @@ const CONTAINERFILE: (&str, &str) = ("containerfile", "DIB_CONTAINERFILE_RUNTIME
 
 /// What is known before a build to be missing from the appliance: the container engine that
 /// elements of container images run.
-#[must_use]
 pub(crate) fn missing_engine(
     elements: &[String],
     variables: &[(String, String)],
@@ -102,7 +100,6 @@ const FILESYSTEMS: [&str; 12] = [
 
 /// What is wrong with the filesystems of a plan: their mkfs is not in the appliance. The second
 /// text says what helps.
-#[must_use]
 pub(crate) fn missing_mkfs(plan: &Plan, packages: &[String]) -> Option<(String, String)> {
     let mut filesystems = plan.nodes().filter_map(|node| match &node.kind {
         NodeKind::Filesystem(filesystem) => Some((&node.name, &filesystem.fstype)),

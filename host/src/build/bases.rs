@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 /// The folder of base images in vbuild's cache.
-#[must_use]
 pub(crate) fn folder(cache_dir: &Path) -> PathBuf {
     cache_dir.join("bases")
 }

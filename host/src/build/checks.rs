@@ -3,8 +3,8 @@
 use engine::cache::Refresh;
 use plan::Plan;
 
+use super::{advice, shared_cache, targets};
 use crate::{
-    build::{advice, shared_cache, targets},
     error::CommandError,
     machine::{ca, drive, network},
     settings::Settings,

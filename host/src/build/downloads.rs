@@ -17,7 +17,6 @@ pub(crate) struct IndexFetcher<'a> {
 
 impl<'a> IndexFetcher<'a> {
     /// A fetcher with the certificates of the settings and the proxies of the environment.
-    #[must_use]
     pub(crate) fn new(settings: &'a Settings) -> Self {
         Self { settings }
     }

@@ -14,7 +14,6 @@ use crate::{
 };
 
 /// Folders that hold more than one recipe; see [`Sources::broad`].
-#[must_use]
 pub(crate) fn broad() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     let others = ["/", "/tmp", "/var/tmp"].map(PathBuf::from);
@@ -38,9 +37,6 @@ pub(crate) fn allowed(args: &HostPathArgs) -> Result<Vec<PathBuf>, CommandError>
 }
 
 /// The files that belong to a recipe in a folder.
-///
-/// # Errors
-/// As [`allowed`] says.
 pub(crate) fn sources(folder: &Path, args: &HostPathArgs) -> Result<Sources, CommandError> {
     let own = vec![folder.to_owned()];
     Ok(Sources { lookup: own.clone(), own, allowed: allowed(args)?, broad: broad() })

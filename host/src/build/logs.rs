@@ -16,7 +16,6 @@ const SUFFIX: &str = ".log";
 
 /// The path of a new log: `vbuild-20261120-231735-PID.log`. `None` when the
 /// cache cannot be written, which whatever needs it will complain about.
-#[must_use]
 pub(crate) fn new_log(cache_dir: &Path) -> Option<PathBuf> {
     let folder = cache_dir.join("logs");
     fs::create_dir_all(&folder).ok()?;

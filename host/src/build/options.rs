@@ -17,7 +17,6 @@ use crate::{
 const DEBUG_CONSOLE: u32 = 2;
 
 /// The settings of a build.
-#[must_use]
 pub(crate) fn build_settings(args: &BuildArgs) -> Settings {
     Settings {
         script_timeout: args.scripts.timeout.map(|seconds| Duration::from_secs(seconds.into())),
@@ -29,14 +28,12 @@ pub(crate) fn build_settings(args: &BuildArgs) -> Settings {
 
 /// The settings of any verb that makes images: those of its guest, with what is
 /// said about results of earlier builds.
-#[must_use]
 pub(crate) fn builder_settings(args: &BuilderArgs) -> Settings {
     let settings = Settings { keep_sync: args.keep_sync, ..guest_settings(&args.guest) };
     with_reuse(settings, &args.reuse)
 }
 
 /// The settings with what is said about results of earlier builds.
-#[must_use]
 pub(crate) fn with_reuse(settings: Settings, reuse: &ReuseArgs) -> Settings {
     let refresh = match reuse.refresh.as_deref() {
         None => Refresh::Nothing,
@@ -57,7 +54,6 @@ pub(crate) fn with_reuse(settings: Settings, reuse: &ReuseArgs) -> Settings {
 }
 
 /// The settings of any verb that runs something in a machine.
-#[must_use]
 pub(crate) fn guest_settings(args: &GuestArgs) -> Settings {
     let GuestArgs { drive, cache_dir, machine, network } = args;
     let appliance =
@@ -73,7 +69,6 @@ pub(crate) fn guest_settings(args: &GuestArgs) -> Settings {
 }
 
 /// The settings with what scripts may reach.
-#[must_use]
 pub(crate) fn with_reach(settings: Settings, reach: &ReachArgs) -> Settings {
     Settings {
         allow_hosts: reach.allow_host.clone(),
@@ -84,7 +79,6 @@ pub(crate) fn with_reach(settings: Settings, reach: &ReachArgs) -> Settings {
 }
 
 /// The settings that decide which appliance it is, and what makes it.
-#[must_use]
 pub(crate) fn appliance_settings(
     accel: &AccelArgs,
     packages: &PackageArgs,
@@ -107,7 +101,6 @@ pub(crate) fn appliance_settings(
 
 /// vbuild's own cache directory, as an absolute path: overlays name what lies in it,
 /// and the build of a base image runs in another directory.
-#[must_use]
 pub(crate) fn cache_dir(args: &CacheDirArgs) -> PathBuf {
     let said = args.cache_dir.clone().unwrap_or_else(crate::settings::default_cache_dir);
     std::path::absolute(&said).unwrap_or(said)

@@ -66,7 +66,6 @@ pub(crate) fn finished(
 }
 
 /// Whether [`finished`] would find them.
-#[must_use]
 pub(crate) fn has_finished(plan: &Plan, targets: &[Target], cache: &Cache) -> bool {
     cache.rules.refresh == Refresh::Nothing
         && !always_runs(plan)

@@ -8,15 +8,15 @@ use engine::{EngineError, events::Event};
 use output::{Existing, RawFile, Target, Written};
 use plan::Plan;
 
+use super::{
+    advice, checks, outputs,
+    prepared::Prepared,
+    progress::OutputProgress,
+    shared_cache::{self, Shared},
+    targets,
+    trees::Trees,
+};
 use crate::{
-    build::{
-        advice, checks, outputs,
-        prepared::Prepared,
-        progress::OutputProgress,
-        shared_cache::{self, Shared},
-        targets,
-        trees::Trees,
-    },
     error::{CommandError, Kind},
     machine::shell,
     run_context::RunContext,
@@ -42,9 +42,6 @@ pub async fn build(
 
 /// As [`build`], but leaves it to the caller to share the results, when it has
 /// done with the outputs what it wants.
-///
-/// # Errors
-/// As [`build`].
 pub(crate) async fn build_here(
     plan: &Plan,
     settings: &Settings,
@@ -107,9 +104,6 @@ pub(crate) async fn build_here(
 /// Gives the outputs of a failed build their names, as far as they exist: archives
 /// that were finished, and disks as the failure left them. Outputs of earlier
 /// builds are renamed with their date.
-///
-/// # Errors
-/// When they cannot be written.
 async fn keep_outputs(
     plan: &Plan,
     build_dir: &std::path::Path,
@@ -132,9 +126,6 @@ async fn keep_outputs(
 
 /// Opens a shell in the machine of a plan, after the first `after` stages. What is
 /// not in the cache runs; nothing is written.
-///
-/// # Errors
-/// Whatever goes wrong on the way there.
 pub(crate) async fn shell(
     plan: &Plan,
     settings: &Settings,

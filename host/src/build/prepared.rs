@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use engine::{ApplianceFiles, Cache, Config, HelperDrive};
 
+use super::stage_cache;
 use crate::{
-    build::stage_cache,
     error::CommandError,
     machine::{
         appliance,

@@ -18,7 +18,6 @@ impl std::fmt::Debug for OutputProgress {
 
 impl OutputProgress {
     /// For one call of the output crate.
-    #[must_use]
     pub(crate) fn new(observer: SharedObserver) -> Self {
         Self { observer, totals: Mutex::default() }
     }

@@ -55,7 +55,6 @@ pub(crate) fn until_signalled<T>(
 }
 
 /// The error of work that a signal has stopped.
-#[must_use]
 pub(crate) fn stopped() -> CommandError {
     CommandError::message(Kind::Interrupted, "the build was stopped")
 }

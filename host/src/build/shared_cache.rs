@@ -74,9 +74,6 @@ pub(crate) fn secret(settings: &Settings) -> Result<Option<Secret>, CommandError
 }
 
 /// Whose results a build uses.
-///
-/// # Errors
-/// As [`secret`].
 pub(crate) fn trust(settings: &Settings) -> Result<Trust, CommandError> {
     let key = secret(settings)?.map(|secret| secret.id());
     Ok(Trust { key, unsigned: settings.remote_unsigned })

@@ -12,8 +12,11 @@ use engine::{
 use plan::Salt;
 use store::{Origin, Store, StoreError};
 
+use super::shared_cache;
 use crate::{
-    build::shared_cache, error::CommandError, machine::ca, run_context::RunContext,
+    error::{CommandError, on_one_line},
+    machine::ca,
+    run_context::RunContext,
     settings::Settings,
 };
 
@@ -45,9 +48,6 @@ pub(crate) fn for_build(
 }
 
 /// As [`for_build`] for verbs that only ask: a missing store is not created.
-///
-/// # Errors
-/// As [`for_build`].
 pub(crate) fn for_question(
     settings: &Settings,
     appliance: &ApplianceFiles,
@@ -57,7 +57,6 @@ pub(crate) fn for_question(
 }
 
 /// The salt of the keys that builds have, once there is a store.
-#[must_use]
 pub(crate) fn salt(settings: &Settings) -> Option<Salt> {
     let store = Store::open_existing(&directory(&settings.cache_dir)).ok().flatten();
     store.map(|store| Salt::new(store.salt()))

@@ -4,7 +4,6 @@ use output::Target;
 use plan::Plan;
 
 /// What a plan writes: disk outputs first, in its order, then those of trees.
-#[must_use]
 pub(crate) fn of_plan(plan: &Plan) -> Vec<Target> {
     let checksums = checksums(plan);
     let epoch = plan.outputs.epoch;

@@ -13,7 +13,7 @@ use engine::events::SharedObserver;
 use output::{Checksum, Pending, PendingTree, Target};
 use plan::TreeOutput;
 
-use crate::build::{progress::OutputProgress, targets};
+use super::{progress::OutputProgress, targets};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -42,7 +42,6 @@ impl std::fmt::Debug for Trees {
 
 impl Trees {
     /// For one build, whose outputs carry an epoch or the present time.
-    #[must_use]
     pub(crate) fn new(
         observer: SharedObserver,
         checksums: Vec<Checksum>,
@@ -59,14 +58,12 @@ impl Trees {
     }
 
     /// The same, keeping a copy of each archive that becomes a directory.
-    #[must_use]
     pub(crate) fn with_archives(self, directory: &Path) -> Self {
         let archives = Archives { directory: directory.to_owned(), written: Mutex::default() };
         Self { archives: Some(Arc::new(archives)), ..self }
     }
 
     /// The directories that were unpacked, and the copies of their archives.
-    #[must_use]
     pub(crate) fn archives(&self) -> Vec<(PathBuf, PathBuf)> {
         let written = self.archives.iter().flat_map(|archives| {
             archives.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
@@ -75,7 +72,6 @@ impl Trees {
     }
 
     /// What has been written and waits for its name.
-    #[must_use]
     pub(crate) fn take(&self) -> Vec<Pending> {
         std::mem::take(&mut *self.pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -83,7 +79,6 @@ impl Trees {
 
 impl Trees {
     /// The directories that have been unpacked and wait for their place.
-    #[must_use]
     pub(crate) fn take_directories(&self) -> Vec<PendingTree> {
         std::mem::take(
             &mut *self.directories.lock().unwrap_or_else(std::sync::PoisonError::into_inner),

@@ -29,7 +29,6 @@ fn any_path() -> impl TypedValueParser<Value = PathBuf> {
 
 impl BackingArgs {
     /// What is allowed.
-    #[must_use]
     pub(crate) fn allowed(&self) -> AllowedBacking {
         let (beside, files) =
             self.allow_backing.iter().cloned().partition::<Vec<_>, _>(|f| f.as_os_str().is_empty());

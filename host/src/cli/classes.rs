@@ -128,7 +128,6 @@ pub(crate) enum Words {
 }
 
 /// Words of a command line, as typed.
-#[must_use]
 pub(crate) fn recipe_words(
     words: Words,
     personality: Personality,

@@ -8,7 +8,6 @@ use super::values::{InvalidValue, invalid};
 
 /// Every format that can be asked for, sorted, as `--machine-readable` lists
 /// them.
-#[must_use]
 pub(crate) fn format_names() -> Vec<&'static str> {
     let mut names: Vec<&str> = output::FORMATS.iter().map(|format| format.name).collect();
     names.sort_unstable();
@@ -61,7 +60,6 @@ pub(crate) enum ContainerEngine {
 
 impl ContainerEngine {
     /// The name of the engine's command.
-    #[must_use]
     pub(crate) fn command(self) -> &'static str {
         match self {
             Self::Docker => "docker",
@@ -83,7 +81,6 @@ pub(crate) enum ChecksumKind {
 
 impl ChecksumKind {
     /// The same in the plan's words.
-    #[must_use]
     pub(crate) fn into_plan(self) -> plan::Checksum {
         match self {
             Self::Md5 => plan::Checksum::Md5,

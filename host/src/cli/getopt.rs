@@ -106,14 +106,12 @@ pub(crate) struct Options {
 
 impl Options {
     /// Reads them from a clap command.
-    #[must_use]
     pub(crate) fn of(command: &Command, syntax: Syntax) -> Self {
         let options = command.get_arguments().filter_map(Opt::of).collect();
         Self { options, syntax }
     }
 
     /// Every long option as it is typed, sorted, as `--long-options` lists them.
-    #[must_use]
     pub(crate) fn long_names(&self) -> Vec<String> {
         let mut names: Vec<String> =
             self.options.iter().flat_map(Opt::names).map(|name| format!("--{name}")).collect();
@@ -122,7 +120,6 @@ impl Options {
     }
 
     /// Every short option as it is typed, sorted, as `--short-options` lists them.
-    #[must_use]
     pub(crate) fn short_names(&self) -> Vec<String> {
         let mut names: Vec<String> = self
             .options
@@ -201,7 +198,6 @@ impl Options {
     }
 
     /// The arguments without some options and their values, otherwise as typed.
-    #[must_use]
     pub(crate) fn without(&self, args: &[OsString], unwanted: &[&str]) -> Vec<OsString> {
         let mut kept = Vec::new();
         self.each(args, &mut |typed, read| {
@@ -214,7 +210,6 @@ impl Options {
 
     /// How the user has spelled an option, if it was given by a letter or another of its
     /// names: `-t` for `--formats`.
-    #[must_use]
     pub(crate) fn spelled(&self, args: &[OsString], long: &str) -> Option<String> {
         let option = self.options.iter().find(|option| option.long == long)?;
         let mut spelled = None;

@@ -33,7 +33,6 @@ pub(crate) enum Personality {
 
 impl Personality {
     /// By the last part of the program's name.
-    #[must_use]
     pub(crate) fn of(program: &OsString) -> Self {
         match Path::new(program).file_name().and_then(|name| name.to_str()) {
             Some("virt-dib") => Self::VirtDib,
@@ -46,7 +45,6 @@ impl Personality {
     }
 
     /// The program's name.
-    #[must_use]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Vbuild => "vbuild",
@@ -59,26 +57,22 @@ impl Personality {
     }
 
     /// Whether its command line, without a verb, is that of a build with elements.
-    #[must_use]
     pub(super) fn builds_elements(self) -> bool {
         !matches!(self, Self::Vmdb2 | Self::B9c)
     }
 
     /// Whether the environment is input, as it is for diskimage-builder.
-    #[must_use]
     pub(crate) fn reads_dib_environment(self) -> bool {
         matches!(self, Self::DiskImageCreate | Self::RamdiskImageCreate)
     }
 
     /// The rules of getopt by which the command line of a build is read.
-    #[must_use]
     pub(super) fn syntax(self) -> Syntax {
         if self.reads_dib_environment() { Syntax::Long } else { Syntax::LongOnly }
     }
 
     /// The clap command of a program that builds with elements and has no verbs, complete with
     /// what clap adds.
-    #[must_use]
     pub(crate) fn build_command(self) -> Command {
         let command = self.of_a_build();
         let mut command = match self.reads_dib_environment() {
@@ -104,7 +98,6 @@ impl Personality {
     }
 
     /// What `--version` prints.
-    #[must_use]
     pub(super) fn version(self, rendered: String) -> String {
         match self {
             // Scripts compare what diskimage-builder prints, which is the number alone.

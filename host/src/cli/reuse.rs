@@ -71,7 +71,6 @@ pub(crate) enum OnFailureArg {
 
 impl ReuseArgs {
     /// The longest age, if there is one.
-    #[must_use]
     pub(crate) fn max_age(&self) -> Option<Duration> {
         match self.max_age {
             None => Some(crate::settings::MAX_AGE_DEFAULT),

@@ -236,7 +236,6 @@ impl FromStr for EnvVar {
 }
 
 /// Splits a list at its commas; empty items mean nothing.
-#[must_use]
 pub(crate) fn comma_list<'a>(values: impl IntoIterator<Item = &'a String>) -> Vec<String> {
     let items = values.into_iter().flat_map(|value| value.split(','));
     items.map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
@@ -293,9 +292,6 @@ pub(crate) enum CaBundle {
 }
 
 /// `--ca-bundle FILE|host`.
-///
-/// # Errors
-/// Never; the type is that of all parsers.
 pub(crate) fn ca_bundle(text: &str) -> Result<CaBundle, InvalidValue> {
     Ok(if text == "host" { CaBundle::Host } else { CaBundle::File(text.into()) })
 }
@@ -345,7 +341,6 @@ pub(crate) struct Share {
 
 impl Share {
     /// The guest's path: what is typed, or else the host's, from where it is typed.
-    #[must_use]
     pub(crate) fn guest(&self, here: &Path) -> String {
         let own = || {
             let path = std::path::absolute(here.join(&self.host));

@@ -17,7 +17,6 @@ const ELEMENTS_LIKE_VERBS: &[&str] = &["bootc", "docker", "rhel", "uboot"];
 
 /// The verb that a word was probably meant to be. Elements of diskimage-builder are words of
 /// their own.
-#[must_use]
 pub(crate) fn near_verb(command: &Command, word: &str) -> Option<String> {
     if ELEMENTS_LIKE_VERBS.contains(&word) {
         return None;
@@ -31,7 +30,6 @@ pub(crate) fn near_verb(command: &Command, word: &str) -> Option<String> {
 }
 
 /// The hint about a first word that is no verb but nearly one, unless an element has the name.
-#[must_use]
 pub(crate) fn hint(
     personality: Personality,
     command: &Command,

@@ -5,10 +5,10 @@ use std::{fmt::Write as _, sync::Arc};
 use ::appliance::{Cache, Manifest};
 use clap::{Args, Subcommand};
 
+use super::context::{Outcome, ProcessContext};
 use crate::{
     build::{logs, options, runtime},
     cli::{AccelArgs, CacheDirArgs, OutputArgs, PackageArgs, ProcessorArgs, SourceArgs},
-    commands::context::{Outcome, ProcessContext},
     error::CommandError,
     machine::{appliance, backend, build_dir::BuildDir},
     settings::Settings,

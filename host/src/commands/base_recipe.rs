@@ -9,15 +9,15 @@ use std::{
 use clap::{Args, Command, FromArgMatches};
 use layers::FrontEnd;
 
+use super::{
+    context::{BaseBuild, BaseFuture, ProcessContext},
+    dib,
+    layers::{self as layer_folders, LayersBuildArgs},
+    vmdb::{self, VmdbArgs},
+};
 use crate::{
     build::pipeline,
     cli::{self, BuildArgs, BuildLine, EnvVar, Personality, usage},
-    commands::{
-        context::{BaseBuild, BaseFuture, ProcessContext},
-        dib,
-        layers::{self as layer_folders, LayersBuildArgs},
-        vmdb::{self, VmdbArgs},
-    },
     error::CommandError,
     run_context::RunContext,
 };

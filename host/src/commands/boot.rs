@@ -22,10 +22,10 @@ use qemu::{
 };
 use tokio::sync::watch;
 
+use super::context::{Outcome, ProcessContext};
 use crate::{
     build::{bases, options, runtime},
     cli::{AccelArgs, BackingArgs, CacheDirArgs, ReachArgs, drive_format, positive, smp},
-    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
     machine::{
         backend, confinement,

@@ -12,9 +12,9 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use mkext4::{FsBuilder, Options, RegionSink};
 
+use super::context::{Outcome, ProcessContext};
 use crate::{
     cli::ByteSize,
-    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
     ui,
 };

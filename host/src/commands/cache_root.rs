@@ -4,19 +4,18 @@
 
 use rooted::Error;
 
+use super::{
+    appliance::ApplianceVerb, b9::B9Verb, command_line::Invocation, layers::LayersVerb,
+    recipe::OtherRecipe, store::StoreVerb, verb::Verb,
+};
 use crate::{
     build::options,
     cli::{BuilderArgs, CacheDirArgs},
-    commands::{
-        appliance::ApplianceVerb, b9::B9Verb, command_line::Invocation, layers::LayersVerb,
-        recipe::OtherRecipe, store::StoreVerb, verb::Verb,
-    },
     error::{CommandError, Kind},
 };
 
 /// What a command line says about the folder, when its verb uses one. `vbuild doctor` looks at
 /// it and goes on.
-#[must_use]
 pub(crate) fn args_of(invocation: &Invocation) -> Option<&CacheDirArgs> {
     match invocation {
         Invocation::Build(args) => Some(&args.builder.guest.cache_dir),

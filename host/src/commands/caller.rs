@@ -7,7 +7,8 @@
 
 use dib::Lowered;
 
-use crate::{cli::BuildArgs, commands::context::ProcessContext, run_context::RunContext};
+use super::context::ProcessContext;
+use crate::{cli::BuildArgs, run_context::RunContext};
 
 /// Variables beside `DIB_*` that diskimage-builder 3.43 or its elements document.
 const DOCUMENTED: &[&str] = &[

@@ -3,9 +3,9 @@
 
 use std::io::{ErrorKind, Write as _};
 
+use super::context::Outcome;
 use crate::{
     cli::{MachineReadable, format_names},
-    commands::context::Outcome,
     error::{CommandError, Kind},
     ui::{Console, open_channel},
 };

@@ -9,9 +9,9 @@ use std::ffi::OsString;
 
 use clap::{Args as _, Command, CommandFactory as _, FromArgMatches, Parser};
 
+use super::{b9::B9Args, verb::Verb, vmdb::VmdbArgs};
 use crate::{
     cli::{self, BuildArgs, BuildLine, MachineReadable, Matched, Personality, usage, verbs},
-    commands::{b9::B9Args, verb::Verb, vmdb::VmdbArgs},
     error::{CommandError, Kind},
 };
 
@@ -72,7 +72,6 @@ pub fn command() -> Command {
 }
 
 /// The clap command of a program, complete with what clap adds.
-#[must_use]
 pub(crate) fn command_of(personality: Personality) -> Command {
     let name = personality.name();
     let mut command = match personality {

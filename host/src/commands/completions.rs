@@ -3,7 +3,7 @@
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::commands::context::{Outcome, ProcessContext};
+use super::context::{Outcome, ProcessContext};
 
 /// `vbuild completions`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -16,9 +16,6 @@ pub(crate) struct CompletionsArgs {
 }
 
 /// Prints the script that completes vbuild's command line.
-///
-/// # Errors
-/// None; the type is that of all verbs.
 pub(crate) fn run(context: &ProcessContext, args: &CompletionsArgs) -> Outcome {
     context.console.print_own(&script(args.shell, &context.command))?;
     Ok(0)

@@ -57,7 +57,6 @@ pub(crate) struct ProcessContext {
 
 impl ProcessContext {
     /// The context of this process.
-    #[must_use]
     pub(crate) fn of_process(
         console: Console,
         personality: Personality,
@@ -70,7 +69,6 @@ impl ProcessContext {
     }
 
     /// A variable whose value is text; one that is not, is as good as unset.
-    #[must_use]
     pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(std::ffi::OsStr::new(name))?.to_str()
     }

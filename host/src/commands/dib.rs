@@ -6,15 +6,15 @@ use std::{
     sync::Arc,
 };
 
+use super::{
+    caller,
+    context::{Outcome, ProcessContext},
+};
 use crate::{
     build::{
         advice, container, downloads::IndexFetcher, formats, logs, options, pipeline, runtime,
     },
     cli::{BuildArgs, ChecksumKind, EnvVar, Words, comma_list, recipe_words, verbs},
-    commands::{
-        caller,
-        context::{Outcome, ProcessContext},
-    },
     error::CommandError,
     run_context::RunContext,
     settings::Settings,
@@ -23,9 +23,6 @@ use crate::{
 use dib::{DibError, DibOptions, Lowered, World};
 
 /// Builds with elements.
-///
-/// # Errors
-/// Whatever the build fails with.
 pub(crate) fn run(context: &ProcessContext, args: &BuildArgs) -> Outcome {
     let settings = settings(context, args);
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
@@ -43,7 +40,6 @@ pub(crate) fn run(context: &ProcessContext, args: &BuildArgs) -> Outcome {
 }
 
 /// The settings of a build.
-#[must_use]
 pub(crate) fn settings(context: &ProcessContext, args: &BuildArgs) -> Settings {
     let mut settings = options::build_settings(args);
     take_breaks(context, args, &mut settings);
@@ -173,7 +169,6 @@ fn check_outputs(options: &DibOptions) -> Result<(), CommandError> {
 }
 
 /// The options of the recipe.
-#[must_use]
 pub(crate) fn options(context: &ProcessContext, args: &BuildArgs) -> DibOptions {
     let BuildArgs { elements, scripts, image, builder, output, .. } = args;
     let network = &builder.guest.network;

@@ -12,10 +12,10 @@ use machine::accel::{self, Accel, Emulator, Outcome as CheckOutcome, ProbeReport
 use confine::Confinement;
 use qemu::{Qemu, QemuAccel};
 
+use super::context::{Outcome, ProcessContext};
 use crate::{
     build::{options, runtime},
     cli::{AccelArgs, CacheDirArgs, MemoryArgs, PackageArgs, SourceArgs},
-    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind, exit_status},
     machine::{appliance, backend, confinement, memory},
     settings::Settings,

@@ -2,10 +2,10 @@
 
 use clap::Args;
 
+use super::context::{Outcome, ProcessContext};
 use crate::{
     build::{options, runtime},
     cli::GuestArgs,
-    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
     machine::exec,
 };

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
+use super::context::{Outcome, ProcessContext};
 use crate::{
     build::{options, runtime, stage_cache},
     cli::{AccelArgs, CacheDirArgs, PackageArgs, SourceArgs},
-    commands::context::{Outcome, ProcessContext},
     explain::{self, Answer},
     settings::Settings,
     ui::bytes,

@@ -12,15 +12,15 @@ use clap::Args;
 use inputs::{SourceError, Sources};
 use serde::Deserialize;
 
+use super::{
+    context::{Outcome, ProcessContext},
+    dib,
+};
 use crate::{
     build::host_paths,
     cli::{
         self, BuildArgs, BuildLine, BuilderArgs, HostPathArgs, OutputArgs, Personality, Share,
         ViewArgs,
-    },
-    commands::{
-        context::{Outcome, ProcessContext},
-        dib,
     },
     error::{CommandError, Kind},
 };

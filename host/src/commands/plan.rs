@@ -7,13 +7,13 @@ use engine::ApplianceFiles;
 use plan::{DiskRole, DiskSize, Plan, StageKey};
 use tokio::sync::watch;
 
+use super::{
+    context::{Outcome, ProcessContext},
+    recipe::{OtherRecipe, RecipeArgs},
+};
 use crate::{
     build::{checks, outputs, planned::Planned, stage_cache, targets},
     cli::BuildArgs,
-    commands::{
-        context::{Outcome, ProcessContext},
-        recipe::{OtherRecipe, RecipeArgs},
-    },
     error::{CommandError, Kind},
     machine::appliance,
     run_context::RunContext,

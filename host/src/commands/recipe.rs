@@ -2,16 +2,16 @@
 
 use clap::Subcommand;
 
+use super::{
+    b9::{self, B9PlanArgs},
+    context::ProcessContext,
+    dib,
+    layers::{self, LayersBuildArgs},
+    vmdb::{self, VmdbArgs},
+};
 use crate::{
     build::{container, options, planned::Planned},
     cli::{BuildArgs, OutputArgs},
-    commands::{
-        b9::{self, B9PlanArgs},
-        context::ProcessContext,
-        dib,
-        layers::{self, LayersBuildArgs},
-        vmdb::{self, VmdbArgs},
-    },
     error::CommandError,
     run_context::RunContext,
     settings::Settings,
@@ -40,7 +40,6 @@ pub(crate) struct RecipeArgs<'a> {
 
 impl RecipeArgs<'_> {
     /// The options about what is shown and logged, where the recipe has them.
-    #[must_use]
     pub(crate) fn output(&self) -> OutputArgs {
         match self.other {
             None => self.elements.output.clone(),
@@ -53,7 +52,6 @@ impl RecipeArgs<'_> {
     }
 
     /// The settings, as far as the command line says them.
-    #[must_use]
     pub(crate) fn settings(&self) -> Settings {
         match self.other {
             None => options::build_settings(self.elements),

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use clap::Args;
 use plan::Plan;
 
+use super::{
+    context::{Outcome, ProcessContext},
+    recipe::{OtherRecipe, RecipeArgs},
+};
 use crate::{
     build::{logs, pipeline, planned::Planned, runtime},
     cli::BuildArgs,
-    commands::{
-        context::{Outcome, ProcessContext},
-        recipe::{OtherRecipe, RecipeArgs},
-    },
     error::CommandError,
     ui::{self, Console, Ui},
 };
@@ -41,9 +41,6 @@ pub(crate) struct ShellArgs {
 }
 
 /// Opens the shell.
-///
-/// # Errors
-/// Whatever the build fails with on the way there.
 pub(crate) fn run(context: &ProcessContext, args: &ShellArgs) -> Outcome {
     let recipe = RecipeArgs { other: args.recipe.as_ref(), elements: &args.build };
     let output = recipe.output();

@@ -9,10 +9,10 @@ use std::{
 use clap::{Args, Subcommand};
 use store::{Content, Problem, RecordKind, StageRecord, Usage};
 
+use super::context::{Outcome, ProcessContext};
 use crate::{
     build::{bases, options, stage_cache},
     cli::{Age, ByteSize, CacheDirArgs, age},
-    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
     ui::{bytes, duration},
 };

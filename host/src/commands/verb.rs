@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use crate::commands::{
+use super::{
     appliance, b9, boot, cache, completions,
     context::{Outcome, ProcessContext},
     doctor, exec, explain, images, layers, plan, shell, store, vmdb,
@@ -47,9 +47,6 @@ pub(crate) enum Verb {
 
 impl Verb {
     /// Runs the verb.
-    ///
-    /// # Errors
-    /// Whatever the verb fails with.
     pub(crate) fn run(self, context: &ProcessContext) -> Outcome {
         match self {
             Self::Vmdb(args) => vmdb::run(context, &args),

@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use engine::events::{Event, Observer};
 use vmdb::{Narrator, Options, Prepared, Wording};
 
+use super::context::{BaseBuild, Outcome, ProcessContext};
 use crate::{
     build::{
         checks, container, formats, host_paths, logs, options, pipeline, planned::Planned, runtime,
@@ -22,7 +23,6 @@ use crate::{
         BuilderArgs, ChecksumKind, ContainerEngine, Formats, HostPathArgs, Share, parse_formats,
         positive,
     },
-    commands::context::{BaseBuild, Outcome, ProcessContext},
     error::{CommandError, Kind},
     run_context::RunContext,
     settings::Settings,

@@ -15,9 +15,9 @@ use session::{BootOptions, ChildEvent, Session, SessionError};
 use tokio::runtime::Handle;
 use wire::{ExitStatus, MountSpec};
 
+use super::{agent, backend::Backend, build_dir::BuildDir, ca};
 use crate::{
     error::{CommandError, Kind},
-    machine::{agent, backend::Backend, build_dir::BuildDir, ca},
     run_context::RunContext,
     settings::Settings,
 };

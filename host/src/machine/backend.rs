@@ -5,9 +5,9 @@ use std::{path::Path, sync::Arc};
 use machine::accel::{self, CacheKey, Chosen, Emulator, ProbeCache, ProbeReport};
 use qemu::{Qemu, QemuAccel};
 
+use super::confinement::{self, Telling};
 use crate::{
     error::{CommandError, Kind},
-    machine::confinement::{self, Telling},
     run_context::RunContext,
     settings::Settings,
 };
@@ -25,7 +25,6 @@ pub struct Backend {
 }
 
 /// The probe's report, from this boot's cache where there is one.
-#[must_use]
 pub(crate) fn report() -> ProbeReport {
     let device = Path::new(KVM);
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());

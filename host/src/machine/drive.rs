@@ -72,7 +72,6 @@ pub(crate) enum DriveError {
 
 impl DriveError {
     /// What the user can do.
-    #[must_use]
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {

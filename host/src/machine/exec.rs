@@ -6,11 +6,11 @@ use machine::{BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, Machi
 use session::{BootOptions, Session};
 use wire::{Request, Spawn};
 
+use super::{
+    appliance, backend, build_dir::BuildDir, ca, drive::HeldDrive, network::Network, shell,
+};
 use crate::{
     error::{CommandError, Kind},
-    machine::{
-        appliance, backend, build_dir::BuildDir, ca, drive::HeldDrive, network::Network, shell,
-    },
     run_context::RunContext,
     settings::Settings,
 };

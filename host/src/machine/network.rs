@@ -92,9 +92,6 @@ impl engine::Network for Network {
 }
 
 /// Whether the network that the settings want can be had, before anything is made for it.
-///
-/// # Errors
-/// As those of [`Network::new`].
 pub(crate) fn check(settings: &Settings) -> Result<(), CommandError> {
     if settings.network {
         policy(settings)?;
@@ -123,7 +120,6 @@ pub(crate) fn rules(
 }
 
 /// The event that reports a connection.
-#[must_use]
 pub(crate) fn connection_event(record: &egress::Record) -> Event {
     Event::Connection {
         host: record.host.clone(),

@@ -83,7 +83,6 @@ pub(crate) async fn join(command: Command) -> Result<ExitStatus, ShellError> {
 }
 
 /// The exit status that a shell gives a process which ended in this way.
-#[must_use]
 pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     match status {
         ExitStatus::Code(code) => u8::try_from(code).unwrap_or(1),
@@ -93,13 +92,11 @@ pub(crate) fn exit_code(status: ExitStatus) -> u8 {
 }
 
 /// Whether standard input and output are a terminal.
-#[must_use]
 pub(crate) fn is_interactive() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 /// The environment of what a user runs in the guest by hand.
-#[must_use]
 pub(crate) fn environment() -> Vec<(String, String)> {
     let mut env: BTreeMap<&str, String> = BTreeMap::from([
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
@@ -207,19 +204,16 @@ pub(crate) struct Shell {
 
 impl Shell {
     /// One that runs a command, as bash reads it, where another would be interactive.
-    #[must_use]
     pub(crate) fn running(command: Option<String>) -> Self {
         Self { command, ..Self::default() }
     }
 
     /// A shell after this number of stages, with which the build ends.
-    #[must_use]
-    pub(crate) fn after(stages: usize) -> Pause {
+    pub(crate) fn after(stages: usize) -> Visit {
         Self::default().visit(Some(stages), Vec::new(), false)
     }
 
     /// A shell that opens after a number of stages, before some stages, or after a failure.
-    #[must_use]
     pub(crate) fn visit(
         &self,
         after: Option<usize>,
@@ -230,7 +224,6 @@ impl Shell {
     }
 
     /// Whether the user wants to try again.
-    #[must_use]
     pub(crate) fn wants_retry(&self) -> bool {
         self.retry.load(Ordering::Relaxed)
     }

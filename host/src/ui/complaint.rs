@@ -26,7 +26,6 @@ pub(crate) struct Complaint {
 
 impl Complaint {
     /// Of an error, without what was going on around it.
-    #[must_use]
     pub(crate) fn of(error: &CommandError) -> Self {
         let output = error.tool_output().unwrap_or_default();
         Self {
@@ -41,7 +40,6 @@ impl Complaint {
 
     /// As people read it: the error, then indented what is known about it. Nothing in it
     /// steers a terminal, whoever wrote it.
-    #[must_use]
     pub(crate) fn lines(&self) -> Vec<Printable> {
         let mut lines: Vec<Printable> = Vec::new();
         for (index, text) in self.chain.iter().enumerate() {

@@ -24,7 +24,6 @@ pub(crate) struct Console {
 
 impl Console {
     /// Looks at the streams of this process and at its environment.
-    #[must_use]
     pub(crate) fn of_process() -> Self {
         let stdout_is_terminal = std::io::stdout().is_terminal();
         let stderr_is_terminal = std::io::stderr().is_terminal();
@@ -35,7 +34,6 @@ impl Console {
 
     /// The streams of a build in which a shell may open: that needs the terminal
     /// for itself, so nothing is drawn there.
-    #[must_use]
     pub(crate) fn shared_with_shell(self, shell: bool) -> Self {
         Self { stderr_is_terminal: self.stderr_is_terminal && !shell, ..self }
     }
@@ -54,9 +52,6 @@ impl Console {
     }
 
     /// Writes a text of vbuild itself to standard output as it is: help, completions.
-    ///
-    /// # Errors
-    /// As [`Self::print`].
     pub(crate) fn print_own(&self, text: &str) -> Result<(), CommandError> {
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -74,9 +69,6 @@ impl Console {
     }
 
     /// Writes JSON to standard output; what would steer a terminal is escaped.
-    ///
-    /// # Errors
-    /// As [`Self::print`].
     pub(crate) fn print_json(&self, json: &str) -> Result<(), CommandError> {
         self.print_own(&printable_json(json))
     }

@@ -34,7 +34,6 @@ pub(crate) struct Failure {
 }
 
 /// Words for how a command ended.
-#[must_use]
 pub(crate) fn status_words(status: ExitStatus) -> String {
     match status {
         ExitStatus::Code(code) => format!("exit status {code}"),
@@ -61,7 +60,6 @@ impl Failure {
     }
 
     /// The block below an error's message, without its indentation.
-    #[must_use]
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("script:  {}/{}", self.phase, self.script)];
         if let Some(origin) = &self.origin {
@@ -131,7 +129,6 @@ impl FailureWatch {
     }
 
     /// The script that failed or is running, if there is one.
-    #[must_use]
     pub(crate) fn failure(&self) -> Option<Failure> {
         let tail = self.tail.iter().cloned().collect();
         self.current.clone().map(|script| Failure { tail, ..script })

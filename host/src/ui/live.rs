@@ -50,7 +50,6 @@ fn line_style(template: &str) -> ProgressStyle {
 
 impl Live {
     /// Draws on standard error.
-    #[must_use]
     pub(crate) fn new(verbosity: Verbosity, palette: Palette) -> Self {
         Self::on(MultiProgress::new(), verbosity, palette)
     }

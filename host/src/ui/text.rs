@@ -5,7 +5,6 @@ use std::{fmt::Write as _, time::Duration};
 /// Columns at which messages are wrapped; virt-dib's.
 const WRAP_COLUMNS: usize = 76;
 /// Wraps words at 76 columns; lines that follow are not indented.
-#[must_use]
 pub(crate) fn wrap(text: &str) -> String {
     let mut wrapped = String::with_capacity(text.len() + 8);
     let mut column = 0;
@@ -25,7 +24,6 @@ pub(crate) fn wrap(text: &str) -> String {
 }
 
 /// Bytes for people: `12 B`, `3.4 MiB`.
-#[must_use]
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if count < 1024 {
@@ -41,7 +39,6 @@ pub(crate) fn bytes(count: u64) -> String {
 }
 
 /// A duration for people: `0.3 s`, `12.0 s`, `3 min 07 s`, `1 h 02 min`.
-#[must_use]
 pub(crate) fn duration(length: Duration) -> String {
     let seconds = length.as_secs();
     match seconds {
@@ -52,7 +49,6 @@ pub(crate) fn duration(length: Duration) -> String {
 }
 
 /// With its first letter large, as the beginning of a line.
-#[must_use]
 pub(crate) fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
     chars
@@ -61,7 +57,6 @@ pub(crate) fn capitalised(text: &str) -> String {
 }
 
 /// `s` unless there is exactly one.
-#[must_use]
 pub(crate) fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
@@ -88,7 +83,6 @@ pub(crate) enum Tone {
 
 impl Palette {
     /// Colours a text.
-    #[must_use]
     pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
         if !self.on {
             return text.to_owned();

@@ -65,7 +65,6 @@ impl Timeline {
     }
 
     /// The closing lines.
-    #[must_use]
     pub(crate) fn lines(&self, total: Duration) -> Vec<String> {
         let mut slowest: Vec<&Entry> =
             self.entries.iter().filter(|entry| entry.elapsed >= WORTH_TELLING).collect();

@@ -36,7 +36,6 @@ impl From<SystemTime> for Utc {
 
 impl Utc {
     /// `2026-11-20 23:17:35.597`, as diskimage-builder's logs have it.
-    #[must_use]
     pub(crate) fn log_stamp(&self) -> String {
         let Self { year, month, day, hour, minute, second, nanosecond } = self;
         let millisecond = nanosecond / 1_000_000;
@@ -44,7 +43,6 @@ impl Utc {
     }
 
     /// `2026-11-20T23:17:35.597839305+00:00`, as virt-dib's JSON has it.
-    #[must_use]
     pub(crate) fn rfc3339(&self) -> String {
         let Self { year, month, day, hour, minute, second, nanosecond } = self;
         format!(
@@ -53,28 +51,24 @@ impl Utc {
     }
 
     /// `2026-11-20 23:17`, for lists.
-    #[must_use]
     pub(crate) fn minute_stamp(&self) -> String {
         let Self { year, month, day, hour, minute, .. } = self;
         format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}")
     }
 
     /// `23:17:35`, as B9's logs have it.
-    #[must_use]
     pub(crate) fn time_of_day(&self) -> String {
         let Self { hour, minute, second, .. } = self;
         format!("{hour:02}:{minute:02}:{second:02}")
     }
 
     /// `2026-11-20-23:17:35`, as B9 dates builds.
-    #[must_use]
     pub(crate) fn build_date(&self) -> String {
         let Self { year, month, day, .. } = self;
         format!("{year:04}-{month:02}-{day:02}-{}", self.time_of_day())
     }
 
     /// `20261120-231735`, for names of files.
-    #[must_use]
     pub(crate) fn compact(&self) -> String {
         let Self { year, month, day, hour, minute, second, .. } = self;
         format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")

@@ -40,7 +40,6 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// From the options; `default_log` is used when `--logfile` is not given.
-    #[must_use]
     pub(crate) fn of(args: &OutputArgs, default_log: Option<PathBuf>) -> Self {
         Self {
             verbosity: Verbosity {

@@ -34,7 +34,6 @@ pub(crate) const DEBUG_DETAIL: u32 = 1;
 pub(crate) const DEBUG_TRACE: u32 = 2;
 
 /// The line for an event, if it has one.
-#[must_use]
 pub(crate) fn line(event: &Event) -> Option<(Weight, Printable)> {
     if let Event::OutputLine { line, .. } = event {
         return Some((Weight::Output, Printable::output_line(line)));

@@ -8,25 +8,23 @@ use b9::{
     types::{ArtifactAssembly, ImageDestination, ImageSource},
 };
 
+use super::{
+    args::{B9BuildArgs, B9PlanArgs, CommonArgs, GuestArgs},
+    configuration::Configuration,
+    host_files::HostFiles,
+    images::{self, Surroundings},
+    jobs,
+    narration::Narrator,
+    place::RunPlace,
+    recipe::{Artifact, Recipe},
+    remotes,
+    repository::Cache,
+    seeds,
+    turns::{Turns, Voice},
+};
 use crate::{
     build::{checks, logs, options, pipeline, planned::Planned, runtime},
-    commands::{
-        b9::{
-            args::{B9BuildArgs, B9PlanArgs, CommonArgs, GuestArgs},
-            configuration::Configuration,
-            host_files::HostFiles,
-            images::{self, Surroundings},
-            jobs,
-            narration::Narrator,
-            place::RunPlace,
-            recipe::{Artifact, Recipe},
-            remotes,
-            repository::Cache,
-            seeds,
-            turns::{Turns, Voice},
-        },
-        context::{Outcome, ProcessContext},
-    },
+    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
     run_context::RunContext,
     settings::Settings,
@@ -47,7 +45,6 @@ pub(super) fn guest_settings(args: &GuestArgs) -> Settings {
 }
 
 /// The settings of a build, as far as the command line says them.
-#[must_use]
 pub(crate) fn build_settings(args: &B9BuildArgs) -> Settings {
     let settings = Settings { keep_sync: args.keep_sync, ..guest_settings(&args.guest) };
     options::with_reuse(settings, &args.reuse)

@@ -7,15 +7,13 @@ use std::{
 
 use b9::{CachePath, Config, LogLevel, Repository};
 
+use super::{
+    args::{AddRepoArgs, CommonArgs},
+    remotes::Remote,
+    text::read_text,
+};
 use crate::{
-    commands::{
-        b9::{
-            args::{AddRepoArgs, CommonArgs},
-            remotes::Remote,
-            text::read_text,
-        },
-        context::ProcessContext,
-    },
+    commands::context::ProcessContext,
     error::{CommandError, Kind},
 };
 

@@ -13,9 +13,9 @@ use inputs::{SourceError, Sources};
 use plan::UploadEntry;
 use rooted::Dir;
 
+use super::args::RecipeArgs;
 use crate::{
     build::host_paths,
-    commands::b9::args::RecipeArgs,
     error::{CommandError, Kind},
     machine::ca,
     settings::Settings,
@@ -128,9 +128,6 @@ impl HostFiles {
     }
 
     /// The working folder, with what a fixup names in it.
-    ///
-    /// # Errors
-    /// As [`Self::directory`].
     pub(super) fn named_by(
         &self,
         script: &str,

@@ -17,17 +17,17 @@ use b9::{
 use base_image::{AllowedBacking, BaseImage, Format};
 use plan::{DiskBase, Plan};
 
+use super::{
+    configuration::Configuration,
+    host_files::HostFiles,
+    outputs,
+    place::RunPlace,
+    recipe::{self, Artifact, Recipe},
+    repository::Cache,
+    turns::Voice,
+};
 use crate::{
     build::bases,
-    commands::b9::{
-        configuration::Configuration,
-        host_files::HostFiles,
-        outputs,
-        place::RunPlace,
-        recipe::{self, Artifact, Recipe},
-        repository::Cache,
-        turns::Voice,
-    },
     error::{CommandError, Kind},
     run_context::RunContext,
     settings::Settings,
@@ -287,9 +287,6 @@ pub(super) fn make_folders(plan: &Plan) -> Result<(), CommandError> {
 
 /// Delivers finished images that need more than to be written: shares them, and registers
 /// them with live installers. Returns the revisions that were shared.
-///
-/// # Errors
-/// When that fails.
 pub(super) fn deliver(
     artifact: &Artifact,
     filesystems: &[FileSystem],

@@ -14,7 +14,8 @@ use b9::{
     },
 };
 
-use crate::{commands::b9::recipe::Artifact, machine::memory, settings::Settings};
+use super::recipe::Artifact;
+use crate::{machine::memory, settings::Settings};
 
 /// How many artifacts are built at once.
 ///

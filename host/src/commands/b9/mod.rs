@@ -35,9 +35,9 @@ use b9::share_index;
 use configuration::Configuration;
 use repository::Cache;
 
+use super::context::{Outcome, ProcessContext};
 use crate::{
     cli::Personality,
-    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
 };
 
@@ -45,9 +45,6 @@ use crate::{
 const B9_VERSION: &str = "4.0.0";
 
 /// Does what the verb says.
-///
-/// # Errors
-/// Whatever it fails with.
 pub(crate) fn run(context: &ProcessContext, args: &B9Args) -> Outcome {
     let common = &args.common;
     match &args.verb {

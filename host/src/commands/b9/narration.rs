@@ -13,9 +13,10 @@ use b9::LogLevel;
 use checked::Printable;
 use engine::events::{Event, Observer, OutputStream, SharedObserver};
 
+use super::configuration::Configuration;
 use crate::{
     build::runtime,
-    commands::{b9::configuration::Configuration, context::ProcessContext},
+    commands::context::ProcessContext,
     error::{CommandError, Kind},
     run_context::RunContext,
     ui::{Console, Utc},

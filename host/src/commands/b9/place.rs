@@ -20,8 +20,8 @@ use std::{
 use rooted::Dir;
 use sha2::{Digest as _, Sha256};
 
+use super::configuration::Configuration;
 use crate::{
-    commands::b9::configuration::Configuration,
     error::{CommandError, Kind},
     ui::Utc,
 };

@@ -8,14 +8,14 @@ use b9::{
 };
 use plan::{UnixPath, UploadEntry, UploadKind};
 
+use super::{
+    args::RecipeArgs,
+    host_files::{ContentSources, HostFiles},
+    outputs,
+    place::RunPlace,
+    text::read_text,
+};
 use crate::{
-    commands::b9::{
-        args::RecipeArgs,
-        host_files::{ContentSources, HostFiles},
-        outputs,
-        place::RunPlace,
-        text::read_text,
-    },
     error::{CommandError, Kind},
     run_context::RunContext,
     settings::Settings,

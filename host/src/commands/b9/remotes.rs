@@ -14,11 +14,11 @@ use b9::{
 };
 use remote::{Listed, Options, Place, Shelf};
 
+use super::{
+    outputs,
+    repository::{self, Cache, DESCRIPTION_MAX_BYTES, DIGEST_MAX_BYTES},
+};
 use crate::{
-    commands::b9::{
-        outputs,
-        repository::{self, Cache, DESCRIPTION_MAX_BYTES, DIGEST_MAX_BYTES},
-    },
     error::{CommandError, Kind},
     run_context::RunContext,
 };

@@ -31,8 +31,8 @@ use b9::{
 };
 use checked::Digest;
 
+use super::{outputs, text::read_text};
 use crate::{
-    commands::b9::{outputs, text::read_text},
     error::{CommandError, Kind},
     run_context::RunContext,
 };

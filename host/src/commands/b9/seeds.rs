@@ -9,10 +9,8 @@ use b9::{
     types::CloudInitType,
 };
 
-use crate::{
-    commands::b9::{host_files::HostFiles, outputs, recipe::Artifact, turns::Voice},
-    error::{CommandError, Kind},
-};
+use super::{host_files::HostFiles, outputs, recipe::Artifact, turns::Voice};
+use crate::error::{CommandError, Kind};
 
 /// Writes the seeds of an artifact.
 ///

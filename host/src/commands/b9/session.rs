@@ -11,21 +11,19 @@ use b9::{Images, Request, Share};
 use engine::{Pause, PauseContext, PauseHook};
 use wire::ExitStatus;
 
+use super::{
+    args::{CommonArgs, RecipeArgs, RunArgs},
+    build,
+    configuration::Configuration,
+    host_files::HostFiles,
+    images::{self, Surroundings},
+    narration::narrated,
+    place::RunPlace,
+    repository::Cache,
+};
 use crate::{
     build::{checks, prepared::Prepared, runtime, trees::Trees},
-    commands::{
-        b9::{
-            args::{CommonArgs, RecipeArgs, RunArgs},
-            build,
-            configuration::Configuration,
-            host_files::HostFiles,
-            images::{self, Surroundings},
-            narration::narrated,
-            place::RunPlace,
-            repository::Cache,
-        },
-        context::{Outcome, ProcessContext},
-    },
+    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
     machine::shell::{self, ShellError},
     run_context::RunContext,

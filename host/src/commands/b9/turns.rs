@@ -12,7 +12,7 @@ use std::{
 use b9::LogLevel;
 use engine::events::{Event, Observer};
 
-use crate::commands::b9::narration::Narrator;
+use super::narration::Narrator;
 
 /// How many lines of output are kept of an artifact that is not heard yet: more than a build
 /// of a whole distribution writes.

@@ -11,18 +11,16 @@ use base_image::{Backing, BackingFormat, BaseImage, Format, note_backing, write_
 use layers::{Base, Layer, Project, Target};
 use plan::{DiskBase, Plan};
 
+use super::{
+    args::{LayersBuildArgs, RESULT},
+    starting_image,
+};
 use crate::{
     build::{
         bases, container, formats, host_paths, logs, options, pipeline, planned::Planned, runtime,
     },
     cli::ChecksumKind,
-    commands::{
-        context::{BaseBuild, Outcome, ProcessContext},
-        layers::{
-            args::{LayersBuildArgs, RESULT},
-            starting_image,
-        },
-    },
+    commands::context::{BaseBuild, Outcome, ProcessContext},
     error::{CommandError, Kind},
     run_context::RunContext,
     settings::Settings,
@@ -49,9 +47,6 @@ pub(super) fn run(context: &ProcessContext, args: &LayersBuildArgs) -> Outcome {
 }
 
 /// Builds a project as the base image of another one.
-///
-/// # Errors
-/// As [`run`].
 pub(crate) async fn build_base(
     context: &ProcessContext,
     args: &LayersBuildArgs,

@@ -11,16 +11,14 @@ use std::{
 
 use base_image::AllowedBacking;
 
+use super::{
+    args::CompareLayersArgs,
+    build,
+    description::{self, Comparison, Difference, Differences},
+};
 use crate::{
     build::{bases, options, pipeline, runtime},
-    commands::{
-        context::{Outcome, ProcessContext},
-        layers::{
-            args::CompareLayersArgs,
-            build,
-            description::{self, Comparison, Difference, Differences},
-        },
-    },
+    commands::context::{Outcome, ProcessContext},
     error::{CommandError, Kind},
     explain,
     machine::build_dir::BuildDir,

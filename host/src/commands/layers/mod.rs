@@ -13,7 +13,7 @@ use std::path::Path;
 
 use args::{NewLayerArgs, RESULT, TestBootArgs};
 
-use crate::commands::{
+use super::{
     boot,
     context::{Outcome, ProcessContext},
 };
