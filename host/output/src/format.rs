@@ -15,7 +15,16 @@ pub enum Origin {
     Tree,
 }
 
-/// The descriptor of a format.
+/// Whether a container image must have a repository and a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// It must.
+    Required,
+    /// It may have none.
+    Optional,
+}
+
+/// A format's descriptor.
 #[derive(Debug)]
 pub struct Format {
     /// The name in `--formats`.
@@ -26,7 +35,9 @@ pub struct Format {
     pub about: &'static str,
     /// The source from which it is made.
     pub origin: Origin,
-    /// The largest disk that it can represent, in bytes.
+    /// Whether it is a container image, and then how it is named.
+    pub container: Option<Naming>,
+    /// The largest disk that it describes, in bytes.
     pub(crate) max_bytes: u64,
     /// Whether it is written front to back, so that checksums need no second pass.
     pub(crate) sequential: bool,

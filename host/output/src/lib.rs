@@ -34,7 +34,7 @@ pub use checksum::Checksum;
 pub use commit::{Existing, Pending, Written, civil_date, commit};
 pub use error::{OutputError, Result};
 pub use format::{
-    FORMATS, Format, Identity, Need, Origin, Target, check, container_architecture, format,
+    FORMATS, Format, Identity, Naming, Need, Origin, Target, check, container_architecture, format,
     parse_formats,
 };
 pub use place::{check_directory, check_file};

@@ -37,7 +37,7 @@ const ON_THE_DISK: [&str; 3] = ["pre-finalise.d", "finalise.d", "cleanup.d"];
 
 /// Hints for a failed build.
 pub(crate) fn hints(plan: &Plan, error: &EngineError) -> Vec<String> {
-    let elements = plan.recipe == "dib";
+    let elements = plan.recipe == dib::RECIPE;
     let mut hints = Vec::new();
     match error {
         EngineError::Script { phase, place, tail, .. } => {

@@ -16,13 +16,14 @@ pub(crate) fn archive(
 ) -> Result<Option<&'static str>, CommandError> {
     let Some(engine) = engine else { return Ok(None) };
     let is_made = |name: &str| formats.is_some_and(|formats| formats.names().any(|f| f == name));
-    let found = ["docker", "oci"].iter().find(|name| is_made(name));
-    let name = found.ok_or_else(|| {
+    // Of two, the one that every engine takes: it comes first in the list.
+    let mut containers = output::FORMATS.iter().filter(|format| format.container.is_some());
+    let found = containers.find(|format| is_made(format.name)).ok_or_else(|| {
         CommandError::usage("--load-into: no container image is among the outputs")
             .hint("--formats docker --docker-target NAME:TAG writes one")
     })?;
     output::needs_program(engine.command(), "to load the container image into it")?;
-    Ok(Some(*name))
+    Ok(Some(found.name))
 }
 
 /// Loads the finished container image into the engine.

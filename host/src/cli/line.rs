@@ -164,9 +164,12 @@ fn check_elements(build: &BuildArgs) -> Result<Option<MachineReadable>, CommandE
             None => Err(usage("at least one distribution root element must be specified")),
         };
     }
-    let docker = build.image.formats.0.iter().any(|format| format.name == "docker");
-    if docker && build.image.docker_target.is_none() {
-        return Err(usage("docker: a target was not specified, use ‘--docker-target’"));
+    let named = |format: &&&output::Format| format.container == Some(output::Naming::Required);
+    if let Some(format) = build.image.formats.0.iter().find(named)
+        && build.image.docker_target.is_none()
+    {
+        let name = format.name;
+        return Err(usage(format!("{name}: a target was not specified, use ‘--docker-target’")));
     }
     Ok(None)
 }

@@ -85,8 +85,8 @@ pub(crate) fn restore_layer(
     directory: &Path,
 ) -> Result<Option<PathBuf>, CommandError> {
     let Ok(built) = find(settings, build) else { return Ok(None) };
-    let (recipe, layer) = ("layers", Printable::from(layer));
-    if built.plan.recipe != recipe {
+    let layer = Printable::from(layer);
+    if built.plan.recipe != layers::RECIPE {
         return Ok(None);
     }
     let Some(target) = built.plan.disks.iter().find(|disk| disk.role == plan::DiskRole::Target)

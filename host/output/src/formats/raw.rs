@@ -21,6 +21,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "raw",
     about: "the disk as it is, sparse",
     origin: Origin::Disk,
+    container: None,
     max_bytes: u64::MAX,
     sequential: true,
     needs: no_options,

@@ -13,6 +13,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "tar",
     about: "the tree as a tar archive",
     origin: Origin::Tree,
+    container: None,
     max_bytes: u64::MAX,
     sequential: true,
     needs: no_options,

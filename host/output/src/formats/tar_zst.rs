@@ -17,6 +17,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "tar.zst",
     about: "the tree as a tar archive compressed by zstd",
     origin: Origin::Tree,
+    container: None,
     max_bytes: u64::MAX,
     sequential: true,
     needs: no_options,

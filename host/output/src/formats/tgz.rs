@@ -24,6 +24,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "tgz",
     about: "the tree as a tar archive compressed by gzip",
     origin: Origin::Tree,
+    container: None,
     max_bytes: u64::MAX,
     sequential: true,
     needs: no_options,

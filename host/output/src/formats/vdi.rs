@@ -14,6 +14,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "vdi",
     about: "VirtualBox's format",
     origin: Origin::Disk,
+    container: None,
     max_bytes: MAX_BLOCKS * BLOCK_BYTES as u64,
     sequential: false,
     needs: no_options,

@@ -21,6 +21,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "vhdx",
     about: "Hyper-V's format, growing with its content",
     origin: Origin::Disk,
+    container: None,
     max_bytes: MAX_BYTES,
     sequential: false,
     needs: no_options,

@@ -25,6 +25,9 @@ mod lower;
 mod numbers;
 mod options;
 mod phase;
+/// The name of this front end in its plans.
+pub const RECIPE: &str = "dib";
+
 #[cfg(test)]
 mod real;
 mod settings;

@@ -64,7 +64,7 @@ pub fn lower(options: &DibOptions, located: &Located) -> Result<Lowered, DibErro
     let plan = Plan {
         format_version: FORMAT_VERSION,
         name: build.image_name.clone(),
-        recipe: "dib".to_owned(),
+        recipe: crate::RECIPE.to_owned(),
         disks,
         stages: stages::stages(&build)?,
         outputs: outputs::outputs(&build),

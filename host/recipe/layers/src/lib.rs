@@ -32,3 +32,6 @@ pub use lower::{DISK, File, Lowered, ROOT, Request, Target, inspect, lower};
 pub use project::{
     BUILD_FOLDER, CONFIG_FILE, Kind, Layer, NewLayerError, Project, ProjectError, new_layer, read,
 };
+
+/// The name of this front end in its plans.
+pub const RECIPE: &str = "layers";

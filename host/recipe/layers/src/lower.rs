@@ -217,7 +217,7 @@ fn plan(name: &str, bytes: u64, base: DiskBase, stages: Vec<Stage>) -> Plan {
     Plan {
         format_version: plan::FORMAT_VERSION,
         name: name.to_owned(),
-        recipe: "layers".into(),
+        recipe: crate::RECIPE.into(),
         disks: vec![scratch, disk],
         stages,
         outputs: Outputs::default(),

@@ -340,12 +340,12 @@ impl Artefact {
 fn file_of(args: &LayersBuildArgs, file: &Path, format: &'static output::Format) -> layers::File {
     let choice = formats::for_vmdb(format);
     let is_only = args.formats.as_ref().is_some_and(|formats| formats.0.len() == 1);
-    let container = matches!(format.name, "docker" | "oci").then(|| args.docker_target.clone());
+    let container = format.container.and(args.docker_target.clone());
     layers::File {
         path: vmdb::cli::file_of(&file.to_string_lossy(), &choice, is_only),
         format: choice.name,
         is_of_tree: choice.is_of_tree,
-        container: container.flatten(),
+        container,
     }
 }
 

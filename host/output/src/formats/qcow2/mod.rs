@@ -33,6 +33,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "qcow2",
     about: "QEMU's format, compressed unless -u is given",
     origin: Origin::Disk,
+    container: None,
     max_bytes: u64::MAX,
     sequential: false,
     needs,

@@ -36,6 +36,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "squash",
     about: "the tree as a squashfs filesystem",
     origin: Origin::Tree,
+    container: None,
     max_bytes: u64::MAX,
     sequential: false,
     needs: no_options,

@@ -19,6 +19,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "vmdk",
     about: "VMware's format, growing with its content (monolithicSparse)",
     origin: Origin::Disk,
+    container: None,
     max_bytes: super::MAX_BYTES,
     sequential: false,
     needs: no_options,

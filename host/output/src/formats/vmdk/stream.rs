@@ -22,6 +22,7 @@ pub(crate) const FORMAT: Format = Format {
     suffix: "stream.vmdk",
     about: "VMware's compressed format for transport (streamOptimized)",
     origin: Origin::Disk,
+    container: None,
     max_bytes: super::MAX_BYTES,
     sequential: true,
     needs: no_options,
