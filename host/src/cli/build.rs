@@ -31,19 +31,19 @@ fn path() -> ValueParser {
 /// Everything that a build can be told.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct BuildArgs {
-    /// Which elements.
+    /// The elements that are built.
     #[command(flatten)]
     pub(crate) elements: ElementArgs,
     /// What their scripts see.
     #[command(flatten)]
     pub(crate) scripts: ScriptArgs,
-    /// What comes out.
+    /// The image that is written.
     #[command(flatten)]
     pub(crate) image: ImageArgs,
-    /// What builds.
+    /// The options about the machine and the caches.
     #[command(flatten)]
     pub(crate) builder: BuilderArgs,
-    /// Where it builds.
+    /// Where the build takes place.
     #[command(flatten)]
     pub(crate) tmpfs: TmpfsArgs,
     /// What is shown while it runs.
@@ -90,10 +90,10 @@ pub(crate) struct GuestArgs {
     /// What vbuild keeps between builds.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
-    /// The machine.
+    /// The options of the machine.
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
-    /// What it may reach.
+    /// The network that the machine may reach.
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
 }
@@ -324,13 +324,13 @@ pub(crate) struct DriveArgs {
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = MACHINE)]
 pub(crate) struct MachineArgs {
-    /// What runs it.
+    /// The accelerator of the machine.
     #[command(flatten)]
     pub(crate) accel: AccelArgs,
-    /// Its memory.
+    /// The memory of the machine.
     #[command(flatten)]
     pub(crate) memory: MemoryArgs,
-    /// Its processors.
+    /// The processors of the machine.
     #[command(flatten)]
     pub(crate) processors: ProcessorArgs,
     /// What its appliance holds.
@@ -387,11 +387,11 @@ pub(crate) struct PackageArgs {
     pub(crate) appliance_package: Vec<String>,
 }
 
-/// What is told, and where.
+/// What is shown and logged, and where.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = OUTPUT)]
 pub(crate) struct OutputArgs {
-    /// How much.
+    /// How much is shown.
     #[command(flatten)]
     pub(crate) view: ViewArgs,
 

@@ -21,7 +21,7 @@ const DIGEST_DIGITS: usize = 12;
 /// `vbuild appliance`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct ApplianceCommand {
-    /// What to do.
+    /// What is to be done.
     #[command(subcommand)]
     pub(crate) verb: ApplianceVerb,
 }
@@ -42,22 +42,22 @@ pub(crate) enum ApplianceVerb {
 /// `vbuild appliance build`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct ApplianceBuildArgs {
-    /// What configures it.
+    /// The accelerator of the machine that configures it.
     #[command(flatten)]
     pub(crate) accel: AccelArgs,
-    /// With how many processors.
+    /// The number of processors.
     #[command(flatten)]
     pub(crate) processors: ProcessorArgs,
-    /// What it holds.
+    /// The packages of the appliance.
     #[command(flatten)]
     pub(crate) packages: PackageArgs,
-    /// Where that comes from.
+    /// The sources of the packages.
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// Where it is kept.
+    /// The cache folder in which it is kept.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
-    /// What is shown.
+    /// The options about what is shown.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -73,7 +73,7 @@ pub(crate) struct ApplianceInfoArgs {
     #[arg(long)]
     pub(crate) packages: bool,
 
-    /// Where it is kept.
+    /// The cache folder in which it is kept.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 }
@@ -81,7 +81,7 @@ pub(crate) struct ApplianceInfoArgs {
 /// `vbuild appliance list`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct ApplianceListArgs {
-    /// Where they are kept.
+    /// The cache folder in which they are kept.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 }
@@ -93,7 +93,7 @@ pub(crate) struct ApplianceGcArgs {
     #[arg(long)]
     pub(crate) all: bool,
 
-    /// Where they are kept.
+    /// The cache folder in which they are kept.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 }

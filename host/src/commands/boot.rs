@@ -56,7 +56,7 @@ pub(crate) struct BootArgs {
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = block_size)]
     pub(crate) block_size: BlockSize,
 
-    /// Options of the run.
+    /// How the image is booted.
     #[command(flatten)]
     pub(crate) trial: TrialArgs,
 }

@@ -29,7 +29,7 @@ const LABEL: &str = "vbuild-cache";
 /// `vbuild cache`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct CacheCommand {
-    /// What to do.
+    /// What is to be done.
     #[command(subcommand)]
     pub(crate) verb: CacheVerb,
 }

@@ -36,7 +36,7 @@ pub(crate) struct Cli {
     /// What to do other than building.
     #[command(subcommand)]
     pub(crate) verb: Option<Verb>,
-    /// The build.
+    /// The options of the build.
     #[command(flatten)]
     pub(crate) build: BuildArgs,
 }

@@ -20,7 +20,7 @@ pub(crate) type Outcome = Result<u8, CommandError>;
 /// A base image that a recipe makes for layers.
 #[derive(Debug)]
 pub(crate) struct BaseBuild<'a> {
-    /// The recipe.
+    /// The recipe of the base image.
     pub(crate) recipe: &'a Recipe,
     /// The project, from which the paths of the recipe are meant.
     pub(crate) project: &'a Path,

@@ -20,7 +20,7 @@ pub(crate) struct BuiltArgs {
     #[arg(value_name = "IMAGE|BUILD")]
     pub(crate) build: String,
 
-    /// Whose store.
+    /// The cache folder whose store is meant.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
     /// What runs the machine that looks.
@@ -41,7 +41,7 @@ pub(crate) struct BuiltArgs {
                         What counts is when the file's inode was last changed."
 )]
 pub(crate) struct ExplainArgs {
-    /// The build.
+    /// The options of the build.
     #[command(flatten)]
     pub(crate) built: BuiltArgs,
 
@@ -54,7 +54,7 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(after_help = "Files count for what changed them last.")]
 pub(crate) struct DuArgs {
-    /// The build.
+    /// The options of the build.
     #[command(flatten)]
     pub(crate) built: BuiltArgs,
 

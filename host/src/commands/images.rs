@@ -60,10 +60,10 @@ pub(crate) struct ImagesArgs {
     /// What the definitions may name of the host.
     #[command(flatten)]
     pub(crate) host_paths: HostPathArgs,
-    /// What builds.
+    /// The options about the machine and the caches.
     #[command(flatten)]
     pub(crate) builder: BuilderArgs,
-    /// What is shown.
+    /// The options about what is shown.
     #[command(flatten)]
     pub(crate) view: ViewArgs,
 }

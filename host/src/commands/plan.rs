@@ -37,7 +37,7 @@ pub(crate) struct PlanArgs {
     #[command(subcommand)]
     pub(crate) recipe: Option<OtherRecipe>,
 
-    /// The build.
+    /// The options of the build.
     #[command(flatten)]
     pub(crate) build: BuildArgs,
 

@@ -35,7 +35,7 @@ pub(crate) struct ShellArgs {
     #[command(subcommand)]
     pub(crate) recipe: Option<OtherRecipe>,
 
-    /// The build.
+    /// The options of the build.
     #[command(flatten)]
     pub(crate) build: BuildArgs,
 }

@@ -25,7 +25,7 @@ const BASES_UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 /// `vbuild store`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct StoreCommand {
-    /// What to do.
+    /// What is to be done.
     #[command(subcommand)]
     pub(crate) verb: StoreVerb,
 }
@@ -46,7 +46,7 @@ pub(crate) enum StoreVerb {
 /// `vbuild store du`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct StoreDuArgs {
-    /// Whose store.
+    /// The cache folder whose store is meant.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 
@@ -58,7 +58,7 @@ pub(crate) struct StoreDuArgs {
 /// `vbuild store ls`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct StoreArgs {
-    /// Whose store.
+    /// The cache folder whose store is meant.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 }
@@ -66,7 +66,7 @@ pub(crate) struct StoreArgs {
 /// `vbuild store verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct VerifyArgs {
-    /// Whose store.
+    /// The cache folder whose store is meant.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 
@@ -81,7 +81,7 @@ pub(crate) struct VerifyArgs {
     after_help = "What a running build needs is never removed, even if the store stays larger."
 )]
 pub(crate) struct GcArgs {
-    /// Whose store.
+    /// The cache folder whose store is meant.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 

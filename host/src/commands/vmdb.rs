@@ -125,7 +125,7 @@ pub(crate) struct VmdbArgs {
     #[command(flatten)]
     pub(crate) host_paths: HostPathArgs,
 
-    /// What builds.
+    /// The options about the machine and the caches.
     #[command(flatten)]
     pub(crate) builder: BuilderArgs,
 }

@@ -104,7 +104,7 @@ impl BuildDir {
         Err(failed("make", &base.path().join(PREFIX), io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// The directory.
+    /// The path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -41,7 +41,7 @@ pub(crate) enum DriveError {
     NoDisk {
         /// The file.
         path: PathBuf,
-        /// The reason.
+        /// The reason why it is not a disk image.
         reason: String,
     },
     /// Its content claims a format, and the user named none.
@@ -99,7 +99,7 @@ impl DriveError {
 pub(crate) struct HeldDrive {
     /// The file.
     pub(crate) path: PathBuf,
-    /// Its format.
+    /// The format of the drive.
     pub(crate) format: DriveFormat,
     _lock: Flock<File>,
 }

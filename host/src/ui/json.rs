@@ -21,7 +21,7 @@ use super::{
 /// Writes JSON lines to a stream.
 #[derive(Debug)]
 pub(crate) struct Json<W> {
-    /// The stream.
+    /// The stream that the lines are written to.
     pub(crate) out: W,
     /// Whether the output of scripts is written too.
     pub(crate) output: bool,

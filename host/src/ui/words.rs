@@ -24,7 +24,7 @@ pub(crate) enum Weight {
     Progress,
     /// A remark, hidden by `-q`.
     Remark,
-    /// Always shown.
+    /// A line that is always shown.
     Warning,
 }
 

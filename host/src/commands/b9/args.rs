@@ -26,7 +26,7 @@ pub(crate) struct B9Args {
     /// Options of every verb.
     #[command(flatten)]
     pub(crate) common: CommonArgs,
-    /// What to do.
+    /// What is to be done.
     #[command(subcommand)]
     pub(crate) verb: B9Verb,
 }
@@ -133,7 +133,7 @@ pub(crate) struct GuestArgs {
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 
-    /// The machine.
+    /// The options of the machine.
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
 
@@ -156,7 +156,7 @@ pub(crate) struct B9BuildArgs {
     /// What is built.
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
-    /// What builds.
+    /// The options about the machine and the caches.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
     /// What of earlier builds is used again.
@@ -190,7 +190,7 @@ pub(crate) struct B9PlanArgs {
     /// Options of every verb of B9.
     #[command(flatten)]
     pub(crate) common: CommonArgs,
-    /// The build.
+    /// The options of the build.
     #[command(flatten)]
     pub(crate) build: B9BuildArgs,
 
@@ -215,7 +215,7 @@ pub(crate) struct RunArgs {
     #[arg(value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 
-    /// What builds.
+    /// The options about the machine and the caches.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
 }

@@ -43,7 +43,7 @@ impl<'a> Configuration<'a> {
     /// Reads the configuration that counts. B9's default one is made where it is missing.
     ///
     /// # Errors
-    /// When there is none, or it cannot be understood.
+    /// When no configuration is found, or it cannot be understood.
     pub(super) fn read(
         context: &ProcessContext,
         options: &'a CommonArgs,
@@ -93,7 +93,7 @@ impl<'a> Configuration<'a> {
     /// The folder of shared images.
     ///
     /// # Errors
-    /// When it is below the home, and there is none.
+    /// When it is below the home folder, and the user has no home.
     pub(super) fn cache(&self) -> Result<PathBuf, CommandError> {
         let below_home = |path: &str| match &self.home {
             Some(home) => Ok(home.join(path)),
@@ -113,7 +113,7 @@ impl<'a> Configuration<'a> {
     /// The repository that is used, if one is: one of the configuration, or a place.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// When no repository has that name.
     pub(super) fn repository(&self) -> Result<Option<Remote>, CommandError> {
         let Some(id) = self.options.repo.as_ref().or(self.config.repository.as_ref()) else {
             return Ok(None);
@@ -135,7 +135,7 @@ impl<'a> Configuration<'a> {
     /// The repository that is used, or else all of the configuration.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// When no repository has that name.
     pub(super) fn repositories(&self) -> Result<Vec<Remote>, CommandError> {
         Ok(match self.repository()? {
             Some(one) => vec![one],

@@ -93,7 +93,7 @@ impl Cache {
     /// The newest revision of a name that is here.
     ///
     /// # Errors
-    /// When there is none.
+    /// When the name has no revision here.
     pub(super) fn newest(&self, name: &str, ctx: &RunContext) -> Result<Revision, CommandError> {
         let revisions = self.local_revisions(ctx)?;
         share_index::newest(&revisions, name).cloned().ok_or_else(|| {
@@ -105,7 +105,7 @@ impl Cache {
     /// The newest revision of a name, and its image, which stays as long as the file is open.
     ///
     /// # Errors
-    /// When there is none.
+    /// When the name has no revision here.
     pub(super) fn hold_newest(
         &self,
         name: &str,

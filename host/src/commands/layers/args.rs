@@ -29,7 +29,7 @@ pub(crate) struct LayersArgs {
     /// What to do other than building.
     #[command(subcommand)]
     pub(crate) verb: Option<LayersVerb>,
-    /// The build.
+    /// The options of the build.
     #[command(flatten)]
     pub(crate) build: LayersBuildArgs,
 }
@@ -118,10 +118,10 @@ pub(crate) struct LayersBuildArgs {
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub(crate) timeout: Option<u32>,
 
-    /// What builds.
+    /// The options about the machine and the caches.
     #[command(flatten)]
     pub(crate) builder: BuilderArgs,
-    /// What is shown.
+    /// The options about what is shown.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -149,7 +149,7 @@ pub(crate) struct TestBootArgs {
     #[arg(value_name = "IMAGE")]
     pub(crate) image: Option<PathBuf>,
 
-    /// How.
+    /// How the image is booted.
     #[command(flatten)]
     pub(crate) trial: boot::TrialArgs,
 }
@@ -185,7 +185,7 @@ pub(crate) struct CompareLayersArgs {
     /// What vbuild keeps between builds.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
-    /// The machine.
+    /// The options of the machine.
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
     /// Where its appliance comes from.
