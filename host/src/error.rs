@@ -169,8 +169,8 @@ impl CommandError {
 
     /// The error and its causes, outermost first, without repetitions: a source
     /// that an error already shows in its own text is left out.
-    pub(crate) fn chain(&self) -> Vec<String> {
-        chain(self.source.as_ref())
+    pub(crate) fn causes(&self) -> Vec<String> {
+        checked::causes(self.source.as_ref())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, fs::File, io, os::unix::fs::FileExt};
 
-use crate::{Magic, blocks, partition::Disk, source::ImageFile, limits::Written, vmdk};
+use crate::{Magic, blocks, limits::Written, partition::Disk, source::ImageFile, vmdk};
 
 /// Parses the partition tables of a disk, and finds each of the first partitions.
 pub fn partition_table(bytes: &[u8]) {

@@ -13,12 +13,7 @@ use plan::Salt;
 use store::{Origin, Store, StoreError};
 
 use super::shared_cache;
-use crate::{
-    error::{CommandError, on_one_line},
-    machine::ca,
-    run_context::RunContext,
-    settings::Settings,
-};
+use crate::{error::CommandError, machine::ca, run_context::RunContext, settings::Settings};
 
 /// Where the store is.
 #[must_use]

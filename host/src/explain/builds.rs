@@ -7,7 +7,7 @@ use std::{
 };
 
 use plan::Plan;
-use store::{Digest, FileRole, Printable, RecordKind, Session, StageRecord};
+use store::{Digest, FileRole, Lease, Printable, RecordKind, StageRecord};
 
 use crate::{
     build::stage_cache,
@@ -23,13 +23,13 @@ pub(super) struct Built {
     pub(super) plan: Plan,
     /// Its stages in order, as far as they are known.
     pub(super) stages: Vec<StageRecord>,
-    pub(super) session: Arc<Session>,
+    pub(super) lease: Arc<Lease>,
 }
 
 /// The build that an image or a name means, the latest if there are several.
 pub(super) fn find(settings: &Settings, build: &str) -> Result<Built, CommandError> {
     let store = stage_cache::open(&settings.cache_dir)?;
-    let session = Arc::new(store.session()?);
+    let lease = Arc::new(store.lease()?);
     let mut records = store.records()?;
     records.retain(|(_, record)| record.kind == RecordKind::Outputs);
     records.sort_by_key(|(_, record)| std::cmp::Reverse(record.created));
@@ -53,18 +53,18 @@ pub(super) fn find(settings: &Settings, build: &str) -> Result<Built, CommandErr
     let role = record.files.iter().find(|file| file.role == FileRole::Plan);
     let incomplete = || CommandError::message(Kind::Build, "the record of the build has no plan");
     let mut json = Vec::new();
-    session.get_blob(&role.ok_or_else(incomplete)?.object, &mut json)?;
+    lease.get_blob(&role.ok_or_else(incomplete)?.object, &mut json)?;
     let plan: Plan =
         serde_json::from_slice(&json).map_err(|e| CommandError::new(Kind::Build, e))?;
     let mut stages = Vec::new();
     let mut next = record.parent;
     while let Some(key) = next.filter(|_| stages.len() < STAGES_MAX) {
-        let Some(stage) = session.lookup(&key)? else { break };
+        let Some(stage) = lease.lookup(&key)? else { break };
         next = stage.parent;
         stages.push(stage);
     }
     stages.reverse();
-    Ok(Built { plan, stages, session })
+    Ok(Built { plan, stages, lease })
 }
 
 fn digest_of(path: &Path) -> Result<Digest, CommandError> {
@@ -100,6 +100,6 @@ pub(crate) fn restore_layer(
     });
     let Some(disk) = disk else { return Ok(None) };
     let path = directory.join("layer.raw");
-    built.session.restore(disk, &path)?;
+    built.lease.restore(disk, &path)?;
     Ok(Some(path))
 }

@@ -1,8 +1,6 @@
 //! When a file changed, and which step ran then.
 
-use std::collections::BTreeSet;
-
-use store::{Printable, StageRecord};
+use store::StageRecord;
 
 /// How far two clocks of one machine may disagree: the kernel's coarse clock
 /// ticks every 4 ms, and asking for the time takes some more under TCG.
@@ -22,13 +20,13 @@ pub(super) struct Entry {
 /// The step that ran when a file changed.
 pub(super) fn attribute<'a>(
     stages: &'a [StageRecord],
-    copies: &BTreeSet<Printable>,
     entry: &Entry,
 ) -> Option<(&'a StageRecord, Option<&'a store::Ran>)> {
     let mut found = None;
     for &time in &entry.changed_ms {
         let now = at(stages, time);
-        let copied = now.is_some_and(|(_, ran)| ran.is_some_and(|ran| copies.contains(&ran.name)));
+        let copied =
+            now.is_some_and(|(_, ran)| ran.is_some_and(|ran| ran.kind == store::RanKind::TreeCopy));
         found = now.or(found);
         if !copied {
             break;

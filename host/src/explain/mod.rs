@@ -9,18 +9,18 @@ mod changes;
 pub(crate) use builds::restore_layer;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use builds::{Built, find};
 use changes::{Entry, attribute};
-use engine::{Place, Visit, Visitor};
+use engine::{Pause, PauseContext, PauseHook};
 use plan::{Plan, Step};
 use session::ChildEvent;
 use store::{Connection, Printable, StageRecord};
-use wire::{Channel, Spawn, Stdin};
+use wire::Channel;
 
 use crate::{
     build::{prepared::Prepared, trees::Trees},
@@ -71,7 +71,7 @@ pub(crate) async fn path(
         CommandError::message(Kind::Build, format!("the step that changed `{path}` is not known"))
             .hint("what ran before it was kept in the store is not recorded")
     };
-    let (stage, ran) = attribute(&built.stages, &copies(&built.plan), times).ok_or_else(unknown)?;
+    let (stage, ran) = attribute(&built.stages, times).ok_or_else(unknown)?;
     Ok(Answer {
         name: ran.map_or_else(|| stage.name.clone(), |ran| ran.name.clone()),
         origin: ran.and_then(|ran| ran.origin.clone()),
@@ -102,12 +102,11 @@ pub(crate) async fn sizes(
     let built = find(settings, build)?;
     let mut shares: BTreeMap<Printable, u64> = BTreeMap::new();
     let mut seen = HashSet::new();
-    let copies = copies(&built.plan);
     for entry in look(settings, ctx, &built, None).await?.values() {
         if !seen.insert(entry.inode.clone()) {
             continue;
         }
-        let name = match attribute(&built.stages, &copies, entry) {
+        let name = match attribute(&built.stages, entry) {
             Some((_, Some(ran))) if by_step => ran.name.clone(),
             Some((stage, _)) => stage.name.clone(),
             None => "not known".into(),
@@ -166,12 +165,6 @@ async fn look(
     let mut found = looker.found.lock().unwrap_or_else(PoisonError::into_inner);
     std::mem::replace(&mut *found, Ok(BTreeMap::new()))
         .map_err(|text| CommandError::message(Kind::Build, text))
-}
-
-/// The titles of the steps that copy trees: what they write was made by others before.
-fn copies(plan: &Plan) -> BTreeSet<Printable> {
-    let copies = plan.steps().filter(|step| matches!(step, Step::CopyTree { .. }));
-    copies.map(|step| Printable::from(step.title().as_str())).collect()
 }
 
 /// Directories that trees are copied from, seen from the tools root, last first.
@@ -338,7 +331,7 @@ mod tests {
         ];
         let who = |times: &[u64]| {
             let entry = Entry { changed_ms: times.to_vec(), ..Entry::default() };
-            attribute(&stages, &["copy the tree to /m".into()].into(), &entry)
+            attribute(&stages, &entry)
                 .map(|(stage, ran)| ran.map_or(&stage.name, |ran| &ran.name).to_string())
         };
         assert_eq!(who(&[25_000, 1500]), Some("root.d/10-a".into()));

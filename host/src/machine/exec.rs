@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use machine::{BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, MachineSpec};
 use session::{BootOptions, Session};
-use wire::{Request, Spawn};
 
 use super::{
     appliance, backend, build_dir::BuildDir, ca, drive::HeldDrive, network::Network, shell,
@@ -109,6 +108,6 @@ async fn run(
         engine::certificates::install(session, "/", bundle).await?;
         env.extend(engine::certificates::environment());
     }
-    let spawn = Spawn { argv: argv.to_vec(), env, cwd: "/".into(), ..Spawn::default() };
-    Ok(shell::exit_code(shell::join(session, spawn).await?))
+    let command = session.command(argv).envs(env);
+    Ok(shell::exit_code(shell::join(command).await?))
 }

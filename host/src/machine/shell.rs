@@ -209,7 +209,7 @@ impl Shell {
     }
 
     /// A shell after this number of stages, with which the build ends.
-    pub(crate) fn after(stages: usize) -> Visit {
+    pub(crate) fn after(stages: usize) -> Pause {
         Self::default().visit(Some(stages), Vec::new(), false)
     }
 

@@ -42,12 +42,6 @@ pub(crate) fn line(event: &Event) -> Option<(Weight, Printable)> {
     line.map(|(weight, text)| (weight, text.into()))
 }
 
-/// Whether a name is that of an element's script. Commands of vbuild's own are named by a
-/// sentence, and no script's name has a blank.
-pub(crate) fn is_script(name: &str) -> bool {
-    !name.contains(' ')
-}
-
 fn scripts(event: &Event) -> Option<(Weight, String)> {
     Some(match event {
         Event::BuildStarted { name, stages } => {

@@ -22,7 +22,7 @@ use crate::{
     Checksum, OutputError, Result, Target,
     atomic::OutFile,
     checksum::Digester,
-    commit::civil,
+    commit::civil_date,
     format::{Format, Naming, Need, Origin, Writer, no_options},
     formats::{tar, tgz},
     losses::{Losses, Watch},
