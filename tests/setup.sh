@@ -7,7 +7,9 @@
 # only while this script runs, because under emulation QEMU 10 starts processes
 # four times faster than the 7.2 of Debian 12.
 #
-# usage: tests/setup.sh [build|test]
+# usage: tests/setup.sh [build|test|arm64]
+#   build  what builds and runs vbuild      test   and its tests
+#   arm64  and builds for arm64 on another machine: QEMU, firmware, a compiler of the agent
 set -eu
 . "$(dirname "$0")/ground.sh"
 
@@ -35,6 +37,16 @@ if [ "$what" = test ]; then
     want zsh zsh
     want fish fish
     [ -e /usr/share/OVMF/OVMF_CODE.fd ] || [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || packages="$packages ovmf"
+fi
+
+if [ "$what" = arm64 ]; then
+    want qemu-system-aarch64 qemu-system-arm
+    want aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+    [ -e /usr/aarch64-linux-gnu/lib/libc.a ] || packages="$packages libc6-dev-arm64-cross"
+    [ -e /usr/share/AAVMF/AAVMF_CODE.fd ] || packages="$packages qemu-efi-aarch64"
+    # Debian's compiler, whose library exists for arm64; that of rustup serves as well.
+    rustup target list --installed 2>/dev/null | grep -q '^aarch64-unknown-linux-gnu$' ||
+        [ -x /usr/bin/rustc ] || packages="$packages rustc-web"
 fi
 
 if [ -n "$packages" ]; then
@@ -67,8 +79,9 @@ if [ -n "$packages" ]; then
                 echo "deb $mirror bookworm-backports main" >"$list/vbuild-backports.list"
                 if $sudo apt-get update -q -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$list" &&
                     $sudo apt-get install -q -y --no-install-recommends -t bookworm-backports \
-                        -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$list" qemu-system-x86; then
-                    packages=$(echo "$packages" | sed 's/ qemu-system-x86//')
+                        -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$list" \
+                        $(echo "$packages" | tr ' ' '\n' | grep '^qemu-system-'); then
+                    packages=$(echo "$packages" | sed 's/ qemu-system-[a-z0-9]*//g')
                 fi
                 $sudo apt-get update -q
             fi

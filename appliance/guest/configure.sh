@@ -8,7 +8,9 @@
 set -u
 here=/var/lib/vbuild
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
-export DPKG_ROOT= DPKG_ADMINDIR=/var/lib/dpkg DPKG_MAINTSCRIPT_ARCH=amd64
+export DPKG_ROOT= DPKG_ADMINDIR=/var/lib/dpkg
+DPKG_MAINTSCRIPT_ARCH=$(dpkg --print-architecture)
+export DPKG_MAINTSCRIPT_ARCH
 export DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_RUNNING_VERSION=1.21
 export HOME=/root LC_ALL=C.UTF-8 PERL_BADLANG=0
 # Programs that only make sense on a running system are replaced by `true`

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use architecture::MachineArchitecture;
 use download::{Client, DownloadError};
 
 use crate::{
@@ -19,8 +20,6 @@ use crate::{
     seen::SeenDates,
 };
 
-/// The only supported architecture.
-pub(crate) const ARCHITECTURE: &str = "amd64";
 /// Maximum size of an uncompressed package index; that of Debian's main has some 60 MB.
 const INDEX_MAX_BYTES: u64 = 1 << 30;
 /// The only component used: firmware and non-free tools are of no use in a virtual machine.
@@ -85,6 +84,8 @@ pub(crate) struct Source<'a> {
     pub mirror: &'a Mirror,
     /// The release's code name.
     pub release: &'a str,
+    /// The architecture whose packages are listed.
+    pub architecture: MachineArchitecture,
     /// The trusted keys.
     pub trust: &'a Trust,
     /// Whether expired Release files are accepted.
@@ -108,7 +109,7 @@ impl Archive {
         tell: &mut dyn FnMut(Progress),
     ) -> Result<Self, ArchiveError> {
         let suites = source.mirror.suites(source.release);
-        let path = format!("{COMPONENT}/binary-{ARCHITECTURE}/Packages.xz");
+        let path = format!("{COMPONENT}/binary-{}/Packages.xz", source.architecture);
         let unusable = |source_error| ArchiveError::SeenDates {
             path: source.seen.to_owned(),
             source: source_error,

@@ -21,11 +21,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use architecture::MachineArchitecture;
 use download::Client;
 
 use crate::{
     apt_conf::AptConf,
-    archive::{ARCHITECTURE, Archive, ArchiveError, Source},
+    archive::{Archive, ArchiveError, Source},
     cache::{self, Appliance, Cache},
     configure,
     deb::{self, Deb, DebError, Spool},
@@ -63,6 +64,8 @@ const FIRST_STAGE_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Which appliance is requested, and how it may be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
+    /// The architecture of the machine for which it is made.
+    pub architecture: MachineArchitecture,
     /// The release's code name, one of [`RELEASES`].
     pub release: String,
     /// Packages in addition to the standard tools.
@@ -84,6 +87,7 @@ impl Request {
     #[must_use]
     pub fn new(cache_dir: PathBuf, agent: PathBuf) -> Self {
         Self {
+            architecture: MachineArchitecture::default(),
             release: DEFAULT_RELEASE.to_owned(),
             extra_packages: Vec::new(),
             mirror: None,
@@ -100,7 +104,7 @@ impl Request {
         let mut extras: Vec<String> = self
             .extra_packages
             .iter()
-            .filter(|name| !packages::TOOLS.contains(&name.as_str()))
+            .filter(|name| packages::tools(self.architecture).all(|tool| tool != name.as_str()))
             .cloned()
             .collect();
         extras.sort();
@@ -112,7 +116,7 @@ impl Request {
         if !RELEASES.contains(&self.release.as_str()) {
             return Err(Error::UnknownRelease { release: self.release.clone() });
         }
-        Ok(manifest::request_key(&self.release, &self.extras()))
+        Ok(manifest::request_key(self.architecture, &self.release, &self.extras()))
     }
 }
 
@@ -223,15 +227,16 @@ impl Plan {
         let expiry = if apt.takes_expired() { Expiry::Warn } else { Expiry::Refuse };
         let (mirror, release) = (&mirror, request.release.as_str());
         let seen = &cache.seen_dates();
-        let source = Source { mirror, release, trust, expiry, now: now(), seen };
+        let architecture = request.architecture;
+        let source = Source { mirror, release, architecture, trust, expiry, now: now(), seen };
         let archive = Archive::load(&client, source, &cache.files_dir(), &mut |progress| {
             events.event(Event::Download(Phase::Indices, progress));
         })?;
         for warning in &archive.warnings {
             events.event(Event::Warning(warning));
         }
-        let mut chosen = choose(&archive, &request.extras(), events)?;
-        chosen.push(kernel::find(&archive.index, packages::KERNEL)?);
+        let mut chosen = choose(&archive, request, events)?;
+        chosen.push(kernel::find(&archive.index, packages::kernel(architecture))?);
         let entry = |package: &Package| PackageEntry {
             name: package.name.clone(),
             version: package.version.clone(),
@@ -341,7 +346,7 @@ impl Plan {
             format: FORMAT,
             digest: self.digest.clone(),
             release: request.release.clone(),
-            architecture: ARCHITECTURE.to_owned(),
+            architecture: request.architecture.to_string(),
             extra_packages: request.extras(),
             kernel: KernelEntry {
                 package: kernel.name.clone(),
@@ -362,10 +367,11 @@ impl Plan {
 /// it conflicts with a requested package.
 fn choose(
     archive: &Archive,
-    extras: &[String],
+    request: &Request,
     events: &mut dyn Events,
 ) -> Result<Vec<Package>, Error> {
-    let mut tools: Vec<String> = packages::TOOLS.iter().map(|tool| (*tool).to_owned()).collect();
+    let extras = request.extras();
+    let mut tools: Vec<String> = packages::tools(request.architecture).map(str::to_owned).collect();
     loop {
         let wanted: Vec<String> = extras.iter().chain(&tools).cloned().collect();
         let error = match solve::resolve(&archive.index, &wanted) {

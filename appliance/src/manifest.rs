@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use architecture::MachineArchitecture;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -121,11 +122,15 @@ impl PartsDigest {
 
 /// The key of a request: the requested release and packages, and the version of the build rules.
 #[must_use]
-pub(crate) fn request_key(release: &str, extra_packages: &[String]) -> String {
+pub(crate) fn request_key(
+    architecture: MachineArchitecture,
+    release: &str,
+    extra_packages: &[String],
+) -> String {
     let mut digest = PartsDigest::default();
     digest.part("request").part(&FORMAT.to_string()).part(&configure::fingerprint()).part(release);
-    digest.part(packages::KERNEL);
-    for tool in packages::TOOLS {
+    digest.part(architecture.architecture().debian()).part(packages::kernel(architecture));
+    for tool in packages::tools(architecture) {
         digest.part(tool);
     }
     digest.part("extra");
@@ -154,10 +159,12 @@ mod tests {
     fn keys_tell_requests_apart() {
         let extra =
             |names: &[&str]| -> Vec<String> { names.iter().map(|n| (*n).to_owned()).collect() };
-        let key = request_key("bookworm", &extra(&["a", "b"]));
-        assert_eq!(key, request_key("bookworm", &extra(&["a", "b"])));
-        assert_ne!(key, request_key("trixie", &extra(&["a", "b"])));
-        assert_ne!(key, request_key("bookworm", &extra(&["ab"])));
+        let [amd64, arm64] = MachineArchitecture::ALL;
+        let key = request_key(amd64, "bookworm", &extra(&["a", "b"]));
+        assert_eq!(key, request_key(amd64, "bookworm", &extra(&["a", "b"])));
+        assert_ne!(key, request_key(arm64, "bookworm", &extra(&["a", "b"])));
+        assert_ne!(key, request_key(amd64, "trixie", &extra(&["a", "b"])));
+        assert_ne!(key, request_key(amd64, "bookworm", &extra(&["ab"])));
         let package =
             PackageEntry { name: "a".to_owned(), version: "1".to_owned(), sha256: "x".to_owned() };
         assert_ne!(appliance_digest(&key, &[]), appliance_digest(&key, &[package]));

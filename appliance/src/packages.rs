@@ -1,12 +1,28 @@
 //! The packages of the tools root, with the reason for each group. A package that is not listed can
 //! be added with `--appliance-package`; a listed package costs every user one download.
 
+use architecture::MachineArchitecture;
+
 /// The kernel: the flavor for virtual machines, a quarter of the size of the general one, with ext4
 /// built in.
-pub(crate) const KERNEL: &str = "linux-image-cloud-amd64";
+pub(crate) fn kernel(architecture: MachineArchitecture) -> &'static str {
+    match architecture {
+        MachineArchitecture::Amd64 => "linux-image-cloud-amd64",
+        MachineArchitecture::Arm64 => "linux-image-cloud-arm64",
+    }
+}
 
-/// The tools, in addition to the essential packages and their dependencies.
-pub(crate) const TOOLS: &[&str] = &[
+/// The tools of an architecture, in addition to the essential packages and their dependencies.
+pub(crate) fn tools(architecture: MachineArchitecture) -> impl Iterator<Item = &'static str> {
+    let boot_loaders = match architecture {
+        MachineArchitecture::Amd64 => ["grub-pc-bin", "grub-efi-amd64-bin"].as_slice(),
+        MachineArchitecture::Arm64 => ["grub-efi-arm64-bin"].as_slice(),
+    };
+    TOOLS.iter().chain(boot_loaders).copied()
+}
+
+/// The tools of every architecture.
+const TOOLS: &[&str] = &[
     // Bootstrapping Debian and its derivatives, with the required keys.
     "apt",
     "debootstrap",
@@ -51,8 +67,6 @@ pub(crate) const TOOLS: &[&str] = &[
     // Image formats and boot loaders that elements install from outside.
     "qemu-utils",
     "grub2-common",
-    "grub-pc-bin",
-    "grub-efi-amd64-bin",
     // RPM-based distributions.
     "rpm",
     "dnf",

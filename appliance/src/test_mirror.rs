@@ -13,6 +13,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use architecture::MachineArchitecture;
 use pgp::{
     composed::{
         CleartextSignedMessage, EncryptionCaps, KeyType, SecretKeyParamsBuilder, SignedPublicKey,
@@ -175,7 +176,7 @@ impl TestMirror {
         mirror.add("extra", "1", "Depends: base-files\n", &[("./usr/bin/extra", 0o4755, b"extra")]);
         mirror.add("linux-image-6.1-cloud-amd64", "1", "", &kernel_files());
         let meta = "Depends: linux-image-6.1-cloud-amd64 (= 1)\n";
-        mirror.add(packages::KERNEL, "1", meta, &[]);
+        mirror.add(packages::kernel(MachineArchitecture::Amd64), "1", meta, &[]);
         mirror.publish();
         mirror
     }

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use engine::cache::Rules;
-use machine::{DriveFormat, accel::Accel};
+use machine::{DriveFormat, MachineArchitecture, accel::Accel};
 
 /// Memory of the guest when nothing is said, in MiB. debootstrap and dpkg need
 /// 700; mkfs of large disks and initramfs generation more.
@@ -43,6 +43,8 @@ pub enum CaSource {
 /// The settings of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// The architecture of the machine: that of the plan, or that of this host.
+    pub architecture: MachineArchitecture,
     /// Which accelerator the machine uses.
     pub accel: Accel,
     /// Whether a kernel that does not grant every layer of the confinement is an error.
@@ -114,6 +116,7 @@ impl Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            architecture: MachineArchitecture::of_host(),
             accel: Accel::Auto,
             require_confinement: false,
             vcpus: default_vcpus(),

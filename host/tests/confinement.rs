@@ -212,7 +212,7 @@ fn what_confines_is_told() {
     for held in &held {
         assert!(text.contains(&format!(" {held}\n")), "{held}\n{text}");
     }
-    if qemu::find(None).is_ok() {
+    if qemu::find(machine::MachineArchitecture::of_host(), None).is_ok() {
         assert!(text.contains("  QEMU: "), "{text}");
     }
     // Builds may be impossible here for another reason, which is then the status.

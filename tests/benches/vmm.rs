@@ -158,7 +158,9 @@ async fn measure(ground: &Ground, own: bool) -> Figures {
             Ok("tcg") => QemuAccel::Tcg,
             _ => QemuAccel::Kvm,
         };
-        let qemu = Qemu::new(None, accel).unwrap().with_helper(tests::vbuild_binary());
+        let qemu = Qemu::new(machine::MachineArchitecture::of_host(), None, accel)
+            .unwrap()
+            .with_helper(tests::vbuild_binary());
         prepared.backend = Arc::new(qemu);
     }
     prepared.spec.on_guest_connect = Arc::new(|request| {

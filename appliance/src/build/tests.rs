@@ -207,7 +207,15 @@ fn a_mirror_that_goes_back_to_an_older_state_is_refused() {
     let load = |expiry| {
         let mirror = Mirror::from_url(&scene.mirror.server.url()).unwrap();
         let (mirror, trust, seen) = (&mirror, &scene.trust, &cache.seen_dates());
-        let source = Source { mirror, release: "bookworm", trust, expiry, now: now(), seen };
+        let source = Source {
+            architecture: architecture::MachineArchitecture::Amd64,
+            mirror,
+            release: "bookworm",
+            trust,
+            expiry,
+            now: now(),
+            seen,
+        };
         let client = fetch::client(None, &AptConf::default()).unwrap();
         Archive::load(&client, source, &cache.files_dir(), &mut |_| {})
     };

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use machine::{Backend, DriveFormat, OnGuestConnect};
+use machine::{Backend, DriveFormat, MachineArchitecture, OnGuestConnect};
 use plan::{Digest, TreeOutput};
 use session::Session;
 use store::StageRecord;
@@ -19,7 +19,9 @@ use crate::{cache::Cache, events::SharedObserver};
 /// The appliance that the build runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApplianceFiles {
-    /// An ELF file with a PVH entry, or a bzImage.
+    /// What it is made for.
+    pub architecture: MachineArchitecture,
+    /// The kernel; see [`machine::MachineSpec`] for its format.
     pub kernel: PathBuf,
     /// An initramfs with the agent.
     pub initrd: PathBuf,

@@ -309,6 +309,7 @@ impl Build<'_> {
         let connect_egress =
             config.network.as_ref().map_or(refuse, |network| network.on_guest_connect());
         let spec = MachineSpec {
+            architecture: config.appliance.architecture,
             name: self.plan.name.clone(),
             vcpus: config.vcpus,
             memory_mib: config.memory_mib,

@@ -17,6 +17,7 @@ pub use spec::{
 
 use std::{os::unix::net::UnixStream, path::Path};
 
+pub use architecture::MachineArchitecture;
 pub use confine::Confinement;
 
 /// How a machine ended.

@@ -3,6 +3,8 @@
 
 use std::{fmt, os::unix::net::UnixStream, path::PathBuf, sync::Arc};
 
+use architecture::MachineArchitecture;
+
 /// Maximum length of a virtio-blk serial (`VIRTIO_BLK_ID_BYTES`, virtio 1.2 section 5.2.6).
 const DRIVE_SERIAL_MAX_BYTES: usize = 20;
 /// Minimum memory: Debian's cloud kernel with the tools root needs about 100 MiB to start the
@@ -152,11 +154,14 @@ pub type OnGuestConnect = Arc<dyn Fn(GuestConnect) -> ConnectDecision + Send + S
 pub struct MachineSpec {
     /// A short name for process titles and messages.
     pub name: String,
+    /// The architecture. The own VMM runs only that of the host.
+    pub architecture: MachineArchitecture,
     /// Number of virtual CPUs, 1 to 16.
     pub vcpus: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// A Linux kernel: an ELF file with a PVH entry, or a bzImage.
+    /// A Linux kernel. On amd64 an ELF file with a PVH entry, or a bzImage; on arm64 an
+    /// `Image` (Documentation/arch/arm64/booting.rst).
     pub kernel: PathBuf,
     /// The initramfs, or several concatenated ones.
     pub initrd: PathBuf,
@@ -178,6 +183,7 @@ impl fmt::Debug for MachineSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MachineSpec")
             .field("name", &self.name)
+            .field("architecture", &self.architecture)
             .field("vcpus", &self.vcpus)
             .field("memory_mib", &self.memory_mib)
             .field("kernel", &self.kernel)
@@ -239,6 +245,7 @@ mod tests {
 
     fn spec() -> MachineSpec {
         MachineSpec {
+            architecture: MachineArchitecture::default(),
             name: "test".to_owned(),
             vcpus: 1,
             memory_mib: 512,

@@ -2,6 +2,8 @@
 
 use std::{io::Read, path::PathBuf};
 
+use architecture::Architecture;
+
 use crate::{
     Checksum, OutputError, Result, atomic::OutFile, formats, place, run::DiskInput, tools,
 };
@@ -125,7 +127,7 @@ impl Target {
             compress: true,
             options: None,
             container: None,
-            architecture: container_architecture(std::env::consts::ARCH).to_owned(),
+            architecture: host_architecture(),
             checksums: Vec::new(),
             identity: Identity::random(),
             adopt: false,
@@ -134,16 +136,9 @@ impl Target {
     }
 }
 
-/// Maps an architecture name of Rust or Debian to that of container engines.
-#[must_use]
-pub fn container_architecture(name: &str) -> &str {
-    match name {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" | "i386" | "i686" => "386",
-        "ppc64el" | "powerpc64" => "ppc64le",
-        other => other,
-    }
+/// The name of this host's architecture in container images.
+fn host_architecture() -> String {
+    Architecture::of_host().map_or(std::env::consts::ARCH, Architecture::oci).to_owned()
 }
 
 /// The identifier and the time that some formats contain.

@@ -34,8 +34,7 @@ pub use checksum::Checksum;
 pub use commit::{Existing, Pending, Written, civil_date, commit};
 pub use error::{OutputError, Result};
 pub use format::{
-    FORMATS, Format, Identity, Naming, Need, Origin, Target, check, container_architecture, format,
-    parse_formats,
+    FORMATS, Format, Identity, Naming, Need, Origin, Target, check, format, parse_formats,
 };
 pub use place::{check_directory, check_file};
 pub use progress::{Event, Progress, Silent};

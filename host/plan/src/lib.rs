@@ -13,7 +13,6 @@
 //! Architecture invariant: of the workspace, this crate imports only the checked types
 //! of names and digests.
 
-mod architecture;
 mod check;
 mod facets;
 mod key;
@@ -28,7 +27,7 @@ mod upload;
 
 pub use checked::{Digest, DiskName, InvalidDiskName};
 
-pub use architecture::debian_architecture;
+pub use architecture::{Architecture, MachineArchitecture};
 pub use check::{Complaint, check};
 pub use key::{Inputs, Point, Salt, StageKey, Surroundings, changed_inputs, stage_inputs};
 pub use layout::{

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use architecture::Architecture;
 use serde::{Deserialize, Serialize};
 
 use crate::{Digest, DiskName, FactName, GuestPath, Node, Outputs, Step};
@@ -16,6 +17,8 @@ pub struct Plan {
     pub name: String,
     /// Which front end made it, such as `dib`.
     pub recipe: String,
+    /// What its programs are made for. It decides about the machine that runs the build.
+    pub architecture: Architecture,
     /// The disks of the machine, beside the appliance's root and the user's
     /// helper drive, which belong to the engine.
     pub disks: Vec<Disk>,

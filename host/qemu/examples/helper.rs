@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut path = || args.next().map(PathBuf::from).ok_or("too few arguments");
     let spec = MachineSpec {
+        architecture: machine::MachineArchitecture::Amd64,
         name: "held".to_owned(),
         vcpus: 1,
         memory_mib: 256,
@@ -34,7 +35,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[tokio::main]
 async fn hold(spec: MachineSpec) -> Result<(), Box<dyn std::error::Error>> {
-    let _machine = Qemu::new(None, QemuAccel::Tcg)?.start(spec).await?;
+    let _machine =
+        Qemu::new(machine::MachineArchitecture::Amd64, None, QemuAccel::Tcg)?.start(spec).await?;
     std::io::stdout().write_all(b"started\n")?;
     std::future::pending().await
 }

@@ -51,7 +51,7 @@ use std::{
 };
 
 use confine::Paths;
-use machine::{Backend, Machine, MachineError, MachineSpec};
+use machine::{Backend, Machine, MachineArchitecture, MachineError, MachineSpec};
 
 /// The executable of this process, even if its file was replaced.
 const SELF: &str = "/proc/self/exe";
@@ -69,18 +69,21 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Creates the backend with the given QEMU, or the one in `PATH`.
+    /// The backend of an architecture with the QEMU named, or the one in `PATH`.
     ///
     /// This process's program must call [`exec_child`] if its first argument is [`CHILD_VERB`], and
     /// [`microvm::vmm_child`] if it is [`microvm::VMM_VERB`]. Where it does not, as in tests, use
     /// [`Qemu::with_helper`] to name a program that does.
     ///
     /// # Errors
-    /// Fails if no QEMU is found.
-    pub fn new(named: Option<&Path>, accel: QemuAccel) -> Result<Self, MachineError> {
-        let program = std::path::absolute(find(named)?).map_err(|source| MachineError::Io {
-            action: "find the folder of QEMU".to_owned(),
-            source,
+    /// When there is no QEMU.
+    pub fn new(
+        architecture: MachineArchitecture,
+        named: Option<&Path>,
+        accel: QemuAccel,
+    ) -> Result<Self, MachineError> {
+        let program = std::path::absolute(find(architecture, named)?).map_err(|source| {
+            MachineError::Io { action: "find the folder of QEMU".to_owned(), source }
         })?;
         Ok(Self { program, helper: SELF.into(), accel, needs: Arc::default() })
     }

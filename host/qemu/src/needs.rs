@@ -24,9 +24,15 @@ const STORES: [&str; 2] = ["/nix/store", "/gnu/store"];
 const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
 /// Files that the loader reads to find libraries.
 const LOADER_FILES: [&str; 1] = ["/etc/ld.so.cache"];
-/// Module directories, relative to the prefix of the program.
-const MODULES: [&str; 4] = ["lib/x86_64-linux-gnu/qemu", "lib64/qemu", "lib/qemu", "libexec/qemu"];
-/// Maximum output of QEMU; real output is smaller.
+/// Debian's place of modules, which is named for the host.
+const HOST_TRIPLE: &str = if cfg!(target_arch = "aarch64") {
+    "lib/aarch64-linux-gnu/qemu"
+} else {
+    "lib/x86_64-linux-gnu/qemu"
+};
+/// Where modules lie, below the prefix of the program.
+const MODULES: [&str; 4] = [HOST_TRIPLE, "lib64/qemu", "lib/qemu", "libexec/qemu"];
+/// More than QEMU prints.
 const OUTPUT_MAX_BYTES: u64 = 1 << 20;
 
 /// Determines the paths that QEMU opens. Starts QEMU twice, which takes some 80 ms.

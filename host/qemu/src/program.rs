@@ -7,22 +7,20 @@ use std::{
     process::{Command, Stdio},
 };
 
-use machine::{MachineError, accel::Emulator};
+use machine::{MachineArchitecture, MachineError, accel::Emulator};
 
-/// The program searched in `PATH`.
-const PROGRAM: &str = "qemu-system-x86_64";
-/// The hint if it is missing.
-const HINT: &str = "install QEMU (the package `qemu-system-x86`), or name it by `--qemu PROGRAM`";
-
-/// Finds QEMU: the given program, or the first in `PATH`.
+/// Finds QEMU: the program named, or the one of the architecture that `PATH` has first.
 ///
 /// # Errors
-/// Fails if there is no executable one.
-pub fn find(named: Option<&Path>) -> Result<PathBuf, MachineError> {
+/// When there is none that may be executed.
+pub fn find(
+    architecture: MachineArchitecture,
+    named: Option<&Path>,
+) -> Result<PathBuf, MachineError> {
     let missing = |what: String, reason: &str| MachineError::Unavailable {
         what,
         reason: reason.to_owned(),
-        hint: Some(HINT.to_owned()),
+        hint: Some(format!("install QEMU (the package `{}`)", architecture.qemu_package())),
     };
     if let Some(program) = named {
         if program.components().count() > 1 {
@@ -35,8 +33,9 @@ pub fn find(named: Option<&Path>) -> Result<PathBuf, MachineError> {
         return in_path(program)
             .ok_or_else(|| missing(format!("`{}`", program.display()), "it is not in the path"));
     }
-    in_path(Path::new(PROGRAM))
-        .ok_or_else(|| missing(format!("`{PROGRAM}`"), "it is not in the path"))
+    let program = architecture.qemu_program();
+    in_path(Path::new(program))
+        .ok_or_else(|| missing(format!("`{program}`"), "it is not in the path"))
 }
 
 fn in_path(program: &Path) -> Option<PathBuf> {
@@ -52,8 +51,8 @@ fn executable(path: &Path) -> bool {
 /// Describes the installed QEMU, for the choice of an accelerator and for `doctor`. Runs `PROGRAM
 /// --version`, which takes some 30 ms.
 #[must_use]
-pub fn emulator(named: Option<&Path>) -> Emulator {
-    let program = match find(named) {
+pub fn emulator(architecture: MachineArchitecture, named: Option<&Path>) -> Emulator {
+    let program = match find(architecture, named) {
         Ok(program) => program,
         Err(cause) => return Emulator::Absent { reason: cause.to_string() },
     };
@@ -93,10 +92,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("qemu");
         fs::write(&file, "").unwrap();
-        let error = find(Some(&file)).unwrap_err().to_string();
+        let amd64 = MachineArchitecture::Amd64;
+        let error = find(amd64, Some(&file)).unwrap_err().to_string();
         assert!(error.contains("qemu` ") || error.contains("it is not a program"), "{error}");
-        let error = find(Some(Path::new("no-such-emulator"))).unwrap_err().to_string();
+        let error = find(amd64, Some(Path::new("no-such-emulator"))).unwrap_err().to_string();
         assert_eq!(error, "`no-such-emulator`: it is not in the path");
-        assert!(matches!(emulator(Some(&file)), Emulator::Absent { .. }));
+        assert!(matches!(
+            emulator(MachineArchitecture::Amd64, Some(&file)),
+            Emulator::Absent { .. }
+        ));
     }
 }

@@ -9,7 +9,7 @@
 
 use std::{env, fs, path::PathBuf, time::Duration};
 
-use machine::{BlockSize, DriveFormat};
+use machine::{BlockSize, DriveFormat, MachineArchitecture};
 use qemu::{
     Qemu, QemuAccel,
     boot::{BootSpec, Firmware, NotSeen, Session, find_uefi},
@@ -45,7 +45,7 @@ fn qemu() -> Option<Qemu> {
     let mut helper = env::current_exe().unwrap();
     helper.pop();
     helper.pop();
-    match Qemu::new(None, QemuAccel::Tcg) {
+    match Qemu::new(MachineArchitecture::Amd64, None, QemuAccel::Tcg) {
         Ok(qemu) => Some(qemu.with_helper(helper.join("examples/helper"))),
         Err(cause) => {
             println!("skipped: {cause}");
@@ -66,6 +66,7 @@ fn image(dir: &tempfile::TempDir) -> (PathBuf, Vec<u8>) {
 
 fn spec(image: PathBuf, firmware: Firmware) -> BootSpec {
     BootSpec {
+        architecture: MachineArchitecture::Amd64,
         image,
         format: DriveFormat::Raw,
         below: Vec::new(),
@@ -111,7 +112,7 @@ async fn what_is_wrong_is_told_before_and_by_qemu() {
 #[tokio::test]
 async fn uefi_starts_and_looks_for_a_boot_option() {
     let Some(qemu) = qemu() else { return };
-    let uefi = match find_uefi() {
+    let uefi = match find_uefi(MachineArchitecture::Amd64) {
         Ok(uefi) => uefi,
         Err(cause) => {
             println!("skipped: {cause}");

@@ -125,6 +125,7 @@ impl Hostile {
 
 async fn booted(backend: &Hostile) -> Session {
     let spec = MachineSpec {
+        architecture: machine::MachineArchitecture::Amd64,
         name: "x".into(),
         vcpus: 1,
         memory_mib: 512,

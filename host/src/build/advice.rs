@@ -209,6 +209,7 @@ mod tests {
             format_version: plan::FORMAT_VERSION,
             name: "p".into(),
             recipe: recipe.into(),
+            architecture: plan::Architecture::Amd64,
             disks: Vec::new(),
             stages: Vec::new(),
             outputs: plan::Outputs {

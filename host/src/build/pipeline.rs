@@ -64,7 +64,7 @@ pub(crate) async fn build_here(
         shared.fetch(plan, ctx).await;
     }
     let directory = machine.build_dir.path().to_owned();
-    let trees = Trees::new(Arc::clone(&ctx.observer), targets::checksums(plan), plan.outputs.epoch);
+    let trees = Trees::of_plan(Arc::clone(&ctx.observer), plan);
     let trees = if machine.cache.is_some() { trees.with_archives(&directory) } else { trees };
     let shell = shell::Shell::running(settings.break_command.clone());
     let visit =
@@ -135,7 +135,7 @@ pub(crate) async fn shell(
     checks::stages(plan)?;
     checks::settings(plan, settings)?;
     let machine = Prepared::new(settings, ctx).await?;
-    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
+    let trees = Trees::of_plan(Arc::clone(&ctx.observer), plan);
     let visit = shell::Shell::after(after);
     let config = machine.config(settings, ctx, Arc::new(trees), Some(visit))?;
     engine::run(plan, &config).await.map(drop).map_err(CommandError::from)

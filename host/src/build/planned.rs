@@ -2,7 +2,10 @@
 
 use plan::Plan;
 
-use crate::settings::Settings;
+use crate::{
+    error::{CommandError, Kind},
+    settings::Settings,
+};
 
 /// What would be built, and how.
 #[derive(Debug)]
@@ -15,4 +18,18 @@ pub(crate) struct Planned {
     pub(crate) files: Option<tempfile::TempDir>,
     /// Whether a build makes folders of its outputs where they are missing.
     pub(crate) makes_folders: bool,
+}
+
+impl Planned {
+    /// A plan with the settings of its run, which get the machine of its architecture.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub(crate) fn new(plan: Plan, settings: Settings) -> Result<Self, CommandError> {
+        let architecture = plan.architecture.machine().map_err(|error| {
+            CommandError::new(Kind::Usage, error).context(format!("cannot build `{}`", plan.name))
+        })?;
+        let settings = Settings { architecture, ..settings };
+        Ok(Self { plan, settings, files: None, makes_folders: false })
+    }
 }

@@ -220,6 +220,7 @@ mod tests {
             format_version: plan::FORMAT_VERSION,
             name: "test".into(),
             recipe: "test".into(),
+            architecture: plan::Architecture::Amd64,
             disks: Vec::new(),
             stages: keeps.iter().enumerate().map(stage).collect(),
             outputs: Outputs::default(),

@@ -6,7 +6,7 @@ use plan::Plan;
 /// What a plan writes: disk outputs first, in its order, then those of trees.
 pub(crate) fn of_plan(plan: &Plan) -> Vec<Target> {
     let checksums = checksums(plan);
-    let epoch = plan.outputs.epoch;
+    let (epoch, architecture) = (plan.outputs.epoch, plan.architecture.oci());
     let disks = plan.outputs.images.iter().filter_map(|image| {
         let format = output::format(&image.format)?;
         let disk = plan.disks.iter().find(|disk| disk.name == image.disk)?;
@@ -28,6 +28,7 @@ pub(crate) fn of_plan(plan: &Plan) -> Vec<Target> {
         Some(Target {
             checksums: checksums.clone(),
             container: tree.target.clone(),
+            architecture: architecture.to_owned(),
             identity: identity(epoch, &tree.path),
             ..Target::new(format, &tree.path)
         })

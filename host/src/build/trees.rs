@@ -11,7 +11,7 @@ use std::{
 
 use engine::events::SharedObserver;
 use output::{Checksum, Pending, PendingTree, Target};
-use plan::TreeOutput;
+use plan::{Architecture, Plan, TreeOutput};
 
 use super::{progress::OutputProgress, targets};
 
@@ -23,6 +23,7 @@ pub(crate) struct Trees {
     observer: SharedObserver,
     checksums: Vec<Checksum>,
     epoch: Option<u64>,
+    architecture: Architecture,
     pending: Arc<Mutex<Vec<Pending>>>,
     directories: Arc<Mutex<Vec<PendingTree>>>,
     archives: Option<Arc<Archives>>,
@@ -41,16 +42,13 @@ impl std::fmt::Debug for Trees {
 }
 
 impl Trees {
-    /// For one build, whose outputs carry an epoch or the present time.
-    pub(crate) fn new(
-        observer: SharedObserver,
-        checksums: Vec<Checksum>,
-        epoch: Option<u64>,
-    ) -> Self {
+    /// The sink for the outputs of a plan.
+    pub(crate) fn of_plan(observer: SharedObserver, plan: &Plan) -> Self {
         Self {
             observer,
-            checksums,
-            epoch,
+            checksums: targets::checksums(plan),
+            epoch: plan.outputs.epoch,
+            architecture: plan.architecture,
             pending: Arc::default(),
             directories: Arc::default(),
             archives: None,
@@ -96,6 +94,7 @@ impl engine::TreeSink for Trees {
             .ok_or_else(|| output::OutputError::InvalidFormat(output.format.clone()))?;
         let target = Target {
             container: output.target.clone(),
+            architecture: self.architecture.oci().to_owned(),
             checksums: self.checksums.clone(),
             identity: targets::identity(self.epoch, &output.path),
             ..Target::new(format, &output.path)

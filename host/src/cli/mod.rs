@@ -6,6 +6,7 @@
 //! argv ──► personality (by the program's name) ──► getopt pass ──► clap ──► arguments
 //! ```
 
+mod arch;
 mod backing;
 mod build;
 pub(crate) mod classes;
@@ -20,6 +21,7 @@ mod usage;
 mod values;
 pub(crate) mod verbs;
 
+pub(crate) use arch::ArchArgs;
 pub(crate) use backing::BackingArgs;
 pub(crate) use build::{
     AccelArgs, BuildArgs, BuilderArgs, ElementArgs, GuestArgs, MachineArgs, MemoryArgs, OutputArgs,

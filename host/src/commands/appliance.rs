@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::context::{Outcome, ProcessContext};
 use crate::{
     build::{logs, options, runtime},
-    cli::{AccelArgs, CacheDirArgs, OutputArgs, PackageArgs, ProcessorArgs, SourceArgs},
+    cli::{AccelArgs, ArchArgs, CacheDirArgs, OutputArgs, PackageArgs, ProcessorArgs, SourceArgs},
     error::CommandError,
     machine::{appliance, backend, build_dir::BuildDir},
     settings::Settings,
@@ -42,6 +42,9 @@ pub(crate) enum ApplianceVerb {
 /// `vbuild appliance build`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct ApplianceBuildArgs {
+    /// The architecture of the appliance.
+    #[command(flatten)]
+    pub(crate) arch: ArchArgs,
     /// The accelerator of the machine that configures it.
     #[command(flatten)]
     pub(crate) accel: AccelArgs,
@@ -114,7 +117,8 @@ pub(crate) fn run(context: &ProcessContext, command: ApplianceCommand) -> Outcom
 fn build(context: &ProcessContext, args: &ApplianceBuildArgs) -> Outcome {
     let appliance =
         options::appliance_settings(&args.accel, &args.packages, &args.source, &args.cache_dir);
-    let settings = Settings { vcpus: args.processors.smp.unwrap_or(appliance.vcpus), ..appliance };
+    let vcpus = args.processors.smp.unwrap_or(appliance.vcpus);
+    let settings = Settings { architecture: args.arch.machine(), vcpus, ..appliance };
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
     let ui = Arc::new(Ui::open(&ui::Settings::of(&args.output, log), &context.console)?);
     runtime::run(&ui, async |ctx| {

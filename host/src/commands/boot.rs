@@ -13,7 +13,7 @@ use clap::Args;
 use confine::Confinement;
 use engine::Network as _;
 use machine::{
-    BlockSize, DriveFormat, Layer,
+    BlockSize, DriveFormat, Layer, MachineArchitecture,
     accel::{Accel, Verdict},
 };
 use qemu::{
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use super::context::{Outcome, ProcessContext};
 use crate::{
     build::{bases, options, runtime},
-    cli::{AccelArgs, BackingArgs, CacheDirArgs, ReachArgs, drive_format, positive, smp},
+    cli::{AccelArgs, ArchArgs, BackingArgs, CacheDirArgs, ReachArgs, drive_format, positive, smp},
     error::{CommandError, Kind},
     machine::{
         backend, confinement,
@@ -64,7 +64,11 @@ pub(crate) struct BootArgs {
 /// How an image is tried out.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct TrialArgs {
-    /// Boot with UEFI instead of BIOS
+    /// What the image is made for.
+    #[command(flatten)]
+    pub(crate) arch: ArchArgs,
+
+    /// Boot with UEFI instead of BIOS; an image of arm64 always does
     #[arg(long)]
     pub(crate) uefi: bool,
 
@@ -135,7 +139,7 @@ pub(crate) fn run(context: &ProcessContext, args: &BootArgs) -> Outcome {
     let network = way_out(&args.trial)?;
     let mut spec = spec(args)?;
     let accel = accel(args.trial.accel.accel)?;
-    let qemu = Qemu::new(None, accel)?;
+    let qemu = Qemu::new(spec.architecture, None, accel)?;
     let require = args.trial.accel.require_confinement;
     let demand = |held: &[Confinement]| if require { confinement::demand(held) } else { Ok(()) };
     if args.trial.expect.is_empty() {
@@ -214,7 +218,11 @@ fn not_seen(error: NotSeen, console: &str) -> CommandError {
 fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
     let image = readable(args)?;
     let format = format(&image, args.format)?;
+    let architecture = args.trial.arch.machine();
+    // Only a PC has a BIOS.
+    let uefi = args.trial.uefi || architecture != MachineArchitecture::Amd64;
     Ok(BootSpec {
+        architecture,
         format,
         below: match format {
             DriveFormat::Raw => Vec::new(),
@@ -222,9 +230,9 @@ fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
         },
         image,
         block_size: args.block_size,
-        firmware: match args.trial.uefi {
+        firmware: match uefi {
             false => Firmware::Bios,
-            true => Firmware::Uefi(find_uefi()?),
+            true => Firmware::Uefi(find_uefi(architecture)?),
         },
         memory_mib: args.trial.memsize,
         vcpus: args.trial.smp,

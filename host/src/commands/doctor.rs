@@ -7,7 +7,10 @@ use std::{
 };
 
 use clap::Args;
-use machine::accel::{self, Accel, Emulator, Outcome as CheckOutcome, ProbeReport};
+use machine::{
+    MachineArchitecture,
+    accel::{self, Accel, Emulator, Outcome as CheckOutcome, ProbeReport},
+};
 
 use confine::Confinement;
 use qemu::{Qemu, QemuAccel};
@@ -89,7 +92,7 @@ pub(crate) fn run(context: &ProcessContext, args: &DoctorArgs) -> Outcome {
     let settings = options::appliance_settings(accel, packages, source, cache_dir);
     let memory_mib = memory.memsize.unwrap_or(settings.memory_mib);
     let report = backend::report();
-    let emulator = qemu::emulator(None);
+    let emulator = qemu::emulator(MachineArchitecture::of_host(), None);
     let sections = [
         ("hardware virtualisation", kvm(&report)),
         ("QEMU", vec![emulation(&emulator)]),
@@ -154,7 +157,7 @@ fn emulation(emulator: &Emulator) -> Finding {
 }
 
 fn decision(asked: Accel, report: &ProbeReport, emulator: &Emulator) -> Finding {
-    match accel::decide(asked, report, emulator) {
+    match accel::decide(asked, MachineArchitecture::of_host(), report, emulator) {
         Ok(choice) => {
             let finding = Finding::new(Mark::Good, format!("--accel {asked}: {}", choice.reason));
             Finding { hint: choice.hint, ..finding }
@@ -184,7 +187,7 @@ fn confined(require: bool) -> Vec<Finding> {
         Err(error) => vec![failed(format!("a process cannot confine itself: {error}"))],
     };
     // Where there is no QEMU, another section says so.
-    if let Ok(qemu) = Qemu::new(None, QemuAccel::Tcg) {
+    if let Ok(qemu) = Qemu::new(MachineArchitecture::of_host(), None, QemuAccel::Tcg) {
         let asked = runtime::runtime().map(|runtime| runtime.block_on(qemu.confinement()));
         findings.push(match asked {
             Ok(Ok(held)) => judge(held),

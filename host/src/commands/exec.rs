@@ -5,9 +5,10 @@ use clap::Args;
 use super::context::{Outcome, ProcessContext};
 use crate::{
     build::{options, runtime},
-    cli::GuestArgs,
+    cli::{ArchArgs, GuestArgs},
     error::{CommandError, Kind},
     machine::exec,
+    settings::Settings,
 };
 
 /// `vbuild exec`.
@@ -17,6 +18,10 @@ use crate::{
                         itself failed, 124 that the command's time was up. The drive is on /helper."
 )]
 pub(crate) struct ExecArgs {
+    /// The machine's architecture.
+    #[command(flatten)]
+    pub(crate) arch: ArchArgs,
+
     /// Where it runs, and the drive to look into.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
@@ -36,7 +41,8 @@ pub(crate) struct ExecArgs {
 /// # Errors
 /// When vbuild itself fails; the exit status then is 125.
 pub(crate) fn run(context: &ProcessContext, args: &ExecArgs) -> Outcome {
-    let settings = options::guest_settings(&args.guest);
+    let architecture = args.arch.machine();
+    let settings = Settings { architecture, ..options::guest_settings(&args.guest) };
     runtime::quietly(&context.console, async |ctx| exec::exec(&settings, &args.command, &ctx).await)
         .map_err(as_exec)
 }

@@ -12,6 +12,7 @@ use std::{
 use checked::Printable;
 use clap::{Args, ValueEnum};
 use engine::events::{Event, Observer};
+use machine::MachineArchitecture;
 use vmdb::{Narrator, Options, Prepared, Wording};
 
 use super::context::{BaseBuild, Outcome, ProcessContext};
@@ -235,7 +236,7 @@ pub(crate) fn plan(args: &VmdbArgs, ctx: &RunContext) -> Result<Planned, Command
     warn(&prepared, ctx);
     let settings = settings(args, &prepared);
     let plan = prepared.lowered.plan;
-    Ok(Planned { plan, settings, files: None, makes_folders: false })
+    Planned::new(plan, settings)
 }
 
 fn warn(prepared: &Prepared, ctx: &RunContext) {
@@ -348,7 +349,7 @@ fn options(args: &VmdbArgs, directory: PathBuf, cache_dir: &Path) -> Result<Opti
             WordingArg::V026 => Wording::V026,
             WordingArg::V041 => Wording::V041,
         },
-        arch: plan::debian_architecture(std::env::consts::ARCH).to_owned(),
+        arch: MachineArchitecture::of_host().to_string(),
         allowed: host_paths::allowed(&args.host_paths)?,
         broad: host_paths::broad(),
         shares: args

@@ -159,7 +159,7 @@ async fn look(
     if let Some(cache) = &mut machine.cache {
         cache.lease = Arc::clone(&built.lease);
     }
-    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
+    let trees = Trees::of_plan(Arc::clone(&ctx.observer), &built.plan);
     let config = machine.config(&settings, ctx, Arc::new(trees), Some(visit))?;
     engine::run(&built.plan, &config).await?;
     let mut found = looker.found.lock().unwrap_or_else(PoisonError::into_inner);

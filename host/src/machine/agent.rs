@@ -1,4 +1,4 @@
-//! The guest agent's binary: embedded in vbuild, or found beside it.
+//! The guest agent's binary for each architecture: embedded in vbuild, or found beside it.
 
 use std::{
     fs, io,
@@ -6,26 +6,38 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use machine::MachineArchitecture;
 use plan::Digest;
 
 use crate::error::{CommandError, Kind};
 
-/// The agent, when vbuild was built with it inside: one zstd frame; see build.rs.
-static EMBEDDED: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/agent.rs"));
+/// The agents with which vbuild was built, by Debian's name of their architecture: a zstd frame
+/// each; see build.rs.
+static EMBEDDED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/agents.rs"));
 
-/// Names a file to use instead, for those who work on the agent.
-const OVERRIDE: &str = "VBUILD_AGENT";
+/// The variable that names a file to use instead, for those who work on the agent.
+fn overriding(architecture: MachineArchitecture) -> &'static str {
+    match architecture {
+        MachineArchitecture::Amd64 => "VBUILD_AGENT",
+        MachineArchitecture::Arm64 => "VBUILD_AGENT_ARM64",
+    }
+}
 
-/// The agent as a file, and its digest.
+/// The agent of an architecture as a file, and its digest.
 ///
 /// # Errors
 /// When no agent is found, or the embedded one cannot be written to the cache.
-pub(crate) fn locate(cache_dir: &Path) -> Result<(PathBuf, Digest), CommandError> {
-    if let Some(path) = std::env::var_os(OVERRIDE).filter(|path| !path.is_empty()) {
+pub(crate) fn locate(
+    cache_dir: &Path,
+    architecture: MachineArchitecture,
+) -> Result<(PathBuf, Digest), CommandError> {
+    let variable = std::env::var_os(overriding(architecture));
+    if let Some(path) = variable.filter(|path| !path.is_empty()) {
         return read(PathBuf::from(path));
     }
-    if let Some(frame) = EMBEDDED {
-        let bytes = zstd::decode_all(frame).map_err(|error| {
+    let name = architecture.architecture().debian();
+    if let Some((_, frame)) = EMBEDDED.iter().find(|(embedded, _)| *embedded == name) {
+        let bytes = zstd::decode_all(*frame).map_err(|error| {
             CommandError::new(Kind::Host, error).context("the guest agent inside vbuild is damaged")
         })?;
         let digest = Digest::of(&bytes);
@@ -36,31 +48,42 @@ pub(crate) fn locate(cache_dir: &Path) -> Result<(PathBuf, Digest), CommandError
         })?;
         return Ok((path, digest));
     }
-    let candidates = beside();
+    let candidates = beside(architecture);
     match candidates.iter().find(|path| path.is_file()) {
         Some(path) => read(path.clone()),
         None => Err(CommandError::message(
             Kind::Host,
             format!(
-                "the guest agent is missing: looked for {}",
+                "the guest agent for {name} is missing: looked for {}",
                 candidates.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
             ),
         )
-        .hint("build it with `cargo agent`, or build vbuild with `sh tests/build.sh`")),
+        .hint(match architecture {
+            MachineArchitecture::Amd64 => {
+                "build it with `cargo agent`, or build vbuild with `sh tests/build.sh`"
+            }
+            MachineArchitecture::Arm64 => {
+                "build it with `sh tests/agent.sh arm64`, which names what it needs"
+            }
+        })),
     }
 }
 
 /// Where the agent lies when it is not embedded: beside the binary as installed,
 /// or in cargo's own folders.
-fn beside() -> Vec<PathBuf> {
+fn beside(architecture: MachineArchitecture) -> Vec<PathBuf> {
     let Some(dir) = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned))
     else {
         return Vec::new();
     };
-    let static_build = "x86_64-unknown-linux-gnu/release/vbuild-agent";
-    let mut found = vec![dir.join("vbuild-agent"), dir.join("../lib/vbuild/vbuild-agent")];
+    let static_build = format!("{}/release/vbuild-agent", architecture.rust_target());
+    let name = match architecture.is_of_host() {
+        true => "vbuild-agent".to_owned(),
+        false => format!("vbuild-agent-{architecture}"),
+    };
+    let mut found = vec![dir.join(&name), dir.join("../lib/vbuild").join(&name)];
     // target/{debug,release}/ and target/debug/deps/ for tests.
-    found.extend(dir.ancestors().skip(1).take(2).map(|target| target.join(static_build)));
+    found.extend(dir.ancestors().skip(1).take(2).map(|target| target.join(&static_build)));
     // A dynamically linked agent cannot run as PID 1 of an empty initramfs, and
     // that is what lies beside the binary in cargo's folders.
     if dir.ancestors().take(3).any(|ancestor| ancestor.join(".fingerprint").exists()) {

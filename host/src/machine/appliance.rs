@@ -8,7 +8,8 @@ use ::appliance::{
 };
 use engine::{ApplianceFiles, events::Event};
 use machine::{
-    BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, MachineSpec, OnGuestConnect,
+    BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, MachineArchitecture, MachineSpec,
+    OnGuestConnect,
 };
 use plan::Digest;
 use session::{BootOptions, ChildEvent, Session, SessionError};
@@ -30,7 +31,7 @@ const IMAGE: &str = "/vbuild/image";
 /// # Errors
 /// When the agent is missing or certificates cannot be found.
 pub(crate) fn request(settings: &Settings) -> Result<(Request, Digest), CommandError> {
-    let (agent, digest) = agent::locate(&settings.cache_dir)?;
+    let (agent, digest) = agent::locate(&settings.cache_dir, settings.architecture)?;
     let ca_file = settings
         .ca_bundle
         .as_ref()
@@ -38,6 +39,7 @@ pub(crate) fn request(settings: &Settings) -> Result<(Request, Digest), CommandE
         .transpose()
         .map_err(|error| CommandError::new(Kind::Usage, error))?;
     let mut request = Request::new(settings.cache_dir.clone(), agent);
+    request.architecture = settings.architecture;
     request.extra_packages.clone_from(&settings.appliance_packages);
     request.mirror.clone_from(&settings.mirror);
     request.ca_file = ca_file;
@@ -55,6 +57,7 @@ pub(crate) fn files(
 ) -> Result<ApplianceFiles, CommandError> {
     let initrd = found.initrd_for(&request.agent)?;
     Ok(ApplianceFiles {
+        architecture: request.architecture,
         kernel: found.kernel(),
         initrd,
         root: found.root_image(),
@@ -97,6 +100,7 @@ pub(crate) async fn build(
     let started = Instant::now();
     let stage = MicrovmStage {
         backend: Arc::clone(&backend.backend),
+        architecture: settings.architecture,
         vcpus: settings.vcpus,
         run_dir: build_dir.path().to_owned(),
         verbose_console: settings.verbose_console,
@@ -176,6 +180,7 @@ impl Events for ApplianceView {
 /// Configures an image in a machine of the backend at hand.
 struct MicrovmStage {
     backend: Arc<dyn machine::Backend>,
+    architecture: MachineArchitecture,
     vcpus: u8,
     run_dir: PathBuf,
     verbose_console: bool,
@@ -199,6 +204,7 @@ impl MicrovmStage {
     fn machine(&self, spec: &FirstStageSpec) -> Result<MachineSpec, SessionError> {
         let nobody: OnGuestConnect = Arc::new(|_| ConnectDecision::Refuse);
         Ok(MachineSpec {
+            architecture: self.architecture,
             name: "appliance".into(),
             vcpus: self.vcpus,
             memory_mib: spec.memory_mib,

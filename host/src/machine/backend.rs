@@ -40,20 +40,19 @@ pub(crate) fn report() -> ProbeReport {
 /// # Errors
 /// When nothing can run a machine as asked.
 pub async fn choose(settings: &Settings, ctx: &RunContext) -> Result<Backend, CommandError> {
-    let asked = settings.accel;
+    let (asked, architecture) = (settings.accel, settings.architecture);
     let decision = tokio::task::spawn_blocking(move || {
         // Neither question is asked when its answer cannot matter: both cost
         // milliseconds of every start.
-        let report =
-            if asked == accel::Accel::Tcg { ProbeReport { checks: Vec::new() } } else { report() };
-        let usable =
-            asked != accel::Accel::Tcg && matches!(report.verdict(), accel::Verdict::Usable);
+        let may_use_kvm = asked != accel::Accel::Tcg && architecture.is_of_host();
+        let report = if may_use_kvm { report() } else { ProbeReport { checks: Vec::new() } };
+        let usable = may_use_kvm && matches!(report.verdict(), accel::Verdict::Usable);
         let emulator = if usable {
             Emulator::Absent { reason: "not looked for".into() }
         } else {
-            qemu::emulator(None)
+            qemu::emulator(architecture, None)
         };
-        accel::decide(asked, &report, &emulator)
+        accel::decide(asked, architecture, &report, &emulator)
     })
     .await
     .map_err(|panic| CommandError::new(Kind::Host, panic))?;
@@ -72,7 +71,7 @@ pub async fn choose(settings: &Settings, ctx: &RunContext) -> Result<Backend, Co
             Arc::new(microvm::Microvm::with_program(program, [microvm::VMM_VERB]))
         }
         (Chosen::QemuTcg, program) => {
-            let qemu = Qemu::new(None, QemuAccel::Tcg)
+            let qemu = Qemu::new(architecture, None, QemuAccel::Tcg)
                 .map_err(|error| CommandError::new(Kind::Host, error))?;
             Arc::new(match program {
                 Some(program) => qemu.with_helper(program),

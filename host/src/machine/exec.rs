@@ -39,6 +39,7 @@ pub(crate) async fn exec(
         drives.push(drive(engine::HELPER_SERIAL, held.path.clone(), held.format, false)?);
     }
     let spec = MachineSpec {
+        architecture: settings.architecture,
         name: "exec".into(),
         vcpus: settings.vcpus,
         memory_mib: settings.memory_mib,

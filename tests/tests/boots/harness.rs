@@ -109,6 +109,7 @@ impl Ground {
         let root =
             machine::Drive { read_only: true, ..drive(engine::ROOT_SERIAL, files.root.clone()) };
         let spec = machine::MachineSpec {
+            architecture: self.settings.architecture,
             name: name.into(),
             vcpus: self.settings.vcpus,
             memory_mib: self.settings.memory_mib,

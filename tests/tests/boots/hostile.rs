@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(45);
 
 /// The error and the console of a machine that must not boot.
 async fn refused(prepared: &Prepared) -> String {
-    let options = BootOptions { deadline: PATIENCE, attempts: 1, ..BootOptions::default() };
+    let options = BootOptions { deadline: PATIENCE, attempts: 1 };
     let error = prepared.boot(&options).await.expect_err("it must not boot");
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);

@@ -142,7 +142,7 @@ fn web(script: &'static str) -> (u16, Arc<AtomicUsize>) {
 #[test]
 fn a_booted_image_reaches_what_is_allowed_and_nothing_else() {
     let Some(ground) = ground("a_booted_image_reaches_what_is_allowed") else { return };
-    if qemu::find(None).is_err() {
+    if qemu::find(machine::MachineArchitecture::of_host(), None).is_err() {
         println!("skipped a_booted_image_reaches_what_is_allowed: there is no QEMU");
         return;
     }

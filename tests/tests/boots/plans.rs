@@ -19,6 +19,7 @@ pub fn plan(stages: Vec<Stage>) -> Plan {
         format_version: plan::FORMAT_VERSION,
         name: "test".into(),
         recipe: "test".into(),
+        architecture: plan::Architecture::Amd64,
         disks: vec![
             disk("scratch", DiskRole::Scratch, 2048 * MIB),
             disk("image0", DiskRole::Target, 256 * MIB),

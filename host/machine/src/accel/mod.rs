@@ -10,6 +10,7 @@ pub use cache::{CacheKey, ProbeCache};
 
 use std::{fmt, str::FromStr};
 
+use architecture::MachineArchitecture;
 use serde::{Deserialize, Serialize};
 
 /// The value of `--accel`.
@@ -179,20 +180,35 @@ pub struct NoAccelerator {
 }
 
 /// How to install QEMU, for hints.
-const INSTALL_QEMU: &str = "install QEMU (the package `qemu-system-x86`)";
+fn install_qemu(architecture: MachineArchitecture) -> String {
+    format!("install QEMU (the package `{}`)", architecture.qemu_package())
+}
 
-/// Chooses the VMM. `report` may be a dummy if the decision does not depend on it: it is not used
-/// with [`Accel::Tcg`].
+/// Chooses the VMM for a machine of an architecture; KVM runs only that of the host. `report` may
+/// be a dummy if the decision does not depend on it: it is not used with [`Accel::Tcg`], and for
+/// another architecture.
 ///
 /// # Errors
 /// Fails if the requested accelerator, or any at all, is not usable here.
 pub fn decide(
     asked: Accel,
+    architecture: MachineArchitecture,
     report: &ProbeReport,
     emulator: &Emulator,
 ) -> Result<Choice, NoAccelerator> {
+    let emulate = |because, hint| emulate(architecture, emulator, because, hint);
     match asked {
-        Accel::Tcg => emulate(emulator, "`--accel tcg` was given".to_owned(), None),
+        Accel::Tcg => emulate("`--accel tcg` was given".to_owned(), None),
+        Accel::Kvm if !architecture.is_of_host() => Err(NoAccelerator {
+            message: format!(
+                "KVM cannot run a machine of {architecture} on a processor of {}",
+                std::env::consts::ARCH
+            ),
+            hint: Some("without `--accel kvm`, QEMU emulates it".to_owned()),
+        }),
+        Accel::Auto if !architecture.is_of_host() => {
+            emulate(format!("the machine is of {architecture}, and this host is not"), None)
+        }
         Accel::Kvm | Accel::Auto => match report.verdict() {
             Verdict::Usable => Ok(Choice {
                 chosen: Chosen::Microvm,
@@ -208,7 +224,7 @@ pub fn decide(
                 })
             }
             Verdict::Unusable { check, reason, hint } => {
-                emulate(emulator, format!("KVM cannot be used: {check}: {reason}"), hint)
+                emulate(format!("KVM cannot be used: {check}: {reason}"), hint)
             }
         },
     }
@@ -216,6 +232,7 @@ pub fn decide(
 
 /// Chooses emulation, if QEMU is installed.
 fn emulate(
+    architecture: MachineArchitecture,
     emulator: &Emulator,
     because: String,
     hint: Option<String>,
@@ -229,8 +246,8 @@ fn emulate(
         Emulator::Absent { reason } => Err(NoAccelerator {
             message: format!("nothing can run a virtual machine: {because}; QEMU: {reason}"),
             hint: Some(match hint {
-                Some(hint) => format!("{hint}; or {INSTALL_QEMU}"),
-                None => INSTALL_QEMU.to_owned(),
+                Some(hint) => format!("{hint}; or {}", install_qemu(architecture)),
+                None => install_qemu(architecture),
             }),
         }),
     }
@@ -239,6 +256,12 @@ fn emulate(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The architecture of this host, and one that is not.
+    fn hosts_and_another() -> (MachineArchitecture, MachineArchitecture) {
+        let [amd64, arm64] = MachineArchitecture::ALL;
+        if amd64.is_of_host() { (amd64, arm64) } else { (arm64, amd64) }
+    }
 
     fn check(name: &str, outcome: Outcome, detail: Option<&str>, hint: Option<&str>) -> Check {
         Check {
@@ -280,8 +303,11 @@ mod tests {
 
     #[test]
     fn auto_takes_kvm_and_falls_back_with_the_reason() {
-        assert_eq!(decide(Accel::Auto, &good(), &no_qemu()).unwrap().chosen, Chosen::Microvm);
-        let choice = decide(Accel::Auto, &bad(), &qemu()).unwrap();
+        assert_eq!(
+            decide(Accel::Auto, hosts_and_another().0, &good(), &no_qemu()).unwrap().chosen,
+            Chosen::Microvm
+        );
+        let choice = decide(Accel::Auto, hosts_and_another().0, &bad(), &qemu()).unwrap();
         assert_eq!(choice.chosen, Chosen::QemuTcg);
         assert_eq!(
             choice.reason,
@@ -292,19 +318,38 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_not_replaced() {
-        let refused = decide(Accel::Kvm, &bad(), &qemu()).unwrap_err();
+        let refused = decide(Accel::Kvm, hosts_and_another().0, &bad(), &qemu()).unwrap_err();
         assert_eq!(refused.to_string(), "KVM cannot be used: open: permission denied");
-        assert_eq!(decide(Accel::Tcg, &good(), &qemu()).unwrap().chosen, Chosen::QemuTcg);
-        assert!(decide(Accel::Tcg, &good(), &no_qemu()).is_err());
+        assert_eq!(
+            decide(Accel::Tcg, hosts_and_another().0, &good(), &qemu()).unwrap().chosen,
+            Chosen::QemuTcg
+        );
+        assert!(decide(Accel::Tcg, hosts_and_another().0, &good(), &no_qemu()).is_err());
     }
 
     #[test]
     fn neither_names_both_reasons() {
-        let nothing = decide(Accel::Auto, &bad(), &no_qemu()).unwrap_err();
+        let nothing = decide(Accel::Auto, hosts_and_another().0, &bad(), &no_qemu()).unwrap_err();
         assert!(nothing.message.contains("permission denied"), "{nothing}");
         assert!(nothing.message.contains("not in the path"), "{nothing}");
         let hint = nothing.hint.unwrap();
-        assert!(hint.contains("join `kvm`") && hint.contains("qemu-system-x86"), "{hint}");
+        assert!(
+            hint.contains("join `kvm`") && hint.contains(hosts_and_another().0.qemu_package()),
+            "{hint}"
+        );
+    }
+
+    #[test]
+    fn another_architecture_is_emulated_though_kvm_works() {
+        let (_, other) = hosts_and_another();
+        for asked in [Accel::Auto, Accel::Tcg] {
+            let choice = decide(asked, other, &good(), &qemu()).unwrap();
+            assert_eq!(choice.chosen, Chosen::QemuTcg);
+        }
+        let refused = decide(Accel::Kvm, other, &good(), &qemu()).unwrap_err();
+        assert!(refused.message.contains(&other.to_string()), "{refused}");
+        let nothing = decide(Accel::Auto, other, &good(), &no_qemu()).unwrap_err();
+        assert!(nothing.hint.unwrap().contains(other.qemu_package()));
     }
 
     #[test]

@@ -15,6 +15,7 @@ fn spec(dir: &Path) -> MachineSpec {
         path
     };
     MachineSpec {
+        architecture: machine::MachineArchitecture::Amd64,
         name: "test".to_owned(),
         vcpus: 1,
         memory_mib: 256,

@@ -53,6 +53,7 @@ fn plan(steps: [Vec<Step>; 3]) -> Plan {
         format_version: FORMAT_VERSION,
         name: "test".into(),
         recipe: "test".into(),
+        architecture: crate::Architecture::Amd64,
         disks: vec![Disk {
             name: crate::DiskName::scratch(),
             role: DiskRole::Scratch,

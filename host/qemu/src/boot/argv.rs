@@ -1,12 +1,12 @@
 //! QEMU's command line for booting a finished image, as a pure function.
 
-use machine::DriveFormat;
+use machine::{DriveFormat, MachineArchitecture};
 use serde_json::{Value, json};
 
 use super::{BootSpec, Console, files::Files};
 use crate::{
     QemuAccel,
-    argv::{Access, Args, SANDBOX, TCG_CPU, chain_node, image_node},
+    argv::{Access, Args, SANDBOX, chain_node, image_node, tcg_cpu},
 };
 
 /// Access to temporary files, which need not be durable.
@@ -29,8 +29,12 @@ pub(super) fn argv(
     args.pair("-display", "none");
     args.pair("-sandbox", SANDBOX);
     let mut nodes = Vec::new();
-    // Without graphics, SeaBIOS and boot loaders use the serial port.
-    let mut machine = "q35,graphics=off".to_owned();
+    let mut machine = match spec.architecture {
+        // Without graphics, SeaBIOS and boot loaders use the serial port.
+        MachineArchitecture::Amd64 => "q35,graphics=off",
+        MachineArchitecture::Arm64 => "virt,gic-version=3",
+    }
+    .to_owned();
     if let Some([code, variables]) = files.flash {
         nodes.push(named("code", image_node(code, DriveFormat::Raw, READ, Value::Null)));
         let node = image_node(variables, DriveFormat::Raw, THROWN_AWAY, Value::Null);
@@ -41,7 +45,7 @@ pub(super) fn argv(
     match accel {
         QemuAccel::Tcg => {
             args.pair("-accel", "tcg,thread=multi");
-            args.pair("-cpu", TCG_CPU);
+            args.pair("-cpu", tcg_cpu(spec.architecture));
         }
         QemuAccel::Kvm => {
             args.pair("-accel", "kvm");
@@ -97,6 +101,7 @@ mod tests {
 
     fn spec() -> BootSpec {
         BootSpec {
+            architecture: MachineArchitecture::Amd64,
             image: "/images/a,b.qcow2".into(),
             format: DriveFormat::Qcow2,
             below: Vec::new(),

@@ -1,6 +1,7 @@
-//! Boots a finished image on a standard PC: `vbuild boot IMAGE` for interactive use, [`Session`]
-//! for tests. The image is never written; the guest's changes go to unnamed temporary files. QEMU
-//! is confined as for a build, and gets these files and the image as descriptors.
+//! Booting a finished image on an ordinary PC, or on the like of it for arm64: `vbuild boot IMAGE` for people,
+//! [`Session`] for tests. The image is never written to; what the guest changes
+//! goes to temporary files without names. QEMU is confined as for a build, and gets
+//! these files and the image as descriptors.
 
 mod argv;
 mod files;
@@ -11,7 +12,7 @@ pub use firmware::{Uefi, find_uefi};
 use std::{io, os::unix::net::UnixStream, path::PathBuf, process::ExitStatus, time::Duration};
 
 use confine::Confinement;
-use machine::{BlockSize, DriveFormat, Layer, MachineError, OnGuestConnect};
+use machine::{BlockSize, DriveFormat, Layer, MachineArchitecture, MachineError, OnGuestConnect};
 use microvm::NicProcess;
 use tokio::{sync::watch, time::Instant};
 
@@ -43,6 +44,8 @@ pub enum Firmware {
 /// What to boot, and the machine.
 #[derive(Debug, Clone)]
 pub struct BootSpec {
+    /// What it is made for: a PC, or a board of arm64, which starts by UEFI alone.
+    pub architecture: MachineArchitecture,
     /// The image.
     pub image: PathBuf,
     /// Its format, never guessed.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use machine::{Backend, BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, Machine};
-use machine::{HaltReason, MachineSpec};
+use machine::{HaltReason, MachineArchitecture, MachineSpec};
 use qemu::{Qemu, QemuAccel};
 use tokio::sync::mpsc;
 
@@ -42,7 +42,7 @@ pub(crate) fn guest_files() -> Option<(PathBuf, PathBuf)> {
         }
         path
     };
-    if let Err(cause) = qemu::find(None) {
+    if let Err(cause) = qemu::find(MachineArchitecture::Amd64, None) {
         println!("skipped: {cause}");
         return None;
     }
@@ -59,7 +59,7 @@ pub(crate) fn helper() -> PathBuf {
 
 pub(crate) fn backend() -> Qemu {
     let named = env::var_os("VBUILD_TEST_QEMU").map(PathBuf::from);
-    Qemu::new(named.as_deref(), QemuAccel::Tcg)
+    Qemu::new(MachineArchitecture::Amd64, named.as_deref(), QemuAccel::Tcg)
         .expect("checked by guest_files")
         .with_helper(helper())
 }
@@ -76,6 +76,7 @@ pub(crate) struct Guest {
 /// A specification without drives.
 pub(crate) fn spec(kernel: PathBuf, initrd: PathBuf, run_dir: PathBuf) -> MachineSpec {
     MachineSpec {
+        architecture: machine::MachineArchitecture::Amd64,
         name: "test".to_owned(),
         vcpus: 2,
         memory_mib: 512,

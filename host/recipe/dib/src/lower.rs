@@ -65,6 +65,7 @@ pub fn lower(options: &DibOptions, located: &Located) -> Result<Lowered, DibErro
         format_version: FORMAT_VERSION,
         name: build.image_name.clone(),
         recipe: crate::RECIPE.to_owned(),
+        architecture: build.settings.architecture,
         disks,
         stages: stages::stages(&build)?,
         outputs: outputs::outputs(&build),

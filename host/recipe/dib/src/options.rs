@@ -124,6 +124,14 @@ pub struct Share {
 /// Why the value of an option is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
+    /// An architecture of which vbuild has no machine.
+    #[error("{option}: {reason}")]
+    Architecture {
+        /// The option or variable.
+        option: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// Not a size above zero.
     #[error("{option}: `{value}` is no number of {unit} above zero")]
     Size {

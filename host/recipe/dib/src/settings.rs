@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use plan::Checksum;
+use plan::{Architecture, Checksum, MachineArchitecture};
 
 use crate::{
     numbers::{self, Unit, count},
@@ -29,7 +29,10 @@ pub(crate) enum SizeChoice {
 /// The resolved settings.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    /// The value of `ARCH`, as the user wrote it.
     pub(crate) arch: String,
+    /// Its meaning.
+    pub(crate) architecture: Architecture,
     pub(crate) fs_type: String,
     pub(crate) root_label: Option<String>,
     pub(crate) size: SizeChoice,
@@ -80,12 +83,10 @@ impl Settings {
             Some(value) if options.checksums.is_empty() => checksums(&value),
             _ => options.checksums.clone(),
         };
+        let (arch, architecture) = architecture(options.arch.as_deref(), variable("ARCH"))?;
         Ok(Self {
-            arch: options
-                .arch
-                .clone()
-                .or_else(|| variable("ARCH"))
-                .unwrap_or_else(|| plan::debian_architecture(std::env::consts::ARCH).to_owned()),
+            arch,
+            architecture,
             fs_type: options
                 .fs_type
                 .clone()
@@ -166,6 +167,26 @@ fn checksums(value: &str) -> Vec<Checksum> {
     kinds.into_iter().filter(|(name, _)| value.contains(name)).map(|(_, kind)| kind).collect()
 }
 
+/// The architecture of the image: the option, the variable, or that of this host; and the name by
+/// which elements see it.
+fn architecture(
+    option: Option<&str>,
+    variable: Option<String>,
+) -> Result<(String, Architecture), OptionError> {
+    let (name, given) = match (option, variable) {
+        (Some(given), _) => ("-a", given.to_owned()),
+        (None, Some(given)) => ("ARCH", given),
+        (None, None) => {
+            let host = MachineArchitecture::of_host().architecture();
+            return Ok((host.debian().to_owned(), host));
+        }
+    };
+    let refused = |reason: String| OptionError::Architecture { option: name, reason };
+    let known = given.parse::<Architecture>().map_err(|unknown| refused(unknown.to_string()))?;
+    known.machine().map_err(|none| refused(none.to_string()))?;
+    Ok((given, known))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,6 +234,21 @@ mod tests {
         });
         assert_eq!(from_options.arch, "amd64");
         assert_eq!(from_options.checksums, [Checksum::Md5]);
+    }
+
+    #[test]
+    fn an_architecture_without_a_machine_is_refused() {
+        let resolved = |arch: &str| {
+            let arch = Some(arch.to_owned());
+            let settings = Settings::resolve(&DibOptions { arch, ..DibOptions::default() });
+            settings.map(|settings| (settings.arch, settings.architecture))
+        };
+        // Elements see the word as it was given.
+        assert_eq!(resolved("aarch64").unwrap(), ("aarch64".into(), Architecture::Arm64));
+        let error = resolved("s390x").unwrap_err().to_string();
+        assert!(error.starts_with("-a: ") && error.contains("s390x"), "{error}");
+        let error = resolved("pdp11").unwrap_err().to_string();
+        assert!(error.starts_with("-a: `pdp11` is not an architecture"), "{error}");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use plan::{
     Bind, Context, Disk, DiskBase, DiskName, DiskRole, DiskSize, Env, FileSource, FileStep,
-    GuestPath, ImageOutput, Keep, Outputs, Place, Plan, ResolvConf, Run, Stage, Step, TreeOutput,
-    UnixPath, Upload, UploadEntry, UploadKind, Value,
+    GuestPath, ImageOutput, Keep, MachineArchitecture, Outputs, Place, Plan, ResolvConf, Run,
+    Stage, Step, TreeOutput, UnixPath, Upload, UploadEntry, UploadKind, Value,
 };
 
 use inputs::{Source, SourceError, Sources};
@@ -218,6 +218,7 @@ fn plan(name: &str, bytes: u64, base: DiskBase, stages: Vec<Stage>) -> Plan {
         format_version: plan::FORMAT_VERSION,
         name: name.to_owned(),
         recipe: crate::RECIPE.into(),
+        architecture: MachineArchitecture::of_host().architecture(),
         disks: vec![scratch, disk],
         stages,
         outputs: Outputs::default(),

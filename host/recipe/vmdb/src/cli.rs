@@ -8,12 +8,15 @@ use std::{
 };
 
 use inputs::Sources;
+use plan::{Architecture, MachineArchitecture};
 
 use crate::{
     complaint::{Source, SpecError},
     lower::{Lowered, Settings, lower},
     narration::{StepNote, Wording},
-    shares, spec,
+    shares,
+    spec::{self, Spec},
+    steps::{Action, QemuDebootstrap},
     template::{VariableError, Variables},
 };
 
@@ -205,7 +208,7 @@ pub fn prepare(options: &Options, stdin: &mut dyn Read) -> Result<Prepared, Fail
         compress: options.compress,
         format_options: options.format_options.clone(),
         checksums: options.checksums.clone(),
-        arch: options.arch.clone(),
+        machine: machine(&spec),
         sources: sources(options),
         shares: shares::read(&options.shares).map_err(Failure::Share)?,
         folder: folder(options),
@@ -215,6 +218,24 @@ pub fn prepare(options: &Options, stdin: &mut dyn Read) -> Result<Prepared, Fail
     };
     let lowered = lower(&spec, &settings).map_err(wrong)?;
     Ok(Prepared { lowered, source })
+}
+
+/// The machine for a spec: that of the architecture for which it bootstraps, and this host's if it
+/// names none, or several that no machine runs together.
+fn machine(spec: &Spec) -> MachineArchitecture {
+    let named = spec.steps.iter().filter_map(|step| match &step.action {
+        Action::Debootstrap(step) | Action::QemuDebootstrap(QemuDebootstrap { base: step }) => {
+            step.arch.as_deref()
+        }
+        _ => None,
+    });
+    let known = named.map(|arch| arch.parse::<Architecture>().ok()?.machine().ok());
+    let mut machines: Vec<_> = known.collect();
+    machines.dedup();
+    match machines[..] {
+        [Some(machine)] => machine,
+        _ => MachineArchitecture::of_host(),
+    }
 }
 
 /// The host files that the spec may name: those in its own directory, and those in the working

@@ -125,7 +125,7 @@ async fn visit(
 ) -> Result<u8, CommandError> {
     checks::stages(plan)?;
     let machine = Prepared::new(settings, ctx).await?;
-    let trees = Trees::new(Arc::clone(&ctx.observer), Vec::new(), None);
+    let trees = Trees::of_plan(Arc::clone(&ctx.observer), plan);
     let user = Arc::new(User { command: command.to_vec(), ended: Mutex::default() });
     let visit = Pause {
         hook: user.clone(),

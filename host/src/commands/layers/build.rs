@@ -150,7 +150,8 @@ pub(crate) fn plan(args: &LayersBuildArgs, ctx: &RunContext) -> Result<Planned, 
     let project = read(args)?;
     let settings = settings(args, &project);
     let Lowered { plan, settings, result, .. } = prepare(args, &project, settings, ctx)?;
-    Ok(Planned { plan, settings, files: None, makes_folders: result.own_folder.is_some() })
+    let makes_folders = result.own_folder.is_some();
+    Ok(Planned { makes_folders, ..Planned::new(plan, settings)? })
 }
 
 fn settings(args: &LayersBuildArgs, project: &Project) -> Settings {

@@ -59,6 +59,7 @@ fn plan(words: &[&str]) -> Plan {
         format_version: plan::FORMAT_VERSION,
         name: "test".into(),
         recipe: "test".into(),
+        architecture: plan::Architecture::Amd64,
         disks: Vec::new(),
         stages: words.iter().enumerate().map(stage).collect(),
         outputs: Outputs::default(),

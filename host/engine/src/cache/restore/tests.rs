@@ -37,6 +37,7 @@ fn plan() -> Plan {
         format_version: plan::FORMAT_VERSION,
         name: "test".into(),
         recipe: "test".into(),
+        architecture: plan::Architecture::Amd64,
         disks: vec![
             disk("scratch", DiskRole::Scratch, DiskSize::Bytes(BYTES)),
             disk("image0", DiskRole::Target, DiskSize::FactKib("kib".into())),

@@ -24,8 +24,8 @@ use std::path::PathBuf;
 
 use plan::{
     Bind, Context, Disk, DiskBase, DiskName, DiskRole, DiskSize, Filesystem, FoundDevice,
-    GuestPath, ImageOutput, Layout, Mount, Node, NodeKind, Outputs, Plan, Run, Stage, Step,
-    UploadEntry, Value,
+    GuestPath, ImageOutput, Layout, MachineArchitecture, Mount, Node, NodeKind, Outputs, Plan, Run,
+    Stage, Step, UploadEntry, Value,
 };
 
 use crate::{
@@ -141,6 +141,7 @@ impl Lowering<'_> {
             format_version: plan::FORMAT_VERSION,
             name: self.request.id.text.clone(),
             recipe: "b9".into(),
+            architecture: MachineArchitecture::of_host().architecture(),
             disks: self.disks(),
             stages,
             outputs: self.outputs(),

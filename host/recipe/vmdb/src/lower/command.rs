@@ -1,6 +1,6 @@
 //! Commands of stages: how they run, and how they are shown.
 
-use plan::{Env, GuestPath, Place, Run, Step, Value};
+use plan::{Architecture, Env, GuestPath, MachineArchitecture, Place, Run, Step, Value};
 
 use super::Lowering;
 
@@ -120,7 +120,7 @@ impl Lowering<'_> {
     /// architecture is foreign, and creating the links of udev if the image has /dev.
     pub(crate) fn preparation(&mut self) -> Vec<Work> {
         let mut work = Vec::new();
-        if is_foreign(&self.arch, &self.settings.arch) {
+        if is_foreign(&self.arch, self.settings.machine) {
             self.packages.insert("qemu-user-static".into());
             let arch = Value::Text(self.arch.clone());
             work.push(self.script("emulate", BINFMT_SH, vec![arch]).work());
@@ -153,7 +153,8 @@ impl Lowering<'_> {
     }
 }
 
-/// Whether programs of an architecture need an emulator.
-pub(crate) fn is_foreign(arch: &str, machine: &str) -> bool {
-    arch != machine && !(arch == "i386" && machine == "amd64")
+/// Whether programs of an architecture need an emulator in a machine.
+fn is_foreign(arch: &str, machine: MachineArchitecture) -> bool {
+    let known = arch.parse::<Architecture>().ok();
+    known.and_then(|known| known.machine().ok()) != Some(machine)
 }

@@ -54,6 +54,7 @@ impl Lowering<'_> {
             format_version: plan::FORMAT_VERSION,
             name: self.settings.build_name(),
             recipe: "vmdb".into(),
+            architecture: self.settings.machine.architecture(),
             disks: std::iter::once(scratch).chain(targets).collect(),
             stages: self.stages,
             outputs,

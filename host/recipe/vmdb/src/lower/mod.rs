@@ -17,7 +17,7 @@ mod lookup;
 use std::{collections::BTreeSet, path::PathBuf};
 
 use inputs::Sources;
-use plan::{Bind, Context, GuestPath, Plan, Stage, Step, Value};
+use plan::{Bind, Context, GuestPath, MachineArchitecture, Plan, Stage, Step, Value};
 
 pub(crate) use command::{Command, Work};
 
@@ -62,8 +62,8 @@ pub struct Settings {
     pub format_options: Option<String>,
     /// Kinds of checksum files to write.
     pub checksums: Vec<plan::Checksum>,
-    /// The architecture of the build machine, in Debian's names.
-    pub arch: String,
+    /// The architecture of the build machine.
+    pub machine: MachineArchitecture,
     /// The host files that the spec may name, and where relative paths are looked up.
     pub sources: Sources,
     /// Files that the user shares with commands.
@@ -213,7 +213,7 @@ impl<'a> Lowering<'a> {
             containers: Vec::new(),
             rekeys: Vec::new(),
             labels: BTreeSet::new(),
-            arch: settings.arch.clone(),
+            arch: settings.machine.architecture().debian().to_owned(),
             packages: BTreeSet::new(),
             rootfs_unpacked: false,
             tarball: if on_host { Tarball::OnHost } else { Tarball::Missing },
