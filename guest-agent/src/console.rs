@@ -27,11 +27,11 @@ pub(crate) fn open() {
         let _ = fs::write(RATE_SWITCH, "on");
         let _ = LOG.set(file);
     }
-    // Nobody reads the standard error of PID 1 and its child.
+    // The standard error of PID 1 and its child has no reader.
     panic::set_hook(Box::new(|panic| say(&panic.to_string())));
 }
 
-/// Says a line.
+/// Writes a line to the console.
 pub(crate) fn say(line: &str) {
     let Some(mut log) = LOG.get() else { return };
     let mut text = format!("{LEVEL}vbuild-agent: ");

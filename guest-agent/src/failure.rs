@@ -5,7 +5,7 @@ use std::io;
 use nix::errno::Errno;
 use wire::Failure;
 
-/// Says what was being done when an operation failed.
+/// Adds to an error what was being done.
 pub(crate) trait Doing<T> {
     /// Turns an error into a failure of this action, such as "open `/x`".
     fn doing<S: Into<String>>(self, action: impl FnOnce() -> S) -> Result<T, Failure>;

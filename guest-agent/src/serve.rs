@@ -52,7 +52,7 @@ const HANG_UP_WAIT: Duration = Duration::from_millis(200);
 
 /// A byte stream to the host.
 pub trait Transport: Read + Write + Send + Sized + 'static {
-    /// The same stream once more, for another thread.
+    /// A second handle of the stream, for another thread.
     ///
     /// # Errors
     /// When the descriptor cannot be duplicated.

@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 static SAID: Mutex<Option<HashSet<String>>> = Mutex::new(None);
 
-/// Says a line on the console, unless it was said before.
+/// Writes a line to the console, unless it was written before.
 pub(super) fn say_once(line: &str) {
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     let said = said.get_or_insert_default();

@@ -65,17 +65,17 @@ pub enum Request {
 pub enum RefusalKind {
     /// The other side refuses connections.
     Refused,
-    /// There is no such name.
+    /// The name does not exist.
     Nxdomain,
-    /// No way leads there.
+    /// The address cannot be reached.
     Unreachable,
-    /// No answer in time.
+    /// No answer came in time.
     Timeout,
     /// The user did not allow it, or the request itself is wrong.
     Policy,
 }
 
-/// What is refused, and in which words.
+/// A refused request: the kind and the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
@@ -111,7 +111,7 @@ pub struct Reply {
     /// Why it was not granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<RefusalKind>,
-    /// The same in words.
+    /// Why it was not granted, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

@@ -156,7 +156,7 @@ pub(crate) async fn note_carried(guest: &Guest, state: &mut State) -> Result<(),
     Ok(())
 }
 
-/// Of a mount table, what neither the base nor the context explains.
+/// The mounts of a table that belong neither to the base nor to the context.
 fn carried(mounts: &[MountEntry], declared: &[&str], tools: &str) -> Vec<CarriedMount> {
     let base: Vec<String> = ["", "/dev", "/proc", "/sys", "/run", "/build"]
         .iter()

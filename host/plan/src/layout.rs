@@ -166,7 +166,7 @@ impl Percent {
         (0.0..=100.0).contains(&percent).then_some(Self(percent))
     }
 
-    /// So much of a number of bytes, in the arithmetic of the original, which gives other
+    /// This percentage of a number of bytes, in the arithmetic of the original, which gives other
     /// results than whole numbers do.
     #[must_use]
     #[expect(

@@ -86,7 +86,7 @@ pub enum DiskRole {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskSize {
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(u64),
     /// As many KiB as the fact says; known once an earlier stage has set it.
     FactKib(FactName),

@@ -204,7 +204,7 @@ pub enum Step {
         /// since 1970.
         epoch: u64,
     },
-    /// Tells the user something.
+    /// Shows a message to the user.
     Say {
         /// The text.
         text: String,

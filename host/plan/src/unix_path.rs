@@ -119,7 +119,7 @@ impl From<&Path> for UnixPath {
     }
 }
 
-/// So that maps by these paths are asked by text.
+/// Lets maps with these keys be searched by text.
 impl Borrow<str> for UnixPath {
     fn borrow(&self) -> &str {
         &self.0

@@ -295,7 +295,7 @@ impl DataSender {
         true
     }
 
-    /// Says that no more data follows.
+    /// Ends the data of the stream.
     pub(crate) async fn end(&self) {
         let _ = self.connection.frames.send(Frame::end(self.id, Channel::Main)).await;
     }

@@ -95,7 +95,7 @@ impl Inbox {
         self.lock().allowed[channel as usize] += u64::from(bytes);
     }
 
-    /// Says that nothing follows.
+    /// Ends the stream: nothing follows.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_one();

@@ -95,7 +95,7 @@ impl RawSource {
         Self::new(file).map_err(|e| StoreError::io("examine", path, e))
     }
 
-    /// The same for a file that is open.
+    /// As [`RawSource::open`], for a file that is open.
     ///
     /// # Errors
     /// When its size cannot be found out.

@@ -21,11 +21,11 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 pub enum Step {
     /// The temporary file exists and is empty.
     Created,
-    /// It has its content, perhaps only in memory.
+    /// The file has its content, perhaps only in memory.
     Written,
     /// Its content is on the disk.
     Flushed,
-    /// It has its name, perhaps only in memory.
+    /// The file has its final name, perhaps only in memory.
     Renamed,
     /// Its name is on the disk.
     Durable,
@@ -33,7 +33,7 @@ pub enum Step {
     Removing,
 }
 
-/// Is told about each [`Step`].
+/// Called at each [`Step`].
 pub type OnStep = Arc<dyn Fn(Step) + Send + Sync>;
 
 /// The paths of a store.

@@ -68,7 +68,7 @@ impl OverlaySource {
         Self::new(file, path)
     }
 
-    /// The same for a file that is open; the path is for errors.
+    /// As [`OverlaySource::open`], for a file that is open; the path is for errors.
     ///
     /// # Errors
     /// As for [`OverlaySource::open`].

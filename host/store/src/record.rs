@@ -27,7 +27,7 @@ pub enum InvalidRecord {
         /// Its version, where there is a number.
         found: Option<u64>,
     },
-    /// It lies under the name of another stage.
+    /// The record lies under the name of another stage.
     #[error("it is of another stage")]
     Key,
     /// A disk is a chain of too many layers.

@@ -10,7 +10,7 @@ const NAMED_INPUTS: usize = 3;
 /// Why a stage runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// Nothing is known about a stage of this name of this build.
+    /// No record has a stage of this name of this build.
     NeverBuilt,
     /// These inputs have changed since it ran.
     Changed(Vec<Printable>),
@@ -18,22 +18,22 @@ pub enum Why {
     Follows(String),
     /// Its network content is of this age, which the rules do not allow.
     Expired(Duration),
-    /// It was made in the future: a clock was set back.
+    /// Its record has a time in the future: a clock was set back.
     Clock,
-    /// It came from a shared cache that is not trusted any more.
+    /// Its result came from a shared cache that is not trusted any more.
     Untrusted {
         /// The shared cache.
         place: Printable,
         /// Whether it was signed, with another key than the one that is configured.
         signed: bool,
     },
-    /// The user said so.
+    /// The user asked for it: `--refresh`.
     Refresh,
-    /// It ran before, but its disks were not worth keeping, or are kept no more.
+    /// The stage ran before, but its disks were not worth saving, or have been removed.
     NotKept,
-    /// It writes to the host.
+    /// The stage writes to the host.
     Output,
-    /// The plan says so: [`plan::Keep::No`].
+    /// The plan forbids that its result is kept: [`plan::Keep::No`].
     NeverKept,
 }
 

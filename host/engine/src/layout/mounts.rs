@@ -42,7 +42,7 @@ pub(crate) fn is_of_layout(mount: &MountSpec) -> bool {
     mount.source.starts_with("/dev/") && !mount.fstype.is_empty()
 }
 
-/// Of the options in fstab, the one that decides what is mounted.
+/// Mount options in the guest: the one of fstab that decides what is mounted.
 fn mount_options(mount: &plan::Mount) -> Vec<String> {
     let fstab = mount.fstab.iter().flat_map(|entry| entry.options.split(','));
     let subvolume = fstab.filter(|word| word.starts_with("subvol=")).map(ToOwned::to_owned);
