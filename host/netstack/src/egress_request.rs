@@ -29,7 +29,7 @@ pub(crate) struct EgressRequest {
 pub(crate) enum Answer {
     /// No reply yet.
     Pending,
-    /// Granted.
+    /// The host grants the request.
     Granted,
     /// Refused, or the channel failed.
     Refused(Refusal),

@@ -142,7 +142,7 @@ pub(crate) enum WordingArg {
     V041,
 }
 
-/// Builds a spec.
+/// Builds the image.
 ///
 /// # Errors
 /// A spec that cannot be read or is wrong, and whatever the build fails with.

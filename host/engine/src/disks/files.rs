@@ -17,7 +17,7 @@ use machine::{BlockSize, Drive, DriveFormat, DriveSerial, Layer};
 use plan::{DiskName, DiskRole, DiskSize, Plan};
 use store::{OverlaySource, RawSource, RawTarget};
 
-use super::base;
+use super::base_copy;
 use crate::{EngineError, State, guest::disk_serial};
 
 /// The largest disk whose size a fact may decide: the largest file of ext4, on which
@@ -94,7 +94,7 @@ impl Disks {
             let Some(bytes) = disk_bytes(&disk.size, state)? else { continue };
             let raw = self.raw(&disk.name);
             if !self.has(&disk.name) {
-                base::make_disk(&raw, bytes, disk.base.as_ref())
+                base_copy::make_disk(&raw, bytes, disk.base.as_ref())
                     .map_err(|e| host("make the disk", &raw, e))?;
             }
             let files = self.files.entry(disk.name.clone()).or_insert_with(|| Files {

@@ -1,6 +1,6 @@
 //! The files on the host behind the plan's disks.
 
-mod base;
+mod base_copy;
 mod files;
 
 pub use files::target_files;

@@ -81,7 +81,7 @@ fn view(
     }
 }
 
-/// Builds the artifacts of some files.
+/// Builds the artifacts.
 ///
 /// # Errors
 /// Files that are wrong, and whatever the first artifact that fails does so with.

@@ -34,7 +34,7 @@ use crate::{
 const SHELL: &str = "for shell in zsh bash; do command -v $shell >/dev/null && exec $shell; done; \
                      exec sh";
 
-/// Runs a command in a copy of a shared image.
+/// Runs the command.
 ///
 /// # Errors
 /// When there is no such image, or the machine fails; a command that fails is no error.

@@ -27,7 +27,7 @@ use crate::{
     ui::{self, Ui, bytes},
 };
 
-/// Builds a project.
+/// Builds the layers.
 ///
 /// # Errors
 /// A project that is wrong, and whatever the build fails with.

@@ -27,7 +27,7 @@ use crate::{
     ui::{self, Ui, bytes},
 };
 
-/// Compares two images.
+/// Runs the comparison.
 ///
 /// # Errors
 /// An image that cannot be read.
