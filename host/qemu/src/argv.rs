@@ -400,7 +400,31 @@ mod tests {
     #[test]
     fn a_machine_of_arm64() {
         let spec = MachineSpec { architecture: MachineArchitecture::Arm64, ..spec() };
-        check(&spec, Host { tsc_khz: None, ..TCG }, &expect![[""]]);
+        check(&spec, Host { tsc_khz: None, ..TCG }, &expect![[r#"
+            -nodefaults
+            -no-user-config
+            -no-reboot
+            -display none
+            -name guest=a_build__of_sorts
+            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+            -machine virt,gic-version=3,memory-backend=mem
+            -accel tcg,thread=multi
+            -cpu max,pauth=off,sve=off
+            -smp 2
+            -m 1024M
+            -object memory-backend-memfd,id=mem,size=1024M,share=on
+            -kernel /k/vmlinuz
+            -initrd /k/initrd
+            -append console=ttyAMA0 panic=-1 quiet cryptomgr.notests vbuild.x=1
+            -global virtio-mmio.force-legacy=false
+            -chardev stdio,id=console,mux=off,signal=off
+            -serial chardev:console
+            -chardev socket,id=qmp,fd=3
+            -mon chardev=qmp,mode=control
+            -chardev socket,id=vsock,fd=4
+            -device vhost-user-vsock-device,chardev=vsock
+            -object rng-builtin,id=rng
+            -device virtio-rng-device,rng=rng"#]]);
     }
 
     #[test]

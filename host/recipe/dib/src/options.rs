@@ -129,7 +129,7 @@ pub enum OptionError {
     Architecture {
         /// The option or variable.
         option: &'static str,
-        /// Why.
+        /// The reason for the refusal.
         reason: String,
     },
     /// Not a size above zero.

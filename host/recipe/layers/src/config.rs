@@ -292,18 +292,18 @@ mod tests {
     fn what_is_wrong_is_told_with_its_line() {
         let cases = [
             ("size: 20G\nsise: 3\n", "line 2", "sise"),
-            ("network: true\nsize: 20\n", "line 2", "no size"),
+            ("network: true\nsize: 20\n", "line 2", "not a size"),
             ("network: yes\n", "line 1", "bool"),
-            ("\n\ntimeout: soon\n", "line 3", "no time"),
+            ("\n\ntimeout: soon\n", "line 3", "not a time"),
             ("base:\n  image: a\n  url: http://x/y\n", "line 2", "exactly one"),
             ("base:\n  url: https://x/y\n", "line 2", "needs its"),
             ("base:\n  url: ftp://x/y\n  sha256: aa\n", "line 2", "no sha256"),
             ("base:\n  recipe: cargo\n", "line 2", "one of dib"),
             ("base:\n  recipe: dib\n  arguments: [--share, /x, vm]\n", "line 2", "`--share`"),
-            ("timeouts:\n  10_a: 0s\n", "line 2", "no time"),
+            ("timeouts:\n  10_a: 0s\n", "line 2", "not a time"),
             ("size: 1G\nsize: 2G\n", "line 2", "size"),
-            ("size: 1G\nroot: /dev/sda1\n", "line 2", "no filesystem"),
-            ("root: NAME=x\n", "line 1", "no filesystem"),
+            ("size: 1G\nroot: /dev/sda1\n", "line 2", "filesystem"),
+            ("root: NAME=x\n", "line 1", "filesystem"),
         ];
         for (text, line, word) in cases {
             let problem = parse("vbuild.yaml", text).unwrap_err().to_string();

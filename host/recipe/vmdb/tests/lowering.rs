@@ -323,11 +323,11 @@ fn debootstrap_apt_and_commands() {
 }
 
 #[test]
-fn another_architecture_is_emulated() {
+fn an_architecture_without_a_machine_is_emulated() {
     let tail = "  - qemu-debootstrap: bookworm
     target: root
     mirror: http://mirror.example/debian
-    arch: arm64
+    arch: armhf
   - chroot: root
     shell: \"true\"
 ";
@@ -336,18 +336,18 @@ fn another_architecture_is_emulated() {
         &[],
         expect![[r#"
             07-qemu-debootstrap in /build/image/root network
-              run [step 7 (qemu-debootstrap): emulate] sh -c SCRIPT emulate arm64
-              run [step 7 (qemu-debootstrap): debootstrap] debootstrap --arch arm64 --variant - --components main bookworm /build/image/root http://mirror.example/debian
+              run [step 7 (qemu-debootstrap): emulate] sh -c SCRIPT emulate armhf
+              run [step 7 (qemu-debootstrap): debootstrap] debootstrap --arch armhf --variant - --components main bookworm /build/image/root http://mirror.example/debian
               remove /build/image/root/etc/resolv.conf
               remove /build/image/root/etc/hostname
               run [step 7 (qemu-debootstrap): lend files of /etc] sh -c SCRIPT "lend files of /etc" give /build/image/root /build/vmdb/lent/build/image/root resolv.conf hostname
               end processes in /build/image/root
             07-qemu-debootstrap-update in /build/image/root network
-              run [step 7 (qemu-debootstrap): emulate] sh -c SCRIPT emulate arm64
+              run [step 7 (qemu-debootstrap): emulate] sh -c SCRIPT emulate armhf
               run [step 7 (qemu-debootstrap): apt-get update] DEBIAN_FRONTEND=noninteractive sh -c SCRIPT "apt-get update" /build/image/root chroot /build/image/root apt-get update
               end processes in /build/image/root
             08-chroot in /build/image/root network
-              run [step 8 (chroot): emulate] sh -c SCRIPT emulate arm64
+              run [step 8 (chroot): emulate] sh -c SCRIPT emulate armhf
               run [step 8 (chroot): shell in the image] sh -c SCRIPT "shell in the image" /build/image/root chroot /build/image/root sh -ec true
               end processes in /build/image/root
             finish in -

@@ -131,7 +131,7 @@ fn partitions_of_an_image_that_exists_are_taken_over() {
     let error = try_prepare(text, &[("a.qcow2", &content)], image("a.qcow2")).unwrap_err();
     assert!(error.contains("`a.qcow2` is not a raw image"), "{error}");
     let error = try_prepare(text, &[("odd.img", "odd")], image("odd.img")).unwrap_err();
-    assert!(error.contains("no multiple of 512"), "{error}");
+    assert!(error.contains("not a multiple of 512"), "{error}");
 }
 
 #[test]

@@ -73,13 +73,13 @@ terms! {
     /// Log levels.
     #[derive(Copy, PartialEq, Eq)]
     pub enum LogLevel = "LogLevel" {
-        /// Everything.
+        /// Everything is logged.
         Trace = "LogTrace",
         /// Most messages.
         Debug = "LogDebug",
-        /// Actions.
+        /// Actions are logged.
         Info = "LogInfo",
-        /// Failures.
+        /// Only failures are logged.
         Error = "LogError",
         /// No messages.
         Nothing = "LogNothing",

@@ -363,10 +363,10 @@ fn the_block_device_configuration_that_counts() {
     small.file("elements/extra/block-device-default.yaml", text);
     let element = small.located().elements[0].join("extra");
     assert_eq!(origin(&|_| ()), ConfigOrigin::Element(element.join("block-device-default.yaml")));
-    small.file("elements/extra/block-device-ppc64el.yaml", text);
+    small.file("elements/extra/block-device-arm64.yaml", text);
     assert_eq!(
-        origin(&|options| options.arch = Some("ppc64le".into())),
-        ConfigOrigin::Element(element.join("block-device-ppc64el.yaml"))
+        origin(&|options| options.arch = Some("arm64".into())),
+        ConfigOrigin::Element(element.join("block-device-arm64.yaml"))
     );
     let variable = |value: &str| {
         let value = value.to_owned();
@@ -448,9 +448,13 @@ fn the_usage_report_is_made_when_it_is_asked_for() {
 }
 
 #[test]
-fn an_architecture_with_odd_letters_reaches_scripts_as_it_is() {
-    let arch = "a \"b\" $c";
-    let plan = Small::new().lower(|options| options.arch = Some(arch.into())).unwrap().plan;
+fn an_architecture_reaches_scripts_as_it_was_written() {
+    let small = Small::new();
+    let refused = small.lower(|options| options.arch = Some("a \"b\" $c".into())).unwrap_err();
+    assert!(refused.to_string().contains("is not an architecture"), "{refused}");
+    let arch = "aarch64";
+    let plan = small.lower(|options| options.arch = Some(arch.into())).unwrap().plan;
+    assert_eq!(plan.architecture, plan::Architecture::Arm64);
     let mut phases = 0;
     for step in plan.stages.iter().flat_map(|stage| &stage.steps) {
         if let Step::RunParts(parts) = step {
