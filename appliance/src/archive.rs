@@ -73,7 +73,7 @@ pub(crate) struct Archive {
     pub index: Index,
     /// The `Date` of each suite's Release file.
     pub dates: Vec<String>,
-    /// Warnings that do not forbid a build.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 

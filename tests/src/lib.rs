@@ -20,7 +20,7 @@ pub fn vbuild_binary() -> PathBuf {
     binary
 }
 
-/// A command for a guest, found in the appliance.
+/// A command for a guest, found in the appliance's PATH.
 pub fn command(session: &session::Session, words: &[&str]) -> session::Command {
     session.command(words).envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
 }

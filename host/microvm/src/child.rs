@@ -113,7 +113,7 @@ pub fn vmm_child() -> ExitCode {
     };
     ended.unwrap_or_else(|(error, control)| {
         let reason = checked::chain(&error);
-        // If the parent is gone there is nobody to tell.
+        // If the parent is gone, the error cannot be reported.
         let _ = control.send(&FromVmm::Failed { reason }, &[]);
         ExitCode::FAILURE
     })
@@ -141,7 +141,7 @@ fn limit_arenas() {
     }
 }
 
-/// What the process serves after the start.
+/// The state of the process after the start.
 struct Machine {
     running: Running,
     connector: Connector,

@@ -142,8 +142,7 @@ impl Kind {
     }
 }
 
-/// What every thread needs: memory of the allocator, locks, waiting, signals,
-/// its end.
+/// Calls of every thread: allocation, locks, waiting, signals, exit.
 const EVERY_THREAD: &[i64] = &[
     libc::SYS_read,
     libc::SYS_write,

@@ -29,9 +29,9 @@ pub(crate) struct EgressRequest {
 pub(crate) enum Answer {
     /// No reply yet.
     Pending,
-    /// The host grants the request.
+    /// The request was granted.
     Granted,
-    /// Refused, or the channel failed.
+    /// The request was refused, or the channel failed.
     Refused(Refusal),
 }
 

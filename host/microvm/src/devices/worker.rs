@@ -28,7 +28,7 @@ pub(crate) trait Handler: Send + 'static {
     /// Requests of the host to this device, such as a layer swap.
     type Request: Send;
 
-    /// The driver is there.
+    /// The driver has activated the device.
     fn activated(&mut self, _active: &mut Activation) {}
 
     /// A queue was notified, or [`Self::event`] is ready. Returns whether there is more work at

@@ -15,7 +15,7 @@ use crate::{
 /// How clusters are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
-    /// Clusters are stored uncompressed.
+    /// Never compressed.
     Plain,
     /// Deflated if that saves space.
     Zlib,

@@ -73,13 +73,13 @@ terms! {
     /// Log levels.
     #[derive(Copy, PartialEq, Eq)]
     pub enum LogLevel = "LogLevel" {
-        /// Everything is logged.
+        /// All messages.
         Trace = "LogTrace",
         /// Most messages.
         Debug = "LogDebug",
-        /// Actions are logged.
+        /// Messages about actions.
         Info = "LogInfo",
-        /// Only failures are logged.
+        /// Messages about failures.
         Error = "LogError",
         /// No messages.
         Nothing = "LogNothing",
