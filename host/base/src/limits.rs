@@ -1,4 +1,4 @@
-//! Limits on what a few bytes of a file can turn into.
+//! Limits of disk sizes and data, since a few bytes of a file can expand to terabytes.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub(crate) const DATA_MAX_BYTES: u64 = 256 << 30;
 pub(crate) struct Written(u64);
 
 impl Written {
-    /// A counter with this number of bytes left.
+    /// A counter after which `bytes` more can be written.
     pub(crate) fn with_room_for(bytes: u64) -> Self {
         Self(DATA_MAX_BYTES.saturating_sub(bytes))
     }

@@ -1,7 +1,7 @@
-//! Errors on one line.
+//! Errors with their causes on one line, as messages show them.
 
-/// The texts of an error and of its causes, outermost first. A cause that the text before it
-/// contains is left out.
+/// The texts of an error and of its causes, outermost first. A cause contained in the text
+/// before it is omitted.
 #[must_use]
 pub fn causes(error: &dyn std::error::Error) -> Vec<String> {
     let mut lines = vec![error.to_string()];

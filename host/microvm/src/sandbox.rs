@@ -102,7 +102,7 @@ macro_rules! kinds {
             $($(#[$doc])* $kind,)*
         }
 
-        /// Every kind.
+        /// All kinds.
         pub(crate) const KINDS: &[Kind] = &[$(Kind::$kind),*];
     };
 }

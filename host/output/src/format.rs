@@ -20,9 +20,9 @@ pub enum Origin {
 /// Whether a container image must have a repository and a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
-    /// It must.
+    /// A name is required.
     Required,
-    /// It may have none.
+    /// The image may have no name.
     Optional,
 }
 
@@ -37,9 +37,9 @@ pub struct Format {
     pub about: &'static str,
     /// The source from which it is made.
     pub origin: Origin,
-    /// Whether it is a container image, and then how it is named.
+    /// For container images: whether a name is required.
     pub container: Option<Naming>,
-    /// The largest disk that it describes, in bytes.
+    /// Maximum disk size of the format in bytes.
     pub(crate) max_bytes: u64,
     /// Whether it is written front to back, so that checksums need no second pass.
     pub(crate) sequential: bool,

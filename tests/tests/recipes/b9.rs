@@ -1,5 +1,5 @@
-//! Files of B9: the eight samples of `tests/b9`, what they leave as its README tells, the
-//! results of the vectors, and an image on top of a Debian system that boots to a login.
+//! B9 files: the eight samples of `tests/b9`, with the results that its README documents, the
+//! results of the vectors, and an image based on a Debian system that boots to a login prompt.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::ground::{Ground, accelerator, done, step, tool};
 
 const SECTOR: u64 = 512;
 
-/// The samples in their order; the sixth is built three times, for its revisions.
+/// The samples in build order; the sixth is built three times, for its revisions.
 const SAMPLES: [&str; 9] = [
     "01-empty-disk",
     "02-seed",
@@ -37,34 +37,34 @@ fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The label of an ext filesystem.
+/// Reads the label of an ext filesystem.
 fn label(image: &Path) -> String {
     let said = done(Command::new("dumpe2fs").arg("-h").arg(image));
     let line = said.lines().find_map(|line| line.strip_prefix("Filesystem volume name:"));
     line.unwrap().trim().to_owned()
 }
 
-/// The bytes of a file in an ext filesystem.
+/// Reads a file of an ext filesystem.
 fn content(image: &Path, path: &str) -> Vec<u8> {
     let request = format!("cat {path}");
     Command::new("debugfs").args(["-R", &request]).arg(image).output().unwrap().stdout
 }
 
-/// The image as a raw file beside it.
+/// Converts an image to a raw file beside it.
 fn raw(image: &Path) -> PathBuf {
     let raw = image.with_extension("looked-at");
     done(Command::new("qemu-img").args(["convert", "-O", "raw"]).args([image, &raw]));
     raw
 }
 
-/// What qemu-img reports of an image.
+/// The output of `qemu-img info` about an image.
 fn info(image: &Path) -> serde_json::Value {
     let said = done(Command::new("qemu-img").args(["info", "--output=json"]).arg(image));
     serde_json::from_str(&said).unwrap()
 }
 
-/// The inputs of the samples: a bare ext4 with a small Debian, which is the root of vbuild's
-/// own appliance, and a disk with two partitions.
+/// Creates the inputs of the samples: an ext4 filesystem without partition table with a small
+/// Debian system, the root of vbuild's own appliance, and a disk with two partitions.
 fn make_inputs(ground: &Ground) {
     ground.ok(&["exec", "--accel", &accelerator(), "--no-network", "--", "true"]);
     let appliances = fs::read_dir(ground.cache().join("appliance")).unwrap().flatten();
@@ -96,7 +96,7 @@ fn make_inputs(ground: &Ground) {
     ground.give(&folder);
 }
 
-/// Builds a file of B9 with arguments of its own.
+/// Builds a B9 file with additional arguments.
 fn build(ground: &Ground, file: &str, arguments: &[&str]) {
     let accel = accelerator();
     let words = ["b9", "build", "-f", file, "--accel", &accel];
@@ -188,7 +188,7 @@ fn fixed_up(ground: &Ground) {
     assert_eq!(label(&stamped), "fixed");
 }
 
-/// The cases of kind `result` of the vectors.
+/// Builds the vectors of kind `result`.
 #[test]
 #[ignore = "slow proof: ten minutes; needs python3, qemu-img and e2fsprogs"]
 fn results() {
@@ -205,8 +205,9 @@ fn results() {
     assert!(command.status().unwrap().success());
 }
 
-/// Sample 04's script on the root filesystem of a Debian image, which then boots to a login
-/// with the kernel in it. B9 makes images of one filesystem, which no firmware starts.
+/// Runs the script of sample 04 on the root filesystem of a Debian image, which then boots to
+/// a login prompt with its own kernel, passed to QEMU: B9 images are single filesystems, which
+/// firmware cannot boot.
 #[test]
 #[ignore = "slow proof: ten minutes; VBUILD_TEST_DEBIAN names an image of tests/first-image.sh"]
 fn login() {
@@ -233,7 +234,7 @@ fn login() {
     console_shows(&ground, &image, "login:");
 }
 
-/// Boots a bare filesystem with its own kernel, outside of vbuild.
+/// Boots a filesystem without partition table with its own kernel in QEMU, without vbuild.
 fn console_shows(ground: &Ground, image: &Path, text: &str) {
     let console = ground.at("console");
     let drive = format!("file={},format=raw,if=virtio", image.display());
@@ -258,7 +259,7 @@ fn console_shows(ground: &Ground, image: &Path, text: &str) {
         assert!(ended.is_none(), "the machine has ended: {said}");
         std::thread::sleep(std::time::Duration::from_secs(2));
     }
-    // `timeout` hands the signal on.
+    // `timeout` forwards the signal.
     tool(&["kill", &machine.id().to_string()]);
     machine.wait().unwrap();
 }

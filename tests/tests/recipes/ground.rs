@@ -1,4 +1,4 @@
-//! The folder of a test and the ordinary user who builds in it.
+//! The directory of a test and the unprivileged user who builds in it.
 
 use std::{
     env, fs,
@@ -11,39 +11,39 @@ use std::{
 
 use tests::vbuild_binary;
 
-/// The user who builds when root runs the tests: `nobody`.
+/// The user ID for builds if root runs the tests: `nobody`.
 const USER: u32 = 65534;
-/// What makes root that user, without any way back.
+/// The command by which root irrevocably becomes that user.
 const DROP: [&str; 5] =
     ["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all", "--no-new-privs"];
-/// Lines of a build's output that a failure shows.
+/// Maximum lines of a build's output in a failure message.
 const SHOWN_LINES: usize = 40;
 
-/// A folder with the program, a home and a working folder.
+/// A directory that contains the program, a home and a working directory.
 pub(crate) struct Ground {
-    /// The whole folder.
+    /// Path of the directory.
     pub(crate) work: PathBuf,
-    /// Removes the folder, unless `VBUILD_TEST_DIR` names it.
+    /// Removes the directory on drop; `None` if `VBUILD_TEST_DIR` names it.
     _temporary: Option<tempfile::TempDir>,
 }
 
-/// What a run of vbuild left.
+/// The result of a vbuild run.
 pub(crate) struct Ran {
-    /// How it ended.
+    /// The exit status.
     pub(crate) status: ExitStatus,
-    /// Its standard output and error, in the order of writing.
+    /// Standard output and error, interleaved as written.
     pub(crate) said: String,
 }
 
 impl Ran {
-    /// Whether a text was written.
+    /// Whether the output contains a text.
     pub(crate) fn says(&self, text: &str) -> bool {
         self.said.contains(text)
     }
 }
 
 impl Ground {
-    /// Makes the folder; the caches of `VBUILD_TEST_CACHE` become the user's.
+    /// Creates the directory; the caches of `VBUILD_TEST_CACHE` become the user's.
     pub(crate) fn new(name: &str) -> Self {
         let kept = env::var_os("VBUILD_TEST_DIR").map(PathBuf::from);
         let temporary = match kept {
@@ -57,7 +57,7 @@ impl Ground {
         for folder in ["home/.cache/vbuild", "bin", "out"] {
             DirBuilder::new().recursive(true).mode(0o755).create(ground.at(folder)).unwrap();
         }
-        // The user may not be able to read where the sources are.
+        // The source directory may be unreadable for the user.
         fs::copy(vbuild_binary(), ground.at("bin/vbuild")).unwrap();
         let cache = ground.cache();
         if let Some(from) = env::var_os("VBUILD_TEST_CACHE").map(PathBuf::from) {
@@ -74,22 +74,22 @@ impl Ground {
         ground
     }
 
-    /// A path in the whole folder.
+    /// A path below the directory.
     pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.work.join(name)
     }
 
-    /// A path in the folder in which vbuild runs.
+    /// A path below vbuild's working directory.
     pub(crate) fn out(&self, name: &str) -> PathBuf {
         self.work.join("out").join(name)
     }
 
-    /// The user's cache.
+    /// Path of the user's cache.
     pub(crate) fn cache(&self) -> PathBuf {
         self.at("home/.cache/vbuild")
     }
 
-    /// Copies a file or folder of the repository's tests into the user's reach.
+    /// Copies a file or directory of the repository's tests to a path that the user can read.
     pub(crate) fn copy(&self, from: &str, to: &Path) {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(from);
         fs::create_dir_all(to.parent().unwrap()).unwrap();
@@ -98,7 +98,7 @@ impl Ground {
         self.give(to);
     }
 
-    /// Makes the user the owner of a file or of a tree.
+    /// Changes the owner of a file or tree to the user.
     pub(crate) fn give(&self, path: &Path) {
         if is_root() {
             done(Command::new("chown").args(["-R", &USER.to_string()]).arg(path));
@@ -109,8 +109,8 @@ impl Ground {
         done(Command::new("chmod").args(["-R", "a+rX"]).arg(path));
     }
 
-    /// A command that the user runs in the working folder, with an environment that holds
-    /// nothing of the caller's.
+    /// A command that the user runs in the working directory, with an environment that
+    /// inherits nothing from the caller.
     pub(crate) fn command(&self, program: &Path, words: &[&str]) -> Command {
         let mut command = if is_root() {
             let mut command = Command::new(DROP[0]);
@@ -135,7 +135,7 @@ impl Ground {
         command
     }
 
-    /// Runs vbuild to its end, whichever that is.
+    /// Runs vbuild, which may succeed or fail.
     pub(crate) fn run(&self, words: &[&str]) -> Ran {
         step(&format!("vbuild {}", words.join(" ")));
         let log = self.at("said");
@@ -159,7 +159,8 @@ impl Ground {
         ran
     }
 
-    /// Builds with a verb and options: those of all builds of these tests are added.
+    /// Builds with a verb and options, to which the options of all builds of these tests are
+    /// added.
     #[track_caller]
     pub(crate) fn build(&self, words: &[&str]) -> Ran {
         let more = env::var("VBUILD_ARGS").unwrap_or_default();
@@ -170,7 +171,7 @@ impl Ground {
         self.ok(&all)
     }
 
-    /// Boots an image; each pair is a text to expect and what is typed then.
+    /// Boots an image; each pair is an expected text and the input that is then typed.
     #[track_caller]
     pub(crate) fn boot(&self, image: &str, options: &[&str], talk: &[(&str, Option<&str>)]) -> Ran {
         let (wait, accel) =
@@ -184,7 +185,7 @@ impl Ground {
         self.ok(&words)
     }
 
-    /// A drive for vbuild's downloads, made once.
+    /// A helper drive for downloads, created by the first call.
     pub(crate) fn drive(&self) -> &'static str {
         if !self.out("cache.img").exists() {
             self.ok(&["cache", "create", "cache.img", "--size", "10G"]);
@@ -193,17 +194,17 @@ impl Ground {
     }
 }
 
-/// What runs the machines.
+/// The value of `--accel`.
 pub(crate) fn accelerator() -> String {
     env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into())
 }
 
-/// Reports what begins on standard error, past what the test harness captures.
+/// Reports the next step on standard error, bypassing the capture of the test harness.
 pub(crate) fn step(what: &str) {
     let _ = writeln!(std::io::stderr(), "=== {what}");
 }
 
-/// Runs a tool of the host, which must succeed, and gives its standard output.
+/// Runs a tool of the host, which must succeed, and returns its standard output.
 #[track_caller]
 pub(crate) fn done(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -212,22 +213,22 @@ pub(crate) fn done(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs a tool of the host with words, which must succeed.
+/// Runs a tool of the host with arguments, which must succeed.
 #[track_caller]
 pub(crate) fn tool(words: &[&str]) -> String {
     done(Command::new(words[0]).args(&words[1..]))
 }
 
 fn is_root() -> bool {
-    // The owner of a process's own folder in /proc is its user.
+    // The owner of /proc/self is the user of the process.
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// The mirror of Debian that this machine's apt uses. What serves `debian` usually serves
-/// `debian-security` beside it.
+/// The Debian mirror that the host's apt uses. Mirrors of `debian` usually also serve
+/// `debian-security`.
 ///
 /// # Panics
-/// When no source of apt names one, and `VBUILD_TEST_MIRROR` neither.
+/// Panics if neither apt's sources nor `VBUILD_TEST_MIRROR` names one.
 pub(crate) fn debian_mirror() -> String {
     if let Ok(mirror) = env::var("VBUILD_TEST_MIRROR") {
         return mirror.trim_end_matches('/').to_owned();

@@ -1,5 +1,5 @@
-//! Debian systems from diskimage-builder's elements: built as an ordinary user, looked into,
-//! and booted to a shell on their serial console. An image takes ten minutes to half an hour
+//! Debian systems from diskimage-builder's elements: built as an ordinary user, checked, and
+//! booted to a shell on the serial console. An image takes ten minutes to half an hour
 //! without KVM.
 
 use std::{fs, path::PathBuf};
@@ -8,11 +8,11 @@ use tests::archive::members;
 
 use crate::ground::{Ground, debian_mirror, tool};
 
-/// What the element `bootloader` adds to the kernel's command line.
+/// Arguments that the element `bootloader` adds to the kernel command line.
 const PARAMETERS: &str =
     "console=tty0 console=ttyS0,115200 no_timer_check nofb nomodeset gfxpayload=text";
 
-/// A user who may become root, for looking around on the console.
+/// Options that create a user with sudo rights, for checks on the console.
 const WITH_USER: [&str; 8] = [
     "--envvar",
     "DIB_DEV_USER_USERNAME=looker",
@@ -24,12 +24,12 @@ const WITH_USER: [&str; 8] = [
     "DIB_DEV_USER_SHELL=/bin/bash",
 ];
 
-/// What a user types to see how the system was started and what it stands on.
+/// Command typed to show the kernel command line, mounts and block devices.
 const LOOK: &str = "cat /proc/cmdline; findmnt -rno TARGET,FSTYPE,SOURCE; \
     lsblk -rno NAME,FSTYPE,LABEL,SIZE; /sbin/swapon --show; systemctl is-active ssh; \
     echo looked-around";
 
-/// An image of a name.
+/// An image that a test builds.
 struct Image {
     ground: Ground,
     mirror: String,
@@ -39,7 +39,7 @@ struct Image {
 impl Image {
     fn build(name: &'static str, options: &[&str], elements: &[&str]) -> Self {
         let image = Self { ground: Ground::new("images"), mirror: debian_mirror(), name };
-        // One of these elements makes the initrds small.
+        // One of these elements reduces the initrds.
         image.ground.copy("elements", &image.ground.at("elements"));
         image.build_as(name, options, elements);
         image
@@ -52,8 +52,8 @@ impl Image {
             "DIB_RELEASE=bookworm".to_owned(),
             format!("DIB_DISTRIBUTION_MIRROR={mirror}"),
             format!("DIB_DEBIAN_SECURITY_MIRROR={mirror}-security"),
-            // The bare system is bootstrapped once and kept on the helper drive, as the
-            // element debootstrap documents: it is the same for all of these images.
+            // debootstrap runs once; its result is cached on the helper drive, as the element
+            // debootstrap documents: it is the same for all of these images.
             "DIB_DEBOOTSTRAP_CACHE=1".to_owned(),
             "DIB_DEBIAN_USE_DEBOOTSTRAP_CACHE=1".to_owned(),
         ];
@@ -65,7 +65,7 @@ impl Image {
         self.ground.build(&words);
     }
 
-    /// Logs in, looks around, and finds the texts in this order in what it saw.
+    /// Logs in and runs the check command, whose output must contain the texts in this order.
     fn boot(&self, file: &str, options: &[&str], texts: &[&str]) {
         let mut talk =
             vec![("login:", Some("looker")), ("Password:", Some("looker")), ("$", Some(LOOK))];
@@ -83,7 +83,7 @@ impl Image {
     }
 }
 
-/// The archive of an image.
+/// The members of an image's archive.
 struct Tree(std::collections::BTreeMap<String, tests::archive::Member>);
 
 impl Tree {
@@ -92,7 +92,7 @@ impl Tree {
         assert!(self.0.contains_key(path), "{path} is missing");
     }
 
-    /// Nothing has a path that begins like this.
+    /// Checks that no path begins with a prefix.
     #[track_caller]
     fn lacks(&self, beginning: &str) {
         let found: Vec<_> = self.0.keys().filter(|path| path.starts_with(beginning)).collect();
@@ -107,7 +107,7 @@ impl Tree {
     }
 }
 
-/// What is in the archive of `debian-minimal` alone, and what is not.
+/// Checks which files the archive of `debian-minimal` contains, and which it does not.
 #[test]
 #[ignore = "slow proof: half an hour"]
 fn minimal() {
@@ -149,14 +149,14 @@ fn minimal() {
 
 const SYSTEM: [&str; 4] = ["debian-minimal", "vm", "devuser", "small-initrd"];
 
-/// The system with another layout.
+/// Elements of the system with another layout.
 fn with_layout(layout: &'static str) -> Vec<&'static str> {
     let mut elements = SYSTEM.to_vec();
     elements.insert(2, layout);
     elements
 }
 
-/// Bootable from a partition table of DOS.
+/// Boots from a DOS partition table.
 #[test]
 #[ignore = "slow proof: half an hour"]
 fn vm_mbr() {
@@ -164,7 +164,7 @@ fn vm_mbr() {
     image.boot("vm-mbr.qcow2", &[], &[PARAMETERS]);
 }
 
-/// Bootable from GPT by BIOS.
+/// Boots from GPT with BIOS.
 #[test]
 #[ignore = "slow proof: half an hour"]
 fn vm_gpt() {
@@ -172,7 +172,7 @@ fn vm_gpt() {
     image.boot("vm-gpt.qcow2", &[], &["cloudimg-rootfs"]);
 }
 
-/// Bootable by BIOS and by UEFI.
+/// Boots with BIOS and with UEFI.
 #[test]
 #[ignore = "slow proof: half an hour"]
 fn vm_efi() {
@@ -181,7 +181,7 @@ fn vm_efi() {
     image.boot("vm-efi.qcow2", &["--uefi"], &["/boot/efi"]);
 }
 
-/// /boot, swap and root in partitions of their own.
+/// Separate partitions for /boot, swap and root.
 #[test]
 #[ignore = "slow proof: half an hour"]
 fn boot() {
@@ -199,8 +199,8 @@ fn boot() {
     image.boot("boot.qcow2", &[], &["boot=LABEL=BOOT", "/boot ext4", "partition 128M"]);
 }
 
-/// The element `debian` with a user, DHCP and SSH, on /home, swap and root in partitions of
-/// their own; kernel and initrd lie beside the image, and the root grows on a larger disk.
+/// The element `debian` with a user, DHCP and SSH, with separate partitions for /home, swap
+/// and root; kernel and initrd are beside the image, and the root grows on a larger disk.
 #[test]
 #[ignore = "slow proof: an hour"]
 fn debian() {
@@ -213,7 +213,7 @@ fn debian() {
       - {name: home, flags: [primary], size: 512MiB, mkfs: {type: ext4, label: HOME, mount: {mount_point: /home, fstab: {options: defaults, fsck-passno: 2}}}}
       - {name: swap, flags: [primary], type: "0x82", size: 256MiB, mkfs: {type: swap, label: SWAP, mount: {mount_point: swap, fstab: {}}}}
       - {name: root, flags: [boot, primary], size: 100%, mkfs: {name: mkfs_root, mount: {mount_point: /, fstab: {options: defaults, fsck-passno: 1}}}}"#;
-    // The computed size is that of the files, without /home and swap beside them.
+    // The computed size is the size of the files, without /home and swap.
     let more = ["--size", "6G", "--formats", "qcow2,tar", "--envvar", LAYOUT];
     let cloud = ["--envvar", "DIB_CLOUD_INIT_DATASOURCES=None"];
     let options = [WITH_USER.as_slice(), &more, &cloud].concat();
@@ -242,13 +242,13 @@ fn debian() {
     let (small, large) = (small.to_str().unwrap(), large.to_str().unwrap());
     tool(&["qemu-img", "create", "-q", "-f", "qcow2", "-b", small, "-F", "qcow2", large, "20G"]);
     image.ground.give(large.as_ref());
-    // What remains of 20 GiB beside /home and swap.
+    // The rest of 20 GiB without /home and swap.
     let texts = [PARAMETERS, "/home ext4", "cloudimg-rootfs 19", "partition 256M"];
     let backing = format!("--allow-backing={small}");
     image.boot("larger.qcow2", &["--with-network", &backing], &texts);
 }
 
-/// Logical volumes with xfs, by UEFI.
+/// Logical volumes with xfs, booted with UEFI.
 #[test]
 #[ignore = "slow proof: half an hour"]
 fn efi_lvm() {
@@ -258,7 +258,7 @@ fn efi_lvm() {
     image.boot("efi-lvm.qcow2", &["--uefi"], &["vg-lv_var"]);
 }
 
-/// A second disk.
+/// An image with a second disk.
 #[test]
 #[ignore = "slow proof: half an hour"]
 fn data() {
@@ -295,7 +295,7 @@ fn btrfs() {
     with_root("btrfs", "btrfs", "btrfs-progs", "/ btrfs");
 }
 
-/// Kernel and initrd of a ramdisk.
+/// Kernel and initrd of a ramdisk build.
 #[test]
 #[ignore = "slow proof: half an hour"]
 fn ramdisk() {
@@ -308,7 +308,7 @@ fn ramdisk() {
     }
 }
 
-/// Once more from the caches of the drive, without a network.
+/// Builds again from the caches of the drive, without a network.
 #[test]
 #[ignore = "slow proof: half an hour"]
 fn offline() {

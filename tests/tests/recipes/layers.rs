@@ -1,11 +1,11 @@
 //! A project of layers with `nocache` and `noshare`, changed and built again with other
-//! caches: what runs, what does not, what is shared.
+//! caches: checks which layers run, which are skipped, and which are shared.
 
 use std::{fs, os::unix::fs::symlink};
 
 use crate::ground::{Ground, Ran, accelerator};
 
-/// A project on the image that its own spec makes.
+/// A project based on the image of its own spec.
 struct Project {
     ground: Ground,
     accelerator: String,
@@ -20,7 +20,7 @@ impl Project {
         for user in ["one", "two"] {
             let _ = fs::remove_dir_all(ground.out(user));
             fs::create_dir(ground.out(user)).unwrap();
-            // Only the appliance is common: stores and base images are each their own.
+            // Only the appliance is shared: each has its own store and base images.
             for part in ["appliance", "agent"] {
                 if ground.cache().join(part).exists() {
                     let link = ground.out(user).join(part);
@@ -54,7 +54,7 @@ impl Project {
     }
 }
 
-/// The layers that ran, in their order.
+/// The layers that ran, in order.
 fn layers(ran: &Ran) -> Vec<&str> {
     let mut layers: Vec<_> = ran
         .said
@@ -97,7 +97,8 @@ fn what_changed_runs_and_what_may_be_shared_is() {
     a_push_that_fails(&project);
 }
 
-/// A copy of an overlay is not one that vbuild made, until the user allows its base.
+/// A copy of an overlay is refused, since vbuild did not create it, until the user allows its
+/// backing file.
 fn compared(ground: &Ground, copy: &str) {
     let accel = accelerator();
     let words =
@@ -118,7 +119,7 @@ fn compared(ground: &Ground, copy: &str) {
     assert!(differences.len() == 1 && differences.iter().all(only), "{differences:?}");
 }
 
-/// A push that fails is an error, and costs no work.
+/// A failed push is an error, and no results are lost.
 fn a_push_that_fails(project: &Project) {
     let ground = &project.ground;
     let folders = ["shared/v1/stages", "shared/v1/objects"];

@@ -1,6 +1,6 @@
-//! Debian 12 from the specs in `tests/vmdb`, each booted to a shell of root on its serial
-//! console. The first build makes the tarball of the root filesystem; with
-//! `VBUILD_TEST_DIR`, the others begin with it, and none runs debootstrap again.
+//! Debian 12 from the specs in `tests/vmdb`, each booted to a root shell on the serial
+//! console. The first build creates the tarball of the root filesystem; with
+//! `VBUILD_TEST_DIR`, the others start from it without running debootstrap.
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
@@ -18,7 +18,7 @@ impl Specs {
         Self { ground, mirror: debian_mirror() }
     }
 
-    /// Builds a spec. Whether the tarball was used is what `-v` shows.
+    /// Builds a spec. The output of `-v` shows whether the tarball was used.
     fn build(&self, name: &str) {
         let (ground, image) = (&self.ground, format!("{name}.img"));
         let had_tarball = ground.out("root.tar.gz").exists();
@@ -32,12 +32,12 @@ impl Specs {
         let bootstrapped = ran.says("Exec: ['debootstrap'");
         assert!(!(had_tarball && bootstrapped), "{name}: debootstrap ran beside a tarball");
         assert!(ground.out("root.tar.gz").exists(), "{name}: no tarball was made");
-        // What is empty takes no room.
+        // Empty blocks must be holes.
         let file = fs::metadata(ground.out(&image)).unwrap();
         assert!(file.blocks() * 512 < file.len() / 2, "{name}: {} blocks taken", file.blocks());
     }
 
-    /// Boots an image, logs in as root without a password, and looks around.
+    /// Boots an image, logs in as root without a password, and checks the system.
     fn boot(&self, name: &str, options: &[&str], first: &[(&str, Option<&str>)]) {
         let look = "echo user $(id -u) on $(findmnt -no SOURCE,FSTYPE / | tr -s \" \")";
         let talk = [
@@ -67,7 +67,7 @@ impl Specs {
     }
 }
 
-/// One partition, GRUB for a PC BIOS.
+/// One partition with GRUB for BIOS.
 #[test]
 #[ignore = "slow proof: half an hour"]
 fn bios() {
@@ -76,7 +76,7 @@ fn bios() {
     specs.boot("bios", &[], &[]);
 }
 
-/// GPT and an EFI system partition.
+/// GPT with an EFI system partition.
 #[test]
 #[ignore = "slow proof: half an hour, some minutes from the tarball"]
 fn uefi() {
@@ -85,7 +85,7 @@ fn uefi() {
     specs.boot("uefi", &["--uefi"], &[]);
 }
 
-/// Root and /home on a volume group over two partitions.
+/// Root and /home in a volume group on two partitions.
 #[test]
 #[ignore = "slow proof: half an hour, some minutes from the tarball"]
 fn lvm() {
@@ -120,13 +120,13 @@ fn luks() {
     specs.boot("luks", &[], &[("lease unlock disk", Some("asdf"))]);
 }
 
-/// A playbook on an image that does not boot; makes an appliance of its own.
+/// An Ansible playbook on an image that does not boot; creates its own appliance.
 #[test]
 #[ignore = "slow proof: half an hour, some minutes from the tarball"]
 fn ansible() {
     let specs = Specs::new();
     specs.build("ansible");
-    // Its one partition is what exec mounts as the drive.
+    // `exec` mounts its only partition as the drive.
     let seen = specs.look("ansible", "cat /helper/etc/motd /helper/etc/asked");
     assert!(seen.contains("hello from the playbook") && seen.contains("bookworm"), "{seen}");
 }

@@ -2,8 +2,8 @@
 
 use super::{none, sources::files};
 
-/// Whether a doc comment says no more than one word, such as `Why.` or `It.`; code and
-/// links in backquotes may stand alone.
+/// Whether a doc comment consists of one word, such as `Why.` or `It.`; code and links in
+/// backquotes are allowed.
 fn is_one_word(text: &str) -> bool {
     let word = text.strip_suffix('.').unwrap_or_default();
     !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || matches!(c, '\'' | '-'))

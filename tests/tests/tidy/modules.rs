@@ -1,14 +1,13 @@
-//! The modules of `host/src`: none imports itself by way of others, and little of them
-//! is public.
+//! House rules for the modules of `host/src`: no import cycles, and few public items.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{none, sources};
 
-/// How many public items the program's library may have.
+/// Maximum number of public items of the program's library.
 const PUBLIC_MAX: usize = 30;
 
-/// A module's path, outermost first; that of the root is empty.
+/// A module's path, outermost first; empty for the root.
 type Module = Vec<String>;
 type Edges = BTreeSet<(Module, Module)>;
 
@@ -30,7 +29,7 @@ fn modules() -> BTreeMap<Module, String> {
     modules.collect()
 }
 
-/// The paths of a tree such as `a::{b, c::d}`, each below `prefix`.
+/// Expands a use tree such as `a::{b, c::d}` to paths that begin with `prefix`.
 fn expand(tree: &str, prefix: &str, paths: &mut Vec<String>) {
     let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     let end = tree.find(|c| !is_name(c)).unwrap_or(tree.len());
@@ -57,8 +56,8 @@ fn expand(tree: &str, prefix: &str, paths: &mut Vec<String>) {
     }
 }
 
-/// The modules that a module's code names by `crate::` and `super::`. A module that
-/// declares others counts as one that imports them.
+/// The modules that a module's code names by `crate::` and `super::`. A module also imports
+/// the modules that it declares.
 fn imports(module: &Module, code: &str, all: &BTreeMap<Module, String>) -> BTreeSet<Module> {
     let mut found: BTreeSet<Module> = all
         .keys()
@@ -79,7 +78,7 @@ fn imports(module: &Module, code: &str, all: &BTreeMap<Module, String>) -> BTree
     found
 }
 
-/// The module in which a path ends.
+/// The module of the item that a path names.
 fn resolve(module: &Module, path: &str, all: &BTreeMap<Module, String>) -> Option<Module> {
     let mut full = module.clone();
     for part in path.split("::").filter(|part| !part.is_empty()) {
@@ -96,7 +95,7 @@ fn resolve(module: &Module, path: &str, all: &BTreeMap<Module, String>) -> Optio
     (!full.is_empty()).then_some(full)
 }
 
-/// What is left of the edges when all modules that stand on no circle are gone.
+/// The edges without those to and from modules that are on no cycle.
 fn circles(mut edges: Edges) -> Edges {
     loop {
         let from: BTreeSet<_> = edges.iter().map(|(from, _)| from.clone()).collect();
@@ -120,7 +119,7 @@ fn no_modules_of_the_program_import_each_other() {
         })
         .collect();
     assert!(edges.len() > 300, "only {} imports found", edges.len());
-    // A folder is one room: its modules together import no folder that imports them.
+    // Cycles between top-level directories are refused, too.
     let folders = edges.iter().map(|(from, to)| (vec![from[0].clone()], vec![to[0].clone()]));
     let folders: Edges = folders.filter(|(from, to)| from != to).collect();
     let told = circles(edges).into_iter().chain(circles(folders));
@@ -128,7 +127,8 @@ fn no_modules_of_the_program_import_each_other() {
     none(&told.collect::<Vec<_>>());
 }
 
-/// rustc refuses `pub` where it reaches nobody outside, so what is written is what there is.
+/// rustc's lint `unreachable_pub` refuses `pub` items that are private in effect, so counting
+/// `pub` counts the public items.
 #[test]
 fn the_programs_library_shows_little() {
     const ITEMS: &[&str] =

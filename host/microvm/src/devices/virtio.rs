@@ -60,9 +60,9 @@ pub(crate) struct Activation {
 
 impl Activation {
     /// Serves up to `batch` chains of a queue, each of at most `chain_max_bytes`. `serve`
-    /// gets the buffers of a chain, or `None` for a malformed one, and returns the bytes
-    /// written into it; `None` ends the service without an answer. Returns whether there is
-    /// more to do at once.
+    /// gets the buffers of a chain, or `None` for a malformed one, and returns the number of
+    /// bytes written to it; if it returns `None`, no used descriptor is returned and serving
+    /// ends. Returns whether more chains are available.
     pub(crate) fn serve(
         &mut self,
         queue: usize,
