@@ -1,4 +1,4 @@
-//! Checks that the committed manual equals the page rendered from the command line.s types.
+//! Checks that the committed manual equals the page rendered from the command line's types.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
