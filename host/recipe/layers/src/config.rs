@@ -297,7 +297,7 @@ mod tests {
             ("\n\ntimeout: soon\n", "line 3", "not a time"),
             ("base:\n  image: a\n  url: http://x/y\n", "line 2", "exactly one"),
             ("base:\n  url: https://x/y\n", "line 2", "needs its"),
-            ("base:\n  url: ftp://x/y\n  sha256: aa\n", "line 2", "no sha256"),
+            ("base:\n  url: ftp://x/y\n  sha256: aa\n", "line 2", "sha256"),
             ("base:\n  recipe: cargo\n", "line 2", "one of dib"),
             ("base:\n  recipe: dib\n  arguments: [--share, /x, vm]\n", "line 2", "`--share`"),
             ("timeouts:\n  10_a: 0s\n", "line 2", "not a time"),
