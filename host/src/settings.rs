@@ -5,6 +5,9 @@ use std::{path::PathBuf, time::Duration};
 
 use engine::cache::Rules;
 use machine::{DriveFormat, MachineArchitecture, accel::Accel};
+use plan::Plan;
+
+use crate::error::{CommandError, Kind};
 
 /// Memory of the guest when nothing is said, in MiB. debootstrap and dpkg need
 /// 700; mkfs of large disks and initramfs generation more.
@@ -107,6 +110,17 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// These settings with the machine of a plan's architecture.
+    ///
+    /// # Errors
+    /// When vbuild has no such machine.
+    pub(crate) fn for_plan(&self, plan: &Plan) -> Result<Self, CommandError> {
+        let architecture = plan.architecture.machine().map_err(|error| {
+            CommandError::new(Kind::Usage, error).context(format!("cannot build `{}`", plan.name))
+        })?;
+        Ok(Self { architecture, ..self.clone() })
+    }
+
     /// Whether a shell may open in the machine of a build.
     pub(crate) fn may_open_shell(&self) -> bool {
         self.shell_on_failure || !self.breaks.is_empty()

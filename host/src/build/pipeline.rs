@@ -51,7 +51,7 @@ pub(crate) async fn build_here(
     let before = checks::settings(plan, settings)?;
     let targets = targets::of_plan(plan);
     let shared = shared_cache::open(settings)?;
-    let mut machine = Prepared::new(settings, ctx).await?;
+    let mut machine = Prepared::new(plan, settings, ctx).await?;
     let shared = shared.zip(machine.cache.clone());
     let shared = shared.map(|(remote, cache)| Shared { remote, cache });
     if let Some(cache) = &machine.cache
@@ -134,7 +134,7 @@ pub(crate) async fn shell(
 ) -> Result<(), CommandError> {
     checks::stages(plan)?;
     checks::settings(plan, settings)?;
-    let machine = Prepared::new(settings, ctx).await?;
+    let machine = Prepared::new(plan, settings, ctx).await?;
     let trees = Trees::of_plan(Arc::clone(&ctx.observer), plan);
     let visit = shell::Shell::after(after);
     let config = machine.config(settings, ctx, Arc::new(trees), Some(visit))?;

@@ -2,10 +2,7 @@
 
 use plan::Plan;
 
-use crate::{
-    error::{CommandError, Kind},
-    settings::Settings,
-};
+use crate::{error::CommandError, settings::Settings};
 
 /// What would be built, and how.
 #[derive(Debug)]
@@ -25,11 +22,8 @@ impl Planned {
     ///
     /// # Errors
     /// When there is no such machine.
-    pub(crate) fn new(plan: Plan, settings: Settings) -> Result<Self, CommandError> {
-        let architecture = plan.architecture.machine().map_err(|error| {
-            CommandError::new(Kind::Usage, error).context(format!("cannot build `{}`", plan.name))
-        })?;
-        let settings = Settings { architecture, ..settings };
+    pub(crate) fn new(plan: Plan, settings: &Settings) -> Result<Self, CommandError> {
+        let settings = settings.for_plan(&plan)?;
         Ok(Self { plan, settings, files: None, makes_folders: false })
     }
 }

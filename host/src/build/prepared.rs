@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use engine::{ApplianceFiles, Cache, Config, HelperDrive};
+use plan::Plan;
 
 use super::stage_cache;
 use crate::{
@@ -38,7 +39,12 @@ impl Prepared {
     ///
     /// # Errors
     /// What this host cannot give.
-    pub(crate) async fn new(settings: &Settings, ctx: &RunContext) -> Result<Self, CommandError> {
+    pub(crate) async fn new(
+        plan: &Plan,
+        settings: &Settings,
+        ctx: &RunContext,
+    ) -> Result<Self, CommandError> {
+        let settings = &settings.for_plan(plan)?;
         network::check(settings)?;
         let held = HeldDrive::of(settings)?;
         let build_dir = BuildDir::of(settings)?;

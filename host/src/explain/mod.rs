@@ -155,7 +155,7 @@ async fn look(
         from: Some(kept.clone()),
     };
     let settings = Settings { network: false, ..settings.clone() };
-    let mut machine = Prepared::new(&settings, ctx).await?;
+    let mut machine = Prepared::new(&built.plan, &settings, ctx).await?;
     if let Some(cache) = &mut machine.cache {
         cache.lease = Arc::clone(&built.lease);
     }

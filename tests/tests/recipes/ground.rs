@@ -59,6 +59,12 @@ impl Ground {
         }
         // The source directory may be unreadable for the user.
         fs::copy(vbuild_binary(), ground.at("bin/vbuild")).unwrap();
+        // `tests/agent.sh` builds the agent of arm64 here; vbuild looks for it beside itself.
+        let targets = vbuild_binary().ancestors().nth(2).unwrap().to_owned();
+        let agent = targets.join("aarch64-unknown-linux-gnu/release/vbuild-agent");
+        if agent.exists() {
+            fs::copy(agent, ground.at("bin/vbuild-agent-arm64")).unwrap();
+        }
         let cache = ground.cache();
         if let Some(from) = env::var_os("VBUILD_TEST_CACHE").map(PathBuf::from) {
             for part in ["appliance", "agent", "diskimage-builder"] {

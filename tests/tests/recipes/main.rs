@@ -18,6 +18,7 @@
 //! | `VBUILD_ARGS` | additional options for each build |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod arm64;
 mod b9;
 mod ground;
 mod images;

@@ -124,7 +124,7 @@ async fn visit(
     ctx: &RunContext,
 ) -> Result<u8, CommandError> {
     checks::stages(plan)?;
-    let machine = Prepared::new(settings, ctx).await?;
+    let machine = Prepared::new(plan, settings, ctx).await?;
     let trees = Trees::of_plan(Arc::clone(&ctx.observer), plan);
     let user = Arc::new(User { command: command.to_vec(), ended: Mutex::default() });
     let visit = Pause {
