@@ -20,6 +20,12 @@ pub fn vbuild_binary() -> PathBuf {
     binary
 }
 
+/// The accelerator of the machines that tests start.
+#[must_use]
+pub fn accelerator() -> String {
+    std::env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into())
+}
+
 /// A command for a guest, found in the appliance's PATH.
 pub fn command(session: &session::Session, words: &[&str]) -> session::Command {
     session.command(words).envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])

@@ -34,8 +34,6 @@ struct Names {
     debian: &'static str,
     /// What `uname -m` prints, and what RPM distributions call it.
     uname: &'static str,
-    /// The suffix of `qemu-system-`.
-    qemu: &'static str,
     /// `std::env::consts::ARCH`.
     rust: &'static str,
     /// `architecture` of an OCI image: Go's `GOARCH`.
@@ -63,24 +61,15 @@ impl Architecture {
     }
 
     fn names(self) -> Names {
-        let names = |debian, uname, qemu, rust, oci, others| Names {
-            debian,
-            uname,
-            qemu,
-            rust,
-            oci,
-            others,
-        };
+        let names = |debian, uname, rust, oci, others| Names { debian, uname, rust, oci, others };
         match self {
-            Self::Amd64 => names("amd64", "x86_64", "x86_64", "x86_64", "amd64", &[]),
-            Self::I386 => names("i386", "i686", "i386", "x86", "386", &["i586", "x86"]),
-            Self::Arm64 => names("arm64", "aarch64", "aarch64", "aarch64", "arm64", &[]),
-            Self::Armhf => names("armhf", "armv7l", "arm", "arm", "arm", &["armv7hl"]),
-            Self::Ppc64el => {
-                names("ppc64el", "ppc64le", "ppc64", "powerpc64", "ppc64le", &["powerpc64le"])
-            }
-            Self::Riscv64 => names("riscv64", "riscv64", "riscv64", "riscv64", "riscv64", &[]),
-            Self::S390x => names("s390x", "s390x", "s390x", "s390x", "s390x", &[]),
+            Self::Amd64 => names("amd64", "x86_64", "x86_64", "amd64", &[]),
+            Self::I386 => names("i386", "i686", "x86", "386", &["i586", "x86"]),
+            Self::Arm64 => names("arm64", "aarch64", "aarch64", "arm64", &[]),
+            Self::Armhf => names("armhf", "armv7l", "arm", "arm", &["armv7hl"]),
+            Self::Ppc64el => names("ppc64el", "ppc64le", "powerpc64", "ppc64le", &["powerpc64le"]),
+            Self::Riscv64 => names("riscv64", "riscv64", "riscv64", "riscv64", &[]),
+            Self::S390x => names("s390x", "s390x", "s390x", "s390x", &[]),
         }
     }
 
@@ -88,18 +77,6 @@ impl Architecture {
     #[must_use]
     pub fn debian(self) -> &'static str {
         self.names().debian
-    }
-
-    /// What `uname -m` prints on it.
-    #[must_use]
-    pub fn uname(self) -> &'static str {
-        self.names().uname
-    }
-
-    /// The suffix of QEMU's program: `qemu-system-SUFFIX`.
-    #[must_use]
-    pub fn qemu(self) -> &'static str {
-        self.names().qemu
     }
 
     /// The name in an OCI or docker image: Go's `GOARCH`.
@@ -135,7 +112,7 @@ pub struct Unknown(pub String);
 impl FromStr for Architecture {
     type Err = Unknown;
 
-    /// Takes a name of Debian, of `uname -m`, of Rust or of OCI. Where two systems use one
+    /// Takes a name of Debian, of `uname -m` or of OCI, and some more. Where two systems use one
     /// word for different things (`ppc64`), the word is unknown.
     fn from_str(word: &str) -> Result<Self, Unknown> {
         let is = |known: &Self| {
@@ -223,6 +200,26 @@ impl fmt::Display for MachineArchitecture {
 )]
 pub struct NoMachine(pub Architecture);
 
+/// A word that names no architecture, or one of which vbuild has no machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoMachineForName {
+    /// The word names no architecture.
+    #[error(transparent)]
+    Unknown(#[from] Unknown),
+    /// The architecture has no machine.
+    #[error(transparent)]
+    NoMachine(#[from] NoMachine),
+}
+
+impl FromStr for MachineArchitecture {
+    type Err = NoMachineForName;
+
+    /// The machine that runs programs of the named [`Architecture`].
+    fn from_str(word: &str) -> Result<Self, NoMachineForName> {
+        Ok(word.parse::<Architecture>()?.machine()?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,10 +239,11 @@ mod tests {
     fn machines_run_their_own_programs_and_i386() {
         for machine in MachineArchitecture::ALL {
             assert_eq!(machine.architecture().machine(), Ok(machine));
-            let program = format!("qemu-system-{}", machine.architecture().qemu());
-            assert_eq!(machine.qemu_program(), program);
+            assert_eq!(machine.to_string().parse(), Ok(machine));
         }
         assert_eq!(Architecture::I386.machine(), Ok(MachineArchitecture::Amd64));
+        assert_eq!("i686".parse(), Ok(MachineArchitecture::Amd64));
+        assert_eq!("vax".parse::<MachineArchitecture>(), Err(Unknown("vax".into()).into()));
         let error = Architecture::S390x.machine().unwrap_err();
         assert!(error.to_string().contains("s390x"), "{error}");
     }

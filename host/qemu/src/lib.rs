@@ -121,9 +121,11 @@ impl Backend for Qemu {
 
     async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError> {
         spec.check()?;
-        let tsc_khz = match self.accel {
-            QemuAccel::Kvm => None,
-            QemuAccel::Tcg => tokio::task::spawn_blocking(tsc::khz).await.ok().flatten(),
+        let tsc_khz = match (spec.architecture, self.accel) {
+            (MachineArchitecture::Arm64, _) | (_, QemuAccel::Kvm) => None,
+            (MachineArchitecture::Amd64, QemuAccel::Tcg) => {
+                tokio::task::spawn_blocking(tsc::khz).await.ok().flatten()
+            }
         };
         let host = argv::Host { accel: self.accel, tsc_khz };
         Ok(Box::new(running::QemuMachine::start(self, host, spec).await?))

@@ -2,7 +2,7 @@
 
 use plan::Plan;
 
-use crate::{error::CommandError, settings::Settings};
+use crate::settings::Settings;
 
 /// What would be built, and how.
 #[derive(Debug)]
@@ -18,12 +18,8 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
-    /// A plan with the settings of its run, which get the machine of its architecture.
-    ///
-    /// # Errors
-    /// When there is no such machine.
-    pub(crate) fn new(plan: Plan, settings: &Settings) -> Result<Self, CommandError> {
-        let settings = settings.for_plan(&plan)?;
-        Ok(Self { plan, settings, files: None, makes_folders: false })
+    /// A plan without files of its own, whose output folders must exist.
+    pub(crate) fn new(plan: Plan, settings: Settings) -> Self {
+        Self { plan, settings, files: None, makes_folders: false }
     }
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use engine::events::SharedObserver;
-use output::{Checksum, Pending, PendingTree, Target};
-use plan::{Architecture, Plan, TreeOutput};
+use output::{Pending, PendingTree, Target};
+use plan::{Plan, TreeOutput};
 
 use super::{progress::OutputProgress, targets};
 
@@ -21,9 +21,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct Trees {
     observer: SharedObserver,
-    checksums: Vec<Checksum>,
-    epoch: Option<u64>,
-    architecture: Architecture,
+    targets: Vec<Target>,
     pending: Arc<Mutex<Vec<Pending>>>,
     directories: Arc<Mutex<Vec<PendingTree>>>,
     archives: Option<Arc<Archives>>,
@@ -46,9 +44,7 @@ impl Trees {
     pub(crate) fn of_plan(observer: SharedObserver, plan: &Plan) -> Self {
         Self {
             observer,
-            checksums: targets::checksums(plan),
-            epoch: plan.outputs.epoch,
-            architecture: plan.architecture,
+            targets: targets::of_plan(plan),
             pending: Arc::default(),
             directories: Arc::default(),
             archives: None,
@@ -90,17 +86,11 @@ impl engine::TreeSink for Trees {
         output: &TreeOutput,
         mut archive: Box<dyn Read + Send>,
     ) -> Result<(), Failure> {
-        let format = output::format(&output.format)
-            .ok_or_else(|| output::OutputError::InvalidFormat(output.format.clone()))?;
-        let target = Target {
-            container: output.target.clone(),
-            architecture: self.architecture.oci().to_owned(),
-            checksums: self.checksums.clone(),
-            identity: targets::identity(self.epoch, &output.path),
-            ..Target::new(format, &output.path)
-        };
+        let target = self.targets.iter().find(|target| target.path == output.path);
+        let target =
+            target.ok_or_else(|| output::OutputError::InvalidFormat(output.format.clone()))?;
         let progress = OutputProgress::new(Arc::clone(&self.observer));
-        let pending = output::write_trees(&mut archive, &[target], &progress)?;
+        let pending = output::write_trees(&mut archive, std::slice::from_ref(target), &progress)?;
         self.pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(pending);
         Ok(())
     }

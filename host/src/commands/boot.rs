@@ -14,7 +14,7 @@ use confine::Confinement;
 use engine::Network as _;
 use machine::{
     BlockSize, DriveFormat, Layer, MachineArchitecture,
-    accel::{Accel, Verdict},
+    accel::{Accel, Chosen},
 };
 use qemu::{
     Qemu, QemuAccel,
@@ -138,7 +138,7 @@ pub(crate) fn run(context: &ProcessContext, args: &BootArgs) -> Outcome {
     }
     let network = way_out(&args.trial)?;
     let mut spec = spec(args)?;
-    let accel = accel(args.trial.accel.accel)?;
+    let accel = accel(args.trial.accel.accel, spec.architecture)?;
     let qemu = Qemu::new(spec.architecture, None, accel)?;
     let require = args.trial.accel.require_confinement;
     let demand = |held: &[Confinement]| if require { confinement::demand(held) } else { Ok(()) };
@@ -292,18 +292,11 @@ fn format(image: &Path, asked: Option<DriveFormat>) -> Result<DriveFormat, Comma
 }
 
 /// Which of QEMU's accelerators. Unlike builds, images boot on QEMU alone.
-fn accel(asked: Accel) -> Result<QemuAccel, CommandError> {
-    if asked == Accel::Tcg {
-        return Ok(QemuAccel::Tcg);
-    }
-    match (backend::report().verdict(), asked) {
-        (Verdict::Usable, _) => Ok(QemuAccel::Kvm),
-        (Verdict::Unusable { .. }, Accel::Auto) => Ok(QemuAccel::Tcg),
-        (Verdict::Unusable { check, reason, hint }, _) => {
-            let text = format!("KVM cannot be used: {check}: {reason}");
-            Err(CommandError::message(Kind::Host, text).maybe_hint(hint))
-        }
-    }
+fn accel(asked: Accel, architecture: MachineArchitecture) -> Result<QemuAccel, CommandError> {
+    Ok(match backend::decide(asked, architecture)?.chosen {
+        Chosen::Microvm => QemuAccel::Kvm,
+        Chosen::QemuTcg => QemuAccel::Tcg,
+    })
 }
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ pub(crate) fn run(context: &ProcessContext, args: &PlanArgs) -> Outcome {
         context.console.print_json(&(json + "\n"))?;
         return Ok(0);
     }
+    let settings = settings.for_plan(&plan)?;
     let appliance = appliance_files(&settings);
     let cached = match (&appliance, args.cache) {
         (Ok(files), true) => Some(cached(&plan, &settings, files, &ctx)?),

@@ -92,7 +92,7 @@ impl RecipeArgs<'_> {
                 let image = &self.elements.image;
                 container::archive(image.load_into, Some(&image.formats))?;
                 let plan = dib::lower(context, self.elements, &settings, ctx)?.plan;
-                Planned::new(plan, &settings)
+                Ok(Planned::new(plan, settings))
             }
             Some(OtherRecipe::Vmdb(args)) => vmdb::plan(args, ctx),
             Some(OtherRecipe::Layers(args)) => layers::plan(args, ctx),

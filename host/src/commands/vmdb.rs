@@ -236,7 +236,7 @@ pub(crate) fn plan(args: &VmdbArgs, ctx: &RunContext) -> Result<Planned, Command
     warn(&prepared, ctx);
     let settings = settings(args, &prepared);
     let plan = prepared.lowered.plan;
-    Planned::new(plan, &settings)
+    Ok(Planned::new(plan, settings))
 }
 
 fn warn(prepared: &Prepared, ctx: &RunContext) {

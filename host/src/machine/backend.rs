@@ -2,7 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use machine::accel::{self, CacheKey, Chosen, Emulator, ProbeCache, ProbeReport};
+use machine::{
+    MachineArchitecture,
+    accel::{self, Accel, CacheKey, Choice, Chosen, Emulator, ProbeCache, ProbeReport},
+};
 use qemu::{Qemu, QemuAccel};
 
 use super::confinement::{self, Telling};
@@ -35,31 +38,40 @@ pub(crate) fn report() -> ProbeReport {
     }
 }
 
+/// Decides what runs a machine on this host. Blocks while it asks KVM and QEMU.
+///
+/// # Errors
+/// When nothing can run a machine as asked.
+pub(crate) fn decide(
+    asked: Accel,
+    architecture: MachineArchitecture,
+) -> Result<Choice, CommandError> {
+    // Neither question is asked when its answer cannot matter: both cost
+    // milliseconds of every start.
+    let may_use_kvm = asked != Accel::Tcg && architecture.is_of_host();
+    let report = if may_use_kvm { report() } else { ProbeReport { checks: Vec::new() } };
+    let usable = may_use_kvm && matches!(report.verdict(), accel::Verdict::Usable);
+    let emulator = if usable {
+        Emulator::Absent { reason: "not looked for".into() }
+    } else {
+        qemu::emulator(architecture, None)
+    };
+    accel::decide(asked, architecture, &report, &emulator).map_err(|nothing| {
+        let hint = nothing.hint.clone();
+        CommandError::new(Kind::Host, nothing).maybe_hint(hint)
+    })
+}
+
 /// Chooses the backend. Warns when `--accel auto` falls back to translation.
 ///
 /// # Errors
 /// When nothing can run a machine as asked.
 pub async fn choose(settings: &Settings, ctx: &RunContext) -> Result<Backend, CommandError> {
     let (asked, architecture) = (settings.accel, settings.architecture);
-    let decision = tokio::task::spawn_blocking(move || {
-        // Neither question is asked when its answer cannot matter: both cost
-        // milliseconds of every start.
-        let may_use_kvm = asked != accel::Accel::Tcg && architecture.is_of_host();
-        let report = if may_use_kvm { report() } else { ProbeReport { checks: Vec::new() } };
-        let usable = may_use_kvm && matches!(report.verdict(), accel::Verdict::Usable);
-        let emulator = if usable {
-            Emulator::Absent { reason: "not looked for".into() }
-        } else {
-            qemu::emulator(architecture, None)
-        };
-        accel::decide(asked, architecture, &report, &emulator)
-    })
-    .await
-    .map_err(|panic| CommandError::new(Kind::Host, panic))?;
-    let choice = decision.map_err(|nothing| {
-        let hint = nothing.hint.clone();
-        CommandError::new(Kind::Host, nothing).maybe_hint(hint)
-    })?;
+    let decision = tokio::task::spawn_blocking(move || decide(asked, architecture))
+        .await
+        .map_err(|panic| CommandError::new(Kind::Host, panic))?;
+    let choice = decision?;
     let program = settings.program.clone();
     let require = settings.require_confinement;
     if require {
@@ -79,7 +91,7 @@ pub async fn choose(settings: &Settings, ctx: &RunContext) -> Result<Backend, Co
             })
         }
     };
-    if choice.chosen == Chosen::QemuTcg && asked == accel::Accel::Auto {
+    if choice.chosen == Chosen::QemuTcg && asked == Accel::Auto {
         let hint = choice.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
         ctx.warn(format!("accelerator: {}{hint}", choice.reason));
     }

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use tests::{names, vbuild_binary};
+use tests::{accelerator, names, vbuild_binary};
 
 /// The directory of the elements for these tests.
 const ELEMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/elements");
@@ -29,11 +29,6 @@ pub struct Built {
     pub dir: PathBuf,
 }
 
-/// The accelerator to use.
-fn accel() -> String {
-    std::env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into())
-}
-
 /// A workshop; `None` after printing the reason why it is unavailable.
 pub fn workshop(test: &str) -> Option<Workshop> {
     let Some(cache) = std::env::var_os("VBUILD_TEST_CACHE") else {
@@ -47,7 +42,7 @@ pub fn workshop(test: &str) -> Option<Workshop> {
 impl Workshop {
     /// A vbuild command, to run in the workshop's directory.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let accel = accel();
+        let accel = accelerator();
         let mut command = Command::new(vbuild_binary());
         command
             .args(["--machine-readable=file:events", "--logfile", "log"])
@@ -79,7 +74,7 @@ impl Workshop {
     /// A command with another verb, in the workshop's directory.
     pub fn verb(&self, verb: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(vbuild_binary());
-        command.arg(verb).args(arguments).args(["--accel", &accel(), "--no-cache"]);
+        command.arg(verb).args(arguments).args(["--accel", &accelerator(), "--no-cache"]);
         command.arg("--no-network").arg("--cache-dir").arg(&self.cache);
         command.current_dir(self.dir.path());
         command

@@ -10,7 +10,9 @@ use std::{
     time::Instant,
 };
 
-use crate::ground::{Ground, accelerator, done, step, tool};
+use tests::accelerator;
+
+use crate::ground::{Ground, done, step, tool};
 
 const SECTOR: u64 = 512;
 

@@ -4,12 +4,13 @@ use std::{
     env, fs,
     fs::{DirBuilder, File},
     io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
 };
 
-use tests::vbuild_binary;
+use appliance::Mirror;
+use tests::{accelerator, vbuild_binary};
 
 /// The user ID for builds if root runs the tests: `nobody`.
 const USER: u32 = 65534;
@@ -200,11 +201,6 @@ impl Ground {
     }
 }
 
-/// The value of `--accel`.
-pub(crate) fn accelerator() -> String {
-    env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into())
-}
-
 /// Reports the next step on standard error, bypassing the capture of the test harness.
 pub(crate) fn step(what: &str) {
     let _ = writeln!(std::io::stderr(), "=== {what}");
@@ -226,34 +222,17 @@ pub(crate) fn tool(words: &[&str]) -> String {
 }
 
 fn is_root() -> bool {
-    // The owner of /proc/self is the user of the process.
-    fs::metadata("/proc/self").unwrap().uid() == 0
+    nix::unistd::geteuid().is_root()
 }
 
-/// The Debian mirror that the host's apt uses. Mirrors of `debian` usually also serve
-/// `debian-security`.
+/// The Debian mirror that the host's apt uses, or `VBUILD_TEST_MIRROR`.
 ///
 /// # Panics
-/// Panics if neither apt's sources nor `VBUILD_TEST_MIRROR` names one.
-pub(crate) fn debian_mirror() -> String {
-    if let Ok(mirror) = env::var("VBUILD_TEST_MIRROR") {
-        return mirror.trim_end_matches('/').to_owned();
+/// Panics if there is none.
+pub(crate) fn debian_mirror() -> Mirror {
+    match env::var("VBUILD_TEST_MIRROR") {
+        Ok(url) => Mirror::from_url(&url),
+        Err(_) => Mirror::from_host(),
     }
-    let lists = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
-    let files = [PathBuf::from("/etc/apt/sources.list")].into_iter();
-    let texts = files.chain(lists.map(|entry| entry.path())).filter_map(|path| {
-        let known = path.extension().is_some_and(|end| end == "list" || end == "sources");
-        if known { fs::read_to_string(path).ok() } else { None }
-    });
-    let found = texts.flat_map(|text| {
-        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        text.lines()
-            .filter(|line| line.starts_with("URIs:") || line.starts_with("deb "))
-            .flat_map(words)
-            .collect::<Vec<_>>()
-    });
-    let mirror = found
-        .map(|word| word.trim_end_matches('/').to_owned())
-        .find(|word| word.contains("://") && word.ends_with("/debian"));
-    mirror.expect("no source of apt is a mirror of Debian: set VBUILD_TEST_MIRROR")
+    .expect("no source of apt is a mirror of Debian: set VBUILD_TEST_MIRROR")
 }

@@ -4,6 +4,7 @@
 
 use std::{fs, path::PathBuf};
 
+use appliance::Mirror;
 use tests::archive::members;
 
 use crate::ground::{Ground, debian_mirror, tool};
@@ -32,7 +33,7 @@ const LOOK: &str = "cat /proc/cmdline; findmnt -rno TARGET,FSTYPE,SOURCE; \
 /// An image that a test builds.
 struct Image {
     ground: Ground,
-    mirror: String,
+    mirror: Mirror,
     name: &'static str,
 }
 
@@ -50,8 +51,8 @@ impl Image {
         let (log, mirror) = (format!("{name}.log"), &self.mirror);
         let settings = [
             "DIB_RELEASE=bookworm".to_owned(),
-            format!("DIB_DISTRIBUTION_MIRROR={mirror}"),
-            format!("DIB_DEBIAN_SECURITY_MIRROR={mirror}-security"),
+            format!("DIB_DISTRIBUTION_MIRROR={}", mirror.main),
+            format!("DIB_DEBIAN_SECURITY_MIRROR={}", mirror.security),
             // debootstrap runs once; its result is cached on the helper drive, as the element
             // debootstrap documents: it is the same for all of these images.
             "DIB_DEBOOTSTRAP_CACHE=1".to_owned(),
@@ -137,9 +138,9 @@ fn minimal() {
     tree.contains("etc/hostname", "debian");
     tree.contains("etc/machine-id", "uninitialized");
     tree.contains("etc/network/interfaces.d/eth0", "dhcp");
-    tree.contains(&list("default"), &format!("{mirror} bookworm main"));
-    tree.contains(&list("updates"), &format!("{mirror} bookworm-updates main"));
-    tree.contains(&list("security"), &format!("{mirror}-security bookworm-security main"));
+    tree.contains(&list("default"), &format!("{} bookworm main", mirror.main));
+    tree.contains(&list("updates"), &format!("{} bookworm-updates main", mirror.main));
+    tree.contains(&list("security"), &format!("{} bookworm-security main", mirror.security));
     tree.contains("etc/dib-manifests/dib-manifest-dpkg-minimal", "base-files");
     for manifest in ["dib-element-manifest", "dib-manifest-dpkg-minimal"] {
         let manifest = image.file(".d").join("dib-manifests").join(manifest);

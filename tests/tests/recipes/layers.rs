@@ -3,7 +3,9 @@
 
 use std::{fs, os::unix::fs::symlink};
 
-use crate::ground::{Ground, Ran, accelerator};
+use tests::accelerator;
+
+use crate::ground::{Ground, Ran};
 
 /// A project based on the image of its own spec.
 struct Project {

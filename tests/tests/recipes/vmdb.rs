@@ -4,11 +4,14 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
-use crate::ground::{Ground, accelerator, debian_mirror};
+use appliance::Mirror;
+use tests::accelerator;
+
+use crate::ground::{Ground, debian_mirror};
 
 struct Specs {
     ground: Ground,
-    mirror: String,
+    mirror: Mirror,
 }
 
 impl Specs {
@@ -24,7 +27,7 @@ impl Specs {
         let had_tarball = ground.out("root.tar.gz").exists();
         let _ = fs::remove_file(ground.out(&image));
         let (spec, log) = (ground.at(&format!("specs/{name}.vmdb")), format!("{name}.log"));
-        let mirror = format!("mirror={}", self.mirror);
+        let mirror = format!("mirror={}", self.mirror.main);
         let words = ["vmdb", "-v", spec.to_str().unwrap(), "--variable", &mirror, "--output"];
         let more = [image.as_str(), "--rootfs-tarball", "root.tar.gz", "--log", log.as_str()];
         let ran = ground.build(&[words.as_slice(), &more].concat());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use inputs::Sources;
-use plan::{Architecture, MachineArchitecture};
+use plan::MachineArchitecture;
 
 use crate::{
     complaint::{Source, SpecError},
@@ -229,11 +229,10 @@ fn machine(spec: &Spec) -> MachineArchitecture {
         }
         _ => None,
     });
-    let known = named.map(|arch| arch.parse::<Architecture>().ok()?.machine().ok());
-    let mut machines: Vec<_> = known.collect();
+    let mut machines: Vec<_> = named.map(str::parse::<MachineArchitecture>).collect();
     machines.dedup();
     match machines[..] {
-        [Some(machine)] => machine,
+        [Ok(machine)] => machine,
         _ => MachineArchitecture::of_host(),
     }
 }

@@ -282,7 +282,7 @@ pub(crate) fn plan(
         makes: false,
     };
     let plan = images::plan(artifact, &recipe, around, ctx)?.plan;
-    Ok(Planned { files: Some(files), makes_folders: true, ..Planned::new(plan, &settings)? })
+    Ok(Planned { files: Some(files), makes_folders: true, ..Planned::new(plan, settings) })
 }
 
 /// The artifact that is meant.

@@ -151,7 +151,7 @@ pub(crate) fn plan(args: &LayersBuildArgs, ctx: &RunContext) -> Result<Planned, 
     let settings = settings(args, &project);
     let Lowered { plan, settings, result, .. } = prepare(args, &project, settings, ctx)?;
     let makes_folders = result.own_folder.is_some();
-    Ok(Planned { makes_folders, ..Planned::new(plan, &settings)? })
+    Ok(Planned { makes_folders, ..Planned::new(plan, settings) })
 }
 
 fn settings(args: &LayersBuildArgs, project: &Project) -> Settings {

@@ -60,7 +60,7 @@ impl Ground {
             work,
             without_namespaces: None,
             only: env::var("VBUILD_FAULTS_ONLY").ok(),
-            accel: env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into()),
+            accel: tests::accelerator(),
         };
         // Orphaned processes become children of this process.
         prctl::set_child_subreaper(true)?;

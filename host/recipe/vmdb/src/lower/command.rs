@@ -1,6 +1,6 @@
 //! Commands of stages: how they run, and how they are shown.
 
-use plan::{Architecture, Env, GuestPath, MachineArchitecture, Place, Run, Step, Value};
+use plan::{Env, GuestPath, MachineArchitecture, Place, Run, Step, Value};
 
 use super::Lowering;
 
@@ -155,6 +155,5 @@ impl Lowering<'_> {
 
 /// Whether programs of an architecture need an emulator in a machine.
 fn is_foreign(arch: &str, machine: MachineArchitecture) -> bool {
-    let known = arch.parse::<Architecture>().ok();
-    known.and_then(|known| known.machine().ok()) != Some(machine)
+    arch.parse() != Ok(machine)
 }
