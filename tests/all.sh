@@ -95,7 +95,7 @@ if [ "$level" = beside ]; then
     # The lab needs what the tests compile.
     while [ ! -e "$work/compiled" ]; do sleep 1; done
     status=0
-    VBUILD_TEST_CACHE="$work/lab-cache" LAB_TIMEOUT=2400 timeout 4500 \
+    VBUILD_TEST_CACHE="$work/lab-cache" LAB_TIMEOUT=1500 timeout 4500 \
         sh tests/lab.sh doctor machine devices build >"$work/lab.log" 2>&1 || status=$?
     echo "$status" >"$work/lab.status"
     exit 0

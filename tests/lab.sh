@@ -22,7 +22,8 @@
 #
 # VBUILD_TEST_CACHE names a cache that holds an appliance; without it one is made.
 # LAB_MEMORY (MiB of level 1, 4096), LAB_SMP (its processors), LAB_FILTER (only
-# tests whose names hold it), LAB_TIMEOUT (seconds that level 1 gets, 1200).
+# tests whose names hold it), LAB_TIMEOUT (seconds that level 1 gets, 1200), LAB_SILENCE
+# (seconds without a sign of life after which it stands still, 240).
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
@@ -87,19 +88,38 @@ rm -rf "$lab"
 # lane NAME SUITE...: these suites in a level 1 of their own. It has one processor,
 # because with two the emulation of SVM now and then comes back to the kernel of
 # level 1 with registers of level 2, and that kernel dies of it or stands still. For
-# the same reason a level 1 that is gone (125: the machine, not a test, has failed)
-# or out of time (124) is started once more, and told.
+# the same reason a level 1 that is gone (125: the machine, not a test, has failed),
+# that stands still (no beat of tests/lab/inside.sh for LAB_SILENCE seconds) or is out
+# of time (124) is started once more, and told.
 lane() {
     name=$1
     shift
     for attempt in first second; do
         cp --sparse=always "$work/lab.img" "$work/$name.img"
+        : >"$work/$name.log"
         status=0
-        # In the foreground: what ends this script by its group ends level 1 too.
+        # In this script's group: what ends the script by its group ends level 1 too.
         # shellcheck disable=SC2086
         timeout --foreground "${LAB_TIMEOUT:-1200}" "$target/release/vbuild" exec $outside $extra --no-network \
             --smp "${LAB_SMP:-1}" --memsize "${LAB_MEMORY:-4096}" --drive "$work/$name.img" -- \
-            env LAB_FILTER="${LAB_FILTER:-}" sh /helper/inside.sh "$@" || status=$?
+            env LAB_FILTER="${LAB_FILTER:-}" sh /helper/inside.sh "$@" >"$work/$name.log" 2>&1 &
+        level1=$!
+        silent=0 size=-1
+        while kill -0 "$level1" 2>/dev/null; do
+            sleep 5
+            now=$(stat -c %s "$work/$name.log")
+            silent=$((silent + 5))
+            [ "$now" -eq "$size" ] || silent=0
+            size=$now
+            if [ "$silent" -ge "${LAB_SILENCE:-240}" ]; then
+                echo "lab: level 1 has been silent for $silent s"
+                kill "$level1"
+                break
+            fi
+        done
+        wait "$level1" || status=$?
+        [ "$silent" -lt "${LAB_SILENCE:-240}" ] || status=124
+        grep -v '^lab: beat$' "$work/$name.log" || true
         case $status in
         124 | 125) echo "lab: level 1 is gone or stands still (status $status) in the $attempt of two attempts" ;;
         *) return "$status" ;;
