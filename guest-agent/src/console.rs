@@ -16,6 +16,9 @@ const LINE_MAX_CHARS: usize = 400;
 /// The level of the lines (KERN_ERR): a kernel that boots with `quiet` shows it.
 const LEVEL: &str = "<3>";
 
+/// The level that no kernel hides (KERN_EMERG).
+const HIGHEST_LEVEL: &str = "<0>";
+
 /// Where the kernel drops lines that come too fast, unless told otherwise.
 const RATE_SWITCH: &str = "/proc/sys/kernel/printk_devkmsg";
 
@@ -33,8 +36,17 @@ pub(crate) fn open() {
 
 /// Writes a line to the console.
 pub(crate) fn say(line: &str) {
+    write(LEVEL, line);
+}
+
+/// Writes a line for the host to the console, at whatever level that shows.
+pub(crate) fn tell_host(line: &str) {
+    write(HIGHEST_LEVEL, line);
+}
+
+fn write(level: &str, line: &str) {
     let Some(mut log) = LOG.get() else { return };
-    let mut text = format!("{LEVEL}vbuild-agent: ");
+    let mut text = format!("{level}vbuild-agent: ");
     text.extend(line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE_MAX_CHARS));
     text.push('\n');
     // In one write, which is one line. Errors cannot be reported anywhere.

@@ -30,7 +30,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, Pid, chdir, chroot, setsid};
 use vsock::VsockListener;
-use wire::{AGENT_PORT, Failure};
+use wire::{AGENT_PORT, Failure, PARK_WORD, PARKED};
 
 use crate::console::{self, say};
 use crate::failure::{Doing, failure};
@@ -52,6 +52,13 @@ const LAST_SYNC_WAIT: Duration = Duration::from_secs(5);
 
 /// Open files of the agent: a thousand streams with six each, and deep walks.
 const FILES_MAX: u64 = 65_536;
+
+/// Types of virtio devices, as the kernel writes them (virtio 1.2, section 5).
+const VIRTIO_BALLOON: &str = "0x0005";
+const VIRTIO_VSOCK: &str = "0x0013";
+
+/// Between two looks for the vsock device of a restored machine.
+const VSOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Stack of a connection's thread, in bytes; it only reads frames.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
@@ -85,6 +92,8 @@ const DEV_LINKS: [(&str, &str); 4] = [
 struct Wishes {
     root: Option<String>,
     writable: bool,
+    /// Serials of the disks that lose their driver, because the machine will be saved.
+    park: Vec<String>,
 }
 
 impl Wishes {
@@ -95,6 +104,9 @@ impl Wishes {
                 Some(("vbuild.root", serial)) => wishes.root = Some(serial.to_owned()),
                 Some(("vbuild.rootmode", mode)) => wishes.writable = mode == "rw",
                 _ => {}
+            }
+            if let Some(serials) = word.strip_prefix(PARK_WORD) {
+                wishes.park = serials.split(',').map(str::to_owned).collect();
             }
         }
         wishes
@@ -130,7 +142,7 @@ fn boot() -> Result<(), Failure> {
     match sys::fork().doing(|| "start the agent")? {
         ForkResult::Parent { child } => reap(child),
         ForkResult::Child => {
-            let code = agent().map_or_else(
+            let code = agent(&wishes.park).map_or_else(
                 |failure| {
                     say(&format!("failed to {failure}"));
                     1
@@ -286,23 +298,38 @@ fn stay_on_one_processor() {
     let _ = sched_setaffinity(Pid::from_raw(0), &set);
 }
 
+/// Waits for the vsock device. A machine that QEMU saves has none, since QEMU cannot save that
+/// device; the restored machine has one on its PCI bus, which nobody announces.
+fn wait_for_vsock() {
+    const RESCAN: &str = "/sys/bus/pci/rescan";
+    while !has_virtio_device(VIRTIO_VSOCK) {
+        // Without a PCI bus the device is there already, and this is not reached.
+        let _ = fs::write(RESCAN, "1");
+        thread::sleep(VSOCK_POLL_INTERVAL);
+    }
+}
+
+/// Whether there is a virtio device of a type, in the kernel's notation.
+fn has_virtio_device(kind: &str) -> bool {
+    const DEVICES: &str = "/sys/bus/virtio/devices";
+    let is_it = |entry: fs::DirEntry| {
+        fs::read_to_string(entry.path().join("device")).is_ok_and(|id| id.trim() == kind)
+    };
+    fs::read_dir(DEVICES).is_ok_and(|mut all| all.any(|entry| entry.is_ok_and(is_it)))
+}
+
 /// Loads the driver that reports free pages to the host, where the machine
 /// has the device for it. There is no udev here that would.
 fn give_memory_back() {
-    const DEVICES: &str = "/sys/bus/virtio/devices";
-    /// A balloon, as the kernel writes a device's type.
-    const BALLOON: &str = "0x0005";
-    let is_balloon = |entry: fs::DirEntry| {
-        fs::read_to_string(entry.path().join("device")).is_ok_and(|id| id.trim() == BALLOON)
-    };
-    let present = fs::read_dir(DEVICES).is_ok_and(|mut all| all.any(|e| e.is_ok_and(is_balloon)));
-    if present && let Err(error) = modules::load(&["virtio_balloon".to_owned()]) {
+    if has_virtio_device(VIRTIO_BALLOON)
+        && let Err(error) = modules::load(&["virtio_balloon".to_owned()])
+    {
         say(&format!("free memory stays with the guest: {error}"));
     }
 }
 
 /// The agent itself: returns only when it cannot listen.
-fn agent() -> Result<(), Failure> {
+fn agent(park: &[String]) -> Result<(), Failure> {
     let _ = setsid();
     // Best effort: without these, only a guest under great load is worse off.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
@@ -315,6 +342,11 @@ fn agent() -> Result<(), Failure> {
     let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
     say(&format!("agent listening after {} ms", uptime.as_millis()));
     let agent = Agent::of_machine();
+    if !park.is_empty() {
+        agent.park(park)?;
+        console::tell_host(PARKED.trim_start_matches("vbuild-agent: "));
+        wait_for_vsock();
+    }
     // Nothing waits for it, and without it the guest only keeps what it once had.
     let _ = thread::Builder::new().name("balloon".into()).spawn(give_memory_back);
     loop {
@@ -340,7 +372,9 @@ mod tests {
     #[test]
     fn the_command_line_names_the_root() {
         let wishes = Wishes::parse("console=ttyS0 vbuild.root=appliance quiet\n");
-        assert_eq!(wishes, Wishes { root: Some("appliance".into()), writable: false });
+        let root = Some("appliance".into());
+        assert_eq!(wishes, Wishes { root, writable: false, park: Vec::new() });
+        assert_eq!(Wishes::parse("vbuild.park=a,b-1").park, ["a", "b-1"]);
         assert!(Wishes::parse("vbuild.rootmode=rw vbuild.root=x").writable);
         assert_eq!(Wishes::parse("root=/dev/vda ro"), Wishes::default());
     }

@@ -15,6 +15,7 @@ mod modules;
 mod mounts;
 mod network;
 mod openat2;
+mod parking;
 mod process;
 mod pump;
 mod queue;

@@ -28,10 +28,11 @@ use crate::console::say;
 use crate::failure::{Doing, failure};
 use crate::files;
 use crate::network::{self, Network};
+use crate::parking::{self, Parked};
 use crate::queue::Queue;
 use crate::stream::Stream;
 use crate::workers::Workers;
-use crate::{block, mounts, shutdown, spawn, tar};
+use crate::{block, mounts, shutdown, spawn, sys, tar};
 
 /// Stack of the thread that writes a connection, in bytes.
 const THREAD_STACK_BYTES: usize = 128 * 1024;
@@ -88,6 +89,7 @@ pub struct Agent {
     owns_machine: bool,
     connections: Mutex<Vec<Weak<Connection>>>,
     network: Mutex<Option<Network>>,
+    parked: Mutex<Vec<Parked>>,
     workers: Workers,
 }
 
@@ -109,6 +111,15 @@ impl Agent {
     #[must_use]
     pub fn of_machine() -> Arc<Self> {
         Arc::new(Self { owns_machine: true, ..Self::default() })
+    }
+
+    /// Takes the driver away from disks, so that the machine can be saved.
+    ///
+    /// # Errors
+    /// When there is no such disk.
+    pub(crate) fn park(&self, serials: &[String]) -> Result<(), Failure> {
+        *lock(&self.parked) = parking::park(serials)?;
+        Ok(())
     }
 
     /// An agent that is an ordinary process, for tests: it leaves alone what
@@ -177,9 +188,9 @@ impl Agent {
                     continue;
                 }
             };
-            if let Request::Hello { version, clock_unix_ns } = &request {
+            if let Request::Hello { version, clock_unix_ns, entropy } = &request {
                 greeted = *version == PROTOCOL_VERSION;
-                let reply = self.hello(*clock_unix_ns, greeted);
+                let reply = self.hello(*clock_unix_ns, entropy, greeted);
                 connection.answer(id, reply)?;
                 if !greeted {
                     connection.queue.flush();
@@ -197,8 +208,15 @@ impl Agent {
         Ok(())
     }
 
-    fn hello(&self, clock: u64, same_version: bool) -> Result<Reply, Failure> {
+    fn hello(
+        &self,
+        clock: u64,
+        entropy: &[u8; wire::ENTROPY_BYTES],
+        same_version: bool,
+    ) -> Result<Reply, Failure> {
         if self.owns_machine && same_version {
+            // First: nothing random may come before it.
+            sys::reseed(entropy).doing(|| "seed the random number generator")?;
             let time = nix::sys::time::TimeSpec::from(Duration::from_nanos(clock));
             clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock")?;
             nix::unistd::sethostname(HOST_NAME).doing(|| "set the host name")?;
@@ -317,6 +335,7 @@ impl Agent {
             Request::Freeze { paths } => mounts::freeze(&paths).map(done),
             Request::Thaw { paths } => mounts::thaw(&paths).map(done),
             Request::NetworkUp {} => self.network_up().map(done),
+            Request::Unpark { count } => self.unpark(count).map(done),
             Request::Shutdown { clean } => self.shut_down(connection, stream, clean).map(done),
             Request::Crash { how } => self.crash(how).map(done),
         }
@@ -329,6 +348,13 @@ impl Agent {
             *network = Some(network::up()?);
         }
         Ok(())
+    }
+
+    fn unpark(&self, count: usize) -> Result<(), Failure> {
+        self.need_machine("unpark disks")?;
+        let mut parked = lock(&self.parked);
+        let count = count.min(parked.len());
+        parking::unpark(parked.drain(..count))
     }
 
     fn crash(&self, how: CrashKind) -> Result<(), Failure> {

@@ -295,6 +295,9 @@ mod request {
     pub(super) const FIFREEZE: libc::c_ulong = 0xc004_5877;
     pub(super) const FITHAW: libc::c_ulong = 0xc004_5878;
     pub(super) const BLKRRPART: libc::c_ulong = 0x125f;
+    /// Of `random.c`; see random(4).
+    pub(super) const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    pub(super) const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
 }
 
 fn plain_ioctl(fd: BorrowedFd<'_>, request: libc::c_ulong) -> nix::Result<()> {
@@ -315,6 +318,35 @@ pub(crate) fn thaw(fd: impl AsFd) -> nix::Result<()> {
 /// Makes the kernel read the partition table of a disk again.
 pub(crate) fn reread_partitions(fd: impl AsFd) -> nix::Result<()> {
     plain_ioctl(fd.as_fd(), request::BLKRRPART)
+}
+
+/// The argument of RNDADDENTROPY: `struct rand_pool_info` with a buffer of this length.
+#[repr(C)]
+struct Entropy {
+    bits: libc::c_int,
+    bytes: libc::c_int,
+    buffer: [u8; wire::ENTROPY_BYTES],
+}
+
+/// Mixes random bytes into the kernel's generator, credits them, and makes every processor
+/// take a new key from it.
+///
+/// # Errors
+/// When the kernel refuses, such as for lack of privilege.
+pub(crate) fn reseed(entropy: &[u8; wire::ENTROPY_BYTES]) -> std::io::Result<()> {
+    const BYTES: libc::c_int = wire::ENTROPY_BYTES as libc::c_int;
+    let random = std::fs::File::options().write(true).open("/dev/random")?;
+    let entropy = Entropy { bits: BYTES * 8, bytes: BYTES, buffer: *entropy };
+    // SAFETY: the request reads one `rand_pool_info` with `bytes` bytes of buffer behind the
+    // two numbers, which is the layout of `Entropy`; the value lives until the call returns.
+    let added =
+        unsafe { libc::ioctl(random.as_raw_fd(), request::RNDADDENTROPY, &raw const entropy) };
+    Errno::result(added)?;
+    match plain_ioctl(random.as_fd(), request::RNDRESEEDCRNG) {
+        // It was not seeded before, so what was added has just made its first keys.
+        Ok(()) | Err(Errno::ENODATA) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// The largest value of an extended attribute that the kernel allows.

@@ -6,6 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use engine::cache::Rules;
 use machine::{DriveFormat, MachineArchitecture, accel::Accel};
 use plan::Plan;
+use session::WarmMachines;
 
 use crate::error::{CommandError, Kind};
 
@@ -15,6 +16,9 @@ pub(crate) const MEMORY_DEFAULT_MIB: u32 = 2048;
 /// The most processors that are used when nothing is said: package scripts are
 /// serial, and a second one serves compression and the agent.
 pub(crate) const VCPUS_DEFAULT_MAX: u8 = 4;
+
+/// The directory of saved machines in the cache.
+const WARM_DIRECTORY: &str = "warm";
 
 pub(crate) use engine::cache::MAX_AGE_DEFAULT;
 
@@ -81,6 +85,8 @@ pub struct Settings {
     pub script_timeout: Option<Duration>,
     /// Whether syncs of scripts reach the disks.
     pub keep_sync: bool,
+    /// Whether every machine boots, even where saved memory could be restored.
+    pub cold: bool,
     /// Whether the guest's kernel logs to the console from the start.
     pub verbose_console: bool,
     /// The vbuild binary that becomes the machine's processes; this very program
@@ -121,6 +127,11 @@ impl Settings {
         Ok(Self { architecture, ..self.clone() })
     }
 
+    /// Where machines are saved and restored; `None` if all of them boot.
+    pub(crate) fn warm_machines(&self) -> Option<WarmMachines> {
+        (!self.cold).then(|| WarmMachines::new(self.cache_dir.join(WARM_DIRECTORY)))
+    }
+
     /// Whether a shell may open in the machine of a build.
     pub(crate) fn may_open_shell(&self) -> bool {
         self.shell_on_failure || !self.breaks.is_empty()
@@ -147,6 +158,7 @@ impl Default for Settings {
             drive_format: None,
             script_timeout: None,
             keep_sync: false,
+            cold: false,
             verbose_console: false,
             program: None,
             fresh_machine_per_stage: false,

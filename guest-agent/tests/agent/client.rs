@@ -50,7 +50,11 @@ impl Client {
     /// Starts an agent and says hello to it.
     pub(crate) fn connect() -> Self {
         let client = Self::connect_silently();
-        let request = Request::Hello { version: PROTOCOL_VERSION, clock_unix_ns: 0 };
+        let request = Request::Hello {
+            version: PROTOCOL_VERSION,
+            clock_unix_ns: 0,
+            entropy: [0; wire::ENTROPY_BYTES],
+        };
         let reply = client.call(&request).expect("hello");
         assert!(matches!(reply, Reply::Hello { version: PROTOCOL_VERSION, .. }));
         client

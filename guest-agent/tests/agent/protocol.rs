@@ -11,7 +11,7 @@ fn a_request_is_answered() {
 #[test]
 fn another_version_gets_ours_and_no_connection() {
     let client = Client::connect_silently();
-    let hello = Request::Hello { version: 99, clock_unix_ns: 0 };
+    let hello = Request::Hello { version: 99, clock_unix_ns: 0, entropy: [0; wire::ENTROPY_BYTES] };
     let reply = client.call(&hello).unwrap();
     assert!(matches!(reply, Reply::Hello { version: wire::PROTOCOL_VERSION, .. }));
     assert!(client.open(&Request::Mounts {}).finish().reply.is_none());

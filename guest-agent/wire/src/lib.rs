@@ -34,7 +34,15 @@ pub use message::*;
 
 /// The protocol's version. The hello carries it both ways, and a difference ends the
 /// connection with an error that names both: agent and host always ship together.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
+
+/// The start of a word on the kernel's command line, with serials of disks behind it that are
+/// separated by commas. The agent takes their driver away when it starts and says [`PARKED`]:
+/// the machine is then ready to be saved, and its memory knows nothing of these disks.
+pub const PARK_WORD: &str = "vbuild.park=";
+
+/// The line on the console that follows [`PARK_WORD`].
+pub const PARKED: &str = "vbuild-agent: parked";
 
 /// The vsock port on which the agent listens.
 pub const AGENT_PORT: u32 = 1024;

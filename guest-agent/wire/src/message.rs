@@ -29,6 +29,9 @@ impl Channel {
     }
 }
 
+/// The length of [`Request::Hello`]'s random bytes: the strength of the kernel's generator.
+pub const ENTROPY_BYTES: usize = 32;
+
 /// What the host asks of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
@@ -39,6 +42,10 @@ pub enum Request {
         version: u32,
         /// Nanoseconds since the epoch; the agent sets the guest's clock to it.
         clock_unix_ns: u64,
+        /// Random bytes of the host, which the guest's kernel mixes into its generator
+        /// before the reply. A machine that was restored from memory would otherwise
+        /// produce the same random numbers as every other one of that memory.
+        entropy: [u8; ENTROPY_BYTES],
     },
     /// Runs a process. Answers: [`Reply::Started`], then data, then
     /// [`Reply::Exited`] (final) or [`Reply::Failed`].
@@ -136,6 +143,12 @@ pub enum Request {
     /// a dummy interface with a default route, a resolver on 127.0.0.1, and a
     /// redirect of all TCP to the agent.
     NetworkUp {},
+    /// Gives the driver back to disks that were parked by [`crate::PARK_WORD`]; it probes them
+    /// anew.
+    Unpark {
+        /// The number of disks, from the first one there; the others stay parked.
+        count: usize,
+    },
     /// Ends every process and the machine. Answer: [`Reply::Done`], after which
     /// the connection ends.
     Shutdown {

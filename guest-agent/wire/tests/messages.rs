@@ -2,8 +2,8 @@
 //! one version must agree on it.
 
 use wire::{
-    BlockDevice, CrashKind, ExitStatus, Failure, FileKind, FileOperation, FileStat, Frame,
-    MountEntry, MountSpec, Reply, Request, Spawn, Stdin, TerminalSize,
+    BlockDevice, CrashKind, ENTROPY_BYTES, ExitStatus, Failure, FileKind, FileOperation, FileStat,
+    Frame, MountEntry, MountSpec, Reply, Request, Spawn, Stdin, TerminalSize,
 };
 
 fn text(string: &str) -> String {
@@ -28,7 +28,7 @@ fn requests() -> Vec<Request> {
     let (root, path) = (text("/"), text("/x"));
     let paths = vec![path.clone()];
     vec![
-        Request::Hello { version: 1, clock_unix_ns: u64::MAX },
+        Request::Hello { version: 1, clock_unix_ns: u64::MAX, entropy: [7; ENTROPY_BYTES] },
         Request::Spawn(full_spawn()),
         Request::Spawn(Spawn::default()),
         Request::Resize { stream: 7, size: TerminalSize { rows: 1, columns: 2 } },
@@ -53,6 +53,7 @@ fn requests() -> Vec<Request> {
         Request::Freeze { paths: paths.clone() },
         Request::Thaw { paths },
         Request::NetworkUp {},
+        Request::Unpark { count: 1 },
         Request::Shutdown { clean: true },
         Request::Crash { how: CrashKind::KernelPanic },
     ]

@@ -150,6 +150,8 @@ pub struct Config {
     pub fresh_machine_per_stage: bool,
     /// Seed of identifiers (UUIDs, disk signatures); random ones without.
     pub seed: Option<String>,
+    /// Where machines are saved and restored; `None` if all of them boot.
+    pub warm: Option<session::WarmMachines>,
     /// Whether the guest's kernel logs to the console from the start.
     pub verbose_console: bool,
     /// Takes events.

@@ -77,6 +77,8 @@ pub enum Event {
         boot: Duration,
         /// The guest kernel's release.
         kernel: String,
+        /// Whether the machine was restored from saved memory instead of booted.
+        restored: bool,
     },
     /// A stage begins.
     StageStarted {

@@ -322,9 +322,11 @@ impl Build<'_> {
                 None => connect_egress,
             },
             verbose_console: config.verbose_console,
+            start: machine::Start::Boot,
             run_dir: config.build_dir.clone(),
         };
-        let session = session::boot(config.backend.as_ref(), spec, &BootOptions::default())
+        let (backend, options) = (config.backend.as_ref(), BootOptions::default());
+        let session = session::start(config.warm.as_ref(), backend, spec, &options)
             .await
             .map_err(|source| EngineError::Prepare { action: "boot".into(), source })?;
         if let Ok(mut slot) = self.live.lock() {
@@ -333,6 +335,7 @@ impl Build<'_> {
         self.emit(&Event::MachineReady {
             boot: session.hello().boot,
             kernel: session.hello().kernel.clone(),
+            restored: session.hello().restored,
         });
         if let Some(cache) = &mut self.cache {
             cache.protect(self.plan, &session, &mut self.files).await;

@@ -12,7 +12,7 @@ mod spec;
 
 pub use spec::{
     BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, GuestConnect, InvalidSpec, Layer,
-    MachineSpec, OnGuestConnect, QUICK_BOOT_WORDS,
+    MachineSpec, OnGuestConnect, QUICK_BOOT_WORDS, SavedMachine, Start,
 };
 
 use std::{os::unix::net::UnixStream, path::Path};
@@ -86,6 +86,11 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// Fails on everything that can be known before the guest runs: an invalid specification, files
     /// that cannot be opened, a VMM that does not start.
     async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError>;
+
+    /// What a saved machine depends on beside its specification, as text for a cache key: the
+    /// VMM's version, the accelerator, the processor. A machine that was saved under another
+    /// identity must not be restored. `None` if this backend cannot save machines.
+    async fn saving_identity(&self, spec: &MachineSpec) -> Option<String>;
 }
 
 /// A running machine. Dropping it kills the guest at once and frees its resources on the host.
@@ -117,6 +122,13 @@ pub trait Machine: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Fails if there is no such drive, or if the layer cannot be created.
     async fn push_layer(&self, drive: &DriveSerial, new_layer: &Path) -> Result<(), MachineError>;
+
+    /// Stops a machine that was started by [`Start::BootToSave`] forever, and writes its memory
+    /// and devices into a directory, which must exist. Its writable drives must have no driver.
+    ///
+    /// # Errors
+    /// Fails if the VMM refuses, or if the files cannot be written.
+    async fn save(&self, into: &SavedMachine) -> Result<(), MachineError>;
 
     /// The confinement of each process that handles guest data.
     fn confinement(&self) -> Vec<Confinement>;

@@ -149,6 +149,47 @@ pub enum ConnectDecision {
 /// once and never block.
 pub type OnGuestConnect = Arc<dyn Fn(GuestConnect) -> ConnectDecision + Send + Sync>;
 
+/// The directory that holds the memory and the devices of a machine, as [`Machine::save`] wrote
+/// them. Its files belong to the backend that wrote them.
+///
+/// A machine restored from it must have the same processors, memory and number of drives; drives
+/// that were parked when it was saved may be others.
+///
+/// [`Machine::save`]: crate::Machine::save
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedMachine(pub PathBuf);
+
+impl SavedMachine {
+    /// The file with the guest's memory: a sparse file in which a page has the offset of its
+    /// place in the backend's memory.
+    #[must_use]
+    pub fn memory(&self) -> PathBuf {
+        self.0.join("memory")
+    }
+
+    /// The file with the state of processors and devices.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+}
+
+/// How a machine begins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Start {
+    /// Its kernel boots.
+    #[default]
+    Boot,
+    /// Its kernel boots, and [`Machine::save`] follows. It may lack devices that a restored
+    /// machine has, such as the one behind [`Machine::connect`].
+    ///
+    /// [`Machine::save`]: crate::Machine::save
+    /// [`Machine::connect`]: crate::Machine::connect
+    BootToSave,
+    /// It goes on where a saved machine was stopped.
+    Restore(SavedMachine),
+}
+
 /// The specification of a machine.
 #[derive(Clone)]
 pub struct MachineSpec {
@@ -174,6 +215,8 @@ pub struct MachineSpec {
     /// Whether the kernel logs to the serial console from the start. Without this, booting is
     /// faster; panics and the agent's own errors are shown in any case.
     pub verbose_console: bool,
+    /// How it begins.
+    pub start: Start,
     /// A directory for sockets and other files of the running machine. It must exist and belong to
     /// this build; the caller removes it.
     pub run_dir: PathBuf,
@@ -191,6 +234,7 @@ impl fmt::Debug for MachineSpec {
             .field("cmdline", &self.cmdline)
             .field("drives", &self.drives)
             .field("verbose_console", &self.verbose_console)
+            .field("start", &self.start)
             .finish_non_exhaustive()
     }
 }
@@ -255,6 +299,7 @@ mod tests {
             drives: Vec::new(),
             on_guest_connect: Arc::new(|_| ConnectDecision::Refuse),
             verbose_console: false,
+            start: Start::Boot,
             run_dir: PathBuf::new(),
         }
     }

@@ -27,7 +27,9 @@ use std::{
 };
 
 use confine::Confinement;
-use machine::{Backend, DriveFormat, DriveSerial, HaltReason, Machine, MachineError, MachineSpec};
+use machine::{
+    Backend, DriveFormat, DriveSerial, HaltReason, Machine, MachineError, MachineSpec, SavedMachine,
+};
 use tokio::sync::{oneshot, watch};
 use vsock_mux::ConnectError;
 
@@ -103,6 +105,10 @@ impl Microvm {
 impl Backend for Microvm {
     fn name(&self) -> &'static str {
         "microvm"
+    }
+
+    async fn saving_identity(&self, _spec: &MachineSpec) -> Option<String> {
+        None
     }
 
     async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError> {
@@ -401,6 +407,13 @@ impl Machine for Handle {
         let top = Top { path: new_layer.to_owned(), format: DriveFormat::Qcow2, ..top };
         lock(&self.shared.drives).insert(drive.clone(), top);
         Ok(())
+    }
+
+    async fn save(&self, _into: &SavedMachine) -> Result<(), MachineError> {
+        Err(MachineError::Vmm {
+            action: "save the machine".to_owned(),
+            reason: "it cannot yet".to_owned(),
+        })
     }
 
     fn confinement(&self) -> Vec<Confinement> {

@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         drives: Vec::new(),
         on_guest_connect: Arc::new(|_| ConnectDecision::Refuse),
         verbose_console: false,
+        start: machine::Start::Boot,
         run_dir: path()?,
     };
     hold(spec)

@@ -3,7 +3,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use machine::{Drive, DriveFormat, InvalidSpec, Layer, MachineArchitecture, MachineSpec};
+use machine::{Drive, DriveFormat, InvalidSpec, Layer, MachineArchitecture, MachineSpec, Start};
 use serde_json::{Value, json};
 
 use crate::handed::SetId;
@@ -26,6 +26,9 @@ pub(crate) const TCG_CPU: &str =
 /// flushes fewer translations; pointer authentication would be computed in software, and builds
 /// do not need SVE. A build takes 0.6 of the CPU time that it takes with `cortex-a57`.
 pub(crate) const TCG_CPU_ARM64: &str = "max,pauth=off,sve=off";
+
+/// The PCI port of the vsock device in machines that are saved and restored.
+pub(crate) const VSOCK_PORT: &str = "vsock-port";
 
 /// What QEMU must not do once it runs: it needs no new processes, privileges or scheduling changes.
 pub(crate) const SANDBOX: &str =
@@ -56,6 +59,8 @@ pub(crate) struct Given<'a> {
     pub(crate) qmp: i32,
     /// Descriptor number of the vhost-user connection.
     pub(crate) vhost: i32,
+    /// Descriptor number of the guest's memory.
+    pub(crate) memory: i32,
     /// The files of each drive, topmost first.
     pub(crate) images: &'a [Vec<SetId>],
 }
@@ -73,7 +78,7 @@ pub(crate) fn argv(spec: &MachineSpec, host: Host, given: Given<'_>) -> Result<A
     args.pair("-display", "none");
     args.pair("-name", format!("guest={}", plain(&spec.name)));
     args.pair("-sandbox", SANDBOX);
-    args.pair("-machine", format!("{},memory-backend=mem", board(spec.architecture)));
+    args.pair("-machine", format!("{},memory-backend=mem", board(spec)));
     match host.accel {
         QemuAccel::Tcg => {
             args.pair("-accel", "tcg,thread=multi");
@@ -86,7 +91,12 @@ pub(crate) fn argv(spec: &MachineSpec, host: Host, given: Given<'_>) -> Result<A
     }
     args.pair("-smp", spec.vcpus.to_string());
     args.pair("-m", memory.clone());
-    args.pair("-object", format!("memory-backend-memfd,id=mem,size={memory},share=on"));
+    // A file of vbuild, which saves and restores it; shared, because the vsock device maps it too.
+    let path = format!("/proc/self/fd/{}", given.memory);
+    args.pair(
+        "-object",
+        format!("memory-backend-file,id=mem,size={memory},mem-path={path},share=on"),
+    );
     args.pair("-kernel", utf8(&spec.kernel)?);
     args.pair("-initrd", utf8(&spec.initrd)?);
     args.pair("-append", kernel_command_line(spec, host));
@@ -98,7 +108,23 @@ pub(crate) fn argv(spec: &MachineSpec, host: Host, given: Given<'_>) -> Result<A
     args.pair("-chardev", format!("socket,id=qmp,fd={}", given.qmp));
     args.pair("-mon", "chardev=qmp,mode=control");
     args.pair("-chardev", format!("socket,id=vsock,fd={}", given.vhost));
-    args.pair("-device", "vhost-user-vsock-device,chardev=vsock");
+    match spec.start {
+        Start::Boot => args.pair("-device", "vhost-user-vsock-device,chardev=vsock"),
+        // QEMU saves no machine with this device, so it comes when the machine is restored: into a
+        // port of the PCI bus, since virtio-mmio cannot be plugged. The agent looks for it there,
+        // so that the guest needs no driver of the port, and none that waits for a power switch.
+        Start::BootToSave | Start::Restore(_) => args.pair(
+            "-device",
+            format!(
+                "pcie-root-port,id={VSOCK_PORT},power_controller_present=off,\
+                 x-do-not-expose-native-hotplug-cap=on"
+            ),
+        ),
+    }
+    if matches!(spec.start, Start::Restore(_)) {
+        args.word("-S");
+        args.pair("-incoming", "defer");
+    }
     // getrandom(2) never blocks, so it cannot delay the start of a guest.
     args.pair("-object", "rng-builtin,id=rng");
     args.pair("-device", "virtio-rng-device,rng=rng");
@@ -112,12 +138,13 @@ pub(crate) fn argv(spec: &MachineSpec, host: Host, given: Given<'_>) -> Result<A
 /// The machine type of an architecture with its properties, except those of memory. Both types
 /// have virtio-mmio slots, so drives are the same devices everywhere. GICv3 supports more than
 /// eight CPUs, and KVM on most hosts.
-fn board(architecture: MachineArchitecture) -> &'static str {
-    match architecture {
+fn board(spec: &MachineSpec) -> String {
+    let pcie = if spec.start == Start::Boot { "off" } else { "on" };
+    match spec.architecture {
         MachineArchitecture::Amd64 => {
-            "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off"
+            format!("microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie={pcie},usb=off")
         }
-        MachineArchitecture::Arm64 => "virt,gic-version=3",
+        MachineArchitecture::Arm64 => "virt,gic-version=3".to_owned(),
     }
 }
 

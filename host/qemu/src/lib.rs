@@ -37,6 +37,7 @@ mod process;
 mod program;
 mod qmp;
 mod running;
+mod saving;
 mod trial;
 mod tsc;
 
@@ -46,6 +47,7 @@ pub use program::{emulator, find};
 pub use trial::try_out;
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -55,6 +57,8 @@ use machine::{Backend, Machine, MachineArchitecture, MachineError, MachineSpec};
 
 /// The executable of this process, even if its file was replaced.
 const SELF: &str = "/proc/self/exe";
+/// A new identifier for each start of the host; see proc(5).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The device of QEMU's accelerator of that name.
 const KVM_DEVICE: &str = "/dev/kvm";
 
@@ -95,6 +99,17 @@ impl Qemu {
         self
     }
 
+    /// The facts about this host that a machine depends on.
+    async fn host(&self, spec: &MachineSpec) -> argv::Host {
+        let tsc_khz = match (spec.architecture, self.accel) {
+            (MachineArchitecture::Arm64, _) | (_, QemuAccel::Kvm) => None,
+            (MachineArchitecture::Amd64, QemuAccel::Tcg) => {
+                tokio::task::spawn_blocking(tsc::khz).await.ok().flatten()
+            }
+        };
+        argv::Host { accel: self.accel, tsc_khz }
+    }
+
     /// The paths that QEMU opens itself on this host.
     async fn paths(&self) -> Result<Paths, MachineError> {
         let this = self.clone();
@@ -119,15 +134,22 @@ impl Backend for Qemu {
         "qemu"
     }
 
+    async fn saving_identity(&self, _: &MachineSpec) -> Option<String> {
+        // With KVM, the state would depend on the processor; there is the own VMM for that.
+        if self.accel == QemuAccel::Kvm {
+            return None;
+        }
+        let program = std::fs::metadata(&self.program).ok()?;
+        // The rate of the host's time stamp counter is in the saved kernel. It cannot be compared,
+        // because it is measured, but stays the same until the host starts again.
+        let boot = std::fs::read_to_string(BOOT_ID).ok()?;
+        let (path, bytes, changed) = (self.program.display(), program.len(), program.mtime());
+        Some(format!("{path} {bytes} {changed} {}", boot.trim()))
+    }
+
     async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError> {
         spec.check()?;
-        let tsc_khz = match (spec.architecture, self.accel) {
-            (MachineArchitecture::Arm64, _) | (_, QemuAccel::Kvm) => None,
-            (MachineArchitecture::Amd64, QemuAccel::Tcg) => {
-                tokio::task::spawn_blocking(tsc::khz).await.ok().flatten()
-            }
-        };
-        let host = argv::Host { accel: self.accel, tsc_khz };
+        let host = self.host(&spec).await;
         Ok(Box::new(running::QemuMachine::start(self, host, spec).await?))
     }
 }

@@ -124,6 +124,19 @@ impl Command for BlockdevAdd {
 
 impl QmpCommand for BlockdevAdd {}
 
+/// The command `device_add` with the device as JSON, in the form of the command line.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct DeviceAdd(pub(crate) Value);
+
+impl Command for DeviceAdd {
+    type Ok = qapi::Empty;
+    const NAME: &'static str = "device_add";
+    const ALLOW_OOB: bool = false;
+}
+
+impl QmpCommand for DeviceAdd {}
+
 /// A connection to QEMU's monitor.
 pub(crate) struct Qmp {
     service: Arc<Service>,
@@ -166,6 +179,25 @@ impl Qmp {
 
     /// Sends a descriptor, and adds it to a set.
     pub(crate) async fn add_fd(&self, set: SetId, file: BorrowedFd<'_>) -> Result<(), QmpError> {
+        let command = qapi::qmp::add_fd { fdset_id: Some(set.0.into()), opaque: None };
+        self.send_with(file, command).await
+    }
+
+    /// Sends a descriptor that a later command uses by this name.
+    pub(crate) async fn send_named(
+        &self,
+        name: &str,
+        file: BorrowedFd<'_>,
+    ) -> Result<(), QmpError> {
+        self.send_with(file, qapi::qmp::getfd { fdname: name.to_owned() }).await
+    }
+
+    /// Sends a descriptor and the command that takes it.
+    async fn send_with<C>(&self, file: BorrowedFd<'_>, command: C) -> Result<(), QmpError>
+    where
+        C: Command + QmpCommand + Send + Sync + 'static,
+        C::Ok: Send + 'static,
+    {
         let socket = self.socket.lock().await;
         // A descriptor needs a byte to be sent with: a space between two commands has no meaning in
         // JSON. QEMU keeps the descriptor for the next command.
@@ -175,7 +207,6 @@ impl Qmp {
         // Never blocks: QEMU has answered all earlier commands, so the buffer is empty.
         sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b" ")], &rights, flags, None)
             .map_err(io::Error::from)?;
-        let command = qapi::qmp::add_fd { fdset_id: Some(set.0.into()), opaque: None };
         self.send(command).await.map(drop)
     }
 

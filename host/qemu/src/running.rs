@@ -10,7 +10,9 @@ use std::{
 };
 
 use confine::Confinement;
-use machine::{DriveFormat, DriveSerial, HaltReason, Machine, MachineError, MachineSpec};
+use machine::{
+    DriveFormat, DriveSerial, HaltReason, Machine, MachineError, MachineSpec, SavedMachine, Start,
+};
 use microvm::{OpenDrive, VsockProcess, create_layer, file_bytes_max, open_drive};
 use qapi::qmp::{BlockdevSnapshot, blockdev_snapshot};
 use tokio::sync::watch;
@@ -23,6 +25,7 @@ use crate::{
     handed::{Handed, Names, SetId, read_only},
     process::{Exit, Input, Launch, Process},
     qmp::{BlockdevAdd, Notice, Qmp, QmpError},
+    saving,
 };
 
 /// Time limit for the last events after QEMU has exited; they are in the socket by then, and
@@ -79,6 +82,7 @@ pub(crate) struct QemuMachine {
     process: Process,
     qmp: Qmp,
     vsock: VsockProcess,
+    memory: Arc<File>,
     layers: tokio::sync::Mutex<Layers>,
     ended: watch::Receiver<Option<HaltReason>>,
 }
@@ -160,8 +164,11 @@ impl QemuMachine {
             UnixStream::pair().map_err(io_error("make the monitor's connection"))?;
         let mut handed = Handed::default();
         let (qmp_fd, vhost_fd) = (handed.give(qmp_of_qemu.into()), handed.give(vhost.into()));
+        let memory = guest_memory(&spec).await?;
+        let for_qemu = memory.try_clone().map_err(io_error("share the guest's memory"))?;
+        let memory_fd = handed.give(for_qemu.into());
         let drives = open_drives(&spec, &mut handed)?;
-        let given = Given { qmp: qmp_fd, vhost: vhost_fd, images: &drives.sets };
+        let given = Given { qmp: qmp_fd, vhost: vhost_fd, memory: memory_fd, images: &drives.sets };
         let mut args = argv(&spec, host, given)?;
         handed.arguments(&mut args);
         let mut paths = qemu.paths().await?;
@@ -201,7 +208,12 @@ impl QemuMachine {
             Err(cause) => return Err(not_started(&process, ended, &names, &cause).await),
         };
         let layers = tokio::sync::Mutex::new(Layers { names, tops: drives.tops });
-        Ok(Self { layers, watched, process, qmp, vsock, ended })
+        let machine = Self { layers, watched, process, qmp, vsock, memory, ended };
+        // An error drops the machine, which ends it.
+        if let Start::Restore(saved) = &spec.start {
+            saving::restore(&machine.qmp, saved).await?;
+        }
+        Ok(machine)
     }
 
     /// Adds a layer to a drive: sends the file to QEMU, creates its node, and switches the drive to
@@ -244,6 +256,14 @@ async fn start_vsock(
     });
     let started = starting.await.map_err(std::io::Error::other).flatten();
     started.map_err(io_error("start the vsock device"))
+}
+
+/// The guest's memory as a file.
+async fn guest_memory(spec: &MachineSpec) -> Result<Arc<File>, MachineError> {
+    let (bytes, start) = (u64::from(memory_mib(spec)) << 20, spec.start.clone());
+    let making = tokio::task::spawn_blocking(move || saving::memory(bytes, &start));
+    let made = making.await.map_err(std::io::Error::other).flatten();
+    made.map(Arc::new).map_err(io_error("make the guest's memory"))
 }
 
 /// The files that QEMU accepts only by path. Checked here, because QEMU's own errors are less
@@ -354,6 +374,11 @@ impl Machine for QemuMachine {
         let top = Top { node, path, format: DriveFormat::Qcow2, pushed, ..top };
         layers.tops.insert(drive.clone(), top);
         Ok(())
+    }
+
+    async fn save(&self, into: &SavedMachine) -> Result<(), MachineError> {
+        self.has_ended()?;
+        saving::save(&self.qmp, &self.memory, into).await
     }
 
     fn confinement(&self) -> Vec<Confinement> {

@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use machine::{Backend, Machine, MachineSpec};
+use machine::{Backend, Machine, MachineSpec, Start};
 use tokio::net::UnixStream;
-use wire::{AGENT_PORT, PROTOCOL_VERSION, Reply, Request};
+use wire::{AGENT_PORT, ENTROPY_BYTES, PROTOCOL_VERSION, Reply, Request};
 
 use crate::{Hello, Incoming, Session, SessionError, connection::Connection};
 
@@ -70,9 +70,10 @@ async fn boot_once(
     options: &BootOptions,
 ) -> Result<Session, SessionError> {
     let started = Instant::now();
+    let restored = matches!(spec.start, Start::Restore(_));
     let machine: Arc<dyn Machine> = Arc::from(backend.start(spec).await?);
     let outcome = tokio::select! {
-        session = reach_agent(&machine, started) => match session {
+        session = reach_agent(&machine, started, restored) => match session {
             Err(error) => Err(rather_the_end(&machine, error).await),
             session => session,
         },
@@ -103,9 +104,10 @@ async fn rather_the_end(machine: &Arc<dyn Machine>, error: SessionError) -> Sess
 async fn reach_agent(
     machine: &Arc<dyn Machine>,
     started: Instant,
+    restored: bool,
 ) -> Result<Session, SessionError> {
     loop {
-        match tokio::time::timeout(ATTEMPT_DEADLINE, attempt(machine, started)).await {
+        match tokio::time::timeout(ATTEMPT_DEADLINE, attempt(machine, started, restored)).await {
             Ok(Ok(Some(session))) => return Ok(session),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(None)) | Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
@@ -117,6 +119,7 @@ async fn reach_agent(
 async fn attempt(
     machine: &Arc<dyn Machine>,
     started: Instant,
+    restored: bool,
 ) -> Result<Option<Session>, SessionError> {
     let socket = machine.connect(AGENT_PORT).await?;
     let io = |source| SessionError::Io { action: "connect to the guest agent".into(), source };
@@ -124,7 +127,10 @@ async fn attempt(
     let socket = UnixStream::from_std(socket).map_err(io)?;
     let connection = Arc::new(Connection::new(socket, Arc::clone(machine)));
     let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut entropy = [0; ENTROPY_BYTES];
+    getrandom::fill(&mut entropy).map_err(|cause| io(cause.into()))?;
     let hello = Request::Hello {
+        entropy,
         version: PROTOCOL_VERSION,
         clock_unix_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
     };
@@ -135,7 +141,7 @@ async fn attempt(
             if version != PROTOCOL_VERSION {
                 return Err(SessionError::Version { agent: version, host: PROTOCOL_VERSION });
             }
-            let hello = Arc::new(Hello { kernel, uptime_us, boot: started.elapsed() });
+            let hello = Arc::new(Hello { kernel, uptime_us, boot: started.elapsed(), restored });
             drop(stream);
             Ok(Some(Session { connection, machine: Arc::clone(machine), hello }))
         }

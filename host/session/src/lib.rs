@@ -17,6 +17,7 @@ mod error;
 mod files;
 pub mod fuzzing;
 mod inbox;
+mod warm;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub use boot::{BootOptions, boot};
 pub use command::{Child, ChildControl, ChildEvent, ChildInput, Command, Exited, Output};
 pub use error::SessionError;
 pub use files::TarDownload;
+pub use warm::{WarmMachines, start};
 pub use wire::{
     BlockDevice, Channel, CrashKind, ExitStatus, Failure, FileKind, FileStat, MountEntry,
     MountSpec, TerminalSize,
@@ -51,6 +53,8 @@ pub struct Hello {
     pub uptime_us: u64,
     /// From the call of [`boot`] to the hello, as the host saw it.
     pub boot: std::time::Duration,
+    /// Whether the machine was restored from saved memory instead of booted.
+    pub restored: bool,
 }
 
 impl Session {
@@ -182,6 +186,15 @@ impl Session {
     /// [`SessionError::Guest`] when it cannot be set up.
     pub async fn network_up(&self) -> Result<(), SessionError> {
         self.perform(&Request::NetworkUp {}).await
+    }
+
+    /// Gives the driver back to the first `count` disks that were parked when the machine was
+    /// saved.
+    ///
+    /// # Errors
+    /// [`SessionError::Guest`] when the driver refuses one.
+    pub(crate) async fn unpark(&self, count: usize) -> Result<(), SessionError> {
+        self.perform(&Request::Unpark { count }).await
     }
 
     /// Ends the agent or its machine without any order, for tests of what follows.

@@ -13,6 +13,7 @@ use std::{
 
 use machine::{
     Backend, ConnectDecision, DriveSerial, HaltReason, Machine, MachineError, MachineSpec,
+    SavedMachine,
 };
 use session::{BootOptions, Session, boot};
 use wire::{Channel, DATA_MAX_BYTES, Frame, INITIAL_CREDIT_BYTES, Reply, Request};
@@ -56,6 +57,10 @@ impl Backend for Hostile {
         "hostile"
     }
 
+    async fn saving_identity(&self, _: &MachineSpec) -> Option<String> {
+        None
+    }
+
     async fn start(&self, _: MachineSpec) -> Result<Box<dyn Machine>, MachineError> {
         Ok(Box::new(self.clone()))
     }
@@ -82,6 +87,10 @@ impl Machine for Hostile {
 
     async fn push_layer(&self, _: &DriveSerial, _: &Path) -> Result<(), MachineError> {
         Ok(())
+    }
+
+    async fn save(&self, _: &SavedMachine) -> Result<(), MachineError> {
+        Err(MachineError::Ended(HaltReason::Killed))
     }
 
     fn confinement(&self) -> Vec<machine::Confinement> {
@@ -135,6 +144,7 @@ async fn booted(backend: &Hostile) -> Session {
         drives: vec![],
         on_guest_connect: Arc::new(|_| ConnectDecision::Refuse),
         verbose_console: false,
+        start: machine::Start::Boot,
         run_dir: "/".into(),
     };
     boot(backend, spec, &BootOptions::default()).await.unwrap()

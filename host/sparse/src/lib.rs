@@ -1,7 +1,11 @@
 //! Where a sparse file has data, and where holes: disks are copied, compared and written
 //! by their data alone.
 
-use std::{fs::File, io, ops::Range};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    ops::Range,
+};
 
 use nix::{
     errno::Errno,
@@ -17,6 +21,24 @@ pub fn next_data(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {
     let Some(start) = seek(file, offset, Whence::SeekData)? else { return Ok(None) };
     // `None` if the file was cut meanwhile.
     Ok(seek(file, start, Whence::SeekHole)?.map(|end| start..end))
+}
+
+/// Copies the data of a file to the same offsets of another one, in the kernel where both
+/// filesystems can. Holes are left as they are there. Moves both files' offsets.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn copy_data(from: &File, to: &File) -> io::Result<()> {
+    let mut at = 0;
+    while let Some(data) = next_data(from, at)? {
+        for mut file in [from, to] {
+            file.seek(SeekFrom::Start(data.start))?;
+        }
+        let (mut from, mut to) = (from.take(data.end - data.start), to);
+        io::copy(&mut from, &mut to)?;
+        at = data.end;
+    }
+    Ok(())
 }
 
 fn seek(file: &File, offset: u64, whence: Whence) -> io::Result<Option<u64>> {

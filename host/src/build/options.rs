@@ -64,6 +64,7 @@ pub(crate) fn guest_settings(args: &GuestArgs) -> Settings {
         network: !network.no_network,
         drive: drive.drive.clone(),
         drive_format: drive.drive_format,
+        cold: machine.cold,
         ..with_reach(appliance, &network.reach)
     }
 }
@@ -140,7 +141,7 @@ mod tests {
                     --cache-dir /c --mirror http://m/d --ca-bundle host --no-network \
                     --allow-host h:1 --allow-private --proxy-resolves --drive d.img --drive-format qcow2 \
                     --timeout 9 --debug 2 --no-delete-on-failure --refresh=copy --max-age 12h \
-                    --require-confinement --keep-sync --on-failure shell --remote-cache /shared --remote-key /secret deb";
+                    --require-confinement --keep-sync --cold --on-failure shell --remote-cache /shared --remote-key /secret deb";
         let expected = Settings {
             accel: Accel::Tcg,
             require_confinement: true,
@@ -158,6 +159,7 @@ mod tests {
             drive_format: Some(DriveFormat::Qcow2),
             script_timeout: Some(Duration::from_secs(9)),
             keep_sync: true,
+            cold: true,
             verbose_console: true,
             keep_failed: true,
             stage_cache: StageCache {

@@ -84,6 +84,7 @@ impl Prepared {
             keep_sync: settings.keep_sync,
             fresh_machine_per_stage: settings.fresh_machine_per_stage,
             seed: settings.seed.clone(),
+            warm: settings.warm_machines(),
             verbose_console: settings.verbose_console,
             observer: Arc::clone(&ctx.observer),
             trees,

@@ -336,6 +336,14 @@ pub(crate) struct MachineArgs {
     /// What its appliance holds.
     #[command(flatten)]
     pub(crate) packages: PackageArgs,
+
+    /// Boot every machine instead of restoring it from saved memory
+    ///
+    /// The first machine of an appliance, memory and number of processors is saved in the cache
+    /// right after its boot, before it has seen any recipe; later ones are restored from it,
+    /// with a fresh clock and fresh random numbers.
+    #[arg(long)]
+    pub(crate) cold: bool,
 }
 
 /// What runs the machine.

@@ -72,6 +72,7 @@ const CLASSES: &[(Class, &[&str])] = &[
             "ca-bundle",
             "cache",
             "cache-dir",
+            "cold",
             "colours",
             "debug",
             "debug-shell",

@@ -223,6 +223,7 @@ impl MicrovmStage {
             }],
             on_guest_connect: nobody,
             verbose_console: self.verbose_console,
+            start: machine::Start::Boot,
             run_dir: self.run_dir.clone(),
         })
     }

@@ -58,6 +58,10 @@ impl Backend for Telling {
         self.backend.name()
     }
 
+    async fn saving_identity(&self, spec: &MachineSpec) -> Option<String> {
+        self.backend.saving_identity(spec).await
+    }
+
     async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError> {
         let machine = self.backend.start(spec).await?;
         let held = machine.confinement();

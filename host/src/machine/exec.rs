@@ -52,13 +52,14 @@ pub(crate) async fn exec(
             engine::Network::on_guest_connect,
         ),
         verbose_console: settings.verbose_console,
+        start: machine::Start::Boot,
         run_dir: build_dir.path().to_owned(),
     };
     let mut cancel = ctx.cancel.clone();
     let stopped = || CommandError::message(Kind::Interrupted, "the command was stopped");
-    let options = BootOptions::default();
+    let (warm, options) = (settings.warm_machines(), BootOptions::default());
     let session = tokio::select! {
-        booted = session::boot(backend.backend.as_ref(), spec, &options) => {
+        booted = session::start(warm.as_ref(), backend.backend.as_ref(), spec, &options) => {
             booted?
         }
         Ok(_) = cancel.wait_for(|stop| *stop) => return Err(stopped()),

@@ -100,8 +100,9 @@ fn facts(event: &Event) -> Value {
         Event::Confined { process, landlock, lacks, .. } => json!({
             "event": "confined", "process": process, "landlock": landlock, "lacks": lacks,
         }),
-        Event::MachineReady { boot, kernel } => json!({
+        Event::MachineReady { boot, kernel, restored } => json!({
             "event": "machine-ready", "seconds": boot.as_secs_f64(), "kernel": kernel,
+            "restored": restored,
         }),
         Event::StageStarted { index, name } => {
             json!({"event": "stage-started", "index": index, "stage": name})

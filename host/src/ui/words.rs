@@ -90,9 +90,11 @@ fn machine(event: &Event) -> Option<(Weight, String)> {
             (Weight::Progress, format!("Starting the machine: {what}"))
         }
         Event::Confined { holds, .. } => (Weight::Closer, format!("Confined: {holds}")),
-        Event::MachineReady { boot, kernel } => {
+        Event::MachineReady { boot, kernel, restored } => {
             let boot = text::duration(*boot);
-            (Weight::Detail, format!("The machine answers after {boot}, with Linux {kernel}"))
+            let how = if *restored { " from saved memory" } else { "" };
+            let words = format!("The machine answers after {boot}{how}, with Linux {kernel}");
+            (Weight::Detail, words)
         }
         Event::Connection { host, port, refused: Some(reason), .. } => {
             let (target, reason) = (host_and_port(host, *port), Printable::message(reason));

@@ -119,6 +119,7 @@ impl Ground {
             drives: std::iter::once(root).chain(more).collect(),
             on_guest_connect: Arc::new(|_| machine::ConnectDecision::Refuse),
             verbose_console: false,
+            start: machine::Start::Boot,
             run_dir: dir.path().to_owned(),
         };
         Prepared { backend: backend.backend, spec, dir }

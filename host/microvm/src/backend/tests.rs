@@ -25,6 +25,7 @@ fn spec(dir: &Path) -> MachineSpec {
         drives: Vec::new(),
         on_guest_connect: Arc::new(|_| ConnectDecision::Refuse),
         verbose_console: false,
+        start: machine::Start::Boot,
         run_dir: dir.to_owned(),
     }
 }

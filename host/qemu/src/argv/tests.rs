@@ -19,6 +19,7 @@ fn spec() -> MachineSpec {
         drives: Vec::new(),
         on_guest_connect: Arc::new(|_| ConnectDecision::Refuse),
         verbose_console: false,
+        start: machine::Start::Boot,
         run_dir: "/run".into(),
     }
 }

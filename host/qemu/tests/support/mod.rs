@@ -86,6 +86,7 @@ pub(crate) fn spec(kernel: PathBuf, initrd: PathBuf, run_dir: PathBuf) -> Machin
         drives: Vec::new(),
         on_guest_connect: Arc::new(|_| ConnectDecision::Refuse),
         verbose_console: env::var_os("VBUILD_TEST_VERBOSE").is_some(),
+        start: machine::Start::Boot,
         run_dir,
     }
 }

@@ -249,7 +249,7 @@ fn evil_events() -> Vec<Event> {
     let text = || EVIL.to_owned();
     vec![
         Event::BuildStarted { name: text(), stages: 1 },
-        Event::MachineReady { boot: Duration::ZERO, kernel: text() },
+        Event::MachineReady { boot: Duration::ZERO, kernel: text(), restored: true },
         Event::StageStarted { index: 0, name: text() },
         Event::StepStarted { kind: StepKind::Other, title: text() },
         Event::ScriptStarted {

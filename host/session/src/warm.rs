@@ -1,0 +1,277 @@
+//! Warm machines: the memory of a machine whose agent has just begun to listen, kept once for each
+//! appliance and shape, and restored instead of a boot.
+//!
+//! ```text
+//!  first use     boot the root and spare disks ─► the agent parks the spares ─► save ─► end
+//!  every use     restore with the disks at hand ─► hello: clock, entropy ─► unpark them
+//! ```
+//!
+//! The saved machine has run nothing but the appliance's own kernel and agent: no disk of a
+//! build, no variable and no connection was there. Slots of disks are fixed, because a machine
+//! is restored with as many devices as it was saved with; spares fill those that are not needed.
+//!
+//! Nothing depends on it: whatever fails here, the machine boots instead.
+
+use std::{
+    fs::{self, File, FileTimes},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use machine::{
+    Backend, BlockSize, ConnectDecision, Drive, DriveFormat, DriveSerial, Machine, MachineSpec,
+    SavedMachine, Start,
+};
+use sha2::{Digest, Sha256};
+use wire::{PARK_WORD, PARKED};
+
+use crate::{BootOptions, Session, SessionError, boot};
+
+/// Number of disks of a saved machine, the root included. A machine with more of them boots.
+const SLOTS: usize = 8;
+/// Number of saved machines that are kept; each takes some 100 MiB. Those used last stay.
+const KEPT_MAX: usize = 4;
+/// Size of the file behind spare disks: the smallest that has a block of 4,096 bytes.
+const SPARE_BYTES: u64 = 4096;
+/// How long a restored guest has until its hello. It needs some ten milliseconds; a guest that
+/// stays silent boots instead.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// Pause between two looks at the console of a machine that is to be saved.
+const PARKED_POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// Name of the file that says why a machine cannot be saved.
+const REFUSED: &str = "refused";
+/// Name of the file behind spare disks.
+const SPARE: &str = "spare";
+/// Prefix of names of directories that are being written.
+const UNFINISHED: &str = "new-";
+/// The word of the kernel's command line with the serial of the root disk.
+const ROOT_WORD: &str = "vbuild.root=";
+
+/// Saved machines in a directory of the user's cache.
+#[derive(Debug, Clone)]
+pub struct WarmMachines {
+    directory: PathBuf,
+}
+
+/// Why there is no saved machine to start from.
+#[derive(Debug, thiserror::Error)]
+enum Cold {
+    #[error("{0}")]
+    Unsuitable(&'static str),
+    #[error("it could not be saved before: {0}")]
+    Refused(String),
+    #[error("cannot {action} `{path}`: {source}")]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Cold {
+    let path = path.to_owned();
+    move |source| Cold::File { action, path, source }
+}
+
+impl WarmMachines {
+    /// Saved machines in this directory, which belongs to the user. It is created when needed.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    async fn restore(&self, backend: &dyn Backend, spec: &MachineSpec) -> Result<Session, Cold> {
+        suitable(spec)?;
+        let identity = backend.saving_identity(spec).await;
+        let identity = identity.ok_or(Cold::Unsuitable("this backend saves no machines"))?;
+        let saved = self.directory.join(key(&identity, spec)?);
+        if !saved.exists() {
+            self.make(backend, spec, &saved).await?;
+        }
+        if let Ok(reason) = fs::read_to_string(saved.join(REFUSED)) {
+            return Err(Cold::Refused(reason));
+        }
+        // The time of the last use, by which the oldest is removed.
+        let now = FileTimes::new().set_modified(SystemTime::now());
+        let _ = File::open(&saved).and_then(|directory| directory.set_times(now));
+        let mut spec = spec.clone();
+        let disks = spec.drives.len() - 1;
+        spec.drives.extend(spares(disks, &saved.join(SPARE))?);
+        spec.start = Start::Restore(SavedMachine(saved.clone()));
+        let options = BootOptions { deadline: HELLO_DEADLINE, attempts: 1 };
+        let restored = match boot(backend, spec, &options).await {
+            Ok(session) => session.unpark(disks).await.map(|()| session),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &restored {
+            tracing::warn!(%error, path = %saved.display(), "a saved machine does not start");
+            // Once more only after it was saved again.
+            let _ = fs::write(saved.join(REFUSED), checked::chain(error));
+        }
+        Ok(restored?)
+    }
+
+    /// Boots a machine of this shape without the disks of the build, and saves it.
+    async fn make(&self, backend: &dyn Backend, spec: &MachineSpec, to: &Path) -> Result<(), Cold> {
+        create_private(&self.directory)?;
+        let new = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&self.directory);
+        let new = new.map_err(file_error("create a directory in", &self.directory))?;
+        if let Err(error) = save(backend, spec, new.path()).await {
+            tracing::warn!(%error, "a machine cannot be saved; machines boot instead");
+            let path = new.path().join(REFUSED);
+            let _ = fs::remove_file(SavedMachine(new.path().to_owned()).memory());
+            fs::write(&path, error.to_string()).map_err(file_error("write", &path))?;
+        }
+        // Fails where another process was faster: then its machine is used.
+        if fs::rename(new.path(), to).is_ok() {
+            let _ = new.keep();
+        }
+        self.forget_oldest(to);
+        Ok(())
+    }
+
+    /// Removes saved machines that were not used for longest, and what was never finished.
+    fn forget_oldest(&self, newest: &Path) {
+        let Ok(entries) = fs::read_dir(&self.directory) else { return };
+        let mut used: Vec<_> = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path != newest)
+            .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+            .collect();
+        used.sort();
+        used.reverse();
+        for (_, path) in used.into_iter().skip(KEPT_MAX - 1) {
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::debug!(%error, path = %path.display(), "cannot remove a saved machine");
+            }
+        }
+    }
+}
+
+/// Starts a machine from memory that is saved in `warm`, and saves it there before if there is none
+/// yet. Boots the machine if that does not work, or without `warm`.
+///
+/// # Errors
+/// As [`boot`].
+pub async fn start(
+    warm: Option<&WarmMachines>,
+    backend: &dyn Backend,
+    spec: MachineSpec,
+    options: &BootOptions,
+) -> Result<Session, SessionError> {
+    if let Some(warm) = warm {
+        match warm.restore(backend, &spec).await {
+            Ok(session) => return Ok(session),
+            Err(cold) => tracing::debug!(reason = %cold, "the machine boots"),
+        }
+    }
+    boot(backend, spec, options).await
+}
+
+/// Whether machines of this kind can be saved: the first disk is the root, which the agent
+/// mounts at boot, and there are slots for the others.
+fn suitable(spec: &MachineSpec) -> Result<(), Cold> {
+    let root = spec.cmdline.iter().find_map(|word| word.strip_prefix(ROOT_WORD));
+    let first = spec.drives.first();
+    if root.is_none() || root != first.map(|drive| drive.serial.as_str()) {
+        return Err(Cold::Unsuitable("its first disk is not its root"));
+    }
+    if first.is_some_and(|drive| !drive.read_only) {
+        return Err(Cold::Unsuitable("its root is writable"));
+    }
+    if spec.drives.len() > SLOTS {
+        return Err(Cold::Unsuitable("it has more disks than slots"));
+    }
+    if spec.verbose_console {
+        return Err(Cold::Unsuitable("its boot is to be seen"));
+    }
+    Ok(())
+}
+
+/// The name of the saved machine: a digest of what it depends on.
+fn key(identity: &str, spec: &MachineSpec) -> Result<String, Cold> {
+    let root = spec.drives.iter().take(1).map(|drive| &drive.path);
+    let files = [&spec.kernel, &spec.initrd].into_iter().chain(root);
+    let files: Vec<_> = files
+        .map(|path| {
+            let file = path.metadata().map_err(file_error("look at", path))?;
+            let changed = (file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec());
+            Ok((path, file.dev(), file.ino(), file.len(), changed))
+        })
+        .collect::<Result<_, Cold>>()?;
+    let MachineSpec { vcpus, memory_mib, architecture, cmdline, .. } = spec;
+    let version = (env!("CARGO_PKG_VERSION"), wire::PROTOCOL_VERSION, SLOTS);
+    let shape = (vcpus, memory_mib, architecture, cmdline);
+    let text = format!("{identity} {version:?} {shape:?} {files:?}");
+    Ok(hex::encode(Sha256::digest(text)))
+}
+
+/// Disks for the slots behind the root and `used` others.
+fn spares(used: usize, file: &Path) -> Result<Vec<Drive>, Cold> {
+    let spare = |number: usize| {
+        let serial = DriveSerial::new(format!("spare-{number}"));
+        Ok(Drive {
+            serial: serial.map_err(machine::MachineError::from).map_err(SessionError::from)?,
+            path: file.to_owned(),
+            format: DriveFormat::Raw,
+            below: Vec::new(),
+            read_only: true,
+            durable: false,
+            block_size: BlockSize::B512,
+        })
+    };
+    (used + 1..SLOTS).map(spare).collect()
+}
+
+async fn save(backend: &dyn Backend, spec: &MachineSpec, into: &Path) -> Result<(), Cold> {
+    let spare = into.join(SPARE);
+    let made = File::create(&spare).and_then(|file| file.set_len(SPARE_BYTES));
+    made.map_err(file_error("create", &spare))?;
+    let mut spec = spec.clone();
+    spec.name = "warm".to_owned();
+    spec.drives.truncate(1);
+    spec.drives.extend(spares(0, &spare)?);
+    spec.on_guest_connect = Arc::new(|_| ConnectDecision::Refuse);
+    spec.run_dir = into.to_owned();
+    spec.start = Start::BootToSave;
+    let serials: Vec<_> = spec.drives[1..].iter().map(|drive| drive.serial.as_str()).collect();
+    spec.cmdline.push(format!("{PARK_WORD}{}", serials.join(",")));
+    let machine = backend.start(spec).await.map_err(SessionError::from)?;
+    let saved = match parked(machine.as_ref()).await {
+        Ok(()) => machine.save(&SavedMachine(into.to_owned())).await.map_err(SessionError::from),
+        Err(error) => Err(error),
+    };
+    machine.kill().await;
+    Ok(saved?)
+}
+
+/// Waits until the agent says that it has parked the spare disks.
+async fn parked(machine: &dyn Machine) -> Result<(), SessionError> {
+    let said = async {
+        while !machine.console_tail().contains(PARKED) {
+            tokio::time::sleep(PARKED_POLL_INTERVAL).await;
+        }
+    };
+    let deadline = BootOptions::default().deadline;
+    tokio::select! {
+        () = said => Ok(()),
+        reason = machine.wait() => {
+            Err(SessionError::Lost { reason, console_tail: machine.console_tail() })
+        }
+        () = tokio::time::sleep(deadline) => Err(SessionError::BootTimeout {
+            seconds: deadline.as_secs(),
+            console_tail: machine.console_tail(),
+        }),
+    }
+}
+
+fn create_private(directory: &Path) -> Result<(), Cold> {
+    let mut builder = fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(directory);
+    made.map_err(file_error("create", directory))
+}
+
+#[cfg(test)]
+mod tests;
