@@ -344,6 +344,9 @@ fn agent(park: &[String]) -> Result<(), Failure> {
     let agent = Agent::of_machine();
     if !park.is_empty() {
         agent.park(park)?;
+        if !has_virtio_device(VIRTIO_VSOCK) {
+            modules::load(&["virtio_pci".to_owned()])?;
+        }
         console::tell_host(PARKED.trim_start_matches("vbuild-agent: "));
         wait_for_vsock();
     }

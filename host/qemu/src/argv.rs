@@ -111,14 +111,10 @@ pub(crate) fn argv(spec: &MachineSpec, host: Host, given: Given<'_>) -> Result<A
     match spec.start {
         Start::Boot => args.pair("-device", "vhost-user-vsock-device,chardev=vsock"),
         // QEMU saves no machine with this device, so it comes when the machine is restored: into a
-        // port of the PCI bus, since virtio-mmio cannot be plugged. The agent looks for it there,
-        // so that the guest needs no driver of the port, and none that waits for a power switch.
+        // port of the PCI bus, since virtio-mmio cannot be plugged.
         Start::BootToSave | Start::Restore(_) => args.pair(
             "-device",
-            format!(
-                "pcie-root-port,id={VSOCK_PORT},power_controller_present=off,\
-                 x-do-not-expose-native-hotplug-cap=on"
-            ),
+            format!("pcie-root-port,id={VSOCK_PORT},power_controller_present=off"),
         ),
     }
     if matches!(spec.start, Start::Restore(_)) {
@@ -278,6 +274,11 @@ fn kernel_command_line(spec: &MachineSpec, host: Host) -> String {
             console.chain(spec.verbose_console.then_some("earlycon")).map(str::to_owned).collect()
         }
     };
+    if spec.start == Start::BootToSave {
+        // No driver of PCI ports: it would wait 5 s for a second push of a button before it adds a
+        // device. The agent looks for the vsock device there instead.
+        words.push("pcie_ports=compat".to_owned());
+    }
     words.push(if spec.verbose_console { "ignore_loglevel" } else { "quiet" }.to_owned());
     words.extend(machine::QUICK_BOOT_WORDS.iter().map(|word| (*word).to_owned()));
     words.extend(spec.cmdline.iter().cloned());

@@ -40,7 +40,7 @@ fn check(spec: &MachineSpec, host: Host, expected: &Expect) {
     let mut sets = (1..).map(SetId);
     let files = spec.drives.iter().map(|drive| 1 + drive.below.len());
     let images: Vec<Vec<SetId>> = files.map(|n| sets.by_ref().take(n).collect()).collect();
-    let given = Given { qmp: 3, vhost: 4, images: &images };
+    let given = Given { qmp: 3, vhost: 4, memory: 5, images: &images };
     expected.assert_eq(&one_per_line(&argv(spec, host, given).unwrap().0));
 }
 
@@ -63,7 +63,7 @@ fn the_smallest_machine() {
             -cpu max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave,-avx,-avx2
             -smp 2
             -m 1024M
-            -object memory-backend-memfd,id=mem,size=1024M,share=on
+            -object memory-backend-file,id=mem,size=1024M,mem-path=/proc/self/fd/5,share=on
             -kernel /k/vmlinuz
             -initrd /k/initrd
             -append console=ttyS0 panic=-1 reboot=t tsc_early_khz=1999700 tsc=reliable no_timer_check quiet cryptomgr.notests vbuild.x=1
@@ -86,30 +86,30 @@ fn a_machine_of_arm64() {
         &spec,
         Host { tsc_khz: None, ..TCG },
         &expect![[r#"
-        -nodefaults
-        -no-user-config
-        -no-reboot
-        -display none
-        -name guest=a_build__of_sorts
-        -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-        -machine virt,gic-version=3,memory-backend=mem
-        -accel tcg,thread=multi
-        -cpu max,pauth=off,sve=off
-        -smp 2
-        -m 1024M
-        -object memory-backend-memfd,id=mem,size=1024M,share=on
-        -kernel /k/vmlinuz
-        -initrd /k/initrd
-        -append console=ttyAMA0 panic=-1 quiet cryptomgr.notests vbuild.x=1
-        -global virtio-mmio.force-legacy=false
-        -chardev stdio,id=console,mux=off,signal=off
-        -serial chardev:console
-        -chardev socket,id=qmp,fd=3
-        -mon chardev=qmp,mode=control
-        -chardev socket,id=vsock,fd=4
-        -device vhost-user-vsock-device,chardev=vsock
-        -object rng-builtin,id=rng
-        -device virtio-rng-device,rng=rng"#]],
+            -nodefaults
+            -no-user-config
+            -no-reboot
+            -display none
+            -name guest=a_build__of_sorts
+            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+            -machine virt,gic-version=3,memory-backend=mem
+            -accel tcg,thread=multi
+            -cpu max,pauth=off,sve=off
+            -smp 2
+            -m 1024M
+            -object memory-backend-file,id=mem,size=1024M,mem-path=/proc/self/fd/5,share=on
+            -kernel /k/vmlinuz
+            -initrd /k/initrd
+            -append console=ttyAMA0 panic=-1 quiet cryptomgr.notests vbuild.x=1
+            -global virtio-mmio.force-legacy=false
+            -chardev stdio,id=console,mux=off,signal=off
+            -serial chardev:console
+            -chardev socket,id=qmp,fd=3
+            -mon chardev=qmp,mode=control
+            -chardev socket,id=vsock,fd=4
+            -device vhost-user-vsock-device,chardev=vsock
+            -object rng-builtin,id=rng
+            -device virtio-rng-device,rng=rng"#]],
     );
 }
 
@@ -151,7 +151,7 @@ fn drives_and_kvm() {
             -cpu host
             -smp 2
             -m 1024M
-            -object memory-backend-memfd,id=mem,size=1024M,share=on
+            -object memory-backend-file,id=mem,size=1024M,mem-path=/proc/self/fd/5,share=on
             -kernel /k/vmlinuz
             -initrd /k/initrd
             -append console=ttyS0 panic=-1 reboot=t earlyprintk=ttyS0 ignore_loglevel cryptomgr.notests vbuild.x=1
@@ -175,11 +175,38 @@ fn drives_and_kvm() {
     );
 }
 
+/// The options that differ from those of a machine that boots.
+fn differences(start: Start) -> String {
+    let given = Given { qmp: 3, vhost: 4, memory: 5, images: &[] };
+    let of = |start| {
+        let args = argv(&MachineSpec { start, ..spec() }, TCG, given).unwrap();
+        one_per_line(&args.0)
+    };
+    let (boots, other) = (of(Start::Boot), of(start));
+    let new = other.lines().filter(|line| !boots.lines().any(|old| old == *line));
+    new.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn machines_that_are_saved_and_restored_have_a_port_for_the_vsock_device() {
+    expect![[r#"
+        -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=on,usb=off,memory-backend=mem
+        -append console=ttyS0 panic=-1 reboot=t tsc_early_khz=1999700 tsc=reliable no_timer_check pcie_ports=compat quiet cryptomgr.notests vbuild.x=1
+        -device pcie-root-port,id=vsock-port,power_controller_present=off"#]].assert_eq(&differences(Start::BootToSave));
+    let saved = machine::SavedMachine("/saved".into());
+    expect![[r#"
+        -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=on,usb=off,memory-backend=mem
+        -device pcie-root-port,id=vsock-port,power_controller_present=off
+        -S
+        -incoming defer"#]].assert_eq(&differences(Start::Restore(saved)));
+}
+
 #[test]
 fn a_path_that_is_not_utf8_is_refused() {
     use std::os::unix::ffi::OsStringExt;
     let mut spec = spec();
     spec.kernel = std::path::PathBuf::from(OsString::from_vec(vec![b'/', 0xff]));
-    let refused = argv(&spec, TCG, Given { qmp: 3, vhost: 4, images: &[] }).err().unwrap();
+    let refused =
+        argv(&spec, TCG, Given { qmp: 3, vhost: 4, memory: 5, images: &[] }).err().unwrap();
     assert!(refused.to_string().contains("UTF-8"), "{refused}");
 }
