@@ -334,9 +334,9 @@ struct Entropy {
 /// # Errors
 /// When the kernel refuses, such as for lack of privilege.
 pub(crate) fn reseed(entropy: &[u8; wire::ENTROPY_BYTES]) -> std::io::Result<()> {
-    const BYTES: libc::c_int = wire::ENTROPY_BYTES as libc::c_int;
+    let bytes = libc::c_int::try_from(entropy.len()).map_err(std::io::Error::other)?;
     let random = std::fs::File::options().write(true).open("/dev/random")?;
-    let entropy = Entropy { bits: BYTES * 8, bytes: BYTES, buffer: *entropy };
+    let entropy = Entropy { bits: bytes * 8, bytes, buffer: *entropy };
     // SAFETY: the request reads one `rand_pool_info` with `bytes` bytes of buffer behind the
     // two numbers, which is the layout of `Entropy`; the value lives until the call returns.
     let added =

@@ -1,7 +1,10 @@
 //! How vbuild runs things, beside what it builds: resolved from the command
 //! line once, used by every verb that starts a machine.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use engine::cache::Rules;
 use machine::{DriveFormat, MachineArchitecture, accel::Accel};
@@ -129,13 +132,18 @@ impl Settings {
 
     /// Where machines are saved and restored; `None` if all of them boot.
     pub(crate) fn warm_machines(&self) -> Option<WarmMachines> {
-        (!self.cold).then(|| WarmMachines::new(self.cache_dir.join(WARM_DIRECTORY)))
+        (!self.cold).then(|| warm_machines_of(&self.cache_dir))
     }
 
     /// Whether a shell may open in the machine of a build.
     pub(crate) fn may_open_shell(&self) -> bool {
         self.shell_on_failure || !self.breaks.is_empty()
     }
+}
+
+/// The saved machines of a cache.
+pub(crate) fn warm_machines_of(cache_dir: &Path) -> WarmMachines {
+    WarmMachines::new(cache_dir.join(WARM_DIRECTORY))
 }
 
 impl Default for Settings {

@@ -81,6 +81,20 @@ impl WarmMachines {
         Self { directory }
     }
 
+    /// Removes all saved machines, and returns their number. One that is being restored is not
+    /// disturbed; the next machine of its kind is saved again.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be read or one of them cannot be removed.
+    pub fn clear(&self) -> io::Result<usize> {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            entries => entries?.collect::<io::Result<Vec<_>>>()?,
+        };
+        entries.iter().try_for_each(|entry| fs::remove_dir_all(entry.path()))?;
+        Ok(entries.len())
+    }
+
     async fn restore(&self, backend: &dyn Backend, spec: &MachineSpec) -> Result<Session, Cold> {
         suitable(spec)?;
         let identity = backend.saving_identity(spec).await;

@@ -9,9 +9,9 @@ use super::context::{Outcome, ProcessContext};
 use crate::{
     build::{logs, options, runtime},
     cli::{AccelArgs, ArchArgs, CacheDirArgs, OutputArgs, PackageArgs, ProcessorArgs, SourceArgs},
-    error::CommandError,
+    error::{CommandError, Kind},
     machine::{appliance, backend, build_dir::BuildDir},
-    settings::Settings,
+    settings::{Settings, warm_machines_of},
     ui::{self, Ui, Utc, bytes},
 };
 
@@ -207,10 +207,17 @@ fn gc(context: &ProcessContext, args: &ApplianceGcArgs) -> Outcome {
         let _ = console.print(&text);
     };
     let freed = cache(&args.cache_dir).gc(args.all, &mut waiting)?;
+    // They are made in seconds, and each belongs to one appliance.
+    let warm = warm_machines_of(&options::cache_dir(&args.cache_dir));
+    let saved = warm.clear().map_err(|error| {
+        CommandError::new(Kind::Host, error).context("cannot remove the saved machines")
+    })?;
     console.print(&format!(
-        "removed {} appliance{} and {} package file{}: {}\n",
+        "removed {} appliance{}, {} saved machine{} and {} package file{}: {}\n",
         freed.appliances,
         ui::plural(freed.appliances),
+        saved,
+        ui::plural(saved),
         freed.files,
         ui::plural(freed.files),
         bytes(freed.bytes)

@@ -1,3 +1,5 @@
+//! Which machines are saved, under which names, and which of them are kept.
+
 use machine::MachineArchitecture;
 
 use super::*;
@@ -97,4 +99,7 @@ fn the_oldest_go() {
     warm.forget_oldest(made.last().unwrap());
     let left: Vec<_> = made.iter().filter(|path| path.exists()).collect();
     assert_eq!(left, made[2..].iter().collect::<Vec<_>>());
+    assert_eq!(warm.clear().unwrap(), KEPT_MAX);
+    assert_eq!(warm.clear().unwrap(), 0);
+    assert_eq!(WarmMachines::new(dir.path().join("missing")).clear().unwrap(), 0);
 }
