@@ -66,7 +66,7 @@ fn the_smallest_machine() {
             -object memory-backend-file,id=mem,size=1024M,mem-path=/proc/self/fd/5,share=on
             -kernel /k/vmlinuz
             -initrd /k/initrd
-            -append console=ttyS0 panic=-1 reboot=t tsc_early_khz=1999700 tsc=reliable no_timer_check quiet cryptomgr.notests vbuild.x=1
+            -append console=ttyS0 panic=-1 reboot=t tsc_early_khz=1999700 tsc=reliable no_timer_check quiet cryptomgr.notests mitigations=off vbuild.x=1
             -global virtio-mmio.force-legacy=false
             -chardev stdio,id=console,mux=off,signal=off
             -serial chardev:console
@@ -100,7 +100,7 @@ fn a_machine_of_arm64() {
             -object memory-backend-file,id=mem,size=1024M,mem-path=/proc/self/fd/5,share=on
             -kernel /k/vmlinuz
             -initrd /k/initrd
-            -append console=ttyAMA0 panic=-1 quiet cryptomgr.notests vbuild.x=1
+            -append console=ttyAMA0 panic=-1 quiet cryptomgr.notests mitigations=off vbuild.x=1
             -global virtio-mmio.force-legacy=false
             -chardev stdio,id=console,mux=off,signal=off
             -serial chardev:console
@@ -154,7 +154,7 @@ fn drives_and_kvm() {
             -object memory-backend-file,id=mem,size=1024M,mem-path=/proc/self/fd/5,share=on
             -kernel /k/vmlinuz
             -initrd /k/initrd
-            -append console=ttyS0 panic=-1 reboot=t earlyprintk=ttyS0 ignore_loglevel cryptomgr.notests vbuild.x=1
+            -append console=ttyS0 panic=-1 reboot=t earlyprintk=ttyS0 ignore_loglevel cryptomgr.notests mitigations=off vbuild.x=1
             -global virtio-mmio.force-legacy=false
             -chardev stdio,id=console,mux=off,signal=off
             -serial chardev:console
@@ -191,7 +191,7 @@ fn differences(start: Start) -> String {
 fn machines_that_are_saved_and_restored_have_a_port_for_the_vsock_device() {
     expect![[r#"
         -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=on,usb=off,memory-backend=mem
-        -append console=ttyS0 panic=-1 reboot=t tsc_early_khz=1999700 tsc=reliable no_timer_check pcie_ports=compat quiet cryptomgr.notests vbuild.x=1
+        -append console=ttyS0 panic=-1 reboot=t tsc_early_khz=1999700 tsc=reliable no_timer_check pcie_ports=compat quiet cryptomgr.notests mitigations=off vbuild.x=1
         -device pcie-root-port,id=vsock-port,power_controller_present=off"#]].assert_eq(&differences(Start::BootToSave));
     let saved = machine::SavedMachine("/saved".into());
     expect![[r#"
