@@ -256,7 +256,14 @@ impl Vm {
             threads.push((thread, kicker));
         }
         gate.pass(confine_starter);
-        Ok(Running { threads, end: self.end, bus: self.bus, vm: self.vm, memory: self.memory })
+        Ok(Running {
+            threads,
+            to_save: self.to_save.is_some(),
+            end: self.end,
+            bus: self.bus,
+            vm: self.vm,
+            memory: self.memory,
+        })
     }
 }
 
@@ -326,6 +333,8 @@ fn plug(
 #[derive(Debug)]
 pub(crate) struct Running {
     threads: Vec<(JoinHandle<Stopped>, Kicker)>,
+    /// Whether it may be saved.
+    to_save: bool,
     end: Arc<End>,
     bus: Arc<Bus>,
     vm: VmFd,
@@ -348,13 +357,12 @@ impl Running {
 
     /// Stops the machine forever, and writes it into two empty files. It still has to be ended.
     pub(crate) fn save(&mut self, memory: &File, state: &File) -> Result<(), SavingError> {
-        let expected = self.threads.len();
-        if expected == 0 {
-            return Err(SavingError::NotNow("it was saved before"));
+        if !std::mem::take(&mut self.to_save) {
+            return Err(SavingError::NotNow("it was not started for that, or is saved already"));
         }
+        let expected = self.threads.len();
         self.end.pause();
-        let stopped: Option<Vec<_>> = self.stop_cpus().into_iter().collect();
-        let stopped = stopped.ok_or(SavingError::NotNow("it was not started for that"))?;
+        let stopped: Vec<_> = self.stop_cpus().into_iter().flatten().collect();
         if self.end.reason().is_some() || stopped.len() != expected {
             return Err(SavingError::NotNow("its processors have ended or do not stop"));
         }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use machine::{BlockSize, Drive, HaltReason};
+use machine::{BlockSize, Drive, HaltReason, SavedMachine};
 use session::{BootOptions, Session, WarmMachines};
 use tests::command;
 
@@ -62,6 +62,10 @@ async fn one_memory_makes_many_machines() {
         let path = ground.path(&format!("disk-{number}"));
         let text = format!("machine {number}");
         let prepared = ground.prepare("warm-test", vec![disk(&path, &text)]).await;
+        let begun = Instant::now();
+        let identity = prepared.backend.saving_identity(&prepared.spec).await;
+        assert!(identity.is_some(), "the backend cannot save machines");
+        println!("the identity took {:?}", begun.elapsed());
         let (session, took) = start(&prepared, &warm).await;
         let hello = session.hello();
         println!("restored start {number}: {:?}, in all {took:?}", hello.boot);
@@ -98,6 +102,13 @@ async fn one_memory_makes_many_machines() {
     let session = prepared.must_boot().await;
     println!("cold start: {:?}", session.hello().boot);
     assert!(!session.hello().restored);
+    if prepared.is_own() {
+        // It was not started to be saved, which does it no harm.
+        let into = SavedMachine(ground.path("never"));
+        fs::create_dir(&into.0).unwrap();
+        assert!(session.machine().save(&into).await.is_err());
+        assert_eq!(shell(&session, "echo alive").await, "alive\n");
+    }
     session.shutdown(true).await.unwrap();
 }
 

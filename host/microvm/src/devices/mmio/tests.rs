@@ -252,12 +252,12 @@ fn impossible_states_are_refused() {
     );
     assert_eq!(refused(|s| s["queues"][0]["max_size"] = 32.into()), TransportError::OtherDevice);
     assert_eq!(refused(|s| s["driver_features"] = u64::MAX.into()), TransportError::Features);
-    assert_eq!(refused(|s| s["status"] = 0x8f.into()), TransportError::Register);
+    assert_eq!(refused(|s| s["status"] = 0x4f.into()), TransportError::Register);
     assert_eq!(refused(|s| s["status"] = 0x1000.into()), TransportError::Register);
     assert_eq!(refused(|s| s["status"] = 11.into()), TransportError::Register);
     assert_eq!(refused(|s| s["interrupt_status"] = 4.into()), TransportError::Register);
     for (field, value) in [
-        ("max_size", 0),
+        ("max_size", 0u64),
         ("max_size", 3),
         ("size", 0),
         ("size", 32),
