@@ -10,6 +10,8 @@
 //! in them is believed: sizes and types are checked here and in [`TransportState`], values of
 //! processors by KVM.
 
+pub(crate) mod bounded;
+
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -25,6 +27,7 @@ use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
 };
 
+use self::bounded::at_most;
 use crate::{
     devices::{
         mmio::state::{TransportError, TransportState},
@@ -37,6 +40,9 @@ use crate::{
 const VERSION: u32 = 1;
 /// Maximum size of a state. A processor takes some 30 KiB, and there are at most 16.
 const STATE_MAX_BYTES: u64 = 4 << 20;
+/// Maximum CPUs and devices in a state: more than any machine has.
+const VCPUS_MAX: usize = 32;
+const SLOTS_MAX: usize = 32;
 /// The unit in which memory is read.
 const MEMORY_CHUNK_BYTES: usize = 1 << 20;
 /// The unit in which memory is kept.
@@ -115,9 +121,11 @@ fn file_error(action: &'static str) -> impl FnOnce(io::Error) -> SavingError {
 pub(crate) struct MachineState {
     version: u32,
     memory_bytes: u64,
+    #[serde(deserialize_with = "at_most::<_, _, VCPUS_MAX>")]
     pub(crate) vcpus: Vec<VcpuState>,
     pub(crate) chips: Chips,
     pub(crate) console: ConsoleState,
+    #[serde(deserialize_with = "at_most::<_, _, SLOTS_MAX>")]
     pub(crate) slots: Vec<TransportState>,
 }
 

@@ -14,6 +14,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuFd};
 use serde::{Deserialize, Serialize};
 
+use crate::saving::bounded::at_most;
+
 /// The time stamp counter.
 const MSR_TSC: u32 = 0x10;
 /// The time at which the LAPIC's timer fires.
@@ -50,7 +52,7 @@ pub(crate) enum VcpuStateError {
     /// KVM refused an MSR.
     #[error("KVM refused to set MSR {0:#x}")]
     Msr(u32),
-    /// The saved state has an MSR that this KVM does not list, or too many.
+    /// The saved state has an MSR that this KVM does not list.
     #[error("the saved processor has MSRs that this KVM does not know")]
     UnknownMsr,
 }
@@ -84,6 +86,7 @@ pub(crate) struct VcpuState {
     debug: kvm_debugregs,
     lapic: kvm_lapic_state,
     /// Pairs of index and value.
+    #[serde(deserialize_with = "at_most::<_, _, MSRS_MAX>")]
     msrs: Vec<(u32, u64)>,
     tsc: u64,
     tsc_deadline: u64,
@@ -138,7 +141,7 @@ impl VcpuState {
     /// Sets the MSRs that differ. Those that cannot be set have the same value in every CPU.
     fn set_msrs(&self, vcpu: &VcpuFd, listed: &[u32]) -> Result<(), VcpuStateError> {
         let known = |(index, _): &(u32, u64)| listed.binary_search(index).is_ok();
-        if self.msrs.len() > MSRS_MAX || !self.msrs.iter().all(known) {
+        if !self.msrs.iter().all(known) {
             return Err(VcpuStateError::UnknownMsr);
         }
         let now = read_msrs(vcpu, listed)?;

@@ -56,6 +56,34 @@ fn other_versions_and_nonsense_are_errors() {
 }
 
 #[test]
+fn no_list_of_a_state_is_longer_than_any_machine_needs() {
+    /// A few times the longest text.
+    const MEMORY_MAX_BYTES: u64 = 16 << 20;
+    let good = serde_json::to_value(state()).unwrap();
+    let mut small = good["vcpus"][0].clone();
+    for (_, value) in small.as_object_mut().unwrap().iter_mut().filter(|(_, v)| v.is_array()) {
+        *value = serde_json::json!([]); // KVM's structures are filled up with zeros
+    }
+    let long = |part: &str, list: &str, item: &serde_json::Value| {
+        let item = item.to_string();
+        let count = usize::try_from(STATE_MAX_BYTES).unwrap() / (item.len() + 1) - 100;
+        let items = vec![item.as_str(); count].join(",");
+        let mut text = good.clone();
+        *text.pointer_mut(part).unwrap() = serde_json::json!("HERE");
+        (format!("{list} {count}"), text.to_string().replace("\"HERE\"", &format!("[{items}]")))
+    };
+    for (name, text) in [
+        long("/vcpus", "vcpus", &small),
+        long("/vcpus/0/msrs", "msrs", &serde_json::json!([0, 0])),
+        long("/slots", "slots", &serde_json::json!({})),
+    ] {
+        memory_bound::within(MEMORY_MAX_BYTES, || {
+            assert!(MachineState::parse(text.as_bytes()).is_err(), "{name}");
+        });
+    }
+}
+
+#[test]
 fn memory_is_restored_without_its_zeros() {
     let bytes = 3 * 1024 * MIB + 8 * MIB;
     let first = memory::create(bytes).unwrap();

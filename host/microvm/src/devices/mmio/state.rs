@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState, QueueT};
 
 use super::{STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_WRITABLE, Transport, fresh_queues};
-use crate::devices::virtio::STATUS_BITS;
+use crate::{devices::virtio::STATUS_BITS, saving::bounded::at_most};
+
+/// Maximum queues of a device.
+const QUEUES_MAX: usize = 8;
 
 /// Why a saved register file cannot be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +91,7 @@ pub(crate) struct TransportState {
     queue_sel: u32,
     /// Whether the worker has the queues.
     running: bool,
+    #[serde(deserialize_with = "at_most::<_, _, QUEUES_MAX>")]
     queues: Vec<Ring>,
 }
 
