@@ -43,6 +43,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("vmm_mmio_registers", microvm::fuzzing::mmio_registers),
     ("vmm_qcow2_image", microvm::fuzzing::qcow2_image),
     ("vmm_racing_memory", microvm::fuzzing::racing_memory),
+    ("vmm_saved_state", microvm::fuzzing::saved_state),
     ("vmm_vsock_packet", microvm::fuzzing::vsock_packet),
     ("wire_egress", wire::fuzzing::egress),
     ("wire_frames", wire::fuzzing::frames),

@@ -4,6 +4,7 @@
 //! its exit. The thread lives as long as the process, because Linux sends the parent-death signal
 //! when the thread that started the child ends, not the process.
 
+mod identity;
 mod inputs;
 pub(crate) mod output;
 pub(crate) mod process;
@@ -12,7 +13,9 @@ mod resident;
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
-    fmt, io,
+    fmt,
+    fs::File,
+    io,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -107,8 +110,14 @@ impl Backend for Microvm {
         "microvm"
     }
 
-    async fn saving_identity(&self, _spec: &MachineSpec) -> Option<String> {
-        None
+    async fn saving_identity(&self, spec: &MachineSpec) -> Option<String> {
+        let vcpus = spec.vcpus;
+        let asked = tokio::task::spawn_blocking(move || identity::of_host(vcpus)).await;
+        let identity = asked.map_err(io::Error::other).flatten();
+        let told = identity.inspect_err(|error| {
+            tracing::debug!(%error, "machines cannot be saved: this host has no identity");
+        });
+        told.ok()
     }
 
     async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError> {
@@ -256,6 +265,7 @@ fn start(backend: &Microvm, spec: &MachineSpec) -> Result<Running, MachineError>
 /// The description of the machine for its process.
 fn machine(spec: &MachineSpec, opened: &Opened) -> Role {
     Role::Machine(Boot {
+        begin: opened.begin,
         vcpus: spec.vcpus,
         memory_bytes: u64::from(spec.memory_mib) << 20,
         cmdline: cmdline(spec),
@@ -409,11 +419,13 @@ impl Machine for Handle {
         Ok(())
     }
 
-    async fn save(&self, _into: &SavedMachine) -> Result<(), MachineError> {
-        Err(MachineError::Vmm {
-            action: "save the machine".to_owned(),
-            reason: "it cannot yet".to_owned(),
-        })
+    async fn save(&self, into: &SavedMachine) -> Result<(), MachineError> {
+        let create = |path: PathBuf| {
+            File::create(&path).map_err(io_error(format!("failed to create `{}`", path.display())))
+        };
+        let (memory, state) = (create(into.memory())?, create(into.state())?);
+        let fds = [memory.as_fd(), state.as_fd()];
+        self.ask("save the machine", |id| ToVmm::Save { id }, &fds).await
     }
 
     fn confinement(&self) -> Vec<Confinement> {

@@ -24,8 +24,8 @@ use vsock_mux::{Connector, GUEST_CID, Mux};
 
 use crate::{
     control::{
-        AskConnect, BOOT_DESCRIPTORS, Boot, BootDrive, Channel, Decision, Format, FromVmm, Role,
-        Sandbox, Start, ToVmm,
+        AskConnect, BOOT_DESCRIPTORS, Begin, Boot, BootDrive, Channel, Decision, Format, FromVmm,
+        Role, Sandbox, Start, ToVmm,
     },
     counters::Counters,
     devices::{
@@ -43,10 +43,11 @@ use crate::{
     },
     nic,
     sandbox::{self, Confined, Kind, SandboxError},
+    saving::{MachineState, SavingError},
     trial,
     vcpu::End,
     vhost,
-    vm::{Parts, Running, Vm, VmError},
+    vm::{Origin, Parts, Running, Vm, VmError},
 };
 
 /// Time limit for the parent's decision about a connection, after which the vsock thread refuses
@@ -72,6 +73,8 @@ pub(crate) enum ChildError {
     Drive { serial: String, reason: String },
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Saved(#[from] SavingError),
     #[error(transparent)]
     Vm(#[from] VmError),
     #[error(transparent)]
@@ -158,7 +161,7 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
     }
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| ChildError::Message("too few files".to_owned()));
-    let (kvm, kernel, initrd, counters, policy) = (next()?, next()?, next()?, next()?, next()?);
+    let (kvm, first, second, counters, policy) = (next()?, next()?, next()?, next()?, next()?);
     let images = boot
         .drives
         .iter()
@@ -173,6 +176,11 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
     let mappings = File::open("/proc/self/smaps").ok();
 
     let largest = images.iter().map(|image| image.len()).max().unwrap_or(0);
+    // A machine to be saved writes its memory into a file.
+    let (largest, [main_kind, vcpu_kind]) = match boot.begin {
+        Begin::Boot | Begin::Restore => (largest, [Kind::Main, Kind::Vcpu]),
+        Begin::BootToSave => (largest.max(boot.memory_bytes), [Kind::MainToSave, Kind::VcpuToSave]),
+    };
     let Confined { lists, landlock } = sandbox::confine_process(mode, file_bytes_max(largest))?;
 
     let end = Arc::new(End::new().map_err(io_error("create an event"))?);
@@ -203,14 +211,13 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
     // SAFETY: the descriptor is the open KVM device from the parent, with no other owner
     // in this process; an ioctl on anything else fails.
     let kvm = unsafe { Kvm::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(kvm)) };
+    let origin = origin(boot.begin, boot.cmdline, [first, second].map(File::from))?;
     let vm = Vm::build(
         Parts {
             kvm,
             vcpus: boot.vcpus,
             memory_bytes: boot.memory_bytes,
-            kernel: File::from(kernel),
-            initrd: File::from(initrd),
-            cmdline: boot.cmdline,
+            origin,
             console: Some(console),
             counters,
             end,
@@ -218,8 +225,21 @@ fn build(boot: Boot, mode: Sandbox, fds: Vec<OwnedFd>) -> Result<Machine, ChildE
         devices,
     )?;
     let vcpu_lists = lists.clone();
-    let running = vm.start(move || vcpu_lists.apply(Kind::Vcpu), || lists.apply(Kind::Main))?;
+    let running = vm.start(move || vcpu_lists.apply(vcpu_kind), || lists.apply(main_kind))?;
     Ok(Machine { running, connector, disks, landlock, mappings })
+}
+
+fn origin(begin: Begin, cmdline: String, files: [File; 2]) -> Result<Origin, ChildError> {
+    let boots =
+        |[kernel, initrd]: [File; 2], to_save| Origin::Kernel { kernel, initrd, cmdline, to_save };
+    Ok(match begin {
+        Begin::Boot => boots(files, false),
+        Begin::BootToSave => boots(files, true),
+        Begin::Restore => {
+            let [memory, state] = files;
+            Origin::Saved { memory, state: Box::new(MachineState::read(&state)?) }
+        }
+    })
 }
 
 /// The file size limit of a process whose largest disk has `disk_bytes`.
@@ -344,7 +364,7 @@ impl Machine {
         Ok(if fds[0].any().unwrap_or(true) { Turn::Ended } else { Turn::Message })
     }
 
-    fn carry_out(&self, control: &Channel, message: ToVmm, mut fds: Vec<OwnedFd>) {
+    fn carry_out(&mut self, control: &Channel, message: ToVmm, mut fds: Vec<OwnedFd>) {
         match message {
             ToVmm::Start(_) => self.running.end(HaltReason::Lost("started twice".to_owned())),
             ToVmm::Connect { port } => connect(&self.connector, port, fds),
@@ -355,6 +375,16 @@ impl Machine {
                 };
                 // If the parent is gone, the next wait detects it.
                 let _ = control.send(&FromVmm::Answer { id, error: result.err() }, &[]);
+            }
+            ToVmm::Save { id } => {
+                let files = <[OwnedFd; 2]>::try_from(fds);
+                let result = match files.map(|files| files.map(File::from)) {
+                    Ok([memory, state]) => self.running.save(&memory, &state),
+                    Err(_) => Err(SavingError::NotNow("its files did not come with the request")),
+                };
+                let error = result.err().map(|error| checked::chain(&error));
+                // If the parent is gone, the next wait detects it.
+                let _ = control.send(&FromVmm::Answer { id, error }, &[]);
             }
         }
     }

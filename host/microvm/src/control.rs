@@ -6,6 +6,7 @@
 //!    │◄─────────────────── Started | Failed ─│
 //!    │── Connect{port}, stream ─────────────►│
 //!    │── PushLayer{id}, file ───────────────►│
+//!    │── Save{id}, memory, state ───────────►│
 //!    │◄──────────────────────── Answer{id} ──│
 //!    │◄───────────────────────────── Ended ──│
 //!
@@ -123,11 +124,24 @@ pub(crate) enum Role {
     },
 }
 
-/// The machine's description for the VMM process. Its descriptors, in order: KVM, kernel,
-/// initramfs, counters, policy socket, then the layers of all drives.
+/// How a machine begins, and the two files for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Begin {
+    /// Its kernel boots: kernel, initramfs.
+    Boot,
+    /// The same, and [`ToVmm::Save`] follows.
+    BootToSave,
+    /// It goes on where a saved machine was stopped: memory, state.
+    Restore,
+}
+
+/// The machine's description for the VMM process. Its descriptors, in order: KVM, the two files of
+/// [`Begin`], counters, policy socket, then the layers of all drives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Boot {
+    pub(crate) begin: Begin,
     pub(crate) vcpus: u8,
     pub(crate) memory_bytes: u64,
     pub(crate) cmdline: String,
@@ -147,6 +161,9 @@ pub(crate) enum ToVmm {
     Connect { port: u32 },
     /// Add the attached qcow2 file as the topmost layer of a drive.
     PushLayer { id: u64, serial: String },
+    /// Stop the machine forever, and write its memory and its state into the attached files, which
+    /// are empty.
+    Save { id: u64 },
 }
 
 /// Messages to the parent.

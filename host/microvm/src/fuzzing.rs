@@ -41,6 +41,11 @@ pub fn mmio_registers(bytes: &[u8]) {
     crate::devices::mmio::fuzz::run(bytes);
 }
 
+/// The state of a saved machine.
+pub fn saved_state(bytes: &[u8]) {
+    crate::saving::fuzz(bytes);
+}
+
 /// A kernel image.
 pub fn kernel_header(bytes: &[u8]) {
     crate::boot::fuzz::run(bytes);
@@ -193,6 +198,13 @@ mod tests {
         #[test]
         fn registers(bytes in bytes(2048)) {
             super::mmio_registers(&bytes);
+        }
+
+        #[test]
+        fn saved_states(
+            text in "(\\{|\\}|\\[|\\]|\"version\":1|\"memory_bytes\":|\"vcpus\":|\"chips\":|\"slots\":|\"queues\":|null|true|[0-9]{1,20}|,){0,24}",
+        ) {
+            super::saved_state(text.as_bytes());
         }
 
         #[test]

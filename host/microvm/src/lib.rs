@@ -15,7 +15,8 @@
 //!
 //! Reading order: [`probe`] determines whether `/dev/kvm` is usable; `layout`, `memory`,
 //! `long_mode`, `boot`, `acpi`, `cpu` build a machine on which an unmodified kernel starts;
-//! `devices` are its devices; `kick`, `vcpu`, `vm` run it; `sandbox`, `control`, `child` are the
+//! `devices` are its devices; `kick`, `vcpu`, `vm` run it; `saving` and `vcpu_state` stop and
+//! restore it; `sandbox`, `control`, `child` are the
 //! process in which it runs, and `trial` is that process when it tries to break out; `drives`,
 //! `backend` are the parent's side. For QEMU's machines, `vhost` is the vsock device alone and
 //! `nic` the network behind a card, each in such a process too (`device_process`).
@@ -53,8 +54,10 @@ mod long_mode;
 mod memory;
 mod nic;
 mod sandbox;
+mod saving;
 mod trial;
 mod vcpu;
+mod vcpu_state;
 mod vhost;
 mod vm;
 

@@ -6,6 +6,8 @@
 //! privileges, death with the parent, resource limits, a Landlock ruleset without exceptions, and a
 //! seccomp list per kind of thread. Everything but the lists is in the crate `confine`.
 
+mod lists;
+
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use confine::{ConfineError, Landlock, Paths};
@@ -19,6 +21,7 @@ use seccompiler::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::lists::{calls, ioctls};
 use crate::control::Sandbox;
 
 /// Maximum descriptors: 1024 guest connections, as many ends in flight to the parent, and some
@@ -110,8 +113,12 @@ macro_rules! kinds {
 kinds! {
     /// The thread that exchanges messages with the parent.
     Main,
+    /// The same of a machine that may be saved. Such a machine runs nothing but the appliance.
+    MainToSave,
     /// A virtual CPU.
     Vcpu,
+    /// A virtual CPU of a machine that may be saved.
+    VcpuToSave,
     /// A disk.
     Block,
     /// The vsock device.
@@ -132,118 +139,15 @@ impl Kind {
         match self {
             Self::Vhost => true,
             Self::Main
+            | Self::MainToSave
             | Self::Vcpu
+            | Self::VcpuToSave
             | Self::Block
             | Self::Vsock
             | Self::Rng
             | Self::Balloon
             | Self::Nic => false,
         }
-    }
-}
-
-/// Calls of every thread: allocation, locks, waiting, signals, exit.
-const EVERY_THREAD: &[i64] = &[
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_close,
-    libc::SYS_futex,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_brk,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
-    libc::SYS_sched_yield,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_nanosleep,
-    libc::SYS_gettid,
-    libc::SYS_getpid,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
-
-/// File operations of a disk.
-const DISK: &[i64] = &[
-    libc::SYS_preadv,
-    libc::SYS_pwritev,
-    libc::SYS_pread64,
-    libc::SYS_pwrite64,
-    libc::SYS_fallocate,
-    libc::SYS_ftruncate,
-    libc::SYS_fdatasync,
-    libc::SYS_fsync,
-    libc::SYS_lseek,
-    libc::SYS_fstat,
-    libc::SYS_statx,
-];
-
-/// Calls that transfer messages and streams.
-const SOCKETS: &[i64] = &[
-    libc::SYS_sendmsg,
-    libc::SYS_recvmsg,
-    libc::SYS_sendto,
-    libc::SYS_recvfrom,
-    libc::SYS_shutdown,
-];
-
-/// Calls of the mux on its streams.
-const STREAMS: &[i64] = &[
-    libc::SYS_readv,
-    libc::SYS_writev,
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_wait,
-    libc::SYS_epoll_pwait,
-    libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
-];
-
-/// Calls at the start of a thread to which the list is applied later; the thread also reads its
-/// stack limit, see [`own_limits`].
-const BEGINNING: &[i64] = &[libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_sched_getaffinity];
-
-/// Calls with which the vhost-user library accepts its one connection and maps the guest's memory.
-const VHOST: &[i64] = &[
-    libc::SYS_accept4,
-    libc::SYS_lseek,
-    libc::SYS_fstat,
-    libc::SYS_statx,
-    libc::SYS_getrandom,
-    libc::SYS_eventfd2,
-];
-
-fn calls(kind: Kind) -> Vec<i64> {
-    let own: &[&[i64]] = match kind {
-        Kind::Main => &[SOCKETS, &[libc::SYS_fstat, libc::SYS_statx]],
-        Kind::Vcpu | Kind::Balloon => &[],
-        // A new layer's tables are hash maps, which need a random seed.
-        Kind::Block => &[DISK, &[libc::SYS_getrandom]],
-        Kind::Vsock => &[SOCKETS, STREAMS],
-        Kind::Vhost => &[SOCKETS, STREAMS, BEGINNING, VHOST],
-        Kind::Rng => &[&[libc::SYS_getrandom]],
-        // Its tables are hash maps, which need a random seed.
-        Kind::Nic => &[SOCKETS, &[libc::SYS_getrandom]],
-    };
-    EVERY_THREAD.iter().chain(own.iter().copied().flatten()).copied().collect()
-}
-
-/// The permitted ioctls of a kind of thread.
-fn ioctls(kind: Kind) -> &'static [u64] {
-    const KVM_RUN: u64 = 0xae80;
-    /// Reads the registers of a failed vCPU.
-    const KVM_GET_REGS: u64 = 0x8090_ae81;
-    const KVM_TRANSLATE: u64 = 0xc018_ae85;
-    /// Makes a stream non-blocking, as the standard library does.
-    const FIONBIO: u64 = 0x5421;
-    match kind {
-        Kind::Vcpu => &[KVM_RUN, KVM_GET_REGS, KVM_TRANSLATE],
-        Kind::Vsock | Kind::Vhost | Kind::Nic => &[FIONBIO],
-        Kind::Main | Kind::Block | Kind::Rng | Kind::Balloon => &[],
     }
 }
 
@@ -375,7 +279,7 @@ impl Lists {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{lists::EVERY_THREAD, *};
 
     #[test]
     fn lists_compile_for_every_kind() {
@@ -455,8 +359,10 @@ mod tests {
             ] {
                 assert!(!rules.contains_key(&forbidden), "{kind:?} may call {forbidden}");
             }
+            let run = ioctls(kind).iter().any(|request| request & 0xffff == 0xae80);
+            assert_eq!(run, matches!(kind, Kind::Vcpu | Kind::VcpuToSave));
             let kvm = ioctls(kind).iter().any(|request| request & 0xff00 == 0xae00);
-            assert_eq!(kvm, kind == Kind::Vcpu);
+            assert_eq!(kvm, run || kind == Kind::MainToSave);
         }
     }
 }

@@ -71,6 +71,11 @@ impl End {
         let _ = self.event.write(1);
     }
 
+    /// Lets the CPUs stop without an end, to be saved.
+    pub(crate) fn pause(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
     /// The reason of the end, if the machine has ended.
     pub(crate) fn reason(&self) -> Option<HaltReason> {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -168,18 +173,20 @@ fn com1_register(port: u16) -> Option<u8> {
 /// The consequence of an exit.
 enum Next {
     Run,
+    /// As `Run`; the CPU has nothing pending.
+    Interrupted,
     End(HaltReason),
     /// End the machine with this message, to which the location is added.
     Fault(String),
     InternalError,
 }
 
-/// Runs a vCPU until the machine ends.
-pub(crate) fn run(mut vcpu: Kickable, index: u8, bus: &Bus, end: &End) {
+/// Runs a vCPU until the machine ends or pauses.
+pub(crate) fn run(vcpu: &mut Kickable, index: u8, bus: &Bus, end: &End) {
     while !end.stopping() {
         let next = step(vcpu.vcpu(), bus);
         let reason = match next {
-            Next::Run => continue,
+            Next::Run | Next::Interrupted => continue,
             Next::End(reason) => reason,
             Next::Fault(what) => lost(vcpu.vcpu(), index, bus, &what),
             Next::InternalError => {
@@ -189,6 +196,17 @@ pub(crate) fn run(mut vcpu: Kickable, index: u8, bus: &Bus, end: &End) {
         };
         end.because(reason);
     }
+}
+
+/// Lets KVM complete the last access of a stopped vCPU to a device: it reads the result only when
+/// it is called again. Returns whether nothing is pending any more.
+pub(crate) fn settle(vcpu: &mut VcpuFd, bus: &Bus) -> bool {
+    /// An access of 64 bytes has eight parts, each with an exit.
+    const STEPS_MAX: usize = 16;
+    (0..STEPS_MAX).any(|_| {
+        vcpu.set_kvm_immediate_exit(1);
+        matches!(step(vcpu, bus), Next::Interrupted)
+    })
 }
 
 fn step(vcpu: &mut VcpuFd, bus: &Bus) -> Next {
@@ -242,7 +260,7 @@ fn interrupted(vcpu: &mut VcpuFd, bus: &Bus, error: kvm_ioctls::Error) -> Next {
         libc::EINTR => {
             bus.counters.add(Counter::ExitsSignal, 1);
             vcpu.set_kvm_immediate_exit(0);
-            Next::Run
+            Next::Interrupted
         }
         libc::EAGAIN => Next::Run,
         _ => Next::Fault(format!("KVM_RUN: {}", io::Error::from(error))),

@@ -23,3 +23,4 @@ mod stages;
 mod streams;
 mod uploads;
 mod vmdb;
+mod warm;

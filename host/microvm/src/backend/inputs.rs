@@ -2,16 +2,17 @@
 
 use std::{collections::BTreeMap, fs::File, path::Path};
 
-use machine::{DriveSerial, MachineError, MachineSpec};
+use machine::{DriveSerial, MachineError, MachineSpec, Start};
 
 use super::{KVM_DEVICE, Top, io_error};
 use crate::{
-    control::{BootDrive, DESCRIPTORS_MAX},
+    control::{Begin, BootDrive, DESCRIPTORS_MAX},
     drives::{self, drive_error},
 };
 
 /// The files opened before the process is started.
 pub(super) struct Opened {
+    pub(super) begin: Begin,
     pub(super) files: Vec<File>,
     pub(super) drives: Vec<BootDrive>,
     pub(super) layers: Vec<File>,
@@ -30,9 +31,20 @@ pub(super) fn open_everything(spec: &MachineSpec) -> Result<Opened, MachineError
             hint: Some("`vbuild doctor` says what is missing".to_owned()),
         }
     })?;
-    let files = vec![kvm, open(&spec.kernel, "kernel")?, open(&spec.initrd, "initramfs")?];
+    let boots = || -> Result<[File; 2], MachineError> {
+        Ok([open(&spec.kernel, "kernel")?, open(&spec.initrd, "initramfs")?])
+    };
+    let (begin, [first, second]) = match &spec.start {
+        Start::Boot => (Begin::Boot, boots()?),
+        Start::BootToSave => (Begin::BootToSave, boots()?),
+        Start::Restore(saved) => {
+            let memory = open(&saved.memory(), "saved memory")?;
+            (Begin::Restore, [memory, open(&saved.state(), "saved state")?])
+        }
+    };
+    let files = vec![kvm, first, second];
     let mut opened =
-        Opened { files, drives: Vec::new(), layers: Vec::new(), tops: BTreeMap::new() };
+        Opened { begin, files, drives: Vec::new(), layers: Vec::new(), tops: BTreeMap::new() };
     for drive in &spec.drives {
         let layers = drives::open(drive).map_err(|error| drive_error(&error))?;
         opened.tops.insert(

@@ -2,8 +2,6 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use std::fs::File;
-
 use machine::{ConnectDecision, MachineSpec};
 
 use super::*;

@@ -2,14 +2,17 @@
 //! the host reclaims them until they are touched again. The balloon itself is never inflated.
 //!
 //! A guest kernel whose free pages must keep their contents (page poisoning) does not report them;
-//! its driver decides that.
+//! its driver decides that. So the content of a reported page is undefined for the guest until it
+//! writes the page: the device may leave anything in it that is the guest's own. In a restored
+//! machine, whose memory is partly a private mapping of a file, that is what the guest had there
+//! when it was saved, and elsewhere zeros.
 
 use std::{io, sync::Arc};
 
 use vm_memory::VolatileSlice;
 
 use super::{
-    virtio::{Activation, Device},
+    virtio::{Activation, ActiveQueue, Device},
     worker::{Handler, Worker},
 };
 use crate::counters::{Counter, Counters};
@@ -63,8 +66,8 @@ impl Device for Balloon {
     fn activate(&mut self, activation: Activation) {
         self.worker.activate(activation);
     }
-    fn reset(&mut self) {
-        self.worker.reset();
+    fn reset(&mut self) -> Vec<ActiveQueue> {
+        self.worker.reset()
     }
 }
 
@@ -72,8 +75,11 @@ struct Reports {
     counters: Arc<Counters>,
 }
 
-/// Returns whole pages of a slice of guest memory to the host; they then read as zeros. Returns the
-/// number of bytes.
+/// Returns whole pages of a slice of guest memory to the host; they then read as zeros, or as the
+/// saved memory of a restored machine. Returns the number of bytes.
+///
+/// Mapping anonymous memory over them instead would give zeros everywhere, but each report could
+/// add two mappings, and a guest that reports every second page would use up those of the process.
 fn give_back(slice: &VolatileSlice<'_>) -> usize {
     let guard = slice.ptr_guard_mut();
     let start = guard.as_ptr();
@@ -82,9 +88,9 @@ fn give_back(slice: &VolatileSlice<'_>) -> usize {
     if len == 0 {
         return 0;
     }
-    // SAFETY: the range lies inside of a live slice of guest memory, which is a
-    // private anonymous mapping that only raw accesses use; dropping its pages
-    // makes them zeros, as if the guest had written them.
+    // SAFETY: the range lies inside of a live slice of guest memory, which consists of
+    // private mappings that only raw accesses use; dropping its pages makes them zeros or
+    // those of the saved file, as if the guest had written that.
     let removed =
         unsafe { libc::madvise(start.wrapping_add(skip).cast(), len, libc::MADV_DONTNEED) };
     if removed == 0 { len } else { 0 }
@@ -131,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        devices::virtio::{ActiveQueue, Interrupt, event},
+        devices::virtio::{Interrupt, event},
         memory,
     };
 

@@ -25,7 +25,7 @@ use machine::{BlockSize, DriveSerial};
 use self::{image::Image, request::Request};
 use super::{
     chain::Buffers,
-    virtio::{Activation, Device},
+    virtio::{Activation, ActiveQueue, Device},
     worker::{Handler, Requests, Worker},
 };
 use crate::counters::{Counter, Counters};
@@ -174,8 +174,8 @@ impl Device for Block {
     fn activate(&mut self, activation: Activation) {
         self.worker.activate(activation);
     }
-    fn reset(&mut self) {
-        self.worker.reset();
+    fn reset(&mut self) -> Vec<ActiveQueue> {
+        self.worker.reset()
     }
 }
 

@@ -12,6 +12,7 @@
 //! gets them.
 
 pub(crate) mod fuzz;
+pub(crate) mod state;
 
 use std::{io, sync::Arc};
 
@@ -254,6 +255,11 @@ impl Transport {
             return self.interrupt.break_device();
         };
         let queues = std::mem::replace(&mut self.queues, fresh);
+        self.activate(queues);
+    }
+
+    /// Gives valid queues to the worker.
+    fn activate(&mut self, queues: Vec<Queue>) {
         let queues = queues
             .into_iter()
             .zip(&self.notify)
@@ -276,7 +282,8 @@ impl Transport {
 
     fn reset(&mut self) {
         if self.running {
-            self.device.reset();
+            // The driver sets the rings up anew.
+            drop(self.device.reset());
         }
         for queue in &mut self.queues {
             queue.reset();
@@ -313,7 +320,9 @@ impl Device for Empty {
         &[]
     }
     fn activate(&mut self, _: Activation) {}
-    fn reset(&mut self) {}
+    fn reset(&mut self) -> Vec<ActiveQueue> {
+        Vec::new()
+    }
 }
 
 fn low(value: u64) -> u32 {

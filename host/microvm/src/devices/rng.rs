@@ -7,7 +7,7 @@ use std::{io, sync::Arc};
 
 use super::{
     chain::{copy_in, part},
-    virtio::{Activation, Device},
+    virtio::{Activation, ActiveQueue, Device},
     worker::{Handler, Worker},
 };
 use crate::counters::{Counter, Counters};
@@ -55,8 +55,8 @@ impl Device for Rng {
     fn activate(&mut self, activation: Activation) {
         self.worker.activate(activation);
     }
-    fn reset(&mut self) {
-        self.worker.reset();
+    fn reset(&mut self) -> Vec<ActiveQueue> {
+        self.worker.reset()
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
     use super::*;
-    use crate::devices::virtio::{ActiveQueue, Interrupt, event};
+    use crate::devices::virtio::{Interrupt, event};
 
     #[test]
     fn a_request_is_filled_and_bounded() {

@@ -13,7 +13,8 @@ use std::{
     },
 };
 
-use vm_superio::{Serial, Trigger, serial::NoEvents};
+use serde::{Deserialize, Serialize};
+use vm_superio::{Serial, SerialState, Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::counters::{Counter, Counters};
@@ -69,6 +70,22 @@ impl Write for Output {
     }
 }
 
+/// The registers of the port, as they are saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Default))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConsoleState {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+}
+
 /// The serial port.
 #[derive(Debug)]
 pub(crate) struct Console {
@@ -86,6 +103,42 @@ impl Console {
     ) -> Self {
         let output = Output { sink, matched: 0, panicked, counters };
         Self { port: Serial::new(Line(line), output) }
+    }
+
+    /// The same with the registers of a saved console; raises its interrupt if one is pending.
+    pub(crate) fn restore(self, line: EventFd, state: &ConsoleState) -> io::Result<Self> {
+        let state = SerialState {
+            baud_divisor_low: state.baud_divisor_low,
+            baud_divisor_high: state.baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: Vec::new(),
+        };
+        let output = self.port.into_writer();
+        let port = Serial::from_state(&state, Line(line), NoEvents, output);
+        let port = port.map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Self { port })
+    }
+
+    /// The registers. The port has no input, so its receive buffer is not among them.
+    pub(crate) fn state(&self) -> ConsoleState {
+        let state = self.port.state();
+        ConsoleState {
+            baud_divisor_low: state.baud_divisor_low,
+            baud_divisor_high: state.baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+        }
     }
 
     /// A write to one of the eight ports.
@@ -134,6 +187,27 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "KKernel panic - not syncing: x");
+    }
+
+    #[test]
+    fn registers_are_restored_and_a_pending_interrupt_is_raised() {
+        const INTERRUPT_ENABLE: u8 = 1;
+        const SCRATCH: u8 = 7;
+        let (mut console, mut reader, _) = console();
+        console.write(SCRATCH, &[0x5a]);
+        console.write(INTERRUPT_ENABLE, &[2]);
+        let state = console.state();
+        let text = serde_json::to_vec(&state).unwrap();
+        let line = event().unwrap();
+        let saved = serde_json::from_slice(&text).unwrap();
+        let mut console = console.restore(line.try_clone().unwrap(), &saved).unwrap();
+        assert_eq!(console.state(), state);
+        assert!(line.read().is_ok(), "the transmitter was empty");
+        console.write(0, b"on");
+        drop(console);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "on");
     }
 
     #[test]

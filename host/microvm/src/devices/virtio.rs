@@ -34,8 +34,8 @@ pub(crate) trait Device: Send + fmt::Debug {
     fn config(&self) -> &[u8];
     /// Gives the queues to the device's worker.
     fn activate(&mut self, activation: Activation);
-    /// Stops the worker; on return it no longer accesses guest memory.
-    fn reset(&mut self);
+    /// Stops the worker, and takes the queues back; on return it no longer accesses guest memory.
+    fn reset(&mut self) -> Vec<ActiveQueue>;
 }
 
 /// A queue with the event that signals new requests.
@@ -100,6 +100,8 @@ impl Activation {
 const STATUS_USED: u32 = 1;
 /// Interrupt status bit: the configuration, or the device status, changed.
 const STATUS_CONFIG: u32 = 2;
+/// All bits of the interrupt status.
+pub(crate) const STATUS_BITS: u32 = STATUS_USED | STATUS_CONFIG;
 
 #[derive(Debug)]
 struct InterruptState {
@@ -186,6 +188,16 @@ impl Interrupt {
     /// The driver's acknowledgement.
     pub(crate) fn acknowledge(&self, bits: u32) {
         self.0.status.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// The state of a saved device. An interrupt that the driver has not acknowledged is raised
+    /// again: the first one may have been on its way while the machine was saved, and the driver
+    /// tolerates a second one.
+    pub(crate) fn restore(&self, status: u32, broken: bool) {
+        self.0.broken.store(broken, Ordering::SeqCst);
+        if status != 0 {
+            self.raise(status);
+        }
     }
 
     /// The state after a reset of the device.

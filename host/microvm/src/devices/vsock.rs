@@ -57,8 +57,8 @@ impl Device for Vsock {
     fn activate(&mut self, activation: Activation) {
         self.worker.activate(activation);
     }
-    fn reset(&mut self) {
-        self.worker.reset();
+    fn reset(&mut self) -> Vec<ActiveQueue> {
+        self.worker.reset()
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::virtio::{Activation, event};
+use super::virtio::{Activation, ActiveQueue, event};
 
 /// The work of a device on its thread.
 pub(crate) trait Handler: Send + 'static {
@@ -49,7 +49,7 @@ pub(crate) trait Handler: Send + 'static {
 
 enum Command<R> {
     Activate(Box<Activation>),
-    Reset(SyncSender<()>),
+    Reset(SyncSender<Vec<ActiveQueue>>),
     Request(R),
     Quit,
 }
@@ -122,12 +122,13 @@ impl<R: Send + 'static> Worker<R> {
     }
 
     /// Takes the queues back; returns when the thread has released them.
-    pub(crate) fn reset(&self) {
+    pub(crate) fn reset(&self) -> Vec<ActiveQueue> {
         let (done, wait) = mpsc::sync_channel(1);
-        if send(&self.commands, &self.wake, Command::Reset(done)) {
-            // An error means that the thread is gone, and its queues with it.
-            let _ = wait.recv();
+        if !send(&self.commands, &self.wake, Command::Reset(done)) {
+            return Vec::new();
         }
+        // An error means that the thread is gone, and its queues with it.
+        wait.recv().unwrap_or_default()
     }
 
     /// A sender of requests for other threads.
@@ -160,10 +161,10 @@ fn run<H: Handler>(mut handler: H, commands: &Receiver<Command<H::Request>>, wak
                         more = true; // requests may already be in the rings
                     }
                     Command::Reset(done) => {
-                        active = None;
+                        let queues = active.take().map(|active| active.queues);
                         handler.deactivated();
                         // The transport waits for this, unless it has died.
-                        let _ = done.send(());
+                        let _ = done.send(queues.unwrap_or_default());
                     }
                     Command::Request(request) => handler.request(request, active.as_deref_mut()),
                     Command::Quit => return,
@@ -221,10 +222,7 @@ fn wait(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        counters::Counters,
-        devices::virtio::{ActiveQueue, Interrupt},
-    };
+    use crate::{counters::Counters, devices::virtio::Interrupt};
     use virtio_queue::{Queue, QueueT};
     use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -269,7 +267,9 @@ mod tests {
         assert_eq!(log.recv().unwrap(), "process");
         requests.send("swap");
         assert_eq!(log.recv().unwrap(), "swap");
-        worker.reset();
+        assert_eq!(worker.reset().len(), 1);
+        assert_eq!(log.recv().unwrap(), "deactivated");
+        assert!(worker.reset().is_empty(), "the queues were taken before");
         assert_eq!(log.recv().unwrap(), "deactivated");
         drop(worker);
         assert!(log.recv().is_err(), "the thread has ended");

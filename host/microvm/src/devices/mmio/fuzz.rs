@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::Transport;
+use super::{Transport, state::TransportState};
 use crate::{
     counters::Counters,
-    devices::virtio::{Activation, Device, Interrupt},
+    devices::virtio::{Activation, ActiveQueue, Device, Interrupt},
 };
 
 /// Size of guest memory, which may contain rings.
@@ -44,21 +44,30 @@ impl Device for Checker {
             assert!(active.queue.is_valid(&activation.memory), "a ring that is not in memory");
         }
     }
-    fn reset(&mut self) {
+    fn reset(&mut self) -> Vec<ActiveQueue> {
         assert!(self.running, "reset without a start");
         self.running = false;
+        Vec::new()
+    }
+}
+
+fn transport() -> Option<Transport> {
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).ok()?;
+    let interrupt = Interrupt::new(Arc::new(Counters::new().ok()?)).ok()?;
+    Transport::new(Box::new(Checker { running: false }), memory, interrupt).ok()
+}
+
+/// Restores a state, which is refused or accepted as a whole.
+pub(crate) fn restore(state: &TransportState) {
+    let Some(mut transport) = transport() else { return };
+    if transport.restore(state).is_ok() {
+        transport.shut_down();
     }
 }
 
 /// Performs the accesses of the input.
 pub(crate) fn run(bytes: &[u8]) {
-    let Ok(memory) = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]) else {
-        return;
-    };
-    let Ok(interrupt) = Counters::new().map(Arc::new).map(Interrupt::new) else { return };
-    let Ok(interrupt) = interrupt else { return };
-    let device = Box::new(Checker { running: false });
-    let Ok(mut transport) = Transport::new(device, memory, interrupt) else { return };
+    let Some(mut transport) = transport() else { return };
     for access in bytes.chunks_exact(ACCESS_BYTES) {
         let offset = u64::from(u16::from_le_bytes([access[1], access[2]])) % OFFSETS;
         // Drivers use aligned words; one in four accesses is different.
