@@ -36,7 +36,7 @@ pub struct ApplianceFiles {
 pub struct HelperDrive {
     /// The file.
     pub path: PathBuf,
-    /// Its format.
+    /// The format of the drive's file.
     pub format: DriveFormat,
 }
 

@@ -84,28 +84,28 @@ pub enum Event {
     StageStarted {
         /// Position from 0.
         index: usize,
-        /// Its name.
+        /// The name of the stage.
         name: String,
     },
     /// A stage was found in the cache and is not run.
     StageCached {
         /// Position from 0.
         index: usize,
-        /// Its name.
+        /// The name of the stage.
         name: String,
     },
     /// A stage has ended well.
     StageFinished {
         /// Position from 0.
         index: usize,
-        /// Its name.
+        /// The name of the stage.
         name: String,
         /// How long it took.
         elapsed: Duration,
     },
     /// A step within a stage begins (uploads, layout, copies, …).
     StepStarted {
-        /// Its kind.
+        /// The kind of the step.
         kind: StepKind,
         /// What it does, for people.
         title: String,
@@ -125,7 +125,7 @@ pub enum Event {
         kind: CommandKind,
         /// The phase or stage.
         phase: String,
-        /// Its name.
+        /// The name of the script or command.
         script: String,
         /// The element or other source that it came from, where known.
         origin: Option<String>,
@@ -146,7 +146,7 @@ pub enum Event {
         kind: CommandKind,
         /// The phase or stage.
         phase: String,
-        /// Its name.
+        /// The name of the script or command.
         script: String,
         /// How it ended.
         status: ExitStatus,
@@ -181,7 +181,7 @@ pub enum Event {
     OutputWritten {
         /// The file.
         path: PathBuf,
-        /// Its size on disk in bytes.
+        /// The size of the output file in bytes.
         bytes: u64,
         /// For disk images, the virtual size.
         virtual_bytes: Option<u64>,

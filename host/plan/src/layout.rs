@@ -79,7 +79,7 @@ pub enum TableLabel {
 pub struct PartitionTable {
     /// The disk.
     pub disk: String,
-    /// Its label.
+    /// The kind of the partition table: MBR or GPT.
     pub label: TableLabel,
     /// Who says where the partitions lie.
     pub placing: Placing,
@@ -316,7 +316,7 @@ pub enum LayoutError {
         label: String,
         /// The type.
         fstype: String,
-        /// Its limit in bytes.
+        /// The length limit of labels of this filesystem type, in bytes.
         max: usize,
     },
     /// Two filesystems in one place.

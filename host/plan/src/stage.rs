@@ -59,7 +59,7 @@ pub struct DiskBase {
     /// Where in the file the disk begins: that of a partition, say. In bytes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub offset: u64,
-    /// Its size in bytes.
+    /// The size of the copied part of the file, in bytes.
     pub bytes: u64,
     /// The digest of what the whole file was made from. It stands for the content in
     /// keys: the maker of the plan has compared it.

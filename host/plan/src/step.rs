@@ -109,7 +109,7 @@ pub enum Step {
     SetFact {
         /// The fact.
         fact: FactName,
-        /// Its value.
+        /// The new value of the fact.
         value: Value,
     },
     /// Computes the size of the image in KiB from a tree and sets a fact.
@@ -302,7 +302,7 @@ pub enum FileStep {
     Write {
         /// The file.
         path: GuestPath,
-        /// Its content.
+        /// The new content of the file.
         content: String,
         /// Permission bits.
         mode: u32,

@@ -40,7 +40,7 @@ pub enum UploadKind {
     File {
         /// Permission bits.
         mode: u32,
-        /// Its bytes.
+        /// The source of the file's bytes.
         source: FileSource,
     },
     /// A named pipe with its permission bits.
@@ -79,9 +79,9 @@ pub enum FileSource {
         /// any, so that what stands there by then cannot be another file.
         #[serde(with = "unix_path::host")]
         path: PathBuf,
-        /// Its size in bytes.
+        /// The size of the file in bytes.
         bytes: u64,
-        /// Its digest.
+        /// The SHA-256 digest of the file.
         sha256: Digest,
     },
     /// Text of the plan itself.

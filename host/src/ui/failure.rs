@@ -29,7 +29,7 @@ pub(crate) struct Failure {
     pub(crate) status: Option<ExitStatus>,
     /// Connections of it that were refused: each host once, with the reason.
     pub(crate) refused: Vec<Printable>,
-    /// Its last lines of output.
+    /// The last lines of the script's output.
     pub(crate) tail: Vec<Printable>,
 }
 

@@ -25,9 +25,9 @@ pub(crate) enum Mismatch {
     Size {
         /// The disk.
         disk: DiskName,
-        /// Its size in the record.
+        /// The size of the disk in the record, in bytes.
         found: u64,
-        /// Its size in the plan.
+        /// The size of the disk in the plan, in bytes.
         wanted: u64,
     },
     /// The disk's size is a fact of the record, and none that a disk can have.

@@ -20,7 +20,7 @@ pub enum Why {
     Expired(Duration),
     /// Its record has a time in the future: a clock was set back.
     Clock,
-    /// Its result came from a shared cache that is not trusted any more.
+    /// The stage's result came from a shared cache that is not trusted any more.
     Untrusted {
         /// The shared cache.
         place: Printable,

@@ -53,7 +53,7 @@ pub enum TableError {
     Type {
         /// The partition.
         name: String,
-        /// Its type.
+        /// The type code that was requested for the partition.
         type_code: String,
         /// The kind of table.
         label: &'static str,
@@ -79,9 +79,9 @@ pub enum TableError {
 /// Where a partition ended up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placed {
-    /// Its name.
+    /// The name of the partition.
     pub(crate) name: String,
-    /// Its number as the kernel counts.
+    /// The number of the partition as the kernel counts, from 1; logical ones on an MBR from 5.
     pub(crate) number: u32,
     /// First byte.
     pub(crate) start: u64,
@@ -136,7 +136,7 @@ fn align_up(value: u64, align: u64) -> u64 {
 
 /// Where a partition may go, and what it may take a part of.
 struct Room {
-    /// Its first byte.
+    /// The offset on the disk of the first byte that the partition may use.
     start: u64,
     /// The first byte that it may not use.
     end: u64,
