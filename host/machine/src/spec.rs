@@ -102,7 +102,7 @@ impl BlockSize {
 pub struct Layer {
     /// The path on the host.
     pub path: PathBuf,
-    /// Its format.
+    /// The format of the layer's file.
     pub format: DriveFormat,
 }
 
@@ -115,7 +115,7 @@ pub struct Drive {
     pub serial: DriveSerial,
     /// The path on the host; with layers, that of the topmost file.
     pub path: PathBuf,
-    /// Its format.
+    /// The format of the drive's file; with layers, that of the topmost file.
     pub format: DriveFormat,
     /// The files below the topmost one, nearest first, as recorded by the caller. No other file is
     /// opened for the drive: a backing file name in a header is only compared with this list,
@@ -177,7 +177,7 @@ impl SavedMachine {
 /// How a machine begins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Start {
-    /// Its kernel boots.
+    /// The machine's kernel boots.
     #[default]
     Boot,
     /// Its kernel boots, and [`Machine::save`] follows. It may lack devices that a restored

@@ -61,7 +61,7 @@ pub(crate) enum BootError {
     /// The command line is too long.
     #[error("the kernel's command line has {len} bytes, but at most {max} are possible")]
     Cmdline {
-        /// Its length.
+        /// The length of the command line in bytes.
         len: usize,
         /// The limit.
         max: usize,
@@ -168,7 +168,7 @@ fn load_initrd(
 fn load_bzimage(memory: &GuestMemoryMmap, payload: Payload<'_>) -> Result<Entry, BootError> {
     /// `XLF_KERNEL_64`: there is a 64-bit entry point.
     const XLF_KERNEL_64: u16 = 1;
-    /// Its offset from the start.
+    /// The offset of the 64-bit entry point from the start of the loaded kernel, in bytes.
     const ENTRY_64_OFFSET: u64 = 0x200;
     /// Boot loader type for a loader without an assigned number.
     const LOADER_UNDEFINED: u8 = 0xff;

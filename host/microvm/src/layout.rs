@@ -92,7 +92,7 @@ impl Slot {
         MMIO_BASE + self.index * MMIO_SLOT_BYTES
     }
 
-    /// Its interrupt line.
+    /// The interrupt line of the slot.
     pub(crate) fn gsi(self) -> u32 {
         MMIO_FIRST_GSI + self.index
     }

@@ -36,7 +36,7 @@ pub(crate) enum MemoryError {
     /// A memory file cannot be created or sized.
     #[error("failed to create a memory file of {bytes} bytes")]
     Create {
-        /// Its size.
+        /// The size of the memory file in bytes.
         bytes: u64,
         /// The cause.
         #[source]

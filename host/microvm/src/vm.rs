@@ -102,7 +102,7 @@ pub(crate) enum Origin {
     },
     /// Where a saved machine was stopped.
     Saved {
-        /// Its memory.
+        /// The file with the saved machine's memory.
         memory: File,
         /// Everything else.
         state: Box<MachineState>,

@@ -56,7 +56,7 @@ pub(crate) struct Launch {
     pub(crate) paths: Paths,
     /// Maximum size of any file that it writes.
     pub(crate) file_bytes: u64,
-    /// Its standard input.
+    /// The standard input of QEMU.
     pub(crate) input: Input,
     /// Kept bytes of the console.
     pub(crate) console_max_bytes: usize,

@@ -127,9 +127,9 @@ pub enum Verdict {
     Unusable {
         /// The name of the first failed check.
         check: String,
-        /// Its detail.
+        /// The reason why KVM is unusable: a fragment without a full stop.
         reason: String,
-        /// Its hint.
+        /// A remedy for the user, if there is one.
         hint: Option<String>,
     },
 }
