@@ -35,7 +35,7 @@ pub enum ImageStep {
     Create {
         /// Index of the image.
         target: usize,
-        /// Its size in bytes.
+        /// The size of the image in bytes.
         bytes: u64,
     },
     /// Creates a filesystem.
@@ -44,7 +44,7 @@ pub enum ImageStep {
         target: usize,
         /// The filesystem.
         filesystem: FileSystem,
-        /// Its label.
+        /// The label of the filesystem.
         label: Text,
     },
     /// Changes the size.

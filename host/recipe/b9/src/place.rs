@@ -69,9 +69,9 @@ pub(crate) fn excerpt(text: &str, at: Position) -> String {
 /// A source file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// Its path as it was given.
+    /// The path of the file as it was given.
     pub name: String,
-    /// Its text.
+    /// The text of the file.
     pub text: String,
 }
 
@@ -142,7 +142,7 @@ impl Fault {
 pub struct Text {
     /// The characters.
     pub text: String,
-    /// Its start.
+    /// The position at which the string starts.
     pub at: Place,
 }
 

@@ -104,7 +104,7 @@ impl Revision {
         self.image_type.0
     }
 
-    /// Its filesystem.
+    /// The type of the filesystem in the revision's image.
     #[must_use]
     pub fn filesystem(&self) -> FileSystem {
         self.filesystem.0

@@ -19,7 +19,7 @@ pub enum TemplateError {
     /// The variable is not bound.
     #[error("Invalid template parameter: {}.\nValid variables: {}", crate::haskell::Shown::text(name).one_line(), known.join(", "))]
     Unknown {
-        /// Its name.
+        /// The name of the unbound variable.
         name: String,
         /// The names of all bound variables, sorted.
         known: Vec<String>,

@@ -104,7 +104,7 @@ pub enum ElementError {
     /// The search path has no such element.
     #[error("Element '{name}' not found")]
     Missing {
-        /// Its name.
+        /// The name of the missing element.
         name: String,
         /// The elements whose element-deps contain it; empty if the user requested it.
         needed_by: Vec<String>,

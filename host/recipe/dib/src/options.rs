@@ -137,7 +137,7 @@ pub enum OptionError {
     Size {
         /// The option or variable.
         option: &'static str,
-        /// Its value.
+        /// The refused value of the option or variable.
         value: String,
         /// The unit of the option.
         unit: &'static str,
@@ -147,7 +147,7 @@ pub enum OptionError {
     Blocks {
         /// The option or variable.
         option: &'static str,
-        /// Its value.
+        /// The refused value of the option or variable.
         value: String,
     },
     /// Not a number.
@@ -155,7 +155,7 @@ pub enum OptionError {
     Number {
         /// The option or variable.
         option: &'static str,
-        /// Its value.
+        /// The refused value of the option or variable.
         value: String,
     },
     /// Unsupported block size.

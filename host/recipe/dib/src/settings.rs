@@ -31,7 +31,7 @@ pub(crate) enum SizeChoice {
 pub(crate) struct Settings {
     /// The value of `ARCH`, as the user wrote it.
     pub(crate) arch: String,
-    /// Its meaning.
+    /// The machine architecture that the value of `ARCH` stands for.
     pub(crate) architecture: Architecture,
     pub(crate) fs_type: String,
     pub(crate) root_label: Option<String>,

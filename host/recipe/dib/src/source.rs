@@ -79,7 +79,7 @@ pub enum SourceError {
     Digest {
         /// The file.
         url: String,
-        /// Its digest.
+        /// The SHA-256 digest of the downloaded file, in hexadecimal digits.
         found: String,
         /// The pinned digest.
         expected: &'static str,

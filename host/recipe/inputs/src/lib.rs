@@ -36,7 +36,7 @@ pub enum Found {
     },
     /// A symbolic link.
     Symlink {
-        /// Its target.
+        /// The target of the symbolic link.
         target: UnixPath,
     },
     /// A regular file.

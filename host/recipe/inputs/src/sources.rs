@@ -91,14 +91,14 @@ impl SourceError {
 pub struct Source {
     /// Its path as found, with links: its file name is the one that the recipe means.
     pub path: PathBuf,
-    /// Its absolute path without links.
+    /// The absolute path of the file or directory, without links.
     pub real: PathBuf,
-    /// Its metadata.
+    /// The metadata of the file or directory; for a link, those of its target.
     pub metadata: Metadata,
 }
 
 impl Source {
-    /// Its content as a regular file.
+    /// The source as a regular file: its path on the host and its permission bits.
     ///
     /// # Errors
     /// Fails if it is not a regular file, or cannot be read.
@@ -109,7 +109,7 @@ impl Source {
         named_file(&self.real).map_err(|source| self.unreadable(source))
     }
 
-    /// Its content as a directory tree.
+    /// The source as a directory tree: the files in it, without their content.
     ///
     /// # Errors
     /// Fails if it is not a directory, or cannot be read.

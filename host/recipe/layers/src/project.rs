@@ -45,11 +45,11 @@ impl Kind {
 pub struct Layer {
     /// The name of its directory, such as `10_update`.
     pub name: String,
-    /// Its directory.
+    /// The path of the layer's directory, below the project's directory.
     pub folder: PathBuf,
     /// Its directory, without links.
     pub(crate) real: PathBuf,
-    /// Its script.
+    /// The kind of script that the layer has.
     pub kind: Kind,
     /// The hints in the script's comments.
     pub hints: Hints,
@@ -60,11 +60,11 @@ pub struct Layer {
 /// A project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Project {
-    /// Its directory.
+    /// The path of the project's directory, as it was given.
     pub folder: PathBuf,
     /// The layers in order.
     pub layers: Vec<Layer>,
-    /// Its declarations.
+    /// The declarations of the project, from its `vbuild.yaml`.
     pub config: Config,
     /// Warnings about directories that resemble layers but are not.
     pub warnings: Vec<String>,
@@ -98,7 +98,7 @@ pub enum ProjectError {
         /// The target of the link.
         real: PathBuf,
     },
-    /// Its declarations are invalid.
+    /// The declarations in the project's `vbuild.yaml` are invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A script is not executable.

@@ -86,7 +86,7 @@ pub struct Options {
 /// A requested output format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FormatChoice {
-    /// Its name.
+    /// The name of the format.
     pub name: String,
     /// The suffix of the output's name, without the dot.
     pub suffix: String,
@@ -121,7 +121,7 @@ pub enum Failure {
     /// The spec cannot be read.
     #[error("cannot read the spec `{path}`")]
     Read {
-        /// Its path.
+        /// The path of the spec; `-` for standard input.
         path: String,
         /// The cause.
         source: std::io::Error,

@@ -11,7 +11,7 @@ use crate::yaml::Position;
 pub struct Source {
     /// The name of the file: a path, or `standard input`.
     pub name: String,
-    /// Its content.
+    /// The text of the spec.
     pub text: String,
 }
 
@@ -37,7 +37,7 @@ impl Source {
 /// An error or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
-    /// Its position in the spec.
+    /// The position in the spec to which the complaint refers.
     pub at: Position,
     /// The step, as `step 4 (mkpart)`; `None` for the file as a whole.
     pub step: Option<String>,

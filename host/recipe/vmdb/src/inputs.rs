@@ -131,11 +131,11 @@ fn without(found: Found, umask: u32) -> Found {
 /// A file of the host.
 #[derive(Debug, Clone)]
 pub(crate) struct HostFile {
-    /// Its path as it was found.
+    /// The path of the file as it was found, with links.
     pub(crate) path: PathBuf,
     pub(crate) bytes: u64,
     pub(crate) mode: u32,
-    /// Its path without links.
+    /// The path of the file without links.
     real: PathBuf,
     sha256: Digest,
 }
@@ -161,7 +161,7 @@ impl HostFile {
         UploadEntry { path: name.into(), kind: UploadKind::File { mode, source } }
     }
 
-    /// Its file name.
+    /// The name of the file: the last component of its path.
     pub(crate) fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }

@@ -24,9 +24,9 @@ pub enum Wording {
 pub struct StepNote {
     /// The step's number in the spec, from 1.
     pub number: usize,
-    /// Its name.
+    /// The name of the step, such as `mkpart`.
     pub name: String,
-    /// Its position in the spec.
+    /// The position of the step in the spec.
     pub at: Position,
     /// Whether `unless` skips it.
     pub skipped: bool,

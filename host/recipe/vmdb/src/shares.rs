@@ -23,7 +23,7 @@ pub struct Shared {
     pub host: PathBuf,
     /// The guest directory of its entries.
     pub to: GuestPath,
-    /// Its files.
+    /// The files of the share, as entries of an upload.
     pub entries: Vec<UploadEntry>,
     /// Warnings about files that are left out.
     pub warnings: Vec<String>,

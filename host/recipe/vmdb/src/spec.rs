@@ -26,7 +26,7 @@ pub struct Spec {
 pub struct Step {
     /// Its number in the list, from 1.
     pub number: usize,
-    /// Its position.
+    /// The position of the step in the spec.
     pub at: Position,
     /// The key that names it.
     pub name: &'static str,

@@ -9,7 +9,7 @@ use crate::table::Part;
 /// An image that a spec creates.
 #[derive(Debug, Clone)]
 pub(crate) struct ImageDisk {
-    /// Its path in the spec.
+    /// The path of the image in the spec.
     pub(crate) path: String,
     /// The disk's name in the plan.
     pub(crate) name: DiskName,

@@ -69,7 +69,7 @@ pub struct Node {
     pub at: Position,
     /// Its tag, if it has one.
     pub tag: Option<Rc<Tag>>,
-    /// Its content.
+    /// The content of the node: a scalar, a list or a map.
     pub content: Rc<Content>,
     /// Whether it, or a node in it, defines an anchor; using an alias does not count.
     pub is_anchored: bool,

@@ -55,9 +55,9 @@ pub struct Config {
 /// A repository of shared images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
-    /// Its name.
+    /// The name of the repository.
     pub id: String,
-    /// Its directory on the remote host.
+    /// The directory of the repository on the remote host.
     pub remote_path: String,
     /// The file of the private SSH key.
     pub ssh_priv_key_file: String,

@@ -27,7 +27,7 @@ const BODIES_MAX: usize = 200_000;
 /// An artifact to build.
 #[derive(Debug, Clone)]
 pub struct Instance {
-    /// Its name.
+    /// The name of the artifact.
     pub id: Text,
     /// The variables in scope.
     pub environment: Environment,

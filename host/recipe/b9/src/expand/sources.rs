@@ -39,7 +39,7 @@ impl InstanceSource {
 pub struct Permissions {
     /// The digits of owner, group and others.
     pub digits: [i64; 3],
-    /// Their position.
+    /// The position in the recipe for error messages about the permissions, if known.
     pub at: Option<Place>,
 }
 
@@ -65,7 +65,7 @@ impl Permissions {
 pub enum Origin {
     /// A host file; its path is again a template.
     File {
-        /// Its path.
+        /// The path of the host file.
         path: Text,
         /// How its text is converted.
         conversion: SourceConversion,

@@ -33,7 +33,7 @@ pub(crate) fn read<T: Term>(text: &str, file: u32) -> Result<T, Fault> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Value<'t> {
     pub(crate) atoms: &'t [Atom<'t>],
-    /// Its end offset.
+    /// The offset in the file at which the row ends.
     end: u32,
     file: u32,
     /// Whether it is the whole file.
@@ -63,7 +63,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// Its start position.
+    /// The position at which the row starts; for an empty row, its end.
     pub(crate) fn at(self) -> Place {
         let offset = self.atoms.first().map_or(self.end, |atom| atom.at);
         Place { file: self.file, offset }

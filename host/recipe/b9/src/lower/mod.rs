@@ -61,7 +61,7 @@ const SCRATCH_BYTES: u64 = 64 << 30;
 pub struct Request<'a> {
     /// The artifact's name.
     pub id: &'a Text,
-    /// Its images.
+    /// The images, the script and the fixup of the artifact.
     pub images: Images<'a>,
     /// The initial content of each image; `None` for a new one.
     pub bases: Vec<Option<DiskBase>>,
@@ -88,16 +88,16 @@ pub struct Request<'a> {
 pub struct Share {
     /// The absolute path.
     pub directory: PathBuf,
-    /// Its content.
+    /// The files in the directory, as entries of an upload.
     pub entries: Vec<UploadEntry>,
 }
 
 /// An output file of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// Its path.
+    /// The path of the output file on the host.
     pub path: PathBuf,
-    /// Its format.
+    /// The format of the output file.
     pub format: crate::types::ImageType,
 }
 

@@ -18,7 +18,7 @@ pub struct SeedFile {
     pub path: String,
     /// Permission bits.
     pub mode: u32,
-    /// Its content.
+    /// The content of the file.
     pub bytes: Vec<u8>,
 }
 

@@ -5,11 +5,11 @@ use crate::{haskell::terms, place::Text};
 terms! {
     /// An image to build.
     pub struct ImageTarget = "ImageTarget"("ImageTarget") {
-        /// Its destination.
+        /// The destination of the image.
         destination: ImageDestination,
-        /// Its source.
+        /// The source of the image.
         source: ImageSource,
-        /// Its mount point in the script.
+        /// The mount point of the image in the script.
         mount_point: MountPoint,
     }
 }
@@ -75,11 +75,11 @@ terms! {
 terms! {
     /// An image file.
     pub struct Image = "Image"("Image") {
-        /// Its path.
+        /// The path of the image file.
         path: Text,
-        /// Its format.
+        /// The format of the image file.
         image_type: ImageType,
-        /// Its filesystem.
+        /// The type of the filesystem in the image.
         filesystem: FileSystem,
     }
 }

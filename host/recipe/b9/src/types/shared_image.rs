@@ -6,7 +6,7 @@ use crate::{haskell::terms, place::Text};
 terms! {
     /// A revision of a shared image.
     pub struct SharedImage = "SharedImage"("SharedImage") {
-        /// Its name.
+        /// The name of the shared image.
         name: SharedImageName,
         /// The start time of the build that created it.
         date: SharedImageDate,
@@ -14,7 +14,7 @@ terms! {
         build_id: SharedImageBuildId,
         /// The format of its file.
         image_type: ImageType,
-        /// Its filesystem.
+        /// The type of the filesystem in the image.
         filesystem: FileSystem,
     }
 }

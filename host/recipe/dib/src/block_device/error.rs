@@ -108,7 +108,7 @@ pub enum BlockDeviceError {
     TableBase {
         /// The table.
         table: String,
-        /// Its base.
+        /// The base of the table, which is not a `local_loop`.
         base: String,
     },
     /// Unsupported block size.
@@ -181,7 +181,7 @@ pub enum BlockDeviceError {
         label: String,
         /// The type.
         fstype: String,
-        /// Its length.
+        /// The length of the label in bytes.
         length: usize,
         /// The limit of the type.
         max: usize,
@@ -194,7 +194,7 @@ pub enum BlockDeviceError {
     NotADevice {
         /// The node.
         node: String,
-        /// Its base.
+        /// The base of the node, which is not a block device.
         base: String,
     },
     /// The base of a mount is not a filesystem.
@@ -202,7 +202,7 @@ pub enum BlockDeviceError {
     NotAFilesystem {
         /// The node.
         node: String,
-        /// Its base.
+        /// The base of the node, which is not a filesystem.
         base: String,
     },
     /// Nothing is mounted on `/`.

@@ -103,7 +103,7 @@ impl StepKind for CopyFile {
 pub struct CreateFile {
     /// The path in the image.
     pub path: String,
-    /// Its content.
+    /// The content of the file.
     pub contents: String,
     /// Permission bits.
     pub perm: u32,

@@ -17,11 +17,11 @@ const UUID_KNOWN: &[&str] =
 /// Makes a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mkfs {
-    /// Its type.
+    /// The type of the filesystem, such as `ext4`.
     pub fstype: String,
     /// The tag of the device.
     pub tag: String,
-    /// Its label.
+    /// The label of the filesystem, if it has one.
     pub label: Option<String>,
     /// Additional options for mkfs.
     pub options: Vec<String>,

@@ -16,7 +16,7 @@ use crate::{
 /// Makes an empty image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mkimg {
-    /// Its path.
+    /// The path of the image.
     pub path: String,
     /// Its size, in qemu-img's syntax.
     pub size: String,
@@ -131,7 +131,7 @@ pub struct Mkpart {
     pub start: String,
     /// Its end, in parted's syntax.
     pub end: String,
-    /// Its tag.
+    /// The tag of the partition, if it has one.
     pub tag: Option<String>,
     /// The filesystem type, which determines the partition type.
     pub fs_type: String,

@@ -13,7 +13,7 @@ use crate::{
 /// Makes a volume group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vgcreate {
-    /// Its name.
+    /// The name of the volume group.
     pub name: String,
     /// Tags of its physical volumes.
     pub physical: Vec<String>,
@@ -62,7 +62,7 @@ fn group(lowering: &Lowering<'_>, key: &'static str, name: &str) -> Result<(), F
 pub struct Lvcreate {
     /// The group.
     pub group: String,
-    /// Its name.
+    /// The name of the logical volume.
     pub name: String,
     /// Its size in LVM's syntax, or `fill`.
     pub size: String,

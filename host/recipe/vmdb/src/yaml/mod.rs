@@ -15,7 +15,7 @@ pub use yaml_tree::Position;
 /// A value with its position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// Its start.
+    /// The position at which the value starts.
     pub at: Position,
     /// The value.
     pub value: Value,
