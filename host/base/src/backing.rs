@@ -38,7 +38,7 @@ pub struct AllowedBacking {
 pub struct Backing {
     /// The file; a relative path is relative to the overlay's folder.
     pub path: PathBuf,
-    /// Its format.
+    /// The format of the backing file.
     pub format: BackingFormat,
 }
 

@@ -24,9 +24,9 @@ const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 /// A partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partition {
-    /// Its start in bytes.
+    /// The offset of the partition from the start of the disk, in bytes.
     pub offset: u64,
-    /// Its size in bytes.
+    /// The size of the partition in bytes.
     pub bytes: u64,
 }
 
@@ -46,7 +46,7 @@ pub fn partition(raw: &Path, number: u32) -> Result<Partition, BaseError> {
 
 /// A disk with random access.
 pub(crate) struct Disk<'a> {
-    /// Its size in bytes.
+    /// The size of the disk in bytes.
     pub(crate) bytes: u64,
     /// Fills a buffer from an offset.
     pub(crate) read: &'a dyn Fn(u64, &mut [u8]) -> io::Result<()>,

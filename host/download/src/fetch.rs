@@ -57,9 +57,9 @@ impl Size {
 pub struct Wanted<'a> {
     /// Its URLs; the next one is tried if a server responds that it does not have the file.
     pub urls: &'a [String],
-    /// Its size.
+    /// The size of the file: exact, or an upper limit.
     pub size: Size,
-    /// Its digest.
+    /// The digest that the file must have.
     pub digest: &'a Digest,
 }
 

@@ -34,7 +34,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Its final path.
+    /// The path that the output has after it is committed.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.file.destination()

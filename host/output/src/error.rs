@@ -108,7 +108,7 @@ pub enum OutputError {
     Tool {
         /// The command line.
         argv: String,
-        /// Its exit status.
+        /// The exit status of the program.
         status: std::process::ExitStatus,
         /// The last lines of its standard error.
         stderr: String,

@@ -44,7 +44,7 @@ pub enum Event<'a> {
     Finished {
         /// The output path.
         path: &'a Path,
-        /// Its size in bytes.
+        /// The size of the output in bytes.
         bytes: u64,
     },
 }

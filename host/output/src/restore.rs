@@ -17,7 +17,7 @@ impl Pending {
         Ok((file, path))
     }
 
-    /// Its checksums in hexadecimal.
+    /// The checksums of the output, in hexadecimal digits.
     #[must_use]
     pub fn digests(&self) -> &[(Checksum, String)] {
         &self.digests

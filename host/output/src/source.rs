@@ -93,7 +93,7 @@ pub(crate) const STRIDE_BYTES: usize = 2 << 20;
 pub(crate) struct Stride {
     /// Its offset in the disk; a multiple of [`STRIDE_BYTES`].
     pub(crate) offset: u64,
-    /// Its data.
+    /// The bytes of the stride.
     pub(crate) data: Vec<u8>,
 }
 

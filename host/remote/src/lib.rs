@@ -68,11 +68,11 @@ pub struct Remote {
 /// secret than those of the shared cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Here {
-    /// Its key.
+    /// The key of the stage in the user's own store.
     pub key: Digest,
     /// The key of the stage before it.
     pub parent: Option<Digest>,
-    /// Its inputs.
+    /// The digests of the stage's inputs, by name.
     pub inputs: BTreeMap<Printable, Digest>,
 }
 
@@ -83,7 +83,7 @@ pub struct Moved {
     pub stages: usize,
     /// Objects that the other side did not have.
     pub objects: usize,
-    /// Their bytes.
+    /// The total size of the moved objects, in bytes.
     pub bytes: u64,
 }
 

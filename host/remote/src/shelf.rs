@@ -18,9 +18,9 @@ pub struct Shelf {
 /// A file of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
-    /// Its name in the folder.
+    /// The name of the file in the folder.
     pub name: String,
-    /// Its size.
+    /// The size of the file in bytes.
     pub bytes: u64,
 }
 

@@ -56,7 +56,7 @@ pub enum Error {
     Writable {
         /// The directory.
         path: PathBuf,
-        /// Its mode.
+        /// The permission bits of the directory.
         mode: u32,
     },
     /// Other users can read or change a secret.
@@ -64,7 +64,7 @@ pub enum Error {
     Exposed {
         /// The file.
         path: PathBuf,
-        /// Its mode.
+        /// The permission bits of the file.
         mode: u32,
     },
     /// Other users can replace a directory, because its parent directory is world-writable without
@@ -73,7 +73,7 @@ pub enum Error {
     NotSticky {
         /// The parent directory.
         path: PathBuf,
-        /// Its mode.
+        /// The permission bits of the parent directory.
         mode: u32,
     },
     /// A tree is nested too deeply.

@@ -81,7 +81,7 @@ impl fmt::Display for Kind {
 pub struct Entry<'a> {
     /// Its path, relative to the root of the walk.
     pub path: &'a Path,
-    /// Its type.
+    /// The file type of the entry.
     pub kind: Kind,
     /// Its metadata; of a link, those of the link itself.
     pub metadata: &'a Metadata,

@@ -26,7 +26,7 @@ pub enum StoreError {
     Newer {
         /// The store.
         path: PathBuf,
-        /// Its version.
+        /// The version of the store.
         found: u32,
         /// The version of this program.
         known: u32,

@@ -23,11 +23,11 @@ pub enum Step {
     Created,
     /// The file has its content, perhaps only in memory.
     Written,
-    /// Its content is on the disk.
+    /// The content of the file is on the disk.
     Flushed,
     /// The file has its final name, perhaps only in memory.
     Renamed,
-    /// Its name is on the disk.
+    /// The final name of the file is on the disk.
     Durable,
     /// A file is about to be removed.
     Removing,

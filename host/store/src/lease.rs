@@ -41,9 +41,9 @@ pub struct Lease {
 /// A layer that has been stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredLayer {
-    /// Its name in the store.
+    /// The digest that names the layer in the store.
     pub digest: Digest,
-    /// Its size there.
+    /// The size of the layer in the store, in bytes.
     pub stored_bytes: u64,
     /// What it holds.
     pub content: LayerContent,

@@ -200,7 +200,7 @@ impl Connection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fetched {
-    /// Its path on the server.
+    /// The path of the file on the server.
     pub path: Printable,
     /// The status of the answer.
     pub status: Option<u16>,

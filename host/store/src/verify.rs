@@ -13,7 +13,7 @@ pub enum Problem {
     Damaged(Digest),
     /// A record cannot be read.
     BadRecord {
-        /// Its key.
+        /// The key of the record.
         key: Digest,
         /// Why not.
         reason: Printable,
