@@ -85,13 +85,13 @@ impl Appliance {
         &self.manifest.digest
     }
 
-    /// Its manifest.
+    /// The manifest of the appliance.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Its folder.
+    /// The folder of the appliance.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -252,7 +252,7 @@ pub(crate) enum Line<'a> {
     Failed {
         /// The package or the closing step.
         name: &'a str,
-        /// Its exit status.
+        /// The exit status of the failed step, as the driver printed it.
         status: &'a str,
     },
     /// The tools root is complete.

@@ -134,9 +134,9 @@ pub(crate) enum Kind {
     Device {
         /// Whether it is a block device.
         block: bool,
-        /// Its major number.
+        /// The major number of the device.
         major: u32,
-        /// Its minor number.
+        /// The minor number of the device.
         minor: u32,
     },
     /// A named pipe.
@@ -171,7 +171,7 @@ impl Meta {
 pub(crate) struct Entry {
     /// Its path without a leading slash; empty for the root.
     pub path: String,
-    /// Its type.
+    /// The type of the file, with its content or target.
     pub kind: Kind,
     /// Owner and permissions.
     pub meta: Meta,

@@ -17,9 +17,9 @@ const ADMIN_DIR: &str = "var/lib/dpkg";
 /// A package to record as installed.
 #[derive(Debug)]
 pub(crate) struct Installed<'a> {
-    /// Its name.
+    /// The name of the package.
     pub name: &'a str,
-    /// Its contents.
+    /// The contents of the package.
     pub deb: &'a Deb,
     /// The MD5 digest of each existing configuration file, by path.
     pub conffiles: Vec<(String, String)>,

@@ -54,7 +54,7 @@ pub enum Error {
     Configure {
         /// The package, or the closing step.
         package: String,
-        /// Its exit status.
+        /// The exit status of the failed step.
         status: String,
         /// The last lines of output.
         tail: Vec<String>,

@@ -57,7 +57,7 @@ pub(crate) struct Item {
     pub urls: Vec<String>,
     /// Its digest in lower-case hexadecimal digits.
     pub sha256: String,
-    /// Its size in bytes.
+    /// The size of the file in bytes.
     pub size: u64,
 }
 

@@ -80,9 +80,9 @@ fn parse_alternative(text: &str) -> Option<Alternative> {
 /// An entry of a package index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Package {
-    /// Its name.
+    /// The name of the package.
     pub name: String,
-    /// Its version.
+    /// The version of the package.
     pub version: String,
     /// Whether the package is essential.
     pub essential: bool,

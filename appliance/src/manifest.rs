@@ -58,9 +58,9 @@ pub struct KernelEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackageEntry {
-    /// Its name.
+    /// The name of the package.
     pub name: String,
-    /// Its version.
+    /// The version of the package.
     pub version: String,
     /// The digest of its file.
     pub sha256: String,
@@ -70,7 +70,7 @@ pub struct PackageEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SuiteEntry {
-    /// Its code name.
+    /// The code name of the suite.
     pub name: String,
     /// The date of its Release file.
     pub date: String,

@@ -32,7 +32,7 @@ pub enum ModuleError {
     /// A module cannot be read.
     #[error("cannot read the kernel module `{path}`")]
     Read {
-        /// Its path in the package.
+        /// The path of the file in the package.
         path: String,
         /// The cause.
         #[source]
@@ -60,7 +60,7 @@ pub(crate) struct Modules<'a> {
 pub(crate) struct Module {
     /// Its name in the kernel, with underscores.
     pub name: String,
-    /// Its path in the package.
+    /// The path of the module in the package.
     pub path: String,
     /// The uncompressed ELF file.
     pub bytes: Vec<u8>,

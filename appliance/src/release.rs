@@ -51,7 +51,7 @@ pub enum ReleaseError {
     RolledBack {
         /// The suite.
         suite: String,
-        /// Its date.
+        /// The date of the refused Release file.
         date: String,
         /// The newest date seen before.
         newer: String,
@@ -86,9 +86,9 @@ pub(crate) enum Expiry {
 /// A file listed in a Release file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
-    /// Its size in bytes.
+    /// The size of the listed file in bytes.
     pub size: u64,
-    /// Its digest in hexadecimal digits.
+    /// The SHA-256 digest of the listed file, 64 hexadecimal digits.
     pub sha256: String,
 }
 

@@ -111,9 +111,9 @@ pub(crate) fn wanted(path: &str) -> bool {
 /// A package with its contents; packages are in configuration order.
 #[derive(Debug)]
 pub(crate) struct Unpacked {
-    /// Its name.
+    /// The name of the package.
     pub name: String,
-    /// Its contents.
+    /// The contents of the package.
     pub deb: Deb,
 }
 

@@ -35,9 +35,9 @@ pub(crate) enum Node {
     Device {
         /// Whether it is a block device.
         block: bool,
-        /// Its major number.
+        /// The major number of the device.
         major: u32,
-        /// Its minor number.
+        /// The minor number of the device.
         minor: u32,
     },
     /// A named pipe.

@@ -92,7 +92,7 @@ impl Stream {
         self.wake.get().ok_or(nix::errno::Errno::EBADF)
     }
 
-    /// Its number.
+    /// The number of the stream.
     pub(crate) fn id(&self) -> u32 {
         self.id
     }

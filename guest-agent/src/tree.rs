@@ -23,9 +23,9 @@ const DEPTH_MAX: usize = 1024;
 pub(crate) struct Entry<'a> {
     /// The open directory that it is in.
     pub(crate) directory: &'a OwnedFd,
-    /// Its name there.
+    /// The name of the entry in its directory.
     pub(crate) name: &'a OsStr,
-    /// Its path below where the walk started.
+    /// The path of the entry, relative to the directory where the walk started.
     pub(crate) path: &'a Path,
     /// What it is; links are not followed.
     pub(crate) stat: FileStat,

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 /// A member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its type.
+    /// The type of the member.
     pub kind: tar::EntryType,
-    /// Its permission bits.
+    /// The permission bits of the member.
     pub mode: u32,
-    /// Its user and group ids.
+    /// The user id and the group id of the member's owner.
     pub owner: (u64, u64),
     /// The device numbers of a device node.
     pub device: Option<(u32, u32)>,
@@ -19,7 +19,7 @@ pub struct Member {
     pub seconds: u64,
     /// PAX records: attributes, precise times, sizes of sparse files.
     pub extensions: BTreeMap<String, Vec<u8>>,
-    /// Its content.
+    /// The content of the member.
     pub content: Vec<u8>,
 }
 

@@ -157,7 +157,7 @@ pub enum EgressError {
     /// The frame is larger than any can be.
     #[error("a frame of {bytes} bytes, the limit is {FRAME_MAX_BYTES}")]
     TooLarge {
-        /// Its length.
+        /// The length of the frame in bytes, without the length field.
         bytes: usize,
     },
     /// The frame is not a message.

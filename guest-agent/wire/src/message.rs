@@ -327,7 +327,7 @@ pub enum Reply {
     Done {},
     /// The process runs.
     Started {
-        /// Its pid in the guest.
+        /// The id of the process in the guest.
         pid: u32,
     },
     /// The process has ended and its output is complete.
@@ -443,7 +443,7 @@ pub struct MountEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileStat {
-    /// Its kind.
+    /// The type of the file.
     pub kind: FileKind,
     /// Permission bits with setuid, setgid and sticky.
     pub mode: u32,

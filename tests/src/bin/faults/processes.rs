@@ -18,7 +18,7 @@ const GONE_LIMIT: Duration = Duration::from_secs(60);
 /// A process.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
-    /// Its process id.
+    /// The id of the process.
     pub(crate) pid: i32,
     parent: i32,
     /// Its command line, with words separated by spaces.

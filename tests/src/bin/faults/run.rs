@@ -40,7 +40,7 @@ pub(crate) struct Run {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
-    /// Its standard output and error.
+    /// The text that the run wrote to standard output and standard error.
     pub(crate) said: String,
     pub(crate) pace: Pace,
 }
