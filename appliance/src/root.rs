@@ -9,7 +9,6 @@ use crate::{
     deb822, dpkg_db,
     index::parse_relations,
     kernel::Kernel,
-    modules::ModuleError,
     tree::{Node, NodeId, Tree, TreeError},
 };
 
@@ -97,8 +96,14 @@ pub enum RootError {
     #[error(transparent)]
     Tree(#[from] TreeError),
     /// The content of a file cannot be read back.
-    #[error(transparent)]
-    Read(#[from] ModuleError),
+    #[error("cannot read `{path}` of an unpacked package")]
+    Read {
+        /// The path of the file in the package, or its name if that is unique.
+        path: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Whether a file of a package is kept. Directories that become empty are kept, since scripts check
@@ -216,7 +221,7 @@ fn conffile_digests(
     tree: &Tree,
     deb: &Deb,
     spools: &[File],
-) -> Result<Vec<(String, String)>, ModuleError> {
+) -> Result<Vec<(String, String)>, RootError> {
     let mut digests = Vec::new();
     for path in dpkg_db::conffiles(deb) {
         let Some(Node::File(content)) = tree.lookup(path, true).map(|id| tree.node(id).0) else {
@@ -224,7 +229,7 @@ fn conffile_digests(
         };
         let bytes = content
             .read(spools)
-            .map_err(|source| ModuleError::Read { path: path.to_owned(), source })?;
+            .map_err(|source| RootError::Read { path: path.to_owned(), source })?;
         digests.push((path.to_owned(), dpkg_db::conffile_digest(&bytes)));
     }
     Ok(digests)
@@ -246,7 +251,7 @@ fn write_certificates(tree: &mut Tree, spools: &[File]) -> Result<(), RootError>
             let Node::File(content) = tree.node(id).0 else { continue };
             let mut bytes = content
                 .read(spools)
-                .map_err(|source| ModuleError::Read { path: name.clone(), source })?;
+                .map_err(|source| RootError::Read { path: name.clone(), source })?;
             if bytes.last() != Some(&b'\n') {
                 bytes.push(b'\n');
             }
