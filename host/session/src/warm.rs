@@ -41,7 +41,9 @@ const SPARE_BYTES: u64 = 4096;
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two looks at the console of a machine that is to be saved.
 const PARKED_POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// Name of the file that says why a machine cannot be saved.
+/// How long machines boot after one could not be saved or restored, until that is tried again.
+const REFUSED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Name of the file that says why a machine cannot be saved or restored.
 const REFUSED: &str = "refused";
 /// Name of the file behind spare disks.
 const SPARE: &str = "spare";
@@ -65,8 +67,34 @@ enum Cold {
     Refused(String),
     #[error("cannot {action} `{path}`: {source}")]
     File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("the machine saved in `{saved}` does not start: {source}")]
+    NotRestored { saved: PathBuf, source: SessionError },
     #[error(transparent)]
     Session(#[from] SessionError),
+}
+
+/// Why a machine could not be saved or restored, as a file that keeps later ones from trying.
+struct Refusal {
+    reason: String,
+    at: SystemTime,
+}
+
+impl Refusal {
+    /// Whether it is time for another attempt: what was missing may be there by now.
+    fn is_old(&self) -> bool {
+        self.at.elapsed().is_ok_and(|age| age > REFUSED_FOR)
+    }
+}
+
+fn refusal(saved: &Path) -> Option<Refusal> {
+    let path = saved.join(REFUSED);
+    let reason = fs::read_to_string(&path).ok()?;
+    Some(Refusal { reason, at: path.metadata().ok()?.modified().ok()? })
+}
+
+fn refuse(saved: &Path, reason: &dyn std::error::Error) -> Result<(), Cold> {
+    let path = saved.join(REFUSED);
+    fs::write(&path, checked::chain(reason)).map_err(file_error("write", &path))
 }
 
 fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Cold {
@@ -100,11 +128,14 @@ impl WarmMachines {
         let identity = backend.saving_identity(spec).await;
         let identity = identity.ok_or(Cold::Unsuitable("this backend saves no machines"))?;
         let saved = self.directory.join(key(&identity, spec)?);
+        if refusal(&saved).is_some_and(|refusal| refusal.is_old()) {
+            fs::remove_dir_all(&saved).map_err(file_error("remove", &saved))?;
+        }
         if !saved.exists() {
             self.make(backend, spec, &saved).await?;
         }
-        if let Ok(reason) = fs::read_to_string(saved.join(REFUSED)) {
-            return Err(Cold::Refused(reason));
+        if let Some(refusal) = refusal(&saved) {
+            return Err(Cold::Refused(refusal.reason));
         }
         // The time of the last use, by which the oldest is removed.
         let now = FileTimes::new().set_modified(SystemTime::now());
@@ -118,12 +149,7 @@ impl WarmMachines {
             Ok(session) => session.unpark(disks).await.map(|()| session),
             Err(error) => Err(error),
         };
-        if let Err(error) = &restored {
-            tracing::warn!(%error, path = %saved.display(), "a saved machine does not start");
-            // Once more only after it was saved again.
-            let _ = fs::write(saved.join(REFUSED), checked::chain(error));
-        }
-        Ok(restored?)
+        restored.map_err(|source| Cold::NotRestored { saved, source })
     }
 
     /// Boots a machine of this shape without the disks of the build, and saves it.
@@ -133,9 +159,8 @@ impl WarmMachines {
         let new = new.map_err(file_error("create a directory in", &self.directory))?;
         if let Err(error) = save(backend, spec, new.path()).await {
             tracing::warn!(%error, "a machine cannot be saved; machines boot instead");
-            let path = new.path().join(REFUSED);
             let _ = fs::remove_file(SavedMachine(new.path().to_owned()).memory());
-            fs::write(&path, error.to_string()).map_err(file_error("write", &path))?;
+            refuse(new.path(), &error)?;
         }
         // Fails where another process was faster: then its machine is used.
         if fs::rename(new.path(), to).is_ok() {
@@ -175,13 +200,21 @@ pub async fn start(
     spec: MachineSpec,
     options: &BootOptions,
 ) -> Result<Session, SessionError> {
-    if let Some(warm) = warm {
-        match warm.restore(backend, &spec).await {
-            Ok(session) => return Ok(session),
-            Err(cold) => tracing::debug!(reason = %cold, "the machine boots"),
+    let Some(warm) = warm else { return boot(backend, spec, options).await };
+    let cold = match warm.restore(backend, &spec).await {
+        Ok(session) => return Ok(session),
+        Err(cold) => cold,
+    };
+    tracing::debug!(reason = %cold, "the machine boots");
+    let booted = boot(backend, spec, options).await?;
+    // Only now is it known that neither the disks nor the host were to blame.
+    if let Cold::NotRestored { saved, source } = &cold {
+        tracing::warn!(%cold, "machines boot instead");
+        if let Err(error) = refuse(saved, source) {
+            tracing::debug!(%error, "a saved machine will be tried again");
         }
     }
-    boot(backend, spec, options).await
+    Ok(booted)
 }
 
 /// Whether machines of this kind can be saved: the first disk is the root, which the agent

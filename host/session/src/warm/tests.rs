@@ -103,3 +103,17 @@ fn the_oldest_go() {
     assert_eq!(warm.clear().unwrap(), 0);
     assert_eq!(WarmMachines::new(dir.path().join("missing")).clear().unwrap(), 0);
 }
+
+#[test]
+fn a_refusal_holds_for_a_day() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(refusal(dir.path()).is_none());
+    refuse(dir.path(), &io::Error::other("no space")).unwrap();
+    let recent = refusal(dir.path()).unwrap();
+    assert!(!recent.is_old());
+    assert_eq!(recent.reason, "no space");
+    let yesterday = SystemTime::now() - REFUSED_FOR - Duration::from_secs(1);
+    let file = File::options().write(true).open(dir.path().join(REFUSED)).unwrap();
+    file.set_times(FileTimes::new().set_modified(yesterday)).unwrap();
+    assert!(refusal(dir.path()).unwrap().is_old());
+}
