@@ -90,12 +90,13 @@ as_user() {
 
 if [ "$level" = beside ]; then
     status=0
-    VBUILD_TEST_DIR="$work" timeout 4500 sh "$here/tests/all.sh" image >"$work/image.log" 2>&1 || status=$?
+    # In the foreground: in the group of the `timeout` that runs this part, and so ended with it.
+    VBUILD_TEST_DIR="$work" timeout --foreground 4500 sh "$here/tests/all.sh" image >"$work/image.log" 2>&1 || status=$?
     echo "$status" >"$work/image.status"
     # The lab needs what the tests compile.
     while [ ! -e "$work/compiled" ]; do sleep 1; done
     status=0
-    VBUILD_TEST_CACHE="$work/lab-cache" LAB_TIMEOUT=1500 timeout 4500 \
+    VBUILD_TEST_CACHE="$work/lab-cache" LAB_TIMEOUT=1500 timeout --foreground 4500 \
         sh tests/lab.sh doctor machine devices build >"$work/lab.log" 2>&1 || status=$?
     echo "$status" >"$work/lab.status"
     exit 0
@@ -156,8 +157,9 @@ VBUILD_TEST_CACHE="$work/tests/cache" timeout 4200 cargo test --release --locked
     --test boots --test elements -- --nocapture --test-threads=1
 
 step "layer folders"
-VBUILD_TEST_CACHE="$work/tests/cache" timeout 1200 cargo test --release --locked --workspace \
-    --test recipes -- --ignored --nocapture layers::
+# In a directory of its own, since the image is still being made in that of this script.
+VBUILD_TEST_CACHE="$work/tests/cache" timeout 1200 env -u VBUILD_TEST_DIR \
+    cargo test --release --locked --workspace --test recipes -- --ignored --nocapture layers::
 
 step "the image and the KVM lab, which ran beside"
 wait "$beside"

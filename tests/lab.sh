@@ -10,7 +10,7 @@
 #
 # usage: tests/lab.sh [SUITE]...      (default: doctor machine devices build)
 #   doctor   `vbuild doctor` and `--accel auto` choose KVM; a command in level 2
-#   machine  processors, ends, confinement, hostile guests, sessions
+#   machine  processors, ends, confinement, hostile guests, sessions, saved machines
 #   devices  disks and streams
 #   cache    a stage cache that works by swapping layers under a running guest
 #   layers   a project of layer folders, as an ordinary user

@@ -44,7 +44,7 @@ for suite in $suites; do
         ;;
     machine)
         # shellcheck disable=SC2086
-        boots ${LAB_FILTER:-machine:: hostile:: session::}
+        boots ${LAB_FILTER:-machine:: hostile:: session:: warm::}
         ;;
     devices)
         # shellcheck disable=SC2086
