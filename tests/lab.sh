@@ -96,18 +96,18 @@ lane() {
     shift
     for attempt in first second; do
         cp --sparse=always "$work/lab.img" "$work/$name.img"
-        : >"$work/$name.log"
+        : >"$work/$name.level1"
         status=0
         # In this script's group: what ends the script by its group ends level 1 too.
         # shellcheck disable=SC2086
         timeout --foreground "${LAB_TIMEOUT:-1200}" "$target/release/vbuild" exec $outside $extra --no-network \
             --smp "${LAB_SMP:-1}" --memsize "${LAB_MEMORY:-4096}" --drive "$work/$name.img" -- \
-            env LAB_FILTER="${LAB_FILTER:-}" sh /helper/inside.sh "$@" >"$work/$name.log" 2>&1 &
+            env LAB_FILTER="${LAB_FILTER:-}" sh /helper/inside.sh "$@" >"$work/$name.level1" 2>&1 &
         level1=$!
         silent=0 size=-1
         while kill -0 "$level1" 2>/dev/null; do
             sleep 5
-            now=$(stat -c %s "$work/$name.log")
+            now=$(stat -c %s "$work/$name.level1")
             silent=$((silent + 5))
             [ "$now" -eq "$size" ] || silent=0
             size=$now
@@ -119,7 +119,7 @@ lane() {
         done
         wait "$level1" || status=$?
         [ "$silent" -lt "${LAB_SILENCE:-240}" ] || status=124
-        grep -v '^lab: beat$' "$work/$name.log" || true
+        grep -v '^lab: beat$' "$work/$name.level1" || true
         case $status in
         124 | 125) echo "lab: level 1 is gone or stands still (status $status) in the $attempt of two attempts" ;;
         *) return "$status" ;;
