@@ -9,6 +9,8 @@ use std::io::Write;
 use std::panic;
 use std::sync::OnceLock;
 
+use wire::CONSOLE_PREFIX;
+
 /// The longest line, in characters: names from the guest get into some of them,
 /// and the kernel takes no more than about a thousand bytes.
 const LINE_MAX_CHARS: usize = 400;
@@ -46,7 +48,7 @@ pub(crate) fn tell_host(line: &str) {
 
 fn write(level: &str, line: &str) {
     let Some(mut log) = LOG.get() else { return };
-    let mut text = format!("{level}vbuild-agent: ");
+    let mut text = format!("{level}{CONSOLE_PREFIX}");
     text.extend(line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE_MAX_CHARS));
     text.push('\n');
     // In one write, which is one line. Errors cannot be reported anywhere.

@@ -347,7 +347,7 @@ fn agent(park: &[String]) -> Result<(), Failure> {
         if !has_virtio_device(VIRTIO_VSOCK) {
             modules::load(&["virtio_pci".to_owned()])?;
         }
-        console::tell_host(PARKED.trim_start_matches("vbuild-agent: "));
+        console::tell_host(PARKED);
         wait_for_vsock();
     }
     // Nothing waits for it, and without it the guest only keeps what it once had.

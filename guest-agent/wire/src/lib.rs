@@ -41,8 +41,12 @@ pub const PROTOCOL_VERSION: u32 = 3;
 /// the machine is then ready to be saved, and its memory knows nothing of these disks.
 pub const PARK_WORD: &str = "vbuild.park=";
 
-/// The line on the console that follows [`PARK_WORD`].
-pub const PARKED: &str = "vbuild-agent: parked";
+/// What the agent says on the console when it has carried out [`PARK_WORD`], behind
+/// [`CONSOLE_PREFIX`].
+pub const PARKED: &str = "parked";
+
+/// The start of each line that the agent says on the console.
+pub const CONSOLE_PREFIX: &str = "vbuild-agent: ";
 
 /// The vsock port on which the agent listens.
 pub const AGENT_PORT: u32 = 1024;

@@ -20,6 +20,16 @@ use std::{os::unix::net::UnixStream, path::Path};
 pub use architecture::MachineArchitecture;
 pub use confine::Confinement;
 
+/// The identifier of the host's current boot, which changes with each start of its kernel; see
+/// random(4).
+///
+/// # Errors
+/// Fails without `/proc`.
+pub fn host_boot_id() -> std::io::Result<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(id.trim().to_owned())
+}
+
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HaltReason {

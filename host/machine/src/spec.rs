@@ -180,13 +180,13 @@ pub enum Start {
     /// The machine's kernel boots.
     #[default]
     Boot,
-    /// Its kernel boots, and [`Machine::save`] follows. It may lack devices that a restored
+    /// The machine's kernel boots, and [`Machine::save`] follows. The machine may lack devices that a restored
     /// machine has, such as the one behind [`Machine::connect`].
     ///
     /// [`Machine::save`]: crate::Machine::save
     /// [`Machine::connect`]: crate::Machine::connect
     BootToSave,
-    /// It goes on where a saved machine was stopped.
+    /// The machine goes on where a saved machine was stopped.
     Restore(SavedMachine),
 }
 
@@ -215,7 +215,7 @@ pub struct MachineSpec {
     /// Whether the kernel logs to the serial console from the start. Without this, booting is
     /// faster; panics and the agent's own errors are shown in any case.
     pub verbose_console: bool,
-    /// How it begins.
+    /// How the machine begins.
     pub start: Start,
     /// A directory for sockets and other files of the running machine. It must exist and belong to
     /// this build; the caller removes it.

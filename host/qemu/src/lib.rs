@@ -57,8 +57,6 @@ use machine::{Backend, Machine, MachineArchitecture, MachineError, MachineSpec};
 
 /// The executable of this process, even if its file was replaced.
 const SELF: &str = "/proc/self/exe";
-/// A new identifier for each start of the host; see proc(5).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The device of QEMU's accelerator of that name.
 const KVM_DEVICE: &str = "/dev/kvm";
 
@@ -142,9 +140,9 @@ impl Backend for Qemu {
         let program = std::fs::metadata(&self.program).ok()?;
         // The rate of the host's time stamp counter is in the saved kernel. It cannot be compared,
         // because it is measured, but stays the same until the host starts again.
-        let boot = std::fs::read_to_string(BOOT_ID).ok()?;
+        let boot = machine::host_boot_id().ok()?;
         let (path, bytes, changed) = (self.program.display(), program.len(), program.mtime());
-        Some(format!("{path} {bytes} {changed} {}", boot.trim()))
+        Some(format!("{path} {bytes} {changed} {boot}"))
     }
 
     async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError> {

@@ -124,19 +124,6 @@ impl Command for BlockdevAdd {
 
 impl QmpCommand for BlockdevAdd {}
 
-/// The command `device_add` with the device as JSON, in the form of the command line.
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-pub(crate) struct DeviceAdd(pub(crate) Value);
-
-impl Command for DeviceAdd {
-    type Ok = qapi::Empty;
-    const NAME: &'static str = "device_add";
-    const ALLOW_OOB: bool = false;
-}
-
-impl QmpCommand for DeviceAdd {}
-
 /// A connection to QEMU's monitor.
 pub(crate) struct Qmp {
     service: Arc<Service>,

@@ -146,7 +146,7 @@ fn open_drives(spec: &MachineSpec, handed: &mut Handed) -> Result<Drives, Machin
     Ok(Drives { sets, tops, file_bytes })
 }
 
-fn io_error(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> MachineError {
+pub(crate) fn io_error(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> MachineError {
     let action = action.into();
     move |source| MachineError::Io { action, source }
 }

@@ -16,15 +16,14 @@ use std::{
 use machine::{MachineError, SavedMachine, Start};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use qapi::qmp::{
-    MigrationCapability, MigrationCapabilityStatus, MigrationInfo, MigrationStatus, cont, migrate,
-    migrate_incoming, migrate_set_capabilities, query_migrate, stop,
+    MigrationCapability, MigrationCapabilityStatus, MigrationInfo, MigrationStatus, cont,
+    device_add, migrate, migrate_incoming, migrate_set_capabilities, query_migrate, stop,
 };
-
-use serde_json::json;
 
 use crate::{
     argv::VSOCK_PORT,
-    qmp::{DeviceAdd, Qmp, QmpError},
+    qmp::{Qmp, QmpError},
+    running::io_error,
 };
 
 /// QEMU's name of the descriptor with the stream.
@@ -53,18 +52,13 @@ pub(crate) fn memory(bytes: u64, start: &Start) -> io::Result<File> {
     Ok(memory)
 }
 
-fn failed(action: &str) -> impl FnOnce(io::Error) -> MachineError {
-    let action = action.to_owned();
-    move |source| MachineError::Io { action, source }
-}
-
 /// Saves a machine; it stays stopped.
 pub(crate) async fn save(
     qmp: &Qmp,
     memory: &Arc<File>,
     into: &SavedMachine,
 ) -> Result<(), MachineError> {
-    let (reader, writer) = io::pipe().map_err(failed("make a pipe for the machine's state"))?;
+    let (reader, writer) = io::pipe().map_err(io_error("make a pipe for the machine's state"))?;
     let path = into.state();
     let reading = tokio::task::spawn_blocking(move || read_state(reader, &File::create(path)?));
     migrate_out(qmp, writer).await.map_err(|cause| MachineError::Vmm {
@@ -72,7 +66,7 @@ pub(crate) async fn save(
         reason: cause.to_string(),
     })?;
     let read = reading.await.map_err(io::Error::other).flatten();
-    read.map_err(failed("write the state of the machine"))?;
+    read.map_err(io_error("write the state of the machine"))?;
     let (memory, path) = (Arc::clone(memory), into.memory());
     let copying = tokio::task::spawn_blocking(move || {
         let file = File::create(path)?;
@@ -80,7 +74,7 @@ pub(crate) async fn save(
         sparse::copy_data(&memory, &file)
     });
     let copied = copying.await.map_err(io::Error::other).flatten();
-    copied.map_err(failed("write the memory of the machine"))
+    copied.map_err(io_error("write the memory of the machine"))
 }
 
 async fn migrate_out(qmp: &Qmp, stream: PipeWriter) -> Result<(), QmpError> {
@@ -102,19 +96,22 @@ pub(crate) async fn restore(qmp: &Qmp, from: &SavedMachine) -> Result<(), Machin
         reason: cause.to_string(),
     };
     let path = from.state();
-    let state = File::open(&path).map_err(failed(&format!("open `{}`", path.display())))?;
-    let (reader, writer) = io::pipe().map_err(failed("make a pipe for the machine's state"))?;
+    let state = File::open(&path).map_err(io_error(format!("open `{}`", path.display())))?;
+    let (reader, writer) = io::pipe().map_err(io_error("make a pipe for the machine's state"))?;
     let writing = tokio::task::spawn_blocking(move || {
         let mut writer = writer;
         io::copy(&mut state.take(STREAM_MAX_BYTES), &mut writer).map(drop)
     });
     migrate_in(qmp, reader).await.map_err(refused)?;
     let written = writing.await.map_err(io::Error::other).flatten();
-    written.map_err(failed("pass on the state of a saved machine"))?;
-    let device = json!({
-        "driver": "vhost-user-vsock-pci", "chardev": "vsock", "bus": VSOCK_PORT, "id": "vsock",
-    });
-    qmp.execute(DeviceAdd(device)).await.map_err(refused)?;
+    written.map_err(io_error("pass on the state of a saved machine"))?;
+    let device = device_add {
+        driver: "vhost-user-vsock-pci".to_owned(),
+        id: Some("vsock".to_owned()),
+        bus: Some(VSOCK_PORT.to_owned()),
+        arguments: [("chardev".to_owned(), "vsock".into())].into_iter().collect(),
+    };
+    qmp.execute(device).await.map_err(refused)?;
     qmp.execute(cont {}).await.map(drop).map_err(refused)
 }
 

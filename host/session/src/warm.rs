@@ -26,7 +26,7 @@ use machine::{
     SavedMachine, Start,
 };
 use sha2::{Digest, Sha256};
-use wire::{PARK_WORD, PARKED};
+use wire::{CONSOLE_PREFIX, PARK_WORD, PARKED};
 
 use crate::{BootOptions, Session, SessionError, boot};
 
@@ -296,8 +296,9 @@ async fn save(backend: &dyn Backend, spec: &MachineSpec, into: &Path) -> Result<
 
 /// Waits until the agent says that it has parked the spare disks.
 async fn parked(machine: &dyn Machine) -> Result<(), SessionError> {
+    let line = format!("{CONSOLE_PREFIX}{PARKED}");
     let said = async {
-        while !machine.console_tail().contains(PARKED) {
+        while !machine.console_tail().contains(&line) {
             tokio::time::sleep(PARKED_POLL_INTERVAL).await;
         }
     };

@@ -12,19 +12,10 @@ use machine::{BlockSize, Drive};
 use session::SessionError;
 use tests::command;
 
-use crate::harness::{drive, ground, shell};
+use crate::harness::{DEV, drive, ground, shell};
 
 const DISK_BYTES: u64 = 64 << 20;
 const PATTERN_BYTES: usize = 8 << 20;
-
-/// Finds a disk by its serial.
-const DEV: &str = r#"dev() {
-    for disk in /sys/block/vd*; do
-        if [ "$(cat "$disk/serial")" = "$1" ]; then echo "/dev/${disk##*/}"; return; fi
-    done
-    echo "no disk $1" >&2; exit 9
-}
-"#;
 
 fn image(path: &Path) -> PathBuf {
     File::create(path).unwrap().set_len(DISK_BYTES).unwrap();

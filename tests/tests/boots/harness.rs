@@ -14,6 +14,15 @@ use tokio::sync::watch;
 use vbuild::{BuildDir, RunContext, Settings, StageCache, choose_backend, find_or_build_appliance};
 use wire::ExitStatus;
 
+/// A function of the shell that prints the path of the disk with a serial.
+pub(crate) const DEV: &str = r#"dev() {
+    for disk in /sys/block/vd*; do
+        if [ "$(cat "$disk/serial")" = "$1" ]; then echo "/dev/${disk##*/}"; return; fi
+    done
+    echo "no disk $1" >&2; exit 9
+}
+"#;
+
 /// Records all events for a test.
 #[derive(Default)]
 pub struct Recorder(Mutex<Vec<Event>>);

@@ -11,7 +11,7 @@ use machine::{BlockSize, Drive, HaltReason, SavedMachine};
 use session::{BootOptions, Session, WarmMachines};
 use tests::command;
 
-use crate::harness::{Prepared, drive, ground, shell};
+use crate::harness::{DEV, Prepared, drive, ground, shell};
 
 /// Size of the disk that was not there when the machine was saved.
 const DISK_BYTES: u64 = 48 << 20;
@@ -19,15 +19,6 @@ const DISK_BYTES: u64 = 48 << 20;
 const STORM: usize = 100;
 /// Number of restored machines: enough that one does not work by luck.
 const RESTORED: usize = 3;
-
-/// Finds a disk by its serial.
-const DEV: &str = r#"dev() {
-    for disk in /sys/block/vd*; do
-        if [ "$(cat "$disk/serial")" = "$1" ]; then echo "/dev/${disk##*/}"; return; fi
-    done
-    echo "no disk $1" >&2; exit 9
-}
-"#;
 
 /// What must differ between two machines from one memory.
 #[derive(Debug, PartialEq, Eq)]

@@ -42,7 +42,7 @@ impl CacheKey {
     /// # Errors
     /// Fails if the kernel's boot id cannot be read.
     pub fn of_this_process(version: &str, device: &Path) -> io::Result<Self> {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        let boot_id = crate::host_boot_id()?;
         let mut groups: Vec<u32> = getgroups()?.into_iter().map(|gid| gid.as_raw()).collect();
         groups.push(getegid().as_raw());
         groups.sort_unstable();

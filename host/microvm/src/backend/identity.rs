@@ -1,16 +1,13 @@
 //! What a saved machine depends on, besides its specification: the program, the host's kernel and
 //! its boot, the processor.
 
-use std::{fs, io, thread};
+use std::{io, thread};
 
 use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::Kvm;
 use sha2::{Digest, Sha256};
 
 use crate::cpu;
-
-/// Changes with each boot of the host; see random(4).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The identity of this host and program, for machines with this number of CPUs.
 ///
@@ -24,11 +21,10 @@ pub(super) fn of_host(vcpus: u8) -> io::Result<String> {
     let tsc_khz = tsc_khz(&kvm)?;
     let kernel = nix::sys::utsname::uname()?;
     let (release, build) = (kernel.release().display(), kernel.version().display());
-    let boot = fs::read_to_string(BOOT_ID)?;
+    let boot = machine::host_boot_id()?;
     let version = env!("CARGO_PKG_VERSION");
     Ok(format!(
-        "microvm {version} cpuid {cpuid} tsc {tsc_khz} kernel {release} {build} boot {}",
-        boot.trim()
+        "microvm {version} cpuid {cpuid} tsc {tsc_khz} kernel {release} {build} boot {boot}"
     ))
 }
 
