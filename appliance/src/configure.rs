@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::{
     deb::Deb,
     deb822, dpkg_db,
-    manifest::PartsDigest,
+    parts_digest::PartsDigest,
     tree::{Tree, TreeError},
 };
 

@@ -44,6 +44,7 @@ mod mirror;
 mod modules;
 mod packages;
 mod packed;
+mod parts_digest;
 mod release;
 mod root;
 mod seen;

@@ -4,9 +4,8 @@ use std::{fs, path::Path};
 
 use architecture::MachineArchitecture;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::{configure, error::Error, packages};
+use crate::{configure, error::Error, packages, parts_digest::PartsDigest};
 
 /// Version of the manifest and of the layout of an appliance. It is part of every digest, so that
 /// appliances of different versions are distinct.
@@ -100,23 +99,6 @@ impl Manifest {
         let text = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::file("cannot write", path)(error.into()))?;
         fs::write(path, text).map_err(Error::file("cannot write", path))
-    }
-}
-
-/// A digest over parts of any length: each is prefixed by its length, so that different lists of
-/// parts are never hashed as the same bytes.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PartsDigest(Sha256);
-
-impl PartsDigest {
-    pub(crate) fn part(&mut self, part: &str) -> &mut Self {
-        self.0.update((part.len() as u64).to_le_bytes());
-        self.0.update(part.as_bytes());
-        self
-    }
-
-    pub(crate) fn finish(self) -> String {
-        hex::encode(self.0.finalize())
     }
 }
 

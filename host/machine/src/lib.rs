@@ -83,6 +83,14 @@ pub enum MachineError {
     Ended(HaltReason),
 }
 
+impl MachineError {
+    /// For `map_err`: an action that failed, with its path if there is one.
+    pub fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+}
+
 /// Turns a specification into a running machine.
 #[async_trait::async_trait]
 pub trait Backend: Send + Sync + std::fmt::Debug {

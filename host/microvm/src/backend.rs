@@ -43,9 +43,10 @@ use self::{
     resident::Mappings,
 };
 use crate::{
-    control::{Boot, Channel, FromVmm, Role, Sandbox, Start, ToVmm},
+    control::{Boot, Channel, FromVmm, Role, Start, ToVmm},
     counters::Counters,
     drives,
+    sandbox::Sandbox,
 };
 
 /// The device opened for the VMM process.
@@ -186,11 +187,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> MachineError {
-    let action = action.into();
-    move |source| MachineError::Io { action, source }
-}
-
 type Ready = oneshot::Sender<Result<Arc<Shared>, MachineError>>;
 
 /// Starts and monitors one machine; runs on its own thread.
@@ -239,7 +235,9 @@ fn start(backend: &Microvm, spec: &MachineSpec) -> Result<Running, MachineError>
     });
     let Launched { control, child, words, landlock, mappings } =
         launched.map_err(|error| match error {
-            StartError::Io { action, source } => io_error(format!("failed to {action}"))(source),
+            StartError::Io { action, source } => {
+                MachineError::io(format!("failed to {action}"))(source)
+            }
             StartError::Process(reason) => MachineError::Vmm { action: "start".to_owned(), reason },
         })?;
     let shared = Arc::new(Shared {
@@ -421,7 +419,8 @@ impl Machine for Handle {
 
     async fn save(&self, into: &SavedMachine) -> Result<(), MachineError> {
         let create = |path: PathBuf| {
-            File::create(&path).map_err(io_error(format!("failed to create `{}`", path.display())))
+            File::create(&path)
+                .map_err(MachineError::io(format!("failed to create `{}`", path.display())))
         };
         let (memory, state) = (create(into.memory())?, create(into.state())?);
         let fds = [memory.as_fd(), state.as_fd()];

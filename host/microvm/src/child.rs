@@ -7,10 +7,7 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     process::ExitCode,
     sync::{Arc, mpsc},
     time::Duration,
@@ -23,9 +20,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vsock_mux::{Connector, GUEST_CID, Mux};
 
 use crate::{
+    child_error::{ChildError, io_error},
+    connections::{ask_parent, connect},
     control::{
-        AskConnect, BOOT_DESCRIPTORS, Begin, Boot, BootDrive, Channel, Decision, Format, FromVmm,
-        Role, Sandbox, Start, ToVmm,
+        BOOT_DESCRIPTORS, Begin, Boot, BootDrive, Channel, Format, FromVmm, Role, Start, ToVmm,
     },
     counters::Counters,
     devices::{
@@ -42,51 +40,18 @@ use crate::{
         worker::Requests,
     },
     nic,
-    sandbox::{self, Confined, Kind, SandboxError},
+    sandbox::{self, Confined, Kind, Sandbox, SandboxError},
     saving::{MachineState, SavingError},
     trial,
     vcpu::End,
     vhost,
-    vm::{Origin, Parts, Running, Vm, VmError},
+    vm::{Origin, Parts, Running, Vm},
 };
 
-/// Time limit for the parent's decision about a connection, after which the vsock thread refuses
-/// it; the parent answers at once, unless it is stopped.
-const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for a disk to swap its layer: one request in flight and a flush.
 const SWAP_TIMEOUT: Duration = Duration::from_secs(60);
 /// File size allowed beyond the size of the disk: qcow2 metadata and rounding.
 const FILE_SLACK_BYTES: u64 = 256 << 20;
-
-/// Errors before the machine runs.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ChildError {
-    #[error("the first message of the parent is missing or wrong: {0}")]
-    Message(String),
-    #[error("failed to {action}")]
-    Io {
-        action: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("drive `{serial}` cannot be used: {reason}")]
-    Drive { serial: String, reason: String },
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    #[error(transparent)]
-    Saved(#[from] SavingError),
-    #[error(transparent)]
-    Vm(#[from] VmError),
-    #[error(transparent)]
-    Counters(#[from] crate::memory::MemoryError),
-    #[error(transparent)]
-    Mux(#[from] vsock_mux::MuxError),
-}
-
-pub(crate) fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> ChildError {
-    let action = action.into();
-    move |source| ChildError::Io { action, source }
-}
 
 /// Runs a VMM process from start to end; `main` calls this when started as one. It must be called
 /// before any thread is started and any descriptor is opened.
@@ -311,18 +276,6 @@ fn console_pipe() -> Result<File, ChildError> {
         .map_err(failed)
 }
 
-/// The connection policy, which asks the parent about each connection that the guest opens.
-pub(crate) fn ask_parent(policy: Channel) -> Result<vsock_mux::OnGuestConnect, ChildError> {
-    policy.set_timeout(Some(DECISION_TIMEOUT)).map_err(io_error("set up the policy socket"))?;
-    Ok(Arc::new(move |port| {
-        policy.send(&AskConnect { port }, &[]).ok()?;
-        match policy.receive::<Decision>() {
-            Ok(Some((Decision { accept: true }, mut fds))) => fds.pop().map(UnixStream::from),
-            _ => None,
-        }
-    }))
-}
-
 impl Machine {
     fn serve(mut self, control: &Channel) -> ExitCode {
         let mappings = self.mappings.take();
@@ -417,12 +370,4 @@ impl Machine {
 enum Turn {
     Ended,
     Message,
-}
-
-/// Connects a stream of the parent to a port of the guest.
-pub(crate) fn connect(connector: &Connector, port: u32, mut fds: Vec<OwnedFd>) {
-    if let Some(stream) = fds.pop() {
-        // A refused stream is closed, which the other end detects.
-        let _ = connector.adopt(port, UnixStream::from(stream));
-    }
 }

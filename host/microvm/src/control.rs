@@ -22,7 +22,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use confine::{Landlock, SystemCalls, trial::Attempt};
+use confine::{Landlock, trial::Attempt};
 use machine::HaltReason;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
@@ -30,7 +30,7 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::sandbox::Kind;
+use crate::sandbox::{Kind, Sandbox};
 
 /// Maximum length of a message: 16 drives and a command line take a few KiB.
 const MESSAGE_MAX_BYTES: usize = 64 << 10;
@@ -55,27 +55,6 @@ pub(crate) struct BootDrive {
     pub(crate) block_bytes: u32,
     /// Formats of the layers, topmost first.
     pub(crate) layers: Vec<Format>,
-}
-
-/// How the VMM process confines itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sandbox {
-    /// A system call outside of a thread's list kills the process.
-    #[default]
-    Enforce,
-    /// A system call outside of a thread's list is allowed and logged by the kernel, to find calls
-    /// missing from a list.
-    Log,
-}
-
-impl From<Sandbox> for SystemCalls {
-    fn from(sandbox: Sandbox) -> Self {
-        match sandbox {
-            Sandbox::Enforce => Self::Listed,
-            Sandbox::Log => Self::Noted,
-        }
-    }
 }
 
 /// The first message to a process: its role.

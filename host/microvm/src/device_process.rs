@@ -23,8 +23,9 @@ use crate::{
         output::LogTail,
         process::{self, Launch, Launched, Process, describe},
     },
-    control::{Channel, FromVmm, Role, Sandbox, Start, ToVmm},
+    control::{Channel, FromVmm, Role, Start, ToVmm},
     counters::Counters,
+    sandbox::Sandbox,
 };
 
 /// The names of a kind of device.

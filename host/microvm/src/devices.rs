@@ -4,6 +4,7 @@
 pub(crate) mod balloon;
 pub(crate) mod block;
 pub(crate) mod chain;
+pub(crate) mod fuzz_rings;
 pub(crate) mod mmio;
 pub(crate) mod rng;
 pub(crate) mod serial;

@@ -22,10 +22,11 @@ use confine::Confinement;
 use machine::OnGuestConnect;
 
 use crate::{
-    child::{ChildError, ask_parent, io_error},
-    control::{Channel, FromVmm, Role, Sandbox},
+    child_error::{ChildError, io_error},
+    connections::ask_parent,
+    control::{Channel, FromVmm, Role},
     device_process::{Device, DeviceProcess, Titles},
-    sandbox::{self, Confined, Kind},
+    sandbox::{self, Confined, Kind, Sandbox},
 };
 
 /// The name of the process in reports about confinement.

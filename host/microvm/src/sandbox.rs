@@ -10,7 +10,7 @@ mod lists;
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
-use confine::{ConfineError, Landlock, Paths};
+use confine::{ConfineError, Landlock, Paths, SystemCalls};
 use nix::sys::{
     resource::{Resource, setrlimit},
     signal::{SigHandler, Signal, signal},
@@ -22,13 +22,33 @@ use seccompiler::{
 use serde::{Deserialize, Serialize};
 
 use self::lists::{calls, ioctls};
-use crate::control::Sandbox;
 
 /// Maximum descriptors: 1024 guest connections, as many ends in flight to the parent, and some
 /// hundred for layers and events.
 const DESCRIPTORS_MAX: u64 = 4096;
 /// The highest standard stream.
 const LAST_STANDARD_FD: i32 = 2;
+
+/// How the VMM process confines itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandbox {
+    /// A system call outside of a thread's list kills the process.
+    #[default]
+    Enforce,
+    /// A system call outside of a thread's list is allowed and logged by the kernel, to find calls
+    /// missing from a list.
+    Log,
+}
+
+impl From<Sandbox> for SystemCalls {
+    fn from(sandbox: Sandbox) -> Self {
+        match sandbox {
+            Sandbox::Enforce => Self::Listed,
+            Sandbox::Log => Self::Noted,
+        }
+    }
+}
 
 /// Errors of confining the process.
 #[derive(Debug, thiserror::Error)]

@@ -10,8 +10,6 @@
 //! in them is believed: sizes and types are checked here and in [`TransportState`], values of
 //! processors by KVM.
 
-pub(crate) mod bounded;
-
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -27,8 +25,8 @@ use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
 };
 
-use self::bounded::at_most;
 use crate::{
+    bounded::at_most,
     devices::{
         mmio::state::{TransportError, TransportState},
         serial::ConsoleState,

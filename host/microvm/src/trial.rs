@@ -21,10 +21,10 @@ use crate::{
         VMM_VERB,
         process::{self, Launch, Launched},
     },
-    child::{ChildError, io_error},
-    control::{Channel, FromVmm, Role, Sandbox, Start, ToVmm},
+    child_error::{ChildError, io_error},
+    control::{Channel, FromVmm, Role, Start, ToVmm},
     nic,
-    sandbox::{self, Confined, Kind},
+    sandbox::{self, Confined, Kind, Sandbox},
     vhost,
 };
 

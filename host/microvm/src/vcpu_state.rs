@@ -14,7 +14,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuFd};
 use serde::{Deserialize, Serialize};
 
-use crate::saving::bounded::at_most;
+use crate::bounded::at_most;
 
 /// The time stamp counter.
 const MSR_TSC: u32 = 0x10;

@@ -12,7 +12,7 @@ use std::{
     io,
     os::unix::{
         ffi::OsStrExt,
-        fs::{FileExt, MetadataExt, OpenOptionsExt},
+        fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -29,7 +29,6 @@ use crate::{
     OutputError, Result,
     checksum::{Checksum, Digester},
     losses::Losses,
-    place,
 };
 
 /// File mode before the umask, as for any new file. It is set when the file is complete; until then
@@ -71,10 +70,33 @@ pub(crate) fn directory_of(path: &Path) -> &Path {
     }
 }
 
+/// Refuses an existing file that a rename would silently replace, or cannot replace.
+pub(crate) fn check_kind(path: &Path) -> Result<()> {
+    let kind = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(OutputError::unwritable(path, error.to_string())),
+    };
+    let what = if kind.is_file() || kind.is_symlink() {
+        return Ok(());
+    } else if kind.is_dir() {
+        "directory"
+    } else if kind.is_block_device() {
+        "block device"
+    } else if kind.is_char_device() {
+        "character device"
+    } else if kind.is_fifo() {
+        "named pipe"
+    } else {
+        "socket"
+    };
+    Err(OutputError::unwritable(path, format!("it is a {what}, and an output is a regular file")))
+}
+
 impl OutFile {
     /// Creates a file for `destination`; if `named`, it has a name at once.
     pub(crate) fn create(destination: &Path, named: bool) -> Result<Self> {
-        place::check_kind(destination)?;
+        check_kind(destination)?;
         remove_stale(destination);
         let dir = directory_of(destination);
         if !named {
@@ -136,7 +158,7 @@ impl OutFile {
     /// Adopts a finished file on the same filesystem, to be renamed. Until then it keeps its name
     /// in any case.
     pub(crate) fn adopt(from: &Path, destination: &Path) -> Result<Self> {
-        place::check_kind(destination)?;
+        check_kind(destination)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)

@@ -8,8 +8,13 @@ use tar_stream::TarError;
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// `--formats` contains an unknown format.
-    #[error("invalid format ‘{0}’ in --formats")]
-    InvalidFormat(String),
+    #[error("invalid format ‘{name}’ in --formats")]
+    InvalidFormat {
+        /// The name as given.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
     /// A program is missing on the host.
     #[error("{tool} needed but not found")]
     MissingTool {
@@ -135,10 +140,7 @@ impl OutputError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::InvalidFormat(_) => {
-                let names: Vec<&str> = crate::FORMATS.iter().map(|f| f.name).collect();
-                Some(format!("the formats are {}", names.join(", ")))
-            }
+            Self::InvalidFormat { known, .. } => Some(format!("the formats are {known}")),
             Self::MissingTool { tool, needed_for } => Some(format!("install {tool}, {needed_for}")),
             Self::Unwritable { path, .. } if path.starts_with("~") => {
                 Some("the shell expands `~` only where a word begins with it: write $HOME".into())
@@ -149,6 +151,11 @@ impl OutputError {
             }
             _ => None,
         }
+    }
+
+    /// An output that cannot be written at `path`.
+    pub(crate) fn unwritable(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Unwritable { path: path.to_owned(), reason: reason.into() }
     }
 
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {

@@ -1,12 +1,11 @@
-//! Format descriptors: one per format, each in its own file, and the list of all.
+//! What a format and an output are. Each format has a file of its own in `formats`, which lists
+//! them all.
 
 use std::{io::Read, path::PathBuf};
 
 use architecture::Architecture;
 
-use crate::{
-    Checksum, OutputError, Result, atomic::OutFile, formats, place, run::DiskInput, tools,
-};
+use crate::{Checksum, OutputError, Result, atomic::OutFile, disk_input::DiskInput};
 
 /// The source from which a format is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,24 +72,6 @@ impl std::fmt::Debug for Writer {
         })
     }
 }
-
-/// All formats, in the order of `--help`.
-pub const FORMATS: &[&Format] = &[
-    &formats::qcow2::FORMAT,
-    &formats::raw::FORMAT,
-    &formats::vhd::DYNAMIC,
-    &formats::vhd::FIXED,
-    &formats::vhdx::FORMAT,
-    &formats::vmdk::SPARSE,
-    &formats::vmdk::STREAM,
-    &formats::vdi::FORMAT,
-    &formats::tar::FORMAT,
-    &formats::tgz::FORMAT,
-    &formats::tar_zst::FORMAT,
-    &formats::squashfs::FORMAT,
-    &formats::docker::DOCKER,
-    &formats::docker::OCI,
-];
 
 /// An output to write.
 #[derive(Debug, Clone)]
@@ -170,56 +151,6 @@ impl Identity {
     }
 }
 
-/// Looks up a format by name.
-#[must_use]
-pub fn format(name: &str) -> Option<&'static Format> {
-    FORMATS.iter().copied().find(|f| f.name == name)
-}
-
-/// Parses the value of `--formats`: names separated by commas. Duplicates are ignored.
-///
-/// # Errors
-/// Fails on an unknown or empty name.
-pub fn parse_formats(list: &str) -> Result<Vec<&'static Format>> {
-    let mut formats: Vec<&'static Format> = Vec::new();
-    for name in list.split(',') {
-        let found = format(name).ok_or_else(|| OutputError::InvalidFormat(name.to_owned()))?;
-        if !formats.iter().any(|f| f.name == found.name) {
-            formats.push(found);
-        }
-    }
-    Ok(formats)
-}
-
-/// Checks before the build what would make an output fail after it: options, missing programs,
-/// disks that are too large, outputs that overwrite each other, and paths that cannot be written.
-/// If `are_made`, missing output directories are permitted, since they will be created.
-///
-/// # Errors
-/// Returns all errors, not only the first.
-pub fn check(targets: &[Target], are_made: bool) -> Result<(), Vec<OutputError>> {
-    let mut complaints = Vec::new();
-    for (index, target) in targets.iter().enumerate() {
-        if targets[..index].iter().any(|t| t.path == target.path) {
-            complaints.push(OutputError::SamePath(target.path.clone()));
-        }
-        complaints.extend(place::check_file(&target.path, &target.checksums, are_made).err());
-        let (format, max) = (target.format.name, target.format.max_bytes);
-        if let Some(bytes) = target.disk_bytes.filter(|bytes| *bytes > max) {
-            complaints.push(OutputError::TooLarge { format, bytes, max });
-        }
-        match (target.format.needs)(target) {
-            Ok(Some(need)) if tools::find(need.tool).is_none() => {
-                let needed_for = need.reason;
-                complaints.push(OutputError::MissingTool { tool: need.tool.into(), needed_for });
-            }
-            Ok(_) => {}
-            Err(e) => complaints.push(e),
-        }
-    }
-    if complaints.is_empty() { Ok(()) } else { Err(complaints) }
-}
-
 /// Splits `k=v,k=v` like `qemu-img -o`: a doubled comma stands for one in a value, and a key
 /// without a value is a switch that is on.
 pub(crate) fn split_options(options: &str) -> Vec<(String, String)> {
@@ -250,53 +181,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_formats_and_their_exact_errors() {
-        let names = |list| parse_formats(list).unwrap().iter().map(|f| f.name).collect::<Vec<_>>();
-        assert_eq!(names("qcow2,raw"), ["qcow2", "raw"]);
-        assert_eq!(names("raw,qcow2,raw"), ["raw", "qcow2"]);
-        for (list, bad) in [("bogus", "bogus"), ("", ""), (",", ""), ("raw,", ""), ("RAW", "RAW")] {
-            let error = parse_formats(list).unwrap_err();
-            assert_eq!(error.to_string(), format!("invalid format ‘{bad}’ in --formats"));
-            assert!(error.hint().unwrap().contains("qcow2, raw"));
-        }
-    }
-
-    #[test]
-    fn names_and_suffixes_are_distinct() {
-        for (index, one) in FORMATS.iter().enumerate() {
-            for other in &FORMATS[..index] {
-                assert_ne!(one.name, other.name);
-                assert_ne!(one.suffix, other.suffix, "{} and {}", one.name, other.name);
-            }
-        }
-    }
-
-    #[test]
     fn option_strings_split_as_qemu_img_does() {
         assert_eq!(
             split_options("compat=1.1,lazy_refcounts,x=a,,b"),
             [("compat", "1.1"), ("lazy_refcounts", "on"), ("x", "a,b")]
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
         );
-    }
-
-    #[test]
-    fn disks_that_are_too_large_are_refused_before_they_are_built() {
-        for (name, bytes) in [("vhd", 3 << 40), ("vmdk", 3 << 40), ("vhdx", 65 << 40)] {
-            let target = |bytes| Target {
-                disk_bytes: Some(bytes),
-                ..Target::new(format(name).unwrap(), "a.image")
-            };
-            check(&[target(1 << 40)], false).unwrap();
-            let complaints = check(&[target(bytes)], false).unwrap_err();
-            assert!(matches!(complaints[..], [OutputError::TooLarge { .. }]), "{complaints:?}");
-        }
-    }
-
-    #[test]
-    fn two_outputs_of_one_name_are_refused() {
-        let raw = format("raw").unwrap();
-        let complaints = check(&[Target::new(raw, "a.raw"), Target::new(raw, "a.raw")], false);
-        assert!(matches!(complaints.unwrap_err()[..], [OutputError::SamePath(_)]));
     }
 }

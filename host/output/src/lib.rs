@@ -14,8 +14,10 @@
 //! Calls block and use threads; asynchronous callers must run them on a blocking thread.
 
 mod atomic;
+mod check;
 mod checksum;
 mod commit;
+mod disk_input;
 mod error;
 mod format;
 mod formats;
@@ -30,12 +32,12 @@ mod source;
 mod tools;
 mod unpack;
 
+pub use check::check;
 pub use checksum::Checksum;
 pub use commit::{Existing, Pending, Written, civil_date, commit};
 pub use error::{OutputError, Result};
-pub use format::{
-    FORMATS, Format, Identity, Naming, Need, Origin, Target, check, format, parse_formats,
-};
+pub use format::{Format, Identity, Naming, Need, Origin, Target};
+pub use formats::{FORMATS, format, parse_formats, unknown_format};
 pub use place::{check_directory, check_file};
 pub use progress::{Event, Progress, Silent};
 pub use restore::restore;

@@ -1,6 +1,6 @@
 //! Checks the paths of outputs before the work whose results are written there.
 
-use std::{fs, io, os::unix::fs::FileTypeExt, path::Path};
+use std::{fs, io, path::Path};
 
 use nix::{
     errno::Errno,
@@ -10,12 +10,8 @@ use nix::{
 
 use crate::{
     Checksum, OutputError, Result,
-    atomic::{OutFile, directory_of},
+    atomic::{OutFile, check_kind, directory_of},
 };
-
-fn refused(path: &Path, reason: impl Into<String>) -> OutputError {
-    OutputError::Unwritable { path: path.to_owned(), reason: reason.into() }
-}
 
 /// Checks that a file can be written at a path: its directory accepts new files, and no existing
 /// file there is protected from replacement. If `is_made`, the directory may be missing, since it
@@ -26,7 +22,7 @@ fn refused(path: &Path, reason: impl Into<String>) -> OutputError {
 pub fn check_file(path: &Path, checksums: &[Checksum], is_made: bool) -> Result<()> {
     let named_directory = path.as_os_str().as_encoded_bytes().ends_with(b"/");
     if path.as_os_str().is_empty() || path.file_name().is_none() || named_directory {
-        return Err(refused(path, "it names no file"));
+        return Err(OutputError::unwritable(path, "it names no file"));
     }
     let directory = directory_of(path);
     if is_made && !directory.exists() {
@@ -49,11 +45,11 @@ pub fn check_file(path: &Path, checksums: &[Checksum], is_made: bool) -> Result<
 pub fn check_directory(path: &Path) -> Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => check_access(path, path),
-        Ok(_) => Err(refused(path, "it exists and is not a directory")),
+        Ok(_) => Err(OutputError::unwritable(path, "it exists and is not a directory")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             check_parent(path, directory_of(path))
         }
-        Err(error) => Err(refused(path, error.to_string())),
+        Err(error) => Err(OutputError::unwritable(path, error.to_string())),
     }
 }
 
@@ -62,7 +58,10 @@ fn check_new_directory(path: &Path) -> Result<()> {
     let there = path.ancestors().find(|above| above.as_os_str().is_empty() || above.exists());
     let there = there.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !there.is_dir() {
-        return Err(refused(path, format!("`{}` is not a directory", there.display())));
+        return Err(OutputError::unwritable(
+            path,
+            format!("`{}` is not a directory", there.display()),
+        ));
     }
     check_access(path, there)
 }
@@ -71,46 +70,25 @@ fn check_parent(path: &Path, directory: &Path) -> Result<()> {
     let shown = directory.display();
     match fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => check_access(path, directory),
-        Ok(_) => Err(refused(path, format!("`{shown}` is not a directory"))),
+        Ok(_) => Err(OutputError::unwritable(path, format!("`{shown}` is not a directory"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(refused(path, format!("there is no directory `{shown}`")))
+            Err(OutputError::unwritable(path, format!("there is no directory `{shown}`")))
         }
-        Err(error) => Err(refused(path, error.to_string())),
+        Err(error) => Err(OutputError::unwritable(path, error.to_string())),
     }
 }
 
 fn check_access(path: &Path, directory: &Path) -> Result<()> {
     let shown = directory.display();
     access(directory, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| match errno {
-        Errno::EROFS => refused(path, format!("the filesystem of `{shown}` is read-only")),
-        Errno::EACCES | Errno::EPERM => {
-            refused(path, format!("you may not write to the directory `{shown}`"))
+        Errno::EROFS => {
+            OutputError::unwritable(path, format!("the filesystem of `{shown}` is read-only"))
         }
-        errno => refused(path, errno.desc()),
+        Errno::EACCES | Errno::EPERM => {
+            OutputError::unwritable(path, format!("you may not write to the directory `{shown}`"))
+        }
+        errno => OutputError::unwritable(path, errno.desc()),
     })
-}
-
-/// Refuses an existing file that a rename would silently replace, or cannot replace.
-pub(crate) fn check_kind(path: &Path) -> Result<()> {
-    let kind = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(refused(path, error.to_string())),
-    };
-    let what = if kind.is_file() || kind.is_symlink() {
-        return Ok(());
-    } else if kind.is_dir() {
-        "directory"
-    } else if kind.is_block_device() {
-        "block device"
-    } else if kind.is_char_device() {
-        "character device"
-    } else if kind.is_fifo() {
-        "named pipe"
-    } else {
-        "socket"
-    };
-    Err(refused(path, format!("it is a {what}, and an output is a regular file")))
 }
 
 /// Checks file names against the maximum length of the filesystem.
@@ -123,7 +101,7 @@ fn check_names(path: &Path, checksums: &[Checksum]) -> Result<()> {
     if longest <= most {
         return Ok(());
     }
-    Err(refused(
+    Err(OutputError::unwritable(
         path,
         format!("its name has {longest} bytes, with its suffixes, and the filesystem takes {most}"),
     ))

@@ -11,7 +11,7 @@
 use std::{
     io::{self, Read},
     sync::{
-        Arc, Mutex,
+        Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
 };
@@ -20,9 +20,10 @@ use crate::{
     BlockSource, OutputError, Pending, Progress, Result, Target,
     atomic::OutFile,
     checksum,
+    disk_input::{DiskInput, FirstError},
     format::{Origin, Writer},
     progress::Event,
-    source::{Stride, Strides},
+    source::Strides,
 };
 
 /// Strides that may wait for one writer. With the depth of the pools, this limits the memory of a
@@ -34,74 +35,6 @@ const TREE_CHUNK_BYTES: usize = 1 << 20;
 
 /// Chunks of a tree that may wait for one writer.
 const CHUNKS_IN_FLIGHT: usize = 4;
-
-/// The first error of a run; later ones are consequences.
-#[derive(Default)]
-struct FirstError(Mutex<Option<OutputError>>);
-
-impl FirstError {
-    fn set(&self, error: OutputError) {
-        if let Ok(mut slot) = self.0.lock() {
-            slot.get_or_insert(error);
-        }
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.lock().is_ok_and(|slot| slot.is_some())
-    }
-
-    fn take(self) -> Option<OutputError> {
-        self.0.into_inner().ok().flatten()
-    }
-}
-
-/// The input of a disk format.
-pub(crate) struct DiskInput<'a> {
-    /// The disk, for formats that need random access.
-    pub(crate) source: &'a dyn BlockSource,
-    strides: Receiver<Arc<Stride>>,
-    first_error: &'a FirstError,
-    progress: &'a dyn Progress,
-    target: &'a Target,
-}
-
-impl DiskInput<'_> {
-    /// Size of the disk.
-    pub(crate) fn len(&self) -> u64 {
-        self.source.len()
-    }
-
-    /// The next stride that is not all zeros. If the reader failed, this is an error and not an
-    /// end.
-    pub(crate) fn next_stride(&mut self) -> Result<Option<Arc<Stride>>> {
-        self.check_cancelled()?;
-        match self.strides.recv() {
-            Ok(stride) => {
-                self.advanced(stride.offset);
-                Ok(Some(stride))
-            }
-            Err(_) if self.first_error.is_set() => Err(OutputError::Cancelled),
-            Err(_) => {
-                self.advanced(self.source.len());
-                Ok(None)
-            }
-        }
-    }
-
-    /// Declares that this format reads the source itself, so that the reader does not wait for it.
-    pub(crate) fn decline_strides(&mut self) {
-        self.strides = sync_channel(0).1;
-    }
-
-    /// Reports the progress of a format that reads the source itself.
-    pub(crate) fn advanced(&self, done: u64) {
-        self.progress.event(Event::Advanced { path: &self.target.path, done });
-    }
-
-    pub(crate) fn check_cancelled(&self) -> Result<()> {
-        if self.progress.cancelled() { Err(OutputError::Cancelled) } else { Ok(()) }
-    }
-}
 
 /// Writes disk images from one source. On return they are complete and flushed; [`crate::commit`]
 /// gives them their names.
@@ -123,7 +56,8 @@ pub fn write_disks(
             senders.push(sender);
             let first_error = &first_error;
             threads.push(scope.spawn(move || {
-                let input = DiskInput { source, strides, first_error, progress, target };
+                let path = target.path.as_path();
+                let input = DiskInput { source, strides, first_error, progress, path };
                 let outcome = write_disk(input, &mut file, target);
                 settle(outcome, file, target, progress).map_err(|e| first_error.set(e))
             }));

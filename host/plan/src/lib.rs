@@ -39,8 +39,8 @@ pub use path::{GuestPath, InvalidPath};
 pub use script_name::{compare_scripts, is_script_name};
 pub use stage::{Bind, Context, Disk, DiskBase, DiskRole, DiskSize, Keep, Plan, Stage};
 pub use step::{
-    DevicePlace, Env, FactName, FileStep, FoundDevice, ImageSize, Place, ResolvConf, Run, RunParts,
-    Script, Step, Value,
+    DevicePlace, Env, FactName, FileStep, FoundDevice, ImageSize, PROGRAM_PATH, Place, ResolvConf,
+    Run, RunParts, Script, Step, Value,
 };
 pub use unix_path::{InvalidEscape, UnixPath};
 pub use upload::{DeviceKind, FileSource, Upload, UploadEntry, UploadKind};

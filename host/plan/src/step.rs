@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{GuestPath, Layout, TreeOutput, Upload};
 
+/// Directories of programs in a Debian root: the `PATH` of a recipe's commands.
+pub const PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The name of a value that a step finds out while the build runs, such as
 /// `image-size-kib` or `device.root`.
 pub type FactName = String;

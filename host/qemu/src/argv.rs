@@ -1,12 +1,12 @@
 //! QEMU's command line as a pure function of the machine, checked by snapshot tests. Values that
 //! may contain a comma are passed as JSON.
 
-use std::{ffi::OsString, path::Path};
+use std::path::Path;
 
 use machine::{Drive, DriveFormat, InvalidSpec, Layer, MachineArchitecture, MachineSpec, Start};
 use serde_json::{Value, json};
 
-use crate::handed::SetId;
+use crate::{args::Args, handed::SetId};
 
 /// The CPU model for Linux under TCG: all features that QEMU emulates, except those that cost time
 /// and do not benefit a build. QEMU has had all these names since 5.2.
@@ -316,33 +316,6 @@ pub(crate) fn utf8(path: &Path) -> Result<&str, InvalidSpec> {
     path.to_str().ok_or_else(|| {
         InvalidSpec(format!("the path `{}` is not UTF-8, which QEMU needs", path.display()))
     })
-}
-
-/// Options with their values.
-#[derive(Debug)]
-pub(crate) struct Args(pub(crate) Vec<OsString>);
-
-impl Args {
-    pub(crate) fn word(&mut self, word: &str) {
-        self.0.push(word.into());
-    }
-
-    pub(crate) fn pair(&mut self, option: &str, value: impl Into<OsString>) {
-        self.0.push(option.into());
-        self.0.push(value.into());
-    }
-}
-
-/// A command line as text for a snapshot, one option per line.
-#[cfg(test)]
-pub(crate) fn one_per_line(args: &[OsString]) -> String {
-    let mut text = String::new();
-    for word in args {
-        let word = word.to_string_lossy();
-        text.push(if word.starts_with('-') { '\n' } else { ' ' });
-        text.push_str(&word);
-    }
-    text.trim_start().to_owned()
 }
 
 #[cfg(test)]

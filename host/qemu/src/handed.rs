@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{argv::Args, process::LAST_STANDARD_FD};
+use crate::{args::Args, process::LAST_STANDARD_FD};
 
 /// The number of a descriptor set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,7 +122,7 @@ mod tests {
         }
         let mut args = Args(Vec::new());
         handed.arguments(&mut args);
-        let text = crate::argv::one_per_line(&args.0);
+        let text = crate::args::one_per_line(&args.0);
         assert!(text.starts_with("-add-fd fd=5,set=1\n-add-fd fd=6,set=2\n-add-fd fd=7,set=2\n"));
         let words = handed.names.with_file_names("using the image [/dev/fdset/10]? /dev/fdset/1");
         assert_eq!(words, "using the image [/disks/10]? /disks/1");

@@ -25,6 +25,7 @@
 //! Architecture invariant: the command line is a pure function (`argv`), and no child of this crate
 //! outlives the process that started it.
 
+mod args;
 mod argv;
 pub mod boot;
 mod child;

@@ -129,7 +129,9 @@ fn open_drives(spec: &MachineSpec, handed: &mut Handed) -> Result<Drives, Machin
         for (index, (path, file)) in paths.zip(files).enumerate() {
             let writable = index == 0 && !drive.read_only;
             let set = handed.give_image(path, file, writable);
-            own.push(set.map_err(io_error(format!("open `{}` once more", path.display())))?);
+            own.push(
+                set.map_err(MachineError::io(format!("open `{}` once more", path.display())))?,
+            );
         }
         sets.push(own);
         let top = Top {
@@ -146,11 +148,6 @@ fn open_drives(spec: &MachineSpec, handed: &mut Handed) -> Result<Drives, Machin
     Ok(Drives { sets, tops, file_bytes })
 }
 
-pub(crate) fn io_error(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> MachineError {
-    let action = action.into();
-    move |source| MachineError::Io { action, source }
-}
-
 impl QemuMachine {
     /// Starts QEMU and negotiates with its monitor.
     pub(crate) async fn start(
@@ -161,11 +158,11 @@ impl QemuMachine {
         let watched = Arc::new(Watched::default());
         let (vsock, vhost) = start_vsock(qemu, &spec, &watched).await?;
         let (qmp, qmp_of_qemu) =
-            UnixStream::pair().map_err(io_error("make the monitor's connection"))?;
+            UnixStream::pair().map_err(MachineError::io("make the monitor's connection"))?;
         let mut handed = Handed::default();
         let (qmp_fd, vhost_fd) = (handed.give(qmp_of_qemu.into()), handed.give(vhost.into()));
         let memory = guest_memory(&spec).await?;
-        let for_qemu = memory.try_clone().map_err(io_error("share the guest's memory"))?;
+        let for_qemu = memory.try_clone().map_err(MachineError::io("share the guest's memory"))?;
         let memory_fd = handed.give(for_qemu.into());
         let drives = open_drives(&spec, &mut handed)?;
         let given = Given { qmp: qmp_fd, vhost: vhost_fd, memory: memory_fd, images: &drives.sets };
@@ -195,7 +192,7 @@ impl QemuMachine {
             let _ = tell.send(Some(why(&at_exit, &exit)));
         })
         .await
-        .map_err(io_error("start QEMU"))?;
+        .map_err(MachineError::io("start QEMU"))?;
         *watched.process() = Some(process.clone());
 
         let observed = Arc::clone(&watched);
@@ -255,7 +252,7 @@ async fn start_vsock(
         VsockProcess::start(&starter, &run_dir, policy, on_failure)
     });
     let started = starting.await.map_err(std::io::Error::other).flatten();
-    started.map_err(io_error("start the vsock device"))
+    started.map_err(MachineError::io("start the vsock device"))
 }
 
 /// The guest's memory as a file.
@@ -263,7 +260,7 @@ async fn guest_memory(spec: &MachineSpec) -> Result<Arc<File>, MachineError> {
     let (bytes, start) = (u64::from(memory_mib(spec)) << 20, spec.start.clone());
     let making = tokio::task::spawn_blocking(move || saving::memory(bytes, &start));
     let made = making.await.map_err(std::io::Error::other).flatten();
-    made.map(Arc::new).map_err(io_error("make the guest's memory"))
+    made.map(Arc::new).map_err(MachineError::io("make the guest's memory"))
 }
 
 /// The files that QEMU accepts only by path. Checked here, because QEMU's own errors are less

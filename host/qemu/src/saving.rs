@@ -23,7 +23,6 @@ use qapi::qmp::{
 use crate::{
     argv::VSOCK_PORT,
     qmp::{Qmp, QmpError},
-    running::io_error,
 };
 
 /// QEMU's name of the descriptor with the stream.
@@ -58,7 +57,8 @@ pub(crate) async fn save(
     memory: &Arc<File>,
     into: &SavedMachine,
 ) -> Result<(), MachineError> {
-    let (reader, writer) = io::pipe().map_err(io_error("make a pipe for the machine's state"))?;
+    let (reader, writer) =
+        io::pipe().map_err(MachineError::io("make a pipe for the machine's state"))?;
     let path = into.state();
     let reading = tokio::task::spawn_blocking(move || read_state(reader, &File::create(path)?));
     migrate_out(qmp, writer).await.map_err(|cause| MachineError::Vmm {
@@ -66,7 +66,7 @@ pub(crate) async fn save(
         reason: cause.to_string(),
     })?;
     let read = reading.await.map_err(io::Error::other).flatten();
-    read.map_err(io_error("write the state of the machine"))?;
+    read.map_err(MachineError::io("write the state of the machine"))?;
     let (memory, path) = (Arc::clone(memory), into.memory());
     let copying = tokio::task::spawn_blocking(move || {
         let file = File::create(path)?;
@@ -74,7 +74,7 @@ pub(crate) async fn save(
         sparse::copy_data(&memory, &file)
     });
     let copied = copying.await.map_err(io::Error::other).flatten();
-    copied.map_err(io_error("write the memory of the machine"))
+    copied.map_err(MachineError::io("write the memory of the machine"))
 }
 
 async fn migrate_out(qmp: &Qmp, stream: PipeWriter) -> Result<(), QmpError> {
@@ -96,15 +96,17 @@ pub(crate) async fn restore(qmp: &Qmp, from: &SavedMachine) -> Result<(), Machin
         reason: cause.to_string(),
     };
     let path = from.state();
-    let state = File::open(&path).map_err(io_error(format!("open `{}`", path.display())))?;
-    let (reader, writer) = io::pipe().map_err(io_error("make a pipe for the machine's state"))?;
+    let state =
+        File::open(&path).map_err(MachineError::io(format!("open `{}`", path.display())))?;
+    let (reader, writer) =
+        io::pipe().map_err(MachineError::io("make a pipe for the machine's state"))?;
     let writing = tokio::task::spawn_blocking(move || {
         let mut writer = writer;
         io::copy(&mut state.take(STREAM_MAX_BYTES), &mut writer).map(drop)
     });
     migrate_in(qmp, reader).await.map_err(refused)?;
     let written = writing.await.map_err(io::Error::other).flatten();
-    written.map_err(io_error("pass on the state of a saved machine"))?;
+    written.map_err(MachineError::io("pass on the state of a saved machine"))?;
     let device = device_add {
         driver: "vhost-user-vsock-pci".to_owned(),
         id: Some("vsock".to_owned()),

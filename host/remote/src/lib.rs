@@ -27,6 +27,8 @@
 
 mod backend;
 mod error;
+mod objects;
+mod open;
 mod place;
 mod shelf;
 mod signature;
@@ -93,7 +95,7 @@ impl Remote {
     /// # Errors
     /// A place that cannot be used.
     pub fn open(place: Place, options: &Options) -> Result<Self, RemoteError> {
-        let backend = backend::open(&place, options)?;
+        let backend = open::open(&place, options)?;
         Ok(Self { place, backend, secret: options.secret.clone() })
     }
 

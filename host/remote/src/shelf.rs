@@ -5,7 +5,8 @@ use std::{fs::File, sync::Arc};
 
 use crate::{
     Options, Place, RemoteError,
-    backend::{self, Backend, Got},
+    backend::{Backend, Got},
+    open,
 };
 
 /// Files in a place.
@@ -30,7 +31,7 @@ impl Shelf {
     /// # Errors
     /// A place that cannot be used.
     pub fn open(place: Place, options: &Options) -> Result<Self, RemoteError> {
-        let backend = backend::open(&place, options)?;
+        let backend = open::open(&place, options)?;
         Ok(Self { place, backend })
     }
 

@@ -87,8 +87,7 @@ impl engine::TreeSink for Trees {
         mut archive: Box<dyn Read + Send>,
     ) -> Result<(), Failure> {
         let target = self.targets.iter().find(|target| target.path == output.path);
-        let target =
-            target.ok_or_else(|| output::OutputError::InvalidFormat(output.format.clone()))?;
+        let target = target.ok_or_else(|| output::unknown_format(&output.format))?;
         let progress = OutputProgress::new(Arc::clone(&self.observer));
         let pending = output::write_trees(&mut archive, std::slice::from_ref(target), &progress)?;
         self.pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(pending);

@@ -145,7 +145,8 @@ pub(crate) fn run(context: &ProcessContext, args: &BootArgs) -> Outcome {
     if args.trial.expect.is_empty() {
         let status = runtime::runtime()?.block_on(async {
             // The terminal is the guest's, so connections are not reported.
-            spec.network = network.map(|policy| door(policy, Arc::new(|_| {}))).transpose()?;
+            spec.network =
+                network.map(|policy| egress_channel(policy, Arc::new(|_| {}))).transpose()?;
             let mut terminal = Terminal::start(&qemu, &spec).await?;
             demand(&terminal.confinement())?;
             terminal.wait().await.map_err(CommandError::from)
@@ -155,7 +156,8 @@ pub(crate) fn run(context: &ProcessContext, args: &BootArgs) -> Outcome {
     runtime::quietly(&context.console, async |ctx| {
         let observer = Arc::clone(&ctx.observer);
         let on_record = move |record: &egress::Record| observer.event(&connection_event(record));
-        spec.network = network.map(|policy| door(policy, Arc::new(on_record))).transpose()?;
+        spec.network =
+            network.map(|policy| egress_channel(policy, Arc::new(on_record))).transpose()?;
         let mut session = Session::start(&qemu, &spec).await?;
         demand(&session.confinement())?;
         expect(&mut session, args, ctx.cancel).await
@@ -179,10 +181,13 @@ fn way_out(trial: &TrialArgs) -> Result<Option<egress::Policy>, CommandError> {
         .hint("add `--with-network`"))
 }
 
-/// The network's door for QEMU's card.
-fn door(policy: egress::Policy, on_record: egress::OnRecord) -> Result<Network, CommandError> {
+/// The egress channel behind QEMU's card.
+fn egress_channel(
+    policy: egress::Policy,
+    on_record: egress::OnRecord,
+) -> Result<Network, CommandError> {
     let network = network::Network::with_policy(policy, on_record)?;
-    Ok(Network { door: network.on_guest_connect(), port: wire::EGRESS_PORT })
+    Ok(Network { egress: network.on_guest_connect(), port: wire::EGRESS_PORT })
 }
 
 /// Waits for one text after another and types the answers, until it is cancelled.

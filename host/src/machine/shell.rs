@@ -99,7 +99,7 @@ pub(crate) fn is_interactive() -> bool {
 /// The environment of what a user runs in the guest by hand.
 pub(crate) fn environment() -> Vec<(String, String)> {
     let mut env: BTreeMap<&str, String> = BTreeMap::from([
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        ("PATH", plan::PROGRAM_PATH.to_owned()),
         ("HOME", "/root".to_owned()),
         ("LANG", "C.UTF-8".to_owned()),
         // No udev runs in the guest, and LVM would wait for it.

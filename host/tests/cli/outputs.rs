@@ -213,7 +213,7 @@ fn formats_are_called_the_same_by_every_verb() {
         assert_eq!(outputs(&line), [format!("o.{suffix} ({name})")]);
     }
     // The endings that specs know are those that are written, and two older names.
-    for (ending, name) in vmdb::cli::FORMATS {
+    for (ending, name) in vmdb::formats::FORMATS {
         let known = output::format(name).unwrap();
         assert!(known.suffix == *ending || ["vpc", "img"].contains(ending), "{ending}");
     }

@@ -1,4 +1,5 @@
-//! House rules for the modules of `host/src`: no import cycles, and few public items.
+//! House rules for modules: those of a crate do not import each other in circles, in `host/src` not
+//! even within a folder; and the program's library has few public items.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,22 +12,51 @@ const PUBLIC_MAX: usize = 30;
 type Module = Vec<String>;
 type Edges = BTreeSet<(Module, Module)>;
 
-/// The modules of the program, with their code: no comments, no unit tests.
-fn modules() -> BTreeMap<Module, String> {
-    let files = sources::files().into_iter();
-    let modules = files.filter_map(|(path, text)| {
-        let path = path.strip_prefix("host/src/")?.strip_suffix(".rs")?;
+/// The directories of all crates, with their modules and the modules' code: no comments, no unit
+/// tests.
+fn crates() -> BTreeMap<String, BTreeMap<Module, String>> {
+    let mut crates: BTreeMap<String, BTreeMap<Module, String>> = BTreeMap::new();
+    for (path, text) in sources::files() {
+        let path = path.strip_suffix(".rs").unwrap_or(&path);
+        let Some((directory, path)) = path.split_once("/src/") else { continue };
         let mut module: Module = path.split('/').map(str::to_owned).collect();
-        match module.last()?.as_str() {
-            "main" | "tests" => return None,
-            "lib" | "mod" => drop(module.pop()),
+        match module.last().map(String::as_str) {
+            Some("main" | "tests") => continue,
+            Some("lib" | "mod") => drop(module.pop()),
             _ => {}
         }
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
         let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
-        Some((module, lines.collect::<Vec<_>>().join("\n")))
-    });
-    modules.collect()
+        let code = lines.collect::<Vec<_>>().join("\n");
+        crates.entry(directory.to_owned()).or_default().insert(module, code);
+    }
+    crates
+}
+
+/// The modules of the program.
+fn modules() -> BTreeMap<Module, String> {
+    crates().remove("host").expect("the program is in host/src")
+}
+
+/// The imports of all modules but the root, which only declares them.
+fn edges(all: &BTreeMap<Module, String>) -> Edges {
+    all.iter()
+        .filter(|(module, _)| !module.is_empty())
+        .flat_map(|(module, code)| {
+            imports(module, code, all).into_iter().map(|to| (module.clone(), to))
+        })
+        .collect()
+}
+
+/// The same between top-level modules, each with all that is below it.
+fn top_level(edges: &Edges) -> Edges {
+    let top = edges.iter().map(|(from, to)| (vec![from[0].clone()], vec![to[0].clone()]));
+    top.filter(|(from, to)| from != to).collect()
+}
+
+/// An edge in words.
+fn shown((from, to): (Module, Module)) -> String {
+    format!("{} -> {}", from.join("::"), to.join("::"))
 }
 
 /// Expands a use tree such as `a::{b, c::d}` to paths that begin with `prefix`.
@@ -110,21 +140,21 @@ fn circles(mut edges: Edges) -> Edges {
 
 #[test]
 fn no_modules_of_the_program_import_each_other() {
-    let all = modules();
-    let edges: Edges = all
-        .iter()
-        .filter(|(module, _)| !module.is_empty())
-        .flat_map(|(module, code)| {
-            imports(module, code, &all).into_iter().map(|to| (module.clone(), to))
-        })
-        .collect();
+    let edges = edges(&modules());
     assert!(edges.len() > 300, "only {} imports found", edges.len());
-    // Cycles between top-level directories are refused, too.
-    let folders = edges.iter().map(|(from, to)| (vec![from[0].clone()], vec![to[0].clone()]));
-    let folders: Edges = folders.filter(|(from, to)| from != to).collect();
-    let told = circles(edges).into_iter().chain(circles(folders));
-    let told = told.map(|(from, to)| format!("{} -> {}", from.join("::"), to.join("::")));
-    none(&told.collect::<Vec<_>>());
+    none(&circles(edges).into_iter().map(shown).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_top_level_modules_of_a_crate_import_each_other() {
+    let (mut count, mut told) = (0, Vec::new());
+    for (directory, modules) in crates() {
+        let edges = top_level(&edges(&modules));
+        count += edges.len();
+        told.extend(circles(edges).into_iter().map(|edge| format!("{directory}: {}", shown(edge))));
+    }
+    assert!(count > 600, "only {count} imports found");
+    none(&told);
 }
 
 /// rustc's lint `unreachable_pub` refuses `pub` items that are private in effect, so counting

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs::File, path::Path};
 
 use machine::{DriveSerial, MachineError, MachineSpec, Start};
 
-use super::{KVM_DEVICE, Top, io_error};
+use super::{KVM_DEVICE, Top};
 use crate::{
     control::{Begin, BootDrive, DESCRIPTORS_MAX},
     drives::{self, drive_error},
@@ -22,7 +22,7 @@ pub(super) struct Opened {
 pub(super) fn open_everything(spec: &MachineSpec) -> Result<Opened, MachineError> {
     let open = |path: &Path, what: &str| {
         File::open(path)
-            .map_err(io_error(format!("failed to open the {what} `{}`", path.display())))
+            .map_err(MachineError::io(format!("failed to open the {what} `{}`", path.display())))
     };
     let kvm = File::options().read(true).write(true).open(KVM_DEVICE).map_err(|e| {
         MachineError::Unavailable {

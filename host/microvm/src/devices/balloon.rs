@@ -114,7 +114,7 @@ impl Handler for Reports {
 
 /// Processes rings made from the input, in memory that another thread changes.
 pub(crate) fn fuzz(bytes: &[u8]) {
-    use crate::fuzzing::rings;
+    use crate::devices::fuzz_rings as rings;
     let Ok(counters) = Counters::new() else { return };
     let counters = Arc::new(counters);
     let Some(mut active) = rings::activation(bytes, 3, &counters) else { return };

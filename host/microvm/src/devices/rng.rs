@@ -92,7 +92,7 @@ impl Handler for Source {
 
 /// Processes rings made from the input, in memory that another thread changes.
 pub(crate) fn fuzz(bytes: &[u8]) {
-    use crate::fuzzing::rings;
+    use crate::devices::fuzz_rings as rings;
     let Ok(counters) = Counters::new() else { return };
     let counters = Arc::new(counters);
     let Some(mut active) = rings::activation(bytes, 1, &counters) else { return };

@@ -13,10 +13,11 @@ use vsock_mux::{Connector, GUEST_CID, Mux};
 
 use super::device;
 use crate::{
-    child::{ChildError, ask_parent, connect, io_error},
-    control::{Channel, FromVmm, Sandbox, ToVmm},
+    child_error::{ChildError, io_error},
+    connections::{ask_parent, connect},
+    control::{Channel, FromVmm, ToVmm},
     counters::Counters,
-    sandbox::{self, Confined, Kind},
+    sandbox::{self, Confined, Kind, Sandbox},
 };
 
 /// The device writes no file: its page of counters and the guest's memory are mapped.

@@ -11,8 +11,8 @@ use nix::fcntl::copy_file_range;
 use crate::{
     OutputError, Result, Target,
     atomic::{OutFile, directory_of},
+    disk_input::DiskInput,
     format::{Format, Origin, Writer, no_options},
-    run::DiskInput,
     source::is_zero,
 };
 

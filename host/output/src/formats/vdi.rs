@@ -3,9 +3,9 @@
 use crate::{
     OutputError, Result, Target,
     atomic::OutFile,
+    disk_input::DiskInput,
     format::{Format, Origin, Writer, no_options},
     formats::raw::append_sparse,
-    run::DiskInput,
     source::is_zero,
 };
 

@@ -10,9 +10,9 @@ use uuid::{Uuid, uuid};
 use crate::{
     OutputError, Result, Target,
     atomic::OutFile,
+    disk_input::DiskInput,
     format::{Format, Origin, Writer, no_options},
     formats::raw::append_sparse,
-    run::DiskInput,
     source::STRIDE_BYTES,
 };
 

@@ -1,11 +1,12 @@
 //! Command lines as snapshots.
 
-use std::sync::Arc;
+use std::{ffi::OsString, sync::Arc};
 
 use expect_test::{Expect, expect};
 use machine::{BlockSize, ConnectDecision, DriveSerial, Layer};
 
 use super::*;
+use crate::args::one_per_line;
 
 fn spec() -> MachineSpec {
     MachineSpec {

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::{BootSpec, Console, files::Files};
 use crate::{
     QemuAccel,
-    argv::{Access, Args, SANDBOX, chain_node, image_node, tcg_cpu},
+    args::Args,
+    argv::{Access, SANDBOX, chain_node, image_node, tcg_cpu},
 };
 
 /// Access to temporary files, which need not be durable.
@@ -118,7 +119,7 @@ mod tests {
         let files = Files { image: vec![SetId(1)], changes: SetId(2), flash, file_bytes: 0 };
         let card = (console == Console::Pipe).then_some(7);
         let args = argv(spec, accel, console, &files, card);
-        expected.assert_eq(&crate::argv::one_per_line(&args.0));
+        expected.assert_eq(&crate::args::one_per_line(&args.0));
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct BootSpec {
 #[derive(Clone)]
 pub struct Network {
     /// Opens channels to the egress service.
-    pub door: OnGuestConnect,
+    pub egress: OnGuestConnect,
     /// The egress port.
     pub port: u32,
 }
@@ -155,12 +155,12 @@ async fn start_card(
     qemu: &Qemu,
     network: &Network,
 ) -> Result<(NicProcess, UnixStream), MachineError> {
-    let (helper, Network { door, port }) = (qemu.helper.clone(), network.clone());
+    let (helper, Network { egress, port }) = (qemu.helper.clone(), network.clone());
     let failed = |source| MachineError::Io { action: "start the network card".into(), source };
     let start = move || {
         // The guest then has a card that gets no answers.
         let on_failure = |reason: String| tracing::error!("the network has ended: {reason}");
-        NicProcess::start(&helper, port, door, on_failure)
+        NicProcess::start(&helper, port, egress, on_failure)
     };
     let started = tokio::task::spawn_blocking(start).await;
     started.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)

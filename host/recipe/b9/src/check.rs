@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Instance, Origin,
     images::{Images, SizeChange, destination_resize, filesystem, source_resize},
+    paths::{absolute, relative},
     place::{Fault, Place, Text},
     script::runs_anything,
     types::{
@@ -349,23 +350,6 @@ fn place_of(source: &ImageSource) -> Place {
         ImageSource::EmptyImage(text, ..) | ImageSource::From(text, _) => text.at,
         ImageSource::CopyOnWrite(image) | ImageSource::SourceImage(image, ..) => image.path.at,
     }
-}
-
-/// Normalizes a relative path that stays below its base directory.
-pub(crate) fn relative(path: &str) -> Option<String> {
-    (!path.starts_with('/')).then_some(())?;
-    normal(path).filter(|path| !path.is_empty())
-}
-
-/// Normalizes an absolute path and removes its leading slash.
-pub(crate) fn absolute(path: &str) -> Option<String> {
-    path.strip_prefix('/').and_then(normal)
-}
-
-fn normal(path: &str) -> Option<String> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-    let odd = parts.contains(&"..") || path.contains('\0');
-    (!odd).then(|| parts.join("/"))
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod images;
 mod layout;
 mod lower;
 mod number;
+mod paths;
 mod place;
 mod script;
 pub mod seed;

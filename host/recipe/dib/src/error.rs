@@ -50,7 +50,10 @@ impl DibError {
             Self::Element(ElementError::Unreadable(_)) | Self::File(_) => DibErrorKind::Io,
             Self::Hook(HookError::File(_)) => DibErrorKind::Io,
             Self::Element(_) | Self::Hook(_) | Self::BlockDevice(_) => DibErrorKind::Recipe,
-            Self::Source(error) => error.kind(),
+            Self::Source(SourceError::NotALibrary(_)) => DibErrorKind::Usage,
+            Self::Source(SourceError::NotADirectory(_)) => DibErrorKind::Recipe,
+            Self::Source(SourceError::Cache { .. }) => DibErrorKind::Io,
+            Self::Source(_) => DibErrorKind::Fetch,
         }
     }
 

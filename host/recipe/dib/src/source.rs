@@ -14,7 +14,7 @@ use std::{
 
 pub use fetch::{FetchFailure, Fetcher};
 
-use crate::{error::DibErrorKind, options::DibOptions};
+use crate::options::DibOptions;
 
 /// The release whose behaviour this crate follows.
 pub const VERSION: &str = "3.43.0";
@@ -98,15 +98,6 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    pub(crate) fn kind(&self) -> DibErrorKind {
-        match self {
-            Self::NotALibrary(_) => DibErrorKind::Usage,
-            Self::NotADirectory(_) => DibErrorKind::Recipe,
-            Self::Cache { .. } => DibErrorKind::Io,
-            _ => DibErrorKind::Fetch,
-        }
-    }
-
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::NotALibrary(path) => Some(format!(

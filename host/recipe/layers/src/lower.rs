@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use plan::{
     Bind, Context, Disk, DiskBase, DiskName, DiskRole, DiskSize, Env, FileSource, FileStep,
-    GuestPath, ImageOutput, Keep, MachineArchitecture, Outputs, Place, Plan, ResolvConf, Run,
-    Stage, Step, TreeOutput, UnixPath, Upload, UploadEntry, UploadKind, Value,
+    GuestPath, ImageOutput, Keep, MachineArchitecture, Outputs, PROGRAM_PATH, Place, Plan,
+    ResolvConf, Run, Stage, Step, TreeOutput, UnixPath, Upload, UploadEntry, UploadKind, Value,
 };
 
 use inputs::{Source, SourceError, Sources};
@@ -37,8 +37,6 @@ const MARKER: &str = "vbuild: the disk of this build\n";
 const MANIFEST: &str = "/build/manifest";
 /// Size of the scratch disk. It is sparse, so this only limits what layers may leave in /tmp.
 const SCRATCH_BYTES: u64 = 64 << 30;
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// Creates the mount points of binds; paths of directories end with a slash. Existing ones are
 /// unchanged.
 const BIND_SCRIPT: &str = r#"set -eu
@@ -187,7 +185,7 @@ pub fn inspect(name: &str, base: DiskBase, root: Option<&str>, to: &Path) -> Pla
             ]
             .map(Value::from)
             .to_vec(),
-            env: env(PATH),
+            env: env(PROGRAM_PATH),
             environment: None,
             cwd: at("/build"),
             stdin: None,
@@ -279,7 +277,7 @@ fn mount_points(script: &str, places: &[String]) -> Step {
         what: "make mount points".into(),
         place: Place::Tools,
         argv: words.chain(places.iter().map(|place| place.clone().into())).collect(),
-        env: env(PATH),
+        env: env(PROGRAM_PATH),
         environment: None,
         cwd: at("/build"),
         stdin: None,
@@ -377,7 +375,7 @@ fn build_layer(
             what: layer.kind.script().into(),
             place: Place::Image,
             argv: vec!["./build-layer".into()],
-            env: env(PATH),
+            env: env(PROGRAM_PATH),
             environment: None,
             cwd: at("/mnt"),
             stdin: None,
@@ -439,7 +437,7 @@ fn modify_disk(
     root: Option<&str>,
     warnings: &mut Vec<String>,
 ) -> Result<Stage, SourceError> {
-    let path = format!("{STAND_INS}/first:{PATH}:{STAND_INS}/last");
+    let path = format!("{STAND_INS}/first:{PROGRAM_PATH}:{STAND_INS}/last");
     let run = |what: &str, argv: Vec<Value>| {
         let mut env = env(&path);
         env.push(("VBUILD_DISK".into(), Value::Fact(format!("device.{DISK}"))));

@@ -12,9 +12,11 @@ use plan::MachineArchitecture;
 
 use crate::{
     complaint::{Source, SpecError},
-    lower::{Lowered, Settings, lower},
+    formats::FormatChoice,
+    lower::lower,
+    lowering::{Lowered, Settings},
     narration::{StepNote, Wording},
-    shares,
+    shares::{self, Share},
     spec::{self, Spec},
     steps::{Action, QemuDebootstrap},
     template::{VariableError, Variables},
@@ -24,21 +26,6 @@ use crate::{
 const SPEC_MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// Exit status if a build or spec fails; an invalid command line gives 2.
 pub const EXIT_FAILED: u8 = 1;
-
-/// File name suffixes and the disk formats that they select. A test of the program compares them
-/// with the formats of `output`.
-pub const FORMATS: &[(&str, &str)] = &[
-    ("qcow2", "qcow2"),
-    ("vmdk", "vmdk"),
-    ("stream.vmdk", "vmdk-stream"),
-    ("vhd", "vhd"),
-    ("fixed.vhd", "vhd-fixed"),
-    ("vpc", "vhd"),
-    ("vhdx", "vhdx"),
-    ("vdi", "vdi"),
-    ("raw", "raw"),
-    ("img", "raw"),
-];
 
 /// The command line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -81,26 +68,6 @@ pub struct Options {
     pub shares_folder: bool,
     /// Host paths that vbuild itself writes in this run, beside the outputs.
     pub written: Vec<PathBuf>,
-}
-
-/// A requested output format.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FormatChoice {
-    /// The name of the format.
-    pub name: String,
-    /// The suffix of the output's name, without the dot.
-    pub suffix: String,
-    /// Whether it is made from the file tree instead of the disk.
-    pub is_of_tree: bool,
-}
-
-/// Host files that the user shares with commands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
-    /// The host path.
-    pub host: PathBuf,
-    /// The guest path, absolute.
-    pub guest: String,
 }
 
 /// Why a build cannot start.
@@ -287,30 +254,4 @@ fn read_spec(options: &Options, stdin: &mut dyn Read) -> Result<Source, Failure>
         return Err(Failure::TooLarge(name.to_owned()));
     }
     Ok(Source { name: name.to_owned(), text })
-}
-
-/// The format that the suffix of a path selects, and the path without the suffix. Unknown suffixes
-/// select a raw image.
-#[must_use]
-pub fn format_of(path: &str) -> (&'static str, &str) {
-    let known = FORMATS.iter().filter_map(|(ending, format)| {
-        let stem = path.strip_suffix(ending)?.strip_suffix('.')?;
-        (!stem.is_empty() && !stem.ends_with('/')).then_some((*format, stem))
-    });
-    // `x.fixed.vhd` also matches `.vhd`; the longest suffix wins.
-    known.min_by_key(|(_, stem)| stem.len()).unwrap_or(("raw", path))
-}
-
-/// The path of an output format: the output's own name if its suffix selects this format, or if it
-/// ends with the format's suffix and the format is the only one; otherwise the name with the
-/// format's suffix.
-#[must_use]
-pub fn file_of(output: &str, format: &FormatChoice, is_only: bool) -> PathBuf {
-    let (own, stem) = format_of(output);
-    let ending = format.suffix.rsplit('.').next().unwrap_or_default();
-    let ends_so = output.strip_suffix(ending).is_some_and(|stem| stem.ends_with('.'));
-    if own == format.name || (is_only && ends_so) {
-        return PathBuf::from(output);
-    }
-    PathBuf::from(format!("{stem}.{}", format.suffix))
 }

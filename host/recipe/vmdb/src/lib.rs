@@ -15,9 +15,11 @@
 pub mod cli;
 mod complaint;
 mod fields;
+pub mod formats;
 pub mod fuzzing;
 mod inputs;
 mod lower;
+mod lowering;
 pub mod narration;
 mod shares;
 mod size;
@@ -28,7 +30,10 @@ mod table;
 pub mod template;
 pub mod yaml;
 
-pub use cli::{Failure, FormatChoice, Options, Prepared, Share, prepare};
+pub use cli::{Failure, Options, Prepared, prepare};
 pub use complaint::{Complaint, Source, SpecError};
-pub use lower::{Lowered, Settings, lower};
+pub use formats::FormatChoice;
+pub use lower::lower;
+pub use lowering::{Lowered, Settings};
 pub use narration::{LocalRun, Narration, Narrator, StepNote, Wording};
+pub use shares::Share;

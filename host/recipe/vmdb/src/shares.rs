@@ -10,11 +10,18 @@ use inputs::{Found, Tree};
 use plan::{GuestPath, UnixPath, UploadEntry};
 use rooted::Dir;
 
-use crate::cli::Share;
-
 /// Maximum size of a file in the spec's directory that is sent implicitly. A larger file is likely
 /// an image of another build, or an archive of one.
 const FILE_MAX_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Host files that the user shares with commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The host path.
+    pub host: PathBuf,
+    /// The guest path, absolute.
+    pub guest: String,
+}
 
 /// A share, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +117,7 @@ pub(crate) fn folder(path: &Path, written: &[PathBuf]) -> Result<Folder, String>
 fn is_beside(file: &Path, output: &Path) -> bool {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (file_name, output_name) = (name(file), name(output));
-    let stem = crate::cli::format_of(&output_name).1.to_owned();
+    let stem = crate::formats::format_of(&output_name).1.to_owned();
     file.parent() == output.parent()
         && (file_name.starts_with(&format!("{output_name}."))
             || (file_name.starts_with(".vbuild-") && file_name.ends_with(".tmp"))
@@ -119,7 +126,7 @@ fn is_beside(file: &Path, output: &Path) -> bool {
 
 fn is_ending_of_output(ending: &str) -> bool {
     let trees = ["tar", "tgz", "tar.zst", "squash", "docker.tar", "oci.tar"];
-    crate::cli::FORMATS.iter().any(|(known, _)| *known == ending) || trees.contains(&ending)
+    crate::formats::FORMATS.iter().any(|(known, _)| *known == ending) || trees.contains(&ending)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 
 use common::{options, show, try_prepare};
-use vmdb::{Failure, FormatChoice, cli::format_of, prepare};
+use vmdb::{Failure, FormatChoice, formats::format_of, prepare};
 
 const SPEC: &str = "steps:
   - {mkimg: \"{{ output }}\", size: 1M}

@@ -343,7 +343,7 @@ fn file_of(args: &LayersBuildArgs, file: &Path, format: &'static output::Format)
     let is_only = args.formats.as_ref().is_some_and(|formats| formats.0.len() == 1);
     let container = format.container.and(args.docker_target.clone());
     layers::File {
-        path: vmdb::cli::file_of(&file.to_string_lossy(), &choice, is_only),
+        path: vmdb::formats::file_of(&file.to_string_lossy(), &choice, is_only),
         format: choice.name,
         is_of_tree: choice.is_of_tree,
         container,
@@ -353,7 +353,7 @@ fn file_of(args: &LayersBuildArgs, file: &Path, format: &'static output::Format)
 /// The format of a disk that a file's name means, in the same words as an output of a spec.
 fn format_of(file: &Path) -> Option<&'static str> {
     let name = file.file_name()?.to_str()?;
-    let (format, stem) = vmdb::cli::format_of(name);
+    let (format, stem) = vmdb::formats::format_of(name);
     (stem != name).then_some(format)
 }
 

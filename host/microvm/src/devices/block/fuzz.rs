@@ -7,8 +7,7 @@ use machine::{BlockSize, DriveSerial};
 use super::{Disk, Setup, raw::Raw};
 use crate::{
     counters::Counters,
-    devices::{virtio::Activation, worker::Handler},
-    fuzzing::rings,
+    devices::{fuzz_rings as rings, virtio::Activation, worker::Handler},
     memory,
 };
 

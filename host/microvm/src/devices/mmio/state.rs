@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState, QueueT};
 
 use super::{STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_WRITABLE, Transport, fresh_queues};
-use crate::{devices::virtio::STATUS_BITS, saving::bounded::at_most};
+use crate::{bounded::at_most, devices::virtio::STATUS_BITS};
 
 /// Maximum queues of a device.
 const QUEUES_MAX: usize = 8;

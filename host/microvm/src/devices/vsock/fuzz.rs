@@ -7,8 +7,7 @@ use vsock_mux::{GUEST_CID, Mux};
 use super::MuxThread;
 use crate::{
     counters::Counters,
-    devices::{virtio::Activation, worker::Handler},
-    fuzzing::rings,
+    devices::{fuzz_rings as rings, virtio::Activation, worker::Handler},
 };
 
 /// Turns of the thread: a stream needs several to pass through its states.

@@ -20,9 +20,9 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 use crate::{
     OutputError, Result, Target,
     atomic::OutFile,
+    disk_input::DiskInput,
     format::{Format, Origin, Writer},
     pool::Ordered,
-    run::DiskInput,
     source::{Stride, is_zero},
 };
 use layout::Image;

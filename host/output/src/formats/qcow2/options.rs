@@ -6,9 +6,9 @@ use super::bad_option;
 use crate::{
     BlockSource, OutputError, RawFile, Result, Target,
     atomic::OutFile,
+    disk_input::DiskInput,
     format::{Need, split_options},
     formats::raw,
-    run::DiskInput,
     tools,
 };
 

@@ -15,7 +15,7 @@ mod stream;
 pub(crate) use sparse::FORMAT as SPARSE;
 pub(crate) use stream::FORMAT as STREAM;
 
-use crate::{OutputError, Result, Target, run::DiskInput};
+use crate::{OutputError, Result, Target, disk_input::DiskInput};
 
 const SECTOR_BYTES: u64 = 512;
 const GRAIN_BYTES: usize = 64 << 10;

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     Result, Target,
     atomic::OutFile,
+    disk_input::DiskInput,
     format::{Format, Origin, Writer, no_options},
-    run::DiskInput,
     source::is_zero,
 };
 

@@ -11,9 +11,9 @@ use super::{
 use crate::{
     OutputError, Result, Target,
     atomic::OutFile,
+    disk_input::DiskInput,
     format::{Format, Origin, Writer, no_options},
     pool::Ordered,
-    run::DiskInput,
     source::{Stride, is_zero},
 };
 

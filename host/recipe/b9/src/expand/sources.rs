@@ -24,7 +24,7 @@ impl InstanceSource {
     /// # Errors
     /// Fails if it is outside of that directory.
     pub fn path(&self) -> Result<String, Fault> {
-        crate::check::relative(&self.destination).ok_or_else(|| {
+        crate::paths::relative(&self.destination).ok_or_else(|| {
             let message = format!(
                 "the destination `{}` is not within the artifact's directory",
                 self.destination.text

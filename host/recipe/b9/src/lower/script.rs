@@ -8,7 +8,7 @@ use super::{
     steps::{self, at, command, upload},
 };
 use crate::{
-    check::absolute,
+    paths::absolute,
     place::Fault,
     types::{CpuArch, ImageTarget, MountPoint, Script, SharedDirectory, VmScript},
 };

@@ -3,11 +3,9 @@
 use std::path::Path;
 
 use plan::{
-    Context, FileSource, FileStep, GuestPath, Keep, Place, Run, Stage, Step, Upload, UploadEntry,
-    UploadKind, Value,
+    Context, FileSource, FileStep, GuestPath, Keep, PROGRAM_PATH, Place, Run, Stage, Step, Upload,
+    UploadEntry, UploadKind, Value,
 };
-
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(super) fn at(path: &str) -> GuestPath {
     GuestPath::new(path).expect("made of checked normal paths")
@@ -56,7 +54,7 @@ pub(super) fn tools(to: &str) -> Step {
 /// A command in the tools root, with the environment of B9's containers.
 pub(super) fn command(what: &str, argv: Vec<Value>) -> Run {
     let env = [
-        ("PATH", PATH),
+        ("PATH", PROGRAM_PATH),
         ("HOME", "/root"),
         ("USER", "root"),
         ("LOGNAME", "root"),

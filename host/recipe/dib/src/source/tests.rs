@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::error::{DibError, DibErrorKind};
 
 struct NoNetwork;
 
@@ -99,7 +100,7 @@ fn the_base_path_is_checked() {
     let options = DibOptions { base_path: Some(own), ..DibOptions::default() };
     let error = find_in(root.path(), &options, &[], &NoNetwork).unwrap_err();
     assert_eq!(error.to_string(), "the specified base path is not the diskimage-builder library");
-    assert_eq!(error.kind(), DibErrorKind::Usage);
+    assert_eq!(DibError::from(error).kind(), DibErrorKind::Usage);
 }
 
 #[test]
@@ -157,7 +158,7 @@ fn what_the_index_lacks_is_said() {
          diskimage-builder 3.43.0"
     );
     let error = find_in(root.path(), &DibOptions::default(), &env, &NoNetwork).unwrap_err();
-    assert_eq!(error.kind(), DibErrorKind::Fetch);
+    assert_eq!(DibError::from(error).kind(), DibErrorKind::Fetch);
 }
 
 #[test]

@@ -7,10 +7,10 @@ use plan::{
     Plan, Stage, Step, TreeOutput, Value,
 };
 
-use super::{Lowered, Lowering, Settings, Work};
 use crate::{
-    cli::FormatChoice,
     complaint::{Complaint, SpecError},
+    formats::FormatChoice,
+    lowering::{Lowered, Lowering, Settings, Work},
     narration::Narration,
     spec::Spec,
     table,
@@ -148,7 +148,7 @@ impl Lowering<'_> {
                     formats.map(|format| (format.name.clone(), self.file_of(&disk.path, format)));
                 named.collect()
             } else {
-                let (own, _) = crate::cli::format_of(&disk.path);
+                let (own, _) = crate::formats::format_of(&disk.path);
                 vec![(own.to_owned(), PathBuf::from(&disk.path))]
             };
             // As in builds of elements: if qcow2 is one of several formats, the options apply to
@@ -176,7 +176,7 @@ impl Lowering<'_> {
 impl Lowering<'_> {
     /// The path of an output format.
     fn file_of(&self, output: &str, format: &FormatChoice) -> PathBuf {
-        crate::cli::file_of(output, format, self.settings.formats.len() == 1)
+        crate::formats::file_of(output, format, self.settings.formats.len() == 1)
     }
 
     /// Archives the tree, for formats that are made from it.

@@ -13,7 +13,7 @@ use plan::{Step, UnixPath, Upload, UploadEntry, UploadKind, Value as Word};
 use super::{StepKind, debootstrap::text_entry};
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering, guest_path},
+    lowering::{Fault, Lowering, guest_path},
     yaml::{self, Node, Value},
 };
 

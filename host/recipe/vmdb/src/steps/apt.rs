@@ -5,7 +5,7 @@ use plan::Value;
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering},
+    lowering::{Fault, Lowering},
 };
 
 /// Installs packages.

@@ -5,7 +5,7 @@ use plan::{FileStep, Step};
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering, WORK_AT, Work, guest_path},
+    lowering::{Fault, Lowering, WORK_AT, Work, guest_path},
 };
 
 const SHELL_SH: &str = include_str!("../../scripts/shell.sh");

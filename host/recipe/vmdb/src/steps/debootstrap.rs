@@ -5,7 +5,7 @@ use plan::{FileSource, FileStep, GuestPath, Step, Upload, UploadEntry, UploadKin
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Command, Fault, Lowering, Work, guest_path},
+    lowering::{Command, Fault, Lowering, Work, guest_path},
 };
 
 const EMPTY_SH: &str = include_str!("../../scripts/empty-target.sh");

@@ -6,7 +6,7 @@ use plan::{FileStep, GuestPath, Step, Upload, UploadEntry, Value};
 use super::{StepKind, debootstrap::text_entry};
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering, Work, guest_path},
+    lowering::{Fault, Lowering, Work, guest_path},
 };
 
 const OWN_SH: &str = include_str!("../../scripts/own.sh");

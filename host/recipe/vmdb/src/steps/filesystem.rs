@@ -5,7 +5,7 @@ use plan::{FileStep, Filesystem, Layout, Mount as MountNode, Node, NodeKind, Ste
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering, Work, guest_path},
+    lowering::{Fault, Lowering, Work, guest_path},
     state::{MountedAt, plain_name},
 };
 

@@ -6,7 +6,7 @@ use plan::Value;
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering},
+    lowering::{Fault, Lowering},
 };
 
 const SCRIPT: &str = include_str!("../../scripts/fstab.sh");

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     fields::Fields,
-    lower::{Command, Fault, Lowering, Work},
+    lowering::{Command, Fault, Lowering, Work},
     state::{Device, MountedAt},
 };
 

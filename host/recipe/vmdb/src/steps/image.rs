@@ -7,7 +7,7 @@ use super::StepKind;
 use crate::{
     complaint::nearest,
     fields::{Fields, listed},
-    lower::{Fault, Lowering},
+    lowering::{Fault, Lowering},
     size,
     state::{Device, ImageDisk, Tag, plain_name},
     table::{self, Misplaced, Part, Role},
@@ -330,7 +330,7 @@ impl Kpartx {
             let message = format!("`{}` has no label yet", self.device);
             return Err(Fault::new("kpartx", message).hint("put `mklabel` before it"));
         }
-        if crate::cli::format_of(&self.device).0 != "raw" {
+        if crate::formats::format_of(&self.device).0 != "raw" {
             let message = format!("`{}` is not a raw image, which --image must be", self.device);
             return Err(Fault::new("kpartx", message).hint("`qemu-img convert` makes one of it"));
         }

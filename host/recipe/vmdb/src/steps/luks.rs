@@ -7,7 +7,7 @@ use plan::{Layout, Luks, Node, NodeKind, Step};
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering},
+    lowering::{Fault, Lowering},
     state::{Device, Tag},
 };
 

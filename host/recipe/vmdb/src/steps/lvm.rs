@@ -5,7 +5,7 @@ use plan::{DevicePlace, Layout, LogicalVolume, LvSize, Node, NodeKind, Step};
 use super::{StepKind, image::take_over};
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering},
+    lowering::{Fault, Lowering},
     size,
     state::{Device, Tag, plain_name},
 };

@@ -3,7 +3,7 @@
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering},
+    lowering::{Fault, Lowering},
 };
 
 /// Prints a message, and another one at the end.

@@ -35,7 +35,7 @@ pub use virtual_filesystems::VirtualFilesystems;
 
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering},
+    lowering::{Fault, Lowering},
     yaml::{Node, Position, Value},
 };
 

@@ -5,7 +5,7 @@ use plan::{FileStep, Step, Upload};
 use super::{StepKind, debootstrap::text_entry};
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering, guest_path},
+    lowering::{Fault, Lowering, guest_path},
 };
 
 const SCRIPT: &str = include_str!("../../scripts/resize-rootfs");

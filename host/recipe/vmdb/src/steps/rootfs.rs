@@ -10,7 +10,7 @@ use plan::{FileStep, GuestPath, Step, TreeOutput, Upload, Value};
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering, Tarball, Work, guest_path},
+    lowering::{Fault, Lowering, Tarball, Work, guest_path},
 };
 
 /// The guest directory of the tarball.

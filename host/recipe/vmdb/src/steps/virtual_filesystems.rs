@@ -6,7 +6,7 @@ use plan::{FileStep, GuestPath, Step};
 use super::StepKind;
 use crate::{
     fields::Fields,
-    lower::{Fault, Lowering, OWN_AT, Work, guest_path},
+    lowering::{Fault, Lowering, OWN_AT, Work, guest_path},
 };
 
 /// Mounts the virtual filesystems.
