@@ -245,7 +245,7 @@ fn key(identity: &str, spec: &MachineSpec) -> Result<String, Cold> {
         .map(|path| {
             let file = path.metadata().map_err(file_error("look at", path))?;
             let changed = (file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec());
-            Ok((path, file.dev(), file.ino(), file.len(), changed))
+            Ok((file.dev(), file.ino(), file.len(), changed))
         })
         .collect::<Result<_, Cold>>()?;
     let MachineSpec { vcpus, memory_mib, architecture, cmdline, .. } = spec;

@@ -291,12 +291,13 @@ pub(crate) fn draw(seed: u64, ground: &Ground) -> Draw {
         Fault::BaseMirror(_) => Base::Url,
         _ => *[Base::File, Base::Recipe, Base::Url].choose(&mut chance).unwrap_or(&Base::File),
     };
-    let options = Options {
+    let mut options = Options {
         drive: drive || chance.gen_bool(0.3),
         temporary: temporary || chance.gen_bool(0.5),
         // A script that downloads does not run if its result is cached.
         warm: !matches!(fault, Fault::KillAgent { .. } | Fault::Mirror(_))
             && (warm || chance.gen_bool(0.4)),
+        restored: false,
         late: if chance.gen_bool(0.2) { 0 } else { chance.gen_range(1..100_000) },
         earlier: chance.gen_bool(0.8),
         formats: Format::SETS.choose(&mut chance).copied().unwrap_or(&[Format::Raw]),
@@ -313,6 +314,7 @@ pub(crate) fn draw(seed: u64, ground: &Ground) -> Draw {
     } else {
         Moment::Time { part: chance.gen_range(0.0..1.0) }
     };
+    options.restored = chance.gen_bool(0.7);
     Draw { seed, recipe, options, fault, moment, chance }
 }
 

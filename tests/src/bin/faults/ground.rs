@@ -24,6 +24,9 @@ const ROOMY: &str = "1g";
 /// Attempts to fill a filesystem while a build writes to it.
 const FILL_ATTEMPTS: u32 = 100;
 
+/// The folder of a cache with saved machines.
+const SAVED_MACHINES: &str = "warm";
+
 /// The environment of all rounds.
 #[derive(Debug)]
 pub(crate) struct Ground {
@@ -62,6 +65,8 @@ impl Ground {
             only: env::var("VBUILD_FAULTS_ONLY").ok(),
             accel: tests::accelerator(),
         };
+        // Made by the first build; others start its machines.
+        fs::create_dir_all(ground.cache.join(SAVED_MACHINES))?;
         // Orphaned processes become children of this process.
         prctl::set_child_subreaper(true)?;
         if let Err(error) = enter_namespaces() {
@@ -82,10 +87,12 @@ impl Ground {
         self.work.join(name)
     }
 
-    /// Creates the cache of a round, which contains only the shared appliance.
-    pub(crate) fn furnish_cache(&self, cache: &Path) -> Result<()> {
+    /// Creates the cache of a round, which contains only the shared appliance, and the saved
+    /// machines of it if `restored`.
+    pub(crate) fn furnish_cache(&self, cache: &Path, restored: bool) -> Result<()> {
         fs::create_dir_all(cache)?;
-        for name in ["appliance", "agent", "diskimage-builder"] {
+        let shared = ["appliance", "agent", "diskimage-builder"];
+        for name in shared.into_iter().chain(restored.then_some(SAVED_MACHINES)) {
             let (from, to) = (self.cache.join(name), cache.join(name));
             if !from.is_dir() || to.exists() {
                 continue;
@@ -166,7 +173,9 @@ pub(crate) fn make_full(folder: &Path, room_kib: u64) -> Result<()> {
     for _ in 0..FILL_ATTEMPTS {
         let room = statvfs(folder)?;
         let used = (room.blocks() - room.blocks_free()) * room.fragment_size();
-        if resize(folder, &format!("{}k", used.div_ceil(1024) + room_kib)).is_ok() {
+        // A tmpfs of no size has no limit.
+        let size_kib = (used.div_ceil(1024) + room_kib).max(1);
+        if resize(folder, &format!("{size_kib}k")).is_ok() {
             return Ok(());
         }
     }

@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) temporary: bool,
     /// Whether the store contains the results of an earlier build.
     pub(crate) warm: bool,
+    /// Whether its machines start from saved memory at once; without it the build saves it.
+    pub(crate) restored: bool,
     /// The content of the late part of the recipe; the earlier build has 0.
     pub(crate) late: u32,
     /// Whether outputs of an earlier build exist.
@@ -76,6 +78,7 @@ impl fmt::Display for Options {
             (self.drive, "drive"),
             (self.temporary, "TMPDIR"),
             (self.warm, "warm"),
+            (self.restored, "restored"),
             (self.flatten, "flat"),
         ];
         for (_, word) in said.iter().filter(|(is, _)| *is) {

@@ -86,6 +86,7 @@ impl References {
             drive: false,
             temporary: false,
             warm: false,
+            restored: true,
             late: 0,
             earlier: false,
             formats: &[Format::Raw, Format::Tar],
@@ -95,7 +96,7 @@ impl References {
         };
         let site = Site { folder, recipe, options };
         fs::create_dir_all(site.output())?;
-        ground.furnish_cache(&site.cache())?;
+        ground.furnish_cache(&site.cache(), true)?;
         site.write_recipe(ground, self)?;
         let run = Run::start(site.command(ground, self)?, &site)?;
         let ended = run.finish()?;

@@ -53,7 +53,7 @@ fn furnish(draw: &Draw, site: &Site, ground: &Ground, references: &References) -
     if let Fault::Full { place, .. } = draw.fault {
         mount_small(&strike::full_folder(place, site))?;
     }
-    ground.furnish_cache(&site.cache())?;
+    ground.furnish_cache(&site.cache(), draw.options.restored)?;
     if draw.options.warm {
         references.warm(draw.recipe, &site.store())?;
     }
