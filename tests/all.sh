@@ -161,6 +161,11 @@ step "layer folders"
 VBUILD_TEST_CACHE="$work/tests/cache" timeout 1200 env -u VBUILD_TEST_DIR \
     cargo test --release --locked --workspace --test recipes -- --ignored --nocapture layers::
 
+# The same rounds each time; other numbers draw others.
+step "builds that are disturbed"
+VBUILD="$work/bin/vbuild" VBUILD_FAULTS="$target/release/faults" \
+    VBUILD_TEST_CACHE="$work/tests/cache" timeout 1500 sh tests/faults.sh 20 1
+
 step "the image and the KVM lab, which ran beside"
 wait "$beside"
 trap - EXIT
