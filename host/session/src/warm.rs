@@ -45,6 +45,9 @@ const PARKED_POLL_INTERVAL: Duration = Duration::from_millis(2);
 const REFUSED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Name of the file that says why a machine cannot be saved or restored.
 const REFUSED: &str = "refused";
+/// Name of the file that says that the last restore failed. One failure can have another cause, such
+/// as a machine that somebody killed; the second in a row counts.
+const DOUBTED: &str = "doubted";
 /// Name of the file behind spare disks.
 const SPARE: &str = "spare";
 /// Prefix of names of directories that are being written.
@@ -95,6 +98,15 @@ fn refusal(saved: &Path) -> Option<Refusal> {
 fn refuse(saved: &Path, reason: &dyn std::error::Error) -> Result<(), Cold> {
     let path = saved.join(REFUSED);
     fs::write(&path, checked::chain(reason)).map_err(file_error("write", &path))
+}
+
+/// Notes that a machine could not be restored; the second time in a row, keeps it from being tried.
+fn doubt(saved: &Path, reason: &dyn std::error::Error) -> Result<(), Cold> {
+    let path = saved.join(DOUBTED);
+    match File::create_new(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refuse(saved, reason),
+        made => made.map(drop).map_err(file_error("create", &path)),
+    }
 }
 
 fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Cold {
@@ -149,6 +161,8 @@ impl WarmMachines {
             Ok(session) => session.unpark(disks).await.map(|()| session),
             Err(error) => Err(error),
         };
+        // Missing, unless the last restore failed.
+        let _ = restored.is_ok().then(|| fs::remove_file(saved.join(DOUBTED)));
         restored.map_err(|source| Cold::NotRestored { saved, source })
     }
 
@@ -209,8 +223,8 @@ pub async fn start(
     let booted = boot(backend, spec, options).await?;
     // Only now is it known that neither the disks nor the host were to blame.
     if let Cold::NotRestored { saved, source } = &cold {
-        tracing::warn!(%cold, "machines boot instead");
-        if let Err(error) = refuse(saved, source) {
+        tracing::warn!(%cold, "the machine boots instead");
+        if let Err(error) = doubt(saved, source) {
             tracing::debug!(%error, "a saved machine will be tried again");
         }
     }

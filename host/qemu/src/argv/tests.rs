@@ -59,7 +59,7 @@ fn the_smallest_machine() {
             -display none
             -name guest=a_build__of_sorts
             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-            -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,memory-backend=mem
+            -machine microvm,acpi=on,pit=on,pic=off,rtc=on,isa-serial=on,pcie=off,usb=off,memory-backend=mem
             -accel tcg,thread=multi
             -cpu max,-erms,-fsrm,-rdrand,-rdseed,-la57,-smap,-smep,-pku,-umip,-xsave,-avx,-avx2
             -smp 2
@@ -147,7 +147,7 @@ fn drives_and_kvm() {
             -display none
             -name guest=a_build__of_sorts
             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-            -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=off,usb=off,memory-backend=mem
+            -machine microvm,acpi=on,pit=on,pic=off,rtc=on,isa-serial=on,pcie=off,usb=off,memory-backend=mem
             -accel kvm
             -cpu host
             -smp 2
@@ -191,12 +191,12 @@ fn differences(start: Start) -> String {
 #[test]
 fn machines_that_are_saved_and_restored_have_a_port_for_the_vsock_device() {
     expect![[r#"
-        -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=on,usb=off,memory-backend=mem
+        -machine microvm,acpi=on,pit=on,pic=off,rtc=on,isa-serial=on,pcie=on,usb=off,memory-backend=mem
         -append console=ttyS0 panic=-1 reboot=t tsc_early_khz=1999700 tsc=reliable no_timer_check pcie_ports=compat quiet cryptomgr.notests mitigations=off vbuild.x=1
         -device pcie-root-port,id=vsock-port,power_controller_present=off"#]].assert_eq(&differences(Start::BootToSave));
     let saved = machine::SavedMachine("/saved".into());
     expect![[r#"
-        -machine microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,pcie=on,usb=off,memory-backend=mem
+        -machine microvm,acpi=on,pit=on,pic=off,rtc=on,isa-serial=on,pcie=on,usb=off,memory-backend=mem
         -device pcie-root-port,id=vsock-port,power_controller_present=off
         -S
         -incoming defer"#]].assert_eq(&differences(Start::Restore(saved)));

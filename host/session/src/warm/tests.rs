@@ -105,6 +105,16 @@ fn the_oldest_go() {
 }
 
 #[test]
+fn the_second_failure_in_a_row_is_a_refusal() {
+    let dir = tempfile::tempdir().unwrap();
+    let killed = io::Error::other("ended by signal 9");
+    doubt(dir.path(), &killed).unwrap();
+    assert!(refusal(dir.path()).is_none());
+    doubt(dir.path(), &killed).unwrap();
+    assert!(refusal(dir.path()).unwrap().reason.contains("signal 9"));
+}
+
+#[test]
 fn a_refusal_holds_for_a_day() {
     let dir = tempfile::tempdir().unwrap();
     assert!(refusal(dir.path()).is_none());
