@@ -27,13 +27,23 @@ pub(crate) use originals::Syntax;
 #[cfg(test)]
 pub(crate) use originals::VIRT_DIB_OPTIONS;
 
+/// How alike two options must be for one to be a typing error of the other, from 0 to 1.
+const ALIKE: f64 = 0.7;
+/// The option that prints help.
+const HELP: &str = "help";
+
 /// An option that cannot be understood. The texts are those of getopt, which
 /// scripts and people know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum GetoptError {
     /// No option has this name.
-    #[error("unrecognized option '{0}'")]
-    Unrecognized(String),
+    #[error("unrecognized option '{typed}'")]
+    Unrecognized {
+        /// The option as typed.
+        typed: String,
+        /// The option that was probably meant.
+        meant: Option<String>,
+    },
     /// No option has this letter.
     #[error("invalid option -- '{0}'")]
     InvalidLetter(char),
@@ -131,6 +141,21 @@ impl Options {
         names
     }
 
+    /// The error for an option that nothing has, with the one that was probably meant.
+    fn unrecognized(&self, typed: &str) -> GetoptError {
+        let typed = before_equals(typed);
+        let name = typed.trim_start_matches('-');
+        let alike = |known: &&str| strsim::normalized_damerau_levenshtein(name, known);
+        let meant = self
+            .options
+            .iter()
+            .flat_map(Opt::names)
+            .filter(|known| alike(known) >= ALIKE)
+            .max_by(|a, b| alike(a).total_cmp(&alike(b)))
+            .map(|known| format!("--{known}"));
+        GetoptError::Unrecognized { typed, meant }
+    }
+
     fn by_letter(&self, letter: u8) -> Option<&Opt> {
         self.options.iter().find(|option| option.letters.contains(&char::from(letter)))
     }
@@ -181,7 +206,7 @@ impl Options {
                 [b'-', b'-', name @ ..] => {
                     let typed = printable(arg);
                     let Some(()) = self.long(name, &typed, &mut rest, &mut options)? else {
-                        return Err(GetoptError::Unrecognized(before_equals(&typed)));
+                        return Err(self.unrecognized(&typed));
                     };
                 }
                 [b'-', name @ ..] if !name.is_empty() => {
@@ -269,14 +294,18 @@ impl Options {
             let Some(option) = self.by_letter(*letter) else {
                 let whole = out.is_empty() && letters.len() == name.len() && name.len() > 1;
                 return Err(if whole && self.syntax == Syntax::LongOnly {
-                    GetoptError::Unrecognized(before_equals(&printable(arg)))
+                    self.unrecognized(&printable(arg))
                 } else {
                     GetoptError::InvalidLetter(char::from(*letter))
                 });
             };
             letters = tail;
             if option.takes != Takes::Value {
-                out.push(format!("--{}", option.long).into());
+                out.push(match option.long.as_str() {
+                    // clap's help for the letter is the short one.
+                    HELP => "-h".into(),
+                    long => format!("--{long}").into(),
+                });
                 continue;
             }
             let value = if tail.is_empty() {

@@ -17,6 +17,7 @@ mod line;
 mod network;
 mod personality;
 mod reuse;
+mod short_help;
 mod usage;
 mod values;
 pub(crate) mod verbs;
@@ -38,6 +39,7 @@ pub(crate) use line::{BuildLine, Matched, build_line, matches, parse_build, verb
 pub(crate) use network::{ReachArgs, SourceArgs};
 pub(crate) use personality::Personality;
 pub(crate) use reuse::{CacheDirArgs, OnFailureArg, ReuseArgs};
+pub(crate) use short_help::shorten;
 pub(crate) use usage::{in_name_of, usage};
 pub(crate) use values::{
     Age, ByteSize, CaBundle, EnvVar, InvalidValue, MachineReadable, Share, age, comma_list,

@@ -17,7 +17,12 @@ pub(crate) fn usage(message: impl Into<String>) -> CommandError {
 
 impl From<GetoptError> for CommandError {
     fn from(error: GetoptError) -> Self {
-        usage(error.to_string())
+        let meant = match &error {
+            GetoptError::Unrecognized { meant, .. } => meant.as_deref(),
+            _ => None,
+        };
+        let hint = meant.map(|option| format!("did you mean `{option}`?"));
+        usage(error.to_string()).maybe_hint(hint)
     }
 }
 

@@ -22,7 +22,8 @@ use crate::{
     version,
     about = "Builds Linux disk images in a microVM, as an ordinary user",
     override_usage = "vbuild [OPTIONS] ELEMENT...\n       vbuild VERB [OPTIONS] ...",
-    after_help = "A first word that is the name of a verb is that verb; an element of that name is written \
+    after_help = "`vbuild --help` lists all options, `vbuild help VERB` tells of a verb.",
+    after_long_help = "A first word that is the name of a verb is that verb; an element of that name is written \
                   after `--`. Options and elements may be mixed, a long option may be given with one dash \
                   and by any unambiguous prefix. `vbuild help VERB` tells of a verb, vbuild(1) tells it \
                   all.",
@@ -82,6 +83,7 @@ pub(crate) fn command_of(personality: Personality) -> Command {
             personality.build_command()
         }
     };
+    command = cli::shorten(command);
     command.build();
     command
 }

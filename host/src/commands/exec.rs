@@ -31,7 +31,7 @@ pub(crate) struct ExecArgs {
         value_name = "COMMAND",
         required = true,
         trailing_var_arg = true,
-        allow_hyphen_values = true
+        help_heading = None::<&'static str>
     )]
     pub(crate) command: Vec<String>,
 }

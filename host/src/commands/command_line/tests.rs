@@ -154,6 +154,40 @@ fn help_version_and_lists() {
     assert!(print("vbuild --short-options").lines().any(|line| line == "-p"));
 }
 
+#[test]
+fn short_help_fits_one_screen_and_long_help_is_complete() {
+    const SCREEN_LINES: usize = 50;
+    let print = |line: &str| match parse_argv(&argv(line)).unwrap().1 {
+        Invocation::Print(text) => text,
+        other => panic!("{other:?}"),
+    };
+    let command = command();
+    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+    for words in verbs.map(|verb| format!(" {}", verb.get_name())).chain([String::new()]) {
+        let [short, long] = ["-h", "--help"].map(|option| print(&format!("vbuild{words} {option}")));
+        assert!(short.lines().count() <= SCREEN_LINES, "vbuild{words} -h:\n{short}");
+        assert!(long.len() > short.len(), "vbuild{words} --help");
+    }
+    assert!(!print("vbuild -h").contains("--proxy-resolves"));
+    assert!(print("vbuild --help").contains("--proxy-resolves"));
+    let wide = |option: &str| print(&format!("vbuild exec {option}")).contains("\n  <COMMAND>...");
+    assert!(wide("-h") && wide("--help"));
+}
+
+#[test]
+fn a_mistyped_option_is_met_with_the_one_that_was_meant() {
+    for (line, meant) in [
+        ("vbuild --sise 3G deb", "--size"),
+        ("vbuild -no-netwrok deb", "--no-network"),
+        ("vbuild exec --no-netwrok true", "--no-network"),
+        ("vbuild boot --wiht-network a.raw", "--with-network"),
+    ] {
+        let error = parse_argv(&argv(line)).unwrap_err();
+        assert!(error.hints.iter().any(|hint| hint.contains(meant)), "{line}: {error:?}");
+    }
+    assert!(parse_argv(&argv("vbuild exec ls -la --no-network")).is_ok());
+}
+
 fn getopt_options_of_virt_dib() -> &'static [&'static str] {
     cli::VIRT_DIB_OPTIONS
 }

@@ -1,0 +1,45 @@
+//! What `-h` shows: one screen. `--help` and the manual have every option.
+
+use std::collections::BTreeSet;
+
+use clap::{Args as _, Command};
+
+use super::build::BuildArgs;
+
+/// Options shared by all builds that `-h` shows, by their ids.
+const SHOWN: &[&str] = &[
+    "element_path",
+    "extra_packages",
+    "envvar",
+    "share",
+    "name",
+    "formats",
+    "size",
+    "drive",
+    "no_network",
+    "on_failure",
+    "accel",
+    "memsize",
+    "logfile",
+    "verbose",
+];
+
+/// Makes `-h` leave out shared options that are seldom needed. A verb's own options stay.
+pub(crate) fn shorten(command: Command) -> Command {
+    let shared = BuildArgs::augment_args(Command::new("shared"));
+    let hidden = shared
+        .get_arguments()
+        .filter(|arg| !arg.is_positional())
+        .map(|arg| arg.get_id().as_str().to_owned())
+        .filter(|id| !SHOWN.contains(&id.as_str()));
+    without(command, &hidden.collect())
+}
+
+fn without(command: Command, hidden: &BTreeSet<String>) -> Command {
+    command
+        .mut_args(|arg| match hidden.contains(arg.get_id().as_str()) {
+            true => arg.hide_short_help(true),
+            false => arg,
+        })
+        .mut_subcommands(|verb| without(verb, hidden))
+}
