@@ -8,6 +8,7 @@ mod docs;
 mod imports;
 mod licences;
 mod modules;
+mod security;
 mod sources;
 
 use std::path::{Path, PathBuf};
