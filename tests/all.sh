@@ -6,13 +6,15 @@
 #      user (uid 65534 when run as root) and booted to its login prompt
 #   5. the own VMM on an emulated KVM: tests/lab.sh
 #
-# 4 and 5 run beside the others, one after the other, so that neither processor waits.
+# The appliance, 4 and 5 run beside the others, one after the other, so that neither processor
+# waits.
 #
-# usage: tests/all.sh [unit|guest|image|beside|all]
+# usage: tests/all.sh [unit|guest|first|image|beside|all]
 #   unit   1 and 2
 #   guest  and the appliance, made as that user, with a command run in it
-#   image  4 alone, with the program that is in VBUILD_TEST_DIR/bin
-#   beside 4 and 5, as `all` starts them
+#   first  the appliance and that command, with the program that is in VBUILD_TEST_DIR/bin
+#   image  4 alone, with the same program
+#   beside first, 4 and 5, as `all` starts them
 #   all    everything (the default)
 # VBUILD_TEST_DIR keeps the caches of 3 and 4 between runs.
 set -eu
@@ -23,7 +25,7 @@ target=${CARGO_TARGET_DIR:-$here/target}
 
 # The parts that run beside the rest need no set-up and no build.
 case $level in
-image | beside) part=of_it ;;
+first | image | beside) part=of_it ;;
 *) part=whole ;;
 esac
 
@@ -88,11 +90,36 @@ as_user() {
         VBUILD="$work/bin/vbuild" VBUILD_ARGS="${VBUILD_ARGS:-}" "$@"
 }
 
+# The appliance, made by the program, and a command in a fresh guest.
+first_guest() {
+    step "what this machine can do"
+    (cd "$work/home" && as_user "$work/bin/vbuild" doctor) || true
+
+    step "the appliance"
+    (cd "$work/home" && as_user "$work/bin/vbuild" appliance build)
+
+    step "a command in a fresh guest, with a helper drive and the network"
+    (
+        cd "$work/home"
+        as_user "$work/bin/vbuild" cache create cache.img --size 1G
+        as_user "$work/bin/vbuild" exec --drive cache.img -- \
+            sh -ec 'id -u; uname -r; test -d /helper/lost+found; echo kept >/helper/note'
+        as_user "$work/bin/vbuild" exec --drive cache.img --no-network -- cat /helper/note
+    )
+}
+if [ "$level" = first ]; then
+    first_guest
+    exit 0
+fi
+
 if [ "$level" = beside ]; then
-    status=0
     # In the foreground: in the group of the `timeout` that runs this part, and so ended with it.
-    VBUILD_TEST_DIR="$work" timeout --foreground 4500 sh "$here/tests/all.sh" image >"$work/image.log" 2>&1 || status=$?
-    echo "$status" >"$work/image.status"
+    for name in first image; do
+        status=0
+        VBUILD_TEST_DIR="$work" timeout --foreground 4500 \
+            sh "$here/tests/all.sh" "$name" >"$work/$name.log" 2>&1 || status=$?
+        echo "$status" >"$work/$name.status"
+    done
     # The lab needs what the tests compile.
     while [ ! -e "$work/compiled" ]; do sleep 1; done
     status=0
@@ -114,34 +141,26 @@ if [ "$level" = image ]; then
     exit 0
 fi
 
-step "what this machine can do"
-(cd "$work/home" && as_user "$work/bin/vbuild" doctor) || true
-
-step "the appliance"
-(cd "$work/home" && as_user "$work/bin/vbuild" appliance build)
-
-step "a command in a fresh guest, with a helper drive and the network"
-(
-    cd "$work/home"
-    as_user "$work/bin/vbuild" cache create cache.img --size 1G
-    as_user "$work/bin/vbuild" exec --drive cache.img -- \
-        sh -ec 'id -u; uname -r; test -d /helper/lost+found; echo kept >/helper/note'
-    as_user "$work/bin/vbuild" exec --drive cache.img --no-network -- cat /helper/note
-)
 if [ "$level" = guest ]; then
+    first_guest
     lints
     unit_tests
     exit 0
 fi
 
 # What the image and the lab do is told at the end.
-rm -f "$work/compiled"
+rm -f "$work/compiled" "$work/first.status"
 VBUILD_TEST_DIR="$work" timeout 7200 sh "$here/tests/all.sh" beside &
 beside=$!
 trap 'kill "$beside" 2>/dev/null || true' EXIT
 
 lints
 unit_tests
+
+# Without it there is nothing to boot.
+while [ ! -e "$work/first.status" ] && kill -0 "$beside"; do sleep 1; done
+cat "$work/first.log"
+[ "$(cat "$work/first.status")" -eq 0 ]
 
 # The caches of guests' tests and of the lab are copies, because those run as whoever called
 # this.
