@@ -1,9 +1,9 @@
-//! The one error of the command line: its kinds, the exit status of each kind, and the
-//! conversions from the errors of all libraries, so that a command needs only `?`.
-//! Nothing else in vbuild ends the process.
+//! The single error type of the command line: its kinds, the exit status of each kind, and the
+//! conversions from the errors of all libraries, so that a command needs only `?`. Nothing else in
+//! vbuild ends the process.
 //!
-//! Errors of this package convert where they are defined. `std::io::Error` has no
-//! conversion: whose fault it is depends on the file, which only the caller knows.
+//! Errors of this package are converted where they are defined. `std::io::Error` has no conversion,
+//! because its kind depends on the file, which only the caller knows.
 
 use std::{error::Error, fmt};
 
@@ -21,39 +21,41 @@ use store::StoreError;
 
 type Source = Box<dyn Error + Send + Sync>;
 
-/// What sort of failure it is; decides the exit status and nothing else.
+/// The kind of a failure. It decides the exit status, and whether the message about a failed build
+/// includes the script that ran last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The command line, or an input that it names, is wrong.
     Usage,
     /// The build failed: a recipe, a script, the guest, the network, an output.
     Build,
-    /// A script of extra-data.d failed; virt-dib passes its status on.
+    /// A script of extra-data.d failed. vbuild exits with the script's status, as virt-dib does.
     ExtraData {
         /// The script's exit status.
         status: u8,
     },
-    /// This machine lacks something: QEMU, memory, disk space, a right.
+    /// The host lacks something: QEMU, memory, disk space, a permission.
     Host,
-    /// The kernel does not grant every layer of the confinement, and
-    /// `--require-confinement` demands it.
+    /// `--require-confinement` is given, but the kernel does not grant every layer of the
+    /// confinement.
     Unconfined,
-    /// SIGINT, SIGTERM or SIGHUP.
+    /// The command was stopped by SIGINT, SIGTERM or SIGHUP.
     Interrupted,
-    /// vbuild itself, not the command, failed in `vbuild exec`.
+    /// `vbuild exec` itself failed, not the command that it runs.
     Exec,
     /// The command line of `vbuild vmdb` is wrong.
     VmdbUsage,
-    /// `vbuild layers compare-layers` could not compare.
+    /// `vbuild layers compare-layers` could not make the comparison.
     NotCompared,
 }
 
-/// The exit status of each kind; vbuild(1) repeats this table.
+/// Returns the exit status of a kind. The table in vbuild(1) is made with this function.
 ///
-/// virt-dib has 1 for everything, and callers test for that, so the kinds that
-/// it knows stay 1. Only what it does not have has another status: `exec` passes a
-/// command's status on and needs one of its own, which is env(1)'s, `vmdb`
-/// keeps vmdb2's, and a demand that virt-dib does not know has its own.
+/// virt-dib exits with 1 on every failure, and callers test for that, so the kinds of failures that
+/// virt-dib has too stay 1. The other kinds are new and have their own statuses: `exec` passes the
+/// command's status on, so a failure of vbuild itself has the status of env(1); `vmdb` keeps the
+/// status of vmdb2; 1 from `compare-layers` would mean that the layers differ; and
+/// `--require-confinement` does not exist in virt-dib.
 #[must_use]
 pub fn exit_status(kind: Kind) -> u8 {
     match kind {
@@ -65,21 +67,20 @@ pub fn exit_status(kind: Kind) -> u8 {
     }
 }
 
-/// Ends the process without unwinding: for the user's second Ctrl-C. What it
-/// leaves behind, the next run cleans; the machine dies with it.
+/// Ends the process without unwinding, on the user's second Ctrl-C. The next run removes what is
+/// left behind; the machine ends with this process.
 pub(crate) fn exit_now(kind: Kind) -> ! {
     std::process::exit(exit_status(kind).into())
 }
 
-/// A failed command: its kind, what failed with its causes, and what the user
-/// can do.
+/// The error of a failed command: its kind, the failure with its causes, and hints for the user.
 #[derive(Debug)]
 pub struct CommandError {
-    /// What sort of failure it is.
+    /// The kind of the failure.
     pub kind: Kind,
-    /// What failed; its sources are printed below it.
+    /// The failure; its sources are printed below it.
     pub source: Source,
-    /// What the user can do about it, each a line of its own.
+    /// Hints on what the user can do, each printed as a line of its own.
     pub hints: Vec<String>,
     /// Whether the error has been shown to the user already.
     pub told: bool,
@@ -87,7 +88,7 @@ pub struct CommandError {
     pub retry: bool,
 }
 
-/// An error that is only a text, with an optional cause.
+/// An error that consists of a text and an optional cause.
 #[derive(Debug)]
 struct Words {
     text: String,
@@ -107,28 +108,28 @@ impl Error for Words {
 }
 
 impl CommandError {
-    /// Wraps an error value.
+    /// Creates an error of this kind from an error value.
     pub(crate) fn new(kind: Kind, source: impl Into<Source>) -> Self {
         Self { kind, source: source.into(), hints: Vec::new(), told: false, retry: false }
     }
 
-    /// An error with a text and no cause.
+    /// Creates an error with a text and no cause.
     pub(crate) fn message(kind: Kind, text: impl Into<String>) -> Self {
         Self::new(kind, Words { text: text.into(), source: None })
     }
 
-    /// A usage error with a text and no cause.
+    /// Creates a usage error with a text and no cause.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::message(Kind::Usage, text)
     }
 
-    /// Says what was being done when the error came.
+    /// Adds a text about what was being done when the error occurred, as an outer error.
     pub(crate) fn context(mut self, text: impl Into<String>) -> Self {
         self.source = Box::new(Words { text: text.into(), source: Some(self.source) });
         self
     }
 
-    /// The same error with other words in place of its text and its causes.
+    /// Replaces the text and the causes by other words, if there are any.
     pub(crate) fn in_words(self, words: Option<String>) -> Self {
         match words {
             Some(text) => Self { source: Box::new(Words { text, source: None }), ..self },
@@ -150,12 +151,12 @@ impl CommandError {
         }
     }
 
-    /// The exit status of the process.
+    /// Returns the exit status of the process.
     pub(crate) fn exit_status(&self) -> u8 {
         exit_status(self.kind)
     }
 
-    /// What a failed tool of the appliance wrote, if that is what failed.
+    /// Returns the standard error of the failed tool of the appliance, if a tool is what failed.
     pub(crate) fn tool_output(&self) -> Option<&str> {
         let mut cause: Option<&(dyn Error + 'static)> = Some(self.source.as_ref());
         while let Some(error) = cause {
@@ -167,8 +168,8 @@ impl CommandError {
         None
     }
 
-    /// The error and its causes, outermost first, without repetitions: a source
-    /// that an error already shows in its own text is left out.
+    /// Returns the texts of the error and its causes, outermost first, without repetitions: a
+    /// source that an error already shows in its own text is left out.
     pub(crate) fn causes(&self) -> Vec<String> {
         checked::causes(self.source.as_ref())
     }
@@ -180,7 +181,7 @@ impl fmt::Display for CommandError {
     }
 }
 
-/// The hint with the end of the guest's console, where there is one.
+/// Returns a hint with the end of the guest's console, if the console has any output.
 fn console_hint(tail: Option<&str>) -> Option<String> {
     let tail = tail.filter(|tail| !tail.trim().is_empty())?;
     Some(format!("the end of the guest's console:\n{tail}"))
@@ -266,7 +267,8 @@ impl From<SourceError> for CommandError {
 }
 
 impl From<InvalidProxy> for CommandError {
-    /// A proxy that cannot be used is not bypassed: it may be there to filter.
+    /// Converts the error of a proxy that cannot be used. Such a proxy is not bypassed, because it
+    /// may be there to filter.
     fn from(error: InvalidProxy) -> Self {
         Self::new(Kind::Usage, error)
             .hint("name a proxy that works, or say with NO_PROXY='*' that none shall be used")

@@ -1,5 +1,5 @@
-//! The thin library behind the vbuild binary. What is public is for `main`, for the manual
-//! (`man`), and for the tests that boot machines; a test counts it.
+//! The thin library behind the vbuild binary. Its public items are for `main`, for the manual
+//! (`man`), and for the tests that boot machines; a test limits their number.
 //!
 //! ```text
 //! commands (one file per verb) ──► explain ──► build (pipeline) ──► machine
@@ -8,11 +8,11 @@
 //!                                                ui ──► run_context, settings, error
 //! ```
 //!
-//! A module imports only what stands to its right or below it; no two import each other,
-//! and a test holds that too.
+//! A module imports only modules to the right of it or below it, and no two modules import each
+//! other. A test checks this, too.
 //!
-//! Architecture invariant: only this package names both backends and every
-//! front end, and only its `ui` writes to the terminal.
+//! Architecture invariant: only this package names both backends and every front end. Only its `ui`
+//! writes to the terminal, except that `machine::shell` joins processes to it.
 
 mod build;
 mod cli;
@@ -45,7 +45,7 @@ use commands::{
     dib,
 };
 
-/// Everything between the arguments and the exit status.
+/// Runs the command line of the process and returns its exit status.
 #[must_use]
 pub fn run(argv: Vec<OsString>) -> ExitCode {
     // The program is its own helper for processes that must not outlive it.
@@ -58,11 +58,11 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     if argv.get(1).is_some_and(|verb| verb == confine::trial::TRIAL_VERB) {
         return confine::trial::in_place(argv.into_iter().skip(2));
     }
-    // What is written from here on is the user's alone, unless it is an output.
+    // Files created from here on are private to the user, except outputs.
     rooted::make_umask_private();
     let console = ui::Console::of_process();
-    // An image of its memory would hold what the guest was not to see: variables,
-    // keys of caches, the user's terminal. Only a broken kernel refuses.
+    // A dump of this process's memory would contain what guests must not see: variables, keys of
+    // caches, the user's terminal. The calls fail only on a broken kernel.
     if let Err(error) = confine::forbid_memory_images() {
         tracing::warn!(%error, "this process may leave an image of its memory");
     }

@@ -1,5 +1,5 @@
-//! What a run has beside its settings: the observer of its events, and the signal that
-//! cancels it.
+//! The context of a run, in addition to its settings: the observer of its events, and the signal
+//! that cancels it.
 
 use std::fmt;
 
@@ -9,9 +9,9 @@ use tokio::sync::watch;
 /// The observer of a run and the signal that stops it.
 #[derive(Clone)]
 pub struct RunContext {
-    /// Takes the events of the run.
+    /// The observer that receives the events of the run.
     pub observer: SharedObserver,
-    /// Becomes true when the run shall stop.
+    /// The cancellation signal: becomes true when the run must stop.
     pub cancel: watch::Receiver<bool>,
 }
 

@@ -1,5 +1,5 @@
-//! How vbuild runs things, beside what it builds: resolved from the command
-//! line once, used by every verb that starts a machine.
+//! The settings of a run: how vbuild builds, as opposed to what it builds. They are resolved once
+//! from the command line and used by every verb that starts a machine.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,24 +13,25 @@ use session::WarmMachines;
 
 use crate::error::{CommandError, Kind};
 
-/// Memory of the guest when nothing is said, in MiB. debootstrap and dpkg need
-/// 700; mkfs of large disks and initramfs generation more.
+/// Default memory of the guest in MiB. debootstrap and dpkg need 700; mkfs of large disks and the
+/// generation of an initramfs need more.
 pub(crate) const MEMORY_DEFAULT_MIB: u32 = 2048;
-/// The most processors that are used when nothing is said: package scripts are
-/// serial, and a second one serves compression and the agent.
+/// Maximum of the default number of processors: package scripts are serial, and a second processor
+/// serves compression and the agent.
 pub(crate) const VCPUS_DEFAULT_MAX: u8 = 4;
 
-/// The directory of saved machines in the cache.
+/// The subdirectory of the cache directory for saved machines.
 const WARM_DIRECTORY: &str = "warm";
 
 pub(crate) use engine::cache::MAX_AGE_DEFAULT;
 
-/// How results of earlier builds are used.
+/// The settings for results of earlier builds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageCache {
-    /// Whether at all: nothing is read or kept otherwise.
+    /// Whether results are used and saved at all. If not, a build neither reads nor writes the
+    /// store.
     pub enabled: bool,
-    /// What is taken from it.
+    /// Which results may be used.
     pub rules: Rules,
 }
 
@@ -41,7 +42,7 @@ impl Default for StageCache {
     }
 }
 
-/// Where trusted certificates come from.
+/// The source of trusted certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CaSource {
     /// A PEM file.
@@ -55,7 +56,7 @@ pub enum CaSource {
 pub struct Settings {
     /// The architecture of the machine: that of the plan, or that of this host.
     pub architecture: MachineArchitecture,
-    /// Which accelerator the machine uses.
+    /// The accelerator that the user asked for.
     pub accel: Accel,
     /// Whether a kernel that does not grant every layer of the confinement is an error.
     pub require_confinement: bool,
@@ -63,66 +64,65 @@ pub struct Settings {
     pub vcpus: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// The user's cache directory of vbuild.
+    /// vbuild's cache directory.
     pub cache_dir: PathBuf,
-    /// Root of the Debian mirror for the appliance; the host's apt sources
-    /// otherwise.
+    /// The root URL of the Debian mirror for the appliance; `None` means the host's apt sources.
     pub mirror: Option<String>,
-    /// Certificates that guests trust beside their own.
+    /// The source of the certificates that guests trust in addition to their own.
     pub ca_bundle: Option<CaSource>,
-    /// Packages that the appliance holds beside the usual ones.
+    /// The packages of the appliance in addition to the usual ones.
     pub appliance_packages: Vec<String>,
-    /// Whether the guest gets a way out.
+    /// Whether the guest has a network.
     pub network: bool,
-    /// The only hosts that the guest may reach; all public ones when empty.
+    /// The only hosts that the guest may reach; if empty, all public ones.
     pub allow_hosts: Vec<String>,
-    /// Whether private addresses may be reached too.
+    /// Whether the guest may also reach private addresses.
     pub allow_private: bool,
-    /// Whether the user's proxy is given names that are not resolved on this host.
+    /// Whether the user's proxy, instead of this host, resolves the names that the guest asks for.
     pub proxy_resolves: bool,
-    /// The user's helper drive.
+    /// The path of the user's helper drive.
     pub drive: Option<PathBuf>,
-    /// The format of the helper drive, as the user says; raw otherwise.
+    /// The format of the helper drive that the user named; `None` means raw.
     pub drive_format: Option<DriveFormat>,
-    /// The longest that one script may run.
+    /// The time limit of each script.
     pub script_timeout: Option<Duration>,
     /// Whether syncs of scripts reach the disks.
     pub keep_sync: bool,
-    /// Whether every machine boots, even where saved memory could be restored.
+    /// Whether every machine boots, even if it could be restored from saved memory.
     pub cold: bool,
     /// Whether the guest's kernel logs to the console from the start.
     pub verbose_console: bool,
-    /// The vbuild binary that becomes the machine's processes; this very program
-    /// when it is not said. Tests are other programs, so they say it.
+    /// The vbuild binary that the machine's processes run; `None` means the current program. Tests
+    /// set it, because they are other programs.
     pub program: Option<PathBuf>,
-    /// A fresh machine for every stage.
+    /// Whether every stage runs in a fresh machine.
     pub fresh_machine_per_stage: bool,
-    /// Keep the build directory after a failure, and write what there is of the
-    /// outputs.
+    /// Whether a failed build keeps its build directory, and writes the outputs as far as they
+    /// exist.
     pub keep_failed: bool,
-    /// Results of earlier builds.
+    /// The settings for results of earlier builds.
     pub stage_cache: StageCache,
-    /// Where results are shared with others.
+    /// The shared cache in which results are exchanged with others.
     pub remote_cache: Option<remote::Place>,
-    /// The file with the secret that what is shared is signed with.
+    /// The file with the secret that signs results in the shared cache.
     pub remote_key: Option<PathBuf>,
-    /// Whether unsigned results of a shared cache are used.
+    /// Whether unsigned results of the shared cache are used.
     pub remote_unsigned: bool,
-    /// Open a shell in the machine when a script fails.
+    /// Whether a shell opens in the machine when a script fails.
     pub shell_on_failure: bool,
-    /// Where the build stops for a shell: `before-install`, `after-root`.
+    /// The points at which the build opens a shell, such as `before-install` and `after-root`.
     pub breaks: Vec<String>,
-    /// What runs there instead of an interactive shell.
+    /// The command that runs instead of an interactive shell.
     pub break_command: Option<String>,
-    /// Identifiers are derived from it instead of being random.
+    /// The seed of identifiers, by default `SOURCE_DATE_EPOCH`; without it they are random.
     pub seed: Option<String>,
 }
 
 impl Settings {
-    /// These settings with the machine of a plan's architecture.
+    /// Returns these settings with the machine architecture of a plan.
     ///
     /// # Errors
-    /// When vbuild has no such machine.
+    /// Fails if vbuild has no machine of this architecture.
     pub(crate) fn for_plan(&self, plan: &Plan) -> Result<Self, CommandError> {
         let architecture = plan.architecture.machine().map_err(|error| {
             CommandError::new(Kind::Usage, error).context(format!("cannot build `{}`", plan.name))
@@ -130,18 +130,18 @@ impl Settings {
         Ok(Self { architecture, ..self.clone() })
     }
 
-    /// Where machines are saved and restored; `None` if all of them boot.
+    /// Returns where machines are saved and restored; `None` if all of them boot.
     pub(crate) fn warm_machines(&self) -> Option<WarmMachines> {
         (!self.cold).then(|| warm_machines_of(&self.cache_dir))
     }
 
-    /// Whether a shell may open in the machine of a build.
+    /// Whether a shell may open in the machine during a build.
     pub(crate) fn may_open_shell(&self) -> bool {
         self.shell_on_failure || !self.breaks.is_empty()
     }
 }
 
-/// The saved machines of a cache.
+/// Returns the saved machines of a cache directory.
 pub(crate) fn warm_machines_of(cache_dir: &Path) -> WarmMachines {
     WarmMachines::new(cache_dir.join(WARM_DIRECTORY))
 }
@@ -183,15 +183,15 @@ impl Default for Settings {
     }
 }
 
-/// As many processors as the host has, up to [`VCPUS_DEFAULT_MAX`].
+/// Returns the number of the host's processors, but at most [`VCPUS_DEFAULT_MAX`].
 pub(crate) fn default_vcpus() -> u8 {
     let host = std::thread::available_parallelism().map_or(1, usize::from);
     u8::try_from(host).unwrap_or(VCPUS_DEFAULT_MAX).min(VCPUS_DEFAULT_MAX)
 }
 
-/// `$XDG_CACHE_HOME/vbuild`, else `~/.cache/vbuild`, else a directory of the
-/// user below the temporary directory, for users without a home. Whether the directory
-/// can be trusted is for [`crate::cache_root`] to say.
+/// Returns the default cache directory: `$XDG_CACHE_HOME/vbuild`, else `~/.cache/vbuild`, else, for
+/// users without a home directory, `vbuild-UID` in the directory for temporary files.
+/// [`crate::cache_root`] checks whether the directory can be trusted.
 pub(crate) fn default_cache_dir() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(base) = variable("XDG_CACHE_HOME") {

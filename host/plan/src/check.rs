@@ -1,14 +1,14 @@
-//! Everything that can be wrong with a plan, found before any machine boots.
+//! Checks of a plan that find errors before any machine boots.
 
 use std::collections::BTreeSet;
 
 use crate::{DiskRole, DiskSize, Plan, RunParts, Script, compare_scripts, is_script_name};
 
-/// Something wrong with a plan.
+/// An error in a plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {problem}")]
 pub struct Complaint {
-    /// Where: a stage, a disk, an output.
+    /// The part of the plan with the error: a stage, a disk, an output or the disk layout.
     pub place: String,
     /// The message.
     pub problem: String,
@@ -18,7 +18,7 @@ fn complaint(place: impl Into<String>, problem: impl Into<String>) -> Complaint 
     Complaint { place: place.into(), problem: problem.into() }
 }
 
-/// All complaints about a plan; none means that it can be run.
+/// Returns all errors in a plan; if there are none, it can be run.
 #[must_use]
 pub fn check(plan: &Plan) -> Vec<Complaint> {
     let mut complaints = check_disks(plan);
@@ -99,7 +99,8 @@ fn check_stages(plan: &Plan) -> Vec<Complaint> {
     complaints
 }
 
-/// Scripts that appear one by one must do so in the order in which they run.
+/// Checks the scripts of a phase that appear one by one: they must have valid names and be listed
+/// in the order in which they run.
 fn check_scripts(place: &str, parts: &RunParts) -> Option<Complaint> {
     let wrong = parts.scripts.iter().find(|script| !is_script_name(&script.name));
     if let Some(script) = wrong {
@@ -111,7 +112,7 @@ fn check_scripts(place: &str, parts: &RunParts) -> Option<Complaint> {
     Some(complaint(place, problem))
 }
 
-/// Facts that making a layout sets, see [`Step::CreateLayout`].
+/// Whether a fact is one that making a layout sets; see [`Step::CreateLayout`].
 fn is_layout_fact(fact: &str) -> bool {
     ["device.", "uuid.", "label.", "fstype."].iter().any(|prefix| fact.starts_with(prefix))
         || fact.starts_with("image-block-device")

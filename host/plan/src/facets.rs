@@ -1,5 +1,5 @@
-//! What checks, keys and messages know of each kind of step, in one match: a new kind of
-//! step gets one arm here, and the compiler asks for it.
+//! The properties of each kind of step that checks, keys and messages need, in one match: a new
+//! kind of step gets one arm here, and the compiler asks for it.
 
 use std::path::{Path, PathBuf};
 
@@ -7,28 +7,28 @@ use crate::{
     Env, FileSource, Layout, ResolvConf, RunParts, Step, Upload, UploadEntry, UploadKind, Value,
 };
 
-/// Everything about a step that does not depend on a running build.
+/// The properties of a step that do not depend on a running build.
 #[derive(Debug, Default)]
 pub(crate) struct Facets<'a> {
-    /// A short description for live views and messages.
+    /// A short description, for live views and messages.
     pub(crate) title: String,
     /// Whether the step has an effect on the host.
     pub(crate) changes_host: bool,
-    /// What the step puts into the guest.
+    /// The uploads of the step.
     pub(crate) uploads: Vec<&'a Upload>,
-    /// Facts that the step reads.
+    /// Names of the facts that the step reads.
     pub(crate) facts_used: Vec<&'a str>,
-    /// Facts that the step sets, beside those of layouts.
+    /// Names of the facts that the step sets, without those of layouts.
     pub(crate) facts_set: Vec<String>,
-    /// The disk of the plan that the step names.
+    /// The disk of the plan that the step works on.
     pub(crate) disk: Option<&'a str>,
-    /// The part of the layout that the step makes.
+    /// The nodes of the layout that the step makes.
     pub(crate) layout: Option<&'a Layout>,
-    /// Names that the step gives to devices and filesystems of a disk.
+    /// Names that the step gives to existing devices and filesystems of a disk.
     pub(crate) found: Vec<&'a str>,
-    /// The phase that the step runs.
+    /// The phase of scripts that the step runs.
     pub(crate) phase: Option<&'a RunParts>,
-    /// The directory of the host that the step fetches to.
+    /// The directory on the host that the step fetches files to.
     pub(crate) fetched_to: Option<&'a Path>,
 }
 
@@ -109,7 +109,7 @@ impl Step {
         }
     }
 
-    /// A short description for live views and messages.
+    /// Returns a short description of the step, for live views and messages.
     #[must_use]
     pub fn title(&self) -> String {
         self.facets().title
@@ -121,13 +121,13 @@ impl Step {
         self.facets().changes_host
     }
 
-    /// What the step puts into the guest.
+    /// Returns the uploads of the step.
     #[must_use]
     pub fn uploads(&self) -> Vec<&Upload> {
         self.facets().uploads
     }
 
-    /// Files of the host that the step reads.
+    /// Returns the host files that the step reads.
     pub fn host_files(&self) -> impl Iterator<Item = &PathBuf> {
         let entries = self.uploads().into_iter().flat_map(|upload| &upload.entries);
         entries.filter_map(UploadEntry::host_path)
@@ -135,7 +135,7 @@ impl Step {
 }
 
 impl UploadEntry {
-    /// The file of the host that the entry is a copy of.
+    /// Returns the host file that the entry is a copy of; `None` for other kinds of entries.
     fn host_path(&self) -> Option<&PathBuf> {
         match &self.kind {
             UploadKind::File { source: FileSource::Host { path, .. }, .. } => Some(path),

@@ -1,19 +1,17 @@
-//! Stage keys: what makes two runs of a stage the same.
+//! Stage keys: a saved result can take the place of a run of a stage with the same key.
 //!
-//! A key covers the format version, the parent's key, what the stage can see of
-//! its [`Surroundings`], and the stage as data. Paths of the host are no part of
-//! it: a file counts by its place in the guest, its mode and its digest. The
-//! helper drive is no part of it either, nor is the machine's shape (processors,
-//! memory, who runs it): no result may depend on them.
+//! A key covers the format version, the key of the parent, the [`Surroundings`], and the stage as
+//! data. Host paths are not part of it: a file is identified by its path in the guest, its mode and
+//! its digest. The content of the helper drive is not part of it either, nor is the shape of the
+//! machine (processors, memory, backend): no result may depend on them.
 //!
-//! Keys and digests of inputs are HMACs under a [`Salt`], so that a reader of a record
-//! cannot find a weak value in it (a password in a variable) by trying words. Stores with
-//! the same salt have the same keys.
+//! Keys and digests of inputs are HMACs under a [`Salt`], so that a reader of a record cannot find
+//! a weak value in it (a password in a variable) by guessing. Stores with the same salt have the
+//! same keys.
 //!
-//! Architecture invariant: an input that a step could have read is in its key,
-//! or was not visible to it. What a stage uploads is visible to it and to every
-//! later stage, and is in all their keys; what a later stage uploads is in none
-//! of the earlier ones.
+//! Architecture invariant: an input that a step could have read is in its key, or was not visible
+//! to it. What a stage uploads is visible to it and to all later stages, and is in the keys of all
+//! of them; what a later stage uploads is in no key of an earlier one.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -37,28 +35,28 @@ impl fmt::Display for StageKey {
     }
 }
 
-/// The secret under which keys are made.
+/// The secret with which keys are computed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Salt([u8; 32]);
 
 impl Salt {
-    /// A salt that everybody knows: for results that are shared without a secret.
+    /// A salt that everybody has, for results that are shared without a secret.
     pub const PUBLIC: Self = Self(*b"vbuild: keys that have no secret");
 
-    /// A salt of these bytes.
+    /// Creates a salt from its bytes.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// Bytes for another purpose, from which the salt cannot be found.
+    /// Derives 32 bytes for another purpose. The salt cannot be computed from them.
     #[must_use]
     pub fn derive(&self, purpose: &str) -> [u8; 32] {
         self.hash(purpose, &[]).0
     }
 
-    /// The digest of parts under the salt. What `purpose` says keeps digests of
-    /// different things apart; it has no zero byte.
+    /// Returns the HMAC of the concatenated parts. `purpose` keeps digests of different things
+    /// apart; it must not contain a zero byte.
     fn hash(&self, purpose: &str, parts: &[&[u8]]) -> Digest {
         let mut hash = self.hasher(purpose);
         for part in parts {
@@ -88,19 +86,19 @@ fn finish(hash: &hmac::Context) -> Digest {
     Digest(bytes)
 }
 
-/// What steps can see beside the plan, and the salt of the keys.
+/// What steps can see besides the plan, and the salt of the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Surroundings {
-    /// The secret under which keys are made.
+    /// The secret with which keys are computed.
     pub salt: Salt,
-    /// The appliance that runs them.
+    /// The digest of the appliance in which the steps run.
     pub appliance: Digest,
-    /// Whether there is a network; its policy is not seen, its refusals are
-    /// failures, which are not kept.
+    /// Whether there is a network. Its policy is not visible to steps: a refused connection makes a
+    /// step fail, and failures are not saved.
     pub network: bool,
-    /// The certificates that they are given.
+    /// The digest of the certificates of `--ca-bundle`.
     pub certificates: Option<Digest>,
-    /// What identifiers are derived from, if they are not random.
+    /// The seed of identifiers; without one they are random.
     pub seed: Option<String>,
 }
 
@@ -114,20 +112,20 @@ impl Surroundings {
         ]
     }
 
-    /// The digest of an input.
+    /// Returns the digest of an input.
     fn input<T: Serialize>(&self, value: &T) -> Digest {
         self.salt.hash("input", &[&json(value)])
     }
 }
 
-/// The names and digests of inputs, to tell which of them has changed.
+/// The names and digests of inputs, to find out which of them has changed.
 pub type Inputs = BTreeMap<Printable, Digest>;
 
 impl StageKey {
-    /// The keys of all stages of a plan, in order.
+    /// Returns the keys of all stages of a plan, in order.
     ///
-    /// Image files of disks are no part of a key: writing another format needs
-    /// no new build.
+    /// Image files of disks are not part of a key: a build need not run again to write another
+    /// format.
     #[must_use]
     pub fn of_plan(plan: &Plan, surroundings: &Surroundings) -> Vec<Self> {
         let mut parent = start(plan, surroundings);
@@ -141,7 +139,7 @@ impl StageKey {
             .collect()
     }
 
-    /// The key of the files that a plan leaves on the host, wherever they go.
+    /// Returns the key of the files that a plan leaves on the host, whatever their paths are.
     #[must_use]
     pub fn of_outputs(plan: &Plan, surroundings: &Surroundings) -> Self {
         let last = Self::of_plan(plan, surroundings).pop();
@@ -154,12 +152,12 @@ impl StageKey {
         Self(surroundings.salt.hash("outputs", &parts))
     }
 
-    /// The keys of all points within a stage, in order, given that of the stage
+    /// Returns the keys of all points within a stage, in order. `before` is the key of the stage
     /// before it.
     ///
-    /// A point is reached by the stage's steps up to its phase, and by those of the
-    /// phase's scripts that are in place by then; what comes later was not visible
-    /// to anything that has run, and so is no part of its key.
+    /// The key of a point covers the stage's steps up to its phase, and those of the phase's
+    /// scripts that are in place at the point. Later scripts and steps were not visible to anything
+    /// that has run by then, so they are not part of the key.
     #[must_use]
     pub fn points(
         plan: &Plan,
@@ -190,21 +188,21 @@ impl StageKey {
     }
 }
 
-/// A place within a stage: between two scripts of one of its phases.
+/// A point within a stage, between two scripts of one of its phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
-    /// Which step the phase is.
+    /// The index of the step that runs the phase.
     pub step: usize,
-    /// How many of [`RunParts::scripts`] are in place.
+    /// The number of [`RunParts::scripts`] that are in place.
     pub scripts: usize,
 }
 
-/// A phase without the scripts that appear one by one.
+/// Returns the phase without the scripts that appear one by one.
 fn without_scripts(parts: &RunParts) -> RunParts {
     RunParts { scripts: Vec::new(), ..parts.clone() }
 }
 
-/// What the first stage's key continues.
+/// Returns the digest that stands for the parent's key in the key of the first stage.
 fn start(plan: &Plan, surroundings: &Surroundings) -> Digest {
     let mut hash = surroundings.salt.hasher("start");
     hash.update(&FORMAT_VERSION.to_le_bytes());
@@ -216,8 +214,9 @@ fn start(plan: &Plan, surroundings: &Surroundings) -> Digest {
     finish(&hash)
 }
 
-/// The inputs of one stage by name. Whatever changes its key without its parent's
-/// changes one of these.
+/// Returns the inputs of one stage by name, to explain a key that has changed although the parent's
+/// key has not. The stage's name, its `keep` and the order of its steps are part of the key, but
+/// are not among the inputs.
 #[must_use]
 pub fn stage_inputs(plan: &Plan, stage: &Stage, surroundings: &Surroundings) -> Inputs {
     let mut inputs = Inputs::new();
@@ -271,7 +270,7 @@ fn variables(inputs: &mut Inputs, env: &Env, surroundings: &Surroundings) {
     }
 }
 
-/// Inputs of one name count together.
+/// Adds an input. Different inputs of the same name get one common digest.
 fn put(inputs: &mut Inputs, name: String, digest: Digest) {
     inputs
         .entry(name.into())
@@ -283,8 +282,8 @@ fn put(inputs: &mut Inputs, name: String, digest: Digest) {
         .or_insert(digest);
 }
 
-/// The names of inputs that differ: those of the new one first, then those that
-/// are gone; variables last, for a step brings its own.
+/// Returns the names of inputs that differ: first those that are new or have changed, then those
+/// that have gone. Variables are last, since a step that is new adds its own.
 #[must_use]
 pub fn changed_inputs(old: &Inputs, new: &Inputs) -> Vec<Printable> {
     let changed = new.iter().filter(|(name, digest)| old.get(*name) != Some(digest));
@@ -300,7 +299,7 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("plan types have only string keys, so they encode")
 }
 
-/// The disks with every path of the host emptied.
+/// Returns the disks with all host paths emptied.
 fn disks_without_host_paths(plan: &Plan) -> Vec<crate::Disk> {
     let mut disks = plan.disks.clone();
     for base in disks.iter_mut().filter_map(|disk| disk.base.as_mut()) {
@@ -309,7 +308,8 @@ fn disks_without_host_paths(plan: &Plan) -> Vec<crate::Disk> {
     disks
 }
 
-/// The stage without what is no input of it: every path of the host, and words.
+/// Returns the stage without what is not an input: host paths, the timeout, and the origins of
+/// scripts.
 fn without_host_paths(stage: &Stage) -> Stage {
     let mut stage = Stage { timeout_s: None, ..stage.clone() };
     for step in &mut stage.steps {
@@ -318,11 +318,11 @@ fn without_host_paths(stage: &Stage) -> Stage {
             Step::Fetch { to, .. } => to.clear(),
             Step::ExportTree { output, .. } => output.path.clear(),
             Step::RunParts(parts) => {
-                // Which element a script is of is for messages.
+                // Origins are only for messages.
                 parts.origins.clear();
                 parts.scripts.iter_mut().for_each(|script| clear_host_paths(&mut script.upload));
             }
-            // Nothing of these is a path of the host.
+            // These have no host paths.
             Step::Run(_)
             | Step::File(_)
             | Step::ResolvConf(_)

@@ -1,9 +1,8 @@
 //! Disk layouts: one type for diskimage-builder's block-device layer, vmdb2's
-//! mklabel/mkpart/kpartx/vgcreate/luks steps and images of other front ends.
+//! mklabel/mkpart/kpartx/vgcreate/luks steps, and images of other front ends.
 //!
-//! A layout is a list of nodes in an order in which they can be made: each
-//! node's bases stand before it. Disks themselves are [`crate::Disk`]s of the
-//! plan and are referred to by name.
+//! A layout is a list of nodes in an order in which they can be made: the bases of a node come
+//! before it. Disks are [`crate::Disk`]s of the plan, and nodes refer to them by name.
 //!
 //! ```text
 //! disk image0 ── table ── partition root ── mkfs root ── mount / ── fstab
@@ -12,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A layout, or the part of one that is made in one go.
+/// A layout, or the part of one that one step makes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
@@ -20,13 +19,13 @@ pub struct Layout {
     pub nodes: Vec<Node>,
 }
 
-/// One thing that is made on a disk.
+/// An element of a layout: a partition table, a volume, a filesystem or a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Node {
-    /// Its name, unique over the plan's layouts and disks.
+    /// The name, unique among the nodes, partitions and disks of the plan.
     pub name: String,
-    /// What it is.
+    /// The kind of the node, with its data.
     pub kind: NodeKind,
 }
 
@@ -34,36 +33,36 @@ pub struct Node {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeKind {
-    /// A partition table on a disk, with all its partitions: a table is written
-    /// whole, because sizes may depend on what is left.
+    /// A partition table on a disk, with all its partitions: a table is written as a whole, because
+    /// sizes may depend on the space that is left.
     Table(PartitionTable),
     /// An LVM physical volume.
     PhysicalVolume {
-        /// The device's node.
+        /// The node of the device.
         base: String,
-        /// Further words for pvcreate.
+        /// Additional arguments for pvcreate.
         options: Vec<String>,
     },
     /// An LVM volume group.
     VolumeGroup {
-        /// Physical volumes.
+        /// The nodes of the physical volumes.
         bases: Vec<String>,
-        /// Further words for vgcreate.
+        /// Additional arguments for vgcreate.
         options: Vec<String>,
     },
     /// An LVM logical volume.
     LogicalVolume(LogicalVolume),
-    /// A LUKS container; the node's name is the name of the mapping.
+    /// A LUKS container; the name of the node is the name of the mapping.
     Luks(Luks),
     /// An md array.
     Md(MdArray),
     /// A filesystem or swap space.
     Filesystem(Filesystem),
-    /// A place in the tree.
+    /// The mount point of a filesystem.
     Mount(Mount),
 }
 
-/// Labels of partition tables.
+/// Types of partition tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TableLabel {
@@ -77,97 +76,99 @@ pub enum TableLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartitionTable {
-    /// The disk.
+    /// The name of the disk.
     pub disk: String,
     /// The kind of the partition table: MBR or GPT.
     pub label: TableLabel,
-    /// Who says where the partitions lie.
+    /// How the positions of the partitions are determined.
     pub placing: Placing,
-    /// The partitions in order of their numbers.
+    /// The partitions, in the order of their numbers.
     pub partitions: Vec<Partition>,
 }
 
-/// Who says where partitions lie.
+/// How the positions of partitions are determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Placing {
-    /// They follow one another, aligned to this many bytes, and a unit stays free at both ends
-    /// of the disk.
+    /// One after the other, aligned to a unit, by diskimage-builder's rules. The first unit of the
+    /// disk stays free, and so does the last one on a GPT. On an MBR a partition with a size in
+    /// bytes may end at the end of the disk.
     InOrder {
-        /// The unit in bytes.
+        /// The unit of the alignment in bytes.
         align: u64,
     },
-    /// Each lies from its start to its end, wherever the label leaves room.
+    /// Each exactly from its start to its end.
     Exact {
-        /// MBR: the extended partition, which need not hold any logical one.
+        /// The extended partition of an MBR. Logical partitions need one; it may be empty.
         extended: Option<Extended>,
     },
 }
 
-/// An extended partition.
+/// An extended partition of an MBR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extended {
-    /// Its number, from 1 to 4, which no primary partition then has.
+    /// The number, from 1 to 4; no primary partition gets the same one.
     pub number: u32,
-    /// Where it begins, in bytes.
+    /// The offset of its start on the disk, in bytes.
     pub start: u64,
-    /// Where it ends, in bytes.
+    /// The offset of its end on the disk, in bytes.
     pub end: u64,
 }
 
-/// A partition. Its name is a node name.
+/// A partition. Its name is unique among the nodes, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Partition {
-    /// Its name; on GPT also the partition's label.
+    /// The name; on a GPT also the partition's label.
     pub name: String,
-    /// Where it begins, in bytes; `None` for right after the one before.
+    /// The offset of its start on the disk, in bytes. `None`, with [`Placing::InOrder`] only, for
+    /// the first free offset.
     pub start: Option<u64>,
-    /// How large it is. [`Size::Bytes`] and [`Size::Percent`] are diskimage-builder's, so
-    /// what they come to is cut to whole sectors on an MBR and to whole MiB on GPT.
+    /// The size. With [`Placing::InOrder`], [`Size::Bytes`] and [`Size::Percent`] are rounded down
+    /// to whole sectors on an MBR, and to whole MiB on a GPT, as in diskimage-builder.
     pub size: Size,
-    /// MBR: a byte in hexadecimal (`83`); GPT: an sgdisk code (`8300`, `EF00`) or a GUID.
+    /// The type. MBR: a byte in hexadecimal (`83`); GPT: an sgdisk code (`8300`, `EF00`) or a GUID.
     pub type_code: String,
-    /// The boot flag of an MBR entry; legacy-BIOS-bootable on GPT.
+    /// Whether it is bootable: the boot flag on an MBR, legacy-BIOS-bootable on a GPT.
     pub boot: bool,
-    /// MBR: a primary partition. Otherwise it is logical, in an extended one, which covers
-    /// the rest of the disk where nothing else is said. No meaning on GPT.
+    /// Whether it is a primary partition of an MBR; ignored on a GPT. Otherwise it is in the
+    /// extended partition: that of [`Placing::Exact`], or the rest of the disk.
     pub primary: bool,
 }
 
-/// A size.
+/// The size of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Size {
     /// A number of bytes.
     Bytes(u64),
-    /// A part of what is left.
+    /// A percentage of the space that is left.
     Percent(Percent),
-    /// Up to this offset from the start of the disk, in bytes.
+    /// Up to this offset on the disk, in bytes.
     EndAt(u64),
 }
 
-/// A percentage, as the double that diskimage-builder reckons with.
+/// A percentage, as the double with which diskimage-builder computes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Percent(f64);
 
-// No NaN is among the values.
+// A value is never NaN.
 impl Eq for Percent {}
 
 impl Percent {
-    /// All of it.
+    /// The whole space.
     pub const ALL: Self = Self(100.0);
 
-    /// From a number of 0 to 100.
+    /// Creates a percentage from a number of 0 to 100; `None` for any other number.
     #[must_use]
     pub fn new(percent: f64) -> Option<Self> {
         (0.0..=100.0).contains(&percent).then_some(Self(percent))
     }
 
-    /// This percentage of a number of bytes, in the arithmetic of the original, which gives other
-    /// results than whole numbers do.
+    /// Returns this percentage of a number of bytes, rounded down, in diskimage-builder's
+    /// floating-point arithmetic, whose results differ from those of integers.
     #[must_use]
     #[expect(
         clippy::cast_precision_loss,
@@ -204,15 +205,15 @@ impl std::fmt::Display for Percent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogicalVolume {
-    /// The volume group's node.
+    /// The node of the volume group.
     pub group: String,
-    /// How large it is.
+    /// The size of the volume.
     pub size: LvSize,
-    /// The thin pool that it lives in.
+    /// The name of the thin pool that contains the volume, if it is a thin one.
     pub thin_pool: Option<String>,
-    /// Whether it is a thin pool itself.
+    /// Whether the volume is itself a thin pool.
     pub is_thin_pool: bool,
-    /// Further words for lvcreate.
+    /// Additional arguments for lvcreate.
     pub options: Vec<String>,
 }
 
@@ -222,7 +223,7 @@ pub struct LogicalVolume {
 pub enum LvSize {
     /// A number of bytes.
     Bytes(u64),
-    /// As `lvcreate -l` takes it: `100%FREE`, `57%VG`, `128`.
+    /// An argument of `lvcreate -l`: `100%FREE`, `57%VG`, `128`.
     Extents(String),
 }
 
@@ -230,11 +231,11 @@ pub enum LvSize {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Luks {
-    /// The device's node.
+    /// The node of the device.
     pub base: String,
-    /// The passphrase.
+    /// The passphrase of the container.
     pub passphrase: String,
-    /// Further words for cryptsetup luksFormat.
+    /// Additional arguments for `cryptsetup luksFormat`.
     pub options: Vec<String>,
 }
 
@@ -242,11 +243,11 @@ pub struct Luks {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MdArray {
-    /// The member devices' nodes.
+    /// The nodes of the member devices.
     pub bases: Vec<String>,
-    /// RAID level as mdadm takes it.
+    /// The RAID level, as mdadm takes it.
     pub level: String,
-    /// Metadata version: `1.0` keeps the superblock at the end.
+    /// The metadata version; `1.0` has the superblock at the end of the devices.
     pub metadata: String,
 }
 
@@ -254,77 +255,78 @@ pub struct MdArray {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filesystem {
-    /// The device's node or the disk.
+    /// The node of the device, or the name of the disk.
     pub base: String,
-    /// What `mkfs -t` takes, or `swap`.
+    /// The type as `mkfs -t` takes it, or `swap`.
     pub fstype: String,
-    /// Its label; checked against the limit of the type.
+    /// The label; checked against the limit of the type.
     pub label: Option<String>,
-    /// Its UUID; made when missing, for types that can be told.
+    /// The UUID. If it is `None`, one is generated for types whose mkfs accepts a UUID or a volume
+    /// ID.
     pub uuid: Option<String>,
-    /// Further words for mkfs.
+    /// Additional arguments for mkfs.
     pub options: Vec<String>,
 }
 
-/// A filesystem's place in the tree.
+/// The mount point of a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mount {
-    /// The filesystem's node.
+    /// The node of the filesystem.
     pub base: String,
-    /// Where, absolute; ignored for swap.
+    /// The absolute path of the mount point; ignored for swap.
     pub mount_point: String,
-    /// Its line in fstab, if it gets one.
+    /// The line in fstab; `None` if it has none.
     pub fstab: Option<FstabEntry>,
 }
 
-/// What fstab says beyond device and place.
+/// The fields of a line in fstab besides the device and the mount point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FstabEntry {
-    /// Mount options.
+    /// The mount options.
     pub options: String,
     /// The dump field.
     pub dump: u32,
-    /// The fsck pass.
+    /// The order of the filesystem for fsck.
     pub pass: u32,
-    /// `UUID=` instead of `LABEL=`.
+    /// Whether the device is named by `UUID=`, even if the filesystem has a label.
     pub by_uuid: bool,
 }
 
-/// Why a layout cannot be made.
+/// The error for a layout that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
-    /// A node refers to something that does not stand before it.
+    /// A node refers to a base that does not come before it.
     #[error("`{node}` is based on `{base}`, which no earlier node makes")]
     UnknownBase {
-        /// The node.
+        /// The name of the node.
         node: String,
-        /// What it refers to.
+        /// The missing base.
         base: String,
     },
-    /// Two nodes of one name.
+    /// Two nodes have the same name.
     #[error("duplicate node name `{0}`")]
     DuplicateName(String),
-    /// Two filesystems of one label.
+    /// Two filesystems have the same label.
     #[error("label `{0}` used more than once")]
     DuplicateLabel(String),
-    /// A label that the type cannot hold.
+    /// A label is too long for the type of the filesystem.
     #[error("label `{label}` too long for filesystem `{fstype}`: {max} bytes at most")]
     LabelTooLong {
-        /// The label.
+        /// The label of the filesystem.
         label: String,
-        /// The type.
+        /// The type of the filesystem.
         fstype: String,
-        /// The length limit of labels of this filesystem type, in bytes.
+        /// Maximum length of labels of this type, in bytes.
         max: usize,
     },
-    /// Two filesystems in one place.
+    /// Two filesystems have the same mount point.
     #[error("mount point `{0}` used more than once")]
     DuplicateMountPoint(String),
 }
 
-/// Longest label in bytes of a filesystem type, where it is known: from
+/// Returns the maximum length of labels of a filesystem type in bytes, if it is known: from
 /// ext4(5), mkfs.xfs(8), mkfs.fat(8), mkswap(8), mkfs.btrfs(8).
 fn label_max_bytes(fstype: &str) -> Option<usize> {
     match fstype {
@@ -337,7 +339,8 @@ fn label_max_bytes(fstype: &str) -> Option<usize> {
 }
 
 impl NodeKind {
-    /// Whether the node is a block device of its own, beside the partitions of tables.
+    /// Whether the node itself is a block device. Partitions are block devices too, but belong to
+    /// the node of their table.
     #[must_use]
     pub fn is_device(&self) -> bool {
         match self {
@@ -350,7 +353,7 @@ impl NodeKind {
         }
     }
 
-    /// The names that this node stands on.
+    /// Returns the names of the nodes or disks on which this node is made.
     #[must_use]
     pub fn bases(&self) -> Vec<&str> {
         match self {
@@ -369,10 +372,8 @@ impl NodeKind {
 }
 
 impl Layout {
-    /// Checks names, bases, labels and mount points.
-    ///
-    /// # Errors
-    /// Every fault, in order of the nodes.
+    /// Checks names, bases, labels and mount points. `disks` has the names that exist before the
+    /// layout. Returns every error, in the order of the nodes.
     pub fn check(&self, disks: &[&str]) -> Vec<LayoutError> {
         let mut errors = Vec::new();
         let mut names: Vec<&str> = disks.to_vec();

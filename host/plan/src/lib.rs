@@ -1,17 +1,15 @@
-//! The build as data: the narrow waist between what people write and what is
-//! carried out.
+//! The build as data: the narrow waist between recipes and the engine.
 //!
-//! A front end lowers its recipe to a [`Plan`]; the engine runs the plan in a
-//! microVM. Nothing here touches files, clocks or the environment, so a plan can
-//! be printed, compared with a golden file, hashed and checked before any
-//! machine boots.
+//! A front end lowers its recipe to a [`Plan`]; the engine runs the plan in a microVM. This crate
+//! does not access files, clocks or the environment, so a plan can be printed, compared with a
+//! golden file, hashed and checked before any machine boots.
 //!
-//! Paths of the guest ([`GuestPath`]) are seen from the *tools root*: the
-//! appliance's userland with a writable layer that lives on the scratch disk.
-//! A step with [`Place::Image`] runs chrooted below [`Context::image_root`].
+//! Paths of the guest ([`GuestPath`]) are relative to the *tools root*: the appliance's userland
+//! with a writable layer on the scratch disk. A step with [`Place::Image`] runs chrooted below
+//! [`Context::image_root`].
 //!
-//! Architecture invariant: of the workspace, this crate imports only the checked types
-//! of names and digests.
+//! Architecture invariant: of the workspace, this crate imports only `checked` and `architecture`,
+//! which have the checked types of names and digests.
 
 mod check;
 mod facets;
@@ -45,6 +43,6 @@ pub use step::{
 pub use unix_path::{InvalidEscape, UnixPath};
 pub use upload::{DeviceKind, FileSource, Upload, UploadEntry, UploadKind};
 
-/// The version of the plan as data. It is part of every stage key: raise it
-/// whenever the same data would be carried out differently.
+/// The version of the plan as data. It is part of every stage key: raise it whenever the same data
+/// would be carried out differently.
 pub const FORMAT_VERSION: u32 = 1;

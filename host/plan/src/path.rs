@@ -4,13 +4,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A path that is not absolute or not normal.
+/// The error for a guest path that is not absolute or contains `.`, `..` or NUL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("guest path `{0}` must be absolute, without `.`, `..` or NUL")]
 pub struct InvalidPath(pub String);
 
-/// An absolute, normal path in the guest: no `.` or `..`, no doubled or
-/// trailing slash.
+/// An absolute, normalised path in the guest: no `.` or `..`, no doubled or trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct GuestPath(String);
@@ -19,7 +18,7 @@ impl GuestPath {
     /// Checks and normalises a path.
     ///
     /// # Errors
-    /// When it is not absolute or has a `.` or `..` component.
+    /// Fails if the path is not absolute, has a `.` or `..` component, or contains NUL.
     pub fn new(path: impl AsRef<str>) -> Result<Self, InvalidPath> {
         let path = path.as_ref();
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -30,21 +29,21 @@ impl GuestPath {
         Ok(Self(format!("/{}", parts.join("/"))))
     }
 
-    /// The path below this one.
+    /// Returns a path below this one.
     ///
     /// # Errors
-    /// When the result is not a normal path.
+    /// Fails if `relative` has a `.` or `..` component, or contains NUL.
     pub fn join(&self, relative: impl AsRef<str>) -> Result<Self, InvalidPath> {
         Self::new(format!("{}/{}", self.0, relative.as_ref()))
     }
 
-    /// The path as text.
+    /// Returns the path as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether `other` is this path or below it.
+    /// Whether `other` is this path or is below it.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         self.0 == "/"

@@ -1,16 +1,16 @@
-//! Names of scripts in a phase by the rules of dib-run-parts of diskimage-builder
-//! 3.43: which files count, and in which order they run.
+//! Names of scripts in a phase, by the rules of dib-run-parts of diskimage-builder 3.43: which
+//! files are scripts, and in which order they run.
 
 use std::cmp::Ordering;
 
-/// Whether a file of this name is a script, when it can be executed.
+/// Whether an executable file of this name is a script.
 #[must_use]
 pub fn is_script_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
-/// The order of scripts: `LANG=C sort -n`, so by leading number, where none
-/// counts as 0, then by bytes.
+/// Compares two scripts in the order in which they run. It is that of `LANG=C sort -n`: by leading
+/// number, where a name without one counts as 0, then by bytes.
 #[must_use]
 pub fn compare_scripts(one: &str, other: &str) -> Ordering {
     let number = |name: &str| {

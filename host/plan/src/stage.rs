@@ -1,4 +1,4 @@
-//! Plans, stages, and the context in which a stage's steps run.
+//! Plans, stages, and the context in which the steps of a stage run.
 
 use std::path::{Path, PathBuf};
 
@@ -11,23 +11,23 @@ use crate::{Digest, DiskName, FactName, GuestPath, Node, Outputs, Step};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// [`crate::FORMAT_VERSION`].
+    /// The version of the format, [`crate::FORMAT_VERSION`].
     pub format_version: u32,
-    /// The build's name, for messages and logs.
+    /// The name of the build, for messages and logs.
     pub name: String,
-    /// Which front end made it, such as `dib`.
+    /// The front end that made the plan, such as `dib`.
     pub recipe: String,
-    /// What its programs are made for. It decides about the machine that runs the build.
+    /// The architecture of the image's programs. It determines the machine that runs the build.
     pub architecture: Architecture,
-    /// The disks of the machine, beside the appliance's root and the user's
-    /// helper drive, which belong to the engine.
+    /// The disks of the machine, without the appliance's root and the user's helper drive, which
+    /// belong to the engine.
     pub disks: Vec<Disk>,
-    /// The stages, in order. Each can be started from its parent's disks.
+    /// The stages, in order. Each can start from the disks that the stage before it left.
     pub stages: Vec<Stage>,
-    /// What is written when the last stage is done.
+    /// The outputs that are written when the last stage is done.
     pub outputs: Outputs,
-    /// Where the helper drive is mounted, seen from the tools root. Without a
-    /// drive of the user it is a directory on the scratch disk.
+    /// The mount point of the helper drive in the tools root. If the user has no drive, it is a
+    /// directory of the scratch disk.
     pub helper_at: GuestPath,
 }
 
@@ -35,34 +35,33 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disk {
-    /// Its name in the recipe (`image0`); the virtio serial is derived from it.
+    /// The name in the recipe (`image0`).
     pub name: DiskName,
-    /// What it is for.
+    /// The purpose of the disk.
     pub role: DiskRole,
-    /// How large it is.
+    /// The size of the disk.
     pub size: DiskSize,
-    /// Logical block size in bytes: 512 or 4096.
+    /// The logical block size in bytes: 512 or 4096.
     pub block_bytes: u32,
-    /// What it begins with; it is empty otherwise.
+    /// The initial content; without one the disk is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<DiskBase>,
 }
 
-/// What a disk begins with. The disk is a copy, followed by zeros where it is
-/// larger.
+/// The initial content of a disk: a copy of a host file, followed by zeros if the disk is larger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskBase {
-    /// A raw disk, as a file of the host that is only read.
+    /// The path of a raw disk on the host, which is only read.
     #[serde(with = "crate::unix_path::host")]
     pub path: PathBuf,
-    /// Where in the file the disk begins: that of a partition, say. In bytes.
+    /// The offset in the file where the copy begins, in bytes; that of a partition, for example.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub offset: u64,
     /// The size of the copied part of the file, in bytes.
     pub bytes: u64,
-    /// The digest of what the whole file was made from. It stands for the content in
-    /// keys: the maker of the plan has compared it.
+    /// The digest of the whole file, or of the files that it was converted from. Keys contain it in
+    /// place of the content; the creator of the plan has computed or verified it.
     pub sha256: Digest,
 }
 
@@ -71,61 +70,61 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// What a disk is for.
+/// The purpose of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskRole {
-    /// Holds the writable layer of the tools root and the build tree. There is
-    /// exactly one; the engine formats it.
+    /// Contains the writable layer of the tools root and the build tree. There is exactly one; the
+    /// engine formats it.
     Scratch,
-    /// Becomes an output, or at least stays for the caller.
+    /// Is written to outputs, or at least returned to the caller.
     Target,
 }
 
-/// How large a disk is.
+/// The size of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskSize {
     /// A number of bytes.
     Bytes(u64),
-    /// As many KiB as the fact says; known once an earlier stage has set it.
+    /// The number of KiB in a fact, which is known after an earlier stage has set it.
     FactKib(FactName),
 }
 
-/// A part of the build after which the disks can be kept.
+/// A part of the build after which the disks can be saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
     /// A unique name, such as `install.d`.
     pub name: String,
-    /// What is mounted and bound while its steps run.
+    /// The mounts that exist while the steps run.
     pub context: Context,
-    /// What is done.
+    /// The steps, in order.
     pub steps: Vec<Step>,
-    /// Whether its steps may use the network.
+    /// Whether the steps may use the network.
     pub network: bool,
-    /// How far its result may travel.
+    /// Where the result of the stage may be saved.
     #[serde(default, skip_serializing_if = "Keep::is_default")]
     pub keep: Keep,
-    /// The longest that one of its scripts may run, where it differs from what
-    /// the user says. No part of the key: a script that is stopped is a failure.
+    /// Maximum run time of each script in seconds; overrides the user's setting. It is not part of
+    /// the key: a script that exceeds it fails, and failures are not saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_s: Option<u32>,
 }
 
-/// How far the result of a stage may travel.
+/// Where the result of a stage may be saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keep {
-    /// Kept in the cache, and given to others through a shared one.
+    /// In the cache, and in a shared cache.
     #[default]
     Shared,
-    /// As [`Keep::Shared`], and its disks are saved however quick it was, because the user
-    /// may want to inspect them: what a layer has made.
+    /// Same as [`Keep::Shared`], and the disks are saved even if the stage took little time,
+    /// because the user may want to inspect them: the result of a layer.
     Disks,
-    /// Kept in the cache of this user only.
+    /// Only in the user's own cache.
     Local,
-    /// Never kept: the stage runs in every build, and so do those behind it.
+    /// Nowhere: the stage and all stages behind it run in every build.
     No,
 }
 
@@ -135,24 +134,24 @@ impl Keep {
     }
 }
 
-/// What must hold while a stage's steps run. The engine establishes it from
-/// nothing for the first stage that it runs, and from the difference to the
-/// stage before for the others; so it must be complete.
+/// The mounts that must exist while the steps of a stage run. For the first stage that runs, the
+/// engine sets up all of them; for others, only the difference to the stage before. So a context
+/// must be complete.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
     /// The directory that is the root of [`crate::Place::Image`].
     pub image_root: Option<GuestPath>,
-    /// Where the filesystems of the disk layout are mounted: those made by the
-    /// `CreateLayout` steps of earlier stages, parents first.
+    /// The directory below which the filesystems of the disk layout are mounted: those that steps
+    /// of earlier stages have made or found, parents first.
     pub layout_at: Option<GuestPath>,
-    /// Whether /proc (rw), /dev (bind), /dev/pts and /sys (read-only) are
-    /// mounted in the image root.
+    /// Whether /proc (rw), /dev (bind), /dev/pts and /sys (read-only) are mounted in the image
+    /// root.
     pub image_system_mounts: bool,
-    /// Binds, in order, made after the mounts above.
+    /// Bind mounts, in order, made after the mounts above.
     pub binds: Vec<Bind>,
-    /// Whether the trust store given by `--ca-bundle` is bound over the image's
-    /// own for as long as the stage runs.
+    /// Whether scripts of the stage trust the certificates of `--ca-bundle`, by variables such as
+    /// `SSL_CERT_FILE`. Scripts of stages with network always do.
     pub ca_bundle: bool,
 }
 
@@ -160,45 +159,46 @@ pub struct Context {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bind {
-    /// What is seen.
+    /// The source of the bind.
     pub from: GuestPath,
-    /// Where it is seen; created where missing and, when created, removed again.
+    /// The mount point. If it is missing, it is created, and removed again after the unmount.
     pub to: GuestPath,
-    /// Whether it is read-only.
+    /// Whether the mount is read-only.
     pub read_only: bool,
 }
 
 impl Plan {
-    /// The stage with this name.
+    /// Returns the stage of this name.
     #[must_use]
     pub fn stage(&self, name: &str) -> Option<&Stage> {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// The steps of all stages, in order.
+    /// Returns the steps of all stages, in order.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.stages.iter().flat_map(|stage| &stage.steps)
     }
 
-    /// The nodes of all disk layouts that are made, in order.
+    /// Returns the nodes of all disk layouts that the plan makes, in order.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         let layouts = self.steps().filter_map(|step| step.facets().layout);
         layouts.flat_map(|layout| &layout.nodes)
     }
 
-    /// Directories of the host that directories of the machine are sent to.
+    /// Returns the host directories that directories of the guest are fetched to.
     pub fn fetched(&self) -> impl Iterator<Item = &Path> {
         self.steps().filter_map(|step| step.facets().fetched_to)
     }
 
-    /// Every file of the host that the plan reads.
+    /// Returns the host files that the plan reads.
     pub fn host_files(&self) -> impl Iterator<Item = &PathBuf> {
         self.steps().flat_map(Step::host_files)
     }
 }
 
 impl Context {
-    /// Where the image is seen: its root, or else where its filesystems are mounted.
+    /// Returns the directory where the image is visible: its root, or else the directory where its
+    /// filesystems are mounted.
     #[must_use]
     pub fn image_at(&self) -> Option<&GuestPath> {
         self.image_root.as_ref().or(self.layout_at.as_ref())

@@ -1,9 +1,9 @@
-//! Paths and texts of links as Linux has them: any bytes but NUL, not only UTF-8.
+//! Paths and link targets as Linux has them: any bytes except NUL, not only UTF-8.
 //!
-//! A plan is JSON, whose strings are Unicode. So each byte that is no part of valid
-//! UTF-8 is written as NUL and two hexadecimal digits: the Latin-1 name `café` becomes
-//! `"caf\u0000e9"`. No name holds a NUL, so every UTF-8 name is written as it is, and
-//! the writing can be taken back.
+//! A plan is JSON, whose strings are Unicode. So each byte that is not part of valid UTF-8 is
+//! escaped as NUL and two hexadecimal digits: the Latin-1 name `café` becomes `"caf\u0000e9"`.
+//! Names do not contain NUL, so every UTF-8 name is encoded as itself, and the encoding is
+//! reversible.
 
 use std::{
     borrow::{Borrow, Cow},
@@ -15,20 +15,20 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// A text that is no writing of a path.
+/// The error for a text that is not a valid encoding of a path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` has a NUL without two hexadecimal digits behind it", .0.escape_default())]
 pub struct InvalidEscape(pub String);
 
-/// A path, or what a symbolic link says, in the writing of this module.
+/// A path, or the target of a symbolic link, in the encoding of this module.
 ///
-/// It is compared and ordered as that writing, which for UTF-8 is the order of bytes.
+/// It is compared and ordered by its encoding; for UTF-8 that is the order of the bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UnixPath(String);
 
 impl UnixPath {
-    /// The writing of any bytes.
+    /// Encodes any bytes.
     #[must_use]
     pub fn new(path: impl AsRef<OsStr>) -> Self {
         let mut text = String::new();
@@ -46,19 +46,19 @@ impl UnixPath {
         Self(text)
     }
 
-    /// The writing: the path itself when it is UTF-8.
+    /// Returns the encoded text: the path itself if it is UTF-8.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The path that is meant.
+    /// Decodes the path.
     #[must_use]
     pub fn to_path_buf(&self) -> PathBuf {
         PathBuf::from(OsString::from_vec(self.bytes().into_owned()))
     }
 
-    /// The bytes that are meant.
+    /// Decodes the bytes of the path.
     #[must_use]
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         if !self.0.contains('\0') {
@@ -74,14 +74,15 @@ impl UnixPath {
         Cow::Owned(bytes)
     }
 
-    /// The path below this one; this one may be empty.
+    /// Returns the path of `below` in this directory. If this path is empty, that is `below`
+    /// itself.
     #[must_use]
     pub fn join(&self, below: &Self) -> Self {
         if self.0.is_empty() { below.clone() } else { Self(format!("{}/{}", self.0, below.0)) }
     }
 }
 
-/// For people: bytes that are no UTF-8 as `\xe9`.
+/// Formats the path for people: bytes that are not UTF-8 are shown as `\xe9`.
 impl fmt::Display for UnixPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.replace('\0', "\\x"))
@@ -91,7 +92,7 @@ impl fmt::Display for UnixPath {
 impl TryFrom<String> for UnixPath {
     type Error = InvalidEscape;
 
-    /// Reads the writing.
+    /// Checks an encoded text.
     fn try_from(text: String) -> Result<Self, InvalidEscape> {
         let escape = |part: &str| {
             let digits = part.as_bytes().get(..2);
@@ -119,7 +120,7 @@ impl From<&Path> for UnixPath {
     }
 }
 
-/// Lets maps with these keys be searched by text.
+/// Permits lookups by text in maps with these keys.
 impl Borrow<str> for UnixPath {
     fn borrow(&self) -> &str {
         &self.0
@@ -138,7 +139,7 @@ impl PartialEq<&str> for UnixPath {
     }
 }
 
-/// Paths of the host as data of a plan, in the same writing.
+/// Serialises host paths in a plan, in the same encoding.
 pub(crate) mod host {
     use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Files of the host, or bytes of the plan, on their way into the guest.
+//! Files that are put into the guest: copies of host files, or texts of the plan.
 
 use std::path::PathBuf;
 
@@ -10,31 +10,32 @@ use crate::{Digest, GuestPath, UnixPath, unix_path};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upload {
-    /// What it is, for messages: `hooks of install.d`.
+    /// A description for messages: `hooks of install.d`.
     pub what: String,
-    /// The directory that paths are relative to; made when missing, merged into.
+    /// The directory that the paths are relative to. It is created if it is missing, and merged
+    /// into if it exists.
     pub to: GuestPath,
     /// The files, sorted by path, parents before children.
     pub entries: Vec<UploadEntry>,
 }
 
-/// One file of an upload. All are owned by root.
+/// One file of an upload. All files are owned by root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UploadEntry {
-    /// Path relative to [`Upload::to`].
+    /// The path, relative to [`Upload::to`].
     pub path: UnixPath,
-    /// What it is.
+    /// The type of the file.
     pub kind: UploadKind,
 }
 
-/// Kinds of uploaded files.
+/// Types of uploaded files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UploadKind {
     /// A directory with its permission bits.
     Directory(u32),
-    /// A symbolic link and what it says, to the byte.
+    /// A symbolic link with its exact target.
     Symlink(UnixPath),
     /// A regular file.
     File {
@@ -49,16 +50,16 @@ pub enum UploadKind {
     Device {
         /// Permission bits.
         mode: u32,
-        /// Which kind of device.
+        /// The type of the device.
         kind: DeviceKind,
-        /// The number of the driver.
+        /// The major number, which selects the driver.
         major: u32,
-        /// The number of the device.
+        /// The minor number, which selects the device.
         minor: u32,
     },
 }
 
-/// The two kinds of device nodes.
+/// The types of device nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
@@ -68,15 +69,15 @@ pub enum DeviceKind {
     Block,
 }
 
-/// Where the bytes of an uploaded file come from.
+/// The source of the content of an uploaded file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileSource {
-    /// A file of the host. Its digest was taken when the recipe was read; the
-    /// engine refuses the file when it has changed since.
+    /// A host file. Its digest was taken when the recipe was read; the engine refuses the file if
+    /// it has changed since.
     Host {
-        /// The absolute path, without links: the engine opens it without following
-        /// any, so that what stands there by then cannot be another file.
+        /// The absolute path, without links. The engine opens it without following links, so that a
+        /// link that has taken the file's place cannot lead to another file.
         #[serde(with = "unix_path::host")]
         path: PathBuf,
         /// The size of the file in bytes.
@@ -84,6 +85,6 @@ pub enum FileSource {
         /// The SHA-256 digest of the file.
         sha256: Digest,
     },
-    /// Text of the plan itself.
+    /// Text in the plan itself.
     Text(String),
 }

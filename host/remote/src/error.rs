@@ -1,4 +1,4 @@
-//! What can go wrong with a shared cache.
+//! Errors of the shared cache.
 
 use std::io;
 
@@ -7,61 +7,61 @@ use crate::Place;
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// The text does not name a place.
+    /// A text does not name a valid place, or the place cannot be used.
     #[error("`{text}` is no place for a shared cache: {reason}")]
     Place {
-        /// As it was written.
+        /// The text of the user.
         text: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// Reading or writing there failed.
+    /// A file of the shared cache cannot be read or written.
     #[error("cannot {action} {what} in the shared cache {place}")]
     Transfer {
-        /// What was being done.
+        /// The action that failed: "get", "put", …
         action: &'static str,
-        /// The file there.
+        /// The path of the file in the shared cache.
         what: String,
-        /// The shared cache.
+        /// The place of the shared cache.
         place: String,
         /// The cause.
         #[source]
         source: Failure,
     },
-    /// Something there is not what its name says.
+    /// A file of the shared cache does not have the content that its name requires.
     #[error("{what} in the shared cache {place} is damaged: {reason}")]
     Damaged {
-        /// The shared cache.
+        /// The place of the shared cache.
         place: String,
-        /// The file there.
+        /// The path of the file in the shared cache.
         what: String,
-        /// What is wrong with the file.
+        /// The reason why the file is damaged.
         reason: String,
     },
-    /// The user's own store.
+    /// The user's own store cannot be read or written.
     #[error("cannot use the store")]
     Store {
         /// The cause.
         #[source]
         source: store::StoreError,
     },
-    /// A file on the way.
+    /// A temporary file, for data on the way, cannot be used.
     #[error("cannot write a temporary file")]
     Temporary {
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A record that no reader would take.
+    /// A record is larger than readers accept.
     #[error(
         "what is known about the stage takes {bytes} bytes, more than the {} that are read",
         crate::RECORD_MAX_BYTES
     )]
     RecordTooLarge {
-        /// Its size as JSON, in bytes.
+        /// The size of the record as JSON, in bytes.
         bytes: usize,
     },
-    /// A record that cannot be written down.
+    /// A record cannot be encoded as JSON.
     #[error("cannot encode what is known about a stage")]
     Encode {
         /// The cause.
@@ -70,7 +70,7 @@ pub enum RemoteError {
     },
 }
 
-/// Why a transfer failed.
+/// The cause of a failed transfer.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl RemoteError {

@@ -1,29 +1,28 @@
-//! The shared cache: results of stages that one user has built and another need
-//! not. This page says what is in it, version 1.
+//! The shared cache: a user reuses the results of stages that another user has built. This page
+//! specifies its content, version 1.
 //!
 //! ```text
 //!   PREFIX/v1/objects/ab/cdef…      a layer, named by the SHA-256 of its bytes
-//!   PREFIX/v1/stages/ab/cdef….json  what is known about a stage, named by its key
-//!   PREFIX/v1/signed/ab/cdef….json  the same, behind a line with its signature
+//!   PREFIX/v1/stages/ab/cdef….json  the record of a stage, named by its key
+//!   PREFIX/v1/signed/ab/cdef….json  the same, after a line with its signature
 //! ```
 //!
-//! Both are the files of the store ([`store`]) of the same names, without logs, inputs
-//! and records of connections. Keys there are made with a salt of the shared cache
-//! ([`Remote::salt`]), which follows from the secret: whoever has the secret has the same
-//! keys, and nobody else can find a weak value of a variable by trying. Without a secret
-//! the salt is known to all. A record is written after the objects that it names,
-//! and nothing is ever written twice, so readers and writers need no lock.
+//! Both kinds of files are those of the store ([`store`]), but records have no logs, inputs,
+//! connections or parents. Keys are made with the salt of the shared cache ([`Remote::salt`]),
+//! which is derived from its secret: all users with the secret have the same keys, and others
+//! cannot find a weak value of a variable by guessing. Without a secret the salt is public. A
+//! record is written after the objects that it names, and a file that exists is never written
+//! again, so readers and writers need no lock.
 //!
-//! Every object that is fetched is checked by its digest, which the record
-//! names; a record is checked for its key and version. So a damaged cache costs
-//! time and makes no wrong image. But a record says itself which objects belong to
-//! its key: without more, whoever may write to the place decides what its readers
-//! build. With a secret ([`Options::secret`]) only signed records are written and
-//! read; without one, the user must say that unsigned ones count. The signature ([`signature`]) covers the whole record, and by the digests
-//! in it all objects, so it binds the content to the key; what is not signed with
-//! the secret is passed over, wherever it came from.
+//! Every fetched object is checked by its digest, which the record names; a record is checked for
+//! its key and version. So damage costs time, and never causes a wrong image. But a record itself
+//! determines the objects of its key: without more, everybody with write access to the place
+//! determines what its readers build. With a secret ([`Options::secret`]) only signed records are
+//! written and read; without one, the user must permit unsigned records. The signature
+//! ([`signature`]) covers the whole record, and all objects by their digests in it, so it binds the
+//! content to the key. A record that is not signed with the secret is refused, whatever its source.
 //!
-//! Architecture invariant: knows the store, and neither plans nor machines.
+//! Architecture invariant: this crate uses the store, and neither plans nor machines.
 
 mod backend;
 mod error;
@@ -51,14 +50,14 @@ use store::{Digest, Lease, Origin, Printable, RecordKind, StageRecord};
 
 /// The version of the layout above.
 const LAYOUT: &str = "v1";
-/// The largest record that is read or written, in bytes. It lists inputs (a hundred
-/// bytes each), layers and facts, without the log and the connections that the store
-/// keeps beside them; as JSON of the worst kind it takes sixteen times as much memory.
+/// Maximum size of a record that is read or written, in bytes. A record lists inputs (a hundred
+/// bytes each), layers and facts; the log and the connections are only in the user's store. The
+/// worst JSON takes sixteen times its size in memory.
 const RECORD_MAX_BYTES: u64 = 8 << 20;
-/// The largest log of a stage, in bytes: twice what the engine keeps of one.
+/// Maximum size of a stage's log, in bytes: twice the limit of the engine.
 const LOG_MAX_BYTES: u64 = 16 << 20;
 
-/// A shared cache.
+/// A client of a shared cache.
 #[derive(Debug)]
 pub struct Remote {
     place: Place,
@@ -66,58 +65,60 @@ pub struct Remote {
     secret: Option<Secret>,
 }
 
-/// What a stage is called in the user's own store, whose keys are made with another
-/// secret than those of the shared cache.
+/// The identity of a fetched stage in the user's own store, whose keys are made with another salt
+/// than those of the shared cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Here {
     /// The key of the stage in the user's own store.
     pub key: Digest,
-    /// The key of the stage before it.
+    /// The key of the stage before it in the user's own store.
     pub parent: Option<Digest>,
     /// The digests of the stage's inputs, by name.
     pub inputs: BTreeMap<Printable, Digest>,
 }
 
-/// What has been moved.
+/// The amount of data that was fetched or pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Moved {
-    /// Records of stages.
+    /// The number of records.
     pub stages: usize,
-    /// Objects that the other side did not have.
+    /// The number of objects that the receiving side did not have.
     pub objects: usize,
     /// The total size of the moved objects, in bytes.
     pub bytes: u64,
 }
 
 impl Remote {
-    /// Prepares for a place; nothing is asked of it yet.
+    /// Prepares the access to a place. Only the directory of [`Place::Folder`] is accessed: it is
+    /// created if it is missing.
     ///
     /// # Errors
-    /// A place that cannot be used.
+    /// Fails if the place cannot be used.
     pub fn open(place: Place, options: &Options) -> Result<Self, RemoteError> {
         let backend = open::open(&place, options)?;
         Ok(Self { place, backend, secret: options.secret.clone() })
     }
 
-    /// Where it is.
+    /// Returns the place of the cache.
     #[must_use]
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// The secret with which keys of stages there are made; `None` when results there are
-    /// not signed, so that all users have the same keys.
+    /// Returns the salt with which the stage keys of this cache are made. `None` if its results are
+    /// not signed: all users then have the same keys.
     #[must_use]
     pub fn salt(&self) -> Option<[u8; 32]> {
         self.secret.as_ref().map(Secret::salt)
     }
 
-    /// Gets the result of a stage, which is called `there` in the shared cache, into the
-    /// store, with all that it needs. `None` when there is no usable result. The record
-    /// contains where it came from, and its age counts at the latest from now.
+    /// Fetches the result of the stage with the key `there`, with all objects that it needs, into
+    /// the store, under the key of `here`. `None` if there is no usable result. The stored record
+    /// names this cache as its origin, and its age counts from now at the latest.
     ///
     /// # Errors
-    /// When the cache cannot be reached, or holds something damaged.
+    /// Fails if the cache cannot be reached, a record is not signed with the secret, an object is
+    /// missing or damaged, or the store cannot be written.
     pub async fn fetch(
         &self,
         there: &Digest,
@@ -137,7 +138,7 @@ impl Remote {
         let Some(record) = parse(content, there) else { return Ok(None) };
         let mut moved = Moved { stages: 1, ..Moved::default() };
         for (digest, max_bytes) in objects(&record) {
-            // What is there, and whole, need not come again.
+            // Objects that the store has undamaged are not fetched again.
             if self.has_locally(&digest, lease).await? {
                 continue;
             }
@@ -208,11 +209,12 @@ impl Remote {
         Err(damaged(format!("its digest is {found}")))
     }
 
-    /// Puts the result of a stage there under the key that it has there, with all that it
-    /// needs, unless it is there already.
+    /// Pushes the result of a stage, with all objects that it needs, under the key `there`. Does
+    /// nothing if the cache has a record of this key.
     ///
     /// # Errors
-    /// When it cannot be written; the record is then not there.
+    /// Fails if the store cannot be read or the cache cannot be written. The record is written
+    /// last, so it does not exist then.
     pub async fn push(
         &self,
         record: &StageRecord,
@@ -261,8 +263,8 @@ impl Remote {
         Ok(moved)
     }
 
-    /// Where the record of a stage is. Signed ones have a place of their own, so that
-    /// those who have no secret never read them, nor stand in their way.
+    /// Returns the path of a stage's record. Signed records have a directory of their own, so that
+    /// users without the secret neither read them nor take their names.
     fn stage_path(&self, key: &Digest) -> String {
         let name = key.to_string();
         let folder = if self.secret.is_some() { "signed" } else { "stages" };
@@ -277,7 +279,7 @@ impl Remote {
     async fn get_small(&self, path: &str) -> Result<Option<Vec<u8>>, RemoteError> {
         let mut file = temporary()?;
         let failed = |source| RemoteError::transfer("get", &self.place, path, source);
-        // A signature stands on a line before the record.
+        // A signed record begins with a line for its signature.
         let max_bytes = RECORD_MAX_BYTES + signature::LINE_BYTES;
         match self.backend.get(path, &mut file, max_bytes).await.map_err(failed)? {
             Got::Whole(_) => {}
@@ -295,9 +297,8 @@ impl Remote {
     }
 }
 
-/// The record of a stage, as far as a shared cache holds any: `None` for a record of
-/// another version, of another stage or of something else, and for one from which no
-/// build can go on.
+/// Parses the record of a stage. `None` for a record of another version or stage, one that is not
+/// of a stage, has a log or files, or has no disks from which a build can resume.
 fn parse(content: &[u8], key: &Digest) -> Option<StageRecord> {
     let record = match StageRecord::from_json(content, key) {
         Ok(record) => record,
@@ -306,13 +307,13 @@ fn parse(content: &[u8], key: &Digest) -> Option<StageRecord> {
             return None;
         }
     };
-    // What is pushed has none of these; they would be objects to fetch for nothing.
+    // Pushed records have none of these, and their objects would be fetched in vain.
     let foreign =
         record.kind != RecordKind::Stage || record.log.is_some() || !record.files.is_empty();
     (record.resumable() && !foreign).then_some(record)
 }
 
-/// The objects that a record needs, each with the most bytes that it can have.
+/// Returns the objects that a record needs, each with its maximum size in bytes.
 fn objects(record: &StageRecord) -> impl Iterator<Item = (Digest, u64)> + '_ {
     let layers = record.disks.values().flat_map(|disk| {
         let max_bytes = store::layer_max_bytes(disk.bytes);
@@ -334,7 +335,7 @@ fn temporary() -> Result<File, RemoteError> {
     tempfile::tempfile().map_err(|source| RemoteError::Temporary { source })
 }
 
-/// Work on files, off the threads that wait for the network.
+/// Runs work on files on a thread that does not serve the network.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, store::StoreError> + Send + 'static,
 ) -> Result<T, RemoteError> {

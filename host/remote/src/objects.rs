@@ -1,4 +1,4 @@
-//! Files in S3 and in folders, by object_store.
+//! Files in S3 and in directories, accessed by `object_store`.
 
 use std::{
     fs::File,
@@ -17,17 +17,17 @@ use crate::{
     backend::{Backend, Got, Later, too_many},
 };
 
-/// What is larger goes in parts: S3 takes at most 5 GiB at once.
+/// Larger files are uploaded in parts: S3 accepts at most 5 GiB in one request.
 const WHOLE_MAX_BYTES: u64 = 16 << 20;
-/// A part. S3 takes 10,000 of them, which makes 160 GiB for a layer.
+/// The size of a part. S3 accepts 10,000 parts, so a file may have 156 GiB.
 const PART_BYTES: usize = 16 << 20;
-/// Parts on their way at a time; bounds the memory.
+/// Maximum number of parts that are uploaded at the same time; bounds the memory.
 const PARTS_IN_FLIGHT: usize = 2;
 
-/// The bucket, by the variables that every tool for S3 reads: `AWS_ACCESS_KEY_ID`,
+/// Opens a bucket, configured by the variables that all tools for S3 use: `AWS_ACCESS_KEY_ID`,
 /// `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`, …
 pub(crate) fn s3(bucket: &str, options: &Options) -> Result<impl ObjectStore, object_store::Error> {
-    // Another library may have chosen a provider before; any will do.
+    // Another library may have installed a provider before; any of them is suitable.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut client = ClientOptions::new();
     if let Some(bundle) = &options.ca_bundle {
@@ -39,22 +39,23 @@ pub(crate) fn s3(bucket: &str, options: &Options) -> Result<impl ObjectStore, ob
         .iter()
         .filter_map(|name| std::env::var(name).ok())
         .any(|url| url.starts_with("http://"));
-    // Only an endpoint that the user writes with http:// is reached so.
+    // Plain HTTP is permitted only if the user has configured an endpoint with http://.
     let client = client.with_allow_http(plain);
     AmazonS3Builder::from_env().with_client_options(client).with_bucket_name(bucket).build()
 }
 
-/// Anything that object_store reaches.
+/// Files in any store that `object_store` supports.
 #[derive(Debug)]
 pub(crate) struct Objects {
     pub(crate) store: Box<dyn ObjectStore>,
-    /// Where they are files that others shall be able to read.
+    /// The directory with the files, if they are on this host: other users must be able to read
+    /// them.
     pub(crate) folder: Option<PathBuf>,
 }
 
 impl Objects {
-    /// Gives a file that was put the permissions that the user's umask leaves, and so the
-    /// directories that it is in. What belongs to others has them already.
+    /// Gives a new file, and the directories above it, the permissions that the user's umask
+    /// allows. This fails for directories of other users, which have set their permissions.
     fn share(&self, name: &str) {
         let Some(folder) = &self.folder else { return };
         let _ = rooted::allow_user_mode_at(&folder.join(name), 0o666);
@@ -83,8 +84,7 @@ impl Backend for Objects {
                 Err(object_store::Error::NotFound { .. }) => return Ok(Got::Missing),
                 Err(error) => return Err(error.into()),
             };
-            // What it says of itself saves the transfer; the count below holds it
-            // to that.
+            // The reported size can save the transfer; the count below does not rely on it.
             if found.meta.size > max_bytes {
                 return Ok(Got::Larger);
             }
@@ -109,7 +109,7 @@ impl Backend for Objects {
             let mut listed = Vec::new();
             while let Some(file) = found.next().await {
                 let file = file?;
-                // Files in folders of the folder do not count.
+                // Skip files in subdirectories.
                 let mut below = match file.location.prefix_match(&folder) {
                     Some(below) => below,
                     None => continue,
@@ -144,7 +144,7 @@ impl Backend for Objects {
                 }
                 let ready = parts.wait_for_capacity(PARTS_IN_FLIGHT).await;
                 if let Err(error) = ready {
-                    // Parts of a broken upload cost money where they lie.
+                    // The parts of an incomplete upload would take paid space.
                     let _ = parts.abort().await;
                     return Err(error.into());
                 }

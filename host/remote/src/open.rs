@@ -1,4 +1,4 @@
-//! The way to a place: object_store to S3 and folders, ssh to the rest.
+//! Opens the backend of a place: `object_store` for S3 and directories, ssh for other machines.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     ssh::Ssh,
 };
 
-/// The backend for a place.
+/// Returns the backend of a place.
 pub(crate) fn open(place: &Place, options: &Options) -> Result<Arc<dyn Backend>, RemoteError> {
     let wrong = |error: object_store::Error| RemoteError::Place {
         text: place.to_string(),

@@ -1,42 +1,42 @@
-//! Where a shared cache is.
+//! Places of shared caches, and the options to access them.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use crate::{RemoteError, Secret};
 
-/// A place.
+/// The place of a shared cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// A bucket, and the beginning of all names in it.
+    /// A bucket of S3, and a prefix of all names in it.
     S3 {
-        /// The bucket.
+        /// The name of the bucket.
         bucket: String,
-        /// Without slashes at its ends; may be empty.
+        /// The prefix, without slashes at its ends; may be empty.
         prefix: String,
     },
-    /// A folder.
+    /// A directory of this host.
     Folder(PathBuf),
-    /// A folder of another machine.
+    /// A directory of another machine.
     Ssh {
-        /// `host` or `user@host`, as ssh takes it.
+        /// The host as ssh takes it: `host` or `user@host`.
         host: String,
-        /// The port, if not the usual one.
+        /// The port, if it is not ssh's default.
         port: Option<u16>,
-        /// The folder; absolute.
+        /// The absolute path of the directory.
         folder: String,
     },
 }
 
-/// What is used to get there.
+/// Options for the access to a place.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The ssh program.
     pub ssh: PathBuf,
-    /// The one key that ssh offers, instead of the user's usual ones.
+    /// The only private key that ssh offers; `None` for the user's default keys.
     pub ssh_key: Option<PathBuf>,
-    /// Certificates (PEM) that are trusted beside those of the host.
+    /// Certificates (PEM) that are trusted in addition to those of the host.
     pub ca_bundle: Option<Vec<u8>>,
-    /// What records must be signed with.
+    /// The secret with which records must be signed; `None` for unsigned records.
     pub secret: Option<Secret>,
 }
 
@@ -49,8 +49,8 @@ impl Default for Options {
 impl FromStr for Place {
     type Err = RemoteError;
 
-    /// Reads `s3://BUCKET/PREFIX`, `ssh://[USER@]HOST[:PORT]/FOLDER`,
-    /// `file:///FOLDER` or the path of a folder.
+    /// Parses `s3://BUCKET/PREFIX`, `ssh://[USER@]HOST[:PORT]/FOLDER`, `file:///FOLDER`, or the
+    /// path of a directory.
     fn from_str(text: &str) -> Result<Self, RemoteError> {
         let wrong = |reason: &str| RemoteError::Place { text: text.into(), reason: reason.into() };
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -76,7 +76,7 @@ impl FromStr for Place {
                         (host, Some(port.parse().map_err(|_| wrong("its port is no number"))?))
                     }
                 };
-                // A host that begins with a dash would be an option of ssh.
+                // ssh would take a host that begins with a dash as an option.
                 if host.is_empty() || host.starts_with('-') {
                     return Err(wrong("it names no host"));
                 }

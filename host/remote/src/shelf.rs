@@ -1,5 +1,5 @@
-//! Files of a place by name, for those who have a layout of their own there. Nothing is
-//! written twice at once: a file takes its name when it is whole.
+//! Files of a place by name, for callers with a layout of their own. A file gets its name when it
+//! is complete, so readers never see a part of one.
 
 use std::{fs::File, sync::Arc};
 
@@ -9,36 +9,37 @@ use crate::{
     open,
 };
 
-/// Files in a place.
+/// The files of a place.
 #[derive(Debug)]
 pub struct Shelf {
     place: Place,
     backend: Arc<dyn Backend>,
 }
 
-/// A file of a folder.
+/// A file in a listed directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
-    /// The name of the file in the folder.
+    /// The name of the file in the directory.
     pub name: String,
     /// The size of the file in bytes.
     pub bytes: u64,
 }
 
 impl Shelf {
-    /// Prepares for a place; nothing is asked of it yet.
+    /// Prepares the access to a place. Only the directory of [`Place::Folder`] is accessed: it is
+    /// created if it is missing.
     ///
     /// # Errors
-    /// A place that cannot be used.
+    /// Fails if the place cannot be used.
     pub fn open(place: Place, options: &Options) -> Result<Self, RemoteError> {
         let backend = open::open(&place, options)?;
         Ok(Self { place, backend })
     }
 
-    /// The files of a folder, by name; none when there is no such folder.
+    /// Lists the files of a directory by name; empty if the directory does not exist.
     ///
     /// # Errors
-    /// When the place cannot be reached, or has more than `max` files there.
+    /// Fails if the place cannot be reached, or the directory has more than `max` files.
     pub async fn list(&self, folder: &str, max: usize) -> Result<Vec<Listed>, RemoteError> {
         let failed = |source| RemoteError::transfer("list", &self.place, folder, source);
         let mut listed = self.backend.list(folder, max).await.map_err(failed)?;
@@ -46,11 +47,11 @@ impl Shelf {
         Ok(listed)
     }
 
-    /// Reads a file; gives how many bytes it has, or nothing when it is not there or has more
-    /// than `max_bytes`.
+    /// Reads a file into `to`, and returns its size in bytes; `None` if it does not exist or is
+    /// larger than `max_bytes`.
     ///
     /// # Errors
-    /// When the place cannot be reached.
+    /// Fails if the place cannot be reached, or `to` cannot be written.
     pub async fn get(
         &self,
         name: &str,
@@ -64,10 +65,10 @@ impl Shelf {
         }
     }
 
-    /// Writes a file, in the place of one of that name.
+    /// Writes a file; an existing one of the same name is replaced.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if the file cannot be written.
     pub async fn put(&self, name: &str, from: &mut File, bytes: u64) -> Result<(), RemoteError> {
         let failed = |source| RemoteError::transfer("put", &self.place, name, source);
         self.backend.put(name, from, bytes).await.map_err(failed)

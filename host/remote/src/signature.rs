@@ -1,18 +1,18 @@
-//! Signed records: a line with the HMAC-SHA-256 of what follows it, in hexadecimal.
+//! Signed records: a line with the HMAC-SHA-256 of the record in hexadecimal, and the record.
 //!
-//! The signature is that of a secret which all share who share results. What it
-//! covers begins with a text of its own, so that it is of no use for anything else.
+//! The key is a secret that all users of a shared cache have. The signed data begins with a fixed
+//! text, so that a signature is not valid for any other purpose.
 
 use std::fmt;
 
 use ring::hmac;
 use store::{Hex, KeyId};
 
-/// The least a secret must have, in bytes: 128 bits, which nobody guesses.
+/// Minimum length of a secret in bytes: 128 bits cannot be guessed.
 pub const SECRET_MIN_BYTES: usize = 16;
-/// Bytes of the line before a signed record: 32 in hexadecimal, and its end.
+/// Length of the line before a signed record, in bytes: 64 hexadecimal digits and a newline.
 pub(crate) const LINE_BYTES: u64 = 65;
-/// What is signed begins so.
+/// The fixed text at the beginning of the signed data.
 const PURPOSE: &[u8] = b"vbuild shared record 1\n";
 
 /// A secret that signs records.
@@ -26,14 +26,14 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// A secret of these bytes; `None` when they are too few.
+    /// Creates a secret; `None` if it has fewer than [`SECRET_MIN_BYTES`] bytes.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let enough = bytes.len() >= SECRET_MIN_BYTES;
         enough.then(|| Self(hmac::Key::new(hmac::HMAC_SHA256, bytes)))
     }
 
-    /// What names the secret without giving it away.
+    /// Returns a name of the secret that does not reveal it.
     #[must_use]
     pub fn id(&self) -> KeyId {
         let tag = hmac::sign(&self.0, b"vbuild key id 1\n");
@@ -42,7 +42,8 @@ impl Secret {
         Hex(id)
     }
 
-    /// The salt for keys of stages: those who share the secret have the same keys.
+    /// Returns the salt for stage keys. It is derived from the secret, so that all users with the
+    /// secret have the same keys.
     #[must_use]
     pub fn salt(&self) -> [u8; 32] {
         let tag = hmac::sign(&self.0, b"vbuild stage keys 1\n");
@@ -51,13 +52,13 @@ impl Secret {
         salt
     }
 
-    /// The content behind its signature.
+    /// Returns the content with its signature in front of it.
     pub(crate) fn seal(&self, content: &[u8]) -> Vec<u8> {
         let signature = hmac::sign(&self.0, &[PURPOSE, content].concat());
         [hex::encode(signature.as_ref()).as_bytes(), b"\n", content].concat()
     }
 
-    /// The content, when the signature before it is that of this secret.
+    /// Returns the content if it is signed with this secret.
     pub(crate) fn open<'a>(&self, sealed: &'a [u8]) -> Option<&'a [u8]> {
         let end = sealed.iter().position(|byte| *byte == b'\n')?;
         let (signature, content) = (&sealed[..end], &sealed[end + 1..]);

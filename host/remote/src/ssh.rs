@@ -1,5 +1,5 @@
-//! A folder of another machine, by the user's own ssh: its keys, its agent, its
-//! configuration. There, a shell, `cat`, `mkdir` and `mv` are enough.
+//! A directory of another machine, accessed by the user's own ssh with its keys, agent and
+//! configuration. The other machine needs only a shell, `cat`, `mkdir`, `mv`, `rm` and `wc`.
 
 use std::{
     ffi::OsString,
@@ -20,16 +20,16 @@ use crate::{
     backend::{Backend, Got, Later, too_many},
 };
 
-/// What a remote command says with its status: there is no such file.
+/// Exit status of a remote command for a file that does not exist.
 const MISSING: i32 = 44;
-/// Bytes of an error message that are kept and told.
+/// Maximum number of bytes of an error message that are kept and shown.
 const MESSAGE_MAX_BYTES: u64 = 2000;
-/// A file in a list: its size, and the longest name that Linux allows.
+/// Maximum bytes of a line in a list: a size, and the longest file name that Linux permits.
 const LISTED_MAX_BYTES: u64 = 280;
-/// Bytes that are read at once.
+/// The size of the copy buffer in bytes.
 const COPY_BYTES: usize = 256 << 10;
 
-/// A folder of another machine.
+/// A directory of another machine.
 #[derive(Debug)]
 pub(crate) struct Ssh {
     program: PathBuf,
@@ -45,7 +45,7 @@ impl Ssh {
         Self { program, key, host: host.into(), port, folder: folder.into() }
     }
 
-    /// Runs a script there, with `$1` the file that it is about.
+    /// Runs a script on the other machine, with the path of the file `name` as `$1`.
     async fn run(
         &self,
         script: &str,
@@ -67,7 +67,7 @@ impl Ssh {
         let path = format!("{}/{name}", self.folder);
         let remote = format!("sh -c {} vbuild {}", quoted(script), quoted(&path));
         let mut command = Command::new(&self.program);
-        // Nobody sits there to answer questions, in the middle of a build.
+        // Nobody can answer questions in the middle of a build.
         command.args(["-o", "BatchMode=yes"]);
         if let Some(key) = &self.key {
             command.args(["-o", "IdentitiesOnly=yes", "-i"]).arg(literal(key));
@@ -81,7 +81,7 @@ impl Ssh {
     }
 }
 
-/// Why a transfer was not carried on.
+/// Why a transfer ended early.
 enum Stopped {
     Larger,
     Failed(std::io::Error),
@@ -93,7 +93,7 @@ impl From<std::io::Error> for Stopped {
     }
 }
 
-/// The beginning of what a child says on standard error, until it has said all.
+/// Reads standard error of a child to its end, and returns the beginning of it.
 async fn said(child: &mut Child) -> std::io::Result<String> {
     let Some(mut errors) = child.stderr.take() else { return Ok(String::new()) };
     let mut text = Vec::new();
@@ -102,7 +102,7 @@ async fn said(child: &mut Child) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&text).trim().to_owned())
 }
 
-/// Copies to the end; `None` when there is more than allowed.
+/// Copies until the end; `None` if there are more than `max_bytes`.
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     to: &mut File,
@@ -128,13 +128,13 @@ fn failed(status: ExitStatus, said: &str) -> std::io::Error {
     std::io::Error::other(format!("ssh: {status}: {said}"))
 }
 
-/// A path as ssh takes it, for which `%` has a meaning.
+/// Escapes a path for ssh, which expands `%`.
 fn literal(path: &Path) -> OsString {
     let parts = path.as_os_str().as_bytes().split(|byte| *byte == b'%');
     OsString::from_vec(parts.collect::<Vec<_>>().join(&b"%%"[..]))
 }
 
-/// What the script of a list says: sizes and names.
+/// Parses the output of the list script: a size and a name on each line.
 fn listed(text: &str) -> Vec<Listed> {
     let line = |line: &str| {
         let (bytes, name) = line.trim_start().split_once(' ')?;
@@ -143,7 +143,7 @@ fn listed(text: &str) -> Vec<Listed> {
     text.lines().filter_map(line).collect()
 }
 
-/// A word for a shell.
+/// Quotes a word for a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -172,7 +172,7 @@ impl Backend for Ssh {
             let heard = async { Ok(said(&mut child).await?) };
             let (bytes, said) = match tokio::try_join!(copied, heard) {
                 Ok(done) => done,
-                // Dropping the child ends it.
+                // Dropping the child kills it.
                 Err(Stopped::Larger) => return Ok(Got::Larger),
                 Err(Stopped::Failed(error)) => return Err(error.into()),
             };
@@ -197,7 +197,7 @@ impl Backend for Ssh {
             };
             let most = (max as u64).saturating_mul(LISTED_MAX_BYTES);
             let mut text = Vec::new();
-            // Dropping the child ends it when it has more to say.
+            // Dropping the child kills it if it has more output.
             let copied = async {
                 let bytes = output.take(most + 1).read_to_end(&mut text).await?;
                 if bytes as u64 > most { Err(Stopped::Larger) } else { Ok(()) }
@@ -221,8 +221,8 @@ impl Backend for Ssh {
 
     fn put<'a>(&'a self, name: &'a str, from: &'a mut File, bytes: u64) -> Later<'a, ()> {
         Box::pin(async move {
-            // A connection that breaks leaves a part under another name, because
-            // cat then ends as if all were there.
+            // If the connection breaks, cat ends as if it had read everything. So the data is
+            // written to another name, and its size is checked before the rename.
             let script = format!(
                 "set -e; mkdir -p \"${{1%/*}}\"; part=\"$1.$$.part\"; trap 'rm -f \"$part\"' EXIT; \
                  cat > \"$part\"; test \"$(wc -c < \"$part\")\" -eq {bytes}; mv \"$part\" \"$1\""

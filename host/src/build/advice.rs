@@ -1,12 +1,13 @@
-//! What helps against a failure in the machine, by the words of what failed: the option
-//! that the user would have to find otherwise.
+//! Hints for failures in the machine. They are found by the error messages of tools, and name the
+//! option of vbuild that helps.
 
 use std::collections::BTreeSet;
 
 use engine::EngineError;
 use plan::{NodeKind, Place, Plan};
 
-/// Debian's packages of programs whose names differ.
+/// Programs and the Debian packages that contain them. A program that is not listed is assumed to
+/// be in a package of the same name.
 const PACKAGES: &[(&str, &str)] = &[
     ("docker", "docker.io"),
     ("makepkg", "makepkg"),
@@ -35,7 +36,7 @@ const PACKAGES: &[(&str, &str)] = &[
 /// Phases of elements in which the disk of the image is mounted.
 const ON_THE_DISK: [&str; 3] = ["pre-finalise.d", "finalise.d", "cleanup.d"];
 
-/// Hints for a failed build.
+/// Returns hints for a failed build.
 pub(crate) fn hints(plan: &Plan, error: &EngineError) -> Vec<String> {
     let elements = plan.recipe == dib::RECIPE;
     let mut hints = Vec::new();
@@ -76,8 +77,8 @@ pub(crate) fn hints(plan: &Plan, error: &EngineError) -> Vec<String> {
 /// The element that has images built by a container engine, and the variable that names it.
 const CONTAINERFILE: (&str, &str) = ("containerfile", "DIB_CONTAINERFILE_RUNTIME");
 
-/// What is known before a build to be missing from the appliance: the container engine that
-/// elements of container images run.
+/// Returns a warning if the appliance lacks the container engine that elements for container images
+/// run. It is known before the build.
 pub(crate) fn missing_engine(
     elements: &[String],
     variables: &[(String, String)],
@@ -92,14 +93,14 @@ pub(crate) fn missing_engine(
         .then(|| format!("the element {element} runs `{engine}`: {}", of_program(engine)))
 }
 
-/// Types of filesystems whose mkfs the appliance has.
+/// Types of filesystems whose mkfs program is in the appliance.
 const FILESYSTEMS: [&str; 12] = [
     "bfs", "btrfs", "cramfs", "ext2", "ext3", "ext4", "fat", "minix", "msdos", "swap", "vfat",
     "xfs",
 ];
 
-/// What is wrong with the filesystems of a plan: their mkfs is not in the appliance. The second
-/// text says what helps.
+/// Finds a filesystem of the plan whose mkfs program is not in the appliance. Returns the error and
+/// a hint.
 pub(crate) fn missing_mkfs(plan: &Plan, packages: &[String]) -> Option<(String, String)> {
     let mut filesystems = plan.nodes().filter_map(|node| match &node.kind {
         NodeKind::Filesystem(filesystem) => Some((&node.name, &filesystem.fstype)),
@@ -108,7 +109,7 @@ pub(crate) fn missing_mkfs(plan: &Plan, packages: &[String]) -> Option<(String, 
     let (name, program, package) = filesystems.find_map(|(name, fstype)| {
         let program = format!("mkfs.{fstype}");
         let package = known_package(&program);
-        // A package that is not known to have it may have it.
+        // It is not known which programs are in other packages, so any of them may have it.
         let added = match package {
             Some(package) => packages.iter().any(|added| added == package),
             None => !packages.is_empty(),
@@ -130,10 +131,10 @@ fn package_of(program: &str) -> &str {
     known_package(program).unwrap_or(program)
 }
 
-/// For a disk that cannot hold what is put on it.
+/// The hint for a disk that is too small for its content.
 const LARGER: &str = "`--size` (or `--image-size`, DIB_IMAGE_SIZE) makes the disk larger; `--image-extra-size` \
                       adds to the size that is computed";
-/// For a journal that does not fit.
+/// The hint for a journal that does not fit.
 const SMALLER_JOURNAL: &str = "`--mkfs-journal-size MIB` (or DIB_JOURNAL_SIZE) makes the journal smaller, which is \
                                64 MiB otherwise";
 
@@ -149,7 +150,7 @@ fn of_program(program: &str) -> String {
     )
 }
 
-/// The program that a shell, env, sudo or Python says is not there.
+/// Returns the program that a shell, env, sudo or Python reports as missing in this line.
 fn missing_program(line: &str) -> Option<&str> {
     let line = line.trim_end();
     let before =

@@ -1,8 +1,8 @@
-//! Where base images are kept.
+//! The location of base images in vbuild's cache.
 
 use std::path::{Path, PathBuf};
 
-/// The folder of base images in vbuild's cache.
+/// Returns the directory of base images in vbuild's cache.
 pub(crate) fn folder(cache_dir: &Path) -> PathBuf {
     cache_dir.join("bases")
 }

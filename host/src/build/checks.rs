@@ -1,4 +1,4 @@
-//! Checks of a plan and its settings, before anything is fetched or started.
+//! Checks a plan and its settings before anything is downloaded or started.
 
 use engine::cache::Refresh;
 use plan::Plan;
@@ -10,11 +10,11 @@ use crate::{
     settings::Settings,
 };
 
-/// Everything wrong with a plan and its outputs, before any machine boots. With `makes_folders`,
-/// folders of outputs are made where they are missing.
+/// Checks a plan and its outputs before any machine boots. With `makes_folders`, missing
+/// directories of outputs are accepted, since they will be created.
 ///
 /// # Errors
-/// All complaints in one error.
+/// Returns all complaints in one error.
 pub(crate) fn outputs(plan: &Plan, makes_folders: bool) -> Result<(), CommandError> {
     let mut complaints = of_stages(plan);
     let mut errors =
@@ -34,10 +34,10 @@ pub(crate) fn outputs(plan: &Plan, makes_folders: bool) -> Result<(), CommandErr
     Err(error)
 }
 
-/// Everything wrong with a plan whose outputs are not written.
+/// Checks a plan whose outputs are not written.
 ///
 /// # Errors
-/// All complaints in one error.
+/// Returns all complaints in one error.
 pub(crate) fn stages(plan: &Plan) -> Result<(), CommandError> {
     match of_stages(plan).join("\n") {
         complaints if complaints.is_empty() => Ok(()),
@@ -55,11 +55,11 @@ fn of_stages(plan: &Plan) -> Vec<String> {
         .collect()
 }
 
-/// What is wrong with the settings of a plan's build, as far as that is known before any
-/// machine boots. Returns the stages before which a shell opens.
+/// Checks the settings of a build as far as possible before any machine boots. Returns the stages
+/// before which a shell opens.
 ///
 /// # Errors
-/// The first thing that is.
+/// Returns the first error that is found.
 pub(crate) fn settings(plan: &Plan, settings: &Settings) -> Result<Vec<usize>, CommandError> {
     let before = breaks(plan, &settings.breaks)?;
     if let Refresh::From(name) = &settings.stage_cache.rules.refresh
@@ -81,11 +81,11 @@ pub(crate) fn settings(plan: &Plan, settings: &Settings) -> Result<Vec<usize>, C
     Ok(before)
 }
 
-/// The stages before which a shell opens: those of `before-PHASE`, and those
-/// behind the ones of `after-PHASE`.
+/// Returns the stages before which a shell opens: for `before-PHASE` the stage that runs the phase,
+/// for `after-PHASE` the one behind it.
 ///
 /// # Errors
-/// When no stage runs the phase.
+/// Fails if no stage runs the phase.
 fn breaks(plan: &Plan, points: &[String]) -> Result<Vec<usize>, CommandError> {
     points
         .iter()
@@ -111,7 +111,7 @@ fn breaks(plan: &Plan, points: &[String]) -> Result<Vec<usize>, CommandError> {
         .collect()
 }
 
-/// The phases that a plan runs, as points name them.
+/// Returns the phases that a plan runs, named as in `before-PHASE`.
 fn phases(plan: &Plan) -> Vec<&str> {
     let phases = plan.steps().filter_map(|step| match step {
         plan::Step::RunParts(parts) => Some(parts.phase.trim_end_matches(".d")),

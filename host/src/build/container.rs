@@ -1,4 +1,4 @@
-//! `--load-into`: the finished container image for the engine that runs here.
+//! `--load-into`: loads the finished container image into a container engine of this host.
 
 use crate::{
     cli::{ContainerEngine, Formats},
@@ -6,17 +6,17 @@ use crate::{
     run_context::RunContext,
 };
 
-/// The format whose archive `--load-into` takes.
+/// Returns the format whose archive `--load-into` loads; `None` if the option is not given.
 ///
 /// # Errors
-/// When no container image is made, or the engine is missing.
+/// Fails if no output is a container image, or if the engine is not installed.
 pub(crate) fn archive(
     engine: Option<ContainerEngine>,
     formats: Option<&Formats>,
 ) -> Result<Option<&'static str>, CommandError> {
     let Some(engine) = engine else { return Ok(None) };
     let is_made = |name: &str| formats.is_some_and(|formats| formats.names().any(|f| f == name));
-    // Of two, the one that every engine takes: it comes first in the list.
+    // If both formats are written, prefer the one that every engine accepts: it is listed first.
     let mut containers = output::FORMATS.iter().filter(|format| format.container.is_some());
     let found = containers.find(|format| is_made(format.name)).ok_or_else(|| {
         CommandError::usage("--load-into: no container image is among the outputs")
@@ -29,7 +29,7 @@ pub(crate) fn archive(
 /// Loads the finished container image into the engine.
 ///
 /// # Errors
-/// When the engine does not take it.
+/// Fails if the engine refuses the image.
 pub(crate) fn load(
     engine: Option<ContainerEngine>,
     format: Option<&'static str>,

@@ -1,22 +1,22 @@
-//! vbuild's own downloads, with what the user said about them: certificates and proxies.
+//! vbuild's own downloads, with the certificates and proxies that the user has configured.
 
 use dib::{FetchFailure, Fetcher};
 use download::{Client, Options};
 
 use crate::{machine::ca, settings::Settings};
 
-/// The media types of a package index: some answer in JSON unless HTML is asked for.
+/// The accepted media types of a package index: some answer in JSON unless HTML is requested.
 const INDEX_TYPES: &str = "text/html, */*;q=0.5";
 
-/// Fetches diskimage-builder, when it is not on this host: only then must certificates
-/// and proxies be usable.
+/// Fetches diskimage-builder if it is not on this host. Certificates and proxies are read by each
+/// fetch, so that invalid ones are an error only if something is downloaded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IndexFetcher<'a> {
     settings: &'a Settings,
 }
 
 impl<'a> IndexFetcher<'a> {
-    /// A fetcher with the certificates of the settings and the proxies of the environment.
+    /// Creates a fetcher with the certificates of the settings and the proxies of the environment.
     pub(crate) fn new(settings: &'a Settings) -> Self {
         Self { settings }
     }

@@ -1,6 +1,6 @@
-//! Output formats as each front end takes them.
+//! Conversions of output formats to the types of the front ends.
 
-/// A format as a choice of elements.
+/// Converts a format to the type of the front end for elements.
 pub(crate) fn for_dib(format: &output::Format) -> dib::FormatChoice {
     dib::FormatChoice {
         name: format.name.to_owned(),
@@ -12,7 +12,7 @@ pub(crate) fn for_dib(format: &output::Format) -> dib::FormatChoice {
     }
 }
 
-/// A format as a choice of vmdb2 specs.
+/// Converts a format to the type of the front end for vmdb2 specs.
 pub(crate) fn for_vmdb(format: &output::Format) -> vmdb::FormatChoice {
     vmdb::FormatChoice {
         name: format.name.to_owned(),

@@ -1,5 +1,5 @@
-//! Which files of the host a recipe may name: those of its own folder, and what
-//! `--allow-host-path` has allowed.
+//! The host files that a recipe may name: those in its own directory, and those that
+//! `--allow-host-path` allows.
 
 use std::{
     ffi::OsStr,
@@ -13,17 +13,18 @@ use crate::{
     error::{CommandError, Kind},
 };
 
-/// Folders that hold more than one recipe; see [`Sources::broad`].
+/// Returns the directories that contain more than one recipe; see [`Sources::broad`].
 pub(crate) fn broad() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     let others = ["/", "/tmp", "/var/tmp"].map(PathBuf::from);
     home.into_iter().chain([std::env::temp_dir()]).chain(others).collect()
 }
 
-/// The paths that the user has allowed. Each must exist, so that typing errors are found.
+/// Returns the paths that the user has allowed, without links. Each must exist, so that typing
+/// errors are found.
 ///
 /// # Errors
-/// A path with nothing at it.
+/// Fails if a path does not exist.
 pub(crate) fn allowed(args: &HostPathArgs) -> Result<Vec<PathBuf>, CommandError> {
     let checked = |path: &PathBuf| match std::fs::canonicalize(path) {
         Ok(real) => Ok(real),
@@ -36,18 +37,19 @@ pub(crate) fn allowed(args: &HostPathArgs) -> Result<Vec<PathBuf>, CommandError>
     args.allow_host_path.iter().map(checked).collect()
 }
 
-/// The files that belong to a recipe in a folder.
+/// Returns the host files that a recipe in a directory may name.
 pub(crate) fn sources(folder: &Path, args: &HostPathArgs) -> Result<Sources, CommandError> {
     let own = vec![folder.to_owned()];
     Ok(Sources { lookup: own.clone(), own, allowed: allowed(args)?, broad: broad() })
 }
 
-/// Whether a recipe may have a file written at a path: beneath one of some folders, or
-/// beneath what is allowed, and under no hidden name, because what is hidden configures
-/// programs. The path need not be there.
+/// Checks whether a recipe may have a file written at a path. The path must be below the recipe's
+/// own directories, without hidden names, since hidden files configure programs; or below an
+/// allowed path. The file need not exist.
 ///
 /// # Errors
-/// When it may not.
+/// Fails if the path is not permitted, leads through a dangling link, or has `..` behind a
+/// directory that does not exist.
 pub(crate) fn check_output(what: &str, path: &Path, sources: &Sources) -> Result<(), CommandError> {
     let refused = |why: &str| {
         let text = format!("{what} `{}` {why}", path.display());
@@ -81,8 +83,8 @@ fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
-/// Where a path would be, without links: what is there of it is looked up, and the rest
-/// must be plain names.
+/// Returns the path without links: the existing part is looked up, and the rest must consist of
+/// plain names. `None` if it has other components, or leads through a dangling link.
 fn real_place(path: &Path) -> Option<PathBuf> {
     let mut rest = Vec::new();
     let mut there = path;
@@ -90,7 +92,7 @@ fn real_place(path: &Path) -> Option<PathBuf> {
         if let Ok(real) = std::fs::canonicalize(there) {
             return Some(rest.iter().rev().fold(real, |path, name| path.join(name)));
         }
-        // A link to nothing would be written through.
+        // A write would go through the dangling link.
         if std::fs::symlink_metadata(there).is_ok() {
             return None;
         }

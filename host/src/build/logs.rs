@@ -1,5 +1,5 @@
-//! The logs of builds, in the cache: a new one for each build, and the latest
-//! [`LOGS_KEPT`] of all.
+//! The logs of builds in the cache directory: each build writes a new one, and the latest
+//! [`LOGS_KEPT`] are kept.
 
 use std::{
     fs, io,
@@ -9,17 +9,17 @@ use std::{
 
 use crate::ui::Utc;
 
-/// Logs that are kept; a day of hard work, at some MiB each.
+/// Maximum number of logs: those of a busy day, at a few MiB each.
 const LOGS_KEPT: usize = 50;
 const PREFIX: &str = "vbuild-";
 const SUFFIX: &str = ".log";
 
-/// The path of a new log: `vbuild-20261120-231735-PID.log`. `None` when the
-/// cache cannot be written, which whatever needs it will complain about.
+/// Returns the path of a new log: `vbuild-20261120-231735-PID.log`. `None` if the cache directory
+/// cannot be written; code that needs the cache reports the error.
 pub(crate) fn new_log(cache_dir: &Path) -> Option<PathBuf> {
     let folder = cache_dir.join("logs");
     fs::create_dir_all(&folder).ok()?;
-    // One log too many does no harm.
+    // A surplus log does no harm.
     let _ = prune(&folder, LOGS_KEPT - 1);
     let time = Utc::from(SystemTime::now()).compact();
     Some(folder.join(format!("{PREFIX}{time}-{}{SUFFIX}", std::process::id())))

@@ -1,5 +1,5 @@
-//! From a recipe's plan to finished outputs. [`pipeline`] is a build as prose; the other
-//! modules are its parts, and what verbs that build have in common.
+//! From a recipe's plan to finished outputs. [`pipeline`] is a build as prose; the other modules
+//! are its parts, and functions that several verbs share.
 
 pub(crate) mod advice;
 pub(crate) mod checks;

@@ -1,5 +1,5 @@
-//! From options as typed to the settings that every verb with a machine shares.
-//! Pure but for the defaults, which [`Settings::default`] takes from the host.
+//! Converts command-line options to the settings that all verbs with a machine share. The functions
+//! are pure, except that [`Settings::default`] takes the defaults from the host.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::{
     settings::{CaSource, Settings, StageCache},
 };
 
-/// From this level of `--debug` on, the guest's kernel logs to the console.
+/// The guest's kernel logs to the console at this `--debug` level and above.
 const DEBUG_CONSOLE: u32 = 2;
 
-/// The settings of a build.
+/// Returns the settings of a build.
 pub(crate) fn build_settings(args: &BuildArgs) -> Settings {
     Settings {
         script_timeout: args.scripts.timeout.map(|seconds| Duration::from_secs(seconds.into())),
@@ -26,14 +26,14 @@ pub(crate) fn build_settings(args: &BuildArgs) -> Settings {
     }
 }
 
-/// The settings of any verb that makes images: those of its guest, with what is
-/// said about results of earlier builds.
+/// Returns the settings of any verb that makes images: those of its guest, and the use of results
+/// of earlier builds.
 pub(crate) fn builder_settings(args: &BuilderArgs) -> Settings {
     let settings = Settings { keep_sync: args.keep_sync, ..guest_settings(&args.guest) };
     with_reuse(settings, &args.reuse)
 }
 
-/// The settings with what is said about results of earlier builds.
+/// Sets how results of earlier builds are used.
 pub(crate) fn with_reuse(settings: Settings, reuse: &ReuseArgs) -> Settings {
     let refresh = match reuse.refresh.as_deref() {
         None => Refresh::Nothing,
@@ -53,7 +53,7 @@ pub(crate) fn with_reuse(settings: Settings, reuse: &ReuseArgs) -> Settings {
     }
 }
 
-/// The settings of any verb that runs something in a machine.
+/// Returns the settings of any verb that runs something in a machine.
 pub(crate) fn guest_settings(args: &GuestArgs) -> Settings {
     let GuestArgs { drive, cache_dir, machine, network } = args;
     let appliance =
@@ -69,7 +69,7 @@ pub(crate) fn guest_settings(args: &GuestArgs) -> Settings {
     }
 }
 
-/// The settings with what scripts may reach.
+/// Sets which hosts scripts may reach.
 pub(crate) fn with_reach(settings: Settings, reach: &ReachArgs) -> Settings {
     Settings {
         allow_hosts: reach.allow_host.clone(),
@@ -79,7 +79,8 @@ pub(crate) fn with_reach(settings: Settings, reach: &ReachArgs) -> Settings {
     }
 }
 
-/// The settings that decide which appliance it is, and what makes it.
+/// Returns the settings that determine the appliance and how it is built: packages, mirror,
+/// certificates, accelerator and cache directory.
 pub(crate) fn appliance_settings(
     accel: &AccelArgs,
     packages: &PackageArgs,
@@ -100,8 +101,8 @@ pub(crate) fn appliance_settings(
     }
 }
 
-/// vbuild's own cache directory, as an absolute path: overlays name what lies in it,
-/// and the build of a base image runs in another directory.
+/// Returns vbuild's cache directory as an absolute path: overlays refer to files in it by path, and
+/// a base image is built in another working directory.
 pub(crate) fn cache_dir(args: &CacheDirArgs) -> PathBuf {
     let said = args.cache_dir.clone().unwrap_or_else(crate::settings::default_cache_dir);
     std::path::absolute(&said).unwrap_or(said)

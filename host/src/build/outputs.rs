@@ -1,5 +1,5 @@
-//! The finished files of builds: kept in the store, and given to the next build of the
-//! same plan, which then needs no machine.
+//! The finished files of a build. They are kept in the store, and a later build of the same plan
+//! takes them from there, without a machine.
 
 use std::{
     collections::BTreeMap,
@@ -29,23 +29,24 @@ use crate::{
 /// The unit of `st_blocks`.
 const BLOCK_BYTES: u64 = 512;
 
-/// The files that a plan leaves on the host, complete but without their names.
+/// The outputs of a plan, complete but without their final names.
 #[derive(Debug)]
 pub(crate) struct Finished {
     /// Image files and archives.
     pub(crate) files: Vec<Pending>,
-    /// Directories that wait for their place.
+    /// Unpacked directories that are not at their final paths yet.
     pub(crate) directories: Vec<PendingTree>,
 }
 
-/// Where a stored file belongs on the host.
+/// The output that a stored file is restored to.
 enum Place<'a> {
     File(&'a Target),
     Directory(&'a Path),
 }
 
-/// The finished files of an earlier build of the same plan, if all of them are stored and
-/// may be used; no machine is needed then. A damaged file causes a warning.
+/// Restores the finished files of an earlier build of the same plan, so that no machine is needed.
+/// `None` if they are not all stored or may not be used. An error, such as a damaged file, causes a
+/// warning.
 pub(crate) fn finished(
     plan: &Plan,
     targets: &[Target],
@@ -65,19 +66,21 @@ pub(crate) fn finished(
     }
 }
 
-/// Whether [`finished`] would find them.
+/// Whether a record of the finished files exists that [`finished`] would restore; their content is
+/// not read.
 pub(crate) fn has_finished(plan: &Plan, targets: &[Target], cache: &Cache) -> bool {
     cache.rules.refresh == Refresh::Nothing
         && !always_runs(plan)
         && record_of(plan, targets, cache).is_ok_and(|record| record.is_some())
 }
 
-/// Whether a stage of the plan is never kept; then the finished files are not kept either.
+/// Whether the result of a stage is never saved; the finished files are then not used either.
 fn always_runs(plan: &Plan) -> bool {
     plan.stages.iter().any(|stage| stage.keep == plan::Keep::No)
 }
 
-/// The record of the finished files, if it names all of them and is young enough.
+/// Looks up the record of the finished files. `None` unless it contains all files and may be used
+/// by its age and origin.
 fn record_of(
     plan: &Plan,
     targets: &[Target],
@@ -145,7 +148,7 @@ fn restore_directory(
     output::unpack_tree(&mut archive, path, limits, &output::Silent).map_err(CommandError::from)
 }
 
-/// The places of a plan's files on the host, by their roles.
+/// Returns the outputs of a plan by their roles in the record.
 fn places<'a>(plan: &'a Plan, targets: &'a [Target]) -> Vec<(FileRole, Place<'a>)> {
     let mut places = Vec::new();
     for (index, target) in targets.iter().enumerate() {
@@ -157,20 +160,21 @@ fn places<'a>(plan: &'a Plan, targets: &'a [Target]) -> Vec<(FileRole, Place<'a>
     places
 }
 
-/// What a build has finished.
+/// The results of a build that are put into the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Made<'a> {
-    /// Its files, in any order.
+    /// Image files and archives, in any order.
     pub(crate) files: &'a [Pending],
-    /// Its directories, and the archives that they came in.
+    /// Unpacked directories, each with the copy of the archive that it came in.
     pub(crate) archives: &'a [(PathBuf, PathBuf)],
-    /// When the network was first used for them.
+    /// When the network was first used for the build, in seconds since 1970.
     pub(crate) fetched: Option<u64>,
-    /// The shared cache that the build began with.
+    /// The shared cache that the build started from.
     pub(crate) origin: Option<Origin>,
 }
 
-/// Keeps the finished files of a build. A failure costs later builds time.
+/// Puts the finished files of a build into the store. A failure only causes a warning, since it
+/// only costs later builds time.
 pub(crate) fn keep(
     plan: &Plan,
     targets: &[Target],
@@ -238,8 +242,8 @@ fn try_keep(
     cache.lease.put_record(&record).map_err(CommandError::from)
 }
 
-/// The plan, for questions about the build: without the steps that have values of
-/// variables, commands or texts in them, of which no question is asked.
+/// Stores the plan, for queries about the build (`vbuild explain`). Only its `CopyTree` steps are
+/// kept, since other steps contain values of variables, commands and texts, which no query needs.
 fn store_plan(plan: &Plan, cache: &Cache) -> Result<StoredFile, CommandError> {
     let mut plan = plan.clone();
     for stage in &mut plan.stages {
@@ -256,7 +260,7 @@ fn store_plan(plan: &Plan, cache: &Cache) -> Result<StoredFile, CommandError> {
     })
 }
 
-/// A checksum as a record has it.
+/// Returns one checksum of a record in hexadecimal.
 fn checksum(all: &Checksums, kind: Checksum) -> Option<String> {
     match kind {
         Checksum::Md5 => all.md5.map(String::from),
@@ -265,7 +269,7 @@ fn checksum(all: &Checksums, kind: Checksum) -> Option<String> {
     }
 }
 
-/// Checksums as a record has them.
+/// Converts digests to the checksums of a record.
 fn checksums(digests: &[(Checksum, String)]) -> Checksums {
     let mut all = Checksums::default();
     for (kind, hex) in digests {

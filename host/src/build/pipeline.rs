@@ -1,6 +1,5 @@
-//! A build as prose: check every complaint at once → decide who runs the
-//! machine → find or make the appliance → run the plan → write the disks →
-//! give the outputs their names.
+//! A build as prose: check the plan and the settings → choose the backend of the machine → find or
+//! build the appliance → run the plan → write the disks → give the outputs their names.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -26,22 +25,22 @@ use crate::{
 /// Builds a plan and returns its outputs.
 ///
 /// # Errors
-/// Whatever goes wrong. Outputs that existed before are then as they were.
+/// Fails if a part of the build fails; existing outputs are then unchanged. If only the results
+/// cannot be shared, the new outputs are complete and in place.
 pub async fn build(
     plan: &Plan,
     settings: &Settings,
     ctx: &RunContext,
 ) -> Result<Vec<Written>, CommandError> {
     let (written, shared) = build_here(plan, settings, ctx).await?;
-    // In this order: a cache that cannot be reached must not cost the build.
+    // Share the results last: a cache that cannot be reached must not cost the build.
     if let Some(shared) = shared {
         shared.push(plan, ctx).await?;
     }
     Ok(written)
 }
 
-/// As [`build`], but leaves it to the caller to share the results, when it has
-/// done with the outputs what it wants.
+/// Same as [`build`], but leaves sharing the results to the caller, who may first use the outputs.
 pub(crate) async fn build_here(
     plan: &Plan,
     settings: &Settings,
@@ -101,9 +100,8 @@ pub(crate) async fn build_here(
     Ok((commit(plan, outputs::Finished { files, directories }, ctx)?, shared))
 }
 
-/// Gives the outputs of a failed build their names, as far as they exist: archives
-/// that were finished, and disks as the failure left them. Outputs of earlier
-/// builds are renamed with their date.
+/// Gives the outputs of a failed build their names, as far as they exist: finished archives and
+/// directories, and disks as the failure left them. Existing outputs are renamed with their date.
 async fn keep_outputs(
     plan: &Plan,
     build_dir: &std::path::Path,
@@ -124,8 +122,8 @@ async fn keep_outputs(
     Ok(())
 }
 
-/// Opens a shell in the machine of a plan, after the first `after` stages. What is
-/// not in the cache runs; nothing is written.
+/// Opens a shell in the machine of a plan, after its first `after` stages. Stages that are not in
+/// the cache run; no outputs are written.
 pub(crate) async fn shell(
     plan: &Plan,
     settings: &Settings,
@@ -141,7 +139,7 @@ pub(crate) async fn shell(
     engine::run(plan, &config).await.map(drop).map_err(CommandError::from)
 }
 
-/// Gives finished files their names.
+/// Gives finished outputs their names.
 fn commit(
     plan: &Plan,
     finished: outputs::Finished,
@@ -156,7 +154,7 @@ fn commit(
     Ok(written)
 }
 
-/// The events of a build in which nothing runs.
+/// Emits the events of a build in which no stage runs.
 fn tell_unchanged(plan: &Plan, ctx: &RunContext) {
     let started = std::time::Instant::now();
     let emit = |event: Event| ctx.observer.event(&event);
@@ -167,7 +165,7 @@ fn tell_unchanged(plan: &Plan, ctx: &RunContext) {
     emit(Event::BuildFinished { elapsed: started.elapsed() });
 }
 
-/// Truncates a disk to the length that the build has reported, if it has: see
+/// Truncates a disk to the length that the build has set as a fact, if it has; see
 /// [`plan::LENGTH_FACT`]. The number comes from the guest, so it is checked.
 fn cut(
     disk: &plan::DiskName,
@@ -190,7 +188,7 @@ fn cut(
     }
 }
 
-/// Writes all outputs of one disk.
+/// Writes all outputs that are made from one disk.
 async fn write_disk(
     plan: &Plan,
     disk: plan::DiskName,

@@ -1,24 +1,25 @@
-//! A recipe that has become a plan, ready to be built or looked at.
+//! A recipe lowered to a plan, with the settings to run it.
 
 use plan::Plan;
 
 use crate::settings::Settings;
 
-/// What would be built, and how.
+/// A plan and the settings with which it is built.
 #[derive(Debug)]
 pub(crate) struct Planned {
     /// The plan of the recipe.
     pub(crate) plan: Plan,
-    /// How it is to be run.
+    /// The settings of the build.
     pub(crate) settings: Settings,
-    /// Files that were made for the plan, and are there as long as this.
+    /// Generated files that the plan reads; they are removed when this value is dropped.
     pub(crate) files: Option<tempfile::TempDir>,
-    /// Whether a build makes folders of its outputs where they are missing.
+    /// Whether a build creates the missing directories of its outputs.
     pub(crate) makes_folders: bool,
 }
 
 impl Planned {
-    /// A plan without files of its own, whose output folders must exist.
+    /// Creates a value for a plan without generated files. The directories of its outputs must
+    /// exist.
     pub(crate) fn new(plan: Plan, settings: Settings) -> Self {
         Self { plan, settings, files: None, makes_folders: false }
     }

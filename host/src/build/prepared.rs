@@ -1,5 +1,5 @@
-//! Everything that the engine needs of this host: the helper drive, a build directory, a
-//! backend, an appliance, and the results of earlier builds.
+//! What the engine needs of this host: the helper drive, a build directory, a backend, an
+//! appliance, and the results of earlier builds.
 
 use std::sync::Arc;
 
@@ -21,24 +21,24 @@ use crate::{
     settings::Settings,
 };
 
-/// Everything that a run of the engine needs of this host.
+/// The resources of this host that one run of the engine uses.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     held: Option<HeldDrive>,
-    /// The directory of the run.
+    /// The build directory of the run.
     pub(crate) build_dir: BuildDir,
     backend: Backend,
     appliance: ApplianceFiles,
-    /// Results of earlier builds.
+    /// The cache with the results of earlier builds; `None` if it is not used.
     pub(crate) cache: Option<Cache>,
 }
 
 impl Prepared {
-    /// Takes the drive, makes the directory, chooses the backend, and finds the appliance or
-    /// builds it.
+    /// Locks the helper drive, creates the build directory, chooses the backend, and finds the
+    /// appliance or builds it.
     ///
     /// # Errors
-    /// What this host cannot give.
+    /// Fails if this host lacks one of these resources.
     pub(crate) async fn new(
         plan: &Plan,
         settings: &Settings,
@@ -54,10 +54,10 @@ impl Prepared {
         Ok(Self { held, build_dir, backend, appliance, cache })
     }
 
-    /// The engine's configuration.
+    /// Returns the configuration of the engine.
     ///
     /// # Errors
-    /// Certificates or hosts that cannot be understood.
+    /// Fails if certificates or allowed hosts are invalid.
     pub(crate) fn config(
         &self,
         settings: &Settings,

@@ -1,10 +1,10 @@
-//! The output crate's progress as events of a build.
+//! Converts the progress events of the `output` crate to events of a build.
 
 use std::{collections::HashMap, path::PathBuf, sync::Mutex, time::Instant};
 
 use engine::events::{Event, SharedObserver};
 
-/// Passes progress on to the observer of a build.
+/// Passes the progress of outputs on to the observer of a build.
 pub(crate) struct OutputProgress {
     observer: SharedObserver,
     totals: Mutex<HashMap<PathBuf, (u64, Instant)>>,
@@ -17,7 +17,7 @@ impl std::fmt::Debug for OutputProgress {
 }
 
 impl OutputProgress {
-    /// For one call of the output crate.
+    /// Creates the progress for one call of the `output` crate.
     pub(crate) fn new(observer: SharedObserver) -> Self {
         Self { observer, totals: Mutex::default() }
     }

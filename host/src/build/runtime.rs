@@ -1,5 +1,5 @@
-//! What every verb with a machine has around it: the runtime, the signals and
-//! the view of the user.
+//! The environment of every verb with a machine: the asynchronous runtime, the signals and the
+//! output to the user.
 
 use std::{
     future::Future,
@@ -22,18 +22,18 @@ use crate::{
     ui::{self, Console, Ui, Verbosity},
 };
 
-/// How long threads whose result is no longer needed may take to end.
+/// How long to wait for threads whose result is no longer needed.
 const GIVEN_UP_LIMIT: Duration = Duration::from_secs(1);
 
-/// How many threads run work that cannot be interrupted.
+/// The number of threads with work that cannot be interrupted.
 static DEAF: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs blocking work that cannot be interrupted, such as a download. Until it returns, a
-/// signal ends the process at once: no machine runs yet that had to be shut down, and the
-/// next run removes what the work has left.
+/// Runs blocking work that cannot be interrupted, such as a download. Until it returns, a signal
+/// ends the process at once: no machine runs yet that would have to be shut down, and the next run
+/// removes what the work has left.
 ///
 /// # Errors
-/// When a signal came before, and what the work fails with.
+/// Fails if a signal came before the work, or if the work fails.
 pub(crate) fn until_signalled<T>(
     ctx: &RunContext,
     work: impl FnOnce() -> Result<T, CommandError>,
@@ -44,8 +44,8 @@ pub(crate) fn until_signalled<T>(
             DEAF.fetch_sub(1, Ordering::SeqCst);
         }
     }
-    // First count, then look at the signal; the signal handler does it the other way round.
-    // So at least one of the two sees what the other has done.
+    // First count, then look at the signal; the signal handler uses the reverse order. So at least
+    // one of the two sees what the other has done.
     DEAF.fetch_add(1, Ordering::SeqCst);
     let _deaf = Deaf;
     if *ctx.cancel.borrow() {
@@ -54,16 +54,16 @@ pub(crate) fn until_signalled<T>(
     work()
 }
 
-/// The error of work that a signal has stopped.
+/// Returns the error of work that a signal has stopped.
 pub(crate) fn stopped() -> CommandError {
     CommandError::message(Kind::Interrupted, "the build was stopped")
 }
 
-/// Runs asynchronous work with the user's view on it. SIGINT, SIGTERM and
-/// SIGHUP ask it to stop; the second of them does not ask.
+/// Runs asynchronous work, and shows its progress and its errors to the user. The first SIGINT,
+/// SIGTERM or SIGHUP asks the work to stop; the second ends the process.
 ///
 /// # Errors
-/// What the work fails with, already told to the user.
+/// Fails if the work fails; the user has seen the error then.
 pub(crate) fn run<T>(
     ui: &Arc<Ui>,
     work: impl AsyncFnOnce(RunContext) -> Result<T, CommandError>,
@@ -88,12 +88,12 @@ pub(crate) fn run<T>(
     outcome.map_err(|error| CommandError { told: true, ..error })
 }
 
-/// As [`run`], for builds: a failed build is tried again when the user asks for it in the
-/// shell of the failed machine. Each attempt must read its recipe again, because the user
-/// may have corrected it.
+/// Same as [`run`], for builds: a failed build is tried again if the user asks for it in the shell
+/// of the failed machine. Each attempt must read its recipe again, because the user may have
+/// corrected it.
 ///
 /// # Errors
-/// What the last attempt fails with, already told to the user.
+/// Fails if the last attempt fails; the user has seen the error then.
 pub(crate) fn run_attempts(
     ui: &Arc<Ui>,
     mut attempt: impl AsyncFnMut(&RunContext) -> Result<(), CommandError>,
@@ -108,11 +108,11 @@ pub(crate) fn run_attempts(
     })
 }
 
-/// As [`run`], for verbs whose answer is their output: only warnings and errors
-/// are shown beside it, and nothing is logged.
+/// Same as [`run`], for verbs whose answer is their output: only warnings and errors are shown, and
+/// nothing is logged.
 ///
 /// # Errors
-/// What the work fails with, already told to the user.
+/// Fails if the work fails; the user has seen the error then.
 pub(crate) fn quietly<T>(
     console: &Console,
     work: impl AsyncFnOnce(RunContext) -> Result<T, CommandError>,
@@ -126,10 +126,10 @@ pub(crate) fn quietly<T>(
     run(&Arc::new(Ui::open(&settings, console)?), work)
 }
 
-/// The threads of a run.
+/// Creates the threads of a run.
 ///
 /// # Errors
-/// When the host has none left.
+/// Fails if the host cannot start them.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
         CommandError::new(Kind::Host, error)
@@ -159,7 +159,7 @@ fn stop_on_signals(
                 _ = hangup.recv() => "SIGHUP",
             };
             if !repeated {
-                // Nobody listens any more when the work is already done.
+                // If the work is already done, there is no receiver any more.
                 let _ = cancel.send(true);
                 if DEAF.load(Ordering::SeqCst) > 0 {
                     break;

@@ -1,8 +1,8 @@
-//! The shared cache around a build: what others have built is fetched before,
-//! what was built is pushed after.
+//! The shared cache of a build: results of other users are fetched before it, and its own results
+//! are pushed after it.
 //!
-//! Only a prefix of the stages is shared: up to the first whose result shall stay
-//! here or is never kept, because whatever follows holds it too.
+//! Only the stages before the first one that is kept locally, is never kept or has effects on the
+//! host are shared: the results of later stages contain the result of that one too.
 
 use std::time::SystemTime;
 
@@ -22,14 +22,14 @@ use crate::{
     ui::bytes,
 };
 
-/// What is read of a secret's file: `openssl rand -hex 32` makes 65 bytes.
+/// Maximum number of bytes that are read of a secret's file: `openssl rand -hex 32` writes 65.
 const SECRET_MAX_BYTES: u64 = 64 << 10;
 
-/// Whether there is a shared cache, and its secret if it has one, without asking it
-/// anything.
+/// Checks the options of the shared cache without a request to it. Returns its secret, if it has
+/// one.
 ///
 /// # Errors
-/// Options that leave open who is trusted, or a secret that cannot be used.
+/// Fails if the options do not tell whose results are trusted, or the secret cannot be used.
 pub(crate) fn check(settings: &Settings) -> Result<Option<Secret>, CommandError> {
     let Some(place) = &settings.remote_cache else { return Ok(None) };
     let secret = secret(settings)?;
@@ -42,10 +42,10 @@ pub(crate) fn check(settings: &Settings) -> Result<Option<Secret>, CommandError>
     Ok(secret)
 }
 
-/// The shared cache of a build, if it has one.
+/// Opens the shared cache of a build; `None` if it has none.
 ///
 /// # Errors
-/// A place that cannot be used.
+/// Fails if the place cannot be used, or for the reasons of [`check`].
 pub(crate) fn open(settings: &Settings) -> Result<Option<Remote>, CommandError> {
     let Some(place) = &settings.remote_cache else { return Ok(None) };
     let secret = check(settings)?;
@@ -54,10 +54,10 @@ pub(crate) fn open(settings: &Settings) -> Result<Option<Remote>, CommandError> 
     remote.map(Some).map_err(|error| CommandError::new(Kind::Usage, error))
 }
 
-/// The secret of `--remote-key`, without the end of its last line.
+/// Reads the secret of `--remote-key`, without white space at its end.
 ///
 /// # Errors
-/// A file that cannot be read, that others can read, or that is too short.
+/// Fails if the file cannot be read, is accessible to other users, or is too short.
 pub(crate) fn secret(settings: &Settings) -> Result<Option<Secret>, CommandError> {
     let Some(file) = &settings.remote_key else { return Ok(None) };
     let name = format!("--remote-key {}", file.display());
@@ -73,13 +73,13 @@ pub(crate) fn secret(settings: &Settings) -> Result<Option<Secret>, CommandError
     Ok(Some(secret))
 }
 
-/// Whose results a build uses.
+/// Returns which results of shared caches a build uses.
 pub(crate) fn trust(settings: &Settings) -> Result<Trust, CommandError> {
     let key = secret(settings)?.map(|secret| secret.id());
     Ok(Trust { key, unsigned: settings.remote_unsigned })
 }
 
-/// How many stages from the first on may be shared.
+/// Returns how many stages, counted from the first, may be shared.
 fn shared_stages(plan: &Plan) -> usize {
     let stays = |step: &Step| step.changes_host();
     plan.stages
@@ -90,7 +90,7 @@ fn shared_stages(plan: &Plan) -> usize {
         .unwrap_or(plan.stages.len())
 }
 
-/// The shared cache of a build that runs.
+/// The shared cache and the local cache of a build.
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// The remote store.
@@ -100,8 +100,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Fetches the last stage that is only in the remote store. If it cannot be fetched, a
-    /// warning is given, and the stage is built.
+    /// Fetches the last stage that only the remote store has. If that fails, a warning is given,
+    /// and the stage is built.
     pub(crate) async fn fetch(&self, plan: &Plan, ctx: &RunContext) {
         if let Err(error) = try_fetch(&self.remote, plan, &self.cache, ctx).await {
             let causes = checked::chain(&error);
@@ -109,10 +109,10 @@ impl Shared {
         }
     }
 
-    /// Pushes the stages that are only in the local cache.
+    /// Pushes the stages that only the local cache has.
     ///
     /// # Errors
-    /// When it cannot be pushed. What was built is not lost by that.
+    /// Fails if a stage cannot be pushed. The outputs and the local cache are not affected.
     pub(crate) async fn push(&self, plan: &Plan, ctx: &RunContext) -> Result<(), CommandError> {
         let Self { remote, cache } = self;
         let moved = try_push(remote, plan, cache).await.map_err(|error| {
@@ -166,13 +166,13 @@ async fn try_fetch(
     Ok(())
 }
 
-/// What steps can see, with the salt of the shared cache.
+/// Returns what steps can see, with the salt of the shared cache.
 fn there(remote: &Remote, cache: &Cache) -> Surroundings {
     let salt = remote.salt().map_or(Salt::PUBLIC, Salt::new);
     Surroundings { salt, ..cache.surroundings.clone() }
 }
 
-/// Whether a build could go on from a stage without the shared cache.
+/// Whether a build can resume from a stage without the shared cache.
 fn is_here(cache: &Cache, key: &store::Digest) -> Result<bool, RemoteError> {
     let found = cache.lease.lookup(key).map_err(|source| RemoteError::Store { source })?;
     Ok(found.is_some_and(|record| {
@@ -186,7 +186,7 @@ async fn try_push(remote: &Remote, plan: &Plan, cache: &Cache) -> Result<Moved, 
     let mut all = Moved::default();
     for (key, there) in keys.iter().zip(&keys_there).take(shared_stages(plan)) {
         let found = cache.lease.lookup(&key.0).map_err(|source| RemoteError::Store { source })?;
-        // What others are given is what one would take oneself.
+        // Push only what this build itself would accept.
         let trusted = |record: &StageRecord| {
             cache::check_use(record, &cache.rules, SystemTime::now()).is_ok()
         };

@@ -1,4 +1,4 @@
-//! The store of this user, opened for a build: the results of its stages.
+//! Opens the user's store of stage results for a build.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,25 +15,25 @@ use store::{Origin, Store, StoreError};
 use super::shared_cache;
 use crate::{error::CommandError, machine::ca, run_context::RunContext, settings::Settings};
 
-/// Where the store is.
+/// Returns the directory of the store.
 #[must_use]
 pub fn directory(cache_dir: &Path) -> PathBuf {
     cache_dir.join("store")
 }
 
-/// Opens the store.
+/// Opens the store, and creates it if there is none.
 ///
 /// # Errors
-/// When the directory cannot be used, or holds a store of another version.
+/// Fails if the directory cannot be used, or contains other files or a store of another version.
 pub(crate) fn open(cache_dir: &Path) -> Result<Store, CommandError> {
     Store::open(&directory(cache_dir)).map_err(CommandError::from)
 }
 
-/// The cache for a build, unless the settings turn it off. A store that cannot be used
-/// costs only time: it causes a warning, and the build continues without it.
+/// Opens the cache for a build. `None` if the settings turn it off, or, with a warning, if the
+/// store cannot be used: that costs the build only time.
 ///
 /// # Errors
-/// When certificates or the key of a shared cache cannot be read.
+/// Fails if certificates or the key of a shared cache cannot be read.
 pub(crate) fn for_build(
     settings: &Settings,
     appliance: &ApplianceFiles,
@@ -42,7 +42,7 @@ pub(crate) fn for_build(
     opened(settings, appliance, ctx, || Store::open(&directory(&settings.cache_dir)).map(Some))
 }
 
-/// As [`for_build`] for verbs that only ask: a missing store is not created.
+/// Same as [`for_build`], for verbs that only query: a missing store is not created.
 pub(crate) fn for_question(
     settings: &Settings,
     appliance: &ApplianceFiles,
@@ -51,7 +51,7 @@ pub(crate) fn for_question(
     opened(settings, appliance, ctx, || Store::open_existing(&directory(&settings.cache_dir)))
 }
 
-/// The salt of the keys that builds have, once there is a store.
+/// Returns the salt of the stage keys; `None` if there is no store yet.
 pub(crate) fn salt(settings: &Settings) -> Option<Salt> {
     let store = Store::open_existing(&directory(&settings.cache_dir)).ok().flatten();
     store.map(|store| Salt::new(store.salt()))
@@ -87,10 +87,11 @@ fn opened(
     }
 }
 
-/// Everything outside the plan that the steps of a build can see; it is part of their keys.
+/// Returns everything outside the plan that the steps of a build can see; it is part of the stage
+/// keys.
 ///
 /// # Errors
-/// When certificates cannot be read.
+/// Fails if certificates cannot be read.
 pub(crate) fn surroundings(
     settings: &Settings,
     appliance: &ApplianceFiles,
@@ -106,7 +107,7 @@ pub(crate) fn surroundings(
     })
 }
 
-/// Where a result came from, in words, if it was not built here.
+/// Describes the shared cache that a result came from; empty if it was built here.
 pub(crate) fn origin(origin: Option<&Origin>) -> String {
     match origin {
         None => String::new(),

@@ -1,9 +1,9 @@
-//! The files that a plan writes, as the `output` crate takes them.
+//! The files that a plan writes, as targets of the `output` crate.
 
 use output::Target;
 use plan::Plan;
 
-/// What a plan writes: disk outputs first, in its order, then those of trees.
+/// Returns the targets of a plan: disk outputs first, in the plan's order, then outputs of trees.
 pub(crate) fn of_plan(plan: &Plan) -> Vec<Target> {
     let checksums = checksums(plan);
     let (epoch, architecture) = (plan.outputs.epoch, plan.architecture.oci());
@@ -36,15 +36,15 @@ pub(crate) fn of_plan(plan: &Plan) -> Vec<Target> {
     disks.chain(trees).collect()
 }
 
-/// The identifier of an output. With an epoch it is derived from that and the file's name,
-/// so that it is the same in every build; otherwise it is random.
+/// Returns the identity of an output. With an epoch it is derived from the epoch and the file's
+/// name, so that it is the same in every build; otherwise it is random.
 pub(crate) fn identity(epoch: Option<u64>, path: &std::path::Path) -> output::Identity {
     let Some(epoch) = epoch else { return output::Identity::random() };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     output::Identity::fixed(format!("{epoch}/{name}").as_bytes(), epoch)
 }
 
-/// The checksums that are written beside each output.
+/// Returns the kinds of checksums that are written beside each output.
 pub(crate) fn checksums(plan: &Plan) -> Vec<output::Checksum> {
     plan.outputs
         .checksums
@@ -57,7 +57,7 @@ pub(crate) fn checksums(plan: &Plan) -> Vec<output::Checksum> {
         .collect()
 }
 
-/// Whether a target is written from a disk, and not from a tree.
+/// Whether a target is written from a disk; other targets are written from a tree.
 pub(crate) fn is_disk(target: &Target) -> bool {
     target.format.origin == output::Origin::Disk
 }

@@ -1,6 +1,6 @@
-//! Trees that leave the guest while a build runs: archives wait complete and
-//! nameless until the whole build has succeeded; directories (`NAME.d`) are
-//! unpacked safely.
+//! Trees that the guest sends while a build runs. Archives are complete, but without their final
+//! names, until the whole build has succeeded. Directories (`NAME.d`) are unpacked with the checks
+//! of [`output::unpack_tree`].
 
 use std::{
     fs::File,
@@ -17,7 +17,7 @@ use super::{progress::OutputProgress, targets};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Writes trees and keeps them until they are committed.
+/// Writes the trees of a build, and keeps them until they are committed.
 #[derive(Clone)]
 pub(crate) struct Trees {
     observer: SharedObserver,
@@ -27,7 +27,7 @@ pub(crate) struct Trees {
     archives: Option<Arc<Archives>>,
 }
 
-/// Copies of the archives that became directories.
+/// Copies of the archives that were unpacked to directories.
 struct Archives {
     directory: PathBuf,
     written: Mutex<Vec<(PathBuf, PathBuf)>>,
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Trees {
 }
 
 impl Trees {
-    /// The sink for the outputs of a plan.
+    /// Creates the sink for the outputs of a plan.
     pub(crate) fn of_plan(observer: SharedObserver, plan: &Plan) -> Self {
         Self {
             observer,
@@ -51,13 +51,13 @@ impl Trees {
         }
     }
 
-    /// The same, keeping a copy of each archive that becomes a directory.
+    /// Makes this sink keep a copy of each archive that it unpacks; the copies are in `directory`.
     pub(crate) fn with_archives(self, directory: &Path) -> Self {
         let archives = Archives { directory: directory.to_owned(), written: Mutex::default() };
         Self { archives: Some(Arc::new(archives)), ..self }
     }
 
-    /// The directories that were unpacked, and the copies of their archives.
+    /// Returns the directories that were unpacked, each with the copy of its archive.
     pub(crate) fn archives(&self) -> Vec<(PathBuf, PathBuf)> {
         let written = self.archives.iter().flat_map(|archives| {
             archives.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
@@ -65,14 +65,14 @@ impl Trees {
         written.collect()
     }
 
-    /// What has been written and waits for its name.
+    /// Takes the complete archives, which have no final names yet.
     pub(crate) fn take(&self) -> Vec<Pending> {
         std::mem::take(&mut *self.pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
 
 impl Trees {
-    /// The directories that have been unpacked and wait for their place.
+    /// Takes the unpacked directories, which are not at their final paths yet.
     pub(crate) fn take_directories(&self) -> Vec<PendingTree> {
         std::mem::take(
             &mut *self.directories.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
@@ -108,7 +108,7 @@ impl engine::TreeSink for Trees {
 }
 
 impl Archives {
-    /// Reads through to the archive, and copies what is read.
+    /// Returns a reader of `archive` that copies everything it reads to a file.
     fn copy(&self, directory: &Path, archive: Box<dyn Read + Send>) -> io::Result<Copied> {
         let mut written = self.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let path = self.directory.join(format!("directory-{}.tar", written.len()));

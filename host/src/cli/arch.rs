@@ -1,9 +1,9 @@
-//! The architecture of a machine that no recipe decides about.
+//! The option for the architecture of a machine that no recipe determines.
 
 use clap::Args;
 use machine::MachineArchitecture;
 
-/// The architecture of a machine.
+/// The option for the architecture of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub(crate) struct ArchArgs {
     /// Architecture of the machine: amd64 or arm64 [default: the host's]
@@ -14,7 +14,7 @@ pub(crate) struct ArchArgs {
 }
 
 impl ArchArgs {
-    /// The architecture that was given, or that of this host.
+    /// Returns the architecture that was given, or that of this host.
     pub(crate) fn machine(&self) -> MachineArchitecture {
         self.arch.unwrap_or_else(MachineArchitecture::of_host)
     }

@@ -1,4 +1,4 @@
-//! Which files an image may stand on, as the user says it.
+//! The option for the backing files that images may have.
 
 use std::path::PathBuf;
 
@@ -8,27 +8,27 @@ use clap::{
     builder::{OsStringValueParser, TypedValueParser},
 };
 
-/// The backing files that are allowed.
+/// The option for allowed backing files.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub(crate) struct BackingArgs {
-    /// Allow images to stand on a file in their folder, or on FILE wherever it is
+    /// Allow images to have a backing file in their folder, or FILE wherever it is
     ///
-    /// A qcow2 image can name another file as its backing file, and whoever made the image chose
-    /// that name. An image that vbuild itself has put over its base opens without this option;
-    /// any other is refused. By itself, the option allows regular files in the folder of the
+    /// A qcow2 image can name another file as its backing file, and this name was chosen by whoever
+    /// made the image. An image that vbuild itself created over its base opens without this option;
+    /// any other is refused. Without a value, the option allows regular files in the folder of the
     /// image; with =FILE it allows that file. It may be given several times.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true,
           default_missing_value = "", value_parser = any_path())]
     pub(crate) allow_backing: Vec<PathBuf>,
 }
 
-/// A path, or nothing for the option alone.
+/// Returns the parser for a path; the path is empty if the option has no value.
 fn any_path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
 impl BackingArgs {
-    /// What is allowed.
+    /// Returns the allowed backing files.
     pub(crate) fn allowed(&self) -> AllowedBacking {
         let (beside, files) =
             self.allow_backing.iter().cloned().partition::<Vec<_>, _>(|f| f.as_os_str().is_empty());

@@ -1,8 +1,8 @@
-//! The options of a build, as typed: the default verb and everything that takes
-//! the same command line. Grouped by purpose, in the order of `--help`.
+//! The options of a build, as typed, for the default verb and for all verbs with the same command
+//! line. They are grouped by purpose, in the order of `--help`.
 //!
-//! The doc comments are the manual: `--help` shows the first paragraph of each,
-//! vbuild(1) all of it.
+//! The doc comments are the manual: `-h` shows the first paragraph of each, `--help` and vbuild(1)
+//! show all of it.
 
 use std::path::PathBuf;
 
@@ -28,25 +28,25 @@ fn path() -> ValueParser {
     ValueParser::path_buf()
 }
 
-/// Everything that a build can be told.
+/// The options of a build.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct BuildArgs {
-    /// The elements that are built.
+    /// The options for the elements.
     #[command(flatten)]
     pub(crate) elements: ElementArgs,
-    /// What their scripts see.
+    /// The options for what scripts see.
     #[command(flatten)]
     pub(crate) scripts: ScriptArgs,
-    /// The image that is written.
+    /// The options for the image.
     #[command(flatten)]
     pub(crate) image: ImageArgs,
-    /// The options about the machine and the caches.
+    /// The options for the machine and the caches.
     #[command(flatten)]
     pub(crate) builder: BuilderArgs,
-    /// Where the build takes place.
+    /// The options for tmpfs, which do not change the build.
     #[command(flatten)]
     pub(crate) tmpfs: TmpfsArgs,
-    /// What is shown while it runs.
+    /// The options for what is shown and logged.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 
@@ -59,46 +59,47 @@ pub(crate) struct BuildArgs {
     pub(crate) short_options: bool,
 }
 
-/// What builds, for every verb that makes images.
+/// The options for the machine and the caches, for every verb that makes images.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct BuilderArgs {
-    /// Where scripts run.
+    /// The options for the machine in which scripts run.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
-    /// What of earlier builds is used again.
+    /// The options for results of earlier builds.
     #[command(flatten)]
     pub(crate) reuse: ReuseArgs,
 
     /// Let scripts wait for their disks when they sync
     ///
     /// Without this option, fsync(2), fdatasync(2), msync(2), sync(2), syncfs(2) and
-    /// sync_file_range(2) of scripts, and of all that they start, succeed at once. Nothing is
-    /// lost by it: vbuild writes everything back itself before it keeps a result or writes an
-    /// output, and a machine that dies takes its build with it. Package managers sync after
-    /// every file, so builds take much longer with this option. Boot loaders that look for
-    /// their files on the disk under a mounted filesystem may need it.
+    /// sync_file_range(2) of scripts, and of all processes that they start, succeed at once.
+    /// Nothing is lost: vbuild writes everything back itself before it keeps a result or writes an
+    /// output, and if a machine dies, its build fails with it. Package managers sync after every
+    /// file, so builds take much longer with this option. Boot loaders that look for their files on
+    /// the disk under a mounted filesystem may need it.
     #[arg(long, help_heading = MACHINE)]
     pub(crate) keep_sync: bool,
 }
 
-/// A machine and what it is given, for every verb that runs something in one.
+/// The options for a machine, its drive, caches and network, for every verb that runs something in
+/// a machine.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct GuestArgs {
-    /// What scripts keep between builds.
+    /// The options for the helper drive, on which scripts keep caches between builds.
     #[command(flatten)]
     pub(crate) drive: DriveArgs,
-    /// What vbuild keeps between builds.
+    /// The option for vbuild's own cache.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
-    /// The options of the machine.
+    /// The options for the machine.
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
-    /// The network that the machine may reach.
+    /// The options for the network.
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
 }
 
-/// Which elements are built.
+/// The options for the elements to build.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = ELEMENTS)]
 pub(crate) struct ElementArgs {
@@ -115,16 +116,16 @@ pub(crate) struct ElementArgs {
 
     /// The `lib` folder of diskimage-builder [default: the installed one, else a fetched one]
     ///
-    /// Without this option vbuild takes the diskimage-builder that is installed; if there is
-    /// none, it fetches release 3.43.0 by a pinned hash into its cache.
+    /// Without this option, vbuild uses the diskimage-builder that is installed. If there is none,
+    /// it fetches release 3.43.0, checked against a pinned hash, into its cache.
     #[arg(short = 'B', long = "base-path", value_name = "PATH", value_parser = path())]
     pub(crate) base_path: Option<PathBuf>,
 
-    /// Leave out an element after its dependencies are known; may be given several times
+    /// Leave out an element after its dependencies are resolved; may be given several times
     #[arg(long, value_name = "ELEMENT")]
     pub(crate) exclude_element: Vec<String>,
 
-    /// Leave out every script of this name, in whichever element; may be given several times
+    /// Leave out every script of this name, in all elements; may be given several times
     #[arg(long, value_name = "SCRIPT")]
     pub(crate) exclude_script: Vec<String>,
 
@@ -146,28 +147,28 @@ pub(crate) struct ElementArgs {
     #[arg(long, value_name = "PACKAGE,...")]
     pub(crate) extra_packages: Vec<String>,
 
-    /// How elements install what comes both ways: `source` or `package` [default: source]
+    /// Install from `source` or `package` where elements offer both [default: source]
     #[arg(long, value_name = "TYPE")]
     pub(crate) install_type: Option<String>,
 }
 
-/// What scripts see of the world.
+/// The options for what scripts see.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = SCRIPTS)]
 pub(crate) struct ScriptArgs {
     /// Give scripts a variable: NAME=VALUE, or NAME for its value here; may be given several times
     ///
-    /// Nothing else of the caller's environment reaches a script. A NAME that is not set here is
-    /// skipped. When a name is given twice, the last one counts. Variables that vbuild sets itself
+    /// No other variable of the caller's environment reaches a script. A NAME that is not set there
+    /// is skipped. If a name is given twice, the last one counts. Variables that vbuild sets itself
     /// (ARCH, IMAGE_NAME, HOME and so on) cannot be changed this way.
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) envvar: Vec<EnvVar>,
 
     /// Take nothing from the environment that vbuild was started with
     ///
-    /// `--envvar NAME` without a value then gives nothing. Under the name disk-image-create none of
-    /// the variables that it reads reaches the build; only ELEMENTS_PATH still says where elements
-    /// are.
+    /// `--envvar NAME` without a value then has no effect. If vbuild was started under the name
+    /// disk-image-create, none of the variables that it reads reaches the build, except that
+    /// ELEMENTS_PATH still names the folders of elements.
     #[arg(short = 'c', long)]
     pub(crate) clear_environment: bool,
 
@@ -178,20 +179,20 @@ pub(crate) struct ScriptArgs {
     #[arg(long, value_name = "HOST[:GUEST]")]
     pub(crate) share: Vec<Share>,
 
-    /// Where scripts keep downloads, a folder of the drive [default: /home/.cache/image-create]
+    /// Folder of the drive where scripts keep downloads [default: /home/.cache/image-create]
     ///
-    /// Scripts know it as DIB_IMAGE_CACHE. Without `--drive` it ends with the build.
+    /// Scripts see it as DIB_IMAGE_CACHE. Without `--drive`, it is removed at the end of the build.
     #[arg(long, value_name = "DIR")]
     pub(crate) image_cache: Option<String>,
 
-    /// The Python interpreter that elements are given as DIB_PYTHON_EXEC
+    /// Python interpreter that elements see as DIB_PYTHON_EXEC
     ///
-    /// A name or a path in the appliance, where all elements run; the host's own interpreters
-    /// play no part.
+    /// The value is a name or a path in the appliance, where all elements run. The host's own
+    /// interpreters are not used.
     #[arg(long, value_name = "PYTHON")]
     pub(crate) python: Option<String>,
 
-    /// Set DIB_OFFLINE=1: elements are to work from their caches; the network stays
+    /// Set DIB_OFFLINE=1, so that elements work from their caches; the network stays on
     #[arg(long, help_heading = NETWORK)]
     pub(crate) offline: bool,
 
@@ -202,10 +203,11 @@ pub(crate) struct ScriptArgs {
     /// Open a shell at a point: before-PHASE, after-PHASE, after-error; comma-separated
     ///
     /// A PHASE is `root`, `extra-data`, `pre-install`, `install`, `post-install`, `post-root`,
-    /// `block-device`, `pre-finalise`, `finalise` or `cleanup`. The shell runs in the appliance
-    /// and starts in the image, whose root VBUILD_IMAGE names; the build goes on when it ends.
-    /// Such a build neither uses nor keeps results. The variable `break` means the same, and
-    /// what the variable `break_cmd` says runs in the shell's place.
+    /// `block-device`, `pre-finalise`, `finalise` or `cleanup`. The shell runs in the appliance and
+    /// starts in the root of the image, which is also the value of VBUILD_IMAGE; the build
+    /// continues when the shell ends. A build with such a point neither uses nor keeps results. The
+    /// variable `break` has the same effect, and if the variable `break_cmd` is set, that command
+    /// runs instead of the shell.
     #[arg(long, value_name = "POINT,...")]
     pub(crate) debug_shell: Vec<String>,
 
@@ -214,7 +216,7 @@ pub(crate) struct ScriptArgs {
     pub(crate) timeout: Option<u32>,
 }
 
-/// What comes out of a build.
+/// The options for the image and the other outputs.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = IMAGE)]
 pub(crate) struct ImageArgs {
@@ -237,9 +239,9 @@ pub(crate) struct ImageArgs {
 
     /// Size of the disk in GiB, as disk-image-create takes it
     ///
-    /// The number at the beginning counts, with or without a fraction, and always GiB: `6GiB` is 6.
-    /// What stands behind it is passed over, as diskimage-builder does; a unit that is not this one
-    /// is told.
+    /// Only the number at the beginning of the value counts. It may have a fraction and is always
+    /// in GiB: `6GiB` is 6. The rest of the value is ignored, as by diskimage-builder, with a
+    /// warning unless it stands for GiB.
     #[arg(long, value_name = "GIB", value_parser = image_size, conflicts_with = "image_extra_size")]
     pub(crate) image_size: Option<String>,
 
@@ -286,89 +288,89 @@ pub(crate) struct ImageArgs {
 
     /// Load the finished container image into the engine that runs here
     ///
-    /// The archive of the format docker, or else oci, is given to `ENGINE load`; it stays
+    /// The archive of the format docker, or else oci, is passed to `ENGINE load`; it also stays
     /// beside the other outputs.
     #[arg(long, value_name = "ENGINE")]
     pub(crate) load_into: Option<ContainerEngine>,
 
     /// Keep the outputs of this build when it fails
     ///
-    /// Disks are written as the failure left them, and archives if they were finished. Outputs
-    /// of earlier builds are renamed with their date. The build's directory stays, too.
+    /// Disks are written as the failure left them, and archives if they were finished. Outputs of
+    /// earlier builds are renamed with their date. The build directory is kept, too.
     #[arg(long)]
     pub(crate) no_delete_on_failure: bool,
 }
 
-/// The drive that keeps caches and logs.
+/// The options for the drive that keeps caches and logs.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = CACHES)]
 pub(crate) struct DriveArgs {
     /// Disk image that keeps caches and logs from build to build
     ///
-    /// Its first partition is used, or the whole disk when it has no partitions; it must already
-    /// hold a filesystem. `vbuild cache create` makes one. It is left clean after success,
-    /// failure and kill.
+    /// The first partition is used, or the whole disk if it has no partitions; it must already
+    /// contain a filesystem. `vbuild cache create` makes such a drive. The filesystem is left
+    /// clean, even if the build fails or is killed.
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub(crate) drive: Option<PathBuf>,
 
     /// Format of the drive [default: raw]
     ///
-    /// The content never decides: a guest can write anything over its drive. Without this option,
-    /// a drive that begins as a file of another format does is refused. A qcow2 drive must not
-    /// stand on a backing file or have an external data file.
+    /// The format is never detected from the content, because a guest can write anything to its
+    /// drive. Without this option, a drive that begins like a file of another format is refused. A
+    /// qcow2 drive must not have a backing file or an external data file.
     #[arg(long, value_name = "FORMAT", value_parser = drive_format())]
     pub(crate) drive_format: Option<DriveFormat>,
 }
 
-/// The machine that builds.
+/// The options for the machine that builds.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = MACHINE)]
 pub(crate) struct MachineArgs {
-    /// The accelerator of the machine.
+    /// The options for the accelerator and the confinement.
     #[command(flatten)]
     pub(crate) accel: AccelArgs,
-    /// The memory of the machine.
+    /// The option for the memory.
     #[command(flatten)]
     pub(crate) memory: MemoryArgs,
-    /// The processors of the machine.
+    /// The option for the processors.
     #[command(flatten)]
     pub(crate) processors: ProcessorArgs,
-    /// What its appliance holds.
+    /// The option for the packages of the appliance.
     #[command(flatten)]
     pub(crate) packages: PackageArgs,
 
     /// Boot every machine instead of restoring it from saved memory
     ///
-    /// The first machine of an appliance, memory and number of processors is saved in the cache
-    /// right after its boot, before it has seen any recipe; later ones are restored from it,
-    /// with a fresh clock and fresh random numbers.
+    /// Without this option, the first machine with a given appliance, memory and number of
+    /// processors is saved in the cache right after its boot, before it has seen any recipe. Later
+    /// machines are restored from it, with a fresh clock and fresh random numbers.
     #[arg(long)]
     pub(crate) cold: bool,
 }
 
-/// What runs the machine.
+/// The options for the accelerator and the confinement of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = MACHINE)]
 pub(crate) struct AccelArgs {
-    /// What runs the guest's instructions
+    /// Accelerator of the machine
     ///
-    /// `auto` tries /dev/kvm with the instructions that a kernel needs and takes it when they
-    /// work at a sensible speed; otherwise QEMU translates, which is slower but needs nothing.
-    /// `vbuild doctor` shows every check.
+    /// `auto` tries the instructions that a kernel needs on /dev/kvm, and uses KVM if they work at
+    /// a sensible speed. Otherwise QEMU translates the guest's instructions, which is slower but
+    /// has no requirements. `vbuild doctor` shows every check.
     #[arg(long, value_name = "KIND", default_value = "auto", value_parser = accel())]
     pub(crate) accel: Accel,
 
-    /// Fail when the kernel cannot confine vbuild's processes in every layer
+    /// Fail if the kernel does not grant every layer of the confinement of vbuild's processes
     ///
-    /// The processes that handle what a guest writes have no paths, no sockets and no other
-    /// process to reach. On a kernel without landlock one layer is missing; `-v` tells, and
-    /// machines start nevertheless. With this option they do not, and the exit status is 3
-    /// (125 for `exec`). `vbuild doctor` shows what holds.
+    /// The processes that handle data from a guest cannot reach any paths, sockets or other
+    /// processes. On a kernel without landlock, one layer of this confinement is missing; machines
+    /// start nevertheless, and `-v` shows what is missing. With this option they do not start, and
+    /// the exit status is 3 (125 for `exec`). `vbuild doctor` shows which layers hold.
     #[arg(long)]
     pub(crate) require_confinement: bool,
 }
 
-/// The machine's memory.
+/// The option for the memory of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = MACHINE)]
 pub(crate) struct MemoryArgs {
@@ -377,7 +379,7 @@ pub(crate) struct MemoryArgs {
     pub(crate) memsize: Option<u32>,
 }
 
-/// The machine's processors.
+/// The option for the processors of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = MACHINE)]
 pub(crate) struct ProcessorArgs {
@@ -386,7 +388,7 @@ pub(crate) struct ProcessorArgs {
     pub(crate) smp: Option<u8>,
 }
 
-/// What the appliance holds.
+/// The option for the packages of the appliance.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = MACHINE)]
 pub(crate) struct PackageArgs {
@@ -395,11 +397,11 @@ pub(crate) struct PackageArgs {
     pub(crate) appliance_package: Vec<String>,
 }
 
-/// What is shown and logged, and where.
+/// The options for what is shown and logged, and where.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = OUTPUT)]
 pub(crate) struct OutputArgs {
-    /// How much is shown.
+    /// The options for how much is shown.
     #[command(flatten)]
     pub(crate) view: ViewArgs,
 
@@ -410,13 +412,13 @@ pub(crate) struct OutputArgs {
     /// Write events as JSON lines to fd:N, file:PATH, stream:stdout or stream:stderr
     ///
     /// Each line has at least `message`, `timestamp` and `type`. Without elements on the command
-    /// line, lists what this vbuild can do instead, one fact per line.
+    /// line, vbuild lists its capabilities instead, one per line.
     #[arg(long, value_name = "CHANNEL", require_equals = true, num_args = 0..=1,
           default_missing_value = "")]
     pub(crate) machine_readable: Option<MachineReadable>,
 }
 
-/// What is shown while a build runs.
+/// The options for what is shown while a build runs.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = OUTPUT)]
 #[expect(
@@ -428,33 +430,33 @@ pub(crate) struct ViewArgs {
     #[arg(short = 'q', long)]
     pub(crate) quiet: bool,
 
-    /// Show what scripts write, while they write it
+    /// Show the output of scripts while they run
     #[arg(short = 'v', long)]
     pub(crate) verbose: bool,
 
-    /// Tell what vbuild itself does: 0 nothing, 1 steps and timings, 2 everything
+    /// Show what vbuild itself does: 0 nothing, 1 steps and timings, 2 everything
     #[arg(long, value_name = "LEVEL", value_parser = debug_level, default_value = "0")]
     pub(crate) debug: u32,
 
-    /// Use colours even when the output is no terminal
+    /// Use colours even if the output is not a terminal
     #[arg(long, visible_aliases = ["colors", "colour", "color"])]
     pub(crate) colours: bool,
 
-    /// Wrap messages at 76 columns even when the output is no terminal
+    /// Wrap messages at 76 columns even if the output is not a terminal
     #[arg(long)]
     pub(crate) wrap: bool,
 }
 
-/// Options of disk-image-create that decide how it uses tmpfs. vbuild always
-/// builds on a disk of its microVM.
+/// The options of disk-image-create for tmpfs. They do not change the build: vbuild always builds
+/// on a disk of its microVM.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = MACHINE)]
 pub(crate) struct TmpfsArgs {
-    /// Build on disk, as vbuild always does (for disk-image-create's sake)
+    /// Build on disk, as vbuild always does (for compatibility with disk-image-create)
     #[arg(long, hide_short_help = true)]
     pub(crate) no_tmpfs: bool,
 
-    /// Not possible: vbuild never builds in memory; says so and goes on
+    /// Only print a warning, because vbuild never builds in memory
     #[arg(long, value_name = "GIB", value_parser = positive, hide_short_help = true)]
     pub(crate) min_tmpfs: Option<u32>,
 }

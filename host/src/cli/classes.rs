@@ -1,5 +1,5 @@
-//! The class of every option of a build: what its result may depend on, and so which
-//! words of a command line scripts see in `DIB_ARGS`.
+//! The class of every option of a build: which part of the result may depend on it. The class
+//! decides whether scripts see the option in `DIB_ARGS`.
 
 use std::ffi::OsString;
 
@@ -11,21 +11,21 @@ use super::{
     personality::Personality,
 };
 
-/// What the result of a build may depend on by an option.
+/// The part of a build's result that may depend on an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// The content of the image: every script sees the option in DIB_ARGS.
+    /// The content of the image: every script sees the option in `DIB_ARGS`.
     Content,
-    /// In which formats it is written, and where: scripts before cleanup.d do not see
-    /// it, so that another format needs no new build.
+    /// Only the formats and names of the outputs: scripts before cleanup.d do not see the option,
+    /// so that another format does not require a new build.
     Outputs,
-    /// Nothing. What there is to depend on (the network, certificates, the appliance)
-    /// is in the keys of stages by itself.
+    /// No part: scripts do not see the option. Effects that matter (the network, certificates, the
+    /// appliance) are part of the keys of stages by themselves.
     Nothing,
 }
 
-/// The class of every long option of the verbs that build with elements; a test refuses
-/// one that is missing here.
+/// The class of every long option of the verbs that build with elements. A test fails if an option
+/// is missing here.
 const CLASSES: &[(Class, &[&str])] = &[
     (
         Class::Content,
@@ -112,23 +112,22 @@ const CLASSES: &[(Class, &[&str])] = &[
     ),
 ];
 
-/// The options of some classes.
+/// Returns the long options of some classes.
 pub(crate) fn options_of(classes: &[Class]) -> Vec<&'static str> {
     let wanted = CLASSES.iter().filter(|(class, _)| classes.contains(class));
     wanted.flat_map(|(_, names)| names.iter().copied()).collect()
 }
 
-/// Which words of a command line scripts see.
+/// A selection of the words of a command line that scripts see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Words {
-    /// Those that say what is built: what diskimage-builder's scripts know as
-    /// DIB_ARGS.
+    /// The words that say what is built: `DIB_ARGS` of cleanup.d.
     Recipe,
-    /// Of those, the ones that the content of the tree may depend on.
+    /// Only those that may affect the content of the tree: `DIB_ARGS` of all earlier phases.
     Content,
 }
 
-/// Words of a command line, as typed.
+/// Returns the selected words of a command line, as typed.
 pub(crate) fn recipe_words(
     words: Words,
     personality: Personality,

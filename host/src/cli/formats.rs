@@ -1,4 +1,4 @@
-//! `--formats`: the names of the outputs, and what is done with them.
+//! `--formats`, and the other options whose values are words: container engines and checksums.
 
 use std::fmt::Write as _;
 
@@ -6,15 +6,14 @@ use clap::ValueEnum;
 
 use super::values::{InvalidValue, invalid};
 
-/// Every format that can be asked for, sorted, as `--machine-readable` lists
-/// them.
+/// Returns the names of all formats, sorted, as `--machine-readable` lists them.
 pub(crate) fn format_names() -> Vec<&'static str> {
     let mut names: Vec<&str> = output::FORMATS.iter().map(|format| format.name).collect();
     names.sort_unstable();
     names
 }
 
-/// The manual of `--formats`: what each is.
+/// Returns the manual of `--formats`, with a description of each format.
 pub(crate) fn manual() -> String {
     let mut text = "What to write: comma-separated; the last of several options counts".to_owned();
     for format in output::FORMATS {
@@ -28,28 +27,28 @@ pub(crate) fn manual() -> String {
 pub(crate) struct Formats(pub(crate) Vec<&'static output::Format>);
 
 impl Formats {
-    /// The names of the formats.
+    /// Returns the names of the formats.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|format| format.name)
     }
 }
 
 impl PartialEq for Formats {
-    /// A format is its name.
+    /// Compares the names, which identify the formats.
     fn eq(&self, other: &Self) -> bool {
         self.names().eq(other.names())
     }
 }
 
-/// Parses a comma-separated list.
+/// Parses a comma-separated list of formats.
 ///
 /// # Errors
-/// An item that names no format; the empty item is one.
+/// Fails if an item is empty, or not the name of a format.
 pub(crate) fn parse(text: &str) -> Result<Formats, InvalidValue> {
     output::parse_formats(text).map(Formats).map_err(|error| invalid(error.to_string()))
 }
 
-/// Programs that run containers.
+/// A program that runs containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ContainerEngine {
     /// Docker
@@ -59,7 +58,7 @@ pub(crate) enum ContainerEngine {
 }
 
 impl ContainerEngine {
-    /// The name of the engine's command.
+    /// Returns the name of the engine's command.
     pub(crate) fn command(self) -> &'static str {
         match self {
             Self::Docker => "docker",
@@ -68,7 +67,7 @@ impl ContainerEngine {
     }
 }
 
-/// Kinds of checksum files.
+/// A kind of checksum file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ChecksumKind {
     /// FILE.md5
@@ -80,7 +79,7 @@ pub(crate) enum ChecksumKind {
 }
 
 impl ChecksumKind {
-    /// The same in the plan's words.
+    /// Converts the kind to that of the plan.
     pub(crate) fn into_plan(self) -> plan::Checksum {
         match self {
             Self::Md5 => plan::Checksum::Md5,

@@ -1,11 +1,9 @@
-//! The option syntax that virt-dib's users know, as a pass over argv before
-//! clap sees it.
+//! The option syntax of virt-dib, as a pass over argv before clap sees it.
 //!
-//! virt-dib reads its command line with `getopt_long_only`: options and elements
-//! mix freely, long options take one dash or two, any unambiguous prefix of a
-//! name will do, `-vx` is `-v -x`, and `--` ends the options. clap knows only a
-//! part of that, so this pass rewrites every option to its full `--name` or
-//! `--name=value`, and moves the elements behind a `--`:
+//! virt-dib reads its command line with `getopt_long_only`: options and elements mix freely, long
+//! options take one dash or two, any unambiguous prefix of a name is accepted, `-vx` is `-v -x`,
+//! and `--` ends the options. clap supports only a part of that, so this pass rewrites every option
+//! to its full `--name` or `--name=value`, and moves the elements behind a `--`:
 //!
 //! ```text
 //! -name deb debian-minimal --net vm   ->   --name=deb --network -- debian-minimal vm
@@ -27,13 +25,13 @@ pub(crate) use originals::Syntax;
 #[cfg(test)]
 pub(crate) use originals::VIRT_DIB_OPTIONS;
 
-/// How alike two options must be for one to be a typing error of the other, from 0 to 1.
+/// Minimum similarity, from 0 to 1, at which an unknown option counts as a mistyped known one.
 const ALIKE: f64 = 0.7;
 /// The option that prints help.
 const HELP: &str = "help";
 
-/// An option that cannot be understood. The texts are those of getopt, which
-/// scripts and people know.
+/// The error for an option that cannot be parsed. The messages are those of getopt, which scripts
+/// and users know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum GetoptError {
     /// No option has this name.
@@ -47,18 +45,18 @@ pub(crate) enum GetoptError {
     /// No option has this letter.
     #[error("invalid option -- '{0}'")]
     InvalidLetter(char),
-    /// A prefix of several names.
+    /// The option is a prefix of several names.
     #[error("option '{typed}' is ambiguous; possibilities: {}", quoted(candidates))]
     Ambiguous {
         /// The option as typed.
         typed: String,
-        /// The names it could stand for.
+        /// The names that the prefix could stand for.
         candidates: Vec<String>,
     },
-    /// The value is missing.
+    /// The value of the option is missing.
     #[error("option '{0}' requires an argument")]
     MissingValue(String),
-    /// A value was given to a flag.
+    /// A flag was given a value.
     #[error("option '{0}' doesn't allow an argument")]
     UnexpectedValue(String),
 }
@@ -67,16 +65,16 @@ fn quoted(names: &[String]) -> String {
     names.iter().map(|name| format!("'--{name}'")).collect::<Vec<_>>().join(" ")
 }
 
-/// Whether an option is followed by a value.
+/// Whether an option takes a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Nothing,
-    /// Only in the form `--name=value`.
+    /// A value only in the form `--name=value`.
     OptionalValue,
     Value,
 }
 
-/// One option under all its names.
+/// An option with all its names.
 #[derive(Debug, Clone)]
 struct Opt {
     long: String,
@@ -107,7 +105,7 @@ impl Opt {
     }
 }
 
-/// The options that a command knows.
+/// The options of a command.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     options: Vec<Opt>,
@@ -115,13 +113,13 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads them from a clap command.
+    /// Reads the options from a clap command.
     pub(crate) fn of(command: &Command, syntax: Syntax) -> Self {
         let options = command.get_arguments().filter_map(Opt::of).collect();
         Self { options, syntax }
     }
 
-    /// Every long option as it is typed, sorted, as `--long-options` lists them.
+    /// Returns all long options as they are typed, sorted, as `--long-options` lists them.
     pub(crate) fn long_names(&self) -> Vec<String> {
         let mut names: Vec<String> =
             self.options.iter().flat_map(Opt::names).map(|name| format!("--{name}")).collect();
@@ -129,7 +127,7 @@ impl Options {
         names
     }
 
-    /// Every short option as it is typed, sorted, as `--short-options` lists them.
+    /// Returns all short options as they are typed, sorted, as `--short-options` lists them.
     pub(crate) fn short_names(&self) -> Vec<String> {
         let mut names: Vec<String> = self
             .options
@@ -141,7 +139,7 @@ impl Options {
         names
     }
 
-    /// The error for an option that nothing has, with the one that was probably meant.
+    /// Returns the error for an unknown option, with the known option that was probably meant.
     fn unrecognized(&self, typed: &str) -> GetoptError {
         let typed = before_equals(typed);
         let name = typed.trim_start_matches('-');
@@ -160,7 +158,8 @@ impl Options {
         self.options.iter().find(|option| option.letters.contains(&char::from(letter)))
     }
 
-    /// The option that a name or an unambiguous prefix of one stands for.
+    /// Returns the option that a name, or an unambiguous prefix of a name, stands for. The error is
+    /// the list of names with an ambiguous prefix.
     fn by_name(&self, typed: &[u8]) -> Result<Option<&Opt>, Vec<String>> {
         let exact = self.options.iter().find(|o| o.names().any(|n| n.as_bytes() == typed));
         let old = self.syntax.options_of_old();
@@ -189,10 +188,10 @@ impl Options {
         }
     }
 
-    /// Rewrites arguments (without the program's name) to what clap reads.
+    /// Rewrites arguments (without the program's name) to the form that clap parses.
     ///
     /// # Errors
-    /// An option that no command knows, or one with a missing or surplus value.
+    /// Fails for an unknown or ambiguous option, or one with a missing or unexpected value.
     pub(crate) fn normalise(&self, args: &[OsString]) -> Result<Vec<OsString>, GetoptError> {
         let mut options = Vec::new();
         let mut words = Vec::new();
@@ -222,7 +221,7 @@ impl Options {
         Ok(options)
     }
 
-    /// The arguments without some options and their values, otherwise as typed.
+    /// Returns the arguments without the unwanted options and their values, otherwise as typed.
     pub(crate) fn without(&self, args: &[OsString], unwanted: &[&str]) -> Vec<OsString> {
         let mut kept = Vec::new();
         self.each(args, &mut |typed, read| {
@@ -233,8 +232,8 @@ impl Options {
         kept
     }
 
-    /// How the user has spelled an option, if it was given by a letter or another of its
-    /// names: `-t` for `--formats`.
+    /// Returns how the user spelled an option that was given by one of its letters or names: `-t`
+    /// for `--formats`. Returns `None` if the option is absent or was given by a prefix.
     pub(crate) fn spelled(&self, args: &[OsString], long: &str) -> Option<String> {
         let option = self.options.iter().find(|option| option.long == long)?;
         let mut spelled = None;
@@ -254,14 +253,15 @@ impl Options {
         spelled
     }
 
-    /// Reads arguments one option at a time: gives its words as typed, and what is read
-    /// from them, which is nothing for other words and what cannot be read.
+    /// Reads the arguments option by option. Calls `take` with the words of an option as typed, and
+    /// with the normalised words that were read from them; there are none for words that are not
+    /// options.
     fn each(&self, args: &[OsString], take: &mut dyn FnMut(&[OsString], &[OsString])) {
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
             let before = args.len() - rest.as_slice().len() - 1;
             let mut read = Vec::new();
-            // What cannot be read is refused elsewhere.
+            // Errors are ignored here; `normalise` reports them.
             let _ = match arg.as_bytes() {
                 b"--" => return take(&args[before..], &[]),
                 [b'-', b'-', name @ ..] => {
@@ -276,7 +276,8 @@ impl Options {
         }
     }
 
-    /// One dash: a lone letter first, then a long name, then a group of letters.
+    /// Reads an argument with one dash: as a lone letter, else as a long name if the syntax permits
+    /// that, else as a group of letters.
     fn single_dash<'a>(
         &self,
         name: &[u8],
@@ -302,7 +303,7 @@ impl Options {
             letters = tail;
             if option.takes != Takes::Value {
                 out.push(match option.long.as_str() {
-                    // clap's help for the letter is the short one.
+                    // For `-h`, unlike `--help`, clap prints the short help.
                     HELP => "-h".into(),
                     long => format!("--{long}").into(),
                 });
@@ -320,7 +321,7 @@ impl Options {
         Ok(())
     }
 
-    /// A long name, with or without `=value`. `None` when nothing has this name.
+    /// Reads a long name, with or without `=value`. Returns `None` if no option has this name.
     fn long<'a>(
         &self,
         name: &[u8],
@@ -359,7 +360,7 @@ fn printable(arg: &OsStr) -> String {
     arg.to_string_lossy().into_owned()
 }
 
-/// The name of the option in a word that was read.
+/// Returns the name of the option in a normalised word.
 fn long_name(word: &OsString) -> String {
     before_equals(&printable(word)).trim_start_matches('-').to_owned()
 }

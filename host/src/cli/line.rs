@@ -1,4 +1,4 @@
-//! One command line through getopt and clap, whichever verbs its program has.
+//! Parses a command line with getopt and clap, for programs with and without verbs.
 
 use std::ffi::OsString;
 
@@ -14,30 +14,30 @@ use super::{
 };
 use crate::error::CommandError;
 
-/// What the command line of a build asks for.
+/// The request of a build's command line.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum BuildLine {
     /// A build with these arguments.
     Build(Box<BuildArgs>),
-    /// `--machine-readable` alone: what this vbuild can do.
+    /// `--machine-readable` without elements: the list of what this vbuild can do.
     Capabilities(MachineReadable),
     /// Help, the version or a list of options.
     Print(String),
 }
 
-/// What clap has made of a command line.
+/// The result of parsing a command line with clap.
 #[derive(Debug)]
 pub(crate) enum Matched {
-    /// The matches from which arguments are read.
+    /// The matches, from which arguments are read.
     Arguments(ArgMatches),
-    /// Help or the version, which ends the program.
+    /// Help or the version; the program prints it and ends.
     Print(String),
 }
 
-/// Reads the command line of a program that has no verbs and builds with elements.
+/// Parses the command line of a program that has no verbs and builds with elements.
 ///
 /// # Errors
-/// A usage error in the words of virt-dib where it has some.
+/// Fails with a usage error, in the words of virt-dib where virt-dib has such an error.
 pub(crate) fn parse_build(
     personality: Personality,
     command: &Command,
@@ -50,10 +50,10 @@ pub(crate) fn parse_build(
     line.map_err(|error| in_name_of(personality, error))
 }
 
-/// Reads a command line; `args` is without the program's name.
+/// Parses a command line; `args` does not include the program's name.
 ///
 /// # Errors
-/// A usage error in the words of virt-dib where it has some.
+/// Fails with a usage error, in the words of virt-dib where virt-dib has such an error.
 pub(crate) fn matches(
     personality: Personality,
     command: &Command,
@@ -65,7 +65,7 @@ pub(crate) fn matches(
         _ => None,
     };
     let args = asked.as_deref().unwrap_or(args);
-    // The options of a command line that getopt reads, and its arguments.
+    // The options and the arguments of a command line that getopt reads first.
     let mut read = None;
     match verb_of(command, args) {
         Some(verb) if takes_elements(verb) && other_recipe(verb, &args[1..]).is_none() => {
@@ -73,7 +73,7 @@ pub(crate) fn matches(
             read = Some((Options::of(verb, Syntax::LongOnly), &args[1..]));
         }
         Some(_) => words.extend_from_slice(args),
-        // clap reads the command lines of programs that have no elements.
+        // clap alone reads the command lines of programs that have no elements.
         None if !personality.builds_elements() => words.extend_from_slice(args),
         None => {
             if personality == Personality::RamdiskImageCreate {
@@ -101,7 +101,7 @@ pub(crate) fn matches(
     }
 }
 
-/// The verb of a command line; only vbuild's own has any.
+/// Returns the verb that the first argument names, if any.
 pub(crate) fn verb_of<'a>(
     command: &'a clap::Command,
     args: &[OsString],
@@ -113,8 +113,9 @@ fn takes_elements(verb: &clap::Command) -> bool {
     verb.get_arguments().any(|arg| arg.get_id() == "elements")
 }
 
-/// Where a verb that takes elements is given another recipe instead, behind options of
-/// its own. clap reads such a line, as the other recipe's own options are clap's.
+/// Returns the index of the other recipe's verb if a verb that takes elements is given another
+/// recipe instead, after options of its own. clap alone reads such a line, because the options of
+/// the other recipe follow clap's syntax.
 fn other_recipe(verb: &clap::Command, args: &[OsString]) -> Option<usize> {
     let mut rest = args.iter().enumerate();
     while let Some((index, arg)) = rest.next() {
@@ -131,10 +132,10 @@ fn other_recipe(verb: &clap::Command, args: &[OsString]) -> Option<usize> {
     None
 }
 
-/// The build that clap has read, or the list that is asked for instead.
+/// Returns the build that clap has read, or the list that is asked for instead.
 ///
 /// # Errors
-/// Options that do not go together.
+/// Fails if elements or a container target are missing, or options do not go together.
 pub(crate) fn build_line(
     matches: &ArgMatches,
     personality: Personality,
@@ -155,8 +156,8 @@ pub(crate) fn build_line(
     })
 }
 
-/// What must hold between options before anything is looked up. `Some` when no
-/// build is asked for but the list of capabilities.
+/// Checks the elements and the container target of a build, before anything is looked up. Returns
+/// `Some` if the command line asks for the list of capabilities instead of a build.
 fn check_elements(build: &BuildArgs) -> Result<Option<MachineReadable>, CommandError> {
     if build.elements.elements.is_empty() {
         return match &build.output.machine_readable {

@@ -1,6 +1,6 @@
-//! What every command line is made of: groups of options, the values that they take, and
-//! the two readers, getopt and clap. No I/O, no environment, no defaults that depend on
-//! the machine; which verbs there are is for [`crate::commands`] to say.
+//! The parts of every command line: groups of options, the values that they take, and the two
+//! parsers, getopt and clap. This module does no I/O, reads no environment, and has no defaults
+//! that depend on the machine. The verbs are defined in [`crate::commands`].
 //!
 //! ```text
 //! argv ──► personality (by the program's name) ──► getopt pass ──► clap ──► arguments

@@ -1,13 +1,13 @@
-//! The options about what guests and vbuild itself reach.
+//! The options for what guests and vbuild itself reach over the network.
 
 use clap::Args;
 
 use super::values::{CaBundle, allow_host, ca_bundle};
 
-/// The heading of these options.
+/// The heading of the network options in `--help`.
 pub(super) const NETWORK: &str = "The network";
 
-/// What the machine may reach, and what vbuild fetches for it.
+/// The options for what the machine may reach, and where vbuild's own downloads come from.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = NETWORK)]
 pub(crate) struct NetworkArgs {
@@ -19,56 +19,57 @@ pub(crate) struct NetworkArgs {
     #[arg(long, overrides_with_all = ["no_network", "network"])]
     pub(crate) no_network: bool,
 
-    /// What of the world it may reach.
+    /// The options for the hosts that the guest may reach.
     #[command(flatten)]
     pub(crate) reach: ReachArgs,
 
-    /// Where vbuild's own downloads come from.
+    /// The options for vbuild's own downloads.
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 }
 
-/// What of the world a guest with a network may reach.
+/// The options for the hosts that a guest with a network may reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = NETWORK)]
 pub(crate) struct ReachArgs {
     /// Let the guest reach this host and no other; may be given several times
     ///
-    /// HOST is a name, `*.` and the end of a name, or an address. A name opens the public
-    /// addresses that it resolves to; with =ADDRESS it means this address instead, whatever
-    /// it is. Loopback, link-local, cloud metadata and the host's own addresses are reached
-    /// only where they are written here.
+    /// HOST is a name, `*.` with the end of a name, or an address. A name permits the public
+    /// addresses that it resolves to; with =ADDRESS it permits this address instead, of whatever
+    /// kind. Loopback, link-local, cloud metadata and the host's own addresses can be reached only
+    /// if they are given here as addresses.
     #[arg(long, value_name = "HOST[:PORT][=ADDRESS]", value_parser = allow_host)]
     pub(crate) allow_host: Vec<String>,
 
-    /// Let the guest reach private addresses too, those of the host's links among them
+    /// Let the guest also reach private addresses, including those on the host's own networks
     ///
-    /// Loopback, link-local, cloud metadata and the host's own addresses stay closed, but for
-    /// those that --allow-host has.
+    /// Loopback, link-local, cloud metadata and the host's own addresses stay closed, except those
+    /// that are given with --allow-host.
     #[arg(long)]
     pub(crate) allow_private: bool,
 
-    /// Let the proxy of the environment resolve names that the guest asks for
+    /// Let the proxy of the environment resolve the names that the guest asks for
     ///
-    /// Without it a name is resolved on this host, its addresses are checked, and the proxy
-    /// is asked for a checked address. Use it where the host cannot resolve public names, or
-    /// the proxy decides by name; what names lead to is then the proxy's to decide.
+    /// Without this option, names are resolved on this host, their addresses are checked, and the
+    /// proxy is asked for a checked address. Use the option if the host cannot resolve public
+    /// names, or if the proxy decides by name. The proxy then decides which addresses a name leads
+    /// to.
     #[arg(long)]
     pub(crate) proxy_resolves: bool,
 }
 
-/// Where the appliance comes from, and who is trusted.
+/// The options for the source of the appliance, and for trusted certificates.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = NETWORK)]
 pub(crate) struct SourceArgs {
-    /// Where the appliance's packages come from [default: the host's own apt sources]
+    /// Get the packages of the appliance from URL [default: the host's own apt sources]
     #[arg(long, value_name = "URL")]
     pub(crate) mirror: Option<String>,
 
-    /// Certificates to trust beside the usual ones: a PEM file, or `host` for the host's
+    /// Trust more certificates: those in a PEM file, or `host` for the host's
     ///
-    /// For networks whose proxy inspects TLS. They are known to the appliance and, while scripts
-    /// run, in the image; they never become part of it.
+    /// This is for networks whose proxy inspects TLS. The certificates are trusted in the appliance
+    /// and, while scripts run, in the image; they never become part of the image.
     #[arg(long, value_name = "FILE|host", value_parser = ca_bundle)]
     pub(crate) ca_bundle: Option<CaBundle>,
 }

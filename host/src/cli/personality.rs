@@ -1,8 +1,8 @@
-//! The names under which vbuild is started, and the command line that each of them has.
+//! The names under which vbuild can be started, and the command line of each.
 //!
-//! A drop-in for another program has that program's name in its help and its errors, its
-//! letters, its rules of getopt and its version, and no verbs. What the other program
-//! does not have, vbuild's options add.
+//! Under the name of another program, vbuild has that program's name in its help and its errors,
+//! its option letters, its getopt rules and its version, and none of its own verbs. Options that
+//! the other program does not have are available, too.
 
 use std::{ffi::OsString, path::Path};
 
@@ -10,29 +10,29 @@ use clap::{Args as _, Command};
 
 use super::{build::BuildArgs, getopt::Syntax};
 
-/// The version of virt-dib whose behaviour vbuild has; it was the last one.
+/// The version of virt-dib whose behaviour vbuild reproduces; it was the last one.
 const VIRT_DIB_VERSION: &str = concat!("1.48 (vbuild ", env!("CARGO_PKG_VERSION"), ")");
 
-/// The name under which vbuild was started decides whose command line it reads.
+/// The name under which vbuild was started, which decides whose command line it reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Personality {
     /// The command line of vbuild itself.
     Vbuild,
-    /// virt-dib's: the same without verbs.
+    /// The command line of virt-dib: that of vbuild without verbs.
     VirtDib,
-    /// disk-image-create's: no verbs, `-p` takes packages, and variables of the
-    /// environment that diskimage-builder reads are read.
+    /// The command line of disk-image-create: no verbs, `-p` takes packages, and the environment
+    /// variables of diskimage-builder are read.
     DiskImageCreate,
-    /// ramdisk-image-create's: as above, and `--ramdisk` is given.
+    /// The command line of ramdisk-image-create: that of disk-image-create, with `--ramdisk` given.
     RamdiskImageCreate,
-    /// vmdb2's: the verb `vmdb`.
+    /// The command line of vmdb2: that of the verb `vmdb`.
     Vmdb2,
-    /// b9c's: the verb `b9`.
+    /// The command line of b9c: that of the verb `b9`.
     B9c,
 }
 
 impl Personality {
-    /// By the last part of the program's name.
+    /// Returns the personality for the last part of the program's name.
     pub(crate) fn of(program: &OsString) -> Self {
         match Path::new(program).file_name().and_then(|name| name.to_str()) {
             Some("virt-dib") => Self::VirtDib,
@@ -44,7 +44,7 @@ impl Personality {
         }
     }
 
-    /// The program's name.
+    /// Returns the program's name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Vbuild => "vbuild",
@@ -56,23 +56,23 @@ impl Personality {
         }
     }
 
-    /// Whether its command line, without a verb, is that of a build with elements.
+    /// Whether the command line, without a verb, is that of a build with elements.
     pub(super) fn builds_elements(self) -> bool {
         !matches!(self, Self::Vmdb2 | Self::B9c)
     }
 
-    /// Whether the environment is input, as it is for diskimage-builder.
+    /// Whether environment variables are input, as they are for diskimage-builder.
     pub(crate) fn reads_dib_environment(self) -> bool {
         matches!(self, Self::DiskImageCreate | Self::RamdiskImageCreate)
     }
 
-    /// The rules of getopt by which the command line of a build is read.
+    /// Returns the getopt rules for the command line of a build.
     pub(super) fn syntax(self) -> Syntax {
         if self.reads_dib_environment() { Syntax::Long } else { Syntax::LongOnly }
     }
 
-    /// The clap command of a program that builds with elements and has no verbs, complete with
-    /// what clap adds.
+    /// Returns the clap command of a program that builds with elements and has no verbs, including
+    /// what clap adds to it.
     pub(crate) fn build_command(self) -> Command {
         let command = self.of_a_build();
         let mut command = match self.reads_dib_environment() {
@@ -83,7 +83,7 @@ impl Personality {
         command
     }
 
-    /// A build with elements, and nothing else.
+    /// Returns the command with the options of a build with elements, and nothing else.
     fn of_a_build(self) -> Command {
         let name = self.name();
         BuildArgs::augment_args(Command::new(name))
@@ -97,17 +97,18 @@ impl Personality {
             .args_override_self(true)
     }
 
-    /// What `--version` prints.
+    /// Returns what `--version` prints, given what clap has rendered.
     pub(super) fn version(self, rendered: String) -> String {
         match self {
-            // Scripts compare what diskimage-builder prints, which is the number alone.
+            // Scripts compare the output of diskimage-builder, which is only the number.
             Self::DiskImageCreate | Self::RamdiskImageCreate => format!("{}\n", dib::VERSION),
             Self::Vbuild | Self::VirtDib | Self::Vmdb2 | Self::B9c => rendered,
         }
     }
 }
 
-/// Letters that vbuild has for other options, or only knows beside its own.
+/// Gives options the letters of disk-image-create, which in vbuild belong to other options or are
+/// hidden aliases.
 fn with_letters_of_disk_image_create(command: Command) -> Command {
     let letter = |id: &'static str, letter: char| {
         move |command: Command| {

@@ -1,4 +1,4 @@
-//! What `-h` shows: one screen. `--help` and the manual have every option.
+//! The help of `-h`, which fits on one screen. `--help` and the manual have every option.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use clap::{Args as _, Command};
 
 use super::build::BuildArgs;
 
-/// Options shared by all builds that `-h` shows, by their ids.
+/// The ids of the options shared by all builds that `-h` shows.
 const SHOWN: &[&str] = &[
     "element_path",
     "extra_packages",
@@ -24,7 +24,7 @@ const SHOWN: &[&str] = &[
     "verbose",
 ];
 
-/// Makes `-h` leave out shared options that are seldom needed. A verb's own options stay.
+/// Hides the shared options that are seldom needed from `-h`. A verb's own options stay.
 pub(crate) fn shorten(command: Command) -> Command {
     let shared = BuildArgs::augment_args(Command::new("shared"));
     let hidden = shared

@@ -1,4 +1,4 @@
-//! Errors of the command line in the words of vbuild, or of the program whose name it has.
+//! Usage errors, in the name of vbuild or of the program whose name it was started under.
 
 use std::error::Error as _;
 
@@ -7,10 +7,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::{getopt::GetoptError, personality::Personality, values::InvalidValue};
 use crate::error::CommandError;
 
-/// Where to find more; [`in_name_of`] puts in the program's own name.
+/// The hint where to find more; [`in_name_of`] replaces the program's name in it.
 const HELP_HINT: &str = "Try ‘vbuild --help’ or consult vbuild(1) for more information.";
 
-/// A usage error with a hint where to find more.
+/// Creates a usage error with a hint where to find more.
 pub(crate) fn usage(message: impl Into<String>) -> CommandError {
     CommandError::usage(message).hint(HELP_HINT)
 }
@@ -26,7 +26,7 @@ impl From<GetoptError> for CommandError {
     }
 }
 
-/// The error with the name under which the program was started.
+/// Replaces the program's name in the hints of an error by the one that vbuild was started under.
 pub(crate) fn in_name_of(personality: Personality, error: CommandError) -> CommandError {
     let name = personality.name();
     let hint = format!("Try ‘{name} --help’ or consult vbuild(1) for more information.");
@@ -37,8 +37,9 @@ pub(crate) fn in_name_of(personality: Personality, error: CommandError) -> Comma
     CommandError { hints: hints.collect(), ..error }
 }
 
-/// Help and the version are no errors; everything else is put into our words. An option is
-/// named as the user has spelled it.
+/// Converts an error of clap. Help and the version are errors for clap, but returned as text here.
+/// All other errors become usage errors in vbuild's style, and name an option as the user spelled
+/// it, which `spelled` finds.
 pub(super) fn clap_error(
     error: &clap::Error,
     spelled: &dyn Fn(&str) -> Option<String>,
@@ -73,7 +74,7 @@ pub(super) fn clap_error(
     }
 }
 
-/// The long name of the option that an error is about.
+/// Returns the long name of the option that an error is about.
 fn option_of(error: &clap::Error) -> Option<String> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;

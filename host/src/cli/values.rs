@@ -1,7 +1,7 @@
-//! The values that options take, parsed into types of their own.
+//! The values of options, parsed into types of their own.
 //!
-//! Texts that virt-dib also has are its texts, typographic quotes included:
-//! scripts match on them. Everything else follows vbuild's own style.
+//! Error messages that virt-dib also has are worded as there, typographic quotes included, because
+//! scripts match on them. All other messages follow vbuild's own style.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,20 +12,19 @@ use std::{
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use machine::{DriveFormat, accel::Accel};
 
-/// The largest integer that virt-dib accepted (2^30 either way); nothing here
-/// needs more.
+/// Maximum absolute value of an integer: 2^30, as in virt-dib. No option needs more.
 const INTEGER_MAX: i64 = 1 << 30;
-/// libguestfs refuses less for its appliance, and so does vbuild's.
+/// Minimum memory in MiB: libguestfs refuses less for its appliance, and so does vbuild.
 const MEMSIZE_MIN_MIB: i64 = 256;
-/// The number of processors that both backends are tested with.
+/// Maximum number of processors; both backends are tested up to this number.
 const SMP_MAX: i64 = 16;
-/// 2^60, beyond any file system's largest file; keeps arithmetic on sizes far
-/// from overflow.
+/// Maximum size in bytes, 2^60 (1 EiB). It is beyond any real disk, and far below the values at
+/// which arithmetic on sizes overflows.
 const SIZE_MAX_BYTES: f64 = 1_152_921_504_606_846_976.0;
-/// Disks are made of whole sectors.
+/// Size of a sector in bytes; disks consist of whole sectors.
 const SECTOR_BYTES: u64 = 512;
 
-/// A value that an option cannot take.
+/// The error for a value that an option does not accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct InvalidValue(String);
@@ -34,7 +33,7 @@ pub(super) fn invalid(text: impl Into<String>) -> InvalidValue {
     InvalidValue(text.into())
 }
 
-/// An integer in C notation: decimal, `0x10` or `010`.
+/// Parses an integer in C notation: decimal, `0x10` or `010`.
 fn integer(text: &str) -> Result<i64, InvalidValue> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -67,28 +66,28 @@ fn unsigned(
     }
 }
 
-/// `--debug N`.
+/// Parses the value of `--debug N`.
 ///
 /// # Errors
-/// What is no number, or negative.
+/// Fails for a value that is not a number, or is negative.
 pub(crate) fn debug_level(text: &str) -> Result<u32, InvalidValue> {
     unsigned(text, 0, |_| "--debug parameter must be >= 0".into())
 }
 
-/// `--memsize MIB`.
+/// Parses the value of `--memsize MIB`.
 ///
 /// # Errors
-/// What is no number, or too little for the appliance.
+/// Fails for a value that is not a number, or is too small for the appliance.
 pub(crate) fn memsize(text: &str) -> Result<u32, InvalidValue> {
     unsigned(text, u32::try_from(MEMSIZE_MIN_MIB).expect("a small constant"), |_| {
         format!("too small value for memsize (must be at least {MEMSIZE_MIN_MIB})")
     })
 }
 
-/// `--smp N`.
+/// Parses the value of `--smp N`.
 ///
 /// # Errors
-/// What is no number, or not 1 to 16.
+/// Fails for a value that is not a number from 1 to 16.
 pub(crate) fn smp(text: &str) -> Result<u8, InvalidValue> {
     let value = integer(text)?;
     match u8::try_from(value) {
@@ -97,23 +96,23 @@ pub(crate) fn smp(text: &str) -> Result<u8, InvalidValue> {
     }
 }
 
-/// A whole number above zero: MiB, seconds, blocks.
+/// Parses a whole number above zero, such as a number of MiB, seconds or blocks.
 ///
 /// # Errors
-/// What is no number, or below one.
+/// Fails for a value that is not a number, or is below 1.
 pub(crate) fn positive(text: &str) -> Result<u32, InvalidValue> {
     unsigned(text, 1, |value| format!("`{value}` must be at least 1"))
 }
 
-/// The longest permitted age; `None` permits any.
+/// The maximum age of a result; `None` permits any age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Age(pub(crate) Option<Duration>);
 
-/// An age: a number and one of `s`, `m`, `h`, `d`, `w`; or `never`, for what is
-/// never too old.
+/// Parses an age: a number with one of the units `s`, `m`, `h`, `d` and `w`; `0`; or `never` for
+/// results that are never too old.
 ///
 /// # Errors
-/// Anything else.
+/// Fails for any other value.
 pub(crate) fn age(text: &str) -> Result<Age, InvalidValue> {
     if text == "never" {
         return Ok(Age(None));
@@ -134,9 +133,9 @@ pub(crate) fn age(text: &str) -> Result<Age, InvalidValue> {
     Ok(Age(Some(Duration::from_secs(seconds))))
 }
 
-/// A size in bytes, as virt-dib's `--size` takes it: a number, fractions allowed, and one
-/// of `b`, `K`, `M`, `G`. Disks have whole sectors, so it is rounded up to these, as QEMU
-/// rounds the file that virt-dib makes.
+/// A size in bytes, in the syntax of virt-dib's `--size`: a number, which may have a fraction, and
+/// one of the units `b`, `K`, `M` and `G`. It is rounded up to whole sectors, as QEMU rounds the
+/// file that virt-dib creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ByteSize(pub(crate) u64);
 
@@ -159,7 +158,7 @@ impl FromStr for ByteSize {
         if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
             return Err(unparsable());
         }
-        // Doubles, as in the original, so that a fraction is the same number of bytes.
+        // Uses doubles, as virt-dib does, so that a fraction gives the same number of bytes.
         let bytes = number.parse::<f64>().map_err(|_| unparsable())? * unit;
         if bytes > SIZE_MAX_BYTES {
             return Err(invalid(format!("{text}: the size is more than any file can have")));
@@ -177,27 +176,27 @@ impl FromStr for ByteSize {
     }
 }
 
-/// `--image-size N` of disk-image-create, which counts GiB. The text is kept: scripts see
-/// it.
+/// Checks the value of disk-image-create's `--image-size N`, in GiB. The text is kept, because
+/// scripts see it.
 ///
 /// # Errors
-/// What does not begin with a number above zero.
+/// Fails for a value that does not begin with a number above zero.
 pub(crate) fn image_size(text: &str) -> Result<String, InvalidValue> {
     of_dib(text, dib::size("--image-size", text, dib::Unit::Gib))
 }
 
-/// `--image-extra-size N` of disk-image-create, which counts MiB.
+/// Checks the value of disk-image-create's `--image-extra-size N`, in MiB, and keeps the text.
 ///
 /// # Errors
-/// What does not begin with a number above zero.
+/// Fails for a value that does not begin with a number above zero.
 pub(crate) fn image_extra_size(text: &str) -> Result<String, InvalidValue> {
     of_dib(text, dib::size("--image-extra-size", text, dib::Unit::Mib))
 }
 
-/// `--max-online-resize N`.
+/// Checks the value of `--max-online-resize N`, and keeps the text.
 ///
 /// # Errors
-/// What is no number of blocks.
+/// Fails for a value that is not a number of blocks.
 pub(crate) fn max_online_resize(text: &str) -> Result<String, InvalidValue> {
     of_dib(text, dib::blocks("--max-online-resize", text))
 }
@@ -206,13 +205,12 @@ fn of_dib<T>(text: &str, read: Result<T, dib::OptionError>) -> Result<String, In
     read.map(|_| text.to_owned()).map_err(|error| invalid(error.to_string()))
 }
 
-/// One variable for the scripts: `NAME=VALUE`, or `NAME` to take the value that
-/// vbuild itself was started with.
+/// A variable for the scripts: `NAME=VALUE`, or `NAME` for the value in vbuild's own environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EnvVar {
-    /// From vbuild's own environment; nothing when it is not set there.
+    /// A variable with its value in vbuild's own environment; it is skipped if it is not set there.
     FromHost(String),
-    /// With this value, which may be empty.
+    /// A variable with this value, which may be empty.
     Set(String, String),
 }
 
@@ -235,24 +233,24 @@ impl FromStr for EnvVar {
     }
 }
 
-/// Splits a list at its commas; empty items mean nothing.
+/// Splits lists at their commas, trims the items, and drops empty ones.
 pub(crate) fn comma_list<'a>(values: impl IntoIterator<Item = &'a String>) -> Vec<String> {
     let items = values.into_iter().flat_map(|value| value.split(','));
     items.map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
-/// Where machine-readable output goes.
+/// The channel for machine-readable output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MachineReadable {
     /// `--machine-readable` without a channel: standard output.
     Plain,
-    /// `file:PATH`.
+    /// `file:PATH`: a file.
     File(PathBuf),
-    /// `stream:stdout`.
+    /// `stream:stdout`: standard output.
     Stdout,
-    /// `stream:stderr`.
+    /// `stream:stderr`: standard error.
     Stderr,
-    /// `fd:N`, a descriptor that vbuild was started with.
+    /// `fd:N`: a descriptor that vbuild was started with.
     Fd(i32),
 }
 
@@ -282,21 +280,21 @@ impl FromStr for MachineReadable {
     }
 }
 
-/// Which certificates the guest trusts beyond its own.
+/// The certificates that the guest trusts in addition to its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CaBundle {
-    /// Those that the host trusts.
+    /// The certificates that the host trusts.
     Host,
-    /// Those of a PEM file.
+    /// The certificates in a PEM file.
     File(PathBuf),
 }
 
-/// `--ca-bundle FILE|host`.
+/// Parses the value of `--ca-bundle FILE|host`.
 pub(crate) fn ca_bundle(text: &str) -> Result<CaBundle, InvalidValue> {
     Ok(if text == "host" { CaBundle::Host } else { CaBundle::File(text.into()) })
 }
 
-/// `--accel KIND`.
+/// Returns the parser for `--accel KIND`.
 pub(crate) fn accel() -> impl TypedValueParser<Value = Accel> {
     choice(&[
         (Accel::Auto, "auto", "The best that works"),
@@ -305,7 +303,7 @@ pub(crate) fn accel() -> impl TypedValueParser<Value = Accel> {
     ])
 }
 
-/// `--drive-format FORMAT`, and the format of an image that is booted.
+/// Returns the parser for `--drive-format FORMAT`, and for the format of an image to boot.
 pub(crate) fn drive_format() -> impl TypedValueParser<Value = DriveFormat> {
     choice(&[
         (DriveFormat::Raw, "raw", "The file is the disk"),
@@ -313,7 +311,7 @@ pub(crate) fn drive_format() -> impl TypedValueParser<Value = DriveFormat> {
     ])
 }
 
-/// One of several words, each with its value and its line of help.
+/// Returns a parser for one of several words, each with its value and its line of help.
 fn choice<T: Copy + Send + Sync + 'static>(
     all: &'static [(T, &'static str, &'static str)],
 ) -> impl TypedValueParser<Value = T> {
@@ -324,23 +322,23 @@ fn choice<T: Copy + Send + Sync + 'static>(
     })
 }
 
-/// A host that scripts may reach, in the words of `--allow-host`.
+/// Checks a value of `--allow-host`, a host that scripts may reach, and keeps the text.
 pub(crate) fn allow_host(text: &str) -> Result<String, InvalidValue> {
     let rule: Result<egress::Rule, _> = text.parse();
     rule.map(|_| text.to_owned()).map_err(|error| invalid(error.to_string()))
 }
 
-/// A folder or file of the host that scripts may read: `HOST[:GUEST]`.
+/// A directory or file of the host that scripts may read: `HOST[:GUEST]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Share {
-    /// On the host.
+    /// The path on the host.
     pub(crate) host: PathBuf,
-    /// In the guest; the host's absolute path when not given.
+    /// The path in the guest; `None` means the host's absolute path.
     pub(crate) guest: Option<String>,
 }
 
 impl Share {
-    /// The guest's path: what is typed, or else the host's, from where it is typed.
+    /// Returns the guest's path: the given one, or else the host's path, resolved in `here`.
     pub(crate) fn guest(&self, here: &Path) -> String {
         let own = || {
             let path = std::path::absolute(here.join(&self.host));

@@ -1,5 +1,4 @@
-//! Verbs by name: help about one, those that stand below a group, and what a mistyped one was
-//! meant to be.
+//! Verbs by name: help on a verb, the verbs of a group, and suggestions for a mistyped verb.
 
 use std::{ffi::OsString, fmt::Write as _, path::Path};
 
@@ -8,15 +7,15 @@ use clap::Command;
 use super::{personality::Personality, usage::usage};
 use crate::error::CommandError;
 
-/// How alike a word must be to a verb to be taken for it with letters mistyped: `complete` is
-/// `completions` to 0.64, and no other word of the kind is further off.
+/// Minimum similarity, from 0 to 1, at which a word counts as a mistyped verb. `complete` and
+/// `completions` have 0.64, and no other pair that should match is less similar.
 const ALIKE: f64 = 0.6;
 
-/// Elements of diskimage-builder whose names are that much alike.
+/// Elements of diskimage-builder whose names are that similar to a verb.
 const ELEMENTS_LIKE_VERBS: &[&str] = &["bootc", "docker", "rhel", "uboot"];
 
-/// The verb that a word was probably meant to be. Elements of diskimage-builder are words of
-/// their own.
+/// Returns the verb that a word was probably meant to be; `None` if there is no such verb, or if
+/// the word is the name of a known element of diskimage-builder.
 pub(crate) fn near_verb(command: &Command, word: &str) -> Option<String> {
     if ELEMENTS_LIKE_VERBS.contains(&word) {
         return None;
@@ -29,7 +28,8 @@ pub(crate) fn near_verb(command: &Command, word: &str) -> Option<String> {
         .max_by(|a, b| alike(a).total_cmp(&alike(b)))
 }
 
-/// The hint about a first word that is no verb but nearly one, unless an element has the name.
+/// Returns a hint if the first word is not a verb but similar to one, unless one of the `paths` has
+/// an element of that name.
 pub(crate) fn hint(
     personality: Personality,
     command: &Command,
@@ -45,10 +45,11 @@ pub(crate) fn hint(
         .map(|verb| format!("did you mean the verb `{verb}`? `vbuild help` lists all"))
 }
 
-/// `help VERB...` and `version` as the options that they stand for.
+/// Translates `help VERB...` and `version` to the options that they stand for; returns `None` for
+/// any other command line.
 ///
 /// # Errors
-/// Help about something that is no verb.
+/// Fails if a word after `help` is not a verb.
 pub(super) fn as_options(
     command: &Command,
     args: &[OsString],
@@ -73,7 +74,7 @@ pub(super) fn as_options(
     Ok(Some(rest.iter().cloned().chain(["--help".into()]).collect()))
 }
 
-/// That a verb is a group, and what stands below it.
+/// Returns the error for a group without a verb, with a list of the group's verbs.
 pub(super) fn lacks_verb(command: &Command, words: &[OsString]) -> CommandError {
     let mut name = "vbuild".to_owned();
     let mut at = command;

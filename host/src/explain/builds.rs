@@ -1,4 +1,4 @@
-//! Builds in the store, by name or by an image that they wrote.
+//! Builds in the store, found by name or by an image that they wrote.
 
 use std::{
     fs::File,
@@ -15,18 +15,18 @@ use crate::{
     settings::Settings,
 };
 
-/// Longest chain of stages that is followed.
+/// Maximum number of stages that are followed back from the end of a build.
 const STAGES_MAX: usize = 10_000;
 
 /// A build in the store.
 pub(super) struct Built {
     pub(super) plan: Plan,
-    /// Its stages in order, as far as they are known.
+    /// The records of the build's stages in order, as far as they are known.
     pub(super) stages: Vec<StageRecord>,
     pub(super) lease: Arc<Lease>,
 }
 
-/// The build that an image or a name means, the latest if there are several.
+/// Returns the latest build that wrote this image, or else the latest build of this name.
 pub(super) fn find(settings: &Settings, build: &str) -> Result<Built, CommandError> {
     let store = stage_cache::open(&settings.cache_dir)?;
     let lease = Arc::new(store.lease()?);
@@ -73,11 +73,11 @@ fn digest_of(path: &Path) -> Result<Digest, CommandError> {
     Digest::of_reader(&mut file).map_err(failed)
 }
 
-/// The disk of a build of layers as one of them left it, in a file of a directory; `None`
-/// when no build of that name has kept it. The latest build counts.
+/// Restores the target disk of a build of layers, in the state after one layer, to a file in a
+/// directory. Returns `None` if the latest build of that name has not kept it.
 ///
 /// # Errors
-/// A store that cannot be read.
+/// Fails if the store cannot restore the disk.
 pub(crate) fn restore_layer(
     settings: &Settings,
     build: &str,

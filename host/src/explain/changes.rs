@@ -1,23 +1,25 @@
-//! When a file changed, and which step ran then.
+//! Attributes a file to the step that was running when the file changed.
 
 use store::StageRecord;
 
-/// How far two clocks of one machine may disagree: the kernel's coarse clock
-/// ticks every 4 ms, and asking for the time takes some more under TCG.
+/// Maximum difference in milliseconds between two clocks of one machine: the kernel's coarse clock
+/// ticks every 4 ms, and reading the time adds to that under TCG.
 const TOLERANCE_MS: u64 = 150;
 
-/// What is known about a file of the image.
+/// The properties of a file of the image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Device and inode.
+    /// The device and the inode.
     pub(super) inode: String,
     pub(super) bytes: u64,
-    /// When it changed, in milliseconds, in the image and then in the trees that
-    /// it was copied from.
+    /// The times at which the file changed, in milliseconds since 1970: first in the image, then in
+    /// the trees that it was copied from.
     pub(super) changed_ms: Vec<u64>,
 }
 
-/// The step that ran when a file changed.
+/// Returns the stage and the step that ran when a file changed. If that step copied a whole tree,
+/// the change in the tree that it copied from counts. The step is `None` if the file changed
+/// between two steps.
 pub(super) fn attribute<'a>(
     stages: &'a [StageRecord],
     entry: &Entry,
@@ -48,7 +50,7 @@ fn at(stages: &[StageRecord], time: u64) -> Option<(&StageRecord, Option<&store:
     if let Some((stage, ran)) = within.or_else(near) {
         return Some((stage, Some(ran)));
     }
-    // Between two things that ran in one stage, or before the first of them.
+    // The change is between two steps of one stage, or before the first of them.
     let ends = |stage: &StageRecord| stage.ran.iter().map(|ran| ran.ended_ms).max();
     stages
         .iter()

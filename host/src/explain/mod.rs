@@ -1,7 +1,7 @@
-//! Which step of a build made a file: the time at which the file's inode was last
-//! changed, looked up in the times at which steps ran, both by the clock of the
-//! machine. Copying the whole tree changes every inode, so files that were
-//! changed by that are looked up where they were copied from.
+//! Finds the step of a build that made a file: the time at which the file's inode was last changed
+//! is looked up in the times at which steps ran, both by the clock of the machine. Copying the
+//! whole tree changes every inode, so a file that such a copy changed is looked up in the tree that
+//! it was copied from.
 
 mod builds;
 mod changes;
@@ -30,30 +30,30 @@ use crate::{
     settings::Settings,
 };
 
-/// A list of some million files.
+/// Maximum size of a list of files in bytes; enough for some million files.
 const LISTING_MAX_BYTES: usize = 512 << 20;
 
-/// What made a file.
+/// The step that made a file, and its context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// The script or step.
+    /// The name of the script or step.
     pub(crate) name: Printable,
-    /// The element or other source that it came from.
+    /// The element or other source that the step came from.
     pub(crate) origin: Option<Printable>,
     /// The stage in which the step ran.
     pub(crate) stage: Printable,
-    /// Connections of the stage.
+    /// The connections of the stage.
     pub(crate) connections: Vec<Connection>,
-    /// How many more there were, of which nothing else is known.
+    /// Number of further connections of the stage, of which nothing else is known.
     pub(crate) more_connections: u64,
-    /// The shared cache that the stage's result began with.
+    /// The shared cache from which a result was taken that the stage's result is based on.
     pub(crate) shared: Option<store::Origin>,
 }
 
-/// What made a file of a build.
+/// Returns the step that made a file of a build.
 ///
 /// # Errors
-/// A build or a path that is not known.
+/// Fails if the build, the path or the step is not known.
 pub(crate) async fn path(
     settings: &Settings,
     ctx: &RunContext,
@@ -82,17 +82,16 @@ pub(crate) async fn path(
     })
 }
 
-/// A hint about stages whose disks are never kept, so that their files cannot be seen.
+/// Returns a hint about stages whose disks are never kept, so that their files cannot be seen.
 fn never_kept(plan: &Plan) -> Option<String> {
     let first = plan.stages.iter().find(|stage| stage.keep == plan::Keep::No)?;
     Some(format!("what {} and the stages behind it make is never kept", first.name))
 }
 
-/// How many bytes of the image each stage, or each step, has made; the largest
-/// first.
+/// Returns how many bytes of the image each stage, or each step, has made, the largest first.
 ///
 /// # Errors
-/// A build that is not known.
+/// Fails if the build is not known, or its disks are not in the store any more.
 pub(crate) async fn sizes(
     settings: &Settings,
     ctx: &RunContext,
@@ -118,7 +117,7 @@ pub(crate) async fn sizes(
     Ok(shares)
 }
 
-/// Looks at the files of a build in a machine: all of them, or one.
+/// Lists the files of a build in a machine: all of them, or the one at `path`.
 async fn look(
     settings: &Settings,
     ctx: &RunContext,
@@ -130,7 +129,7 @@ async fn look(
             .hint("build it again; --no-cache keeps nothing")
     };
     let planned = &built.plan.stages;
-    // The last stages of some recipes only take things from the machine, and see no image.
+    // The last stages of some recipes only take files from the machine, and have no image.
     let with_image = |kept: &StageRecord| {
         planned.iter().position(|stage| {
             kept.name == stage.name.as_str() && stage.context.image_at().is_some()
@@ -167,7 +166,7 @@ async fn look(
         .map_err(|text| CommandError::message(Kind::Build, text))
 }
 
-/// Directories that trees are copied from, seen from the tools root, last first.
+/// Returns the directories that trees are copied from, as paths in the tools root, last first.
 fn sources(plan: &Plan) -> Vec<String> {
     let from = plan.steps().filter_map(|step| match step {
         Step::CopyTree { from, .. } => Some(from.to_string()),
@@ -178,16 +177,16 @@ fn sources(plan: &Plan) -> Vec<String> {
     sources
 }
 
-/// Lists files in the machine.
+/// A hook that lists files in the machine.
 struct Looker {
     sources: Vec<String>,
-    /// Where the image has its root, seen from the tools root.
+    /// The root of the image, as a path in the tools root.
     root: Option<String>,
     path: Option<String>,
     found: Mutex<Result<BTreeMap<String, Entry>, String>>,
 }
 
-/// `find` with what is asked of each file.
+/// A script that runs `find` and prints the change time, blocks, inode and path of each file.
 const LIST: &str = r#"cd "$1" || exit 0; shift
 exec find "$@" \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run \) -prune \
     -o -printf '%C@\t%b\t%D:%i\t%p\0'"#;
@@ -219,7 +218,7 @@ impl Looker {
             for (name, entry) in parse(&listing(command).await?) {
                 match entries.get_mut(&name) {
                     Some(known) => known.changed_ms.extend(entry.changed_ms),
-                    // Only what is in the image counts.
+                    // Only files in the image count.
                     None if index == 0 => drop(entries.insert(name, entry)),
                     None => {}
                 }
@@ -229,14 +228,14 @@ impl Looker {
     }
 }
 
-/// Where a stage sees the image, whose root is `root` in the stages that run in it. Of several
-/// filesystems that are mounted in one place, the root is one.
+/// Returns where a stage sees the image, whose root is `root` in the stages that run in it. If
+/// several filesystems are mounted below one directory, the root is one of them.
 fn image_in<'a>(context: &'a plan::Context, root: Option<&'a str>) -> Option<&'a str> {
     let at = context.image_at()?.as_str();
     Some(root.filter(|root| Path::new(root).starts_with(at)).unwrap_or(at))
 }
 
-/// Runs a command and takes all of its output.
+/// Runs a command and returns its standard output.
 async fn listing(command: session::Command) -> Result<Vec<u8>, String> {
     let mut child = command.spawn().await.map_err(|e| e.to_string())?;
     let mut bytes = Vec::new();
@@ -252,9 +251,9 @@ async fn listing(command: session::Command) -> Result<Vec<u8>, String> {
     }
 }
 
-/// What `LIST` prints.
+/// Parses the output of [`LIST`].
 fn parse(bytes: &[u8]) -> Vec<(String, Entry)> {
-    /// The unit of `%b`.
+    /// The unit of `%b` in bytes.
     const BLOCK_BYTES: u64 = 512;
     let text = String::from_utf8_lossy(bytes);
     let entry = |line: &str| {

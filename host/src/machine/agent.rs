@@ -11,11 +11,11 @@ use plan::Digest;
 
 use crate::error::{CommandError, Kind};
 
-/// The agents with which vbuild was built, by Debian's name of their architecture: a zstd frame
-/// each; see build.rs.
+/// The agents that are embedded in vbuild, by Debian's name of their architecture, each as a zstd
+/// frame; see build.rs.
 static EMBEDDED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/agents.rs"));
 
-/// The variable that names a file to use instead, for those who work on the agent.
+/// Returns the variable that names a file to use instead, for development of the agent.
 fn overriding(architecture: MachineArchitecture) -> &'static str {
     match architecture {
         MachineArchitecture::Amd64 => "VBUILD_AGENT",
@@ -23,10 +23,10 @@ fn overriding(architecture: MachineArchitecture) -> &'static str {
     }
 }
 
-/// The agent of an architecture as a file, and its digest.
+/// Returns the path and the digest of the agent for an architecture.
 ///
 /// # Errors
-/// When no agent is found, or the embedded one cannot be written to the cache.
+/// Fails if no agent is found, or the embedded one cannot be written to the cache.
 pub(crate) fn locate(
     cache_dir: &Path,
     architecture: MachineArchitecture,
@@ -69,8 +69,8 @@ pub(crate) fn locate(
     }
 }
 
-/// Where the agent lies when it is not embedded: beside the binary as installed,
-/// or in cargo's own folders.
+/// Returns where the agent may be if it is not embedded: beside the installed binary, or in cargo's
+/// own directories.
 fn beside(architecture: MachineArchitecture) -> Vec<PathBuf> {
     let Some(dir) = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned))
     else {
@@ -84,8 +84,8 @@ fn beside(architecture: MachineArchitecture) -> Vec<PathBuf> {
     let mut found = vec![dir.join(&name), dir.join("../lib/vbuild").join(&name)];
     // target/{debug,release}/ and target/debug/deps/ for tests.
     found.extend(dir.ancestors().skip(1).take(2).map(|target| target.join(&static_build)));
-    // A dynamically linked agent cannot run as PID 1 of an empty initramfs, and
-    // that is what lies beside the binary in cargo's folders.
+    // A dynamically linked agent cannot run as PID 1 of an empty initramfs, and in cargo's
+    // directories the agent beside the binary is dynamically linked.
     if dir.ancestors().take(3).any(|ancestor| ancestor.join(".fingerprint").exists()) {
         found.remove(0);
     }
@@ -100,8 +100,9 @@ fn read(path: PathBuf) -> Result<(PathBuf, Digest), CommandError> {
     Ok((path, Digest::of(&bytes)))
 }
 
-/// Writes the agent unless it is there already; another vbuild may do the same. A guest runs
-/// it as its first process, so it counts by its content, and not through a link.
+/// Writes the agent unless it exists already; another vbuild may do the same. A guest runs it as
+/// its first process, so an existing file is used only if its content is right and it is not
+/// reached through a link.
 fn unpack(path: &Path, bytes: &[u8], digest: Digest) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
@@ -115,12 +116,12 @@ fn unpack(path: &Path, bytes: &[u8], digest: Digest) -> io::Result<()> {
     Ok(())
 }
 
-/// The digest of the agent that is there.
+/// Returns the digest of the existing agent.
 fn found(directory: &Path, path: &Path, length: u64) -> io::Result<Digest> {
     let name = Path::new(path.file_name().unwrap_or_default());
     let mut bytes = Vec::new();
     let file = rooted::Dir::open(directory)?.file(name)?;
-    // One byte more, so that a longer file has another digest.
+    // Reads one byte more, so that a longer file has another digest.
     io::Read::read_to_end(&mut io::Read::take(file, length + 1), &mut bytes)?;
     Ok(Digest::of(&bytes))
 }

@@ -1,5 +1,5 @@
-//! The appliance for a run: found in the cache, or made; and the first-stage
-//! microVM in which one is configured.
+//! Finds the appliance for a run in the cache, or builds it, and runs the first-stage microVM in
+//! which an appliance is configured.
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
@@ -23,13 +23,13 @@ use crate::{
     settings::Settings,
 };
 
-/// Where the first stage mounts the image that it configures.
+/// The directory on which the first stage mounts the image that it configures.
 const IMAGE: &str = "/vbuild/image";
 
-/// The request that the settings mean, and the agent's digest.
+/// Returns the request for the appliance of the settings, and the agent's digest.
 ///
 /// # Errors
-/// When the agent is missing or certificates cannot be found.
+/// Fails if the agent is missing or certificates cannot be found.
 pub(crate) fn request(settings: &Settings) -> Result<(Request, Digest), CommandError> {
     let (agent, digest) = agent::locate(&settings.cache_dir, settings.architecture)?;
     let ca_file = settings
@@ -46,10 +46,10 @@ pub(crate) fn request(settings: &Settings) -> Result<(Request, Digest), CommandE
     Ok((request, digest))
 }
 
-/// The appliance's files for the engine.
+/// Returns the appliance's files for the engine.
 ///
 /// # Errors
-/// When the initramfs for this agent cannot be written.
+/// Fails if the initramfs for this agent cannot be written.
 pub(crate) fn files(
     found: &Appliance,
     request: &Request,
@@ -65,10 +65,10 @@ pub(crate) fn files(
     })
 }
 
-/// Finds the appliance of the settings, or makes it.
+/// Finds the appliance of the settings, or builds it.
 ///
 /// # Errors
-/// When it can neither be found nor made.
+/// Fails if the appliance can neither be found nor built.
 pub async fn find_or_build(
     settings: &Settings,
     backend: &Backend,
@@ -86,10 +86,10 @@ pub async fn find_or_build(
     files(&found, &request, agent)
 }
 
-/// Makes the appliance of a request.
+/// Builds the appliance of a request.
 ///
 /// # Errors
-/// When the mirror, a signature, a package or the first stage fails.
+/// Fails if the mirror, a signature, a package or the first stage fails, or if the run is stopped.
 pub(crate) async fn build(
     request: &Request,
     settings: &Settings,
@@ -113,8 +113,8 @@ pub(crate) async fn build(
         tokio::task::spawn_blocking(move || ::appliance::build(&request, &stage, &mut events));
     let built = tokio::select! {
         built = work => built,
-        // The thread cannot be stopped in the middle of a download, but the
-        // process ends soon, and everything it writes is temporary until done.
+        // The thread cannot be stopped in the middle of a download, but the process ends soon, and
+        // everything that the thread writes is temporary until it is complete.
         Ok(_) = cancel.wait_for(|stop| *stop) => {
             return Err(CommandError::message(Kind::Interrupted, "the appliance's build was stopped"));
         }
@@ -128,7 +128,7 @@ pub(crate) async fn build(
     Ok(appliance)
 }
 
-/// Shows the appliance's build as messages of the run.
+/// A view of the appliance's build, which reports it as events of the run.
 struct ApplianceView {
     ctx: RunContext,
     last_tenth: Option<(Phase, u64)>,
@@ -177,7 +177,7 @@ impl Events for ApplianceView {
     }
 }
 
-/// Configures an image in a machine of the backend at hand.
+/// A first stage that configures an image in a machine of the run's backend.
 struct MicrovmStage {
     backend: Arc<dyn machine::Backend>,
     architecture: MachineArchitecture,
@@ -243,7 +243,8 @@ impl MicrovmStage {
             .chroot(IMAGE.to_owned())
             .merge_stderr()
             .timeout(spec.timeout)
-            // A clean shutdown writes everything back before the image is used.
+            // Syncs are not needed: a clean shutdown writes everything back before the image is
+            // used.
             .ignore_sync(true)
             .spawn()
             .await?;

@@ -1,4 +1,4 @@
-//! Who runs the machines of this run, and why.
+//! The choice of the backend that runs the machines of a run.
 
 use std::{path::Path, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     settings::Settings,
 };
 
-/// The KVM device.
+/// The path of the KVM device.
 pub(crate) const KVM: &str = "/dev/kvm";
 
 /// A backend and a one-line description for the log.
@@ -27,7 +27,7 @@ pub struct Backend {
     pub description: String,
 }
 
-/// The probe's report, from this boot's cache where there is one.
+/// Returns the report of the KVM probe, from the cache of this boot if there is one.
 pub(crate) fn report() -> ProbeReport {
     let device = Path::new(KVM);
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
@@ -38,16 +38,16 @@ pub(crate) fn report() -> ProbeReport {
     }
 }
 
-/// Decides what runs a machine on this host. Blocks while it asks KVM and QEMU.
+/// Decides what runs a machine on this host. Blocks while it probes KVM and QEMU.
 ///
 /// # Errors
-/// When nothing can run a machine as asked.
+/// Fails if nothing can run a machine as asked.
 pub(crate) fn decide(
     asked: Accel,
     architecture: MachineArchitecture,
 ) -> Result<Choice, CommandError> {
-    // Neither question is asked when its answer cannot matter: both cost
-    // milliseconds of every start.
+    // KVM and QEMU are probed only if the answer matters: each probe takes milliseconds of every
+    // start.
     let may_use_kvm = asked != Accel::Tcg && architecture.is_of_host();
     let report = if may_use_kvm { report() } else { ProbeReport { checks: Vec::new() } };
     let usable = may_use_kvm && matches!(report.verdict(), accel::Verdict::Usable);
@@ -62,10 +62,10 @@ pub(crate) fn decide(
     })
 }
 
-/// Chooses the backend. Warns when `--accel auto` falls back to translation.
+/// Chooses the backend. Warns if `--accel auto` falls back to translation.
 ///
 /// # Errors
-/// When nothing can run a machine as asked.
+/// Fails if nothing can run a machine as asked, or a required layer of the confinement is missing.
 pub async fn choose(settings: &Settings, ctx: &RunContext) -> Result<Backend, CommandError> {
     let (asked, architecture) = (settings.accel, settings.architecture);
     let decision = tokio::task::spawn_blocking(move || decide(asked, architecture))

@@ -1,16 +1,15 @@
-//! One directory for everything that a build leaves on the host while it runs.
+//! The build directory: one directory for all files that a build has on the host while it runs.
 //!
 //! ```text
 //! $TMPDIR/vbuild-UID/vbuild-run-PID-N     TMPDIR is set; vbuild-UID is the user's alone
 //! CACHE/run/vbuild-run-PID-N              it is not
 //! ```
 //!
-//! It is locked for as long as its owner lives. A directory whose lock can be
-//! taken belongs to a build that died; the next build removes it.
+//! The directory is locked for as long as its owner lives. A directory whose lock can be taken
+//! belongs to a build that died; the next build removes it.
 //!
-//! Other users may write to `$TMPDIR`. What they put there under these names is passed
-//! over: directories count only when they belong to the user, and nothing is opened through
-//! a link.
+//! Other users may write to `$TMPDIR`. Files that they create there under these names are ignored:
+//! a directory counts only if it belongs to the user, and nothing is opened through a link.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -33,15 +32,15 @@ use crate::{
 
 const PREFIX: &str = "vbuild-run-";
 const LOCK: &str = "lock";
-/// Marks a directory that the user wanted to keep.
+/// The name of the file that marks a directory that the user wanted to keep.
 const KEPT: &str = "kept";
-/// Attempts at an unused name.
+/// Maximum number of attempts to find an unused name.
 const NAMES_TRIED: u32 = 1000;
-/// What is the user's alone.
+/// The mode of directories, which only the user can access.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// The directory of a build. Removed when dropped, unless kept.
+/// The directory of a build. It is removed when dropped, unless it is kept.
 #[derive(Debug)]
 pub struct BuildDir {
     path: PathBuf,
@@ -51,10 +50,10 @@ pub struct BuildDir {
 }
 
 impl BuildDir {
-    /// Makes the directory of a run.
+    /// Creates the directory of a run.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// Fails if the directory cannot be created.
     pub fn of(settings: &Settings) -> Result<Self, CommandError> {
         Self::new(&settings.cache_dir).map_err(|error| {
             let hint = error.hint();
@@ -65,11 +64,11 @@ impl BuildDir {
         })
     }
 
-    /// Makes a directory below `$TMPDIR`, or below `cache_dir` when that is
-    /// not set, and removes those of builds that died.
+    /// Creates a directory below `$TMPDIR`, or below `cache_dir` if that is not set, and removes
+    /// those of builds that died.
     ///
     /// # Errors
-    /// When the directory cannot be made, or would not be the user's alone.
+    /// Fails if the directory cannot be created, or would not be private to the user.
     fn new(cache_dir: &Path) -> Result<Self, Error> {
         let shared = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
         Self::below(shared.as_deref(), cache_dir)
@@ -80,7 +79,7 @@ impl BuildDir {
             Some(shared) => {
                 fs::create_dir_all(shared).map_err(|source| failed("make", shared, source))?;
                 let shared = Dir::open(shared)?;
-                // Where earlier versions made them.
+                // Earlier versions created build directories here.
                 remove_dead(&shared);
                 own(&shared)?
             }
@@ -110,7 +109,7 @@ impl BuildDir {
         &self.path
     }
 
-    /// Leaves the directory when this is dropped.
+    /// Keeps the directory when this value is dropped.
     pub(crate) fn keep(&mut self) {
         self.keep = true;
     }
@@ -126,7 +125,7 @@ impl Drop for BuildDir {
             let kept = self.name().join(KEPT);
             let _ = self.base.open_or_create(&kept, FILE_MODE);
         } else {
-            // What cannot be removed now is removed by the next build.
+            // The next build removes what cannot be removed now.
             let _ = self.base.remove_tree(self.name());
         }
     }
@@ -136,8 +135,8 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Io { action, path: path.to_owned(), source }
 }
 
-/// The user's own directory in a shared one: `vbuild-UID`, or that with a random end
-/// where another user has taken the name.
+/// Opens or creates the user's own directory in a shared one: `vbuild-UID`, or that name with a
+/// random end if another user has taken it.
 fn own(shared: &Dir) -> Result<Dir, Error> {
     let name = format!("vbuild-{}", geteuid());
     let with_end = format!("{name}-");
@@ -159,8 +158,8 @@ fn own(shared: &Dir) -> Result<Dir, Error> {
     }
 }
 
-/// Removes directories of builds that died. A directory that was made but not
-/// yet locked by its living owner is recognised by its process id.
+/// Removes the directories of builds that died. A directory that was created but not yet locked by
+/// its living owner is recognised by its process id.
 fn remove_dead(base: &Dir) {
     for name in base.names().unwrap_or_default() {
         let Some(owner) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
@@ -180,7 +179,7 @@ fn remove_dead(base: &Dir) {
         if alive || has(KEPT) {
             continue;
         }
-        // It is taken until the directory is gone, so that no other process begins to use it.
+        // The lock is held until the directory is gone, so that no other process begins to use it.
         let lock = match directory.open_to_write(Path::new(LOCK)) {
             Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => Some(lock),

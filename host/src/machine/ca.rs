@@ -1,5 +1,5 @@
-//! The certificates that guests trust beside their own, for networks whose
-//! proxy intercepts TLS and signs with its own certificate.
+//! The certificates that guests trust in addition to their own, for networks whose proxy intercepts
+//! TLS and signs with its own certificate.
 
 use std::{io, path::PathBuf};
 
@@ -8,7 +8,7 @@ use crate::{
     settings::{CaSource, Settings},
 };
 
-/// Trust stores of distributions, in the order in which they are tried.
+/// The trust stores of distributions, in the order in which they are tried.
 const HOST_STORES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -16,22 +16,22 @@ const HOST_STORES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Why certificates cannot be used.
+/// The reason why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CaError {
     /// The file cannot be read.
     #[error("cannot read the certificates {}", path.display())]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The file holds none.
+    /// The file contains no certificate.
     #[error("{} holds no PEM certificate", .0.display())]
     Empty(PathBuf),
-    /// The host has no trust store where one is expected.
+    /// The host has no trust store in any of the usual places.
     #[error("this host has no trust store: looked for {}", HOST_STORES.join(", "))]
     NoHostStore,
 }
@@ -42,18 +42,18 @@ impl From<CaError> for CommandError {
     }
 }
 
-/// The certificates of the settings as PEM, if they name any.
+/// Reads the certificates of the settings as PEM, if they name any.
 ///
 /// # Errors
-/// When they cannot be read.
+/// Fails if the certificates cannot be read.
 pub(crate) fn certificates(settings: &Settings) -> Result<Option<Vec<u8>>, CaError> {
     settings.ca_bundle.as_ref().map(load).transpose()
 }
 
-/// The file that a source means.
+/// Returns the file that a source stands for.
 ///
 /// # Errors
-/// When the host has no trust store.
+/// Fails if the host has no trust store.
 pub(crate) fn file(source: &CaSource) -> Result<PathBuf, CaError> {
     match source {
         CaSource::File(path) => Ok(path.clone()),
@@ -66,10 +66,10 @@ pub(crate) fn file(source: &CaSource) -> Result<PathBuf, CaError> {
     }
 }
 
-/// The certificates as PEM.
+/// Reads the certificates of a source as PEM.
 ///
 /// # Errors
-/// When the file cannot be read or holds none.
+/// Fails if the file cannot be read or contains no certificate.
 pub(crate) fn load(source: &CaSource) -> Result<Vec<u8>, CaError> {
     let path = file(source)?;
     let bytes =

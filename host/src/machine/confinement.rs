@@ -1,5 +1,5 @@
-//! What confines the processes that a guest can attack: reported as events, and
-//! demanded by `--require-confinement`.
+//! The confinement of the processes that a guest can attack: reported as events, and demanded by
+//! `--require-confinement`.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,15 +12,15 @@ use machine::{Backend, Machine, MachineError, MachineSpec};
 
 use crate::error::{CommandError, Kind};
 
-/// The program of this process, whatever has become of its file.
+/// The path of this process's program, which stays valid if its file is replaced or removed.
 pub(crate) const SELF: &str = "/proc/self/exe";
 
-/// What to do about a layer that is missing.
+/// The hint on what to do about a missing layer.
 pub(crate) const REMEDY: &str = "a kernel of 5.13 or newer with landlock among its security modules (the \
                       boot option `lsm=`) grants all layers; without --require-confinement the \
                       other layers are held to be enough";
 
-/// A backend that reports once for each kind of process what confines it.
+/// A backend that reports each different confinement of its processes once.
 pub(crate) struct Telling {
     backend: std::sync::Arc<dyn Backend>,
     observer: SharedObserver,
@@ -66,8 +66,8 @@ impl Backend for Telling {
         let machine = self.backend.start(spec).await?;
         let held = machine.confinement();
         held.iter().for_each(|held| self.tell(held));
-        // Asked before as well, of a process that confined itself only for that; this is
-        // the machine itself. Dropping it ends it.
+        // `of_machines` has checked processes that were started only for that; this checks the
+        // machine itself. Dropping the machine ends it.
         match held.iter().find(|held| !held.lacks().is_empty()) {
             Some(less) if self.require => Err(MachineError::Unavailable {
                 what: format!("every layer of the confinement of {}", less.process),
@@ -91,11 +91,11 @@ fn event(held: &Confinement) -> Event {
     }
 }
 
-/// What confines a machine's processes here, asked of some that are started for that;
-/// `program` becomes them, this very program when it is not said.
+/// Checks the confinement of a machine's processes on this host, with processes that are started
+/// only for that. They run `program`, or the current program if it is `None`.
 ///
 /// # Errors
-/// When a layer is missing, or the process does not start.
+/// Fails if a layer is missing, or a process does not start.
 pub(crate) async fn of_machines(program: Option<PathBuf>) -> Result<(), CommandError> {
     let asking = move || microvm::confinement(program.as_deref().unwrap_or(Path::new(SELF)));
     let asked = tokio::task::spawn_blocking(asking).await;
@@ -106,10 +106,10 @@ pub(crate) async fn of_machines(program: Option<PathBuf>) -> Result<(), CommandE
     demand(&held)
 }
 
-/// The demand of `--require-confinement`.
+/// Checks that no layer is missing, as `--require-confinement` demands.
 ///
 /// # Errors
-/// When a layer is missing.
+/// Fails if a layer is missing.
 pub(crate) fn demand(held: &[Confinement]) -> Result<(), CommandError> {
     let less = held.iter().find(|held| !held.lacks().is_empty());
     less.map_or(Ok(()), |less| {

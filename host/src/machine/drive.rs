@@ -1,9 +1,9 @@
-//! The user's helper drive, before any machine sees it: it exists, its format is what
-//! the user said, it looks like a disk, and no other process uses it.
+//! Checks of the user's helper drive before a machine sees it: it exists, has the format that the
+//! user named, looks like a disk, and is not used by another process.
 //!
-//! A guest can write anything over its drive, also the header of a format that names
-//! other files of the host. So the content never chooses the format: without
-//! `--drive-format` a drive is raw, and one that claims to be something else is refused.
+//! A guest can write anything to its drive, including the header of a format that names other files
+//! of the host. The content therefore never decides the format: without `--drive-format` a drive is
+//! raw, and one that begins like a file of another format is refused.
 
 use std::{
     fs::{File, OpenOptions},
@@ -21,47 +21,47 @@ use crate::{
     settings::Settings,
 };
 
-/// A drive smaller than this holds no filesystem worth mounting.
+/// Minimum size of a drive in bytes; a smaller one has no room for a useful filesystem.
 const DRIVE_MIN_BYTES: u64 = 64 * 1024;
 
-/// Why a drive cannot be used.
+/// The reason why a drive cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DriveError {
-    /// It cannot be opened.
+    /// The drive cannot be opened.
     #[error("cannot open the drive {}", path.display())]
     Open {
-        /// The file.
+        /// The path of the drive.
         path: PathBuf,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It is no disk image.
+    /// The file is not a disk image.
     #[error("{} is no disk image: {reason}", path.display())]
     NoDisk {
-        /// The file.
+        /// The path of the drive.
         path: PathBuf,
         /// The reason why it is not a disk image.
         reason: String,
     },
-    /// Its content claims a format, and the user named none.
+    /// The content begins like a file of another format, and the user named no format.
     #[error(
         "the drive {} begins as a {} file does, but without --drive-format a drive is raw",
         path.display(), claimed.name()
     )]
     Claims {
-        /// The file.
+        /// The path of the drive.
         path: PathBuf,
-        /// The format that the content claims.
+        /// The format that the content claims to have.
         claimed: Magic,
     },
-    /// The user calls it qcow2, but its header is not valid or has a refused feature, such
+    /// The user named the format qcow2, but the header is not valid or has a refused feature, such
     /// as a backing file.
     #[error("the drive {} cannot be used as qcow2", path.display())]
     Header {
-        /// The file.
+        /// The path of the drive.
         path: PathBuf,
-        /// What is wrong with the header.
+        /// The error in the header.
         #[source]
         source: io::Error,
     },
@@ -71,7 +71,7 @@ pub(crate) enum DriveError {
 }
 
 impl DriveError {
-    /// What the user can do.
+    /// Returns a hint on what the user can do.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {
@@ -94,10 +94,10 @@ impl DriveError {
     }
 }
 
-/// A drive that is held for this process until dropped.
+/// A helper drive that is locked for this process until it is dropped.
 #[derive(Debug)]
 pub(crate) struct HeldDrive {
-    /// The file.
+    /// The canonical path of the drive.
     pub(crate) path: PathBuf,
     /// The format of the drive.
     pub(crate) format: DriveFormat,
@@ -112,20 +112,20 @@ impl From<DriveError> for CommandError {
 }
 
 impl HeldDrive {
-    /// Takes the drive of the settings, if they name one.
+    /// Checks and locks the drive of the settings, if they name one.
     ///
     /// # Errors
-    /// When it cannot be used.
+    /// Fails if the drive cannot be used.
     pub(crate) fn of(settings: &Settings) -> Result<Option<Self>, DriveError> {
         let Some(path) = &settings.drive else { return Ok(None) };
         hold(path, settings.drive_format).map(Some)
     }
 }
 
-/// Checks a drive and takes it. Without a format it is raw.
+/// Checks a drive and locks it. Without a format, the drive is raw.
 ///
 /// # Errors
-/// When it cannot be used, with the reason.
+/// Fails if the drive cannot be used, with the reason.
 pub(crate) fn hold(path: &Path, format: Option<DriveFormat>) -> Result<HeldDrive, DriveError> {
     let (file, format) = checked(path, format)?;
     let open = |source| DriveError::Open { path: path.to_owned(), source };
@@ -135,10 +135,10 @@ pub(crate) fn hold(path: &Path, format: Option<DriveFormat>) -> Result<HeldDrive
     Ok(HeldDrive { path, format, _lock: lock })
 }
 
-/// Checks a drive without taking it: another build may have it now.
+/// Checks a drive without locking it: another build may be using it.
 ///
 /// # Errors
-/// When it cannot be used, with the reason.
+/// Fails if the drive cannot be used, with the reason.
 pub(crate) fn check(path: &Path, format: Option<DriveFormat>) -> Result<(), DriveError> {
     checked(path, format).map(drop)
 }
@@ -147,7 +147,7 @@ fn checked(path: &Path, format: Option<DriveFormat>) -> Result<(File, DriveForma
     let open = |source| DriveError::Open { path: path.to_owned(), source };
     let no_disk =
         |reason: &str| DriveError::NoDisk { path: path.to_owned(), reason: reason.to_owned() };
-    // O_NONBLOCK so that a pipe or a terminal in the place of a file is no wait.
+    // With O_NONBLOCK, opening does not wait if there is a pipe or a terminal instead of a file.
     let nonblocking = OFlag::O_NONBLOCK.bits();
     let metadata = std::fs::metadata(path).map_err(open)?;
     if !metadata.is_file() && !metadata.file_type().is_block_device() {

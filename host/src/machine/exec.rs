@@ -1,4 +1,4 @@
-//! One command in a fresh appliance, its output and exit status passed through.
+//! Runs one command in a fresh appliance, and passes its output and exit status through.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,15 +14,15 @@ use crate::{
     settings::Settings,
 };
 
-/// How long the machine may take to shut down after the command.
+/// Time limit for the shutdown of the machine after the command.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
-/// Where the helper drive is, as in a build.
+/// The directory on which the helper drive is mounted, as in a build.
 const HELPER: &str = "/helper";
 
-/// Runs a command; gives the exit status to pass on.
+/// Runs a command in a machine, and returns the exit status to pass on.
 ///
 /// # Errors
-/// When vbuild itself fails; a command that fails is no error.
+/// Fails if vbuild itself fails; a command that fails is not an error.
 pub(crate) async fn exec(
     settings: &Settings,
     argv: &[String],
@@ -68,7 +68,7 @@ pub(crate) async fn exec(
         outcome = run(&session, held.is_some(), network.is_some(), certificates.as_deref(), argv) => outcome,
         Ok(_) = cancel.wait_for(|stop| *stop) => Err(stopped()),
     };
-    // Without a drive nothing in the guest is worth flushing.
+    // Without a drive, the guest has nothing that is worth flushing.
     let down = tokio::time::timeout(SHUTDOWN_GRACE, session.shutdown(held.is_some())).await;
     let status = outcome?;
     match down {

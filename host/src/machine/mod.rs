@@ -1,5 +1,5 @@
-//! What a machine needs of this host: a backend, an appliance with its agent, a network, a
-//! helper drive, certificates, a directory; and what runs in one beside builds.
+//! What a machine needs from the host: a backend, an appliance with its agent, a network, a helper
+//! drive, certificates and a directory. Also what runs in a machine apart from builds.
 
 mod agent;
 pub(crate) mod appliance;

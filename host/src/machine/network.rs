@@ -1,4 +1,4 @@
-//! The guest's way out, for one run: the egress service behind a vsock port.
+//! The guest's network for one run: the egress service behind a vsock port.
 
 use std::{os::unix::net::UnixStream, sync::Arc};
 
@@ -21,12 +21,12 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// The network that the settings allow; `None` when they allow none. What was
-    /// fetched goes to `connections` too.
+    /// Creates the network that the settings allow; `None` if they allow none. Finished connections
+    /// are also added to `connections`.
     ///
     /// # Errors
-    /// When an allowed host cannot be understood, or the environment names a proxy that
-    /// cannot be used.
+    /// Fails if an allowed host cannot be parsed, or the environment names a proxy that cannot be
+    /// used.
     pub(crate) fn new(
         settings: &Settings,
         ctx: &RunContext,
@@ -45,10 +45,10 @@ impl Network {
         Self::with_policy(policy(settings)?, Arc::new(on_record)).map(Some)
     }
 
-    /// The network that a policy allows.
+    /// Creates the network that a policy allows.
     ///
     /// # Errors
-    /// When the environment names a proxy that cannot be used.
+    /// Fails if the environment names a proxy that cannot be used.
     pub(crate) fn with_policy(policy: Policy, on_record: OnRecord) -> Result<Self, CommandError> {
         let egress = Egress::new(policy, on_record)?;
         Ok(Self { egress: Arc::new(egress), handle: Handle::current() })
@@ -66,15 +66,15 @@ impl Network {
 }
 
 impl engine::Network for Network {
-    /// One port leads to the egress service, every other one nowhere.
+    /// Connects one port to the egress service, and refuses all others.
     fn on_guest_connect(&self) -> OnGuestConnect {
         let network = self.clone();
         Arc::new(move |connect| {
             if connect.port != wire::EGRESS_PORT {
                 return ConnectDecision::Refuse;
             }
-            // Each stream is a descriptor of this process: a guest that opens more than
-            // can be served gets no further ones.
+            // Each stream is a descriptor of this process, so a guest that opens more than can be
+            // served is refused further ones.
             if !network.egress.has_room() {
                 return ConnectDecision::Refuse;
             }
@@ -91,7 +91,7 @@ impl engine::Network for Network {
     }
 }
 
-/// Whether the network that the settings want can be had, before anything is made for it.
+/// Checks that the network of the settings can be created, before anything is made for it.
 pub(crate) fn check(settings: &Settings) -> Result<(), CommandError> {
     if settings.network {
         policy(settings)?;
@@ -105,10 +105,10 @@ fn policy(settings: &Settings) -> Result<Policy, CommandError> {
     rules(allow_hosts, *allow_private, *proxy_resolves)
 }
 
-/// The policy of rules as they are written on the command line.
+/// Creates the policy for rules as they are written on the command line.
 ///
 /// # Errors
-/// When an allowed host cannot be understood.
+/// Fails if an allowed host cannot be parsed.
 pub(crate) fn rules(
     allow_hosts: &[String],
     allow_private: bool,
@@ -119,7 +119,7 @@ pub(crate) fn rules(
     Ok(policy.with_proxy_resolves(proxy_resolves))
 }
 
-/// The event that reports a connection.
+/// Returns the event that reports a connection.
 pub(crate) fn connection_event(record: &egress::Record) -> Event {
     Event::Connection {
         host: record.host.clone(),
@@ -130,7 +130,7 @@ pub(crate) fn connection_event(record: &egress::Record) -> Event {
     }
 }
 
-/// What the store keeps of a connection.
+/// Returns what the store keeps of a connection.
 fn connection(record: &egress::Record) -> store::Connection {
     let fetched = record.http.iter().map(|exchange| store::Fetched {
         path: exchange.path.as_str().into(),

@@ -1,6 +1,5 @@
-//! The user's terminal joined to a process in the guest: raw mode, the size of
-//! the window, every key. Used by `exec`, by shells into a build, and by whatever
-//! else stops a build for the user.
+//! The user's terminal joined to a process in the guest, with raw mode, the size of the window and
+//! every key. It is used by commands that run a process in the guest, and by shells in a build.
 
 use std::{
     collections::BTreeMap,
@@ -22,18 +21,18 @@ use wire::{Channel, ExitStatus, TerminalSize};
 
 use crate::error::{CommandError, Kind};
 
-/// Input is read in pieces of this size.
+/// Size of the input buffer in bytes.
 const INPUT_BYTES: usize = 16 * 1024;
-/// Of terminals that do not know their size.
+/// The size of terminals that do not report one.
 const SIZE_DEFAULT: TerminalSize = TerminalSize { rows: 24, columns: 80 };
-/// How often the reader of the terminal looks whether it is still wanted, in
-/// milliseconds.
+/// Interval in milliseconds at which the reader of the terminal checks whether the process has
+/// ended.
 const LOOK_MS: u16 = 100;
 
-/// Errors of a joined process.
+/// An error of a joined process.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ShellError {
-    /// The guest, or the way to it, failed.
+    /// The guest, or the connection to it, failed.
     #[error(transparent)]
     Session(#[from] SessionError),
     /// The output could not be passed on.
@@ -50,11 +49,11 @@ impl From<ShellError> for CommandError {
     }
 }
 
-/// Runs a process with this terminal, or these pipes, as its own; gives how it
-/// ended. With a terminal on both sides it gets a terminal.
+/// Runs a process that is joined to this terminal, or to these pipes, and returns how it ended. If
+/// standard input and output are a terminal, the process gets a terminal, too.
 ///
 /// # Errors
-/// When the guest fails or the output cannot be written.
+/// Fails if the guest fails or the output cannot be written.
 pub(crate) async fn join(command: Command) -> Result<ExitStatus, ShellError> {
     let raw = is_interactive().then(RawTerminal::enter).flatten();
     let command = match &raw {
@@ -82,7 +81,7 @@ pub(crate) async fn join(command: Command) -> Result<ExitStatus, ShellError> {
     }
 }
 
-/// The exit status that a shell gives a process which ended in this way.
+/// Returns the exit status that a shell reports for a process that ended in this way.
 pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     match status {
         ExitStatus::Code(code) => u8::try_from(code).unwrap_or(1),
@@ -91,12 +90,12 @@ pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     }
 }
 
-/// Whether standard input and output are a terminal.
+/// Whether standard input and standard output are terminals.
 pub(crate) fn is_interactive() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-/// The environment of what a user runs in the guest by hand.
+/// Returns the environment of commands that a user runs in the guest by hand.
 pub(crate) fn environment() -> Vec<(String, String)> {
     let mut env: BTreeMap<&str, String> = BTreeMap::from([
         ("PATH", plan::PROGRAM_PATH.to_owned()),
@@ -115,7 +114,7 @@ fn write(mut to: impl Write, bytes: &[u8]) -> Result<(), ShellError> {
     to.write_all(bytes).and_then(|()| to.flush()).map_err(ShellError::Output)
 }
 
-/// Set when it goes away: the process has ended.
+/// A flag that is set when this value is dropped: the process has ended.
 #[derive(Default)]
 struct Ended(Arc<AtomicBool>);
 
@@ -125,8 +124,8 @@ impl Drop for Ended {
     }
 }
 
-/// Passes standard input on until its end, or until the process has ended: what
-/// is typed after that is not for this process.
+/// Passes standard input on until its end, or until the process has ended: later input is not for
+/// this process.
 fn feed(handle: &tokio::runtime::Handle, input: &ChildInput, ends: bool, ended: &AtomicBool) {
     let mut stdin = std::io::stdin();
     let mut buffer = vec![0; INPUT_BYTES];
@@ -154,7 +153,7 @@ fn feed(handle: &tokio::runtime::Handle, input: &ChildInput, ends: bool, ended: 
     }
 }
 
-/// Tells the guest when the terminal changes its size.
+/// Reports changes of the terminal's size to the guest.
 async fn follow_size(control: ChildControl) {
     let kind = tokio::signal::unix::SignalKind::window_change();
     let Ok(mut changes) = tokio::signal::unix::signal(kind) else { return };
@@ -167,14 +166,14 @@ async fn follow_size(control: ChildControl) {
     }
 }
 
-/// The size of the user's terminal.
+/// Returns the size of the user's terminal, if it reports one.
 fn terminal_size() -> Option<TerminalSize> {
     let (terminal_size::Width(columns), terminal_size::Height(rows)) =
         terminal_size::terminal_size()?;
     Some(TerminalSize { rows, columns })
 }
 
-/// The terminal in raw mode for as long as this lives.
+/// The terminal in raw mode, which ends when this value is dropped.
 struct RawTerminal(Termios);
 
 impl RawTerminal {
@@ -194,26 +193,27 @@ impl Drop for RawTerminal {
     }
 }
 
-/// A shell in the tools root, told where the image is.
+/// A hook that opens a shell in the tools root, with the path of the image in its environment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shell {
     retry: Arc<AtomicBool>,
-    /// What runs instead of asking the user what to do.
+    /// The command that runs instead of an interactive shell and the question what to do next.
     command: Option<String>,
 }
 
 impl Shell {
-    /// One that runs a command, as bash reads it, where another would be interactive.
+    /// Creates a hook that runs `command` with bash; without one, it opens an interactive shell.
     pub(crate) fn running(command: Option<String>) -> Self {
         Self { command, ..Self::default() }
     }
 
-    /// A shell after this number of stages, with which the build ends.
+    /// Returns a pause with a shell after this number of stages; the build ends with it.
     pub(crate) fn after(stages: usize) -> Pause {
         Self::default().visit(Some(stages), Vec::new(), false)
     }
 
-    /// A shell that opens after a number of stages, before some stages, or after a failure.
+    /// Returns a pause with this shell after a number of stages, before some stages, or after a
+    /// failure.
     pub(crate) fn visit(
         &self,
         after: Option<usize>,
@@ -223,12 +223,12 @@ impl Shell {
         Pause { hook: Arc::new(self.clone()), after, before, on_failure, from: None }
     }
 
-    /// Whether the user wants to try again.
+    /// Whether the user wants to try the build again.
     pub(crate) fn wants_retry(&self) -> bool {
         self.retry.load(Ordering::Relaxed)
     }
 
-    /// What is typed: `r` or `s`; the end of the input means to stop.
+    /// Asks what to do: the user types `r` or `s`; the end of the input means to stop.
     fn ask(&self) {
         let mut answer = String::new();
         while is_interactive() {
@@ -276,7 +276,7 @@ impl PauseHook for Shell {
         }
         if place.failed && self.command.is_none() {
             let shell = self.clone();
-            // It waits for the user.
+            // `ask` blocks while it waits for the user.
             let _ = tokio::task::spawn_blocking(move || shell.ask()).await;
         }
     }

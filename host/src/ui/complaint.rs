@@ -1,4 +1,4 @@
-//! An error as it is shown.
+//! An error in the form in which it is shown.
 
 use std::path::PathBuf;
 
@@ -7,25 +7,25 @@ use checked::{Paragraph, Printable};
 use super::failure::Failure;
 use crate::error::CommandError;
 
-/// An error with everything that is known about it.
+/// An error with all details that are shown with it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Complaint {
     /// The error and its causes, outermost first.
     pub(crate) chain: Vec<Paragraph>,
     /// The script that failed or was running.
     pub(crate) failure: Option<Failure>,
-    /// What a tool of vbuild's own wrote before it failed.
+    /// The output of a failed tool of vbuild's own.
     pub(crate) tool_output: Vec<Printable>,
-    /// What the user can do.
+    /// The hints on what the user can do.
     pub(crate) hints: Vec<Paragraph>,
-    /// Where the whole log is.
+    /// The path of the whole log.
     pub(crate) log: Option<PathBuf>,
     /// The exit status that vbuild ends with.
     pub(crate) exit_status: u8,
 }
 
 impl Complaint {
-    /// Of an error, without what was going on around it.
+    /// Creates the complaint about an error, without a script and a log.
     pub(crate) fn of(error: &CommandError) -> Self {
         let output = error.tool_output().unwrap_or_default();
         Self {
@@ -38,8 +38,8 @@ impl Complaint {
         }
     }
 
-    /// As people read it: the error, then indented what is known about it. Nothing in it
-    /// steers a terminal, whoever wrote it.
+    /// Returns the lines for the user: the error, then its details, indented. They contain nothing
+    /// that controls a terminal, whatever their source.
     pub(crate) fn lines(&self) -> Vec<Printable> {
         let mut lines: Vec<Printable> = Vec::new();
         for (index, text) in self.chain.iter().enumerate() {

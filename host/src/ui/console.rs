@@ -1,4 +1,4 @@
-//! The standard streams, for verbs whose answer is text.
+//! The standard streams, for verbs that answer with text.
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
@@ -10,20 +10,19 @@ use super::{
 };
 use crate::error::{CommandError, Kind};
 
-/// What is known about the standard streams.
+/// The properties of the standard streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Console {
     /// Whether standard output is a terminal.
     pub(crate) stdout_is_terminal: bool,
     /// Whether standard error is a terminal.
     pub(crate) stderr_is_terminal: bool,
-    /// Whether a terminal may be coloured: unless `NO_COLOR` is set or it is
-    /// `TERM=dumb`.
+    /// Whether terminals may be coloured: `NO_COLOR` is not set, and `TERM` is not `dumb`.
     pub(crate) colours: bool,
 }
 
 impl Console {
-    /// Looks at the streams of this process and at its environment.
+    /// Determines the properties of this process's streams, and reads its environment.
     pub(crate) fn of_process() -> Self {
         let stdout_is_terminal = std::io::stdout().is_terminal();
         let stderr_is_terminal = std::io::stderr().is_terminal();
@@ -32,17 +31,17 @@ impl Console {
         Self { stdout_is_terminal, stderr_is_terminal, colours: !set("NO_COLOR") && !dumb }
     }
 
-    /// The streams of a build in which a shell may open: that needs the terminal
-    /// for itself, so nothing is drawn there.
+    /// Returns the streams of a build in which a shell may open. The shell needs the terminal for
+    /// itself, so no live view is drawn there.
     pub(crate) fn shared_with_shell(self, shell: bool) -> Self {
         Self { stderr_is_terminal: self.stderr_is_terminal && !shell, ..self }
     }
 
-    /// Writes text to standard output, without anything in its lines that would steer a
-    /// terminal. A reader that has gone away, such as `head`, is no failure.
+    /// Writes text to standard output, without characters that would control a terminal. A reader
+    /// that has closed the pipe, such as `head`, is not an error.
     ///
     /// # Errors
-    /// When the text cannot be written: an answer that was not delivered is a failure.
+    /// Fails if the text cannot be written: an answer that was not delivered is a failure.
     pub(crate) fn print(&self, text: &str) -> Result<(), CommandError> {
         let mut clean = Paragraph::from(text).to_string();
         if text.ends_with('\n') {
@@ -51,7 +50,7 @@ impl Console {
         self.print_own(&clean)
     }
 
-    /// Writes a text of vbuild itself to standard output as it is: help, completions.
+    /// Writes vbuild's own text, such as help and completions, to standard output unchanged.
     pub(crate) fn print_own(&self, text: &str) -> Result<(), CommandError> {
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -68,7 +67,7 @@ impl Console {
         let _ = writeln!(std::io::stderr().lock(), "vbuild: warning: {warning}");
     }
 
-    /// Writes JSON to standard output; what would steer a terminal is escaped.
+    /// Writes JSON to standard output, with escapes for characters that would control a terminal.
     pub(crate) fn print_json(&self, json: &str) -> Result<(), CommandError> {
         self.print_own(&printable_json(json))
     }

@@ -1,5 +1,4 @@
-//! What is shown about a failed script: which, where from, how it ended, and its
-//! last lines.
+//! The details of a failed script: its name and origin, how it ended, and its last lines.
 
 use std::collections::VecDeque;
 
@@ -7,33 +6,33 @@ use checked::Printable;
 use engine::events::Event;
 use wire::ExitStatus;
 
-/// Lines of output that a failure shows; enough for a Python traceback or the
-/// end of an apt run, few enough to fit a terminal.
+/// Number of output lines that a failure shows: enough for a Python traceback or the end of an apt
+/// run, few enough to fit a terminal.
 const TAIL_LINES: usize = 20;
 
-/// Refused connections that a failure shows; scripts try the same ones again and again.
+/// Maximum number of refused connections that a failure shows; scripts retry the same ones often.
 const REFUSED_MAX: usize = 5;
 
-/// A script that failed, or that ran when something else did.
+/// A script that failed, or that was running when something else failed.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Failure {
-    /// The phase in which it ran.
+    /// The phase in which the script ran.
     pub(crate) phase: String,
     /// The name of the script.
     pub(crate) script: String,
-    /// The element that it came from.
+    /// The element that the script came from.
     pub(crate) origin: Option<String>,
-    /// Where it ran, for people.
+    /// The place where the script ran, in words for the user.
     pub(crate) place: &'static str,
-    /// How it ended; `None` when it was still running.
+    /// How the script ended; `None` if it was still running.
     pub(crate) status: Option<ExitStatus>,
-    /// Connections of it that were refused: each host once, with the reason.
+    /// The refused connections of the script: each target once, with the reason.
     pub(crate) refused: Vec<Printable>,
     /// The last lines of the script's output.
     pub(crate) tail: Vec<Printable>,
 }
 
-/// Words for how a command ended.
+/// Describes how a command ended.
 pub(crate) fn status_words(status: ExitStatus) -> String {
     match status {
         ExitStatus::Code(code) => format!("exit status {code}"),
@@ -45,7 +44,7 @@ pub(crate) fn status_words(status: ExitStatus) -> String {
     }
 }
 
-/// A host that was asked for, in words; port 0 means that only its name was.
+/// Formats the host and port that a guest asked for. With port 0, it asked only for the name.
 pub(crate) fn host_and_port(host: &str, port: u16) -> String {
     let host = Printable::message(host);
     if port == 0 { host.into() } else { format!("{host}:{port}") }
@@ -59,7 +58,7 @@ impl Failure {
         }
     }
 
-    /// The block below an error's message, without its indentation.
+    /// Returns the lines below an error's message, without their indentation.
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("script:  {}/{}", self.phase, self.script)];
         if let Some(origin) = &self.origin {
@@ -78,7 +77,7 @@ impl Failure {
     }
 }
 
-/// Watches events for the script that a failure will be about.
+/// A watcher of events that finds the script that a failure is about.
 #[derive(Debug, Default)]
 pub(crate) struct FailureWatch {
     current: Option<Failure>,
@@ -86,7 +85,7 @@ pub(crate) struct FailureWatch {
 }
 
 impl FailureWatch {
-    /// Takes one event.
+    /// Processes one event.
     pub(crate) fn event(&mut self, event: &Event) {
         if self.current.as_ref().is_some_and(|script| script.status.is_some()) {
             return;
@@ -128,7 +127,7 @@ impl FailureWatch {
         }
     }
 
-    /// The script that failed or is running, if there is one.
+    /// Returns the script that failed or is running, if there is one.
     pub(crate) fn failure(&self) -> Option<Failure> {
         let tail = self.tail.iter().cloned().collect();
         self.current.clone().map(|script| Failure { tail, ..script })

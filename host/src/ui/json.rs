@@ -1,9 +1,9 @@
 //! JSON lines for programs: `--machine-readable=CHANNEL`.
 //!
-//! Every line has what virt-dib's had: `message`, `timestamp` and `type`, which
-//! is `message`, `info`, `warning` or `error`. Lines that virt-dib did not have
-//! are of type `progress` or `output`. A line that stands for an event of the
-//! build has its name under `event` and its facts under keys of their own.
+//! Every line has the keys of virt-dib's lines: `message`, `timestamp` and `type`, which is
+//! `message`, `info`, `warning` or `error`. Lines that virt-dib did not have are of type `progress`
+//! or `output`. A line for an event of the build, other than a remark, a warning or a line of
+//! output, has the event's name under `event` and its data under further keys.
 
 use std::io::Write;
 
@@ -18,7 +18,7 @@ use super::{
     words::{self, Weight},
 };
 
-/// Writes JSON lines to a stream.
+/// A renderer that writes JSON lines to a stream.
 #[derive(Debug)]
 pub(crate) struct Json<W> {
     /// The stream that the lines are written to.
@@ -36,7 +36,7 @@ impl<W: Write + Send> Json<W> {
         if let Value::Object(facts) = facts {
             line.extend(facts.into_iter().filter(|(_, value)| !value.is_null()));
         }
-        // A reader that has gone away is no reason to fail a build.
+        // A closed pipe is no reason to fail a build.
         let line = printable_json(&Value::Object(line).to_string());
         let _ = writeln!(self.out, "{line}").and_then(|()| self.out.flush());
     }

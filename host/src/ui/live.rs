@@ -1,5 +1,5 @@
-//! The live view on a terminal: what is done stays above as lines, what is being
-//! done is shown below and redrawn.
+//! The live view on a terminal: finished work stays above as lines, current work is shown below and
+//! redrawn.
 //!
 //! ```text
 //! [  14.2] root.d: 3 scripts, 2 min 07 s
@@ -22,10 +22,10 @@ use super::{
     words::{self, Weight},
 };
 
-/// How often the view is redrawn without news: often enough for the clock.
+/// Interval at which the view is redrawn if there are no events: short enough for the clock.
 const TICK: Duration = Duration::from_millis(250);
 
-/// The line of what runs, and the same line when nothing does.
+/// The templates for the line of the running script, and for the same line if nothing runs.
 const RUNNING: &str = "  {msg}  {elapsed}";
 const IDLE: &str = "{wide_msg}";
 
@@ -49,7 +49,7 @@ fn line_style(template: &str) -> ProgressStyle {
 }
 
 impl Live {
-    /// Draws on standard error.
+    /// Creates a view that draws on standard error.
     pub(crate) fn new(verbosity: Verbosity, palette: Palette) -> Self {
         Self::on(MultiProgress::new(), verbosity, palette)
     }
@@ -83,22 +83,22 @@ impl Live {
     }
 
     fn keep(&self, line: &str) {
-        // The terminal may have gone away; the build goes on.
+        // The terminal may be gone; the build continues.
         let _ = self.bars.println(line);
     }
 
-    /// Takes the moving part away; what is kept from now on is the end.
+    /// Removes the redrawn part; lines that are printed from now on are the last ones.
     fn stop(&self) {
         for bar in [&self.last, &self.script, &self.stage] {
             bar.finish_and_clear();
         }
     }
 
-    /// Writes a line behind the end of the moving part, as an ordinary line: the
-    /// view fills its lines up to the width, which copying would show.
+    /// Writes a line after the redrawn part is gone, as an ordinary line: the view pads its lines
+    /// to the width of the terminal, which would show when they are copied.
     fn last_words(&self, line: &str) {
         if !self.bars.is_hidden() {
-            // The terminal may have gone away; the exit status still tells.
+            // The terminal may be gone; the exit status still reports the outcome.
             let _ = writeln!(std::io::stderr(), "{line}");
         }
     }
@@ -110,7 +110,7 @@ impl Live {
         });
     }
 
-    /// Shows what runs now, with its own clock.
+    /// Shows the script or step that runs now, with its own clock.
     fn start_script(&self, name: &str) {
         self.script.set_style(line_style(RUNNING));
         self.script.set_message(String::from(Printable::message(name)));
@@ -197,7 +197,7 @@ impl Render for Live {
             (Weight::Warning, _) => {
                 self.keep(&self.palette.paint(Tone::Warning, &format!("warning: {line}")));
             }
-            // Stages are kept when they end; what they do shows below.
+            // Stages are printed when they end; until then, the redrawn part shows what they do.
             (Weight::Progress, Event::OutputWritten { .. } | Event::StageCached { .. })
             | (Weight::Detail | Weight::Trace | Weight::Closer, _) => {
                 let line = format!("[{:6.1}] {line}", at.elapsed.as_secs_f64());

@@ -1,6 +1,5 @@
-//! The log of a build: everything, each line with the time in UTC as
-//! diskimage-builder writes it, and the table of each phase that dib-run-parts
-//! prints.
+//! The complete log of a build. Each line has the time in UTC as in diskimage-builder's logs, and
+//! each phase ends with the table that dib-run-parts prints.
 
 use std::{io::Write, time::Duration};
 
@@ -12,28 +11,28 @@ use super::{
     words,
 };
 
-/// Writes the log to a stream.
+/// A renderer that writes the log to a stream.
 #[derive(Debug)]
 pub(crate) struct Log<W> {
     out: W,
-    /// The phase whose scripts are collected: a stage may run several.
+    /// The phase whose scripts are collected; a stage may run several phases.
     phase: String,
     scripts: Vec<(String, Duration)>,
 }
 
 impl<W: Write + Send> Log<W> {
-    /// A log without lines.
+    /// Creates a log without lines.
     pub(crate) fn new(out: W) -> Self {
         Self { out, phase: String::new(), scripts: Vec::new() }
     }
 
     fn line(&mut self, at: &Stamp, text: &str) {
-        // A full disk must not end a build that would otherwise succeed; the
-        // outputs will complain about it if they do not fit either.
+        // A full disk must not fail a build that would otherwise succeed. If the outputs do not fit
+        // either, writing them reports the error.
         let _ = writeln!(self.out, "{} | {text}", at.utc().log_stamp());
     }
 
-    /// One table for each phase, scripts in byte order.
+    /// Writes the table of the current phase, with the scripts in byte order.
     fn profile(&mut self, at: &Stamp) {
         let mut scripts = std::mem::take(&mut self.scripts);
         if scripts.is_empty() {
@@ -71,7 +70,7 @@ impl<W: Write + Send> Render for Log<W> {
             Event::StageFinished { .. } => self.profile(at),
             _ => {}
         }
-        // A process that is killed has no other moment to write what it holds back.
+        // A process that is killed has no other opportunity to flush its buffer.
         let _ = self.out.flush();
     }
 

@@ -1,5 +1,5 @@
-//! What the user sees. The build emits events; here are their renderers, and
-//! nothing else in vbuild writes to the terminal.
+//! The user interface. A build emits events, and this module contains their renderers. Apart from
+//! `machine::shell`, which joins processes to the terminal, nothing else in vbuild writes to it.
 //!
 //! ```text
 //! engine ──Event──► Ui ──► live view | plain lines      (one of them)

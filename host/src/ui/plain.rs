@@ -1,4 +1,4 @@
-//! Lines for pipes and files, in the form that virt-dib gave them:
+//! The plain view for pipes and files, in the format of virt-dib's lines:
 //! `[  12.3] Running: install.d/10-x`.
 
 use std::io::Write;
@@ -12,24 +12,23 @@ use super::{
     words::{self, Weight},
 };
 
-/// Writes progress to one stream and complaints to another.
+/// A renderer that writes progress to one stream, and warnings and errors to another.
 #[derive(Debug)]
 pub(crate) struct Plain<O, E> {
-    /// Progress and remarks.
+    /// The stream for progress and remarks.
     pub(crate) out: O,
-    /// Warnings and errors.
+    /// The stream for warnings and errors.
     pub(crate) err: E,
-    /// What is shown.
+    /// How much is shown.
     pub(crate) verbosity: Verbosity,
-    /// Its colours on `out`.
+    /// The colours of `out`.
     pub(crate) out_palette: Palette,
-    /// Its colours on `err`.
+    /// The colours of `err`.
     pub(crate) err_palette: Palette,
 }
 
 impl<O: Write + Send, E: Write + Send> Plain<O, E> {
-    // A reader that has gone away is no reason to fail a build, so errors of
-    // writing are dropped here and below.
+    // A closed pipe is no reason to fail a build, so write errors are ignored here and below.
     fn say(&mut self, tone: Option<Tone>, text: &str) {
         let text = match tone {
             Some(tone) => self.out_palette.paint(tone, text),

@@ -1,4 +1,4 @@
-//! What every renderer of events has in common.
+//! The trait of all renderers of events, and the types that they share.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,12 +10,12 @@ use super::{
     words::{DEBUG_DETAIL, DEBUG_TRACE, Weight},
 };
 
-/// When an event is rendered.
+/// The time at which an event is rendered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stamp {
-    /// Since vbuild started.
+    /// The time since the view of the run was opened.
     pub(crate) elapsed: Duration,
-    /// The clock on the wall.
+    /// The wall-clock time.
     pub(crate) wall: SystemTime,
 }
 
@@ -25,14 +25,14 @@ impl Stamp {
     }
 }
 
-/// What is shown.
+/// How much is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Verbosity {
-    /// Warnings and errors only.
+    /// Whether only warnings and errors are shown.
     pub(crate) quiet: bool,
-    /// The output of scripts, live.
+    /// Whether the output of scripts is shown while they run.
     pub(crate) output: bool,
-    /// Level of `--debug`.
+    /// The level of `--debug`.
     pub(crate) debug: u32,
     /// Whether messages are wrapped.
     pub(crate) wrap: bool,
@@ -51,12 +51,12 @@ impl Verbosity {
     }
 }
 
-/// One way of showing events.
+/// A way of showing events.
 pub(crate) trait Render: Send {
     /// Renders an event.
     fn event(&mut self, at: &Stamp, event: &Event);
-    /// The last lines of a build that ended well.
+    /// Renders the last lines of a build that succeeded.
     fn closing(&mut self, _at: &Stamp, _lines: &[String]) {}
-    /// The build failed.
+    /// Renders the error of a build that failed.
     fn failed(&mut self, at: &Stamp, complaint: &Complaint);
 }

@@ -1,10 +1,10 @@
-//! Words for terminals and logs: numbers made readable, lines wrapped and coloured.
+//! Text for terminals and logs: readable numbers, wrapped and coloured lines.
 
 use std::{fmt::Write as _, time::Duration};
 
-/// Columns at which messages are wrapped; virt-dib's.
+/// Number of columns at which messages are wrapped; the same as virt-dib's.
 const WRAP_COLUMNS: usize = 76;
-/// Wraps words at 76 columns; lines that follow are not indented.
+/// Wraps words at 76 columns; continuation lines are not indented.
 pub(crate) fn wrap(text: &str) -> String {
     let mut wrapped = String::with_capacity(text.len() + 8);
     let mut column = 0;
@@ -23,7 +23,7 @@ pub(crate) fn wrap(text: &str) -> String {
     wrapped
 }
 
-/// Bytes for people: `12 B`, `3.4 MiB`.
+/// Formats a number of bytes for users: `12 B`, `3.4 MiB`.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if count < 1024 {
@@ -38,7 +38,7 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
-/// A duration for people: `0.3 s`, `12.0 s`, `3 min 07 s`, `1 h 02 min`.
+/// Formats a duration for users: `0.3 s`, `12.0 s`, `3 min 07 s`, `1 h 02 min`.
 pub(crate) fn duration(length: Duration) -> String {
     let seconds = length.as_secs();
     match seconds {
@@ -48,7 +48,7 @@ pub(crate) fn duration(length: Duration) -> String {
     }
 }
 
-/// With its first letter large, as the beginning of a line.
+/// Returns the text with its first letter in upper case, for the beginning of a line.
 pub(crate) fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
     chars
@@ -56,19 +56,19 @@ pub(crate) fn capitalised(text: &str) -> String {
         .map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + chars.as_str())
 }
 
-/// `s` unless there is exactly one.
+/// Returns the ending of a noun: empty for a count of one, else `s`.
 pub(crate) fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// Colours, or their absence.
+/// The choice between coloured and plain text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Palette {
-    /// Whether to colour at all.
+    /// Whether colours are used.
     pub(crate) on: bool,
 }
 
-/// What a text is, which decides its colour.
+/// The kind of a text, which decides its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     /// Progress: green.
@@ -82,7 +82,7 @@ pub(crate) enum Tone {
 }
 
 impl Palette {
-    /// Colours a text.
+    /// Colours a text, if colours are used.
     pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
         if !self.on {
             return text.to_owned();

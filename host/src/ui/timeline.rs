@@ -1,4 +1,4 @@
-//! Where the time went: the slowest scripts of a build, for its last lines.
+//! The closing lines of a build, which show where the time went: its slowest scripts and steps.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use engine::events::{Event, StepKind};
 
 use super::text;
 
-/// Rows of the closing table; the rest is in the log.
+/// Maximum number of rows of the closing table; the log has the rest.
 const ROWS: usize = 8;
-/// Columns of the longest bar.
+/// Width of the longest bar in columns.
 const BAR_COLUMNS: u32 = 24;
-/// A build in which nothing took longer needs no table.
+/// Minimum duration of a row. A build in which nothing took this long has no table.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -20,7 +20,7 @@ struct Entry {
     cpu: Option<Duration>,
 }
 
-/// Collects how long stages and scripts took.
+/// A collector of how long scripts, steps and outputs took.
 #[derive(Debug, Default)]
 pub(crate) struct Timeline {
     entries: Vec<Entry>,
@@ -29,7 +29,7 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    /// Takes one event.
+    /// Processes one event.
     pub(crate) fn event(&mut self, event: &Event) {
         match event {
             Event::ScriptFinished { phase, script, elapsed, cpu, .. } => self.entries.push(Entry {
@@ -56,7 +56,8 @@ impl Timeline {
         }
     }
 
-    /// A tree is written by a step and also ends as an output; it counts once.
+    /// Adds the time of an output. A tree is written by a step and also reported as an output; it
+    /// counts once, with the longer time.
     fn add_output(&mut self, name: String, elapsed: Duration) {
         match self.entries.iter_mut().find(|entry| entry.cpu.is_none() && entry.name == name) {
             Some(entry) => entry.elapsed = entry.elapsed.max(elapsed),
@@ -64,7 +65,7 @@ impl Timeline {
         }
     }
 
-    /// The closing lines.
+    /// Returns the closing lines of a build that took `total`.
     pub(crate) fn lines(&self, total: Duration) -> Vec<String> {
         let mut slowest: Vec<&Entry> =
             self.entries.iter().filter(|entry| entry.elapsed >= WORTH_TELLING).collect();

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const SECONDS_PER_DAY: u64 = 86_400;
 
-/// A point in time, split as people read it.
+/// A point in time in UTC, split into the parts of a date and a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Utc {
     year: u64,
@@ -17,7 +17,7 @@ pub(crate) struct Utc {
 }
 
 impl From<SystemTime> for Utc {
-    /// Times before 1970 become 1970: only a wrong clock says so.
+    /// Converts a time. Times before 1970, which only a wrong clock gives, become 1970.
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let (days, rest) = (since.as_secs() / SECONDS_PER_DAY, since.as_secs() % SECONDS_PER_DAY);
@@ -35,14 +35,14 @@ impl From<SystemTime> for Utc {
 }
 
 impl Utc {
-    /// `2026-11-20 23:17:35.597`, as diskimage-builder's logs have it.
+    /// Formats the time as in diskimage-builder's logs: `2026-11-20 23:17:35.597`.
     pub(crate) fn log_stamp(&self) -> String {
         let Self { year, month, day, hour, minute, second, nanosecond } = self;
         let millisecond = nanosecond / 1_000_000;
         format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{millisecond:03}")
     }
 
-    /// `2026-11-20T23:17:35.597839305+00:00`, as virt-dib's JSON has it.
+    /// Formats the time as in virt-dib's JSON: `2026-11-20T23:17:35.597839305+00:00`.
     pub(crate) fn rfc3339(&self) -> String {
         let Self { year, month, day, hour, minute, second, nanosecond } = self;
         format!(
@@ -50,25 +50,25 @@ impl Utc {
         )
     }
 
-    /// `2026-11-20 23:17`, for lists.
+    /// Formats the time for lists: `2026-11-20 23:17`.
     pub(crate) fn minute_stamp(&self) -> String {
         let Self { year, month, day, hour, minute, .. } = self;
         format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}")
     }
 
-    /// `23:17:35`, as B9's logs have it.
+    /// Formats the time as in B9's logs: `23:17:35`.
     pub(crate) fn time_of_day(&self) -> String {
         let Self { hour, minute, second, .. } = self;
         format!("{hour:02}:{minute:02}:{second:02}")
     }
 
-    /// `2026-11-20-23:17:35`, as B9 dates builds.
+    /// Formats the time as B9 dates builds: `2026-11-20-23:17:35`.
     pub(crate) fn build_date(&self) -> String {
         let Self { year, month, day, .. } = self;
         format!("{year:04}-{month:02}-{day:02}-{}", self.time_of_day())
     }
 
-    /// `20261120-231735`, for names of files.
+    /// Formats the time for names of files: `20261120-231735`.
     pub(crate) fn compact(&self) -> String {
         let Self { year, month, day, hour, minute, second, .. } = self;
         format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")

@@ -25,21 +25,21 @@ use crate::{
     error::{CommandError, Kind},
 };
 
-/// What the options say about showing, and where.
+/// The settings for what is shown, and where.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
-    /// What is shown.
+    /// How much is shown.
     pub(crate) verbosity: Verbosity,
-    /// Whether to colour even what is no terminal.
+    /// Whether to use colours even if the output is not a terminal.
     pub(crate) colours: bool,
-    /// Where the log goes: `--logfile`, else a file in the cache.
+    /// The path of the log: `--logfile`, else a file in the cache.
     pub(crate) log: Option<PathBuf>,
-    /// Where JSON lines go.
+    /// The channel for JSON lines.
     pub(crate) json: Option<MachineReadable>,
 }
 
 impl Settings {
-    /// From the options; `default_log` is used when `--logfile` is not given.
+    /// Creates the settings from the options; `default_log` is used if `--logfile` is not given.
     pub(crate) fn of(args: &OutputArgs, default_log: Option<PathBuf>) -> Self {
         Self {
             verbosity: Verbosity {
@@ -76,10 +76,10 @@ impl fmt::Debug for Ui {
 }
 
 impl Ui {
-    /// Opens everything that the settings name.
+    /// Creates the view, and opens the log and the channel that the settings name.
     ///
     /// # Errors
-    /// A log or a channel that cannot be opened.
+    /// Fails if the log or the channel cannot be opened.
     pub(crate) fn open(settings: &Settings, console: &Console) -> Result<Self, CommandError> {
         let mut renderers: Vec<Box<dyn Render>> = Vec::new();
         let stdout_is_json =
@@ -92,8 +92,7 @@ impl Ui {
         if terminal && !verbosity.quiet && !stdout_is_json {
             renderers.push(Box::new(live::Live::new(verbosity, palette(true))));
         } else {
-            // On the same stream JSON lines and other lines would be of no use
-            // to anybody.
+            // Programs cannot parse JSON lines that are mixed with other lines.
             verbosity.quiet |= stdout_is_json;
             verbosity.output &= !stdout_is_json;
             renderers.push(Box::new(plain::Plain {
@@ -127,17 +126,17 @@ impl Ui {
         }
     }
 
-    /// A remark for the user.
+    /// Shows a remark to the user.
     pub(crate) fn message(&self, text: impl Into<String>) {
         self.event(&Event::Message { text: text.into() });
     }
 
-    /// A warning for the user.
+    /// Shows a warning to the user.
     pub(crate) fn warning(&self, text: impl Into<String>) {
         self.event(&Event::Warning { text: text.into() });
     }
 
-    /// Ends the build well: the closing timeline. Call it once, last.
+    /// Ends a successful build with the closing timeline. To be called once, last.
     pub(crate) fn succeeded(&self) {
         let stamp = self.stamp();
         let mut inner = self.lock();
@@ -145,12 +144,11 @@ impl Ui {
         inner.end(|renderer| renderer.closing(&stamp, &lines));
     }
 
-    /// Ends the build with an error: its causes, the script that failed, hints.
+    /// Ends a failed build with the error: its causes, the script that failed, and hints.
     pub(crate) fn failed(&self, error: &CommandError) {
         let stamp = self.stamp();
         let mut inner = self.lock();
-        // A wrong option or a missing program has nothing to do with whatever
-        // script ran last.
+        // A wrong option or a missing program is unrelated to the script that ran last.
         let about_script =
             matches!(error.kind, Kind::Build | Kind::ExtraData { .. } | Kind::Interrupted);
         let complaint = Complaint {
@@ -166,7 +164,7 @@ impl Ui {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A renderer that panicked has left nothing half-done that matters.
+        // A panic of a renderer leaves no inconsistent state that matters.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -208,7 +206,7 @@ fn create_log(path: &Path) -> Result<io::BufWriter<File>, CommandError> {
     })
 }
 
-/// A file that other programs of the user's choice read.
+/// Creates a file for other programs of the user, with the mode that the user's umask permits.
 fn create_output(path: &Path) -> io::Result<File> {
     let file = File::create(path)?;
     if file.metadata()?.is_file() {
@@ -228,8 +226,8 @@ pub(crate) fn open_channel(
             CommandError::new(Kind::Usage, error)
                 .context(format!("failed to create `{}`", path.display()))
         })?),
-        // The descriptor is opened again by its name: to adopt it would need
-        // the promise that nothing else in the process uses it.
+        // The descriptor is opened again by its name. Adopting it would require a guarantee that
+        // nothing else in the process uses it.
         MachineReadable::Fd(fd) => {
             let name = PathBuf::from(format!("/proc/self/fd/{fd}"));
             let file = OpenOptions::new().write(true).open(&name).or_else(|_| append(&name));

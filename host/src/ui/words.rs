@@ -1,5 +1,5 @@
-//! Events in words: one wording for the terminal, the plain lines and the JSON
-//! stream, and how important each is.
+//! The wording of events, common to the terminal, the log and the JSON lines, and how important
+//! each line is.
 
 use checked::Printable;
 use engine::events::{CommandKind, Event, StepKind};
@@ -9,14 +9,14 @@ use super::{
     text,
 };
 
-/// How important a line is, which decides where it shows and in which colour.
+/// The importance of a line, which decides where it is shown and in which colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Weight {
     /// Shown from `--debug 2` on.
     Trace,
     /// Shown from `--debug 1` on.
     Detail,
-    /// A detail that `-v` shows too, and `--debug` from 1 on.
+    /// Shown with `-v`, and from `--debug 1` on.
     Closer,
     /// A line of a script's output, shown with `-v`.
     Output,
@@ -28,12 +28,12 @@ pub(crate) enum Weight {
     Warning,
 }
 
-/// Below this level of `--debug` details are not shown.
+/// The level of `--debug` from which on details are shown.
 pub(crate) const DEBUG_DETAIL: u32 = 1;
-/// Below this level of `--debug` traces are not shown.
+/// The level of `--debug` from which on traces are shown.
 pub(crate) const DEBUG_TRACE: u32 = 2;
 
-/// The line for an event, if it has one.
+/// Returns the line for an event and its importance, if the event has a line.
 pub(crate) fn line(event: &Event) -> Option<(Weight, Printable)> {
     if let Event::OutputLine { line, .. } = event {
         return Some((Weight::Output, Printable::output_line(line)));
@@ -54,7 +54,7 @@ fn scripts(event: &Event) -> Option<(Weight, String)> {
         Event::StageFinished { name, elapsed, .. } => {
             (Weight::Detail, format!("Stage {name} took {}", text::duration(*elapsed)))
         }
-        // Uploads are many and quick.
+        // Uploads are only details, because they are many and quick.
         Event::StepStarted { kind: StepKind::Upload, title } => {
             (Weight::Detail, text::capitalised(title))
         }

@@ -1,9 +1,9 @@
-//! Only what changes: a disk's own clusters hold 64 KiB where a guest has written
-//! 4, and blocks that were written again as they were. What a chain of layers says
-//! already is left out of the next one.
+//! Filters the blocks that have not changed out of a new layer. The overlay of a disk has clusters
+//! of 64 KiB even if the guest has written only 4 KiB of them, and blocks that were written again
+//! with the same content. What the layers below contain already is left out.
 //!
-//! A block is known by a digest of it and not by its bytes, so that 4 GiB of a disk
-//! take some 40 MiB of memory.
+//! A block is remembered by a digest instead of its bytes: 4 GiB of a disk take about 40 MiB of
+//! memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,49 +16,51 @@ use sha2::{Digest as _, Sha256};
 
 use crate::extents::{Extent, ExtentSource};
 
-/// What filesystems write at least.
+/// The size of the compared blocks: the smallest unit that filesystems usually write.
 pub(crate) const BLOCK_BYTES: usize = 4096;
 /// [`BLOCK_BYTES`] as an offset.
 const BLOCK: u64 = BLOCK_BYTES as u64;
-/// The most blocks that are remembered: 32 GiB of data in some 320 MiB of memory. Blocks
-/// beyond this are always stored.
+/// Maximum number of blocks that are remembered: 32 GiB of data in about 320 MiB of memory. If
+/// there are more, everything is forgotten, and blocks count as changed until seen again.
 const BLOCKS_MAX: usize = 8 << 20;
-/// Bytes of a digest that are kept. Collisions of 128 bits cannot be found.
+/// The number of bytes of a digest that are kept: with 128 bits, no two blocks of a disk have the
+/// same one by chance.
 const MARK_BYTES: usize = 16;
 
-/// A block, by a part of its digest.
+/// The digest of a block, truncated.
 pub(crate) type Mark = [u8; MARK_BYTES];
 
-/// The content of a disk's layers, block by block.
+/// The known content of a disk's layers, by block.
 #[derive(Debug)]
 pub struct Known {
     blocks: BTreeMap<u64, Mark>,
     rest: Rest,
 }
 
-/// The content of the other blocks.
+/// The content of the blocks that are not remembered.
 #[derive(Debug)]
 enum Rest {
     Zeros,
-    /// What this raw file holds there, and zeros behind its end.
+    /// The content of this raw file, and zeros behind its end.
     File(File),
     Anything,
 }
 
 impl Known {
-    /// For a disk without a stored layer.
+    /// Returns the state for a disk without stored layers, which is all zeros.
     #[must_use]
     pub fn of_new_disk() -> Self {
         Self { blocks: BTreeMap::new(), rest: Rest::Zeros }
     }
 
-    /// For a disk that was restored to a raw file, which does not change any more.
+    /// Returns the state for a disk that was restored to a raw file, which must not change any
+    /// more.
     #[must_use]
     pub fn of_restored_disk(raw: File) -> Self {
         Self { blocks: BTreeMap::new(), rest: Rest::File(raw) }
     }
 
-    /// Whether a block differs from what is known; from then on it is known.
+    /// Records the content of a block. Returns whether it differs from what was known before.
     fn takes(&mut self, block: u64, bytes: &[u8]) -> bool {
         if matches!(self.rest, Rest::Zeros) && bytes.iter().all(|byte| *byte == 0) {
             return self.blocks.remove(&block).is_some();
@@ -88,7 +90,8 @@ impl Known {
         self.blocks.clear();
     }
 
-    /// Whether zeros in some blocks are news; from then on they are known.
+    /// Records zeros in a range of blocks. Returns whether this may differ from what was known
+    /// before.
     fn takes_zeros(&mut self, first: u64, end: u64) -> bool {
         let zeros = mark(&[0; BLOCK_BYTES]);
         let known: Vec<(u64, Mark)> =
@@ -117,23 +120,23 @@ impl Known {
         }
     }
 
-    /// Nothing is known of a block any more.
+    /// Records that the content of a block is not known.
     fn forget(&mut self, block: u64) {
         match self.rest {
-            // A mark that no content has.
+            // No content has this mark in practice.
             Rest::Zeros | Rest::File(_) => self.remember(block, [0xff; MARK_BYTES]),
             Rest::Anything => drop(self.blocks.remove(&block)),
         }
     }
 }
 
-/// Whether a file holds some bytes in a block. One that cannot be read does not.
+/// Whether a block of a file has these bytes; false if it cannot be read.
 fn holds(raw: &File, block: u64, bytes: &[u8]) -> bool {
     let mut found = vec![0; bytes.len()];
     raw.read_exact_at(&mut found, block.saturating_mul(BLOCK)).is_ok() && found == bytes
 }
 
-/// The blocks of a range that a file does not have as holes.
+/// Returns the blocks of a range that are not holes in a file.
 fn blocks_with_data(raw: &File, first: u64, end: u64) -> io::Result<Vec<u64>> {
     let mut blocks = Vec::new();
     let mut at = first.saturating_mul(BLOCK);
@@ -155,7 +158,7 @@ pub(crate) fn mark(bytes: &[u8]) -> Mark {
     mark
 }
 
-/// The extents of a source without what is known already.
+/// The extents of a source, without the blocks whose content is known already.
 #[derive(Debug)]
 pub struct Changed<'a, S: ?Sized> {
     source: &'a mut S,
@@ -164,7 +167,7 @@ pub struct Changed<'a, S: ?Sized> {
 }
 
 impl<'a, S: ExtentSource + ?Sized> Changed<'a, S> {
-    /// Reads the source once; afterwards all that it says is known.
+    /// Creates the filter. The source is read once, and its content is then known.
     pub fn new(source: &'a mut S, known: &'a mut Known) -> Self {
         Self { source, known, ready: VecDeque::new() }
     }
@@ -173,7 +176,7 @@ impl<'a, S: ExtentSource + ?Sized> Changed<'a, S> {
         match extent {
             Extent::Data { offset, bytes } => self.split_data(offset, &bytes),
             Extent::Zeros { offset, length } => {
-                // Only whole blocks are known; what is at the edges stays unknown.
+                // Only whole blocks are compared; blocks at the edges become unknown.
                 let end = offset.saturating_add(length);
                 let (first, behind) = (offset.div_ceil(BLOCK), end / BLOCK);
                 let edges = [offset, end].into_iter().filter(|at| !at.is_multiple_of(BLOCK));
@@ -201,7 +204,7 @@ impl<'a, S: ExtentSource + ?Sized> Changed<'a, S> {
             let next = bytes.len().min(at.saturating_add(room));
             let part = &bytes[at..next];
             let end = place + part.len() as u64;
-            // The last block of a disk may be a short one.
+            // The last block of a disk may be shorter.
             let whole = place.is_multiple_of(BLOCK) && (end.is_multiple_of(BLOCK) || end == disk);
             let news = if whole {
                 self.known.takes(block, part)

@@ -1,4 +1,4 @@
-//! What the layers of a store say, beside the room that they take.
+//! Statistics of the layers of a store: how much data they contain, and how much of it is distinct.
 
 use std::{collections::HashSet, fs::File};
 
@@ -10,30 +10,30 @@ use crate::{
     layout,
 };
 
-/// What layers say.
+/// The amount of data in the layers of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Content {
-    /// Number of layers.
+    /// The number of layers.
     pub layers: u64,
-    /// Bytes of data in them, before compression.
+    /// The size of their data before compression, in bytes.
     pub data_bytes: u64,
-    /// Bytes of the different blocks of 4 KiB among these, without zeros.
+    /// The size of the distinct blocks of 4 KiB in the data, without zeros, in bytes.
     pub distinct_bytes: u64,
-    /// Bytes that the layers take.
+    /// The size of the compressed layers in bytes.
     pub stored_bytes: u64,
 }
 
 impl Store {
-    /// Reads all layers. Objects that are not layers, such as logs, are
-    /// skipped, and so are damaged ones: see [`Store::verify`].
+    /// Reads all layers. Objects that are not layers, such as logs, are skipped; damaged layers
+    /// count as far as they can be read (see [`Store::verify`]).
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Fails if the store cannot be read.
     pub fn content(&self) -> Result<Content> {
         let mut content = Content::default();
         let mut seen: HashSet<Mark> = HashSet::new();
         for (_, path) in layout::all_named(&self.layout.objects())? {
-            // Garbage collection may have removed it meanwhile.
+            // Garbage collection may have removed the object meanwhile.
             let Ok(file) = File::open(&path) else { continue };
             let bytes = file.metadata().map_err(|e| StoreError::io("examine", &path, e))?.len();
             let Ok(mut layer) = Decoder::new(file) else { continue };

@@ -1,4 +1,4 @@
-//! What can go wrong in the store, with the path on every one.
+//! Errors of the store.
 
 use std::{
     io,
@@ -13,71 +13,71 @@ pub enum StoreError {
     /// A file operation failed.
     #[error("failed to {action} `{}`", .path.display())]
     Io {
-        /// What was being done.
+        /// The action that failed: "open", "write", …
         action: &'static str,
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The directory is a store of a newer vbuild.
+    /// The directory contains a store of another version.
     #[error("the store `{}` has version {found}, this vbuild knows version {known}", .path.display())]
     Newer {
-        /// The store.
+        /// The directory of the store.
         path: PathBuf,
         /// The version of the store.
         found: u32,
-        /// The version of this program.
+        /// The version that this program supports.
         known: u32,
     },
-    /// The directory holds something that is no store.
+    /// The directory contains something that is not a store.
     #[error("`{}` is no store of vbuild: {reason}", .path.display())]
     NoStore {
         /// The directory.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: &'static str,
     },
-    /// What should be stored could not be read.
+    /// The source of the data to store cannot be read.
     #[error("failed to read what is to be stored")]
     Source(#[source] io::Error),
-    /// What is to be stored breaks the rules of its form.
+    /// The extents of a layer to store are invalid.
     #[error("a layer cannot be stored: {0}")]
     BadLayer(&'static str),
-    /// What comes out of the store could not be written.
+    /// Data from the store cannot be written to its target.
     #[error("failed to write what comes out of the store")]
     Target(#[source] io::Error),
     /// The object is not in the store.
     #[error("the object {0} is not in the store")]
     Missing(Digest),
-    /// The object is damaged; it has been taken out of the store.
+    /// The object is damaged, and has been removed from the store.
     #[error("the object {digest} is damaged and was removed: {reason}")]
     Damaged {
-        /// The object.
+        /// The digest that names the object.
         digest: Digest,
-        /// How that was seen.
+        /// The reason why it is damaged.
         reason: String,
     },
     /// A qcow2 file cannot be read.
     #[error("`{}` cannot be read as qcow2: {reason}", .path.display())]
     Qcow2 {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: &'static str,
     },
 }
 
 impl StoreError {
-    /// Whether the error only means that something has to be built again: an
-    /// object that is missing or damaged.
+    /// Whether the error only means that something must be built again: an object is missing or
+    /// damaged.
     #[must_use]
     pub fn is_miss(&self) -> bool {
         matches!(self, Self::Missing(_) | Self::Damaged { .. })
     }
 
-    /// What the user can do about it, where there is something.
+    /// Returns what the user can do about the error, if there is something.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -99,5 +99,5 @@ impl StoreError {
     }
 }
 
-/// Results of this crate.
+/// The result type of this crate.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;

@@ -1,4 +1,4 @@
-//! A disk's changes as a sequence of extents, read from and written to files.
+//! The changes of a disk as a sequence of extents, read from and written to files.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,32 +11,31 @@ use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::{Result, StoreError};
 
-/// Bytes of one extent of data at most; bounds memory while storing and
-/// restoring.
+/// Maximum size of one extent of data in bytes; bounds the memory for storing and restoring.
 pub const MAX_EXTENT_BYTES: usize = 1 << 20;
 
-/// A part of a disk that a layer says something about. Where no extent is, the
-/// layers below show through, and zeros below the lowest.
+/// A part of a disk that a layer replaces. Outside of its extents, the layers below show through,
+/// and zeros below the lowest layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Extent {
-    /// These bytes are there.
+    /// The layer replaces the range with data.
     Data {
-        /// Offset in bytes.
+        /// The offset on the disk in bytes.
         offset: u64,
-        /// Which; at most [`MAX_EXTENT_BYTES`], at least one.
+        /// The data: at least one byte, at most [`MAX_EXTENT_BYTES`].
         bytes: Vec<u8>,
     },
-    /// Zeros are there, whatever is below.
+    /// The layer replaces the range with zeros.
     Zeros {
-        /// Offset in bytes.
+        /// The offset on the disk in bytes.
         offset: u64,
-        /// How many.
+        /// The length in bytes.
         length: u64,
     },
 }
 
 impl Extent {
-    /// Where it begins.
+    /// Returns the offset of the first byte on the disk.
     #[must_use]
     pub fn offset(&self) -> u64 {
         match self {
@@ -44,7 +43,7 @@ impl Extent {
         }
     }
 
-    /// Where it ends.
+    /// Returns the offset behind the last byte on the disk.
     #[must_use]
     pub fn end(&self) -> u64 {
         match self {
@@ -54,34 +53,34 @@ impl Extent {
     }
 }
 
-/// Gives a layer's extents in ascending order, without overlaps.
+/// A source of a layer's extents, in ascending order and without overlaps.
 pub trait ExtentSource {
-    /// Size of the disk.
+    /// Returns the size of the disk in bytes.
     fn disk_bytes(&self) -> u64;
 
-    /// The next extent.
+    /// Returns the next extent; `None` at the end.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Fails if the extent cannot be read.
     fn next_extent(&mut self) -> io::Result<Option<Extent>>;
 }
 
-/// Takes extents.
+/// A target of a layer's extents.
 pub trait ExtentTarget {
-    /// Takes one; they come in ascending order within each layer.
+    /// Takes an extent. Extents come in ascending order within each layer.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if the extent cannot be written.
     fn extent(&mut self, extent: &Extent) -> io::Result<()>;
 }
 
-/// The data of a sparse raw file: a lowest layer.
+/// The data of a sparse raw file, as the lowest layer of a disk.
 #[derive(Debug)]
 pub struct RawSource {
     file: File,
     len: u64,
     at: u64,
-    /// End of the data extent that `at` is in.
+    /// The end of the data range that `at` is in.
     end: u64,
 }
 
@@ -89,22 +88,22 @@ impl RawSource {
     /// Opens a raw image.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// Fails if the file cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| StoreError::io("open", path, e))?;
         Self::new(file).map_err(|e| StoreError::io("examine", path, e))
     }
 
-    /// As [`RawSource::open`], for a file that is open.
+    /// Same as [`RawSource::open`], for an open file.
     ///
     /// # Errors
-    /// When its size cannot be found out.
+    /// Fails if the size of the file cannot be read.
     pub fn new(file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
         Ok(Self { file, len, at: 0, end: 0 })
     }
 
-    /// Leaves out what is before an offset.
+    /// Skips everything before an offset.
     pub fn skip_to(&mut self, offset: u64) {
         (self.at, self.end) = (offset, offset);
     }
@@ -127,7 +126,7 @@ impl ExtentSource for RawSource {
                 continue;
             }
             let offset = self.at;
-            // Ends at multiples of the largest extent keep equal data equal.
+            // Extents end at multiples of the maximum, so that equal data gives equal extents.
             let next = (offset / MAX_EXTENT_BYTES as u64 + 1) * MAX_EXTENT_BYTES as u64;
             let end = next.min(self.end);
             let mut bytes = vec![0; usize::try_from(end - offset).unwrap_or(MAX_EXTENT_BYTES)];
@@ -140,7 +139,7 @@ impl ExtentSource for RawSource {
     }
 }
 
-/// A raw file that layers are applied to, from the lowest to the topmost.
+/// A raw file to which layers are applied, from the lowest to the topmost.
 #[derive(Debug)]
 pub struct RawTarget {
     path: PathBuf,
@@ -149,10 +148,10 @@ pub struct RawTarget {
 }
 
 impl RawTarget {
-    /// Creates an empty disk of that size. The file must not exist yet.
+    /// Creates an empty disk of `disk_bytes` bytes. The file must not exist yet.
     ///
     /// # Errors
-    /// When it cannot be created.
+    /// Fails if the file exists or cannot be created.
     pub fn create(path: &Path, disk_bytes: u64) -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -164,10 +163,10 @@ impl RawTarget {
         Ok(Self { path: path.to_owned(), file, len: disk_bytes })
     }
 
-    /// Opens a disk that exists, to put further layers on it.
+    /// Opens an existing disk, to apply further layers to it.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// Fails if the file cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let opened = OpenOptions::new().read(true).write(true).open(path);
         let file = opened.map_err(|e| StoreError::io("open", path, e))?;
@@ -175,10 +174,10 @@ impl RawTarget {
         Ok(Self { path: path.to_owned(), file, len })
     }
 
-    /// Takes all extents of a source.
+    /// Applies all extents of a source.
     ///
     /// # Errors
-    /// When they cannot be read or written.
+    /// Fails if an extent cannot be read or written, or is beyond the end of the disk.
     pub fn apply(&mut self, source: &mut dyn ExtentSource) -> Result<()> {
         while let Some(extent) = source.next_extent().map_err(StoreError::Source)? {
             self.extent(&extent).map_err(StoreError::Target)?;
@@ -186,7 +185,7 @@ impl RawTarget {
         Ok(())
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -214,7 +213,7 @@ impl ExtentTarget for RawTarget {
 }
 
 impl RawTarget {
-    /// For filesystems without holes.
+    /// Writes zeros, for filesystems that do not support holes.
     fn write_zeros(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
         let zeros = vec![0; MAX_EXTENT_BYTES];
         while length > 0 {
@@ -227,7 +226,7 @@ impl RawTarget {
     }
 }
 
-/// Two layers as one: where the upper one says nothing, the lower one does.
+/// Two layers merged into one: where the upper one has no extents, the lower one shows through.
 pub struct Merged<L, U> {
     lower: L,
     upper: U,
@@ -261,7 +260,7 @@ impl<L: ExtentSource, U: ExtentSource> ExtentSource for Merged<L, U> {
             self.high = self.upper.next_extent()?;
         }
         loop {
-            // A disk that shrank has no lower extents behind its end.
+            // Skip extents of the lower layer behind the end of a disk that has shrunk.
             if self.low.as_ref().is_some_and(|low| low.offset() >= self.disk_bytes()) {
                 self.low = None;
             }
@@ -293,8 +292,7 @@ impl<L: ExtentSource, U: ExtentSource> ExtentSource for Merged<L, U> {
     }
 }
 
-/// Cuts an extent that begins before `at` there; the rest is `None` when it ends
-/// before.
+/// Splits an extent that begins before `at` there; without a second part if it ends before.
 fn split(extent: Extent, at: u64) -> (Extent, Option<Extent>) {
     if extent.end() <= at {
         return (extent, None);

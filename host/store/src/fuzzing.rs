@@ -7,15 +7,16 @@ use crate::{
     layer::{Decoder, decode},
 };
 
-/// Extents that are asked of a damaged overlay: its tables may repeat for ever.
+/// Maximum number of extents that are read of a damaged overlay: all entries of its L1 table may
+/// name the same L2 table.
 const EXTENTS_MAX: usize = 4096;
 
-/// A record of a shared cache.
+/// Fuzzes the parser of a record from a shared cache.
 pub fn record(bytes: &[u8]) {
     let _ = StageRecord::from_json(bytes, &Digest([0; 32]));
 }
 
-/// A disk that sees to it that it is written in order and within its size.
+/// A disk that checks that it is written in order and within its size.
 struct Disk {
     bytes: u64,
     end: u64,
@@ -30,11 +31,11 @@ impl ExtentTarget for Disk {
     }
 }
 
-/// A layer: as it is when the first byte is even, else what is behind it is what the
-/// compression holds.
+/// Fuzzes the decoder of layers. If the first byte is even, the rest is the compressed layer;
+/// otherwise the rest is the content behind the magic, and is compressed first.
 ///
 /// # Panics
-/// When an extent is out of order or beyond the disk.
+/// Panics if an extent is out of order or beyond the disk.
 pub fn layer(bytes: &[u8]) {
     let Some((first, rest)) = bytes.split_first() else { return };
     let packed = match first % 2 {
@@ -46,10 +47,10 @@ pub fn layer(bytes: &[u8]) {
     let _ = decode(&mut decoder, &mut disk);
 }
 
-/// An overlay that a machine has written.
+/// Fuzzes the reader of overlays that a machine has written.
 ///
 /// # Panics
-/// When an extent is out of order or beyond the disk.
+/// Panics if an extent is out of order or beyond the disk.
 pub fn overlay(bytes: &[u8]) {
     let mut file = tempfile::NamedTempFile::new().expect("a file for the test");
     file.write_all(bytes).expect("room for the test");

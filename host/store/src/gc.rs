@@ -1,4 +1,4 @@
-//! What the store takes, and how it gets smaller.
+//! The disk usage of a store, and its garbage collection.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,44 +9,44 @@ use std::{
 
 use crate::{Digest, Printable, Result, Store, layout};
 
-/// What a store takes.
+/// The size of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Stages with a record.
+    /// The number of stage records.
     pub stages: u64,
-    /// Number of objects.
+    /// The number of objects.
     pub objects: u64,
-    /// Bytes that objects take on the disk.
+    /// The disk space of the objects in bytes.
     pub bytes: u64,
-    /// Running builds.
+    /// The number of running builds.
     pub sessions: u64,
 }
 
-/// What gc has done.
+/// The result of a garbage collection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Collected {
-    /// Names of the stages that were forgotten.
+    /// Names of the stages whose records were removed; only the first 1000.
     pub stages: Vec<Printable>,
-    /// Objects that were removed.
+    /// The number of objects that were removed.
     pub objects: u64,
-    /// Bytes that were freed.
+    /// The disk space that was freed, in bytes.
     pub bytes: u64,
-    /// What is left.
+    /// The size of the store afterwards.
     pub left: Usage,
 }
 
-/// Bytes of a lease's file that are read: a line of 65 bytes for each object,
-/// many more than a build can have.
+/// Maximum number of bytes that are read of a lease's file: with 65 bytes for each object, far more
+/// than a build can need.
 const SESSION_MAX_BYTES: u64 = 64 << 20;
 
-/// Names of stages that [`Collected`] lists; the rest are only counted.
+/// Maximum number of stages in [`Collected::stages`]; the names of further ones are omitted.
 const LISTED_STAGES: usize = 1000;
 
 impl Store {
-    /// What the store takes.
+    /// Returns the size of the store.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Fails if the store cannot be read.
     pub fn usage(&self) -> Result<Usage> {
         let _lock = self.lock(false)?;
         self.usage_locked()
@@ -65,12 +65,12 @@ impl Store {
         })
     }
 
-    /// Removes leftovers of dead builds, objects that no record names, and the
-    /// stages used least recently until the objects take at most `max_bytes`. What
-    /// running builds need stays, even if the store then is larger.
+    /// Removes leftovers of dead builds, objects that no record names, and the least recently used
+    /// records with their objects, until the objects take at most `max_bytes`. What running builds
+    /// need stays, even if the store is then larger.
     ///
     /// # Errors
-    /// When something cannot be read or removed; gc can be run again.
+    /// Fails if a file cannot be read or removed; gc can be run again.
     pub fn gc(&self, max_bytes: Option<u64>) -> Result<Collected> {
         let _lock = self.lock(true)?;
         let pinned = self.pinned()?;
@@ -104,8 +104,8 @@ impl Store {
             if pinned.contains(&record.key) {
                 continue;
             }
-            // The record first: without it, its objects are mere garbage if the
-            // process dies in between.
+            // Remove the record first: if the process dies in between, its objects are only
+            // garbage.
             self.layout.remove(&self.layout.stage(&record.key))?;
             for digest in record.objects() {
                 if let Some(count) = users.get_mut(&digest) {
@@ -137,7 +137,7 @@ impl Store {
         Ok(())
     }
 
-    /// What running builds need. Files of builds that are gone are removed.
+    /// Returns the digests that running builds need, and removes the files of dead leases.
     fn pinned(&self) -> Result<HashSet<Digest>> {
         let mut pinned = HashSet::new();
         for path in layout::list(&self.layout.sessions())? {
@@ -152,12 +152,12 @@ impl Store {
     }
 }
 
-/// Whether a file's lock is held. A file that is gone is not held.
+/// Whether a file is locked. A file that does not exist is not.
 fn is_locked(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| file.try_lock().is_err())
 }
 
-/// What a file takes on the disk.
+/// Returns the disk space of a file in bytes.
 fn size(path: &Path) -> u64 {
     /// The unit of `st_blocks`.
     const BLOCK_BYTES: u64 = 512;

@@ -1,4 +1,4 @@
-//! A layer as an object: one zstd stream of records.
+//! The format of a layer as an object: one zstd stream of records.
 //!
 //! ```text
 //!   "vbuild layer 1\n" | u64 size of the disk
@@ -7,7 +7,7 @@
 //!   at the end       0 | u64 number of records
 //! ```
 //!
-//! Numbers are little endian, extents ascend and do not overlap.
+//! Numbers are little-endian; extents ascend and do not overlap.
 
 use std::io::{self, Read, Write};
 
@@ -19,29 +19,29 @@ const END: u8 = 0;
 const DATA: u8 = 1;
 const ZEROS: u8 = 2;
 
-/// zstd's fastest ordinary level: a layer is made while a build waits.
+/// zstd's fastest ordinary level, since the layer is compressed while a build waits.
 const LEVEL: i32 = 1;
 
-/// The most bytes that a layer of a disk takes: all of the disk, a record of 13 bytes
-/// for each 512 of it, and what zstd adds to what it cannot compress; twice as much
-/// as both, and a mebibyte.
+/// Returns the maximum size of a layer of a disk in bytes: the size of the disk, a sixteenth of it,
+/// and a mebibyte. The sixteenth is twice what records of 13 bytes for each 512 bytes of data take,
+/// together with what zstd adds to data that it cannot compress.
 #[must_use]
 pub fn layer_max_bytes(disk_bytes: u64) -> u64 {
     disk_bytes.saturating_add(disk_bytes / 16).saturating_add(1 << 20)
 }
 
-/// What a layer holds.
+/// The amount of data in a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LayerContent {
-    /// Size of the disk.
+    /// The size of the disk in bytes.
     pub disk_bytes: u64,
-    /// Bytes of data in it, before compression.
+    /// The size of the data in the layer before compression, in bytes.
     pub data_bytes: u64,
-    /// Number of extents.
+    /// The number of extents.
     pub extents: u64,
 }
 
-/// Why a layer could not be encoded.
+/// The error for a layer that cannot be encoded.
 #[derive(Debug)]
 pub(crate) enum EncodeError {
     Source(io::Error),
@@ -49,7 +49,7 @@ pub(crate) enum EncodeError {
     Write(io::Error),
 }
 
-/// Writes a layer to `out`.
+/// Encodes a layer and writes it to `out`.
 pub(crate) fn encode(
     source: &mut dyn ExtentSource,
     out: impl Write,
@@ -92,16 +92,16 @@ pub(crate) fn encode(
     Ok(content)
 }
 
-/// Why a layer could not be decoded.
+/// The error for a layer that cannot be decoded.
 #[derive(Debug)]
 pub(crate) enum DecodeError {
-    /// The bytes are no layer, or end early.
+    /// The bytes are not a valid layer, or end early.
     Bad(String),
-    /// The target failed.
+    /// The target cannot be written.
     Target(io::Error),
 }
 
-/// The extents of an encoded layer.
+/// Decodes the extents of a layer.
 pub(crate) struct Decoder<R: Read> {
     input: zstd::Decoder<'static, io::BufReader<R>>,
     disk_bytes: u64,
@@ -122,7 +122,8 @@ impl<R: Read> Decoder<R> {
         Ok(Self { input, disk_bytes, end: 0, extents: 0, done: false })
     }
 
-    /// What was behind the layer; reading it to its end makes a digest whole.
+    /// Returns the rest of the input, which must be read to its end for a digest of the whole
+    /// input.
     pub(crate) fn into_inner(self) -> io::BufReader<R> {
         self.input.finish()
     }
@@ -176,7 +177,7 @@ impl<R: Read> ExtentSource for Decoder<R> {
     }
 }
 
-/// Reads a whole layer into `target`.
+/// Decodes a whole layer into `target`.
 pub(crate) fn decode<R: Read>(
     decoder: &mut Decoder<R>,
     target: &mut dyn ExtentTarget,

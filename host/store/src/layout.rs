@@ -1,4 +1,4 @@
-//! Where things are, and how a file comes to its name durably.
+//! The paths of the files of a store, and the durable writing of a file.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -15,8 +15,7 @@ use crate::{DIRECTORY_MODE, Digest, Result, StoreError};
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
-/// Moments in the writing of a file between which a process may die. Tests make
-/// it die at each of them.
+/// Points in the writing of a file at which a process may die. Tests kill it at each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// The temporary file exists and is empty.
@@ -33,7 +32,7 @@ pub enum Step {
     Removing,
 }
 
-/// Called at each [`Step`].
+/// A function that is called at each [`Step`].
 pub type OnStep = Arc<dyn Fn(Step) + Send + Sync>;
 
 /// The paths of a store.
@@ -112,7 +111,7 @@ impl Layout {
         named(self.stages(), key, ".json")
     }
 
-    /// A new locked file among the temporaries.
+    /// Creates a new locked file in `tmp`.
     pub(crate) fn temporary(&self) -> Result<Temporary> {
         loop {
             let count = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -120,12 +119,12 @@ impl Layout {
             let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
             let file = match opened {
                 Ok(file) => file,
-                // Left by an earlier process of the same number.
+                // An earlier process with the same ID left the file.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(StoreError::io("create", &path, e)),
             };
             file.lock().map_err(|e| StoreError::io("lock", &path, e))?;
-            // Before it was locked, gc may have taken it for a dead process's.
+            // Before it was locked, gc may have removed it as the file of a dead process.
             let meta = file.metadata().map_err(|e| StoreError::io("examine", &path, e))?;
             if meta.nlink() == 0 {
                 continue;
@@ -135,7 +134,7 @@ impl Layout {
         }
     }
 
-    /// Writes a small file under its final name.
+    /// Writes a small file durably under its final name.
     pub(crate) fn write(&self, path: &Path, content: &[u8]) -> Result<()> {
         let mut temporary = self.temporary()?;
         temporary
@@ -145,11 +144,11 @@ impl Layout {
         temporary.rename(path)
     }
 
-    /// Removes a file whose maker locks it for as long as it lives, unless the lock is
-    /// held; returns whether it is. A file that is gone is not held.
+    /// Removes a file that its creator keeps locked while it lives, unless it is locked. Returns
+    /// whether it is locked; a file that does not exist is not.
     pub(crate) fn remove_abandoned(&self, path: &Path) -> Result<bool> {
-        // A process that has just made the file waits for this lock now, and then
-        // sees that the file has no name any more.
+        // A process that has just created the file may be waiting for this lock; it then sees that
+        // the file has no name any more.
         let Ok(file) = File::open(path) else { return Ok(false) };
         if file.try_lock().is_err() {
             return Ok(true);
@@ -157,7 +156,7 @@ impl Layout {
         self.remove(path).map(|()| false)
     }
 
-    /// Removes a file; one that is not there is removed already.
+    /// Removes a file. It is no error if the file does not exist.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
         self.step(Step::Removing);
         match fs::remove_file(path) {
@@ -167,13 +166,14 @@ impl Layout {
     }
 }
 
-/// `dir/ab/cdef…suffix`: two digits of directories keep these small.
+/// Returns the path `dir/ab/cdef…suffix`. The subdirectory, named by the first two digits, keeps
+/// directories small.
 fn named(dir: PathBuf, digest: &Digest, suffix: &str) -> PathBuf {
     let hex = digest.to_string();
     dir.join(&hex[..2]).join(format!("{}{suffix}", &hex[2..]))
 }
 
-/// The digest that a path of [`named`] stands for.
+/// Returns the digest of a path that [`named`] has made.
 pub(crate) fn digest_of(path: &Path) -> Option<Digest> {
     let rest = path.file_name()?.to_str()?;
     let rest = rest.strip_suffix(".json").unwrap_or(rest);
@@ -181,7 +181,7 @@ pub(crate) fn digest_of(path: &Path) -> Option<Digest> {
     format!("{first}{rest}").parse().ok()
 }
 
-/// All files that [`named`] has made below `dir`.
+/// Returns all files below `dir` whose paths [`named`] has made, with their digests.
 pub(crate) fn all_named(dir: &Path) -> Result<Vec<(Digest, PathBuf)>> {
     let mut found = Vec::new();
     for sub in list(dir)? {
@@ -194,7 +194,7 @@ pub(crate) fn all_named(dir: &Path) -> Result<Vec<(Digest, PathBuf)>> {
     Ok(found)
 }
 
-/// The paths in a directory; none when it does not exist.
+/// Returns the paths in a directory; empty if it does not exist.
 pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     let fail = |e| StoreError::io("list", dir, e);
     let entries = match fs::read_dir(dir) {
@@ -205,7 +205,7 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     entries.map(|entry| entry.map(|e| e.path()).map_err(fail)).collect()
 }
 
-/// Reads a file of at most `limit` bytes; `None` when it does not exist.
+/// Reads at most `limit` bytes of a file; `None` if it does not exist.
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let fail = |e| StoreError::io("read", path, e);
     let file = match File::open(path) {
@@ -218,7 +218,7 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
-/// A file on its way to its name; it goes away when dropped before.
+/// A file without its final name; it is removed when dropped before [`Self::rename`].
 pub(crate) struct Temporary {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
@@ -227,7 +227,7 @@ pub(crate) struct Temporary {
 }
 
 impl Temporary {
-    /// Brings the content to the disk and gives the file its name.
+    /// Flushes the content, gives the file its final name, and flushes the directory.
     pub(crate) fn rename(mut self, to: &Path) -> Result<()> {
         self.layout.step(Step::Written);
         self.file.sync_all().map_err(|e| StoreError::io("flush", &self.path, e))?;
@@ -246,7 +246,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.keep {
-            // What stays is removed by the next gc, as its lock is free then.
+            // If this fails, the next gc removes the file, since its lock is free then.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -254,7 +254,7 @@ impl Drop for Temporary {
 
 fn sync_directory(dir: &Path) -> Result<()> {
     let flush = |dir: &Path| File::open(dir).and_then(|d| d.sync_all());
-    // The directory itself may be new, too.
+    // The directory itself may be new.
     let parent = dir.parent().unwrap_or(dir);
     flush(dir).and_then(|()| flush(parent)).map_err(|e| StoreError::io("flush", dir, e))
 }

@@ -1,5 +1,5 @@
-//! A build's lease on the store: what it has read or written is safe from garbage
-//! collection until the build ends.
+//! The lease of a build on the store: what the build has read or written is protected from garbage
+//! collection until it ends.
 
 use std::{
     cell::Cell,
@@ -25,11 +25,11 @@ use crate::{
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
-/// Bytes read or copied at once.
+/// The size of the buffers for reading and copying, in bytes.
 const COPY_BYTES: usize = 256 << 10;
 
-/// Keeps the objects that one build needs from garbage collection. It ends when it is
-/// dropped, or with the process.
+/// Protects the objects that one build needs from garbage collection, until it is dropped or the
+/// process ends.
 #[derive(Debug)]
 pub struct Lease {
     store: Store,
@@ -45,7 +45,7 @@ pub struct StoredLayer {
     pub digest: Digest,
     /// The size of the layer in the store, in bytes.
     pub stored_bytes: u64,
-    /// What it holds.
+    /// The amount of data in the layer.
     pub content: LayerContent,
 }
 
@@ -59,7 +59,7 @@ impl Lease {
             let opened = OpenOptions::new().append(true).create_new(true).open(&path);
             let file = match opened {
                 Ok(file) => file,
-                // Left by an earlier process of the same number.
+                // An earlier process with the same ID left the file.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(StoreError::io("create", &path, e)),
             };
@@ -69,13 +69,13 @@ impl Lease {
         }
     }
 
-    /// The store.
+    /// Returns the store of the lease.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Notes that this build needs something. The store's lock is held.
+    /// Notes digests that this build needs. The caller holds the lock of the store.
     fn pin(&self, digests: impl IntoIterator<Item = Digest>) -> Result<()> {
         let mut pinned = self.pinned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let new: Vec<Digest> = digests.into_iter().filter(|d| !pinned.contains(d)).collect();
@@ -86,11 +86,12 @@ impl Lease {
         Ok(())
     }
 
-    /// What is known about a stage, if all of its objects are there. From now
-    /// on, gc leaves it alone, and it counts as just used.
+    /// Looks up the record of a stage; `None` if it does not exist, or if one of its objects is
+    /// missing. From now on, gc keeps the record and its objects, and the record counts as just
+    /// used.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Fails if the store cannot be read, or the lease's file cannot be written.
     pub fn lookup(&self, key: &Digest) -> Result<Option<StageRecord>> {
         let _lock = self.store.lock(false)?;
         let Some(record) = self.store.read_record(key)? else { return Ok(None) };
@@ -100,15 +101,15 @@ impl Lease {
             return Ok(None);
         }
         self.pin(record.objects().chain([*key]))?;
-        // When it was used is only for gc's order.
+        // The time of use only determines the order in which gc removes records.
         let _ = File::open(layout.stage(key)).and_then(|f| f.set_modified(SystemTime::now()));
         Ok(Some(record))
     }
 
-    /// Stores what is known about a stage; its objects are stored already.
+    /// Stores the record of a stage, whose objects must have been stored before.
     ///
     /// # Errors
-    /// When one of them is not, or the record cannot be written.
+    /// Fails if an object is missing, or the record cannot be written.
     pub fn put_record(&self, record: &StageRecord) -> Result<()> {
         let _lock = self.store.lock(false)?;
         let layout = &self.store.layout;
@@ -122,10 +123,10 @@ impl Lease {
         layout.write(&path, &json)
     }
 
-    /// Forgets a stage, so that it runs again.
+    /// Removes the record of a stage, so that the stage runs again.
     ///
     /// # Errors
-    /// When its record cannot be removed.
+    /// Fails if the record cannot be removed.
     pub fn forget(&self, key: &Digest) -> Result<()> {
         let _lock = self.store.lock(false)?;
         self.store.layout.remove(&self.store.layout.stage(key))
@@ -134,8 +135,8 @@ impl Lease {
     /// Stores a layer.
     ///
     /// # Errors
-    /// When it cannot be read, breaks the rules, or the store cannot be written;
-    /// then nothing of it is in the store.
+    /// Fails if the source cannot be read, its extents are invalid, or the store cannot be written;
+    /// nothing of the layer is then in the store.
     pub fn put_layer(&self, source: &mut dyn ExtentSource) -> Result<StoredLayer> {
         let temporary = self.store.layout.temporary()?;
         let mut out = Hashed::new(&temporary.file);
@@ -149,10 +150,10 @@ impl Lease {
         Ok(StoredLayer { digest, stored_bytes, content })
     }
 
-    /// Stores any bytes: a log.
+    /// Stores any bytes as an object, such as a log.
     ///
     /// # Errors
-    /// When they cannot be read or written.
+    /// Fails if the source cannot be read, or the store cannot be written.
     pub fn put_blob(&self, source: &mut dyn Read) -> Result<Digest> {
         let temporary = self.store.layout.temporary()?;
         let mut out = Hashed::new(&temporary.file);
@@ -172,8 +173,8 @@ impl Lease {
         Ok(digest)
     }
 
-    /// Gives a written object its name. One that is there already is the same,
-    /// or damaged; the new one is right in both cases.
+    /// Gives a complete object its final name. An existing object of this name has the same
+    /// content, or is damaged; replacing it is right in both cases.
     fn adopt(&self, temporary: Temporary, digest: Digest) -> Result<()> {
         let _lock = self.store.lock(false)?;
         self.pin([digest])?;
@@ -183,9 +184,9 @@ impl Lease {
     /// Applies a layer to a disk.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] and [`StoreError::Damaged`] mean that the layer
-    /// cannot be had; what has been written to the target until then is of no
-    /// use, for the digest is known to be right only at the end.
+    /// [`StoreError::Missing`] or [`StoreError::Damaged`] if the store does not have the layer
+    /// undamaged; [`StoreError::Target`] if the disk cannot be written. The data that has been
+    /// written to the target by then must not be used, since the digest is checked only at the end.
     pub fn get_layer(
         &self,
         digest: &Digest,
@@ -201,10 +202,10 @@ impl Lease {
         })
     }
 
-    /// Reads a blob.
+    /// Reads an object into `target`, and returns its size in bytes.
     ///
     /// # Errors
-    /// As [`Self::get_layer`].
+    /// Fails for the same reasons as [`Self::get_layer`]; data in the target must not be used then.
     pub fn get_blob(&self, digest: &Digest, target: &mut dyn Write) -> Result<u64> {
         self.checked(digest, |mut input| {
             let mut buffer = vec![0; COPY_BYTES];
@@ -220,32 +221,33 @@ impl Lease {
         })
     }
 
-    /// A blob to read from, whose content has been read once and found right.
+    /// Opens an object for reading, after its content has been read once and checked.
     ///
     /// # Errors
-    /// As [`Self::get_layer`].
+    /// [`StoreError::Missing`] or [`StoreError::Damaged`] if the store does not have the object
+    /// undamaged.
     pub fn open_blob(&self, digest: &Digest) -> Result<io::BufReader<File>> {
         self.get_blob(digest, &mut io::sink())?;
         Ok(io::BufReader::with_capacity(COPY_BYTES, self.open(digest)?))
     }
 
-    /// Copies a blob into an empty file, sharing its blocks where the filesystem
-    /// can.
+    /// Copies an object into an empty file, and returns its size in bytes. The file shares blocks
+    /// with the store where the filesystem supports it.
     ///
     /// # Errors
-    /// As [`Self::get_layer`].
+    /// Fails for the same reasons as [`Self::get_layer`].
     pub fn copy_blob(&self, digest: &Digest, target: &mut File) -> Result<u64> {
         self.get_blob(digest, &mut io::sink())?;
-        // Files are copied by copy_file_range, which shares blocks.
+        // `io::copy` uses copy_file_range(2) for files, which can share blocks.
         let mut file = self.open(digest)?;
         io::copy(&mut file, target).map_err(StoreError::Target)
     }
 
-    /// Restores a disk from its chain of layers onto a file that does not exist
-    /// yet; after an error it does not exist either.
+    /// Restores a disk from its layers to a file that does not exist yet. If a layer cannot be
+    /// applied, the file is removed.
     ///
     /// # Errors
-    /// As [`Self::get_layer`].
+    /// Fails if the file cannot be created, or for the same reasons as [`Self::get_layer`].
     pub fn restore(&self, disk: &crate::DiskState, path: &Path) -> Result<()> {
         let mut target = crate::RawTarget::create(path, disk.bytes)?;
         let applied =
@@ -256,15 +258,15 @@ impl Lease {
         applied
     }
 
-    /// Makes one layer of several, given from the lowest to the topmost: bounds
-    /// the length of chains. `None` when there is none to merge.
+    /// Merges layers into one, to limit the length of chains. The layers are given from the lowest
+    /// to the topmost. `None` if no layers are given.
     ///
     /// # Errors
-    /// As [`Self::get_layer`] and [`Self::put_layer`].
+    /// Fails for the same reasons as [`Self::get_layer`] and [`Self::put_layer`].
     pub fn merge(&self, layers: &[Digest]) -> Result<Option<StoredLayer>> {
         let mut merged: Option<Box<dyn ExtentSource>> = None;
         for digest in layers {
-            // The digests are checked first: what is merged would get a new name.
+            // Check the digests first: a damaged layer would be stored under a new, valid name.
             self.get_layer(digest, &mut Nowhere)?;
             let file = self.open(digest)?;
             let bad = |e: io::Error| self.damaged(digest, e.to_string());
@@ -286,8 +288,8 @@ impl Lease {
         }
     }
 
-    /// Reads an object by `read`, which gives its input back, and checks that all
-    /// of it has the digest that it is named by.
+    /// Reads an object with `read`, which returns the rest of its input, and checks that the whole
+    /// object has the digest that names it.
     fn checked<T>(
         &self,
         digest: &Digest,
@@ -317,10 +319,10 @@ impl Lease {
         }
     }
 
-    /// Takes a damaged object out of the store.
+    /// Removes a damaged object from the store, and returns the error for it.
     fn damaged(&self, digest: &Digest, reason: String) -> StoreError {
         tracing::warn!(%digest, reason, "an object of the store is damaged");
-        // If it cannot be removed, the next reading finds the damage again.
+        // If it cannot be removed, the next read finds the damage again.
         let _ = self.store.layout.remove(&self.store.layout.object(digest));
         StoreError::Damaged { digest: *digest, reason }
     }
@@ -328,7 +330,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // What stays is removed by the next gc, as its lock is free then.
+        // If this fails, the next gc removes the file, since its lock is free then.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -348,7 +350,7 @@ impl ExtentSource for Box<dyn ExtentSource> {
     }
 }
 
-/// Takes extents and forgets them.
+/// Discards extents.
 struct Nowhere;
 
 impl ExtentTarget for Nowhere {
@@ -357,7 +359,7 @@ impl ExtentTarget for Nowhere {
     }
 }
 
-/// Counts and hashes what is written.
+/// Counts and hashes the bytes written to a file.
 struct Hashed<'a> {
     out: &'a File,
     hash: Sha256,
@@ -387,7 +389,7 @@ impl Write for Hashed<'_> {
     }
 }
 
-/// Hashes what is read.
+/// Hashes the bytes read from a file.
 struct HashedReader {
     file: File,
     hash: Sha256,

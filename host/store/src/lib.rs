@@ -1,44 +1,42 @@
-//! The content-addressed cache on disk. This page is the specification of what
-//! is there, version 1.
+//! The content-addressed cache on disk. This page specifies its files, version 1.
 //!
 //! ```text
 //!   format                 "vbuild store 1\n"
-//!   salt                   32 random bytes, for the eyes of this user alone: what the
-//!                          keys of stages are made with
+//!   salt                   32 random bytes that only this user can read; the keys of stages
+//!                          are made with them
 //!   lock                   locked shared by every operation, exclusively by gc
 //!   objects/ab/cdef…       an object, named by the SHA-256 of its bytes
-//!   stages/ab/cdef….json   what is known about a stage, named by its key
+//!   stages/ab/cdef….json   the record of a stage, named by its key
 //!   sessions/PID-N         locked by a running build; the digests that it needs,
 //!                          one per line
 //!   tmp/PID-N              a file being written, locked by its writer
 //! ```
 //!
-//! An **object** is a layer ([`LayerContent`]: the blocks of a disk that a stage
-//! wrote, as one zstd stream) or a log. It is written to `tmp`, flushed, renamed
-//! and its directory flushed, in this order; so under its name it is whole, and
-//! if damage comes later, its name tells: every reading checks the digest. A
-//! damaged object is removed and is a miss, never a wrong image.
+//! An **object** is a layer ([`LayerContent`]: the blocks of a disk that a stage wrote, as one zstd
+//! stream), a log, or another file of a build. It is written to `tmp`, flushed, renamed, and its
+//! directory is flushed, in this order; so a file under its final name is complete. Later damage is
+//! detected, since the digest is checked when an object is used. A damaged object is removed and is
+//! a miss, never a wrong image.
 //!
-//! A **stage record** ([`StageRecord`]) is written after all objects that it
-//! names. It names whole chains of layers, so it needs no other record. A stage
-//! whose disks were not worth keeping has a record without layers, which only
-//! tells; the finished files of a build have a record of their own. When it
-//! was last used is its file's time of change; what is used least recently goes
-//! first when the store gets too large.
+//! A **stage record** ([`StageRecord`]) is written after all objects that it names. It names whole
+//! chains of layers, so it needs no other record. A stage whose disks were not worth saving has a
+//! record without layers, which only describes it. The finished files of a build have a record of
+//! their own. The modification time of a record's file is the time of its last use; if the store
+//! becomes too large, the least recently used results are removed first.
 //!
-//! **Many builds** share a store. A build opens a [`Lease`]; whatever it looks
-//! up or puts is noted in its file before the store's lock is given back, and gc
-//! never takes it as long as the lease's own lock is held, which ends with the
-//! process, however that ends.
+//! **Many builds** can share a store. Each opens a [`Lease`]. Everything that it looks up or stores
+//! is noted in the lease's file before the lock of the store is released, and gc removes nothing
+//! that is noted there while the lease's file is locked. The kernel releases that lock when the
+//! process ends, however it ends.
 //!
-//! **Secrets**: values of variables stand in no record, neither in clear nor as a plain
-//! digest. Keys and digests of inputs are made with the store's salt, so each store has
-//! its own; the shared cache has one of its own, too.
+//! **Secrets**: values of variables are not in records, neither in plain text nor as plain digests.
+//! Keys and digests of inputs are made with the store's salt, so they differ between stores; the
+//! shared cache has its own salt, too.
 //!
-//! **Versions**: a store with another number in `format` is not touched. Records
-//! of another version, or that cannot be read, are misses.
+//! **Versions**: a store with another number in `format` is not touched. Records of another
+//! version, and records that cannot be read, are misses.
 //!
-//! Architecture invariant: nothing here knows plans, machines or guests.
+//! Architecture invariant: this crate does not use plans, machines or guests.
 
 mod changed;
 mod content;
@@ -82,20 +80,21 @@ pub use verify::{Problem, Verified};
 /// The version of the layout above.
 pub const STORE_VERSION: u32 = 1;
 
-/// A store holds disks with password files and logs with secrets: it is the user's alone.
+/// The permissions of directories. Only the user has access: disks in the store contain password
+/// files, and logs contain secrets.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// The text before the number in `format`.
+/// The text before the version number in `format`.
 const FORMAT_WORDS: &str = "vbuild store ";
 
-/// The most bytes of `format` that are read.
+/// Maximum number of bytes that are read of `format`.
 const FORMAT_MAX_BYTES: u64 = 64;
 
-/// Bytes of a record that are read; a record lists some layers, facts, inputs
-/// and connections.
+/// Maximum number of bytes that are read of a record, which lists layers, facts, inputs and
+/// connections.
 const RECORD_MAX_BYTES: u64 = 64 << 20;
 
-/// Bytes of the salt.
+/// The size of the salt in bytes.
 const SALT_BYTES: usize = 32;
 
 /// A store in a directory.
@@ -106,22 +105,23 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in a directory, and makes one there if there is none.
+    /// Opens the store in a directory, and creates it if there is none.
     ///
     /// # Errors
-    /// When the directory cannot be used, or holds something else or a store of
-    /// another version.
+    /// Fails if the directory cannot be used, or contains other files or a store of another
+    /// version.
     pub fn open(root: &Path) -> Result<Self> {
         Self::open_observed(root, None)
     }
 
-    /// As [`Self::open`], but reports each step of writing, for tests in which the process
-    /// dies there.
+    /// Same as [`Self::open`], but calls `on_step` at each step of writing, for tests in which the
+    /// process dies there.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// Fails if the directory cannot be used, or contains other files or a store of another
+    /// version.
     pub fn open_observed(root: &Path, on_step: Option<OnStep>) -> Result<Self> {
-        // The caller has made sure that the directory is the user's alone.
+        // The caller has ensured that only the user has access to the directory.
         let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(root);
         made.map_err(|e| StoreError::io("create", root, e))?;
         // Sessions outlive changes of the working directory.
@@ -138,10 +138,12 @@ impl Store {
         Ok(Self { layout, salt })
     }
 
-    /// Opens the store in a directory, if there is one; changes nothing there.
+    /// Opens the store in a directory; `None` if there is none. Nothing is created there; only a
+    /// salt that others can read is protected.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// Fails if the directory cannot be read, or contains a store with another version or an
+    /// invalid salt.
     pub fn open_existing(root: &Path) -> Result<Option<Self>> {
         let Ok(root) = fs::canonicalize(root) else { return Ok(None) };
         let layout = Layout::new(root, None);
@@ -151,19 +153,19 @@ impl Store {
         Ok(salt::read(&layout)?.map(|salt| Self { layout, salt }))
     }
 
-    /// The secret with which the names of stages are made; it never leaves this user.
+    /// Returns the secret with which the keys of stages are made; it never leaves this user.
     #[must_use]
     pub fn salt(&self) -> [u8; SALT_BYTES] {
         self.salt.0
     }
 
-    /// The directory of the store.
+    /// Returns the directory of the store.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.layout.root()
     }
 
-    /// Takes the store's lock for an operation.
+    /// Locks the store for one operation.
     fn lock(&self, exclusive: bool) -> Result<File> {
         let path = self.layout.lock_file();
         let file = OpenOptions::new()
@@ -180,13 +182,12 @@ impl Store {
     /// Begins the use of the store by one build.
     ///
     /// # Errors
-    /// When the lease's file cannot be made.
+    /// Fails if the lease's file cannot be created or locked.
     pub fn lease(&self) -> Result<Lease> {
         Lease::begin(self.clone())
     }
 
-    /// Reads a record. `None` when it does not exist, or, with a log message, when it
-    /// cannot be read.
+    /// Reads a record. `None` if it does not exist, or, with a log message, if it is invalid.
     pub(crate) fn read_record(&self, key: &Digest) -> Result<Option<StageRecord>> {
         let path = self.layout.stage(key);
         let Some(content) = layout::read_small(&path, RECORD_MAX_BYTES)? else { return Ok(None) };
@@ -200,10 +201,10 @@ impl Store {
         }
     }
 
-    /// All records, with when they were last used, least recently first.
+    /// Returns all records with the time of their last use, least recently used first.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Fails if the store cannot be read.
     pub fn records(&self) -> Result<Vec<(std::time::SystemTime, StageRecord)>> {
         let mut records = Vec::new();
         for (key, path) in layout::all_named(&self.layout.stages())? {
@@ -231,7 +232,7 @@ fn has_format(layout: &Layout) -> Result<bool> {
     }
 }
 
-/// A directory with other things in it is not taken over.
+/// Fails if the directory contains files that do not belong to a store.
 fn refuse_foreign(layout: &Layout) -> Result<()> {
     let ours = ["objects", "stages", "sessions", "tmp", "lock", "format", "salt"];
     let foreign =

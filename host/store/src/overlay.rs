@@ -1,5 +1,5 @@
-//! The clusters that a qcow2 overlay has itself: what was written since it was
-//! put over its backing file. The backing file is not read.
+//! The clusters in a qcow2 overlay itself, which were written after the overlay was created. The
+//! backing file is not read.
 
 use std::{
     fs::File,
@@ -15,25 +15,25 @@ use crate::{
     extents::{Extent, ExtentSource, MAX_EXTENT_BYTES},
 };
 
-/// "QFI" and 0xfb.
+/// The magic number of qcow2: "QFI" and 0xfb.
 const MAGIC: u32 = 0x5146_49fb;
 
-/// The largest L1 table that QEMU accepts.
+/// Maximum size of the L1 table in bytes; QEMU has the same limit.
 const MAX_L1_BYTES: u64 = 32 << 20;
 
-/// Bits of an entry that hold a place in the file.
+/// The bits of a table entry that are an offset in the file.
 const PLACE: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
 
-/// Incompatible features that can be read: dirty reference counts, which only
-/// concern writers, and the type of compression.
+/// Supported incompatible features: dirty reference counts, which only concern writers, and the
+/// type of compression.
 const KNOWN_FEATURES: u64 = 1 | 1 << 3;
 
-/// The window of the deflate streams, which the format fixes.
+/// The window size of deflate streams, as a power of two; fixed by the format.
 const WINDOW_BITS: u8 = 12;
 
-/// An overlay's own clusters.
+/// The clusters that an overlay itself contains.
 #[derive(Debug)]
 pub struct OverlaySource {
     path: PathBuf,
@@ -42,14 +42,14 @@ pub struct OverlaySource {
     cluster_bits: u32,
     zstd: bool,
     l1: Vec<u64>,
-    /// The L2 table in memory, and which it is.
+    /// The L2 table in memory, with its index in the L1 table.
     l2: Option<(usize, Vec<u64>)>,
     next: u64,
     /// The second half of a cluster of 2 MiB.
     rest: Option<Extent>,
 }
 
-/// What a cluster of the disk is in this file.
+/// The content of a cluster of the disk in this file.
 enum Cluster {
     Absent,
     Zeros,
@@ -61,17 +61,17 @@ impl OverlaySource {
     /// Opens a qcow2 file.
     ///
     /// # Errors
-    /// When it cannot be read, is no qcow2, or uses features that are not for
-    /// overlays of running guests (encryption, external data, subclusters).
+    /// Fails if the file cannot be read, is not qcow2, or uses features that overlays of running
+    /// guests do not have (encryption, external data, subclusters).
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| StoreError::io("open", path, e))?;
         Self::new(file, path)
     }
 
-    /// As [`OverlaySource::open`], for a file that is open; the path is for errors.
+    /// Same as [`OverlaySource::open`], for an open file; the path is only for errors.
     ///
     /// # Errors
-    /// As for [`OverlaySource::open`].
+    /// Fails for the same reasons as [`OverlaySource::open`].
     pub fn new(file: File, path: &Path) -> Result<Self> {
         let bad = |reason| StoreError::Qcow2 { path: path.to_owned(), reason };
         let mut header = [0; 112];
@@ -115,7 +115,7 @@ impl OverlaySource {
         Ok(overlay)
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -131,7 +131,7 @@ impl OverlaySource {
         1 << self.cluster_bits
     }
 
-    /// Looks up the cluster at an offset, and the length of the range that it is valid for.
+    /// Returns the cluster at an offset, and the end of the range for which this answer is valid.
     fn lookup(&mut self, offset: u64) -> io::Result<(Cluster, u64)> {
         let per_table = 1usize << (self.cluster_bits - 3);
         let index = usize::try_from(offset >> self.cluster_bits).unwrap_or(usize::MAX);
@@ -163,7 +163,7 @@ impl OverlaySource {
         let sectors = (entry & !COMPRESSED & !(1 << 63)) >> place_bits;
         let size = (sectors + 1) * 512 - at % 512;
         let mut packed = vec![0; usize::try_from(size).unwrap_or_default()];
-        // The last sector may end with the file.
+        // The file may end within the last sector.
         let count = read_up_to(&self.file, &mut packed, at)?;
         packed.truncate(count);
         let cluster = usize::try_from(self.cluster_bytes()).unwrap_or_default();
@@ -203,7 +203,7 @@ impl ExtentSource for OverlaySource {
                 Cluster::Zeros => return Ok(Some(Extent::Zeros { offset, length })),
                 Cluster::Plain(at) => {
                     let mut bytes = vec![0; whole];
-                    // A file ends where its last cluster's data does.
+                    // The file may end within its last cluster.
                     read_up_to(&self.file, &mut bytes, at)?;
                     bytes
                 }

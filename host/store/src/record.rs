@@ -1,4 +1,4 @@
-//! What is known about the result of a stage.
+//! Records of the results of stages, and of the finished files of builds.
 
 use std::{
     collections::BTreeMap,
@@ -8,40 +8,40 @@ use std::{
 use checked::{Digest, DiskName, Hex, Printable};
 use serde::{Deserialize, Serialize};
 
-/// The version of records; those of other versions are misses.
+/// The version of the record format; records of other versions are misses.
 pub const RECORD_VERSION: u32 = 2;
 
-/// Layers that a disk of a record may have. The engine merges chains of more than 32;
-/// a longer one only makes a foreign record costly to fetch.
+/// Maximum number of layers of a disk in a record. The engine merges chains of more than 32; longer
+/// ones only make a record of another user costly to fetch.
 const LAYERS_MAX: usize = 64;
 
-/// Why bytes are not the record of a stage.
+/// The error for bytes that are not the record of a stage.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidRecord {
-    /// The JSON is wrong, or a value breaks the rules of its type.
+    /// The JSON is invalid, or a value breaks the rules of its type.
     #[error("it cannot be read")]
     Json(#[from] serde_json::Error),
-    /// Another vbuild wrote it.
+    /// A vbuild with another version of the format wrote the record.
     #[error("it has version {found:?}, this vbuild knows {RECORD_VERSION}")]
     Version {
-        /// Its version, where there is a number.
+        /// The version of the record, if it is a number.
         found: Option<u64>,
     },
-    /// The record lies under the name of another stage.
+    /// The record has the key of another stage.
     #[error("it is of another stage")]
     Key,
-    /// A disk is a chain of too many layers.
+    /// A disk has too many layers.
     #[error("the disk `{disk}` has {found} layers, more than {LAYERS_MAX}")]
     Layers {
-        /// The disk.
+        /// The name of the disk.
         disk: DiskName,
-        /// How many layers it has.
+        /// The number of its layers.
         found: usize,
     },
 }
 
 impl InvalidRecord {
-    /// The error with its cause on one line.
+    /// Returns the error and its cause on one line.
     #[must_use]
     pub fn reason(&self) -> Printable {
         match self {
@@ -51,95 +51,94 @@ impl InvalidRecord {
     }
 }
 
-/// What a record is about.
+/// The subject of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RecordKind {
-    /// A stage that has run to its end.
+    /// A stage that has ended.
     Stage,
-    /// A point between two scripts of a stage.
+    /// A checkpoint between two scripts of a stage.
     Point,
-    /// The files that a whole build has left on the host.
+    /// The files that a build has written on the host.
     Outputs,
 }
 
-/// What is known about a stage that has run, or about the finished outputs of a
-/// build. With [`Self::disks`], the next stage can start from it.
+/// The record of a stage that has run, or of the finished outputs of a build. The next stage can
+/// start from the disks in [`Self::disks`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageRecord {
-    /// [`RECORD_VERSION`].
+    /// The version of the format, [`RECORD_VERSION`].
     pub version: u32,
-    /// The stage's key, which is also the record's name.
+    /// The key of the stage, which is also the name of the record.
     pub key: Digest,
     /// The key of the stage before it.
     pub parent: Option<Digest>,
-    /// The name of the build that it was made for.
+    /// The name of the build that made the result.
     pub build: Printable,
-    /// What it is about.
+    /// The subject of the record.
     pub kind: RecordKind,
-    /// The name of the stage; of outputs, the name of the last one.
+    /// The name of the stage; for outputs, the name of the last stage.
     pub name: Printable,
-    /// Seconds since 1970 when it had run.
+    /// When the stage ended, in seconds since 1970.
     pub created: u64,
-    /// How long it took, in milliseconds.
+    /// The run time of the stage in milliseconds.
     pub elapsed_ms: u64,
-    /// The disks as they were at its end, by name; none when they were not worth
-    /// keeping.
+    /// The disks at the end of the stage, by name; empty if they were not worth saving.
     pub disks: BTreeMap<DiskName, DiskState>,
-    /// What else must be known to go on from here, in the words of the engine.
+    /// The other state that is needed to resume, in the format of the engine.
     pub state: serde_json::Value,
-    /// What went into its key, for telling which input changed.
+    /// The inputs of the key, to explain which of them has changed.
     pub inputs: BTreeMap<Printable, Digest>,
-    /// Seconds since 1970 when the network was first used, by this stage or one
-    /// before it: from then on, the result ages.
+    /// When this stage or one before it first used the network, in seconds since 1970. The age of
+    /// the result counts from then.
     pub fetched: Option<u64>,
-    /// Connections that it made; those of its parents are not among them.
+    /// The connections of this stage, without those of its parents.
     pub connections: Vec<Connection>,
-    /// Connections beyond those, of which only the number was kept.
+    /// The number of further connections that are not listed.
     #[serde(default)]
     pub more_connections: u64,
-    /// What ran in it, in order.
+    /// The scripts and steps that ran in the stage, in order.
     pub ran: Vec<Ran>,
-    /// Its log, as an object.
+    /// The object with the log of the stage.
     pub log: Option<Digest>,
-    /// The files that it left on the host.
+    /// The files that the build wrote on the host.
     pub files: Vec<StoredFile>,
-    /// The shared cache that it came from, or that a result came from on which it was
-    /// built; `None` when all of it was built here.
+    /// The shared cache that this result, or one that it was built on, came from; `None` if
+    /// everything was built here.
     pub origin: Option<Origin>,
 }
 
-/// Where a record came from.
+/// The source of a fetched record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
-    /// The shared cache.
+    /// The place of the shared cache.
     pub place: Printable,
-    /// The key that it was signed with; `None` for one that was not signed.
+    /// The key that signed the record; `None` if it was not signed.
     pub key: Option<KeyId>,
-    /// Seconds since 1970 when it was fetched.
+    /// When the record was fetched, in seconds since 1970.
     pub fetched: u64,
 }
 
-/// The name of the secret of a shared cache, from which the secret cannot be found.
+/// The name of a shared cache's secret. It does not reveal the secret.
 pub type KeyId = Hex<8>;
 
-/// Something that ran in a stage, by the clock of its machine: what changed on
-/// its disks meanwhile was changed by it.
+/// A script or step that ran in a stage. Its times are by the clock of the machine: what changed on
+/// the disks between them was changed by it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ran {
-    /// What kind of thing ran.
+    /// The kind of the script or step.
     #[serde(default)]
     pub kind: RanKind,
-    /// Its name: `install.d/10-x`, or a sentence.
+    /// The name, such as `install.d/10-x`, or a description.
     pub name: Printable,
     /// The element or other source that it came from.
     pub origin: Option<Printable>,
-    /// Milliseconds since 1970 when it began.
+    /// When it began, in milliseconds since 1970.
     pub started_ms: u64,
-    /// Milliseconds since 1970 when it had ended.
+    /// When it ended, in milliseconds since 1970.
     pub ended_ms: u64,
 }
 
@@ -149,7 +148,7 @@ pub struct Ran {
 pub enum RanKind {
     /// A script or command of the recipe.
     Script,
-    /// A copy of a tree, which takes changes of its source along.
+    /// A copy of a tree. Its files may have been changed earlier, in the source of the copy.
     TreeCopy,
     /// Any other step.
     #[default]
@@ -160,34 +159,34 @@ pub enum RanKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskState {
-    /// Size of the disk.
+    /// The size of the disk in bytes.
     pub bytes: u64,
-    /// Layers from the lowest to the topmost; each is complete in itself, and
-    /// all of them are here, whatever happens to the records of parents.
+    /// The layers, from the lowest to the topmost. The list is complete: no record of a parent is
+    /// needed to restore the disk.
     pub layers: Vec<Digest>,
 }
 
-/// A connection that a stage made.
+/// A connection that a stage opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Connection {
-    /// The host as the guest named it.
+    /// The name of the host, as the guest gave it.
     pub host: Printable,
-    /// The port.
+    /// The port of the host.
     pub port: u16,
-    /// Bytes to the server.
+    /// The number of bytes sent to the server.
     pub sent: u64,
-    /// Bytes from the server.
+    /// The number of bytes received from the server.
     pub received: u64,
-    /// What was fetched, where it could be seen.
+    /// The files that were fetched, as far as they could be seen.
     pub fetched: Vec<Fetched>,
-    /// Files beyond those, of which only the number was kept.
+    /// The number of further files that are not listed.
     #[serde(default)]
     pub more_fetched: u64,
 }
 
 impl Connection {
-    /// What it takes in memory, in bytes.
+    /// Returns the memory that the connection takes, in bytes.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
         let fetched = self.fetched.iter();
@@ -196,49 +195,49 @@ impl Connection {
     }
 }
 
-/// A file that came by plain HTTP.
+/// A file that was fetched by plain HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fetched {
     /// The path of the file on the server.
     pub path: Printable,
-    /// The status of the answer.
+    /// The status of the HTTP response.
     pub status: Option<u16>,
-    /// Bytes of it.
+    /// The number of bytes of the file that were received.
     pub bytes: u64,
-    /// Its digest, when all of it came.
+    /// The digest of the file, if all of it was received.
     pub sha256: Option<Digest>,
 }
 
-/// A file on the host that a build made.
+/// A file that a build wrote on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredFile {
-    /// Which of the plan's outputs it is.
+    /// The output of the plan that the file is.
     pub role: FileRole,
-    /// The object.
+    /// The object with the content.
     pub object: Digest,
-    /// Whether the object is a layer, as for files with holes, or the bytes.
+    /// Whether the object is a layer, as for sparse files; otherwise it has the file's bytes.
     pub layer: bool,
-    /// The file's size.
+    /// The size of the file in bytes.
     pub bytes: u64,
-    /// Checksums that were made of it.
+    /// The checksums of the file that were made for the build.
     pub checksums: Checksums,
 }
 
-/// Which file of a build a [`StoredFile`] is.
+/// The output of a build that a [`StoredFile`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileRole {
-    /// The output of this position: an image or an archive.
+    /// The image or archive at this index of the plan's outputs.
     File(usize),
-    /// The directory of this position, as an archive.
+    /// The directory at this index, as an archive.
     Directory(usize),
-    /// The plan, for questions about the build.
+    /// The plan, for queries about the build.
     Plan,
 }
 
-/// Checksums of a file, as far as they were made.
+/// The checksums of a file that were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checksums {
@@ -251,12 +250,13 @@ pub struct Checksums {
 }
 
 impl StageRecord {
-    /// Reads the record of a stage.
+    /// Parses the record of a stage.
     ///
     /// # Errors
-    /// When the bytes are no record of this version, or one of another stage.
+    /// Fails if the bytes are not a record of this version, if the record is of another stage, or
+    /// if a disk has too many layers.
     pub fn from_json(bytes: &[u8], key: &Digest) -> Result<Self, InvalidRecord> {
-        /// The part that records of all versions have.
+        /// The part of a record that is the same in all versions.
         #[derive(Deserialize)]
         struct Head {
             version: Option<u64>,
@@ -278,9 +278,8 @@ impl StageRecord {
         }
     }
 
-    /// How old what it took from the network is: zero when it took nothing,
-    /// `None` when it seems to be from the future, that is, when a clock was set
-    /// back, and nothing can be said.
+    /// Returns the age of what the result took from the network: zero if it took nothing. `None` if
+    /// the time is in the future, since the clock has been set back then and the age is unknown.
     #[must_use]
     pub fn age(&self, now: SystemTime) -> Option<Duration> {
         let Some(fetched) = self.fetched else { return Some(Duration::ZERO) };
@@ -288,13 +287,13 @@ impl StageRecord {
         now.checked_sub(Duration::from_secs(fetched))
     }
 
-    /// Whether a build can go on from it.
+    /// Whether a build can resume from this record.
     #[must_use]
     pub fn resumable(&self) -> bool {
         !self.disks.is_empty()
     }
 
-    /// The record as others get it: without what is of use here alone.
+    /// Returns the record for other users, without what is only useful in this store.
     #[must_use]
     pub fn for_others(&self) -> Self {
         Self {
@@ -308,7 +307,7 @@ impl StageRecord {
         }
     }
 
-    /// Every object that the record needs.
+    /// Returns every object that the record needs.
     pub fn objects(&self) -> impl Iterator<Item = Digest> + '_ {
         let layers = self.disks.values().flat_map(|disk| disk.layers.iter().copied());
         layers.chain(self.log).chain(self.files.iter().map(|file| file.object))

@@ -1,4 +1,4 @@
-//! The secret of a store, with which the names of stages are made.
+//! The secret of a store with which the keys of stages are made.
 
 use std::{
     fmt,
@@ -14,10 +14,10 @@ use crate::{
     layout::{self, Layout},
 };
 
-/// Only the user may read the salt.
+/// The permissions of the salt's file: only the user has access.
 const MODE: u32 = 0o600;
 
-/// The salt; its bytes are never shown.
+/// The salt of a store; `Debug` does not show its bytes.
 #[derive(Clone)]
 pub(crate) struct Salt(pub(crate) [u8; SALT_BYTES]);
 
@@ -27,8 +27,8 @@ impl fmt::Debug for Salt {
     }
 }
 
-/// The salt of a store; a new one where there is none, as in stores of older versions.
-/// Of several processes that make one at the same time, one wins.
+/// Reads the salt of a store, or creates it if there is none: the store is new, or was made by a
+/// vbuild without salts. If several processes create it at the same time, all get the same one.
 pub(crate) fn read_or_make(layout: &Layout) -> Result<Salt> {
     if let Some(salt) = read(layout)? {
         return Ok(salt);
@@ -45,7 +45,7 @@ pub(crate) fn read_or_make(layout: &Layout) -> Result<Salt> {
         .and_then(|()| temporary.file.write_all(&bytes))
         .and_then(|()| temporary.file.sync_all());
     written.map_err(|e| StoreError::io("write", &temporary.path, e))?;
-    // A link, unlike a rename, never replaces the salt of another process.
+    // A hard link, unlike a rename, never replaces the salt of another process.
     match fs::hard_link(&temporary.path, &path) {
         Ok(()) => Ok(Salt(bytes)),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -56,7 +56,7 @@ pub(crate) fn read_or_make(layout: &Layout) -> Result<Salt> {
     }
 }
 
-/// The salt of a store, if it has one. Others than the user cannot read it afterwards.
+/// Reads the salt of a store, if it has one. If other users have access to the file, they lose it.
 pub(crate) fn read(layout: &Layout) -> Result<Option<Salt>> {
     let path = layout.salt_file();
     let limit = u64::try_from(SALT_BYTES + 1).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! Whether everything in the store is what it should be.
+//! Checks all objects and records of a store.
 
 use std::{fs::File, io};
 
@@ -6,50 +6,50 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{Digest, Printable, Result, StageRecord, Store, layout};
 
-/// Something wrong in a store.
+/// An error in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
-    /// An object's content does not have the digest that it is named by.
+    /// The content of an object does not have the digest that names it.
     Damaged(Digest),
-    /// A record cannot be read.
+    /// A record is invalid.
     BadRecord {
         /// The key of the record.
         key: Digest,
-        /// Why not.
+        /// The reason.
         reason: Printable,
     },
-    /// A record names an object that is not there.
+    /// A record names an object that does not exist.
     Incomplete {
-        /// The record's key.
+        /// The key of the record.
         key: Digest,
-        /// The stage's name.
+        /// The name of the stage.
         stage: Printable,
-        /// The object.
+        /// The digest of the missing object.
         missing: Digest,
     },
 }
 
-/// The outcome of checking a store.
+/// The result of checking a store.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Verified {
-    /// Objects that were read.
+    /// The number of objects that were read.
     pub objects: u64,
-    /// Records that were read.
+    /// The number of records that were read.
     pub records: u64,
-    /// What is wrong.
+    /// The errors that were found.
     pub problems: Vec<Problem>,
 }
 
 impl Store {
-    /// Reads everything. With `repair`, what is wrong is removed, so that it is
+    /// Reads the whole store. With `repair`, files with errors are removed, so that the results are
     /// built again.
     ///
     /// # Errors
-    /// When the store cannot be read, or a repair fails.
+    /// Fails if the store cannot be read, or a file cannot be removed.
     pub fn verify(&self, repair: bool) -> Result<Verified> {
         let mut verified = Verified::default();
         for (digest, path) in layout::all_named(&self.layout.objects())? {
-            // One that gc has just removed is no problem.
+            // An object that gc has just removed is not an error.
             let Ok(mut file) = File::open(&path) else { continue };
             verified.objects += 1;
             let mut hash = Sha256::new();

@@ -1,4 +1,4 @@
-//! What is in a key, and what is not.
+//! Tests of what is part of a stage key, and what is not.
 
 use super::*;
 use crate::{Context, Disk, DiskRole, DiskSize, GuestPath, ImageOutput, Outputs, Place, Upload};

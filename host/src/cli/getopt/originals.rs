@@ -1,7 +1,7 @@
-//! The options that the originals have: their prefixes mean what they meant.
+//! The options of the original programs, whose prefixes keep their meaning.
 
-/// Options of virt-dib 1.48. A prefix that is ambiguous only because of options
-/// that came later means what it meant for virt-dib.
+/// The options of virt-dib 1.48. If a prefix is ambiguous only because of options that vbuild
+/// added, it has the meaning that it has in virt-dib.
 pub(crate) const VIRT_DIB_OPTIONS: &[&str] = &[
     "arch",
     "checksum",
@@ -46,7 +46,7 @@ pub(crate) const VIRT_DIB_OPTIONS: &[&str] = &[
     "wrap",
 ];
 
-/// Options of disk-image-create 3.43, by the same rule.
+/// The options of disk-image-create 3.43, to which the same rule applies.
 const DISK_IMAGE_CREATE_OPTIONS: &[&str] = &[
     "checksum",
     "docker-target",
@@ -66,14 +66,14 @@ const DISK_IMAGE_CREATE_OPTIONS: &[&str] = &[
     "version",
 ];
 
-/// Whose rules of getopt a command line follows.
+/// The getopt rules that a command line follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Syntax {
-    /// virt-dib's `getopt_long_only`: a long option may have one dash.
+    /// The rules of virt-dib's `getopt_long_only`: a long option may have one dash.
     #[default]
     LongOnly,
-    /// disk-image-create's getopt(1): one dash begins letters and nothing else, and a
-    /// prefix of one of its own options wins over whatever vbuild has added.
+    /// The rules of disk-image-create's getopt(1): one dash begins only letters, and a prefix of
+    /// one of its own options takes precedence over all options that vbuild added.
     Long,
 }
 

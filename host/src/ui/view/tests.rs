@@ -1,4 +1,4 @@
-//! The renderers against a recorded build.
+//! Tests of the renderers with the events of a recorded build.
 
 use std::{
     io::{self, Write},
