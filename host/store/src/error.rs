@@ -23,7 +23,7 @@ pub enum StoreError {
     },
     /// The directory contains a store of another version.
     #[error("the store `{}` has version {found}, this vbuild knows version {known}", .path.display())]
-    Newer {
+    OtherVersion {
         /// The directory of the store.
         path: PathBuf,
         /// The version of the store.
@@ -81,8 +81,8 @@ impl StoreError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Newer { path, .. } => Some(format!(
-                "use a newer vbuild, another --cache-dir, or remove `{}`",
+            Self::OtherVersion { path, .. } => Some(format!(
+                "use the vbuild that made it, another --cache-dir, or remove `{}`",
                 path.display()
             )),
             Self::Io { source, path, .. } if source.kind() == io::ErrorKind::StorageFull => {

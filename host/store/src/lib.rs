@@ -187,18 +187,27 @@ impl Store {
         Lease::begin(self.clone())
     }
 
-    /// Reads a record. `None` if it does not exist, or, with a log message, if it is invalid.
-    pub(crate) fn read_record(&self, key: &Digest) -> Result<Option<StageRecord>> {
-        let path = self.layout.stage(key);
-        let Some(content) = layout::read_small(&path, RECORD_MAX_BYTES)? else { return Ok(None) };
-        match StageRecord::from_json(&content, key) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) => {
-                let reason = error.reason();
-                tracing::warn!(path = %path.display(), %reason, "a stage's record is of no use");
-                Ok(None)
-            }
-        }
+    /// Reads a record. `None` if it does not exist, or, with a log message, if it cannot be read or
+    /// is invalid: it is built again then.
+    pub(crate) fn read_record(&self, key: &Digest) -> Option<StageRecord> {
+        self.record_at(key).unwrap_or_else(|reason| {
+            let path = self.layout.stage(key);
+            tracing::warn!(path = %path.display(), %reason, "a stage's record is of no use");
+            None
+        })
+    }
+
+    /// Reads a record; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// Returns the reason if it cannot be read, is damaged or has another version.
+    pub(crate) fn record_at(&self, key: &Digest) -> Result<Option<StageRecord>, Printable> {
+        let read = layout::read_small(&self.layout.stage(key), RECORD_MAX_BYTES);
+        let content = read.map_err(|error| Printable::from(checked::chain(&error)))?;
+        content
+            .map(|content| StageRecord::from_json(&content, key))
+            .transpose()
+            .map_err(|e| e.reason())
     }
 
     /// Returns all records with the time of their last use, least recently used first.
@@ -209,7 +218,7 @@ impl Store {
         let mut records = Vec::new();
         for (key, path) in layout::all_named(&self.layout.stages())? {
             let used = fs::metadata(&path).and_then(|m| m.modified());
-            if let (Ok(used), Some(record)) = (used, self.read_record(&key)?) {
+            if let (Ok(used), Some(record)) = (used, self.read_record(&key)) {
                 records.push((used, record));
             }
         }
@@ -227,7 +236,7 @@ fn has_format(layout: &Layout) -> Result<bool> {
     let number = text.strip_prefix(FORMAT_WORDS).and_then(|rest| rest.trim_end().parse().ok());
     match number {
         Some(STORE_VERSION) => Ok(true),
-        Some(found) => Err(StoreError::Newer { path, found, known: STORE_VERSION }),
+        Some(found) => Err(StoreError::OtherVersion { path, found, known: STORE_VERSION }),
         None => Err(StoreError::NoStore { path, reason: "its `format` says something else" }),
     }
 }

@@ -164,7 +164,8 @@ fn short_help_fits_one_screen_and_long_help_is_complete() {
     let command = command();
     let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
     for words in verbs.map(|verb| format!(" {}", verb.get_name())).chain([String::new()]) {
-        let [short, long] = ["-h", "--help"].map(|option| print(&format!("vbuild{words} {option}")));
+        let [short, long] =
+            ["-h", "--help"].map(|option| print(&format!("vbuild{words} {option}")));
         assert!(short.lines().count() <= SCREEN_LINES, "vbuild{words} -h:\n{short}");
         assert!(long.len() > short.len(), "vbuild{words} --help");
     }

@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{self, Read},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::symlink, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{
@@ -17,7 +17,11 @@ use store::{DiskState, Extent, ExtentSource, Store, StoreError};
 use crate::common::{DISK_BYTES, Memory, key, noise, put, record, store_in};
 
 fn objects(store: &Store) -> Vec<PathBuf> {
-    let dirs = fs::read_dir(store.root().join("objects")).unwrap();
+    files(store, "objects")
+}
+
+fn files(store: &Store, kind: &str) -> Vec<PathBuf> {
+    let dirs = fs::read_dir(store.root().join(kind)).unwrap();
     let files = dirs.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
     files.map(|file| file.unwrap().path()).collect()
 }
@@ -71,6 +75,31 @@ fn verify_finds_and_repairs() {
     assert_eq!(store.verify(true).unwrap().problems.len(), 2);
     let verified = store.verify(true).unwrap();
     assert_eq!((verified.objects, verified.records, verified.problems.len()), (2, 2, 0));
+}
+
+#[test]
+fn what_cannot_be_read_is_found_repaired_and_built_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_in(dir.path());
+    let lease = store.lease().unwrap();
+    for number in 1..3 {
+        let layer = put(&lease, u64::from(number)).digest;
+        lease.put_record(&record(number, &[layer])).unwrap();
+    }
+    // Links to themselves: root may read files without any permission.
+    let make_unreadable = |path: &PathBuf| {
+        fs::remove_file(path).unwrap();
+        symlink(path, path).unwrap();
+    };
+    make_unreadable(&files(&store, "stages")[0]);
+    let is_there = |number: &u8| lease.lookup(&key(*number)).unwrap().is_some();
+    assert_eq!([1, 2].iter().filter(|number| is_there(number)).count(), 1);
+    assert_eq!(store.records().unwrap().len(), 1);
+    assert_eq!(store.verify(false).unwrap().problems.len(), 1);
+    objects(&store).iter().for_each(make_unreadable);
+    // The record, two objects, and the record that names one of them.
+    assert_eq!(store.verify(true).unwrap().problems.len(), 4);
+    assert_eq!(store.verify(true).unwrap().problems, []);
 }
 
 #[test]

@@ -78,8 +78,8 @@ fn other_directories_and_newer_stores_are_left_alone() {
     let store = store_in(dir.path());
     fs::write(store.root().join("format"), "vbuild store 2\n").unwrap();
     let error = Store::open(store.root()).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error}");
-    assert!(error.hint().unwrap().contains("use a newer vbuild"));
+    assert!(matches!(error, StoreError::OtherVersion { found: 2, known: 1, .. }), "{error}");
+    assert!(error.hint().unwrap().contains("use the vbuild that made it"));
     fs::write(store.root().join("format"), "else").unwrap();
     assert!(Store::open(store.root()).is_err());
 }
