@@ -1,4 +1,5 @@
-//! `vbuild appliance`: the kernel and the tools in which builds run.
+//! `vbuild appliance`: builds, shows and removes appliances, the kernels and tools that builds run
+//! in.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -15,18 +16,18 @@ use crate::{
     ui::{self, Ui, Utc, bytes},
 };
 
-/// Digits of a digest that are shown.
+/// The number of digits of a digest that are shown.
 const DIGEST_DIGITS: usize = 12;
 
-/// `vbuild appliance`.
+/// The arguments of `vbuild appliance`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct ApplianceCommand {
-    /// What is to be done.
+    /// The verb to run.
     #[command(subcommand)]
     pub(crate) verb: ApplianceVerb,
 }
 
-/// What can be done with appliances.
+/// The verbs of `vbuild appliance`.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 pub(crate) enum ApplianceVerb {
     /// Make the appliance that builds would use, or bring it up to date
@@ -39,16 +40,16 @@ pub(crate) enum ApplianceVerb {
     Gc(ApplianceGcArgs),
 }
 
-/// `vbuild appliance build`.
+/// The arguments of `vbuild appliance build`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct ApplianceBuildArgs {
     /// The architecture of the appliance.
     #[command(flatten)]
     pub(crate) arch: ArchArgs,
-    /// The accelerator of the machine that configures it.
+    /// The accelerator of the machine that configures the appliance.
     #[command(flatten)]
     pub(crate) accel: AccelArgs,
-    /// The number of processors.
+    /// The number of processors of that machine.
     #[command(flatten)]
     pub(crate) processors: ProcessorArgs,
     /// The packages of the appliance.
@@ -57,54 +58,55 @@ pub(crate) struct ApplianceBuildArgs {
     /// The sources of the packages.
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// The cache folder in which it is kept.
+    /// The cache directory in which the appliance is kept.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
-    /// The options about what is shown.
+    /// The output options.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
-/// `vbuild appliance info`.
+/// The arguments of `vbuild appliance info`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct ApplianceInfoArgs {
     /// The appliance, by the first digits of its digest [default: the newest]
     #[arg(value_name = "DIGEST")]
     pub(crate) digest: Option<String>,
 
-    /// List its packages too
+    /// List the packages of the appliance too
     #[arg(long)]
     pub(crate) packages: bool,
 
-    /// The cache folder in which it is kept.
+    /// The cache directory in which the appliance is kept.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 }
 
-/// `vbuild appliance list`.
+/// The arguments of `vbuild appliance list`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct ApplianceListArgs {
-    /// The cache folder in which they are kept.
+    /// The cache directory in which the appliances are kept.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 }
 
-/// `vbuild appliance gc`.
+/// The arguments of `vbuild appliance gc`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct ApplianceGcArgs {
-    /// Remove those too that builds asked for; the next build makes its own again
+    /// Also remove appliances that builds have asked for; the next build makes its own again
     #[arg(long)]
     pub(crate) all: bool,
 
-    /// The cache folder in which they are kept.
+    /// The cache directory in which the appliances are kept.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 }
 
-/// Runs the verb.
+/// Runs `vbuild appliance`.
 ///
 /// # Errors
-/// A cache that cannot be read, an appliance that cannot be made.
+/// Fails if the cache cannot be read or changed, if an appliance cannot be built, or if no
+/// appliance has the given digest.
 pub(crate) fn run(context: &ProcessContext, command: ApplianceCommand) -> Outcome {
     match command.verb {
         ApplianceVerb::Build(args) => build(context, &args),
@@ -202,12 +204,13 @@ fn list(context: &ProcessContext, args: &ApplianceListArgs) -> Outcome {
 fn gc(context: &ProcessContext, args: &ApplianceGcArgs) -> Outcome {
     let console = context.console;
     let mut waiting = |lock: &std::path::Path| {
-        // A remark: what counts is the answer below.
+        // Errors are ignored: the message only explains the delay.
         let text = format!("another vbuild uses the cache; waiting for {}\n", lock.display());
         let _ = console.print(&text);
     };
     let freed = cache(&args.cache_dir).gc(args.all, &mut waiting)?;
-    // They are made in seconds, and each belongs to one appliance.
+    // All saved machines are removed: each belongs to one appliance, and it takes only seconds to
+    // make them again.
     let warm = warm_machines_of(&options::cache_dir(&args.cache_dir));
     let saved = warm.clear().map_err(|error| {
         CommandError::new(Kind::Host, error).context("cannot remove the saved machines")

@@ -1,5 +1,5 @@
-//! The base image of layers that another recipe makes: built by the same pipeline, in this
-//! process, with the settings and the observer of the run that needs it.
+//! Builds the base images of layers from other recipes: by the same pipeline, in this process, with
+//! the settings and the observer of the run that needs them.
 
 use std::{
     ffi::OsString,
@@ -22,7 +22,7 @@ use crate::{
     run_context::RunContext,
 };
 
-/// Builds a base image.
+/// Builds a base image with the front end that its recipe names.
 pub(crate) fn build<'a>(
     context: &'a ProcessContext,
     base: BaseBuild<'a>,
@@ -48,7 +48,7 @@ pub(crate) fn build<'a>(
     })
 }
 
-/// The arguments of a verb: the output, and what the project says.
+/// Parses the arguments of a verb: the output option, and the words of the project's recipe.
 fn parsed<T: Args + FromArgMatches>(
     base: &BaseBuild<'_>,
     verb: &'static str,
@@ -62,8 +62,8 @@ fn parsed<T: Args + FromArgMatches>(
     args.map_err(|error| CommandError::usage(error.to_string().trim_end()))
 }
 
-/// A build with elements. Scripts see the words as the project has them, and paths are
-/// meant from the project.
+/// Returns the context and the arguments of a build with elements. Scripts see the words as written
+/// in the project; relative paths in the arguments are resolved against the project.
 fn of_elements(
     context: &ProcessContext,
     base: &BaseBuild<'_>,
@@ -87,7 +87,7 @@ fn of_elements(
     Ok((context, *args))
 }
 
-/// A file that a variable names is meant from the project too.
+/// Resolves the file in `DIB_BLOCK_DEVICE_CONFIG=file://...` against the project.
 fn from_project(variable: &mut EnvVar, project: &Path) {
     if let EnvVar::Set(name, value) = variable
         && name == "DIB_BLOCK_DEVICE_CONFIG"

@@ -1,4 +1,4 @@
-//! `vbuild boot`: a finished image on its serial console, without changing it.
+//! `vbuild boot`: boots a finished image on its serial console, without changing the image.
 
 use std::{
     fs::File,
@@ -33,22 +33,22 @@ use crate::{
     },
 };
 
-/// Lines of the console that are shown when the awaited text does not come.
+/// The number of console lines that are shown if an expected text does not appear.
 const CONSOLE_TAIL_LINES: usize = 40;
 
-/// `vbuild boot`.
+/// The arguments of `vbuild boot`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
     after_help = "The image stays as it is; what the guest changes is gone when it ends. Ctrl-A X \
                         ends the guest, Ctrl-C is the guest's."
 )]
 pub(crate) struct BootArgs {
-    /// The image
+    /// The image to boot
     #[arg(value_name = "IMAGE")]
     pub(crate) image: PathBuf,
 
-    /// Its format [default: qcow2 for *.qcow2, what the suffix says for vmdk, vhd, vhdx, vdi and
-    /// packed images, else raw]
+    /// Format of the image [default: qcow2 for *.qcow2, what the suffix says for vmdk, vhd, vhdx,
+    /// vdi and packed images, else raw]
     #[arg(long, value_name = "FORMAT", value_parser = drive_format())]
     pub(crate) format: Option<DriveFormat>,
 
@@ -56,15 +56,15 @@ pub(crate) struct BootArgs {
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = block_size)]
     pub(crate) block_size: BlockSize,
 
-    /// How the image is booted.
+    /// The options for booting the image.
     #[command(flatten)]
     pub(crate) trial: TrialArgs,
 }
 
-/// How an image is tried out.
+/// The options for booting an image, of `vbuild boot` and `vbuild layers test-boot`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct TrialArgs {
-    /// What the image is made for.
+    /// The architecture of the image.
     #[command(flatten)]
     pub(crate) arch: ArchArgs,
 
@@ -72,15 +72,16 @@ pub(crate) struct TrialArgs {
     #[arg(long)]
     pub(crate) uefi: bool,
 
-    /// Give the guest a network card, by which it reaches public hosts as scripts of builds do
+    /// Give the guest a network card, through which it reaches public hosts as build scripts do
     ///
-    /// It gets the address 10.0.2.15 by DHCP, with a gateway and a name server. TCP over IPv4
-    /// and names lead out. Loopback, private and link-local addresses, cloud metadata and the
-    /// host's own addresses are closed, but for what --allow-host and --allow-private open.
+    /// The guest gets the address 10.0.2.15 by DHCP, with a gateway and a name server. TCP over
+    /// IPv4 and the lookup of names are open. Loopback, private and link-local addresses, cloud
+    /// metadata and the host's own addresses are closed, except for those that --allow-host and
+    /// --allow-private open.
     #[arg(long = "with-network")]
     pub(crate) network: bool,
 
-    /// What the guest may reach.
+    /// The hosts that the guest may reach.
     #[command(flatten)]
     pub(crate) reach: ReachArgs,
 
@@ -89,17 +90,17 @@ pub(crate) struct TrialArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) expect: Vec<String>,
 
-    /// What to type, with a return, when an awaited text has appeared; the first of several
-    /// belongs to the first text
+    /// Type TEXT and Return when an expected text has appeared; the first --answer belongs to the
+    /// first --expect
     #[arg(long, value_name = "TEXT", requires = "expect", allow_hyphen_values = true)]
     pub(crate) answer: Vec<String>,
 
-    /// How long to wait for each text
+    /// Wait at most SECONDS for each text
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = positive,
           requires = "expect")]
     pub(crate) timeout: u32,
 
-    /// What runs the guest's instructions.
+    /// The accelerator that runs the guest.
     #[command(flatten)]
     pub(crate) accel: AccelArgs,
 
@@ -111,10 +112,10 @@ pub(crate) struct TrialArgs {
     #[arg(long, value_name = "N", default_value = "2", value_parser = smp)]
     pub(crate) smp: u8,
 
-    /// What the image may stand on.
+    /// The backing files that the image may have.
     #[command(flatten)]
     pub(crate) backing: BackingArgs,
-    /// Where vbuild has noted what its own images stand on.
+    /// The cache directory, in which vbuild has recorded the backing files of its own images.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 }
@@ -130,8 +131,8 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
 /// Boots the image.
 ///
 /// # Errors
-/// An image that cannot be opened, a missing QEMU or firmware, a text that does
-/// not appear.
+/// Fails if the image cannot be opened, if QEMU or the firmware is missing, or if an expected text
+/// does not appear.
 pub(crate) fn run(context: &ProcessContext, args: &BootArgs) -> Outcome {
     if args.trial.answer.len() > args.trial.expect.len() {
         return Err(CommandError::usage("there are more answers (--answer) than texts (--expect)"));
@@ -168,7 +169,7 @@ pub(crate) fn run(context: &ProcessContext, args: &BootArgs) -> Outcome {
     Ok(0)
 }
 
-/// The policy of the guest's network, if it is to have one.
+/// Returns the network policy of the guest, or `None` for a guest without a network.
 fn way_out(trial: &TrialArgs) -> Result<Option<egress::Policy>, CommandError> {
     let ReachArgs { allow_host, allow_private, proxy_resolves } = &trial.reach;
     if trial.network {
@@ -181,7 +182,7 @@ fn way_out(trial: &TrialArgs) -> Result<Option<egress::Policy>, CommandError> {
         .hint("add `--with-network`"))
 }
 
-/// The egress channel behind QEMU's card.
+/// Creates the egress channel behind QEMU's network card.
 fn egress_channel(
     policy: egress::Policy,
     on_record: egress::OnRecord,
@@ -190,7 +191,7 @@ fn egress_channel(
     Ok(Network { egress: network.on_guest_connect(), port: wire::EGRESS_PORT })
 }
 
-/// Waits for one text after another and types the answers, until it is cancelled.
+/// Waits for each expected text in turn and types its answer, until `cancel` becomes true.
 async fn expect(
     session: &mut Session,
     args: &BootArgs,
@@ -245,11 +246,12 @@ fn spec(args: &BootArgs) -> Result<BootSpec, CommandError> {
     })
 }
 
-/// Endings of images that are read by vbuild itself, and booted as the raw disk that comes of
-/// it: QEMU's drivers for them never see what a guest has written.
+/// The suffixes of images that vbuild itself converts to a raw disk before it boots them, so that
+/// QEMU's drivers for these formats never parse data that a guest has written.
 const READ_FIRST: &[&str] = &["vmdk", "vhd", "vhdx", "vdi", "gz", "xz", "zst"];
 
-/// The image, or the raw disk in the cache that was made of it. Its name decides, as ever.
+/// Returns the path to boot: the image, or the raw disk in the cache that it was converted to.
+/// Without `--format`, the image's name decides, not its content.
 fn readable(args: &BootArgs) -> Result<PathBuf, CommandError> {
     let ending = args.image.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     if args.format.is_some() || !READ_FIRST.contains(&ending) {
@@ -260,8 +262,8 @@ fn readable(args: &BootArgs) -> Result<PathBuf, CommandError> {
     found.map(|image| image.raw).map_err(CommandError::from)
 }
 
-/// The files that a qcow2 image stands on, nearest first, by vbuild's notes and the
-/// user's word.
+/// Returns the backing files of a qcow2 image, nearest first. Each must have been recorded by
+/// vbuild or allowed by the user.
 fn below(image: &Path, trial: &TrialArgs) -> Result<Vec<Layer>, CommandError> {
     let folder = bases::folder(&options::cache_dir(&trial.cache_dir));
     let files = base_image::layers(image, &trial.backing.allowed(), &folder)?;
@@ -275,8 +277,9 @@ fn below(image: &Path, trial: &TrialArgs) -> Result<Vec<Layer>, CommandError> {
     Ok(files.into_iter().skip(1).map(layer).collect())
 }
 
-/// The image's format, by its name and not by its content: a guest has written
-/// that, and qcow2 can name other files of the host.
+/// Returns the format of the image: `asked`, or else the one that its name gives. The content is
+/// only checked against it, because a guest has written the content, and a qcow2 header can name
+/// other files of the host.
 fn format(image: &Path, asked: Option<DriveFormat>) -> Result<DriveFormat, CommandError> {
     let failed = |error: std::io::Error| {
         CommandError::new(Kind::Usage, error)
@@ -296,7 +299,7 @@ fn format(image: &Path, asked: Option<DriveFormat>) -> Result<DriveFormat, Comma
     }
 }
 
-/// Which of QEMU's accelerators. Unlike builds, images boot on QEMU alone.
+/// Chooses QEMU's accelerator. Unlike builds, images boot only on QEMU.
 fn accel(asked: Accel, architecture: MachineArchitecture) -> Result<QemuAccel, CommandError> {
     Ok(match backend::decide(asked, architecture)?.chosen {
         Chosen::Microvm => QemuAccel::Kvm,

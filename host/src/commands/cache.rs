@@ -1,5 +1,4 @@
-//! `vbuild cache create`: a helper drive, made without any tool of the host and
-//! without a machine.
+//! `vbuild cache create`: creates a helper drive, without tools of the host and without a machine.
 
 use std::{
     fs::{File, OpenOptions},
@@ -19,29 +18,30 @@ use crate::{
     ui,
 };
 
-/// The block size of the filesystem.
+/// The block size of the filesystem in bytes.
 const BLOCK_BYTES: u64 = 4096;
-/// Below this the journal and the tables leave no room worth having.
+/// The minimum size of a drive in bytes; on a smaller one, the journal and the tables would leave
+/// no useful space.
 const SIZE_MIN_BYTES: u64 = 64 << 20;
-/// How people and `blkid` tell the drive from others; at most 16 bytes.
+/// The filesystem label, by which users and `blkid` recognise the drive; at most 16 bytes.
 const LABEL: &str = "vbuild-cache";
 
-/// `vbuild cache`.
+/// The arguments of `vbuild cache`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct CacheCommand {
-    /// What is to be done.
+    /// The verb to run.
     #[command(subcommand)]
     pub(crate) verb: CacheVerb,
 }
 
-/// What can be done with caches.
+/// The verbs of `vbuild cache`.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub(crate) enum CacheVerb {
     /// Make a helper drive for --drive
     Create(CreateArgs),
 }
 
-/// `vbuild cache create`.
+/// The arguments of `vbuild cache create`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(after_help = "The file is sparse: it takes space only as builds fill it.")]
 pub(crate) struct CreateArgs {
@@ -53,22 +53,22 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "SIZE", default_value = "10G")]
     pub(crate) size: ByteSize,
 
-    /// Its filesystem
+    /// Filesystem of the drive
     #[arg(long, value_name = "TYPE", default_value = "ext4")]
     pub(crate) fs: DriveFilesystem,
 }
 
-/// Filesystems that vbuild itself can make.
+/// The filesystems that vbuild can create by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DriveFilesystem {
     /// ext4 with a journal
     Ext4,
 }
 
-/// Runs the verb.
+/// Runs `vbuild cache`.
 ///
 /// # Errors
-/// A file that exists or cannot be written, a size that makes no filesystem.
+/// Fails if the file exists or cannot be written, or if the size is too small for a filesystem.
 pub(crate) fn run(context: &ProcessContext, command: CacheCommand) -> Outcome {
     let CacheVerb::Create(args) = command.verb;
     let DriveFilesystem::Ext4 = args.fs;
@@ -78,7 +78,7 @@ pub(crate) fn run(context: &ProcessContext, command: CacheCommand) -> Outcome {
     Ok(0)
 }
 
-/// Makes the drive. An incomplete file does not stay.
+/// Creates the drive. If writing it fails, the incomplete file is removed.
 fn create(path: &Path, size: ByteSize) -> Result<(), CommandError> {
     let bytes = size.0 / BLOCK_BYTES * BLOCK_BYTES;
     if bytes < SIZE_MIN_BYTES {
@@ -109,7 +109,7 @@ fn write(file: &File, bytes: u64) -> mkext4::Result<()> {
         i64::try_from(now.as_secs()).unwrap_or_default(),
     );
     options.label = Some(LABEL.into());
-    // Only root writes to it, in the guest; a reserve would be of no use.
+    // Only root writes to the drive, in the guest, so blocks reserved for root are of no use.
     options.reserved_percent = 0;
     let layout = FsBuilder::new(options)?.seal()?;
     let mut sink = Sparse(file);
@@ -118,7 +118,7 @@ fn write(file: &File, bytes: u64) -> mkext4::Result<()> {
     Ok(())
 }
 
-/// A file of the right length in which zeros are holes.
+/// A sink for a file that has its full length already: zeros are not written, and stay holes.
 struct Sparse<'a>(&'a File);
 
 impl RegionSink for Sparse<'_> {

@@ -1,6 +1,6 @@
-//! vbuild's own cache folder. It holds kernels and agents that guests run, disks with
-//! password files, and logs; so it must be the user's alone, before anything in it is
-//! believed or written.
+//! Prepares vbuild's own cache directory. It contains kernels and agents that guests run, disks
+//! with password files, and logs, so it must be private to the user before its content is trusted
+//! and before anything is written to it.
 
 use rooted::Error;
 
@@ -14,8 +14,8 @@ use crate::{
     error::{CommandError, Kind},
 };
 
-/// What a command line says about the folder, when its verb uses one. `vbuild doctor` looks at
-/// it and goes on.
+/// Returns the cache directory options of a command line, if the directory must be prepared for it.
+/// `vbuild doctor` only inspects the directory, and continues even if it is not private.
 pub(crate) fn args_of(invocation: &Invocation) -> Option<&CacheDirArgs> {
     match invocation {
         Invocation::Build(args) => Some(&args.builder.guest.cache_dir),
@@ -71,14 +71,14 @@ fn of_recipe<'a>(other: Option<&'a OtherRecipe>, elements: &'a BuilderArgs) -> &
     }
 }
 
-/// Makes the folder, or takes other users' permissions away from it.
+/// Creates the cache directory, or removes other users' permissions from an existing one.
 ///
-/// A folder that the command line names is used whoever owns it; what is wrong with it is
-/// returned as the text of a warning. A folder that cannot be made is no error here: the code
-/// that needs it reports that.
+/// A directory that the command line names is used even if it is not private; the problem is
+/// returned as the text of a warning. A directory that cannot be created is not an error here: the
+/// code that needs it reports that.
 ///
 /// # Errors
-/// When the usual folder belongs to another user, or others could have written to it.
+/// Fails if the default directory belongs to another user, or if others could have written to it.
 pub(crate) fn prepare(args: &CacheDirArgs) -> Result<Option<String>, CommandError> {
     let path = options::cache_dir(args);
     let error = match rooted::private(&path) {

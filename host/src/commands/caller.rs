@@ -1,16 +1,16 @@
-//! The environment of the caller under diskimage-builder's names: what of it reaches
-//! scripts, what else counts, and what is said about the rest.
+//! The caller's environment under the names `disk-image-create` and `ramdisk-image-create`: which
+//! variables are passed to scripts, which are settings, and what is reported about the others.
 //!
-//! diskimage-builder gives scripts all of it. Here secrets of the caller stay out of
-//! images, so only what diskimage-builder and its elements document is passed; the rest is
-//! named where the elements of the build use it.
+//! diskimage-builder passes the whole environment to scripts. vbuild keeps secrets of the caller
+//! out of images: it passes only the variables that diskimage-builder and its elements document,
+//! and warns about others that elements of the build use.
 
 use dib::Lowered;
 
 use super::context::ProcessContext;
 use crate::{cli::BuildArgs, run_context::RunContext};
 
-/// Variables beside `DIB_*` that diskimage-builder 3.43 or its elements document.
+/// Variables other than `DIB_*` that diskimage-builder 3.43 or its elements document.
 const DOCUMENTED: &[&str] = &[
     "ACI_MANIFEST",
     "ARCH",
@@ -33,10 +33,11 @@ const DOCUMENTED: &[&str] = &[
     "break_cmd",
 ];
 
-/// What the names of documented variables begin with.
+/// The prefixes of documented variables.
 const DOCUMENTED_PREFIXES: &[&str] = &["DIB_", "GENTOO_", "REG_"];
 
-/// Variables that shells and programs have for themselves; no script means the caller's.
+/// Variables that shells, programs and vbuild itself use. A script that uses one of them does not
+/// mean the caller's value, so there is no warning about it.
 const USUAL: &[&str] = &[
     "COLUMNS",
     "DISPLAY",
@@ -67,7 +68,7 @@ const USUAL: &[&str] = &[
     "_",
 ];
 
-/// Variables with the proxies of programs.
+/// Variables that name the proxies of programs.
 const PROXIES: &[&str] = &[
     "http_proxy",
     "https_proxy",
@@ -81,12 +82,12 @@ const PROXIES: &[&str] = &[
     "all_proxy",
 ];
 
-/// Whether the environment counts for a build at all.
+/// Whether the build reads the caller's environment at all.
 fn counts(context: &ProcessContext, args: &BuildArgs) -> bool {
     context.personality.reads_dib_environment() && !args.scripts.clear_environment
 }
 
-/// The variables of the caller that scripts get.
+/// Returns the caller's variables that are passed to scripts.
 pub(super) fn passed(context: &ProcessContext, args: &BuildArgs) -> Vec<(String, String)> {
     if !counts(context, args) {
         return Vec::new();
@@ -102,7 +103,8 @@ pub(super) fn passed(context: &ProcessContext, args: &BuildArgs) -> Vec<(String,
     variables.collect()
 }
 
-/// A variable that diskimage-builder reads itself, when it is not empty.
+/// Returns the value of a variable that diskimage-builder itself reads. `None` if the variable is
+/// empty or unset, or if the build does not read the environment.
 pub(super) fn setting<'a>(
     context: &'a ProcessContext,
     args: &BuildArgs,
@@ -112,7 +114,7 @@ pub(super) fn setting<'a>(
     value.filter(|_| counts(context, args))
 }
 
-/// Whether such a variable is set to something that means yes.
+/// Whether a variable that diskimage-builder itself reads is set to a value other than `0`.
 pub(super) fn flag(context: &ProcessContext, args: &BuildArgs, name: &str) -> bool {
     setting(context, args, name).is_some_and(|value| value != "0")
 }
@@ -122,8 +124,8 @@ pub(super) fn is_quiet(context: &ProcessContext, args: &BuildArgs) -> bool {
     flag(context, args, "DIB_QUIET")
 }
 
-/// Says in one line which of the documented variables without `DIB_` are passed, and that
-/// proxies are not.
+/// Reports in one line which documented variables other than `DIB_*` are passed, and which proxy
+/// variables are not.
 pub(super) fn tell(context: &ProcessContext, args: &BuildArgs, ctx: &RunContext) {
     if !counts(context, args) {
         return;
@@ -148,8 +150,8 @@ pub(super) fn tell(context: &ProcessContext, args: &BuildArgs, ctx: &RunContext)
     }
 }
 
-/// A warning about variables that are set here and that files of the elements use, but that
-/// are not passed.
+/// Returns a warning about variables that are set in the environment and used by files of the
+/// elements, but not passed.
 pub(super) fn unpassed(
     context: &ProcessContext,
     args: &BuildArgs,

@@ -1,5 +1,5 @@
-//! `vbuild --machine-readable` without elements: what this vbuild can do, one
-//! fact per line, in the form that virt-dib's list had.
+//! `vbuild --machine-readable` without elements: prints the capabilities of this vbuild, one per
+//! line, in virt-dib's format.
 
 use std::io::{ErrorKind, Write as _};
 
@@ -10,10 +10,10 @@ use crate::{
     ui::{Console, open_channel},
 };
 
-/// Prints the list to the channel.
+/// Prints the list of capabilities to the channel.
 ///
 /// # Errors
-/// A channel that cannot be opened.
+/// Fails if the channel cannot be opened or written.
 pub(crate) fn run(console: &Console, channel: &MachineReadable) -> Outcome {
     let list = list();
     match channel {
@@ -21,7 +21,7 @@ pub(crate) fn run(console: &Console, channel: &MachineReadable) -> Outcome {
         other => {
             let mut channel = open_channel(other)?;
             match channel.write_all(list.as_bytes()).and_then(|()| channel.flush()) {
-                // As everywhere: a reader that has gone away is no failure.
+                // As everywhere in vbuild, a reader that has gone away is not a failure.
                 Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                     return Err(CommandError::new(Kind::Host, error)
                         .context("cannot write to the channel of --machine-readable"));

@@ -1,9 +1,8 @@
-//! The whole command line of vbuild, and of the programs whose names it can have: from
-//! the words as typed to what is to be done.
+//! Parses the command lines of vbuild, and of the programs under whose names it can be started,
+//! into an [`Invocation`].
 //!
-//! The default verb has virt-dib's whole command line. A first word that is the
-//! name of a verb is that verb; an element of such a name is written after `--`
-//! or after an option.
+//! The default verb has virt-dib's whole command line. If the first word is the name of a verb, it
+//! is that verb; an element with such a name must follow `--` or an option.
 
 use std::ffi::OsString;
 
@@ -34,7 +33,7 @@ use crate::{
     args_override_self = true
 )]
 pub(crate) struct Cli {
-    /// What to do other than building.
+    /// The verb, if it is not a build with elements.
     #[command(subcommand)]
     pub(crate) verb: Option<Verb>,
     /// The options of the build.
@@ -42,16 +41,16 @@ pub(crate) struct Cli {
     pub(crate) build: BuildArgs,
 }
 
-/// What the command line asks for.
+/// The action that a command line requests.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Invocation {
     /// A build with elements.
     Build(Box<BuildArgs>),
-    /// A verb.
+    /// A verb with its arguments.
     Verb(Box<Verb>),
-    /// `--machine-readable` alone: what this vbuild can do.
+    /// `--machine-readable` without elements: print the capabilities of this vbuild.
     Capabilities(MachineReadable),
-    /// Help, the version or a list of options.
+    /// Print this text: help, the version or a list of options.
     Print(String),
 }
 
@@ -65,14 +64,14 @@ impl From<BuildLine> for Invocation {
     }
 }
 
-/// The clap command of vbuild itself, complete with what clap adds; for the manual and
-/// the completions.
+/// Returns the clap command of vbuild itself, including everything that clap adds, for the manual
+/// and the completions.
 #[must_use]
 pub fn command() -> Command {
     command_of(Personality::Vbuild)
 }
 
-/// The clap command of a program, complete with what clap adds.
+/// Returns the clap command of a program, including everything that clap adds.
 pub(crate) fn command_of(personality: Personality) -> Command {
     let name = personality.name();
     let mut command = match personality {
@@ -88,11 +87,11 @@ pub(crate) fn command_of(personality: Personality) -> Command {
     command
 }
 
-/// Reads a command line, without the program's name, as the command of the personality
-/// has it.
+/// Parses a command line with the command of the personality. `args` does not include the program's
+/// name.
 ///
 /// # Errors
-/// A usage error in the words of virt-dib where it has some.
+/// Returns a usage error, in the words of virt-dib if it has a message for the error.
 pub(crate) fn parse(
     personality: Personality,
     command: &Command,
@@ -101,10 +100,10 @@ pub(crate) fn parse(
     invocation(personality, command, args).map_err(|error| {
         let verb = cli::verb_of(command, args).map(Command::get_name);
         let kind = match verb {
-            // It must not look like the command's own failure.
+            // The exit status must not look like a failure of the command itself.
             Some("exec") => Kind::Exec,
             Some("vmdb") => Kind::VmdbUsage,
-            // 1 would mean that they differ.
+            // Status 1 would mean that the images differ.
             Some("layers") if args.get(1).is_some_and(|verb| verb == "compare-layers") => {
                 Kind::NotCompared
             }
@@ -150,7 +149,7 @@ fn invocation(
     }
 }
 
-/// Reads a command line for tests; the program's name comes first.
+/// Parses a command line for tests; the first word is the program's name.
 #[cfg(test)]
 pub(crate) fn parse_argv(argv: &[OsString]) -> Result<(Personality, Invocation), CommandError> {
     let personality = Personality::of(&argv[0]);

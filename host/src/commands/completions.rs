@@ -1,17 +1,17 @@
-//! `vbuild completions SHELL`.
+//! `vbuild completions SHELL`: prints a completion script.
 
 use clap::{Args, Command};
 use clap_complete::Shell;
 
 use super::context::{Outcome, ProcessContext};
 
-/// `vbuild completions`.
+/// The arguments of `vbuild completions`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
     after_help = "For bash: vbuild completions bash > ~/.local/share/bash-completion/completions/vbuild"
 )]
 pub(crate) struct CompletionsArgs {
-    /// The shell
+    /// The shell to print completions for
     pub(crate) shell: Shell,
 }
 
@@ -21,7 +21,7 @@ pub(crate) fn run(context: &ProcessContext, args: &CompletionsArgs) -> Outcome {
     Ok(0)
 }
 
-/// The completion script of a shell.
+/// Returns the completion script of a shell.
 #[must_use]
 fn script(shell: Shell, command: &Command) -> String {
     let mut script = Vec::new();
@@ -33,8 +33,9 @@ fn script(shell: Shell, command: &Command) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// The command without the words that can stand in the place of a verb (elements, a project):
-/// zsh's script counts words by their places, and would offer the verbs in the second.
+/// Copies a command without the positional arguments that can occur in the place of a verb
+/// (elements, a project). zsh's script counts positional arguments, and would offer the verbs as
+/// the second.
 fn without_words(command: &Command) -> Command {
     let has_verbs = command.has_subcommands();
     let mut copy = Command::new(command.get_name().to_owned())

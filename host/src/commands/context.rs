@@ -1,4 +1,4 @@
-//! What every verb is given: the process as it was started.
+//! The context of verbs: the process as it was started.
 
 use std::{
     collections::BTreeMap,
@@ -14,15 +14,15 @@ use crate::{
     cli::Personality, error::CommandError, run_context::RunContext, settings::Settings, ui::Console,
 };
 
-/// What a verb answers: the exit status of vbuild, or an error.
+/// The result of a verb: the exit status of vbuild, or an error.
 pub(crate) type Outcome = Result<u8, CommandError>;
 
-/// A base image that a recipe makes for layers.
+/// The parameters for building a base image of layers from a recipe.
 #[derive(Debug)]
 pub(crate) struct BaseBuild<'a> {
     /// The recipe of the base image.
     pub(crate) recipe: &'a Recipe,
-    /// The project, from which the paths of the recipe are meant.
+    /// The directory of the project, against which paths in the recipe are resolved.
     pub(crate) project: &'a Path,
     /// The raw image to write.
     pub(crate) image: PathBuf,
@@ -30,33 +30,34 @@ pub(crate) struct BaseBuild<'a> {
     pub(crate) settings: Settings,
 }
 
-/// A build of a base image that is under way.
+/// The future of a base image's build.
 pub(crate) type BaseFuture<'a> = Pin<Box<dyn Future<Output = Result<(), CommandError>> + 'a>>;
 
-/// Builds a base image with the front end of its recipe.
+/// A function that builds a base image with the front end of its recipe.
 pub(crate) type BuildBase =
     for<'a> fn(&'a ProcessContext, BaseBuild<'a>, &'a RunContext) -> BaseFuture<'a>;
 
-/// The world as vbuild found it when it started. Verbs ask this and not the
-/// process, so that they can be tested.
+/// The state of the process when vbuild started. Verbs read it instead of global state, so that
+/// they can be tested.
 #[derive(Debug, Clone)]
 pub(crate) struct ProcessContext {
     /// The standard streams.
     pub(crate) console: Console,
     /// The name under which vbuild was started.
     pub(crate) personality: Personality,
-    /// The command line that goes with that name.
+    /// The clap command of that personality.
     pub(crate) command: Command,
     /// The arguments as typed, without the program's name.
     pub(crate) args: Vec<OsString>,
-    /// Builds base images. Given from outside, because layers know no other front end.
+    /// The function that builds base images. It is passed in, because the code of layers does not
+    /// depend on other front ends.
     pub(crate) build_base: BuildBase,
     /// The variables of the environment.
     pub(crate) environment: BTreeMap<OsString, OsString>,
 }
 
 impl ProcessContext {
-    /// The context of this process.
+    /// Returns the context of this process.
     pub(crate) fn of_process(
         console: Console,
         personality: Personality,
@@ -68,7 +69,7 @@ impl ProcessContext {
         Self { console, personality, command, args, build_base, environment }
     }
 
-    /// A variable whose value is text; one that is not, is as good as unset.
+    /// Returns the value of a variable; `None` if it is unset or not UTF-8.
     pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(std::ffi::OsStr::new(name))?.to_str()
     }

@@ -1,5 +1,5 @@
-//! The default verb: a build with diskimage-builder's elements. Here the options
-//! as typed become the options of the recipe; [`options`] is pure.
+//! The default verb: a build with diskimage-builder's elements. The options as typed are converted
+//! to the options of the recipe; [`options`] is pure.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use crate::{
 };
 use dib::{DibError, DibOptions, Lowered, World};
 
-/// Builds with elements.
+/// Runs a build with elements.
 pub(crate) fn run(context: &ProcessContext, args: &BuildArgs) -> Outcome {
     let settings = settings(context, args);
     let log = args.output.logfile.clone().or_else(|| logs::new_log(&settings.cache_dir));
@@ -39,15 +39,15 @@ pub(crate) fn run(context: &ProcessContext, args: &BuildArgs) -> Outcome {
     Ok(0)
 }
 
-/// The settings of a build.
+/// Returns the settings of a build with elements.
 pub(crate) fn settings(context: &ProcessContext, args: &BuildArgs) -> Settings {
     let mut settings = options::build_settings(args);
     take_breaks(context, args, &mut settings);
     settings
 }
 
-/// `--debug-shell`, and the variable `break` as diskimage-builder reads it: points
-/// separated by commas, at which a shell opens, or `break_cmd` runs.
+/// Applies `--debug-shell`, and the variable `break` as diskimage-builder reads it: a
+/// comma-separated list of points at which a shell opens, or at which `break_cmd` runs.
 fn take_breaks(context: &ProcessContext, args: &BuildArgs, settings: &mut Settings) {
     let variables = envvars(context, args);
     let value = |of: &str| {
@@ -65,11 +65,10 @@ fn take_breaks(context: &ProcessContext, args: &BuildArgs, settings: &mut Settin
     }
 }
 
-/// Turns the options into a plan, and shows the elements that it is made of, as virt-dib
-/// did.
+/// Lowers the options to a plan, and shows the elements that it consists of, as virt-dib did.
 ///
 /// # Errors
-/// Options, elements or a diskimage-builder that cannot be used.
+/// Fails if the options, the elements or diskimage-builder itself cannot be used.
 pub(crate) fn lower(
     context: &ProcessContext,
     args: &BuildArgs,
@@ -113,7 +112,7 @@ pub(crate) fn lower(
     Ok(lowered)
 }
 
-/// The moment of `SOURCE_DATE_EPOCH`.
+/// Parses the value of `SOURCE_DATE_EPOCH`, a number of seconds since 1970.
 fn source_date_epoch(text: &str) -> Result<u64, CommandError> {
     text.parse().map_err(|_| {
         CommandError::usage(format!("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds"))
@@ -121,8 +120,9 @@ fn source_date_epoch(text: &str) -> Result<u64, CommandError> {
     })
 }
 
-/// A first word that is no verb is an element; one that is nearly a verb, and no element that
-/// is at hand, is met before any element is fetched.
+/// Checks the first word of the command line, which is an element if it is not a verb. If it
+/// resembles a verb and no local element has the name, it is refused before any elements are
+/// fetched.
 fn check_first_word(context: &ProcessContext, options: &DibOptions) -> Result<(), CommandError> {
     let own = options.base_path.as_ref().map(|lib| lib.join("../elements"));
     let listed = options.elements_path.iter().flat_map(|paths| paths.split(':')).map(Path::new);
@@ -144,8 +144,8 @@ fn check_first_word(context: &ProcessContext, options: &DibOptions) -> Result<()
     }
 }
 
-/// Outputs are written when everything else is done: too late to find out that one of them
-/// cannot be.
+/// Checks that the outputs can be written. They are written at the end of the build, which would be
+/// too late to find out.
 fn check_outputs(options: &DibOptions) -> Result<(), CommandError> {
     let name = &options.name;
     let refused = |reason: String| Err(CommandError::usage(format!("--name: {reason}")));
@@ -168,7 +168,7 @@ fn check_outputs(options: &DibOptions) -> Result<(), CommandError> {
     checked.or_else(|error| refused(error.to_string()))
 }
 
-/// The options of the recipe.
+/// Converts the options as typed to the options of the recipe.
 pub(crate) fn options(context: &ProcessContext, args: &BuildArgs) -> DibOptions {
     let BuildArgs { elements, scripts, image, builder, output, .. } = args;
     let network = &builder.guest.network;
@@ -220,22 +220,23 @@ pub(crate) fn options(context: &ProcessContext, args: &BuildArgs) -> DibOptions 
     }
 }
 
-/// What scripts know of the command line.
+/// Returns the words of the command line that scripts see: those of the recipe, or only those that
+/// determine the image's content.
 fn words(context: &ProcessContext, which: Words) -> Vec<String> {
     let args = &context.args;
     let words = recipe_words(which, context.personality, &context.command, args);
     words.iter().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
-/// virt-dib replaced an existing output; diskimage-builder renames it unless
-/// told otherwise.
+/// Whether existing outputs are replaced. virt-dib replaced them; diskimage-builder renames them
+/// unless `OVERWRITE_OLD_IMAGE` is set.
 fn overwrites(context: &ProcessContext, args: &BuildArgs) -> bool {
     !context.personality.reads_dib_environment()
         || caller::flag(context, args, "OVERWRITE_OLD_IMAGE")
 }
 
-/// The variables for scripts: under diskimage-builder's names those of the
-/// environment that it would read, then the options.
+/// Returns the variables for scripts: first those of the caller's environment that are passed under
+/// diskimage-builder's names, then those of the options.
 fn envvars(context: &ProcessContext, args: &BuildArgs) -> Vec<(String, String)> {
     let mut variables = caller::passed(context, args);
     variables.extend(args.scripts.envvar.iter().filter_map(|option| match option {

@@ -1,5 +1,5 @@
-//! `vbuild doctor`: everything that vbuild needs of this machine, checked one by
-//! one, with what to do about it.
+//! `vbuild doctor`: checks everything that vbuild needs on this machine, and prints what to do
+//! about each problem.
 
 use std::{
     fmt::Write as _,
@@ -25,46 +25,46 @@ use crate::{
     ui::bytes,
 };
 
-/// A first build needs this much in the cache: the appliance with its packages,
+/// Free space in the cache that a first build needs, in bytes: for the appliance with its packages,
 /// and the disks of one small image.
 const CACHE_FREE_MIN_BYTES: u64 = 6 << 30;
 
-/// `vbuild doctor`.
+/// The arguments of `vbuild doctor`.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(after_help = "The exit status is 0 when builds can run here, however fast, and 3 when \
                         only --require-confinement would stop them.")]
 pub(crate) struct DoctorArgs {
-    /// What would run the machine.
+    /// The accelerator that a build would use.
     #[command(flatten)]
     pub(crate) accel: AccelArgs,
-    /// The memory that it would have.
+    /// The memory that the machine would have.
     #[command(flatten)]
     pub(crate) memory: MemoryArgs,
-    /// The appliance that would be used.
+    /// The packages of the appliance that would be used.
     #[command(flatten)]
     pub(crate) packages: PackageArgs,
-    /// Where that would come from.
+    /// The sources of those packages.
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// The cache that would be used.
+    /// The cache directory that would be used.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 }
 
-/// The section about what confines the processes of a machine.
+/// The title of the section about the confinement of a machine's processes.
 const CONFINEMENT: &str = "confinement";
 
-/// How a check went.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
     Good,
-    /// Worth knowing; builds run nevertheless.
+    /// The finding is worth knowing, but builds run nevertheless.
     Note,
     Bad,
     Skipped,
 }
 
-/// One line of the answer, and what to do.
+/// One line of the report, with a hint about what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
     mark: Mark,
@@ -83,10 +83,11 @@ impl Finding {
     }
 }
 
-/// Runs all checks and prints what they found.
+/// Runs all checks and prints the findings.
 ///
 /// # Errors
-/// None: what is missing is printed, and decides the exit status.
+/// Fails only if the report cannot be printed. Problems are part of the report, and decide the exit
+/// status.
 pub(crate) fn run(context: &ProcessContext, args: &DoctorArgs) -> Outcome {
     let DoctorArgs { accel, memory, packages, source, cache_dir } = args;
     let settings = options::appliance_settings(accel, packages, source, cache_dir);
@@ -169,8 +170,8 @@ fn decision(asked: Accel, report: &ProbeReport, emulator: &Emulator) -> Finding 
     }
 }
 
-/// What confines each process that handles what a guest writes, asked of processes that
-/// are started for that.
+/// Reports the confinement of each process that handles data written by a guest. It is read from
+/// processes that are started for this check.
 fn confined(require: bool) -> Vec<Finding> {
     let judge = |held: Confinement| {
         let mark = match held.lacks().is_empty() {
@@ -186,7 +187,7 @@ fn confined(require: bool) -> Vec<Finding> {
         Ok(held) => held.into_iter().map(judge).collect(),
         Err(error) => vec![failed(format!("a process cannot confine itself: {error}"))],
     };
-    // Where there is no QEMU, another section says so.
+    // A missing QEMU is reported in another section.
     if let Ok(qemu) = Qemu::new(MachineArchitecture::of_host(), None, QemuAccel::Tcg) {
         let asked = runtime::runtime().map(|runtime| runtime.block_on(qemu.confinement()));
         findings.push(match asked {
@@ -221,7 +222,7 @@ fn appliance_state(settings: &Settings) -> Finding {
     }
 }
 
-/// Free space where the cache is or will be.
+/// Reports the free space on the filesystem where the cache is or will be.
 fn space(cache_dir: &Path) -> Finding {
     let place = existing_ancestor(cache_dir);
     let shown = cache_dir.display();

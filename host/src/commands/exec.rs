@@ -1,4 +1,4 @@
-//! `vbuild exec`: one command in a fresh appliance.
+//! `vbuild exec`: runs one command in a fresh appliance.
 
 use clap::Args;
 
@@ -11,7 +11,7 @@ use crate::{
     settings::Settings,
 };
 
-/// `vbuild exec`.
+/// The arguments of `vbuild exec`.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(
     after_help = "The command's output and exit status are passed through. 125 means that vbuild \
@@ -22,7 +22,7 @@ pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) arch: ArchArgs,
 
-    /// Where it runs, and the drive to look into.
+    /// The machine in which the command runs, and the drive to inspect.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
 
@@ -36,10 +36,10 @@ pub(crate) struct ExecArgs {
     pub(crate) command: Vec<String>,
 }
 
-/// Runs the command.
+/// Runs the command, and returns its exit status.
 ///
 /// # Errors
-/// When vbuild itself fails; the exit status then is 125.
+/// Fails if vbuild itself fails; the exit status is then 125.
 pub(crate) fn run(context: &ProcessContext, args: &ExecArgs) -> Outcome {
     let architecture = args.arch.machine();
     let settings = Settings { architecture, ..options::guest_settings(&args.guest) };
@@ -47,7 +47,8 @@ pub(crate) fn run(context: &ProcessContext, args: &ExecArgs) -> Outcome {
         .map_err(as_exec)
 }
 
-/// Whatever fails, the exit status must not look like the command's.
+/// Changes the kind of any error to [`Kind::Exec`], so that the exit status does not look like the
+/// command's.
 fn as_exec(error: CommandError) -> CommandError {
     CommandError { kind: Kind::Exec, ..error }
 }

@@ -1,4 +1,4 @@
-//! `vbuild explain` and `vbuild du`: what made the files of an image.
+//! `vbuild explain` and `vbuild du`: show which parts of a build made the files of an image.
 
 use std::fmt::Write as _;
 
@@ -13,35 +13,35 @@ use crate::{
     ui::bytes,
 };
 
-/// What both verbs need to know.
+/// The arguments that both verbs have.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct BuiltArgs {
     /// An image that vbuild has written, or the name of a build
     #[arg(value_name = "IMAGE|BUILD")]
     pub(crate) build: String,
 
-    /// The cache folder whose store is meant.
+    /// The cache directory with the store.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
-    /// What runs the machine that looks.
+    /// The accelerator of the machine that inspects the disks.
     #[command(flatten)]
     pub(crate) accel: AccelArgs,
-    /// What its appliance holds.
+    /// The packages of that machine's appliance.
     #[command(flatten)]
     pub(crate) packages: PackageArgs,
-    /// Where its appliance comes from.
+    /// The sources of that appliance.
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 }
 
-/// `vbuild explain`.
+/// The arguments of `vbuild explain`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
     after_help = "The build must be in the store. A machine looks at its disks; nothing runs again. \
                         What counts is when the file's inode was last changed."
 )]
 pub(crate) struct ExplainArgs {
-    /// The options of the build.
+    /// The build, and the machine that inspects it.
     #[command(flatten)]
     pub(crate) built: BuiltArgs,
 
@@ -50,11 +50,11 @@ pub(crate) struct ExplainArgs {
     pub(crate) path: String,
 }
 
-/// `vbuild du`.
+/// The arguments of `vbuild du`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(after_help = "Files count for what changed them last.")]
 pub(crate) struct DuArgs {
-    /// The options of the build.
+    /// The build, and the machine that inspects it.
     #[command(flatten)]
     pub(crate) built: BuiltArgs,
 
@@ -67,10 +67,10 @@ fn settings(args: &BuiltArgs) -> Settings {
     options::appliance_settings(&args.accel, &args.packages, &args.source, &args.cache_dir)
 }
 
-/// Prints what made one file.
+/// Prints which step of the build last changed a file.
 ///
 /// # Errors
-/// A build that is not in the store, a path that is not in its image.
+/// Fails if the build is not in the store, or if the path is not in its image.
 pub(crate) fn run(context: &ProcessContext, args: &ExplainArgs) -> Outcome {
     let settings = settings(&args.built);
     runtime::quietly(&context.console, async |ctx| {
@@ -110,10 +110,10 @@ fn tell(path: &str, answer: &Answer) -> String {
     text
 }
 
-/// Prints how much each stage or step has made.
+/// Prints how many bytes of the image each stage or step has made.
 ///
 /// # Errors
-/// A build that is not in the store.
+/// Fails if the build is not in the store.
 pub(crate) fn run_du(context: &ProcessContext, args: &DuArgs) -> Outcome {
     let settings = settings(&args.built);
     runtime::quietly(&context.console, async |ctx| {

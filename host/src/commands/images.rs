@@ -1,6 +1,6 @@
-//! `vbuild images`: several images from definitions in YAML, as the program
-//! `diskimage-builder` builds them. Each definition becomes a command line of
-//! disk-image-create, and that becomes a build.
+//! `vbuild images`: builds several images from definitions in YAML, like the program
+//! `diskimage-builder`. Each definition is converted to a command line of disk-image-create, which
+//! is parsed and run as a build.
 
 use std::{
     collections::BTreeMap,
@@ -25,17 +25,17 @@ use crate::{
     error::{CommandError, Kind},
 };
 
-/// The name of images that have none, and follow none that has one.
+/// The name of an image whose definition has no name and follows none with a name.
 const DEFAULT_NAME: &str = "image";
 
-/// `vbuild images`.
+/// The arguments of `vbuild images`.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(
     after_help = "Definitions with the same `imagename` are merged: lists grow, maps and values are \
                         replaced key by key."
 )]
 pub(crate) struct ImagesArgs {
-    /// Files that hold a list of image definitions
+    /// Files with lists of image definitions
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
 
@@ -57,13 +57,13 @@ pub(crate) struct ImagesArgs {
     #[arg(long, value_name = "HOST[:GUEST]")]
     pub(crate) share: Vec<Share>,
 
-    /// What the definitions may name of the host.
+    /// The host paths that the definitions may name.
     #[command(flatten)]
     pub(crate) host_paths: HostPathArgs,
-    /// The options about the machine and the caches.
+    /// The options for the machine and the caches.
     #[command(flatten)]
     pub(crate) builder: BuilderArgs,
-    /// The options about what is shown.
+    /// The output options.
     #[command(flatten)]
     pub(crate) view: ViewArgs,
 }
@@ -122,7 +122,8 @@ impl TryFrom<String> for ElementName {
 }
 
 impl Image {
-    /// Takes over what a later definition says.
+    /// Merges a later definition of the same image: lists are extended, maps and values are
+    /// replaced key by key.
     fn merge(&mut self, later: Self) {
         fn list<T>(into: &mut Option<Vec<T>>, later: Option<Vec<T>>) {
             into.get_or_insert_default().extend(later.into_iter().flatten());
@@ -161,7 +162,7 @@ impl Image {
         value(&mut self.skip_base, later.skip_base);
     }
 
-    /// The command line that means the same, the program's name first.
+    /// Converts the definition to an equivalent command line, with the program's name first.
     fn argv(&self) -> Vec<String> {
         let program = match self.ramdisk {
             Some(true) => "ramdisk-image-create",
@@ -207,12 +208,12 @@ impl Image {
         argv
     }
 
-    /// What the image is called, for messages.
+    /// The name of the image, for messages.
     fn title(&self) -> &str {
         self.imagename.as_deref().unwrap_or(DEFAULT_NAME)
     }
 
-    /// The image as one would type it, for people.
+    /// Returns the definition as a shell command line, quoted for the user to read or copy.
     fn shown(&self) -> String {
         let quoted = |text: &str| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
@@ -228,8 +229,8 @@ impl Image {
     }
 }
 
-/// Definitions of the same name are one image, at the place of the first; one
-/// without a name continues the one before.
+/// Merges definitions with the same name into one image, in the place of the first. A definition
+/// without a name continues the one before it.
 fn merged(definitions: Vec<Image>) -> Vec<Image> {
     let mut images: Vec<(String, Image)> = Vec::new();
     let mut previous = DEFAULT_NAME.to_owned();
@@ -246,7 +247,8 @@ fn merged(definitions: Vec<Image>) -> Vec<Image> {
 /// Builds the images, one after another.
 ///
 /// # Errors
-/// A file that cannot be read or is wrong; or how the last failed image failed.
+/// Fails if a file cannot be read or is invalid. If images fail, returns the error of the last one
+/// that failed.
 pub(crate) fn run(context: &ProcessContext, args: &ImagesArgs) -> Outcome {
     let mut definitions = Vec::new();
     for file in &args.files {
@@ -257,7 +259,7 @@ pub(crate) fn run(context: &ProcessContext, args: &ImagesArgs) -> Outcome {
     for image in &images {
         places.check(image)?;
     }
-    // Everything is read before anything is built.
+    // All definitions are converted to builds before the first one runs.
     let builds: Vec<(ProcessContext, BuildArgs)> =
         images.iter().map(|image| build(context, args, image)).collect::<Result<_, _>>()?;
     let mut failed = None;
@@ -279,12 +281,12 @@ pub(crate) fn run(context: &ProcessContext, args: &ImagesArgs) -> Outcome {
     failed.map_or(Ok(0), Err)
 }
 
-/// Where the definitions may read and write.
+/// The host paths that the definitions may read and write.
 struct Places {
-    /// What they read, and their logs: in their own folders, and in the working folder where
-    /// they all lie in it.
+    /// For inputs and logs: the definitions' own directories, and the working directory if all of
+    /// these are in it.
     own: Sources,
-    /// Images: in the working folder too, wherever the definitions lie.
+    /// For images: the definitions' own directories, and always the working directory.
     images: Sources,
 }
 
@@ -308,8 +310,10 @@ impl Places {
         Ok(Self { own: sources(lie_here), images: sources(true) })
     }
 
+    /// Checks the host paths that a definition names.
+    ///
     /// # Errors
-    /// A definition that names something else of the host.
+    /// Fails if the definition names a path that is not allowed.
     fn check(&self, image: &Image) -> Result<(), CommandError> {
         if let Some(log) = image.logfile.as_deref().filter(|log| !log.is_empty()) {
             host_paths::check_output("the logfile", Path::new(log), &self.own)?;
@@ -341,7 +345,8 @@ fn read(file: &Path) -> Result<Vec<Image>, CommandError> {
     serde_saphyr::from_str(&text).map_err(|error| what(CommandError::usage(error.to_string())))
 }
 
-/// The build of an image: its own command line, with the machine of this one.
+/// Returns the context and the arguments of an image's build: its own command line, with the
+/// machine options of `vbuild images`.
 fn build(
     context: &ProcessContext,
     args: &ImagesArgs,
@@ -356,7 +361,7 @@ fn build(
     let BuildLine::Build(build) = line else {
         return Err(CommandError::usage(format!("`{}` builds no image", image.shown())));
     };
-    // The definition names them on purpose, so they pass whatever they are called.
+    // The definition sets these variables explicitly, so all are passed, whatever their names.
     let variables = image.environment.iter().map(|(name, value)| {
         format!("{name}={value}").parse().map_err(|error: cli::InvalidValue| {
             CommandError::usage(error.to_string())

@@ -1,5 +1,5 @@
-//! What vbuild does: one file or folder for each verb, with its arguments (whose doc
-//! comments are the manual) and `run`. [`verb`] lists them, [`command_line`] reads them.
+//! The verbs of vbuild: one file or directory for each, with its arguments (their doc comments are
+//! the manual) and its `run`. [`verb`] lists them, [`command_line`] parses them.
 
 pub(crate) mod command_line;
 pub(crate) mod context;

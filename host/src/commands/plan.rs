@@ -1,4 +1,4 @@
-//! `vbuild plan`: what a build would do, without doing it.
+//! `vbuild plan`: shows what a build would do, without doing it.
 
 use std::{fmt::Write as _, sync::Arc, time::SystemTime};
 
@@ -21,10 +21,10 @@ use crate::{
     ui::{self, Ui, bytes},
 };
 
-/// Digits of a key that are shown; enough to tell those of one plan apart.
+/// The number of digits of a key that are shown: enough to distinguish the keys of one plan.
 const KEY_DIGITS: usize = 12;
 
-/// `vbuild plan`.
+/// The arguments of `vbuild plan`.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(
     subcommand_value_name = "RECIPE",
@@ -33,7 +33,7 @@ const KEY_DIGITS: usize = 12;
                   `vbuild plan layers DIR`."
 )]
 pub(crate) struct PlanArgs {
-    /// A recipe other than elements.
+    /// The recipe, if it is not a list of elements.
     #[command(subcommand)]
     pub(crate) recipe: Option<OtherRecipe>,
 
@@ -45,21 +45,21 @@ pub(crate) struct PlanArgs {
     #[arg(long, conflicts_with = "cache")]
     pub(crate) json: bool,
 
-    /// Say of each stage whether the cache has it, and why not
+    /// Show for each stage whether the cache has it, and if not, why
     #[arg(long)]
     pub(crate) cache: bool,
 }
 
-/// Prints the plan of a build. Needs no machine, and an appliance only for the
-/// keys of the stages.
+/// Prints the plan of a build. This needs no machine, and an appliance only for the keys of the
+/// stages.
 ///
 /// # Errors
-/// What is wrong with the build's options, elements and outputs.
+/// Fails if the options, the elements or the outputs of the build are invalid.
 pub(crate) fn run(context: &ProcessContext, args: &PlanArgs) -> Outcome {
     let recipe = RecipeArgs { other: args.recipe.as_ref(), elements: &args.build };
     let output = recipe.output();
     let mut view = ui::Settings::of(&output, output.logfile.clone());
-    // Standard output is for the plan alone.
+    // Standard output contains only the plan.
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
     let ctx = RunContext { observer: ui, cancel: watch::channel(false).1 };
@@ -83,7 +83,7 @@ pub(crate) fn run(context: &ProcessContext, args: &PlanArgs) -> Outcome {
     Ok(0)
 }
 
-/// The appliance that would be used, or why it is not known.
+/// Returns the appliance that would be used, or the reason why it is not known.
 fn appliance_files(settings: &Settings) -> Result<ApplianceFiles, String> {
     let (request, agent) = appliance::request(settings).map_err(|error| error.to_string())?;
     let found = ::appliance::find(&request).map_err(|error| error.to_string())?;
@@ -91,7 +91,7 @@ fn appliance_files(settings: &Settings) -> Result<ApplianceFiles, String> {
     appliance::files(&found, &request, agent).map_err(|error| error.to_string())
 }
 
-/// The keys of the stages, or why they are not known.
+/// Returns the keys of the stages, or the reason why they are not known.
 fn keys(
     plan: &Plan,
     settings: &Settings,
@@ -104,7 +104,7 @@ fn keys(
     Ok(StageKey::of_plan(plan, &around))
 }
 
-/// What would happen to each stage, in words.
+/// Describes for each stage whether it would be taken from the cache or run, and why.
 fn cached(
     plan: &Plan,
     settings: &Settings,

@@ -1,4 +1,4 @@
-//! The plan of a build, whichever recipe it is of: for verbs that look at builds.
+//! Recipes of all front ends, lowered to plans for verbs that inspect builds.
 
 use clap::Subcommand;
 
@@ -25,21 +25,23 @@ pub(crate) enum OtherRecipe {
     Vmdb(Box<VmdbArgs>),
     /// The build of a stack of layer folders
     Layers(Box<LayersBuildArgs>),
-    /// The build of an artifact that a file of B9 describes
+    /// The build of an artifact that a B9 file describes
     B9(Box<B9PlanArgs>),
 }
 
 /// A recipe and the options of its own command line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecipeArgs<'a> {
-    /// One that is not elements.
+    /// The recipe, if it is not a list of elements.
     pub(crate) other: Option<&'a OtherRecipe>,
-    /// The build with elements, when no other recipe is given.
+    /// The options of a build with elements. If there is another recipe, at most the output options
+    /// are used.
     pub(crate) elements: &'a BuildArgs,
 }
 
 impl RecipeArgs<'_> {
-    /// The options about what is shown and logged, where the recipe has them.
+    /// Returns the output and log options: those of the recipe where it has them, else those of the
+    /// build with elements.
     pub(crate) fn output(&self) -> OutputArgs {
         match self.other {
             None => self.elements.output.clone(),
@@ -51,7 +53,7 @@ impl RecipeArgs<'_> {
         }
     }
 
-    /// The settings, as far as the command line says them.
+    /// Returns the settings that the command line gives.
     pub(crate) fn settings(&self) -> Settings {
         match self.other {
             None => options::build_settings(self.elements),
@@ -61,11 +63,11 @@ impl RecipeArgs<'_> {
         }
     }
 
-    /// Makes what the plan of the recipe needs: the base image of layers, whose digest the
-    /// keys of all stages begin with. Questions about a build do not do this.
+    /// Downloads or builds what the plan of the recipe needs: the base image of layers, on whose
+    /// digest the keys of all stages depend. Verbs that only show a plan do not call this.
     ///
     /// # Errors
-    /// When it cannot be downloaded or built.
+    /// Fails if the base image cannot be downloaded or built.
     pub(crate) async fn make_ready(
         &self,
         context: &ProcessContext,
@@ -77,10 +79,10 @@ impl RecipeArgs<'_> {
         }
     }
 
-    /// Lowers the recipe.
+    /// Lowers the recipe to a plan.
     ///
     /// # Errors
-    /// What is wrong with the recipe or its options.
+    /// Fails if the recipe or its options are invalid.
     pub(crate) fn prepare(
         &self,
         context: &ProcessContext,

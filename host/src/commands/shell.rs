@@ -1,4 +1,4 @@
-//! `vbuild shell`: a shell in the machine of a build, between two of its stages.
+//! `vbuild shell`: opens a shell in the machine of a build, between two of its stages.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     ui::{self, Console, Ui},
 };
 
-/// `vbuild shell`.
+/// The arguments of `vbuild shell`.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(
     after_help = "What is not in the cache is built first. Nothing done in the shell gets into a \
@@ -27,11 +27,11 @@ use crate::{
     subcommand_help_heading = "Other recipes"
 )]
 pub(crate) struct ShellArgs {
-    /// Where: STAGE for the state before it, `after:STAGE`, or `end`; `vbuild plan` lists the stages
+    /// Open the shell before STAGE, at `after:STAGE` or at `end`; `vbuild plan` lists the stages
     #[arg(long, value_name = "STAGE", required = true)]
     pub(crate) at: String,
 
-    /// A recipe other than elements.
+    /// The recipe, if it is not a list of elements.
     #[command(subcommand)]
     pub(crate) recipe: Option<OtherRecipe>,
 
@@ -40,12 +40,12 @@ pub(crate) struct ShellArgs {
     pub(crate) build: BuildArgs,
 }
 
-/// Opens the shell.
+/// Opens the shell, after building the stages before it that are not in the cache.
 pub(crate) fn run(context: &ProcessContext, args: &ShellArgs) -> Outcome {
     let recipe = RecipeArgs { other: args.recipe.as_ref(), elements: &args.build };
     let output = recipe.output();
     let log = output.logfile.clone().or_else(|| logs::new_log(&recipe.settings().cache_dir));
-    // The terminal is the shell's: nothing may be drawn over it.
+    // The shell owns the terminal, so no live view may be drawn over it.
     let console = Console { stderr_is_terminal: false, ..context.console };
     let ui = Arc::new(Ui::open(&ui::Settings::of(&output, log), &console)?);
     runtime::run(&ui, async |ctx| {
@@ -58,7 +58,7 @@ pub(crate) fn run(context: &ProcessContext, args: &ShellArgs) -> Outcome {
     Ok(0)
 }
 
-/// How many stages run before the place that `at` names.
+/// Returns the number of stages that run before the place that `at` names.
 fn stages_before(plan: &Plan, at: &str) -> Result<usize, CommandError> {
     if at == "end" {
         return Ok(plan.stages.len());

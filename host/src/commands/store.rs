@@ -1,5 +1,5 @@
-//! `vbuild store`: what is kept of builds, how much it takes, whether it is
-//! whole, and how it gets smaller. The store's pages are vbuild-store(7).
+//! `vbuild store`: lists, measures, verifies and shrinks the stored results of builds.
+//! vbuild-store(7) describes the store.
 
 use std::{
     fmt::Write as _,
@@ -17,56 +17,56 @@ use crate::{
     ui::{bytes, duration},
 };
 
-/// Digits of a key that are shown; enough to tell those of one user apart.
+/// The number of digits of a key that are shown: enough to distinguish the keys of one user.
 const KEY_DIGITS: usize = 12;
-/// How long base images may be unused before `gc` removes them.
+/// How long base images may be unused before `gc` removes them, if `--bases` is not given.
 const BASES_UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// `vbuild store`.
+/// The arguments of `vbuild store`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct StoreCommand {
-    /// What is to be done.
+    /// The verb to run.
     #[command(subcommand)]
     pub(crate) verb: StoreVerb,
 }
 
-/// What can be done with the store.
+/// The verbs of `vbuild store`.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub(crate) enum StoreVerb {
-    /// List what is kept, least recently used first
+    /// List the stored results, least recently used first
     Ls(StoreArgs),
-    /// Say how much room it takes
+    /// Show how much space the store takes
     Du(StoreDuArgs),
-    /// Read everything and say what is damaged
+    /// Read everything and report what is damaged
     Verify(VerifyArgs),
     /// Remove what nothing needs, and what was used least recently
     Gc(GcArgs),
 }
 
-/// `vbuild store du`.
+/// The arguments of `vbuild store du`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct StoreDuArgs {
-    /// The cache folder whose store is meant.
+    /// The cache directory with the store.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 
-    /// Read the layers, and say how many different blocks are in them
+    /// Read the layers, and show how many different blocks are in them
     #[arg(long)]
     pub(crate) blocks: bool,
 }
 
-/// `vbuild store ls`.
+/// The arguments of `vbuild store ls`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct StoreArgs {
-    /// The cache folder whose store is meant.
+    /// The cache directory with the store.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 }
 
-/// `vbuild store verify`.
+/// The arguments of `vbuild store verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct VerifyArgs {
-    /// The cache folder whose store is meant.
+    /// The cache directory with the store.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 
@@ -75,30 +75,31 @@ pub(crate) struct VerifyArgs {
     pub(crate) repair: bool,
 }
 
-/// `vbuild store gc`.
+/// The arguments of `vbuild store gc`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
     after_help = "What a running build needs is never removed, even if the store stays larger."
 )]
 pub(crate) struct GcArgs {
-    /// The cache folder whose store is meant.
+    /// The cache directory with the store.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 
-    /// The room that it may take afterwards: a number and one of b, K, M, G
+    /// Shrink the store to at most SIZE: a number and one of b, K, M, G
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_size: Option<ByteSize>,
 
-    /// Remove base images of layer folders that were not used for so long, unless an overlay
-    /// stands on them [default: 30d]
+    /// Remove base images of layer folders that were not used for AGE, unless an overlay is based
+    /// on them [default: 30d]
     #[arg(long, value_name = "AGE", value_parser = age)]
     pub(crate) bases: Option<Age>,
 }
 
-/// Runs the verb.
+/// Runs `vbuild store`.
 ///
 /// # Errors
-/// A store that cannot be read or changed, or, for `verify`, one that is damaged.
+/// Fails if the store cannot be read or changed, or if `verify` finds damage and does not repair
+/// it.
 pub(crate) fn run(context: &ProcessContext, command: StoreCommand) -> Outcome {
     let open = |args: &CacheDirArgs| stage_cache::open(&options::cache_dir(args));
     let print = |text: &str| context.console.print(text);
@@ -144,7 +145,8 @@ pub(crate) fn run(context: &ProcessContext, command: StoreCommand) -> Outcome {
     Ok(0)
 }
 
-/// Removes base images, when no build can be about to copy one.
+/// Removes unused base images, unless a running build could be about to copy one. Returns the text
+/// to print.
 fn collect_bases(args: &GcArgs, left: &Usage) -> Result<String, CommandError> {
     let Age(Some(unused_for)) = args.bases.unwrap_or(Age(Some(BASES_UNUSED))) else {
         return Ok(String::new());
@@ -179,7 +181,7 @@ fn used(usage: &Usage) -> String {
 
 fn blocks(content: &Content) -> String {
     let ratio = |bytes: u64| {
-        // Bytes of a store are far below what a double cannot tell apart.
+        // The sizes of stores are far below 2^53, up to which a double is exact.
         #[expect(clippy::cast_precision_loss, reason = "a ratio of two digits")]
         let ratio = bytes as f64 / content.distinct_bytes.max(1) as f64;
         ratio
@@ -204,7 +206,7 @@ fn describe(problem: &Problem) -> String {
     }
 }
 
-/// What a record holds, in words.
+/// Describes what a record is the result of.
 fn what_of(record: &StageRecord) -> String {
     match record.kind {
         RecordKind::Stage => record.name.to_string(),

@@ -8,40 +8,40 @@ use super::{
     doctor, exec, explain, images, layers, plan, shell, store, vmdb,
 };
 
-/// Everything that vbuild does beside the default, which is to build.
+/// The verbs of vbuild, except for the default, which is to build with elements.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 pub(crate) enum Verb {
-    /// Build what a vmdb2 spec says
+    /// Build the image that a vmdb2 spec describes
     #[command(infer_long_args = true)]
     Vmdb(Box<vmdb::VmdbArgs>),
-    /// Build a stack of layer folders, as vm-layer-builder has them
+    /// Build a stack of layer folders, in the layout of vm-layer-builder
     Layers(Box<layers::LayersArgs>),
-    /// Build what files of B9 describe, and keep its shared images
+    /// Build the artifacts that B9 files describe, and manage shared images
     B9(Box<b9::B9Args>),
-    /// Build the images that definitions in YAML name
+    /// Build the images that YAML definitions describe
     Images(Box<images::ImagesArgs>),
     /// Show what a build would do, without doing it
     Plan(Box<plan::PlanArgs>),
     /// Open a shell in the machine of a build, between two of its stages
     #[command(infer_long_args = true)]
     Shell(Box<shell::ShellArgs>),
-    /// Tell which script of a build made a file of its image
+    /// Show which script of a build made a file of its image
     Explain(Box<explain::ExplainArgs>),
-    /// Tell how much of an image each part of its build made
+    /// Show how much of an image each part of its build made
     Du(Box<explain::DuArgs>),
-    /// List, check and shrink what is kept of builds
+    /// List, check and shrink the stored results of builds
     Store(store::StoreCommand),
     /// Boot a finished image on its serial console, without changing it
     Boot(Box<boot::BootArgs>),
     /// Run one command in a fresh appliance
     Exec(Box<exec::ExecArgs>),
-    /// Check what vbuild needs of this machine, and say what to do about it
+    /// Check that this machine has what vbuild needs, and show what to do if not
     Doctor(doctor::DoctorArgs),
     /// Make, show and remove appliances
     Appliance(appliance::ApplianceCommand),
-    /// Make what builds keep between them
+    /// Make a drive for files that scripts keep between builds
     Cache(cache::CacheCommand),
-    /// Print the completions of a shell
+    /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
 }
 

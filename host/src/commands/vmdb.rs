@@ -1,8 +1,8 @@
-//! `vbuild vmdb`: builds what a vmdb2 spec says. Started under the name `vmdb2`
-//! it is all there is.
+//! `vbuild vmdb`: builds the image that a vmdb2 spec describes. Started under the name `vmdb2`,
+//! vbuild offers only this verb.
 //!
-//! vmdb2's contract for standard output holds: empty without `-v`, with it the
-//! steps in order, their texts, and the teardowns in reverse.
+//! Standard output follows vmdb2's contract: without `-v` it is empty; with `-v` it contains the
+//! steps in order, their texts, and the teardowns in reverse order.
 
 use std::{
     path::{Path, PathBuf},
@@ -42,15 +42,15 @@ pub(crate) struct VmdbArgs {
     #[arg(value_name = "SPEC", required_unless_present = "version")]
     pub(crate) spec: Option<String>,
 
-    /// Make a new image; its suffix tells the format
+    /// Make a new image; the suffix of FILE gives the format
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<String>,
 
-    /// Work on an image that exists
+    /// Work on an existing image
     #[arg(long, value_name = "FILE")]
     pub(crate) image: Option<String>,
 
-    /// Where cache-rootfs keeps the root filesystem, and unpack-rootfs finds it
+    /// Keep the root filesystem in FILE, where cache-rootfs writes it and unpack-rootfs finds it
     #[arg(long, value_name = "FILE")]
     pub(crate) rootfs_tarball: Option<String>,
 
@@ -58,7 +58,7 @@ pub(crate) struct VmdbArgs {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) variable: Vec<String>,
 
-    /// Show the steps, and what they say, on standard output
+    /// Show the steps and their messages on standard output
     #[arg(short = 'v', long)]
     pub(crate) verbose: bool,
 
@@ -66,15 +66,15 @@ pub(crate) struct VmdbArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
 
-    /// Only warn of keys that vmdb2 passes over in silence
+    /// Only warn about keys that vmdb2 silently ignores
     #[arg(long)]
     pub(crate) lenient: bool,
 
-    /// Whose words -v shows
+    /// With -v, show the messages of this version of vmdb2
     #[arg(long, value_name = "VERSION", default_value = "0.26")]
     pub(crate) wording: WordingArg,
 
-    /// What to write, instead of what the output's suffix tells; comma-separated
+    /// Write these formats, instead of the one that the output's suffix gives; comma-separated
     #[arg(long, value_name = "FORMAT,...", value_parser = parse_formats)]
     pub(crate) formats: Option<Formats>,
 
@@ -94,18 +94,18 @@ pub(crate) struct VmdbArgs {
     #[arg(long, value_name = "ENGINE")]
     pub(crate) load_into: Option<ContainerEngine>,
 
-    /// Let `shell` and `ansible` steps read a file or folder of the host; may be given several times
+    /// Let `shell` and `ansible` steps read a host file or folder; may be given several times
     ///
-    /// It appears in the machine under GUEST, or under its own absolute path. As /build/spec it is
-    /// the working directory of `shell` steps, in place of the spec's own folder.
+    /// It appears in the machine under GUEST, or under its own absolute path. If GUEST is
+    /// /build/spec, it is the working directory of `shell` steps, instead of the spec's own folder.
     #[arg(long, value_name = "HOST[:GUEST]")]
     pub(crate) share: Vec<Share>,
 
-    /// Keep the spec's own folder from `shell` steps
+    /// Do not let `shell` steps see the spec's own folder
     ///
-    /// Without this option they see it, read only, as their working directory, because the steps
-    /// of most specs read files that lie beside the spec. A home, a folder for temporary files and
-    /// `/` are never seen as a whole; what the build writes and files over 256 MiB are left out.
+    /// Without this option they see it, read only, as their working directory, because the steps of
+    /// most specs read files beside the spec. A home, a folder for temporary files and `/` are
+    /// never shared as a whole; files that the build writes and files over 256 MiB are left out.
     #[arg(long)]
     pub(crate) no_share_spec: bool,
 
@@ -122,22 +122,22 @@ pub(crate) struct VmdbArgs {
     #[arg(long)]
     pub(crate) version: bool,
 
-    /// What the spec may name of the host.
+    /// The host paths that the spec may name.
     #[command(flatten)]
     pub(crate) host_paths: HostPathArgs,
 
-    /// The options about the machine and the caches.
+    /// The options for the machine and the caches.
     #[command(flatten)]
     pub(crate) builder: BuilderArgs,
 }
 
-/// The two wordings that vmdb2 has had.
+/// The versions of vmdb2 whose messages can be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WordingArg {
-    /// That of Debian 12
+    /// The messages of vmdb2 in Debian 12
     #[value(name = "0.26")]
     V026,
-    /// The whole spec is shown before anything runs, and what commands write
+    /// Also shows the whole spec before anything runs, and the output of commands
     #[value(name = "0.41")]
     V041,
 }
@@ -145,17 +145,18 @@ pub(crate) enum WordingArg {
 /// Builds the image.
 ///
 /// # Errors
-/// A spec that cannot be read or is wrong, and whatever the build fails with.
+/// Fails if the spec cannot be read or is invalid, or if the build fails.
 pub(crate) fn run(context: &ProcessContext, args: &VmdbArgs) -> Outcome {
     if args.version {
-        // That of the vmdb2 whose words -v shows: scripts compare it.
+        // The version of the vmdb2 whose messages -v shows, because scripts compare it.
         let wording = args.wording.to_possible_value();
         let version = wording.map(|value| value.get_name().to_owned()).unwrap_or_default();
         context.console.print(&format!("{version}\n"))?;
         return Ok(0);
     }
     build_spec(context, args).map_err(|error| match error.kind {
-        // What is wrong with the spec itself is a failed build, as vmdb2 has it.
+        // Usage errors are about the command line. Errors in the spec itself have the kind `Build`:
+        // in vmdb2, they are failed builds.
         Kind::Usage => CommandError { kind: Kind::VmdbUsage, ..error },
         _ => error,
     })
@@ -176,7 +177,7 @@ fn build_spec(context: &ProcessContext, args: &VmdbArgs) -> Outcome {
     let ui = Arc::new(Ui::open(&view(args, &settings, &console), &console)?);
     let mut first = true;
     runtime::run_attempts(&ui, async |ctx| {
-        // What came by standard input is gone.
+        // A spec from standard input cannot be read a second time.
         if !std::mem::take(&mut first) && options.spec != "-" {
             prepared = vmdb::prepare(&options, &mut std::io::stdin())?;
         }
@@ -194,7 +195,7 @@ fn settings(args: &VmdbArgs, prepared: &Prepared) -> Settings {
     of_spec(settings, prepared)
 }
 
-/// The settings with the packages of the appliance that a spec needs.
+/// Adds the appliance packages that a spec needs to the settings.
 fn of_spec(mut settings: Settings, prepared: &Prepared) -> Settings {
     settings.appliance_packages.extend(prepared.lowered.packages.iter().cloned());
     settings
@@ -203,7 +204,7 @@ fn of_spec(mut settings: Settings, prepared: &Prepared) -> Settings {
 /// Builds a spec as the base image of layers.
 ///
 /// # Errors
-/// A spec that is wrong, and whatever the build fails with.
+/// Fails if the spec is invalid, or if the build fails.
 pub(crate) async fn build_base(
     args: &VmdbArgs,
     base: &BaseBuild<'_>,
@@ -216,7 +217,7 @@ pub(crate) async fn build_base(
     build(args, &prepared, &settings, ctx.clone(), console).await.map(drop)
 }
 
-/// Reads a spec that needs a machine.
+/// Reads a spec, and refuses one that needs no machine.
 fn prepare(options: &Options) -> Result<Prepared, CommandError> {
     let prepared = vmdb::prepare(options, &mut std::io::stdin())?;
     if prepared.is_local() {
@@ -225,10 +226,10 @@ fn prepare(options: &Options) -> Result<Prepared, CommandError> {
     Ok(prepared)
 }
 
-/// The plan of a spec, for verbs that look at it.
+/// Returns the plan of a spec, for verbs that inspect it.
 ///
 /// # Errors
-/// A spec that cannot be read or is wrong, or that needs no machine.
+/// Fails if the spec cannot be read or is invalid, or if it needs no machine.
 pub(crate) fn plan(args: &VmdbArgs, ctx: &RunContext) -> Result<Planned, CommandError> {
     let cache_dir = options::cache_dir(&args.builder.guest.cache_dir);
     let prepared = prepare(&options(args, working_folder()?, &cache_dir)?)?;
@@ -248,8 +249,8 @@ fn warn(prepared: &Prepared, ctx: &RunContext) {
     }
 }
 
-/// Standard output is the narrator's alone, so the usual lines are shown only
-/// where they go to the terminal by the other stream.
+/// Returns the settings of the view. Only the narrator writes to standard output, so progress is
+/// shown only in the live view, which is on standard error, and only without `-v`.
 fn view(args: &VmdbArgs, settings: &Settings, console: &Console) -> ui::Settings {
     let live = console.stdout_is_terminal && console.stderr_is_terminal && !args.verbose;
     ui::Settings {
@@ -287,7 +288,7 @@ async fn build(
     })
 }
 
-/// A spec that only speaks needs no machine.
+/// Runs a spec whose steps only print messages or fail, which needs no machine.
 fn run_local(console: &Console, args: &VmdbArgs, prepared: &Prepared) -> Outcome {
     let ui = Ui::open(
         &ui::Settings {
@@ -366,11 +367,11 @@ fn options(args: &VmdbArgs, directory: PathBuf, cache_dir: &Path) -> Result<Opti
     })
 }
 
-/// Passes events on, and says what vmdb2 would say meanwhile.
+/// An observer that forwards events, and prints the messages that vmdb2 would print.
 struct Teller {
     ctx: RunContext,
     console: Option<Console>,
-    /// Whether what commands write is shown too, as vmdb2 does since 0.28.
+    /// Whether the output of commands is printed too, as in vmdb2 since 0.28.
     shows_output: bool,
     state: Mutex<State>,
 }
@@ -385,7 +386,7 @@ impl Teller {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = say(&mut state.narrator);
         if let Some(console) = &self.console {
-            // Told on the way, as progress is; the build goes on without a reader.
+            // Errors are ignored, as for progress: the build continues without a reader.
             lines.iter().for_each(|line| drop(console.print(&format!("{line}\n"))));
         }
     }

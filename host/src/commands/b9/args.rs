@@ -1,5 +1,5 @@
-//! The command line of `vbuild b9`, which is that of b9c, with vbuild's own options about
-//! the machine where something is built.
+//! The command line of `vbuild b9`: that of b9c, and vbuild's own options for the machine on verbs
+//! that start one.
 
 use std::path::PathBuf;
 
@@ -23,10 +23,10 @@ const OUTPUT: &str = "What vbuild tells";
                   is better than b9c. Options may stand before and behind the verb."
 )]
 pub(crate) struct B9Args {
-    /// Options of every verb.
+    /// The options of every verb.
     #[command(flatten)]
     pub(crate) common: CommonArgs,
-    /// What is to be done.
+    /// The verb to run.
     #[command(subcommand)]
     pub(crate) verb: B9Verb,
 }
@@ -38,10 +38,10 @@ pub(crate) struct B9Args {
     reason = "each is an independent flag of the command line"
 )]
 pub(crate) struct CommonArgs {
-    /// Read this configuration; of several, the first that is there [default: ~/.b9/b9.conf]
+    /// Read this configuration; of several, the first that exists [default: ~/.b9/b9.conf]
     ///
-    /// Of a single one, or the default, the names with `.4.0.0`, `.4.0` and `.4` behind them are
-    /// looked for first. The default is made where it is missing.
+    /// For a single FILE, and for the default, the names with `.4.0.0`, `.4.0` and `.4` appended
+    /// are tried first. The default is created if it does not exist.
     #[arg(short = 'c', long, value_name = "FILE", global = true)]
     pub(crate) configuration_file: Vec<PathBuf>,
 
@@ -57,7 +57,7 @@ pub(crate) struct CommonArgs {
     #[arg(short = 'l', long, value_name = "FILE", global = true)]
     pub(crate) log_file: Option<PathBuf>,
 
-    /// The folder in which build directories are made [default: the working folder]
+    /// Make build directories in DIR [default: the working folder]
     #[arg(short = 'b', long, value_name = "DIR", global = true)]
     pub(crate) build_root_dir: Option<PathBuf>,
 
@@ -69,67 +69,68 @@ pub(crate) struct CommonArgs {
     #[arg(short = 'u', long, global = true)]
     pub(crate) predictable_build_dir: bool,
 
-    /// Where shared images are kept [default: ~/.b9/repo-cache]
+    /// Keep shared images in DIR [default: ~/.b9/repo-cache]
     #[arg(long, value_name = "DIR", global = true)]
     pub(crate) repo_cache: Option<PathBuf>,
 
-    /// The repository of shared images: one of the configuration, a folder with a `/`, s3:// or ssh://
+    /// Use this repository of shared images: one of the configuration, a folder with a `/`, s3://
+    /// or ssh://
     #[arg(short = 'r', long, value_name = "ID", global = true)]
     pub(crate) repo: Option<String>,
 
-    /// For b9c's sake: the network of its containers. A machine here has its own
+    /// Accepted for compatibility with b9c, without effect: machines have their own network
     #[arg(long = "network", value_name = "NETWORK", global = true)]
     pub(crate) container_network: Option<String>,
 }
 
-/// What can be done.
+/// The verbs of `vbuild b9`.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 pub(crate) enum B9Verb {
-    /// Build the artifacts that files of B9 describe
+    /// Build the artifacts that B9 files describe
     Build(Box<B9BuildArgs>),
-    /// Run a command in the newest revision of a shared image, which stays as it is
+    /// Run a command in the newest revision of a shared image, which is not changed
     Run(Box<RunArgs>),
     /// Push the newest revision of a shared image to the repository of `-r`
     Push(NameArgs),
-    /// Learn what repositories have, and pull the newest revision of a shared image
+    /// Read what repositories contain, and pull the newest revision of a shared image
     Pull(PullArgs),
     /// List shared images
     List,
-    /// Remove shared images that are here beyond those that are kept of each name
+    /// Remove local revisions of shared images beyond the number that is kept of each name
     CleanLocal,
     /// Forget what is known about repositories
     CleanRemote,
-    /// Add a repository to the configuration, or change it
+    /// Add a repository to the configuration, or change one
     AddRepo(AddRepoArgs),
-    /// Print files of B9 in its layout, and write them so
+    /// Print B9 files in B9's own layout, and rewrite them in it
     Reformat(ReformatArgs),
-    /// Print the version of B9 that this is a substitute for
+    /// Print the version of B9 for which this is a substitute
     Version,
 }
 
-/// The files of a build, and what their variables are.
+/// The files of a build, the values of their variables, and the host paths that they may name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct RecipeArgs {
-    /// A file with artifacts; may be given several times
+    /// Read artifacts from FILE; may be given several times
     #[arg(short = 'f', long = "project-file", value_name = "FILE", required = true)]
     pub(crate) project_file: Vec<PathBuf>,
 
-    /// The variables `arg_1`, `arg_2` and so on; behind `--` as they are
+    /// The variables `arg_1`, `arg_2` and so on; words after `--` are taken as they are
     #[arg(value_name = "ARG")]
     pub(crate) arguments: Vec<String>,
 
-    /// What the files may name of the host.
+    /// The host paths that the files may name.
     #[command(flatten)]
     pub(crate) host_paths: HostPathArgs,
-    /// What images may stand on.
+    /// The backing files that images may have.
     #[command(flatten)]
     pub(crate) backing: BackingArgs,
 }
 
-/// What builds, beside b9c's own options.
+/// vbuild's own options for verbs that start a machine.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct GuestArgs {
-    /// What vbuild keeps between builds.
+    /// The cache directory.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
 
@@ -141,33 +142,33 @@ pub(crate) struct GuestArgs {
     #[arg(long, help_heading = NETWORK)]
     pub(crate) no_network: bool,
 
-    /// What scripts may reach.
+    /// The hosts that scripts may reach.
     #[command(flatten)]
     pub(crate) reach: ReachArgs,
 
-    /// Where vbuild's own downloads come from.
+    /// The sources of vbuild's own downloads.
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 }
 
-/// `vbuild b9 build`.
+/// The arguments of `vbuild b9 build`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct B9BuildArgs {
-    /// What is built.
+    /// The files of the build.
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
-    /// The options about the machine and the caches.
+    /// The options for the machine.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
-    /// What of earlier builds is used again.
+    /// The options for reusing results of earlier builds.
     #[command(flatten)]
     pub(crate) reuse: ReuseArgs,
 
     /// Build at most N artifacts at once [default: as many as there are processors for]
     ///
-    /// Artifacts that read or write what another one writes are built in the order of their
-    /// files, and there are never more machines than memory is free for. What they say comes one
-    /// after another. When a shell may be opened, there is one at a time.
+    /// Artifacts that read or write what another one writes are built in the order of their files,
+    /// and there are never more machines than free memory allows. Their output is shown one
+    /// artifact after another. If a shell may be opened, artifacts are built one at a time.
     #[arg(long, value_name = "N", value_parser = jobs, help_heading = MACHINE)]
     pub(crate) jobs: Option<usize>,
 
@@ -183,23 +184,23 @@ pub(crate) struct B9BuildArgs {
     pub(crate) machine_readable: Option<MachineReadable>,
 }
 
-/// A build of B9 for verbs that look at builds: of one artifact, because each has a plan
-/// of its own.
+/// The arguments of a B9 build, for verbs that inspect builds. They select one artifact, because
+/// each has a plan of its own.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct B9PlanArgs {
-    /// Options of every verb of B9.
+    /// The options of every verb of B9.
     #[command(flatten)]
     pub(crate) common: CommonArgs,
     /// The options of the build.
     #[command(flatten)]
     pub(crate) build: B9BuildArgs,
 
-    /// The artifact that is meant, where the files have several with images
+    /// Select this artifact, if the files have several with images
     #[arg(long, value_name = "ID", help_heading = MACHINE)]
     pub(crate) artifact: Option<String>,
 }
 
-/// `vbuild b9 run`.
+/// The arguments of `vbuild b9 run`.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(
     after_help = "The working folder is at /mnt/CWD in the image, and what is written there comes \
@@ -215,12 +216,12 @@ pub(crate) struct RunArgs {
     #[arg(value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 
-    /// The options about the machine and the caches.
+    /// The options for the machine.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
 }
 
-/// A verb about one shared image.
+/// The arguments of a verb for one shared image.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct NameArgs {
     /// The name of a shared image
@@ -228,51 +229,51 @@ pub(crate) struct NameArgs {
     pub(crate) name: String,
 }
 
-/// `vbuild b9 pull`.
+/// The arguments of `vbuild b9 pull`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct PullArgs {
-    /// The name of a shared image; without one, only what repositories have is learnt
+    /// The name of a shared image; without one, vbuild only reads what repositories contain
     #[arg(value_name = "NAME")]
     pub(crate) name: Option<String>,
 }
 
-/// `vbuild b9 add-repo`.
+/// The arguments of `vbuild b9 add-repo`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
     override_usage = "vbuild b9 add-repo [OPTIONS] ID DIR KEY HOST [PORT] USER",
     after_help = "The port is 22 when it is left out."
 )]
 pub(crate) struct AddRepoArgs {
-    /// What the repository is called
+    /// Name of the repository
     #[arg(value_name = "ID")]
     pub(crate) id: String,
 
-    /// Its folder on the machine
+    /// Folder of the repository on the machine
     #[arg(value_name = "DIR")]
     pub(crate) directory: String,
 
-    /// The file with the key of ssh
+    /// File with the SSH key
     #[arg(value_name = "KEY")]
     pub(crate) key: PathBuf,
 
-    /// The machine
+    /// Name of the machine
     #[arg(value_name = "HOST")]
     pub(crate) host: String,
 
-    /// The port of ssh, and who logs in there
+    /// Port of SSH, and the user who logs in there
     #[arg(value_name = "[PORT] USER", num_args = 1..=2, required = true)]
     pub(crate) port_and_user: Vec<String>,
 }
 
-/// `vbuild b9 reformat`.
+/// The arguments of `vbuild b9 reformat`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct ReformatArgs {
-    /// A file; may be given several times
+    /// Reformat FILE; may be given several times
     #[arg(short = 'f', long = "project-file", value_name = "FILE", required = true)]
     pub(crate) project_file: Vec<PathBuf>,
 }
 
-/// Reads a number of machines.
+/// Parses the number of artifacts that are built at once.
 fn jobs(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),

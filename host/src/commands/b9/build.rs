@@ -1,5 +1,5 @@
-//! `vbuild b9 build`: artifacts in the order of their files, side by side where that makes no
-//! difference.
+//! `vbuild b9 build`: builds artifacts in the order of their files, and in parallel where the order
+//! makes no difference.
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Instant};
 
@@ -31,7 +31,7 @@ use crate::{
     ui::{self, Console, Ui, Verbosity},
 };
 
-/// The settings of a machine, as far as the command line says them.
+/// Returns the settings of a machine that the command line gives.
 pub(super) fn guest_settings(args: &GuestArgs) -> Settings {
     let GuestArgs { cache_dir, machine, no_network, reach, source } = args;
     let appliance =
@@ -44,13 +44,13 @@ pub(super) fn guest_settings(args: &GuestArgs) -> Settings {
     }
 }
 
-/// The settings of a build, as far as the command line says them.
+/// Returns the settings of a build that the command line gives.
 pub(crate) fn build_settings(args: &B9BuildArgs) -> Settings {
     let settings = Settings { keep_sync: args.keep_sync, ..guest_settings(&args.guest) };
     options::with_reuse(settings, &args.reuse)
 }
 
-/// What the configuration says of the machine, where the command line says nothing.
+/// Raises the memory to the minimum of the configuration, if the command line does not set it.
 pub(super) fn with_configuration(
     settings: Settings,
     args: &GuestArgs,
@@ -61,8 +61,8 @@ pub(super) fn with_configuration(
     Settings { memory_mib: settings.memory_mib.max(least.unwrap_or(0)), ..settings }
 }
 
-/// Standard output is b9c's alone, so the usual lines are shown only where they go to the
-/// terminal by the other stream.
+/// Returns the settings of the view. Only the narrator writes to standard output, so progress is
+/// shown only in the live view, which is on standard error, and only without `-v` and `-q`.
 fn view(
     common: &CommonArgs,
     args: &B9BuildArgs,
@@ -84,7 +84,7 @@ fn view(
 /// Builds the artifacts.
 ///
 /// # Errors
-/// Files that are wrong, and whatever the first artifact that fails does so with.
+/// Fails if a file is invalid. If artifacts fail, returns the error of the first of them.
 pub(super) fn run(context: &ProcessContext, common: &CommonArgs, args: &B9BuildArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     if let Some(repository) = configuration.repository()? {
@@ -155,7 +155,8 @@ async fn build(
     let turns = Turns::new(Arc::clone(narrator), recipe.artifacts.len());
     let waits = jobs::order(&recipe.artifacts, &host.here);
     let runtime = tokio::runtime::Handle::current();
-    // Each has a thread of its own, as much of it waits for disks and does not say so.
+    // Each artifact has a thread of its own, because much of its work blocks on disk I/O without
+    // being asynchronous.
     tokio::task::block_in_place(|| {
         jobs::side_by_side(&waits, at_once, |number| {
             let voice = Arc::new(turns.voice(number));
@@ -192,7 +193,7 @@ async fn build_images(
     voice: &Voice,
     ctx: &RunContext,
 ) -> Result<(), CommandError> {
-    // An image that is shared by an artifact before this one is here by now.
+    // An image that an earlier artifact shares is in the cache by now.
     let planned = runtime::until_signalled(ctx, || images::plan(artifact, recipe, around, ctx))?;
     let plan = &planned.plan;
     checks::outputs(plan, true)?;
@@ -212,9 +213,8 @@ async fn build_images(
     }
 }
 
-/// What can be known of all artifacts before the first one is built: that the images which
-/// they begin with are here, or are made by one before, and that what they write may be
-/// written.
+/// Checks all artifacts before the first one is built: the images from which they start must exist
+/// or be made by an earlier artifact, and they must be permitted to write their outputs.
 fn check(recipe: &Recipe, around: Surroundings<'_>, ctx: &RunContext) -> Result<(), CommandError> {
     let mut made: BTreeSet<PathBuf> = BTreeSet::new();
     let mut shared: BTreeSet<&str> = BTreeSet::new();
@@ -250,10 +250,10 @@ fn check(recipe: &Recipe, around: Surroundings<'_>, ctx: &RunContext) -> Result<
     Ok(())
 }
 
-/// The plan of one artifact, for verbs that look at it.
+/// Returns the plan of one artifact, for verbs that inspect it.
 ///
 /// # Errors
-/// Files that are wrong, or none or several artifacts that could be meant.
+/// Fails if a file is invalid, or if it is not clear which artifact is meant.
 pub(crate) fn plan(
     context: &ProcessContext,
     args: &B9PlanArgs,
@@ -285,7 +285,7 @@ pub(crate) fn plan(
     Ok(Planned { files: Some(files), makes_folders: true, ..Planned::new(plan, settings) })
 }
 
-/// The artifact that is meant.
+/// Returns the artifact with an id, or without an id the only one that has images.
 fn choose<'r>(recipe: &'r Recipe, id: Option<&str>) -> Result<&'r Artifact, CommandError> {
     let with_images: Vec<&Artifact> = recipe
         .artifacts

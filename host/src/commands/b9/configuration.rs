@@ -1,4 +1,4 @@
-//! The configuration of B9: which file counts, and what the command line says over it.
+//! The configuration of B9: chooses the file, reads it, and applies the command line.
 
 use std::{
     fs,
@@ -17,21 +17,22 @@ use crate::{
     error::{CommandError, Kind},
 };
 
-/// What B9 4.0.0 looks for behind the name of its one configuration, in this order.
+/// The suffixes that B9 4.0.0 tries for the name of a single configuration file, in this order.
 const SUFFIXES: [&str; 4] = [".4.0.0", ".4.0", ".4", ""];
-/// A configuration is some kilobytes, also with a hundred repositories.
+/// The maximum size of a configuration in bytes. Even with a hundred repositories, a configuration
+/// has only some kilobytes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
-/// The folder of a user for B9.
+/// B9's directory in the user's home.
 const USER_FOLDER: &str = ".b9";
-/// Where shared images are kept when nothing is said.
+/// The default directory of shared images, relative to the user's home.
 const CACHE_FOLDER: &str = ".b9/repo-cache";
-/// The port of ssh, when `add-repo` is given none.
+/// The SSH port of a repository, if `add-repo` is given none.
 const SSH_PORT: u16 = 22;
 
-/// A configuration, and what the command line says over it.
+/// A configuration, and the options of the command line that override it.
 #[derive(Debug)]
 pub(super) struct Configuration<'a> {
-    /// What the file says.
+    /// The content of the file.
     pub(super) config: Config,
     options: &'a CommonArgs,
     home: Option<PathBuf>,
@@ -40,10 +41,11 @@ pub(super) struct Configuration<'a> {
 }
 
 impl<'a> Configuration<'a> {
-    /// Reads the configuration that counts. B9's default one is made where it is missing.
+    /// Reads the configuration. If none is named and B9's default one does not exist, the default
+    /// is created.
     ///
     /// # Errors
-    /// When no configuration is found, or it cannot be understood.
+    /// Fails if no configuration is found, or if it cannot be read or is invalid.
     pub(super) fn read(
         context: &ProcessContext,
         options: &'a CommonArgs,
@@ -63,7 +65,7 @@ impl<'a> Configuration<'a> {
         Ok(Self { config, options, home, file, text })
     }
 
-    /// The least that is shown on standard output; nothing without one.
+    /// The lowest level that is shown on standard output; `None` shows nothing.
     pub(super) fn level(&self) -> Option<LogLevel> {
         match (self.options.verbose, self.options.quiet) {
             (true, _) => Some(LogLevel::Trace),
@@ -76,7 +78,7 @@ impl<'a> Configuration<'a> {
         self.options.log_file.clone().or_else(|| self.config.log_file.clone().map(PathBuf::from))
     }
 
-    /// Where build directories are made.
+    /// The directory in which build directories are created; `None` is the working directory.
     pub(super) fn build_root(&self) -> Option<PathBuf> {
         let of_file = || self.config.build_dir_root.clone().map(PathBuf::from);
         self.options.build_root_dir.clone().or_else(of_file)
@@ -90,10 +92,10 @@ impl<'a> Configuration<'a> {
         self.options.predictable_build_dir || !self.config.unique_build_dirs
     }
 
-    /// The folder of shared images.
+    /// Returns the directory of shared images.
     ///
     /// # Errors
-    /// When it is below the home folder, and the user has no home.
+    /// Fails if the directory is below the user's home, and `HOME` is not set.
     pub(super) fn cache(&self) -> Result<PathBuf, CommandError> {
         let below_home = |path: &str| match &self.home {
             Some(home) => Ok(home.join(path)),
@@ -110,10 +112,10 @@ impl<'a> Configuration<'a> {
         }
     }
 
-    /// The repository that is used, if one is: one of the configuration, or a place.
+    /// Returns the selected repository, if there is one: one of the configuration, or a place.
     ///
     /// # Errors
-    /// When no repository has that name.
+    /// Fails if no repository has that id, or if the place is invalid.
     pub(super) fn repository(&self) -> Result<Option<Remote>, CommandError> {
         let Some(id) = self.options.repo.as_ref().or(self.config.repository.as_ref()) else {
             return Ok(None);
@@ -132,10 +134,10 @@ impl<'a> Configuration<'a> {
         .hint("a folder with a `/`, s3://BUCKET/PREFIX or ssh://HOST/FOLDER is a repository, too"))
     }
 
-    /// The repository that is used, or else all of the configuration.
+    /// Returns the selected repository, or else all repositories of the configuration.
     ///
     /// # Errors
-    /// When no repository has that name.
+    /// Fails if no repository has the selected id, or if the place is invalid.
     pub(super) fn repositories(&self) -> Result<Vec<Remote>, CommandError> {
         Ok(match self.repository()? {
             Some(one) => vec![one],
@@ -143,7 +145,7 @@ impl<'a> Configuration<'a> {
         })
     }
 
-    /// What of the configuration and the options has no effect here.
+    /// Describes the parts of the configuration and the options that have no effect in vbuild.
     pub(super) fn without_effect(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.config.engines.is_empty() {
@@ -160,21 +162,21 @@ impl<'a> Configuration<'a> {
         notes
     }
 
-    /// Writes a repository into the file that was read.
+    /// Adds a repository to the configuration file, or changes it there.
     ///
     /// # Errors
-    /// When what is said of it cannot be, or the file cannot be written.
+    /// Fails if the repository cannot be described in the file, or if the file cannot be written.
     pub(super) fn add_repository(&self, args: &AddRepoArgs) -> Result<(), CommandError> {
         let repository = repository(args)?;
         let text = b9::with_repository(&self.text, &repository);
-        // What would not be understood the next time is not written.
+        // A file that could not be parsed the next time is not written.
         b9::read_config(&text).map_err(|error| {
             CommandError::new(Kind::Usage, error).context("the repository cannot be described so")
         })?;
         write(&self.file, &text)
     }
 
-    /// What the effective configuration is, for the number of a build.
+    /// Returns the effective configuration as text, for the number of a build.
     pub(super) fn digest_input(&self) -> String {
         format!("{:?}\0{:?}", self.config, self.options)
     }
@@ -204,7 +206,7 @@ fn repository(args: &AddRepoArgs) -> Result<Repository, CommandError> {
     })
 }
 
-/// The files that are tried, in order.
+/// Returns the files that are tried, in order.
 fn candidates(given: &[PathBuf], home: Option<&Path>) -> Result<Vec<PathBuf>, CommandError> {
     let with_suffixes = |base: &Path| {
         let with = |suffix: &&str| {
@@ -226,7 +228,7 @@ fn no_home(what: &str) -> CommandError {
     CommandError::usage(format!("HOME is not set, and so it is not known {what}"))
 }
 
-/// Makes the user's configuration, unless another one is wanted.
+/// Creates the user's default configuration. Fails if the command line names another one.
 fn make_default(
     context: &ProcessContext,
     options: &CommonArgs,
@@ -253,7 +255,7 @@ fn read_file(file: &Path) -> Result<String, CommandError> {
     })
 }
 
-/// Writes the file as a whole; one that is there keeps its permissions.
+/// Replaces the file as a whole. An existing file keeps its permissions.
 fn write(file: &Path, text: &str) -> Result<(), CommandError> {
     super::outputs::replace_text(file, text).map_err(|error| {
         CommandError::new(Kind::Host, error)

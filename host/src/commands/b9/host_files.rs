@@ -1,5 +1,5 @@
-//! What a file of B9 may name of the host, and how it is read: files for generated content,
-//! images, directories that scripts see.
+//! The host files that a B9 file may name, and how they are read: files for generated content,
+//! images, and directories that scripts see.
 
 use std::{
     collections::BTreeSet,
@@ -21,26 +21,27 @@ use crate::{
     settings::Settings,
 };
 
-/// The largest file that becomes content: it is held in memory, and seeds and configuration
-/// files are a thousandth of it.
+/// The maximum size of a file that becomes content, in bytes. It is held in memory; seeds and
+/// configuration files are a thousand times smaller.
 const CONTENT_MAX_BYTES: u64 = 256 << 20;
 
-/// Where the files of a build may read and write.
+/// The host paths that the files of a build may read and write.
 #[derive(Debug, Clone)]
 pub(super) struct HostFiles {
-    /// The working folder.
+    /// The working directory.
     pub(super) here: PathBuf,
-    /// What they read: their own folders, and the working folder where they all lie in it.
+    /// For reading: the B9 files' own directories, and the working directory if all of these are in
+    /// it.
     own: Sources,
-    /// What they write: in the working folder, wherever they lie.
+    /// For writing: the B9 files' own directories, and always the working directory.
     outputs: Sources,
 }
 
 impl HostFiles {
-    /// Of a command line.
+    /// Returns the host paths that a command line permits.
     ///
     /// # Errors
-    /// When the working folder, or a path that is allowed, cannot be found.
+    /// Fails if the working directory or an allowed path cannot be found.
     pub(super) fn of(args: &RecipeArgs) -> Result<Self, CommandError> {
         let here = std::env::current_dir().map_err(|error| {
             CommandError::new(Kind::Host, error).context("cannot find the working folder")
@@ -59,10 +60,10 @@ impl HostFiles {
         Ok(Self { own: sources(lie_here), outputs: sources(true), here })
     }
 
-    /// The real path of an image that is read.
+    /// Returns the real path of an image that is read.
     ///
     /// # Errors
-    /// When it is not there, or may not be read.
+    /// Fails if the image does not exist, is not a regular file, or may not be read.
     pub(super) fn image(&self, path: &str) -> Result<PathBuf, CommandError> {
         let found = self.own.find(Path::new(path))?;
         if !found.metadata.is_file() {
@@ -71,27 +72,28 @@ impl HostFiles {
         Ok(found.real)
     }
 
-    /// The absolute path of something that is written.
+    /// Returns the absolute path of something that is written; `what` names it in errors.
     ///
     /// # Errors
-    /// When it may not be written.
+    /// Fails if the path may not be written.
     pub(super) fn output(&self, what: &str, path: &Path) -> Result<PathBuf, CommandError> {
         host_paths::check_output(what, path, &self.outputs)?;
         Ok(self.here.join(path))
     }
 
-    /// Whether the working folder holds more than a project: all of it would get into the
-    /// guest.
+    /// Whether a directory contains more than a project, because it is or contains a home or a
+    /// directory for temporary files. All of it would be copied to the guest.
     pub(super) fn is_broad(&self, folder: &Path) -> bool {
         let broad = self.own.broad.iter().filter_map(|broad| std::fs::canonicalize(broad).ok());
         broad.into_iter().any(|broad| broad.starts_with(folder))
     }
 
-    /// A directory that scripts see, and what is in it but for `left_out`. Where it is
-    /// missing it is made, or taken as empty by those who only look.
+    /// Returns a directory that scripts see, with its entries except for those in `left_out`, and
+    /// the warnings about them. A missing directory is created if `make` is set, and counts as
+    /// empty.
     ///
     /// # Errors
-    /// When it may not be read or, if it is `written`, not be written.
+    /// Fails if the directory may not be read or, if `written` is set, may not be written.
     pub(super) fn shared_directory(
         &self,
         path: &str,
@@ -127,7 +129,8 @@ impl HostFiles {
         }
     }
 
-    /// The working folder, with what a fixup names in it.
+    /// Returns the working directory with the entries that a fixup names, or with all entries if
+    /// the fixup may mean any of them.
     pub(super) fn named_by(
         &self,
         script: &str,
@@ -161,7 +164,7 @@ impl HostFiles {
         let mut skipped = left_out.clone();
         for name in &all {
             if name.to_str().is_some_and(|name| named.contains(name)) {
-                // Under the rules for everything that is read.
+                // The rules for everything that is read apply to it.
                 self.own.find(Path::new(name))?;
             } else {
                 skipped.insert(real.join(name));
@@ -170,10 +173,11 @@ impl HostFiles {
         self.listed(&real, &skipped)
     }
 
-    /// A directory by its real path, with what is in it.
+    /// Returns a directory, which is given by its real path, with its entries except for those in
+    /// `left_out`.
     ///
     /// # Errors
-    /// When it cannot be read, or holds more than a project.
+    /// Fails if the directory cannot be read, or contains more than a project.
     pub(super) fn directory(
         &self,
         real: &Path,
@@ -204,7 +208,7 @@ impl HostFiles {
     }
 }
 
-/// What is in a directory, but for some files by their real paths.
+/// Lists a directory, except for the files in `left_out`, which are given by their real paths.
 fn tree(
     top: &Path,
     left_out: &BTreeSet<PathBuf>,
@@ -216,7 +220,7 @@ fn tree(
     Ok((entries, tree.warnings()))
 }
 
-/// Files and URLs that content is made from.
+/// The files and URLs from which content is generated.
 pub(super) struct ContentSources<'a> {
     pub(super) files: &'a HostFiles,
     pub(super) settings: &'a Settings,

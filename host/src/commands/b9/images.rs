@@ -1,4 +1,5 @@
-//! An artifact of images: what it begins with, its plan, and where its images go.
+//! Artifacts with images: the images from which they start, their plans, and the delivery of
+//! finished images.
 
 use std::{
     collections::BTreeSet,
@@ -33,7 +34,7 @@ use crate::{
     settings::Settings,
 };
 
-/// Everything that artifacts of a run have in common.
+/// The context that all artifacts of a run share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Surroundings<'a> {
     pub(super) configuration: &'a Configuration<'a>,
@@ -41,36 +42,36 @@ pub(super) struct Surroundings<'a> {
     pub(super) host: &'a HostFiles,
     pub(super) cache: &'a Cache,
     pub(super) settings: &'a Settings,
-    /// What images may stand on.
+    /// The backing files that images may have.
     pub(super) allowed: &'a AllowedBacking,
-    /// Whether directories that are missing are made.
+    /// Whether missing directories are created.
     pub(super) makes: bool,
 }
 
-/// What an image begins with.
+/// The state from which an image starts.
 pub(super) struct Beginning {
-    /// The disk, unless it is new.
+    /// The base of the disk; `None` for a new one.
     pub(super) base: Option<DiskBase>,
-    /// What is on it.
+    /// The filesystem on the disk.
     pub(super) filesystem: FileSystem,
-    /// A shared image that must stay meanwhile.
+    /// The lock of a shared image, which must not be removed during the build.
     pub(super) held: Option<File>,
 }
 
-/// An artifact that is about to be built.
+/// The plan of an artifact, and what its build needs.
 pub(super) struct Planned {
-    /// What is done.
+    /// The plan of the artifact.
     pub(super) plan: Plan,
-    /// What is on each of its images.
+    /// The filesystem on each of its images.
     pub(super) filesystems: Vec<FileSystem>,
-    /// Shared images that must stay until it is done.
+    /// The locks of shared images, which must not be removed until the build is done.
     pub(super) held: Vec<File>,
 }
 
-/// The plan of an artifact, and what is on each of its images.
+/// Lowers an artifact to a plan.
 ///
 /// # Errors
-/// Images, directories and outputs that cannot be used.
+/// Fails if an image, a directory or an output cannot be used.
 pub(super) fn plan(
     artifact: &Artifact,
     recipe: &Recipe,
@@ -129,8 +130,8 @@ pub(super) fn plan(
 }
 
 impl Surroundings<'_> {
-    /// Files that no shared directory brings into the guest: the run's own directory, and
-    /// the images that the recipe reads and writes.
+    /// Returns the paths that shared directories do not bring into the guest: the run's own
+    /// directory, and the images that the recipe reads and writes.
     fn left_out(&self, recipe: &Recipe) -> BTreeSet<PathBuf> {
         let assemblies = recipe.artifacts.iter().map(|artifact| &artifact.instance.assembly);
         let targets = assemblies.filter_map(Images::of).flat_map(|images| images.targets);
@@ -165,10 +166,10 @@ impl Surroundings<'_> {
         Ok(share)
     }
 
-    /// The file that an image is written to, if it is.
+    /// Returns the file to which an image is written; `None` for a transient image.
     ///
     /// # Errors
-    /// When it may not be written.
+    /// Fails if the file may not be written.
     pub(super) fn output(
         &self,
         destination: &ImageDestination,
@@ -235,8 +236,8 @@ fn begin_shared(
     })
 }
 
-/// Opens an image, which must be of the format that the recipe says: what a guest wrote into
-/// a raw disk must not make another format of it.
+/// Opens an image, which must be of the format that the recipe names: what a guest wrote to a raw
+/// disk must not make it an image of another format.
 fn open(
     file: &Path,
     format: ImageType,
@@ -264,17 +265,17 @@ fn disk_base(base: &BaseImage) -> DiskBase {
     DiskBase { path: base.raw.clone(), offset: 0, bytes: base.bytes, sha256: base.digest }
 }
 
-/// The folders that a build makes where they are missing: those of its images, and those
-/// that scripts write in.
+/// Returns the directories that a build creates if they are missing: those of its images, and those
+/// to which scripts write.
 pub(super) fn folders(plan: &Plan) -> Vec<PathBuf> {
     let images = plan.outputs.images.iter().map(|image| outputs::folder_of(&image.path));
     images.chain(plan.fetched()).map(Path::to_owned).collect()
 }
 
-/// Makes the folders of what a plan writes.
+/// Creates the directories to which a plan writes.
 ///
 /// # Errors
-/// When one cannot be made.
+/// Fails if one of them cannot be created.
 pub(super) fn make_folders(plan: &Plan) -> Result<(), CommandError> {
     for folder in folders(plan) {
         rooted::make_user_directories(&folder).map_err(|error| {
@@ -285,8 +286,8 @@ pub(super) fn make_folders(plan: &Plan) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Delivers finished images that need more than to be written: shares them, and registers
-/// them with live installers. Returns the revisions that were shared.
+/// Delivers finished images: adds shared ones to the cache, and writes the files that live
+/// installers need. Returns the revisions that were shared.
 pub(super) fn deliver(
     artifact: &Artifact,
     filesystems: &[FileSystem],
@@ -317,7 +318,7 @@ pub(super) fn deliver(
     Ok(shared)
 }
 
-/// Writes the size and the version of an image beside it.
+/// Writes the size and the version of an image to files beside it, for live installers.
 fn live_installer(image: &Path, place: &RunPlace) -> Result<(), CommandError> {
     let write = || -> std::io::Result<()> {
         let bytes = std::fs::metadata(image)?.len();

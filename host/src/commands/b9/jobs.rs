@@ -1,5 +1,5 @@
-//! Which artifacts are built side by side: those that have nothing to do with each other, as
-//! many as memory and processors allow.
+//! Decides which artifacts are built in parallel: those that are independent of each other, as many
+//! as memory and processors allow.
 
 use std::{
     collections::BTreeSet,
@@ -17,10 +17,10 @@ use b9::{
 use super::recipe::Artifact;
 use crate::{machine::memory, settings::Settings};
 
-/// How many artifacts are built at once.
+/// Returns how many artifacts are built at once, at most as many as free memory allows.
 ///
-/// Without a wish as many as there are processors for their machines. A shell has the
-/// terminal for itself.
+/// Without `wanted`, this is the number of machines for which there are processors. If a shell may
+/// be opened, it is 1, because the shell needs the terminal for itself.
 pub(super) fn limit(wanted: Option<usize>, settings: &Settings) -> usize {
     if settings.may_open_shell() {
         return 1;
@@ -31,20 +31,21 @@ pub(super) fn limit(wanted: Option<usize>, settings: &Settings) -> usize {
     allowed(wanted, memory::available(), machine)
 }
 
-/// As many as have memory, but one in any case.
+/// Limits the number of machines to those that fit in the available memory, but to no less than 1.
+/// If the available memory is unknown, it is 1.
 fn allowed(wanted: usize, available: Option<u64>, machine: u64) -> usize {
     let room = available.map_or(1, |bytes| usize::try_from(bytes / machine).unwrap_or(usize::MAX));
     wanted.min(room).max(1)
 }
 
-/// What an artifact has to do with the host.
+/// The host files and the shared images that an artifact reads and writes.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Touched {
     reads: BTreeSet<PathBuf>,
     writes: BTreeSet<PathBuf>,
-    /// Shared images that it begins with.
+    /// The shared images from which it starts.
     begins: BTreeSet<String>,
-    /// Shared images that it makes.
+    /// The shared images that it creates.
     shares: BTreeSet<String>,
 }
 
@@ -99,14 +100,14 @@ impl Touched {
                 }
             }
         }
-        // It may read and write anything there.
+        // A fixup may read and write anything in the working directory.
         if images.fixup.is_some() {
             touched.writes.insert(place(here));
         }
         touched
     }
 
-    /// Whether it makes a difference which of the two is built first.
+    /// Whether it makes a difference which of the two artifacts is built first.
     fn meets(&self, other: &Self) -> bool {
         let meet = |some: &BTreeSet<PathBuf>, more: &BTreeSet<PathBuf>| {
             let one_in_other =
@@ -122,12 +123,12 @@ impl Touched {
     }
 }
 
-/// A path as it is compared with others.
+/// Normalises a path for comparison: removes `.` and `..`, and resolves links.
 fn place(path: &Path) -> PathBuf {
     rooted::real_place(&rooted::plain(path))
 }
 
-/// For each artifact those before it that must be done first.
+/// Returns for each artifact the earlier ones that must be finished before it starts.
 pub(super) fn order(artifacts: &[Artifact], here: &Path) -> Vec<Vec<usize>> {
     let touched: Vec<Touched> =
         artifacts.iter().map(|artifact| Touched::of(artifact, here)).collect();
@@ -141,11 +142,11 @@ fn before(touched: &[Touched]) -> Vec<Vec<usize>> {
     (0..touched.len()).map(of).collect()
 }
 
-/// Runs pieces of work, at most `at_once` at a time, each when those that it waits for are
-/// done. After a failure no further piece starts, and the running ones are finished.
+/// Runs jobs in parallel, at most `at_once` at a time, each after the jobs that it waits for. After
+/// a failure no further job starts, and the running ones are finished.
 ///
 /// # Errors
-/// The error of the first piece that has failed.
+/// Returns the error of the first of the failed jobs, by number.
 pub(super) fn side_by_side<E: Send>(
     waits: &[Vec<usize>],
     at_once: usize,
@@ -167,7 +168,7 @@ pub(super) fn side_by_side<E: Send>(
                 running += 1;
                 let (send, work) = (send.clone(), &work);
                 scope.spawn(move || {
-                    // A panic ends the thread, and the scope with it.
+                    // The receiver resumes a panic. Otherwise it would wait for this job forever.
                     let outcome =
                         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(number)));
                     let _ = send.send((number, outcome));

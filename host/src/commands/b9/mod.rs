@@ -1,4 +1,5 @@
-//! `vbuild b9`: a substitute for b9c 4.0.0. Started under the name `b9c` it is all there is.
+//! `vbuild b9`: a substitute for b9c 4.0.0. Started under the name `b9c`, vbuild offers only this
+//! verb.
 //!
 //! ```text
 //! args ─► configuration ─► recipe ─► images ─► pipeline ─► deliver ─► repository ─► remotes
@@ -6,8 +7,8 @@
 //!                            └ files that are generated, in the place of the run
 //! ```
 //!
-//! What b9c says goes to standard output by the narration, errors and warnings to standard
-//! error as everywhere in vbuild.
+//! The messages of b9c go to standard output, through `narration`; errors and warnings go to
+//! standard error, as everywhere in vbuild.
 
 mod args;
 mod build;
@@ -41,10 +42,10 @@ use crate::{
     error::{CommandError, Kind},
 };
 
-/// The version of B9 that this is a substitute for.
+/// The version of B9 for which `vbuild b9` is a substitute.
 const B9_VERSION: &str = "4.0.0";
 
-/// Does what the verb says.
+/// Runs a verb of `vbuild b9`.
 pub(crate) fn run(context: &ProcessContext, args: &B9Args) -> Outcome {
     let common = &args.common;
     match &args.verb {
@@ -112,12 +113,12 @@ fn pull(context: &ProcessContext, common: &CommonArgs, args: &PullArgs) -> Outco
     Ok(0)
 }
 
-/// The list in b9c's own words.
+/// Prints the list of shared images, in b9c's own words.
 fn list(context: &ProcessContext, common: &CommonArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     let cache = Cache::new(configuration.cache()?);
     let repository = configuration.repository()?;
-    // The list is read by programs.
+    // Programs read the list, so messages are shown only with `-v`.
     let level = configuration.level().filter(|_| common.verbose);
     let revisions =
         narration::narrated(context, &configuration, level, async |ctx| match &repository {
@@ -174,7 +175,8 @@ fn clean_local(context: &ProcessContext, common: &CommonArgs) -> Outcome {
     Ok(0)
 }
 
-/// Nothing is removed from the repositories themselves.
+/// Removes what the cache knows about the repositories. The repositories themselves are not
+/// changed.
 fn clean_remote(context: &ProcessContext, common: &CommonArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     let cache = Cache::new(configuration.cache()?);
@@ -191,8 +193,8 @@ fn clean_remote(context: &ProcessContext, common: &CommonArgs) -> Outcome {
     Ok(0)
 }
 
-/// Prints files in B9's layout and writes them so; nothing is written when one of them
-/// cannot be understood.
+/// Prints files in B9's layout, and rewrites them in it. If one of them cannot be parsed, no file
+/// is written.
 fn reformat(context: &ProcessContext, args: &ReformatArgs) -> Outcome {
     let files = recipe::read_files(&args.project_file)?;
     let texts = (0..files.0.len()).map(|number| {

@@ -1,5 +1,5 @@
-//! What b9c says: lines with a level and the time in UTC, on standard output as far as the
-//! user wants to see them, and all of them in the log file.
+//! Writes the messages of b9c: lines with a level and the time in UTC. Standard output shows those
+//! of the user's level and above; the log file contains all.
 
 use std::{
     fs::File,
@@ -22,20 +22,20 @@ use crate::{
     ui::{Console, Utc},
 };
 
-/// Says what a build does, and passes its events on.
+/// An observer that writes events as messages of b9c, and forwards them.
 pub(super) struct Narrator {
     console: Console,
-    /// The least that is shown, if anything is.
+    /// The lowest level that is shown; `None` shows nothing.
     level: Option<LogLevel>,
     log: Option<Mutex<File>>,
     next: SharedObserver,
 }
 
 impl Narrator {
-    /// Opens the log.
+    /// Creates a narrator, and opens its log.
     ///
     /// # Errors
-    /// When that cannot be done; its folder must be there.
+    /// Fails if the log cannot be opened; its directory must exist.
     pub(super) fn new(
         console: Console,
         level: Option<LogLevel>,
@@ -52,7 +52,7 @@ impl Narrator {
         Ok(Self { console, level, log: log.map(open).transpose()?, next })
     }
 
-    /// Writes a line at a level.
+    /// Writes each line of a text at a level.
     pub(super) fn say(&self, level: LogLevel, text: &str) {
         let time = Utc::from(SystemTime::now()).time_of_day();
         let lines = text
@@ -60,7 +60,7 @@ impl Narrator {
             .map(|line| format!("[{}] {time} - {}\n", name(level), Printable::output_line(line)));
         let lines: String = lines.collect();
         if self.level.is_some_and(|least| rank(level) >= rank(least)) {
-            // As of the log: a reader that has gone must not end a build.
+            // As for the log, a reader that has gone away must not end a build.
             let _ = self.console.print(&lines);
         }
         if let Some(log) = &self.log {
@@ -71,7 +71,7 @@ impl Narrator {
     }
 }
 
-/// The level as it stands in a line.
+/// The level as written in a line.
 fn name(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Trace => " TRACE ",
@@ -93,7 +93,7 @@ fn rank(level: LogLevel) -> u8 {
 }
 
 impl Narrator {
-    /// Writes what has happened, without passing the event on.
+    /// Writes an event without forwarding it.
     pub(super) fn note(&self, event: &Event) {
         match event {
             Event::OutputLine { stream: OutputStream::Stdout, line } => {
@@ -110,7 +110,7 @@ impl Narrator {
                 self.say(LogLevel::Error, &format!("COMMAND TIMED OUT [{script}]"));
             }
             Event::Message { text } => self.say(LogLevel::Debug, text),
-            // b9c has no level for warnings. They stand on standard error anyway, and are no
+            // b9c has no level for warnings. They are also shown on standard error, and are not
             // errors.
             Event::Warning { text } => self.say(LogLevel::Info, text),
             _ => {}
@@ -125,7 +125,7 @@ impl Observer for Narrator {
     }
 }
 
-/// Runs what takes no build, and says what it does as a build does.
+/// Runs work that is not a build, and writes its messages as for a build.
 pub(super) fn narrated<T>(
     context: &ProcessContext,
     configuration: &Configuration<'_>,

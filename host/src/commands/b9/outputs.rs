@@ -1,4 +1,5 @@
-//! Files of the host that b9c writes beside images: each appears whole or not at all.
+//! Writes the host files that b9c creates in addition to images. Each appears complete or not at
+//! all.
 
 use std::{
     fs::{self, File, Permissions},
@@ -7,21 +8,22 @@ use std::{
     path::Path,
 };
 
-/// Permissions of a new file before the user's umask.
+/// The permissions of a new file before the user's umask is applied.
 const MODE: u32 = 0o666;
 
-/// Writes a file with the permissions that the user's umask leaves, and makes the folders
-/// above it.
+/// Writes a file with the permissions that the user's umask leaves, and creates its missing parent
+/// directories.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     put(path, bytes, |file| rooted::allow_user_mode(file, MODE))
 }
 
-/// Writes a file with just these permissions.
+/// Writes a file with exactly the permissions in `mode`, and creates its missing parent
+/// directories.
 pub(super) fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     put(path, bytes, |file| file.set_permissions(Permissions::from_mode(mode)))
 }
 
-/// Replaces the text of a file. One that is there keeps its permissions, and a link still
+/// Replaces the text of a file. An existing file keeps its permissions, and a symbolic link still
 /// leads to it.
 pub(super) fn replace_text(path: &Path, text: &str) -> io::Result<()> {
     match fs::canonicalize(path) {
@@ -45,7 +47,7 @@ fn put(path: &Path, bytes: &[u8], permit: impl FnOnce(&File) -> io::Result<()>) 
     Ok(())
 }
 
-/// The folder of a path, which for a bare name is the current one.
+/// Returns the directory of a path; for a bare name it is `.`.
 pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

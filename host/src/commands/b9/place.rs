@@ -1,13 +1,13 @@
-//! The build directory of a run, and what identifies the run: its number and its date.
+//! Creates the build directory of a run, and identifies the run by its number and its date.
 //!
 //! ```text
 //! ROOT/BUILD-ID/artifact-instances/ARTIFACT-ID/...   generated files
 //!              /shared-images/...                    images on their way into the cache
-//!              /.vbuild                              it goes when the run ends
+//!              /.vbuild                              the directory is removed when the run ends
 //! ```
 //!
-//! The directory is locked as long as its run lives. One with the mark that is not locked is
-//! of a run that was killed, and the next one removes it.
+//! A run keeps its directory locked until it ends. A directory with the mark `.vbuild` that is not
+//! locked belongs to a run that was killed; the next run removes it.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -26,29 +26,30 @@ use crate::{
     ui::Utc,
 };
 
-/// What the names of build directories begin with.
+/// The prefix of build directories' names.
 const PREFIX: &str = "BUILD-";
-/// Stands in a directory that goes when its run ends.
+/// The name of the file that marks a directory for removal when its run ends.
 const MARK: &str = ".vbuild";
-/// Permissions of what only the user looks at.
+/// Permissions of directories and files that only the user may read.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// A run of b9c.
+/// The identity and the build directory of a run.
 #[derive(Debug)]
 pub(super) struct RunPlace {
     /// The number of the run.
     pub(super) build_id: String,
-    /// When it began.
+    /// The time at which the run began, in b9c's format.
     pub(super) build_date: String,
-    /// Where the build directory is.
+    /// The directory that contains the build directory.
     pub(super) root: PathBuf,
-    /// The build directory.
+    /// The path of the build directory.
     pub(super) directory: PathBuf,
     held: Option<Held>,
 }
 
-/// A directory that was made.
+/// A build directory that exists and is locked. Dropping it removes the directory unless it is
+/// kept.
 #[derive(Debug)]
 struct Held {
     keep: bool,
@@ -57,10 +58,10 @@ struct Held {
 }
 
 impl RunPlace {
-    /// Names a run, and makes nothing.
+    /// Names a run without creating its build directory.
     ///
     /// # Errors
-    /// When the folder that it would be in cannot be found.
+    /// Fails if the directory that would contain it cannot be found.
     pub(super) fn planned(configuration: &Configuration<'_>) -> Result<Self, CommandError> {
         let root = configuration.build_root().unwrap_or_else(|| PathBuf::from("."));
         let root = std::path::absolute(&root)
@@ -68,7 +69,8 @@ impl RunPlace {
             .map_err(|error| at(&root, "find", error))?;
         let now = SystemTime::now();
         let first = first_number(configuration);
-        // The later of two builds within a second is the newer revision: its number is greater.
+        // In nanoseconds, so that of two builds within a second the later one has the greater
+        // number: it is the newer revision.
         let second = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
@@ -81,10 +83,10 @@ impl RunPlace {
         Ok(Self { build_id, build_date, root, directory, held: None })
     }
 
-    /// Makes the build directory of a run.
+    /// Creates the build directory of a run.
     ///
     /// # Errors
-    /// When it cannot be made, or another run has it.
+    /// Fails if the directory cannot be created, or if another run uses it.
     pub(super) fn made(configuration: &Configuration<'_>) -> Result<Self, CommandError> {
         if let Some(root) = configuration.build_root() {
             rooted::make_user_directories(&root).map_err(|error| at(&root, "make", error))?;
@@ -121,7 +123,7 @@ impl RunPlace {
         Ok(it)
     }
 
-    /// A run without a directory.
+    /// Returns a run without a directory.
     #[cfg(test)]
     pub(super) fn named(build_id: &str, build_date: &str) -> Self {
         let (root, directory) = (PathBuf::new(), PathBuf::new());
@@ -129,12 +131,12 @@ impl RunPlace {
         Self { build_id, build_date, root, directory, held: None }
     }
 
-    /// Where the generated files of artifacts are.
+    /// The directory of the artifacts' generated files.
     pub(super) fn instances(&self) -> PathBuf {
         self.directory.join(INSTANCES)
     }
 
-    /// Where shared images are written first.
+    /// The directory in which shared images are written before they are moved to the cache.
     pub(super) fn shared_images(&self) -> PathBuf {
         self.directory.join(SHARED)
     }
@@ -152,7 +154,8 @@ impl Drop for Held {
     }
 }
 
-/// The first half of a run's number: the same as long as the configuration is.
+/// Returns the first half of a run's number, which stays the same as long as the configuration
+/// does.
 fn first_number(configuration: &Configuration<'_>) -> u64 {
     let digest = Sha256::digest(configuration.digest_input());
     digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))

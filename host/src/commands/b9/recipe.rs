@@ -1,5 +1,5 @@
-//! From files of B9 to artifacts with their generated files: everything that can be wrong
-//! before anything is made.
+//! Reads B9 files, and generates the files of their artifacts in memory. This finds everything that
+//! can be wrong before anything is built.
 
 use std::path::{Path, PathBuf};
 
@@ -21,34 +21,34 @@ use crate::{
     settings::Settings,
 };
 
-/// Permissions of generated files and their directories, whatever the umask is.
+/// Permissions of generated files and their directories; they do not depend on the umask.
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// An artifact that is to be built.
+/// An artifact to build.
 #[derive(Debug)]
 pub(super) struct Artifact {
-    /// What it is.
+    /// The artifact as the B9 files describe it, with templates expanded.
     pub(super) instance: Instance,
-    /// The files that are generated for it, in the order of their paths.
+    /// The generated files, in the order of their paths.
     pub(super) generated: Vec<SeedFile>,
-    /// The folder that they are written to.
+    /// The directory to which the generated files are written.
     pub(super) folder: PathBuf,
 }
 
-/// What is built.
+/// The files of a build, and the artifacts that they describe.
 #[derive(Debug)]
 pub(super) struct Recipe {
-    /// The files of B9.
+    /// The B9 files.
     pub(super) files: Files,
-    /// What they describe, in order.
+    /// The artifacts, in the order of the files.
     pub(super) artifacts: Vec<Artifact>,
 }
 
-/// Reads files of B9.
+/// Reads B9 files.
 ///
 /// # Errors
-/// One that cannot be read.
+/// Fails if one of them cannot be read.
 pub(super) fn read_files(paths: &[PathBuf]) -> Result<Files, CommandError> {
     let read = |path: &PathBuf| {
         let text = read_text(path, b9::FILE_BYTES_MAX as u64).map_err(|error| {
@@ -60,16 +60,16 @@ pub(super) fn read_files(paths: &[PathBuf]) -> Result<Files, CommandError> {
     paths.iter().map(read).collect::<Result<_, _>>().map(Files)
 }
 
-/// The error for something in files of B9.
+/// Converts a fault in B9 files to an error that shows its place.
 pub(super) fn fault(files: &Files, fault: &Fault) -> CommandError {
     CommandError::usage(files.show(fault))
 }
 
 impl Recipe {
-    /// Reads, expands and checks, and makes the generated files in memory.
+    /// Reads, expands and checks the B9 files, and generates the artifacts' files in memory.
     ///
     /// # Errors
-    /// Everything that is wrong.
+    /// Fails if a file cannot be read or is invalid, or if content cannot be generated.
     pub(super) fn read(
         args: &RecipeArgs,
         place: &RunPlace,
@@ -103,7 +103,7 @@ impl Recipe {
         let mut artifacts: Vec<Artifact> = Vec::new();
         for instance in instances {
             let generated = generate(&instance, &sources, &files, ctx)?;
-            // Artifacts of one name do not see each other's files.
+            // Artifacts of the same name must not see each other's files.
             let name = format!("{}-{}", instance.id.text, place.build_id);
             let count = artifacts.iter().filter(|one| one.instance.id.text == instance.id.text);
             let folder = match count.count() {
@@ -116,7 +116,7 @@ impl Recipe {
     }
 }
 
-/// Makes the files of an artifact. Of two with one path the last one counts.
+/// Generates the files of an artifact. If two have the same path, the last one is used.
 fn generate(
     instance: &Instance,
     sources: &ContentSources<'_>,
@@ -146,10 +146,10 @@ fn generate(
 }
 
 impl Artifact {
-    /// Writes the generated files into the artifact's folder.
+    /// Writes the generated files to the artifact's directory.
     ///
     /// # Errors
-    /// When that fails, or one path is a file and also a directory of others.
+    /// Fails if a file cannot be written, or if its path is also a directory of other files.
     pub(super) fn write_generated(&self) -> Result<(), CommandError> {
         let failed = |path: &Path, error: std::io::Error| {
             CommandError::new(Kind::Host, error)
@@ -164,10 +164,10 @@ impl Artifact {
         Ok(())
     }
 
-    /// The generated files as scripts see them, when they are written.
+    /// Returns the generated files, which must have been written, as entries that scripts see.
     ///
     /// # Errors
-    /// When they cannot be read again.
+    /// Fails if one of the files cannot be read again.
     pub(super) fn uploads(&self) -> Result<Vec<UploadEntry>, CommandError> {
         let unreadable = |error: rooted::Error| CommandError::new(Kind::Host, error);
         let mut entries = std::collections::BTreeMap::new();

@@ -1,5 +1,5 @@
-//! Repositories of shared images on other machines, in B9's own layout: what they have, and
-//! images on the way there and back.
+//! Repositories of shared images on other machines, in B9's own layout: lists them, and pushes and
+//! pulls images.
 
 use std::{
     collections::BTreeSet,
@@ -23,23 +23,24 @@ use crate::{
     run_context::RunContext,
 };
 
-/// The largest image that is pulled; ten times the largest that a distribution offers.
+/// The maximum size of an image that is pulled, in bytes: ten times the largest that a distribution
+/// offers.
 const IMAGE_MAX_BYTES: u64 = 256 << 30;
-/// The most revisions of a repository that are looked at.
+/// The maximum number of files that are listed in a repository; a revision has two or three.
 const REVISIONS_MAX: usize = 10_000;
 
 /// A remote repository of shared images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Remote {
-    /// What it is called.
+    /// The id of the repository.
     pub(super) id: String,
     place: Place,
-    /// The one key that opens it, if it is behind ssh and the configuration names it.
+    /// The path of the SSH key, if the repository is one of the configuration.
     key: Option<PathBuf>,
 }
 
 impl Remote {
-    /// One of the configuration.
+    /// Returns a repository of the configuration.
     pub(super) fn of(repository: &Repository) -> Self {
         let place = Place::Ssh {
             host: format!("{}@{}", repository.ssh_remote_user, repository.ssh_remote_host),
@@ -50,16 +51,16 @@ impl Remote {
         Self { id: repository.id.clone(), place, key }
     }
 
-    /// One that is written as a place: a folder, s3:// or ssh://.
+    /// Returns the repository at a place: a directory, s3:// or ssh://.
     ///
     /// # Errors
-    /// What is no place.
+    /// Fails if the text is not a place.
     pub(super) fn at(place: &str) -> Result<Self, CommandError> {
         let parsed = place.parse().map_err(|error| CommandError::new(Kind::Usage, error))?;
         Ok(Self { id: place.to_owned(), place: parsed, key: None })
     }
 
-    /// The name of its folder in the cache.
+    /// The name of the repository's directory in the cache.
     pub(super) fn folder(&self) -> String {
         let name = self.id.replace(['/', ':'], "_");
         match name.as_str() {
@@ -69,10 +70,10 @@ impl Remote {
     }
 }
 
-/// That a repository can be used, as far as that can be known here.
+/// Checks that a repository can be used, as far as that is possible without connecting to it.
 ///
 /// # Errors
-/// When its key is missing.
+/// Fails if the SSH key is missing, or if the place cannot be used.
 pub(super) fn check(repository: &Remote) -> Result<(), CommandError> {
     open(repository).map(drop)
 }
@@ -105,10 +106,10 @@ fn host(error: io::Error) -> CommandError {
     CommandError::new(Kind::Host, error).context("cannot keep what a repository sends")
 }
 
-/// Puts a revision there, its image first. What is there already, and whole, stays.
+/// Pushes a revision, its image first. An image that the repository already has is not sent again.
 ///
 /// # Errors
-/// When it cannot be put there.
+/// Fails if the local image is damaged, or if the repository cannot be read or written.
 pub(super) async fn push(
     repository: &Remote,
     cache: &Cache,
@@ -118,7 +119,7 @@ pub(super) async fn push(
     cache.verify(revision)?;
     let shelf = open(repository)?;
     let there = shelf.list(FOLDER, REVISIONS_MAX).await.map_err(failed(repository))?;
-    // The description is the last one: who reads it finds the rest.
+    // The description is pushed last, so whoever reads it finds the other files.
     let files = [cache.image(revision), cache.digest_file(revision), cache.description(revision)];
     for (number, path) in files.iter().enumerate() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -128,8 +129,8 @@ pub(super) async fn push(
         };
         let mut file = File::open(path).map_err(unreadable)?;
         let bytes = file.metadata().map_err(unreadable)?.len();
-        // Small files are always written. An image of the same name may be another one,
-        // where builds have one number all the time.
+        // Small files are always written. An image with the same name may be another one, if all
+        // builds have the same number.
         let listed = number == 0 && there.contains(&Listed { name: name.clone(), bytes });
         if listed && is_same_there(repository, &shelf, &there, cache, revision).await? {
             continue;
@@ -143,8 +144,8 @@ pub(super) async fn push(
     Ok(())
 }
 
-/// Whether an image of the right name and size has the right digest, as far as the
-/// repository has a file with that.
+/// Whether an image in the repository, with the right name and size, also has the right digest. If
+/// the repository has no digest file for it, the name and the size are enough.
 async fn is_same_there(
     repository: &Remote,
     shelf: &Shelf,
@@ -161,10 +162,10 @@ async fn is_same_there(
     Ok(told == own)
 }
 
-/// Learns what a repository has. What it has no more is forgotten.
+/// Reads which revisions a repository has, and updates the descriptions of them in the cache.
 ///
 /// # Errors
-/// When it cannot be reached.
+/// Fails if the repository cannot be reached, or if the cache cannot be written.
 pub(super) async fn learn(
     repository: &Remote,
     cache: &Cache,
@@ -187,7 +188,7 @@ pub(super) async fn learn(
         };
         let revision = read.and_then(|_| Revision::read(&text).map_err(|fault| fault.to_string()));
         match revision {
-            // A description without its image is a push that broke off.
+            // A revision counts only if the repository also has its image.
             Ok(revision) if there.iter().any(|one| one.name == revision.image_file()) => {
                 found.push(revision);
             }
@@ -208,7 +209,8 @@ pub(super) async fn learn(
     Ok(found)
 }
 
-/// Writes what is known of a repository, and forgets what it has no more.
+/// Writes the descriptions of a repository's revisions to its directory in the cache, and removes
+/// those of revisions that the repository no longer has.
 fn keep(folder: &Path, revisions: &[Revision]) -> io::Result<()> {
     rooted::make_user_directories(folder)?;
     let known: BTreeSet<String> = revisions.iter().map(Revision::description_file).collect();
@@ -218,7 +220,7 @@ fn keep(folder: &Path, revisions: &[Revision]) -> io::Result<()> {
     let suffix = format!(".{SUFFIX}");
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        // Others may be writing here, under names of their own.
+        // Other processes may be writing here, to files without this suffix.
         let is_old = |name: &str| name.ends_with(&suffix) && !known.contains(name);
         if entry.file_name().to_str().is_some_and(is_old) {
             match fs::remove_file(entry.path()) {
@@ -230,8 +232,8 @@ fn keep(folder: &Path, revisions: &[Revision]) -> io::Result<()> {
     Ok(())
 }
 
-/// The text of the file with the digest of an image; images that B9 has pushed have no such
-/// file.
+/// Returns the text of an image's digest file, or an empty text if the file does not exist or is
+/// too large. Images that B9 itself has pushed have no such file.
 async fn digest_text(
     repository: &Remote,
     shelf: &Shelf,
@@ -249,10 +251,11 @@ async fn digest_text(
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Gets a revision, unless it is here.
+/// Pulls a revision, unless it is in the cache.
 ///
 /// # Errors
-/// When it does not come, or not whole.
+/// Fails if the image cannot be read, is incomplete or does not have the digest that the repository
+/// names.
 pub(super) async fn pull(
     repository: &Remote,
     cache: &Cache,
@@ -297,7 +300,7 @@ pub(super) async fn pull(
     let (_, path) = file.keep().map_err(|error| host(error.error))?;
     let added = cache.add(revision, &path, keep, ctx);
     if added.is_err() {
-        // It is of no use under this name.
+        // Under its temporary name the file is of no use.
         let _ = fs::remove_file(&path);
     }
     added

@@ -1,19 +1,20 @@
-//! Shared images that are here, in B9's own layout, so that both programs can use one folder:
+//! The local cache of shared images, in B9's own layout, so that both programs can use one
+//! directory:
 //!
 //! ```text
 //! CACHE/local-repo/b9_shared_images/NAME_BUILDID.qcow2         the image, a link to its object
 //!                                   NAME_BUILDID.qcow2.sha256  its digest
-//!                                   NAME_BUILDID.b9si          what it is
+//!                                   NAME_BUILDID.b9si          its description
 //!                  objects/ab/cdef…                            images, named by their digests
 //! CACHE/remote-repos/ID/b9_shared_images/*.b9si                what a repository was seen to have
 //! ```
 //!
-//! An image comes before its description and goes after it, and both take their names at
-//! once. So every reader of a description finds a whole image, and builds that share into one
-//! folder need no lock. An image that a build begins with is locked while it is read; its
-//! revision is not removed meanwhile.
+//! An image is added before its description and removed after it, and both appear under their names
+//! atomically. So every reader of a description finds a complete image, and builds that share
+//! images in the same directory need no lock. A build locks the image from which it starts while it
+//! reads it; the revision is not removed meanwhile.
 //!
-//! Revisions of one content are hard links of one object. Where the filesystem has no hard
+//! Revisions with the same content are hard links to one object. On a filesystem without hard
 //! links, each is a file of its own.
 
 use std::{
@@ -37,40 +38,40 @@ use crate::{
     run_context::RunContext,
 };
 
-/// What the name of a file with a digest ends with.
+/// The suffix of digest files.
 const DIGEST_SUFFIX: &str = ".sha256";
-/// The largest file with a digest: the digest and a name.
+/// The maximum size of a digest file in bytes; it contains a digest and a name.
 pub(super) const DIGEST_MAX_BYTES: u64 = 4 << 10;
-/// Files without a description that are older than this were left by something that was
-/// killed, and by nothing that still works on them.
+/// The age from which a file without a description is removed: it was left behind by a process that
+/// was killed, and no running process still works on it.
 const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
-/// The largest description: it has two names, a date and a few words.
+/// The maximum size of a description in bytes; it has two names, a date and a few words.
 pub(super) const DESCRIPTION_MAX_BYTES: u64 = 64 << 10;
 
-/// The folder of shared images.
+/// The local cache of shared images.
 #[derive(Debug, Clone)]
 pub(super) struct Cache(PathBuf);
 
 impl Cache {
-    /// At a path.
+    /// Returns the cache at a path.
     pub(super) fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// Where shared images are.
+    /// The directory of the local shared images.
     fn local(&self) -> PathBuf {
         self.0.join("local-repo").join(FOLDER)
     }
 
-    /// Where it is kept what a repository has.
+    /// The directory with the descriptions of a repository's revisions.
     pub(super) fn of_repository(&self, id: &str) -> PathBuf {
         self.0.join("remote-repos").join(id).join(FOLDER)
     }
 
-    /// The revisions that are here, with their images.
+    /// Returns the local revisions whose images exist.
     ///
     /// # Errors
-    /// When the folder cannot be read.
+    /// Fails if the directory cannot be read.
     pub(super) fn local_revisions(&self, ctx: &RunContext) -> Result<Vec<Revision>, CommandError> {
         let folder = self.local();
         let mut revisions = read_descriptions(&folder, ctx)?;
@@ -78,10 +79,10 @@ impl Cache {
         Ok(revisions)
     }
 
-    /// The revisions that a repository was seen to have.
+    /// Returns the revisions that a repository had when it was last read.
     ///
     /// # Errors
-    /// When the folder cannot be read.
+    /// Fails if the directory cannot be read.
     pub(super) fn known_revisions(
         &self,
         id: &str,
@@ -90,10 +91,10 @@ impl Cache {
         read_descriptions(&self.of_repository(id), ctx)
     }
 
-    /// The newest revision of a name that is here.
+    /// Returns the newest local revision of a name.
     ///
     /// # Errors
-    /// When the name has no revision here.
+    /// Fails if the name has no local revision.
     pub(super) fn newest(&self, name: &str, ctx: &RunContext) -> Result<Revision, CommandError> {
         let revisions = self.local_revisions(ctx)?;
         share_index::newest(&revisions, name).cloned().ok_or_else(|| {
@@ -102,10 +103,11 @@ impl Cache {
         })
     }
 
-    /// The newest revision of a name, and its image, which stays as long as the file is open.
+    /// Returns the newest local revision of a name, and its locked image, which is not removed as
+    /// long as the file is open.
     ///
     /// # Errors
-    /// When the name has no revision here.
+    /// Fails if the name has no local revision, or if the image cannot be opened.
     pub(super) fn hold_newest(
         &self,
         name: &str,
@@ -119,12 +121,13 @@ impl Cache {
                     .context(format!("cannot use the shared image `{}`", path.display()))
             };
             let file = match File::open(&path) {
-                // A newer one has come, and this one has gone.
+                // The image was removed meanwhile, after a newer one was added.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 opened => opened.map_err(failed)?,
             };
             file.lock_shared().map_err(failed)?;
-            // Removed between the two, it is of no use: others do not see it any more.
+            // An image that was removed before it was locked is of no use: others do not see it any
+            // more.
             let links = file.metadata().map_err(failed)?.nlink();
             if links > 0 && path.is_file() {
                 return Ok((revision, file));
@@ -132,20 +135,21 @@ impl Cache {
         }
     }
 
-    /// The image of a revision that is here.
+    /// The path of a local revision's image.
     pub(super) fn image(&self, revision: &Revision) -> PathBuf {
         self.local().join(revision.image_file())
     }
 
-    /// The description of the image.
+    /// The path of a local revision's description.
     pub(super) fn description(&self, revision: &Revision) -> PathBuf {
         self.local().join(revision.description_file())
     }
 
-    /// The folder for an image that is about to be added, on the filesystem of its place.
+    /// Creates the directory of the local shared images. An image that is about to be added is
+    /// written there, so that it is on the right filesystem.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// Fails if the directory cannot be created.
     pub(super) fn make(&self) -> Result<PathBuf, CommandError> {
         let folder = self.local();
         rooted::make_user_directories(&folder).map_err(|error| {
@@ -156,11 +160,11 @@ impl Cache {
         Ok(folder)
     }
 
-    /// Takes a finished image over, and removes revisions of its name beyond those that are
-    /// kept.
+    /// Moves a finished image into the cache, and removes revisions of its name beyond the `keep`
+    /// newest ones.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if the image cannot be moved, or if a file cannot be written or removed.
     pub(super) fn add(
         &self,
         revision: &Revision,
@@ -185,10 +189,10 @@ impl Cache {
         }
     }
 
-    /// Gives an image its name: as a link to its object, if there is one already.
+    /// Moves an image to its name: as a link to its object, if there is one already.
     fn take(&self, image: &Path, place: &Path, digest: &Digest) -> io::Result<()> {
         let object = self.object(digest);
-        // What is damaged there is not used, and the image takes its place.
+        // A damaged object is not used, and the image takes its place.
         if digest_of(&object).is_ok_and(|found| found == *digest) {
             if link_over(&object, place).is_ok() {
                 return fs::remove_file(image);
@@ -197,7 +201,7 @@ impl Cache {
             let _ = fs::remove_file(&object);
         }
         take(image, place)?;
-        // Without an object the next image of this content takes its own room.
+        // Without an object, the next image of this content only takes space of its own.
         let _ = rooted::make_user_directories(outputs::folder_of(&object));
         let _ = fs::hard_link(place, &object);
         Ok(())
@@ -213,7 +217,7 @@ impl Cache {
         self.objects().join(folder).join(rest)
     }
 
-    /// Where the digest of a revision's image is.
+    /// The path of a local revision's digest file.
     pub(super) fn digest_file(&self, revision: &Revision) -> PathBuf {
         self.local().join(digest_file(revision))
     }
@@ -223,11 +227,11 @@ impl Cache {
         outputs::write(&self.digest_file(revision), text.as_bytes())
     }
 
-    /// That an image is what it was when it was shared. Of one that B9 has shared the digest
-    /// is written now.
+    /// Checks that an image has the digest that it had when it was shared. An image that B9 has
+    /// shared has no digest file; it is written now.
     ///
     /// # Errors
-    /// When it is not, or cannot be read.
+    /// Fails if the image is damaged or cannot be read.
     pub(super) fn verify(&self, revision: &Revision) -> Result<(), CommandError> {
         let image = self.image(revision);
         let failed = |error: io::Error| {
@@ -248,11 +252,11 @@ impl Cache {
         })
     }
 
-    /// Removes the older revisions of a name, but for those that builds begin with now; gives
-    /// how many.
+    /// Removes revisions of a name beyond the `keep` newest ones, except for those that builds have
+    /// locked. Returns the number of removed revisions.
     ///
     /// # Errors
-    /// When they cannot be removed.
+    /// Fails if the revisions cannot be read or removed.
     pub(super) fn retain(
         &self,
         name: &str,
@@ -264,7 +268,8 @@ impl Cache {
         let mut count = 0;
         for revision in share_index::superfluous(&revisions, name, keep) {
             let image = self.image(revision);
-            // Whoever removes an image takes this lock too: see `hold_newest`.
+            // The lock is held during the removal. Builds that start from the image hold it too:
+            // see `hold_newest`.
             let held = File::open(&image);
             if held
                 .as_ref()
@@ -281,7 +286,7 @@ impl Cache {
         Ok(count)
     }
 
-    /// Removes objects that no revision has.
+    /// Removes objects that no revision links to.
     fn remove_unused_objects(&self) {
         let folders = fs::read_dir(self.objects()).into_iter().flatten().flatten();
         let objects = folders.filter_map(|folder| fs::read_dir(folder.path()).ok()).flatten();
@@ -292,11 +297,11 @@ impl Cache {
         }
     }
 
-    /// Removes what was left by a build, a pull or a push that was killed: images that no
-    /// description tells of, and files without a name of their own.
+    /// Removes what a killed build, pull or push has left behind: images and digest files without a
+    /// description, and temporary files.
     ///
     /// # Errors
-    /// When something cannot be removed.
+    /// Fails if the descriptions cannot be read, or if a file cannot be removed.
     pub(super) fn sweep(&self, ctx: &RunContext) -> Result<(), CommandError> {
         let told: BTreeSet<String> = read_descriptions(&self.local(), ctx)?
             .iter()
@@ -309,7 +314,7 @@ impl Cache {
             let is_image = [ImageType::Raw, ImageType::QCow2, ImageType::Vmdk].iter().any(|kind| {
                 of_image.contains('_') && of_image.ends_with(&format!(".{}", kind.name()))
             });
-            // An unreadable description may tell of an image: what is beside it stays.
+            // An unreadable description may belong to an image, so files beside it are kept.
             let described = of_image
                 .rsplit_once('.')
                 .is_some_and(|(stem, _)| self.local().join(format!("{stem}.{SUFFIX}")).exists());
@@ -327,23 +332,23 @@ impl Cache {
     }
 }
 
-/// What the names of files begin with that are being written.
+/// The prefix of the names of files that are being written.
 const TEMPORARY: &str = ".tmp";
 
-/// The name of the file with the digest of a revision's image.
+/// The name of a revision's digest file.
 pub(super) fn digest_file(revision: &Revision) -> String {
     format!("{}{DIGEST_SUFFIX}", revision.image_file())
 }
 
-/// The digest of a file.
+/// Computes the digest of a file.
 pub(super) fn digest_of(path: &Path) -> io::Result<Digest> {
     Digest::of_reader(&mut File::open(path)?)
 }
 
-/// Whether a file with a digest says what was found.
+/// Checks that the text of a digest file contains the digest that was found.
 ///
 /// # Errors
-/// When it says something else, or nothing that can be understood.
+/// Returns the reason, if the text contains another digest or none.
 pub(super) fn check_digest(found: &Digest, text: &str) -> Result<(), String> {
     match text.split_whitespace().next().map(str::parse::<Digest>) {
         Some(Ok(told)) if told == *found => Ok(()),
@@ -362,7 +367,7 @@ fn remove(path: &Path) -> Result<(), CommandError> {
     }
 }
 
-/// Makes a hard link that takes the place of what has its name.
+/// Creates a hard link, which replaces an existing file of that name.
 fn link_over(from: &Path, to: &Path) -> io::Result<()> {
     let folder = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(outputs::folder_of(to))?;
     let link = folder.path().join("link");
@@ -370,9 +375,10 @@ fn link_over(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(&link, to)
 }
 
-/// Moves a file, to another filesystem too, where it appears whole.
+/// Moves a file, also to another filesystem. It appears there complete or not at all.
 fn take(from: &Path, to: &Path) -> io::Result<()> {
-    // Whoever finds the description finds all of the image, also after a loss of power.
+    // The image must be complete on the disk before its description appears, even after a power
+    // failure.
     File::open(from)?.sync_all()?;
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
@@ -387,7 +393,7 @@ fn take(from: &Path, to: &Path) -> io::Result<()> {
     fs::remove_file(from)
 }
 
-/// The descriptions in a folder. One that cannot be understood causes a warning, and stays.
+/// Reads the descriptions in a directory. One that cannot be parsed causes a warning, and is kept.
 fn read_descriptions(folder: &Path, ctx: &RunContext) -> Result<Vec<Revision>, CommandError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

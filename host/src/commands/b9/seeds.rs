@@ -1,5 +1,5 @@
-//! Seeds of cloud-init: the generated files of an artifact as an ISO9660 image, a FAT image
-//! or a directory.
+//! Writes the seeds of cloud-init: the generated files of an artifact as an ISO9660 image, a FAT
+//! image or a directory.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::error::{CommandError, Kind};
 /// Writes the seeds of an artifact.
 ///
 /// # Errors
-/// Files that do not fit into a seed, and what cannot be written.
+/// Fails if the files do not fit into a seed, or if a seed cannot be written.
 pub(super) fn write(
     artifact: &Artifact,
     types: &[CloudInitType],
@@ -43,10 +43,10 @@ pub(super) fn write(
     Ok(())
 }
 
-/// That the seeds of an artifact may be written.
+/// Checks that the seeds of an artifact may be written.
 ///
 /// # Errors
-/// When they may not.
+/// Fails if the recipe may not write to their path.
 pub(super) fn check(
     types: &[CloudInitType],
     path: &str,
@@ -67,7 +67,7 @@ fn image(
     outputs::write(&path, &bytes).map_err(|e| failed(CommandError::new(Kind::Host, e)))
 }
 
-/// What is there beside the files stays.
+/// Writes the seed as a directory. Other files in the directory are kept.
 fn directory(artifact: &Artifact, path: &Path, host: &HostFiles) -> Result<(), CommandError> {
     let failed = |path: &Path, error: std::io::Error| {
         CommandError::new(Kind::Host, error).context(format!("cannot write `{}`", path.display()))
@@ -75,7 +75,7 @@ fn directory(artifact: &Artifact, path: &Path, host: &HostFiles) -> Result<(), C
     let top = host.output("the seed", path)?;
     rooted::make_user_directories(&top).map_err(|error| failed(&top, error))?;
     for file in &artifact.generated {
-        // Each on its own: a link in the directory may lead elsewhere.
+        // Each path is checked on its own, because a link in the directory may lead elsewhere.
         let path = host.output("the seed's file", &path.join(&file.path))?;
         outputs::write_with_mode(&path, &file.bytes, file.mode)
             .map_err(|error| failed(&path, error))?;

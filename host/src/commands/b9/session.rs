@@ -1,5 +1,5 @@
-//! `vbuild b9 run`: a command of the user in a copy of a shared image, with the user's
-//! terminal, between the stages that bring the working folder there and back.
+//! `vbuild b9 run`: runs a command in a copy of a shared image, on the user's terminal, between the
+//! stages that bring the working directory there and back.
 
 use std::{
     collections::BTreeSet,
@@ -30,20 +30,20 @@ use crate::{
     settings::Settings,
 };
 
-/// Shells that a user may want, the first that the image has.
+/// A script that starts zsh, bash or sh, the first that the image has.
 const SHELL: &str = "for shell in zsh bash; do command -v $shell >/dev/null && exec $shell; done; \
                      exec sh";
 
-/// Runs the command.
+/// Runs the command, and returns its exit status.
 ///
 /// # Errors
-/// When there is no such image, or the machine fails; a command that fails is no error.
+/// Fails if there is no such image, or if the machine fails. A command that fails is not an error.
 pub(super) fn run(context: &ProcessContext, common: &CommonArgs, args: &RunArgs) -> Outcome {
     let configuration = Configuration::read(context, common)?;
     let settings =
         build::with_configuration(build::guest_settings(&args.guest), &args.guest, &configuration);
     let cache = Cache::new(configuration.cache()?);
-    // Standard output is the command's, unless the user wants to see what is done.
+    // Standard output belongs to the command; messages are shown only with `-v`.
     let level = configuration.level().filter(|_| common.verbose);
     narrated(context, &configuration, level, async |ctx| {
         let (plan, before, held) = plan(args, &configuration, &cache, &settings, &ctx)?;
@@ -53,7 +53,8 @@ pub(super) fn run(context: &ProcessContext, common: &CommonArgs, args: &RunArgs)
     })
 }
 
-/// The plan, the stage before which the user comes, and the image that must stay meanwhile.
+/// Returns the plan, the index of the stage before which the command runs, and the lock of the
+/// image.
 fn plan(
     args: &RunArgs,
     configuration: &Configuration<'_>,
@@ -115,7 +116,7 @@ fn plan(
     Ok((plan, before, beginning.held))
 }
 
-/// Runs the plan with the user in it; gives the exit status of the command.
+/// Runs the plan with the user's command in it, and returns the exit status of the command.
 async fn visit(
     plan: &plan::Plan,
     before: usize,
@@ -149,7 +150,7 @@ async fn visit(
     }
 }
 
-/// The user, who runs one command.
+/// The hook that runs the user's command.
 struct User {
     command: Vec<String>,
     ended: Mutex<Option<Result<ExitStatus, ShellError>>>,
@@ -158,7 +159,7 @@ struct User {
 #[async_trait::async_trait]
 impl PauseHook for User {
     async fn inspect(&self, place: PauseContext<'_>) {
-        // A shell finds the command as a user does, and its words stay what they are.
+        // The shell looks the command up in PATH; its words are passed unchanged.
         let script = if self.command.is_empty() { SHELL } else { "exec \"$@\"" };
         let words = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);
         let mut env = shell::environment();

@@ -1,4 +1,4 @@
-//! Text files with a limit.
+//! Reads text files up to a maximum size.
 
 use std::{
     fs::File,
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-/// The text of a file that is not larger than it can be.
+/// Reads a UTF-8 text file, which must not be larger than `max_bytes`.
 pub(super) fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(max_bytes + 1).read_to_end(&mut bytes)?;

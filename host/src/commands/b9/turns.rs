@@ -1,8 +1,8 @@
-//! What artifacts say that are built side by side: one after another, in the order of the
-//! files, as if they had been built so.
+//! Orders the output of artifacts that are built in parallel: one artifact after another, in the
+//! order of the files, as if they had been built in that order.
 //!
-//! The first one that is not done is heard at once. What the others say is kept until it is
-//! their turn.
+//! The output of the first unfinished artifact is passed on at once. That of the others is kept
+//! until it is their turn.
 
 use std::{
     collections::VecDeque,
@@ -14,13 +14,13 @@ use engine::events::{Event, Observer};
 
 use super::narration::Narrator;
 
-/// How many lines of output are kept of an artifact that is not heard yet: more than a build
-/// of a whole distribution writes.
+/// The maximum number of output lines that are kept of an artifact: more than a build of a whole
+/// distribution writes.
 const KEPT_LINES_MAX: usize = 200_000;
-/// And how many bytes they have.
+/// The maximum size of the output lines that are kept of an artifact, in bytes.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 
-/// The turns of some artifacts.
+/// The turns of the artifacts of a run.
 pub(super) struct Turns {
     narrator: Arc<Narrator>,
     state: Mutex<State>,
@@ -29,18 +29,19 @@ pub(super) struct Turns {
 struct State {
     /// The artifact whose events are passed on.
     current: usize,
-    /// The artifact whose turn it was has failed; the error at the end is about it.
+    /// Whether an artifact has failed in its turn. The error at the end is about it, so the
+    /// narrator writes later events but does not forward them.
     failed: bool,
     artifacts: Vec<Kept>,
 }
 
-/// What an artifact has said out of its turn.
+/// The output of an artifact before its turn, and its outcome.
 #[derive(Default)]
 struct Kept {
     said: VecDeque<Said>,
     lines: usize,
     bytes: usize,
-    /// Lines that found no room.
+    /// The number of lines that were dropped because of the limits.
     lost: u64,
     done: bool,
     failed: bool,
@@ -52,7 +53,7 @@ enum Said {
 }
 
 impl Turns {
-    /// Turns of `count` artifacts.
+    /// Creates the turns of `count` artifacts.
     pub(super) fn new(narrator: Arc<Narrator>, count: usize) -> Arc<Self> {
         let artifacts = std::iter::repeat_with(Kept::default).take(count).collect();
         Arc::new(Self {
@@ -61,12 +62,12 @@ impl Turns {
         })
     }
 
-    /// What one of them says.
+    /// Returns the observer of one artifact.
     pub(super) fn voice(self: &Arc<Self>, number: usize) -> Voice {
         Voice { turns: Arc::clone(self), number }
     }
 
-    /// An artifact has said everything.
+    /// Marks an artifact as done, and passes on the output of those whose turn it is now.
     pub(super) fn done(&self, number: usize, well: bool) {
         let mut state = self.lock();
         if let Some(kept) = state.artifacts.get_mut(number) {
@@ -90,7 +91,7 @@ impl Turns {
         }
     }
 
-    /// Nobody says anything any more.
+    /// Marks all artifacts as done, so that everything that is still kept is passed on.
     pub(super) fn end(&self) {
         let count = self.lock().artifacts.len();
         for number in 0..count {
@@ -105,7 +106,7 @@ impl Turns {
     fn say(&self, number: usize, said: Said) {
         let mut state = self.lock();
         if number == state.current {
-            // With the lock held, so that no other artifact comes between.
+            // The lock is held, so that the output of another artifact cannot come between.
             self.tell(&state, &said);
         } else if let Some(kept) = state.artifacts.get_mut(number) {
             kept.keep(said);
@@ -128,7 +129,7 @@ impl Turns {
 impl Kept {
     fn keep(&mut self, said: Said) {
         match &said {
-            // Of an hour ago it is of no use.
+            // Progress is of no use later.
             Said::Event(Event::OutputProgress { .. }) => return,
             Said::Event(Event::OutputLine { line, .. }) => {
                 if self.lines >= KEPT_LINES_MAX || self.bytes + line.len() > KEPT_BYTES_MAX {
@@ -138,21 +139,21 @@ impl Kept {
                 self.lines += 1;
                 self.bytes += line.len();
             }
-            // As many as the plan has steps and the network connections.
+            // The plan's steps and the network connections limit the number of other events.
             _ => {}
         }
         self.said.push_back(said);
     }
 }
 
-/// What one artifact says.
+/// The observer of one artifact, which passes its output to the turns.
 pub(super) struct Voice {
     turns: Arc<Turns>,
     number: usize,
 }
 
 impl Voice {
-    /// Writes a line at a level, when it is this artifact's turn.
+    /// Writes a line at a level, as soon as it is this artifact's turn.
     pub(super) fn say(&self, level: LogLevel, text: &str) {
         self.turns.say(self.number, Said::Line(level, text.to_owned()));
     }

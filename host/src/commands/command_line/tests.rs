@@ -1,4 +1,4 @@
-//! The command line against the rows of virt-dib's behaviour.
+//! Tests of the command line, among them those for the table of virt-dib's behaviour.
 
 use std::path::Path;
 

@@ -12,10 +12,10 @@ use crate::{
     commands::boot,
 };
 
-/// The name of the result, below [`::layers::BUILD_FOLDER`].
+/// The default file name of the result, in [`::layers::BUILD_FOLDER`].
 pub(super) const RESULT: &str = "image.qcow2";
 
-/// `vbuild layers`.
+/// The arguments of `vbuild layers`.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -26,7 +26,7 @@ pub(super) const RESULT: &str = "image.qcow2";
                         written ./VERB."
 )]
 pub(crate) struct LayersArgs {
-    /// What to do other than building.
+    /// The verb, if it is not a build.
     #[command(subcommand)]
     pub(crate) verb: Option<LayersVerb>,
     /// The options of the build.
@@ -34,21 +34,21 @@ pub(crate) struct LayersArgs {
     pub(crate) build: LayersBuildArgs,
 }
 
-/// What can be done with layers beside building them.
+/// The verbs of `vbuild layers`, except for building.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 pub(crate) enum LayersVerb {
     /// Make the folder of a new layer with an empty script
     NewLayer(NewLayerArgs),
     /// Boot the result on its serial console, without changing it
     TestBoot(TestBootArgs),
-    /// Say in what two images differ: files, packages, sizes
+    /// Show how two images differ: files, packages, sizes
     CompareLayers(Box<CompareLayersArgs>),
 }
 
-/// `vbuild layers [DIR]`.
+/// The arguments of a build, `vbuild layers [DIR]`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct LayersBuildArgs {
-    /// The project
+    /// The folder of the project
     #[arg(value_name = "DIR", default_value = ".")]
     pub(crate) project: PathBuf,
 
@@ -56,18 +56,18 @@ pub(crate) struct LayersBuildArgs {
     #[arg(long, value_name = "IMAGE")]
     pub(crate) base: Option<::layers::Base>,
 
-    /// What the base image may stand on.
+    /// The backing files that the base image may have.
     #[command(flatten)]
     pub(crate) backing: BackingArgs,
 
-    /// Make the disk this large, with the root filesystem on it
+    /// Make the disk this large, and its root filesystem with it
     #[arg(long, value_name = "SIZE")]
     pub(crate) size: Option<ByteSize>,
 
-    /// The root filesystem that is meant, where the base has several
+    /// Use this root filesystem, if the base image has several
     ///
-    /// The number of its partition, GROUP/VOLUME of LVM, or LABEL=, UUID=, PARTLABEL= or PARTUUID=
-    /// and a value. `root:` in vbuild.yaml says the same.
+    /// NAME is the number of its partition, GROUP/VOLUME of LVM, or LABEL=, UUID=, PARTLABEL= or
+    /// PARTUUID= and a value. `root:` in vbuild.yaml does the same.
     #[arg(long, value_name = "NAME", value_parser = ::layers::parse_root)]
     pub(crate) root: Option<String>,
 
@@ -79,13 +79,13 @@ pub(crate) struct LayersBuildArgs {
     #[arg(long)]
     pub(crate) flatten: bool,
 
-    /// The result [default: DIR/build/image.qcow2]; its suffix tells the format, and
+    /// Write the result to FILE [default: DIR/build/image.qcow2]; its suffix gives the format, and
     /// any but .qcow2 means --flatten
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 
-    /// What to write, instead of what the result's suffix tells, each without an overlay;
-    /// comma-separated
+    /// Write these formats, each without an overlay, instead of the one that the result's suffix
+    /// gives; comma-separated
     #[arg(long, value_name = "FORMAT,...", value_parser = parse_formats)]
     pub(crate) formats: Option<Formats>,
 
@@ -110,51 +110,51 @@ pub(crate) struct LayersBuildArgs {
           value_delimiter = ',', default_missing_values = ["md5", "sha256"])]
     pub(crate) checksum: Vec<ChecksumKind>,
 
-    /// What the project may name of the host.
+    /// The host paths that the project may name.
     #[command(flatten)]
     pub(crate) host_paths: HostPathArgs,
 
-    /// Fail a script that runs longer than this, where vbuild.yaml says nothing
+    /// Fail a script that runs longer than this, unless vbuild.yaml sets a limit
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     pub(crate) timeout: Option<u32>,
 
-    /// The options about the machine and the caches.
+    /// The options for the machine and the caches.
     #[command(flatten)]
     pub(crate) builder: BuilderArgs,
-    /// The options about what is shown.
+    /// The output options.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
-/// `vbuild layers new-layer`.
+/// The arguments of `vbuild layers new-layer`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct NewLayerArgs {
-    /// Its name: two or more digits, `_`, and a name
+    /// Name of the layer: two or more digits, `_`, and a name
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
 
-    /// The project
+    /// The folder of the project
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) project: PathBuf,
 }
 
-/// `vbuild layers test-boot`.
+/// The arguments of `vbuild layers test-boot`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
     after_help = "What the guest changes is gone when it ends. Ctrl-A X ends the guest, Ctrl-C is \
                         the guest's."
 )]
 pub(crate) struct TestBootArgs {
-    /// The image [default: build/image.qcow2]
+    /// The image to boot [default: build/image.qcow2]
     #[arg(value_name = "IMAGE")]
     pub(crate) image: Option<PathBuf>,
 
-    /// How the image is booted.
+    /// The options for booting the image.
     #[command(flatten)]
     pub(crate) trial: boot::TrialArgs,
 }
 
-/// `vbuild layers compare-layers`.
+/// The arguments of `vbuild layers compare-layers`.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(
     after_help = "Each image is copied into a machine of its own and only read there, so both may \
@@ -163,35 +163,35 @@ pub(crate) struct TestBootArgs {
                         1 when they differ. It is 2 when they cannot be compared."
 )]
 pub(crate) struct CompareLayersArgs {
-    /// An image, or a layer of the project that was built last
+    /// An image, or a layer from the last build of the project
     #[arg(value_name = "A")]
     pub(crate) one: PathBuf,
 
-    /// Another
+    /// The image or layer to compare it with
     #[arg(value_name = "B")]
     pub(crate) other: PathBuf,
 
-    /// The root filesystem that is meant, where the images have several; as for a build
+    /// Use this root filesystem, if the images have several; NAME is as for a build
     #[arg(long, value_name = "NAME", value_parser = ::layers::parse_root)]
     pub(crate) root: Option<String>,
 
-    /// End with 1 when they differ
+    /// End with the status 1 if the images differ
     #[arg(long)]
     pub(crate) exit_code: bool,
 
-    /// What the images may stand on.
+    /// The backing files that the images may have.
     #[command(flatten)]
     pub(crate) backing: BackingArgs,
-    /// What vbuild keeps between builds.
+    /// The cache directory.
     #[command(flatten)]
     pub(crate) cache_dir: CacheDirArgs,
-    /// The options of the machine.
+    /// The options of the machines that describe the images.
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
-    /// Where its appliance comes from.
+    /// The sources of the machines' appliance.
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// How much is shown of it.
+    /// The output options.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -1,4 +1,4 @@
-//! Building a project.
+//! Builds a project of layers.
 
 use std::{
     fs,
@@ -27,10 +27,10 @@ use crate::{
     ui::{self, Ui, bytes},
 };
 
-/// Builds the layers.
+/// Runs a build of `vbuild layers`.
 ///
 /// # Errors
-/// A project that is wrong, and whatever the build fails with.
+/// Fails if the project is invalid, or if the build fails.
 pub(super) fn run(context: &ProcessContext, args: &LayersBuildArgs) -> Outcome {
     let project = read(args)?;
     let settings = settings(args, &project);
@@ -81,7 +81,7 @@ async fn build(
     }
 }
 
-/// Downloads or builds the base image, once it is known that the result can be written.
+/// Downloads or builds the base image, after checking that the result can be written.
 async fn make_base(
     context: &ProcessContext,
     args: &LayersBuildArgs,
@@ -95,10 +95,10 @@ async fn make_base(
     starting_image::make(declared, folder, settings, context, ctx).await
 }
 
-/// Makes what the plan of a project needs.
+/// Downloads or builds the base image that the plan of a project needs.
 ///
 /// # Errors
-/// When it cannot be downloaded or built.
+/// Fails if the project is invalid, or if the base image cannot be downloaded or built.
 pub(crate) async fn make_ready(
     context: &ProcessContext,
     args: &LayersBuildArgs,
@@ -108,7 +108,7 @@ pub(crate) async fn make_ready(
     make_base(context, args, &project, &settings(args, &project), ctx).await
 }
 
-/// A project as it stands, ready to be built.
+/// A project in its current state, lowered and ready to be built.
 struct Lowered {
     plan: Plan,
     settings: Settings,
@@ -121,8 +121,8 @@ fn read(args: &LayersBuildArgs) -> Result<Project, CommandError> {
     layers::read(&args.project, sources).map_err(CommandError::from)
 }
 
-/// Lowers a project. Its base image must be there, because the keys of the layers begin
-/// with its digest.
+/// Lowers a project. Its base image must exist, because the keys of the layers depend on its
+/// digest.
 fn prepare(
     args: &LayersBuildArgs,
     project: &Project,
@@ -144,7 +144,7 @@ fn prepare(
     Ok(Lowered { plan, settings, base, result })
 }
 
-/// The plan of a project, for verbs that look at it.
+/// Returns the plan of a project, for verbs that inspect it.
 pub(crate) fn plan(args: &LayersBuildArgs, ctx: &RunContext) -> Result<Planned, CommandError> {
     container::archive(args.load_into, args.formats.as_ref())?;
     let project = read(args)?;
@@ -158,7 +158,8 @@ fn settings(args: &LayersBuildArgs, project: &Project) -> Settings {
     of_project(options::builder_settings(&args.builder), args, project)
 }
 
-/// The settings with what the project says of its build.
+/// Applies the time limit of scripts from the arguments, and the network and the packages of the
+/// project, to the settings.
 fn of_project(mut settings: Settings, args: &LayersBuildArgs, project: &Project) -> Settings {
     settings.script_timeout = args.timeout.map(|seconds| Duration::from_secs(seconds.into()));
     settings.network &= project.config.network.unwrap_or(true);
@@ -166,13 +167,13 @@ fn of_project(mut settings: Settings, args: &LayersBuildArgs, project: &Project)
     settings
 }
 
-/// The base image, and the folder from which its path is meant.
+/// Returns the base image, and the directory against which its path is resolved.
 fn declared_base<'a>(
     args: &'a LayersBuildArgs,
     project: &'a Project,
 ) -> Result<(&'a Base, &'a Path), CommandError> {
     if let Some(base) = &args.base {
-        // What is typed is meant from where it is typed.
+        // A path on the command line is relative to the working directory.
         return Ok((base, Path::new("")));
     }
     let declared = project.config.base.as_ref().ok_or_else(|| {
@@ -218,19 +219,19 @@ fn lower(
     layers::lower(project, &request).map_err(CommandError::from)
 }
 
-/// The base as the plan knows it.
+/// Converts a base image to the base of a disk in a plan.
 pub(super) fn disk_base(base: &BaseImage) -> DiskBase {
     DiskBase { path: base.raw.clone(), offset: 0, bytes: base.bytes, sha256: base.digest }
 }
 
-/// What is written where.
+/// The files that a build writes.
 #[derive(Debug)]
 struct Artefact {
-    /// What the pipeline writes: images and archives, or the raw disk for the overlay.
+    /// The files that the pipeline writes: images and archives, or the raw disk for the overlay.
     files: Vec<layers::File>,
-    /// The raw disk, the overlay, and the link to it.
+    /// The paths of the raw disk, of the overlay, and of the link to the overlay.
     overlay: Option<(PathBuf, PathBuf, PathBuf)>,
-    /// The project's folder of results, when it goes there.
+    /// The project's own build directory, if the result is written there.
     own_folder: Option<PathBuf>,
 }
 
@@ -280,7 +281,7 @@ impl Artefact {
         })
     }
 
-    /// Whether all that is written can be.
+    /// Checks that all files can be written.
     fn check(&self) -> Result<(), CommandError> {
         let overlay = self.overlay.iter().flat_map(|(_, overlay, link)| [overlay, link]);
         for path in overlay.chain(self.files.iter().map(|file| &file.path)) {
@@ -290,8 +291,7 @@ impl Artefact {
         Ok(())
     }
 
-    /// Makes the project's own folder of results; one that the user names must be
-    /// there.
+    /// Creates the project's own build directory. A directory that the user names must exist.
     fn make_folder(&self) -> Result<(), CommandError> {
         let Some(folder) = &self.own_folder else { return Ok(()) };
         rooted::make_user_directories(folder).map_err(|error| {
@@ -300,14 +300,14 @@ impl Artefact {
         })
     }
 
-    /// Turns the disk into an overlay over the base, and links to it. The file
-    /// that a base in the cache was made from may change, its raw disk never does.
+    /// Converts the disk to an overlay over the base, and creates a link to it. If the base's
+    /// source file is in the cache, the overlay is based on its raw disk: the source file may
+    /// change, the raw disk never does.
     fn finish(&self, base: &BaseImage, bases: &Path, ctx: &RunContext) -> Result<(), CommandError> {
         let Some((disk, overlay, link)) = &self.overlay else { return Ok(()) };
         let backing = backing(base, overlay);
         let written = write_overlay(disk, &base.raw, &backing, overlay).map_err(CommandError::from);
-        // It was only on the way to the overlay; if it stays, it is in the way
-        // of nothing.
+        // The raw disk was only needed for the overlay. If it cannot be removed, it does no harm.
         let _ = fs::remove_file(disk);
         let written = written?;
         note_backing(bases, overlay, &backing)?;
@@ -326,7 +326,7 @@ impl Artefact {
         let host = |error: std::io::Error| {
             CommandError::new(Kind::Host, error).context(format!("cannot link {}", link.display()))
         };
-        // A link appears under its name at once, or the old one stays.
+        // The link is replaced atomically: on failure, the old one remains.
         let target = overlay.file_name().unwrap_or_default();
         let fresh = link.with_extension("new-link");
         let _ = fs::remove_file(&fresh);
@@ -337,7 +337,7 @@ impl Artefact {
     }
 }
 
-/// A format of the result, by the rules that specs have.
+/// Returns the output file of a format, named by the rules for outputs of vmdb2 specs.
 fn file_of(args: &LayersBuildArgs, file: &Path, format: &'static output::Format) -> layers::File {
     let choice = formats::for_vmdb(format);
     let is_only = args.formats.as_ref().is_some_and(|formats| formats.0.len() == 1);
@@ -350,16 +350,17 @@ fn file_of(args: &LayersBuildArgs, file: &Path, format: &'static output::Format)
     }
 }
 
-/// The format of a disk that a file's name means, in the same words as an output of a spec.
+/// Returns the disk format that a file's suffix stands for, by the rules for outputs of vmdb2
+/// specs.
 fn format_of(file: &Path) -> Option<&'static str> {
     let name = file.file_name()?.to_str()?;
     let (format, stem) = vmdb::formats::format_of(name);
     (stem != name).then_some(format)
 }
 
-/// What the overlay's header names: the user's own file where that is a disk as
-/// it stands, relative to the overlay where both are in one project, so that
-/// they can be moved together; else the raw disk in the cache.
+/// Returns the backing file for the overlay's header. It is the user's own file, if that is a raw
+/// or qcow2 image, and else the raw disk in the cache. The path of the user's file is relative to
+/// the overlay if they share a directory other than `/`, so that a project can be moved as a whole.
 fn backing(base: &BaseImage, overlay: &Path) -> Backing {
     let format = match base.format {
         Some(Format::Raw) if !is_cached(base) => BackingFormat::Raw,
@@ -372,14 +373,14 @@ fn backing(base: &BaseImage, overlay: &Path) -> Backing {
     Backing { path: path.unwrap_or_else(|| base.source.clone()), format }
 }
 
-/// Whether the file that a base was made from is vbuild's own: the result of a
-/// recipe is overwritten by each of its builds.
+/// Whether the source file of a base is in vbuild's own cache. Such a file may change: the result
+/// of a recipe is overwritten by each of its builds.
 fn is_cached(base: &BaseImage) -> bool {
     let folder = base.raw.parent().and_then(Path::parent).map(fs::canonicalize);
     folder.and_then(Result::ok).is_some_and(|folder| base.source.starts_with(folder))
 }
 
-/// A path seen from a folder, when they share more than the root.
+/// Returns a path relative to a directory, if they share more than the root.
 fn relative(path: &Path, folder: &Path) -> Option<PathBuf> {
     let shared = path.components().zip(folder.components()).take_while(|(a, b)| a == b).count();
     if shared < 2 {

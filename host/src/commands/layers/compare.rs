@@ -1,5 +1,5 @@
-//! Comparing two images: each is described in a machine of its own, and the
-//! descriptions are compared here.
+//! Compares two images. Each is described in a machine of its own; the descriptions are compared on
+//! the host.
 
 use std::{
     fmt::Write as _,
@@ -27,10 +27,10 @@ use crate::{
     ui::{self, Ui, bytes},
 };
 
-/// Runs the comparison.
+/// Runs `vbuild layers compare-layers`.
 ///
 /// # Errors
-/// An image that cannot be read.
+/// Fails if one of the images cannot be read or described.
 pub(super) fn run(context: &ProcessContext, args: &CompareLayersArgs) -> Outcome {
     compare(context, args).map_err(|error| match error.kind {
         Kind::Unconfined | Kind::Interrupted => error,
@@ -50,7 +50,7 @@ fn compare(context: &ProcessContext, args: &CompareLayersArgs) -> Outcome {
         ..appliance
     };
     let mut view = ui::Settings::of(&args.output, args.output.logfile.clone());
-    // Standard output is for what differs alone.
+    // Standard output contains only the differences.
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
     let (one, other) = runtime::run(&ui, async |ctx| {
@@ -70,7 +70,7 @@ fn compare(context: &ProcessContext, args: &CompareLayersArgs) -> Outcome {
     Ok(u8::from(args.exit_code && !report.is_empty()))
 }
 
-/// A description of an image, and the directory that holds it.
+/// A description of an image, and the directory that contains it.
 struct Described {
     image: PathBuf,
     file: File,
@@ -96,7 +96,7 @@ async fn describe(
     let to = directory.path().join("description");
     let name = image.display().to_string();
     let plan = layers::inspect(&name, build::disk_base(&found), root, &to);
-    // A description is a file that is fetched, so it is made each time.
+    // The description is a file that the machine sends, so it must be made each time.
     let settings = Settings {
         stage_cache: crate::settings::StageCache { enabled: false, ..settings.stage_cache.clone() },
         ..settings.clone()
@@ -109,7 +109,8 @@ async fn describe(
     Ok(Described { image, file, _directory: directory })
 }
 
-/// A file, or the layer of that name that was built here.
+/// Returns the path of an image: the layer of that name in the build directory, if `path` is
+/// missing or a directory, else `path`.
 fn named(path: &Path) -> PathBuf {
     let layer = path.file_name().map(|name| {
         let name = format!("{}.qcow2", name.to_string_lossy());
@@ -121,8 +122,9 @@ fn named(path: &Path) -> PathBuf {
     }
 }
 
-/// The disk as a layer of the project that was built last left it: builds write the last
-/// layer alone, and the store has the others.
+/// Restores the disk from the store as a layer of the project's last build left it. Builds write
+/// only the last layer to a file; the store has the others. `None` if the image is not such a
+/// layer.
 fn kept_layer(
     image: &Path,
     settings: &Settings,
@@ -144,7 +146,7 @@ fn kept_layer(
     explain::restore_layer(settings, build, layer, directory)
 }
 
-/// What may be wrong with a file that is not there.
+/// Returns a hint about an image that does not exist.
 fn not_built(image: &Path) -> Option<String> {
     let name = image.file_stem().unwrap_or_default().to_string_lossy();
     (!image.exists()).then(|| {
@@ -155,7 +157,7 @@ fn not_built(image: &Path) -> Option<String> {
     })
 }
 
-/// What differs, as text; nothing when they are equal.
+/// Returns the differences as text, which is empty if there are none.
 fn report(comparison: &Comparison) -> String {
     let mut text = String::new();
     list(&mut text, "packages", &comparison.packages, |name, before, after| {
@@ -206,7 +208,7 @@ fn list(
     }
 }
 
-/// Which facts about a file differ.
+/// Lists the facts about a file that differ.
 fn changes(before: &str, after: &str) -> String {
     const NAMES: [&str; 6] = ["type", "mode", "owner", "group", "size", "content"];
     let pairs = before.split('\t').zip(after.split('\t'));

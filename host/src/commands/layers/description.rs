@@ -1,5 +1,5 @@
-//! Descriptions of images, as `manifest.py` writes them in a machine, compared as
-//! streams.
+//! Parses and compares the descriptions of images that `manifest.py` writes in a machine. Both are
+//! read as streams.
 //!
 //! ```text
 //!   type TAB mode TAB owner TAB group TAB size TAB digest or target TAB path
@@ -9,43 +9,44 @@
 //!   end
 //! ```
 //!
-//! Both are in order, so one pass over the two finds what differs, and memory is
-//! needed for one line of each and for the differences that are listed. A guest made
-//! them: what is out of order, too long or cut off is refused.
+//! The entries of a description are in order, so one pass over both descriptions finds the
+//! differences. Memory is needed only for one line of each and for the differences that are listed.
+//! A guest made the descriptions: one that is out of order, truncated or has too long a line is
+//! refused.
 
 use std::{
     cmp::Ordering,
     io::{self, BufRead, Read},
 };
 
-/// The longest line, in bytes: a path and a link's target of 4095 bytes each, every
-/// byte escaped by four, and some numbers.
+/// The maximum length of a line in bytes: a path and a link's target of 4095 bytes each, with every
+/// byte escaped as four, and some numbers.
 const LINE_MAX_BYTES: u64 = 64 << 10;
-/// Differences of one kind that are listed; all are counted.
+/// The maximum number of listed differences of one kind; all are counted.
 pub(super) const LISTED_MAX: usize = 10_000;
-/// Text of the differences of one kind that are listed, in bytes: ten thousand with
+/// The maximum text of the listed differences of one kind, in bytes: enough for ten thousand with
 /// long paths.
 const LISTED_MAX_BYTES: usize = 8 << 20;
-/// Most versions of one package that are read. No real system has that many kernels.
+/// The maximum number of versions of one package. No real system has that many kernels.
 const VERSIONS_MAX: usize = 64;
 
-/// Why a description cannot be used.
+/// The error for a description that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DescriptionError {
     /// The file cannot be read.
     #[error("it cannot be read")]
     Read(#[from] io::Error),
-    /// A line of the file is not that of a description.
+    /// A line does not have the form of a description.
     #[error("line {line}: {reason}")]
     Bad {
-        /// From 1.
+        /// The number of the line, from 1.
         line: u64,
-        /// What is wrong.
+        /// What is wrong with the line.
         reason: &'static str,
     },
 }
 
-/// Something in one description that is missing from the other, or is otherwise there.
+/// A file or package that is in only one of the descriptions, or differs between them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Difference {
     pub(super) name: String,
@@ -53,12 +54,12 @@ pub(super) struct Difference {
     pub(super) after: Option<String>,
 }
 
-/// Differences of one kind.
+/// The differences of one kind: files or packages.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Differences {
-    /// The first of them, by name.
+    /// The first differences in the order of the descriptions; [`compare`] sorts them by name.
     pub(super) listed: Vec<Difference>,
-    /// How many there are.
+    /// The number of all differences, including those that are not listed.
     pub(super) count: u64,
     bytes: usize,
 }
@@ -75,14 +76,14 @@ impl Differences {
     }
 }
 
-/// How many files there are, and their bytes.
+/// The number of files of an image, and the sum of their sizes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Total {
     pub(super) files: u64,
     pub(super) bytes: u64,
 }
 
-/// What came of comparing.
+/// The result of a comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Comparison {
     pub(super) packages: Differences,
@@ -90,16 +91,16 @@ pub(super) struct Comparison {
     pub(super) totals: [Total; 2],
 }
 
-/// Where in a description something stands: files before packages.
+/// The sort key of an item in a description: files come before packages.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     /// The components of the path.
     File(Vec<Vec<u8>>),
-    /// Name and architecture.
+    /// The name and the architecture.
     Package(String, String),
 }
 
-/// A file, or all versions of a package.
+/// A file, or a package with all its versions.
 #[derive(Debug)]
 struct Item {
     key: Key,
@@ -107,10 +108,10 @@ struct Item {
     facts: String,
 }
 
-/// Compares two descriptions. The error says of which one it is, 0 or 1.
+/// Compares two descriptions. An error comes with the index of its description, 0 or 1.
 ///
 /// # Errors
-/// When one is cut off, not in order, or cannot be read.
+/// Fails if a description is truncated, out of order or cannot be read.
 pub(super) fn compare(
     one: impl BufRead,
     other: impl BufRead,
@@ -161,7 +162,7 @@ struct Description<R> {
     line: u64,
     total: Total,
     last: Option<Key>,
-    /// A package that was read to see whether it was another version.
+    /// An item that was read ahead, to see whether it was another version of the package.
     ahead: Option<Item>,
     ended: bool,
 }
@@ -175,7 +176,7 @@ impl<R: BufRead> Description<R> {
         DescriptionError::Bad { line: self.line, reason }
     }
 
-    /// The next file, or the next package with all its versions.
+    /// Returns the next file, or the next package with all its versions; `None` at the end.
     fn next(&mut self) -> Result<Option<Item>, DescriptionError> {
         let read = match self.ahead.take() {
             Some(item) => Some(item),
@@ -206,7 +207,7 @@ impl<R: BufRead> Description<R> {
         Ok(Some(item))
     }
 
-    /// One line as what it describes; `None` for the last.
+    /// Reads a line, and returns the item that it describes; `None` for the last line.
     fn read(&mut self) -> Result<Option<Item>, DescriptionError> {
         if self.ended {
             return Ok(None);
@@ -249,12 +250,12 @@ fn read_file(line: &str, total: &mut Total) -> Option<Item> {
     Some(Item { key: Key::File(components), name: path.to_owned(), facts: facts.to_owned() })
 }
 
-/// The size among the facts about a file, in bytes.
+/// Returns the size from the facts about a file, in bytes; 0 if it is not a number.
 pub(super) fn size(facts: &str) -> u64 {
     facts.split('\t').nth(4).and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// The bytes of a path in which some stand as `\xNN`.
+/// Decodes a path in which some bytes are written as `\xNN`.
 fn unescaped(path: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path;

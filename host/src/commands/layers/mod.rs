@@ -1,4 +1,4 @@
-//! `vbuild layers`: a disk image as a stack of scripts, one folder each.
+//! `vbuild layers`: builds a disk image as a stack of layers, each a directory with a script.
 
 mod args;
 mod build;
@@ -18,10 +18,10 @@ use super::{
     context::{Outcome, ProcessContext},
 };
 
-/// Does what the verb says.
+/// Runs the verb, or builds the project.
 ///
 /// # Errors
-/// A project that is wrong, and whatever the build fails with.
+/// Fails if the project is invalid, or if the build or the verb fails.
 pub(crate) fn run(context: &ProcessContext, args: &LayersArgs) -> Outcome {
     match &args.verb {
         None => build::run(context, &args.build),

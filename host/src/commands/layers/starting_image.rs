@@ -1,5 +1,5 @@
-//! The base image of a project: a local file, a download, or what another recipe makes.
-//! [`make`] downloads or builds it, [`find`] only looks.
+//! The base image of a project: a local file, a download, or the result of another recipe. [`make`]
+//! downloads or builds it; [`find`] only opens it.
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +17,11 @@ use crate::{
     settings::{Settings, StageCache},
 };
 
-/// Opens a base image that is here. What is downloaded or built stands on nothing.
+/// Opens the base image, which must exist on this host. An image that was downloaded or built by a
+/// recipe must not have backing files.
 ///
 /// # Errors
-/// When it is not here, or is another one than was promised.
+/// Fails if the image does not exist, or if it does not have the expected digest.
 pub(super) fn find(
     base: &Base,
     project: &Path,
@@ -52,11 +53,11 @@ pub(super) fn find(
     }
 }
 
-/// Downloads or builds a base image. What has not changed since the last time comes from
+/// Downloads or builds the base image. Whatever has not changed since the last time is taken from
 /// the caches.
 ///
 /// # Errors
-/// When it can be neither.
+/// Fails if the image cannot be downloaded or built.
 pub(super) async fn make(
     base: &Base,
     project: &Path,
@@ -82,7 +83,7 @@ pub(super) async fn make(
     }
 }
 
-/// Builds the base image that a recipe makes.
+/// Builds the base image from a recipe.
 async fn build(
     recipe: &Recipe,
     project: &Path,
@@ -112,17 +113,19 @@ async fn build(
     })
 }
 
-/// The settings of the run without what is said of the stages and scripts of its layers.
+/// Returns the settings of the run without those for the layers: the stages to run again, and the
+/// time limit of scripts.
 fn of_base(settings: &Settings) -> Settings {
     let rules = Rules { refresh: Refresh::Nothing, ..settings.stage_cache.rules.clone() };
     let stage_cache = StageCache { rules, ..settings.stage_cache.clone() };
     Settings { stage_cache, script_timeout: None, ..settings.clone() }
 }
 
-/// The image in the folder of a recipe.
+/// The file name of the image in the directory of a recipe.
 const RECIPE_IMAGE: &str = "base.raw";
 
-/// Where the image of a recipe is kept.
+/// Returns the directory of a recipe's image, which is named by a digest of the recipe and the
+/// project.
 fn recipe_folder(recipe: &Recipe, project: &Path, folder: &Path) -> Result<PathBuf, CommandError> {
     let project = std::fs::canonicalize(project).map_err(|error| {
         CommandError::new(Kind::Usage, error)

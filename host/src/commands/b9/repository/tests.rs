@@ -1,4 +1,4 @@
-//! Revisions in folders of the test's own.
+//! Tests of revisions in temporary directories.
 
 use std::sync::{Arc, Mutex};
 
