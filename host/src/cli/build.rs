@@ -103,11 +103,11 @@ pub(crate) struct GuestArgs {
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = ELEMENTS)]
 pub(crate) struct ElementArgs {
-    /// Elements to build, among them one that provides an operating system
+    /// Elements to build; one of them provides the operating system
     #[arg(value_name = "ELEMENT", help_heading = ELEMENTS)]
     pub(crate) elements: Vec<String>,
 
-    /// Search PATH for elements; may be given several times, the first that has an element wins
+    /// Search PATH for elements; repeatable, the first match wins
     ///
     /// After all of these, the folders of the variable ELEMENTS_PATH are searched, and then the
     /// elements of diskimage-builder itself.
@@ -121,11 +121,11 @@ pub(crate) struct ElementArgs {
     #[arg(short = 'B', long = "base-path", value_name = "PATH", value_parser = path())]
     pub(crate) base_path: Option<PathBuf>,
 
-    /// Leave out an element after its dependencies are resolved; may be given several times
+    /// Leave out an element after its dependencies are resolved; repeatable
     #[arg(long, value_name = "ELEMENT")]
     pub(crate) exclude_element: Vec<String>,
 
-    /// Leave out every script of this name, in all elements; may be given several times
+    /// Leave out every script of this name, in all elements; repeatable
     #[arg(long, value_name = "SCRIPT")]
     pub(crate) exclude_script: Vec<String>,
 
@@ -141,7 +141,7 @@ pub(crate) struct ElementArgs {
     #[arg(long, value_name = "ELEMENT")]
     pub(crate) ramdisk_element: Option<String>,
 
-    /// Install these packages too; comma-separated, may be given several times
+    /// Install these packages too; comma-separated, repeatable
     ///
     /// They are installed in one go between install.d and post-install.d.
     #[arg(long, value_name = "PACKAGE,...")]
@@ -156,7 +156,7 @@ pub(crate) struct ElementArgs {
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = SCRIPTS)]
 pub(crate) struct ScriptArgs {
-    /// Give scripts a variable: NAME=VALUE, or NAME for its value here; may be given several times
+    /// Give scripts a variable; NAME alone has its value here; repeatable
     ///
     /// No other variable of the caller's environment reaches a script. A NAME that is not set there
     /// is skipped. If a name is given twice, the last one counts. Variables that vbuild sets itself
@@ -172,7 +172,7 @@ pub(crate) struct ScriptArgs {
     #[arg(short = 'c', long)]
     pub(crate) clear_environment: bool,
 
-    /// Let scripts read a file or folder of the host; may be given several times
+    /// Let scripts read a file or folder of the host; repeatable
     ///
     /// It appears read-only in the guest under GUEST, or under its own absolute path. No other
     /// path of the host is visible to any script, extra-data.d included.
@@ -392,7 +392,7 @@ pub(crate) struct ProcessorArgs {
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = MACHINE)]
 pub(crate) struct PackageArgs {
-    /// Add a Debian package to the appliance; may be given several times
+    /// Add a Debian package to the appliance; repeatable
     #[arg(long, value_name = "PACKAGE")]
     pub(crate) appliance_package: Vec<String>,
 }

@@ -9,7 +9,7 @@ use clap::{Args, builder::ValueParser};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "What scripts see")]
 pub(crate) struct HostPathArgs {
-    /// Let the recipe name PATH, which is outside its own folder; may be given several times
+    /// Let the recipe name PATH, which is outside its own folder; repeatable
     ///
     /// A recipe may name files in its own folder, and in the working folder if the recipe is in it.
     /// Other files, hidden files in a home folder or in a folder for temporary files, and links

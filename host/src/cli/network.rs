@@ -32,7 +32,7 @@ pub(crate) struct NetworkArgs {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = NETWORK)]
 pub(crate) struct ReachArgs {
-    /// Let the guest reach this host and no other; may be given several times
+    /// Let the guest reach this host and no other; repeatable
     ///
     /// HOST is a name, `*.` with the end of a name, or an address. A name permits the public
     /// addresses that it resolves to; with =ADDRESS it permits this address instead, of whatever

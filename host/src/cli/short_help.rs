@@ -7,22 +7,8 @@ use clap::{Args as _, Command};
 use super::build::BuildArgs;
 
 /// The ids of the options shared by all builds that `-h` shows.
-const SHOWN: &[&str] = &[
-    "element_path",
-    "extra_packages",
-    "envvar",
-    "share",
-    "name",
-    "formats",
-    "size",
-    "drive",
-    "no_network",
-    "on_failure",
-    "accel",
-    "memsize",
-    "logfile",
-    "verbose",
-];
+const SHOWN: &[&str] =
+    &["element_path", "envvar", "share", "name", "formats", "size", "drive", "verbose"];
 
 /// Hides the shared options that are seldom needed from `-h`. A verb's own options stay.
 pub(crate) fn shorten(command: Command) -> Command {

@@ -47,11 +47,11 @@ pub(crate) struct ImagesArgs {
     #[arg(long)]
     pub(crate) stop_on_failure: bool,
 
-    /// Search PATH for elements; may be given several times, the first that has an element wins
+    /// Search PATH for elements; repeatable, the first match wins
     #[arg(short = 'p', long, value_name = "PATH")]
     pub(crate) element_path: Vec<PathBuf>,
 
-    /// Let scripts read a file or folder of the host; may be given several times
+    /// Let scripts read a file or folder of the host; repeatable
     ///
     /// It appears read-only in the guest under GUEST, or under its own absolute path.
     #[arg(long, value_name = "HOST[:GUEST]")]

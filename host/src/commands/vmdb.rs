@@ -54,7 +54,7 @@ pub(crate) struct VmdbArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) rootfs_tarball: Option<String>,
 
-    /// Set a variable for the spec's templates; may be given several times
+    /// Set a variable for the spec's templates; repeatable
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) variable: Vec<String>,
 
@@ -94,7 +94,7 @@ pub(crate) struct VmdbArgs {
     #[arg(long, value_name = "ENGINE")]
     pub(crate) load_into: Option<ContainerEngine>,
 
-    /// Let `shell` and `ansible` steps read a host file or folder; may be given several times
+    /// Let `shell` and `ansible` steps read a host file or folder; repeatable
     ///
     /// It appears in the machine under GUEST, or under its own absolute path. If GUEST is
     /// /build/spec, it is the working directory of `shell` steps, instead of the spec's own folder.

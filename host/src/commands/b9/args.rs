@@ -111,7 +111,7 @@ pub(crate) enum B9Verb {
 /// The files of a build, the values of their variables, and the host paths that they may name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct RecipeArgs {
-    /// Read artifacts from FILE; may be given several times
+    /// Read artifacts from FILE; repeatable
     #[arg(short = 'f', long = "project-file", value_name = "FILE", required = true)]
     pub(crate) project_file: Vec<PathBuf>,
 
@@ -268,7 +268,7 @@ pub(crate) struct AddRepoArgs {
 /// The arguments of `vbuild b9 reformat`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct ReformatArgs {
-    /// Reformat FILE; may be given several times
+    /// Reformat FILE; repeatable
     #[arg(short = 'f', long = "project-file", value_name = "FILE", required = true)]
     pub(crate) project_file: Vec<PathBuf>,
 }

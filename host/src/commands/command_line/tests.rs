@@ -239,7 +239,7 @@ fn a_drop_in_shows_the_other_programs_name_and_no_verbs() {
     assert_eq!(print("disk-image-create --version"), format!("{}\n", dib::VERSION));
     assert_eq!(print("ramdisk-image-create --ver"), format!("{}\n", dib::VERSION));
     assert!(print("virt-dib -V").starts_with("virt-dib 1.48 (vbuild "));
-    assert!(print("disk-image-create -h").contains("-p, --extra-packages"));
+    assert!(print("disk-image-create --help").contains("-p, --extra-packages"));
     assert!(print("virt-dib -h").contains("-p, --element-path"));
 }
 
