@@ -32,7 +32,7 @@ impl AptConf {
         conf
     }
 
-    /// The proxy for a scheme, if one is configured. `DIRECT` means no proxy.
+    /// Returns the proxy for a scheme, if one is configured. `DIRECT` means no proxy.
     #[must_use]
     pub(crate) fn proxy(&self, scheme: &str) -> Option<&str> {
         // apt uses the http proxy for https unless configured otherwise.
@@ -74,7 +74,7 @@ impl AptConf {
     }
 }
 
-/// Whether apt reads a value as "no".
+/// Whether apt interprets a value as "no".
 #[must_use]
 pub(crate) fn is_false(value: &str) -> bool {
     ["no", "false", "without", "off", "disable", "0"]

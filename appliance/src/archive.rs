@@ -27,7 +27,7 @@ const COMPONENT: &str = "main";
 /// Maximum size of an InRelease file; real ones have about 150 KB.
 const RELEASE_MAX_BYTES: u64 = 8 << 20;
 
-/// Why the state of the archive cannot be determined.
+/// An error while determining the state of the archive.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// A download failed.
@@ -157,7 +157,7 @@ impl Archive {
         Ok(Self { suites, index, dates, warnings })
     }
 
-    /// The download of a package.
+    /// Returns the download of a package.
     #[must_use]
     pub(crate) fn item(&self, package: &Package) -> Item {
         let archive = self

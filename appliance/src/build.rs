@@ -1,4 +1,4 @@
-//! Builds an appliance, from a request to a folder of the cache:
+//! Builds an appliance, from a request to a directory of the cache:
 //!
 //! ```text
 //! request ─► mirror ─► Release files ─► indices ─► packages chosen ─► digest
@@ -61,29 +61,29 @@ const FIRST_STAGE_MIB: u32 = 1024;
 /// machine is ten times slower.
 const FIRST_STAGE_TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// Which appliance is requested, and how it may be built.
+/// The requested appliance, and how it may be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The architecture of the machine for which it is made.
+    /// The architecture of the machine for which the appliance is made.
     pub architecture: MachineArchitecture,
     /// The release's code name, one of [`RELEASES`].
     pub release: String,
     /// Packages in addition to the standard tools.
     pub extra_packages: Vec<String>,
-    /// The mirror, instead of the one of the host's apt.
+    /// The URL of the mirror to use instead of that of the host's apt.
     pub mirror: Option<String>,
     /// Additional trusted certificates, as a PEM file.
     pub ca_file: Option<PathBuf>,
-    /// vbuild's cache folder.
+    /// The path of vbuild's cache directory.
     pub cache_dir: PathBuf,
-    /// The agent that runs as `/init` in the first stage.
+    /// The path of the agent that runs as `/init` in the first stage.
     pub agent: PathBuf,
     /// Whether to check for newer packages although an appliance exists.
     pub refresh: bool,
 }
 
 impl Request {
-    /// A request for the default release and tools.
+    /// Creates a request for the default release and tools.
     #[must_use]
     pub fn new(cache_dir: PathBuf, agent: PathBuf) -> Self {
         Self {
@@ -98,8 +98,8 @@ impl Request {
         }
     }
 
-    /// The extra packages, sorted and without duplicates, so that their order does not affect the
-    /// appliance.
+    /// Returns the extra packages that are not standard tools, sorted and without duplicates, so
+    /// that their order does not affect the appliance.
     fn extras(&self) -> Vec<String> {
         let mut extras: Vec<String> = self
             .extra_packages
@@ -120,7 +120,8 @@ impl Request {
     }
 }
 
-/// The appliance of an earlier build for this request. Does not use the network.
+/// Returns the appliance of an earlier build for this request, if there is one. Does not use the
+/// network.
 ///
 /// # Errors
 /// Fails if the request is invalid or the cache cannot be read.
@@ -181,7 +182,7 @@ fn build_trusting(
     }
     let folder = cache.new_folder(&lock)?;
     if let Err(error) = plan.make_in(&folder, request, &cache, first_stage, events) {
-        // If this fails too, the next build does it.
+        // If this fails too, the next build removes the directory.
         drop(cache.remove_leftovers(&lock));
         return Err(error);
     }
@@ -198,12 +199,12 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// The appliance to build, unless it exists.
+/// The appliance to build: its digest and its packages.
 struct Plan {
     digest: String,
     client: Client,
     items: Vec<Item>,
-    /// Names and versions; the kernel's package is last.
+    /// Names, versions and digests of the packages; the kernel's package is last.
     packages: Vec<PackageEntry>,
     suites: Vec<SuiteEntry>,
 }
@@ -258,7 +259,7 @@ impl Plan {
         })
     }
 
-    /// Builds the appliance in an empty folder.
+    /// Builds the appliance in an empty directory.
     fn make_in(
         &self,
         folder: &Path,

@@ -7,12 +7,13 @@
 //!   requests/KEY         the digest of the appliance that answers a request
 //!   DIGEST/              one appliance, read-only
 //!     manifest.json  kernel  modules.cpio  root.img
+//!   suite-dates.json     the newest state of each suite that a mirror has served
 //!   initrd/…             initramfs files, one for each agent and appliance
-//!   new-PID-N/           an appliance being made; removed by the next builder
+//!   new-PID/             an appliance being made; removed by the next builder
 //! ```
 //!
-//! An appliance appears when its complete folder is renamed. A user of an appliance holds a shared
-//! lock on its manifest, so that `gc` keeps it.
+//! An appliance appears when its complete directory is renamed. A user of an appliance holds a
+//! shared lock on its manifest, so that `gc` keeps it.
 
 use std::{
     fs::{self, File},
@@ -26,20 +27,20 @@ use sha2::{Digest, Sha256};
 
 use crate::{error::Error, initramfs, manifest::Manifest};
 
-/// The name of the kernel in an appliance.
+/// The file name of the kernel in an appliance.
 pub(crate) const KERNEL_FILE: &str = "kernel";
-/// The name of the archive of modules.
+/// The file name of the archive of modules in an appliance.
 pub(crate) const MODULES_FILE: &str = "modules.cpio";
-/// The name of the tool root.
+/// The file name of the tools root in an appliance.
 pub(crate) const ROOT_FILE: &str = "root.img";
-/// The name of the manifest.
+/// The file name of the manifest in an appliance.
 pub(crate) const MANIFEST_FILE: &str = "manifest.json";
-/// Name prefix of folders in which an appliance is being built.
+/// The name prefix of directories in which an appliance is being built.
 const NEW_PREFIX: &str = "new-";
 /// Minimum age of initramfs files to be removed: younger ones may be about to be booted.
 const INITRD_AGE_MIN: Duration = Duration::from_secs(3600);
 
-/// The folder of the appliances.
+/// The part of the user's cache that contains the appliances.
 #[derive(Debug, Clone)]
 pub struct Cache {
     dir: PathBuf,
@@ -61,43 +62,44 @@ pub struct Appliance {
 }
 
 impl Appliance {
-    /// The kernel: an ELF file with a PVH entry, or otherwise a bzImage.
+    /// Returns the path of the kernel: an ELF file with a PVH entry, or otherwise a bzImage.
     #[must_use]
     pub fn kernel(&self) -> PathBuf {
         self.dir.join(KERNEL_FILE)
     }
 
-    /// The kernel's release, as in `uname -r`.
+    /// Returns the kernel's release, as in `uname -r`.
     #[must_use]
     pub fn kernel_version(&self) -> &str {
         &self.manifest.kernel.release
     }
 
-    /// The tools root: an ext4 image in a raw file, to be attached read-only.
+    /// Returns the path of the tools root: an ext4 image in a raw file, to be attached read-only.
     #[must_use]
     pub fn root_image(&self) -> PathBuf {
         self.dir.join(ROOT_FILE)
     }
 
-    /// The digest of its inputs, which is its name.
+    /// Returns the digest of the appliance's inputs, which is its name.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.manifest.digest
     }
 
-    /// The manifest of the appliance.
+    /// Returns the manifest of the appliance.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The folder of the appliance.
+    /// Returns the directory of the appliance.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The initramfs that boots this agent; created if it does not exist.
+    /// Returns the path of the initramfs that boots this agent, which is created if it does not
+    /// exist.
     ///
     /// # Errors
     /// Fails if the agent cannot be read or the cache cannot be written.
@@ -107,7 +109,8 @@ impl Appliance {
     }
 }
 
-/// Combines the initramfs of an agent and an archive of modules.
+/// Combines an agent and an archive of modules into an initramfs in `dir`, unless it exists.
+/// Returns its path.
 pub(crate) fn initrd(
     dir: &Path,
     modules: &Path,
@@ -142,18 +145,18 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 impl Cache {
-    /// The appliances below a cache folder.
+    /// Uses the appliances below a cache directory, which need not exist.
     #[must_use]
     pub fn new(cache_dir: &Path) -> Self {
         Self { dir: cache_dir.join("appliance") }
     }
 
-    /// The folder of packages and indices.
+    /// Returns the directory of packages and indices.
     pub(crate) fn files_dir(&self) -> PathBuf {
         self.dir.join("files")
     }
 
-    /// The path of the record with the newest state of each suite.
+    /// Returns the path of the record with the newest state of each suite.
     pub(crate) fn seen_dates(&self) -> PathBuf {
         self.dir.join("suite-dates.json")
     }
@@ -206,7 +209,7 @@ impl Cache {
         Ok(Some(Appliance { dir, initrd_dir: self.initrd_dir(), manifest, _in_use: in_use }))
     }
 
-    /// The recorded appliance of a request.
+    /// Returns the recorded appliance of a request; `None` if there is none.
     pub(crate) fn answer(&self, key: &str) -> Result<Option<Appliance>, Error> {
         let path = self.dir.join("requests").join(key);
         match fs::read_to_string(&path) {
@@ -224,7 +227,7 @@ impl Cache {
             .map_err(Error::file("cannot write", &path))
     }
 
-    /// Creates a folder in which to build an appliance. Requires the build lock.
+    /// Creates a directory in which to build an appliance. Requires the build lock.
     pub(crate) fn new_folder(&self, _lock: &BuildLock) -> Result<PathBuf, Error> {
         let path = self.dir.join(format!("{NEW_PREFIX}{}", std::process::id()));
         remove_folder(&path)?;
@@ -242,7 +245,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Renames a complete folder to its appliance. Requires the build lock.
+    /// Publishes a complete directory as an appliance: makes its files read-only and renames it.
+    /// Requires the build lock.
     pub(crate) fn publish(
         &self,
         _lock: &BuildLock,
@@ -263,7 +267,7 @@ impl Cache {
         fs::rename(folder, &path).map_err(Error::file("cannot publish the appliance as", &path))
     }
 
-    /// All appliances, newest first, without damaged ones.
+    /// Returns all appliances, newest first, without damaged ones.
     ///
     /// # Errors
     /// Fails if the cache cannot be read.
@@ -297,11 +301,12 @@ impl Cache {
         Ok(folders)
     }
 
-    /// Removes unused appliances that no request refers to, with `all` also those referred to; then
-    /// the packages that no remaining appliance contains.
+    /// Removes unused appliances to which no request refers (with `all`, those to which one refers,
+    /// too), the packages and indices that no remaining appliance contains, and initramfs files
+    /// that are older than an hour.
     ///
     /// # Errors
-    /// Fails if the cache cannot be read, or something cannot be removed.
+    /// Fails if the cache cannot be read, or if something cannot be removed.
     pub fn gc(&self, all: bool, waiting: &mut dyn FnMut(&Path)) -> Result<Freed, Error> {
         let mut freed = Freed::default();
         if !self.dir.exists() {
@@ -378,7 +383,7 @@ fn files_of(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect())
 }
 
-/// The disk space of a file, which is less than its length if it is sparse.
+/// Returns the disk space of a file in bytes, which is less than its length if it is sparse.
 pub(crate) fn disk_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)

@@ -16,10 +16,10 @@ use crate::{
 
 /// The path of the driver script in the tools root, which the first stage executes.
 pub(crate) const SCRIPT: &str = "/var/lib/vbuild/configure";
-/// The folder of the driver and its files; the driver finally removes it.
+/// The directory of the driver and its files, which the driver removes at the end.
 const FOLDER: &str = "var/lib/vbuild";
-/// Version of the code around the driver, increased when its results change; the driver's text and
-/// tables are part of an appliance's digest anyway.
+/// The version of the code around the driver, increased when its results change. The driver's text
+/// and tables need no version, as they are part of an appliance's digest.
 pub(crate) const VERSION: u32 = 1;
 
 const DRIVER: &str = include_str!("../guest/configure.sh");
@@ -100,7 +100,7 @@ const SKIPPED: &[(&str, &str)] = &[
     ("init-system-helpers", "postinst"),
     // Moves a diversion of earlier releases; the link is in the package.
     ("dash", "postinst"),
-    // Done on the host, where it is fast; see `root`.
+    // These are done on the host, where it is fast; see `root`.
     ("ca-certificates", "postinst"),
     ("tzdata", "postinst"),
     ("libpam-runtime", "postinst"),
@@ -144,7 +144,7 @@ fn is_needed(package: &str, kind: &str, script: &[u8]) -> bool {
     false
 }
 
-/// The scripts to run, in order: package and file name.
+/// Returns the scripts to run, in order: package and file name.
 fn scripts<'a>(packages: &[(&'a str, &Deb)]) -> Vec<(&'a str, String)> {
     let mut scripts = Vec::new();
     let mut collect = |kind: &str, wanted: &dyn Fn(&str) -> bool| {
@@ -162,7 +162,7 @@ fn scripts<'a>(packages: &[(&'a str, &Deb)]) -> Vec<(&'a str, String)> {
     scripts
 }
 
-/// A digest of all inputs that determine how a tools root is configured.
+/// Returns a digest of all inputs that determine how a tools root is configured.
 pub(crate) fn fingerprint() -> String {
     let mut digest = PartsDigest::default();
     digest.part(&VERSION.to_string()).part(DRIVER).part(WARM).part(CONFMODULE).part(UDEV_GROUPS);
@@ -176,10 +176,10 @@ pub(crate) fn fingerprint() -> String {
 }
 
 /// Adds the driver and its files to the tree. The packages are in configuration order; the tree
-/// already has their files.
+/// already contains their files.
 ///
 /// # Errors
-/// Fails if a path is blocked.
+/// Fails if a file cannot be placed in the tree.
 pub(crate) fn prepare(
     tree: &mut Tree,
     packages: &[(&str, &Deb)],
@@ -208,7 +208,8 @@ pub(crate) fn prepare(
     Ok(())
 }
 
-/// The stand-in for debconf, with the default answers to all questions.
+/// Returns the replacement of debconf's shell library, which gives the default answers to all
+/// questions.
 fn confmodule(packages: &[(&str, &Deb)]) -> String {
     let mut answers = BTreeMap::new();
     for (_, deb) in packages {
@@ -241,7 +242,7 @@ fn quote(text: &str) -> String {
 pub(crate) enum Line<'a> {
     /// A step begins.
     Step {
-        /// Its number; 0 for closing steps.
+        /// The number of the step; 0 for closing steps.
         number: usize,
         /// The total number of steps.
         total: usize,

@@ -1,7 +1,7 @@
 //! Parses dates in Release files: `Sat, 11 Jul 2026 10:16:37 UTC`.
 
-/// Seconds since the epoch of a Release date; `None` if it is malformed. Debian always writes UTC
-/// (`UTC`, `GMT`, `+0000`, `Z`); other zones are refused.
+/// Returns the seconds since the epoch of a Release date; `None` if it is malformed. Debian always
+/// writes UTC (`UTC`, `GMT`, `+0000`, `Z`); other zones are refused.
 #[must_use]
 pub(crate) fn parse(text: &str) -> Option<u64> {
     let rest = text.split_once(',').map_or(text, |(_, rest)| rest);
@@ -29,8 +29,8 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
     Some(days_since_epoch(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
-/// Days since 1970-01-01 in the Gregorian calendar. Years are counted from March, so that a leap
-/// day is the last day.
+/// Returns the days since 1970-01-01 in the Gregorian calendar. Years are counted from March, so
+/// that a leap day is the last day.
 fn days_since_epoch(year: u64, month: u64, day: u64) -> u64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leaps = year / 4 - year / 100 + year / 400;

@@ -25,11 +25,11 @@ const ENTRIES_MAX: usize = 500_000;
 /// Control files that only package builders need.
 const CONTROL_LEFT_OUT: &[&str] = &["shlibs", "symbols"];
 
-/// Why a package cannot be read.
+/// An error while reading a package.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the package `{}`", path.display())]
 pub struct DebError {
-    /// The file.
+    /// The path of the package.
     pub path: PathBuf,
     /// The cause.
     #[source]
@@ -39,7 +39,7 @@ pub struct DebError {
 /// The content of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// In a spool file.
+    /// Content that is stored in a spool file.
     Spool {
         /// The number of the spool file.
         spool: usize,
@@ -48,12 +48,12 @@ pub(crate) enum Content {
         /// The length in bytes.
         length: u64,
     },
-    /// In memory.
+    /// Content that is stored in memory.
     Bytes(Vec<u8>),
 }
 
 impl Content {
-    /// The length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub(crate) fn len(&self) -> u64 {
         match self {
@@ -62,7 +62,7 @@ impl Content {
         }
     }
 
-    /// Whether there are none.
+    /// Whether the content is empty.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
@@ -88,7 +88,7 @@ impl Read for Slice<'_> {
 }
 
 impl Content {
-    /// A reader of the content.
+    /// Returns a reader of the content.
     ///
     /// # Errors
     /// Fails if the spool file is not among the given ones.
@@ -107,7 +107,7 @@ impl Content {
     /// Reads the content into memory.
     ///
     /// # Errors
-    /// Fails if it cannot be read, or is shorter than recorded.
+    /// Fails if the content cannot be read, or is shorter than recorded.
     pub(crate) fn read(&self, spools: &[File]) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.open(spools)?.read_to_end(&mut bytes)?;
@@ -159,7 +159,7 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// The metadata of a file created by this crate, owned by root.
+    /// Returns the metadata of a file created by this crate, owned by root.
     #[must_use]
     pub(crate) fn root(mode: u16) -> Self {
         Self { mode, ..Self::default() }
@@ -169,7 +169,7 @@ impl Meta {
 /// A file of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Its path without a leading slash; empty for the root.
+    /// The path of the file without a leading slash; empty for the root.
     pub path: String,
     /// The type of the file, with its content or target.
     pub kind: Kind,
@@ -192,7 +192,7 @@ pub(crate) struct Deb {
 /// An append-only file of contents, which several packages share.
 #[derive(Debug)]
 pub(crate) struct Spool {
-    /// Its number, as in [`Content::Spool`].
+    /// The number of the spool file, as in [`Content::Spool`].
     pub number: usize,
     file: io::BufWriter<File>,
     end: u64,
@@ -226,7 +226,7 @@ impl Spool {
 /// Reads a package. `keep` decides by path which files are kept.
 ///
 /// # Errors
-/// Fails if it is not a Debian package, or cannot be read.
+/// Fails if the file is not a Debian package, or cannot be read.
 pub(crate) fn read(
     path: &Path,
     spool: &mut Spool,
@@ -363,8 +363,7 @@ fn read_kind<R: Read>(entry: &mut tar::Entry<'_, R>, spool: &mut Spool) -> io::R
     })
 }
 
-/// Normalizes an archive path: removes `./` and slashes at the ends, and refuses a path that leads
-/// out.
+/// Normalises an archive path: removes empty and `.` components, and refuses a path with `..`.
 fn clean_path(path: &[u8]) -> io::Result<String> {
     let text = std::str::from_utf8(path).map_err(|_| invalid("a file name is not UTF-8"))?;
     let mut parts = Vec::new();

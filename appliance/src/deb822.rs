@@ -18,8 +18,8 @@ pub(crate) struct Paragraph {
 }
 
 impl Paragraph {
-    /// The value of a field. Continuation lines are joined by newlines, each without its leading
-    /// space.
+    /// Returns the value of a field. Continuation lines are joined by newlines, each without its
+    /// leading space.
     #[must_use]
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.fields
@@ -30,7 +30,7 @@ impl Paragraph {
 }
 
 impl Paragraph {
-    /// The fields in file order.
+    /// Returns the fields in file order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -45,13 +45,13 @@ pub(crate) struct Reader<R> {
 }
 
 impl<R: BufRead> Reader<R> {
-    /// A reader that keeps every field.
+    /// Creates a reader that keeps every field.
     pub(crate) fn new(input: R) -> Self {
         Self { input, line: String::new(), keep: None }
     }
 
-    /// A reader that keeps only the named fields, which avoids most of the work for a package
-    /// index.
+    /// Creates a reader that keeps only the named fields, which avoids most of the work for a
+    /// package index.
     pub(crate) fn keeping(input: R, fields: &'static [&'static str]) -> Self {
         Self { input, line: String::new(), keep: Some(fields) }
     }
@@ -71,10 +71,10 @@ impl<R: BufRead> Reader<R> {
         Ok(true)
     }
 
-    /// The next paragraph; `None` at the end of the input.
+    /// Reads the next paragraph; returns `None` at the end of the input.
     ///
     /// # Errors
-    /// Fails if reading fails, or if a line is neither a field nor a continuation.
+    /// Fails if the input cannot be read, or if a line is neither a field nor a continuation.
     pub(crate) fn next_paragraph(&mut self) -> io::Result<Option<Paragraph>> {
         let mut paragraph = Paragraph::default();
         let mut seen = false;

@@ -1,5 +1,5 @@
 //! Writes dpkg's database of the tools root as dpkg would: installed packages, their files, and
-//! trigger interests. So apt, dpkg and maintainer scripts get correct answers from it.
+//! trigger interests. With it, apt, dpkg and maintainer scripts get correct answers.
 
 use std::collections::BTreeMap;
 
@@ -25,14 +25,14 @@ pub(crate) struct Installed<'a> {
     pub conffiles: Vec<(String, String)>,
 }
 
-/// The MD5 digest that dpkg records for a configuration file. It only shows whether the
+/// Returns the MD5 digest that dpkg records for a configuration file. It only shows whether the
 /// administrator changed the file; no trust depends on it.
 #[must_use]
 pub(crate) fn conffile_digest(bytes: &[u8]) -> String {
     hex::encode(Md5::digest(bytes))
 }
 
-/// The paths of a package's configuration files.
+/// Returns the paths of a package's configuration files.
 pub(crate) fn conffiles(deb: &Deb) -> impl Iterator<Item = &str> {
     lines(deb, "conffiles")
         // A line may begin with a flag: `remove-on-upgrade /etc/x`.
@@ -50,8 +50,8 @@ fn lines<'a>(deb: &'a Deb, file: &str) -> impl Iterator<Item = &'a str> {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// The prefix of a package's files in the database; it includes the architecture for packages that
-/// can be installed for several.
+/// Returns the name prefix of a package's files in the database. It includes the architecture for
+/// packages that can be installed for several.
 #[must_use]
 pub(crate) fn info_name(name: &str, deb: &Deb) -> String {
     let control = deb.control.get("control").map(Vec::as_slice).unwrap_or_default();
@@ -66,7 +66,7 @@ pub(crate) fn info_name(name: &str, deb: &Deb) -> String {
 /// Writes the database into the tree.
 ///
 /// # Errors
-/// Fails if a path is blocked.
+/// Fails if a file cannot be placed in the tree.
 pub(crate) fn write(tree: &mut Tree, packages: &[Installed<'_>]) -> Result<(), TreeError> {
     let mut status = String::new();
     let mut triggers: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -110,7 +110,8 @@ pub(crate) fn write(tree: &mut Tree, packages: &[Installed<'_>]) -> Result<(), T
     write_triggers(tree, &triggers)
 }
 
-/// Path triggers are in one file; each named trigger has its own file.
+/// Writes the interests in path triggers to one file, and those in each named trigger to a file of
+/// its own.
 fn write_triggers(
     tree: &mut Tree,
     triggers: &BTreeMap<String, Vec<String>>,
@@ -132,8 +133,8 @@ fn write_triggers(
     tree.write(&format!("{ADMIN_DIR}/triggers/File"), 0o644, file_triggers)
 }
 
-/// A package's paragraph in the status file: its control file, with the status after the name and
-/// the digests of configuration files at the end.
+/// Returns a package's paragraph in the status file: its control file, with the status after the
+/// name and the digests of configuration files at the end.
 fn stanza(package: &Installed<'_>) -> String {
     let control = package.deb.control.get("control").map(Vec::as_slice).unwrap_or_default();
     let control = String::from_utf8_lossy(control);

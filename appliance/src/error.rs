@@ -10,7 +10,7 @@ use crate::{
     solve::SolveError,
 };
 
-/// Why no appliance is available.
+/// An error while building or finding an appliance.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The release is not supported.
@@ -76,7 +76,7 @@ pub enum Error {
         /// The image.
         path: PathBuf,
     },
-    /// A file or folder of the cache cannot be used.
+    /// A file or directory of the cache cannot be used.
     #[error("{action} `{}`", path.display())]
     File {
         /// The action: `cannot …`.
@@ -87,10 +87,10 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The manifest of a cached appliance is damaged.
+    /// The manifest of an appliance in the cache is damaged.
     #[error("the appliance `{}` has a damaged manifest ({why})", path.display())]
     Manifest {
-        /// The manifest.
+        /// The path of the manifest.
         path: PathBuf,
         /// The reason.
         why: String,
@@ -117,7 +117,7 @@ pub enum ErrorKind {
 }
 
 impl Error {
-    /// The kind of the error.
+    /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         if self.is_disk_full() {
@@ -139,7 +139,7 @@ impl Error {
         }
     }
 
-    /// A remedy for the user.
+    /// Returns a hint for the user, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {

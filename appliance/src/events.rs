@@ -20,7 +20,7 @@ pub enum Phase {
     Configure,
 }
 
-/// An event.
+/// An event of an appliance build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<'a> {
     /// Another vbuild process builds an appliance in the same cache; this one waits for its lock.
@@ -41,7 +41,7 @@ pub enum Event<'a> {
     },
     /// A configuration step begins.
     Step {
-        /// Its number, from 1.
+        /// The number of the step, from 1; for a closing step, the total.
         number: usize,
         /// The total number of steps.
         total: usize,

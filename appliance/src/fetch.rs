@@ -1,4 +1,4 @@
-//! Downloads files into a folder, named by digest: in parallel, with resuming, and visible under
+//! Downloads files into a directory, named by digest: in parallel, with resuming, and visible under
 //! their name only after the digest is verified.
 
 use std::{
@@ -25,8 +25,8 @@ const CONNECTIONS: usize = 6;
 /// Bytes read from a file per call.
 const BUFFER_BYTES: usize = 128 << 10;
 
-/// A client with the proxies of the environment, or else those of apt, and with the additional
-/// certificates of a PEM file.
+/// Creates a client with the proxies of the environment, or otherwise those of apt, and with the
+/// additional certificates of a PEM file.
 ///
 /// # Errors
 /// Fails if the file cannot be read or contains no certificate, or if a proxy is unusable.
@@ -53,9 +53,10 @@ pub(crate) fn client(ca_file: Option<&Path>, apt: &AptConf) -> Result<Client, Do
 /// A file to download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Item {
-    /// Its URLs; the next one is tried if a server responds that it does not have the file.
+    /// The URLs of the file; the next one is tried if a server responds that it does not have the
+    /// file.
     pub urls: Vec<String>,
-    /// Its digest in lower-case hexadecimal digits.
+    /// The SHA-256 digest of the file in lower-case hexadecimal digits.
     pub sha256: String,
     /// The size of the file in bytes.
     pub size: u64,
@@ -72,13 +73,13 @@ pub struct Progress {
     pub fetched_bytes: u64,
 }
 
-/// The path of a file in the folder.
+/// Returns the path of a file in the directory.
 #[must_use]
 pub(crate) fn path_of(dir: &Path, sha256: &str) -> PathBuf {
     dir.join(sha256)
 }
 
-/// Downloads all items into the folder in parallel, with progress reports. Existing files are
+/// Downloads all items into the directory in parallel, with progress reports. Existing files are
 /// verified instead.
 ///
 /// # Errors
@@ -181,10 +182,10 @@ fn is_intact(path: &Path, item: &Item) -> bool {
     intact
 }
 
-/// The SHA-256 digest of a file in hexadecimal digits.
+/// Returns the SHA-256 digest of a file in hexadecimal digits.
 ///
 /// # Errors
-/// Fails if it cannot be read.
+/// Fails if the file cannot be read.
 pub(crate) fn digest_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();

@@ -25,11 +25,11 @@ const LINE_MAX_BYTES: usize = 4096;
 /// `/run` and `/tmp`; execute the script in it as root; unmount; power off. It needs no network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirstStageSpec {
-    /// An ELF file with a PVH entry, or a bzImage.
+    /// The path of the kernel: an ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
-    /// The initramfs with the agent.
+    /// The path of the initramfs with the agent.
     pub initrd: PathBuf,
-    /// An ext4 filesystem in a raw file.
+    /// The path of the root image: an ext4 filesystem in a raw file.
     pub root_image: PathBuf,
     /// The path of the script inside the image; it takes no arguments.
     pub script: &'static str,
@@ -39,7 +39,7 @@ pub struct FirstStageSpec {
     pub timeout: Duration,
 }
 
-/// Runs the first stage.
+/// A machine that can run the first stage.
 pub trait FirstStage {
     /// Runs the script and returns its exit status, or 128 plus the signal that killed it. Standard
     /// output and standard error are passed to `output` as they arrive, in pieces of any size.

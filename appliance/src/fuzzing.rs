@@ -73,7 +73,7 @@ pub fn package(bytes: &[u8]) {
 /// Compares three versions, whose order must be total.
 ///
 /// # Panics
-/// Panics if it is not.
+/// Panics if the order is not total.
 pub fn versions(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut parts = text.splitn(3, '\n');

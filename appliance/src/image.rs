@@ -1,6 +1,6 @@
 //! Writes a tree as an ext4 image, directly from the contents of packages: owners, modes, setuid
 //! bits, links, device nodes and extended attributes are as in the packages, which an unprivileged
-//! user could not create in a folder.
+//! user could not create in a directory.
 
 use std::{
     collections::HashMap,
@@ -24,16 +24,16 @@ const BYTES_PER_INODE: u64 = 16_384;
 /// files; afterwards the image is read-only.
 const JOURNAL_BLOCKS: u32 = 1024;
 
-/// Why an image cannot be written.
+/// An error while writing an image.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The filesystem cannot hold the tree.
+    /// The filesystem cannot be laid out for the tree.
     #[error("cannot lay out the file system of the tool root")]
     Layout(#[source] mkext4::Error),
     /// The file cannot be written.
     #[error("cannot write the image `{}`", path.display())]
     Write {
-        /// The image.
+        /// The path of the image.
         path: PathBuf,
         /// The cause.
         #[source]
@@ -55,7 +55,7 @@ pub(crate) struct ImageOptions {
     pub time: u32,
 }
 
-/// The result of writing.
+/// The result of writing an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ImageSummary {
     /// The size of the filesystem in bytes.
@@ -100,7 +100,7 @@ pub(crate) fn write(
     Ok(ImageSummary { size_bytes: summary.image_len, data_bytes: summary.data_bytes, inodes })
 }
 
-/// A filesystem size for the tree and the free space, with the metadata of both.
+/// Returns a filesystem size for the tree and the free space, with the metadata of both.
 fn size_for(tree: &Tree, free_bytes: u64) -> u64 {
     let (mut bytes, mut inodes) = (0, 0);
     tree.for_each(&mut |node, _| {

@@ -86,7 +86,7 @@ pub(crate) struct Package {
     pub version: String,
     /// Whether the package is essential.
     pub essential: bool,
-    /// Its priority, which selects among providers of a virtual package.
+    /// The priority of the package, which selects among providers of a virtual package.
     pub priority: String,
     /// `Depends` and `Pre-Depends`, unparsed, since they are needed for few packages.
     pub depends: String,
@@ -94,13 +94,13 @@ pub(crate) struct Package {
     pub provides: String,
     /// `Conflicts` and `Breaks`, unparsed.
     pub conflicts: String,
-    /// The path of its file, relative to the root of the archive.
+    /// The path of the package's file, relative to the root of the archive.
     pub filename: String,
-    /// The file's size in bytes.
+    /// The size of the package's file in bytes.
     pub size: u64,
-    /// The file's digest, 64 hexadecimal digits.
+    /// The SHA-256 digest of the package's file, 64 hexadecimal digits.
     pub sha256: String,
-    /// The index of its archive in the caller's list.
+    /// The index of the package's archive in the caller's list.
     pub archive: u8,
 }
 
@@ -169,7 +169,7 @@ impl Package {
 /// Size of a block of text that is compressed as a unit: small enough that a lookup takes a tenth
 /// of a millisecond, large enough to compress well.
 const BLOCK_BYTES: usize = 64 << 10;
-/// The fastest level; the indices are read once and kept for seconds.
+/// The compression level of a block: the fastest, as indices are read once and kept for seconds.
 const BLOCK_LEVEL: i32 = 1;
 
 /// The position of a package in the compressed text.
@@ -195,7 +195,7 @@ pub(crate) struct Index {
     slots: Vec<Slot>,
     blocks: Vec<Vec<u8>>,
     open_block: String,
-    /// The hash of a virtual package's name, with the number of a provider.
+    /// Pairs of the hash of a virtual package's name and the number of a provider.
     providers: Vec<(u64, u32)>,
 }
 
@@ -251,8 +251,8 @@ impl Index {
         Ok(())
     }
 
-    /// Sorts the packages: of two versions of a package the later is kept, of equal ones that of
-    /// the first archive. Must be called once, at the end.
+    /// Sorts the packages and removes duplicates: of several versions of a package the latest is
+    /// kept, and of equal ones that of the first archive. Must be called once, at the end.
     ///
     /// # Errors
     /// Fails if the last block cannot be compressed.
@@ -298,14 +298,14 @@ impl Index {
         self.read(&self.slots[place])
     }
 
-    /// The essential packages, sorted by name.
+    /// Returns the essential packages, sorted by name.
     #[must_use]
     pub(crate) fn essential(&self) -> Vec<Package> {
         self.slots.iter().filter(|slot| slot.essential).filter_map(|slot| self.read(slot)).collect()
     }
 
-    /// The packages that provide what a dependency needs, best first: by priority, then by name, so
-    /// that the choice is deterministic.
+    /// Returns the packages that provide what a dependency needs, best first: by priority, then by
+    /// name, so that the choice is deterministic.
     #[must_use]
     pub(crate) fn providers(&self, wanted: &Alternative) -> Vec<Package> {
         let hash = name_hash(&wanted.name);
@@ -324,7 +324,7 @@ impl Index {
     }
 }
 
-/// The rank of a priority; smaller is more important.
+/// Returns the rank of a priority; smaller is more important.
 fn priority_rank(priority: &str) -> u8 {
     match priority {
         "required" => 0,

@@ -60,7 +60,7 @@ impl Archive {
     }
 }
 
-/// The archive with the modules and their list.
+/// Builds the archive with the modules and their list.
 ///
 /// # Errors
 /// Fails if a module is larger than 4 GiB.
@@ -81,7 +81,7 @@ pub(crate) fn modules_archive(modules: &[Module]) -> io::Result<Vec<u8>> {
     archive.finish()
 }
 
-/// The archive with the agent and its first mount points.
+/// Builds the archive with the agent and its first mount points.
 ///
 /// # Errors
 /// Fails if the agent is larger than 4 GiB.
@@ -90,7 +90,7 @@ pub(crate) fn agent_archive(agent: &[u8]) -> io::Result<Vec<u8>> {
     for directory in ["dev", "proc", "sys", "run", "tmp"] {
         archive.directory(directory)?;
     }
-    // The kernel opens it for init's standard streams, before anything is mounted.
+    // The kernel opens this for init's standard streams, before anything is mounted.
     archive.entry("dev/console", S_IFCHR | 0o600, (5, 1), &[])?;
     archive.entry("dev/null", S_IFCHR | 0o666, (1, 3), &[])?;
     archive.file("init", 0o755, agent)?;

@@ -112,7 +112,7 @@ const USELESS: &[&str] = &[
     "sound/",
 ];
 
-/// Why no kernel is available.
+/// An error while finding or extracting the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The release has no such kernel.
@@ -140,7 +140,7 @@ pub enum KernelError {
 /// The content extracted from a kernel package.
 #[derive(Debug)]
 pub(crate) struct Kernel {
-    /// Its release, as in `uname -r`.
+    /// The kernel's release, as in `uname -r`.
     pub version: String,
     /// The bzImage, in the spool.
     pub image: Content,
@@ -150,10 +150,10 @@ pub(crate) struct Kernel {
     pub tool_root_paths: BTreeSet<String>,
 }
 
-/// The package that a kernel metapackage depends on.
+/// Returns the package that a kernel metapackage depends on.
 ///
 /// # Errors
-/// Fails if the release does not have it.
+/// Fails if the release does not have the metapackage or its kernel package.
 pub(crate) fn find(index: &Index, metapackage: &str) -> Result<Package, KernelError> {
     let missing = || KernelError::NoPackage { name: metapackage.to_owned() };
     let meta = index.get(metapackage).ok_or_else(missing)?;
@@ -171,7 +171,7 @@ pub(crate) fn wanted(path: &str) -> bool {
     path.starts_with("boot/vmlinuz-") || in_modules(path).is_some()
 }
 
-/// The kernel release and the remaining path below `lib/modules`; since trixie, below
+/// Returns the kernel release and the remaining path below `lib/modules`; since trixie, below
 /// `usr/lib/modules`.
 fn in_modules(path: &str) -> Option<(&str, &str)> {
     let path = path.strip_prefix("usr/").unwrap_or(path);
@@ -181,7 +181,7 @@ fn in_modules(path: &str) -> Option<(&str, &str)> {
 /// Extracts the kernel from its unpacked package.
 ///
 /// # Errors
-/// Fails if a part is missing.
+/// Fails if a part is missing, or if a module cannot be used.
 pub(crate) fn take(package: &str, deb: &Deb, spools: &[File]) -> Result<Kernel, KernelError> {
     let incomplete = |what| KernelError::Incomplete { package: package.to_owned(), what };
     let file = |prefix: &str| -> Option<(&str, &Content)> {

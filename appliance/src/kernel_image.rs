@@ -31,8 +31,8 @@ const SECTOR_BYTES: usize = 512;
 /// The note with the 32-bit PVH entry: XEN_ELFNOTE_PHYS32_ENTRY of the owner `Xen`.
 const NOTE_PVH_ENTRY: u32 = 18;
 
-/// The ELF file in a bzImage, if it can be started directly. `None` if the payload format is
-/// unknown, or if the kernel has no PVH entry: then machines start the bzImage itself.
+/// Returns the ELF file in a bzImage, if it can be started directly. `None` if the payload format
+/// is unknown, or if the kernel has no PVH entry: then machines start the bzImage itself.
 pub(crate) fn unpacked(bzimage: &[u8]) -> Option<Vec<u8>> {
     let elf = unpack(payload(bzimage)?).ok()??;
     has_pvh_entry(&elf).then_some(elf)

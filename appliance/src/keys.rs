@@ -9,7 +9,8 @@ use pgp::{
     types::{KeyDetails, VerifyingKey},
 };
 
-/// What a key may sign. With separate roles, the key of one archive cannot sign for the other.
+/// The archive for which a key may sign. With separate roles, the key of one archive cannot sign
+/// for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The main archive: a release and its updates.
@@ -26,10 +27,10 @@ pub(crate) struct Trust {
 }
 
 impl Trust {
-    /// The built-in keys of Debian.
+    /// Returns the built-in keys of Debian.
     ///
     /// # Errors
-    /// Fails if a built-in file does not contain the key of its fingerprint.
+    /// Fails if a built-in file does not contain the key with its fingerprint.
     pub(crate) fn debian() -> Result<Self, SignatureError> {
         Ok(Self {
             archive: Keyring::debian(Role::Archive)?,
@@ -37,14 +38,14 @@ impl Trust {
         })
     }
 
-    /// One key for all roles, for a mirror of a test.
+    /// Trusts one key for all roles, for the mirror of a test.
     #[cfg(test)]
     pub(crate) fn only(key: SignedPublicKey) -> Self {
         let keyring = Keyring { keys: vec![key] };
         Self { archive: keyring.clone(), security: keyring }
     }
 
-    /// The keys of a role.
+    /// Returns the keys of a role.
     pub(crate) fn keyring(&self, role: Role) -> &Keyring {
         match role {
             Role::Archive => &self.archive,
@@ -91,7 +92,7 @@ const TRUSTED: &[Entry] = &[
     ),
 ];
 
-/// Why a signed text is not trusted.
+/// An error while verifying a signed text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// The text is not in the cleartext signature format.
@@ -125,10 +126,10 @@ pub(crate) struct Keyring {
 }
 
 impl Keyring {
-    /// The built-in keys of a role.
+    /// Returns the built-in keys of a role.
     ///
     /// # Errors
-    /// Fails if a built-in file does not contain the key of its fingerprint.
+    /// Fails if a built-in file does not contain the key with its fingerprint.
     pub(crate) fn debian(role: Role) -> Result<Self, SignatureError> {
         let mut keys = Vec::new();
         for (_, fingerprint, text) in TRUSTED.iter().filter(|(for_role, ..)| *for_role == role) {
@@ -221,7 +222,7 @@ fn made_at(signature: &Signature) -> u64 {
     signature.created().map_or(0, |time| u64::from(time.as_secs()))
 }
 
-/// The newest signature that passes `valid`: it states a key's current expiry.
+/// Returns the newest signature that passes `valid`: it states a key's current expiry.
 fn newest<'a>(
     signatures: impl Iterator<Item = &'a Signature>,
     valid: impl Fn(&Signature) -> bool,
@@ -229,8 +230,8 @@ fn newest<'a>(
     signatures.filter(|signature| valid(signature)).max_by_key(|signature| made_at(signature))
 }
 
-/// The validity of the primary key by its newest self-signature. Self-signatures of old keys may
-/// use SHA-1; they are trusted, since the pinned fingerprints cover them.
+/// Returns the validity of the primary key by its newest self-signature. Self-signatures of old
+/// keys may use SHA-1; they are trusted, since the pinned fingerprints cover them.
 fn primary_validity(key: &SignedPublicKey) -> Option<Validity> {
     let primary = &key.primary_key;
     let by_user = key.details.users.iter().filter_map(|user| {
@@ -292,8 +293,8 @@ fn verifies(signature: &Signature, key: &impl VerifyingKey, text: &str) -> bool 
     signature.verify(key, text.as_bytes()).is_ok()
 }
 
-/// The validity of a signing subkey: bound to its primary key, allowed to sign, with a valid back
-/// signature, not revoked.
+/// Returns the validity of a signing subkey. The subkey must be bound to its primary key, allowed
+/// to sign, confirmed by a valid back signature, and not revoked.
 fn subkey_validity(
     key: &SignedPublicKey,
     subkey: &pgp::composed::SignedPublicSubKey,

@@ -37,7 +37,7 @@ pub struct Manifest {
     pub created: u64,
     /// Bytes downloaded for its packages.
     pub download_bytes: u64,
-    /// Disk space of its tools root in bytes.
+    /// The disk space of the tools root in bytes.
     pub root_bytes: u64,
 }
 
@@ -45,11 +45,11 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KernelEntry {
-    /// The name of its package.
+    /// The name of the kernel's package.
     pub package: String,
-    /// The package's version.
+    /// The version of the kernel's package.
     pub version: String,
-    /// Its release, as in `uname -r`.
+    /// The kernel's release, as in `uname -r`.
     pub release: String,
 }
 
@@ -61,7 +61,7 @@ pub struct PackageEntry {
     pub name: String,
     /// The version of the package.
     pub version: String,
-    /// The digest of its file.
+    /// The SHA-256 digest of the package's file.
     pub sha256: String,
 }
 
@@ -71,7 +71,7 @@ pub struct PackageEntry {
 pub struct SuiteEntry {
     /// The code name of the suite.
     pub name: String,
-    /// The date of its Release file.
+    /// The date of the suite's Release file.
     pub date: String,
 }
 
@@ -79,7 +79,7 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// Fails if it cannot be read, is damaged, or has another format version.
+    /// Fails if the file cannot be read, is damaged, or has another format version.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let bad = |why: String| Error::Manifest { path: path.to_owned(), why };
         let text = fs::read(path).map_err(Error::file("cannot read", path))?;
@@ -102,7 +102,8 @@ impl Manifest {
     }
 }
 
-/// The key of a request: the requested release and packages, and the version of the build rules.
+/// Returns the key of a request: a digest of the requested architecture, release and packages, and
+/// of the version of the build rules.
 #[must_use]
 pub(crate) fn request_key(
     architecture: MachineArchitecture,
@@ -122,7 +123,7 @@ pub(crate) fn request_key(
     digest.finish()
 }
 
-/// The digest of an appliance: its request and the selected packages.
+/// Returns the digest of an appliance: of its request and the selected packages.
 #[must_use]
 pub(crate) fn appliance_digest(request_key: &str, packages: &[PackageEntry]) -> String {
     let mut digest = PartsDigest::default();

@@ -15,7 +15,7 @@ const MAIN_PATH: &str = "debian";
 /// The path of the security archive, relative to a mirror's root.
 const SECURITY_PATH: &str = "debian-security";
 
-/// Why no mirror is available.
+/// An error while determining the mirror.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
     /// The host's configuration does not name a Debian archive.
@@ -62,11 +62,11 @@ pub struct Suite {
 }
 
 impl Mirror {
-    /// The mirror at a URL: its root, below which both archives are, or the URL of its main
-    /// archive.
+    /// Returns the mirror at a URL, which is the mirror's root, below which both archives are, or
+    /// the URL of one of its archives.
     ///
     /// # Errors
-    /// Fails if it is not an http URL.
+    /// Fails if it is not an http or https URL.
     pub fn from_url(url: &str) -> Result<Self, MirrorError> {
         let root = url.trim_end_matches('/');
         if !is_http(root) {
@@ -82,18 +82,18 @@ impl Mirror {
         })
     }
 
-    /// The mirror in the host's apt sources.
+    /// Returns the mirror in the host's apt sources.
     ///
     /// # Errors
-    /// Fails if there are no sources, or if none of them is Debian's.
+    /// Fails if a source list cannot be read, or if none of the sources is a Debian archive.
     pub fn from_host() -> Result<Self, MirrorError> {
         Self::from_apt(Path::new(APT_DIR))
     }
 
-    /// The mirror in the sources of a directory laid out like `/etc/apt`.
+    /// Returns the mirror in the sources of a directory laid out like `/etc/apt`.
     ///
     /// # Errors
-    /// Fails like [`Mirror::from_host`].
+    /// Fails if a source list cannot be read, or if none of the sources is a Debian archive.
     pub fn from_apt(dir: &Path) -> Result<Self, MirrorError> {
         let uris = source_uris(dir)?;
         let ends = |path: &str| {
@@ -114,7 +114,7 @@ impl Mirror {
         }
     }
 
-    /// The suites of a release.
+    /// Returns the suites of a release.
     #[must_use]
     pub fn suites(&self, release: &str) -> Vec<Suite> {
         let suite =
@@ -135,8 +135,8 @@ fn is_http(uri: &str) -> bool {
     })
 }
 
-/// The http URIs of all enabled binary sources in apt's order: `sources.list`, then
-/// `sources.list.d` by name.
+/// Returns the http and https URIs of all enabled binary sources in apt's order: `sources.list`,
+/// then `sources.list.d` by name.
 fn source_uris(dir: &Path) -> Result<Vec<String>, MirrorError> {
     let mut files = vec![dir.join("sources.list")];
     if let Ok(entries) = fs::read_dir(dir.join("sources.list.d")) {
@@ -167,7 +167,7 @@ fn source_uris(dir: &Path) -> Result<Vec<String>, MirrorError> {
 fn expand(apt_dir: &Path, uri: String) -> Vec<String> {
     let Some(path) = uri.strip_prefix("mirror+file:") else { return vec![uri] };
     let path = Path::new("/").join(path.trim_start_matches('/'));
-    // In another directory than the host's, the path is relative to that.
+    // If the apt directory is another one than the host's, the path is in that directory.
     let path = match path.strip_prefix(APT_DIR) {
         Ok(rest) => apt_dir.join(rest),
         Err(_) => path,

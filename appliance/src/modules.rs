@@ -18,15 +18,15 @@ use crate::{
 /// MB.
 const MODULE_MAX_BYTES: u64 = 128 << 20;
 
-/// Why the modules cannot be used.
+/// An error while using the modules of a kernel package.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
     /// A module does not exist as a file and is not built in.
     #[error("the kernel has no module `{name}`{}", needed_by.as_ref().map(|by| format!(", which `{by}` needs")).unwrap_or_default())]
     Missing {
-        /// The module.
+        /// The name of the missing module.
         name: String,
-        /// The module that needs it.
+        /// The module that needs it, if it was not requested itself.
         needed_by: Option<String>,
     },
     /// A module cannot be read.
@@ -58,7 +58,7 @@ pub(crate) struct Modules<'a> {
 /// A module, ready to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Module {
-    /// Its name in the kernel, with underscores.
+    /// The name of the module in the kernel, with underscores.
     pub name: String,
     /// The path of the module in the package.
     pub path: String,
@@ -66,8 +66,8 @@ pub(crate) struct Module {
     pub bytes: Vec<u8>,
 }
 
-/// The name of the module at a path, if it is one. The kernel uses underscores in names, whatever
-/// the file names contain.
+/// Returns the name of the module at a path, if it is one. The kernel uses underscores in names,
+/// whatever the file names contain.
 fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let (stem, suffix) = file.split_once(".ko")?;
@@ -75,7 +75,7 @@ fn module_name(path: &str) -> Option<String> {
 }
 
 impl<'a> Modules<'a> {
-    /// The modules of an unpacked kernel package.
+    /// Collects the modules of an unpacked kernel package.
     ///
     /// # Errors
     /// Fails if its list of built-in modules cannot be read.
@@ -95,7 +95,7 @@ impl<'a> Modules<'a> {
         Ok(modules)
     }
 
-    /// Modules with all their dependencies, in loading order, without built-in ones.
+    /// Returns modules with all their dependencies, in loading order, without built-in ones.
     ///
     /// # Errors
     /// Fails if a module is missing or cannot be read.
@@ -130,10 +130,10 @@ impl<'a> Modules<'a> {
         Ok(())
     }
 
-    /// The paths of all modules for which `keep` is true, and of their dependencies.
+    /// Returns the paths of all modules for which `keep` is true, and of their dependencies.
     ///
     /// # Errors
-    /// Fails like [`Modules::closure`].
+    /// Fails if a module cannot be read.
     pub(crate) fn paths(
         &self,
         keep: &dyn Fn(&str) -> bool,
@@ -165,10 +165,10 @@ impl<'a> Modules<'a> {
         Ok(Some(Module { name: name.to_owned(), path: file.path.clone(), bytes }))
     }
 
-    /// Reads and decompresses a file of the package.
+    /// Reads a file of the package, without decompressing it.
     ///
     /// # Errors
-    /// Fails if it cannot be read.
+    /// Fails if the file cannot be read.
     pub(crate) fn content(&self, path: &str, content: &Content) -> Result<Vec<u8>, ModuleError> {
         content
             .read(self.spools)
@@ -188,7 +188,7 @@ fn unpack(path: &str, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     Ok(module)
 }
 
-/// The dependencies of a module: the `depends=` lines in its `.modinfo` section.
+/// Returns the dependencies of a module: the `depends=` lines in its `.modinfo` section.
 fn depends(module: &Module) -> Result<Vec<String>, ModuleError> {
     let bad = |why: String| ModuleError::Read {
         path: module.path.clone(),

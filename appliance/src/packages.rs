@@ -3,8 +3,8 @@
 
 use architecture::MachineArchitecture;
 
-/// The kernel: the flavor for virtual machines, a quarter of the size of the general one, with ext4
-/// built in.
+/// Returns the name of the kernel package: the flavour for virtual machines, a quarter of the size
+/// of the general one, with ext4 built in.
 pub(crate) fn kernel(architecture: MachineArchitecture) -> &'static str {
     match architecture {
         MachineArchitecture::Amd64 => "linux-image-cloud-amd64",
@@ -12,7 +12,8 @@ pub(crate) fn kernel(architecture: MachineArchitecture) -> &'static str {
     }
 }
 
-/// The tools of an architecture, in addition to the essential packages and their dependencies.
+/// Returns the tools of an architecture, in addition to the essential packages and their
+/// dependencies.
 pub(crate) fn tools(architecture: MachineArchitecture) -> impl Iterator<Item = &'static str> {
     let boot_loaders = match architecture {
         MachineArchitecture::Amd64 => ["grub-pc-bin", "grub-efi-amd64-bin"].as_slice(),

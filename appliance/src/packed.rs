@@ -24,12 +24,12 @@ pub(crate) fn zstd<'a, R: BufRead>(input: R) -> io::Result<zstd::Decoder<'a, R>>
     Ok(decoder)
 }
 
-/// Fails if more than the limit is read; [`Read::take`] would end silently.
+/// Limits a reader: reading more than `bytes` bytes fails, where [`Read::take`] would end silently.
 pub(crate) fn at_most<R: Read>(input: R, bytes: u64) -> AtMost<R> {
     AtMost { input, limit: bytes, left: bytes }
 }
 
-/// A reader with a limit.
+/// A reader that fails if its limit is exceeded.
 #[derive(Debug)]
 pub(crate) struct AtMost<R> {
     input: R,

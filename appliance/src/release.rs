@@ -15,7 +15,7 @@ const EXPIRY_GRACE_SECONDS: u64 = 3 * 86_400;
 /// How far in the future a Release file may be dated, since hosts may have wrong clocks.
 const CLOCK_LEEWAY_SECONDS: u64 = 86_400;
 
-/// Why a Release file is refused.
+/// The reason why a Release file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReleaseError {
     /// The signature is invalid.
@@ -61,7 +61,7 @@ pub enum ReleaseError {
 }
 
 impl ReleaseError {
-    /// The error for a state older than a previous one of the same mirror.
+    /// Creates the error for a state older than a previous one of the same mirror.
     pub(crate) fn rolled_back(suite: &str, date: &str, seen: &SeenDates, newer: &str) -> Self {
         Self::RolledBack {
             suite: suite.to_owned(),
@@ -100,7 +100,7 @@ pub(crate) struct Release {
     /// Whether index files can be downloaded by digest, which is safe if the mirror changes between
     /// two requests.
     pub by_hash: bool,
-    /// A warning, if there is one.
+    /// A warning for the user, if there is one.
     pub warning: Option<String>,
     files: BTreeMap<String, Listed>,
 }
@@ -176,7 +176,7 @@ impl Release {
         })
     }
 
-    /// Size and digest of a file, by its path relative to the suite.
+    /// Returns the size and the digest of a file, by its path relative to the suite.
     #[must_use]
     pub(crate) fn file(&self, path: &str) -> Option<&Listed> {
         self.files.get(path)

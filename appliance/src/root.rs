@@ -70,7 +70,7 @@ const PAM: &[(&str, &str)] = &[
     ),
 ];
 
-/// Why the tools root cannot be assembled.
+/// An error while assembling the tools root.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// A file cannot be placed.
@@ -89,7 +89,7 @@ pub enum RootError {
         first: String,
         /// The second package.
         second: String,
-        /// The file.
+        /// The path of the file.
         path: String,
     },
     /// A file of vbuild itself cannot be placed.
@@ -235,8 +235,8 @@ fn conffile_digests(
     Ok(digests)
 }
 
-/// Does the work of `update-ca-certificates`, except for the hash links, which need OpenSSL: that
-/// would start a thousand processes for them.
+/// Does the work of `update-ca-certificates`, except for the hash links: they need OpenSSL, and a
+/// thousand processes would be started for them.
 fn write_certificates(tree: &mut Tree, spools: &[File]) -> Result<(), RootError> {
     const STORE: &str = "usr/share/ca-certificates";
     let folders: Vec<String> = tree.names(STORE).map(|(name, _)| name.to_owned()).collect();

@@ -23,10 +23,10 @@ pub(crate) struct SeenDates {
 }
 
 impl SeenDates {
-    /// Reads the record; a missing one is empty.
+    /// Reads the record; one that does not exist is empty.
     ///
     /// # Errors
-    /// Fails if it cannot be read or is damaged: without it, old states would be accepted.
+    /// Fails if the record cannot be read or is damaged: without it, old states would be accepted.
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
         let dates = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
@@ -39,12 +39,12 @@ impl SeenDates {
         Ok(Self { path: path.to_owned(), dates })
     }
 
-    /// The path of the record.
+    /// Returns the path of the record.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The recorded date of the suite at this URL, if it is newer than `date`.
+    /// Returns the recorded date of the suite at this URL, if it is newer than `date`.
     pub(crate) fn newer(&self, suite: &str, date: &str) -> Option<&str> {
         let seen = self.dates.get(suite)?;
         (date::parse(seen) > date::parse(date)).then_some(seen.as_str())
@@ -60,7 +60,7 @@ impl SeenDates {
     /// Writes the record with private permissions: it shows which mirrors are used.
     ///
     /// # Errors
-    /// Fails if it cannot be written.
+    /// Fails if the record cannot be written.
     pub(crate) fn write(&self) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::index::{Alternative, Index, Package, parse_relations};
 
-/// Why the packages cannot be resolved.
+/// An error while resolving packages.
 #[derive(Debug, thiserror::Error)]
 pub enum SolveError {
     /// The release does not have a wanted package.
@@ -85,7 +85,7 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    /// The selected package that satisfies an alternative, if there is one.
+    /// Returns the selected package that satisfies an alternative, if there is one.
     fn holder(&self, wanted: &Alternative) -> Option<&Package> {
         self.packages
             .get(&wanted.name)
@@ -109,8 +109,8 @@ impl<'a> Chosen<'a> {
         Ok(())
     }
 
-    /// The first available alternative, real packages before providers, preferably without a
-    /// conflict with selected packages.
+    /// Returns the first available alternative, real packages before providers, preferably without
+    /// a conflict with selected packages.
     fn candidate(&self, clause: &[Alternative]) -> Option<Package> {
         let mut all: Vec<Package> = clause
             .iter()
@@ -141,7 +141,7 @@ impl<'a> Chosen<'a> {
         Ok(())
     }
 
-    /// The packages in depth-first order: dependencies first.
+    /// Returns the packages in depth-first order: dependencies first.
     fn ordered(&self) -> Vec<Package> {
         let mut order = Vec::with_capacity(self.packages.len());
         let mut seen = BTreeSet::new();
@@ -155,7 +155,8 @@ impl<'a> Chosen<'a> {
         order.into_iter().cloned().collect()
     }
 
-    /// Uses an explicit stack, because the depth is that of the dependency graph.
+    /// Appends a package to `order`, after its dependencies. Uses an explicit stack, because the
+    /// depth is that of the dependency graph.
     fn visit<'s>(
         &'s self,
         root: &'s Package,

@@ -210,7 +210,7 @@ impl TestMirror {
         self.publish_dated(&today());
     }
 
-    /// The same with a given date.
+    /// Same as [`Self::publish`], but with the given date.
     pub(crate) fn publish_dated(&self, date: &str) {
         let mut index = String::new();
         for (name, (control, bytes)) in &self.debs {

@@ -8,7 +8,7 @@ use crate::deb::{Content, Entry, Kind, Meta};
 /// Maximum links followed in one path, as in the kernel.
 const LINKS_MAX: usize = 40;
 
-/// Why a path cannot be placed.
+/// The error for a path that cannot be placed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot place `{path}` in the tool root: {problem}")]
 pub struct TreeError {
@@ -60,21 +60,21 @@ impl Tree {
     /// The id of the root directory.
     pub(crate) const ROOT: NodeId = NodeId(0);
 
-    /// A tree with an empty root directory.
+    /// Creates a tree with an empty root directory.
     #[must_use]
     pub(crate) fn new() -> Self {
         Self { nodes: vec![(Node::Directory(BTreeMap::new()), Meta::root(0o755))] }
     }
 
-    /// A node and its metadata.
+    /// Returns a node and its metadata.
     #[must_use]
     pub(crate) fn node(&self, id: NodeId) -> (&Node, &Meta) {
         let (node, meta) = &self.nodes[id.0];
         (node, meta)
     }
 
-    /// The node at a path. Links in parent components are followed; a link in the last one only if
-    /// `follow` is set.
+    /// Returns the node at a path. Links in parent components are followed; a link in the last one
+    /// only if `follow` is set.
     #[must_use]
     pub(crate) fn lookup(&self, path: &str, follow: bool) -> Option<NodeId> {
         let parts = |path: &str| -> Vec<String> {
@@ -109,10 +109,10 @@ impl Tree {
         way.last().copied()
     }
 
-    /// The directory at a path, created with its parents if missing.
+    /// Returns the directory at a path, created with its parents if missing.
     ///
     /// # Errors
-    /// Fails if a non-directory is in the way.
+    /// Fails if something else than a directory is in the way.
     pub(crate) fn directory(&mut self, path: &str) -> Result<NodeId, TreeError> {
         let mut at = Self::ROOT;
         let mut walked = String::new();
@@ -183,7 +183,8 @@ impl Tree {
     /// Adds a file of a package.
     ///
     /// # Errors
-    /// Fails like [`Tree::put`], or if a hard link's target is missing.
+    /// Fails if the path cannot be placed (see [`Tree::put`]), or if a hard link's target is
+    /// missing.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<NodeId, TreeError> {
         let node = match &entry.kind {
             Kind::Directory => Node::Directory(BTreeMap::new()),
@@ -215,7 +216,7 @@ impl Tree {
     /// Writes a file owned by root.
     ///
     /// # Errors
-    /// Fails like [`Tree::put`].
+    /// Fails if the parent is not a directory, or if a directory is in the way.
     pub(crate) fn write(
         &mut self,
         path: &str,
@@ -228,7 +229,7 @@ impl Tree {
     /// Creates a symbolic link owned by root.
     ///
     /// # Errors
-    /// Fails like [`Tree::put`].
+    /// Fails if the parent is not a directory.
     pub(crate) fn symlink(&mut self, path: &str, target: &str) -> Result<(), TreeError> {
         self.put(path, Node::Symlink(target.to_owned()), Meta::root(0o777)).map(drop)
     }
@@ -263,7 +264,7 @@ impl Tree {
         }
     }
 
-    /// The names in a directory.
+    /// Returns the names in a directory; none if it does not exist.
     pub(crate) fn names(&self, path: &str) -> impl Iterator<Item = (&str, NodeId)> {
         let names = match self.lookup(path, true).map(|id| &self.nodes[id.0].0) {
             Some(Node::Directory(names)) => Some(names),

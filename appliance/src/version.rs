@@ -24,8 +24,8 @@ fn split(version: &str) -> (u64, &str, &str) {
     (epoch, upstream, revision)
 }
 
-/// The sort weight of a character: `~` before the end of the string, the end before letters,
-/// letters before everything else.
+/// Returns the sort weight of a character: `~` before the end of the string, the end before
+/// letters, letters before everything else.
 fn weight(byte: Option<u8>) -> i32 {
     match byte {
         None | Some(b'0'..=b'9') => 0,
@@ -75,15 +75,15 @@ fn digits(part: &[u8]) -> (&[u8], &[u8]) {
 /// The relation of a dependency to a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Relation {
-    /// `<<`
+    /// The operator `<<`: strictly earlier.
     Earlier,
-    /// `<=`
+    /// The operator `<=`: earlier or equal.
     EarlierOrEqual,
-    /// `=`
+    /// The operator `=`: exactly equal.
     Equal,
-    /// `>=`
+    /// The operator `>=`: later or equal.
     LaterOrEqual,
-    /// `>>`
+    /// The operator `>>`: strictly later.
     Later,
 }
 

@@ -1,4 +1,4 @@
-//! Block devices: the list of them, raw writes, partition tables.
+//! Block devices: lists them, writes to them, and rereads their partition tables.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -13,17 +13,17 @@ use crate::failure::{Doing, failure};
 use crate::stream::Stream;
 use crate::sys;
 
-/// Where the kernel lists disks and partitions.
+/// The directory in which the kernel lists disks and partitions.
 const SYS_BLOCK: &str = "/sys/class/block";
 
-/// The unit of sizes in sysfs, whatever the device's block size.
+/// The unit of sizes in sysfs in bytes, which does not depend on the device's block size.
 const SECTOR_BYTES: u64 = 512;
 
-/// How long a reread may find the disk busy (a probe that just opened it), and
-/// how long its nodes may take to appear.
+/// The time limit of a reread: for a disk to be no longer busy (a probe may just have opened it),
+/// and for its device nodes to appear.
 const REREAD_WAIT: Duration = Duration::from_secs(5);
 
-/// Between two looks: short, as devtmpfs makes nodes in milliseconds.
+/// The interval between two checks: short, as devtmpfs creates nodes within milliseconds.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 fn attribute(device: &Path, name: &str) -> Option<String> {
@@ -34,7 +34,8 @@ fn number<T: std::str::FromStr>(device: &Path, name: &str) -> Option<T> {
     attribute(device, name)?.parse().ok()
 }
 
-/// Every disk and partition with a size, sorted by name.
+/// Returns all disks and partitions whose size is not zero, sorted by the length of their name,
+/// then by name.
 pub(crate) fn list() -> Result<Vec<BlockDevice>, Failure> {
     let action = || format!("list `{SYS_BLOCK}`");
     let mut names = BTreeSet::new();
@@ -56,7 +57,7 @@ fn describe(device: &Path) -> Option<BlockDevice> {
     }
     let name = device.file_name()?.to_str()?;
     Some(BlockDevice {
-        // Names with a slash stand with `!` in sysfs.
+        // sysfs writes a slash in a name as `!`.
         path: format!("/dev/{}", name.replace('!', "/")),
         serial: attribute(disk, "serial").unwrap_or_default(),
         partition,
@@ -64,8 +65,8 @@ fn describe(device: &Path) -> Option<BlockDevice> {
     })
 }
 
-/// The node of the disk with a serial, when it is there. This is asked for in a
-/// loop at boot, so it reads as little as it can.
+/// Returns the device node of the disk with a serial, if it exists. This is called in a loop at
+/// boot, so it reads as little as possible.
 pub(crate) fn find_by_serial(serial: &str) -> Option<String> {
     fs::read_dir("/sys/block").ok()?.flatten().find_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
@@ -84,7 +85,7 @@ fn open(device: &str, options: &OpenOptions) -> Result<File, Failure> {
     Ok(file)
 }
 
-/// Writes what the host sends at an offset, and flushes it to the device.
+/// Writes the bytes that the host sends to a disk at an offset, and flushes them to the device.
 pub(crate) fn write(stream: &Stream, device: &str, offset: u64) -> Result<(), Failure> {
     let action = || format!("write to the disk `{device}`");
     let disk = open(device, OpenOptions::new().write(true))?;
@@ -98,7 +99,8 @@ pub(crate) fn write(stream: &Stream, device: &str, offset: u64) -> Result<(), Fa
     disk.sync_all().doing(action)
 }
 
-/// Makes the kernel read the partition table again, and waits for the nodes.
+/// Makes the kernel read the partition table again, and waits for the device nodes. Returns the
+/// disk and its partitions.
 pub(crate) fn reread(device: &str) -> Result<Vec<BlockDevice>, Failure> {
     let action = || format!("reread the partition table of `{device}`");
     let disk = open(device, OpenOptions::new().read(true))?;
@@ -109,7 +111,7 @@ pub(crate) fn reread(device: &str) -> Result<Vec<BlockDevice>, Failure> {
             other => break other.doing(action)?,
         }
     }
-    // The device may be named through a link, such as /dev/disk/by-id/….
+    // The path may be that of a link, such as /dev/disk/by-id/….
     let node = fs::canonicalize(device).doing(action)?;
     let name = node.strip_prefix("/dev").unwrap_or(&node).to_string_lossy().replace('/', "!");
     loop {
@@ -124,7 +126,7 @@ pub(crate) fn reread(device: &str) -> Result<Vec<BlockDevice>, Failure> {
     }
 }
 
-/// A disk and its partitions.
+/// Returns a disk and its partitions.
 fn of_disk(name: &str) -> Result<Vec<BlockDevice>, Failure> {
     let disk = Path::new("/sys/block").join(name);
     let mut devices: Vec<_> = describe(&disk).into_iter().collect();

@@ -1,13 +1,13 @@
-//! From system errors to [`wire::Failure`]: what was being done, and why it failed.
+//! Converts system errors to [`wire::Failure`], which contains the failed action and the reason.
 
 use std::io;
 
 use nix::errno::Errno;
 use wire::Failure;
 
-/// Adds to an error what was being done.
+/// Adds the failed action to an error.
 pub(crate) trait Doing<T> {
-    /// Turns an error into a failure of this action, such as "open `/x`".
+    /// Converts an error to a failure of this action, such as "open `/x`".
     fn doing<S: Into<String>>(self, action: impl FnOnce() -> S) -> Result<T, Failure>;
 }
 
@@ -17,14 +17,14 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
     }
 }
 
-/// A failure whose cause is no error of the system.
+/// Creates a failure whose cause is not a system error.
 pub(crate) fn failure(action: impl Into<String>, reason: impl Into<String>) -> Failure {
     Failure { action: action.into(), reason: reason.into(), errno: None }
 }
 
 fn from_io(action: impl Into<String>, error: &io::Error) -> Failure {
     let errno = error.raw_os_error();
-    // The number goes into its own field; std would add "(os error 2)".
+    // The number has its own field; std would append it to the text as "(os error 2)".
     let reason = match errno {
         Some(number) => Errno::from_raw(number).desc().to_owned(),
         None => error.to_string(),

@@ -1,4 +1,4 @@
-//! Single files and small operations on the file tree, below a root.
+//! Reads and writes single files, and carries out small operations on files, below a root.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ use crate::openat2::{Place, Root};
 use crate::stream::{Stream, StreamWriter};
 use crate::tree::{self, Descend, Entry, Visitor};
 
-/// Makes temporary names unlike each other.
+/// The counter that makes temporary names unique.
 static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
 fn temporary_name() -> OsString {
@@ -29,12 +29,12 @@ fn temporary_name() -> OsString {
     format!(".vbuild-{}-{number}", std::process::id()).into()
 }
 
-/// Turns permission bits of the wire into a mode.
+/// Converts the permission bits of a request to a mode.
 fn mode_of(bits: u32) -> Mode {
     Mode::from_bits_truncate(bits & 0o7777)
 }
 
-/// Creates or replaces a file with what the host sends.
+/// Creates or replaces a file with the bytes that the host sends.
 pub(crate) fn put(stream: &Stream, root: &str, path: &str, mode: u32) -> Result<(), Failure> {
     let action = || format!("write the file `{path}`");
     let place = Root::open(root)?.place(Path::new(path)).doing(action)?;
@@ -61,16 +61,16 @@ fn write_all(stream: &Stream, fd: OwnedFd, mode: u32) -> std::io::Result<()> {
     while let Some(bytes) = stream.receive()? {
         file.write_all(&bytes)?;
     }
-    // The group may be the directory's (setgid).
+    // In a directory with the setgid bit, a new file has the group of the directory.
     fchown(&file, None, Some(getegid()))?;
-    // After the owner, whose change clears the setuid bit.
+    // The mode is set after the owner, whose change clears the setuid bit.
     Ok(fchmod(&file, mode_of(mode))?)
 }
 
-/// Sends a file.
+/// Sends a file to the host.
 pub(crate) fn get(stream: &Stream, root: &str, path: &str, max_bytes: u64) -> Result<(), Failure> {
     let action = || format!("read the file `{path}`");
-    // Not blocking: opening a named pipe would wait for its other end.
+    // O_NONBLOCK, because opening a named pipe would wait for its other end.
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let fd = Root::open(root)?.open_at(Path::new(path), flags).doing(action)?;
     let stat = fstat(&fd).doing(action)?;
@@ -90,13 +90,13 @@ pub(crate) fn get(stream: &Stream, root: &str, path: &str, max_bytes: u64) -> Re
         if count == 0 {
             return StreamWriter::new(stream).finish().doing(action);
         }
-        // Files that grow, and those of /proc, whose size says nothing.
+        // The size may be wrong: files can grow, and files in /proc report no size.
         left = left.checked_sub(count as u64).ok_or_else(too_large)?;
         stream.send(wire::Channel::Main, bytes).doing(action)?;
     }
 }
 
-/// Carries out a small operation.
+/// Carries out a small operation on files.
 pub(crate) fn operate(operation: &FileOperation) -> Result<Reply, Failure> {
     use FileOperation as Op;
     match operation {
@@ -169,7 +169,7 @@ fn make_directory(root: &str, path: &str, mode: u32) -> Result<Reply, Failure> {
         Err(Errno::EEXIST) if root.directory(path).is_ok() => {}
         made => {
             made.doing(action)?;
-            // Once more, as the umask has its say in mkdir.
+            // The mode is set again, because mkdir applies the umask.
             let follow = FchmodatFlags::FollowSymlink;
             fchmodat(&place.directory, name, mode_of(mode), follow).doing(action)?;
         }
@@ -216,14 +216,14 @@ fn remove(root: &str, path: &str, content_only: bool) -> Result<Reply, Failure> 
 
 struct Remove<'a> {
     below: &'a str,
-    /// The filesystem to stay on.
+    /// The device number of the filesystem to stay on.
     device: u64,
 }
 
 impl Remove<'_> {
     fn unlink(&self, entry: &Entry<'_>, flag: UnlinkatFlags) -> Result<(), Failure> {
         match unlinkat(entry.directory, entry.name, flag) {
-            // A directory that holds the mount point of another filesystem stays.
+            // A directory that contains the mount point of another filesystem is kept.
             Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EBUSY) => Ok(()),
             other => other.doing(|| format!("remove `{}/{}`", self.below, entry.path.display())),
         }
@@ -281,7 +281,7 @@ fn usage(root: &str, path: &str) -> Result<Reply, Failure> {
 struct Usage {
     device: u64,
     blocks: u64,
-    /// Files with several names, counted once.
+    /// Device and inode numbers of files with several names, which are counted once.
     seen: HashSet<(u64, u64)>,
 }
 
@@ -294,7 +294,8 @@ impl Usage {
 impl Visitor for Usage {
     fn enter(&mut self, entry: &Entry<'_>) -> Result<Descend, Failure> {
         let stat = &entry.stat;
-        // Only directories tell: on an overlay, files have the number of their layer.
+        // Only directories are compared: on an overlay, files have the device number of their
+        // layer.
         if entry.kind() == SFlag::S_IFDIR && stat.st_dev != self.device {
             return Ok(Descend::No);
         }

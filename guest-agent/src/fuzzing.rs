@@ -1,12 +1,12 @@
-//! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests:
-//! what processes of the guest, and files in it, say to the agent.
+//! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests: the parsers of
+//! data that the agent gets from processes and files of the guest.
 
-/// A datagram of the name service.
+/// Reads a datagram of the name service.
 pub fn name_query(bytes: &[u8]) {
     crate::network::read_query(bytes);
 }
 
-/// Files of the guest's kernel: the mount table, and modules with their list.
+/// Parses files of the guest's kernel: the mount table, the list of modules, and a module.
 pub fn kernel_files(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for line in text.lines() {

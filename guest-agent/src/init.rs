@@ -1,4 +1,4 @@
-//! PID 1: mounts, loads modules, enters the root, starts the agent, reaps.
+//! PID 1: mounts filesystems, loads modules, enters the root, starts the agent, reaps processes.
 //!
 //! ```text
 //!  kernel ─► /init of the initramfs
@@ -9,8 +9,8 @@
 //!              reap for ever; when the agent ends: say so, power off
 //! ```
 //!
-//! PID 1 itself changes its root, and not only the agent: the kernel shares the
-//! root of PID 1 with the threads that start modprobe.
+//! PID 1 itself changes its root, not only the agent, because the kernel threads that start
+//! modprobe share the root of PID 1.
 
 use std::fs;
 use std::io;
@@ -37,39 +37,40 @@ use crate::failure::{Doing, failure};
 use crate::serve::Agent;
 use crate::{block, modules, shutdown, sys};
 
-/// The list of modules to load, in order, one path on each line.
+/// The list of modules to load, in order, one path or name on each line.
 const MODULE_LIST: &str = "/etc/vbuild/modules";
 
-/// How long the root drive may take to appear. Virtio drives are there as soon
-/// as their module is; this is for one that a slow emulator is still adding.
+/// How long to wait for the root drive. Virtio drives appear as soon as their module is loaded;
+/// this is for a drive that a slow emulator is still adding.
 const ROOT_WAIT: Duration = Duration::from_secs(10);
 
-/// Between two looks for the root drive.
+/// The interval between two checks for the root drive.
 const ROOT_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long the last flush may take: a frozen filesystem would block it for ever.
+/// The time limit of the last flush, which a frozen filesystem would block for ever.
 const LAST_SYNC_WAIT: Duration = Duration::from_secs(5);
 
-/// Open files of the agent: a thousand streams with six each, and deep walks.
+/// The maximum number of open files of the agent: a thousand streams with six each, and deep walks
+/// through trees.
 const FILES_MAX: u64 = 65_536;
 
 /// Types of virtio devices, as the kernel writes them (virtio 1.2, section 5).
 const VIRTIO_BALLOON: &str = "0x0005";
 const VIRTIO_VSOCK: &str = "0x0013";
 
-/// Between two looks for the vsock device of a restored machine.
+/// The interval between two checks for the vsock device of a restored machine.
 const VSOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Stack of a connection's thread, in bytes; it only reads frames.
+/// The stack size of a connection's thread, in bytes; the thread only reads frames.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 
 /// The highest descriptor of the standard streams.
 const STDERR: i32 = 2;
 
-/// No string for mount(2).
+/// An absent string argument of mount(2).
 const NONE: Option<&str> = None;
 
-/// The mount points of a fresh root: what is mounted, its type, its data.
+/// The mounts of a new root: mount point, filesystem type, data.
 const MOUNTS: [(&str, &str, &str); 6] = [
     ("/proc", "proc", ""),
     ("/sys", "sysfs", ""),
@@ -87,12 +88,12 @@ const DEV_LINKS: [(&str, &str); 4] = [
     ("fd/2", "/dev/stderr"),
 ];
 
-/// What the kernel's command line asks of us.
+/// The parameters for the agent on the kernel's command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Wishes {
     root: Option<String>,
     writable: bool,
-    /// Serials of the disks that lose their driver, because the machine will be saved.
+    /// The serials of the disks to park, because the machine will be saved.
     park: Vec<String>,
 }
 
@@ -113,7 +114,7 @@ impl Wishes {
     }
 }
 
-/// Runs as PID 1. Ends with the machine.
+/// Runs as PID 1. It does not return, but powers the machine off at the end.
 pub fn run() -> ! {
     let ended = boot();
     if let Err(failure) = ended {
@@ -122,13 +123,13 @@ pub fn run() -> ! {
     say("powering off");
     sync_within(LAST_SYNC_WAIT);
     shutdown::power_off();
-    // Power that cannot be turned off; the kernel would panic if PID 1 ended.
+    // The power could not be turned off; the kernel would panic if PID 1 ended.
     loop {
         thread::park();
     }
 }
 
-/// Does everything, and returns when the agent has ended.
+/// Sets the machine up, starts the agent, and returns when the agent has ended.
 fn boot() -> Result<(), Failure> {
     mount_all();
     console::open();
@@ -154,8 +155,8 @@ fn boot() -> Result<(), Failure> {
     }
 }
 
-/// Mounts what every root needs. What is there already, or what a kernel lacks,
-/// shows itself where it is used.
+/// Mounts the filesystems that every root needs. Errors are ignored: a filesystem may be mounted
+/// already, and one that the kernel lacks causes an error where it is used.
 fn mount_all() {
     for (target, fstype, data) in MOUNTS {
         let _ = fs::create_dir(target);
@@ -167,8 +168,9 @@ fn mount_all() {
     }
 }
 
-/// An initramfs without `/dev/console` starts PID 1 with no open files; what is
-/// opened next must not become the standard output of a process.
+/// Opens `/dev/null` as the missing standard streams. An initramfs without `/dev/console` starts
+/// PID 1 without open files, and a file opened later must not become the standard output of a
+/// process.
 fn fill_standard_streams() {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
     while let Ok(fd) = open("/dev/null", flags, Mode::empty()) {
@@ -218,7 +220,7 @@ fn enter_root(serial: &str, writable: bool) -> Result<(), Failure> {
         overlay(new_root)?;
     }
     for (from, _, _) in MOUNTS.into_iter().filter(|(path, _, _)| !path.starts_with("/dev/")) {
-        // What is mounted on `/dev/…` moves with `/dev`.
+        // Filesystems mounted below `/dev` move with `/dev`.
         let to = format!("{new_root}{from}");
         let _ = fs::create_dir(&to);
         mount(Some(from), to.as_str(), NONE, MsFlags::MS_MOVE, NONE)
@@ -241,7 +243,7 @@ fn exists_is_fine(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }
 
-/// Lays a tmpfs over the lower root, so that every guest starts from the same.
+/// Mounts a tmpfs as an overlay on the lower root, so that every guest starts with the same files.
 fn overlay(target: &str) -> Result<(), Failure> {
     let options = "lowerdir=/root.lower,upperdir=/root.upper/upper,workdir=/root.upper/work";
     let make = || -> io::Result<()> {
@@ -249,8 +251,8 @@ fn overlay(target: &str) -> Result<(), Failure> {
             fs::create_dir(folder).or_else(exists_is_fine)?;
         }
         let (tmpfs, flags) = (Some("tmpfs"), MsFlags::empty());
-        // Pages, not a share of the memory: an upper that is full must not fail
-        // before the memory is.
+        // All of the memory instead of the default half: the upper layer must not be full before
+        // the memory is.
         mount(tmpfs, "/root.upper", tmpfs, flags, Some("mode=0755,size=100%"))?;
         fs::create_dir("/root.upper/upper")?;
         fs::create_dir("/root.upper/work")?;
@@ -288,10 +290,10 @@ fn sync_within(limit: Duration) {
     }
 }
 
-/// Keeps the agent on the processor that gets the devices' interrupts. Its
-/// threads hand small things to each other all the time, and waking another
-/// processor costs more than the work, under TCG several times: a process start
-/// takes half as long like this. Processes that it starts may run anywhere.
+/// Keeps the agent on the processor that gets the devices' interrupts. Its threads pass small
+/// pieces of work to each other all the time, and waking another processor costs more than the work
+/// itself, under TCG several times as much: this halves the time to start a process. Processes that
+/// the agent starts may run on all processors.
 fn stay_on_one_processor() {
     let mut set = CpuSet::new();
     let _ = set.set(0);
@@ -299,17 +301,17 @@ fn stay_on_one_processor() {
 }
 
 /// Waits for the vsock device. A machine that QEMU saves has none, since QEMU cannot save that
-/// device; the restored machine has one on its PCI bus, which nobody announces.
+/// device. The restored machine has one on its PCI bus, but the kernel is not notified of it.
 fn wait_for_vsock() {
     const RESCAN: &str = "/sys/bus/pci/rescan";
     while !has_virtio_device(VIRTIO_VSOCK) {
-        // Without a PCI bus the device is there already, and this is not reached.
+        // A machine without a PCI bus has the device already, so this is not reached.
         let _ = fs::write(RESCAN, "1");
         thread::sleep(VSOCK_POLL_INTERVAL);
     }
 }
 
-/// Whether there is a virtio device of a type, in the kernel's notation.
+/// Whether the machine has a virtio device of a type, which is given in the kernel's notation.
 fn has_virtio_device(kind: &str) -> bool {
     const DEVICES: &str = "/sys/bus/virtio/devices";
     let is_it = |entry: fs::DirEntry| {
@@ -318,8 +320,8 @@ fn has_virtio_device(kind: &str) -> bool {
     fs::read_dir(DEVICES).is_ok_and(|mut all| all.any(|entry| entry.is_ok_and(is_it)))
 }
 
-/// Loads the driver that reports free pages to the host, where the machine
-/// has the device for it. There is no udev here that would.
+/// Loads the driver that reports free pages to the host, if the machine has the device for it.
+/// There is no udev here that would load it.
 fn give_memory_back() {
     if has_virtio_device(VIRTIO_BALLOON)
         && let Err(error) = modules::load(&["virtio_balloon".to_owned()])
@@ -328,10 +330,10 @@ fn give_memory_back() {
     }
 }
 
-/// The agent itself: returns only when it cannot listen.
+/// Runs the agent. It only returns with an error, such as that it cannot listen.
 fn agent(park: &[String]) -> Result<(), Failure> {
     let _ = setsid();
-    // Best effort: without these, only a guest under great load is worse off.
+    // Errors are ignored: without these settings, only a guest under great load is worse off.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = setrlimit(Resource::RLIMIT_NOFILE, FILES_MAX, FILES_MAX);
     stay_on_one_processor();
@@ -350,7 +352,8 @@ fn agent(park: &[String]) -> Result<(), Failure> {
         console::tell_host(PARKED);
         wait_for_vsock();
     }
-    // Nothing waits for it, and without it the guest only keeps what it once had.
+    // Nothing waits for this thread. Without the driver, the guest only keeps memory that it has
+    // used once.
     let _ = thread::Builder::new().name("balloon".into()).spawn(give_memory_back);
     loop {
         let (stream, _) = listener.accept().doing(action)?;

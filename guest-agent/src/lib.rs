@@ -1,9 +1,9 @@
-//! The agent inside the microVM. It knows no recipe: it carries out the verbs of
-//! [`wire::Request`] and reports.
+//! The agent inside the microVM. It has no knowledge of recipes: it carries out the requests of
+//! [`wire::Request`] and reports the results.
 //!
-//! In reading order: [`init`] is PID 1, which mounts, loads modules, enters the
-//! root and starts the agent as its child; [`Agent`] serves connections; then
-//! one file for each kind of verb; `sys` is the only room with `unsafe`.
+//! In reading order: [`init`] is PID 1, which mounts filesystems, loads modules, enters the root
+//! and starts the agent as its child; [`Agent`] serves connections; then one file for each kind of
+//! request follows. `sys` is the only module with `unsafe` code.
 
 mod block;
 mod console;

@@ -1,4 +1,4 @@
-//! `/init` of a vbuild guest.
+//! The `/init` program of a vbuild guest.
 
 use std::io::Write;
 use std::process::ExitCode;

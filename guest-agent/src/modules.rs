@@ -1,9 +1,8 @@
-//! Kernel modules: by name with everything they depend on, or by path in the
-//! order of a list.
+//! Loads kernel modules: by name with all their dependencies, or by path in the order of a list.
 //!
-//! The order comes from `modules.dep` where depmod has run. A kernel package as
-//! it is unpacked has no such file; then the tree is searched for the modules,
-//! and each one's own `depends=` tells what must come before it.
+//! The order comes from `modules.dep` if depmod has run. A kernel package that was only unpacked
+//! has no such file; then the directory is searched for modules, and the `depends=` field of each
+//! module lists those that must be loaded before it.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -18,20 +17,19 @@ use wire::Failure;
 
 use crate::failure::{Doing, failure};
 
-/// The deepest chain of dependencies followed; real ones are below ten.
+/// The maximum depth of a chain of dependencies; real ones are below ten.
 const DEPENDENCY_DEPTH_MAX: usize = 64;
 
-/// The deepest folder below `/lib/modules/RELEASE` that is searched.
+/// The maximum depth of the directories searched below `/lib/modules/RELEASE`.
 const FOLDER_DEPTH_MAX: usize = 12;
 
-/// The largest module file read, in bytes: the largest of Debian is under 10 MiB.
+/// The maximum size of a module file, in bytes: the largest one of Debian is under 10 MiB.
 const MODULE_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The flag of finit_module(2) for a file that the kernel is to decompress;
-/// nix does not name it.
+/// The flag of finit_module(2) for a file that the kernel must decompress; nix does not define it.
 const COMPRESSED_FILE: ModuleInitFlags = ModuleInitFlags::from_bits_retain(4);
 
-/// Loads modules with what they depend on. Built-in and loaded ones count as loaded.
+/// Loads modules with their dependencies. Modules that are built in or loaded already are skipped.
 pub(crate) fn load(names: &[String]) -> Result<(), Failure> {
     let loaded: HashSet<String> = fs::read_to_string("/proc/modules")
         .unwrap_or_default()
@@ -50,7 +48,7 @@ pub(crate) fn load(names: &[String]) -> Result<(), Failure> {
     wanted.iter().try_for_each(|name| tree.load(name, 0))
 }
 
-/// Loads one module file; one that is there already is fine.
+/// Loads one module file. It is not an error if the module is loaded already.
 pub(crate) fn load_file(path: &Path) -> Result<(), Failure> {
     let action = || format!("load the module `{}`", path.display());
     let file = File::open(path).doing(action)?;
@@ -87,32 +85,31 @@ fn decompress(path: &Path) -> Result<Vec<u8>, Failure> {
     Err(failure(action(), reason))
 }
 
-/// Names are the same with `-` and `_`; the kernel shows them with `_`.
+/// Returns the name as the kernel shows it: `-` and `_` are equivalent, and it uses `_`.
 fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// The name of the module in a file, when it is one.
+/// Returns the name of the module in a file, if it is a module file.
 fn module_name(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let (stem, extension) = name.split_once(".ko")?;
     matches!(extension, "" | ".xz" | ".zst" | ".gz").then(|| canonical(stem))
 }
 
-/// The modules of one kernel. Lists are kept as text and searched by line: few
-/// modules are asked for, and taking four thousand lines apart takes longer
-/// than everything else.
+/// The modules of one kernel. Lists are kept as text and searched by line: few modules are
+/// requested, and parsing four thousand lines takes longer than everything else.
 struct Tree {
     directory: PathBuf,
-    /// `modules.dep`, where depmod has made one.
+    /// The content of `modules.dep`, if depmod has created it.
     list: Option<String>,
     builtin: String,
-    /// Path by name, from the folders; filled when there is no list.
+    /// The path of each module by name, found by a search; empty if there is a list.
     found: HashMap<String, PathBuf>,
     done: HashSet<String>,
 }
 
-/// A module and what must be loaded before it, in this order.
+/// The path of a module, and the modules that must be loaded before it, in this order.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     path: PathBuf,
@@ -172,7 +169,7 @@ impl Tree {
         Ok(())
     }
 
-    /// What is no module's name may be an alias, which modprobe knows.
+    /// Loads a module with modprobe, which resolves aliases: the name may be one.
     fn load_by_alias(&self, name: &str) -> Result<(), Failure> {
         let action = || format!("load the module `{name}`");
         let missing = format!("not found in `{}`", self.directory.display());
@@ -191,16 +188,16 @@ impl Tree {
     }
 }
 
-/// Whether a path is the file of a module.
+/// Whether a path is that of the module with this name.
 fn is_file_of(path: &str, name: &str) -> bool {
     let file = path.rsplit('/').next().unwrap_or(path);
-    // Most differ in the first letter, so the rest is hardly ever looked at.
+    // Most names differ in the first letter, so the rest is rarely compared.
     file.as_bytes().first() == name.as_bytes().first()
         && module_name(Path::new(file)).as_deref() == Some(name)
 }
 
-/// Finds a module in `modules.dep`: lines of `path: path path`, what is needed
-/// first standing last.
+/// Finds a module in `modules.dep`. Its lines have the form `path: path path`, where the dependency
+/// that must be loaded first is the last one.
 pub(crate) fn find_in_list(list: &str, name: &str) -> Option<Listed> {
     list.lines().find_map(|line| {
         let (path, depends) = line.split_once(':')?;
@@ -228,7 +225,7 @@ fn search(folder: &Path, depth: usize, found: &mut HashMap<String, PathBuf>) -> 
     Ok(())
 }
 
-/// What a module's own information says it needs.
+/// Returns the dependencies of a module, as stored in the module itself.
 fn depends_of(path: &Path) -> io::Result<Vec<String>> {
     if path.extension().and_then(OsStr::to_str) != Some("ko") {
         let reason = "it is compressed, and there is no modules.dep";
@@ -240,8 +237,8 @@ fn depends_of(path: &Path) -> io::Result<Vec<String>> {
     Ok(depends_in(&fs::read(path)?))
 }
 
-/// Finds `depends=` in `.modinfo`, which is a table of zero-terminated strings;
-/// it is the only place where the word follows a zero byte.
+/// Finds `depends=` in `.modinfo`, which is a table of zero-terminated strings. Nowhere else in a
+/// module does this word follow a zero byte.
 pub(crate) fn depends_in(image: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
     let Some(start) = image.windows(KEY.len()).position(|window| window == KEY) else {

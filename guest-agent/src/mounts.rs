@@ -1,5 +1,5 @@
-//! Mounts: options as in mount(8) turned into flags of mount(2), the mount
-//! table, and what is done to mounted filesystems as a whole.
+//! Mounts: converts options of mount(8) to flags of mount(2), mounts and unmounts, reads the mount
+//! table, and freezes and thaws filesystems.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
@@ -12,10 +12,10 @@ use wire::{Failure, MountEntry, MountSpec};
 use crate::failure::{Doing, failure};
 use crate::{modules, sys};
 
-/// No string for mount(2).
+/// An absent string argument of mount(2).
 const NONE: Option<&str> = None;
 
-/// Per-mount flags: a bind takes them only in a second call.
+/// The per-mount flags, which a bind accepts only in a second call.
 const PER_MOUNT: MsFlags = MsFlags::MS_RDONLY
     .union(MsFlags::MS_NOSUID)
     .union(MsFlags::MS_NODEV)
@@ -24,7 +24,7 @@ const PER_MOUNT: MsFlags = MsFlags::MS_RDONLY
     .union(MsFlags::MS_NODIRATIME)
     .union(MsFlags::MS_RELATIME);
 
-/// What the options of a mount say.
+/// The parsed options of a mount.
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     flags: MsFlags,
@@ -32,7 +32,7 @@ struct Options {
     data: String,
 }
 
-/// A flag to set (true) or clear.
+/// Returns the flag of an option, and whether to set (true) or clear it.
 fn flag(option: &str) -> Option<(MsFlags, bool)> {
     Some(match option {
         "ro" => (MsFlags::MS_RDONLY, true),
@@ -95,7 +95,7 @@ fn parse(options: &[String]) -> Options {
     parsed
 }
 
-/// Carries out a mount, creating its mount point where it is missing.
+/// Performs a mount, and creates its mount point if it does not exist.
 pub(crate) fn mount(spec: &MountSpec) -> Result<(), Failure> {
     let action = || format!("mount `{}` on `{}`", spec.source, spec.target);
     if !spec.target.starts_with('/') {
@@ -128,8 +128,8 @@ fn mount_filesystem(spec: &MountSpec, options: &Options) -> Result<(), Failure> 
         nix::mount::mount(source, spec.target.as_str(), fstype, options.flags, data)
     };
     let result = match call() {
-        // The kernel does not know the type: its module may be there all the
-        // same, in a root whose kernel finds no modprobe.
+        // The kernel does not know the type. Its module may exist nevertheless, in a root in which
+        // the kernel finds no modprobe.
         Err(Errno::ENODEV) if modules::load(std::slice::from_ref(&spec.fstype)).is_ok() => call(),
         other => other,
     };
@@ -149,7 +149,7 @@ fn bind(spec: &MountSpec, options: &Options) -> nix::Result<()> {
     }
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | per_mount;
     nix::mount::mount(NONE, target, NONE, flags, NONE).inspect_err(|_| {
-        // Better no bind than one with more rights than asked for.
+        // No bind is better than one with more rights than requested.
         let _ = umount2(target, MntFlags::MNT_DETACH);
     })
 }
@@ -174,7 +174,7 @@ fn make_mount_point(spec: &MountSpec, flags: MsFlags) -> std::io::Result<()> {
     fs::create_dir_all(target)
 }
 
-/// Unmounts a mount point, and first everything that is mounted below it.
+/// Unmounts a mount point, after everything that is mounted below it.
 pub(crate) fn unmount(path: &str, lazy: bool) -> Result<(), Failure> {
     let flags =
         MntFlags::UMOUNT_NOFOLLOW | if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
@@ -187,13 +187,13 @@ pub(crate) fn unmount(path: &str, lazy: bool) -> Result<(), Failure> {
     if targets.is_empty() {
         return Err(failure(format!("unmount `{path}`"), "it is not mounted"));
     }
-    // What was mounted last goes first: it may stand on the others.
+    // The last mount is unmounted first, as it may be on top of the others.
     targets.iter().rev().try_for_each(|target| {
         umount2(target.as_str(), flags).doing(|| format!("unmount `{target}`"))
     })
 }
 
-/// The mount table.
+/// Returns the mount table.
 pub(crate) fn list() -> Result<Vec<MountEntry>, Failure> {
     let table = fs::read_to_string("/proc/self/mountinfo").doing(|| "read the mount table")?;
     Ok(table.lines().filter_map(parse_line).collect())
@@ -217,7 +217,7 @@ pub(crate) fn parse_line(line: &str) -> Option<MountEntry> {
     })
 }
 
-/// Undoes the octal escapes of blank, tab, newline and backslash.
+/// Decodes the octal escapes of space, tab, newline and backslash.
 fn unescape(field: &str) -> String {
     let mut plain = String::with_capacity(field.len());
     let mut rest = field;
@@ -233,7 +233,7 @@ fn unescape(field: &str) -> String {
     plain + rest
 }
 
-/// Freezes filesystems in order; on an error those already frozen are thawed.
+/// Freezes filesystems in order. If one of them cannot be frozen, those already frozen are thawed.
 pub(crate) fn freeze(paths: &[String]) -> Result<(), Failure> {
     for (index, path) in paths.iter().enumerate() {
         let freeze_one = || Ok(sys::freeze(File::open(path)?)?);
@@ -248,7 +248,7 @@ pub(crate) fn freeze(paths: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Thaws filesystems, all of them even when one fails; tells the first failure.
+/// Thaws filesystems in reverse order, all of them even if one fails. Returns the first failure.
 pub(crate) fn thaw(paths: &[String]) -> Result<(), Failure> {
     let mut results = Vec::new();
     for path in paths.iter().rev() {

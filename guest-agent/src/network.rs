@@ -1,6 +1,6 @@
-//! The guest's network: an ordinary one to look at, with one way out, the egress channel
-//! to the host on [`wire::EGRESS_PORT`]. There is no interface to emulate and
-//! no firewall to set up.
+//! The guest's network. It looks like an ordinary one, but the only connection to the outside is
+//! the egress channel to the host on [`wire::EGRESS_PORT`]. There is no interface to emulate and no
+//! firewall to set up.
 //!
 //! ```text
 //!  curl ─ getaddrinfo ─► UDP 53, any address ─► resolver ─ "resolve" ─► host
@@ -10,14 +10,13 @@
 //!       ─► sk_lookup program ─► our listener ─ "connect name:443" ─► host
 //! ```
 //!
-//! A route of type `local` for the whole of IPv4 makes the kernel deliver every
-//! packet to itself, and a program of type `sk_lookup` gives each new connection
-//! to the agent's listener, whose accepted sockets have the address that was
-//! meant as their own. Compared with a redirect by nftables this takes no
-//! modules, no tools and no connection tracking, which are slow under emulation.
+//! A route of type `local` for the whole of IPv4 makes the kernel deliver every packet to itself,
+//! and a program of type `sk_lookup` gives each new connection to the agent's listener. The local
+//! address of an accepted socket is the intended destination. Compared with a redirect by nftables,
+//! this needs no modules, no tools and no connection tracking, which are slow under emulation.
 //!
-//! `dummy0` with a default route stands there for programs that look whether the
-//! machine has a network before they try.
+//! `dummy0` with a default route exists for programs that check whether the machine has a network
+//! before they use it.
 
 mod egress;
 mod netlink;
@@ -40,14 +39,14 @@ use crate::modules;
 
 pub(crate) use name_service::read_query;
 
-/// The guest's address and a gateway that does not exist, as users of QEMU know them.
+/// The guest's address and that of a gateway that does not exist, as in QEMU's user network.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
-/// The bits of the address that name its network.
+/// The length of the network prefix of the address, in bits.
 const PREFIX_BITS: u8 = 24;
 
-/// The interface for those who look.
+/// The interface for programs that check for one.
 const INTERFACE: &str = "dummy0";
 
 /// The index of `lo`: the kernel makes it first.
@@ -56,22 +55,22 @@ const LOOPBACK_INDEX: u32 = 1;
 /// The port of the name service.
 const RESOLVER_PORT: u16 = 53;
 
-/// Stack of a thread of the network, in bytes.
+/// The stack size of a thread of the network, in bytes.
 const THREAD_STACK_BYTES: usize = 128 * 1024;
 
-/// A network that is up. It lasts as long as this value.
+/// A network that is up. Connections are redirected until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Network {
     _redirect: OwnedFd,
 }
 
-/// Sets the network up.
+/// Sets up the network.
 pub(crate) fn up() -> Result<Network, Failure> {
     addresses()?;
     let names = Arc::new(Names::default());
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, RESOLVER_PORT))
         .doing(|| "open the resolver's port")?;
-    // Answers must come from the address that was asked.
+    // Answers must come from the address to which the query was sent.
     setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).doing(|| "set up the resolver")?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .doing(|| "open the port of the egress channel")?;
@@ -100,14 +99,14 @@ fn addresses() -> Result<(), Failure> {
     let interface = match modules::load(&["dummy".to_owned()]) {
         Ok(()) => INTERFACE,
         Err(failure) => {
-            // Only those who look for an interface miss it.
+            // Only programs that check for an interface are affected.
             say(&format!("no {INTERFACE}: failed to {failure}"));
             "lo"
         }
     };
     if interface == INTERFACE {
-        // There is no way out for version 6; without an address of it, programs
-        // do not even ask for one. A kernel without version 6 has no such file.
+        // There is no IPv6 connection to the outside. Without an IPv6 address, programs do not even
+        // query for one. A kernel without IPv6 does not have this file.
         let file = format!("/proc/sys/net/ipv6/conf/{INTERFACE}/disable_ipv6");
         let _ = fs::write(file, "1");
         netlink.dummy(INTERFACE).doing(|| format!("set up `{INTERFACE}`"))?;
@@ -117,17 +116,18 @@ fn addresses() -> Result<(), Failure> {
         .address(index, ADDRESS, PREFIX_BITS)
         .doing(|| format!("give `{interface}` its address"))?;
     if interface == INTERFACE {
-        // Before everything is local, as a gateway must not be.
+        // This comes before the route that makes all addresses local, as a gateway must not be
+        // local.
         netlink.default_route(index, GATEWAY).doing(|| "set the default route")?;
     }
     netlink.everything_local(LOOPBACK_INDEX, ADDRESS).doing(|| "route everything to the agent")
 }
 
-/// Names the resolver in the agent's root. Where that cannot be written, what
-/// stands there does as well: the resolver answers at every address.
+/// Writes the resolver's address to `/etc/resolv.conf` in the agent's root. If that is not
+/// possible, the existing file works as well: the resolver answers at every address.
 fn name_server() {
     let path = "/etc/resolv.conf";
-    // It may be a link to what a resolver of the distribution would write.
+    // The file may be a link to one that a resolver of the distribution would write.
     let _ = fs::remove_file(path);
     let _ = fs::write(path, "nameserver 127.0.0.1\n");
 }

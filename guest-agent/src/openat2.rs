@@ -1,6 +1,6 @@
-//! Paths below a root that they cannot leave: every `..` and every symbolic
-//! link, absolute ones too, is resolved by the kernel as if the root were `/`.
-//! What is in the root was written by package scripts and is not trusted.
+//! Opens paths below a root that they cannot leave: the kernel resolves every `..` and every
+//! symbolic link, even an absolute one, as if the root were `/`. The content of the root was
+//! written by package scripts and is not trusted.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,8 +12,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 use wire::Failure;
 
-/// The kernel asks for another try when a rename races with the lookup of `..`;
-/// more than this many in a row are an attack.
+/// The maximum number of attempts to open a path. The kernel requests another attempt if a rename
+/// races with the lookup of `..`; more than this many in a row are an attack.
 const RACES_MAX: u32 = 64;
 
 use crate::failure::Doing;
@@ -24,7 +24,7 @@ pub(crate) struct Root {
     fd: OwnedFd,
 }
 
-/// A name in a directory; the name is `.` for the root itself.
+/// An open directory and a name in it; the name is `.` for the root itself.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) directory: OwnedFd,
@@ -32,14 +32,14 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A path of the place for calls that take no directory descriptor. It stays
-    /// within the directory, as the name has no slash.
+    /// Returns a path of the place for system calls that take no directory descriptor. It stays
+    /// within the directory, as the name contains no slash.
     pub(crate) fn proc_path(&self) -> nix::Result<CString> {
         proc_path(&self.directory, &self.name)
     }
 }
 
-/// A path of a name in an open directory for calls that know only paths.
+/// Returns a path of a name in an open directory, for system calls that take only paths.
 pub(crate) fn proc_path(directory: impl AsFd, name: &OsStr) -> nix::Result<CString> {
     let mut path = format!("/proc/self/fd/{}/", directory.as_fd().as_raw_fd()).into_bytes();
     path.extend_from_slice(name.as_bytes());
@@ -55,12 +55,12 @@ impl Root {
         Ok(Self { fd })
     }
 
-    /// Takes an open directory as the root.
+    /// Uses an open directory as the root.
     pub(crate) fn of(fd: OwnedFd) -> Self {
         Self { fd }
     }
 
-    /// Opens a path.
+    /// Opens a path below the root.
     pub(crate) fn open_at(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
@@ -75,25 +75,25 @@ impl Root {
         Err(Errno::ELOOP)
     }
 
-    /// Opens a directory.
+    /// Opens a directory below the root.
     pub(crate) fn directory(&self, path: &Path) -> nix::Result<OwnedFd> {
         self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
     }
 
-    /// Opens the directory of a path and splits off the last name, which is not
-    /// followed when it is a link.
+    /// Opens the parent directory of a path and splits off the last name, which is not followed if
+    /// it is a link.
     pub(crate) fn place(&self, path: &Path) -> nix::Result<Place> {
         let (parent, name) = split(path)?;
         Ok(Place { directory: self.directory(&parent)?, name })
     }
 
-    /// As [`Root::place`], making the missing parents.
+    /// Same as [`Root::place`], but creates missing parents.
     pub(crate) fn place_making(&self, path: &Path) -> nix::Result<Place> {
         let (parent, name) = split(path)?;
         Ok(Place { directory: self.make_directories(&parent)?, name })
     }
 
-    /// Opens a directory, making what is missing of it with mode 0755.
+    /// Opens a directory, and creates its missing components with mode 0755.
     pub(crate) fn make_directories(&self, path: &Path) -> nix::Result<OwnedFd> {
         match self.directory(path) {
             Err(Errno::ENOENT) => {}
@@ -106,7 +106,7 @@ impl Root {
             directory = match self.directory(&reached) {
                 Err(Errno::ENOENT) => {
                     let Component::Normal(name) = component else { return Err(Errno::ENOENT) };
-                    // A link to nothing stays an error: `mkdirat` finds it there.
+                    // A dangling link causes an error: `mkdirat` fails because the link exists.
                     mkdirat(&directory, name, Mode::from_bits_truncate(0o755))?;
                     self.directory(&reached)?
                 }
@@ -126,7 +126,7 @@ fn split(path: &Path) -> nix::Result<(PathBuf, OsString)> {
         None | Some(Component::RootDir | Component::CurDir) => {
             Ok((PathBuf::new(), OsString::from(".")))
         }
-        // The path is only known after a lookup, and not needed.
+        // The parent is only known after a lookup, and not needed.
         Some(Component::ParentDir | Component::Prefix(_)) => Err(Errno::EINVAL),
     }
 }

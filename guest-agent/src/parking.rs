@@ -1,4 +1,4 @@
-//! Disks without a driver: what a machine has while its memory is saved, so that a machine
+//! Parks disks: unbinds their driver while the memory of a machine is saved, so that a machine
 //! restored from that memory may have other disks in the same slots.
 
 use std::fs;
@@ -9,18 +9,19 @@ use wire::Failure;
 use crate::block;
 use crate::failure::{Doing, failure};
 
-/// The driver of virtio disks in sysfs. A device's name written to `unbind` or `bind` there
-/// takes or gets the driver (Documentation/ABI/testing/sysfs-bus of Linux).
+/// The directory of the virtio disk driver in sysfs. Writing a device's name to `unbind` or `bind`
+/// in it unbinds or binds the driver (Documentation/ABI/testing/sysfs-bus of Linux).
 const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_blk";
 
-/// A disk without a driver, by the name of its virtio device, such as `virtio3`.
+/// A disk without a driver: the name of its virtio device, such as `virtio3`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Parked(String);
 
-/// Takes the driver away from the disks with these serials.
+/// Unbinds the driver of the disks with these serials.
 ///
 /// # Errors
-/// When there is no such disk. Those before it are parked then.
+/// Fails if a disk does not exist, or if its driver cannot be unbound. The disks before it stay
+/// parked.
 pub(crate) fn park(serials: &[String]) -> Result<Vec<Parked>, Failure> {
     serials.iter().map(|serial| park_one(serial)).collect()
 }
@@ -37,10 +38,10 @@ fn park_one(serial: &str) -> Result<Parked, Failure> {
     Ok(Parked(device.to_owned()))
 }
 
-/// Gives the driver back to disks, in this order.
+/// Binds the driver to disks again, in the given order.
 ///
 /// # Errors
-/// When the driver refuses one.
+/// Fails if the driver refuses a disk.
 pub(crate) fn unpark(disks: impl Iterator<Item = Parked>) -> Result<(), Failure> {
     for Parked(device) in disks {
         fs::write(Path::new(DRIVER).join("bind"), &device)

@@ -1,4 +1,5 @@
-//! The process of a stream: its terminal, its ends, and the end of its session.
+//! The process of a stream: its terminal, the agent's ends of its standard streams, and killing its
+//! session.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,12 +11,12 @@ use wire::TerminalSize;
 
 use crate::sys;
 
-/// Rounds of looking for processes of a session that is to end: each round can
-/// only find what was forked during the one before.
+/// The maximum number of rounds in which the processes of a session are killed. Each round after
+/// the first can only find processes that were forked during the one before.
 const SESSION_KILL_ROUNDS: u32 = 10;
 
-/// The process of a stream, for requests that name the stream: the master side of its
-/// terminal, if it has one.
+/// The process of a stream, for requests that refer to the stream: the master side of its terminal,
+/// if it has one.
 #[derive(Debug, Default)]
 pub(crate) struct Process(Mutex<Option<OwnedFd>>);
 
@@ -24,7 +25,7 @@ impl Process {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the terminal of a process that has started.
+    /// Stores the terminal of a process that has started.
     pub(crate) fn started(&self, terminal: Option<OwnedFd>) {
         *self.terminal() = terminal;
     }
@@ -36,14 +37,15 @@ impl Process {
         sys::set_terminal_size(terminal, size.rows, size.columns)
     }
 
-    /// Waits for the process, which has ended; returns its status and processor time.
+    /// Waits for the process, which has ended. Returns its raw status and its processor time in
+    /// milliseconds.
     pub(crate) fn reap(&self, pid: Pid) -> nix::Result<(i32, u64)> {
         *self.terminal() = None;
         sys::wait_with_usage(pid)
     }
 }
 
-/// Our ends of a process's standard streams.
+/// The agent's ends of the standard streams of a process.
 #[derive(Debug)]
 pub(crate) struct Ends {
     pub(crate) input: Option<OwnedFd>,
@@ -52,7 +54,7 @@ pub(crate) struct Ends {
     pub(crate) terminal: bool,
 }
 
-/// Kills the group of a process and whatever else is in its session.
+/// Kills the process group of a session leader and all other processes of its session.
 pub(crate) fn kill_session(leader: Pid) {
     let _ = killpg(leader, Signal::SIGKILL);
     for _ in 0..SESSION_KILL_ROUNDS {
@@ -66,7 +68,7 @@ pub(crate) fn kill_session(leader: Pid) {
     }
 }
 
-/// The living processes of a session.
+/// Returns the living processes of a session.
 fn session_members(leader: Pid) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries
@@ -80,9 +82,9 @@ fn session_members(leader: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// Whether a line of `/proc/PID/stat` tells of a living process of this session.
+/// Whether a line of `/proc/PID/stat` describes a living process of this session.
 fn is_in_session(stat: &str, leader: i32) -> bool {
-    // The name, in parentheses, may hold anything; the last parenthesis ends it.
+    // The name in parentheses can contain any characters; the last parenthesis ends it.
     let Some((_, rest)) = stat.rsplit_once(')') else { return false };
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next().unwrap_or("X");

@@ -1,10 +1,9 @@
 //! Moves the bytes of a process until it has ended and its output is complete.
 //!
-//! A daemon that a script leaves behind keeps the script's pipes open, and so
-//! does a `tee` that still has to write what the script said. So after the end
-//! of the script its output is awaited until it has been silent for
-//! [`OUTPUT_GRACE`], for [`OUTPUT_GRACE_MAX`] at most; then what is in the pipes
-//! is sent and they are closed. A daemon that writes later gets SIGPIPE.
+//! A daemon that a script leaves behind keeps the script's pipes open, and so does a `tee` that
+//! must still write the script's output. So after the end of the script, the pump waits until there
+//! was no output for [`OUTPUT_GRACE`], and for [`OUTPUT_GRACE_MAX`] at most. Then it sends what is
+//! in the pipes and closes them. A daemon that writes later gets SIGPIPE.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -19,28 +18,28 @@ use crate::process::{Ends, kill_session};
 use crate::stream::{Inbound, Stream};
 use crate::sys;
 
-/// How long output may be silent, and still open, after the process has ended.
-/// Long enough for a filter to be scheduled on a slow emulated CPU, short enough
-/// that a script that starts a daemon costs a second and not the build.
+/// How long to wait for more output while the outputs are open after the process has ended. Long
+/// enough for a filter to be scheduled on a slow emulated CPU, short enough that a script that
+/// starts a daemon delays the build by only a second.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
-/// How long output may go on at all after the process has ended: a daemon that
-/// talks must not hold the build up, whatever it says.
+/// How long to wait for output in total after the process has ended: a daemon that continues to
+/// write must not block the build.
 const OUTPUT_GRACE_MAX: Duration = Duration::from_secs(30);
 
-/// What ends a terminal's input: the default VEOF character.
+/// The character that ends a terminal's input: the default VEOF character.
 const END_OF_INPUT: u8 = 4;
 
-/// An output of the process on its way to the host.
+/// An output of the process, which is sent to the host.
 #[derive(Debug)]
 struct Output {
     fd: OwnedFd,
     channel: Channel,
-    /// Bytes still to send once the grace is over; none while it is not.
+    /// The number of bytes still to send after the grace period; `None` before its end.
     last: Option<usize>,
 }
 
-/// Standard input on its way from the host.
+/// Standard input of the process, which comes from the host.
 #[derive(Debug)]
 struct Input {
     fd: OwnedFd,
@@ -56,23 +55,23 @@ pub(crate) struct Pump<'a> {
     outputs: Vec<Output>,
     input: Option<Input>,
     deadline: Option<Instant>,
-    /// When the wait for more output is over; set when the process has ended.
+    /// The end of the grace period; set when the process has ended.
     grace_end: Option<Instant>,
-    /// The latest that it may be put off to.
+    /// The latest time to which the end of the grace period may be postponed.
     grace_limit: Option<Instant>,
     timed_out: bool,
     ended: Option<(i32, u64)>,
     buffer: Vec<u8>,
 }
 
-/// What poll said, by the pump's own names.
+/// The result of a poll.
 #[derive(Default)]
 struct Ready {
     process: bool,
     wake: bool,
     input: bool,
     outputs: [bool; 2],
-    /// Outputs that have ended and hold nothing more.
+    /// Outputs that have ended and contain no more data.
     ended: [bool; 2],
 }
 
@@ -117,7 +116,7 @@ impl<'a> Pump<'a> {
             if ready.input {
                 self.write_input();
             }
-            // In reverse, so that removing one does not move the others.
+            // In reverse, so that the removal of one does not change the indices of the others.
             for index in (0..self.outputs.len()).rev() {
                 if ready.ended[index] || ready.outputs[index] && !self.read_output(index) {
                     self.outputs.remove(index);
@@ -173,7 +172,8 @@ impl<'a> Pump<'a> {
         });
         let mut outputs = [None; 2];
         for (output, place) in self.outputs.iter().zip(&mut outputs) {
-            // Without credit it is left out: a hung-up pipe would wake us for ever.
+            // An output without credit is not polled: a pipe that hung up would wake the pump all
+            // the time.
             if self.stream.credit(output.channel) > 0 {
                 fds.push(PollFd::new(output.fd.as_fd(), PollFlags::POLLIN));
                 *place = Some(fds.len() - 1);
@@ -185,7 +185,7 @@ impl<'a> Pump<'a> {
         };
         let is_ready = |index: usize| fds[index].any().unwrap_or(true);
         let has_ended = |index: usize| {
-            // A terminal hangs up with bytes still to read, and says both.
+            // A terminal that hangs up with unread bytes reports POLLIN, too.
             fds[index].revents() == Some(PollFlags::POLLHUP)
         };
         Ok(Ready {
@@ -197,7 +197,8 @@ impl<'a> Pump<'a> {
         })
     }
 
-    /// Puts the end of the grace off when it is the host that takes nothing.
+    /// Postpones the end of the grace period if an output waits for credit of the host. Returns
+    /// whether it did.
     fn wait_for_credit(&mut self, now: Instant) -> bool {
         let held_up = self
             .outputs
@@ -210,12 +211,13 @@ impl<'a> Pump<'a> {
         waits
     }
 
-    /// Waits for more output once more after some has come.
+    /// Starts the grace period again, up to its limit.
     fn put_off_grace(&mut self) {
         self.grace_end = self.grace_limit.map(|limit| limit.min(Instant::now() + OUTPUT_GRACE));
     }
 
-    /// The time to the next thing that the clock decides.
+    /// Returns the time to the next deadline: the process's time limit or the end of the grace
+    /// period.
     fn timeout(&self) -> PollTimeout {
         let deadline = self.deadline.filter(|_| self.ended.is_none() && !self.timed_out);
         let waiting = self.outputs.iter().any(|output| output.last.is_none());
@@ -223,13 +225,13 @@ impl<'a> Pump<'a> {
         let Some(next) = deadline.into_iter().chain(grace).min() else {
             return PollTimeout::NONE;
         };
-        // One millisecond more, as poll rounds down and would be early.
+        // One millisecond is added, as the conversion to milliseconds rounds down.
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }
 
-    /// Takes the next bytes for standard input when the last are written. Bytes
-    /// for an input that is closed are dropped, so that the host is not held up.
+    /// Takes the next bytes for standard input if the previous ones are written. Bytes for a closed
+    /// input are dropped, so that the host is not blocked.
     fn feed(&mut self) {
         while self.input.as_ref().is_none_or(|input| !input.wants_to_write()) {
             match (self.stream.try_receive(), &mut self.input) {
@@ -252,12 +254,13 @@ impl<'a> Pump<'a> {
         match nix::unistd::write(&input.fd, &input.pending[input.position..]) {
             Ok(count) => input.position += count,
             Err(Errno::EAGAIN | Errno::EINTR) => {}
-            // The process reads no more.
+            // The process has closed its input.
             Err(_) => self.input = None,
         }
     }
 
-    /// Moves what an output holds to the host; false when it is at its end.
+    /// Sends the available bytes of an output to the host; returns `false` at the end of the
+    /// output.
     fn read_output(&mut self, index: usize) -> bool {
         let output = &mut self.outputs[index];
         if self.buffer.is_empty() {
@@ -268,7 +271,7 @@ impl<'a> Pump<'a> {
         let count = match nix::unistd::read(&output.fd, &mut self.buffer[..room]) {
             Ok(count) => count,
             Err(Errno::EAGAIN | Errno::EINTR) => return output.last.is_none(),
-            // A terminal says EIO when the last process has closed it.
+            // A terminal returns EIO when the last process has closed it.
             Err(_) => 0,
         };
         if count == 0 {

@@ -1,13 +1,13 @@
-//! What leaves a connection: a queue of frames, written by one thread at a time.
+//! The outgoing frames of a connection: a queue that one thread at a time writes.
 //!
-//! A thread that serves a stream writes its frames itself when no other thread is
-//! writing; that saves a switch of threads for each. What comes meanwhile, and
-//! what the reader of the connection sends, is left to the writer thread: the
-//! reader must go on reading, so it never writes and never waits.
+//! A thread that serves a stream writes its frames itself if no other thread is writing, which
+//! saves a thread switch for each. Frames that come meanwhile, and those from the reader of the
+//! connection, are left to the writer thread: the reader must continue to read, so it never writes
+//! and never waits.
 //!
-//! Data frames wait for room, so a host that does not read holds the streams and
-//! not the guest's memory. The number of other frames is bounded by what the
-//! host asks for.
+//! Data frames wait for room in the queue, so a host that does not read blocks the streams and does
+//! not fill the guest's memory. The number of other frames is bounded by the number of frames that
+//! the host sends.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,15 +16,15 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use wire::Frame;
 
-/// Bytes of data that may wait for the writer: a few of the largest frames, so
-/// that it always has one at hand; more would only be latency.
+/// The number of queued bytes at which senders of data wait: a few of the largest frames, so that
+/// the writer always has one available. More would only add latency.
 const QUEUE_MAX_BYTES: usize = 512 * 1024;
 
-/// Payloads up to this size are copied next to others into one write: under TCG
-/// a system call with its notification of the device costs more than the copy.
+/// The maximum size of a payload that is copied into one write with others, in bytes: under TCG a
+/// system call with its notification of the device costs more than the copy.
 const COALESCE_MAX_BYTES: usize = 4 * 1024;
 
-/// The most bytes gathered before a write.
+/// The number of gathered bytes at which a batch is written.
 const BATCH_MAX_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
@@ -33,16 +33,16 @@ struct State {
     /// Bytes of payload in `frames`.
     bytes: usize,
     closed: bool,
-    /// Whether a thread is writing what it took from here.
+    /// Whether a thread is writing frames that it took from the queue.
     writing: bool,
-    /// Whether the writer thread waits for frames; waking it costs a system
-    /// call, so it is only done when it sleeps.
+    /// Whether the writer thread waits for frames. Waking it costs a system call, so this is only
+    /// done if it sleeps.
     writer_waits: bool,
-    /// How many threads wait for the queue to shrink.
+    /// The number of threads that wait for the queue to shrink.
     waiting: usize,
 }
 
-/// Frames on their way out.
+/// A queue of outgoing frames.
 pub(crate) struct Queue {
     state: Mutex<State>,
     filled: Condvar,
@@ -57,7 +57,7 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// The connection is gone, and whatever was being done for it is over.
+/// The error of an operation on a connection that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gone;
 
@@ -81,21 +81,23 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a reply or credit and leaves the writing to others.
+    /// Queues a control frame, such as a reply or credit, and leaves the writing to other threads.
     pub(crate) fn push_control(&self, frame: Frame) -> Result<(), Gone> {
         let state = self.push(self.lock(), frame)?;
         self.wake_writer(state);
         Ok(())
     }
 
-    /// Sends a reply or credit.
+    /// Queues a control frame, such as a reply or credit, and writes the queue if no other thread
+    /// is writing.
     pub(crate) fn send_control(&self, frame: Frame) -> Result<(), Gone> {
         let state = self.push(self.lock(), frame)?;
         self.write_or_leave(state);
         Ok(())
     }
 
-    /// Sends data when there is room.
+    /// Waits for room in the queue, queues a data frame, and writes the queue if no other thread is
+    /// writing.
     pub(crate) fn send_data(&self, frame: Frame) -> Result<(), Gone> {
         let mut state = self.lock();
         while state.bytes >= QUEUE_MAX_BYTES && !state.closed {
@@ -127,7 +129,7 @@ impl Queue {
         }
     }
 
-    /// Writes what is queued when no thread does; one round, as this thread has a
+    /// Writes the queued frames if no other thread is writing: only one round, as this thread has a
     /// stream to serve.
     fn write_or_leave(&self, state: MutexGuard<'_, State>) {
         if state.writing {
@@ -139,7 +141,7 @@ impl Queue {
         }
     }
 
-    /// Takes all frames and writes them.
+    /// Takes all frames from the queue and writes them; closes the queue if that fails.
     fn write_round<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         state.writing = true;
         state.bytes = 0;
@@ -158,7 +160,7 @@ impl Queue {
         let mut state = self.lock();
         state.writing = false;
         if state.frames.is_empty() {
-            // Its memory serves the next round.
+            // Its allocation is used for the next frames.
             state.frames = frames;
         }
         if state.waiting > 0 {
@@ -174,7 +176,7 @@ impl Queue {
         state
     }
 
-    /// Ends the queue; what stands in it is dropped.
+    /// Closes the queue; the frames in it are dropped.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -192,7 +194,7 @@ impl Queue {
         }
     }
 
-    /// The writer thread: writes what others leave, until the queue is closed.
+    /// Runs the writer thread: writes frames that other threads leave, until the queue is closed.
     pub(crate) fn run(&self) {
         let mut state = self.lock();
         while !state.closed {

@@ -1,5 +1,5 @@
-//! A connection: the thread that reads it opens streams and hands frames to
-//! them; each request that may take time has a thread; one thread writes.
+//! Serves connections. One thread reads a connection, opens its streams and passes frames to them;
+//! each request that may take time has a thread; one thread writes.
 //!
 //! ```text
 //!  host ─► reader ─┬─ request ─► thread per stream ─┬─► queue ─► writer ─► host
@@ -7,8 +7,7 @@
 //!                  └─ resize: answered at once
 //! ```
 //!
-//! The reader never waits for a stream or for the writer: a slow stream only
-//! holds up itself.
+//! The reader never waits for a stream or for the writer: a slow stream only blocks itself.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
@@ -34,32 +33,32 @@ use crate::stream::Stream;
 use crate::workers::Workers;
 use crate::{block, mounts, shutdown, spawn, sys, tar};
 
-/// Stack of the thread that writes a connection, in bytes.
+/// The stack size of the thread that writes a connection, in bytes.
 const THREAD_STACK_BYTES: usize = 128 * 1024;
 
-/// What is read from the connection at once; payloads larger than that go
-/// straight to where they belong.
+/// The size of the read buffer of a connection, in bytes; larger payloads are read directly into
+/// their own buffers.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
-/// The guest's host name: one that every /etc/hosts knows, which keeps sudo quiet.
+/// The guest's host name: one that every /etc/hosts contains, so that sudo does not warn.
 const HOST_NAME: &str = "localhost";
 
-/// How long the streams of all connections may take to end at a shutdown.
+/// How long to wait for the streams of all connections to end at a shutdown.
 const STREAMS_END_WAIT: Duration = Duration::from_secs(5);
 
-/// How long the host may take to close the connection before the power goes.
-/// It does so in well under a millisecond; without it the power goes anyway.
+/// How long to wait for the host to close the connection before the power is turned off. The host
+/// does so in well under a millisecond; if it does not, the power is turned off anyway.
 const HANG_UP_WAIT: Duration = Duration::from_millis(200);
 
 /// A byte stream to the host.
 pub trait Transport: Read + Write + Send + Sized + 'static {
-    /// A second handle of the stream, for another thread.
+    /// Returns a second handle of the stream, for another thread.
     ///
     /// # Errors
-    /// When the descriptor cannot be duplicated.
+    /// Fails if the descriptor cannot be duplicated.
     fn try_clone(&self) -> io::Result<Self>;
 
-    /// Ends the stream in both directions, for all clones.
+    /// Shuts the stream down in both directions, for all clones.
     fn hang_up(&self);
 }
 
@@ -97,7 +96,7 @@ pub struct Agent {
 struct Connection {
     queue: Arc<Queue>,
     streams: Mutex<HashMap<u32, Arc<Stream>>>,
-    /// Whether the reader has ended, with its announcement.
+    /// Whether the reader has ended. A change is announced on `end`.
     ended: Mutex<bool>,
     end: Condvar,
 }
@@ -107,23 +106,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Agent {
-    /// The agent of a machine: it sets the clock and may turn the power off.
+    /// Creates the agent of a machine, which sets the clock and may turn the power off.
     #[must_use]
     pub fn of_machine() -> Arc<Self> {
         Arc::new(Self { owns_machine: true, ..Self::default() })
     }
 
-    /// Takes the driver away from disks, so that the machine can be saved.
+    /// Unbinds the driver of disks, so that the machine can be saved.
     ///
     /// # Errors
-    /// When there is no such disk.
+    /// Fails if a disk does not exist, or if its driver cannot be unbound.
     pub(crate) fn park(&self, serials: &[String]) -> Result<(), Failure> {
         *lock(&self.parked) = parking::park(serials)?;
         Ok(())
     }
 
-    /// An agent that is an ordinary process, for tests: it leaves alone what
-    /// belongs to the whole machine, and refuses to end or crash it.
+    /// Creates an agent that is an ordinary process, for tests. It does not change what belongs to
+    /// the whole machine, and refuses to shut it down or to crash it.
     #[must_use]
     pub fn of_process() -> Arc<Self> {
         Arc::new(Self::default())
@@ -139,7 +138,7 @@ impl Agent {
     /// Serves a connection until it ends.
     ///
     /// # Errors
-    /// When the connection fails or the host breaks the protocol.
+    /// Fails if the connection fails, or if the host violates the protocol.
     pub fn serve(self: &Arc<Self>, transport: impl Transport) -> Result<(), FrameError> {
         let connection = Arc::new(Connection::new(transport.try_clone()?));
         let mut connections = lock(&self.connections);
@@ -173,7 +172,7 @@ impl Agent {
         while let Some(frame) = Frame::read_from(reader)? {
             if frame.kind != FrameKind::Request {
                 let stream = lock(&connection.streams).get(&frame.stream).cloned();
-                // Frames for a stream that is over are dropped.
+                // Frames for a stream that has ended are dropped.
                 if let Some(stream) = stream {
                     stream.accept(frame)?;
                 }
@@ -215,7 +214,7 @@ impl Agent {
         same_version: bool,
     ) -> Result<Reply, Failure> {
         if self.owns_machine && same_version {
-            // First: nothing random may come before it.
+            // The generator is seeded first: nothing may use random numbers before.
             sys::reseed(entropy).doing(|| "seed the random number generator")?;
             let time = nix::sys::time::TimeSpec::from(Duration::from_nanos(clock));
             clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock")?;
@@ -230,7 +229,7 @@ impl Agent {
         })
     }
 
-    /// Answers at once what takes no time, and gives the rest a thread.
+    /// Answers a request that takes no time immediately, and starts a thread for any other.
     fn request(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
@@ -283,7 +282,8 @@ impl Agent {
         let is_shutdown = matches!(request, Request::Shutdown { .. });
         let result = catch_unwind(AssertUnwindSafe(|| self.handle(connection, stream, request)));
         let result = result.unwrap_or_else(|_| Err(failure("serve the request", "a panic")));
-        // Out of the table first: the final reply allows the host one stream more.
+        // The stream is removed from the table first: the final reply allows the host to open
+        // another.
         lock(&connection.streams).remove(&stream.id());
         let _ = stream.reply(&result.unwrap_or_else(Reply::Failed));
         if is_shutdown && self.owns_machine {
@@ -302,7 +302,7 @@ impl Agent {
     ) -> Result<Reply, Failure> {
         let done = |()| Reply::Done {};
         match request {
-            // Answered by the reader.
+            // These are answered by the reader.
             Request::Hello { .. } | Request::Resize { .. } => Ok(Reply::Done {}),
             Request::Spawn(request) => spawn::spawn(stream, &request),
             Request::PutFile { root, path, mode } => {
@@ -368,14 +368,13 @@ impl Agent {
         if !clean {
             return Ok(());
         }
-        // First, as no process that waits for a frozen filesystem can be killed.
+        // This comes first, as a process that waits for a frozen filesystem cannot be killed.
         shutdown::thaw_all();
         self.end_streams(connection, own);
         shutdown::leave_clean()
     }
 
-    /// Ends every process and every other stream, whose open files would keep
-    /// filesystems busy.
+    /// Ends all processes and all other streams, whose open files would keep filesystems busy.
     fn end_streams(&self, connection: &Connection, own: &Stream) {
         let connections: Vec<_> =
             lock(&self.connections).iter().filter_map(Weak::upgrade).collect();

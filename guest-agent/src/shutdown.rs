@@ -1,5 +1,5 @@
-//! The end of the machine: everything ended, everything flushed, everything
-//! unmounted, then off; and for tests, the ugly ends.
+//! Shuts the machine down: ends all processes, unmounts and flushes all filesystems, and turns the
+//! power off. For tests, it also crashes the agent or the machine.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -15,24 +15,25 @@ use crate::console::say;
 use crate::failure::{Doing, failure};
 use crate::mounts;
 
-/// How long filesystems may stay busy after their users were killed: a killed
-/// process that still writes back can hold its files for a moment.
+/// How long filesystems may stay busy after their users were killed: a killed process that is still
+/// writing can keep its files open for a moment.
 const UNMOUNT_WAIT: Duration = Duration::from_secs(10);
 
-/// Between two rounds of unmounting.
+/// The interval between two rounds of unmounting.
 const UNMOUNT_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What PID 1 mounted: without content of its own, and needed to the end.
+/// The mount points that stay mounted to the end: those of PID 1.
 const KEPT: [&str; 8] =
     ["/", "/proc", "/sys", "/sys/fs/cgroup", "/dev", "/dev/pts", "/dev/shm", "/run"];
 
-/// Ends every process but PID 1 and the agent.
+/// Kills every process except PID 1 and the agent.
 pub(crate) fn kill_all() {
-    // The kernel leaves out PID 1 and the caller.
+    // With -1, the kernel excludes PID 1 and the caller.
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
 }
 
-/// Unmounts and flushes everything. Tells what could not be left clean.
+/// Unmounts and flushes all filesystems. Those on disks that stay busy are remounted read-only; if
+/// that fails too, the failure names them.
 pub(crate) fn leave_clean() -> Result<(), Failure> {
     let end = Instant::now() + UNMOUNT_WAIT;
     let mut left = unmount_all()?;
@@ -57,7 +58,7 @@ fn on_disk(entry: &MountEntry) -> bool {
     entry.source.starts_with("/dev/")
 }
 
-/// Thaws every filesystem: a frozen one keeps everything below from ending.
+/// Thaws every filesystem on a disk: a frozen one would block everything that follows.
 pub(crate) fn thaw_all() {
     let entries = mounts::list().unwrap_or_default();
     let targets = entries.into_iter().filter(on_disk).map(|entry| entry.target);
@@ -66,13 +67,13 @@ pub(crate) fn thaw_all() {
     }
 }
 
-/// One round in reverse order; tells what is left.
+/// Unmounts everything once, in reverse order. Returns what is still mounted.
 fn unmount_all() -> Result<Vec<MountEntry>, Failure> {
     let entries = mounts::list()?.into_iter().rev();
     let mut left = Vec::new();
     for entry in entries.filter(|entry| !KEPT.contains(&entry.target.as_str())) {
         match umount2(entry.target.as_str(), MntFlags::UMOUNT_NOFOLLOW) {
-            // Not there: it went with one before.
+            // It is no longer there: it was unmounted with an earlier one.
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
             Err(_) => left.push(entry),
         }
@@ -90,7 +91,7 @@ fn remount_read_only(target: &str) -> nix::Result<()> {
     nix::mount::mount(none, target, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none)
 }
 
-/// Turns the machine off, at once.
+/// Turns the power off immediately; returns only if that fails.
 pub(crate) fn power_off() -> Failure {
     let off: nix::Result<Infallible> = reboot(RebootMode::RB_POWER_OFF);
     match off.doing(|| "power off") {
@@ -102,7 +103,7 @@ pub(crate) fn power_off() -> Failure {
     }
 }
 
-/// Goes down the hard way. Hanging is the connection's own matter.
+/// Crashes the agent or the machine.
 pub(crate) fn crash(how: CrashKind) -> Result<(), Failure> {
     match how {
         CrashKind::AgentExit => {

@@ -1,5 +1,5 @@
-//! Processes: one thread per spawn stream starts the process, moves its bytes
-//! and tells how it ended.
+//! Runs processes: one thread per spawn stream starts the process, moves its bytes and reports how
+//! it ended.
 //!
 //! ```text
 //!   launch ─► Started ─► poll { stdout, stderr, stdin, pidfd, stream }
@@ -24,10 +24,10 @@ use crate::pump::Pump;
 use crate::stream::Stream;
 use crate::sys::{self, Launch, LaunchStep};
 
-/// Where programs are looked up when the environment has no `PATH`.
+/// The search path of programs if the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The ends that the process gets.
+/// The ends of the standard streams that the process gets.
 #[derive(Debug)]
 struct Stdio {
     input: OwnedFd,
@@ -46,7 +46,7 @@ pub(crate) fn spawn(stream: &Stream, request: &Spawn) -> Result<Reply, Failure> 
     let terminal = ends.terminal.then(|| ends.stdout.try_clone()).transpose().doing(action)?;
     stream.process.started(terminal);
     let reply = Reply::Started { pid: pid.as_raw().unsigned_abs() };
-    // When the host is gone, the stream is aborted and the pump ends the process.
+    // Errors are ignored: if the host is gone, the stream is aborted and the pump ends the process.
     let _ = stream.reply(&reply);
     let watched = sys::pidfd_open(pid).and_then(|pidfd| {
         let deadline = request.timeout_ms.map(|ms| started + Duration::from_millis(ms));
@@ -69,7 +69,7 @@ fn c_strings<'a>(
         .collect()
 }
 
-/// The paths to try for a program, as execvp(3) would.
+/// Returns the paths to try for a program, as execvp(3) does.
 fn programs(name: &str, env: &[(String, String)]) -> Vec<String> {
     if name.contains('/') {
         return vec![name.to_owned()];

@@ -1,5 +1,5 @@
-//! One stream of a connection, as the thread that serves it sees it: bytes from
-//! the host in order, bytes to the host as far as its credit goes, and replies.
+//! One stream of a connection, for the thread that serves it: bytes from the host in order, bytes
+//! to the host as far as its credit allows, and replies.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -11,8 +11,8 @@ use wire::{Channel, DATA_MAX_BYTES, Frame, FrameError, INITIAL_CREDIT_BYTES, Rep
 use crate::process::Process;
 use crate::queue::{Gone, Queue};
 
-/// Credit is given back in portions of this many bytes: a quarter of what the
-/// host may have under way, so that it never runs dry and few frames are spent.
+/// The amount of credit that is returned to the host at once, in bytes: a quarter of the initial
+/// credit, so that the host never runs out of it and few frames are needed.
 const CREDIT_STEP_BYTES: u32 = INITIAL_CREDIT_BYTES / 4;
 
 #[derive(Debug)]
@@ -21,25 +21,25 @@ struct State {
     inbound_ended: bool,
     /// Bytes that the host may still send.
     window: u64,
-    /// Bytes taken from `inbound` and not yet given back as credit.
+    /// Bytes taken from `inbound` and not yet returned as credit.
     consumed: u32,
-    /// Bytes that we may still send, by channel.
+    /// Bytes that the agent may still send, by channel.
     credit: [u64; 3],
     aborted: bool,
 }
 
-/// What a thread that polls finds in its stream.
+/// The result of receiving without waiting.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Inbound {
     /// Bytes from the host.
     Bytes(Vec<u8>),
-    /// Nothing yet.
+    /// Nothing has arrived yet.
     Nothing,
-    /// The host has sent all.
+    /// The host has sent everything, or the connection is over.
     Ended,
 }
 
-/// A stream.
+/// A stream of a connection.
 #[derive(Debug)]
 pub(crate) struct Stream {
     id: u32,
@@ -78,12 +78,12 @@ impl Stream {
     fn notify(&self) {
         self.changed.notify_all();
         if let Some(wake) = self.wake.get() {
-            // Fails only when the counter is full, and then it is readable anyway.
+            // This fails only if the counter is full, and then the descriptor is readable anyway.
             let _ = wake.write(1);
         }
     }
 
-    /// A descriptor that becomes readable whenever the stream changes.
+    /// Returns a descriptor that becomes readable whenever the stream changes.
     pub(crate) fn wake(&self) -> nix::Result<&EventFd> {
         if self.wake.get().is_none() {
             let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -92,14 +92,14 @@ impl Stream {
         self.wake.get().ok_or(nix::errno::Errno::EBADF)
     }
 
-    /// The number of the stream.
+    /// Returns the number of the stream.
     pub(crate) fn id(&self) -> u32 {
         self.id
     }
 
-    // What the reading thread of the connection calls.
+    // These methods are called by the thread that reads the connection.
 
-    /// Takes a frame that the host sent for this stream.
+    /// Accepts a frame that the host sent for this stream.
     pub(crate) fn accept(&self, frame: Frame) -> Result<(), FrameError> {
         let broken = |what: &str| FrameError::Protocol(format!("{what} on stream {}", self.id));
         let mut state = self.lock();
@@ -127,20 +127,20 @@ impl Stream {
         Ok(())
     }
 
-    /// Tells the serving thread that the connection is over.
+    /// Notifies the serving thread that the connection is over.
     pub(crate) fn abort(&self) {
         self.lock().aborted = true;
         self.notify();
     }
 
-    // What the serving thread calls.
+    // These methods are called by the serving thread.
 
     /// Whether the connection is over.
     pub(crate) fn is_aborted(&self) -> bool {
         self.lock().aborted
     }
 
-    /// Takes what the host sent, without waiting.
+    /// Takes the next bytes from the host, without waiting.
     pub(crate) fn try_receive(&self) -> Inbound {
         let state = self.lock();
         match (state.inbound.is_empty(), state.inbound_ended || state.aborted) {
@@ -150,7 +150,7 @@ impl Stream {
         }
     }
 
-    /// Waits for what the host sends; `None` when it has sent all.
+    /// Waits for the next bytes from the host; returns `None` if the host has sent everything.
     pub(crate) fn receive(&self) -> Result<Option<Vec<u8>>, Gone> {
         let mut state = self.lock();
         while state.inbound.is_empty() && !state.inbound_ended && !state.aborted {
@@ -161,19 +161,19 @@ impl Stream {
 
     fn take(&self, mut state: MutexGuard<'_, State>) -> Option<Vec<u8>> {
         let bytes = state.inbound.pop_front()?;
-        // At most `window` in all, which is far below the limit of u32.
+        // This is at most the initial credit, which is far below the limit of u32.
         state.consumed += u32::try_from(bytes.len()).unwrap_or(0);
         if state.consumed >= CREDIT_STEP_BYTES && !state.inbound_ended {
             let credit = std::mem::take(&mut state.consumed);
             state.window += u64::from(credit);
             drop(state);
-            // When the connection is gone the next wait says so.
+            // If the connection is gone, the next wait reports it.
             let _ = self.queue.send_control(Frame::credit(self.id, Channel::Main, credit));
         }
         Some(bytes)
     }
 
-    /// How many bytes may be sent on a channel now.
+    /// Returns the number of bytes that may be sent on a channel now.
     pub(crate) fn credit(&self, channel: Channel) -> usize {
         usize::try_from(self.lock().credit[channel as usize]).unwrap_or(usize::MAX)
     }
@@ -205,7 +205,7 @@ impl Stream {
         self.queue.send_control(Frame::end(self.id, channel))
     }
 
-    /// Sends a reply.
+    /// Sends a reply; one that cannot be encoded is replaced by a failure.
     pub(crate) fn reply(&self, reply: &Reply) -> Result<(), Gone> {
         let frame = Frame::reply(self.id, reply).or_else(|error| {
             let reason = error.to_string();
@@ -216,7 +216,7 @@ impl Stream {
     }
 }
 
-/// The bytes that the host sends, as a reader.
+/// A reader of the bytes that the host sends.
 #[derive(Debug)]
 pub(crate) struct StreamReader<'a> {
     stream: &'a Stream,
@@ -245,7 +245,7 @@ impl Read for StreamReader<'_> {
     }
 }
 
-/// Bytes to the host on [`Channel::Main`], gathered into full frames.
+/// A writer of bytes to the host on [`Channel::Main`], which gathers them into full frames.
 #[derive(Debug)]
 pub(crate) struct StreamWriter<'a> {
     stream: &'a Stream,
@@ -257,7 +257,7 @@ impl<'a> StreamWriter<'a> {
         Self { stream, pending: Vec::new() }
     }
 
-    /// Sends the rest and the end of the channel.
+    /// Sends the remaining bytes and the end of the channel.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush()?;
         Ok(self.stream.send_end(Channel::Main)?)

@@ -1,6 +1,6 @@
-//! The only room of the agent with `unsafe`: system calls that neither std nor
-//! nix offer in the form needed here. Each function checks its own arguments,
-//! so that callers stay safe code.
+//! The only module of the agent with `unsafe` code: system calls that neither std nor nix offers in
+//! the form needed here. Each function checks its own arguments, so that its callers can be safe
+//! code.
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper elsewhere")]
 
@@ -11,24 +11,24 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-/// Stack of a child between clone and exec. It only makes system calls; 32 KiB
-/// leave room for the frames of the C library's wrappers.
+/// The stack size of a child between clone and exec, in bytes. The child only makes system calls;
+/// 32 KiB leave room for the frames of the C library's wrappers.
 const CHILD_STACK_BYTES: usize = 32 * 1024;
 
-/// Soft limit of open files of a child: what programs expect (select(2) breaks above).
+/// Soft limit of open files of a child: what programs expect (select(2) fails above it).
 const CHILD_FILES_SOFT: u64 = 1024;
 
-/// Hard limit of open files of a child, as systemd gives its services.
+/// Hard limit of open files of a child: the one that systemd sets for services.
 const CHILD_FILES_HARD: u64 = 524_288;
 
 /// The step at which starting a process failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LaunchStep {
-    /// Making the process.
+    /// Creating the process.
     Clone,
-    /// Its session, terminal or standard streams.
+    /// Setting up its session, terminal or standard streams.
     Streams,
-    /// Filtering the calls that wait for disks.
+    /// Installing the filter for calls that wait for disks.
     Filter,
     /// Changing the root directory.
     Root,
@@ -38,28 +38,28 @@ pub(crate) enum LaunchStep {
     Exec,
 }
 
-/// A process to start; everything is prepared, so that the child allocates nothing.
+/// A process to start. Everything is prepared, so that the child allocates nothing.
 #[derive(Debug)]
 pub(crate) struct Launch<'a> {
     /// Paths to try as the program, in order.
     pub(crate) programs: &'a [CString],
-    /// Arguments, the name first.
+    /// The arguments, starting with the program's name.
     pub(crate) argv: &'a [CString],
-    /// `NAME=value` strings.
+    /// The environment: `NAME=value` strings.
     pub(crate) env: &'a [CString],
-    /// New root directory.
+    /// The new root directory, if it is changed.
     pub(crate) root: Option<&'a CStr>,
-    /// Working directory inside it.
+    /// The working directory inside the root.
     pub(crate) cwd: &'a CStr,
-    /// What becomes standard input, output and error.
+    /// The descriptors that become standard input, output and error.
     pub(crate) stdio: [BorrowedFd<'a>; 3],
-    /// Whether standard input is a terminal that is to control the session.
+    /// Whether standard input is a terminal that becomes the controlling one of the session.
     pub(crate) terminal: bool,
-    /// Whether calls that wait for disks succeed at once.
+    /// Whether calls that wait for disks succeed immediately.
     pub(crate) ignore_sync: bool,
 }
 
-/// What the child sees; it lives in the parent's memory, which both share.
+/// The data of the child. It is in the parent's memory, which both share.
 struct ChildView {
     programs: Vec<*const libc::c_char>,
     argv: Vec<*const libc::c_char>,
@@ -72,10 +72,10 @@ struct ChildView {
     failed: Option<(LaunchStep, i32)>,
 }
 
-/// The filter of [`crate::sync_filter`] in the form that prctl(2) takes.
+/// Returns the filter of [`crate::sync_filter`] in the form that prctl(2) takes.
 fn sync_filter_program() -> libc::sock_fprog {
     let filter = &crate::sync_filter::FILTER;
-    // The kernel only reads it, although the type of the field says otherwise.
+    // The kernel only reads the filter, although the field is a mutable pointer.
     libc::sock_fprog {
         len: u16::try_from(filter.len()).unwrap_or_default(),
         filter: filter.as_ptr().cast_mut(),
@@ -86,8 +86,8 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// Starts a process in a session of its own, as a vfork does: the memory is
-/// shared until the program runs, so the cost does not grow with the agent.
+/// Starts a process in a session of its own. Like vfork(2), it shares the memory until the program
+/// runs, so the cost does not grow with the agent.
 pub(crate) fn launch(launch: &Launch<'_>) -> Result<Pid, (LaunchStep, Errno)> {
     let mut view = ChildView {
         programs: pointers(launch.programs),
@@ -100,8 +100,8 @@ pub(crate) fn launch(launch: &Launch<'_>) -> Result<Pid, (LaunchStep, Errno)> {
         filter: launch.ignore_sync.then(sync_filter_program),
         failed: None,
     };
-    // Aligned to 16 bytes by its element type, as the ABI wants a stack.
-    // Left as it is: nothing reads it before it is written.
+    // Aligned to 16 bytes by its element type, as the ABI requires of a stack. It is not
+    // initialised, because nothing reads it before it is written.
     let mut stack: Vec<u128> = Vec::with_capacity(CHILD_STACK_BYTES / size_of::<u128>());
     let mut all = nix::sys::signal::SigSet::all();
     let mut before = nix::sys::signal::SigSet::empty();
@@ -113,10 +113,9 @@ pub(crate) fn launch(launch: &Launch<'_>) -> Result<Pid, (LaunchStep, Errno)> {
     )
     .map_err(|e| (LaunchStep::Clone, e))?;
     all.clear();
-    // SAFETY: the stack top is the end of a live, 16-byte aligned allocation;
-    // CLONE_VFORK suspends this thread until the child has called execve or
-    // _exit, so `view`, the strings it points to and the stack outlive the
-    // child's use of them, and nobody else touches them meanwhile.
+    // SAFETY: the stack top is the end of a live, 16-byte aligned allocation; CLONE_VFORK suspends
+    // this thread until the child has called execve or _exit, so `view`, the strings it points to
+    // and the stack outlive the child's use of them, and no other thread accesses them meanwhile.
     let pid = unsafe {
         libc::clone(
             child_main,
@@ -129,12 +128,12 @@ pub(crate) fn launch(launch: &Launch<'_>) -> Result<Pid, (LaunchStep, Errno)> {
     let restored = before.thread_set_mask();
     drop(stack);
     let pid = result.map_err(|e| (LaunchStep::Clone, e))?;
-    // SAFETY: `view` is a live local; the read is volatile because the child,
-    // which the compiler does not know of, wrote to it.
+    // SAFETY: `view` is a live local; the read is volatile because the child wrote to it, which the
+    // compiler cannot see.
     match unsafe { ptr::read_volatile(&raw const view.failed) } {
         None => restored.map(|()| pid).map_err(|e| (LaunchStep::Clone, e)),
         Some((step, errno)) => {
-            // It has ended already; only its entry in the process table is left.
+            // The process has ended already; only its entry in the process table is left.
             let _ = nix::sys::wait::waitpid(pid, None);
             Err((step, Errno::from_raw(errno)))
         }
@@ -152,9 +151,8 @@ extern "C" fn child_main(view: *mut libc::c_void) -> libc::c_int {
     unsafe { libc::_exit(127) }
 }
 
-/// Runs the program; when it returns, this step has failed and errno says why.
-/// Only system calls here: no allocation, no locks, no panics. Identities are
-/// set by raw system calls, as the C library would try to tell its other threads.
+/// Runs the program. If it returns, the returned step has failed and errno contains the reason. It
+/// makes only system calls: no allocation, no locks, no panics.
 fn child_prepare(view: &ChildView) -> LaunchStep {
     // SAFETY: every pointer was built by `launch` from live C strings and
     // NULL-terminated vectors; descriptors are open ones of the parent.
@@ -168,12 +166,12 @@ fn child_prepare(view: &ChildView) -> LaunchStep {
                 return LaunchStep::Streams;
             }
         }
-        // Nothing of the agent leaks, whoever opened it; kernels before 5.11
-        // refuse the flag, and there every descriptor is close-on-exec anyway.
+        // No descriptor of the agent leaks, no matter which code opened it. Kernels before 5.11
+        // refuse the flag, but the agent's descriptors are close-on-exec anyway.
         libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         child_limits();
-        // Without `no_new_privs`, which would take sudo from scripts: that is why it comes
-        // before the identity, while the process may still do it.
+        // The filter is installed without `no_new_privs`, which would prevent scripts from using
+        // sudo. The kernel allows this only to a process with CAP_SYS_ADMIN.
         if let Some(filter) = &view.filter
             && libc::prctl(
                 libc::PR_SET_SECCOMP,
@@ -197,8 +195,8 @@ fn child_prepare(view: &ChildView) -> LaunchStep {
         let mut denied = false;
         for program in view.programs.iter().take_while(|p| !p.is_null()) {
             libc::execve(*program, view.argv.as_ptr(), view.env.as_ptr());
-            // As execvp: a directory of PATH that lacks it is passed over, and
-            // "permission denied" is only said when no later one has it.
+            // As in execvp(3), a directory of PATH that lacks the program is skipped, and
+            // "permission denied" is only reported if no later directory has it.
             match *libc::__errno_location() {
                 libc::EACCES => denied = true,
                 libc::ENOENT | libc::ENOTDIR => {}
@@ -212,14 +210,14 @@ fn child_prepare(view: &ChildView) -> LaunchStep {
     }
 }
 
-/// Processors that a child may run on: all, as the kernel leaves out what is not there.
+/// The processors on which a child may run: all. The kernel ignores those that do not exist.
 const CHILD_PROCESSORS: [u64; 16] = [u64::MAX; 16];
 
-/// What the agent has for itself and its children must not: protection from
-/// the out-of-memory killer, its large limit of open files, its one processor.
+/// Resets what the agent has for itself and its children must not have: protection from the
+/// out-of-memory killer, a high limit of open files, the restriction to one processor.
 ///
 /// # Safety
-/// Only for the child of [`launch`].
+/// May only be called in the child of [`launch`].
 unsafe fn child_limits() {
     let files = libc::rlimit { rlim_cur: CHILD_FILES_SOFT, rlim_max: CHILD_FILES_HARD };
     // SAFETY: plain system calls on constants and locals of this frame.
@@ -236,24 +234,24 @@ unsafe fn child_limits() {
     }
 }
 
-/// Forks the calling process. Only PID 1 does that, while it has one thread.
+/// Forks the calling process. Only PID 1 calls this, while it has one thread.
 pub(crate) fn fork() -> nix::Result<nix::unistd::ForkResult> {
-    // SAFETY: PID 1 has a single thread at this point, so the child may go on
-    // with everything that the parent could do.
+    // SAFETY: PID 1 has a single thread at this point, so the child may do everything that the
+    // parent could do.
     unsafe { nix::unistd::fork() }
 }
 
-/// A descriptor of a process, readable when it has ended.
+/// Returns a descriptor of a process, which is readable when the process has ended.
 pub(crate) fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     // SAFETY: no pointers; the result is checked before it is owned.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
     let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel just made this descriptor for us.
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Waits for a child and tells its raw status and its processor time
-/// (children that it waited for included) in milliseconds.
+/// Waits for a child. Returns its raw status and its processor time in milliseconds, including that
+/// of children for which it waited.
 pub(crate) fn wait_with_usage(pid: Pid) -> nix::Result<(i32, u64)> {
     let mut status = 0;
     // SAFETY: an all-zero rusage is a valid value of the plain C struct.
@@ -281,7 +279,7 @@ pub(crate) fn set_terminal_size(fd: impl AsFd, rows: u16, columns: u16) -> nix::
     Errno::result(done).map(drop)
 }
 
-/// How many bytes wait in a pipe or terminal.
+/// Returns the number of bytes that wait in a pipe or terminal.
 pub(crate) fn bytes_waiting(fd: impl AsFd) -> nix::Result<usize> {
     let mut count: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int through the pointer.
@@ -291,11 +289,11 @@ pub(crate) fn bytes_waiting(fd: impl AsFd) -> nix::Result<usize> {
 }
 
 mod request {
-    //! Numbers of ioctls that libc does not name.
+    //! Numbers of ioctls that libc does not define.
     pub(super) const FIFREEZE: libc::c_ulong = 0xc004_5877;
     pub(super) const FITHAW: libc::c_ulong = 0xc004_5878;
     pub(super) const BLKRRPART: libc::c_ulong = 0x125f;
-    /// Of `random.c`; see random(4).
+    /// Requests of `random.c`; see random(4).
     pub(super) const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
     pub(super) const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
 }
@@ -310,7 +308,7 @@ pub(crate) fn freeze(fd: impl AsFd) -> nix::Result<()> {
     plain_ioctl(fd.as_fd(), request::FIFREEZE)
 }
 
-/// Thaws it.
+/// Thaws the filesystem of an open directory.
 pub(crate) fn thaw(fd: impl AsFd) -> nix::Result<()> {
     plain_ioctl(fd.as_fd(), request::FITHAW)
 }
@@ -328,39 +326,40 @@ struct Entropy {
     buffer: [u8; wire::ENTROPY_BYTES],
 }
 
-/// Mixes random bytes into the kernel's generator, credits them, and makes every processor
-/// take a new key from it.
+/// Mixes random bytes into the kernel's random number generator, credits them, and makes every
+/// processor take a new key from it.
 ///
 /// # Errors
-/// When the kernel refuses, such as for lack of privilege.
+/// Fails if the kernel refuses, for example for lack of privilege.
 pub(crate) fn reseed(entropy: &[u8; wire::ENTROPY_BYTES]) -> std::io::Result<()> {
     let bytes = libc::c_int::try_from(entropy.len()).map_err(std::io::Error::other)?;
     let random = std::fs::File::options().write(true).open("/dev/random")?;
     let entropy = Entropy { bits: bytes * 8, bytes, buffer: *entropy };
-    // SAFETY: the request reads one `rand_pool_info` with `bytes` bytes of buffer behind the
-    // two numbers, which is the layout of `Entropy`; the value lives until the call returns.
+    // SAFETY: the request reads one `rand_pool_info` with `bytes` bytes of buffer after the two
+    // numbers, which is the layout of `Entropy`; the value lives until the call returns.
     let added =
         unsafe { libc::ioctl(random.as_raw_fd(), request::RNDADDENTROPY, &raw const entropy) };
     Errno::result(added)?;
     match plain_ioctl(random.as_fd(), request::RNDRESEEDCRNG) {
-        // It was not seeded before, so what was added has just made its first keys.
+        // The generator was not seeded before, so the added bytes have just made its first keys.
         Ok(()) | Err(Errno::ENODATA) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// The largest value of an extended attribute that the kernel allows.
+/// The maximum size of an extended attribute's value that the kernel allows, in bytes. The list of
+/// names has the same limit.
 const XATTR_MAX_BYTES: usize = 64 * 1024;
 
-/// Names of the extended attributes of a path; a final symlink is not followed.
+/// Returns the names of the extended attributes of a path; a final symlink is not followed.
 pub(crate) fn list_xattrs(path: &CStr) -> nix::Result<Vec<CString>> {
-    // SAFETY: with size 0 the kernel only tells the size.
+    // SAFETY: with size 0 the kernel only returns the size.
     let size = unsafe { libc::llistxattr(path.as_ptr(), ptr::null_mut(), 0) };
     if Errno::result(size)? == 0 {
         return Ok(Vec::new());
     }
     let mut names = vec![0_u8; XATTR_MAX_BYTES];
-    // SAFETY: the buffer is as long as said.
+    // SAFETY: the buffer has the given length.
     let size = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
     names.truncate(usize::try_from(Errno::result(size)?).unwrap_or(0));
     Ok(names
@@ -370,10 +369,10 @@ pub(crate) fn list_xattrs(path: &CStr) -> nix::Result<Vec<CString>> {
         .collect())
 }
 
-/// The value of an extended attribute.
+/// Returns the value of an extended attribute; a final symlink is not followed.
 pub(crate) fn get_xattr(path: &CStr, name: &CStr) -> nix::Result<Vec<u8>> {
     let mut value = vec![0_u8; XATTR_MAX_BYTES];
-    // SAFETY: the buffer is as long as said.
+    // SAFETY: the buffer has the given length.
     let size = unsafe {
         libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
     };
@@ -381,9 +380,9 @@ pub(crate) fn get_xattr(path: &CStr, name: &CStr) -> nix::Result<Vec<u8>> {
     Ok(value)
 }
 
-/// Sets an extended attribute.
+/// Sets an extended attribute; a final symlink is not followed.
 pub(crate) fn set_xattr(path: &CStr, name: &CStr, value: &[u8]) -> nix::Result<()> {
-    // SAFETY: pointers and length of live slices.
+    // SAFETY: the pointers and the length are those of live slices.
     let done = unsafe {
         libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
     };
@@ -394,25 +393,25 @@ pub(crate) fn set_xattr(path: &CStr, name: &CStr, value: &[u8]) -> nix::Result<(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Instruction {
-    /// The operation.
+    /// The operation code.
     pub(crate) code: u8,
     /// Destination register in the low half, source register in the high one.
     pub(crate) dst_src: u8,
-    /// Offset of a jump or of memory.
+    /// The offset of a jump or of a memory access.
     pub(crate) offset: i16,
-    /// The constant.
+    /// The constant operand.
     pub(crate) value: i32,
 }
 
-/// The two instructions that put the map into register 1; its number is filled
-/// in by [`bpf_load_socket_lookup`].
+/// The first of the two instructions that put the map into register 1. Its value, the number of the
+/// map, is filled in by [`bpf_load_socket_lookup`].
 pub(crate) const MAP_LOW: Instruction =
     Instruction { code: 0x18, dst_src: 0x11, offset: 0, value: 0 };
-/// The second of them.
+/// The second of the two instructions that put the map into register 1.
 pub(crate) const MAP_HIGH: Instruction = Instruction { code: 0, dst_src: 0, offset: 0, value: 0 };
 
 mod bpf {
-    //! Numbers of bpf(2).
+    //! Constants of bpf(2).
     pub(super) const MAP_CREATE: libc::c_int = 0;
     pub(super) const MAP_UPDATE: libc::c_int = 2;
     pub(super) const PROG_LOAD: libc::c_int = 5;
@@ -422,28 +421,30 @@ mod bpf {
     pub(super) const ATTACH_SK_LOOKUP: u32 = 36;
 }
 
+/// Calls bpf(2).
+///
 /// # Safety
-/// `attributes` must be the structure that the command reads, and pointers in it
-/// must be valid for what the command does with them.
+/// `attributes` must be the structure that the command reads, and pointers in it must be valid for
+/// what the command does with them.
 unsafe fn bpf_call<T>(command: libc::c_int, attributes: &T) -> nix::Result<i32> {
-    // SAFETY: the pointer and the size are of a live value; the caller vouches
-    // for its content.
+    // SAFETY: the pointer and the size are those of a live value; the caller guarantees its
+    // content.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attributes), size_of::<T>()) };
     i32::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)
 }
 
 fn bpf_fd<T>(command: libc::c_int, attributes: &T) -> nix::Result<OwnedFd> {
-    // SAFETY: all callers are below; they pass structures of plain numbers and
-    // of pointers to slices that live until the call is over.
+    // SAFETY: all callers are below; they pass structures of plain numbers and of pointers to
+    // slices that live until the call returns.
     let fd = unsafe { bpf_call(command, attributes) }?;
-    // SAFETY: these commands return a new descriptor, which is ours.
+    // SAFETY: these commands return a new descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes a map for one socket.
+/// Creates a map for one socket.
 pub(crate) fn bpf_socket_map() -> nix::Result<OwnedFd> {
-    // Type, bytes of a key, bytes of a value, entries.
+    // Type, size of a key, size of a value, number of entries.
     bpf_fd(bpf::MAP_CREATE, &[bpf::MAP_TYPE_SOCKMAP, 4, 4, 1])
 }
 
@@ -459,12 +460,12 @@ pub(crate) fn bpf_put_socket(map: &OwnedFd, socket: impl AsFd) -> nix::Result<()
     let (key, value) = (0_u32, socket.as_fd().as_raw_fd());
     let map = u64::try_from(map.as_raw_fd()).map_err(|_| Errno::EBADF)?;
     let update = Update { map, key: &raw const key, value: &raw const value, flags: 0 };
-    // SAFETY: the fields are those of the command; key and value have the four
-    // bytes each that the map was made with.
+    // SAFETY: the fields are those of the command; key and value have the four bytes each with
+    // which the map was created.
     unsafe { bpf_call(bpf::MAP_UPDATE, &update) }.map(drop)
 }
 
-/// Loads a program that chooses sockets, with the map filled in.
+/// Loads a program that chooses sockets (`sk_lookup`), with the number of the map filled in.
 pub(crate) fn bpf_load_socket_lookup(
     program: &[Instruction],
     map: &OwnedFd,
@@ -503,7 +504,7 @@ pub(crate) fn bpf_load_socket_lookup(
     bpf_fd(bpf::PROG_LOAD, &load)
 }
 
-/// Attaches such a program to a network namespace, until the result is closed.
+/// Attaches an `sk_lookup` program to a network namespace, until the returned descriptor is closed.
 pub(crate) fn bpf_attach_socket_lookup(
     program: &OwnedFd,
     namespace: impl AsFd,

@@ -1,5 +1,5 @@
-//! Walks through file trees by directory descriptors, so that a process that moves
-//! things meanwhile can lead the agent elsewhere. Names come sorted by bytes.
+//! Walks through file trees by directory descriptors, so that a process that moves files meanwhile
+//! cannot lead the agent elsewhere. Names are sorted by bytes.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,47 +14,47 @@ use wire::Failure;
 
 use crate::failure::Doing;
 
-/// The deepest tree walked. Each level holds a descriptor open; real trees are
-/// below fifty, and the agent may have 65,536 descriptors.
+/// The maximum depth of a tree. Each level keeps a descriptor open; real trees are below fifty, and
+/// the agent may have 65,536 descriptors.
 const DEPTH_MAX: usize = 1024;
 
-/// Something found on a walk.
+/// An entry found on a walk.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
-    /// The open directory that it is in.
+    /// The open directory that contains the entry.
     pub(crate) directory: &'a OwnedFd,
     /// The name of the entry in its directory.
     pub(crate) name: &'a OsStr,
     /// The path of the entry, relative to the directory where the walk started.
     pub(crate) path: &'a Path,
-    /// What it is; links are not followed.
+    /// The status of the entry; links are not followed.
     pub(crate) stat: FileStat,
 }
 
 impl Entry<'_> {
-    /// The type bits of its mode.
+    /// Returns the type bits of the entry's mode.
     pub(crate) fn kind(&self) -> SFlag {
         kind(&self.stat)
     }
 }
 
-/// The type bits of a mode.
+/// Returns the type bits of a mode.
 pub(crate) fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 
-/// Whether a walk goes on into a directory.
+/// Whether a walk descends into a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Descend {
-    /// Into it, then [`Visitor::leave`].
+    /// Visit its content, then call [`Visitor::leave`].
     Yes,
-    /// Past it, without leaving.
+    /// Skip its content, without calling [`Visitor::leave`].
     No,
 }
 
-/// What is done on a walk.
+/// The actions on a walk.
 pub(crate) trait Visitor {
-    /// Called for everything found, directories before their content.
+    /// Called for every entry, for directories before their content.
     fn enter(&mut self, entry: &Entry<'_>) -> Result<Descend, Failure>;
 
     /// Called for each directory after its content.
@@ -63,7 +63,7 @@ pub(crate) trait Visitor {
     }
 }
 
-/// The names in an open directory, sorted by bytes.
+/// Returns the names in an open directory, sorted by bytes.
 pub(crate) fn names(directory: &OwnedFd) -> nix::Result<Vec<OsString>> {
     let copy = openat(directory, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut names = Vec::new();
@@ -77,7 +77,7 @@ pub(crate) fn names(directory: &OwnedFd) -> nix::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// What a name in a directory is; `None` when it is gone.
+/// Returns the status of a name in a directory; `None` if it does not exist.
 pub(crate) fn stat(directory: impl AsFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
     match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
@@ -95,7 +95,7 @@ pub(crate) fn open_directory(directory: impl AsFd, name: &OsStr) -> nix::Result<
 struct Level {
     directory: OwnedFd,
     names: std::vec::IntoIter<OsString>,
-    /// The name by which the parent knows it, and what it is.
+    /// The name of the directory in its parent, and its status; `None` for the top directory.
     own: Option<(OsString, FileStat)>,
 }
 
@@ -106,7 +106,7 @@ impl Level {
     }
 }
 
-/// Walks through everything in a directory, without the directory itself.
+/// Walks through everything in a directory, except the directory itself.
 pub(crate) fn walk(top: OwnedFd, visitor: &mut impl Visitor) -> Result<(), Failure> {
     let mut path = PathBuf::new();
     let mut levels = vec![Level::new(top, None).doing(|| "list the directory")?];
@@ -118,7 +118,7 @@ pub(crate) fn walk(top: OwnedFd, visitor: &mut impl Visitor) -> Result<(), Failu
         };
         path.push(&name);
         let action = || format!("look at `{}`", path.display());
-        // Gone since the listing: as if it had never been there.
+        // An entry that has vanished since the listing is ignored.
         let found = stat(&level.directory, &name).doing(action)?;
         if let Some(stat) = found {
             let directory = &level.directory;

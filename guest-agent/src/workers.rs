@@ -1,6 +1,6 @@
-//! Threads that serve requests, kept for the next one: under emulation the
-//! memory mapping that a thread's start and end need costs as much as a system
-//! call does a hundred times over, and a build makes thousands of requests.
+//! Threads that serve requests, which are kept for later ones: under emulation, the memory mappings
+//! for the start and the end of a thread cost as much as a hundred system calls, and a build makes
+//! thousands of requests.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,11 +8,11 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Threads kept without work: as many as requests commonly overlap.
+/// The maximum number of idle threads: as many as there commonly are requests at the same time.
 const IDLE_MAX: usize = 8;
 
-/// Stack of such a thread, in bytes. The deepest use is a walk through a tree,
-/// which keeps its levels on the heap.
+/// The stack size of a thread, in bytes. The deepest use is a walk through a tree, which keeps its
+/// levels on the heap.
 const STACK_BYTES: usize = 256 * 1024;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -23,7 +23,7 @@ struct State {
     idle: usize,
 }
 
-/// The threads.
+/// The pool of threads.
 #[derive(Clone, Default)]
 pub(crate) struct Workers(Arc<(Mutex<State>, Condvar)>);
 
@@ -38,7 +38,7 @@ impl Workers {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a job done by a thread of its own, at once.
+    /// Runs a job immediately, on an idle thread or on a new one.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mut state = self.lock();
         if state.jobs.len() < state.idle {

@@ -1,8 +1,8 @@
-//! Reads a tar output: its members, with all header fields.
+//! Reads the members of a tar output, with all header fields.
 
 use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
-/// A member.
+/// A member of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// The type of the member.
@@ -15,7 +15,7 @@ pub struct Member {
     pub device: Option<(u32, u32)>,
     /// The target of a symbolic or hard link.
     pub link: Option<String>,
-    /// Its modification time in seconds since 1970.
+    /// The modification time of the member in seconds since 1970.
     pub seconds: u64,
     /// PAX records: attributes, precise times, sizes of sparse files.
     pub extensions: BTreeMap<String, Vec<u8>>,
@@ -24,7 +24,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// The member without times, for comparing builds at different times.
+    /// Returns the member without times, to compare builds that ran at different times.
     #[must_use]
     pub fn without_times(mut self) -> Self {
         self.seconds = 0;
@@ -33,7 +33,7 @@ impl Member {
     }
 }
 
-/// The members by path, without a leading `./` or a trailing slash.
+/// Reads the members of an archive by path, without a leading `./` or a trailing slash.
 ///
 /// # Panics
 /// Panics if the file is not an archive.

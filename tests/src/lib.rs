@@ -8,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The binary that cargo built with this test.
+/// Returns the path of the `vbuild` binary that cargo built with this test.
 ///
 /// # Panics
-/// Panics if it has not been built.
+/// Panics if the binary has not been built.
 #[must_use]
 pub fn vbuild_binary() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
@@ -20,18 +20,18 @@ pub fn vbuild_binary() -> PathBuf {
     binary
 }
 
-/// The accelerator of the machines that tests start.
+/// Returns the accelerator of the machines that tests start: `VBUILD_TEST_ACCEL`, or else `auto`.
 #[must_use]
 pub fn accelerator() -> String {
     std::env::var("VBUILD_TEST_ACCEL").unwrap_or_else(|_| "auto".into())
 }
 
-/// A command for a guest, found in the appliance's PATH.
+/// Creates a command for a guest, whose program is looked up in the appliance's PATH.
 pub fn command(session: &session::Session, words: &[&str]) -> session::Command {
     session.command(words).envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
 }
 
-/// The sorted names in a directory; empty if it does not exist.
+/// Returns the sorted names in a directory; the list is empty if the directory does not exist.
 #[must_use]
 pub fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(dir)

@@ -1,11 +1,12 @@
-//! The name service of a guest that reaches the world by the host's door: names that the
-//! host has found get addresses of 198.18.0.0/15, and a connection to such an address is
-//! one to the name, so that the host decides by names.
+//! The name service of a guest that reaches the outside through the host. Names that the host has
+//! resolved get addresses of 198.18.0.0/15, and a connection to such an address is treated as one
+//! to the name, so that the host decides by names.
 //!
-//! The agent answers with it inside the machines of builds, and `netstack` beside a
+//! The agent uses it inside the machines of builds, and `netstack` uses it on the host for a
 //! finished image that is booted.
 //!
-//! Architecture invariant: no I/O; sockets and the door are the callers'.
+//! Architecture invariant: this crate does no I/O. Sockets and requests to the host belong to the
+//! callers.
 
 mod names;
 mod query;

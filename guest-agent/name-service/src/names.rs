@@ -1,20 +1,20 @@
-//! Addresses that stand for names: the resolver hands them out, and the door
-//! takes them back for the name, so that the host decides by name.
+//! Addresses that stand for names: the resolver answers with them, and a connection to one of them
+//! is mapped back to the name, so that the host decides by name.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// 198.18.0.0/15, set aside for benchmarks of networks (RFC 2544): no name that
-/// a build asks for has an address there.
+/// The first address of 198.18.0.0/15, a network that is reserved for benchmarks (RFC 2544): no
+/// name that a build resolves has a real address in it.
 const FIRST: u32 = 0xc612_0000;
 
-/// How many addresses there are. When all are given, the oldest goes to a new name.
+/// The number of addresses in the network. When all are in use, a new name gets the oldest one.
 const COUNT: u32 = 1 << 17;
 
-/// How long a name that the host has found is not asked for again: a download of
-/// many files asks for the same name for each, and the connection tells anyway.
+/// How long a resolved name is known without asking the host again. A download of many files
+/// resolves the same name for each, and the connection fails anyway if the name no longer exists.
 const KNOWN_FOR: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Names {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The address of a name that the host found a short while ago.
+    /// Returns the address of a name that the host resolved within the last five minutes.
     #[must_use]
     pub fn known(&self, name: &str) -> Option<Ipv4Addr> {
         let table = self.lock();
@@ -47,7 +47,8 @@ impl Names {
         Some(Ipv4Addr::from(FIRST + known.index))
     }
 
-    /// Gives a name that the host has found its address; it keeps the one it has.
+    /// Assigns an address to a name that the host has resolved. A name keeps the address that it
+    /// has.
     pub fn give(&self, name: &str) -> Ipv4Addr {
         let until = Instant::now() + KNOWN_FOR;
         let mut table = self.lock();
@@ -55,7 +56,8 @@ impl Names {
             known.until = until;
             return Ipv4Addr::from(FIRST + known.index);
         }
-        // The first and the last address look like a network's own.
+        // The first and the last address are skipped, as they look like a network and its
+        // broadcast.
         let index = 1 + table.next % (COUNT - 2);
         table.next = table.next.wrapping_add(1);
         if let Some(old) = table.by_index.insert(index, name.to_owned()) {
@@ -65,7 +67,8 @@ impl Names {
         Ipv4Addr::from(FIRST + index)
     }
 
-    /// What to ask the host for: the name of such an address, or the address itself.
+    /// Returns the host to connect to: the name to which the address is assigned, or otherwise the
+    /// address itself.
     #[must_use]
     pub fn host_of(&self, address: Ipv4Addr) -> String {
         let index = u32::from(address).wrapping_sub(FIRST);

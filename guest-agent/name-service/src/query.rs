@@ -1,5 +1,4 @@
-//! Queries for names and their answers, as RFC 1035 has them: one question, answered by one
-//! address at most.
+//! DNS queries and responses (RFC 1035), with one question and at most one address.
 
 use std::net::Ipv4Addr;
 
@@ -7,41 +6,41 @@ use wire::egress::{Refusal, RefusalKind};
 
 use crate::Names;
 
-/// The largest query read: what the protocol allows over UDP without extensions.
+/// The maximum size of a query in bytes: what the protocol allows over UDP without extensions.
 pub const QUERY_MAX_BYTES: usize = 512;
 
-/// Size of the fixed head of a message.
+/// The size of the fixed header of a message, in bytes.
 const HEAD_BYTES: usize = 12;
 
-/// The longest name, in bytes.
+/// The maximum length of a name, in bytes.
 const NAME_MAX_BYTES: usize = 253;
 
-/// How long clients may keep an answer, in seconds: longer than a download
-/// takes to begin, shorter than an address is given to another name.
+/// How long clients may cache an answer, in seconds: longer than a download takes to begin, and
+/// shorter than the time until an address is assigned to another name.
 const TTL_SECONDS: u32 = 60;
 
-/// Types and classes of records.
+/// Types and classes of DNS records.
 const TYPE_A: u16 = 1;
 const TYPE_PTR: u16 = 12;
 const CLASS_IN: u16 = 1;
 
-/// Response codes.
+/// A DNS response code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
-    /// The name exists, with or without the data asked for.
+    /// The name exists, with or without data of the requested type.
     NoError = 0,
-    /// The query cannot be read.
+    /// The query cannot be parsed.
     Format = 1,
-    /// Nobody could be asked; the client may try again.
+    /// The name could not be resolved at the moment; the client may try again.
     ServerFailure = 2,
-    /// There is no such name.
+    /// The name does not exist.
     NoSuchName = 3,
-    /// Queries of this kind are not answered here.
+    /// Queries of this kind are not supported.
     NotImplemented = 4,
 }
 
 impl Code {
-    /// The answer to a client whose name the host did not resolve.
+    /// Returns the response code for a name that the host did not resolve.
     #[must_use]
     pub fn of(refusal: &Refusal) -> Self {
         match refusal.kind {
@@ -51,22 +50,23 @@ impl Code {
     }
 }
 
-/// A question, with where its bytes end in the query.
+/// A parsed question, with the offset of its end in the query.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Question {
-    /// The name, in lower case and without a final dot.
+    /// The name in lower case, without a final dot.
     pub name: String,
     kind: u16,
     class: u16,
     end: usize,
 }
 
-/// Parses the one question of a query; `None` for what is not answered at all.
+/// Parses the one question of a query. Returns `None` for a message that gets no response, and a
+/// response code as the error for a query that is refused.
 #[must_use]
 pub fn parse(query: &[u8]) -> Option<Result<Question, Code>> {
     let head = query.get(..HEAD_BYTES)?;
     if head[2] & 0x80 != 0 {
-        // A response: answering it could go on for ever.
+        // This is a response: answering it could go on for ever.
         return None;
     }
     if head[2] & 0x78 != 0 {
@@ -87,13 +87,13 @@ fn parse_question(query: &[u8]) -> Option<Question> {
         if length == 0 {
             break;
         }
-        // A question comes first, so its name has nothing to point back at.
+        // The name of the first question cannot contain a pointer, as no name precedes it.
         let label = query.get(position..position + length).filter(|_| length < 64)?;
         position += length;
         if !name.is_empty() {
             name.push('.');
         }
-        // The host refuses what is no host name; here it must only be text.
+        // The host refuses names that are not valid host names; here a name must only be text.
         let text = std::str::from_utf8(label).ok().filter(|text| text.is_ascii())?;
         name.push_str(&text.to_ascii_lowercase());
         if name.len() > NAME_MAX_BYTES {
@@ -119,7 +119,7 @@ pub fn respond(
 ) -> Vec<u8> {
     let end = question.map_or(HEAD_BYTES, |question| question.end);
     let mut response = query.get(..end).unwrap_or_default().to_vec();
-    // A response, recursion as asked for and available; no other flags.
+    // Flags: a response, recursion desired as in the query, recursion available.
     response[2] = 0x80 | (query[2] & 0x01);
     response[3] = 0x80 | code as u8;
     let counts = [u16::from(question.is_some()), u16::from(address.is_some()), 0, 0];
@@ -127,7 +127,7 @@ pub fn respond(
         field.copy_from_slice(&count.to_be_bytes());
     }
     if let Some(address) = address {
-        // The name is the one at the beginning of the question.
+        // The name is a pointer to the beginning of the question.
         response.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
         response.extend_from_slice(&TTL_SECONDS.to_be_bytes());
         response.extend_from_slice(&[0, 4]);
@@ -136,7 +136,7 @@ pub fn respond(
     response
 }
 
-/// What can be said without the host; `None` when it must be asked.
+/// Answers a question without asking the host; returns `None` if the host must be asked.
 #[must_use]
 pub fn answer_here(question: &Question, names: &Names) -> Option<(Code, Option<Ipv4Addr>)> {
     match question.kind {
@@ -146,12 +146,12 @@ pub fn answer_here(question: &Question, names: &Names) -> Option<(Code, Option<I
         }
         TYPE_A => names.known(&question.name).map(|address| (Code::NoError, Some(address))),
         TYPE_PTR => Some((Code::NoSuchName, None)),
-        // Above all AAAA: programs then go on with the address of version 4.
+        // Mainly AAAA: programs then continue with the IPv4 address.
         _ => Some((Code::NoError, None)),
     }
 }
 
-/// A query and what is answered, for the fuzz target.
+/// Parses a query and builds the response to it, for the fuzz target.
 pub fn read_query(query: &[u8]) {
     let names = Names::default();
     match parse(query) {

@@ -1,4 +1,4 @@
-//! The agent's end of [`wire::egress`]: one vsock connection for each request.
+//! The agent's side of [`wire::egress`]: one vsock connection for each request.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use vsock::{VMADDR_CID_HOST, VsockStream};
 use wire::EGRESS_PORT;
 use wire::egress::{Message, Refusal, RefusalKind, Reply, Request};
 
-/// How long the host may take for an answer. It has its own, shorter limits;
-/// this one is for a host that hangs.
+/// How long to wait for an answer of the host. The host has its own, shorter limits; this one is
+/// for a host that hangs.
 const ANSWER_WAIT: Duration = Duration::from_secs(150);
 
-/// Asks the host. On yes, the connection carries what was asked for.
+/// Sends a request to the host. If it is granted, the returned stream is the connection.
 pub(super) fn ask(request: &Request) -> Result<VsockStream, Refusal> {
     let failed = |error: &dyn std::fmt::Display| {
         let message = format!("the connection to the host failed: {error}");

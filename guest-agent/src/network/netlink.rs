@@ -1,5 +1,5 @@
-//! Interfaces, addresses and routes over rtnetlink: five messages, for which
-//! starting `ip` would cost more than everything else here.
+//! Sets up interfaces, addresses and routes over rtnetlink: five messages, for which starting `ip`
+//! would cost more than everything else here.
 
 use std::fs;
 use std::io;
@@ -11,13 +11,14 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
 
-/// Size of the header of a netlink message.
+/// The size of the header of a netlink message, in bytes.
 const HEADER_BYTES: usize = 16;
 
-/// Fixed part of an error message: header, error number, header of the cause.
+/// The size of the buffer for an answer in bytes. An error message contains a header, an error
+/// number and the message that caused it.
 const ANSWER_MAX_BYTES: usize = 4096;
 
-/// Values of `struct rtmsg` that libc does not name as u8.
+/// Values of `struct rtmsg` that libc does not define as u8.
 const STATIC: u8 = 4;
 const TYPE_UNICAST: u8 = 1;
 const TYPE_LOCAL: u8 = 2;
@@ -25,13 +26,13 @@ const SCOPE_HOST: u8 = 254;
 const TABLE_MAIN: u8 = 254;
 const TABLE_LOCAL: u8 = 255;
 
-/// The index of an interface.
+/// Returns the index of an interface.
 pub(super) fn index(interface: &str) -> io::Result<u32> {
     let text = fs::read_to_string(format!("/sys/class/net/{interface}/ifindex"))?;
     text.trim().parse().map_err(io::Error::other)
 }
 
-/// A message in the making.
+/// A netlink message under construction.
 #[derive(Debug)]
 struct Message(Vec<u8>);
 
@@ -65,7 +66,7 @@ impl Message {
     }
 }
 
-/// `struct ifinfomsg` that sets an interface up.
+/// Returns a `struct ifinfomsg` that sets an interface up.
 fn up_flags() -> [u8; 16] {
     let up = u32::try_from(libc::IFF_UP).unwrap_or(1).to_ne_bytes();
     let mut bytes = [0; 16];
@@ -78,7 +79,7 @@ fn name_value(name: &str) -> Vec<u8> {
     [name.as_bytes(), b"\0"].concat()
 }
 
-/// `struct rtmsg` of a default route.
+/// Returns a `struct rtmsg` for a route to all addresses.
 fn route(table: u8, scope: u8, kind: u8) -> [u8; 12] {
     let family = u8::try_from(libc::AF_INET).unwrap_or(2);
     [family, 0, 0, 0, table, STATIC, scope, kind, 0, 0, 0, 0]
@@ -95,7 +96,7 @@ impl Netlink {
         socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).map(Self)
     }
 
-    /// Sends a message and takes the kernel's answer to it.
+    /// Sends a message and checks the kernel's answer to it.
     fn ask(&mut self, message: Message) -> nix::Result<()> {
         let kernel = NetlinkAddr::new(0, 0);
         sendto(self.0.as_raw_fd(), &message.finish(), &kernel, MsgFlags::empty())?;
@@ -112,7 +113,7 @@ impl Netlink {
         self.ask(message)
     }
 
-    /// Makes a dummy interface where the module has not made it, and sets it up.
+    /// Creates a dummy interface if the module has not created it, and sets it up.
     pub(super) fn dummy(&mut self, name: &str) -> nix::Result<()> {
         match self.link_up(name) {
             Err(Errno::ENODEV) => {}
@@ -126,7 +127,7 @@ impl Netlink {
         self.ask(message)
     }
 
-    /// Gives an interface an address.
+    /// Assigns an address to an interface.
     pub(super) fn address(
         &mut self,
         index: u32,
@@ -151,7 +152,7 @@ impl Netlink {
         self.ask(message)
     }
 
-    /// Makes every address one of this machine, in the table that is asked first.
+    /// Makes every address one of this machine, in the routing table that is consulted first.
     pub(super) fn everything_local(&mut self, index: u32, source: Ipv4Addr) -> nix::Result<()> {
         let message = Message::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_REPLACE)
             .fixed(&route(TABLE_LOCAL, SCOPE_HOST, TYPE_LOCAL))
@@ -161,7 +162,7 @@ impl Netlink {
     }
 }
 
-/// The error number of an answer; zero is the acknowledgement.
+/// Checks the error number of an answer; zero is the acknowledgement.
 fn parse_answer(answer: &[u8]) -> nix::Result<()> {
     let kind = answer.get(4..6).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes);
     let code = answer.get(16..20).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);

@@ -1,5 +1,5 @@
-//! TCP: every connection of the guest that does not go to the guest itself
-//! comes to one listener, and from there through the channel.
+//! Redirects TCP: every connection of the guest that does not go to the guest itself is accepted by
+//! one listener and forwarded through the egress channel.
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
@@ -22,19 +22,19 @@ use crate::console::say;
 use crate::failure::Doing;
 use crate::sys::{self, Instruction};
 
-/// Bytes moved at once: what one packet of vsock carries.
+/// The maximum number of bytes copied at once: what one vsock packet carries.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// Connections open at once, each with two threads; more are reset. Package
-/// managers and browsers use a dozen.
+/// The maximum number of open connections, each with two threads; more are reset. Package managers
+/// and browsers use a dozen.
 const CONNECTIONS_MAX: usize = 1024;
 
-/// Different lines said about refusals: a script that retries for ever must not
+/// The maximum number of different lines about refusals: a script that retries for ever must not
 /// fill the console.
 const LINES_MAX: usize = 100;
 
-/// The pause after a failed accept: it fails for want of descriptors, which
-/// come back when a connection ends.
+/// The pause after a failed accept. It fails if no descriptors are left; some become free when a
+/// connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 static SAID: Mutex<Option<HashSet<String>>> = Mutex::new(None);
@@ -48,8 +48,7 @@ pub(super) fn say_once(line: &str) {
     }
 }
 
-/// Gives new connections to the listener. They come to it as long as the
-/// returned descriptor is open.
+/// Redirects new connections to the listener, as long as the returned descriptor is open.
 pub(super) fn install(listener: &TcpListener) -> Result<OwnedFd, Failure> {
     let install = || -> nix::Result<OwnedFd> {
         let map = sys::bpf_socket_map()?;
@@ -62,7 +61,7 @@ pub(super) fn install(listener: &TcpListener) -> Result<OwnedFd, Failure> {
     install().doing(|| "redirect connections to the agent")
 }
 
-/// The program that chooses the socket for a new connection:
+/// Returns the program that chooses the socket for a new connection:
 ///
 /// ```text
 /// if it is TCP over IPv4, and not to 127.0.0.0/8 or to our own address:
@@ -71,7 +70,7 @@ pub(super) fn install(listener: &TcpListener) -> Result<OwnedFd, Failure> {
 /// go on as usual
 /// ```
 fn lookup_program() -> Vec<Instruction> {
-    // Offsets of `struct bpf_sk_lookup`.
+    // Offsets of fields in `struct bpf_sk_lookup`.
     const FAMILY: i16 = 8;
     const PROTOCOL: i16 = 12;
     const LOCAL_ADDRESS: i16 = 40;
@@ -142,10 +141,10 @@ fn reset(client: TcpStream) {
 }
 
 fn serve(client: TcpStream, names: &Names) {
-    // The address that was meant is the socket's own.
+    // The local address of the socket is the destination that the client meant.
     let Ok(SocketAddr::V4(meant)) = client.local_addr() else { return reset(client) };
     if *meant.ip() == Ipv4Addr::LOCALHOST {
-        // Somebody found the listener's own port.
+        // A client has connected to the listener's own port.
         return reset(client);
     }
     let host = names.host_of(*meant.ip());
@@ -164,7 +163,7 @@ fn serve(client: TcpStream, names: &Names) {
     }
 }
 
-/// Copies both ways until both have ended; each end is passed on by itself.
+/// Copies both ways until both have ended. The end of each direction is passed on separately.
 fn copy_both(client: &TcpStream, channel: &VsockStream) -> io::Result<()> {
     let _ = client.set_nodelay(true);
     thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! The guest's name service: answers `A` with an address that stands for the
-//! name once the host has found it, and everything else with "no such data".
+//! The guest's name service. It answers `A` with an address that stands for the name, once the host
+//! has resolved the name, and most other queries with "no such data".
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -20,7 +20,7 @@ use super::THREAD_STACK_BYTES;
 use super::egress::ask;
 use super::redirect::say_once;
 
-/// How many names are asked for at once; more are answered "try again".
+/// The maximum number of names that the host resolves at once; more are answered "try again".
 const ASKING_MAX: usize = 64;
 
 fn answer_by_host(name: &str, names: &Names) -> (Code, Option<Ipv4Addr>) {
@@ -39,7 +39,7 @@ fn answer_by_host(name: &str, names: &Names) -> (Code, Option<Ipv4Addr>) {
     }
 }
 
-/// Where a query came from, and the address that it was sent to.
+/// The client of a query, and the address to which the query was sent.
 #[derive(Debug, Clone, Copy)]
 struct Route {
     client: SockaddrIn,
@@ -71,12 +71,12 @@ fn send(socket: &UdpSocket, response: &[u8], route: Route) {
     };
     let control = [ControlMessage::Ipv4PacketInfo(&info)];
     let slices = [IoSlice::new(response)];
-    // A client that is gone asks again, or not.
+    // Errors are ignored: a client that gets no answer asks again.
     let _ =
         sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_DONTWAIT, Some(&route.client));
 }
 
-/// Answers queries for ever.
+/// Answers queries until the socket fails.
 pub(super) fn run(socket: &UdpSocket, names: &Arc<Names>) {
     let asking = Arc::new(AtomicUsize::new(0));
     let mut buffer = [0; QUERY_MAX_BYTES];

@@ -1,4 +1,4 @@
-//! Packs a tree.
+//! Packs a file tree as a tar stream.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -20,7 +20,7 @@ use crate::stream::{Stream, StreamWriter};
 use crate::sys;
 use crate::tree::{self, Descend, Entry, Visitor};
 
-/// The longest name that a header block holds.
+/// The maximum length of a name in a header block, in bytes.
 const NAME_MAX_BYTES: usize = 100;
 
 /// The largest number in the octal fields of sizes and times: eleven digits.
@@ -50,11 +50,11 @@ pub(crate) fn pack(
 
 struct Packer<W> {
     writer: W,
-    /// Left out with everything below.
+    /// Paths that are omitted with everything below them.
     excluded: HashSet<PathBuf>,
-    /// Kept, without what is in them.
+    /// Directories that are kept without their content.
     emptied: HashSet<PathBuf>,
-    /// The first name of each file that has several.
+    /// The first name of each file that has several, by device and inode number.
     linked: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
 }
@@ -75,14 +75,14 @@ impl<W: Write> Packer<W> {
 
     fn member(&mut self, entry: &Entry<'_>) -> io::Result<()> {
         let (kind, stat) = (entry.kind(), &entry.stat);
-        // As `tar -C TREE .` writes them, in whose archives people look for `./etc/passwd`.
+        // Names have the form of `tar -C TREE .`, in whose archives users look for `./etc/passwd`.
         let mut name = match entry.path.as_os_str().as_bytes() {
             own @ b"./" => own.to_vec(),
             below => [b"./", below].concat(),
         };
         let mut link = Vec::new();
         let entry_type = match kind {
-            // Nothing that a process listens on can be in an archive.
+            // An archive cannot contain a socket, on which a process listens.
             SFlag::S_IFSOCK => return Ok(()),
             SFlag::S_IFDIR => {
                 if !name.ends_with(b"/") {
@@ -138,7 +138,7 @@ impl<W: Write> Packer<W> {
     }
 
     fn content(&mut self, entry: &Entry<'_>, size: u64) -> io::Result<()> {
-        // A pipe put in its place since would block the open.
+        // O_NONBLOCK, because opening a pipe that has replaced the file meanwhile would block.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let mut file = File::from(openat(entry.directory, entry.name, flags, Mode::empty())?);
         let mut left = size;
@@ -181,7 +181,7 @@ impl<W: Write> Visitor for Packer<W> {
             return Ok(Descend::No);
         }
         let packed = self.member(entry);
-        // Gone since it was listed.
+        // The file was removed after it was listed.
         if packed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Ok(Descend::No);
         }
@@ -210,7 +210,7 @@ fn xattrs(entry: &Entry<'_>) -> nix::Result<Xattrs> {
     Ok(xattrs)
 }
 
-/// What does not fit into the header block.
+/// Returns records of the values that do not fit into the header block.
 fn records(name: &[u8], link: &[u8], size: u64, stat: &FileStat, xattrs: &Xattrs) -> Vec<u8> {
     let mut bytes = Vec::new();
     if name.len() > NAME_MAX_BYTES {
@@ -236,8 +236,8 @@ fn records(name: &[u8], link: &[u8], size: u64, stat: &FileStat, xattrs: &Xattrs
     bytes
 }
 
-/// A time as a decimal number of seconds: the whole ones are rounded down, and before 1970 the
-/// fraction goes the other way.
+/// Formats a time as a decimal number of seconds. The given seconds are rounded down, so the
+/// fraction of a time before 1970 is what the nanoseconds lack to a full second.
 fn time(seconds: i64, nanoseconds: i64) -> String {
     let (sign, whole, fraction) = match (seconds, nanoseconds) {
         (seconds, 0) => return seconds.to_string(),
@@ -248,7 +248,7 @@ fn time(seconds: i64, nanoseconds: i64) -> String {
 }
 
 fn record(bytes: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    // The length counts its own digits: one more digit may make it longer again.
+    // The length includes its own digits, so one more digit may make it longer again.
     let rest = 1 + key.len() + 1 + value.len() + 1;
     let mut length = rest + 1;
     while length != rest + length.to_string().len() {

@@ -1,8 +1,8 @@
-//! Unpacks a tree.
+//! Unpacks a tar stream to a file tree.
 //!
-//! Directories that exist are merged; a link to a directory is such a directory,
-//! as in a tree whose `/lib` is `usr/lib`. Other things are replaced. Directories
-//! get their owner, mode, attributes and time last, when their content is there.
+//! Existing directories are merged. A link to a directory counts as one, as in a tree whose `/lib`
+//! is a link to `usr/lib`. Other existing files are replaced. Directories get their owner, mode,
+//! attributes and time last, after their content was created.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -28,14 +28,14 @@ use crate::openat2::{Place, Root, proc_path};
 use crate::stream::{Stream, StreamReader};
 use crate::sys;
 
-/// Content is copied in pieces of this size.
+/// The size of the pieces in which content is copied, in bytes.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// A run of zeros of this size, aligned, becomes a hole: the block size of the
-/// filesystems in question.
+/// The size of an aligned run of zeros that becomes a hole, in bytes: the block size of the usual
+/// filesystems.
 const HOLE_BYTES: usize = 4096;
 
-/// Unpacks what the host sends below a directory.
+/// Unpacks the tar stream that the host sends below a directory.
 pub(crate) fn unpack(stream: &Stream, root: &str, path: &str) -> Result<(), Failure> {
     let action = || format!("unpack below `{path}`");
     let top = Root::open(root)?.make_directories(Path::new(path)).doing(action)?;
@@ -59,7 +59,7 @@ struct Unpacker {
     root: Root,
     /// Directories whose attributes are still to be set.
     directories: Vec<(PathBuf, Entry)>,
-    /// The directory of the member before, which mostly is that of the next, too.
+    /// The parent directory of the previous member, which is mostly that of the next one, too.
     parent: Option<(PathBuf, OwnedFd)>,
     buffer: Vec<u8>,
 }
@@ -68,7 +68,7 @@ fn refused(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what.into())
 }
 
-/// Components as a path below the directory; empty for the directory itself.
+/// Joins components to a path below the directory; empty for the directory itself.
 fn relative(components: &[Vec<u8>]) -> PathBuf {
     components.iter().map(|component| OsStr::from_bytes(component)).collect()
 }
@@ -110,7 +110,7 @@ impl Unpacker {
         Ok(Place { directory, name })
     }
 
-    /// Removes what stands in the way: anything, or an empty directory.
+    /// Removes an existing file of any kind, or an empty directory, to make room for a member.
     fn replace(&mut self, place: &Place) -> nix::Result<()> {
         let name = place.name.as_os_str();
         match unlinkat(&place.directory, name, UnlinkatFlags::NoRemoveDir) {
@@ -122,7 +122,8 @@ impl Unpacker {
         }
     }
 
-    /// Makes a member that is no directory; content is only read once it is made.
+    /// Creates a member that is not a directory. Its content is only read after the file was
+    /// created.
     fn make(&mut self, place: &Place, member: &Entry, content: &mut impl Read) -> io::Result<()> {
         let (directory, name) = (&place.directory, place.name.as_os_str());
         match member.kind {
@@ -167,7 +168,7 @@ impl Unpacker {
                 offset += room as u64;
             }
         }
-        // A hole at the end has no byte that would give the file its size.
+        // A hole at the end is not written, so it does not give the file its size.
         let has_holes = member.extents.is_some() || member.size >= HOLE_BYTES as u64;
         if has_holes { file.set_len(member.size) } else { Ok(()) }
     }
@@ -191,7 +192,8 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Sets what was put off, the deepest first, as it changes nothing above.
+    /// Sets the deferred attributes of directories, the deepest first, as this changes nothing in
+    /// the directories above.
     fn finish(&mut self) -> Result<(), Failure> {
         for (path, member) in self.directories.iter().rev() {
             let set = || {
@@ -247,7 +249,7 @@ fn set_file(file: &File, place: &Place, member: &Entry) -> io::Result<()> {
 fn set_attributes(fd: &impl std::os::fd::AsFd, path: &CString, member: &Entry) -> io::Result<()> {
     let (uid, gid) = owner(member);
     fchown(fd, uid, gid)?;
-    // Mode and capabilities after the owner, whose change clears them.
+    // Mode and capabilities are set after the owner, whose change clears them.
     fchmod(fd, Mode::from_bits_truncate(member.mode))?;
     set_xattrs(path, member)?;
     Ok(futimens(fd, &time(member), &time(member))?)
@@ -261,7 +263,7 @@ fn set_xattrs(path: &CString, member: &Entry) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the attributes of what cannot be opened.
+/// Sets the attributes of a file that cannot be opened, such as a link or a device.
 fn set_special(place: &Place, member: &Entry) -> io::Result<()> {
     let (directory, name) = (&place.directory, place.name.as_os_str());
     let (uid, gid) = owner(member);

@@ -1,5 +1,4 @@
-//! A tar stream as members: each header with everything that extensions before
-//! it said about it.
+//! Reads a tar stream as members: each header, combined with the extensions before it.
 
 use std::io::{self, Read};
 
@@ -10,23 +9,23 @@ use crate::{
     sparse,
 };
 
-/// Bytes of a path in messages.
+/// The maximum number of bytes of a path in error messages.
 const SHOWN_PATH_BYTES: usize = 120;
 
-/// Why a stream cannot be read on.
+/// An error after which a stream cannot be read further.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
     /// The stream failed, or ended within an archive.
     #[error("the tar stream breaks off")]
     Read(#[source] io::Error),
-    /// The archive holds what is refused.
+    /// The archive contains something that is refused.
     #[error("member {entry}{}: {reason}", shown(path))]
     Bad {
         /// The number of the member in the stream, from 1.
         entry: u64,
-        /// Its path, escaped and shortened; empty when it is not known.
+        /// The path of the member, escaped and shortened; empty if it is not known.
         path: String,
-        /// What is wrong with it.
+        /// The reason why the member is refused.
         reason: String,
     },
 }
@@ -51,57 +50,56 @@ impl From<TarError> for io::Error {
 /// One member of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Path below the root, without empty, `.` and `..` components. The root
-    /// itself has none.
+    /// The components of the path below the root, without empty, `.` and `..` ones. The root itself
+    /// has none.
     pub path: Vec<Vec<u8>>,
-    /// What it is.
+    /// The type of the member.
     pub kind: Kind,
-    /// Permissions with set-id and sticky bits.
+    /// The permission bits, with the set-id and sticky bits.
     pub mode: u32,
     /// Numeric ID of the owner.
     pub uid: u32,
     /// Numeric ID of the group.
     pub gid: u32,
-    /// When it was last changed: seconds since 1970, rounded down, and
-    /// nanoseconds.
+    /// The time of the last modification: seconds since 1970, rounded down, and nanoseconds.
     pub mtime: (i64, u32),
     /// Size of a regular file in bytes, holes included.
     pub size: u64,
-    /// Target of a symbolic link, as it is.
+    /// The target of a symbolic link, as stored in the archive.
     pub link: Vec<u8>,
-    /// Target of a hard link, in the form of `path`.
+    /// The target of a hard link, as components like those of `path`.
     pub hard_link: Vec<Vec<u8>>,
     /// Major and minor number of a device.
     pub device: (u32, u32),
     /// Extended attributes, each name once.
     pub xattrs: Vec<Xattr>,
-    /// Where the data of a sparse file lies in it: offset and length in bytes, in
-    /// order and within `size`. `None` when it is not sparse.
+    /// The parts of a sparse file that contain data: offset and length in bytes, in order and
+    /// within `size`. `None` if the file is not sparse.
     pub extents: Option<Vec<(u64, u64)>>,
 }
 
-/// The members of a tar stream, one after another.
+/// A reader of the members of a tar stream.
 #[derive(Debug)]
 pub struct Archive<R> {
     input: R,
     number: u64,
-    /// Data of the current member that has not been read yet.
+    /// The number of bytes of the current member's data that were not read yet.
     data_left: u64,
-    /// Bytes behind the data up to the next header.
+    /// The number of bytes between the data and the next header.
     padding: u64,
 }
 
 impl<R: Read> Archive<R> {
-    /// Reads from a stream, which should be buffered where a read is expensive.
+    /// Creates a reader of a stream, which should be buffered if its reads are expensive.
     pub fn new(input: R) -> Self {
         Self { input, number: 0, data_left: 0, padding: 0 }
     }
 
-    /// The next member; what was not read of the current one is passed over.
-    /// `None` at the end, when the whole stream is read.
+    /// Returns the next member, after skipping the rest of the current one. Returns `None` at the
+    /// end, after reading the whole stream.
     ///
     /// # Errors
-    /// When the stream breaks off, or its next member is refused.
+    /// Fails if the stream fails or ends within a member, or if the next member is refused.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extended = Extended::default();
         let mut room = EXTENSIONS_MAX_BYTES;
@@ -112,7 +110,7 @@ impl<R: Read> Archive<R> {
                 b'x' => extended
                     .records(&self.read_extension(&header, &mut room)?)
                     .map_err(|reason| self.bad(&header.path, reason))?,
-                // Global records say nothing that a member's own do not.
+                // Global records contain nothing that a member's own records lack.
                 b'g' => drop(self.read_extension(&header, &mut room)?),
                 b'L' => extended.path = Some(until_nul(self.read_extension(&header, &mut room)?)),
                 b'K' => extended.link = Some(until_nul(self.read_extension(&header, &mut room)?)),
@@ -121,11 +119,11 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    /// Reads data of the current member as it is stored, without the holes: all
-    /// that fits, or what is left.
+    /// Reads stored data of the current member, without its holes, until the buffer is full or the
+    /// data ends. Returns the number of bytes read.
     ///
     /// # Errors
-    /// When the stream breaks off.
+    /// Fails if the stream fails or ends early.
     pub fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
         let want = usize::try_from(self.data_left).unwrap_or(usize::MAX).min(buffer.len());
         self.read_exact(&mut buffer[..want])?;
@@ -133,14 +131,14 @@ impl<R: Read> Archive<R> {
         Ok(want)
     }
 
-    /// Bytes of data of the current member that were not read yet, without the
+    /// Returns the number of bytes of the current member's data that were not read yet, without the
     /// holes.
     #[must_use]
     pub fn data_left(&self) -> u64 {
         self.data_left
     }
 
-    /// An error about the current member, whose path is given as its bytes.
+    /// Creates an error about the current member. The path is given as its bytes.
     #[must_use]
     pub fn bad(&self, path: &[u8], reason: impl Into<String>) -> TarError {
         let shown = &path[..path.len().min(SHOWN_PATH_BYTES)];
@@ -198,7 +196,7 @@ impl<R: Read> Archive<R> {
         self.padding = (block - size % block) % block;
     }
 
-    /// The data of an extension, out of the room that is left for all of them.
+    /// Reads the data of an extension, and subtracts its size from the `room` left for all of them.
     fn read_extension(&mut self, header: &Header, room: &mut u64) -> Result<Vec<u8>, TarError> {
         let Some(left) = room.checked_sub(header.size) else {
             let reason = format!("its attributes are larger than {EXTENSIONS_MAX_BYTES} bytes");
@@ -219,8 +217,8 @@ impl<R: Read> Archive<R> {
             self.set_data(size);
         }
         if kind != Kind::File && self.data_left > 0 {
-            // Some packers give links the size of their target, and directories
-            // one of their own, without data.
+            // Some packers give links the size of their target, and directories a size of their
+            // own, without storing data.
             if !matches!(kind, Kind::HardLink | Kind::Symlink | Kind::Directory) {
                 return Err(self.bad(&name, "data for something that is no regular file"));
             }
@@ -259,7 +257,7 @@ impl<R: Read> Archive<R> {
         Ok(entry)
     }
 
-    /// Reads the map of a sparse file, in either form.
+    /// Reads the map of a sparse file in either format; does nothing for other members.
     fn sparse(
         &mut self,
         header: &Header,
@@ -285,7 +283,7 @@ impl<R: Read> Archive<R> {
     }
 }
 
-/// The data of the current member as it is stored.
+/// Reads the data of the current member as it is stored, without holes.
 impl<R: Read> Read for Archive<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let want = usize::try_from(self.data_left).unwrap_or(usize::MAX).min(buffer.len());
@@ -308,7 +306,7 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// The components of a path, which must stay below the root.
+/// Splits a path into components and checks that it stays below the root.
 fn components(path: &[u8]) -> Result<Vec<Vec<u8>>, &'static str> {
     if path.len() > PATH_MAX_BYTES {
         return Err("a path that is longer than Linux takes");

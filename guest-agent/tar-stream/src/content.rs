@@ -1,13 +1,13 @@
-//! A regular file's bytes in order, holes as zeros.
+//! Reads the bytes of a regular file in order, with its holes as zeros.
 
 use std::io::Read;
 
 use crate::{Archive, Entry, TarError};
 
-/// Where the reading of one member stands.
+/// The current position in the content of one member.
 #[derive(Debug)]
 pub struct Content<'a> {
-    /// `None` for a file that is one piece.
+    /// The extents of a sparse file; `None` for a file without holes.
     extents: Option<&'a [(u64, u64)]>,
     next: usize,
     at: u64,
@@ -15,13 +15,13 @@ pub struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    /// Begins the content of the member that its archive is at.
+    /// Starts at the beginning of a member, which must be the current one of its archive.
     #[must_use]
     pub fn new(entry: &'a Entry) -> Self {
         Self { extents: entry.extents.as_deref(), next: 0, at: 0, size: entry.size }
     }
 
-    /// The extent that the reading is in or before.
+    /// Returns the extent at the current position, or the next one.
     fn extent(&self) -> Option<(u64, u64)> {
         match self.extents {
             Some(extents) => extents.get(self.next).copied(),
@@ -29,28 +29,28 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// Whether the next `bytes` bytes, or all that are left, lie in a hole.
+    /// Whether the next `bytes` bytes, or all that are left, are in a hole.
     #[must_use]
     pub fn is_hole(&self, bytes: u64) -> bool {
         let end = self.at.saturating_add(bytes);
         self.extent().is_none_or(|(start, _)| start >= end)
     }
 
-    /// Passes over bytes of a hole.
+    /// Skips bytes of a hole.
     pub fn skip(&mut self, bytes: u64) {
         self.at = self.at.saturating_add(bytes).min(self.size);
     }
 
-    /// Bytes that are left.
+    /// Returns the number of bytes that are left.
     #[must_use]
     pub fn left(&self) -> u64 {
         self.size - self.at
     }
 
-    /// The next bytes, `want` of them or all that are left.
+    /// Reads the next `want` bytes, or all that are left.
     ///
     /// # Errors
-    /// When the stream breaks off.
+    /// Fails if the stream fails or ends early.
     pub fn read<R: Read>(
         &mut self,
         archive: &mut Archive<R>,

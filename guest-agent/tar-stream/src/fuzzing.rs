@@ -5,17 +5,17 @@ use crate::{
     XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES, XATTRS_MAX,
 };
 
-/// Content that is read of one archive: enough to pass every branch, small enough
-/// that holes of exabytes do not take for ever.
+/// The maximum number of bytes of content that are read from one archive: enough to reach every
+/// branch, and few enough that holes of exabytes do not take for ever.
 const CONTENT_MAX_BYTES: u64 = 1 << 20;
-/// Pieces in which content is read, as squashfs has them.
+/// The size of the pieces in which content is read, in bytes, like the blocks of squashfs.
 const PIECE_BYTES: u64 = 4096;
 
-/// A tar stream. Blocks that look like headers get a checksum that is right, as no
-/// mutation would find it.
+/// Reads the bytes as a tar stream. Blocks that look like headers get a correct checksum first, as
+/// no mutation would find it.
 ///
 /// # Panics
-/// When a member that the reader gives away breaks one of its promises.
+/// Panics if a member that the reader returns breaks one of the reader's guarantees.
 pub fn archive(bytes: &[u8]) {
     let repaired = with_checksums(bytes);
     let mut archive = Archive::new(repaired.as_slice());
@@ -38,7 +38,7 @@ pub fn archive(bytes: &[u8]) {
     }
 }
 
-/// What is promised of every member.
+/// Checks what the reader guarantees for every member.
 fn check(entry: &Entry) {
     for path in [&entry.path, &entry.hard_link] {
         assert!(path.len() <= DEPTH_MAX);
@@ -67,7 +67,7 @@ fn check(entry: &Entry) {
     }
 }
 
-/// Gives each block that has the magic of a header its checksum.
+/// Sets the checksum of each block that has the magic of a header.
 #[must_use]
 pub fn with_checksums(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();

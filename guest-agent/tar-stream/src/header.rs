@@ -1,14 +1,14 @@
-//! The 512 bytes before each member.
+//! Parses headers: the 512 bytes before each member.
 
-/// Size of a header and unit of all data, in bytes.
+/// The size of a header and the unit of all data, in bytes.
 pub const BLOCK_BYTES: usize = 512;
 
-/// What a member is.
+/// The type of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file, sparse or not.
     File,
-    /// Another name for an earlier member.
+    /// A hard link: another name for an earlier member.
     HardLink,
     /// A symbolic link.
     Symlink,
@@ -49,13 +49,13 @@ pub(crate) struct Header {
     pub(crate) mtime: i64,
     pub(crate) link: Vec<u8>,
     pub(crate) device: (u32, u32),
-    /// For what only the sparse kind has.
+    /// The whole block, for fields that only sparse members have.
     pub(crate) block: [u8; BLOCK_BYTES],
 }
 
 impl Header {
     pub(crate) fn parse(block: [u8; BLOCK_BYTES]) -> Result<Self, &'static str> {
-        // The checksum counts its own field as blanks.
+        // The checksum is calculated as if its own field contained spaces.
         let sum: u64 = block
             .iter()
             .enumerate()
@@ -95,7 +95,7 @@ fn text(field: &[u8]) -> Vec<u8> {
     field.iter().copied().take_while(|byte| *byte != 0).collect()
 }
 
-/// A number in octal, or in base 256 when its first bit is set.
+/// Parses a number in octal, or in base 256 if its first bit is set.
 pub(crate) fn number(field: &[u8]) -> Option<u64> {
     let (first, rest) = field.split_first()?;
     if first & 0x80 != 0 {
@@ -117,8 +117,8 @@ pub(crate) fn number(field: &[u8]) -> Option<u64> {
     Some(value)
 }
 
-/// A time in seconds: as [`number`], and before 1970 as a negative number in base
-/// 256 (two's complement).
+/// Parses a time in seconds like [`number`]; a time before 1970 is a negative number in base 256
+/// (two's complement).
 fn time(field: &[u8]) -> Option<i64> {
     match field.split_first() {
         Some((first, rest)) if first & 0xc0 == 0xc0 => {

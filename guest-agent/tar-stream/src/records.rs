@@ -1,15 +1,15 @@
-//! PAX records: `LENGTH KEY=VALUE\n`, where the length counts all of it.
+//! Parses PAX records: `LENGTH KEY=VALUE\n`, where the length is that of the whole record.
 
 use crate::{PATH_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES, XATTRS_MAX};
 
 /// An extended attribute: its name without NUL, and its value.
 pub type Xattr = (Vec<u8>, Vec<u8>);
 
-/// What the keys of extended attributes begin with.
+/// The prefix of the keys of extended attributes.
 const XATTR_KEY: &[u8] = b"SCHILY.xattr.";
 
-/// The key that stands for an extended attribute: as GNU tar has it, `=`, which ends a key, and
-/// `%` are written as hexadecimal digits.
+/// Returns the key of an extended attribute. As in GNU tar, `=` (which ends a key) and `%` are
+/// written as hexadecimal digits.
 #[must_use]
 pub fn xattr_key(name: &[u8]) -> Vec<u8> {
     let mut key = XATTR_KEY.to_vec();
@@ -23,7 +23,7 @@ pub fn xattr_key(name: &[u8]) -> Vec<u8> {
     key
 }
 
-/// The name that a key stands for, without what the keys begin with.
+/// Returns the name of an extended attribute from its key without the prefix.
 fn xattr_of_key(key: &[u8]) -> Vec<u8> {
     let mut name = Vec::with_capacity(key.len());
     let mut rest = key;
@@ -39,7 +39,7 @@ fn xattr_of_key(key: &[u8]) -> Vec<u8> {
     name
 }
 
-/// What extensions say about the next member.
+/// The fields of the next member that extensions set.
 #[derive(Debug, Default)]
 pub(crate) struct Extended {
     pub(crate) path: Option<Vec<u8>>,
@@ -49,13 +49,12 @@ pub(crate) struct Extended {
     pub(crate) gid: Option<u32>,
     pub(crate) mtime: Option<(i64, u32)>,
     pub(crate) xattrs: Vec<Xattr>,
-    /// The real size of a sparse file whose map stands before its data.
+    /// The real size of a sparse file whose map is stored before its data.
     pub(crate) sparse_size: Option<u64>,
 }
 
 impl Extended {
-    /// Takes the records of one extended header. Where a key comes again, the
-    /// later record counts.
+    /// Applies the records of one extended header. If a key is repeated, the last record counts.
     pub(crate) fn records(&mut self, mut data: &[u8]) -> Result<(), &'static str> {
         const MALFORMED: &str = "a malformed attribute record";
         while !data.is_empty() {
@@ -120,7 +119,7 @@ fn path(value: &[u8]) -> Option<Vec<u8>> {
     (value.len() <= PATH_MAX_BYTES).then(|| value.to_vec())
 }
 
-/// A decimal number of digits only.
+/// Parses a decimal number that consists of digits only.
 pub(crate) fn decimal<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -128,8 +127,8 @@ pub(crate) fn decimal<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// A decimal number of seconds, with a sign and a fraction or without, as whole
-/// seconds rounded down and nanoseconds.
+/// Parses a decimal number of seconds, optionally with a minus sign and a fraction. Returns whole
+/// seconds, rounded down, and nanoseconds.
 fn time(value: &[u8]) -> Option<(i64, u32)> {
     const PLACES: usize = 9;
     let (negative, value) = match value.strip_prefix(b"-") {

@@ -1,4 +1,5 @@
-//! Sparse files: GNU's own kind, and the PAX form with the map before the data.
+//! Reads the maps of sparse files: GNU's own format, and the PAX format with the map before the
+//! data.
 
 use std::io::{self, Read};
 
@@ -8,10 +9,10 @@ use crate::{
     records::decimal,
 };
 
-/// Digits of a number in the map.
+/// The maximum number of digits of a number in the map.
 const DIGITS_MAX: usize = 20;
 
-/// Why a map could not be had.
+/// An error while reading a map.
 #[derive(Debug)]
 pub(crate) enum MapError {
     Read(io::Error),
@@ -20,7 +21,8 @@ pub(crate) enum MapError {
 
 type Extents = Vec<(u64, u64)>;
 
-/// The map of GNU's kind: four extents in the header, more in blocks behind it.
+/// Reads a map in GNU's format: four extents in the header, more in the blocks after it. Sets
+/// `size` to the real size of the file.
 pub(crate) fn gnu_map(
     input: &mut impl Read,
     header: &Header,
@@ -60,8 +62,8 @@ fn push(map: &mut Extents, offset: u64, length: u64) -> Result<(), MapError> {
     Ok(())
 }
 
-/// The map at the start of the data: decimal numbers in lines, the first one
-/// their count, padded to whole blocks. Returns what it took of the data.
+/// Reads the map at the start of the data: decimal numbers on lines of their own, the first of them
+/// the number of extents, padded to whole blocks. Returns the map and its size in bytes.
 pub(crate) fn pax_map(input: &mut impl Read, stored: u64) -> Result<(Extents, u64), MapError> {
     let mut reader = Lines { input, block: [0; BLOCK_BYTES], at: BLOCK_BYTES, used: 0, stored };
     let count = reader.line()?;
@@ -108,7 +110,7 @@ impl<R: Read> Lines<'_, R> {
     }
 }
 
-/// Whether extents are in order, within the file, and as long as the data.
+/// Checks that extents are in order, within the file, and together as long as the stored data.
 pub(crate) fn check(extents: &[(u64, u64)], size: u64, stored: u64) -> Result<(), &'static str> {
     let (mut end, mut total) = (0u64, 0u64);
     for (offset, length) in extents {

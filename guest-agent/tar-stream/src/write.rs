@@ -1,14 +1,14 @@
-//! Headers for the few plain members that container archives consist of.
+//! Builds the headers of the few plain members of which container archives consist.
 
 use crate::BLOCK_BYTES;
 
-/// The header of a regular file with a short name (100 bytes), owned by root and
-/// readable by all. The size is in bytes, the time in seconds since 1970.
+/// Returns the header of a regular file that is owned by root and readable by all. The name has at
+/// most 100 bytes, the size is in bytes, the time in seconds since 1970.
 #[must_use]
 pub fn file_header(name: &str, size: u64, unix_time: u64) -> [u8; BLOCK_BYTES] {
     let mut block = [0; BLOCK_BYTES];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
-    // All names here are at most as long as a digest below `blobs/sha256`.
+    // No name here is longer than a digest below `blobs/sha256`.
     put(0, &name.as_bytes()[..name.len().min(100)]);
     put(100, b"0000644\0");
     put(108, b"0000000\0");
@@ -23,7 +23,7 @@ pub fn file_header(name: &str, size: u64, unix_time: u64) -> [u8; BLOCK_BYTES] {
     block
 }
 
-/// Eleven octal digits, or base 256 when they do not suffice.
+/// Formats a number as eleven octal digits, or in base 256 if these do not suffice.
 fn number(value: u64) -> [u8; 12] {
     let mut field = [0; 12];
     if value < 1 << 33 {

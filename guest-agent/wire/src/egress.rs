@@ -1,5 +1,5 @@
-//! The protocol of the guest's network: what the agent says on a new vsock stream to
-//! [`crate::EGRESS_PORT`], and what the host answers.
+//! The protocol of the guest's network: the request that the agent sends on a new vsock stream to
+//! [`crate::EGRESS_PORT`], and the reply of the host.
 //!
 //! ```text
 //!   guest ─► host   u32 LE length, JSON request
@@ -16,8 +16,8 @@
 //! {"ok":false,"kind":"policy","message":"…"}
 //! ```
 //!
-//! Both ends hold the other for hostile: the host reads requests of a guest in which a
-//! build script is root, and the agent's reader is the same code.
+//! Neither side trusts the other: the host reads requests of a guest in which a build script is
+//! root, and the agent reads with the same code.
 
 use std::io::{self, Read, Write};
 
@@ -26,52 +26,52 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
 
-/// Largest frame, in bytes: a request holds one name of at most 253 bytes, a reply one
-/// message that is cut to fit.
+/// The maximum size of a frame in bytes, without its length. A request contains one name of at most
+/// 253 bytes, a reply one message that is truncated to fit.
 pub const FRAME_MAX_BYTES: usize = 4096;
 
-/// Bytes of a reply's message, so that its frame stays below the limit even when every
-/// byte is escaped with six.
+/// The maximum size of a reply's message in bytes, so that the frame does not exceed its limit even
+/// if every byte is escaped with six.
 const MESSAGE_MAX_BYTES: usize = 600;
 
-/// Bytes before each frame: its length.
+/// The size of the length before each frame, in bytes.
 const LENGTH_BYTES: usize = 4;
 
-/// What a guest asks for.
+/// A request of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// A TCP connection.
+    /// Opens a TCP connection.
     Connect {
-        /// [`VERSION`].
+        /// The version of the protocol: [`VERSION`].
         v: u32,
-        /// A name or an address.
+        /// The name or the address of the host.
         host: String,
-        /// The port.
+        /// The port of the host.
         port: u16,
     },
-    /// Whether a name exists.
+    /// Asks whether a name exists.
     Resolve {
-        /// [`VERSION`].
+        /// The version of the protocol: [`VERSION`].
         v: u32,
-        /// The name.
+        /// The name to resolve.
         name: String,
     },
 }
 
-/// Why a request was not granted.
+/// The reason why a request was not granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalKind {
-    /// The other side refuses connections.
+    /// The destination refused the connection.
     Refused,
     /// The name does not exist.
     Nxdomain,
     /// The address cannot be reached.
     Unreachable,
-    /// No answer came in time.
+    /// No answer arrived in time.
     Timeout,
-    /// The user did not allow it, or the request itself is wrong.
+    /// The user's rules do not allow the request, or it is invalid.
     Policy,
 }
 
@@ -81,18 +81,18 @@ pub enum RefusalKind {
 pub struct Refusal {
     /// The kind, for programs.
     pub kind: RefusalKind,
-    /// The words, for the log and the guest.
+    /// The text, for the log and the guest.
     pub message: String,
 }
 
 impl Refusal {
-    /// A refusal of any kind.
+    /// Creates a refusal of a kind.
     #[must_use]
     pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
-    /// A refusal because of the user's rules.
+    /// Creates a refusal because of the user's rules.
     #[must_use]
     pub fn policy(message: impl Into<String>) -> Self {
         Self::new(RefusalKind::Policy, message)
@@ -103,27 +103,27 @@ impl Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reply {
-    /// Whether it was granted.
+    /// Whether the request was granted.
     pub ok: bool,
-    /// For a name that exists: how many addresses it has.
+    /// The number of addresses of a name that exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addrs: Option<u32>,
-    /// Why it was not granted.
+    /// The kind of the refusal, if the request was not granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<RefusalKind>,
-    /// Why it was not granted, as text.
+    /// The text of the refusal, if the request was not granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
 impl Reply {
-    /// A granted request; with the number of addresses for a name.
+    /// Creates the reply to a granted request, with the number of addresses if it was for a name.
     #[must_use]
     pub fn ok(addrs: Option<u32>) -> Self {
         Self { ok: true, addrs, kind: None, message: None }
     }
 
-    /// A request that is not granted.
+    /// Creates the reply to a refused request. The message is truncated to fit into a frame.
     #[must_use]
     pub fn refused(refusal: &Refusal) -> Self {
         let mut end = refusal.message.len().min(MESSAGE_MAX_BYTES);
@@ -134,11 +134,10 @@ impl Reply {
         Self { ok: false, addrs: None, kind: Some(refusal.kind), message }
     }
 
-    /// The reply as a result: a refusal when the request was not granted. One without a
-    /// reason counts as one of the host's rules.
+    /// Converts the reply to a result. A refusal without a kind counts as [`RefusalKind::Policy`].
     ///
     /// # Errors
-    /// The refusal.
+    /// Returns the refusal if the request was not granted.
     pub fn granted(self) -> Result<(), Refusal> {
         if self.ok {
             return Ok(());
@@ -148,22 +147,22 @@ impl Reply {
     }
 }
 
-/// Why a frame could not be read or written.
+/// An error while reading or writing a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
     /// The stream failed, or ended within a frame.
     #[error("the stream failed or ended within a frame")]
     Io(#[from] io::Error),
-    /// The frame is larger than any can be.
+    /// The frame is larger than [`FRAME_MAX_BYTES`].
     #[error("a frame of {bytes} bytes, the limit is {FRAME_MAX_BYTES}")]
     TooLarge {
         /// The length of the frame in bytes, without the length field.
         bytes: usize,
     },
-    /// The frame is not a message.
+    /// The frame does not contain a valid message.
     #[error("a malformed message: {0}")]
     Malformed(String),
-    /// The other side speaks another version.
+    /// The other side uses another version of the protocol.
     #[error("the guest speaks version {guest} of the egress protocol, this is version {VERSION}")]
     Version {
         /// The guest's version.
@@ -173,18 +172,18 @@ pub enum EgressError {
 
 /// A message of this protocol: [`Request`] or [`Reply`].
 pub trait Message: Serialize + DeserializeOwned + Sized {
-    /// Reads a message from the bytes of a frame, without its length.
+    /// Parses a message from the bytes of a frame, without its length.
     ///
     /// # Errors
-    /// When they are not a message, or one of another version.
+    /// Fails if the bytes are not a message, or are one of another version.
     fn from_body(body: &[u8]) -> Result<Self, EgressError> {
         serde_json::from_slice(body).map_err(malformed)
     }
 
-    /// The message as a frame, with its length.
+    /// Returns the message as a frame, with its length.
     ///
     /// # Errors
-    /// When it is over [`FRAME_MAX_BYTES`].
+    /// Fails if the message is larger than [`FRAME_MAX_BYTES`].
     fn to_frame(&self) -> Result<Vec<u8>, EgressError> {
         let mut frame = vec![0; LENGTH_BYTES];
         serde_json::to_writer(&mut frame, self).map_err(malformed)?;
@@ -198,7 +197,7 @@ pub trait Message: Serialize + DeserializeOwned + Sized {
     /// Reads a message.
     ///
     /// # Errors
-    /// When the stream ends or fails, or what it has is not a message.
+    /// Fails if the stream ends or fails, or if the frame is too large or not a message.
     fn read_from(reader: &mut impl Read) -> Result<Self, EgressError> {
         let mut length = [0; LENGTH_BYTES];
         reader.read_exact(&mut length)?;
@@ -207,10 +206,10 @@ pub trait Message: Serialize + DeserializeOwned + Sized {
         Self::from_body(&body)
     }
 
-    /// Writes the message.
+    /// Writes the message and flushes the stream.
     ///
     /// # Errors
-    /// When the stream fails or the message is too large.
+    /// Fails if the stream fails, or if the message is too large.
     fn write_to(&self, writer: &mut impl Write) -> Result<(), EgressError> {
         writer.write_all(&self.to_frame()?)?;
         Ok(writer.flush()?)
@@ -219,7 +218,7 @@ pub trait Message: Serialize + DeserializeOwned + Sized {
     /// Reads a message from an async stream.
     ///
     /// # Errors
-    /// As [`Message::read_from`].
+    /// Fails if the stream ends or fails, or if the frame is too large or not a message.
     #[cfg(feature = "tokio")]
     fn read_async(
         reader: &mut (impl tokio::io::AsyncRead + Unpin + Send),
@@ -237,7 +236,7 @@ pub trait Message: Serialize + DeserializeOwned + Sized {
     /// Writes the message to an async stream, and flushes it.
     ///
     /// # Errors
-    /// As [`Message::write_to`].
+    /// Fails if the stream fails, or if the message is too large.
     #[cfg(feature = "tokio")]
     fn write_async(
         &self,
@@ -254,7 +253,7 @@ pub trait Message: Serialize + DeserializeOwned + Sized {
 
 impl Message for Request {
     fn from_body(body: &[u8]) -> Result<Self, EgressError> {
-        // The version first, so that another one gets the right message.
+        // The version is checked first, so that a request of another version gets the right error.
         let value: serde_json::Value = serde_json::from_slice(body).map_err(malformed)?;
         match value.get("v").and_then(serde_json::Value::as_u64) {
             Some(guest) if guest != u64::from(VERSION) => Err(EgressError::Version { guest }),

@@ -1,4 +1,5 @@
-//! Frames over `Read` and `Write`, and with the feature `tokio` over async streams.
+//! Reads and writes frames over `Read` and `Write`, and over async streams with the feature
+//! `tokio`.
 
 use std::{
     io::{self, Read, Write},
@@ -7,22 +8,22 @@ use std::{
 
 use crate::{Channel, DATA_MAX_BYTES, HEADER_MAX_BYTES};
 
-/// Size of what stands before each payload.
+/// The size of the prefix before each payload, in bytes.
 pub const PREFIX_BYTES: usize = 12;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FrameKind {
-    /// Opens a stream; JSON.
+    /// Opens a stream; the payload is a request as JSON.
     Request = 1,
-    /// Answers on a stream; JSON.
+    /// Answers on a stream; the payload is a reply as JSON.
     Reply = 2,
-    /// Raw bytes on a channel: at least one.
+    /// Carries raw bytes on a channel, at least one.
     Data = 3,
-    /// No more data on a channel.
+    /// Ends the data on a channel in this direction.
     End = 4,
-    /// More bytes are allowed on a channel.
+    /// Allows the other side to send more bytes on a channel.
     Credit = 5,
 }
 
@@ -33,8 +34,8 @@ impl FrameKind {
             .find(|kind| *kind as u8 == number)
     }
 
-    /// How long the payload of a frame of this kind may be, in bytes. A data frame
-    /// is never empty: it would take a place in queues and no credit.
+    /// Returns the allowed lengths of a payload of this kind, in bytes. A data frame is never
+    /// empty: an empty one would occupy queues without using credit.
     #[must_use]
     pub fn lengths(self) -> RangeInclusive<usize> {
         match self {
@@ -46,26 +47,26 @@ impl FrameKind {
     }
 }
 
-/// One frame.
+/// A frame of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// The stream that it belongs to; never 0.
+    /// The number of the stream to which the frame belongs; never 0.
     pub stream: u32,
-    /// What it is.
+    /// The kind of the frame.
     pub kind: FrameKind,
-    /// The channel, [`Channel::Main`] where it has no meaning.
+    /// The channel; [`Channel::Main`] for kinds to which channels do not apply.
     pub channel: Channel,
-    /// The payload.
+    /// The payload, without the prefix.
     pub payload: Vec<u8>,
 }
 
-/// Why bytes are not a frame.
+/// An error while reading or writing a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The stream ended or failed.
+    /// The connection failed, or ended within a frame.
     #[error("the connection to the guest agent failed")]
     Io(#[from] io::Error),
-    /// The other end breaks the protocol.
+    /// The protocol was violated: by the other side, or by a frame that is outside its limits.
     #[error("the guest agent's protocol was broken: {0}")]
     Protocol(String),
 }
@@ -73,21 +74,22 @@ pub enum FrameError {
 /// The parsed prefix of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prefix {
-    /// Bytes of payload that follow.
+    /// The length of the payload that follows, in bytes.
     pub length: usize,
-    /// What the frame is.
+    /// The kind of the frame.
     pub kind: FrameKind,
-    /// The channel.
+    /// The channel of the frame.
     pub channel: Channel,
-    /// The stream.
+    /// The number of the frame's stream.
     pub stream: u32,
 }
 
 impl Prefix {
-    /// Reads a prefix from its bytes and checks every limit.
+    /// Parses a prefix and checks every limit.
     ///
     /// # Errors
-    /// [`FrameError::Protocol`] for anything that is not within the protocol.
+    /// Fails with [`FrameError::Protocol`] if the kind, the channel, the length, the reserved field
+    /// or the stream is invalid.
     pub fn parse(bytes: &[u8; PREFIX_BYTES]) -> Result<Self, FrameError> {
         let [l0, l1, l2, l3, kind, channel, z0, z1, s0, s1, s2, s3] = *bytes;
         let broken = |what: &str| FrameError::Protocol(format!("{what} in prefix {bytes:02x?}"));
@@ -107,37 +109,37 @@ impl Prefix {
 }
 
 impl Frame {
-    /// A data frame. The caller splits at [`DATA_MAX_BYTES`] and sends nothing for
+    /// Creates a data frame. The caller splits data at [`DATA_MAX_BYTES`], and sends no frame for
     /// no bytes.
     #[must_use]
     pub fn data(stream: u32, channel: Channel, payload: Vec<u8>) -> Self {
         Self { stream, kind: FrameKind::Data, channel, payload }
     }
 
-    /// An end frame.
+    /// Creates an end frame.
     #[must_use]
     pub fn end(stream: u32, channel: Channel) -> Self {
         Self { stream, kind: FrameKind::End, channel, payload: Vec::new() }
     }
 
-    /// A credit frame.
+    /// Creates a credit frame that allows `bytes` more bytes.
     #[must_use]
     pub fn credit(stream: u32, channel: Channel, bytes: u32) -> Self {
         Self { stream, kind: FrameKind::Credit, channel, payload: bytes.to_le_bytes().to_vec() }
     }
 
-    /// A request frame.
+    /// Creates a request frame.
     ///
     /// # Errors
-    /// When the request is larger than [`HEADER_MAX_BYTES`] as JSON.
+    /// Fails if the request is larger than [`HEADER_MAX_BYTES`] as JSON.
     pub fn request(stream: u32, request: &crate::Request) -> Result<Self, FrameError> {
         Self::json(stream, FrameKind::Request, request)
     }
 
-    /// A reply frame.
+    /// Creates a reply frame.
     ///
     /// # Errors
-    /// When the reply is larger than [`HEADER_MAX_BYTES`] as JSON.
+    /// Fails if the reply is larger than [`HEADER_MAX_BYTES`] as JSON.
     pub fn reply(stream: u32, reply: &crate::Reply) -> Result<Self, FrameError> {
         Self::json(stream, FrameKind::Reply, reply)
     }
@@ -158,18 +160,18 @@ impl Frame {
         Ok(Self { stream, kind, channel: Channel::Main, payload })
     }
 
-    /// The payload as a request.
+    /// Parses the payload as a request.
     ///
     /// # Errors
-    /// When it is not one.
+    /// Fails if this is not a request frame, or if its payload is not a valid request.
     pub fn as_request(&self) -> Result<crate::Request, FrameError> {
         self.parse_json(FrameKind::Request)
     }
 
-    /// The payload as a reply.
+    /// Parses the payload as a reply.
     ///
     /// # Errors
-    /// When it is not one.
+    /// Fails if this is not a reply frame, or if its payload is not a valid reply.
     pub fn as_reply(&self) -> Result<crate::Reply, FrameError> {
         self.parse_json(FrameKind::Reply)
     }
@@ -182,10 +184,10 @@ impl Frame {
             .map_err(|e| FrameError::Protocol(format!("{kind:?} is not understood: {e}")))
     }
 
-    /// The payload as a number of bytes of credit.
+    /// Returns the number of bytes that a credit frame allows.
     ///
     /// # Errors
-    /// When this is no credit frame.
+    /// Fails if this is not a credit frame.
     pub fn as_credit(&self) -> Result<u32, FrameError> {
         match (self.kind, self.payload.as_slice()) {
             (FrameKind::Credit, &[a, b, c, d]) => Ok(u32::from_le_bytes([a, b, c, d])),
@@ -193,10 +195,10 @@ impl Frame {
         }
     }
 
-    /// The prefix of the frame as bytes; the payload follows it.
+    /// Returns the prefix of the frame as bytes; the payload follows it on the wire.
     ///
     /// # Errors
-    /// When the payload is outside its limits.
+    /// Fails if the length of the payload is outside the limits of its kind.
     pub fn prefix(&self) -> Result<[u8; PREFIX_BYTES], FrameError> {
         let length = u32::try_from(self.payload.len())
             .ok()
@@ -210,10 +212,10 @@ impl Frame {
         Ok(prefix)
     }
 
-    /// The frame as bytes, in one buffer, so that it is one write.
+    /// Returns the frame as bytes in one buffer, so that it can be written at once.
     ///
     /// # Errors
-    /// When the payload is over its limit.
+    /// Fails if the length of the payload is outside the limits of its kind.
     pub fn to_bytes(&self) -> Result<Vec<u8>, FrameError> {
         let mut bytes = Vec::with_capacity(PREFIX_BYTES + self.payload.len());
         bytes.extend_from_slice(&self.prefix()?);
@@ -221,18 +223,19 @@ impl Frame {
         Ok(bytes)
     }
 
-    /// Writes the frame.
+    /// Writes the frame to a stream.
     ///
     /// # Errors
-    /// When the stream fails or the payload is over its limit.
+    /// Fails if the stream fails, or if the length of the payload is outside the limits of its
+    /// kind.
     pub fn write_to(&self, writer: &mut impl Write) -> Result<(), FrameError> {
         Ok(writer.write_all(&self.to_bytes()?)?)
     }
 
-    /// Reads a frame; `None` at a clean end of the stream.
+    /// Reads a frame; returns `None` if the stream ends before one.
     ///
     /// # Errors
-    /// When the stream ends within a frame, fails, or breaks the protocol.
+    /// Fails if the stream fails, ends within a frame, or violates the protocol.
     pub fn read_from(reader: &mut impl Read) -> Result<Option<Self>, FrameError> {
         let mut prefix = [0; PREFIX_BYTES];
         let mut filled = 0;
@@ -255,10 +258,10 @@ impl Frame {
         Self { stream: prefix.stream, kind: prefix.kind, channel: prefix.channel, payload }
     }
 
-    /// Reads a frame from an async stream; `None` at a clean end.
+    /// Reads a frame from an async stream; returns `None` if the stream ends before one.
     ///
     /// # Errors
-    /// As [`Frame::read_from`].
+    /// Fails if the stream fails, ends within a frame, or violates the protocol.
     #[cfg(feature = "tokio")]
     pub async fn read_async<R>(reader: &mut R) -> Result<Option<Self>, FrameError>
     where
@@ -283,7 +286,8 @@ impl Frame {
     /// Writes the frame to an async stream, without flushing it.
     ///
     /// # Errors
-    /// As [`Frame::write_to`].
+    /// Fails if the stream fails, or if the length of the payload is outside the limits of its
+    /// kind.
     #[cfg(feature = "tokio")]
     pub async fn write_async<W>(&self, writer: &mut W) -> Result<(), FrameError>
     where

@@ -1,5 +1,5 @@
-//! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests. None
-//! may panic, loop, or take more memory than the limits allow, whatever the bytes are.
+//! The bodies of the fuzz targets, for `tests/fuzz` and for this crate's own tests. For any input,
+//! none of them may panic, loop for ever, or use more memory than the limits allow.
 
 use std::fmt::Debug;
 
@@ -8,12 +8,12 @@ use crate::{
     egress::{FRAME_MAX_BYTES, Message, Reply, Request},
 };
 
-/// Bytes as a connection would bring them: reading never takes more memory than the
-/// limits allow, and what is understood is written back as the same bytes and the same
-/// message.
+/// Reads the bytes as frames of a connection. Checks that no payload is longer than its limit
+/// allows, that each frame is written as the same bytes again, and that each message is unchanged
+/// after it is written and read again.
 ///
 /// # Panics
-/// When that does not hold.
+/// Panics if one of these checks fails.
 pub fn frames(bytes: &[u8]) {
     let mut rest = bytes;
     loop {
@@ -22,7 +22,8 @@ pub fn frames(bytes: &[u8]) {
         assert!(frame.kind.lengths().contains(&frame.payload.len()));
         let written = frame.to_bytes().expect("what was read can be written");
         assert_eq!(written, before[..before.len() - rest.len()]);
-        // Fields that were left out are written, and may take a header over its limit.
+        // Fields that the sender omitted are written, which may make a header larger than its
+        // limit.
         if let Ok(request) = frame.as_request()
             && let Ok(again) = Frame::request(frame.stream, &request)
         {
@@ -37,8 +38,8 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-/// Bytes as a stream to the egress port brings them, in either direction: what is
-/// understood is written and read again as the same message.
+/// Reads the bytes as a stream to the egress port, in either direction. Checks that each message is
+/// unchanged after it is written and read again.
 pub fn egress(bytes: &[u8]) {
     messages::<Request>(bytes);
     messages::<Reply>(bytes);
@@ -47,7 +48,7 @@ pub fn egress(bytes: &[u8]) {
 fn messages<T: Message + PartialEq + Debug>(bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok(message) = T::read_from(&mut rest) {
-        // Escapes that the sender did not need may take it over the limit.
+        // Escapes that the sender did not need may make the frame larger than its limit.
         let Ok(frame) = message.to_frame() else { continue };
         assert!(frame.len() <= FRAME_MAX_BYTES + 4);
         assert_eq!(T::read_from(&mut &frame[..]).expect("the same message"), message);

@@ -16,13 +16,13 @@
 //!           5 credit  (u32 LE) the number of further bytes that the receiver of a channel allows
 //! ```
 //!
-//! Flow control: each channel of each stream starts with [`INITIAL_CREDIT_BYTES`]
-//! of credit. A sender never has more bytes under way than it was allowed; so one
-//! slow consumer never holds up the others. `end` is a frame of its own, because
-//! half-close does not survive every vsock implementation.
+//! Flow control: each channel of each stream starts with [`INITIAL_CREDIT_BYTES`] of credit. A
+//! sender never sends more bytes than its credit allows, so a slow consumer does not block other
+//! streams. `end` is a frame of its own, because half-close does not survive every vsock
+//! implementation.
 //!
-//! Stream 0 is never used. A final reply ends the stream: data of the agent
-//! always precedes it, and frames that the host still sends for it are dropped.
+//! Stream 0 is never used. A final reply ends its stream: the agent sends all data of the stream
+//! before it, and drops frames that the host still sends on the stream.
 
 pub mod egress;
 pub mod frame;
@@ -32,40 +32,40 @@ pub mod message;
 pub use frame::{Frame, FrameError, FrameKind, PREFIX_BYTES};
 pub use message::*;
 
-/// The protocol's version. The hello carries it both ways, and a difference ends the
-/// connection with an error that names both: agent and host always ship together.
+/// The version of this protocol. Both sides send it in the hello; if the versions differ, the
+/// connection ends with an error that names both. Agent and host are always shipped together.
 pub const PROTOCOL_VERSION: u32 = 3;
 
-/// The start of a word on the kernel's command line, with serials of disks behind it that are
-/// separated by commas. The agent takes their driver away when it starts and says [`PARKED`]:
-/// the machine is then ready to be saved, and its memory knows nothing of these disks.
+/// The prefix of a parameter on the kernel's command line that lists serials of disks, separated by
+/// commas. When the agent starts, it unbinds the driver of these disks and then prints [`PARKED`]:
+/// the machine is ready to be saved, and its memory contains no state of these disks.
 pub const PARK_WORD: &str = "vbuild.park=";
 
-/// What the agent says on the console when it has carried out [`PARK_WORD`], behind
-/// [`CONSOLE_PREFIX`].
+/// The message that the agent prints on the console, after [`CONSOLE_PREFIX`], when it has carried
+/// out [`PARK_WORD`].
 pub const PARKED: &str = "parked";
 
-/// The start of each line that the agent says on the console.
+/// The prefix of each line that the agent prints on the console.
 pub const CONSOLE_PREFIX: &str = "vbuild-agent: ";
 
 /// The vsock port on which the agent listens.
 pub const AGENT_PORT: u32 = 1024;
 
-/// The vsock port of the host to which the guest's network connects; see [`egress`] for
-/// what is spoken there.
+/// The vsock port of the host to which the agent connects for the guest's network; see [`egress`]
+/// for the protocol.
 pub const EGRESS_PORT: u32 = 1025;
 
-/// The largest payload of a data frame. 64 KiB is what one virtio-vsock packet
-/// carries on Linux, so a larger frame only adds latency for its neighbours.
+/// The maximum payload of a data frame, in bytes: what one virtio-vsock packet carries on Linux. A
+/// larger frame would only add latency for other streams.
 pub const DATA_MAX_BYTES: usize = 64 * 1024;
 
-/// The largest JSON payload. A spawn with a large environment (128 KiB is the
-/// kernel's limit for one string) must fit; a hostile agent must not fill memory.
+/// The maximum size of a JSON payload, in bytes. A spawn request with a large environment (128 KiB
+/// is the kernel's limit for one string) must fit; a hostile agent must not fill memory.
 pub const HEADER_MAX_BYTES: usize = 1024 * 1024;
 
-/// Credit of a fresh channel: enough to keep a 100 MiB/s link busy over the
-/// few milliseconds that a credit takes to come back from a TCG guest.
+/// The initial credit of a channel, in bytes: enough to keep a link of 100 MiB/s busy for the few
+/// milliseconds that a credit frame takes to arrive from a TCG guest.
 pub const INITIAL_CREDIT_BYTES: u32 = 1024 * 1024;
 
-/// The most streams that may be open at once; the agent refuses more.
+/// The maximum number of open streams of a connection; the agent refuses more.
 pub const STREAMS_MAX: usize = 1024;

@@ -1,5 +1,5 @@
-//! Requests and replies as data. Paths and strings are UTF-8: what vbuild names
-//! in a guest is named by recipes, which are text.
+//! The requests and replies. Paths and strings are UTF-8: the paths that vbuild uses in a guest
+//! come from recipes, which are text.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Channel {
-    /// Bytes towards the guest (standard input, `put`) or the only channel from
-    /// the guest (`get`).
+    /// Bytes to the guest (standard input, uploads, disk writes), or the bytes of a download from
+    /// the guest.
     Main = 0,
-    /// Standard output of a process; a terminal's output.
+    /// Standard output of a process, or the output of its terminal.
     Stdout = 1,
     /// Standard error of a process.
     Stderr = 2,
 }
 
 impl Channel {
-    /// The channel with this number.
+    /// Returns the channel with this number.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -29,10 +29,11 @@ impl Channel {
     }
 }
 
-/// The length of [`Request::Hello`]'s random bytes: the strength of the kernel's generator.
+/// The number of random bytes in [`Request::Hello`]: 256 bits, the strength of the kernel's random
+/// number generator.
 pub const ENTROPY_BYTES: usize = 32;
 
-/// What the host asks of the agent.
+/// A request of the host to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
@@ -40,129 +41,131 @@ pub enum Request {
     Hello {
         /// The host's [`crate::PROTOCOL_VERSION`].
         version: u32,
-        /// Nanoseconds since the epoch; the agent sets the guest's clock to it.
+        /// The current time in nanoseconds since the epoch, to which the agent sets the guest's
+        /// clock.
         clock_unix_ns: u64,
-        /// Random bytes of the host, which the guest's kernel mixes into its generator
-        /// before the reply. A machine that was restored from memory would otherwise
-        /// produce the same random numbers as every other one of that memory.
+        /// Random bytes from the host, which the agent adds to the kernel's random number generator
+        /// before it replies. Otherwise all machines that are restored from the same memory would
+        /// produce the same random numbers.
         entropy: [u8; ENTROPY_BYTES],
     },
-    /// Runs a process. Answers: [`Reply::Started`], then data, then
-    /// [`Reply::Exited`] (final) or [`Reply::Failed`].
+    /// Runs a process. Answers: [`Reply::Started`], then data, then [`Reply::Exited`] (final) or
+    /// [`Reply::Failed`].
     Spawn(Spawn),
     /// Sets the size of the terminal of a spawn stream.
     Resize {
-        /// The stream of the spawn.
+        /// The number of the spawn stream.
         stream: u32,
-        /// The terminal's size.
+        /// The new size of the terminal.
         size: TerminalSize,
     },
-    /// Creates or replaces one file with the bytes of [`Channel::Main`], which
-    /// end with an `end` frame. Written to a temporary name first, and owned by the
-    /// agent's user, which is root.
+    /// Creates or replaces one file with the bytes of [`Channel::Main`], which end with an `end`
+    /// frame. The agent writes them to a temporary file and then renames it. The file belongs to
+    /// the agent's user, which is root.
     PutFile {
-        /// Directory that absolute paths are relative to, resolved without
-        /// leaving it (symlinks included); `/` for the agent's own root.
+        /// The directory to which `path` is relative, even if `path` is absolute. The path and its
+        /// symbolic links are resolved without leaving this directory. `/` is the agent's own root.
         root: String,
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Permission bits.
+        /// The permission bits of the file.
         mode: u32,
     },
     /// Sends one file over [`Channel::Main`].
     GetFile {
-        /// As in [`Request::PutFile`].
+        /// The root directory, as in [`Request::PutFile`].
         root: String,
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Fail when it is larger, before any byte is sent.
+        /// The maximum size in bytes. A larger file is refused before any byte is sent, unless it
+        /// grows or its size is not known in advance.
         max_bytes: u64,
     },
     /// Unpacks the tar stream of [`Channel::Main`] below `path`, keeping owners,
     /// modes, links, devices and extended attributes (PAX). Existing
     /// directories are merged; entries may not leave `path`.
     PutTar {
-        /// As in [`Request::PutFile`].
+        /// The root directory, as in [`Request::PutFile`].
         root: String,
-        /// The directory; created when missing.
+        /// The directory, created if it does not exist.
         path: String,
     },
-    /// Packs a tree as a PAX tar stream onto [`Channel::Main`], sorted by name,
-    /// with hard links, sparse files as plain files, xattrs, numeric owners.
+    /// Packs a tree as a PAX tar stream, and sends it on [`Channel::Main`]. The entries are sorted
+    /// by name, with hard links, extended attributes and numeric owners; sparse files are packed as
+    /// plain files.
     GetTar {
-        /// As in [`Request::PutFile`].
+        /// The root directory, as in [`Request::PutFile`].
         root: String,
         /// The directory whose content is packed; names are relative to it.
         path: String,
-        /// Paths relative to `path` that are left out with everything below;
-        /// `dir/*` leaves out the content and keeps the directory.
+        /// Paths relative to `path` that are omitted with everything below them; `dir/*` omits the
+        /// content of a directory and keeps the directory.
         exclude: Vec<String>,
     },
-    /// A small operation on the file tree, without the cost of a process.
+    /// Performs a small operation on files, without the cost of a process.
     File(FileOperation),
     /// Lists block devices. Answer: [`Reply::BlockDevices`].
     BlockDevices {},
-    /// Writes the bytes of [`Channel::Main`] to a whole disk at an offset.
+    /// Writes the bytes of [`Channel::Main`] to a disk at an offset.
     BlockWrite {
-        /// The device's path, such as `/dev/vda`.
+        /// The path of the disk, such as `/dev/vda`.
         device: String,
-        /// Where the first byte goes.
+        /// The offset of the first byte, in bytes.
         offset: u64,
     },
-    /// Makes the kernel read the partition table again and waits until the node
-    /// of each partition exists. Answer: [`Reply::BlockDevices`] of that disk.
+    /// Makes the kernel read the partition table of a disk again, and waits until the device node
+    /// of each partition exists. Answer: [`Reply::BlockDevices`] with this disk and its partitions.
     BlockReread {
-        /// The whole disk.
+        /// The path of the whole disk.
         device: String,
     },
-    /// Mounts, creating the mount point where it is missing.
+    /// Mounts a filesystem, and creates the mount point if it does not exist.
     Mount(MountSpec),
-    /// Unmounts a mount point, and first everything that is mounted below it.
+    /// Unmounts a mount point, after everything that is mounted below it.
     Unmount {
         /// The mount point.
         path: String,
-        /// Whether a busy mount is detached lazily.
+        /// Whether to detach the mounts lazily (MNT_DETACH), which also works if they are busy.
         lazy: bool,
     },
     /// Lists mounts. Answer: [`Reply::Mounts`].
     Mounts {},
     /// Flushes every filesystem.
     Sync {},
-    /// Freezes filesystems (FIFREEZE), in the order given; on an error those
+    /// Freezes filesystems (FIFREEZE) in the given order. If one of them cannot be frozen, those
     /// already frozen are thawed.
     Freeze {
-        /// Mount points.
+        /// The mount points of the filesystems.
         paths: Vec<String>,
     },
-    /// Thaws filesystems.
+    /// Thaws filesystems (FITHAW) in reverse order; all of them, even if one fails.
     Thaw {
-        /// Mount points.
+        /// The mount points of the filesystems.
         paths: Vec<String>,
     },
-    /// Gives the guest a network whose only way out is [`crate::EGRESS_PORT`]:
-    /// a dummy interface with a default route, a resolver on 127.0.0.1, and a
-    /// redirect of all TCP to the agent.
+    /// Sets up a network in the guest whose only connection to the outside is
+    /// [`crate::EGRESS_PORT`]: a dummy interface with a default route, a resolver on 127.0.0.1, and
+    /// a redirection of all outgoing TCP connections to the agent.
     NetworkUp {},
-    /// Gives the driver back to disks that were parked by [`crate::PARK_WORD`]; it probes them
-    /// anew.
+    /// Binds the driver to disks that were parked by [`crate::PARK_WORD`], so that it probes them.
     Unpark {
-        /// The number of disks, from the first one there; the others stay parked.
+        /// The number of disks to unpark, starting with the first; the others stay parked.
         count: usize,
     },
-    /// Ends every process and the machine. Answer: [`Reply::Done`], after which
-    /// the connection ends.
+    /// Powers the machine off. Answer: [`Reply::Done`], after which the connection ends.
     Shutdown {
-        /// Unmount and flush first. False only for a guest that is thrown away.
+        /// Whether to end all processes first, and to unmount and flush all filesystems. False only
+        /// for a guest whose disks are discarded.
         clean: bool,
     },
-    /// Ends the agent the hard way: for tests of what the host then does.
+    /// Crashes the agent or the machine, for tests of what the host does then.
     Crash {
-        /// The way to go down.
+        /// The kind of crash.
         how: CrashKind,
     },
 }
 
-/// Ways to go down, for tests.
+/// A kind of crash, for tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CrashKind {
@@ -170,7 +173,7 @@ pub enum CrashKind {
     AgentExit,
     /// The kernel panics.
     KernelPanic,
-    /// The machine powers off without a word.
+    /// The machine powers off without a reply.
     PowerOff,
 }
 
@@ -178,26 +181,26 @@ pub enum CrashKind {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spawn {
-    /// Program and arguments. A program without a slash is looked up in the
-    /// `PATH` of `env`, inside `root`.
+    /// The program and its arguments. A program without a slash is looked up in the `PATH` of
+    /// `env`, inside `root`.
     pub argv: Vec<String>,
-    /// The whole environment, in order; nothing is added.
+    /// The whole environment, in order; no variables are added.
     pub env: Vec<(String, String)>,
-    /// The working directory, inside `root`.
+    /// The working directory, inside `root`; `/` if empty.
     pub cwd: String,
     /// The directory that becomes `/`; `None` for the agent's own root.
     pub root: Option<String>,
-    /// What standard input is.
+    /// The source of standard input.
     pub stdin: Stdin,
-    /// Whether standard error goes where standard output goes.
+    /// Whether standard error is merged into standard output.
     pub merge_stderr: bool,
-    /// A terminal instead of pipes: input and output are its master side.
+    /// The size of a terminal that is used instead of pipes, if any. The input and the output of
+    /// the stream are its master side.
     pub terminal: Option<TerminalSize>,
-    /// Kill the process group after this many milliseconds.
+    /// The time in milliseconds after which the process and its session are killed.
     pub timeout_ms: Option<u64>,
-    /// Whether calls that wait for disks (fsync, fdatasync, msync, sync, syncfs,
-    /// sync_file_range) succeed at once without doing anything, for the process and
-    /// all that it starts.
+    /// Whether calls that wait for disks (fsync, fdatasync, msync, sync, syncfs, sync_file_range)
+    /// succeed immediately without doing anything, for the process and all its descendants.
     pub ignore_sync: bool,
 }
 
@@ -205,37 +208,37 @@ pub struct Spawn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stdin {
-    /// `/dev/null`.
+    /// An empty input: `/dev/null`.
     #[default]
     Null,
     /// The bytes of [`Channel::Main`].
     Stream,
 }
 
-/// Rows and columns of a terminal.
+/// The size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TerminalSize {
-    /// Rows of characters.
+    /// The number of rows.
     pub rows: u16,
-    /// Columns of characters.
+    /// The number of columns.
     pub columns: u16,
 }
 
-/// A mount, as mount(2) takes it.
+/// A mount to perform, as in mount(2).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MountSpec {
-    /// Device, directory (for a bind) or name.
+    /// The device, the file or directory (for a bind), or a name.
     pub source: String,
-    /// Mount point; created (as directory, or as file when a bind's source is
-    /// one) where it is missing.
+    /// The mount point. If it does not exist, it is created as a directory, or as a file if the
+    /// source of a bind is one.
     pub target: String,
-    /// Filesystem type; empty for a bind.
+    /// The filesystem type; empty for a bind.
     pub fstype: String,
-    /// Options as in mount(8): flags (`ro`, `nosuid`, `bind`, `rbind`, `remount`, `private`, …)
-    /// are recognised, the rest is data for the filesystem. A read-only bind
-    /// is remounted as needed.
+    /// The options, as in mount(8). Flags (`ro`, `nosuid`, `bind`, `rbind`, `remount`, `private`,
+    /// …) are recognised, all others are passed to the filesystem as data. A bind with flags such
+    /// as `ro` is remounted to set them.
     pub options: Vec<String>,
 }
 
@@ -243,65 +246,65 @@ pub struct MountSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum FileOperation {
-    /// Answer: [`Reply::Stat`].
+    /// Returns the status of a file. Answer: [`Reply::Stat`].
     Stat {
         /// Root directory.
         root: String,
         /// The path; a final symlink is not followed.
         path: String,
     },
-    /// Answer: [`Reply::Entries`], sorted by name bytes.
+    /// Lists a directory. Answer: [`Reply::Entries`], sorted by the bytes of the names.
     List {
         /// Root directory.
         root: String,
         /// The directory.
         path: String,
     },
-    /// Makes a directory and its missing parents (0755); an existing one stays as it is.
+    /// Creates a directory and its missing parents (0755). An existing directory is not changed.
     MakeDirectory {
         /// Root directory.
         root: String,
         /// The directory.
         path: String,
-        /// Permission bits.
+        /// The permission bits of the directory.
         mode: u32,
     },
-    /// Makes a symbolic link, replacing an existing file or link.
+    /// Creates a symbolic link, replacing an existing file or link.
     Symlink {
         /// Root directory.
         root: String,
-        /// The link.
+        /// The path of the link.
         path: String,
-        /// What it says.
+        /// The target of the link.
         target: String,
     },
-    /// Removes a file, link or tree, without descending into other filesystems. A missing
-    /// one is not an error.
+    /// Removes a file, link or tree, without descending into other filesystems. A path that does
+    /// not exist is not an error.
     Remove {
         /// Root directory.
         root: String,
         /// The path.
         path: String,
-        /// Keep the directory itself, remove what is in it.
+        /// Whether to keep the directory itself, and to remove only its content.
         content_only: bool,
     },
-    /// Renames within one filesystem.
+    /// Renames a file within one filesystem.
     Rename {
         /// Root directory.
         root: String,
-        /// The present path.
+        /// The old path.
         from: String,
         /// The new path.
         to: String,
     },
-    /// Truncates every regular file below a directory to nothing.
+    /// Truncates every regular file below a directory to zero bytes.
     TruncateAll {
         /// Root directory.
         root: String,
         /// The directory.
         path: String,
     },
-    /// Adds up a tree as `du -x -k` does. Answer: [`Reply::Usage`].
+    /// Computes the disk usage of a tree as `du -x -k` does. Answer: [`Reply::Usage`].
     Usage {
         /// Root directory.
         root: String,
@@ -310,22 +313,22 @@ pub enum FileOperation {
     },
 }
 
-/// What the agent answers.
+/// A reply of the agent to a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reply {
-    /// To [`Request::Hello`].
+    /// The answer to [`Request::Hello`].
     Hello {
         /// The agent's [`crate::PROTOCOL_VERSION`].
         version: u32,
-        /// The kernel's release.
+        /// The kernel's release, as in `uname -r`.
         kernel: String,
         /// Microseconds from the kernel's start to this reply.
         uptime_us: u64,
     },
-    /// The request is carried out.
+    /// The request was carried out.
     Done {},
-    /// The process runs.
+    /// The process was started.
     Started {
         /// The id of the process in the guest.
         pid: u32,
@@ -334,35 +337,35 @@ pub enum Reply {
     Exited {
         /// How the process ended.
         status: ExitStatus,
-        /// User plus system time in milliseconds, children included.
+        /// User and system time of the process in milliseconds, including that of its children.
         cpu_ms: u64,
     },
-    /// To a listing of block devices.
+    /// The answer to [`Request::BlockDevices`] and [`Request::BlockReread`].
     BlockDevices {
-        /// Whole disks and partitions.
+        /// The whole disks and the partitions.
         devices: Vec<BlockDevice>,
     },
-    /// To [`Request::Mounts`].
+    /// The answer to [`Request::Mounts`].
     Mounts {
-        /// In the order of `/proc/self/mountinfo`.
+        /// The mounts in the order of `/proc/self/mountinfo`.
         mounts: Vec<MountEntry>,
     },
-    /// To [`FileOperation::Stat`].
+    /// The answer to [`FileOperation::Stat`].
     Stat {
-        /// `None` when there is nothing.
+        /// The status of the file; `None` if the path does not exist.
         stat: Option<FileStat>,
     },
-    /// To [`FileOperation::List`].
+    /// The answer to [`FileOperation::List`].
     Entries {
-        /// Name and status of each entry.
+        /// The name and the status of each entry.
         entries: Vec<(String, FileStat)>,
     },
-    /// To [`FileOperation::Usage`].
+    /// The answer to [`FileOperation::Usage`].
     Usage {
-        /// Allocated KiB, directories included.
+        /// The allocated KiB, including directories.
         kib: u64,
     },
-    /// The request failed; the stream is over.
+    /// The request failed. This reply ends the stream.
     Failed(Failure),
 }
 
@@ -374,16 +377,16 @@ impl Reply {
     }
 }
 
-/// Why a request failed.
+/// The failure of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{action}: {reason}")]
 #[serde(deny_unknown_fields)]
 pub struct Failure {
-    /// What was being done, with the path.
+    /// The action that failed, with its path.
     pub action: String,
     /// The cause, as text.
     pub reason: String,
-    /// The system's error number where there is one.
+    /// The error number of the system, if there is one.
     pub errno: Option<i32>,
 }
 
@@ -391,16 +394,16 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExitStatus {
-    /// By itself, with this code.
+    /// The process exited with this code.
     Code(i32),
-    /// By a signal.
+    /// The process was killed by this signal.
     Signal(i32),
-    /// Its time was up, and vbuild killed it.
+    /// The agent killed the process, because its time limit was exceeded or its stream was aborted.
     TimedOut,
 }
 
 impl ExitStatus {
-    /// Whether it is exit code 0.
+    /// Whether the process exited with code 0.
     #[must_use]
     pub fn success(self) -> bool {
         self == Self::Code(0)
@@ -411,9 +414,9 @@ impl ExitStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockDevice {
-    /// Its node, such as `/dev/vda1`.
+    /// The path of the device node, such as `/dev/vda1`.
     pub path: String,
-    /// The serial of the disk (of its disk, for a partition); may be empty.
+    /// The serial of the disk, or of the disk of a partition; may be empty.
     pub serial: String,
     /// The number of the partition; `None` for a whole disk.
     pub partition: Option<u32>,
@@ -425,7 +428,7 @@ pub struct BlockDevice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MountEntry {
-    /// Source as mountinfo shows it.
+    /// The source of the mount, as in mountinfo.
     pub source: String,
     /// The root of the mount within its filesystem.
     pub root: String,
@@ -435,19 +438,19 @@ pub struct MountEntry {
     pub fstype: String,
     /// Per-mount options, comma separated.
     pub options: String,
-    /// `major:minor`.
+    /// The number of the filesystem's device, as `major:minor`.
     pub device: String,
 }
 
-/// What stat(2) says, in short.
+/// The part of the result of stat(2) that the host uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileStat {
     /// The type of the file.
     pub kind: FileKind,
-    /// Permission bits with setuid, setgid and sticky.
+    /// The permission bits, with the setuid, setgid and sticky bits.
     pub mode: u32,
-    /// The target of a symbolic link.
+    /// The target of a symbolic link; `None` for other files.
     pub link: Option<String>,
 }
 

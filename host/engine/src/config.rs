@@ -1,4 +1,4 @@
-//! What the engine is given beside the plan.
+//! The configuration of a run: the engine's input beside the plan.
 
 use std::{
     io::Read,
@@ -16,47 +16,47 @@ use uuid::Uuid;
 
 use crate::{cache::Cache, events::SharedObserver};
 
-/// The appliance that the build runs in.
+/// The files of the appliance that the build runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApplianceFiles {
-    /// What it is made for.
+    /// The architecture of the appliance.
     pub architecture: MachineArchitecture,
-    /// The kernel; see [`machine::MachineSpec`] for its format.
+    /// The path of the kernel; see [`machine::MachineSpec`] for its format.
     pub kernel: PathBuf,
-    /// An initramfs with the agent.
+    /// The path of the initramfs, which contains the agent.
     pub initrd: PathBuf,
-    /// The tool root: ext4, raw, never written.
+    /// The path of the tools root: a raw disk with ext4, which is never written to.
     pub root: PathBuf,
-    /// The digest of all of it.
+    /// The digest of the whole appliance.
     pub digest: Digest,
 }
 
 /// The user's helper drive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HelperDrive {
-    /// The file.
+    /// The path of the drive's file.
     pub path: PathBuf,
     /// The format of the drive's file.
     pub format: DriveFormat,
 }
 
-/// Takes trees that leave the guest while it runs. Implemented where the output
-/// formats are known; the engine only knows streams.
+/// A receiver of trees that leave the guest during the build. It is implemented by code that has
+/// the output formats; the engine only passes streams.
 pub trait TreeSink: Send + Sync {
     /// Writes an output from a tar stream.
     ///
     /// # Errors
-    /// Anything; the output must then not exist, or be what it was before.
+    /// Fails if the output cannot be written. The output must then not exist, or be unchanged.
     fn export(
         &self,
         output: &TreeOutput,
         archive: Box<dyn Read + Send>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-    /// Unpacks a tar stream into a directory of the host, made when missing.
+    /// Unpacks a tar stream into a directory of the host, which is created if it is missing.
     ///
     /// # Errors
-    /// Anything, in particular entries that would leave the directory.
+    /// Fails if the stream cannot be unpacked, in particular if an entry would leave the directory.
     fn unpack(
         &self,
         directory: &Path,
@@ -64,41 +64,43 @@ pub trait TreeSink: Send + Sync {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// Called while the guest is paused between steps (`--debug-shell`).
+/// A hook that is called while the guest is paused between steps (`--debug-shell`).
 #[async_trait::async_trait]
 pub trait PauseHook: Send + Sync {
     /// Inspects the guest; the build continues when this returns.
     async fn inspect(&self, context: PauseContext<'_>);
 }
 
-/// What a [`PauseHook`] may inspect.
+/// The guest and the stage that a [`PauseHook`] may inspect.
 #[derive(Debug)]
 pub struct PauseContext<'a> {
     /// The session of the paused guest.
     pub session: &'a Session,
-    /// The stage that is about to run, or has failed.
+    /// The stage that will run next, or that has failed. At the end of the plan, it is the last
+    /// stage.
     pub stage: &'a plan::Stage,
-    /// The tools root, seen from the agent.
+    /// The path of the tools root, seen from the agent.
     pub tools: &'a str,
-    /// The root of the image, seen from the agent, where the stage has one.
+    /// The path of the image's root, seen from the agent, if the stage has an image.
     pub image: Option<String>,
-    /// Whether a script of the stage has failed.
+    /// Whether a step of the stage has failed.
     pub failed: bool,
 }
 
-/// When a build pauses for inspection, and what is called then.
+/// The moments when a build pauses for inspection, and the hook that is called then.
 #[derive(Clone)]
 pub struct Pause {
     /// The hook that is called.
     pub hook: Arc<dyn PauseHook>,
-    /// Pause after this number of stages, and end the build then.
+    /// The number of stages after which the build pauses and then ends; `None` to run all stages.
     pub after: Option<usize>,
-    /// Pause before each of these stages, counted from zero, and continue the build then.
+    /// The stages before which the build pauses and then continues, counted from zero. The number
+    /// of all stages means the end of the plan.
     pub before: Vec<usize>,
-    /// Pause when a script has failed.
+    /// Whether the build pauses when a step has failed.
     pub on_failure: bool,
-    /// The record from which the state after `after` stages is restored, whatever the
-    /// keys of the stages are.
+    /// The record from which the state after `after` stages is restored, regardless of the keys of
+    /// the stages.
     pub from: Option<StageRecord>,
 }
 
@@ -110,64 +112,65 @@ impl std::fmt::Debug for Pause {
 
 /// The guest's network, which the engine opens for the stages that may use it.
 pub trait Network: Send + Sync {
-    /// Decides about the connections that a guest opens.
+    /// Returns the function that decides about connections that the guest opens.
     fn on_guest_connect(&self) -> OnGuestConnect;
 
-    /// Lets the guest reach what the user allows.
+    /// Permits the connections that the user allows.
     fn open(&self);
 
-    /// Refuses everything from now on, for a reason in words, and ends what is open.
+    /// Refuses all connections from now on, with `reason` as the explanation, and closes open ones.
     fn close(&self, reason: &str);
 }
 
-/// How a plan is run.
+/// The configuration of a run.
 #[derive(Clone)]
 pub struct Config {
-    /// Runs the machines.
+    /// The backend that runs the machines.
     pub backend: Arc<dyn Backend>,
-    /// How the backend is described to people: `TCG (QEMU 10.0)`.
+    /// A description of the backend for the user, such as `TCG (QEMU 10.0)`.
     pub accel: String,
-    /// The appliance.
+    /// The appliance that the machines run.
     pub appliance: ApplianceFiles,
-    /// Virtual processors.
+    /// The number of virtual processors.
     pub vcpus: u8,
-    /// Guest memory in MiB.
+    /// The memory of the guest in MiB.
     pub memory_mib: u32,
-    /// The user's helper drive.
+    /// The user's helper drive; `None` if the build has none.
     pub helper: Option<HelperDrive>,
-    /// A directory of this build alone, for disks and sockets.
+    /// A directory for the disks and sockets of this build, which no other build uses.
     pub build_dir: PathBuf,
-    /// The network; `None` when the run has none.
+    /// The guest's network; `None` if the run has none.
     pub network: Option<Arc<dyn Network>>,
     /// Certificates (PEM) that scripts trust while they run.
     pub ca_bundle: Option<Vec<u8>>,
-    /// The longest that one script may run.
+    /// The time limit of each script; `None` for no limit.
     pub script_timeout: Option<Duration>,
-    /// Whether scripts wait for disks when they ask for it. Otherwise such calls succeed
-    /// at once: the engine itself brings all disks to rest before it keeps or writes them.
+    /// Whether scripts really wait when they flush files or disks. Otherwise such calls succeed at
+    /// once: the engine itself flushes all disks before it saves or writes them.
     pub keep_sync: bool,
     /// Whether every stage gets a fresh machine; for tests and debugging.
     pub fresh_machine_per_stage: bool,
-    /// Seed of identifiers (UUIDs, disk signatures); random ones without.
+    /// The seed of identifiers (UUIDs, disk signatures); `None` for random ones.
     pub seed: Option<String>,
-    /// Where machines are saved and restored; `None` if all of them boot.
+    /// The saved machines that are restored instead of booted; `None` if all machines boot.
     pub warm: Option<session::WarmMachines>,
     /// Whether the guest's kernel logs to the console from the start.
     pub verbose_console: bool,
-    /// Takes events.
+    /// The observer that receives the events of the build.
     pub observer: SharedObserver,
-    /// Takes trees.
+    /// The receiver of trees that leave the guest.
     pub trees: Arc<dyn TreeSink>,
-    /// Becomes true when the build shall stop.
+    /// A flag that becomes true when the build must stop.
     pub cancel: watch::Receiver<bool>,
-    /// Where results of stages are kept, and taken from.
+    /// The cache in which results of stages are saved and looked up; `None` for a build without
+    /// one.
     pub cache: Option<Cache>,
-    /// When the build pauses for inspection.
+    /// The pauses for inspection, if there are any.
     pub pause: Option<Pause>,
 }
 
 impl Config {
-    /// An identifier for a named thing: from the seed, or random without one.
+    /// Returns the identifier for a name: derived from the seed, or random if there is no seed.
     pub(crate) fn identifier(&self, name: &str) -> Uuid {
         match &self.seed {
             Some(seed) => Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{seed}/{name}").as_bytes()),

@@ -1,5 +1,5 @@
-//! Contexts: from what is mounted to what a stage declares, with the least that
-//! must change; and the mounts that scripts leave behind.
+//! Changes the mounts of the guest to those of a stage's context with as few changes as possible,
+//! and records the mounts that scripts leave behind.
 
 use plan::Context;
 use session::{MountEntry, MountSpec};
@@ -13,7 +13,7 @@ use crate::{
     steps::processes,
 };
 
-/// The mounts that a context means, in order.
+/// Returns the mounts that a context requires, in mount order.
 fn wanted(context: &Context, guest: &Guest, state: &State) -> Result<Vec<MountSpec>, EngineError> {
     let mut mounts = Vec::new();
     if let Some(at) = &context.layout_at {
@@ -47,7 +47,8 @@ fn wanted(context: &Context, guest: &Guest, state: &State) -> Result<Vec<MountSp
     Ok(mounts)
 }
 
-/// Makes the guest's mounts what a context says.
+/// Makes the guest's mounts those of a context: unmounts those that differ, and adds the missing
+/// ones.
 pub(crate) async fn enter(
     guest: &mut Guest,
     context: &Context,
@@ -58,7 +59,7 @@ pub(crate) async fn enter(
     let prepare = |action: String| move |source| EngineError::Prepare { action, source };
     let wanted = wanted(context, guest, state)?;
     let same = wanted.iter().zip(&guest.mounted).take_while(|(a, b)| **a == b.spec).count();
-    // What a script has left running in the image would keep these mounts busy.
+    // Processes that a script has left running in the image would keep these mounts busy.
     let left = previous.and_then(|context| context.image_root.as_ref());
     if let Some(root) = left.filter(|_| same < guest.mounted.len()) {
         let ended = processes::kill_left_over(guest, observer, root).await;
@@ -96,14 +97,15 @@ pub(crate) async fn enter(
     Ok(())
 }
 
-/// The prefix of the mounts that end with the stage before: what scripts mounted
-/// below an image root goes with that root.
+/// Returns the prefix of the mount points that scripts made below the image root of the previous
+/// stage, if the next context has another root. These mounts are removed with that root.
 fn below_left_root(context: &Context, previous: Option<&Context>) -> Option<String> {
     let root = previous?.image_root.as_ref()?;
     (context.image_root.as_ref() != Some(root)).then(|| format!("{}/", Guest::tools_path(root)))
 }
 
-/// What entering a context unmounts is not mounted again in a fresh guest.
+/// Removes from the state those carried mounts that entering the context would unmount, so that a
+/// fresh guest does not mount them again.
 pub(crate) fn forget_left(context: &Context, previous: Option<&Context>, state: &mut State) {
     if let Some(below) = below_left_root(context, previous) {
         state.carried.retain(|mount| !mount.target.starts_with(&below));
@@ -126,7 +128,7 @@ async fn unmount_carried(
     Ok(())
 }
 
-/// Mounts again, in a fresh guest, what scripts had left mounted.
+/// Restores, in a fresh guest, the mounts that scripts had left.
 pub(crate) async fn restore_carried(guest: &Guest, state: &State) -> Result<(), EngineError> {
     for carried in &state.carried {
         let mount = MountSpec {
@@ -143,7 +145,7 @@ pub(crate) async fn restore_carried(guest: &Guest, state: &State) -> Result<(), 
     Ok(())
 }
 
-/// Finds the mounts that scripts have left below the tools root.
+/// Records in the state the mounts that scripts have left below the tools root.
 pub(crate) async fn note_carried(guest: &Guest, state: &mut State) -> Result<(), EngineError> {
     let mounts = guest
         .session
@@ -156,7 +158,7 @@ pub(crate) async fn note_carried(guest: &Guest, state: &mut State) -> Result<(),
     Ok(())
 }
 
-/// The mounts of a table that belong neither to the base nor to the context.
+/// Returns the mounts of a mount table that belong neither to the base nor to the context.
 fn carried(mounts: &[MountEntry], declared: &[&str], tools: &str) -> Vec<CarriedMount> {
     let base: Vec<String> = ["", "/dev", "/proc", "/sys", "/run", "/build"]
         .iter()
@@ -175,7 +177,9 @@ fn carried(mounts: &[MountEntry], declared: &[&str], tools: &str) -> Vec<Carried
         .collect()
 }
 
-/// How to make a mount again: a bind when its filesystem is one of the disks'.
+/// Describes how to make a mount again: as a bind mount if its filesystem is the one of the scratch
+/// disk, the helper drive or the tools root. `None` if the mount belongs to the base, or cannot be
+/// made again.
 fn describe(entry: &MountEntry, mounts: &[MountEntry]) -> Option<CarriedMount> {
     let options = |entry: &MountEntry| {
         entry.options.split(',').filter(|word| *word == "ro").map(ToOwned::to_owned).collect()
@@ -186,7 +190,7 @@ fn describe(entry: &MountEntry, mounts: &[MountEntry]) -> Option<CarriedMount> {
             && (other.target == SCRATCH || other.target == HELPER || other.target == TOOLS)
     });
     if let Some(home) = home {
-        // The helper directory's own bind is part of the base.
+        // The bind mount of the helper directory is part of the base.
         if entry.root == "/helper" && home.target == SCRATCH
             || entry.root == "/" && home.target == HELPER
         {
@@ -201,8 +205,8 @@ fn describe(entry: &MountEntry, mounts: &[MountEntry]) -> Option<CarriedMount> {
             options: words,
         });
     }
-    // Virtual filesystems can be mounted again; anything else (a loop mount of a
-    // file, say) cannot be explained and is not carried.
+    // Virtual filesystems can be mounted again. How to make any other mount, such as a loop mount
+    // of a file, is not known, so it is not carried.
     matches!(entry.fstype.as_str(), "tmpfs" | "proc" | "sysfs" | "devtmpfs" | "devpts").then(|| {
         CarriedMount {
             target: entry.target.clone(),

@@ -1,4 +1,4 @@
-//! What can go wrong while a plan is carried out.
+//! Errors of running a plan.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,36 +17,36 @@ pub enum EngineError {
         describe_status(*status, *timeout)
     )]
     Script {
-        /// The phase or stage.
+        /// The name of the phase or stage.
         phase: String,
-        /// The script.
+        /// The name of the script or command.
         script: String,
-        /// The element it came from.
+        /// The element that the script came from, if it is known.
         origin: Option<String>,
-        /// Where it ran.
+        /// The place where the script ran.
         place: Place,
-        /// How it ended.
+        /// The exit status of the script.
         status: ExitStatus,
-        /// The limit, for one that was timed out.
+        /// The time limit, if the script exceeded it.
         timeout: Option<Duration>,
-        /// The last lines of its output.
+        /// The last lines of the script's output.
         tail: Vec<String>,
     },
-    /// The guest or the way to it failed.
+    /// The guest or the connection to it failed.
     #[error("stage {stage}, {step}")]
     Session {
-        /// The stage.
+        /// The name of the stage.
         stage: String,
-        /// The step.
+        /// A description of the step.
         step: String,
         /// The cause.
         #[source]
         source: SessionError,
     },
-    /// A machine could not be made ready.
+    /// A machine could not be prepared for steps.
     #[error("the build machine could not be prepared: {action}")]
     Prepare {
-        /// What was being done.
+        /// The action that failed.
         action: String,
         /// The cause.
         #[source]
@@ -55,9 +55,9 @@ pub enum EngineError {
     /// The user's helper drive cannot be used.
     #[error("helper drive {}: {reason}", path.display())]
     HelperDrive {
-        /// The file.
+        /// The path of the drive's file.
         path: PathBuf,
-        /// The reason.
+        /// The reason why the drive cannot be used.
         reason: String,
     },
     /// A tool of the appliance failed.
@@ -65,34 +65,34 @@ pub enum EngineError {
     Tool {
         /// The command line.
         argv: String,
-        /// How it ended.
+        /// The exit status of the tool.
         status: ExitStatus,
-        /// The end of its standard error.
+        /// The tail of the tool's standard error.
         stderr: String,
     },
-    /// The recipe itself is at fault in a way that shows only while it runs.
+    /// The recipe has an error that is found only while it runs.
     #[error("{0}")]
     Recipe(String),
-    /// A tree that no image can be sized after.
+    /// The tree is too large to compute the size of an image from it.
     #[error(
         "the guest says that the image's tree takes {tree_kib} KiB, and an image is sized after \
          {limit_kib} KiB at most; give the size instead"
     )]
     ImageSize {
-        /// What the guest says, in KiB.
+        /// The size of the tree as reported by the guest, in KiB.
         tree_kib: u64,
-        /// The largest tree that an image is sized after, in KiB.
+        /// The maximum size of a tree, in KiB.
         limit_kib: u64,
     },
-    /// A partition table that cannot be made.
+    /// A partition table cannot be created.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// A file of the host.
+    /// An operation on a file of the host failed.
     #[error("{action} {}", path.display())]
     Host {
-        /// What was being done.
+        /// The action that failed.
         action: String,
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The cause.
         #[source]
@@ -104,7 +104,7 @@ pub enum EngineError {
     /// An output could not be written.
     #[error("cannot write {}", path.display())]
     Output {
-        /// The file.
+        /// The path of the output.
         path: PathBuf,
         /// The cause.
         #[source]
@@ -116,7 +116,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// The end of the guest's console, where it explains the error.
+    /// Returns the tail of the guest's console output, if the error has it.
     #[must_use]
     pub fn console_tail(&self) -> Option<&str> {
         match self {

@@ -1,12 +1,12 @@
-//! What happens during a build, as data. Libraries emit these; the terminal,
-//! the JSON stream and the log are renderers of them and live in the binary.
+//! The events of a build, as data. Libraries emit them; the terminal, the JSON stream and the log
+//! are renderers of them, and are part of the binary.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use plan::Place;
 use session::ExitStatus;
 
-/// Which output of a command a line came from.
+/// The output of a command that a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputStream {
     /// Standard output.
@@ -15,199 +15,198 @@ pub enum OutputStream {
     Stderr,
 }
 
-/// What kind of step an event is about, as far as renderers treat kinds differently.
+/// The kind of a step, as far as renderers distinguish kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepKind {
-    /// Files go into the guest; such steps are many and quick.
+    /// An upload of files into the guest. Such steps are numerous and quick.
     Upload,
-    /// A tree is copied within the guest.
+    /// A copy of a tree within the guest.
     TreeCopy,
-    /// A tree is written as an output, which [`Event::OutputWritten`] reports too.
+    /// The writing of a tree as an output, which [`Event::OutputWritten`] reports too.
     TreeOutput,
-    /// The disks are saved in the cache.
+    /// The saving of the disks in the cache.
     DisksSaved,
     /// Any other step.
     Other,
 }
 
-/// What kind of command an event is about.
+/// The kind of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommandKind {
-    /// A script of the recipe, called by its name.
+    /// A script of the recipe, described by its name.
     Script,
-    /// A command of vbuild's own, called by a sentence.
+    /// A command of vbuild itself, described by a phrase.
     Command,
 }
 
-/// Something that happened. Renderers take the times of events; all
-/// durations here are measured by the engine.
+/// An event of a build. Renderers record when events arrive; all durations in events are measured
+/// by the engine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The build begins.
     BuildStarted {
-        /// The build's name.
+        /// The name of the build.
         name: String,
-        /// How many stages the plan has.
+        /// The number of stages of the plan.
         stages: usize,
     },
-    /// A machine is started; comes again when a stage needs a fresh one.
+    /// A machine is being started. This event is repeated if a stage needs a fresh machine.
     MachineStarting {
-        /// `kvm` or `tcg` and who runs it, for people.
+        /// A description of the backend for the user, such as `TCG (QEMU 10.0)`.
         accel: String,
-        /// Virtual processors.
+        /// The number of virtual processors.
         vcpus: u8,
-        /// Memory in MiB.
+        /// The memory of the machine in MiB.
         memory_mib: u32,
     },
-    /// A process that handles what the guest writes has confined itself.
+    /// A process that handles data of the guest has confined itself.
     Confined {
-        /// Name of the process.
+        /// The name of the process.
         process: String,
-        /// What holds, for people.
+        /// A description of the restrictions in force, for the user.
         holds: String,
-        /// The version of landlock that the kernel granted; none when it granted
-        /// nothing.
+        /// The version of Landlock that the kernel granted; `None` if it granted none.
         landlock: Option<u32>,
-        /// The layers that do not hold; none when all do.
+        /// Descriptions of the restrictions that are not in force; empty if all are.
         lacks: Vec<String>,
     },
-    /// The agent has answered.
+    /// The agent has sent its hello.
     MachineReady {
-        /// From the start of the machine to the hello.
+        /// The time from the start of the machine to the hello.
         boot: Duration,
-        /// The guest kernel's release.
+        /// The release of the guest's kernel.
         kernel: String,
         /// Whether the machine was restored from saved memory instead of booted.
         restored: bool,
     },
     /// A stage begins.
     StageStarted {
-        /// Position from 0.
+        /// The position of the stage in the plan, from 0.
         index: usize,
         /// The name of the stage.
         name: String,
     },
     /// A stage was found in the cache and is not run.
     StageCached {
-        /// Position from 0.
+        /// The position of the stage in the plan, from 0.
         index: usize,
         /// The name of the stage.
         name: String,
     },
-    /// A stage has ended well.
+    /// A stage has succeeded.
     StageFinished {
-        /// Position from 0.
+        /// The position of the stage in the plan, from 0.
         index: usize,
         /// The name of the stage.
         name: String,
-        /// How long it took.
+        /// The duration of the stage.
         elapsed: Duration,
     },
-    /// A step within a stage begins (uploads, layout, copies, …).
+    /// A step of a stage begins (an upload, a layout, a copy, …).
     StepStarted {
         /// The kind of the step.
         kind: StepKind,
-        /// What it does, for people.
+        /// A description of the step for the user.
         title: String,
     },
-    /// A step has ended well.
+    /// A step has succeeded.
     StepFinished {
-        /// As in [`Event::StepStarted`].
+        /// The kind of the step, as in [`Event::StepStarted`].
         kind: StepKind,
-        /// As in [`Event::StepStarted`].
+        /// The description of the step, as in [`Event::StepStarted`].
         title: String,
-        /// How long it took.
+        /// The duration of the step.
         elapsed: Duration,
     },
     /// A script or command begins.
     ScriptStarted {
-        /// Whether it is a script of the recipe.
+        /// The kind of the command.
         kind: CommandKind,
-        /// The phase or stage.
+        /// The name of the phase or stage.
         phase: String,
         /// The name of the script or command.
         script: String,
-        /// The element or other source that it came from, where known.
+        /// The element or other source of the script, if it is known.
         origin: Option<String>,
-        /// Where it runs.
+        /// The place where the script runs.
         place: Place,
     },
-    /// A line of output of the running script, lossily decoded and bounded in
-    /// length; control characters are the renderer's business.
+    /// A line of output of the running script, decoded lossily and limited in length. Control
+    /// characters are handled by the renderers.
     OutputLine {
-        /// The stream.
+        /// The output that the line came from.
         stream: OutputStream,
-        /// Without the newline.
+        /// The line, without its newline.
         line: String,
     },
-    /// A script or command has ended, well or not.
+    /// A script or command has ended, successfully or not.
     ScriptFinished {
-        /// As in [`Event::ScriptStarted`].
+        /// The kind of the command, as in [`Event::ScriptStarted`].
         kind: CommandKind,
-        /// The phase or stage.
+        /// The name of the phase or stage.
         phase: String,
         /// The name of the script or command.
         script: String,
-        /// How it ended.
+        /// The exit status of the script or command.
         status: ExitStatus,
-        /// Wall-clock time.
+        /// The elapsed wall-clock time.
         elapsed: Duration,
-        /// Processor time of it and its children in the guest.
+        /// The processor time of the process and its children in the guest.
         cpu: Duration,
     },
-    /// The network was used: one connection that the guest opened has ended.
+    /// A network connection that the guest opened has ended, or was refused.
     Connection {
-        /// Name or address that was asked for.
+        /// The host name or address that the guest requested.
         host: String,
-        /// The port that was asked for.
+        /// The port that the guest requested.
         port: u16,
-        /// Bytes to the server.
+        /// The number of bytes sent to the server.
         sent: u64,
-        /// Bytes from the server.
+        /// The number of bytes received from the server.
         received: u64,
-        /// Why it was refused, if it was.
+        /// The reason why the connection was refused; `None` if it was not.
         refused: Option<String>,
     },
     /// An output is being written.
     OutputProgress {
-        /// The file.
+        /// The path of the output file.
         path: PathBuf,
-        /// Bytes of the source done.
+        /// The number of bytes of the source that have been processed.
         done: u64,
-        /// Bytes of the source in all; 0 when unknown.
+        /// The total number of bytes of the source; 0 if it is unknown.
         total: u64,
     },
-    /// An output is finished.
+    /// An output has been written completely.
     OutputWritten {
-        /// The file.
+        /// The path of the output file.
         path: PathBuf,
         /// The size of the output file in bytes.
         bytes: u64,
-        /// For disk images, the virtual size.
+        /// The virtual size in bytes, for disk images.
         virtual_bytes: Option<u64>,
-        /// How long it took.
+        /// The time that writing the output took.
         elapsed: Duration,
     },
-    /// A remark for the user.
+    /// A message for the user.
     Message {
-        /// The text, one line.
+        /// The text, which is one line.
         text: String,
     },
     /// A warning for the user.
     Warning {
-        /// The text, one line.
+        /// The text, which is one line.
         text: String,
     },
-    /// The build has ended well.
+    /// The build has succeeded.
     BuildFinished {
-        /// How long it took.
+        /// The duration of the build.
         elapsed: Duration,
     },
 }
 
-/// Takes events, from any thread, without blocking for long.
+/// A receiver of events. It may be called from any thread, and must not block for long.
 pub trait Observer: Send + Sync {
-    /// Takes one event.
+    /// Receives an event.
     fn event(&self, event: &Event);
 }
 

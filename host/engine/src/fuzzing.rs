@@ -1,7 +1,7 @@
-//! The body of the fuzz target, for `tests/fuzz` and for this crate's own tests.
+//! The body of this crate's fuzz target, called by `tests/fuzz` and by the unit tests.
 
-/// Reports of tools in the guest about a foreign disk: fstab, blkid,
-/// pvs and lvs, sfdisk.
+/// Parses bytes as reports about a foreign disk: its fstab, and the output of blkid, pvs, lvs and
+/// sfdisk in the guest.
 pub fn reports(bytes: &[u8]) {
     crate::layout::read_report(bytes);
     crate::layout::read_reports(&String::from_utf8_lossy(bytes));

@@ -1,5 +1,5 @@
-//! A guest that is ready for steps: where things are in it, and how the base
-//! below every stage's context is set up.
+//! A guest that is ready for steps: its directories, and the setup of the base mounts below the
+//! context of every stage.
 //!
 //! ```text
 //! /vbuild/lower      the appliance's root, ext4, read-only
@@ -22,29 +22,29 @@ pub(crate) const TOOLS: &str = "/vbuild/tools";
 pub(crate) const SCRATCH: &str = "/vbuild/scratch";
 /// The helper drive, seen from the agent.
 pub(crate) const HELPER: &str = "/vbuild/helper";
-/// Where a filesystem is mounted to be inspected, seen from the agent.
+/// The mount point of a filesystem that is inspected, seen from the agent.
 pub(crate) const INSPECT: &str = "/vbuild/look";
 const LOWER: &str = "/vbuild/lower";
-/// Where tools of the appliance are found: Debian's directories, without those for local
-/// programs, which a recipe may have filled.
+/// The `PATH` for tools of the appliance: Debian's directories without those for local programs, to
+/// which a recipe may have added files.
 const TOOL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
-/// Serial of the appliance's root.
+/// The serial of the appliance's root disk.
 pub const ROOT_SERIAL: &str = "vbuild-root";
-/// Serial of the helper drive.
+/// The serial of the helper drive.
 pub const HELPER_SERIAL: &str = "vbuild-helper";
 
-/// The virtio serial of the plan's disk number `index`.
+/// Returns the virtio serial of the plan's disk number `index`.
 pub(crate) fn disk_serial(index: usize) -> String {
     format!("vbuild-disk{index}")
 }
 
-/// A running guest, its base established.
+/// A running guest whose base has been set up.
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) session: Session,
-    /// Device nodes of the plan's disks, by name; only those attached.
+    /// The name, device node and size in bytes of each disk of the plan that is attached.
     pub(crate) disks: Vec<(String, String, u64)>,
-    /// Mounts of the current context, in order.
+    /// The mounts of the current context, in mount order.
     pub(crate) mounted: Vec<Mounted>,
 }
 
@@ -52,12 +52,12 @@ pub(crate) struct Guest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mounted {
     pub(crate) spec: MountSpec,
-    /// Whether the mount point was made for it, and must go with it.
+    /// Whether the mount point was created for this mount, and must be removed with it.
     pub(crate) made_target: bool,
 }
 
 impl Guest {
-    /// The device of a disk of the plan.
+    /// Returns the device node and the size in bytes of a disk of the plan, if it is attached.
     pub(crate) fn device(&self, disk: &str) -> Option<(&str, u64)> {
         self.disks
             .iter()
@@ -65,17 +65,17 @@ impl Guest {
             .map(|(_, device, bytes)| (device.as_str(), *bytes))
     }
 
-    /// A path of the tools root, seen from the agent.
+    /// Converts a path of the tools root to the path seen from the agent.
     pub(crate) fn tools_path(path: &GuestPath) -> String {
         format!("{TOOLS}{}", path.as_str().trim_end_matches('/'))
     }
 
-    /// Runs a tool of the appliance and fails when it does; gives its output.
+    /// Runs a tool of the appliance, and returns its standard output. Fails if the tool fails.
     pub(crate) async fn run_tool(&self, argv: &[&str]) -> Result<Vec<u8>, EngineError> {
         self.run_tool_with(argv, b"").await
     }
 
-    /// As [`Guest::run_tool`], with standard input.
+    /// Like [`Guest::run_tool`], but with bytes for standard input.
     pub(crate) async fn run_tool_with(
         &self,
         argv: &[&str],
@@ -85,7 +85,8 @@ impl Guest {
         if output.status.success() { Ok(output.stdout) } else { Err(tool_failed(argv, &output)) }
     }
 
-    /// Runs a tool of the appliance whose exit status the caller judges.
+    /// Runs a tool of the appliance, and returns its output and its exit status. An unsuccessful
+    /// exit status is not an error.
     pub(crate) async fn tool_output(
         &self,
         argv: &[&str],
@@ -97,7 +98,7 @@ impl Guest {
     }
 }
 
-/// Sets up the base in a guest that has just said hello.
+/// Sets up the base in a fresh guest: its disks, the tools root, the network and the certificates.
 pub(crate) async fn establish(
     session: Session,
     plan: &Plan,
@@ -159,8 +160,8 @@ pub(crate) async fn mount(
         .await
 }
 
-/// Formats the scratch disk when it is fresh, and mounts it. Without journal
-/// and with lazy tables: after a crash it is thrown away, never repaired.
+/// Formats the scratch disk if it is new, and mounts it. It has no journal, and its inode tables
+/// are initialised lazily: after a crash it is discarded, never repaired.
 async fn mount_scratch(guest: &Guest, plan: &Plan, state: &mut State) -> Result<(), EngineError> {
     let name = plan
         .disks
@@ -217,8 +218,8 @@ async fn mount_tools(guest: &Guest) -> Result<(), SessionError> {
     mount(session, &format!("{SCRATCH}/build"), &format!("{TOOLS}/build"), "", &["bind"]).await
 }
 
-/// Mounts the user's drive by virt-dib's rule: its first partition, or the whole
-/// drive when it has none.
+/// Mounts the user's drive by virt-dib's rule: its first partition, or the whole drive if it has
+/// none. If the user has no drive, a directory of the scratch disk takes its place.
 async fn mount_helper(guest: &Guest, plan: &Plan, config: &Config) -> Result<(), EngineError> {
     let session = &guest.session;
     let target = Guest::tools_path(&plan.helper_at);
@@ -233,11 +234,11 @@ async fn mount_helper(guest: &Guest, plan: &Plan, config: &Config) -> Result<(),
     }
 }
 
-/// Mounts the user's drive somewhere in the guest, by virt-dib's rule; the inner
-/// error says what is wrong with the drive.
+/// Mounts the user's drive at a path of the guest, by virt-dib's rule: its first partition, or the
+/// whole drive if it has none. The inner error is a problem of the drive itself.
 ///
 /// # Errors
-/// When the guest fails.
+/// Fails if the guest refuses a request or is gone.
 pub async fn mount_drive(session: &Session, at: &str) -> Result<Result<(), String>, SessionError> {
     let devices = session.block_devices().await?;
     let ours = devices.iter().filter(|device| device.serial == HELPER_SERIAL);
@@ -256,18 +257,19 @@ pub async fn mount_drive(session: &Session, at: &str) -> Result<Result<(), Strin
     )))
 }
 
-/// A command of the appliance itself, outside every context.
+/// Returns a command for a tool of the appliance, which runs in the root of the agent, outside
+/// every context.
 pub(crate) fn tool(session: &Session, argv: &[&str]) -> Command {
     session.command(argv).envs([
         ("PATH", TOOL_PATH),
         ("LC_ALL", "C"),
         ("HOME", "/root"),
-        // No udev runs in the guest, but LVM waits for its nodes unless told.
+        // LVM would wait for udev to create its nodes, but no udev runs in the guest.
         ("DM_DISABLE_UDEV", "1"),
     ])
 }
 
-/// The error for a tool that ended with a bad status.
+/// Returns the error for a tool that ended with an unsuccessful status.
 pub(crate) fn tool_failed(argv: &[&str], output: &Output) -> EngineError {
     EngineError::Tool {
         argv: argv.join(" "),

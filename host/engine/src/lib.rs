@@ -1,7 +1,7 @@
-//! Runs a plan in a session and tells what happens as events.
+//! Runs a plan in a session, and reports what happens as events.
 //!
-//! Architecture invariant: the engine knows no front end and no backend. What it
-//! needs of the host beyond the plan comes in a [`Config`]; trees leave it as
+//! Architecture invariant: the engine depends on no front end and on no particular backend.
+//! Everything that it needs of the host beside the plan is in a [`Config`]; trees leave it as
 //! streams through a [`TreeSink`].
 
 pub mod cache;

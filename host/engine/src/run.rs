@@ -1,4 +1,4 @@
-//! Carries out a plan: stage after stage, in as few machines as it takes.
+//! Runs a plan, stage after stage, in as few machines as possible.
 //!
 //! ```text
 //! the disks of the last stage that the store has are restored
@@ -13,8 +13,8 @@
 //! at the end, and after any failure:  unmount, close, power off
 //! ```
 //!
-//! Everything that is acquired is released in reverse, and the end of the
-//! machine releases what could not be.
+//! Everything that is acquired is released in reverse order. The end of the machine releases the
+//! rest.
 
 use std::{
     collections::BTreeMap,
@@ -42,29 +42,28 @@ use crate::{
     },
 };
 
-/// How long a guest may take to unmount after a failure or an interrupt, before
-/// it is ended the hard way.
+/// Time limit for a guest to unmount after a failure or an interrupt; then it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a build has made.
+/// The result of a build.
 #[derive(Debug, Clone, Default)]
 pub struct Built {
-    /// The disk files by name: sparse, raw.
+    /// The files of the target disks by name. They are sparse and raw.
     pub disks: BTreeMap<DiskName, PathBuf>,
-    /// The facts at the end.
+    /// The facts at the end of the build.
     pub facts: BTreeMap<String, String>,
-    /// Seconds since 1970 when the network was first used for what was built,
-    /// as far as that is known.
+    /// The time when the network was first used for this result, in seconds since 1970; `None` if
+    /// it was not used, or if the time is unknown.
     pub fetched: Option<u64>,
-    /// The shared cache that the build began with, if it did.
+    /// The shared cache whose result the build started from, if there is one.
     pub origin: Option<store::Origin>,
 }
 
 /// Runs a plan to its end. The disks stay in [`Config::build_dir`].
 ///
 /// # Errors
-/// The first failure. The guest is then stopped cleanly where that is possible,
-/// so that the user's helper drive is left unmounted.
+/// Returns the first failure. The guest is then shut down cleanly if possible, so that the user's
+/// helper drive is unmounted.
 pub async fn run(plan: &Plan, config: &Config) -> Result<Built, EngineError> {
     let live: Live = Live::default();
     let mut cancel = config.cancel.clone();
@@ -87,11 +86,11 @@ pub async fn run(plan: &Plan, config: &Config) -> Result<Built, EngineError> {
     };
     let session = live.lock().ok().and_then(|mut slot| slot.take());
     if let (Err(_), Some(session)) = (&outcome, session) {
-        // The failure is what counts; a guest that cannot be stopped cleanly is
-        // killed when the session is dropped.
+        // The first failure is reported. A guest that cannot be shut down cleanly is killed when
+        // the session is dropped.
         let _ = tokio::time::timeout(STOP_DEADLINE, session.shutdown(true)).await;
     }
-    // Waits until saved results are stored, so that the next build can resume from them.
+    // Wait until saved results are stored, so that the next build can resume from them.
     let cache = build.cache.take();
     let _ = tokio::task::spawn_blocking(move || drop(cache)).await;
     outcome
@@ -102,7 +101,7 @@ type Live = Arc<Mutex<Option<Session>>>;
 
 async fn cancelled(cancel: &mut tokio::sync::watch::Receiver<bool>) {
     if cancel.wait_for(|stop| *stop).await.is_err() {
-        // The other end is gone, so the build can no longer be cancelled.
+        // The sender is gone, so the build can no longer be cancelled.
         std::future::pending::<()>().await;
     }
 }
@@ -118,7 +117,7 @@ struct Build<'a> {
     previous: Option<&'a Context>,
     files: Disks,
     cache: Option<CacheSession>,
-    /// How far the first stage had come at the checkpoint that the build resumes from.
+    /// The progress of the first stage at the checkpoint that the build resumes from.
     progress: Option<Progress>,
 }
 
@@ -156,7 +155,8 @@ impl Build<'_> {
         self.config.observer.event(event);
     }
 
-    /// Restores the disks that the store has; returns the first stage that must run.
+    /// Restores the disks of the last usable result in the store. Returns the first stage that must
+    /// run.
     async fn restore(&mut self) -> Result<usize, EngineError> {
         let Some(cache) = &mut self.cache else { return Ok(0) };
         let Some(saved) = cache.restore(self.plan, &mut self.files).await? else { return Ok(0) };
@@ -208,7 +208,7 @@ impl Build<'_> {
         let Some(running) = &self.guest else { return Err(no_guest()) };
         context::note_carried(running, &mut self.state).await?;
         if self.state.has_own_device() {
-            // The device goes with the machine, so no result can be saved from now on.
+            // The device exists only in this machine, so no result can be saved from now on.
             let cache = self.cache.take();
             let _ = tokio::task::spawn_blocking(move || drop(cache)).await;
         }
@@ -233,8 +233,8 @@ impl Build<'_> {
         Ok(StepContext { plan, stage, config, guest, state })
     }
 
-    /// Runs the scripts of a phase, or those that are left of it. Between two of them the
-    /// disks are saved where that is worth it.
+    /// Runs the scripts of a phase, or the remaining ones of a phase that has begun. Between two
+    /// scripts the disks are saved if it is worth it.
     async fn phase(
         &mut self,
         index: usize,
@@ -270,7 +270,8 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Brings a guest into the context of a stage.
+    /// Brings the guest into the context of a stage. Starts a machine if none is running, or if the
+    /// stage needs a fresh one.
     async fn enter(&mut self, index: usize) -> Result<(), EngineError> {
         let stage = &self.plan.stages[index];
         if let Some(network) = &self.config.network {
@@ -347,7 +348,8 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// The appliance's root, the plan's disks and the helper drive.
+    /// Returns the drives of the machine: the appliance's root, the plan's disks and the helper
+    /// drive.
     fn drives(&mut self) -> Result<Vec<Drive>, EngineError> {
         let drive = |serial: &str, path: PathBuf| -> Result<Drive, EngineError> {
             let serial =
@@ -372,12 +374,13 @@ impl Build<'_> {
         Ok(drives)
     }
 
-    /// Unmounts, closes and powers off; the disks are then whole.
+    /// Unmounts the context, closes the layout and powers the machine off. The disks are then
+    /// consistent.
     async fn power_off(&mut self) -> Result<(), EngineError> {
         self.previous = None;
         let Some(mut guest) = self.guest.take() else { return Ok(()) };
-        // Contexts are left through the empty one; carried mounts are kept in
-        // the state, because the next machine makes them again.
+        // A context is left by entering the empty one. The carried mounts stay in the state,
+        // because the next machine makes them again.
         let carried = self.state.carried.clone();
         let observer = &self.config.observer;
         context::enter(&mut guest, &Context::default(), None, &mut self.state, observer).await?;
@@ -396,20 +399,20 @@ impl Build<'_> {
             .map_err(|source| EngineError::Prepare { action: "power off".into(), source })
     }
 
-    /// Makes each target disk one file, once its layers are in the store.
+    /// Merges each target disk into one file, after its layers have been stored.
     async fn make_whole(&mut self) -> Result<(), EngineError> {
         let cache = self.cache.take();
         let _ = tokio::task::spawn_blocking(move || drop(cache)).await;
         self.files.flatten(self.plan)
     }
 
-    /// Pauses after the last stage that runs, if that was asked for.
+    /// Pauses after the last stage that runs, when the build ends early.
     async fn pause_at_end(
         &mut self,
         after: usize,
         pause: &crate::Pause,
     ) -> Result<(), EngineError> {
-        // Changes by hand are not saved.
+        // Changes that the user makes by hand are not saved.
         self.cache = None;
         let index = after.min(self.plan.stages.len().saturating_sub(1));
         if self.plan.stages.is_empty() {
@@ -422,12 +425,12 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Pauses before a stage, if that was asked for.
+    /// Pauses before a stage, if the configuration asks for it.
     async fn pause_before(&mut self, index: usize) -> Result<(), EngineError> {
         let Some(pause) = self.config.pause.as_ref().filter(|v| v.before.contains(&index)) else {
             return Ok(());
         };
-        // Behind the last stage there is only the state that it has left.
+        // After the last stage, the guest is shown in the context of that stage.
         let index = index.min(self.plan.stages.len().saturating_sub(1));
         self.enter(index).await?;
         let Some(guest) = &self.guest else { return Err(no_guest()) };
@@ -436,15 +439,15 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Opens the network for work by hand, whatever the stage has. The next stage sets it
-    /// again.
+    /// Opens the network for the user's work in a paused guest, even if the stage has none. The
+    /// next stage sets it again.
     fn open_network_for_user(&self) {
         if let Some(network) = &self.config.network {
             network.open();
         }
     }
 
-    /// Pauses at a failure, if that was asked for.
+    /// Pauses after a failure, if the configuration asks for it.
     async fn pause_on_failure(&self, stage: &Stage) {
         let Some(pause) = self.config.pause.as_ref().filter(|pause| pause.on_failure) else {
             return;
@@ -456,7 +459,7 @@ impl Build<'_> {
     }
 }
 
-/// The reason for refused connections in a stage without a network, with a remedy.
+/// Returns the reason for refused connections in a stage without a network, with a remedy.
 fn no_network(stage: &Stage) -> String {
     format!(
         "the stage `{}` has no network; `vbuild plan` shows the stages that have one, and a command \
@@ -470,8 +473,8 @@ fn pause_context<'a>(guest: &'a Guest, stage: &'a Stage, failed: bool) -> PauseC
     PauseContext { session: &guest.session, stage, tools: TOOLS, image, failed }
 }
 
-/// Releases the loop device that block-device.d has made on a file of the scratch disk,
-/// which would keep that disk busy.
+/// Releases the loop devices that block-device.d has made on files of the scratch disk, which would
+/// keep that disk busy.
 async fn release_loops(guest: &Guest) -> Result<(), EngineError> {
     let failed = |source| EngineError::Prepare { action: "release loop devices".into(), source };
     let mounts = guest.session.mounts().await.map_err(failed)?;
@@ -485,7 +488,8 @@ fn no_guest() -> EngineError {
     EngineError::Recipe("the build machine is gone".into())
 }
 
-/// Whether a disk has got its size while the guest ran without it.
+/// Whether a disk is missing in the guest, because its size became known only after the guest was
+/// started.
 fn lacks_disk(plan: &Plan, guest: &Guest, state: &State) -> bool {
     !state.has_own_device()
         && plan.disks.iter().any(|disk| {

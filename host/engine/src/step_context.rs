@@ -1,5 +1,5 @@
-//! What a step works with: the plan, its stage, the run's configuration, the guest, and
-//! what is known between stages.
+//! The context of a step: the plan, its stage, the configuration of the run, the guest, and the
+//! state that stages pass on.
 
 use plan::{GuestPath, Place, Plan, Stage};
 use session::{FileStat, Session, SessionError};
@@ -10,7 +10,7 @@ use crate::{
     guest::{Guest, TOOLS},
 };
 
-/// The surroundings of one step. Functions that only read take it by `&`.
+/// The context of one step. Functions that do not change the state take it by `&`.
 pub(crate) struct StepContext<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) stage: &'a Stage,
@@ -20,7 +20,7 @@ pub(crate) struct StepContext<'a> {
 }
 
 impl<'a> StepContext<'a> {
-    /// The session of the guest.
+    /// Returns the session of the guest.
     pub(crate) fn session(&self) -> &'a Session {
         &self.guest.session
     }
@@ -35,7 +35,8 @@ impl<'a> StepContext<'a> {
         self.emit(&Event::Warning { text });
     }
 
-    /// Turns an error of the session into one that names the stage and the step.
+    /// Returns a function for `map_err` that adds the stage and the step to an error of the
+    /// session.
     pub(crate) fn failed<S: Into<String>>(
         &self,
         step: S,
@@ -44,8 +45,9 @@ impl<'a> StepContext<'a> {
         move |source| EngineError::Session { stage, step, source }
     }
 
-    /// A path of the tools root as root directory and path below it: inside the
-    /// image its own root, so that absolute links of the image stay in the image.
+    /// Splits a path of the tools root into a root directory and the path below it. Inside the
+    /// image, the root directory is that of the image, so that absolute links of the image stay
+    /// inside it.
     pub(crate) fn locate(&self, path: &GuestPath) -> (String, String) {
         match &self.stage.context.image_root {
             Some(root) if root.contains(path) => {
@@ -56,7 +58,7 @@ impl<'a> StepContext<'a> {
         }
     }
 
-    /// The directory that is `/` for a place, seen from the agent.
+    /// Returns the directory that is `/` for a place, seen from the agent.
     pub(crate) fn root_of(&self, place: Place) -> Result<String, EngineError> {
         match (place, &self.stage.context.image_root) {
             (Place::Tools, _) => Ok(TOOLS.to_owned()),
@@ -68,7 +70,7 @@ impl<'a> StepContext<'a> {
         }
     }
 
-    /// The status of a file, if it exists.
+    /// Returns the status of a file, if it exists.
     pub(crate) async fn stat(
         &self,
         root: &str,
@@ -78,7 +80,7 @@ impl<'a> StepContext<'a> {
         found.map_err(self.failed(format!("look at {path}")))
     }
 
-    /// The entries of a directory; none when it is missing.
+    /// Lists the entries of a directory; the list is empty if the directory is missing.
     pub(crate) async fn entries(
         &self,
         root: &str,

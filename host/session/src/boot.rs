@@ -1,4 +1,4 @@
-//! From a specification to an agent that answers, under a deadline.
+//! Starts a machine from its specification, and waits for its agent under a deadline.
 
 use std::{
     sync::Arc,
@@ -11,33 +11,33 @@ use wire::{AGENT_PORT, ENTROPY_BYTES, PROTOCOL_VERSION, Reply, Request};
 
 use crate::{Hello, Incoming, Session, SessionError, connection::Connection};
 
-/// How long a guest may take to unmount and power off.
+/// Time limit for a guest to unmount its filesystems and power off.
 pub(crate) const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(120);
-/// Pause between two attempts to reach an agent that does not listen yet. Small
-/// beside the boot (100 ms at best), large beside the cost of an attempt.
+/// Pause between two attempts to reach an agent that does not listen yet. It is short compared with
+/// a boot (100 ms at best), and long compared with the cost of an attempt.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
-/// An attempt that the guest's driver swallowed while it came up is given up
-/// after this long.
+/// Time limit of one attempt to reach the agent: while the guest's driver starts, it may leave a
+/// connection without an answer.
 const ATTEMPT_DEADLINE: Duration = Duration::from_millis(1500);
 
-/// How long the end of a machine may take to be known after its devices are gone.
+/// Time limit for learning how a machine ended, after its devices are gone.
 const END_GRACE: Duration = Duration::from_secs(2);
 
-/// How to wait for the agent.
+/// Options for starting a machine and waiting for its agent.
 #[derive(Debug, Clone)]
 pub struct BootOptions {
-    /// How long the guest has until its hello, in each attempt.
+    /// Time limit for the agent's hello, in each attempt.
     pub deadline: Duration,
-    /// Number of times that a silent guest is started. Nothing has happened
-    /// on its disks until the hello, so another attempt costs only time.
+    /// Maximum number of attempts to start a guest that stays silent. Nothing is written to its
+    /// disks before the hello, so another attempt costs only time.
     pub attempts: u32,
 }
 
 impl Default for BootOptions {
     fn default() -> Self {
-        // TCG on a loaded machine was seen to take 8 s; many times that is a
-        // kernel that lost its clock or an interrupt, which is rare under TCG
-        // but does happen, and never twice in a row.
+        // A boot by TCG on a loaded host was seen to take 8 s. If it takes many times as long, the
+        // kernel has lost its clock or an interrupt. This is rare, happens only under TCG, and was
+        // never seen twice in a row.
         Self { deadline: Duration::from_secs(60), attempts: 3 }
     }
 }
@@ -45,8 +45,9 @@ impl Default for BootOptions {
 /// Starts a machine and waits for its agent.
 ///
 /// # Errors
-/// What the backend says, a guest that ends or stays silent in every attempt
-/// (with the end of its console), or an agent of another version.
+/// Fails if the backend cannot start the machine, if the guest ends before its hello or stays
+/// silent in every attempt (then the error has the tail of its console output), or if the agent has
+/// another protocol version.
 pub async fn boot(
     backend: &dyn Backend,
     spec: MachineSpec,
@@ -92,8 +93,8 @@ async fn boot_once(
     outcome
 }
 
-/// A machine that is coming to its end loses its devices first: what is then
-/// said about them explains nothing, the end does.
+/// Waits briefly for the end of the machine, and returns its reason, or else the error. A machine
+/// that ends loses its devices first, so an error of a device does not explain the failure.
 async fn rather_the_end(machine: &Arc<dyn Machine>, error: SessionError) -> SessionError {
     match tokio::time::timeout(END_GRACE, machine.wait()).await {
         Ok(reason) => SessionError::Lost { reason, console_tail: machine.console_tail() },
@@ -115,7 +116,7 @@ async fn reach_agent(
     }
 }
 
-/// One attempt; `None` when the agent does not listen yet.
+/// Tries once to connect to the agent; `None` if it does not listen yet.
 async fn attempt(
     machine: &Arc<dyn Machine>,
     started: Instant,

@@ -9,12 +9,12 @@ use crate::{
     connection::{DataSender, Stream},
 };
 
-/// The most output that [`Command::output`] keeps of each stream; the rest is
-/// dropped from the front, because errors stand at the end. The largest output
-/// that is parsed (a partition's tables, `dpkg` lists) is well below 1 MiB.
+/// Maximum output that [`Command::output`] keeps of each stream. Of a longer output the beginning
+/// is dropped, because errors are at the end. The largest output that is parsed (partition tables,
+/// `dpkg` lists) is well below 1 MiB.
 const OUTPUT_KEPT_BYTES: usize = 4 * 1024 * 1024;
 
-/// How a process ended.
+/// The exit status and the processor time of a process that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exited {
     /// The exit status.
@@ -31,30 +31,30 @@ pub struct Child {
     input: Option<DataSender>,
 }
 
-/// Something that a child did.
+/// An event of a [`Child`].
 #[derive(Debug)]
 pub enum ChildEvent {
-    /// Bytes on an output.
+    /// The process has written bytes to one of its outputs.
     Output(Channel, Vec<u8>),
-    /// The process has ended; nothing follows.
+    /// The process has ended. This is the last event.
     Exited(Exited),
 }
 
-/// A finished process with its output.
+/// The exit status and the output of a finished process.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// The exit status.
     pub status: ExitStatus,
-    /// The end of its standard output.
+    /// The standard output of the process, or its last 4 MiB.
     pub stdout: Vec<u8>,
-    /// The end of its standard error.
+    /// The standard error of the process, or its last 4 MiB.
     pub stderr: Vec<u8>,
 }
 
 impl Session {
-    /// A command of the guest: a program and its arguments, to be configured and started
-    /// as with [`std::process::Command`]. Its environment is empty, its working directory
-    /// `/`, its standard input `/dev/null`.
+    /// Creates a command that runs in the guest from a program and its arguments, to be configured
+    /// and started like a [`std::process::Command`]. By default, its environment is empty, its
+    /// working directory is `/`, and its standard input is `/dev/null`.
     pub fn command<W: AsRef<str>>(&self, argv: impl IntoIterator<Item = W>) -> Command {
         let argv = argv.into_iter().map(|word| word.as_ref().to_owned()).collect();
         let spawn = Spawn { argv, cwd: "/".to_owned(), ..Spawn::default() };
@@ -62,7 +62,7 @@ impl Session {
     }
 }
 
-/// A process to start in the guest; made by [`Session::command`].
+/// A process to start in the guest; created by [`Session::command`].
 #[derive(Debug, Clone)]
 #[must_use = "a command does nothing until it is started"]
 pub struct Command {
@@ -82,7 +82,7 @@ impl Command {
         self
     }
 
-    /// Sets the working directory, as seen inside of the root.
+    /// Sets the working directory, a path inside the root of the process.
     pub fn current_dir(mut self, path: impl Into<String>) -> Self {
         self.spawn.cwd = path.into();
         self
@@ -94,26 +94,26 @@ impl Command {
         self
     }
 
-    /// Kills the process group after a time; `None` for no limit.
+    /// Sets the time after which the process group is killed; `None` for no limit.
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         self.spawn.timeout_ms = limit.into().map(millis);
         self
     }
 
-    /// Lets calls that wait for disks succeed at once, see [`Spawn::ignore_sync`].
+    /// Sets whether calls that wait for disks succeed at once; see [`Spawn::ignore_sync`].
     pub fn ignore_sync(mut self, ignore: bool) -> Self {
         self.spawn.ignore_sync = ignore;
         self
     }
 
-    /// Sends standard error where standard output goes.
+    /// Redirects standard error to standard output.
     pub fn merge_stderr(mut self) -> Self {
         self.spawn.merge_stderr = true;
         self
     }
 
-    /// Connects standard input to [`Child::take_input`].
+    /// Connects standard input to the handle that [`Child::take_input`] returns.
     pub fn pipe_stdin(mut self) -> Self {
         self.spawn.stdin = Stdin::Stream;
         self
@@ -125,7 +125,7 @@ impl Command {
         self
     }
 
-    /// Writes these bytes to standard input, and ends it.
+    /// Writes these bytes to standard input, and closes it.
     pub fn input(mut self, bytes: &[u8]) -> Self {
         self.input = bytes.to_vec();
         self.spawn.stdin = if bytes.is_empty() { Stdin::Null } else { Stdin::Stream };
@@ -138,13 +138,13 @@ impl Command {
         self
     }
 
-    /// The program, as it was given.
+    /// Returns the program: the first word of the command line.
     #[must_use]
     pub fn program(&self) -> &str {
         self.spawn.argv.first().map_or("", String::as_str)
     }
 
-    /// The session that the command runs in.
+    /// Returns the session that the command runs in.
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
@@ -153,7 +153,7 @@ impl Command {
     /// Starts the process.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when it cannot be started.
+    /// Fails with [`SessionError::Guest`] if the process cannot be started.
     pub async fn spawn(self) -> Result<Child, SessionError> {
         let Self { session, spawn, input: bytes } = self;
         let has_input = spawn.stdin == Stdin::Stream || spawn.terminal.is_some();
@@ -182,7 +182,8 @@ impl Command {
     /// Runs the process to its end and collects its output.
     ///
     /// # Errors
-    /// As [`Command::spawn`]. A bad exit status is no error here.
+    /// Fails if the process cannot be started or the guest is gone. An unsuccessful exit status is
+    /// not an error.
     pub async fn output(self) -> Result<Output, SessionError> {
         let mut child = self.spawn().await?;
         let (mut stdout, mut stderr) = (Tail::default(), Tail::default());
@@ -198,19 +199,19 @@ impl Command {
     }
 }
 
-/// The last [`OUTPUT_KEPT_BYTES`] of a stream.
+/// A buffer that keeps the last [`OUTPUT_KEPT_BYTES`] of a stream.
 #[derive(Debug, Default)]
 struct Tail(Vec<u8>);
 
 impl Tail {
-    /// Cuts at twice the limit, so that each byte is moved once at most however
-    /// small the frames are.
+    /// Appends bytes. The buffer is cut only when it would exceed twice the limit, so each byte is
+    /// moved at most once, however small the frames are.
     fn push(&mut self, bytes: &[u8]) {
         if self.0.len() + bytes.len() > 2 * OUTPUT_KEPT_BYTES {
             self.cut();
         }
         if self.0.len() + bytes.len() > OUTPUT_KEPT_BYTES {
-            // All that is ever needed, and no doubling beyond.
+            // The maximum size is reserved at once, so that the vector does not double beyond it.
             self.0.reserve_exact((2 * OUTPUT_KEPT_BYTES).saturating_sub(self.0.len()));
         }
         self.0.extend_from_slice(bytes);
@@ -228,12 +229,12 @@ impl From<Tail> for Vec<u8> {
     }
 }
 
-/// Feeds a child's standard input or terminal.
+/// A handle that sends data to a child's standard input or terminal.
 #[derive(Debug, Clone)]
 pub struct ChildInput(DataSender);
 
 impl ChildInput {
-    /// Sends bytes; `false` when the child no longer takes any.
+    /// Sends bytes. Returns `false` if the child does not take any more.
     pub async fn send(&self, bytes: &[u8]) -> bool {
         self.0.send(bytes).await
     }
@@ -244,7 +245,7 @@ impl ChildInput {
     }
 }
 
-/// Controls a child's terminal from elsewhere while its output is being read.
+/// A handle that controls a child's terminal while another task reads its output.
 #[derive(Debug, Clone)]
 pub struct ChildControl {
     session: Session,
@@ -255,7 +256,7 @@ impl ChildControl {
     /// Sets the size of the terminal.
     ///
     /// # Errors
-    /// When the guest is gone.
+    /// Fails if the guest is gone. If the guest refuses, nothing happens.
     pub async fn resize(&self, size: TerminalSize) -> Result<(), SessionError> {
         match self.session.perform(&Request::Resize { stream: self.stream, size }).await {
             Err(SessionError::Guest(_)) => Ok(()),
@@ -265,22 +266,22 @@ impl ChildControl {
 }
 
 impl Child {
-    /// Takes the handle that feeds standard input, the first time; `None` when
-    /// input is not a stream.
+    /// Takes the handle that sends data to standard input. Returns `None` if it was taken before,
+    /// or if standard input is not a stream.
     pub fn take_input(&mut self) -> Option<ChildInput> {
         self.input.take().map(ChildInput)
     }
 
-    /// A handle for the size of the terminal.
+    /// Returns a handle that sets the size of the terminal.
     #[must_use]
     pub fn control(&self) -> ChildControl {
         ChildControl { session: self.session.clone(), stream: self.stream.id() }
     }
 
-    /// Waits for what the child does next.
+    /// Waits for the next event of the child.
     ///
     /// # Errors
-    /// When the guest is gone.
+    /// Fails if the guest is gone, or with [`SessionError::Guest`] if it reports a failure.
     pub async fn next(&mut self) -> Result<ChildEvent, SessionError> {
         loop {
             match self.stream.next().await? {

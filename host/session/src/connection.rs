@@ -1,5 +1,5 @@
-//! Many streams over one connection: stream numbers, credit in both
-//! directions, and one place that knows when the guest is gone.
+//! Multiplexes streams over the connection to the agent: stream numbers, flow control by credit in
+//! both directions, and a single place that detects the end of the connection.
 //!
 //! ```text
 //! reader task:  frames ──► inbox of the stream, which holds the agent to its credit
@@ -29,13 +29,13 @@ use crate::{
     inbox::{Inbox, Incoming},
 };
 
-/// Frames that wait for the socket. Each holds at most 64 KiB; when the queue is
-/// full, senders wait.
+/// Maximum number of frames that wait for the socket. A data frame has at most 64 KiB. When the
+/// queue is full, senders wait.
 const WRITE_QUEUE_FRAMES: usize = 64;
-/// Credit is given back in portions, not for every frame.
+/// Credit is returned to the agent in portions of this size, not for every frame.
 const CREDIT_PORTION_BYTES: u32 = INITIAL_CREDIT_BYTES / 4;
-/// How long the end of a connection waits for the machine to say how it ended,
-/// before it is called lost.
+/// Time limit for learning how the machine ended, after the connection has ended. After it, the
+/// machine is reported as lost.
 const HALT_REASON_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -46,12 +46,12 @@ struct StreamEntry {
     send_credit: Arc<Semaphore>,
 }
 
-/// What the reader and the streams share.
+/// The open streams and the state of the connection, shared by the reader task and the streams.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     streams: Mutex<HashMap<u32, StreamEntry>>,
     closed: AtomicBool,
-    /// How the agent broke the protocol, when that ended the connection.
+    /// The protocol violation by the agent that ended the connection, if one did.
     broken: OnceLock<String>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Takes over a connected socket.
+    /// Starts the reader and writer tasks for a connected socket.
     pub(crate) fn new(socket: UnixStream, machine: Arc<dyn Machine>) -> Self {
         let (read, write) = socket.into_split();
         let (frames, queue) = mpsc::channel(WRITE_QUEUE_FRAMES);
@@ -90,7 +90,8 @@ impl Connection {
         Ok(stream)
     }
 
-    /// As [`Connection::open`], but an agent that does not listen yet is no error.
+    /// Like [`Connection::open`], but returns `None` if the connection has ended, as it does when
+    /// the agent does not listen yet.
     pub(crate) async fn try_open(
         self: &Arc<Self>,
         request: &Request,
@@ -105,8 +106,8 @@ impl Connection {
         }
     }
 
-    /// The error for a connection that has ended: how the agent broke the
-    /// protocol, or else the reason of the machine.
+    /// Returns the error for a connection that has ended: the agent's protocol violation, or else
+    /// the reason why the machine ended.
     pub(crate) async fn lost(&self) -> SessionError {
         if let Some(how) = self.table.broken.get() {
             return SessionError::Frame(FrameError::Protocol(how.clone()));
@@ -148,7 +149,7 @@ impl Table {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a stream.
+    /// Registers a stream. Returns its inbox and its credit for sending.
     pub(crate) fn open(&self, id: u32) -> (Arc<Inbox>, Arc<Semaphore>) {
         let inbox = Arc::new(Inbox::default());
         let send_credit = Arc::new(Semaphore::new(INITIAL_CREDIT_BYTES as usize));
@@ -158,8 +159,8 @@ impl Table {
         (inbox, send_credit)
     }
 
-    /// Hands a frame to its stream. Frames of streams that have no reader any
-    /// more are dropped: the host may lose interest while the agent still sends.
+    /// Passes a frame to its stream. Frames of streams that are not registered any more are
+    /// dropped: the host may have dropped a stream while the agent still sends.
     pub(crate) fn dispatch(&self, frame: Frame) -> Result<(), FrameError> {
         let mut streams = self.lock();
         let Some(entry) = streams.get(&frame.stream) else { return Ok(()) };
@@ -179,8 +180,7 @@ impl Table {
         Ok(())
     }
 
-    /// Tells every waiting stream and every waiting sender that the connection
-    /// has ended.
+    /// Marks the connection as ended, and wakes every stream and every sender that waits.
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
         for (_, entry) in self.lock().drain() {
@@ -216,7 +216,7 @@ pub(crate) struct Stream {
     connection: Arc<Connection>,
     inbox: Arc<Inbox>,
     send_credit: Arc<Semaphore>,
-    /// Bytes taken from the queue whose credit is not given back yet.
+    /// Bytes that were taken from the inbox and whose credit has not been returned yet, by channel.
     owed: HashMap<u8, u32>,
 }
 
@@ -225,8 +225,8 @@ impl Stream {
         self.id
     }
 
-    /// The next thing that comes in; an error when the guest is gone before the
-    /// final reply.
+    /// Waits for the next incoming item, and returns the credit of data to the agent. Fails if the
+    /// connection ends before the final reply.
     pub(crate) async fn next(&mut self) -> Result<Incoming, SessionError> {
         let Some(incoming) = self.inbox.next().await else {
             return Err(self.connection.lost().await);
@@ -237,7 +237,7 @@ impl Stream {
         Ok(incoming)
     }
 
-    /// The next thing that comes in; `None` when the connection has ended.
+    /// Waits for the next incoming item, without returning credit; `None` if nothing follows.
     pub(crate) async fn try_next(&mut self) -> Option<Incoming> {
         self.inbox.next().await
     }
@@ -249,12 +249,12 @@ impl Stream {
             let bytes = std::mem::take(owed);
             self.inbox.allow(channel, bytes);
             let credit = Frame::credit(self.id, channel, bytes);
-            // A connection that is gone shows at the next receive.
+            // If the connection is gone, the next receive fails.
             let _ = self.connection.frames.send(credit).await;
         }
     }
 
-    /// A handle that sends data towards the guest on this stream.
+    /// Returns a handle that sends data to the guest on this stream.
     pub(crate) fn sender(&self) -> DataSender {
         DataSender {
             id: self.id,
@@ -271,7 +271,7 @@ impl Drop for Stream {
     }
 }
 
-/// Sends data on the main channel of a stream, within its credit.
+/// A sender of data on the main channel of a stream, limited by its credit.
 #[derive(Debug, Clone)]
 pub(crate) struct DataSender {
     id: u32,
@@ -280,8 +280,8 @@ pub(crate) struct DataSender {
 }
 
 impl DataSender {
-    /// Sends bytes, waiting for credit. `false` when the stream is over: its
-    /// final reply says why.
+    /// Sends bytes, and waits for credit as needed. Returns `false` if the stream has ended; its
+    /// final reply has the reason.
     pub(crate) async fn send(&self, bytes: &[u8]) -> bool {
         for chunk in bytes.chunks(DATA_MAX_BYTES) {
             let permits = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
@@ -295,7 +295,7 @@ impl DataSender {
         true
     }
 
-    /// Ends the data of the stream.
+    /// Sends the end of the stream's data.
     pub(crate) async fn end(&self) {
         let _ = self.connection.frames.send(Frame::end(self.id, Channel::Main)).await;
     }

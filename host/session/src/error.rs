@@ -1,4 +1,4 @@
-//! What can go wrong between host and agent.
+//! Errors of a session between the host and the agent.
 
 use machine::{HaltReason, MachineError};
 use wire::{Failure, FrameError, Reply};
@@ -6,43 +6,43 @@ use wire::{Failure, FrameError, Reply};
 /// Errors of a session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The machine could not be started or driven.
+    /// The machine could not be started or controlled.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// The agent did not say hello in time.
+    /// The agent did not send its hello in time.
     #[error("the guest agent did not answer within {seconds} seconds")]
     BootTimeout {
-        /// The deadline.
+        /// The deadline in seconds.
         seconds: u64,
-        /// The end of the console.
+        /// The tail of the guest's console output.
         console_tail: String,
     },
-    /// The machine is gone in the middle of the work.
+    /// The machine ended while it was in use.
     #[error("the virtual machine is gone: {}", describe(reason))]
     Lost {
-        /// How it ended.
+        /// The way in which the machine ended.
         reason: HaltReason,
-        /// The end of the console.
+        /// The tail of the guest's console output.
         console_tail: String,
     },
-    /// Agent and host are of different versions.
+    /// Agent and host have different protocol versions.
     #[error("the guest agent speaks protocol {agent}, this vbuild speaks {host}")]
     Version {
-        /// The agent's version.
+        /// The agent's protocol version.
         agent: u32,
-        /// The host's version.
+        /// The host's protocol version.
         host: u32,
     },
-    /// The agent carried out a request and it failed.
+    /// A request failed in the guest.
     #[error(transparent)]
     Guest(Failure),
-    /// The agent breaks the protocol.
+    /// The agent broke the protocol.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// A stream of the host that feeds or takes data failed.
+    /// An operation of the host on a connection or a data stream failed.
     #[error("{action}")]
     Io {
-        /// What was being done.
+        /// The action that failed.
         action: String,
         /// The cause.
         #[source]
@@ -55,7 +55,7 @@ impl SessionError {
         Self::Frame(FrameError::Protocol(format!("unexpected reply {reply:?}")))
     }
 
-    /// The end of the guest's console, where it explains the error.
+    /// Returns the tail of the guest's console output, if the error has it.
     #[must_use]
     pub fn console_tail(&self) -> Option<&str> {
         match self {

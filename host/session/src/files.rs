@@ -1,4 +1,4 @@
-//! Files and trees, in and out of the guest.
+//! Files and directory trees of the guest: changes, and transfers from and to the host.
 
 use std::io::{Read, Write};
 
@@ -10,15 +10,15 @@ use crate::{
     connection::{DataSender, Stream},
 };
 
-/// Chunks that wait between an async side and a blocking one.
+/// Maximum number of received chunks that wait for the blocking reader of a [`TarDownload`].
 const PIPE_CHUNKS: usize = 16;
 
 impl Session {
-    /// The status of a file; `None` when nothing has this path. A final symbolic link is
+    /// Returns the status of a file; `None` if the path does not exist. A final symbolic link is
     /// not followed.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when the path cannot be looked up.
+    /// Fails with [`SessionError::Guest`] if the path cannot be looked up.
     pub async fn stat(&self, root: &str, path: &str) -> Result<Option<FileStat>, SessionError> {
         match self.file(FileOperation::Stat { root: root.into(), path: path.into() }).await? {
             Reply::Stat { stat } => Ok(stat),
@@ -26,10 +26,10 @@ impl Session {
         }
     }
 
-    /// The entries of a directory, sorted by the bytes of their names.
+    /// Lists the entries of a directory, sorted by the bytes of their names.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when it is no directory.
+    /// Fails with [`SessionError::Guest`] if the path is not a directory.
     pub async fn list(
         &self,
         root: &str,
@@ -41,10 +41,10 @@ impl Session {
         }
     }
 
-    /// The size of a tree in KiB, as `du -x -k` computes it.
+    /// Returns the size of a tree in KiB, as `du -x -k` computes it.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when it cannot be read.
+    /// Fails with [`SessionError::Guest`] if the tree cannot be read.
     pub async fn disk_usage(&self, root: &str, path: &str) -> Result<u64, SessionError> {
         match self.file(FileOperation::Usage { root: root.into(), path: path.into() }).await? {
             Reply::Usage { kib } => Ok(kib),
@@ -52,10 +52,10 @@ impl Session {
         }
     }
 
-    /// Makes a directory and its missing parents; one that exists is left as it is.
+    /// Creates a directory and its missing parents. An existing directory is not changed.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when it cannot be made.
+    /// Fails with [`SessionError::Guest`] if the directory cannot be created.
     pub async fn make_directory(
         &self,
         root: &str,
@@ -66,29 +66,29 @@ impl Session {
         self.change(FileOperation::MakeDirectory { root, path, mode }).await
     }
 
-    /// Makes a symbolic link, replacing an existing file or link.
+    /// Creates a symbolic link, replacing an existing file or link.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when it cannot be made.
+    /// Fails with [`SessionError::Guest`] if the link cannot be created.
     pub async fn symlink(&self, root: &str, path: &str, target: &str) -> Result<(), SessionError> {
         let (root, path, target) = (root.to_owned(), path.to_owned(), target.to_owned());
         self.change(FileOperation::Symlink { root, path, target }).await
     }
 
-    /// Removes a file, a link or a tree, staying on its filesystem. A missing one is no
-    /// error.
+    /// Removes a file, a link or a tree, without descending into other filesystems. A missing path
+    /// is not an error.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when something cannot be removed.
+    /// Fails with [`SessionError::Guest`] if something cannot be removed.
     pub async fn remove(&self, root: &str, path: &str) -> Result<(), SessionError> {
         let (root, path) = (root.to_owned(), path.to_owned());
         self.change(FileOperation::Remove { root, path, content_only: false }).await
     }
 
-    /// As [`Session::remove`], but keeps the directory itself.
+    /// Like [`Session::remove`], but keeps the directory itself.
     ///
     /// # Errors
-    /// As [`Session::remove`].
+    /// Fails with [`SessionError::Guest`] if something cannot be removed.
     pub async fn remove_content(&self, root: &str, path: &str) -> Result<(), SessionError> {
         let (root, path) = (root.to_owned(), path.to_owned());
         self.change(FileOperation::Remove { root, path, content_only: true }).await
@@ -97,16 +97,16 @@ impl Session {
     /// Renames a file within one filesystem.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when it cannot be renamed.
+    /// Fails with [`SessionError::Guest`] if the file cannot be renamed.
     pub async fn rename(&self, root: &str, from: &str, to: &str) -> Result<(), SessionError> {
         let (root, from, to) = (root.to_owned(), from.to_owned(), to.to_owned());
         self.change(FileOperation::Rename { root, from, to }).await
     }
 
-    /// Truncates every regular file below a directory to nothing.
+    /// Truncates every regular file below a directory to zero length.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when a file cannot be truncated.
+    /// Fails with [`SessionError::Guest`] if a file cannot be truncated.
     pub async fn truncate_all(&self, root: &str, path: &str) -> Result<(), SessionError> {
         let (root, path) = (root.to_owned(), path.to_owned());
         self.change(FileOperation::TruncateAll { root, path }).await
@@ -120,10 +120,10 @@ impl Session {
         self.perform(&Request::File(operation)).await
     }
 
-    /// Writes one file of the guest, owned by root; see [`Request::PutFile`].
+    /// Creates or replaces a file of the guest, owned by root; see [`Request::PutFile`].
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when the guest cannot write it.
+    /// Fails with [`SessionError::Guest`] if the guest cannot write the file.
     pub async fn put_file(
         &self,
         root: &str,
@@ -140,10 +140,11 @@ impl Session {
         finish(stream).await
     }
 
-    /// Reads one file of the guest, at most `max_bytes` of it.
+    /// Reads a file of the guest, which must not be larger than `max_bytes`.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when it is missing or larger.
+    /// Fails with [`SessionError::Guest`] if the file is missing or larger, and with
+    /// [`SessionError::Frame`] if the guest sends more than `max_bytes` nevertheless.
     pub async fn get_file(
         &self,
         root: &str,
@@ -173,11 +174,12 @@ impl Session {
         }
     }
 
-    /// Unpacks a tar stream in the guest; see [`Request::PutTar`]. `archive`
-    /// writes the stream on a blocking thread; what it returns is passed on.
+    /// Unpacks a tar stream in the guest; see [`Request::PutTar`]. `archive` writes the stream; it
+    /// is called on a blocking thread.
     ///
     /// # Errors
-    /// The error of `archive`, or of the guest when it cannot unpack.
+    /// Returns the error of `archive`, or fails with [`SessionError::Guest`] if the guest cannot
+    /// unpack the stream.
     pub async fn put_tar<F>(&self, root: &str, path: &str, archive: F) -> Result<(), SessionError>
     where
         F: FnOnce(&mut dyn Write) -> std::io::Result<()> + Send + 'static,
@@ -188,16 +190,16 @@ impl Session {
         let written = feed(sender, archive).await;
         match written {
             Ok(()) => finish(stream).await,
-            // The guest's own word is the better error when it gave up first.
+            // The guest gave up first; its own error is more precise.
             Err(source) if source.kind() == std::io::ErrorKind::BrokenPipe => finish(stream).await,
             Err(source) => Err(SessionError::Io { action: format!("upload to `{path}`"), source }),
         }
     }
 
-    /// Writes bytes to a disk of the guest.
+    /// Writes bytes to a disk of the guest at an offset.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when the guest cannot write.
+    /// Fails with [`SessionError::Guest`] if the guest cannot write.
     pub async fn write_block(
         &self,
         device: &str,
@@ -216,7 +218,7 @@ impl Session {
     /// Packs a tree of the guest as a tar stream; see [`Request::GetTar`].
     ///
     /// # Errors
-    /// When the guest is gone; errors of packing come out of the reader.
+    /// Fails if the guest is gone. Errors of packing are returned by the reader.
     pub async fn get_tar(
         &self,
         root: &str,
@@ -248,7 +250,7 @@ impl Session {
     }
 }
 
-/// Waits for the final reply of a stream whose data is sent.
+/// Waits for the final reply of a stream whose data has been sent.
 async fn finish(mut stream: Stream) -> Result<(), SessionError> {
     loop {
         match stream.next().await? {
@@ -260,7 +262,7 @@ async fn finish(mut stream: Stream) -> Result<(), SessionError> {
     }
 }
 
-/// Runs a blocking writer and sends what it writes.
+/// Runs `archive` on a blocking thread, and sends what it writes.
 async fn feed<F>(sender: DataSender, archive: F) -> std::io::Result<()>
 where
     F: FnOnce(&mut dyn Write) -> std::io::Result<()> + Send + 'static,
@@ -284,15 +286,15 @@ where
         }
     }
     let written = writer.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
-    // Only a complete archive is ended; a broken one leaves the guest waiting
-    // for the rest until the stream is dropped with the session.
+    // The end is sent only for a complete archive. After a failure, the guest waits for the rest of
+    // the archive until the session ends.
     if written.is_ok() {
         sender.end().await;
     }
     written
 }
 
-/// The smallest bridge from a blocking writer to an async pipe.
+/// A minimal adapter from a blocking writer to an async pipe.
 mod tokio_bridge {
     use std::io::{self, Write};
 
@@ -314,7 +316,7 @@ mod tokio_bridge {
     }
 }
 
-/// A tar stream from the guest. `Read` blocks: use it on a blocking thread.
+/// A tar stream from the guest. Its `Read` blocks, so it must be used on a blocking thread.
 #[derive(Debug)]
 pub struct TarDownload {
     chunks: mpsc::Receiver<Result<Vec<u8>, SessionError>>,

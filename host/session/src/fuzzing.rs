@@ -1,4 +1,4 @@
-//! The body of the fuzz target, for `tests/fuzz` and for this crate's own tests.
+//! The body of this crate's fuzz target, called by `tests/fuzz` and by the unit tests.
 
 use wire::{Channel, DATA_MAX_BYTES, Frame, FrameKind, INITIAL_CREDIT_BYTES};
 
@@ -7,12 +7,11 @@ use crate::{
     inbox::{Inbox, Incoming},
 };
 
-/// Streams that are open when the first frame comes.
+/// Number of streams that are open when the first frame arrives.
 const STREAMS: u8 = 4;
-/// What a stream can hold of data: the credit of its three channels.
+/// Maximum data of a stream in bytes: the credit of its three channels.
 const DATA_MAX: usize = 3 * INITIAL_CREDIT_BYTES as usize;
-/// Replies to choose from; anything else is not understood, and `wire`'s own target
-/// looks at that.
+/// The replies that frames contain. Malformed replies are tested by the fuzz target of `wire`.
 const REPLIES: [&str; 4] = [
     r#"{"reply":"started","pid":1}"#,
     r#"{"reply":"done"}"#,
@@ -20,12 +19,13 @@ const REPLIES: [&str; 4] = [
     r#"{"reply":"failed","action":"a","reason":"b","errno":null}"#,
 ];
 
-/// Frames of an agent, four bytes each: what it is and its channel, its stream, and a
-/// number. The reader of the first stream keeps up and gives its credit back; nobody
-/// reads the others.
+/// Dispatches frames of an agent, each made from four bytes: kind and channel, stream, and a 16-bit
+/// number. The first stream is read at once, and its credit is returned. The other streams are read
+/// only at the end.
 ///
 /// # Panics
-/// When a stream holds more than its credit, or bytes get lost on the way.
+/// Panics if a stream contains more data than its credit allows, if the first stream delivers more
+/// data than was sent, or if a piece of data is empty or too large.
 pub fn dispatch(bytes: &[u8]) {
     let table = Table::default();
     let inboxes: Vec<_> = (1..=STREAMS).map(|id| table.open(u32::from(id)).0).collect();
@@ -42,7 +42,7 @@ pub fn dispatch(bytes: &[u8]) {
             taken += drain(&inboxes[0]);
         }
     }
-    // What was sent behind a final reply is dropped, and nothing is made up.
+    // Data after a final reply is dropped, so less than was sent may arrive, but never more.
     assert!(taken <= sent, "{taken} bytes of {sent}");
     for inbox in &inboxes {
         let mut held = 0;
@@ -56,7 +56,7 @@ pub fn dispatch(bytes: &[u8]) {
     }
 }
 
-/// Takes all that waits, as a consumer does; how many bytes.
+/// Reads everything from an inbox, as a consumer does. Returns the number of bytes.
 fn drain(inbox: &Inbox) -> usize {
     let mut taken = 0;
     while let Some(incoming) = inbox.try_next() {

@@ -1,10 +1,10 @@
 //! The received frames of one stream that have not been read yet.
 //!
-//! The agent is as hostile as what runs beside it, so the flow control of the
-//! protocol is checked here and not trusted: bytes beyond the credit, a channel
-//! that goes on after its end, a second `started` and anything behind the final
-//! reply break the connection. Small frames are joined, so that the queue takes
-//! memory for bytes and not for frames.
+//! The agent may be as hostile as the programs that run beside it, so the flow control of the
+//! protocol is enforced here. These violations end the connection: bytes beyond the credit, a frame
+//! on a channel after its end, and a second `started`. So does a frame after the final reply,
+//! unless the stream is not registered any more. Small frames are joined, so that the memory of the
+//! queue depends on the number of bytes, not of frames.
 //!
 //! ```text
 //! held by one stream <= 3 channels x INITIAL_CREDIT_BYTES   (twice that as a vector grows)
@@ -20,22 +20,22 @@ use std::{
 use tokio::sync::Notify;
 use wire::{Channel, DATA_MAX_BYTES, Frame, FrameError, FrameKind, INITIAL_CREDIT_BYTES, Reply};
 
-/// Pieces of data up to which the order between channels is kept exactly; beyond,
-/// bytes join the last piece of their own channel. Channels are pipes of their
-/// own in the guest, where no order between them exists; 256 is five times what
-/// the whole credit takes in full frames.
+/// Number of queued items up to which the order between channels is kept exactly. Beyond it, bytes
+/// are appended to the last piece of their own channel. This is harmless, since channels are
+/// separate pipes in the guest, with no order between them. 256 is five times the number of full
+/// frames that the whole credit allows.
 const QUEUE_MAX_PIECES: usize = 256;
-/// The channels of a stream.
+/// Number of channels of a stream.
 const CHANNELS: usize = 3;
 
-/// What comes in on a stream.
+/// An item that has arrived on a stream.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    /// A reply.
+    /// A reply to the request of the stream.
     Reply(Reply),
     /// Bytes on a channel: at least one, at most [`DATA_MAX_BYTES`].
     Data(Channel, Vec<u8>),
-    /// No more bytes on a channel.
+    /// The end of the data on a channel.
     End,
 }
 
@@ -46,7 +46,7 @@ struct State {
     allowed: [u64; CHANNELS],
     ended: [bool; CHANNELS],
     started: bool,
-    /// Nothing follows: the final reply is here, or the connection is gone.
+    /// Whether nothing follows: the final reply has arrived, or the connection is gone.
     closed: bool,
 }
 
@@ -54,7 +54,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
-    /// One permit for the one reader.
+    /// Wakes the reader; there is only one.
     changed: Notify,
 }
 
@@ -76,11 +76,10 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a frame of the agent for this stream; whether it was the last.
+    /// Accepts a frame of the agent for this stream. Returns whether it was the last one.
     ///
     /// # Errors
-    /// [`FrameError::Protocol`] for what an agent that keeps to the protocol never
-    /// sends.
+    /// Fails with [`FrameError::Protocol`] if the frame violates the protocol.
     pub(crate) fn accept(&self, frame: Frame) -> Result<bool, FrameError> {
         let mut state = self.lock();
         let result = state.accept(frame);
@@ -89,8 +88,8 @@ impl Inbox {
         result
     }
 
-    /// Lets the agent send `bytes` more on a channel. Called before the
-    /// credit is sent.
+    /// Allows the agent to send `bytes` more on a channel. Must be called before the credit is
+    /// sent.
     pub(crate) fn allow(&self, channel: Channel, bytes: u32) {
         self.lock().allowed[channel as usize] += u64::from(bytes);
     }
@@ -101,12 +100,12 @@ impl Inbox {
         self.changed.notify_one();
     }
 
-    /// What came in, without waiting.
+    /// Returns the next item, if there is one, without waiting.
     pub(crate) fn try_next(&self) -> Option<Incoming> {
         self.lock().queue.pop_front()
     }
 
-    /// The next thing that came in; `None` when nothing follows.
+    /// Waits for the next item; `None` if nothing follows.
     pub(crate) async fn next(&self) -> Option<Incoming> {
         loop {
             let changed = self.changed.notified();
@@ -164,8 +163,8 @@ impl State {
         }
     }
 
-    /// Queues bytes, joined with what is there where that costs no order that
-    /// anybody relies on.
+    /// Queues bytes. They are appended to an existing piece if no order between channels that
+    /// readers rely on is lost.
     fn push(&mut self, channel: Channel, bytes: Vec<u8>) {
         let reach = if self.queue.len() < QUEUE_MAX_PIECES { 1 } else { self.queue.len() };
         let last = self.queue.iter_mut().rev().take(reach).find_map(|incoming| match incoming {

@@ -1,14 +1,14 @@
-//! The host end of the conversation with a guest agent.
+//! The host side of the connection to a guest agent.
 //!
-//! [`boot`] starts a machine and gives a [`Session`] once the agent has said
-//! hello; from then on a session looks like the interface of a small operating system:
-//! [`Session::command`] is shaped like [`std::process::Command`], `files.rs` has files and
-//! trees, and this file mounts, disks and the guest as a whole.
+//! [`boot`] starts a machine and returns a [`Session`] once the agent has sent its hello. The
+//! methods of a session are like the interface of a small operating system: [`Session::command`] is
+//! modelled on [`std::process::Command`], `files.rs` has files and directory trees, and this file
+//! has mounts, disks and the guest as a whole.
 //!
-//! A command that fails and a machine that is gone are different errors:
+//! A request that fails in the guest and a machine that has ended are different errors:
 //! [`SessionError::Guest`] and [`SessionError::Lost`].
 //!
-//! Architecture invariant: only this crate speaks `wire`'s requests on the host.
+//! Architecture invariant: only this crate sends `wire`'s requests on the host.
 
 mod boot;
 mod command;
@@ -44,27 +44,28 @@ pub struct Session {
     hello: Arc<Hello>,
 }
 
-/// What the agent said in its hello.
+/// The content of the agent's hello, and how the machine was started.
 #[derive(Debug, Clone)]
 pub struct Hello {
-    /// The kernel's release.
+    /// The release of the guest's kernel.
     pub kernel: String,
-    /// From the kernel's start to the hello, in microseconds of the guest.
+    /// The time from the kernel's start to the hello, in microseconds by the guest's clock.
     pub uptime_us: u64,
-    /// From the call of [`boot`] to the hello, as the host saw it.
+    /// The time from the start of the machine to the hello, by the host's clock. Earlier attempts
+    /// to boot do not count.
     pub boot: std::time::Duration,
     /// Whether the machine was restored from saved memory instead of booted.
     pub restored: bool,
 }
 
 impl Session {
-    /// The agent's first words: its kernel and how long the boot took.
+    /// Returns the content of the agent's hello, such as the kernel's release.
     #[must_use]
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
 
-    /// The machine that the guest runs in.
+    /// Returns the machine that the guest runs in.
     #[must_use]
     pub fn machine(&self) -> &Arc<dyn Machine> {
         &self.machine
@@ -73,7 +74,8 @@ impl Session {
     /// Sends a request and waits for its answer.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when the agent says that it failed.
+    /// Fails with [`SessionError::Guest`] if the request fails in the guest, and also fails if the
+    /// guest is gone.
     pub(crate) async fn request(&self, request: &Request) -> Result<Reply, SessionError> {
         let mut stream = self.connection.open(request).await?;
         loop {
@@ -90,7 +92,7 @@ impl Session {
     /// Sends a request and waits until it is carried out.
     ///
     /// # Errors
-    /// When the guest refuses or is gone.
+    /// Fails if the guest refuses the request or is gone.
     pub(crate) async fn perform(&self, request: &Request) -> Result<(), SessionError> {
         match self.request(request).await? {
             Reply::Done {} => Ok(()),
@@ -98,18 +100,19 @@ impl Session {
         }
     }
 
-    /// The block devices of the guest.
+    /// Lists the block devices of the guest.
     ///
     /// # Errors
-    /// When the guest refuses or is gone.
+    /// Fails if the guest refuses the request or is gone.
     pub async fn block_devices(&self) -> Result<Vec<BlockDevice>, SessionError> {
         self.devices_by(&Request::BlockDevices {}).await
     }
 
-    /// Reads a disk's partition table again; gives the disk and its partitions.
+    /// Makes the guest's kernel read a disk's partition table again. Returns the disk and its
+    /// partitions.
     ///
     /// # Errors
-    /// When the guest refuses or is gone.
+    /// Fails if the guest refuses the request or is gone.
     pub async fn reread_partitions(&self, device: &str) -> Result<Vec<BlockDevice>, SessionError> {
         self.devices_by(&Request::BlockReread { device: device.to_owned() }).await
     }
@@ -121,10 +124,10 @@ impl Session {
         }
     }
 
-    /// The mount table.
+    /// Reads the guest's mount table.
     ///
     /// # Errors
-    /// When the guest refuses or is gone.
+    /// Fails if the guest refuses the request or is gone.
     pub async fn mounts(&self) -> Result<Vec<MountEntry>, SessionError> {
         match self.request(&Request::Mounts {}).await? {
             Reply::Mounts { mounts } => Ok(mounts),
@@ -132,42 +135,45 @@ impl Session {
         }
     }
 
-    /// Mounts a filesystem or a bind.
+    /// Mounts a filesystem or makes a bind mount. A missing mount point is created.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when the guest refuses.
+    /// Fails with [`SessionError::Guest`] if the guest refuses.
     pub async fn mount(&self, mount: MountSpec) -> Result<(), SessionError> {
         self.perform(&Request::Mount(mount)).await
     }
 
-    /// Unmounts a mount point, and first everything that is mounted below it.
+    /// Unmounts everything that is mounted below a mount point, and then the mount point itself.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when one of them is not mounted or busy.
+    /// Fails with [`SessionError::Guest`] if nothing is mounted there, or if one of the mounts is
+    /// busy.
     pub async fn unmount(&self, path: &str) -> Result<(), SessionError> {
         self.perform(&Request::Unmount { path: path.to_owned(), lazy: false }).await
     }
 
-    /// As [`Session::unmount`], but a busy mount is detached and ends when it is idle.
+    /// Like [`Session::unmount`], but detaches busy mounts, which end once they are no longer in
+    /// use.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when one of them is not mounted.
+    /// Fails with [`SessionError::Guest`] if nothing is mounted there.
     pub async fn unmount_lazily(&self, path: &str) -> Result<(), SessionError> {
         self.perform(&Request::Unmount { path: path.to_owned(), lazy: true }).await
     }
 
-    /// Flushes every filesystem.
+    /// Flushes every filesystem of the guest, as sync(2) does.
     ///
     /// # Errors
-    /// When the guest is gone.
+    /// Fails if the guest is gone.
     pub async fn sync(&self) -> Result<(), SessionError> {
         self.perform(&Request::Sync {}).await
     }
 
-    /// Freezes filesystems in the order given; on an error those already frozen are thawed.
+    /// Freezes filesystems in the given order. If one of them cannot be frozen, thaws those that
+    /// were already frozen.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when one of them cannot be frozen.
+    /// Fails with [`SessionError::Guest`] if one of them cannot be frozen.
     pub async fn freeze(&self, mount_points: &[String]) -> Result<(), SessionError> {
         self.perform(&Request::Freeze { paths: mount_points.to_vec() }).await
     }
@@ -175,41 +181,43 @@ impl Session {
     /// Thaws filesystems.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when one of them cannot be thawed.
+    /// Fails with [`SessionError::Guest`] if one of them cannot be thawed.
     pub async fn thaw(&self, mount_points: &[String]) -> Result<(), SessionError> {
         self.perform(&Request::Thaw { paths: mount_points.to_vec() }).await
     }
 
-    /// Sets up the guest's network, whose only way out is the egress port of the host.
+    /// Sets up the guest's network, whose only connection to the outside is the egress port of the
+    /// host.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when it cannot be set up.
+    /// Fails with [`SessionError::Guest`] if the network cannot be set up.
     pub async fn network_up(&self) -> Result<(), SessionError> {
         self.perform(&Request::NetworkUp {}).await
     }
 
-    /// Gives the driver back to the first `count` disks that were parked when the machine was
-    /// saved.
+    /// Binds the first `count` disks to their driver again. They were parked, that is unbound, when
+    /// the machine was saved.
     ///
     /// # Errors
-    /// [`SessionError::Guest`] when the driver refuses one.
+    /// Fails with [`SessionError::Guest`] if the driver refuses one of them.
     pub(crate) async fn unpark(&self, count: usize) -> Result<(), SessionError> {
         self.perform(&Request::Unpark { count }).await
     }
 
-    /// Ends the agent or its machine without any order, for tests of what follows.
+    /// Makes the agent or its machine end abruptly, for tests of how the host reacts.
     ///
     /// # Errors
-    /// Whatever the end of the connection causes.
+    /// Returns the error that the end of the connection causes.
     pub async fn crash(&self, how: CrashKind) -> Result<(), SessionError> {
         self.perform(&Request::Crash { how }).await
     }
 
-    /// Ends the guest: flushed and unmounted when `clean`, then waits for the
-    /// machine's end.
+    /// Shuts the guest down and waits for the end of its machine. If `clean`, the guest first
+    /// unmounts and flushes its filesystems.
     ///
     /// # Errors
-    /// When the guest cannot unmount, or does not go down within a minute.
+    /// Fails if the guest cannot unmount, if the machine ends in another way than by a power-off,
+    /// or if it does not end within two minutes.
     pub async fn shutdown(self, clean: bool) -> Result<(), SessionError> {
         let asked = self.perform(&Request::Shutdown { clean }).await;
         let down = tokio::time::timeout(boot::SHUTDOWN_DEADLINE, self.machine.wait()).await;

@@ -1,16 +1,17 @@
-//! Warm machines: the memory of a machine whose agent has just begun to listen, kept once for each
-//! appliance and shape, and restored instead of a boot.
+//! Warm machines: the saved memory of machines whose agent has just begun to listen. A machine is
+//! saved once for each appliance and shape, and is then restored instead of booted.
 //!
 //! ```text
 //!  first use     boot the root and spare disks ─► the agent parks the spares ─► save ─► end
 //!  every use     restore with the disks at hand ─► hello: clock, entropy ─► unpark them
 //! ```
 //!
-//! The saved machine has run nothing but the appliance's own kernel and agent: no disk of a
-//! build, no variable and no connection was there. Slots of disks are fixed, because a machine
-//! is restored with as many devices as it was saved with; spares fill those that are not needed.
+//! A saved machine has run only the appliance's own kernel and agent: no disk, variable or
+//! connection of a build was there. The number of slots for disks is fixed, because a machine is
+//! restored with as many devices as it was saved with; spare disks fill the slots that are not
+//! needed.
 //!
-//! Nothing depends on it: whatever fails here, the machine boots instead.
+//! No build depends on this: if anything here fails, the machine boots instead.
 
 use std::{
     fs::{self, File, FileTimes},
@@ -30,29 +31,32 @@ use wire::{CONSOLE_PREFIX, PARK_WORD, PARKED};
 
 use crate::{BootOptions, Session, SessionError, boot};
 
-/// Number of disks of a saved machine, the root included. A machine with more of them boots.
+/// Number of disks of a saved machine, including the root. A machine with more disks boots.
 const SLOTS: usize = 8;
-/// Number of saved machines that are kept; each takes some 100 MiB. Those used last stay.
+/// Maximum number of saved machines; each takes some 100 MiB. The least recently used ones are
+/// removed.
 const KEPT_MAX: usize = 4;
 /// Size of the file behind spare disks: the smallest that has a block of 4,096 bytes.
 const SPARE_BYTES: u64 = 4096;
-/// How long a restored guest has until its hello. It needs some ten milliseconds; a guest that
-/// stays silent boots instead.
+/// Time limit for the hello of a restored guest, which needs some ten milliseconds. If the guest
+/// stays silent, the machine boots instead.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
-/// Pause between two looks at the console of a machine that is to be saved.
+/// Interval of checks of the console of a machine that will be saved.
 const PARKED_POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// How long machines boot after one could not be saved or restored, until that is tried again.
+/// Time for which machines boot after one could not be saved or restored. Then another attempt is
+/// made.
 const REFUSED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// Name of the file that says why a machine cannot be saved or restored.
+/// Name of the file with the reason why a machine cannot be saved or restored.
 const REFUSED: &str = "refused";
-/// Name of the file that says that the last restore failed. One failure can have another cause, such
-/// as a machine that somebody killed; the second in a row counts.
+/// Name of the file that marks a machine whose last restore failed. A single failure can have
+/// another cause, such as a killed process; only the second failure in a row makes the machine
+/// refused.
 const DOUBTED: &str = "doubted";
 /// Name of the file behind spare disks.
 const SPARE: &str = "spare";
 /// Prefix of names of directories that are being written.
 const UNFINISHED: &str = "new-";
-/// The word of the kernel's command line with the serial of the root disk.
+/// The prefix of the kernel command line's word with the serial of the root disk.
 const ROOT_WORD: &str = "vbuild.root=";
 
 /// Saved machines in a directory of the user's cache.
@@ -61,7 +65,7 @@ pub struct WarmMachines {
     directory: PathBuf,
 }
 
-/// Why there is no saved machine to start from.
+/// The reasons why a machine is not started from saved memory.
 #[derive(Debug, thiserror::Error)]
 enum Cold {
     #[error("{0}")]
@@ -76,14 +80,15 @@ enum Cold {
     Session(#[from] SessionError),
 }
 
-/// Why a machine could not be saved or restored, as a file that keeps later ones from trying.
+/// The recorded reason why a machine could not be saved or restored, which prevents further
+/// attempts for a while.
 struct Refusal {
     reason: String,
     at: SystemTime,
 }
 
 impl Refusal {
-    /// Whether it is time for another attempt: what was missing may be there by now.
+    /// Whether the refusal is old enough for another attempt, since the cause may be gone.
     fn is_old(&self) -> bool {
         self.at.elapsed().is_ok_and(|age| age > REFUSED_FOR)
     }
@@ -100,7 +105,7 @@ fn refuse(saved: &Path, reason: &dyn std::error::Error) -> Result<(), Cold> {
     fs::write(&path, checked::chain(reason)).map_err(file_error("write", &path))
 }
 
-/// Notes that a machine could not be restored; the second time in a row, keeps it from being tried.
+/// Records that a machine could not be restored. After the second failure in a row, it is refused.
 fn doubt(saved: &Path, reason: &dyn std::error::Error) -> Result<(), Cold> {
     let path = saved.join(DOUBTED);
     match File::create_new(&path) {
@@ -115,17 +120,18 @@ fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Co
 }
 
 impl WarmMachines {
-    /// Saved machines in this directory, which belongs to the user. It is created when needed.
+    /// Uses a directory for saved machines, which must belong to the user. It is created when
+    /// needed.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
 
-    /// Removes all saved machines, and returns their number. One that is being restored is not
-    /// disturbed; the next machine of its kind is saved again.
+    /// Removes all saved machines, and returns their number. A machine that is being restored is
+    /// not disturbed. The next machine of each kind is saved again.
     ///
     /// # Errors
-    /// Fails if the directory cannot be read or one of them cannot be removed.
+    /// Fails if the directory cannot be read, or if a saved machine cannot be removed.
     pub fn clear(&self) -> io::Result<usize> {
         let entries = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -149,7 +155,7 @@ impl WarmMachines {
         if let Some(refusal) = refusal(&saved) {
             return Err(Cold::Refused(refusal.reason));
         }
-        // The time of the last use, by which the oldest is removed.
+        // The modification time is that of the last use, by which the oldest machines are removed.
         let now = FileTimes::new().set_modified(SystemTime::now());
         let _ = File::open(&saved).and_then(|directory| directory.set_times(now));
         let mut spec = spec.clone();
@@ -161,12 +167,13 @@ impl WarmMachines {
             Ok(session) => session.unpark(disks).await.map(|()| session),
             Err(error) => Err(error),
         };
-        // Missing, unless the last restore failed.
+        // The file exists only if the last restore failed.
         let _ = restored.is_ok().then(|| fs::remove_file(saved.join(DOUBTED)));
         restored.map_err(|source| Cold::NotRestored { saved, source })
     }
 
-    /// Boots a machine of this shape without the disks of the build, and saves it.
+    /// Boots a machine of this shape without the disks of the build, and saves it. If that fails,
+    /// records the reason instead.
     async fn make(&self, backend: &dyn Backend, spec: &MachineSpec, to: &Path) -> Result<(), Cold> {
         create_private(&self.directory)?;
         let new = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&self.directory);
@@ -176,7 +183,7 @@ impl WarmMachines {
             let _ = fs::remove_file(SavedMachine(new.path().to_owned()).memory());
             refuse(new.path(), &error)?;
         }
-        // Fails where another process was faster: then its machine is used.
+        // This fails if another process was faster; then the machine that it saved is used.
         if fs::rename(new.path(), to).is_ok() {
             let _ = new.keep();
         }
@@ -184,7 +191,8 @@ impl WarmMachines {
         Ok(())
     }
 
-    /// Removes saved machines that were not used for longest, and what was never finished.
+    /// Removes the least recently used entries of the directory beyond [`KEPT_MAX`], including
+    /// directories that were never finished. The newest machine is kept.
     fn forget_oldest(&self, newest: &Path) {
         let Ok(entries) = fs::read_dir(&self.directory) else { return };
         let mut used: Vec<_> = entries
@@ -203,11 +211,11 @@ impl WarmMachines {
     }
 }
 
-/// Starts a machine from memory that is saved in `warm`, and saves it there before if there is none
-/// yet. Boots the machine if that does not work, or without `warm`.
+/// Starts a machine from the memory that is saved in `warm`. If there is none yet, it is saved
+/// there first. If that does not work, or without `warm`, boots the machine.
 ///
 /// # Errors
-/// As [`boot`].
+/// Fails if the machine cannot be booted, as [`boot`] does.
 pub async fn start(
     warm: Option<&WarmMachines>,
     backend: &dyn Backend,
@@ -221,7 +229,7 @@ pub async fn start(
     };
     tracing::debug!(reason = %cold, "the machine boots");
     let booted = boot(backend, spec, options).await?;
-    // Only now is it known that neither the disks nor the host were to blame.
+    // The boot succeeded, so neither the disks nor the host caused the failure of the restore.
     if let Cold::NotRestored { saved, source } = &cold {
         tracing::warn!(%cold, "the machine boots instead");
         if let Err(error) = doubt(saved, source) {
@@ -231,8 +239,9 @@ pub async fn start(
     Ok(booted)
 }
 
-/// Whether machines of this kind can be saved: the first disk is the root, which the agent
-/// mounts at boot, and there are slots for the others.
+/// Checks whether machines of this kind can be saved: the first disk is the root, which the agent
+/// mounts at boot, and is read-only; there are slots for the other disks; and the boot need not be
+/// shown on the console.
 fn suitable(spec: &MachineSpec) -> Result<(), Cold> {
     let root = spec.cmdline.iter().find_map(|word| word.strip_prefix(ROOT_WORD));
     let first = spec.drives.first();
@@ -251,7 +260,7 @@ fn suitable(spec: &MachineSpec) -> Result<(), Cold> {
     Ok(())
 }
 
-/// The name of the saved machine: a digest of what it depends on.
+/// Returns the name of a saved machine: a digest of everything that it depends on.
 fn key(identity: &str, spec: &MachineSpec) -> Result<String, Cold> {
     let root = spec.drives.iter().take(1).map(|drive| &drive.path);
     let files = [&spec.kernel, &spec.initrd].into_iter().chain(root);
@@ -269,7 +278,7 @@ fn key(identity: &str, spec: &MachineSpec) -> Result<String, Cold> {
     Ok(hex::encode(Sha256::digest(text)))
 }
 
-/// Disks for the slots behind the root and `used` others.
+/// Returns spare disks for the slots after the root and `used` other disks.
 fn spares(used: usize, file: &Path) -> Result<Vec<Drive>, Cold> {
     let spare = |number: usize| {
         let serial = DriveSerial::new(format!("spare-{number}"));
@@ -308,7 +317,7 @@ async fn save(backend: &dyn Backend, spec: &MachineSpec, into: &Path) -> Result<
     Ok(saved?)
 }
 
-/// Waits until the agent says that it has parked the spare disks.
+/// Waits until the agent reports on the console that it has parked the spare disks.
 async fn parked(machine: &dyn Machine) -> Result<(), SessionError> {
     let line = format!("{CONSOLE_PREFIX}{PARKED}");
     let said = async {

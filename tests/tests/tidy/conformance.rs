@@ -1,5 +1,5 @@
-//! Checks the tables in `tests/conformance`: each row about the originals' behavior has an existing
-//! proof or a reason, and the tables show the results of the last run.
+//! Checks the tables in `tests/conformance`: each row about the originals' behaviour has an
+//! existing proof or a reason, and the tables show the results of the last run.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -24,9 +24,9 @@ enum Proof {
     Test(String),
     /// A command of the recorded session.
     Session(String),
-    /// A reason.
+    /// The reason why there is no test.
     Why(String),
-    /// What is missing.
+    /// A description of what is missing.
     Open(String),
 }
 
@@ -79,7 +79,7 @@ fn rows(table: &str) -> Vec<Row> {
     rows
 }
 
-/// Test results by name: `ok` or `FAILED`.
+/// Reads the test results by name: `ok` or `FAILED`.
 fn results() -> BTreeMap<String, String> {
     read("tests/conformance/results")
         .lines()
@@ -158,7 +158,7 @@ fn holds(path: &str, text: &str, test: &str) -> bool {
         && (words.contains(&program) || package(path) == program)
 }
 
-/// The package of a file, as in the names of its tests.
+/// Returns the package of a file, as in the names of its tests.
 fn package(path: &str) -> String {
     let folders = std::path::Path::new(path).ancestors().skip(1);
     let mut manifests = folders.map(|folder| root().join(folder).join("Cargo.toml"));

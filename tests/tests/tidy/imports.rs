@@ -12,7 +12,7 @@ enum May {
     These(BTreeSet<String>),
 }
 
-/// The code map: crate, folder, and permitted imports.
+/// Reads the code map: crate, folder, and permitted imports.
 fn table() -> BTreeMap<String, (String, May)> {
     let page = read("ARCHITECTURE.md");
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));

@@ -3,7 +3,7 @@
 
 use super::{metadata, none, read};
 
-/// The strings in `allow = [ … ]`.
+/// Reads the strings in `allow = [ … ]` of deny.toml.
 fn allowed() -> Vec<String> {
     let text = read("deny.toml");
     let list = text.split("allow = [").nth(1).and_then(|rest| rest.split(']').next()).unwrap();

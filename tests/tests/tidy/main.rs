@@ -13,7 +13,7 @@ mod sources;
 
 use std::path::{Path, PathBuf};
 
-/// The root of the repository.
+/// Returns the root of the repository.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -26,8 +26,8 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The workspace's metadata from cargo. This may download crates of other platforms, which no build
-/// needs.
+/// Reads the workspace's metadata with cargo. This may download crates of other platforms, which no
+/// build needs.
 fn metadata() -> cargo_metadata::Metadata {
     cargo_metadata::MetadataCommand::new()
         .manifest_path(root().join("Cargo.toml"))

@@ -1,5 +1,5 @@
-//! House rules for modules: those of a crate do not import each other in circles, in `host/src` not
-//! even within a folder; and the program's library has few public items.
+//! House rules for modules: the imports of a crate's top-level modules have no cycles, in
+//! `host/src` not even those within a folder; and the program's library has few public items.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +12,8 @@ const PUBLIC_MAX: usize = 30;
 type Module = Vec<String>;
 type Edges = BTreeSet<(Module, Module)>;
 
-/// The directories of all crates, with their modules and the modules' code: no comments, no unit
-/// tests.
+/// Returns the directories of all crates, with their modules and the code of each module, without
+/// comments and unit tests.
 fn crates() -> BTreeMap<String, BTreeMap<Module, String>> {
     let mut crates: BTreeMap<String, BTreeMap<Module, String>> = BTreeMap::new();
     for (path, text) in sources::files() {
@@ -33,12 +33,12 @@ fn crates() -> BTreeMap<String, BTreeMap<Module, String>> {
     crates
 }
 
-/// The modules of the program.
+/// Returns the modules of the program.
 fn modules() -> BTreeMap<Module, String> {
     crates().remove("host").expect("the program is in host/src")
 }
 
-/// The imports of all modules but the root, which only declares them.
+/// Returns the imports of all modules but the root, which only declares them.
 fn edges(all: &BTreeMap<Module, String>) -> Edges {
     all.iter()
         .filter(|(module, _)| !module.is_empty())
@@ -48,13 +48,13 @@ fn edges(all: &BTreeMap<Module, String>) -> Edges {
         .collect()
 }
 
-/// The same between top-level modules, each with all that is below it.
+/// Reduces imports to those between top-level modules, each of which includes the modules below it.
 fn top_level(edges: &Edges) -> Edges {
     let top = edges.iter().map(|(from, to)| (vec![from[0].clone()], vec![to[0].clone()]));
     top.filter(|(from, to)| from != to).collect()
 }
 
-/// An edge in words.
+/// Returns an edge as text for messages.
 fn shown((from, to): (Module, Module)) -> String {
     format!("{} -> {}", from.join("::"), to.join("::"))
 }
@@ -86,8 +86,8 @@ fn expand(tree: &str, prefix: &str, paths: &mut Vec<String>) {
     }
 }
 
-/// The modules that a module's code names by `crate::` and `super::`. A module also imports
-/// the modules that it declares.
+/// Returns the modules that a module's code names by `crate::` and `super::`, and the modules that
+/// it declares.
 fn imports(module: &Module, code: &str, all: &BTreeMap<Module, String>) -> BTreeSet<Module> {
     let mut found: BTreeSet<Module> = all
         .keys()
@@ -108,7 +108,7 @@ fn imports(module: &Module, code: &str, all: &BTreeMap<Module, String>) -> BTree
     found
 }
 
-/// The module of the item that a path names.
+/// Returns the module of the item that a path names.
 fn resolve(module: &Module, path: &str, all: &BTreeMap<Module, String>) -> Option<Module> {
     let mut full = module.clone();
     for part in path.split("::").filter(|part| !part.is_empty()) {
@@ -125,7 +125,8 @@ fn resolve(module: &Module, path: &str, all: &BTreeMap<Module, String>) -> Optio
     (!full.is_empty()).then_some(full)
 }
 
-/// The edges without those to and from modules that are on no cycle.
+/// Returns the edges that are left when modules without incoming or outgoing edges are removed
+/// repeatedly: those on cycles, or between them.
 fn circles(mut edges: Edges) -> Edges {
     loop {
         let from: BTreeSet<_> = edges.iter().map(|(from, _)| from.clone()).collect();

@@ -18,10 +18,10 @@ const LONG_FILES: &[(&str, usize, &str)] = &[
     ("host/microvm/src/backend.rs", 700, "the VMM process from its start to its end"),
     ("host/microvm/src/devices/block/qcow2.rs", 600, "one format, read and written"),
 ];
-/// Where `unsafe` code is permitted.
+/// The folders and files in which `unsafe` code is permitted.
 const UNSAFE_ROOMS: &[&str] = &["host/microvm/", "guest-agent/src/sys.rs"];
 
-/// All Rust files of the repository: path from its root, and text.
+/// Returns all Rust files of the repository: path from its root, and text.
 pub(crate) fn files() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for folder in ["appliance", "guest-agent", "host", "man", "tests"] {
@@ -159,7 +159,7 @@ fn every_crate_takes_the_lints_of_the_workspace() {
 
 #[test]
 fn only_the_view_and_the_edge_write_to_the_terminal() {
-    // Other code that writes there must give a reason.
+    // No other code may write there.
     const MAY: &[&str] = &[
         "host/src/ui/",
         "host/src/machine/shell.rs",

@@ -1,5 +1,5 @@
-//! The difference between the clocks of guest and host: which script changed a file is
-//! found by times of both.
+//! The difference between the clocks of guest and host. It is needed to find the script that
+//! changed a file: the guest's clock gives the times of files, the host's clock those of scripts.
 
 use session::Session;
 
@@ -9,8 +9,8 @@ use crate::guest::tool;
 /// Number of measurements. The first one includes the time to load the program.
 const ANSWERS: usize = 3;
 
-/// Milliseconds by which a guest's clock is ahead, by the quickest of several answers.
-/// `None` when the guest does not answer.
+/// Measures by how many milliseconds the guest's clock is ahead of the host's. The quickest of
+/// several answers counts. `None` if the guest does not answer.
 pub(crate) async fn ahead_ms(session: &Session) -> Option<i64> {
     let mut best: Option<(u64, i64)> = None;
     for _ in 0..ANSWERS {

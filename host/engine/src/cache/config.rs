@@ -1,4 +1,4 @@
-//! What a build is given of its cache.
+//! The configuration of the cache for one build.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use super::{connections::Connections, policy::Rules};
 /// The store and the rules by which one build uses it.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    /// The build's hold on the store.
+    /// The lease that keeps the build's objects in the store.
     pub lease: Arc<Lease>,
-    /// Which results may be used.
+    /// The rules for results that may be used.
     pub rules: Rules,
-    /// What the steps can see beside the plan.
+    /// The inputs of steps beside the plan.
     pub surroundings: Surroundings,
-    /// Collects the guest's connections as they end.
+    /// The collector of the guest's connections, which are added as they end.
     pub connections: Connections,
 }

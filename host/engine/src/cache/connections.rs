@@ -1,4 +1,4 @@
-//! The guest's connections of the stage that runs, for the stage's record.
+//! The connections that the guest opened during the running stage, for the stage's record.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,11 +6,11 @@ use store::Connection;
 
 use super::policy::CONNECTIONS_MAX_BYTES;
 
-/// Connections that have ended and belong to no stage yet.
+/// Connections that have ended and are not part of a stage's record yet.
 #[derive(Debug, Clone, Default)]
 pub struct Connections(Arc<Mutex<Ledger>>);
 
-/// Connections within a budget, and the number of those beyond it.
+/// Connections within a memory limit, and the number of connections beyond it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Ledger {
     pub(crate) connections: Vec<Connection>,
@@ -19,7 +19,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// The connections that a record has.
+    /// Creates a ledger from the connections of a record.
     pub(crate) fn resumed(connections: Vec<Connection>, more: u64) -> Self {
         let bytes = connections.iter().map(Connection::cost_bytes).sum();
         Self { connections, more, bytes }
@@ -35,7 +35,7 @@ impl Ledger {
         }
     }
 
-    /// Adds those of another ledger.
+    /// Adds the connections of another ledger.
     pub(crate) fn extend(&mut self, other: Self) {
         other.connections.into_iter().for_each(|connection| self.push(connection));
         self.more += other.more;

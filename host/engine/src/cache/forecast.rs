@@ -1,9 +1,9 @@
 //! Decides which stages can be skipped, and explains why the others cannot.
 //!
-//! A build resumes from the last stage whose disks are saved under the stage's present
-//! key and may be used ([`super::policy`]). Stages with effects on the host (exported
-//! trees, fetched directories) are never skipped; a build as a whole is, by the caller
-//! that keeps its finished files.
+//! A build resumes from the last stage whose disks are saved under the stage's present key and may
+//! be used ([`super::policy`]). Stages with effects on the host (exported trees, fetched
+//! directories) are never skipped. A build as a whole can be skipped by the caller, which keeps the
+//! finished files.
 
 use std::time::SystemTime;
 
@@ -20,23 +20,24 @@ use super::{
     why::Why,
 };
 
-/// Which stages of a plan will run, and from what the build starts.
+/// The stages of a plan that will run, and the result from which the build starts.
 #[derive(Debug, Clone)]
 pub struct Forecast {
     /// The key of each stage.
     pub keys: Vec<StageKey>,
-    /// Why each stage runs; `None` for those that do not.
+    /// The reason why each stage runs; `None` for stages that do not run.
     pub reasons: Vec<Option<Why>>,
-    /// The last stage that does not run, when its disks are what the build starts from.
+    /// The position and record of the last stage that does not run, if the build starts from its
+    /// disks.
     pub resume: Option<(usize, StageRecord)>,
-    /// The checkpoint within a stage, when its disks are what the build starts from.
+    /// The checkpoint within a stage, if the build starts from its disks.
     pub point: Option<ResumePoint>,
 }
 
 /// A checkpoint within a stage from which a build resumes.
 #[derive(Debug, Clone)]
 pub struct ResumePoint {
-    /// Position of the stage in the plan.
+    /// The position of the stage in the plan.
     pub index: usize,
     /// The script that runs first after resuming.
     pub script: String,
@@ -45,14 +46,14 @@ pub struct ResumePoint {
 }
 
 impl Forecast {
-    /// The first stage that runs.
+    /// Returns the first stage that runs.
     #[must_use]
     pub fn first(&self) -> usize {
         let behind = self.resume.as_ref().map_or(0, |(index, _)| index + 1);
         self.point.as_ref().map_or(behind, |point| point.index)
     }
 
-    /// The keys of the points within a stage.
+    /// Returns the points within a stage at which it can be saved, with their keys.
     pub(crate) fn points(
         &self,
         plan: &Plan,
@@ -62,8 +63,8 @@ impl Forecast {
         points(plan, cache, &self.keys, index)
     }
 
-    /// Whether results of stages that run are in the store but must not be used
-    /// again, because they are too old or unwanted.
+    /// Whether the store has results of stages that run which must not be used again, because they
+    /// are too old, from an untrusted cache, or refreshed by the user.
     #[must_use]
     pub(crate) fn outdated(&self) -> bool {
         self.reasons.iter().any(|why| {
@@ -75,12 +76,12 @@ impl Forecast {
 /// Looks up the stages of a plan in the store.
 ///
 /// # Errors
-/// When the store cannot be read.
+/// Fails if the store cannot be read.
 pub fn forecast(plan: &Plan, cache: &Cache, now: SystemTime) -> Result<Forecast, StoreError> {
     forecast_until(plan, cache, now, plan.stages.len())
 }
 
-/// As [`forecast`], but the build resumes from no stage at or behind `end`.
+/// Like [`forecast`], but the build resumes only from stages before `end`.
 pub(crate) fn forecast_until(
     plan: &Plan,
     cache: &Cache,
@@ -156,7 +157,7 @@ fn points(plan: &Plan, cache: &Cache, keys: &[StageKey], index: usize) -> Vec<(P
     StageKey::points(plan, &cache.surroundings, index, before)
 }
 
-/// The last checkpoint within a stage from which it can resume.
+/// Finds the last checkpoint within a stage from which a build can resume.
 fn last_point(
     plan: &Plan,
     cache: &Cache,
@@ -177,8 +178,8 @@ fn last_point(
     Ok(None)
 }
 
-/// The script with which a phase resumes at a checkpoint. `None` if the checkpoint does
-/// not fit: the plan now has a script that would have run earlier.
+/// Returns the script with which a phase resumes at a checkpoint. `None` if the checkpoint does not
+/// fit: the plan now has a script that would have run earlier.
 fn next_script(record: &StageRecord, point: Point, parts: &RunParts) -> Option<String> {
     let saved: SavedRecord = serde_json::from_value(record.state.clone()).ok()?;
     let progress = saved.progress.filter(|progress| progress.step == point.step)?;
@@ -188,7 +189,7 @@ fn next_script(record: &StageRecord, point: Point, parts: &RunParts) -> Option<S
     progress.scripts.next(parts).map(str::to_owned)
 }
 
-/// The inputs of the latest run of each stage of a build of this name.
+/// Returns the names and inputs of the recorded stages of builds with this name, the latest first.
 fn latest(plan: &Plan, cache: &Cache) -> Result<Vec<(Printable, Inputs)>, StoreError> {
     let mut records = cache.lease.store().records()?;
     let build = Printable::from(plan.name.as_str());
@@ -197,7 +198,7 @@ fn latest(plan: &Plan, cache: &Cache) -> Result<Vec<(Printable, Inputs)>, StoreE
     Ok(records.into_iter().map(|(_, record)| (record.name, record.inputs)).collect())
 }
 
-/// The name of a stage as records have it.
+/// Returns the name of a stage in the form that records contain.
 pub(crate) fn name_of(stage: &Stage) -> Printable {
     stage.name.as_str().into()
 }

@@ -7,9 +7,9 @@
 //!   more work the longer the chains of layers are.
 //! - A running machine has at most [`LIVE_LAYERS_MAX`] layers on a disk, a disk in the store
 //!   at most [`STORED_LAYERS_MAX`] before they are merged.
-//! - A stage with effects on the host is never skipped, and nothing behind it is saved.
-//! - A result may be used if what it took from the network is at most [`MAX_AGE_DEFAULT`]
-//!   old (`--max-age`) and it comes from a cache that is trusted.
+//! - A stage with effects on the host is never skipped, and nothing after it is saved.
+//! - A result may be used if its network content is at most [`MAX_AGE_DEFAULT`] old (`--max-age`)
+//!   and it comes from a cache that is trusted.
 
 use std::time::{Duration, SystemTime};
 
@@ -28,34 +28,36 @@ const STAGE_WORK_MIN: Duration = Duration::from_secs(2);
 /// layers, since each layer slows down reads for the rest of the build.
 const CHECKPOINT_WORK_MIN: Duration = Duration::from_secs(4);
 
-/// Chains up to this length cost nothing measurable.
+/// Number of layers for which the threshold of a checkpoint grows once. Chains up to this length
+/// have no measurable cost.
 const LAYERS_PER_SURCHARGE: usize = 4;
 
 /// Layers reserved for the ends of stages; checkpoints within a stage may not use them.
 const LAYERS_FOR_STAGES: usize = 16;
 
-/// The most layers over the raw file of a disk that a machine runs on. Every layer is one
-/// more table to look into for each read of the guest, and the own VMM opens at most 64.
+/// Maximum number of layers over the raw file of a disk of a running machine. With every layer,
+/// reads of the guest may have to look into one more table, and vbuild's own VMM opens at most 64
+/// layers.
 const LIVE_LAYERS_MAX: usize = 48;
 
-/// The most layers of a disk in the store. Longer chains are merged, since each layer is
+/// Maximum number of layers of a disk in the store. Longer chains are merged, since every layer is
 /// read when a build resumes from them.
 pub(crate) const STORED_LAYERS_MAX: usize = 32;
 
-/// The longest log of a stage that is saved; later output is dropped.
+/// Maximum size of the log of a stage in the store; later output is dropped.
 pub(crate) const LOG_MAX_BYTES: usize = 8 << 20;
 
-/// Memory for the connections of one stage. A package costs some 400 bytes, so this
-/// is room for 40,000 downloads.
+/// Maximum memory for the connections of one stage. A download of a package costs some 400 bytes,
+/// so this is enough for 40,000 downloads.
 pub(crate) const CONNECTIONS_MAX_BYTES: usize = 16 << 20;
 
-/// The age of network content that [`Rules::max_age`] allows unless the user says
-/// otherwise. Packages of a stable release change about weekly.
+/// The default of [`Rules::max_age`], the maximum age of network content. Packages of a stable
+/// release change about weekly.
 pub const MAX_AGE_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Whether the disks are saved at the end of a stage: after `unsaved` work, when the longest
-/// chain of a disk has `files` files. The raw file counts among them, so `files` is also the
-/// number of layers that the chain would have.
+/// Whether the disks are saved at the end of a stage, after `unsaved` work, if the longest chain of
+/// a disk has `files` files. The raw file counts too, so `files` is also the number of layers that
+/// the chain would have after the save.
 pub(crate) fn saves_stage(stage: &Stage, unsaved: Duration, files: usize) -> bool {
     let is_worth = unsaved >= STAGE_WORK_MIN || stage.keep == Keep::Disks;
     is_worth && files <= LIVE_LAYERS_MAX
@@ -69,26 +71,27 @@ pub(crate) fn saves_checkpoint(unsaved: Duration, files: usize) -> bool {
         && files + LAYERS_FOR_STAGES <= LIVE_LAYERS_MAX
 }
 
-/// The first stage that cannot be skipped: it has effects on the host, or the plan says
-/// that its result is never kept. No build can resume behind it.
+/// Returns the first stage that cannot be skipped, because it has effects on the host, or because
+/// the plan forbids that its result is saved. No build can resume after it.
 pub(crate) fn first_always(plan: &Plan) -> Option<usize> {
     let always =
         |stage: &Stage| stage.keep == Keep::No || stage.steps.iter().any(Step::changes_host);
     plan.stages.iter().position(always)
 }
 
-/// What may be taken from the store.
+/// The rules for results that may be taken from the store.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rules {
-    /// The highest age of network content in a result; `None` for any age.
+    /// The maximum age of network content in a result; `None` for any age.
     pub max_age: Option<Duration>,
-    /// Stages that run again although they are saved.
+    /// The stages that run again although their results are saved.
     pub refresh: Refresh,
-    /// Which shared caches are trusted.
+    /// The shared caches that are trusted.
     pub trust: Trust,
 }
 
-/// Which results of shared caches are used. What was built here always is.
+/// The rules for results that came from shared caches. Results that were built on this host are
+/// always used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Trust {
     /// The key that signed results must be signed with, if one is configured.
@@ -98,8 +101,8 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Whether a result is used. One that was signed stays trusted when no key is
-    /// configured: the user had named the key when it came.
+    /// Whether a result of this origin is used. A signed result stays trusted when no key is
+    /// configured any more: the user had configured its key when it was downloaded.
     fn covers(&self, origin: Option<&Origin>) -> bool {
         match origin.map(|origin| origin.key) {
             None => true,
@@ -109,7 +112,7 @@ impl Trust {
     }
 }
 
-/// What runs again although the store has it.
+/// The stages that run again although the store has their results.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Refresh {
     /// No stage.
@@ -117,14 +120,14 @@ pub enum Refresh {
     Nothing,
     /// Every stage.
     Everything,
-    /// The stage of this name and all stages behind it.
+    /// The stage with this name, and all stages after it.
     From(String),
 }
 
-/// Whether a record may be used, by its origin and its age.
+/// Checks by its origin and its age whether a record may be used.
 ///
 /// # Errors
-/// The reason why the record must not be used.
+/// Returns the reason if the record must not be used.
 pub fn check_use(record: &StageRecord, rules: &Rules, now: SystemTime) -> Result<(), Why> {
     if let Some(origin) = record.origin.as_ref().filter(|origin| !rules.trust.covers(Some(origin)))
     {

@@ -1,5 +1,5 @@
-//! What the record of a stage has beside its disks: the state between stages, and how far
-//! a stage had come at a checkpoint.
+//! The content of a stage's record beside its disks: the state that stages pass on, and the
+//! progress within the stage at a checkpoint.
 
 use plan::{Salt, StageKey};
 use serde::{Deserialize, Serialize};
@@ -11,24 +11,24 @@ use crate::{
     steps::run_parts::{Phase, Scripts},
 };
 
-/// How far a stage had come at a checkpoint.
+/// The progress of a stage at a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// Position of the step in its stage.
+    /// The position of the step in its stage.
     pub(crate) step: usize,
-    /// Progress within the step's phase.
+    /// The progress within the step's phase.
     pub(crate) phase: Phase,
 }
 
-/// What is saved beside the disks.
+/// The data that is saved beside the disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Saved {
     pub(crate) state: State,
-    /// The progress within a stage, at a checkpoint.
+    /// The progress within the stage at a checkpoint; `None` at the end of a stage.
     pub(crate) progress: Option<Progress>,
 }
 
-/// [`Saved`] as records contain it.
+/// The serialised form of [`Saved`] in records.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SavedRecord {
@@ -36,7 +36,7 @@ pub(crate) struct SavedRecord {
     pub(crate) progress: Option<ProgressRecord>,
 }
 
-/// [`Progress`] as records contain it: values of variables are sealed.
+/// The serialised form of [`Progress`] in records, in which the values of variables are sealed.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProgressRecord {
@@ -46,7 +46,7 @@ pub(crate) struct ProgressRecord {
 }
 
 impl Saved {
-    /// Converts to the form of the record of this key; `None` when values cannot be sealed.
+    /// Converts to the form for the record with this key; `None` if values cannot be sealed.
     pub(super) fn to_record(&self, salt: &Salt, key: StageKey) -> Option<serde_json::Value> {
         let sealed = |progress: &Progress| {
             Some(ProgressRecord {
@@ -62,7 +62,7 @@ impl Saved {
         serde_json::to_value(SavedRecord { state: self.state.clone(), progress }).ok()
     }
 
-    /// Reads the state of a record.
+    /// Reads the saved data of a record.
     pub(super) fn of_record(record: &StageRecord, salt: &Salt) -> Result<Self, String> {
         let saved: SavedRecord =
             serde_json::from_value(record.state.clone()).map_err(|e| e.to_string())?;

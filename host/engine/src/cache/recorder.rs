@@ -1,5 +1,5 @@
-//! Records the log of each stage and the times of its scripts, while it passes the
-//! events on to the observer of the user.
+//! Records the log of each stage and the times of its scripts, and passes all events on to the
+//! observer of the build.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -33,13 +33,13 @@ impl StageRecorder {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the output since the last call.
+    /// Takes the log since the last call.
     pub(crate) fn take_log(&self) -> Vec<u8> {
         std::mem::take(&mut self.lock().text).into_bytes()
     }
 
-    /// Takes what ran since the last call, with times of the machine's clock, which is
-    /// `ahead_ms` ahead of the host's.
+    /// Takes the scripts and steps that ran since the last call, with their times by the guest's
+    /// clock, which is `ahead_ms` ahead of the host's.
     pub(crate) fn take_ran(&self, ahead_ms: i64) -> Vec<Ran> {
         let ran = std::mem::take(&mut self.lock().ran);
         let shifted = |at: u64| at.saturating_add_signed(ahead_ms);
@@ -58,7 +58,7 @@ impl StageRecorder {
         self.lock().ran.push(ran);
     }
 
-    /// Only one thing runs at a time.
+    /// Sets the end of the last script or step, since only one runs at a time.
     fn ended(&self) {
         if let Some(last) = self.lock().ran.last_mut() {
             last.ended_ms = now_ms();
@@ -95,7 +95,7 @@ impl Observer for StageRecorder {
     }
 }
 
-/// Milliseconds since 1970 by the host's clock.
+/// Returns the milliseconds since 1970 by the host's clock.
 pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -11,7 +11,7 @@ use crate::{
     disks::{Disks, disk_bytes},
 };
 
-/// How the disks of a record differ from those of the plan.
+/// A difference between the disks of a record and those of the plan.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Mismatch {
     /// A disk of the record that the plan does not have.
@@ -20,22 +20,22 @@ pub(crate) enum Mismatch {
     /// A disk of the plan that the record does not have.
     #[error("its record lacks the disk `{0}`")]
     Missing(DiskName),
-    /// A disk of another size.
+    /// A disk that has another size in the record than in the plan.
     #[error("its record has {found} bytes for the disk `{disk}`, the build has {wanted}")]
     Size {
-        /// The disk.
+        /// The name of the disk.
         disk: DiskName,
         /// The size of the disk in the record, in bytes.
         found: u64,
         /// The size of the disk in the plan, in bytes.
         wanted: u64,
     },
-    /// The disk's size is a fact of the record, and none that a disk can have.
+    /// A disk whose size is a fact that the record does not have, or that is not a valid size.
     #[error("the size of the disk `{disk}` is not known")]
     UnknownSize {
-        /// The disk.
+        /// The name of the disk.
         disk: DiskName,
-        /// What is wrong with the fact, if it is there.
+        /// The error of the fact; `None` if the record does not have it.
         #[source]
         source: Option<Box<EngineError>>,
     },
@@ -49,10 +49,10 @@ pub(crate) struct Job {
     pub(crate) disk: DiskState,
 }
 
-/// The disks that a record restores, each to its raw file in the build directory.
+/// Returns the disks to restore from a record, each to its raw file in the build directory.
 ///
 /// # Errors
-/// When names or sizes are not those of the plan.
+/// Fails if the names or sizes of the disks are not those of the plan.
 pub(crate) fn jobs(
     plan: &Plan,
     state: &State,
@@ -60,7 +60,8 @@ pub(crate) fn jobs(
     files: &Disks,
 ) -> Result<Vec<Job>, Mismatch> {
     for disk in &plan.disks {
-        // The fact may be set by the stage itself, when its machine has no such disk yet.
+        // A disk whose size is a fact may be missing: the stage itself may have set the fact, while
+        // its machine did not have the disk yet.
         if matches!(disk.size, DiskSize::Bytes(_)) && !record.disks.contains_key(&disk.name) {
             return Err(Mismatch::Missing(disk.name.clone()));
         }
@@ -80,10 +81,10 @@ pub(crate) fn jobs(
     record.disks.iter().map(job).collect()
 }
 
-/// Restores disks, all at once. Blocks.
+/// Restores all disks in parallel. Blocks.
 ///
 /// # Errors
-/// The first failure; files of other disks may then exist.
+/// Returns the first failure. Files of other disks may then exist.
 pub(crate) fn run(lease: &Lease, jobs: &[Job]) -> Result<(), StoreError> {
     std::thread::scope(|scope| {
         let threads: Vec<_> =

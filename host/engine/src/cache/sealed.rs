@@ -1,5 +1,5 @@
-//! Values in records that are encrypted with the salt of the store: the environment of a
-//! phase's scripts, which contains the values of `--envvar`.
+//! Values in records that are encrypted with a key derived from the salt of the store: the
+//! environment of a phase's scripts, which contains the values of `--envvar`.
 
 use plan::{Digest, Salt};
 use ring::{
@@ -8,7 +8,7 @@ use ring::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// What the key of sealed values is derived for.
+/// The purpose for which the key of sealed values is derived.
 const PURPOSE: &str = "sealed values of records 1";
 
 /// A value, encrypted and authenticated by ChaCha20-Poly1305: a nonce, the ciphertext
@@ -18,8 +18,8 @@ const PURPOSE: &str = "sealed values of records 1";
 pub(crate) struct Sealed(String);
 
 impl Sealed {
-    /// Encrypts a value for the record of this key. `None` when the system has no random
-    /// bytes, or the value has no JSON.
+    /// Encrypts a value for the record with this key. `None` if the system has no random bytes, or
+    /// if the value cannot be represented in JSON.
     pub(crate) fn seal<T: Serialize>(salt: &Salt, record: &Digest, value: &T) -> Option<Self> {
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).ok()?;
@@ -31,8 +31,8 @@ impl Sealed {
         Some(Self(hex::encode([nonce.as_slice(), &text].concat())))
     }
 
-    /// Decrypts a value of the record of this key. `None` when it was sealed with another
-    /// salt or for another record, or was changed.
+    /// Decrypts a value of the record with this key. `None` if it was sealed with another salt or
+    /// for another record, or was changed.
     pub(crate) fn open<T: DeserializeOwned>(&self, salt: &Salt, record: &Digest) -> Option<T> {
         let mut bytes = hex::decode(&self.0).ok()?;
         let (nonce, text) = bytes.split_at_mut_checked(NONCE_LEN)?;

@@ -1,4 +1,4 @@
-//! One build's use of the store: the state that it resumes from, and the results that it
+//! The use of the store by one build: the state that it resumes from, and the results that it
 //! saves.
 
 use std::{
@@ -41,12 +41,11 @@ use crate::{
 pub(crate) struct Ended<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) index: usize,
-    /// The time that its steps took.
+    /// The time that its steps have taken.
     pub(crate) elapsed: Duration,
 }
 
-/// What the record of the running stage will contain, collected until its next checkpoint
-/// or its end.
+/// The data for the record of the running stage, collected until its next checkpoint or its end.
 #[derive(Debug, Clone, Default)]
 struct StageLog {
     connections: Ledger,
@@ -54,23 +53,25 @@ struct StageLog {
     log: Vec<u8>,
 }
 
-/// The cache as one build uses it.
+/// The cache of one build.
 pub(crate) struct CacheSession {
     cache: Cache,
     observer: SharedObserver,
     recorder: Arc<StageRecorder>,
     forecast: Forecast,
-    /// The first stage that always runs: no disks are saved from there on, because no
-    /// build could resume behind it.
+    /// The first stage that always runs. No disks are saved from there on, because no build could
+    /// resume after it.
     saved_until: usize,
-    /// The build resumes from no stage at or behind this one.
+    /// The build resumes only from stages before this one.
     end: usize,
     writer: CacheWriter,
-    /// Connections that the guest has opened since the last stage ended.
+    /// The number of connections that the guest has opened since a stage or checkpoint was last
+    /// saved.
     opened: Arc<AtomicU64>,
-    /// When the network was first used for the present content of the disks.
+    /// The time when the network was first used for the present content of the disks, in seconds
+    /// since 1970; `None` if it was not used.
     pub(crate) fetched: Option<u64>,
-    /// The shared cache that the present content of the disks came from.
+    /// The shared cache that the present content of the disks came from, if there is one.
     pub(crate) origin: Option<Origin>,
     /// Work since the disks were last saved, up to `since`.
     unsaved: Duration,
@@ -80,13 +81,13 @@ pub(crate) struct CacheSession {
     ahead_ms: i64,
     /// Pause time of the last snapshot, until it is reported.
     paused: Option<Duration>,
-    /// What has been collected of the running stage, up to its last checkpoint.
+    /// The data collected for the running stage, up to its last checkpoint.
     stage_log: StageLog,
 }
 
 impl CacheSession {
-    /// Opens the cache of a build. `None` when it has none, or, with a warning, when the
-    /// cache cannot be read.
+    /// Opens the cache of a build. `None` if the build has none, or, with a warning, if the cache
+    /// cannot be read. Fails if a stage that must be refreshed is not in the plan.
     pub(crate) fn begin(
         plan: &Plan,
         config: &Config,
@@ -139,7 +140,7 @@ impl CacheSession {
         Ok(Some(started))
     }
 
-    /// Makes the build resume from no stage at or behind `end`.
+    /// Makes the build resume only from stages before `end`.
     fn limit(&mut self, plan: &Plan, end: usize) {
         self.end = end;
         if self.forecast.first() < end {
@@ -155,17 +156,18 @@ impl CacheSession {
         self.observer.event(&Event::Warning { text: text.to_owned() });
     }
 
-    /// The first stage that runs.
+    /// Returns the first stage that runs.
     pub(crate) fn first(&self) -> usize {
         self.forecast.first()
     }
 
-    /// The script with which the first stage that runs resumes.
+    /// Returns the script with which the first stage that runs resumes; `None` if that stage runs
+    /// from its beginning.
     pub(crate) fn resumes_at(&self) -> Option<&str> {
         self.forecast.point.as_ref().map(|point| point.script.as_str())
     }
 
-    /// Why a stage runs, if the user would not expect it.
+    /// Returns the reason why a stage runs, if it is one that the user might not expect.
     pub(crate) fn reason(&self, index: usize) -> Option<&Why> {
         self.forecast.reasons[index].as_ref().filter(|why| {
             matches!(
@@ -179,8 +181,8 @@ impl CacheSession {
         })
     }
 
-    /// Restores the disks of the last stage that need not run. A damaged result is
-    /// reported and forgotten, and the next best one is used.
+    /// Restores the disks of the last stage or checkpoint that the build can resume from. If a
+    /// result is damaged, it is reported and removed from the store, and the next best one is used.
     pub(crate) async fn restore(
         &mut self,
         plan: &Plan,
@@ -199,7 +201,7 @@ impl CacheSession {
                 (Err(error), Some((index, record))) => {
                     self.warn(&format!("a cached result is not used: {}", chain(&error)));
                     files.clear();
-                    // A result that cannot be forgotten is excluded by `end`.
+                    // A result that cannot be removed from the store is excluded by `end`.
                     let forgotten = self.cache.lease.forget(&record.key).is_ok();
                     self.forecast_again(plan, if forgotten { self.end } else { index });
                 }
@@ -212,7 +214,7 @@ impl CacheSession {
         }
     }
 
-    /// Looks into the store again, for stages before `end`.
+    /// Makes the forecast again, for resuming from a stage before `end`.
     fn forecast_again(&mut self, plan: &Plan, end: usize) {
         let found = forecast::forecast_until(plan, &self.cache, SystemTime::now(), end);
         self.forecast = found.unwrap_or_else(|_| Forecast {
@@ -266,8 +268,8 @@ impl CacheSession {
         Ok(Some(saved))
     }
 
-    /// Forgets the results behind a stage that is refreshed: they have the same keys as
-    /// before, but not the same content.
+    /// Removes outdated results from the store, from the first stage that runs on. The new results
+    /// have the same keys, but another content.
     fn forget_outdated(&self, plan: &Plan) {
         if !self.forecast.outdated() {
             return;
@@ -284,7 +286,7 @@ impl CacheSession {
         }
     }
 
-    /// Counts the connections that the guest opens.
+    /// Wraps the function that decides about connections in one that also counts them.
     pub(crate) fn counted(&self, connect_egress: OnGuestConnect) -> OnGuestConnect {
         let opened = Arc::clone(&self.opened);
         Arc::new(move |connect| {
@@ -293,7 +295,7 @@ impl CacheSession {
         })
     }
 
-    /// Puts a layer over saved files, before the guest writes to its disks.
+    /// Puts a layer on each disk whose topmost file has been saved, before the guest writes to it.
     pub(crate) async fn protect(&self, plan: &Plan, session: &Session, files: &mut Disks) {
         if self.writer.has_failed() {
             return;
@@ -305,7 +307,7 @@ impl CacheSession {
         }
     }
 
-    /// Compares the clock of a fresh machine with the host's.
+    /// Measures the difference between the clocks of a fresh machine and the host.
     pub(crate) async fn compare_clocks(&mut self, session: &Session) {
         self.ahead_ms = clock::ahead_ms(session).await.unwrap_or(self.ahead_ms);
     }
@@ -352,7 +354,7 @@ impl CacheSession {
         }
     }
 
-    /// Notes the time if the guest has used the network since the last call.
+    /// Records the time if the guest has used the network since the last call.
     fn note_network(&mut self) {
         if self.opened.swap(0, Ordering::Relaxed) > 0 {
             let now = seconds();
@@ -360,18 +362,18 @@ impl CacheSession {
         }
     }
 
-    /// Starts to count work.
+    /// Starts to measure work from now on.
     pub(crate) fn begin_work(&mut self) {
         self.since = Instant::now();
     }
 
-    /// Adds the work since the last call.
+    /// Adds the time since the last call to the unsaved work.
     fn count_work(&mut self) {
         self.unsaved += self.since.elapsed();
         self.begin_work();
     }
 
-    /// Whether a checkpoint shall be taken between two scripts.
+    /// Whether a checkpoint must be taken now, between two scripts.
     pub(crate) fn wants_checkpoint(&mut self, index: usize, files: &Disks) -> bool {
         self.count_work();
         index < self.saved_until
@@ -379,7 +381,7 @@ impl CacheSession {
             && !self.writer.has_failed()
     }
 
-    /// Saves the disks between two scripts of a stage.
+    /// Saves a checkpoint between two scripts of a stage: a record with the disks.
     pub(crate) async fn save_checkpoint(
         &mut self,
         stage: Ended<'_>,
@@ -403,14 +405,14 @@ impl CacheSession {
         Ok(())
     }
 
-    /// Collects what the stage has done since the last call.
+    /// Collects the connections, the scripts and the log of the stage since the last call.
     fn drain_events(&mut self) {
         self.stage_log.connections.extend(self.cache.connections.take());
         self.stage_log.ran.extend(self.recorder.take_ran(self.ahead_ms));
         self.stage_log.log.extend(self.recorder.take_log());
     }
 
-    /// The key of the point that a stage has reached.
+    /// Returns the key of the checkpoint that a stage has reached.
     fn key_within(&self, plan: &Plan, index: usize, saved: &Saved) -> Option<StageKey> {
         let progress = saved.progress.as_ref()?;
         let Some(Step::RunParts(parts)) = plan.stages[index].steps.get(progress.step) else {
@@ -421,8 +423,8 @@ impl CacheSession {
         points.into_iter().find(|(point, _)| *point == here).map(|(_, key)| key)
     }
 
-    /// The record of a stage or checkpoint without its disks and log, which the writer
-    /// adds. `None` when its values cannot be sealed.
+    /// Creates the record of a stage or checkpoint without its disks and log, which the writer
+    /// adds. `None` if its values cannot be sealed.
     fn record(&self, ended: Ended<'_>, key: StageKey, saved: &Saved) -> Option<StageRecord> {
         let Ended { plan, index, elapsed } = ended;
         let stage = &plan.stages[index];
@@ -479,7 +481,7 @@ impl CacheSession {
     }
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -1,4 +1,4 @@
-//! A snapshot of the disks of a running guest: it flushes and freezes its filesystems,
+//! Takes a snapshot of the disks of a running guest: the guest flushes and freezes its filesystems,
 //! every disk gets a new layer, and the filesystems are thawed.
 
 use std::time::{Duration, Instant};
@@ -12,12 +12,11 @@ use crate::{
     guest::{Guest, HELPER},
 };
 
-/// Puts a new layer on every disk for which `wanted` says so. The guest must not
-/// be writing.
+/// Puts a new layer on every disk for which `wanted` returns true. The guest must not be writing.
 ///
 /// # Errors
-/// When the machine refuses; some disks may then have a new layer, which is no
-/// harm to the guest.
+/// Fails if the machine refuses. Some disks may then have a new layer, which does not harm the
+/// guest.
 pub(crate) async fn push(
     plan: &Plan,
     session: &Session,
@@ -40,10 +39,10 @@ pub(crate) async fn push(
     Ok(())
 }
 
-/// Why a snapshot was not taken.
+/// The reasons why a snapshot was not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SnapshotError {
-    /// The filesystems could not be frozen; guest and disks are as they were.
+    /// The filesystems could not be frozen; the disks have no new layers.
     #[error("the guest could not be brought to rest")]
     Quiesce(#[source] SessionError),
     /// A layer could not be added; the disks may now be inconsistent with each other.
@@ -54,8 +53,8 @@ pub(crate) enum SnapshotError {
     Thaw(#[source] SessionError),
 }
 
-/// Takes a snapshot: afterwards all files but the topmost ones stay as they are.
-/// Returns how long the guest was paused.
+/// Takes a snapshot: afterwards only the topmost file of each disk is written to. Returns how long
+/// the guest was paused.
 pub(crate) async fn take(
     plan: &Plan,
     guest: &Guest,
@@ -66,7 +65,7 @@ pub(crate) async fn take(
     let mounts = session.mounts().await.map_err(SnapshotError::Quiesce)?;
     let (paths, plain) = writable(&mounts);
     let started = Instant::now();
-    // Filesystems that cannot freeze have a mark on the disk while they are in use.
+    // Filesystems that cannot be frozen have a mark on the disk while they are mounted writable.
     for mount in &plain {
         remount(guest, mount, "ro").await.map_err(SnapshotError::Quiesce)?;
     }
@@ -86,8 +85,8 @@ pub(crate) async fn take(
     Ok(started.elapsed())
 }
 
-/// Mount points of the filesystems on the build's disks that can be written to:
-/// those that can freeze, the ones mounted last first, and those that cannot.
+/// Returns the mount points of the writable filesystems on the build's disks: those that can be
+/// frozen, with the last mounted first, and those that cannot.
 fn writable(mounts: &[MountEntry]) -> (Vec<String>, Vec<String>) {
     let helper = mounts.iter().find(|mount| mount.target == HELPER).map(|mount| &mount.device);
     let (mut freeze, mut plain) = (Vec::new(), Vec::new());

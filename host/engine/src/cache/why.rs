@@ -1,33 +1,33 @@
-//! Why a stage runs although a cache is in use.
+//! The reasons why a stage runs although a cache is in use.
 
 use std::{fmt, time::Duration};
 
 use checked::Printable;
 
-/// A reason names this many inputs and counts the rest.
+/// Maximum number of inputs that a reason names; the rest is only counted.
 const NAMED_INPUTS: usize = 3;
 
-/// Why a stage runs.
+/// The reason why a stage runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// No record has a stage of this name of this build.
+    /// There is no record of a stage with this name in a build with this name.
     NeverBuilt,
-    /// These inputs have changed since it ran.
+    /// These inputs have changed since the stage ran.
     Changed(Vec<Printable>),
-    /// A stage before it runs.
+    /// The stage before it, which has this name, runs.
     Follows(String),
-    /// Its network content is of this age, which the rules do not allow.
+    /// The network content of its result has this age, which the rules do not allow.
     Expired(Duration),
-    /// Its record has a time in the future: a clock was set back.
+    /// The time in its record is in the future: a clock was set back.
     Clock,
     /// The stage's result came from a shared cache that is not trusted any more.
     Untrusted {
-        /// The shared cache.
+        /// The location of the shared cache.
         place: Printable,
-        /// Whether it was signed, with another key than the one that is configured.
+        /// Whether the result was signed, though with another key than the configured one.
         signed: bool,
     },
-    /// The user asked for it: `--refresh`.
+    /// The user requested it with `--refresh`.
     Refresh,
     /// The stage ran before, but its disks were not worth saving, or have been removed.
     NotKept,

@@ -1,6 +1,6 @@
-//! Puts the results of stages into the store, on a thread of its own while later
-//! stages run. A failure there costs later builds time, and this one nothing: it is
-//! reported once, and no further result of the build is saved.
+//! Writes the results of stages to the store, on a separate thread while later stages run. A
+//! failure there makes later builds slower, but does not affect this one: it is reported once, and
+//! no further result of the build is saved.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -30,7 +30,7 @@ pub(crate) struct Job {
     pub(crate) record: StageRecord,
     /// The log of the stage so far.
     pub(crate) log: Vec<u8>,
-    /// The files of the disks that have been finished; `None` when no disks are saved.
+    /// The disk files that have become immutable; `None` if no disks are saved.
     pub(crate) finished: Option<Vec<Finished>>,
 }
 
@@ -43,12 +43,12 @@ pub(crate) struct CacheWriter {
 }
 
 impl CacheWriter {
-    /// Starts for a build whose disks are new.
+    /// Starts the thread for a build whose disks are new.
     pub(crate) fn start(lease: Arc<Lease>, observer: SharedObserver) -> Self {
         Self::begin(lease, BTreeMap::new(), BTreeMap::new(), observer)
     }
 
-    /// Starts for a build whose disks were restored to their raw files.
+    /// Starts the thread for a build whose disks were restored to their raw files.
     pub(crate) fn resume(
         lease: Arc<Lease>,
         chains: BTreeMap<DiskName, DiskState>,
@@ -84,19 +84,19 @@ impl CacheWriter {
         Self { jobs: Some(jobs), thread: Some(thread), failed }
     }
 
-    /// Whether nothing more can be saved.
+    /// Whether no more results can be saved.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Saves nothing from now on: the files do not have the content that they should.
+    /// Stops saving results, because the disk files do not have the expected content.
     pub(crate) fn give_up(&self) {
         self.failed.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn save(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
-            // The thread ends only after the sender.
+            // The thread ends only after the sender has been dropped.
             let _ = jobs.send(job);
         }
     }
@@ -105,7 +105,7 @@ impl CacheWriter {
     pub(crate) fn finish(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there is a bug, and no reason to lose the build.
+            // A panic of the thread is a bug, but no reason to lose the build.
             let _ = thread.join();
         }
     }
@@ -120,8 +120,8 @@ impl Drop for CacheWriter {
 struct Work {
     lease: Arc<Lease>,
     chains: BTreeMap<DiskName, DiskState>,
-    /// Raw files of disks that were there before this build; overlays lie over
-    /// them until it ends.
+    /// Raw files of the disks that were restored from the store. They do not change before the
+    /// build ends, because layers are put over them.
     restored: BTreeMap<DiskName, PathBuf>,
     /// The content of each disk as far as this build has stored or restored it.
     known: BTreeMap<DiskName, Known>,
@@ -142,7 +142,7 @@ impl Work {
         self.lease.put_record(&record)
     }
 
-    /// Adds a finished file to the chain of its disk.
+    /// Stores a finished file, and adds it to the chain of its disk.
     fn add(&mut self, file: &Finished) -> Result<(), StoreError> {
         let known = match self.known.entry(file.disk.clone()) {
             Entry::Occupied(known) => known.into_mut(),
@@ -162,8 +162,8 @@ impl Work {
             state.layers.push(stored.digest);
         }
         if state.layers.len() > STORED_LAYERS_MAX {
-            // The upper half is small beside the lowest layers, which other
-            // builds share.
+            // Only the upper half is merged: it is small compared with the lowest layers, which
+            // other builds share.
             let upper = state.layers.split_off(STORED_LAYERS_MAX / 2);
             let merged = self.lease.merge(&upper)?;
             state.layers.extend(merged.map(|merged| merged.digest));

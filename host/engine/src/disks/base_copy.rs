@@ -1,4 +1,4 @@
-//! Disks that do not begin empty: a copy of a base, holes kept.
+//! Creates the raw files of disks: empty ones, and copies of a base with its holes.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -8,8 +8,8 @@ use std::{
 
 use plan::DiskBase;
 
-/// Makes the file of a disk: a copy of its base, or nothing, up to `bytes`. A
-/// file that is there already is a disk in use, and stays as it is.
+/// Creates the file of a disk with a size of `bytes`: a copy of its base followed by zeros, or
+/// zeros only. An existing file is a disk in use, and keeps its content.
 pub(crate) fn make_disk(path: &Path, bytes: u64, base: Option<&DiskBase>) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -23,7 +23,8 @@ pub(crate) fn make_disk(path: &Path, bytes: u64, base: Option<&DiskBase>) -> io:
     file.set_len(bytes)
 }
 
-/// Under another name until it is whole, because a disk that exists is used.
+/// Copies a base to a disk. The copy has another name until it is complete, because an existing
+/// disk file counts as complete.
 fn copy_base(base: &DiskBase, path: &Path, bytes: u64) -> io::Result<()> {
     let name = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -34,7 +35,7 @@ fn copy_base(base: &DiskBase, path: &Path, bytes: u64) -> io::Result<()> {
     let mut from = File::open(&base.path)?;
     let there = from.metadata()?.len();
     let base_end = base.offset.checked_add(base.bytes).ok_or(io::ErrorKind::InvalidInput)?;
-    // Around a partition there is more of the disk.
+    // If the base is a partition of a disk, the file may be longer than its end.
     if there < base_end || (base.offset == 0 && there != base_end) {
         return Err(io::Error::other(format!(
             "its base {} has changed: it has not {base_end} bytes",
@@ -48,8 +49,7 @@ fn copy_base(base: &DiskBase, path: &Path, bytes: u64) -> io::Result<()> {
         let (start, end) = (data.start, data.end.min(base_end));
         from.seek(SeekFrom::Start(start))?;
         to.seek(SeekFrom::Start(start - base.offset))?;
-        // This is copy_file_range(2), which shares blocks where the filesystem
-        // can.
+        // This uses copy_file_range(2), which shares blocks if the filesystem supports it.
         let copied = copy(&mut io::Read::take(&mut from, end - start), &mut to)?;
         if copied != end - start {
             return Err(io::ErrorKind::UnexpectedEof.into());

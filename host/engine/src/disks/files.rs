@@ -1,5 +1,5 @@
-//! The files behind the plan's disks: a raw file below, and a qcow2 layer on it
-//! for each saved stage.
+//! The files behind the plan's disks: a raw file, and over it a qcow2 layer for each time when the
+//! disks were saved.
 //!
 //! ```text
 //!   NAME.raw ◄── NAME.1.qcow2 ◄── NAME.2.qcow2      the last one is written to
@@ -20,34 +20,34 @@ use store::{OverlaySource, RawSource, RawTarget};
 use super::base_copy;
 use crate::{EngineError, State, guest::disk_serial};
 
-/// The largest disk whose size a fact may decide: the largest file of ext4, on which
-/// most build directories lie. A guest, or a record, can say any number.
+/// Maximum size of a disk whose size is a fact: the largest file of ext4, the filesystem of most
+/// build directories. Facts are untrusted, since a guest or a record sets them.
 const FACT_BYTES_MAX: u64 = 16 << 40;
 
 /// The files of one disk.
 #[derive(Debug, Clone)]
 struct Files {
     bytes: u64,
-    /// From the lowest to the topmost.
+    /// The files, from the lowest to the topmost.
     chain: Vec<PathBuf>,
-    /// How many of them are immutable, counted from the lowest.
+    /// The number of immutable files, counted from the lowest.
     immutable: usize,
 }
 
-/// A file that a saved stage has finished: it will not change any more.
+/// A disk file that has become immutable, because a new layer was put on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finished {
-    /// Name of the disk.
+    /// The name of the disk.
     pub(crate) disk: DiskName,
-    /// Size of the disk.
+    /// The size of the disk in bytes.
     pub(crate) bytes: u64,
-    /// Path of the file.
+    /// The path of the file.
     pub(crate) path: PathBuf,
-    /// Whether the file is raw, which only the lowest of a chain is.
+    /// Whether the file is raw. Only the lowest file of a chain is raw.
     pub(crate) raw: bool,
 }
 
-/// The files of all disks that have a size.
+/// The files of all disks whose size is known.
 #[derive(Debug)]
 pub(crate) struct Disks {
     directory: PathBuf,
@@ -55,12 +55,12 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    /// No files yet; they will lie in the build directory.
+    /// Creates a set without files. Its directory is inside the build directory.
     pub(crate) fn new(build_dir: &Path) -> Self {
         Self { directory: build_dir.join("disks"), files: BTreeMap::new() }
     }
 
-    /// The raw file of a disk.
+    /// Returns the path of a disk's raw file.
     pub(crate) fn raw(&self, disk: &DiskName) -> PathBuf {
         self.directory.join(format!("{disk}.raw"))
     }
@@ -74,19 +74,20 @@ impl Disks {
     /// Forgets and removes the files of all disks.
     pub(crate) fn clear(&mut self) {
         for path in std::mem::take(&mut self.files).into_values().flat_map(|files| files.chain) {
-            // A file that stays is replaced, or removed with the build's directory.
+            // A file that cannot be removed is replaced later, or removed with the build's
+            // directory.
             let _ = std::fs::remove_file(path);
         }
     }
 
-    /// The directory, made when needed.
+    /// Creates the directory if it is missing.
     pub(crate) fn make_directory(&self) -> Result<(), EngineError> {
         std::fs::create_dir_all(&self.directory)
             .map_err(|source| host("make the directory", &self.directory, source))
     }
 
-    /// Makes the files of disks whose size is known by now, and describes the
-    /// drives.
+    /// Creates the missing files of disks whose size is known by now, and returns the drives of the
+    /// machine for these disks.
     pub(crate) fn drives(&mut self, plan: &Plan, state: &State) -> Result<Vec<Drive>, EngineError> {
         self.make_directory()?;
         let mut drives = Vec::new();
@@ -126,24 +127,24 @@ impl Disks {
         self.files.get(disk).is_some_and(|files| files.immutable == files.chain.len())
     }
 
-    /// Where the next layer of a disk goes.
+    /// Returns the path of the next layer of a disk.
     pub(crate) fn next_layer(&self, disk: &DiskName) -> PathBuf {
         self.layer(disk, self.files.get(disk).map_or(0, |files| files.chain.len()))
     }
 
-    /// A layer of a disk; the raw file below all of them would be number 0.
+    /// Returns the path of a layer of a disk. Layers are numbered from 1; 0 would be the raw file.
     fn layer(&self, disk: &DiskName, number: usize) -> PathBuf {
         self.directory.join(format!("{disk}.{number}.qcow2"))
     }
 
-    /// Notes that a layer has been put on a disk.
+    /// Records that a layer has been put on a disk.
     pub(crate) fn pushed(&mut self, disk: &DiskName, layer: PathBuf) {
         if let Some(files) = self.files.get_mut(disk) {
             files.chain.push(layer);
         }
     }
 
-    /// The files that have become immutable since the last call: all but the topmost ones.
+    /// Returns the files that have become immutable since the last call: all but the topmost ones.
     pub(crate) fn finished(&mut self) -> Vec<Finished> {
         let mut finished = Vec::new();
         for (disk, files) in &mut self.files {
@@ -161,7 +162,7 @@ impl Disks {
         finished
     }
 
-    /// The files of the disk that has most, the raw one counted.
+    /// Returns the number of files of the longest chain of a disk, including the raw file.
     pub(crate) fn longest_chain(&self) -> usize {
         self.files.values().map(|files| files.chain.len()).max().unwrap_or(0)
     }
@@ -171,8 +172,8 @@ impl Disks {
         self.files.contains_key(disk)
     }
 
-    /// Merges the layers of each target disk into its raw file. No machine runs, and the
-    /// cache writer has ended.
+    /// Merges the layers of each target disk into its raw file. No machine may be running, and the
+    /// cache writer must have ended.
     pub(crate) fn flatten(&mut self, plan: &Plan) -> Result<(), EngineError> {
         for disk in plan.disks.iter().filter(|disk| disk.role == DiskRole::Target) {
             let Some(files) = self.files.get_mut(&disk.name) else { continue };
@@ -188,18 +189,18 @@ impl Disks {
         Ok(())
     }
 
-    /// The raw files of the target disks.
+    /// Returns the paths of the target disks' raw files.
     pub(crate) fn targets(&self, plan: &Plan) -> BTreeMap<DiskName, PathBuf> {
         let targets = plan.disks.iter().filter(|disk| disk.role == DiskRole::Target);
         targets.map(|disk| (disk.name.clone(), self.raw(&disk.name))).collect()
     }
 }
 
-/// The target disks of a build that has failed, each as one raw file: those that
-/// existed by then. No machine runs, and the cache writer has ended.
+/// Merges each target disk of a failed build into one raw file, and returns these files. Disks that
+/// did not exist yet are left out. No machine may be running, and the cache writer must have ended.
 ///
 /// # Errors
-/// When layers cannot be merged.
+/// Fails if layers cannot be merged.
 pub fn target_files(
     plan: &Plan,
     build_dir: &Path,
@@ -220,7 +221,7 @@ pub fn target_files(
     Ok(targets)
 }
 
-/// The source of a finished file's extents.
+/// Opens a finished file as a source of extents.
 pub(crate) fn source(finished: &Finished) -> store::Result<Box<dyn store::ExtentSource>> {
     Ok(if finished.raw {
         Box::new(RawSource::open(&finished.path)?)
@@ -229,8 +230,8 @@ pub(crate) fn source(finished: &Finished) -> store::Result<Box<dyn store::Extent
     })
 }
 
-/// The files of a chain with their formats, from the lowest to the topmost: only the
-/// lowest is raw.
+/// Returns the files of a chain with their formats, from the lowest to the topmost. Only the lowest
+/// is raw.
 fn layers(chain: &[PathBuf]) -> impl DoubleEndedIterator<Item = Layer> + '_ {
     chain.iter().enumerate().map(|(index, path)| Layer {
         path: path.clone(),
@@ -238,12 +239,13 @@ fn layers(chain: &[PathBuf]) -> impl DoubleEndedIterator<Item = Layer> + '_ {
     })
 }
 
-/// The serial of the plan's disk number `index`.
+/// Returns the serial of the plan's disk number `index`.
 pub(crate) fn serial(index: usize) -> Result<DriveSerial, EngineError> {
     DriveSerial::new(disk_serial(index)).map_err(|e| EngineError::Recipe(e.to_string()))
 }
 
-/// The size of a disk, once it is known.
+/// Returns the size of a disk in bytes; `None` if it is a fact that has not been set yet. Fails if
+/// the fact is not a valid size.
 pub(crate) fn disk_bytes(size: &DiskSize, state: &State) -> Result<Option<u64>, EngineError> {
     match size {
         DiskSize::Bytes(bytes) => Ok(Some(*bytes)),

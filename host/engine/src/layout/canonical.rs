@@ -1,11 +1,10 @@
-//! Filesystems whose bytes depend on the files in them and on nothing else.
+//! Makes filesystems canonical: their bytes then depend only on the files in them.
 //!
-//! The kernel puts blocks where it likes at the moment when it writes them, and
-//! stores times and random numbers. So with
-//! SOURCE_DATE_EPOCH the filesystems of ext are made again at the end, from their
-//! own files, by mke2fs, which puts everything in one order; FAT is written in
-//! one order anyway, and only its times are set. Logical volumes, containers,
-//! XFS and btrfs have random numbers and times of their own and stay as they are.
+//! The kernel places blocks depending on the moment when it writes them, and stores times and
+//! random numbers. So with SOURCE_DATE_EPOCH, ext filesystems are created again at the end from
+//! their own files by mke2fs, which places everything in a fixed order. FAT is written in a fixed
+//! order anyway, and only its times are set. Logical volumes, containers, XFS and btrfs contain
+//! random numbers and times of their own, and stay as they are.
 
 use plan::{Filesystem, GuestPath, NodeKind};
 
@@ -22,7 +21,8 @@ use crate::{
 const REMAKE_EXT: &str = include_str!("../../scripts/remake-ext.sh");
 const FAT_TIMES: &str = include_str!("../../scripts/fat-times.py");
 
-/// Makes no file below a directory younger than the epoch.
+/// Sets the modification times of files below a directory that are later than the epoch to the
+/// epoch.
 pub(crate) async fn clamp_times(
     guest: &Guest,
     root: &GuestPath,
@@ -33,7 +33,7 @@ pub(crate) async fn clamp_times(
     guest.run_tool(&["sh", "-c", script, "sh", &root, &epoch]).await.map(drop)
 }
 
-/// Makes the filesystems of the layout canonical, where that can be done.
+/// Makes the filesystems of the layout canonical, if their type allows it.
 pub(crate) async fn make(epoch: u64, cx: &StepContext<'_>) -> Result<(), EngineError> {
     let epoch = epoch.to_string();
     for made in &cx.state.nodes {

@@ -1,4 +1,4 @@
-//! Takes over what stands on a disk that did not begin empty.
+//! Detects the layout of a disk that was not empty at the beginning.
 //!
 //! ```text
 //! disk ─┬─────────────► filesystem?   mounted read-only, looked at: is it a root?
@@ -6,8 +6,8 @@
 //!       └─ partitions ► LVM ► volumes ► filesystem?
 //! ```
 //!
-//! What is found becomes nodes of the layout, so from then on contexts mount it,
-//! fresh machines open it and trimming finds it, as if the build had made it.
+//! Everything that is found becomes a node of the layout. From then on contexts mount it, fresh
+//! machines open it and trimming includes it, as if the build had created it.
 
 mod complaints;
 
@@ -28,22 +28,22 @@ use crate::{
     step_context::StepContext,
 };
 
-/// An fstab has some lines; a mebibyte is no fstab.
+/// Maximum size of an fstab. It has a few lines; a larger file is not an fstab.
 const FSTAB_MAX_BYTES: u64 = 1 << 20;
-/// Types of filesystems that can hold a root.
+/// The types of filesystems that can contain a root.
 const ROOT_TYPES: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
-/// Subvolumes that installers put a root into.
+/// The subvolumes into which installers put a root.
 const ROOT_SUBVOLUMES: [&str; 3] = ["@", "@rootfs", "root"];
-/// A disk with more volumes than this is no image of a machine.
+/// Maximum number of partitions, and of volumes, that are examined; images have fewer.
 const DEVICES_MAX: usize = 256;
 
-/// A device of the disk and what blkid says about it.
+/// A device of the disk, with its properties from blkid.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Candidate {
-    /// The node of the layout that it is.
+    /// The name of the layout node for this device.
     node: String,
     device: String,
-    /// Partition number.
+    /// The partition number; `None` if it is not a partition.
     number: Option<u32>,
     tags: BTreeMap<String, String>,
 }
@@ -53,7 +53,7 @@ impl Candidate {
         self.tags.get(name).map_or("", String::as_str)
     }
 
-    /// Whether a recipe means this one by such a name.
+    /// Whether a recipe's name means this device: a partition number, `KIND=VALUE`, or its node.
     fn is_called(&self, name: &str) -> bool {
         if let Ok(number) = name.parse::<u32>() {
             return self.number == Some(number);
@@ -64,7 +64,7 @@ impl Candidate {
         }
     }
 
-    /// Whether it is what fstab calls `KIND=VALUE`.
+    /// Whether fstab means this device by `KIND=VALUE`.
     fn has(&self, kind: &str, value: &str) -> bool {
         match kind {
             "UUID" => self.tag("UUID").eq_ignore_ascii_case(value),
@@ -82,7 +82,7 @@ type Root<'a> = (&'a Candidate, Option<String>, String);
 /// A volume group with its volumes.
 type Group = (String, Vec<String>);
 
-/// Carries out `FindRoot`.
+/// Runs the step `FindRoot`: finds the root on a disk, and adds the disk's layout to the state.
 pub(crate) async fn find_root(
     disk: &str,
     wanted: Option<&str>,
@@ -137,7 +137,7 @@ pub(crate) async fn find_root(
     Ok(())
 }
 
-/// Carries out `FindDevices`.
+/// Runs the step `FindDevices`: adds the layout of a disk, with the wanted devices, to the state.
 pub(crate) async fn find_devices(
     disk: &str,
     wanted: &[FoundDevice],
@@ -145,7 +145,7 @@ pub(crate) async fn find_devices(
 ) -> Result<(), EngineError> {
     let (guest, state) = (cx.guest, &mut *cx.state);
     let prepare = |source| EngineError::Prepare { action: "list drives".into(), source };
-    // The table is not read again: volumes on the disk may be in use already.
+    // The partition table is not read again, since volumes on the disk may be in use already.
     let mut listed = guest.session.block_devices().await.map_err(prepare)?;
     let device = attached(disk, guest)?;
     let serial = listed.iter().find(|known| known.path == device).map(|own| own.serial.clone());
@@ -179,7 +179,7 @@ pub(crate) async fn find_devices(
     set_facts(cx.plan, guest, state)
 }
 
-/// Carries out `ForgetLayout`.
+/// Runs the step `ForgetLayout`: closes the layout, and removes its nodes and facts from the state.
 pub(crate) async fn forget(guest: &Guest, state: &mut State) -> Result<(), EngineError> {
     close(guest, state).await?;
     for made in std::mem::take(&mut state.nodes) {
@@ -198,7 +198,7 @@ fn attached<'a>(disk: &str, guest: &'a Guest) -> Result<&'a str, EngineError> {
     found.ok_or_else(|| EngineError::Recipe(format!("the disk `{disk}` is not attached")))
 }
 
-/// Everything on the disk that could hold a filesystem.
+/// Lists the devices on the disk that could contain a filesystem, and its volume groups.
 async fn candidates(
     disk: &str,
     listed: Vec<BlockDevice>,
@@ -235,7 +235,7 @@ async fn candidates(
     Ok((candidates, groups))
 }
 
-/// Asks blkid about devices. It exits with 2 for one with nothing on it.
+/// Reads the properties of devices from blkid, whose exit status is 2 for an empty device.
 async fn probe(guest: &Guest, candidates: &mut [Candidate]) -> Result<(), EngineError> {
     for candidate in candidates {
         let argv = ["blkid", "-p", "-o", "export", &candidate.device];
@@ -245,7 +245,7 @@ async fn probe(guest: &Guest, candidates: &mut [Candidate]) -> Result<(), Engine
     Ok(())
 }
 
-/// `NAME=value` lines; blkid writes a backslash before unusual characters.
+/// Parses lines of the form `NAME=value`. blkid writes a backslash before unusual characters.
 fn parse_export(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter_map(|line| line.split_once('='))
@@ -253,7 +253,7 @@ fn parse_export(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Activates the volume groups that stand on the candidates.
+/// Activates the volume groups on the candidates, and lists their volumes.
 async fn activate(guest: &Guest, candidates: &[Candidate]) -> Result<Vec<Group>, EngineError> {
     let pvs = ["pvs", "--noheadings", "--separator", "|", "-o", "vg_name,pv_name"];
     let said = guest.run_tool(&pvs).await?;
@@ -273,8 +273,8 @@ async fn activate(guest: &Guest, candidates: &[Candidate]) -> Result<Vec<Group>,
     Ok(groups)
 }
 
-/// `a|b` lines of lvm's reports. Lines without a group are free volumes; names
-/// begin with no dash, because lvm allows none that do.
+/// Parses lines of the form `a|b` in reports of LVM. Lines without a group are unused physical
+/// volumes, which are left out. So are names that begin with a dash, which LVM does not allow.
 fn pairs(text: &str) -> impl Iterator<Item = (String, String)> {
     text.lines()
         .filter_map(|line| line.trim().split_once('|'))
@@ -282,8 +282,7 @@ fn pairs(text: &str) -> impl Iterator<Item = (String, String)> {
         .filter(|(one, two)| !one.is_empty() && !two.is_empty() && !one.starts_with('-'))
 }
 
-/// The candidates that hold a root: with the subvolume that it is in, and its
-/// fstab.
+/// Finds the candidates that contain a root, each with the subvolume of the root and its fstab.
 async fn roots<'a>(
     guest: &Guest,
     candidates: &'a [Candidate],
@@ -321,8 +320,7 @@ async fn roots<'a>(
     Ok(roots)
 }
 
-/// Whether a tree can be the root of a system: it has an /etc, and something to
-/// run.
+/// Whether a tree can be the root of a system: it has /etc, and /bin or /usr/bin.
 async fn is_root(guest: &Guest, root: &str) -> Result<bool, SessionError> {
     let session = &guest.session;
     let exists =
@@ -366,7 +364,7 @@ fn parse_fstab(text: &str) -> Vec<FstabLine> {
         .collect()
 }
 
-/// The device that a line of fstab means.
+/// Finds the device that a line of fstab means.
 fn resolve<'a>(line: &FstabLine, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
     let (kind, value) = line.source.split_once('=').unwrap_or(("", &line.source));
     let value = value.trim_matches('"');
@@ -376,8 +374,9 @@ fn resolve<'a>(line: &FstabLine, candidates: &'a [Candidate]) -> Option<&'a Cand
     }
 }
 
-/// `/dev/disk/by-*/…`, `/dev/GROUP/VOLUME`, `/dev/mapper/GROUP-VOLUME`, and
-/// `/dev/sda2` by its number, whatever the disk was called where it was made.
+/// Finds a device by a path: `/dev/disk/by-*/…`, `/dev/GROUP/VOLUME`, `/dev/mapper/GROUP-VOLUME`,
+/// or one such as `/dev/sda2`. Of the latter only the partition number counts, since the disk may
+/// have had another name where the image was made.
 fn by_path<'a>(path: &str, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
     if let Some((kind, value)) =
         path.strip_prefix("/dev/disk/by-").and_then(|rest| rest.split_once('/'))
@@ -404,7 +403,7 @@ fn by_path<'a>(path: &str, candidates: &'a [Candidate]) -> Option<&'a Candidate>
         .then(|| candidates.iter().find(|candidate| candidate.number == Some(number)))?
 }
 
-/// The filesystem on a candidate as a node.
+/// Creates the node for the filesystem on a candidate.
 fn filesystem_node(name: String, candidate: &Candidate) -> MadeNode {
     let tag = |name| Some(candidate.tag(name).to_owned()).filter(|text| !text.is_empty());
     let found = Filesystem {
@@ -418,7 +417,7 @@ fn filesystem_node(name: String, candidate: &Candidate) -> MadeNode {
     MadeNode { node, partitions: Vec::new(), uuid: tag("UUID") }
 }
 
-/// The layout as nodes, bases first.
+/// Creates the nodes of the detected layout, with bases before the nodes on them.
 fn nodes(
     disk: &str,
     candidates: &[Candidate],
@@ -475,7 +474,7 @@ fn nodes(
     nodes
 }
 
-/// What a disk says of itself, for the fuzz target.
+/// Parses a text as reports of blkid and LVM and as an fstab, for the fuzz target.
 pub(crate) fn read_reports(text: &str) {
     let candidates: Vec<Candidate> = text
         .split("\n\n")

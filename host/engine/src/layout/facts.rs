@@ -1,12 +1,12 @@
-//! The facts by which later steps know the devices of a layout.
+//! The facts by which later steps find the devices of a layout.
 
 use plan::{Filesystem, NodeKind, Plan};
 
 use super::nodes::device;
 use crate::{EngineError, State, guest::Guest};
 
-/// Sets `device.NAME`, `uuid.NAME`, `label.NAME` and the two facts that
-/// diskimage-builder's scripts know the whole by.
+/// Sets the facts `device.NAME`, `uuid.NAME` and `label.NAME`, and the two facts that describe the
+/// whole layout to diskimage-builder's scripts: `image-block-device` and `image-block-devices`.
 pub(crate) fn set_facts(plan: &Plan, guest: &Guest, state: &mut State) -> Result<(), EngineError> {
     let mut devices: Vec<(String, String)> =
         guest.disks.iter().map(|(name, device, _)| (name.clone(), device.clone())).collect();
@@ -34,7 +34,7 @@ pub(crate) fn set_facts(plan: &Plan, guest: &Guest, state: &mut State) -> Result
     let list: String =
         devices.iter().map(|(name, device)| format!(" [{name}]={device} ")).collect();
     state.facts.insert("image-block-devices".into(), list);
-    // Without any node it would look like a device that a script has made.
+    // If there are no nodes, the fact means a device that a script has made.
     if !state.nodes.is_empty()
         && let Some((device, _)) = targets.first().and_then(|name| guest.device(name))
     {

@@ -1,5 +1,5 @@
-//! Makes the root filesystem of a disk as large as the disk allows: partition,
-//! physical volume, logical volume, filesystem, from below.
+//! Makes the root filesystem of a disk as large as the disk allows. Grows, in this order, the
+//! partition, the physical volume, the logical volume and the filesystem.
 
 use plan::{Filesystem, NodeKind};
 use serde::Deserialize;
@@ -12,14 +12,14 @@ use crate::{
     step_context::StepContext,
 };
 
-/// e2fsck's status for "errors were corrected".
+/// The exit status of e2fsck if errors were corrected.
 const E2FSCK_CORRECTED: i32 = 1;
-/// Types of extended partitions of an MBR, which hold the logical ones.
+/// The types of extended partitions of an MBR, which contain the logical ones.
 const EXTENDED_TYPES: [&str; 3] = ["5", "f", "85"];
-/// Numbers of logical partitions begin here.
+/// The number of the first logical partition.
 const LOGICAL_FIRST: u32 = 5;
 
-/// What sfdisk says about a table, as far as it matters.
+/// The used parts of sfdisk's report about a partition table.
 #[derive(Debug, Deserialize)]
 struct Report {
     partitiontable: Table,
@@ -39,7 +39,7 @@ struct Entry {
     kind: String,
 }
 
-/// Carries out `GrowRoot`.
+/// Runs the step `GrowRoot`: grows the root filesystem of a disk.
 pub(crate) async fn grow_root(disk: &str, cx: &StepContext<'_>) -> Result<(), EngineError> {
     let (guest, state) = (cx.guest, &*cx.state);
     let filesystem = root(state).ok_or_else(|| {
@@ -51,7 +51,7 @@ pub(crate) async fn grow_root(disk: &str, cx: &StepContext<'_>) -> Result<(), En
         Some(group) => physical(disk, group, cx).await?,
     };
     if let Some(group) = &group {
-        // A partition in use cannot change its size for the kernel.
+        // The kernel cannot change the size of a partition that is in use.
         guest.run_tool(&["vgchange", "-an", group]).await?;
     }
     if let Some(number) = partition {
@@ -64,7 +64,7 @@ pub(crate) async fn grow_root(disk: &str, cx: &StepContext<'_>) -> Result<(), En
     grow_filesystem(guest, &device, &filesystem.fstype).await
 }
 
-/// The root filesystem of the layout.
+/// Returns the root filesystem of the layout.
 fn root(state: &State) -> Option<&Filesystem> {
     state.nodes.iter().find_map(|made| match &made.node.kind {
         NodeKind::Mount(mount) if mount.mount_point == "/" => state.filesystem(&mount.base),
@@ -84,8 +84,8 @@ fn number_of(node: &str, state: &State) -> Option<u32> {
     partitions.find(|(name, _)| name == node).map(|(_, number)| *number)
 }
 
-/// The last partition of the disk that holds a part of a volume group; `None`
-/// when it stands on the bare disk.
+/// Finds the last partition of the disk that is part of a volume group; `None` if the group is on
+/// the bare disk.
 async fn physical(
     disk: &str,
     group: &str,
@@ -106,7 +106,8 @@ async fn physical(
     Ok(numbers.into_iter().max())
 }
 
-/// Moves the end of a partition as far as the next one, or the disk's end.
+/// Moves the end of a partition to the start of the next one, or to the end of the disk. Warns if
+/// the partition cannot grow.
 async fn grow_partition(disk: &str, number: u32, cx: &StepContext<'_>) -> Result<(), EngineError> {
     let guest = cx.guest;
     let (device, _) = guest
@@ -147,14 +148,14 @@ fn parse(report: &[u8]) -> Result<Table, EngineError> {
         .map_err(|error| EngineError::Recipe(format!("sfdisk's report cannot be read: {error}")))
 }
 
-/// sfdisk's report, for the fuzz target.
+/// Parses a report of sfdisk, for the fuzz target.
 pub(crate) fn read_report(bytes: &[u8]) {
     if let Ok(table) = parse(bytes) {
         let _ = extended(&table, "/dev/vda");
     }
 }
 
-/// The number of the extended partition.
+/// Returns the number of the extended partition, if there is one.
 fn extended(table: &Table, device: &str) -> Option<u32> {
     let entry =
         table.partitions.iter().find(|entry| EXTENDED_TYPES.contains(&entry.kind.as_str()))?;
@@ -201,7 +202,7 @@ async fn grow_filesystem(guest: &Guest, device: &str, fstype: &str) -> Result<()
     }
 }
 
-/// resize2fs refuses a filesystem that has not just been checked.
+/// Checks an ext filesystem, because resize2fs refuses one that has not just been checked.
 async fn check(guest: &Guest, device: &str) -> Result<(), EngineError> {
     let argv = ["e2fsck", "-f", "-p", device];
     let output = guest.tool_output(&argv, b"").await?;
@@ -211,7 +212,7 @@ async fn check(guest: &Guest, device: &str) -> Result<(), EngineError> {
     }
 }
 
-/// Runs a tool that works on a mounted filesystem only.
+/// Mounts a filesystem, and runs a tool that works only on a mounted one.
 async fn mounted(
     guest: &Guest,
     device: &str,

@@ -1,4 +1,4 @@
-//! Makes the nodes of a layout. One arm for each kind of node.
+//! Creates the nodes of a layout, with one match arm for each kind of node.
 
 use plan::{Layout, LogicalVolume, Luks, LvSize, MdArray, Node, NodeKind, PartitionTable};
 use uuid::Uuid;
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{EngineError, guest::Guest, state::MadeNode, step_context::StepContext};
 
-/// Logical volumes are multiples of LVM's default extent.
+/// LVM's default extent. The sizes of logical volumes are rounded down to multiples of it.
 const LVM_EXTENT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Makes the nodes of a layout, one after another, and sets their facts.
+/// Creates the nodes of a layout one after another, and sets their facts.
 pub(crate) async fn create(layout: &Layout, cx: &mut StepContext<'_>) -> Result<(), EngineError> {
     for node in &layout.nodes {
         let made = make(node, cx).await?;
@@ -135,7 +135,7 @@ async fn make_volume(guest: &Guest, name: &str, volume: &LogicalVolume) -> Resul
     guest.run_tool(&words).await.map(drop)
 }
 
-/// The largest sectors that LUKS2 has.
+/// The largest sector size of LUKS2.
 const LUKS_SECTOR_BYTES: u64 = 4096;
 
 async fn make_luks(
@@ -146,8 +146,9 @@ async fn make_luks(
 ) -> Result<(), EngineError> {
     let mut argv =
         vec!["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--uuid", uuid];
-    // cryptsetup takes sectors of 4096 bytes where the disk has them, even for a partition
-    // that ends within one, and then cannot open what it has made. LUKS1 has no choice.
+    // cryptsetup uses sectors of 4096 bytes if the disk has them, even if the size of the partition
+    // is not a multiple of them. Then it cannot open the container that it has made. LUKS1 has no
+    // choice of the sector size.
     if !luks.options.iter().any(|option| option.ends_with("luks1")) {
         let size = guest.run_tool(&["blockdev", "--getsize64", device]).await?;
         let size: Option<u64> = String::from_utf8_lossy(&size).trim().parse().ok();

@@ -1,11 +1,11 @@
-//! The commands that make filesystems.
+//! The commands that create filesystems.
 
 use plan::Filesystem;
 use uuid::Uuid;
 
 use crate::{EngineError, guest::Guest};
 
-/// Makes a filesystem; gives the UUID that it then has, where there is one.
+/// Creates a filesystem. Returns its UUID, if it has a known one.
 pub(crate) async fn make(
     guest: &Guest,
     filesystem: &Filesystem,
@@ -19,9 +19,9 @@ pub(crate) async fn make(
     Ok(known)
 }
 
-/// The command that makes a filesystem, without the device, and the UUID that it
-/// then has. The seed is that of the hashes in ext's directories, by which their
-/// entries are ordered.
+/// Returns the command that creates a filesystem, without the device, and the UUID that the
+/// filesystem will have. `hash_seed` is the seed of the hashes in ext directories, which determine
+/// the order of entries.
 pub(crate) fn command(
     filesystem: &Filesystem,
     uuid: &str,
@@ -41,7 +41,7 @@ pub(crate) fn command(
         }
         kind => {
             argv.extend(["mkfs", "-t", kind]);
-            // Discarding a sparse file that was never written is only work.
+            // Discarding the blocks of a sparse file that was never written to is useless work.
             argv.extend(match kind {
                 "ext2" | "ext3" | "ext4" => {
                     let own = format!("nodiscard,hash_seed={hash_seed}");
@@ -67,8 +67,8 @@ pub(crate) fn command(
     (argv.into_iter().map(str::to_owned).collect(), known)
 }
 
-/// mke2fs heeds only the last `-E`, so those of the user are taken out of the
-/// options and joined with those of this program, which they win over.
+/// Removes the user's `-E` options from `options` and appends them to vbuild's own, because mke2fs
+/// uses only the last `-E`. Where both are set, the user's options take precedence.
 fn with_extended(own: String, options: &mut Vec<&str>) -> String {
     let mut joined = own;
     let mut left = Vec::new();

@@ -1,7 +1,7 @@
-//! Disk layouts: made from a plan, detected on a disk, opened in a fresh guest, grown.
+//! Disk layouts: created from a plan, detected on a disk, opened in a fresh guest, and grown.
 //!
-//! To add a kind of node to [`plan::NodeKind`], give it an arm in `make.rs`, `open.rs`
-//! (twice) and `nodes.rs`; the compiler asks for each.
+//! To add a kind of node to [`plan::NodeKind`], add a match arm to `make.rs`, to `open.rs` (twice)
+//! and to `nodes.rs`; the compiler reports each missing arm.
 
 mod canonical;
 mod detect;

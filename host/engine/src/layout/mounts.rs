@@ -6,8 +6,8 @@ use session::MountSpec;
 use super::nodes::device;
 use crate::{EngineError, State, guest::Guest};
 
-/// The layout's filesystems below a directory. Plain string order puts parents
-/// first, as diskimage-builder does.
+/// Returns the mounts of the layout's filesystems below a directory. Plain string order puts
+/// parents first, as diskimage-builder does.
 pub(crate) fn mounts(
     at: &GuestPath,
     guest: &Guest,
@@ -37,19 +37,20 @@ pub(crate) fn mounts(
         .collect())
 }
 
-/// Whether a mount is of a filesystem of a disk, and not of the system or a bind.
+/// Whether a mount is a filesystem on a disk, and not one of the system or a bind mount.
 pub(crate) fn is_of_layout(mount: &MountSpec) -> bool {
     mount.source.starts_with("/dev/") && !mount.fstype.is_empty()
 }
 
-/// Mount options in the guest: the one of fstab that decides what is mounted.
+/// Returns the mount options in the guest. Of those in fstab, it has only `subvol=`, which
+/// determines what is mounted.
 fn mount_options(mount: &plan::Mount) -> Vec<String> {
     let fstab = mount.fstab.iter().flat_map(|entry| entry.options.split(','));
     let subvolume = fstab.filter(|word| word.starts_with("subvol=")).map(ToOwned::to_owned);
     std::iter::once("noatime".to_owned()).chain(subvolume).collect()
 }
 
-/// The lines of fstab for the layout's mounts, in mount order.
+/// Returns the lines of fstab for the layout's mounts, in mount order.
 pub(crate) fn fstab(state: &State) -> Result<String, EngineError> {
     let mut lines = Vec::new();
     for made in &state.nodes {
@@ -83,8 +84,8 @@ pub(crate) fn fstab(state: &State) -> Result<String, EngineError> {
     Ok(lines.into_iter().map(|(_, line)| line).collect())
 }
 
-/// Discards the free blocks of every mounted filesystem of the layout; those
-/// that cannot (vfat) are passed over.
+/// Discards the free blocks of every mounted filesystem of the layout. Filesystems that do not
+/// support this (vfat) are skipped.
 pub(crate) async fn trim(guest: &Guest) -> Result<(), EngineError> {
     let mounts = guest.mounted.iter().map(|mounted| &mounted.spec);
     for at in mounts.filter(|mount| is_of_layout(mount)).map(|mount| &mount.target) {

@@ -1,11 +1,10 @@
-//! Finds the nodes of a layout that have been made, and their devices: by serial and
-//! partition number, never by letter.
+//! Finds the devices of layout nodes by serial and partition number, never by device letter.
 
 use plan::NodeKind;
 
 use crate::{EngineError, State, guest::Guest};
 
-/// The block device that a node (or disk, or partition) stands for.
+/// Returns the block device of a node, a disk or a partition.
 pub(crate) fn device(name: &str, guest: &Guest, state: &State) -> Result<String, EngineError> {
     if let Some((device, _)) = guest.device(name) {
         return Ok(device.to_owned());
@@ -24,7 +23,7 @@ pub(crate) fn device(name: &str, guest: &Guest, state: &State) -> Result<String,
             NodeKind::PhysicalVolume { base, .. } => device(base, guest, state),
             NodeKind::VolumeGroup { .. } => Ok(format!("/dev/{name}")),
             NodeKind::LogicalVolume(volume) => {
-                // One that was found is named with its group, see `detect.rs`.
+                // The name of a detected volume contains its group; see `detect.rs`.
                 let own = name.rsplit('/').next().unwrap_or(name);
                 Ok(format!("/dev/{}/{own}", volume.group))
             }
@@ -37,13 +36,13 @@ pub(crate) fn device(name: &str, guest: &Guest, state: &State) -> Result<String,
     Err(EngineError::Recipe(format!("nothing of the name `{name}` has been made on a disk")))
 }
 
-/// The kernel's name of a partition: `/dev/vda1`, `/dev/nvme0n1p1`.
+/// Returns the kernel's name of a partition, such as `/dev/vda1` or `/dev/nvme0n1p1`.
 fn partition_node(disk: &str, number: u32) -> String {
     let digit = disk.chars().last().is_some_and(|last| last.is_ascii_digit());
     format!("{disk}{}{number}", if digit { "p" } else { "" })
 }
 
-/// The name by which the seed of a filesystem's directory hashes is known.
+/// Returns the name of the identifier that seeds the directory hashes of a filesystem.
 pub(crate) fn hash_name(filesystem: &str) -> String {
     format!("{filesystem}/directories")
 }

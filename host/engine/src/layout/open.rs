@@ -1,14 +1,14 @@
-//! Opens and closes what partitions alone do not make available: volume groups, LUKS
-//! containers and md arrays. One arm for each kind of node.
+//! Opens and closes the nodes that do not become available with their disk: volume groups, LUKS
+//! containers and md arrays. There is one match arm for each kind of node.
 
 use plan::{Luks, NodeKind, Plan};
 
 use super::{facts::set_facts, nodes::device};
 use crate::{EngineError, State, guest::Guest};
 
-/// Opens what was made by earlier stages in a guest that has just started:
-/// partitions appear by themselves, volumes and containers do not. The facts
-/// that name devices are set again, because letters may have changed.
+/// Opens, in a fresh guest, the nodes that earlier stages have made. Partitions appear by
+/// themselves, but volumes and containers do not. Sets the facts that name devices again, because
+/// device letters may have changed.
 pub(crate) async fn open(plan: &Plan, guest: &Guest, state: &mut State) -> Result<(), EngineError> {
     if state.nodes.is_empty() {
         return Ok(());
@@ -44,8 +44,8 @@ pub(crate) async fn open(plan: &Plan, guest: &Guest, state: &mut State) -> Resul
     set_facts(plan, guest, state)
 }
 
-/// Closes volumes and containers, last made first, before the guest goes down.
-/// A volume that cannot be closed is one that something still uses.
+/// Closes volume groups, containers and arrays in reverse order of their creation, before the guest
+/// powers off. Fails if something still uses one of them.
 pub(crate) async fn close(guest: &Guest, state: &State) -> Result<(), EngineError> {
     for made in state.nodes.iter().rev() {
         let name = made.node.name.as_str();

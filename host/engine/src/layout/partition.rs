@@ -1,8 +1,8 @@
-//! Partition tables as bytes: where each partition goes, and what is written
-//! where on the disk. The tables themselves are encoded by gptman and mbrman.
+//! Creates partition tables: computes the place of each partition, and the bytes to write to the
+//! disk. The tables themselves are encoded by gptman and mbrman.
 //!
-//! The guest never runs a partitioner: the host computes the few sectors, the
-//! agent writes them, and the kernel reads the table again.
+//! No partitioner runs in the guest to create a table: the host computes the few sectors, the agent
+//! writes them, and the kernel reads the table again.
 
 mod gpt_types;
 mod sparse_disk;
@@ -17,103 +17,106 @@ use uuid::Uuid;
 
 use sparse_disk::SparseDisk;
 
-/// The heads and sectors that every BIOS of the last decades pretends.
+/// The number of heads in CHS addresses, as every BIOS of the last decades reports it.
 const CHS_HEADS: u32 = 255;
-/// See [`CHS_HEADS`].
+/// The number of sectors per track in CHS addresses; see [`CHS_HEADS`].
 const CHS_SECTORS: u32 = 63;
-/// The type of the extended partition that holds the logical ones (LBA form).
+/// The type of the extended partition that contains the logical ones (LBA form).
 const EXTENDED_TYPE: u8 = 0x0f;
-/// GPT keeps 33 blocks of backup at the end; diskimage-builder leaves a whole
-/// alignment unit free, so that sizes come out the same.
+/// One MiB, which the partitions of a GPT leave free at each end of the disk. The backup table at
+/// the end needs only 33 blocks, but diskimage-builder leaves a whole alignment unit free, and
+/// sizes must be the same.
 const MIB: u64 = 1024 * 1024;
-/// Sectors of an MBR.
+/// The size of a sector of an MBR.
 const SECTOR_BYTES: u64 = 512;
 
-/// Why a table cannot be made.
+/// Errors of creating a partition table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
-    /// The partitions do not fit.
+    /// A partition does not fit on the disk.
     #[error(
         "partition `{name}` needs {needed} bytes, but only {left} of the {disk} bytes of disk `{disk_name}` are left"
     )]
     Full {
-        /// The partition.
+        /// The name of the partition.
         name: String,
-        /// The disk.
+        /// The name of the disk.
         disk_name: String,
-        /// What it needs.
+        /// The size that the partition needs, in bytes.
         needed: u64,
-        /// What is left.
+        /// The space that is left for it, in bytes.
         left: u64,
-        /// The size of the disk.
+        /// The size of the disk in bytes.
         disk: u64,
     },
-    /// A type that is no type.
+    /// The type code of a partition is not valid.
     #[error("partition `{name}` has the type `{type_code}`, which is no {label} type code")]
     Type {
-        /// The partition.
+        /// The name of the partition.
         name: String,
         /// The type code that was requested for the partition.
         type_code: String,
         /// The kind of table.
         label: &'static str,
     },
-    /// Too many primary partitions, or primaries after logical ones.
+    /// The partitions cannot be represented in an MBR, for example because there are too many
+    /// primary ones, or primary ones after logical ones.
     #[error("the partitions of disk `{disk}` cannot be written to an MBR: {reason}")]
     Mbr {
-        /// The disk.
+        /// The name of the disk.
         disk: String,
-        /// The reason.
+        /// The reason why an MBR cannot represent the partitions.
         reason: String,
     },
-    /// The encoder refused.
+    /// The encoder of the table failed.
     #[error("the partition table of disk `{disk}` cannot be encoded: {reason}")]
     Encode {
-        /// The disk.
+        /// The name of the disk.
         disk: String,
-        /// The reason.
+        /// The error message of the encoder.
         reason: String,
     },
 }
 
-/// Where a partition ended up.
+/// The place of a partition on the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placed {
     /// The name of the partition.
     pub(crate) name: String,
-    /// The number of the partition as the kernel counts, from 1; logical ones on an MBR from 5.
+    /// The number of the partition as the kernel counts: from 1, and from 5 for logical partitions
+    /// of an MBR.
     pub(crate) number: u32,
-    /// First byte.
+    /// The offset of the first byte.
     pub(crate) start: u64,
-    /// Size in bytes.
+    /// The size in bytes.
     pub(crate) bytes: u64,
 }
 
-/// A table ready to be written.
+/// An encoded table that can be written to the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableImage {
-    /// Offset and bytes of each write.
+    /// The offset and the bytes of each write.
     pub(crate) writes: Vec<(u64, Vec<u8>)>,
-    /// The partitions.
+    /// The places of the partitions.
     pub(crate) partitions: Vec<Placed>,
 }
 
-/// Where everything lies.
+/// The places of all parts of a table.
 #[derive(Debug, Default)]
 struct Arrangement {
     /// The partitions, in the order of the table.
     placed: Vec<Placed>,
-    /// MBR: the extended partition.
+    /// The extended partition of an MBR.
     extended: Option<Extended>,
-    /// MBR: where the boot records of the logical partitions are, in bytes.
+    /// The offsets of the boot records of an MBR's logical partitions, in bytes.
     records: Vec<u64>,
 }
 
-/// Lays a table out on a disk of `disk_bytes` with blocks of `block_bytes`.
-/// `id` gives the identifiers: the same name gives the same one.
+/// Lays out a table on a disk of `disk_bytes` with blocks of `block_bytes`. `id` returns an
+/// identifier for a name, always the same one for the same name.
 ///
 /// # Errors
-/// When partitions do not fit or cannot be expressed.
+/// Fails if partitions do not fit, or cannot be represented in the table.
 pub(crate) fn lay_out(
     table: &PartitionTable,
     disk_bytes: u64,
@@ -134,19 +137,19 @@ fn align_up(value: u64, align: u64) -> u64 {
     value.div_ceil(align).saturating_mul(align)
 }
 
-/// Where a partition may go, and what it may take a part of.
+/// The space for a partition.
 struct Room {
     /// The offset on the disk of the first byte that the partition may use.
     start: u64,
-    /// The first byte that it may not use.
+    /// The offset of the first byte that the partition may not use.
     end: u64,
-    /// What percentages are of.
+    /// The number of bytes that percentages refer to.
     free: u64,
-    /// What sizes are cut to.
+    /// The unit to which sizes are rounded down.
     unit: u64,
 }
 
-/// The size of a partition.
+/// Computes the size of a partition in bytes. Fails if it does not fit, or is rounded down to zero.
 fn size_of(
     table: &PartitionTable,
     index: usize,
@@ -182,7 +185,7 @@ fn number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
-/// How many primary partitions an MBR has, all of which must be given first.
+/// Returns the number of primary partitions. Fails if an MBR has one of them after a logical one.
 fn primaries(table: &PartitionTable) -> Result<usize, TableError> {
     if table.label == TableLabel::Gpt {
         return Ok(table.partitions.len());
@@ -194,7 +197,7 @@ fn primaries(table: &PartitionTable) -> Result<usize, TableError> {
     Ok(primaries)
 }
 
-/// One partition after the other, aligned, as diskimage-builder places them.
+/// Places the partitions one after the other, aligned, as diskimage-builder does.
 fn in_order(
     table: &PartitionTable,
     align: u64,
@@ -205,8 +208,8 @@ fn in_order(
     let last = disk_bytes.saturating_sub(margin) / align * align;
     let primaries = primaries(table)?;
     let mut next = align_up(margin, align);
-    // diskimage-builder's sgdisk keeps 2 MiB, and counts what sizes say, not what they are
-    // cut to.
+    // In diskimage-builder, sgdisk keeps 2 MiB free, and the requested sizes are subtracted, not
+    // the rounded ones.
     let mut unused = disk_bytes.saturating_sub(2 * MIB);
     let mut arranged = Arrangement::default();
     for (index, partition) in table.partitions.iter().enumerate() {
@@ -220,7 +223,7 @@ fn in_order(
         let start = partition.start.map_or(after, |start| align_up(start, align).max(after));
         let free = if is_gpt { unused } else { disk_bytes.saturating_sub(next + align) };
         let is_end = matches!(partition.size, Size::EndAt(_));
-        // On an MBR only percentages leave the last unit free.
+        // On an MBR, only sizes in percent leave the last unit free.
         let end = if is_gpt || is_end { last } else { disk_bytes };
         let unit = if is_end { align } else { unit };
         let bytes = size_of(table, index, &Room { start, end, free, unit }, disk_bytes)?;
@@ -239,7 +242,7 @@ fn in_order(
     Ok(arranged)
 }
 
-/// Every partition where it was said to be.
+/// Places every partition at the start that the plan gives.
 fn exact(
     table: &PartitionTable,
     extended: Option<Extended>,
@@ -262,7 +265,7 @@ fn exact(
         } else {
             let extended =
                 extended.ok_or_else(|| mbr_fault(table, "there is no extended partition"))?;
-            // The chain of boot records begins where the extended partition does.
+            // The chain of boot records begins at the start of the extended partition.
             let own = start.saturating_sub(block_bytes);
             arranged.records.push(if logical == 4 { extended.start } else { own });
             logical += 1;
@@ -302,8 +305,8 @@ fn gpt(
     Ok(TableImage { writes: image.into_writes(), partitions: arranged.placed })
 }
 
-/// What is wrong with the partition tables of a plan, as far as that is known before a
-/// machine runs: types always, and places where the size of the disk is known.
+/// Checks the partition tables of a plan, as far as that is possible before a machine runs: type
+/// codes always, places if the size of the disk is known. Returns an error for each faulty table.
 #[must_use]
 pub fn check_tables(plan: &Plan) -> Vec<TableError> {
     let tables = plan.nodes().filter_map(|node| match &node.kind {
@@ -427,7 +430,7 @@ fn mbr(
     }
     mbr.write_into(&mut image).map_err(|e| encode(e.to_string()))?;
     if let Some(extended) = extended.filter(|_| mbr.logical_partitions.is_empty()) {
-        // Without its signature, the first boot record would be no valid one.
+        // Without its signature, the first boot record would not be valid.
         let mut record = [0; 512];
         record[510..].copy_from_slice(&[0x55, 0xaa]);
         image.seek(SeekFrom::Start(extended.start)).map_err(|e| encode(e.to_string()))?;

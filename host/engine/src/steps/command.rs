@@ -1,4 +1,5 @@
-//! Runs one command of the recipe: its environment, its root, its live output, its end.
+//! Runs one command of the recipe: prepares its environment and root, passes its output on, and
+//! reports its end.
 
 use std::{
     collections::VecDeque,
@@ -15,14 +16,15 @@ use crate::{
     step_context::StepContext,
 };
 
-/// Longer lines of output are cut: a terminal and a log are for people.
+/// Maximum length of a line of output. Longer lines are cut, since terminal and log are read by
+/// people.
 const LINE_MAX_BYTES: usize = 8 * 1024;
-/// Lines that an error shows.
+/// Maximum number of output lines that an error shows.
 const TAIL_LINES: usize = 20;
-/// The most standard output that is captured.
+/// Maximum standard output that is captured.
 const CAPTURE_MAX_BYTES: usize = 1024 * 1024;
 
-/// A command with everything resolved.
+/// A command whose values have all been resolved.
 pub(crate) struct Command<'a> {
     pub(crate) kind: CommandKind,
     pub(crate) phase: &'a str,
@@ -33,15 +35,16 @@ pub(crate) struct Command<'a> {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) cwd: &'a str,
     pub(crate) stdin: Option<&'a str>,
-    /// Capture standard output.
+    /// Whether standard output is captured.
     pub(crate) capture: bool,
-    /// Show standard output although it is captured.
+    /// Whether standard output is shown although it is captured.
     pub(crate) echo: bool,
-    /// Emit events only if it fails: the command is the engine's own.
+    /// Whether events are emitted only if the command fails, because it is one of the engine
+    /// itself.
     pub(crate) quiet: bool,
 }
 
-/// A value as text.
+/// Resolves a value to text. Fails if it is a fact that was never set.
 pub(crate) fn resolve(value: &Value, state: &State) -> Result<String, EngineError> {
     match value {
         Value::Text(text) => Ok(text.clone()),
@@ -51,8 +54,8 @@ pub(crate) fn resolve(value: &Value, state: &State) -> Result<String, EngineErro
     }
 }
 
-/// An environment as text, later entries winning, with the certificates that
-/// the stage is to trust.
+/// Resolves an environment to text. Later entries replace earlier ones with the same name. The
+/// variables for certificates are included if the stage trusts these.
 pub(crate) fn resolve_env(
     env: &Env,
     cx: &StepContext<'_>,
@@ -74,10 +77,10 @@ pub(crate) fn resolve_env(
     Ok(resolved)
 }
 
-/// A command that failed.
+/// The failure of a command.
 pub(crate) struct Failed {
     pub(crate) error: EngineError,
-    /// The standard output captured until then.
+    /// The standard output that was captured before the failure.
     pub(crate) captured: Vec<u8>,
     /// Set when the command ran without events; they are emitted by [`Failed::report`].
     unreported: Option<Ended>,
@@ -90,7 +93,7 @@ impl From<EngineError> for Failed {
 }
 
 impl Failed {
-    /// Emits the events that a quiet command has not, and gives the error.
+    /// Emits the events that were suppressed for a quiet command, and returns the error.
     pub(crate) fn report(self, config: &Config) -> EngineError {
         if let EngineError::Script { phase, script, origin, place, tail, .. } = &self.error
             && let Some(Ended { status, elapsed, cpu }) = self.unreported
@@ -110,7 +113,7 @@ impl Failed {
     }
 }
 
-/// Runs a command to its end. Gives the captured standard output.
+/// Runs a command to its end, and returns the captured standard output.
 pub(crate) async fn run(
     command: Command<'_>,
     cx: &StepContext<'_>,
@@ -118,7 +121,7 @@ pub(crate) async fn run(
     run_capturing(command, cx).await.map_err(|failed| failed.report(cx.config))
 }
 
-/// As [`run`], but keeps the captured output of a command that fails.
+/// Like [`run`], but the error contains the captured output of the failed command.
 pub(crate) async fn run_capturing(
     command: Command<'_>,
     cx: &StepContext<'_>,
@@ -187,7 +190,7 @@ pub(crate) async fn run_capturing(
     Err(ended.failed(&command, cx, lines, captured))
 }
 
-/// Gives a command its standard input, beside everything else.
+/// Sends the standard input to a command, as a separate task.
 fn send_input(child: &mut session::Child, text: Option<&str>) {
     if let (Some(input), Some(text)) = (child.take_input(), text) {
         let text = text.to_owned();
@@ -198,7 +201,7 @@ fn send_input(child: &mut session::Child, text: Option<&str>) {
     }
 }
 
-/// How a command ended.
+/// The exit status and the times of a command that has ended.
 struct Ended {
     status: ExitStatus,
     elapsed: Duration,
@@ -238,13 +241,13 @@ impl Ended {
     }
 }
 
-/// How long a script of the stage may run.
+/// Returns the time limit of scripts in the stage: its own, or else the configured one.
 fn time_limit(cx: &StepContext<'_>) -> Option<Duration> {
     let own = cx.stage.timeout_s.map(|seconds| Duration::from_secs(seconds.into()));
     own.or(cx.config.script_timeout)
 }
 
-/// The command as the session takes it.
+/// Converts a command to one of the session.
 fn process_of(
     command: &Command<'_>,
     cx: &StepContext<'_>,
@@ -264,7 +267,7 @@ fn stream_of(channel: Channel) -> OutputStream {
     if channel == Channel::Stderr { OutputStream::Stderr } else { OutputStream::Stdout }
 }
 
-/// Cuts output into lines and keeps the last of them.
+/// A splitter of output into lines, which keeps the last of them for errors.
 #[derive(Default)]
 struct Lines {
     partial: [Vec<u8>; 2],

@@ -1,11 +1,11 @@
-//! Small changes to the file tree.
+//! Small changes to the file tree of the guest.
 
 use plan::{FileStep, GuestPath};
 use session::FileKind;
 
 use crate::{EngineError, step_context::StepContext};
 
-/// Carries out a change to the file tree.
+/// Makes a change to the file tree.
 pub(crate) async fn file(step: &FileStep, cx: &StepContext<'_>) -> Result<(), EngineError> {
     let session = cx.session();
     let done = match step {

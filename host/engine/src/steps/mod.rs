@@ -1,7 +1,7 @@
-//! One arm for each kind of step: the function that carries it out.
+//! Runs the steps of a stage: one match arm for each kind of step calls its function.
 //!
-//! To add a step to [`plan::Step`], write its function in a file here or in `layout/`, and
-//! add an arm to [`run`] and to the matches of `plan/src/step.rs` that the compiler names.
+//! To add a step to [`plan::Step`], write its function in a file here or in `layout/`, and add a
+//! match arm to [`run`] and to the matches of `plan/src/step.rs` that the compiler reports.
 
 pub(crate) mod processes;
 pub(crate) mod run_parts;
@@ -25,7 +25,7 @@ use crate::{
     step_context::StepContext,
 };
 
-/// Carries out a step.
+/// Runs a step, and emits its events.
 pub(crate) async fn run(step: &Step, cx: &mut StepContext<'_>) -> Result<(), EngineError> {
     let reported = reported_as(step, cx.state);
     let started = Instant::now();
@@ -78,8 +78,8 @@ pub(crate) async fn run(step: &Step, cx: &mut StepContext<'_>) -> Result<(), Eng
     Ok(())
 }
 
-/// The kind of a step that is reported as such. Scripts and commands report themselves,
-/// and small changes take no time worth a line.
+/// Returns the kind under which a step is reported; `None` if it is not reported as a step. Scripts
+/// and commands emit their own events, and small changes are too quick to be worth a line.
 fn reported_as(step: &Step, state: &State) -> Option<StepKind> {
     match step {
         Step::Upload(_) => Some(StepKind::Upload),
@@ -107,8 +107,8 @@ fn reported_as(step: &Step, state: &State) -> Option<StepKind> {
     }
 }
 
-/// A device that block-device.d made lies on no disk of the plan, so no image can be made
-/// of those.
+/// Fails if the plan has images as outputs: a device that block-device.d has made is not on a disk
+/// of the plan, so no image can be made of it.
 fn check_own_device(plan: &Plan, state: &State) -> Result<(), EngineError> {
     if plan.outputs.images.is_empty() {
         return Ok(());

@@ -8,13 +8,13 @@ use crate::{
     guest::{Guest, tool},
 };
 
-/// Ends the processes that use files below its first argument, and prints them.
+/// A shell script that ends the processes that use files below its first argument, and prints them.
 const END_PROCESSES: &str = include_str!("../../scripts/end-processes.sh");
-/// A warning names this many processes and counts the rest.
+/// Maximum number of processes that a warning names; the rest is only counted.
 const NAMED_MAX: usize = 5;
 
-/// Ends processes that scripts have left behind and that use files below a directory, which
-/// would keep it from being unmounted, and warns of them.
+/// Ends the processes that scripts have left behind and that use files below a directory, because
+/// they would keep it from being unmounted. Warns about them.
 pub(crate) async fn kill_left_over(
     guest: &Guest,
     observer: &SharedObserver,
@@ -29,7 +29,7 @@ pub(crate) async fn kill_left_over(
     Ok(())
 }
 
-/// The warning about ended processes, if there were any.
+/// Returns the warning about ended processes, if there were any.
 fn ended_in_words(printed: &str) -> Option<String> {
     let processes: Vec<String> = printed
         .lines()

@@ -1,4 +1,4 @@
-//! The resolver of the image: lent to it while scripts run in it, and taken back.
+//! Replaces the image's resolv.conf while scripts run in the image, and restores it afterwards.
 
 use plan::ResolvConf;
 use session::{FileKind, SessionError};
@@ -8,7 +8,7 @@ use crate::{EngineError, guest::Guest, step_context::StepContext};
 const FILE: &str = "/etc/resolv.conf";
 const ORIGINAL: &str = "/etc/resolv.conf.ORIG";
 
-/// Carries out [`ResolvConf`].
+/// Runs the step [`ResolvConf`].
 pub(crate) async fn resolv_conf(
     action: ResolvConf,
     cx: &StepContext<'_>,
@@ -39,8 +39,8 @@ async fn restore(root: &str, cx: &StepContext<'_>) -> Result<(), EngineError> {
     let session = cx.session();
     let current = cx.stat(root, FILE).await?;
     let original = cx.stat(root, ORIGINAL).await?.is_some();
-    // A link was made by a package or an element on purpose; so was a
-    // file that cannot be removed (chattr +i).
+    // A link was made on purpose by a package or an element. So was a file that cannot be removed
+    // (chattr +i).
     let is_link = current.as_ref().is_some_and(|stat| stat.kind == FileKind::Symlink);
     let stays = is_link || (current.is_some() && session.remove(root, FILE).await.is_err());
     let restored = match (stays, original) {

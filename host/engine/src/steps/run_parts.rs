@@ -1,11 +1,10 @@
-//! Phases: directories of scripts by the rules of dib-run-parts of
-//! diskimage-builder 3.43.
+//! Runs phases: directories of scripts, by the rules of dib-run-parts of diskimage-builder 3.43.
 //!
-//! dib-run-parts sources the environment files in one shell and runs every
-//! script as its child. Here the files are sourced once per phase too, what they
-//! export is read back, and each script is started with it directly: so a script
-//! has its own output, time and exit status, and is a boundary. Scripts of the plan
-//! are put into the directory right before they run.
+//! dib-run-parts sources the environment files in one shell and runs every script as its child.
+//! Here the files are also sourced once per phase, but the environment that they export is read
+//! back, and each script is started with it directly. So each script has its own output, time and
+//! exit status, and the disks can be saved between two scripts. Scripts of the plan are put into
+//! the directory right before they run.
 
 mod listing;
 
@@ -21,28 +20,29 @@ use super::{
 };
 use crate::{EngineError, State, events::CommandKind, step_context::StepContext};
 
-/// Sources its arguments and prints the environment, NUL separated, with what else children
-/// of the shell inherit as the variable [`PRELUDE`]; when that fails, or one of the files
-/// leaves the shell, the file. What the files print goes to standard error.
+/// A shell script that sources its arguments and prints the resulting environment with a NUL after
+/// each entry. The variable [`PRELUDE`] has whatever else children of the shell inherit. If a file
+/// fails or leaves the shell, the script prints the path of that file instead. Everything that the
+/// files print goes to standard error.
 const CAPTURE_ENVIRONMENT: &str = include_str!("../../scripts/environment.sh");
-/// A variable with commands that give a script what no variable can: the mask of new files,
-/// the working directory and limits, as far as files of environment.d have changed them.
+/// A variable with commands that set up what a script cannot inherit through variables: the mask of
+/// new files, the working directory and limits, as far as files of environment.d have changed them.
 const PRELUDE: &str = "_vbuild_prelude";
 
-/// A phase on its way: how far it has come, and the environment of its scripts.
+/// A phase that has begun: its progress, and the environment of its scripts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Phase {
-    /// How far it has come.
+    /// The scripts of the phase, and which of them have run.
     pub(crate) scripts: Scripts,
-    /// The environment after sourcing.
+    /// The environment after sourcing the files of environment.d.
     pub(crate) env: Variables,
 }
 
-/// Names and values of variables.
+/// The names and values of environment variables.
 pub(crate) type Variables = Vec<(String, String)>;
 
 impl Phase {
-    /// The script that runs next.
+    /// Returns the script that runs next.
     pub(crate) fn next<'a>(&'a self, parts: &'a RunParts) -> Option<&'a str> {
         self.scripts.next(parts)
     }
@@ -52,36 +52,36 @@ impl Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Scripts {
-    /// Scripts that stood in the directory when the phase began.
+    /// The scripts that were in the directory when the phase began.
     found: Vec<String>,
     /// The script that has run last.
     last: Option<String>,
-    /// Whether a file of environment.d has left the shell with success, so that none runs.
+    /// Whether a file of environment.d has left the shell successfully, so that no script runs.
     #[serde(default)]
     left: bool,
 }
 
 impl Scripts {
-    /// The script that runs next: one that was found, or one of the plan's that is
-    /// not in place yet.
+    /// Returns the script that runs next: one that was found in the directory, or one of the plan
+    /// that has not been put there yet.
     pub(crate) fn next<'a>(&'a self, parts: &'a RunParts) -> Option<&'a str> {
         let planned = parts.scripts.iter().map(|script| &script.name);
         let names = self.found.iter().chain(planned).filter(|name| self.is_left(name));
         names.min_by(|a, b| compare_scripts(a, b)).map(String::as_str)
     }
 
-    /// Whether a script runs after what has run.
+    /// Whether a script has yet to run: it comes after the last one that has run.
     pub(crate) fn is_left(&self, name: &str) -> bool {
         !self.left && self.last.as_ref().is_none_or(|last| compare_scripts(last, name).is_lt())
     }
 
-    /// How many of the plan's scripts are in place.
+    /// Returns how many of the plan's scripts have been put into the directory.
     pub(crate) fn in_place(&self, parts: &RunParts) -> usize {
         parts.scripts.iter().filter(|script| !self.is_left(&script.name)).count()
     }
 }
 
-/// Lists the scripts that a phase runs, and makes its environment.
+/// Begins a phase: lists the scripts in its directory, and sources its environment.
 pub(crate) async fn begin(parts: &RunParts, cx: &StepContext<'_>) -> Result<Phase, EngineError> {
     let root = cx.root_of(parts.place)?;
     let found = listing::scripts(&root, parts.directory.as_str(), cx).await?;
@@ -133,12 +133,12 @@ pub(crate) async fn next(
     Ok(())
 }
 
-/// How a script is started, and with what environment: as a child of the shell that has
-/// sourced environment.d.
+/// Returns the command line and the environment with which a script is started, as if by the shell
+/// that has sourced environment.d.
 fn as_inherited(path: String, parts: &RunParts, env: &Variables) -> (Vec<String>, Variables) {
     let prelude = env.iter().find(|(name, _)| name == PRELUDE).map(|(_, commands)| commands);
     let mut env: Variables = env.iter().filter(|(name, _)| name != PRELUDE).cloned().collect();
-    // A shell sets it by itself; other programs look for it.
+    // A shell sets PWD by itself, but other programs expect to find it.
     if prelude.is_none() && !env.iter().any(|(name, _)| name == "PWD") {
         env.push(("PWD".to_owned(), parts.cwd.to_string()));
     }
@@ -193,7 +193,7 @@ pub(crate) async fn run_one(run: &Run, cx: &mut StepContext<'_>) -> Result<(), E
     Ok(())
 }
 
-/// The sourcing of a directory of environment files.
+/// The parameters for sourcing a directory of environment files.
 struct Sourcing<'a> {
     cx: &'a StepContext<'a>,
     phase: &'a str,
@@ -203,8 +203,8 @@ struct Sourcing<'a> {
 }
 
 impl Sourcing<'_> {
-    /// The environment after sourcing the files of a directory; `None`, with a warning, when
-    /// one of them has left the shell with success.
+    /// Sources the files of a directory, and returns the resulting environment. `None`, with a
+    /// warning, if one of them has left the shell successfully.
     async fn source(
         &self,
         directory: Option<&str>,
@@ -279,7 +279,8 @@ impl Sourcing<'_> {
     }
 }
 
-/// What [`CAPTURE_ENVIRONMENT`] prints; the error is the file that has left the shell.
+/// Parses the output of [`CAPTURE_ENVIRONMENT`]. The error is the path of the file that has left
+/// the shell.
 fn parse_environment(bytes: &[u8]) -> Result<Variables, String> {
     // Every entry ends with a NUL, the name of a file does not.
     let Some(entries) = bytes.strip_suffix(b"\0") else {
@@ -288,7 +289,7 @@ fn parse_environment(bytes: &[u8]) -> Result<Variables, String> {
     let variables = entries.split(|byte| *byte == 0).filter_map(|entry| {
         let entry = String::from_utf8_lossy(entry);
         let (name, value) = entry.split_once('=')?;
-        // bash adds these for itself; a script's own shell sets its own.
+        // bash sets these for itself, and the shell of a script sets them again.
         let own = matches!(name, "_" | "SHLVL" | "PWD" | "OLDPWD");
         (!own).then(|| (name.to_owned(), value.to_owned()))
     });
@@ -299,7 +300,7 @@ fn is_environment_name(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
-/// Takes `IMAGE_BLOCK_DEVICE=` from the output of block-device.d.
+/// Sets the facts about the device that block-device.d prints as `IMAGE_BLOCK_DEVICE=`.
 fn note_block_device(output: &[u8], state: &mut State) -> Result<(), EngineError> {
     let text = String::from_utf8_lossy(output);
     let mut values = text.lines().filter_map(|line| line.strip_prefix("IMAGE_BLOCK_DEVICE="));

@@ -4,14 +4,14 @@ use plan::ImageSize;
 
 use crate::{EngineError, guest::TOOLS, step_context::StepContext};
 
-/// The image's size is a multiple of this, as diskimage-builder rounds it.
+/// The unit to which the image's size is rounded up, as in diskimage-builder.
 const SIZE_UNIT_KIB: u64 = 64;
-/// The largest tree that an image is sized after, in KiB: 16 TiB, the largest file
-/// of ext4 with blocks of 4 KiB, so no image of a larger tree could be written
-/// beside most builds.
+/// Maximum size of a tree from which the size of an image is computed, in KiB: 16 TiB, the largest
+/// file of ext4 with blocks of 4 KiB. Most build directories are on ext4, so the image of a larger
+/// tree could not be written there.
 const TREE_MAX_KIB: u64 = 16 << 30;
 
-/// Carries out [`ImageSize`].
+/// Runs the step [`ImageSize`]: measures the tree, and sets the fact with the size of the image.
 pub(crate) async fn image_size(
     size: &ImageSize,
     cx: &mut StepContext<'_>,
@@ -28,8 +28,8 @@ pub(crate) async fn image_size(
     Ok(())
 }
 
-/// The size of the image in KiB; `None` when the guest's number is beyond
-/// [`TREE_MAX_KIB`] or the sum beyond what a number holds.
+/// Computes the size of the image in KiB. `None` if the guest reports a tree larger than
+/// [`TREE_MAX_KIB`], or if the sum overflows.
 fn size_kib(size: &ImageSize, tree_kib: u64) -> Option<u64> {
     if tree_kib > TREE_MAX_KIB {
         return None;
@@ -48,13 +48,13 @@ fn size_kib(size: &ImageSize, tree_kib: u64) -> Option<u64> {
     formula.max(least).checked_next_multiple_of(SIZE_UNIT_KIB)
 }
 
-/// The least that a disk for a tree must have.
+/// Returns the minimum size of a disk for a tree, in KiB.
 fn least_kib(size: &ImageSize, tree_kib: u64) -> Option<u64> {
-    /// Superblocks and group descriptors, whatever the size.
+    /// Space for superblocks and group descriptors, whatever the size.
     const METADATA_KIB: u64 = 2048;
     let content = tree_kib.checked_add(size.journal_kib)?.checked_add(METADATA_KIB)?;
-    // Of a filesystem of ext4 with an inode of 256 bytes for 4 KiB, a sixteenth is inodes;
-    // bitmaps and a reserve for growing are less than a fortieth.
+    // With one inode of 256 bytes for each 4 KiB, a sixteenth of an ext4 filesystem is inodes.
+    // Bitmaps and a reserve for growing are less than a fortieth.
     let root = content.checked_mul(11)? / 10;
     root.max(size.root_least_kib).checked_add(size.beside_kib)
 }

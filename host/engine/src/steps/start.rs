@@ -1,20 +1,21 @@
-//! Scripts that the kernel does not start by itself: bash, which runs them in the
-//! original, does, or says why not.
+//! Handles scripts that the kernel refuses to start. In diskimage-builder, bash starts all scripts.
+//! So here, too, bash runs a file whose first line names no interpreter; for other files, the error
+//! is the one that bash would give.
 
 use nix::errno::Errno;
 use plan::Place;
 use session::{Command, SessionError};
 
-/// What runs a file that is neither a program nor names an interpreter.
+/// The shell that runs a file that is neither a program nor names an interpreter.
 pub(super) const SHELL: &str = "/bin/bash";
-/// The exit status of bash for what it cannot start.
+/// The exit status of bash for a file that it cannot start.
 const CANNOT_START: i32 = 126;
 /// The exit status of bash for a command that is in no directory of PATH.
 const NOT_FOUND: i32 = 127;
-/// Files over this are no scripts whose first line is looked at.
+/// Maximum size of a script whose first line is examined.
 const SCRIPT_MAX_BYTES: u64 = 1 << 20;
 
-/// The number of the system's error, where the guest told one.
+/// Returns the error number of the guest's system, if it reported one.
 fn errno(error: &SessionError) -> Option<Errno> {
     match error {
         SessionError::Guest(failure) => failure.errno.map(Errno::from_raw),
@@ -22,14 +23,14 @@ fn errno(error: &SessionError) -> Option<Errno> {
     }
 }
 
-/// Whether bash would run what the kernel refused as a script of its own: it has no first
-/// line that says otherwise, or is empty.
+/// Whether bash would run a file that the kernel has refused: the file has no first line that names
+/// an interpreter, or is empty.
 pub(super) fn needs_bash(error: &SessionError) -> bool {
     errno(error) == Some(Errno::ENOEXEC)
 }
 
-/// Why a script could not be started, as far as it is the script's own fault: the exit status
-/// that bash would give, and its reason.
+/// Returns why a script could not be started, if the script itself is at fault: the exit status
+/// that bash would give, and the reason.
 pub(super) async fn reason(
     command: &Command,
     root: &str,
@@ -47,7 +48,7 @@ pub(super) async fn reason(
     Some((CANNOT_START, format!("{script}: {}", describe(&content, place, errno))))
 }
 
-/// What is wrong with a script that is there.
+/// Describes why an existing script cannot be started.
 fn describe(content: &[u8], place: Place, errno: Errno) -> String {
     let here = match place {
         Place::Tools => "the appliance",

@@ -1,4 +1,5 @@
-//! Trees on their way: copied within the guest, fetched to the host, written as outputs.
+//! Transfers trees: copies them within the guest, fetches them to the host, and writes them as
+//! outputs.
 
 use std::{path::Path, sync::Arc};
 
@@ -11,7 +12,7 @@ use crate::{
     step_context::StepContext,
 };
 
-/// Copies what is in a directory, with everything that cp can keep.
+/// Copies the content of a directory with all attributes that cp can preserve.
 pub(crate) async fn copy_tree(
     from: &GuestPath,
     to: &GuestPath,
@@ -22,7 +23,7 @@ pub(crate) async fn copy_tree(
     cx.guest.run_tool(&argv).await.map(drop)
 }
 
-/// Sends a directory to the host, if anything is in it.
+/// Fetches a directory to the host, unless it is empty.
 pub(crate) async fn fetch(
     from: &GuestPath,
     to: &Path,
@@ -56,8 +57,8 @@ pub(crate) async fn export(
     flatten(written, &output.path)
 }
 
-/// Warns of sockets, which no archive can hold: without the process that listens they are
-/// nothing, so they are left out.
+/// Warns about sockets. They are left out, because an archive cannot contain them, and because they
+/// are useless without the process that listens.
 async fn warn_of_sockets(
     tree: &str,
     output: &Path,

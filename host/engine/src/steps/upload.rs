@@ -1,4 +1,4 @@
-//! Files on their way into the guest, as one tar stream.
+//! Uploads files into the guest as one tar stream.
 
 use std::{
     io::{self, Read, Write},
@@ -12,13 +12,14 @@ use tar::EntryType;
 
 use crate::{EngineError, step_context::StepContext};
 
-/// Uploaded files carry one fixed time (2020-01-01), so that the same inputs
-/// give the same bytes wherever scripts copy them with their times.
+/// The modification time of all uploaded files (2020-01-01). It is fixed, so that the same inputs
+/// give the same bytes even if scripts copy files with their times.
 const UPLOAD_MTIME_S: u64 = 1_577_836_800;
-/// What a header holds of a name; a longer one is a record of its own before it.
+/// Maximum length of a name in a tar header. A longer name gets a record of its own before the
+/// header.
 const NAME_BYTES: usize = 100;
 
-/// Puts files into the guest.
+/// Uploads files into the guest. Fails if a file of the host has changed since the plan was made.
 pub(crate) async fn upload(upload: &Upload, cx: &StepContext<'_>) -> Result<(), EngineError> {
     let (root, path) = cx.locate(&upload.to);
     let entries = upload.entries.clone();
@@ -40,8 +41,8 @@ pub(crate) async fn upload(upload: &Upload, cx: &StepContext<'_>) -> Result<(), 
     sent.map_err(cx.failed(format!("upload {}", upload.what)))
 }
 
-/// Appends one entry. Names and texts of links go to the archive byte by byte: the
-/// `tar` crate would make `a//./b` into `a/b`.
+/// Appends one entry. Names and targets of links are written byte by byte, because the `tar` crate
+/// would change `a//./b` to `a/b`.
 fn append<W: Write>(
     archive: &mut tar::Builder<W>,
     entry: &UploadEntry,
@@ -107,9 +108,9 @@ fn append<W: Write>(
     }
 }
 
-/// Appends a file of the host; says whether it is still the one of the plan. A file
-/// that grew is cut and one that shrank fails; either way the digest tells. A link that
-/// took the file's place is not followed.
+/// Appends a file of the host. Returns whether the sent bytes have the size and the digest of the
+/// plan: a file that has grown is cut to its planned size, and one that has shrunk does not match.
+/// A link in place of the file is not followed.
 fn append_host<W: Write>(
     archive: &mut tar::Builder<W>,
     header: &tar::Header,
@@ -122,7 +123,8 @@ fn append_host<W: Write>(
     sent.is_ok() && Digest(reader.hash.finalize().into()) == sha256
 }
 
-/// A name that no header holds, as GNU tar writes it before the header.
+/// Appends the record of a name that is too long for a header, which GNU tar writes before the
+/// header.
 fn long_record<W: Write>(
     archive: &mut tar::Builder<W>,
     kind: EntryType,

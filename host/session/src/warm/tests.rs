@@ -1,4 +1,4 @@
-//! Which machines are saved, under which names, and which of them are kept.
+//! Tests which machines are saved, under which names, and which of them are kept.
 
 use machine::MachineArchitecture;
 

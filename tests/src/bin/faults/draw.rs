@@ -10,10 +10,10 @@ use crate::{
     recipe::{Base, Format, Options, Recipe},
 };
 
-/// A round.
+/// The random choices that define a round.
 #[derive(Debug, Clone)]
 pub(crate) struct Draw {
-    /// Its number, which determines everything else.
+    /// The number of the round, which determines everything else.
     pub(crate) seed: u64,
     pub(crate) recipe: Recipe,
     pub(crate) options: Options,
@@ -157,11 +157,11 @@ const ROWS: [&str; 22] = [
     "base mirror lies",
     "base mirror breaks off",
 ];
-/// The fault that needs a signal to end within a round.
+/// A further fault, which needs a signal to end within a round.
 const STALLING: &str = "base mirror stalls";
 
 impl Fault {
-    /// The row of the fault.
+    /// Returns the row of the fault in the table.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Kill { victim: Victim::Vbuild, signal: Signal::Kill } => ROWS[0],
@@ -247,7 +247,7 @@ fn damage(what: Stored, chance: &mut StdRng) -> Fault {
     Fault::Damage { what, how: *all.choose(chance).unwrap_or(&Damage::Gone) }
 }
 
-/// The offset in a response: in its head, or in its body.
+/// Draws an offset in a response: in its head, or in its body.
 fn offset(chance: &mut StdRng) -> u64 {
     if chance.gen_bool(0.2) { chance.gen_range(0..40) } else { chance.gen_range(40..200_000) }
 }

@@ -21,10 +21,10 @@ pub(crate) const MIRROR_NAME: &str = "mirror.test";
 /// The size of a filesystem that is not full; no space is reserved.
 const ROOMY: &str = "1g";
 
-/// Attempts to fill a filesystem while a build writes to it.
+/// Maximum number of attempts to fill a filesystem while a build writes to it.
 const FILL_ATTEMPTS: u32 = 100;
 
-/// The folder of a cache with saved machines.
+/// The name of the folder for saved machines in a cache.
 const SAVED_MACHINES: &str = "warm";
 
 /// The environment of all rounds.
@@ -39,9 +39,9 @@ pub(crate) struct Ground {
     pub(crate) elements: PathBuf,
     /// The parent folder of the rounds.
     work: PathBuf,
-    /// Why namespaces are unavailable, if they are.
+    /// The reason why namespaces are unavailable; `None` if they are available.
     pub(crate) without_namespaces: Option<String>,
-    /// Run only faults whose names contain this.
+    /// A part of a name: only faults whose names contain it are injected.
     pub(crate) only: Option<String>,
     accel: String,
 }
@@ -65,7 +65,7 @@ impl Ground {
             only: env::var("VBUILD_FAULTS_ONLY").ok(),
             accel: tests::accelerator(),
         };
-        // Made by the first build; others start its machines.
+        // The first build saves its machines here; later builds restore them.
         fs::create_dir_all(ground.cache.join(SAVED_MACHINES))?;
         // Orphaned processes become children of this process.
         prctl::set_child_subreaper(true)?;
@@ -77,18 +77,18 @@ impl Ground {
         Ok(ground)
     }
 
-    /// The folder of a round.
+    /// Returns the folder of a round.
     pub(crate) fn round(&self, seed: u64) -> PathBuf {
         self.work.join(seed.to_string())
     }
 
-    /// The folder of data shared by several rounds.
+    /// Returns a folder for data shared by several rounds.
     pub(crate) fn common(&self, name: &str) -> PathBuf {
         self.work.join(name)
     }
 
-    /// Creates the cache of a round, which contains only the shared appliance, and the saved
-    /// machines of it if `restored`.
+    /// Creates the cache of a round. It contains only the shared appliance, and if `restored`, the
+    /// saved machines.
     pub(crate) fn furnish_cache(&self, cache: &Path, restored: bool) -> Result<()> {
         fs::create_dir_all(cache)?;
         let shared = ["appliance", "agent", "diskimage-builder"];
@@ -128,7 +128,7 @@ impl Ground {
         Ok(())
     }
 
-    /// A vbuild command with its own environment: only a home in the folder.
+    /// Returns a vbuild command with a fresh environment, whose home is the folder.
     pub(crate) fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(&self.vbuild);
         command
@@ -143,7 +143,7 @@ impl Ground {
         command
     }
 
-    /// The options for the accelerator and the size of machines.
+    /// Returns the options for the accelerator and the size of machines.
     pub(crate) fn machine(&self) -> [&str; 6] {
         ["--accel", &self.accel, "--smp", "1", "--memsize", "512"]
     }
@@ -173,7 +173,7 @@ pub(crate) fn make_full(folder: &Path, room_kib: u64) -> Result<()> {
     for _ in 0..FILL_ATTEMPTS {
         let room = statvfs(folder)?;
         let used = (room.blocks() - room.blocks_free()) * room.fragment_size();
-        // A tmpfs of no size has no limit.
+        // A tmpfs of size 0 has no limit.
         let size_kib = (used.div_ceil(1024) + room_kib).max(1);
         if resize(folder, &format!("{size_kib}k")).is_ok() {
             return Ok(());
@@ -182,7 +182,7 @@ pub(crate) fn make_full(folder: &Path, room_kib: u64) -> Result<()> {
     bail!("{} could not be made full: somebody writes faster", folder.display())
 }
 
-/// Frees the space again.
+/// Gives a filesystem of [`mount_small`] its space back.
 pub(crate) fn make_room(folder: &Path) -> Result<()> {
     resize(folder, ROOMY)
 }

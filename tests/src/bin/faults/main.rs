@@ -1,5 +1,5 @@
-//! Fault injection: builds are disturbed at a random moment; then the harness checks what is left,
-//! and runs the same build undisturbed.
+//! Fault injection: disturbs builds at a random moment, checks what they leave behind, and runs the
+//! same builds undisturbed.
 //!
 //! Started by `sh tests/faults.sh N [SEED]`. Round `i` is drawn from the number `SEED + i`, which
 //! it prints, so that `sh tests/faults.sh 1 NUMBER` repeats it. `round.rs` has the steps of a

@@ -21,7 +21,7 @@ const HEAD_MAX_BYTES: u64 = 64 << 10;
 /// Bytes sent by an endless response: more than any recipe here has room for.
 const ENDLESS_BYTES: u64 = 2 << 30;
 
-/// How requests for a file are answered.
+/// The way in which requests for files are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
     Honest,
@@ -71,14 +71,15 @@ impl Lie {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Number of file requests answered incorrectly.
+    /// Number of file requests answered incorrectly and of orders sent, since the last change of
+    /// behaviour.
     misled: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct State {
     behaviour: Behaviour,
-    /// Counts changes of the behavior: connections stalled by an earlier one end.
+    /// Counts changes of the behaviour. Connections that were stalled by an earlier behaviour end.
     era: usize,
     order: String,
     files: HashMap<String, Arc<Vec<u8>>>,
@@ -128,7 +129,7 @@ impl Mirror {
         self.shared.state().files.insert(path.to_owned(), Arc::new(content));
     }
 
-    /// Sets the behavior from now on.
+    /// Sets the behaviour from now on.
     pub(crate) fn behave(&self, behaviour: Behaviour) {
         let mut state = self.shared.state();
         state.behaviour = behaviour;
@@ -141,7 +142,8 @@ impl Mirror {
         self.shared.state().order = script.unwrap_or_else(|| NO_ORDER.into());
     }
 
-    /// Requests answered incorrectly since the last change of behavior, and orders fetched.
+    /// Returns the number of requests answered incorrectly since the last change of behaviour, and
+    /// of orders sent.
     pub(crate) fn misled(&self) -> usize {
         self.shared.misled.load(Ordering::SeqCst)
     }
@@ -209,7 +211,7 @@ fn send(stream: &mut TcpStream, status: &str, body: &[u8], length: u64) -> Resul
     Ok(stream.write_all(body)?)
 }
 
-/// The first bytes of a correct response.
+/// Returns the first bytes of a correct response, but never all of it.
 fn cut(status: &str, body: &[u8], after: u64) -> Vec<u8> {
     let mut answer = head(status, body.len() as u64).into_bytes();
     answer.extend(body);
@@ -217,7 +219,7 @@ fn cut(status: &str, body: &[u8], after: u64) -> Vec<u8> {
     answer
 }
 
-/// Keeps a connection open until the peer closes it or the behavior changes.
+/// Keeps a connection open until the peer closes it or the behaviour changes.
 fn stall(shared: &Shared, stream: &mut TcpStream, era: usize) -> Result<()> {
     stream.set_read_timeout(Some(LOOK_PERIOD))?;
     while shared.state().era == era {

@@ -12,16 +12,16 @@ use nix::{
     unistd::Pid,
 };
 
-/// Time limit for a killed machine to be gone on a busy host.
+/// Time limit for all processes to end. A killed machine takes long on a busy host.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 
-/// A process.
+/// A process of the host, as described by /proc.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
     /// The id of the process.
     pub(crate) pid: i32,
     parent: i32,
-    /// Its command line, with words separated by spaces.
+    /// The command line of the process, with words separated by spaces.
     pub(crate) words: String,
 }
 
@@ -35,7 +35,7 @@ impl Process {
         Some(Self { pid, parent, words })
     }
 
-    /// The regular files that it has open.
+    /// Returns the regular files that the process has open.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else {
             return Vec::new();
@@ -51,7 +51,7 @@ fn all() -> Vec<Process> {
     numbers.filter_map(Process::read).collect()
 }
 
-/// All direct and indirect children of a process.
+/// Returns all direct and indirect children of a process.
 pub(crate) fn below(root: i32) -> Vec<Process> {
     let all = all();
     let mut found: Vec<Process> = Vec::new();

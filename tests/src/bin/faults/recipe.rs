@@ -35,7 +35,7 @@ impl Recipe {
     pub(crate) const ALL: [Self; 5] =
         [Self::Elements, Self::ElementsFetched, Self::Spec, Self::SpecFetched, Self::Layers];
 
-    /// Whether its scripts use the mirror.
+    /// Whether scripts of the recipe download from the mirror.
     pub(crate) fn has_network(self) -> bool {
         matches!(self, Self::ElementsFetched | Self::SpecFetched)
     }
@@ -50,23 +50,23 @@ pub(crate) struct Options {
     pub(crate) temporary: bool,
     /// Whether the store contains the results of an earlier build.
     pub(crate) warm: bool,
-    /// Whether its machines start from saved memory at once; without it the build saves it.
+    /// Whether machines start from memory that has been saved; otherwise the build saves it first.
     pub(crate) restored: bool,
-    /// The content of the late part of the recipe; the earlier build has 0.
+    /// The number in the late part of the recipe; it is 0 in the undisturbed reference build.
     pub(crate) late: u32,
     /// Whether outputs of an earlier build exist.
     pub(crate) earlier: bool,
     /// The formats of a build with elements.
     pub(crate) formats: &'static [Format],
     pub(crate) checksums: bool,
-    /// For layers: one image instead of an overlay.
+    /// Whether layers are merged into one image instead of an overlay.
     pub(crate) flatten: bool,
-    /// For layers: the source of their base.
+    /// The source of the base image of layers.
     pub(crate) base: Base,
 }
 
 impl Options {
-    /// The content of the late file.
+    /// Returns the content of the late file.
     pub(crate) fn late_text(&self) -> String {
         format!("{:05}\n", self.late)
     }
@@ -148,7 +148,7 @@ impl Site {
         self.folder.join("temporary")
     }
 
-    /// The folder of the helper drive.
+    /// Returns the folder of the helper drive.
     pub(crate) fn drives(&self) -> PathBuf {
         self.folder.join("drives")
     }
@@ -157,12 +157,12 @@ impl Site {
         self.drives().join("drive.img")
     }
 
-    /// The log file of vbuild.
+    /// Returns the path of vbuild's log file.
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.join("log")
     }
 
-    /// The folder of running machines.
+    /// Returns the folder of running machines.
     pub(crate) fn run(&self) -> PathBuf {
         if self.options.temporary { self.temporary() } else { self.cache().join("run") }
     }
@@ -199,7 +199,7 @@ impl Site {
         Ok(())
     }
 
-    /// The command line of the build.
+    /// Returns the command line of the build.
     pub(crate) fn command(&self, ground: &Ground, references: &References) -> Result<Command> {
         let mut command = ground.command(&self.folder);
         let Options { drive, temporary, formats, checksums, flatten, base, .. } = self.options;
@@ -260,7 +260,7 @@ impl Site {
         Ok(command)
     }
 
-    /// The output files of the build, with the formats to read them.
+    /// Returns the output files of the build, with the formats to read them.
     fn outputs(&self) -> Vec<(String, Format)> {
         match self.recipe {
             Recipe::Elements | Recipe::ElementsFetched => {
@@ -274,7 +274,7 @@ impl Site {
         }
     }
 
-    /// The names of outputs and of their checksum files.
+    /// Returns the names of outputs and of their checksum files.
     pub(crate) fn names(&self) -> BTreeSet<String> {
         let outputs = self.outputs().into_iter().map(|(name, _)| name);
         let overlay = self.recipe == Recipe::Layers && !self.options.flatten;
@@ -314,7 +314,7 @@ impl Site {
     }
 }
 
-/// The tree of an output.
+/// Reads the tree of an output.
 pub(crate) fn look(path: &Path, format: Format, folder: &Path) -> Result<Tree> {
     match format {
         Format::Raw => tree::of_disk(path),

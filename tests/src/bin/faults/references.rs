@@ -20,7 +20,7 @@ use crate::{
     tree::{self, Tree},
 };
 
-/// Size of the file that the mirror has for scripts.
+/// Size of the file on the mirror that scripts download.
 const PAYLOAD_BYTES: u32 = 300_000;
 
 /// The reference data of a recipe.
@@ -34,15 +34,17 @@ struct Reference {
 #[derive(Debug)]
 pub(crate) struct References {
     pub(crate) mirror: Mirror,
-    /// The digest of the file for scripts.
+    /// The digest of the file that scripts download.
     pub(crate) payload: String,
     known: BTreeMap<Recipe, Reference>,
-    /// Recent durations of builds, with an empty and with a filled store.
+    /// The latest pace of each recipe, with an empty store (`false`) and with a filled one
+    /// (`true`).
     paces: BTreeMap<(Recipe, bool), Pace>,
     base: Option<(PathBuf, String)>,
 }
 
-/// Trees of archives and of filesystems differ: only the latter have lost+found.
+/// Returns the sort of tree that a format has. Trees of archives and of filesystems differ: only
+/// the latter have lost+found.
 fn sort(format: Format) -> &'static str {
     match format {
         Format::Tar => "archive",
@@ -129,12 +131,12 @@ impl References {
         Ok(())
     }
 
-    /// The base image of layers.
+    /// Returns the base image of layers.
     pub(crate) fn base(&self) -> Result<&Path> {
         self.base.as_ref().map(|base| base.0.as_path()).context("there is no base image yet")
     }
 
-    /// The digest of the base image on the mirror.
+    /// Returns the digest of the base image on the mirror.
     pub(crate) fn base_digest(&self) -> Result<&str> {
         self.base.as_ref().map(|base| base.1.as_str()).context("there is no base image yet")
     }
@@ -143,7 +145,7 @@ impl References {
         self.known.get(&recipe).with_context(|| format!("{recipe:?} was not built yet"))
     }
 
-    /// The tree of an undisturbed build.
+    /// Returns the tree of an undisturbed build.
     pub(crate) fn tree(&self, recipe: Recipe, format: Format) -> Result<&Tree> {
         let trees = &self.known(recipe)?.trees;
         trees.get(sort(format)).with_context(|| format!("{recipe:?} has no {}", sort(format)))
@@ -160,7 +162,7 @@ impl References {
         Ok(())
     }
 
-    /// The pace of an undisturbed build.
+    /// Returns the pace of an undisturbed build.
     pub(crate) fn pace(&self, recipe: Recipe, warm: bool) -> Pace {
         let known = self.paces.get(&(recipe, warm)).or_else(|| self.paces.get(&(recipe, false)));
         known.copied().unwrap_or_default()

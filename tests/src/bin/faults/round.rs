@@ -19,7 +19,7 @@ use crate::{
     table::Outcome,
 };
 
-/// Time limit of scripts, shorter than the mirror stalls.
+/// Time limit of scripts in seconds (`--timeout`). It is shorter than a stall of the mirror.
 const SCRIPT_LIMIT_S: &str = "30";
 
 /// Runs a round. An error means that a check failed.
@@ -39,7 +39,7 @@ pub(crate) fn play(
     Ok(outcome)
 }
 
-/// Why this machine cannot inject a fault.
+/// Returns the reason why this host cannot inject the fault, if there is one.
 fn impossible(draw: &Draw, ground: &Ground) -> Option<String> {
     let needs_mounts = matches!(draw.fault, Fault::Full { .. });
     ground.without_namespaces.clone().filter(|_| needs_mounts)

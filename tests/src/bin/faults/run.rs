@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{draw::Moment, recipe::Site};
 
-/// Time limit of a build. All take less than a tenth on an idle machine; the rest is for busy ones.
+/// Time limit of a build. Every build takes less than a tenth of it on an idle machine; the rest is
+/// for busy ones.
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
 /// Interval between reads of the log.
 const LOOK_PERIOD: Duration = Duration::from_millis(5);
@@ -25,7 +26,7 @@ pub(crate) struct Pace {
     time: Duration,
 }
 
-/// A run.
+/// A running build.
 #[derive(Debug)]
 pub(crate) struct Run {
     child: Child,
@@ -36,11 +37,11 @@ pub(crate) struct Run {
     said: PathBuf,
 }
 
-/// A finished run.
+/// A finished build.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
-    /// The text that the run wrote to standard output and standard error.
+    /// The text that the build wrote to standard output and standard error.
     pub(crate) said: String,
     pub(crate) pace: Pace,
 }
@@ -64,7 +65,7 @@ impl Run {
         Ok(Self { child, started: Instant::now(), log, read: 0, lines: 0, said })
     }
 
-    /// The process id of vbuild.
+    /// Returns the process id of vbuild.
     pub(crate) fn pid(&self) -> i32 {
         self.child.id().cast_signed()
     }
@@ -80,12 +81,12 @@ impl Run {
         Ok(())
     }
 
-    /// Whether it has ended.
+    /// Whether the build has ended.
     pub(crate) fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// Waits for a moment and describes it; `None` if the run ended first.
+    /// Waits for a moment and describes it; `None` if the build ended first.
     pub(crate) fn reach(&mut self, moment: Moment, pace: Pace) -> Result<Option<String>> {
         match moment {
             Moment::Line { part, delay_ms } => {
@@ -105,7 +106,7 @@ impl Run {
         }
     }
 
-    /// Waits until a condition holds; returns whether that was before the end.
+    /// Waits until a condition is true. Returns whether this happened before the end of the build.
     pub(crate) fn wait_for(&mut self, mut so: impl FnMut(&mut Self) -> bool) -> Result<bool> {
         loop {
             self.look()?;
@@ -130,7 +131,7 @@ impl Run {
         Ok(())
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the build.
     pub(crate) fn finish(mut self) -> Result<Ended> {
         self.wait_for(|_| false)?;
         let status = self.child.wait()?;

@@ -17,7 +17,7 @@ use crate::{
     tree,
 };
 
-/// The content of the helper drive before a build.
+/// The content of the file on the helper drive.
 const KEPT: &str = "kept from an earlier build\n";
 const KEPT_NAME: &str = "kept";
 
@@ -33,7 +33,8 @@ impl Earlier {
         Ok(fs::write(path, text)?)
     }
 
-    /// Files in a folder with the content of an earlier output, by digest.
+    /// Returns the names of the regular files in the output folder, by the digests of their
+    /// contents.
     fn found(site: &Site) -> Result<BTreeMap<String, String>> {
         let mut found = BTreeMap::new();
         for name in names(&site.output())? {
@@ -108,7 +109,7 @@ pub(crate) fn failed(site: &Site, earlier: &Earlier, references: &References) ->
     no_machine_files(site)
 }
 
-/// Checks that there are only outputs.
+/// Checks that the output folder has only outputs, and if `all`, that none is missing.
 fn only_outputs(site: &Site, all: bool) -> Result<()> {
     let expected = site.names();
     let found = names(&site.output())?;
@@ -121,7 +122,7 @@ fn only_outputs(site: &Site, all: bool) -> Result<()> {
 
 /// Checks that the folders of machines are empty.
 fn no_machine_files(site: &Site) -> Result<()> {
-    // In a TMPDIR the user's own folder stays, but is empty.
+    // In a TMPDIR, the folder of the user (`vbuild-*`) stays, but must be empty.
     for folder in [site.temporary(), site.cache().join("run")] {
         if !folder.exists() {
             continue;
@@ -206,7 +207,8 @@ pub(crate) fn store_is_whole(draw: &Draw, site: &Site, ground: &Ground) -> Resul
     let damaged = matches!(draw.fault, Fault::Damage { .. });
     let mut verified = store(&["verify"])?;
     if damaged && !verified.status.success() {
-        // Objects not used since may still be damaged; they can be removed.
+        // Objects that the repeated build did not use may still be damaged. `--repair` removes
+        // them.
         store(&["verify", "--repair"])?;
         verified = store(&["verify"])?;
     }

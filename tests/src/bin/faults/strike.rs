@@ -28,17 +28,18 @@ use crate::{
 
 /// Time limit for the tracer to attach.
 const ATTACH_LIMIT: Duration = Duration::from_secs(30);
-/// How long a download stalls before the user cancels it.
+/// How long a download stalls before the harness stops the build by SIGTERM, as a user would.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The result of an injection.
 #[derive(Debug)]
 pub(crate) enum Struck {
-    /// It was injected; with the exact location, and the tracer to stop.
+    /// The fault was injected; with a description of place and moment, and the tracer if one was
+    /// started.
     Done { at: String, tracer: Option<Tracer> },
     /// The build had already ended.
     TooLate,
-    /// It cannot be injected here, with the reason.
+    /// The fault cannot be injected on this host, with the reason.
     Impossible(String),
 }
 
@@ -60,7 +61,7 @@ impl Struck {
     }
 }
 
-/// The folder that a fault fills.
+/// Returns the folder that a fault fills.
 pub(crate) fn full_folder(place: Place, site: &Site) -> PathBuf {
     match place {
         Place::Output => site.output(),
@@ -70,7 +71,7 @@ pub(crate) fn full_folder(place: Place, site: &Site) -> PathBuf {
     }
 }
 
-/// Prepares what must be set before the build starts: the mirror's behavior.
+/// Prepares the fault before the build starts: sets the mirror's behaviour.
 pub(crate) fn prepare(draw: &Draw, references: &References) {
     match draw.fault {
         Fault::Mirror(behaviour) | Fault::BaseMirror(behaviour) => {
@@ -84,7 +85,7 @@ pub(crate) fn prepare(draw: &Draw, references: &References) {
     }
 }
 
-/// Undoes the fault after the build: the mirror is correct, and there is space.
+/// Undoes the fault after the build: makes the mirror respond correctly, and frees space.
 pub(crate) fn undo(draw: &Draw, site: &Site, references: &References) -> Result<()> {
     references.mirror.behave(Behaviour::Honest);
     references.mirror.order(None);
@@ -94,7 +95,7 @@ pub(crate) fn undo(draw: &Draw, site: &Site, references: &References) -> Result<
     }
 }
 
-/// A script for a guest that overwrites the code of its process 1 after a delay.
+/// Returns a script for a guest that overwrites the code of the guest's process 1 after a delay.
 fn killing_order(after_ms: u64) -> String {
     let seconds = Duration::from_millis(after_ms).as_secs_f64();
     format!(

@@ -18,7 +18,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// The column.
+    /// Returns the position of the outcome's column.
     fn column(&self) -> usize {
         match self {
             Self::Failed => 0,
@@ -56,7 +56,7 @@ impl Table {
         self.0.entry(fault).or_default()[outcome.map_or(WRONG, Outcome::column)] += 1;
     }
 
-    /// The number of failed rounds.
+    /// Returns the number of failed rounds.
     pub(crate) fn failed(&self) -> u64 {
         self.0.values().map(|row| row[WRONG]).sum()
     }

@@ -38,13 +38,13 @@ enum Kind {
 /// Files by their paths.
 pub(crate) type Tree = BTreeMap<String, Entry>;
 
-/// The digest of bytes, in hexadecimal.
+/// Returns the digest of bytes, in hexadecimal.
 pub(crate) fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// Reports the first difference, if any. In the expected tree, the late file has the content of
-/// another round.
+/// Fails with the differences between two trees, at most 20. The late file has the expected content
+/// `late`, since the number in the expected tree is that of the reference build.
 pub(crate) fn compare(found: &Tree, expected: &Tree, late: &[u8]) -> Result<()> {
     let mut expected = expected.clone();
     let entry = expected.get_mut("etc/late").context("the expected tree has no etc/late")?;
@@ -70,7 +70,7 @@ pub(crate) fn compare(found: &Tree, expected: &Tree, late: &[u8]) -> Result<()> 
     Ok(())
 }
 
-/// The tree of an archive.
+/// Reads the tree of an archive.
 pub(crate) fn of_archive(path: &Path) -> Result<Tree> {
     let mut tree = Tree::new();
     let mut archive = tar::Archive::new(File::open(path)?);
@@ -99,13 +99,13 @@ pub(crate) fn of_archive(path: &Path) -> Result<Tree> {
     Ok(tree)
 }
 
-/// Partitions begin at multiples of this.
+/// The alignment of partitions.
 const ALIGNMENT_BYTES: u64 = 1 << 20;
 /// The offset of the magic number in ext4's superblock, and its value.
 const MAGIC_AT: u64 = 1024 + 56;
 const MAGIC: [u8; 2] = [0x53, 0xef];
 
-/// The offset of the ext4 filesystem on a raw disk.
+/// Finds the offset of the ext4 filesystem on a raw disk.
 fn filesystem(path: &Path) -> Result<u64> {
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
@@ -136,7 +136,7 @@ impl Ext4Read for Partition {
     }
 }
 
-/// The tree of the ext4 filesystem on a raw disk, which must be consistent.
+/// Reads the tree of the ext4 filesystem on a raw disk. Fails if e2fsck finds it inconsistent.
 pub(crate) fn of_disk(path: &Path) -> Result<Tree> {
     let begin = filesystem(path)?;
     check_filesystem(path, begin)?;

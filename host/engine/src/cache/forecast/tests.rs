@@ -1,4 +1,4 @@
-//! What is taken from a store, and the reasons for the rest.
+//! Tests which results are taken from a store, and the reasons why other stages run.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Whatever a record says, nothing outside of the build directory is written.
+//! Tests that no record, whatever it contains, causes writes outside of the build directory.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! What is said when a disk has not the one root filesystem that is looked for.
+//! The errors for a disk that does not have exactly one matching root filesystem.
 
 use super::{Candidate, Root};
 use crate::EngineError;
@@ -29,7 +29,7 @@ pub(super) fn no_such_root(disk: &str, name: &str, roots: &[Root<'_>]) -> Engine
     EngineError::Recipe(format!("`{disk}` has no root filesystem `{name}`; it has {list}"))
 }
 
-/// How a recipe can call them.
+/// Lists the names by which a recipe can select these roots.
 fn names(roots: &[Root<'_>]) -> String {
     let describe = |(root, ..): &Root<'_>| {
         let own = root.number.map_or_else(|| root.node.clone(), |number| number.to_string());

@@ -1,4 +1,4 @@
-//! What fstab means, and what becomes of a disk's content.
+//! Tests the interpretation of fstab, and the nodes that are made from the content of a disk.
 
 use super::*;
 

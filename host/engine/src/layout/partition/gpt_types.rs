@@ -2,8 +2,8 @@
 
 use uuid::Uuid;
 
-/// GUIDs of the sgdisk codes (sgdisk(8), `-L`) that Linux and what boots it have; any other
-/// type is given as a GUID itself.
+/// The GUIDs of the sgdisk codes (sgdisk(8), `-L`) for partitions of Linux and of its boot loaders.
+/// Any other type must be given as a GUID.
 const GPT_TYPES: &[(&str, &str)] = &[
     ("0700", "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"),
     ("0C01", "e3c9e316-0b5c-4db8-817d-f92df00215ae"),
@@ -46,7 +46,7 @@ const GPT_TYPES: &[(&str, &str)] = &[
     ("FD00", "a19d880f-05fc-4d3b-a006-743f0f84911e"),
 ];
 
-/// The GUID that a type code means.
+/// Returns the GUID of a type code; `None` if the code is not valid.
 pub(super) fn guid(code: &str) -> Option<Uuid> {
     let code = match code.to_ascii_uppercase().as_str() {
         "" | "83" => "8300".to_owned(),

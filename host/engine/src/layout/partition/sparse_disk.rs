@@ -1,4 +1,5 @@
-//! The disk that the encoders of partition tables write to: what they wrote, and where.
+//! A disk for the encoders of partition tables, which records the bytes that they write and their
+//! offsets.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
@@ -14,7 +15,7 @@ impl SparseDisk {
         Self { bytes, position: 0, writes: std::collections::BTreeMap::new() }
     }
 
-    /// The writes with touching ones joined.
+    /// Returns the writes by offset. Adjacent writes are joined.
     pub(super) fn into_writes(self) -> Vec<(u64, Vec<u8>)> {
         let mut joined: Vec<(u64, Vec<u8>)> = Vec::new();
         for (offset, bytes) in self.writes {

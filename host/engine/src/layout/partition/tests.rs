@@ -1,4 +1,4 @@
-//! Tables as other programs read them.
+//! Tests partition tables by their bytes, and by what sfdisk reads from them.
 
 use plan::{DiskName, Percent};
 

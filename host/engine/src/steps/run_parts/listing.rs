@@ -1,14 +1,15 @@
-//! What stands in a directory of scripts, in the guest.
+//! Lists directories of scripts in the guest.
 
 use plan::is_script_name;
 use session::{FileKind, FileStat};
 
 use crate::{EngineError, step_context::StepContext};
 
-/// How many symbolic links are followed to a script.
+/// Maximum number of files that are looked at to find the target of a symbolic link, including the
+/// link.
 const LINKS_MAX: usize = 8;
 
-/// The scripts that stand in a directory.
+/// Returns the names of the scripts in a directory: executable files with the names of scripts.
 pub(super) async fn scripts(
     root: &str,
     directory: &str,
@@ -28,7 +29,8 @@ pub(super) async fn scripts(
     Ok(names)
 }
 
-/// Follows symbolic links to what they lead to.
+/// Follows symbolic links, and returns the status of their target. `None` if the target does not
+/// exist, or if there are too many links.
 pub(super) async fn follow(
     root: &str,
     mut path: String,
@@ -44,7 +46,7 @@ pub(super) async fn follow(
     Ok(None)
 }
 
-/// Where a link leads, without leaving the root.
+/// Returns the path of a link's target, which never leaves the root.
 fn join(path: &str, link: &str) -> String {
     let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
     let whole = if link.starts_with('/') { link.to_owned() } else { format!("{parent}/{link}") };
