@@ -66,10 +66,18 @@ pub(crate) async fn take(
     let (paths, plain) = writable(&mounts);
     let started = Instant::now();
     // Filesystems that cannot be frozen have a mark on the disk while they are mounted writable.
+    let (mut resting, mut quiet) = (Vec::new(), Ok(()));
     for mount in &plain {
-        remount(guest, mount, "ro").await.map_err(SnapshotError::Quiesce)?;
+        quiet = remount(guest, mount, "ro").await;
+        if quiet.is_err() {
+            break;
+        }
+        resting.push(mount);
     }
-    let frozen = session.freeze(&paths).await;
+    let frozen = match quiet {
+        Ok(()) => session.freeze(&paths).await,
+        Err(error) => Err(error),
+    };
     let pushed = match &frozen {
         Ok(()) => push(plan, session, files, |_, _| true).await,
         Err(_) => Ok(()),
@@ -77,7 +85,7 @@ pub(crate) async fn take(
     if frozen.is_ok() {
         session.thaw(&paths).await.map_err(SnapshotError::Thaw)?;
     }
-    for mount in &plain {
+    for mount in resting {
         remount(guest, mount, "rw").await.map_err(SnapshotError::Thaw)?;
     }
     frozen.map_err(SnapshotError::Quiesce)?;

@@ -34,8 +34,6 @@ const FSTAB_MAX_BYTES: u64 = 1 << 20;
 const ROOT_TYPES: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
 /// The subvolumes into which installers put a root.
 const ROOT_SUBVOLUMES: [&str; 3] = ["@", "@rootfs", "root"];
-/// Maximum number of partitions, and of volumes, that are examined; images have fewer.
-const DEVICES_MAX: usize = 256;
 
 /// A device of the disk, with its properties from blkid.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -206,7 +204,6 @@ async fn candidates(
 ) -> Result<(Vec<Candidate>, Vec<Group>), EngineError> {
     let mut candidates: Vec<Candidate> = listed
         .into_iter()
-        .take(DEVICES_MAX)
         .map(|found| Candidate {
             node: found.partition.map_or_else(|| disk.to_owned(), |n| format!("{disk}-part{n}")),
             device: found.path,
@@ -214,6 +211,7 @@ async fn candidates(
             tags: BTreeMap::new(),
         })
         .collect();
+    complaints::check_count(disk, candidates.len())?;
     probe(guest, &mut candidates).await?;
     let mut groups = Vec::new();
     if candidates.iter().any(|candidate| candidate.tag("TYPE") == "LVM2_member") {
@@ -227,8 +225,8 @@ async fn candidates(
                     ..Candidate::default()
                 })
             })
-            .take(DEVICES_MAX)
             .collect();
+        complaints::check_count(disk, volumes.len())?;
         probe(guest, &mut volumes).await?;
         candidates.extend(volumes);
     }

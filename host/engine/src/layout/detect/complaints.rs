@@ -3,6 +3,9 @@
 use super::{Candidate, Root};
 use crate::EngineError;
 
+/// Maximum number of partitions, and of volumes, of a disk; images have fewer.
+const DEVICES_MAX: usize = 256;
+
 pub(super) fn no_single_root(
     disk: &str,
     candidates: &[Candidate],
@@ -40,4 +43,14 @@ fn names(roots: &[Root<'_>]) -> String {
     };
     let list: Vec<String> = roots.iter().map(describe).collect();
     if list.is_empty() { "none".into() } else { list.join(", ") }
+}
+
+/// Refuses a disk with more devices than images have, before each of them is examined.
+pub(super) fn check_count(disk: &str, count: usize) -> Result<(), EngineError> {
+    if count <= DEVICES_MAX {
+        return Ok(());
+    }
+    Err(EngineError::Recipe(format!(
+        "the disk {disk} has {count} partitions or volumes, more than {DEVICES_MAX}"
+    )))
 }
