@@ -27,7 +27,7 @@ use crate::{
 /// offers.
 const IMAGE_MAX_BYTES: u64 = 256 << 30;
 /// The maximum number of files that are listed in a repository; a revision has two or three.
-const REVISIONS_MAX: usize = 10_000;
+const FILES_MAX: usize = 10_000;
 
 /// A remote repository of shared images.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +118,7 @@ pub(super) async fn push(
 ) -> Result<(), CommandError> {
     cache.verify(revision)?;
     let shelf = open(repository)?;
-    let there = shelf.list(FOLDER, REVISIONS_MAX).await.map_err(failed(repository))?;
+    let there = shelf.list(FOLDER, FILES_MAX).await.map_err(failed(repository))?;
     // The description is pushed last, so whoever reads it finds the other files.
     let files = [cache.image(revision), cache.digest_file(revision), cache.description(revision)];
     for (number, path) in files.iter().enumerate() {
@@ -172,7 +172,7 @@ pub(super) async fn learn(
     ctx: &RunContext,
 ) -> Result<Vec<Revision>, CommandError> {
     let shelf = open(repository)?;
-    let there = shelf.list(FOLDER, REVISIONS_MAX).await.map_err(failed(repository))?;
+    let there = shelf.list(FOLDER, FILES_MAX).await.map_err(failed(repository))?;
     let suffix = format!(".{SUFFIX}");
     let mut found = Vec::new();
     for listed in there.iter().filter(|listed| listed.name.ends_with(&suffix)) {
@@ -267,7 +267,7 @@ pub(super) async fn pull(
         return Ok(());
     }
     let shelf = open(repository)?;
-    let there = shelf.list(FOLDER, REVISIONS_MAX).await.map_err(failed(repository))?;
+    let there = shelf.list(FOLDER, FILES_MAX).await.map_err(failed(repository))?;
     let name = revision.image_file();
     let told = there.iter().find(|listed| listed.name == name).map(|listed| listed.bytes);
     let mut file = tempfile::NamedTempFile::new_in(cache.make()?).map_err(host)?;
