@@ -1,5 +1,7 @@
 //! The command line against the rows of virt-dib's behaviour.
 
+mod pages;
+
 use std::path::Path;
 
 use super::*;
