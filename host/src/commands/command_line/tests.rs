@@ -1,5 +1,7 @@
 //! Tests of the command line, among them those for the table of virt-dib's behaviour.
 
+mod pages;
+
 use std::path::Path;
 
 use super::*;
