@@ -1,5 +1,7 @@
 //! A recipe lowered to a plan, with the settings to run it.
 
+use std::path::PathBuf;
+
 use plan::Plan;
 
 use crate::settings::Settings;
@@ -13,6 +15,9 @@ pub(crate) struct Planned {
     pub(crate) settings: Settings,
     /// Generated files that the plan reads; they are removed when this value is dropped.
     pub(crate) files: Option<tempfile::TempDir>,
+    /// The files that the front end makes of the plan's images, if it makes others, each with a
+    /// description.
+    pub(crate) results: Option<Vec<(PathBuf, &'static str)>>,
     /// Whether a build creates the missing directories of its outputs.
     pub(crate) makes_folders: bool,
 }
@@ -21,6 +26,6 @@ impl Planned {
     /// Creates a value for a plan without generated files. The directories of its outputs must
     /// exist.
     pub(crate) fn new(plan: Plan, settings: Settings) -> Self {
-        Self { plan, settings, files: None, makes_folders: false }
+        Self { plan, settings, files: None, results: None, makes_folders: false }
     }
 }

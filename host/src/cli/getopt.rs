@@ -12,11 +12,13 @@
 //! The list of options is read from the clap command itself, so there is one
 //! source of truth for names, aliases and whether a value follows.
 
+mod nearest;
 mod originals;
+mod words;
 
 use std::{
     ffi::{OsStr, OsString},
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::ffi::OsStrExt,
 };
 
 use clap::{Arg, ArgAction, Command};
@@ -24,9 +26,8 @@ use clap::{Arg, ArgAction, Command};
 pub(crate) use originals::Syntax;
 #[cfg(test)]
 pub(crate) use originals::VIRT_DIB_OPTIONS;
+use words::{before_equals, joined, long_name, printable};
 
-/// Minimum similarity, from 0 to 1, at which an unknown option counts as a mistyped known one.
-const ALIKE: f64 = 0.7;
 /// The option that prints help.
 const HELP: &str = "help";
 
@@ -143,14 +144,7 @@ impl Options {
     fn unrecognized(&self, typed: &str) -> GetoptError {
         let typed = before_equals(typed);
         let name = typed.trim_start_matches('-');
-        let alike = |known: &&str| strsim::normalized_damerau_levenshtein(name, known);
-        let meant = self
-            .options
-            .iter()
-            .flat_map(Opt::names)
-            .filter(|known| alike(known) >= ALIKE)
-            .max_by(|a, b| alike(a).total_cmp(&alike(b)))
-            .map(|known| format!("--{known}"));
+        let meant = nearest::option(name, self.options.iter().flat_map(Opt::names));
         GetoptError::Unrecognized { typed, meant }
     }
 
@@ -348,25 +342,6 @@ impl Options {
         });
         Ok(Some(()))
     }
-}
-
-fn joined(long: &str, value: &[u8]) -> OsString {
-    let mut arg = format!("--{long}=").into_bytes();
-    arg.extend_from_slice(value);
-    OsString::from_vec(arg)
-}
-
-fn printable(arg: &OsStr) -> String {
-    arg.to_string_lossy().into_owned()
-}
-
-/// Returns the name of the option in a normalised word.
-fn long_name(word: &OsString) -> String {
-    before_equals(&printable(word)).trim_start_matches('-').to_owned()
-}
-
-fn before_equals(typed: &str) -> String {
-    typed.split('=').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! `vbuild plan`: shows what a build would do, without doing it.
 
-use std::{fmt::Write as _, sync::Arc, time::SystemTime};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use clap::Args;
 use engine::ApplianceFiles;
@@ -63,7 +68,8 @@ pub(crate) fn run(context: &ProcessContext, args: &PlanArgs) -> Outcome {
     view.verbosity.quiet = true;
     let ui = Arc::new(Ui::open(&view, &context.console)?);
     let ctx = RunContext { observer: ui, cancel: watch::channel(false).1 };
-    let Planned { plan, settings, makes_folders, files: _files } = recipe.prepare(context, &ctx)?;
+    let Planned { plan, settings, makes_folders, results, files: _files } =
+        recipe.prepare(context, &ctx)?;
     checks::outputs(&plan, makes_folders)?;
     checks::settings(&plan, &settings)?;
     if args.json {
@@ -78,7 +84,8 @@ pub(crate) fn run(context: &ProcessContext, args: &PlanArgs) -> Outcome {
         (Ok(files), true) => Some(cached(&plan, &settings, files, &ctx)?),
         _ => None,
     };
-    let text = text(&plan, &keys(&plan, &settings, appliance), cached.as_deref());
+    let mut text = text(&plan, &keys(&plan, &settings, appliance), cached.as_deref());
+    text.push_str(&outputs_text(&plan, results.as_deref()));
     context.console.print(&text)?;
     Ok(0)
 }
@@ -162,13 +169,24 @@ fn text(plan: &Plan, keys: &Result<Vec<StageKey>, String>, cached: Option<&[Stri
     if let Err(reason) = keys {
         let _ = writeln!(text, "  keys are not known: {reason}");
     }
-    text.push_str("\noutputs\n");
-    for image in &plan.outputs.images {
-        let _ = writeln!(text, "  {} ({})", image.path.display(), image.format);
+    text
+}
+
+fn outputs_text(plan: &Plan, results: Option<&[(PathBuf, &str)]>) -> String {
+    let mut text = "\noutputs\n".to_owned();
+    let mut list = |path: &Path, what: &str| {
+        let _ = writeln!(text, "  {} ({what})", path.display());
+    };
+    match results {
+        Some(results) => results.iter().for_each(|(path, what)| list(path, what)),
+        None => {
+            let images = &plan.outputs.images;
+            images.iter().for_each(|image| list(&image.path, &image.format));
+        }
     }
-    for tree in plan.steps() {
-        if let plan::Step::ExportTree { output, .. } = tree {
-            let _ = writeln!(text, "  {} ({})", output.path.display(), output.format);
+    for step in plan.steps() {
+        if let plan::Step::ExportTree { output, .. } = step {
+            list(&output.path, &output.format);
         }
     }
     text

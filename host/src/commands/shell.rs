@@ -50,8 +50,7 @@ pub(crate) fn run(context: &ProcessContext, args: &ShellArgs) -> Outcome {
     let ui = Arc::new(Ui::open(&ui::Settings::of(&output, log), &console)?);
     runtime::run(&ui, async |ctx| {
         recipe.make_ready(context, &ctx).await?;
-        let Planned { plan, settings, files: _files, makes_folders: _ } =
-            recipe.prepare(context, &ctx)?;
+        let Planned { plan, settings, files: _files, .. } = recipe.prepare(context, &ctx)?;
         let after = stages_before(&plan, &args.at)?;
         pipeline::shell(&plan, &settings, &ctx, after).await
     })?;

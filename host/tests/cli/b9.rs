@@ -444,6 +444,9 @@ fn reformat_and_version_need_no_configuration() {
 fn which_configuration_counts() {
     let project = Project::new();
     fs::remove_dir_all(project.home.join(".b9")).unwrap();
+    // A plan creates nothing.
+    project.plan(&["-f", "01-empty-disk.b9"]);
+    assert!(!project.home.join(".b9").exists());
     let (status, out, err) = project.run(&["b9c", "list"]);
     assert_eq!(status, 0, "{err}");
     assert!(out.starts_with("Showing local shared images only.\n\nTo view"), "{out}");

@@ -127,6 +127,8 @@ fn builds_of_elements_and_layers_refuse_the_same() {
     let planned = run(&home, "vbuild plan layers --base b.raw L");
     assert!(planned.status.success(), "{}", String::from_utf8_lossy(&planned.stderr));
     assert!(!home.join("L/build").exists(), "a question makes no folder");
+    let text = String::from_utf8_lossy(&planned.stdout);
+    assert!(text.contains("image.qcow2 (") && !text.contains(".raw (raw)"), "{text}");
 }
 
 #[test]

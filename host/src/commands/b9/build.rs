@@ -259,7 +259,7 @@ pub(crate) fn plan(
     args: &B9PlanArgs,
     ctx: &RunContext,
 ) -> Result<Planned, CommandError> {
-    let configuration = Configuration::read(context, &args.common)?;
+    let configuration = Configuration::read_only(context, &args.common)?;
     let settings =
         with_configuration(build_settings(&args.build), &args.build.guest, &configuration);
     let host = HostFiles::of(&args.build.recipe)?;

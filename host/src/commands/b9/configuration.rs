@@ -50,14 +50,45 @@ impl<'a> Configuration<'a> {
         context: &ProcessContext,
         options: &'a CommonArgs,
     ) -> Result<Self, CommandError> {
+        Self::load(context, options, |file, candidates| {
+            context.console.print_warning(&none_exists(candidates));
+            context.console.print_warning(&format!(
+                "creating a new config file with defaults at: {}",
+                file.display()
+            ));
+            write(file, b9::NEW_CONFIG_FILE)
+        })
+    }
+
+    /// Reads the configuration for verbs that only query: a missing default is not created, its
+    /// content is used.
+    ///
+    /// # Errors
+    /// Same as for [`Self::read`].
+    pub(super) fn read_only(
+        context: &ProcessContext,
+        options: &'a CommonArgs,
+    ) -> Result<Self, CommandError> {
+        Self::load(context, options, |_, _| Ok(()))
+    }
+
+    /// Reads the configuration; `on_missing` gets the path of the missing default, and the paths
+    /// that were tried.
+    fn load(
+        context: &ProcessContext,
+        options: &'a CommonArgs,
+        on_missing: impl FnOnce(&Path, &[PathBuf]) -> Result<(), CommandError>,
+    ) -> Result<Self, CommandError> {
         let home = context.variable("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
         let candidates = candidates(&options.configuration_file, home.as_deref())?;
-        let found = candidates.iter().find(|path| path.exists()).cloned();
-        let file = match found {
-            Some(file) => file,
-            None => make_default(context, options, &candidates)?,
+        let (file, text) = match candidates.iter().find(|path| path.exists()) {
+            Some(file) => (file.clone(), read_file(file)?),
+            None => {
+                let file = default_file(options, &candidates)?;
+                on_missing(&file, &candidates)?;
+                (file, b9::NEW_CONFIG_FILE.to_owned())
+            }
         };
-        let text = read_file(&file)?;
         let config = b9::read_config(&text).map_err(|error| {
             CommandError::new(Kind::Usage, error)
                 .context(format!("cannot use the configuration `{}`", file.display()))
@@ -228,24 +259,19 @@ fn no_home(what: &str) -> CommandError {
     CommandError::usage(format!("HOME is not set, and so it is not known {what}"))
 }
 
-/// Creates the user's default configuration. Fails if the command line names another one.
-fn make_default(
-    context: &ProcessContext,
-    options: &CommonArgs,
-    candidates: &[PathBuf],
-) -> Result<PathBuf, CommandError> {
+/// Returns the path of the user's default configuration. Fails if the command line names another.
+fn default_file(options: &CommonArgs, candidates: &[PathBuf]) -> Result<PathBuf, CommandError> {
+    match (options.configuration_file.is_empty(), candidates.last()) {
+        (true, Some(file)) => Ok(file.clone()),
+        _ => Err(CommandError::usage(none_exists(candidates))
+            .hint("Please provide a valid config file path.")),
+    }
+}
+
+/// The message that no configuration was found, in the words of b9c.
+fn none_exists(candidates: &[PathBuf]) -> String {
     let tried: Vec<String> = candidates.iter().map(|path| format!("{path:?}")).collect();
-    let none = format!("B9 config file resolver: None of these files exists [{}]", tried.join(","));
-    let file = match (options.configuration_file.is_empty(), candidates.last()) {
-        (true, Some(file)) => file.clone(),
-        _ => return Err(CommandError::usage(none).hint("Please provide a valid config file path.")),
-    };
-    context.console.print_warning(&none);
-    context
-        .console
-        .print_warning(&format!("creating a new config file with defaults at: {}", file.display()));
-    write(&file, b9::NEW_CONFIG_FILE)?;
-    Ok(file)
+    format!("B9 config file resolver: None of these files exists [{}]", tried.join(","))
 }
 
 fn read_file(file: &Path) -> Result<String, CommandError> {

@@ -151,7 +151,11 @@ pub(crate) fn plan(args: &LayersBuildArgs, ctx: &RunContext) -> Result<Planned, 
     let settings = settings(args, &project);
     let Lowered { plan, settings, result, .. } = prepare(args, &project, settings, ctx)?;
     let makes_folders = result.own_folder.is_some();
-    Ok(Planned { makes_folders, ..Planned::new(plan, settings) })
+    let results = result.overlay.map(|(_, overlay, link)| {
+        let linked = (link != overlay).then_some((link, "a link to it"));
+        [(overlay, "qcow2, an overlay over the base")].into_iter().chain(linked).collect()
+    });
+    Ok(Planned { makes_folders, results, ..Planned::new(plan, settings) })
 }
 
 fn settings(args: &LayersBuildArgs, project: &Project) -> Settings {
