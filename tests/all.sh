@@ -149,8 +149,8 @@ if [ "$level" = guest ]; then
 fi
 
 # What the image and the lab do is told at the end.
-rm -f "$work/compiled" "$work/first.status"
-VBUILD_TEST_DIR="$work" timeout 7200 sh "$here/tests/all.sh" beside &
+rm -f "$work/compiled" "$work/first.status" "$work/image.status" "$work/lab.status"
+VBUILD_TEST_DIR="$work" timeout 10800 sh "$here/tests/all.sh" beside &
 beside=$!
 trap 'kill "$beside" 2>/dev/null || true' EXIT
 
@@ -158,7 +158,7 @@ lints
 unit_tests
 
 # Without it there is nothing to boot.
-while [ ! -e "$work/first.status" ] && kill -0 "$beside"; do sleep 1; done
+while [ ! -s "$work/first.status" ] && kill -0 "$beside"; do sleep 1; done
 cat "$work/first.log"
 [ "$(cat "$work/first.status")" -eq 0 ]
 
@@ -180,10 +180,10 @@ step "layer folders"
 VBUILD_TEST_CACHE="$work/tests/cache" timeout 1200 env -u VBUILD_TEST_DIR \
     cargo test --release --locked --workspace --test recipes -- --ignored --nocapture layers::
 
-# The same rounds each time; other numbers draw others.
+# The same rounds each time, fourteen kinds of faults; other numbers draw others.
 step "builds that are disturbed"
 VBUILD="$work/bin/vbuild" VBUILD_FAULTS="$target/release/faults" \
-    VBUILD_TEST_CACHE="$work/tests/cache" timeout 1500 sh tests/faults.sh 20 1
+    VBUILD_TEST_CACHE="$work/tests/cache" timeout 1500 sh tests/faults.sh 20 20081
 
 step "the image and the KVM lab, which ran beside"
 wait "$beside"

@@ -134,7 +134,7 @@ pub(crate) fn argv(spec: &MachineSpec, host: Host, given: Given<'_>) -> Result<A
 /// The machine type of an architecture with its properties, except those of memory. Both types
 /// have virtio-mmio slots, so drives are the same devices everywhere. GICv3 supports more than
 /// eight CPUs, and KVM on most hosts.
-fn board(spec: &MachineSpec) -> String {
+pub(crate) fn board(spec: &MachineSpec) -> String {
     let pcie = if spec.start == Start::Boot { "off" } else { "on" };
     match spec.architecture {
         // The PIT is for calibrating the TSC only, and there is no PIC: with the hardware-reduced

@@ -133,7 +133,7 @@ impl Backend for Qemu {
         "qemu"
     }
 
-    async fn saving_identity(&self, _: &MachineSpec) -> Option<String> {
+    async fn saving_identity(&self, spec: &MachineSpec) -> Option<String> {
         // With KVM, the state would depend on the processor; there is the own VMM for that.
         if self.accel == QemuAccel::Kvm {
             return None;
@@ -143,7 +143,7 @@ impl Backend for Qemu {
         // because it is measured, but stays the same until the host starts again.
         let boot = machine::host_boot_id().ok()?;
         let (path, bytes, changed) = (self.program.display(), program.len(), program.mtime());
-        Some(format!("{path} {bytes} {changed} {boot}"))
+        Some(format!("{path} {bytes} {changed} {boot} {}", argv::board(spec)))
     }
 
     async fn start(&self, spec: MachineSpec) -> Result<Box<dyn Machine>, MachineError> {

@@ -75,7 +75,7 @@ enum Cold {
     #[error("cannot {action} `{path}`: {source}")]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("the machine saved in `{saved}` does not start: {source}")]
-    NotRestored { saved: PathBuf, source: SessionError },
+    NotRestored { saved: PathBuf, again: bool, source: SessionError },
     #[error(transparent)]
     Session(#[from] SessionError),
 }
@@ -106,12 +106,14 @@ fn refuse(saved: &Path, reason: &dyn std::error::Error) -> Result<(), Cold> {
 }
 
 /// Records that a machine could not be restored. After the second failure in a row, it is refused.
-fn doubt(saved: &Path, reason: &dyn std::error::Error) -> Result<(), Cold> {
-    let path = saved.join(DOUBTED);
-    match File::create_new(&path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refuse(saved, reason),
-        made => made.map(drop).map_err(file_error("create", &path)),
+/// Notes that a machine could not be restored. If that is so `again`, the
+/// restore before it having failed too, keeps later ones from trying.
+fn doubt(saved: &Path, again: bool, reason: &dyn std::error::Error) -> Result<(), Cold> {
+    if again {
+        return refuse(saved, reason);
     }
+    let path = saved.join(DOUBTED);
+    File::create(&path).map(drop).map_err(file_error("create", &path))
 }
 
 fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Cold {
@@ -163,13 +165,15 @@ impl WarmMachines {
         spec.drives.extend(spares(disks, &saved.join(SPARE))?);
         spec.start = Start::Restore(SavedMachine(saved.clone()));
         let options = BootOptions { deadline: HELLO_DEADLINE, attempts: 1 };
+        // Builds side by side may all fail for one reason, so failures since now do not count.
+        let again = saved.join(DOUBTED).exists();
         let restored = match boot(backend, spec, &options).await {
             Ok(session) => session.unpark(disks).await.map(|()| session),
             Err(error) => Err(error),
         };
         // The file exists only if the last restore failed.
         let _ = restored.is_ok().then(|| fs::remove_file(saved.join(DOUBTED)));
-        restored.map_err(|source| Cold::NotRestored { saved, source })
+        restored.map_err(|source| Cold::NotRestored { saved, again, source })
     }
 
     /// Boots a machine of this shape without the disks of the build, and saves it. If that fails,
@@ -230,9 +234,9 @@ pub async fn start(
     tracing::debug!(reason = %cold, "the machine boots");
     let booted = boot(backend, spec, options).await?;
     // The boot succeeded, so neither the disks nor the host caused the failure of the restore.
-    if let Cold::NotRestored { saved, source } = &cold {
+    if let Cold::NotRestored { saved, again, source } = &cold {
         tracing::warn!(%cold, "the machine boots instead");
-        if let Err(error) = doubt(saved, source) {
+        if let Err(error) = doubt(saved, *again, source) {
             tracing::debug!(%error, "a saved machine will be tried again");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use clap::{Args as _, Command};
+use clap::{Arg, Args as _, Command};
 
 use super::build::BuildArgs;
 
@@ -10,20 +10,26 @@ use super::build::BuildArgs;
 const SHOWN: &[&str] =
     &["element_path", "envvar", "share", "name", "formats", "size", "drive", "verbose"];
 
+/// What an option is: a verb's own option may have the id of a shared one.
+type Identity = (String, Option<String>);
+
+fn identity(arg: &Arg) -> Identity {
+    (arg.get_id().to_string(), arg.get_help().map(ToString::to_string))
+}
+
 /// Hides the shared options that are seldom needed from `-h`. A verb's own options stay.
 pub(crate) fn shorten(command: Command) -> Command {
     let shared = BuildArgs::augment_args(Command::new("shared"));
     let hidden = shared
         .get_arguments()
-        .filter(|arg| !arg.is_positional())
-        .map(|arg| arg.get_id().as_str().to_owned())
-        .filter(|id| !SHOWN.contains(&id.as_str()));
+        .filter(|arg| !arg.is_positional() && !SHOWN.contains(&arg.get_id().as_str()))
+        .map(identity);
     without(command, &hidden.collect())
 }
 
-fn without(command: Command, hidden: &BTreeSet<String>) -> Command {
+fn without(command: Command, hidden: &BTreeSet<Identity>) -> Command {
     command
-        .mut_args(|arg| match hidden.contains(arg.get_id().as_str()) {
+        .mut_args(|arg| match hidden.contains(&identity(&arg)) {
             true => arg.hide_short_help(true),
             false => arg,
         })

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::errno::Errno;
+
 use crate::Digest;
 
 /// Errors of this crate.
@@ -92,6 +94,13 @@ impl StoreError {
             }
             _ => None,
         }
+    }
+
+    /// Whether the cause is a shortage of this moment, and says nothing about the file.
+    pub(crate) fn is_passing(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        let passing = [Errno::ENOMEM, Errno::ENFILE, Errno::EMFILE, Errno::ESTALE];
+        source.raw_os_error().is_some_and(|code| passing.contains(&Errno::from_raw(code)))
     }
 
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {

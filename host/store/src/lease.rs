@@ -94,7 +94,7 @@ impl Lease {
     /// Fails if the store cannot be read, or the lease's file cannot be written.
     pub fn lookup(&self, key: &Digest) -> Result<Option<StageRecord>> {
         let _lock = self.store.lock(false)?;
-        let Some(record) = self.store.read_record(key) else { return Ok(None) };
+        let Some(record) = self.store.read_record(key)? else { return Ok(None) };
         let layout = &self.store.layout;
         if let Some(missing) = record.objects().find(|digest| !layout.object(digest).is_file()) {
             tracing::warn!(stage = %record.name, %missing, "a stage's result is incomplete");

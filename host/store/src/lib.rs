@@ -189,25 +189,31 @@ impl Store {
 
     /// Reads a record. `None` if it does not exist, or, with a log message, if it cannot be read or
     /// is invalid: it is built again then.
-    pub(crate) fn read_record(&self, key: &Digest) -> Option<StageRecord> {
-        self.record_at(key).unwrap_or_else(|reason| {
+    ///
+    /// # Errors
+    /// Fails if the host is short of memory or descriptors at the moment.
+    pub(crate) fn read_record(&self, key: &Digest) -> Result<Option<StageRecord>> {
+        Ok(self.record_at(key)?.unwrap_or_else(|reason| {
             let path = self.layout.stage(key);
             tracing::warn!(path = %path.display(), %reason, "a stage's record is of no use");
             None
-        })
+        }))
     }
 
-    /// Reads a record; `None` if it does not exist.
+    /// Reads a record; `None` if it does not exist, the reason if it cannot be read, is damaged or
+    /// has another version.
     ///
     /// # Errors
-    /// Returns the reason if it cannot be read, is damaged or has another version.
-    pub(crate) fn record_at(&self, key: &Digest) -> Result<Option<StageRecord>, Printable> {
-        let read = layout::read_small(&self.layout.stage(key), RECORD_MAX_BYTES);
-        let content = read.map_err(|error| Printable::from(checked::chain(&error)))?;
-        content
-            .map(|content| StageRecord::from_json(&content, key))
-            .transpose()
-            .map_err(|e| e.reason())
+    /// Fails if the host is short of memory or descriptors at the moment.
+    pub(crate) fn record_at(&self, key: &Digest) -> Result<Result<Option<StageRecord>, Printable>> {
+        Ok(match layout::read_small(&self.layout.stage(key), RECORD_MAX_BYTES) {
+            Err(error) if error.is_passing() => return Err(error),
+            Err(error) => Err(Printable::from(checked::chain(&error))),
+            Ok(None) => Ok(None),
+            Ok(Some(content)) => {
+                StageRecord::from_json(&content, key).map(Some).map_err(|error| error.reason())
+            }
+        })
     }
 
     /// Returns all records with the time of their last use, least recently used first.
@@ -218,7 +224,7 @@ impl Store {
         let mut records = Vec::new();
         for (key, path) in layout::all_named(&self.layout.stages())? {
             let used = fs::metadata(&path).and_then(|m| m.modified());
-            if let (Ok(used), Some(record)) = (used, self.read_record(&key)) {
+            if let (Ok(used), Some(record)) = (used, self.read_record(&key)?) {
                 records.push((used, record));
             }
         }

@@ -19,6 +19,10 @@ fn crates() -> BTreeMap<String, BTreeMap<Module, String>> {
     for (path, text) in sources::files() {
         let path = path.strip_suffix(".rs").unwrap_or(&path);
         let Some((directory, path)) = path.split_once("/src/") else { continue };
+        // Programs beside a library have modules of their own, which are not looked at.
+        if path.starts_with("bin/") {
+            continue;
+        }
         let mut module: Module = path.split('/').map(str::to_owned).collect();
         match module.last().map(String::as_str) {
             Some("main" | "tests") => continue,

@@ -108,9 +108,10 @@ fn the_oldest_go() {
 fn the_second_failure_in_a_row_is_a_refusal() {
     let dir = tempfile::tempdir().unwrap();
     let killed = io::Error::other("ended by signal 9");
-    doubt(dir.path(), &killed).unwrap();
-    assert!(refusal(dir.path()).is_none());
-    doubt(dir.path(), &killed).unwrap();
+    doubt(dir.path(), false, &killed).unwrap();
+    doubt(dir.path(), false, &killed).unwrap();
+    assert!(refusal(dir.path()).is_none(), "failures at the same time are one");
+    doubt(dir.path(), true, &killed).unwrap();
     assert!(refusal(dir.path()).unwrap().reason.contains("signal 9"));
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct CommonArgs {
     /// Read this configuration; of several, the first that exists [default: ~/.b9/b9.conf]
     ///
     /// For a single FILE, and for the default, the names with `.4.0.0`, `.4.0` and `.4` appended
-    /// are tried first. The default is created if it does not exist.
+    /// are tried first. `vbuild b9` creates the default if it does not exist.
     #[arg(short = 'c', long, value_name = "FILE", global = true)]
     pub(crate) configuration_file: Vec<PathBuf>,
 

@@ -171,6 +171,7 @@ fn short_help_fits_one_screen_and_long_help_is_complete() {
         assert!(short.lines().count() <= SCREEN_LINES, "vbuild{words} -h:\n{short}");
         assert!(long.len() >= short.len(), "vbuild{words} --help");
     }
+    assert!(print("vbuild boot -h").contains("--with-network"), "its own options are listed");
     assert!(!print("vbuild -h").contains("--proxy-resolves"));
     assert!(print("vbuild --help").contains("--proxy-resolves"));
     let wide = |option: &str| print(&format!("vbuild exec {option}")).contains("\n  <COMMAND>...");

@@ -66,7 +66,7 @@ impl Ground {
             accel: tests::accelerator(),
         };
         // The first build saves its machines here; later builds restore them.
-        fs::create_dir_all(ground.cache.join(SAVED_MACHINES))?;
+        fs::create_dir_all(ground.work.join(SAVED_MACHINES))?;
         // Orphaned processes become children of this process.
         prctl::set_child_subreaper(true)?;
         if let Err(error) = enter_namespaces() {
@@ -93,7 +93,9 @@ impl Ground {
         fs::create_dir_all(cache)?;
         let shared = ["appliance", "agent", "diskimage-builder"];
         for name in shared.into_iter().chain(restored.then_some(SAVED_MACHINES)) {
-            let (from, to) = (self.cache.join(name), cache.join(name));
+            // Rounds kill saved machines, which must not be those of the user.
+            let above = if name == SAVED_MACHINES { &self.work } else { &self.cache };
+            let (from, to) = (above.join(name), cache.join(name));
             if !from.is_dir() || to.exists() {
                 continue;
             }
