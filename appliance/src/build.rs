@@ -165,6 +165,10 @@ fn build_trusting(
     let known = cache.answer(&key)?;
     match known {
         Some(appliance) if !request.refresh => return Ok(appliance),
+        None if cache.has_record(&key) => {
+            let text = "the appliance that was made before cannot be read: it is made again";
+            events.event(Event::Warning(text));
+        }
         _ => {}
     }
     let plan = match Plan::make(trust, request, &cache, &key, events) {

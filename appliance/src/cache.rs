@@ -16,8 +16,9 @@
 //! shared lock on its manifest, so that `gc` keeps it.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -122,7 +123,7 @@ pub(crate) fn initrd(
     hasher.update(digest.as_bytes());
     hasher.update(&agent_bytes);
     let path = dir.join(format!("{}.cpio", hex::encode(hasher.finalize())));
-    if path.exists() {
+    if is_readable(&path) {
         return Ok(path);
     }
     let failed = || Error::file("cannot write the initramfs", &path);
@@ -135,11 +136,15 @@ pub(crate) fn initrd(
     Ok(path)
 }
 
-/// Writes a file under a temporary name and renames it, so that it is never visible incomplete.
+/// Writes a file under a temporary name and renames it, so that it is never visible incomplete. A
+/// directory in its place is removed.
 fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;
+    if path.is_dir() {
+        fs::remove_dir_all(path)?;
+    }
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
@@ -189,35 +194,39 @@ impl Cache {
         Ok(BuildLock { _file: file })
     }
 
-    /// Opens the appliance of a digest; `None` if it does not exist.
+    /// Opens the appliance of a digest; `None` if it does not exist, or if one of its files is
+    /// damaged or cannot be read: it can be made again.
     pub(crate) fn open(&self, digest: &str) -> Result<Option<Appliance>, Error> {
         let dir = self.dir.join(digest);
         let path = dir.join(MANIFEST_FILE);
-        let failed = || Error::file("cannot open the appliance", &path);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed()(error)),
-        };
+        let failed = || Error::file("cannot lock the appliance", &path);
+        let Ok(file) = File::open(&path) else { return Ok(None) };
         let in_use =
             Flock::lock(file, FlockArg::LockShared).map_err(|(_, errno)| failed()(errno.into()))?;
         // It may have been removed between opening and locking.
         if !path.exists() {
             return Ok(None);
         }
-        let manifest = Manifest::read(&path)?;
+        let Ok(manifest) = Manifest::read(&path) else { return Ok(None) };
+        let files = [KERNEL_FILE, MODULES_FILE, ROOT_FILE];
+        if !files.iter().all(|file| is_readable(&dir.join(file))) {
+            return Ok(None);
+        }
         Ok(Some(Appliance { dir, initrd_dir: self.initrd_dir(), manifest, _in_use: in_use }))
     }
 
-    /// Returns the recorded appliance of a request; `None` if there is none.
+    /// Returns the recorded appliance of a request; `None` if there is none, or if the record or
+    /// the appliance is damaged.
     pub(crate) fn answer(&self, key: &str) -> Result<Option<Appliance>, Error> {
-        let path = self.dir.join("requests").join(key);
-        match fs::read_to_string(&path) {
+        match fs::read_to_string(self.dir.join("requests").join(key)) {
             Ok(digest) if is_digest(digest.trim()) => self.open(digest.trim()),
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::file("cannot read", &path)(error)),
+            _ => Ok(None),
         }
+    }
+
+    /// Whether there is a record for a request, damaged or not.
+    pub(crate) fn has_record(&self, key: &str) -> bool {
+        fs::symlink_metadata(self.dir.join("requests").join(key)).is_ok()
     }
 
     /// Records the appliance of a request.
@@ -368,6 +377,12 @@ pub struct Freed {
     pub bytes: u64,
 }
 
+/// Whether a file can be opened and is not empty.
+fn is_readable(path: &Path) -> bool {
+    let metadata = File::open(path).and_then(|file| file.metadata());
+    metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
+}
+
 fn is_digest(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -393,8 +408,18 @@ fn folder_bytes(dir: &Path) -> u64 {
     files_of(dir).map_or(0, |files| files.iter().map(|path| disk_bytes(path)).sum())
 }
 
+/// Removes a directory, or a file in its place. It is no error if it does not exist.
 fn remove_folder(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => {
+            // Without permission to list it, it could not be emptied.
+            let _ = fs::set_permissions(path, Permissions::from_mode(0o700));
+            fs::remove_dir_all(path)
+        }
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::file("cannot remove", path)(error))
         }

@@ -153,7 +153,13 @@ fn fetch(
     };
     let mut options = OpenOptions::new();
     let options = options.create(true).truncate(false).read(true).write(true);
-    let mut file = options.open(&part).map_err(failed(&part))?;
+    let mut file = options
+        .open(&part)
+        .or_else(|_| {
+            discard(&part);
+            options.open(&part)
+        })
+        .map_err(failed(&part))?;
     let digest = Digest::parse(&format!("sha256:{}", item.sha256));
     let digest = digest.map_err(|error| DownloadError::Url {
         url: item.urls.first().cloned().unwrap_or_default(),
@@ -177,9 +183,17 @@ fn is_intact(path: &Path, item: &Item) -> bool {
     let Ok(meta) = fs::metadata(path) else { return false };
     let intact = meta.len() == item.size && digest_of(path).is_ok_and(|found| found == item.sha256);
     if !intact {
-        drop(fs::remove_file(path));
+        discard(path);
     }
     intact
+}
+
+/// Removes a file that is of no use, or a directory in its place. If that fails, so does the
+/// attempt to write a new one.
+fn discard(path: &Path) {
+    if fs::remove_file(path).is_err() {
+        drop(fs::remove_dir_all(path));
+    }
 }
 
 /// Returns the SHA-256 digest of a file in hexadecimal digits.

@@ -316,14 +316,50 @@ fn a_broken_transfer_is_resumed() {
 }
 
 #[test]
+fn an_appliance_that_cannot_be_read_is_made_again() {
+    let scene = Scene::new();
+    let request = scene.request(&[]);
+    let made = scene.build(&request).unwrap();
+    let (dir, initrd) = (made.dir().to_owned(), made.initrd_for(&request.agent).unwrap());
+    drop(made);
+    let records = std::fs::read_dir(request.cache_dir.join("appliance/requests")).unwrap();
+    let record = records.map(|entry| entry.unwrap().path()).next().unwrap();
+    let damage = |path: &Path| {
+        std::fs::remove_file(path).unwrap();
+        std::fs::create_dir(path).unwrap();
+    };
+    let files = ["manifest.json", "kernel", "modules.cpio", "root.img"];
+    for path in files.iter().map(|file| dir.join(file)).chain([record]) {
+        damage(&path);
+        assert!(find(&request).unwrap().is_none(), "{}", path.display());
+        let mut log = Log::default();
+        build_trusting(&scene.trust, &request, &Fake::default(), &mut log).unwrap();
+        assert!(log.warnings.iter().any(|text| text.contains("made again")), "{:?}", log.warnings);
+        assert!(path.is_file() && find(&request).unwrap().is_some(), "{}", path.display());
+    }
+    damage(&initrd);
+    let found = find(&request).unwrap().unwrap();
+    assert_eq!(found.initrd_for(&request.agent).unwrap(), initrd);
+    assert!(initrd.is_file());
+}
+
+#[test]
 fn a_damaged_file_of_the_cache_is_fetched_again() {
     let scene = Scene::new();
     let request = scene.request(&["extra"]);
     let failing = Fake { fails: true, ..Fake::default() };
     build_trusting(&scene.trust, &request, &failing, &mut Silent).unwrap_err();
     let files = Cache::new(&request.cache_dir).files_dir();
-    for entry in std::fs::read_dir(files).unwrap() {
+    for entry in std::fs::read_dir(&files).unwrap() {
         std::fs::write(entry.unwrap().path(), "rubbish").unwrap();
+    }
+    build_trusting(&scene.trust, &request, &failing, &mut Silent).unwrap_err();
+    let paths: Vec<PathBuf> =
+        std::fs::read_dir(&files).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for path in paths {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir_all(path.join("below")).unwrap();
+        std::fs::create_dir_all(path.with_extension("part")).unwrap();
     }
     scene.build(&request).unwrap();
 }

@@ -155,7 +155,10 @@ fn read_note(note: &Path) -> Option<[PathBuf; 4]> {
     parts.collect::<Vec<_>>().try_into().ok()
 }
 
-/// Whether the overlay of a note still exists.
+/// Whether the overlay of a note may still exist: if that cannot be found out, the note stays.
 pub(crate) fn is_live(note: &Path) -> bool {
-    read_note(note).is_some_and(|[overlay, ..]| overlay.exists())
+    match read_note(note) {
+        Some([overlay, ..]) => overlay.try_exists().unwrap_or(true),
+        None => fs::read(note).is_err(),
+    }
 }

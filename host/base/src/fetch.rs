@@ -8,7 +8,12 @@ use std::{
 
 use download::{Client, Digest, Options, Part, Size, Wanted, Watch};
 
-use crate::{BaseError, gc::note_use, source::ImageFile, unfinished};
+use crate::{
+    BaseError,
+    gc::note_use,
+    source::{self, ImageFile},
+    unfinished,
+};
 
 /// Maximum size of a download, all attempts together; distribution images have less than a tenth.
 const IMAGE_MAX_BYTES: u64 = 256 << 30;
@@ -52,10 +57,10 @@ pub struct Fetched {
     pub downloaded: u64,
 }
 
-/// The file of an earlier download, if it exists; nothing is downloaded.
+/// The file of an earlier download, if it exists and can be read; nothing is downloaded.
 #[must_use]
 pub fn fetched(expected: &Expected, folder: &Path) -> Option<PathBuf> {
-    Some(download_path(expected, folder)).filter(|path| path.is_file())
+    Some(download_path(expected, folder)).filter(|path| source::readable_bytes(path).is_some())
 }
 
 fn download_path(expected: &Expected, folder: &Path) -> PathBuf {
@@ -76,7 +81,7 @@ pub fn fetch(
     let downloads = folder.join("downloads");
     let path = download_path(expected, folder);
     note_use(folder, &path);
-    if path.is_file() {
+    if source::readable_bytes(&path).is_some() {
         return Ok(Fetched { path, downloaded: 0 });
     }
     fs::create_dir_all(&downloads).map_err(|e| BaseError::io("create", &downloads, e))?;
@@ -90,6 +95,7 @@ pub fn fetch(
     let mut watch = Watch { tell: &mut |_| {}, stop: &AtomicBool::new(false) };
     let downloaded = Client::new(&options)?.fetch(wanted, &mut part, &mut watch)?;
     file.as_file().sync_all().map_err(|e| BaseError::io("write", &path, e))?;
+    source::make_way(&path);
     unfinished.work.persist(&path).map_err(|e| BaseError::io("name", &path, e.error))?;
     Ok(Fetched { path, downloaded })
 }
@@ -156,7 +162,14 @@ mod tests {
         assert_eq!(first.downloaded, content.len() as u64);
         assert_eq!(fs::read(&first.path).unwrap(), content);
         let again = fetch("http://127.0.0.1:1/never", &expected, folder.path(), None).unwrap();
-        assert_eq!(again, Fetched { path: first.path, downloaded: 0 });
+        assert_eq!(again, Fetched { path: first.path.clone(), downloaded: 0 });
+        // What cannot be read is downloaded again.
+        fs::remove_file(&first.path).unwrap();
+        fs::create_dir_all(first.path.join("below")).unwrap();
+        assert_eq!(fetched(&expected, folder.path()), None);
+        let again = fetch(&url, &expected, folder.path(), None).unwrap();
+        assert_eq!(again, first);
+        assert_eq!(fs::read(&again.path).unwrap(), content);
     }
 
     #[test]

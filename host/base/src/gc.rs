@@ -75,7 +75,7 @@ pub fn note_overlay(folder: &Path, raw: &Path, overlay: &Path) -> Result<(), Bas
     let Some(name) = raw.file_name() else { return Ok(()) };
     let overlay = fs::canonicalize(overlay).map_err(|e| BaseError::io("open", overlay, e))?;
     let path = folder.join(OVERLAYS).join(name);
-    if overlays(&path).contains(&overlay) {
+    if overlays(&path).is_ok_and(|known| known.contains(&overlay)) {
         return Ok(());
     }
     let write = || -> io::Result<()> {
@@ -87,20 +87,32 @@ pub fn note_overlay(folder: &Path, raw: &Path, overlay: &Path) -> Result<(), Bas
     write().map_err(|e| BaseError::io("write", &path, e))
 }
 
-/// The overlays recorded in a note.
-fn overlays(note: &Path) -> Vec<PathBuf> {
+/// The overlays recorded in a note; none if it does not exist.
+fn overlays(note: &Path) -> io::Result<Vec<PathBuf>> {
+    let file = match File::open(note) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        opened => opened?,
+    };
     let mut bytes = Vec::new();
-    let read = File::open(note).and_then(|file| file.take(NOTE_MAX_BYTES).read_to_end(&mut bytes));
-    let parts = bytes.split(|byte| *byte == 0).filter(|part| read.is_ok() && !part.is_empty());
-    parts.map(|part| PathBuf::from(std::ffi::OsString::from_vec(part.to_vec()))).collect()
+    file.take(NOTE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > NOTE_MAX_BYTES {
+        let reason = format!("it is longer than {} MiB", NOTE_MAX_BYTES >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+    let parts = bytes.split(|byte| *byte == 0).filter(|part| !part.is_empty());
+    Ok(parts.map(|part| PathBuf::from(std::ffi::OsString::from_vec(part.to_vec()))).collect())
 }
 
-/// Whether a file still names a raw disk as its backing file.
+/// Whether a file still names a raw disk as its backing file, or cannot be read to find that out.
 fn is_backed_by(overlay: &Path, raw: &Path) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
     let mut head = Vec::new();
     let read = File::open(overlay).and_then(|file| file.take(HEADER_BYTES).read_to_end(&mut head));
     let name = raw.as_os_str().as_bytes();
-    read.is_ok() && head.windows(name.len()).any(|part| part == name)
+    match read {
+        Ok(_) => head.windows(name.len()).any(|part| part == name),
+        Err(error) => !matches!(error.kind(), IsADirectory | NotADirectory | NotFound),
+    }
 }
 
 /// Removes entries that were not used for `unused_for`.
@@ -118,7 +130,10 @@ pub fn gc(folder: &Path, unused_for: Duration) -> Result<Collected, BaseError> {
             if age(&path).into_iter().chain(age(&used)).min().is_none_or(|age| age < limit) {
                 continue;
             }
-            if overlays(&overlays_note).iter().any(|overlay| is_backed_by(overlay, &path)) {
+            // A disk whose overlays are not all known may be under one of them.
+            let is_free = overlays(&overlays_note)
+                .is_ok_and(|known| !known.iter().any(|overlay| is_backed_by(overlay, &path)));
+            if !is_free {
                 collected.under_overlays += 1;
                 continue;
             }
@@ -225,7 +240,7 @@ mod tests {
         let stands = overlay("a.qcow2", &disk("stood-on"));
         note_overlay(&folder, &disk("stood-on"), &stands).unwrap();
         note_overlay(&folder, &disk("stood-on"), &stands).unwrap();
-        assert_eq!(overlays(&folder.join("overlays/stood-on.raw")).len(), 1);
+        assert_eq!(overlays(&folder.join("overlays/stood-on.raw")).unwrap().len(), 1);
         // This overlay was rewritten over another base.
         note_overlay(&folder, &disk("left"), &overlay("b.qcow2", Path::new("/other"))).unwrap();
 
@@ -242,5 +257,28 @@ mod tests {
         fs::remove_file(&stands).unwrap();
         assert_eq!(gc(&folder, 30 * DAY).unwrap().removed, [disk("stood-on")]);
         assert_eq!(gc(&dir.path().join("none"), DAY).unwrap(), Collected::default());
+    }
+
+    #[test]
+    fn a_disk_stays_while_its_overlays_cannot_be_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("bases");
+        fs::create_dir_all(folder.join("disks")).unwrap();
+        let disk = |name: &str| folder.join("disks").join(format!("{name}.raw"));
+        for name in ["overlay", "note", "long"] {
+            fs::write(disk(name), [7; 8192]).unwrap();
+            old(&disk(name));
+        }
+        // An overlay that cannot be opened, a note that cannot be read, and one that is too long.
+        let overlay = dir.path().join("a.qcow2");
+        fs::write(&overlay, "").unwrap();
+        note_overlay(&folder, &disk("overlay"), &overlay).unwrap();
+        fs::remove_file(&overlay).unwrap();
+        std::os::unix::fs::symlink(&overlay, &overlay).unwrap();
+        fs::create_dir(folder.join(OVERLAYS).join("note.raw")).unwrap();
+        let long = File::create(folder.join(OVERLAYS).join("long.raw")).unwrap();
+        long.set_len(NOTE_MAX_BYTES + 1).unwrap();
+        let collected = gc(&folder, 30 * DAY).unwrap();
+        assert_eq!((collected.removed.len(), collected.under_overlays), (0, 3));
     }
 }

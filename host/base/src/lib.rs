@@ -82,9 +82,9 @@ pub fn open(
     let digest = identify::digest(chain.files(), folder)?;
     let disks = folder.join("disks");
     let raw = disks.join(format!("{digest}.raw"));
-    let bytes = match fs::metadata(&raw) {
-        Ok(metadata) => metadata.len(),
-        Err(_) => unpack::unpack(&chain, &disks, &raw)?,
+    let bytes = match source::readable_bytes(&raw) {
+        Some(bytes) => bytes,
+        None => unpack::unpack(&chain, &disks, &raw)?,
     };
     gc::note_use(folder, &raw);
     Ok(BaseImage { raw, bytes, digest, source, format: chain.format() })

@@ -61,6 +61,21 @@ impl ImageFile {
     }
 }
 
+/// Returns the size of a file of the cache; `None` if it does not exist or cannot be read, so that
+/// it must be made again.
+pub(crate) fn readable_bytes(path: &Path) -> Option<u64> {
+    let metadata = File::open(path).and_then(|file| file.metadata()).ok()?;
+    metadata.is_file().then_some(metadata.len())
+}
+
+/// Removes a directory in the place of a file that is about to get its name.
+pub(crate) fn make_way(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+        // If it cannot be removed, the file cannot get its name.
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
 /// Opens a regular file. A pipe, a device or a terminal could block or be endless; `O_NONBLOCK`
 /// prevents blocking in open itself.
 fn open(path: &Path, flags: OFlag) -> Result<ImageFile, BaseError> {

@@ -16,7 +16,7 @@ use crate::{
     backing::{self, Layer},
     blocks,
     limits::{DATA_MAX_BYTES, DISK_MAX_BYTES, Written},
-    source::ImageFile,
+    source::{self, ImageFile},
     unfinished, vmdk,
 };
 
@@ -153,6 +153,7 @@ pub(crate) fn unpack(chain: &Chain, disks: &Path, raw: &Path) -> Result<u64, Bas
         let top = chain.files().next().map_or(raw, |file| &file.path);
         return Err(BaseError::image(top, "it has changed while it was read"));
     }
+    source::make_way(raw);
     fs::rename(&made, raw).map_err(|e| BaseError::io("name", raw, e))?;
     Ok(bytes)
 }

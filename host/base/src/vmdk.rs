@@ -33,8 +33,8 @@ const DIRECTORY_MAX: u64 = 1 << 20;
 /// Maximum files of one disk: 16 TiB need half as many files of 2 GiB, the size into which VMware
 /// splits disks.
 const EXTENTS_MAX: usize = 4096;
-/// Maximum size of a descriptor; real ones are a page of text.
-const DESCRIPTOR_MAX_BYTES: u64 = 64 * 1024;
+/// Maximum size of a descriptor: a line for each of [`EXTENTS_MAX`] files. Most are a page of text.
+const DESCRIPTOR_MAX_BYTES: u64 = 1 << 20;
 /// Header flag (bit 16): grains are deflated.
 const COMPRESSED: u32 = 1 << 16;
 
@@ -90,8 +90,11 @@ fn is_part(descriptor: &Path, name: &str) -> bool {
 fn descriptor(image: &ImageFile) -> Result<Vec<Named>, BaseError> {
     let path = &image.path;
     let mut text = String::new();
-    let read = |text: &mut String| image.rewound()?.take(DESCRIPTOR_MAX_BYTES).read_to_string(text);
-    read(&mut text).map_err(|e| BaseError::io("read", path, e))?;
+    let read = image
+        .rewound()
+        .and_then(|file| file.take(DESCRIPTOR_MAX_BYTES + 1).read_to_string(&mut text));
+    let bytes = read.map_err(|e| BaseError::io("read", path, e))?;
+    check_length(path, bytes as u64)?;
     check_parent(path, &text)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut found = Vec::new();
@@ -132,6 +135,15 @@ fn descriptor(image: &ImageFile) -> Result<Vec<Named>, BaseError> {
         return Err(BaseError::image(path, "it names no files of a disk"));
     }
     Ok(found)
+}
+
+/// Refuses a descriptor that is not read as a whole.
+fn check_length(path: &Path, bytes: u64) -> Result<(), BaseError> {
+    if bytes > DESCRIPTOR_MAX_BYTES {
+        let reason = format!("its descriptor is longer than {} MiB", DESCRIPTOR_MAX_BYTES >> 20);
+        return Err(BaseError::image(path, reason));
+    }
+    Ok(())
 }
 
 fn check_parent(path: &Path, text: &str) -> Result<(), BaseError> {
@@ -281,9 +293,10 @@ impl Sparse {
 
     fn check_descriptor(&self, (at, sectors): (u64, u64)) -> Result<(), BaseError> {
         let bytes = sectors.saturating_mul(SECTOR);
-        if at == 0 || bytes == 0 || bytes > DESCRIPTOR_MAX_BYTES {
+        if at == 0 || bytes == 0 {
             return Ok(());
         }
+        check_length(&self.path, bytes)?;
         let mut text = vec![0; usize::try_from(bytes).unwrap_or_default()];
         self.read(&mut text, at.saturating_mul(SECTOR))?;
         check_parent(&self.path, &String::from_utf8_lossy(&text))

@@ -358,6 +358,33 @@ fn a_vmdk_descriptor_names_only_its_own_parts() {
 }
 
 #[test]
+fn a_vmdk_descriptor_is_read_as_a_whole_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let head = "# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\n";
+    let write = |name: &str, comment: usize| {
+        let text = format!("{head}{}\nRW 2048 ZERO\n", "#".repeat(comment));
+        fs::write(at(name), text).unwrap();
+        open(&at(name), None, &at("cache"))
+    };
+    assert_eq!(write("long.vmdk", 100_000).unwrap().bytes, 1 << 20);
+    let error = write("longer.vmdk", 2 << 20).unwrap_err().to_string();
+    assert!(error.contains("longer than 1 MiB"), "{error}");
+}
+
+#[test]
+fn what_the_cache_cannot_give_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let disk = raw(&at("disk.img"));
+    let first = open(&disk, None, &at("cache")).unwrap();
+    fs::remove_file(&first.raw).unwrap();
+    fs::create_dir_all(first.raw.join("below")).unwrap();
+    assert_eq!(open(&disk, None, &at("cache")).unwrap(), first);
+    same(&first.raw, &disk);
+}
+
+#[test]
 fn decompressors_have_a_limit_of_memory() {
     use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
     let folder = tempfile::tempdir().unwrap();

@@ -187,9 +187,12 @@ impl Backend for Ssh {
 
     fn list<'a>(&'a self, folder: &'a str, max: usize) -> Later<'a, Vec<Listed>> {
         Box::pin(async move {
+            // A file that cannot be read is an error, unless it was removed meanwhile.
             let script = format!(
                 "test -d \"$1\" || exit {MISSING}; cd -- \"$1\" >/dev/null || exit 1; for file in *; do \
-                 if test -f \"$file\"; then printf '%s %s\\n' \"$(wc -c < \"$file\")\" \"$file\"; fi; done"
+                 test -f \"$file\" || continue; \
+                 bytes=$(wc -c < \"$file\") || {{ test -f \"$file\" && exit 1; continue; }}; \
+                 printf '%s %s\\n' \"$bytes\" \"$file\"; done"
             );
             let mut child = self.start(&script, folder, Stdio::null(), Stdio::piped())?;
             let Some(output) = child.stdout.take() else {

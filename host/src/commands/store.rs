@@ -105,8 +105,15 @@ pub(crate) fn run(context: &ProcessContext, command: StoreCommand) -> Outcome {
     let print = |text: &str| context.console.print(text);
     match command.verb {
         StoreVerb::Ls(args) => {
-            let records = open(&args.cache_dir)?.records()?;
+            let store = open(&args.cache_dir)?;
+            let records = store.records()?;
             print(&list(&records))?;
+            let unread = store.usage()?.stages.saturating_sub(records.len() as u64);
+            if unread > 0 {
+                context.console.print_warning(&format!(
+                    "{unread} more cannot be read; `vbuild store verify` tells why"
+                ));
+            }
         }
         StoreVerb::Du(args) => {
             let store = open(&args.cache_dir)?;
@@ -136,6 +143,9 @@ pub(crate) fn run(context: &ProcessContext, command: StoreCommand) -> Outcome {
             let collected = open(&args.cache_dir)?.gc(limit)?;
             for stage in &collected.stages {
                 print(&format!("forgot {stage}\n"))?;
+            }
+            if collected.more_stages > 0 {
+                print(&format!("forgot {} more\n", collected.more_stages))?;
             }
             let (freed, left) = (bytes(collected.bytes), used(&collected.left));
             print(&format!("freed {freed} in {} objects; left: {left}\n", collected.objects))?;
@@ -186,8 +196,12 @@ fn blocks(content: &Content) -> String {
         let ratio = bytes as f64 / content.distinct_bytes.max(1) as f64;
         ratio
     };
+    let unread = match content.unread {
+        0 => String::new(),
+        count => format!("{count} objects cannot be read; `vbuild store verify` names them\n"),
+    };
     format!(
-        "{} layers of {}, {} of it different blocks: ratio {:.2}, compressed {:.2}\n",
+        "{} layers of {}, {} of it different blocks: ratio {:.2}, compressed {:.2}\n{unread}",
         content.layers,
         bytes(content.data_bytes),
         bytes(content.distinct_bytes),
@@ -203,6 +217,7 @@ fn describe(problem: &Problem) -> String {
         Problem::Incomplete { key, stage, missing } => {
             format!("the result {key} of {stage} lacks the object {missing}")
         }
+        Problem::Unlisted(path) => format!("the directory {} cannot be listed", path.display()),
     }
 }
 

@@ -74,17 +74,20 @@ fn digest_of(path: &Path) -> Result<Digest, CommandError> {
 }
 
 /// Restores the target disk of a build of layers, in the state after one layer, to a file in a
-/// directory. Returns `None` if the latest build of that name has not kept it.
+/// directory. Returns `None` if there is no build of that name, or the latest one has not kept it.
 ///
 /// # Errors
-/// Fails if the store cannot restore the disk.
+/// Fails if the store cannot be read, or cannot restore the disk.
 pub(crate) fn restore_layer(
     settings: &Settings,
     build: &str,
     layer: &str,
     directory: &Path,
 ) -> Result<Option<PathBuf>, CommandError> {
-    let Ok(built) = find(settings, build) else { return Ok(None) };
+    let built = match find(settings, build) {
+        Err(error) if error.kind == Kind::Usage => return Ok(None),
+        found => found?,
+    };
     let layer = Printable::from(layer);
     if built.plan.recipe != layers::RECIPE {
         return Ok(None);

@@ -50,6 +50,12 @@ fn at(stages: &[StageRecord], time: u64) -> Option<(&StageRecord, Option<&store:
     if let Some((stage, ran)) = within.or_else(near) {
         return Some((stage, Some(ran)));
     }
+    // The records of the first stages may be gone, and one of them may have made the change.
+    let begin = all().map(|(_, ran)| ran.started_ms).min();
+    let is_whole = stages.first().is_none_or(|stage| stage.parent.is_none());
+    if !is_whole && begin.is_some_and(|begin| time < begin) {
+        return None;
+    }
     // The change is between two steps of one stage, or before the first of them.
     let ends = |stage: &StageRecord| stage.ran.iter().map(|ran| ran.ended_ms).max();
     stages

@@ -341,6 +341,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_stage_without_a_record_changed_is_not_said_of_another() {
+        let first = stage("install.d", &[("install.d/10-a", 5000, 9000)]);
+        let behind = StageRecord { parent: Some(Digest([1; 32])), ..first.clone() };
+        let entry = Entry { changed_ms: vec![1000], ..Entry::default() };
+        assert!(attribute(&[first], &entry).is_some());
+        assert!(attribute(&[behind], &entry).is_none());
+    }
+
+    #[test]
     fn lines_of_find_are_read() {
         let line = b"1795237290.8060132470\t8\t64:12\t./etc/a b\0";
         let entry =

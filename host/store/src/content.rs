@@ -1,6 +1,6 @@
 //! Statistics of the layers of a store: how much data they contain, and how much of it is distinct.
 
-use std::{collections::HashSet, fs::File};
+use std::{collections::HashSet, fs::File, io};
 
 use crate::{
     Result, Store, StoreError,
@@ -21,6 +21,8 @@ pub struct Content {
     pub distinct_bytes: u64,
     /// The size of the compressed layers in bytes.
     pub stored_bytes: u64,
+    /// The number of objects that cannot be opened, and of layers that cannot be read to their end.
+    pub unread: u64,
 }
 
 impl Store {
@@ -33,14 +35,29 @@ impl Store {
         let mut content = Content::default();
         let mut seen: HashSet<Mark> = HashSet::new();
         for (_, path) in layout::all_named(&self.layout.objects())? {
-            // Garbage collection may have removed the object meanwhile.
-            let Ok(file) = File::open(&path) else { continue };
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                // Garbage collection may have removed the object meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(_) => {
+                    content.unread += 1;
+                    continue;
+                }
+            };
             let bytes = file.metadata().map_err(|e| StoreError::io("examine", &path, e))?.len();
             let Ok(mut layer) = Decoder::new(file) else { continue };
             content.layers += 1;
             content.stored_bytes += bytes;
-            while let Ok(Some(extent)) = layer.next_extent() {
-                let Extent::Data { bytes, .. } = extent else { continue };
+            loop {
+                let bytes = match layer.next_extent() {
+                    Ok(Some(Extent::Data { bytes, .. })) => bytes,
+                    Ok(Some(Extent::Zeros { .. })) => continue,
+                    Ok(None) => break,
+                    Err(_) => {
+                        content.unread += 1;
+                        break;
+                    }
+                };
                 content.data_bytes += bytes.len() as u64;
                 for block in bytes.chunks(BLOCK_BYTES) {
                     if block.iter().any(|byte| *byte != 0) && seen.insert(mark(block)) {

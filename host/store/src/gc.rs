@@ -27,6 +27,8 @@ pub struct Usage {
 pub struct Collected {
     /// Names of the stages whose records were removed; only the first 1000.
     pub stages: Vec<Printable>,
+    /// The number of further stages whose records were removed.
+    pub more_stages: u64,
     /// The number of objects that were removed.
     pub objects: u64,
     /// The disk space that was freed, in bytes.
@@ -39,7 +41,7 @@ pub struct Collected {
 /// than a build can need.
 const SESSION_MAX_BYTES: u64 = 64 << 20;
 
-/// Maximum number of stages in [`Collected::stages`]; the names of further ones are omitted.
+/// Maximum number of stages in [`Collected::stages`]; further ones are only counted.
 const LISTED_STAGES: usize = 1000;
 
 impl Store {
@@ -118,6 +120,8 @@ impl Store {
             total = sizes.values().sum();
             if collected.stages.len() < LISTED_STAGES {
                 collected.stages.push(record.name);
+            } else {
+                collected.more_stages += 1;
             }
         }
         collected.left = self.usage_locked()?;

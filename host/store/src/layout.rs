@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -156,10 +156,18 @@ impl Layout {
         self.remove(path).map(|()| false)
     }
 
-    /// Removes a file. It is no error if the file does not exist.
+    /// Removes a file, or a directory in its place. It is no error if the file does not exist.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
         self.step(Step::Removing);
-        match fs::remove_file(path) {
+        let removed = match fs::remove_file(path) {
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
+                // Without permission to list it, it could not be emptied.
+                let _ = fs::set_permissions(path, fs::Permissions::from_mode(DIRECTORY_MODE));
+                fs::remove_dir_all(path)
+            }
+            removed => removed,
+        };
+        match removed {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path, e)),
             _ => Ok(()),
         }
@@ -181,16 +189,36 @@ pub(crate) fn digest_of(path: &Path) -> Option<Digest> {
     format!("{first}{rest}").parse().ok()
 }
 
-/// Returns all files below `dir` whose paths [`named`] has made, with their digests.
+/// Returns all files below `dir` whose paths [`named`] has made, with their digests. What is in
+/// subdirectories that cannot be listed is missing: see [`unlisted`].
 pub(crate) fn all_named(dir: &Path) -> Result<Vec<(Digest, PathBuf)>> {
     let mut found = Vec::new();
-    for sub in list(dir)? {
-        if sub.is_dir() {
-            found
-                .extend(list(&sub)?.into_iter().filter_map(|path| Some((digest_of(&path)?, path))));
+    for sub in list(dir)?.into_iter().filter(|sub| sub.is_dir()) {
+        match list(&sub) {
+            Ok(paths) => {
+                found.extend(paths.into_iter().filter_map(|path| Some((digest_of(&path)?, path))));
+            }
+            Err(error) if error.is_passing() => return Err(error),
+            Err(error) => {
+                let (path, reason) = (sub.display(), checked::chain(&error));
+                tracing::warn!(%path, reason, "a directory of the store is of no use");
+            }
         }
     }
     found.sort();
+    Ok(found)
+}
+
+/// Returns what is in the place of subdirectories of `dir` and cannot be listed as one.
+pub(crate) fn unlisted(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for sub in list(dir)? {
+        match list(&sub) {
+            Err(error) if error.is_passing() => return Err(error),
+            Ok(_) if sub.is_dir() => {}
+            _ => found.push(sub),
+        }
+    }
     Ok(found)
 }
 
@@ -234,7 +262,13 @@ impl Temporary {
         self.layout.step(Step::Flushed);
         let dir = to.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(dir).map_err(|e| StoreError::io("create", dir, e))?;
-        fs::rename(&self.path, to).map_err(|e| StoreError::io("rename a file to", to, e))?;
+        let mut renamed = fs::rename(&self.path, to);
+        if renamed.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::IsADirectory) {
+            // The store has no directories with such names, so this one is damage.
+            self.layout.remove(to)?;
+            renamed = fs::rename(&self.path, to);
+        }
+        renamed.map_err(|e| StoreError::io("rename a file to", to, e))?;
         self.keep = true;
         self.layout.step(Step::Renamed);
         sync_directory(dir)?;

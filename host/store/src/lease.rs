@@ -281,11 +281,17 @@ impl Lease {
 
     fn open(&self, digest: &Digest) -> Result<File> {
         let path = self.store.layout.object(digest);
-        match File::open(&path) {
-            Ok(file) => Ok(file),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(*digest)),
-            Err(e) => Err(StoreError::io("open", &path, e)),
-        }
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Missing(*digest));
+            }
+            opened => opened.map_err(|e| StoreError::io("open", &path, e)),
+        };
+        file.map_err(|error| match error.is_passing() {
+            true => error,
+            // An object that cannot be opened is as good as one with another content.
+            false => self.damaged(digest, checked::chain(&error)),
+        })
     }
 
     /// Reads an object with `read`, which returns the rest of its input, and checks that the whole

@@ -1,6 +1,10 @@
 //! Checks all objects and records of a store.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::{Digest, Printable, Result, Store, StoreError, layout};
 
@@ -25,6 +29,8 @@ pub enum Problem {
         /// The digest of the missing object.
         missing: Digest,
     },
+    /// A directory of objects or records that cannot be listed, or a file in its place.
+    Unlisted(PathBuf),
 }
 
 /// The result of checking a store.
@@ -46,6 +52,14 @@ impl Store {
     /// Fails if the store cannot be read, or a file cannot be removed.
     pub fn verify(&self, repair: bool) -> Result<Verified> {
         let mut verified = Verified::default();
+        for dir in [self.layout.objects(), self.layout.stages()] {
+            for path in layout::unlisted(&dir)? {
+                if repair {
+                    self.layout.remove(&path)?;
+                }
+                verified.problems.push(Problem::Unlisted(path));
+            }
+        }
         for (digest, path) in layout::all_named(&self.layout.objects())? {
             let read = digest_of(&path).map_err(|error| StoreError::io("read", &path, error));
             match &read {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    io::Read as _,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,8 @@ use rooted::{Dir, Error};
 
 use crate::options::DibOptions;
 
-/// Limit for lists of names such as element-deps. Real ones have a few lines.
+/// Limit for lists of names such as element-deps, and for descriptions of disks. Real ones have a
+/// few lines.
 const NAMES_MAX_BYTES: u64 = 1 << 20;
 
 /// An element of the search path.
@@ -78,9 +79,16 @@ fn read_text(root: &Dir, path: &Path) -> Result<Option<String>, Error> {
         Err(error) => return Err(error),
     };
     let mut text = String::new();
-    let read = root.file(&found)?.take(NAMES_MAX_BYTES).read_to_string(&mut text);
+    let read = root.file(&found)?.take(NAMES_MAX_BYTES + 1).read_to_string(&mut text);
+    let read = read.and_then(|bytes| match bytes as u64 > NAMES_MAX_BYTES {
+        true => {
+            let reason = format!("it is longer than {} MiB", NAMES_MAX_BYTES >> 20);
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, reason))
+        }
+        false => Ok(()),
+    });
     match read {
-        Ok(_) => Ok(Some(text)),
+        Ok(()) => Ok(Some(text)),
         Err(source) => Err(Error::Io { action: "read", path: root.path().join(path), source }),
     }
 }

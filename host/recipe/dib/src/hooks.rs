@@ -112,6 +112,7 @@ impl Hooks {
     ) -> Result<Self, HookError> {
         let mut hooks = merge::merge(elements, exclude_scripts)?;
         hooks.check_line_ends()?;
+        hooks.warn_of_large();
         let texts = hooks.texts();
         hooks.mentioned = texts.values().flat_map(|text| variables(text)).collect();
         hooks.find_early(&texts);
@@ -133,6 +134,20 @@ impl Hooks {
         });
         let wrong: Vec<_> = scripts.filter(|host| first_line_is_windows(host)).cloned().collect();
         if wrong.is_empty() { Ok(()) } else { Err(HookError::LineEnds(wrong)) }
+    }
+
+    /// Warns about scripts that are too large to be searched for names of phases.
+    fn warn_of_large(&mut self) {
+        for (path, found) in &self.merged {
+            if matches!(found, Found::File { host, .. } if is_large_script(host)) {
+                self.warnings.push(format!(
+                    "`{path}` of the element {} has more than {} MiB and is not searched for the \
+                     names of phases: files of other phases that it reads may not be there yet",
+                    self.owners[path.as_str()],
+                    LARGEST_SCRIPT_BYTES >> 20
+                ));
+            }
+        }
     }
 
     /// The contents of the files of the merged tree, without comments.
@@ -310,6 +325,15 @@ fn script(host: &std::path::Path) -> Option<String> {
         return None;
     }
     Some(without_comments(&String::from_utf8_lossy(&bytes)))
+}
+
+/// Whether a file is a script of which [`script`] gives nothing, because it is too large.
+fn is_large_script(host: &std::path::Path) -> bool {
+    let mut first = [0; 2];
+    let Ok(mut file) = rooted::open_file(host) else { return false };
+    file.metadata().is_ok_and(|metadata| metadata.len() > LARGEST_SCRIPT_BYTES)
+        && file.read_exact(&mut first).is_ok()
+        && &first == b"#!"
 }
 
 /// Length of the first line that is checked: the kernel reads 256 bytes.

@@ -104,6 +104,12 @@ pub enum ProjectError {
     /// A script is not executable.
     #[error("{} is not executable", .0.display())]
     NotExecutable(PathBuf),
+    /// A script is larger than what is searched for comments.
+    #[error(
+        "{} has more than {} MiB, the most that is searched for `# nocache` and the like",
+        .0.display(), SCRIPT_MAX_BYTES >> 20
+    )]
+    TooLarge(PathBuf),
     /// A hint is invalid.
     #[error("{}:{line}: {problem}", path.display())]
     Hint {
@@ -142,21 +148,23 @@ pub enum ProjectError {
 /// Fails on the first error.
 pub fn read(folder: &Path, sources: Sources) -> Result<Project, ProjectError> {
     let listed = rooted::Dir::open(folder).and_then(|top| top.names());
-    let names: Vec<String> = listed
-        .map_err(|source| ProjectError::Io { path: folder.to_owned(), source: source.into() })?
-        .into_iter()
-        .filter_map(|name| name.into_string().ok())
-        .filter(|name| is_layer_name(name))
-        .collect();
+    let listed = listed
+        .map_err(|source| ProjectError::Io { path: folder.to_owned(), source: source.into() })?;
     let (mut layers, mut warnings) = (Vec::new(), Vec::new());
-    for name in names {
+    for name in listed.into_iter().filter(|name| is_layer_name(&name.to_string_lossy())) {
+        let name = match name.into_string() {
+            Ok(name) => name,
+            Err(name) => {
+                let name = name.to_string_lossy();
+                warnings.push(format!("the name of {name} is no UTF-8 text, so it is not a layer"));
+                continue;
+            }
+        };
         let found = match sources.find(Path::new(&name)) {
             Ok(found) if found.metadata.is_dir() => found,
-            Err(error @ (SourceError::Outside { .. } | SourceError::Hidden { .. })) => {
-                return Err(error.into());
-            }
             // A file or a dangling link.
-            _ => continue,
+            Ok(_) | Err(SourceError::Missing(_)) => continue,
+            Err(error) => return Err(error.into()),
         };
         match layer(&name, folder.join(&name), &found, &sources)? {
             Some(layer) => layers.push(layer),
@@ -207,18 +215,21 @@ fn layer(
     if script.metadata.permissions().mode() & 0o111 == 0 {
         return Err(ProjectError::NotExecutable(path));
     }
-    // A file that is not UTF-8 has no comments.
-    let script = if script.metadata.len() <= SCRIPT_MAX_BYTES {
-        let mut bytes = Vec::new();
-        let read = rooted::open_file(&script.real)
-            .map_err(io::Error::from)
-            .and_then(|file| file.take(SCRIPT_MAX_BYTES).read_to_end(&mut bytes));
-        match read {
-            Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(source) => return Err(ProjectError::Io { path, source }),
-        }
-    } else {
-        String::new()
+    let mut bytes = Vec::new();
+    let read = rooted::open_file(&script.real)
+        .map_err(io::Error::from)
+        .and_then(|file| file.take(SCRIPT_MAX_BYTES + 1).read_to_end(&mut bytes));
+    if let Err(source) = read {
+        return Err(ProjectError::Io { path, source });
+    }
+    let is_too_large = bytes.len() as u64 > SCRIPT_MAX_BYTES;
+    if is_too_large && bytes.starts_with(b"#!") {
+        return Err(ProjectError::TooLarge(path));
+    }
+    // A program has no comments.
+    let script = match is_too_large {
+        true => String::new(),
+        false => String::from_utf8_lossy(&bytes).into_owned(),
     };
     let hints = Hints::of(&script).map_err(|(line, problem)| ProjectError::Hint {
         path: path.clone(),

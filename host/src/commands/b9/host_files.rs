@@ -146,14 +146,29 @@ impl HostFiles {
         let all: Vec<std::ffi::OsString> =
             listed.flatten().map(|entry| entry.file_name()).collect();
         let texts = all.iter().filter_map(|name| name.to_str().map(str::to_owned)).collect();
+        let mut too_large = None;
         let named = b9::named_files(script, &texts, &mut |name| {
             let file = rooted::open_file(&real.join(name)).ok()?;
-            let mut text = String::new();
-            file.take(b9::SCRIPT_BYTES_MAX).read_to_string(&mut text).ok()?;
-            let is_script = text.starts_with("#!") || name.ends_with(".sh");
-            is_script.then_some(text)
+            let mut bytes = Vec::new();
+            file.take(b9::SCRIPT_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
+            let is_script = bytes.starts_with(b"#!") || name.ends_with(".sh");
+            // A program packed into a script has bytes that no text has.
+            if !is_script || bytes.contains(&0) {
+                return None;
+            }
+            if bytes.len() as u64 > b9::SCRIPT_BYTES_MAX {
+                too_large = Some(name.to_owned());
+            }
+            String::from_utf8(bytes).ok()
         });
         let Some(named) = named else { return self.directory(&real, left_out) };
+        if let Some(name) = too_large {
+            let limit = b9::SCRIPT_BYTES_MAX >> 20;
+            return Err(CommandError::usage(format!(
+                "`{name}`, which a fixup names, has more than {limit} MiB, the most that is \
+                 searched for names of files"
+            )));
+        }
         if self.is_broad(&real) {
             let text = format!(
                 "`{}` holds more than a project, and a fixup could write all over it",

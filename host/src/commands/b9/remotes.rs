@@ -280,6 +280,10 @@ pub(super) async fn pull(
         let text = format!("failed to pull: SharedImageName {:?}", revision.name);
         let reason = match (told, came) {
             (Some(told), Some(came)) => format!("{came} of the {told} bytes of `{name}` came"),
+            (Some(told), None) if told > IMAGE_MAX_BYTES => {
+                let limit = IMAGE_MAX_BYTES >> 30;
+                format!("`{name}` has {told} bytes, more than the {limit} GiB that are pulled")
+            }
             (Some(_), None) => format!("`{name}` is larger than it was, or gone"),
             (None, _) => format!("`{name}` is not there"),
         };

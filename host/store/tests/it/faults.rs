@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use store::{DiskState, Extent, ExtentSource, Store, StoreError};
+use store::{DiskState, Extent, ExtentSource, Problem, Store, StoreError};
 
 use crate::common::{DISK_BYTES, Memory, key, noise, put, record, store_in};
 
@@ -99,6 +99,44 @@ fn what_cannot_be_read_is_found_repaired_and_built_again() {
     objects(&store).iter().for_each(make_unreadable);
     // The record, two objects, and the record that names one of them.
     assert_eq!(store.verify(true).unwrap().problems.len(), 4);
+    assert_eq!(store.verify(true).unwrap().problems, []);
+}
+
+#[test]
+fn directories_in_the_place_of_files_and_files_in_that_of_directories_are_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_in(dir.path());
+    let lease = store.lease().unwrap();
+    let layer = put(&lease, 1);
+    lease.put_record(&record(1, &[layer.digest])).unwrap();
+    let make_directory = |path: &PathBuf| {
+        fs::remove_file(path).unwrap();
+        fs::create_dir_all(path.join("below")).unwrap();
+    };
+    for path in files(&store, "objects").iter().chain(&files(&store, "stages")) {
+        make_directory(path);
+    }
+    assert_eq!(lease.lookup(&key(1)).unwrap(), None);
+    assert_eq!(store.verify(false).unwrap().problems.len(), 2);
+    // What is built again takes their places.
+    assert_eq!(put(&lease, 1), layer);
+    lease.put_record(&record(1, &[layer.digest])).unwrap();
+    assert!(lease.lookup(&key(1)).unwrap().is_some());
+    // An object that cannot be opened is a miss.
+    let object = files(&store, "objects").remove(0);
+    fs::remove_file(&object).unwrap();
+    symlink(&object, &object).unwrap();
+    assert_eq!(store.content().unwrap().unread, 1);
+    assert!(lease.open_blob(&layer.digest).unwrap_err().is_miss());
+    // `gc` removes what is in the place of an object that nothing needs.
+    fs::create_dir_all(object.join("below")).unwrap();
+    lease.forget(&key(1)).unwrap();
+    drop(lease);
+    store.gc(None).unwrap();
+    assert!(!object.exists());
+    let sub = store.root().join("stages/zz");
+    fs::write(&sub, "").unwrap();
+    assert_eq!(store.verify(true).unwrap().problems, [Problem::Unlisted(sub)]);
     assert_eq!(store.verify(true).unwrap().problems, []);
 }
 

@@ -73,6 +73,18 @@ fn dependencies_are_followed() {
 }
 
 #[test]
+fn a_list_is_read_as_a_whole_or_refused() {
+    let tree = tree();
+    let list = tree.paths[1].join("foo/element-deps");
+    fs::write(&list, "\n".repeat(1 << 20)).unwrap();
+    Catalogue::load(&tree.paths).unwrap();
+    fs::write(&list, "\n".repeat(1 << 20) + "requires-foo\n").unwrap();
+    let error = Catalogue::load(&tree.paths).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("longer than 1 MiB"), "{error}: {cause}");
+}
+
+#[test]
 fn circles_are_legal() {
     assert_eq!(expand(&["self", "foo"]), names(&["foo", "self"]));
     assert_eq!(expand(&["circular1"]), names(&["circular1", "circular2"]));

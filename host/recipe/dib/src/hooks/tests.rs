@@ -276,6 +276,19 @@ fn links_reach_the_hooks_as_links_wherever_they_lead() {
 }
 
 #[test]
+fn a_script_that_is_too_large_to_be_searched_is_told() {
+    let elements = Elements::new();
+    let large = "x".repeat(1 << 20);
+    elements
+        .file("a", "install.d/10-a", &format!("#!/bin/sh\n{large}"))
+        .file("a", "static/data", &large)
+        .file("a", "static/more", &format!("{large}{large}"));
+    let hooks = elements.merge(&[]).unwrap();
+    let [warning] = &hooks.warnings[..] else { panic!("{:?}", hooks.warnings) };
+    assert!(warning.starts_with("`install.d/10-a` of the element a has more than 1 MiB"));
+}
+
+#[test]
 fn a_directory_of_hooks_may_be_a_link_beneath_the_search_path() {
     let elements = Elements::new();
     elements

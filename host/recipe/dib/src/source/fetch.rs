@@ -137,10 +137,51 @@ fn unpack(archive: &[u8], parent: &Path, home: &Path) -> Result<(), SourceError>
     }
     fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o755))
         .map_err(cache(temporary.path()))?;
-    match fs::rename(temporary.path(), home) {
-        Ok(()) => Ok(()),
-        // Another process was faster; its result is equivalent.
-        Err(_) if is_package(&home.join("diskimage_builder")) => Ok(()),
-        Err(source) => Err(SourceError::Cache { path: home.to_owned(), source }),
+    let Err(source) = fs::rename(temporary.path(), home) else { return Ok(()) };
+    // Another process was faster; its result is equivalent.
+    if is_package(&home.join("diskimage_builder")) {
+        return Ok(());
+    }
+    // What is there is damaged.
+    let removed = match home.is_dir() {
+        true => fs::remove_dir_all(home),
+        false => fs::remove_file(home),
+    };
+    removed
+        .and_then(|()| fs::rename(temporary.path(), home))
+        .map_err(|_| SourceError::Cache { path: home.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_release_in_the_cache_is_replaced() {
+        let mut tar = tar::Builder::new(Vec::new());
+        for name in ["lib/die", "elements/base/element-deps", "logging_config.py"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(0);
+            tar.append_data(&mut header, format!("{ARCHIVE_PREFIX}/{name}"), &b""[..]).unwrap();
+        }
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        io::Write::write_all(&mut packer, &tar.into_inner().unwrap()).unwrap();
+        let archive = packer.finish().unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        let home = parent.path().join("release");
+        let package = home.join("diskimage_builder");
+        for damage in [None, Some(package.join("lib/die")), Some(package.join("elements"))] {
+            if let Some(path) = damage {
+                fs::rename(&path, parent.path().join(path.file_name().unwrap())).unwrap();
+            }
+            assert!(!is_package(&package));
+            unpack(&archive, parent.path(), &home).unwrap();
+            assert!(is_package(&package));
+        }
+        fs::remove_dir_all(&home).unwrap();
+        fs::write(&home, "").unwrap();
+        unpack(&archive, parent.path(), &home).unwrap();
+        assert!(is_package(&package));
     }
 }

@@ -73,6 +73,25 @@ fn what_cannot_be_built_is_refused() {
 }
 
 #[test]
+fn no_layer_is_left_out_without_a_word() {
+    use std::os::unix::{ffi::OsStrExt, fs::symlink};
+    let folder = project(&[("10_a/build-layer", "#!/bin/sh\n")]);
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(folder.path().join(std::ffi::OsStr::from_bytes(b"20_caf\xe9"))).unwrap();
+    let found = read_own(folder.path()).unwrap();
+    assert!(found.warnings[0].contains("no UTF-8 text"), "{:?}", found.warnings);
+    // A link to itself: root may enter directories without any permission.
+    symlink("30_b", at("30_b")).unwrap();
+    let error = read_own(folder.path()).unwrap_err();
+    assert!(matches!(&error, ProjectError::Source(SourceError::Unreadable { .. })), "{error}");
+    fs::remove_file(at("30_b")).unwrap();
+    let script = fs::File::options().write(true).open(at("10_a/build-layer")).unwrap();
+    script.set_len(SCRIPT_MAX_BYTES + 1).unwrap();
+    let error = read_own(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("10_a/build-layer has more than 64 MiB"), "{error}");
+}
+
+#[test]
 fn a_new_layer_is_a_layer() {
     let folder = tempfile::tempdir().unwrap();
     new_layer(folder.path(), "30_mine").unwrap();

@@ -198,7 +198,9 @@ impl Files {
         if !self.scanned.insert(file.to_owned()) {
             return Ok(());
         }
-        let Some(text) = lowering.directories.text(file, YAML_MAX_BYTES) else { return Ok(()) };
+        let Some(text) = lowering.directories.text(file, YAML_MAX_BYTES) else {
+            return check_size(file);
+        };
         let Ok(document) = yaml::read(&text) else { return Ok(()) };
         let mut names = Vec::new();
         collect_names(&document.root, &mut names);
@@ -219,6 +221,20 @@ impl Files {
     fn entries(self) -> Vec<UploadEntry> {
         self.entries.into_values().collect()
     }
+}
+
+/// Refuses a YAML file that is too large to be searched: the files that it names would be missing.
+fn check_size(file: &Path) -> Result<(), Fault> {
+    let is_yaml = file.extension().is_some_and(|end| end == "yml" || end == "yaml");
+    if is_yaml && file.metadata().is_ok_and(|metadata| metadata.len() > YAML_MAX_BYTES) {
+        let (file, limit) = (file.display(), YAML_MAX_BYTES >> 20);
+        let reason = "the most that is searched for names of files";
+        return Err(Fault::new(
+            "playbook",
+            format!("`{file}` has more than {limit} MiB, {reason}"),
+        ));
+    }
+    Ok(())
 }
 
 /// Collects texts that may be paths below the playbook's directory.
