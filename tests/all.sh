@@ -182,7 +182,7 @@ VBUILD_TEST_CACHE="$work/tests/cache" timeout 1200 env -u VBUILD_TEST_DIR \
 
 # The same rounds each time, fourteen kinds of faults; other numbers draw others.
 step "builds that are disturbed"
-VBUILD="$work/bin/vbuild" VBUILD_FAULTS="$target/release/faults" \
+VBUILD="$work/bin/vbuild" \
     VBUILD_TEST_CACHE="$work/tests/cache" timeout 1500 sh tests/faults.sh 20 20081
 
 step "the image and the KVM lab, which ran beside"
