@@ -70,6 +70,10 @@ fn every_option_and_verb_is_told() {
             assert!(page.contains(&format!("--{long}")), "--{long} is missing");
         }
     }
+    let lines: Vec<&str> = page.lines().collect();
+    for lines in lines.windows(3).filter(|lines| lines[0] == ".TP") {
+        assert!(!lines[2].is_empty(), "{} has no text", lines[1]);
+    }
     for verb in vbuild::command().get_subcommands() {
         assert!(page.contains(&format!("vbuild {}", verb.get_name())));
     }

@@ -30,7 +30,11 @@ pub(crate) fn shorten(command: Command) -> Command {
 fn without(command: Command, hidden: &BTreeSet<Identity>) -> Command {
     command
         .mut_args(|arg| match hidden.contains(&identity(&arg)) {
-            true => arg.hide_short_help(true),
+            true => {
+                // Without a long text, the manual would have none.
+                let text = arg.get_long_help().or(arg.get_help()).cloned().unwrap_or_default();
+                arg.hide_short_help(true).long_help(text)
+            }
             false => arg,
         })
         .mut_subcommands(|verb| without(verb, hidden))
